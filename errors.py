@@ -1,0 +1,94 @@
+"""Every error that offramp raises on purpose, and the exit code with which the command line ends on it.
+
+    OfframpError          1  the root; raised itself only for a fault of ours
+      UsageError          2  an argument that cannot be used: unknown name, missing path, impossible combination
+      TargetError         3  nothing meets the target, or what was found does not hold
+      CheckError          3  a check of offramp's own failed: outputs that should agree differ
+      MissingError        4  a package, device, permission or disk space is missing
+      BundleError         5  a bundle or calibration is damaged, from another version, or no bundle at all
+      ModelError          5  a network that cannot be read, captured or cut
+      DataError           5  samples that do not fit the network: shape, dtype, NaN, labels, none at all
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class OfframpError(Exception):
+    """Root of the hierarchy. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(OfframpError):
+    """An argument that cannot be used."""
+
+    exit_code = 2
+
+
+class TargetError(OfframpError):
+    """No operating point meets the target."""
+
+    exit_code = 3
+
+
+class CheckError(OfframpError):
+    """Outputs that should agree differ."""
+
+    exit_code = 3
+
+
+class MissingError(OfframpError):
+    """A package, device, permission or disk space is missing."""
+
+    exit_code = 4
+
+
+class BundleError(OfframpError):
+    """A bundle or calibration that cannot be trusted."""
+
+    exit_code = 5
+
+
+class ModelError(OfframpError):
+    """A network that cannot be read, captured or cut."""
+
+    exit_code = 5
+
+
+class DataError(OfframpError):
+    """Samples that do not fit the network."""
+
+    exit_code = 5
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        module: its import name.
+        extra: the extra of offramp that brings it.
+
+    Raises:
+        MissingError: it is not installed, with the install line, or its own import fails, with the reason.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise MissingError(f"The package {module} is installed but needs {error.name}, which is not.") from error
+        raise MissingError(
+            f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'"
+        ) from error
+    except ImportError as error:
+        raise MissingError(f"The package {module} is installed but does not import: {error}") from error
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Make the error for a name that is not among the known ones; it proposes the nearest."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")

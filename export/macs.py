@@ -1,0 +1,45 @@
+"""Multiply-accumulates of a graph's nodes for one sample."""
+
+import math
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+
+def count_macs(model: ir.Model) -> dict[str, int]:
+    """Count the multiply-accumulates of convolutions and matrix products, by node name.
+
+    Other operators count nothing: their share is small and depends on the engine. Every shape is inferred at batch 1, on a
+    copy. A node whose shapes cannot be inferred counts nothing.
+    """
+    single = model.clone()
+    value = single.graph.inputs[0]
+    assert value.shape is not None
+    value.shape = ir.Shape([1, *value.shape[1:]])
+    for node in single.graph:
+        for output in node.outputs:
+            output.shape = None
+    ShapeInferencePass(check_type=False, strict_mode=False)(single)
+    return {str(node.name): _macs(node) for node in single.graph}
+
+
+def _macs(node: ir.Node) -> int:
+    shapes = [_static(value) for value in [*node.inputs[:2], node.outputs[0]]]
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(shapes) < 3 or None in shapes:
+        return 0
+    left, right, out = (shape or () for shape in shapes)
+    match node.op_type:
+        case "Conv":  # the kernel is (out, in / groups, ...)
+            return math.prod(out) * math.prod(right[1:])
+        case "ConvTranspose":  # the kernel is (in, out / groups, ...)
+            return math.prod(left) * math.prod(right[1:])
+        case "Gemm":
+            return math.prod(out) * (left[0] if node.attributes.get_int("transA", 0) else left[1])
+        case _:
+            return math.prod(out) * left[-1]
+
+
+def _static(value: ir.Value | None) -> tuple[int, ...] | None:
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(int(axis) for axis in value.shape)  # type: ignore[arg-type]

@@ -1,0 +1,44 @@
+"""Memory that stages read and write: aligned, allocated once, viewed at any batch size up to its own."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..bundle import Tensor
+
+ALIGNMENT = 64
+"""Bytes. ONNX Runtime's blocked convolutions are 6 % slower on the 16 that numpy gives."""
+
+
+def shape_at(tensor: Tensor, batch: int) -> tuple[int, ...]:
+    """Return a tensor's shape at a batch size."""
+    return tuple(batch if axis is None else axis for axis in tensor.shape)
+
+
+def batch_axis(tensor: Tensor) -> int | None:
+    """Return the axis that grows with the batch, or None."""
+    return tensor.shape.index(None) if None in tensor.shape else None
+
+
+class Buffers:
+    """One block of memory per tensor, large enough for `batch` samples."""
+
+    def __init__(self, tensors: Iterable[Tensor], *, batch: int) -> None:
+        self._tensors = {tensor.name: tensor for tensor in tensors}
+        self._blocks = {name: _aligned(tensor, batch) for name, tensor in self._tensors.items()}
+
+    def views(self, batch: int) -> dict[str, np.ndarray]:
+        """Return every tensor at a batch size, contiguous whatever its batch axis is; all share the same memory."""
+        views = {}
+        for name, tensor in self._tensors.items():
+            shape = shape_at(tensor, batch)
+            views[name] = self._blocks[name][: math.prod(shape)].reshape(shape)
+        return views
+
+
+def _aligned(tensor: Tensor, batch: int) -> np.ndarray:
+    size = math.prod(shape_at(tensor, batch)) * np.dtype(tensor.dtype).itemsize
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(tensor.dtype)

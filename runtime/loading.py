@@ -1,0 +1,153 @@
+"""From a bundle on disk to a network that runs."""
+
+import os
+import warnings
+from pathlib import Path
+
+from ..bundle import Bundle, Calibration, OperatingPoint, Variant, open_bundle, read_calibration
+from ..devices import differences, fingerprint
+from ..errors import BundleError, UsageError, unknown
+from .chain import Net
+from .engines import PACKAGES, compile_stage
+
+
+class UncalibratedWarning(UserWarning):
+    """The network runs without thresholds, or with figures from another device."""
+
+
+def load(
+    path: str | os.PathLike[str] | Bundle,
+    device: str = "cpu",
+    *,
+    point: str | None = None,
+    threads: int = 1,
+    logits: bool = False,
+    calibration: str | os.PathLike[str] | Calibration | None = None,
+) -> Net:
+    """Load a bundle to run on a device.
+
+    Args:
+        path: the bundle's folder, or a bundle already opened.
+        device: `cpu` (ONNX Runtime).
+        point: name of an operating point in the calibration; its only or first one by default.
+        threads: threads that the engine may use within a stage.
+        logits: whether results carry the logits of the exit taken.
+        calibration: a calibration outside the bundle, or one already read; the bundle's only one by default.
+
+    Returns:
+        The network. Without a calibration every input runs to the last exit, and an `UncalibratedWarning` says so.
+
+    Raises:
+        UsageError: nothing lies at a path, there is no such point, or several calibrations to choose from.
+        BundleError: the bundle or calibration is damaged, newer, or they do not belong together.
+        MissingError: the device or its engine's package is not here.
+    """
+    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    found = _find_calibration(bundle, calibration)
+    if found is None:
+        if point is not None:
+            raise UsageError(f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate")
+        warnings.warn(
+            f"{bundle.path} has no calibration: every input runs to the last exit. Run: offramp calibrate",
+            UncalibratedWarning,
+            stacklevel=2,
+        )
+        return load_uncalibrated(bundle, device, threads=threads, logits=logits)
+    chosen = _choose_point(found, point)
+    variant = _variant_of(bundle, found)
+    if device in PACKAGES and (differing := differences(fingerprint(engine=PACKAGES[device]), found.fingerprint)):
+        warnings.warn(
+            f"The calibration was made elsewhere ({'; '.join(differing)}): its latencies do not hold here. "
+            "Calibrate on this device.",
+            UncalibratedWarning,
+            stacklevel=2,
+        )
+    return _open(bundle, variant, device, threads=threads, logits=logits, point=chosen)
+
+
+def load_uncalibrated(bundle: Bundle, device: str = "cpu", *, threads: int = 1, logits: bool = False) -> Net:
+    """Load a bundle without looking for a calibration; every threshold is 2.0, never."""
+    return _open(bundle, bundle.variant(), device, threads=threads, logits=logits, point=None)
+
+
+def load_static(
+    path: str | os.PathLike[str] | Bundle, device: str = "cpu", *, exit: int = -1, threads: int = 1, logits: bool = False
+) -> Net:
+    """Load the static network that ends at one exit, without the earlier heads: what a product without early exit runs.
+
+    Args:
+        path: the bundle's folder, or a bundle already opened.
+        device, threads, logits: as for `load`.
+        exit: which exit it ends at; the last by default.
+
+    Raises:
+        UsageError: there is no such exit.
+        BundleError, MissingError: as for `load`.
+    """
+    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    variant = bundle.variant()
+    count = len(variant.exits)
+    if not -count <= exit < count:
+        raise UsageError(f"There is no exit {exit}: {bundle.path} has exits 0 to {count - 1}.")
+    bundle.file(variant, variant.weights)
+    end = variant.exits[exit]
+    compiled = compile_stage(bundle.file(variant, end.static), device=device, threads=threads)
+    whole = variant.stages[0]
+    stage = type(whole)(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs)
+    return Net(
+        [compiled], [stage], [end], inputs=bundle.manifest.inputs[0], classes=bundle.manifest.classes, logits=logits
+    )
+
+
+def _open(
+    bundle: Bundle, variant: Variant, device: str, *, threads: int, logits: bool, point: OperatingPoint | None
+) -> Net:
+    if threads < 1:
+        raise UsageError(f"threads is at least 1, not {threads}.")
+    bundle.file(variant, variant.weights)
+    compiled = [
+        compile_stage(bundle.file(variant, stage.file), device=device, threads=threads) for stage in variant.stages
+    ]
+    manifest = bundle.manifest
+    return Net(
+        compiled,
+        variant.stages,
+        variant.exits,
+        inputs=manifest.inputs[0],
+        classes=manifest.classes,
+        logits=logits,
+        point=point,
+    )
+
+
+def _find_calibration(bundle: Bundle, calibration: str | os.PathLike[str] | Calibration | None) -> Calibration | None:
+    if isinstance(calibration, Calibration):
+        return calibration
+    if calibration is not None:
+        return read_calibration(calibration)
+    inside = bundle.calibrations()
+    if len(inside) > 1:
+        names = ", ".join(Path(path).name for path in inside)
+        raise UsageError(f"{bundle.path} has several calibrations ({names}). Name one with calibration=.")
+    return read_calibration(inside[0]) if inside else None
+
+
+def _choose_point(calibration: Calibration, point: str | None) -> OperatingPoint:
+    name = next(iter(calibration.points)) if point is None else point
+    if name not in calibration.points:
+        raise unknown("operating point", name, calibration.points)
+    return calibration.points[name]
+
+
+def _variant_of(bundle: Bundle, calibration: Calibration) -> Variant:
+    variants = {variant.name: variant for variant in bundle.manifest.variants}
+    variant = variants.get(calibration.variant)
+    if variant is None or variant.digest != calibration.variant_digest:
+        raise BundleError(
+            f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. "
+            "Calibrate again, or bring the bundle it was made for."
+        )
+    for name, point in calibration.points.items():
+        if len(point.thresholds) != len(variant.exits) - 1:
+            raise BundleError(f"Operating point {name!r} has {len(point.thresholds)} thresholds for {len(variant.exits)} exits.")
+    return variant
