@@ -107,7 +107,7 @@ class Variant(_Record):
     @property
     def digest(self) -> str:
         """The sha256 of everything that decides what this variant computes; calibrations name it."""
-        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, folder=""), order="sorted")).hexdigest()
+        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, folder="."), order="sorted")).hexdigest()
 
 
 class Manifest(_Record):

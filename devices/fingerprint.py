@@ -7,15 +7,17 @@ from pathlib import Path
 from .. import __version__
 
 
-def fingerprint(*, engine: str, root: str | Path = "/") -> dict[str, str]:
+def fingerprint(*, engine: str, threads: int = 1, root: str | Path = "/") -> dict[str, str]:
     """Describe this device and its software, one string per field.
 
     Args:
         engine: the package that runs the stages, whose version counts.
+        threads: how many threads the engine uses.
         root: where `/proc` and `/sys` are looked for.
 
     Returns:
-        `architecture`, `cpu` (model name), `cores` (online logical CPUs), `engine` with version, `offramp`, `python`, `os`.
+        `architecture`, `cpu` (model name), `cores` (online logical CPUs), `engine` with version, `threads`, `offramp`,
+        `python`, `os`.
     """
     import psutil
 
@@ -28,6 +30,7 @@ def fingerprint(*, engine: str, root: str | Path = "/") -> dict[str, str]:
         "cpu": _cpu_model(Path(root)),
         "cores": str(psutil.cpu_count() or "unknown"),
         "engine": f"{engine} {engine_version}",
+        "threads": str(threads),
         "offramp": __version__,
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.release()}",
@@ -38,7 +41,7 @@ def differences(ours: dict[str, str], theirs: dict[str, str]) -> list[str]:
     """Say in words which of the fields that change latency differ; empty when figures carry over."""
     return [
         f"{field} is {ours.get(field, 'unknown')} here and was {theirs.get(field, 'unknown')} there"
-        for field in ("architecture", "cpu", "cores", "engine")
+        for field in ("architecture", "cpu", "cores", "engine", "threads")
         if ours.get(field) != theirs.get(field)
     ]
 

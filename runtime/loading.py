@@ -55,7 +55,7 @@ def load(
         return load_uncalibrated(bundle, device, threads=threads, logits=logits)
     chosen = _choose_point(found, point)
     variant = _variant_of(bundle, found)
-    if device in PACKAGES and (differing := differences(fingerprint(engine=PACKAGES[device]), found.fingerprint)):
+    if device in PACKAGES and (differing := differences(fingerprint(engine=PACKAGES[device], threads=threads), found.fingerprint)):
         warnings.warn(
             f"The calibration was made elsewhere ({'; '.join(differing)}): its latencies do not hold here. "
             "Calibrate on this device.",

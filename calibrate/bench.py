@@ -1,0 +1,153 @@
+"""Early exit beside the static networks it must beat, on samples that calibration never saw."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from ..bundle import Bundle, Calibration, open_bundle, read_calibration
+from ..devices import fingerprint
+from ..errors import UsageError
+from ..runtime import Result, load, load_static
+from ..runtime.engines import PACKAGES
+from .measure import force_exits, latencies, measure, run_alone
+from .samples import Progress, check_samples, no_progress
+from .statistics import paired_drop
+
+
+class Row(Struct, frozen=True):
+    """One contender: accuracy as a fraction, latencies per sample in seconds."""
+
+    name: str
+    accuracy: float
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+
+
+class Benchmark(Struct, frozen=True):
+    """What `bench` measured.
+
+    Attributes:
+        early, whole: the chain with its thresholds, and the whole static network.
+        single: the best static network that ends at one exit, as calibration chose it; None where it chose none.
+        single_exit: which exit that is.
+        speedup: mean latency of `whole` over that of `early`.
+        drop: accuracy of `whole` less that of `early`, paired, with its 95 % interval.
+        exit_shares, predicted_shares: measured here, and predicted by the calibration (None without one).
+        exit_latency_s: mean latency of leaving at each exit, forced, measured in the same run.
+        predicted_s: `exit_shares` times `exit_latency_s`; `prediction_error`: relative to the measured mean.
+        share_error_s: what the error of the predicted shares adds to the mean latency; None without a calibration.
+        verdict: in words, whether early exit wins here.
+    """
+
+    early: Row
+    whole: Row
+    single: Row | None
+    single_exit: int | None
+    speedup: float
+    drop: float
+    drop_interval: tuple[float, float]
+    exit_shares: tuple[float, ...]
+    predicted_shares: tuple[float, ...] | None
+    exit_latency_s: tuple[float, ...]
+    predicted_s: float
+    prediction_error: float
+    share_error_s: float | None
+    samples: int
+    fingerprint: dict[str, str]
+    verdict: str
+
+
+def bench(
+    bundle: str | os.PathLike[str] | Bundle,
+    data: tuple[np.ndarray, np.ndarray],
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    point: str | None = None,
+    calibration: str | os.PathLike[str] | Calibration | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Benchmark:
+    """Measure the chain, the whole static network and the best single exit, interleaved on the same engine.
+
+    Args:
+        bundle: the bundle or its folder.
+        data: samples (N, ...) and labels (N,) that calibration never saw.
+        device, threads, point, calibration: as for `runtime.load`.
+        seed: draws the order within each block.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Raises:
+        DataError: the samples do not fit the network.
+        UsageError, BundleError, MissingError: as for `runtime.load`.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    x, y = check_samples(data, bundle.manifest)
+    if calibration is None and len(inside := bundle.calibrations()) == 1:
+        calibration = inside[0]
+    if calibration is not None and not isinstance(calibration, Calibration):
+        calibration = read_calibration(calibration)
+    rng = np.random.default_rng(seed)
+    with load(bundle, device, point=point, threads=threads, calibration=calibration) as net:
+        last = len(net.exits) - 1
+        best = calibration.best_single if calibration else None
+        if best is not None and not 0 <= best <= last:
+            raise UsageError(f"The calibration names exit {best}; the network has exits 0 to {last}.")
+        predicted_shares = net.point.exit_shares if net.point else None
+        mix = predicted_shares or (0.0,) * last + (1.0,)
+        turns = {"early": run_alone(net), "forced": force_exits(net, mix, rng=rng)}
+        for k in {last, last if best is None else best}:
+            turns[f"static{k}"] = run_alone(load_static(bundle, device, exit=k, threads=threads))
+        results = measure(turns, x, rng=rng, progress=progress)
+    early, whole = results["early"][0], results[f"static{last}"][0]
+    shares = np.bincount([result.exit for result in early], minlength=last + 1) / len(early)
+    costs = np.array([latencies(forced).mean() for forced in results["forced"]])
+    rows = {name: _row(name, results[name][0], y) for name in turns if name != "forced"}
+    drop, interval = paired_drop(_right(early, y), _right(whole, y))
+    mean_s, predicted_s = rows["early"].mean_s, float(shares @ costs)
+    single = None if best is None else rows[f"static{best}"]
+    return Benchmark(
+        early=rows["early"],
+        whole=rows[f"static{last}"],
+        single=single,
+        single_exit=best,
+        speedup=rows[f"static{last}"].mean_s / mean_s,
+        drop=drop,
+        drop_interval=interval,
+        exit_shares=tuple(shares.tolist()),
+        predicted_shares=predicted_shares,
+        exit_latency_s=tuple(costs.tolist()),
+        predicted_s=predicted_s,
+        prediction_error=predicted_s / mean_s - 1,
+        share_error_s=None if predicted_shares is None else float((np.array(predicted_shares) - shares) @ costs),
+        samples=len(x),
+        fingerprint=fingerprint(engine=PACKAGES[device], threads=threads),
+        verdict=_verdict(rows["early"], rows[f"static{last}"], single if best != last else None),
+    )
+
+
+def _right(results: Sequence[Result], y: np.ndarray) -> np.ndarray:
+    return np.array([result.label for result in results]) == y
+
+
+def _row(name: str, results: Sequence[Result], y: np.ndarray) -> Row:
+    seconds = latencies(results)
+    p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
+    return Row(name, float(_right(results, y).mean()), float(seconds.mean()), p50, p90, p99)
+
+
+def _verdict(early: Row, whole: Row, single: Row | None) -> str:
+    """Say who wins on mean latency; a single exit counts where it is a network of its own."""
+    if single is not None and single.mean_s <= early.mean_s:
+        return (
+            f"Early exit loses here: the static network that ends at the best single exit takes {single.mean_s * 1e6:.0f} us "
+            f"at {single.accuracy:.2%}, early exit {early.mean_s * 1e6:.0f} us at {early.accuracy:.2%}."
+        )
+    ratio = whole.mean_s / early.mean_s
+    if ratio <= 1:
+        return f"Early exit loses here: it takes {1 / ratio:.2f} times as long as the whole static network."
+    return f"Early exit wins here: {ratio:.2f} times as fast in the mean as the whole static network."

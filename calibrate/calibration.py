@@ -1,0 +1,193 @@
+"""Calibrate: record, measure, search, report."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..bundle import (
+    SCHEMA,
+    Bundle,
+    Calibration,
+    OperatingPoint,
+    StaticPoint,
+    Target,
+    open_bundle,
+    write_calibration,
+)
+from ..devices import fingerprint
+from ..errors import DataError, TargetError
+from ..runtime import EveryExit, Net, load_static
+from ..runtime.engines import PACKAGES
+from ..runtime.loading import load_uncalibrated
+from .measure import force_exits, latencies, measure, run_alone
+from .samples import Progress, check_samples, no_progress
+from .search import MARGIN, choose, evaluate_grid, exits_taken, threshold_grid
+from .statistics import paired_drop
+
+MEASURE_S = 10.0
+"""Time spent on measuring latencies."""
+
+
+def calibrate(
+    bundle: str | os.PathLike[str] | Bundle,
+    data: tuple[np.ndarray, np.ndarray],
+    target: Target,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    output: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Calibration:
+    """Find the thresholds that meet a target on this device, and store them.
+
+    One half of the samples chooses the thresholds; every figure comes from the other half. Scores and labels are those of the
+    deployed engines, and latencies are measured here, end to end. Use samples that the network was not trained on.
+
+    Args:
+        bundle: the bundle or its folder.
+        data: samples (N, ...) as the network takes them, and labels int (N,).
+        target: what to optimise under which limit.
+        device, threads: as for `runtime.load`.
+        output: where to store the calibration; `calibrations/default.json` in the bundle by default.
+        seed: draws the split and the order of measurement.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Returns:
+        The calibration, whose point `default` has been stored; `met` and `pays` say whether it is worth using.
+
+    Raises:
+        DataError: the samples do not fit the network, or there are too few of them.
+        TargetError: no thresholds keep the limit; nothing is stored.
+        UsageError, BundleError, MissingError: as for `runtime.load`; MissingError too where the output cannot be written.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    x, y = check_samples(data, bundle.manifest)
+    if len(x) < (least := max(20, 2 * bundle.manifest.classes)):
+        raise DataError(f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise.")
+    variant = bundle.variant()
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(x))
+    select, report = order[: len(x) // 2], order[len(x) // 2 :]
+    with load_uncalibrated(bundle, device, threads=threads) as net:
+        answers = _record(net, x, progress)
+        right = answers.label == y[:, None]
+        statics = [load_static(bundle, device, exit=k, threads=threads) for k in range(len(net.exits))]
+        shares = np.full(len(statics), 1 / len(statics))
+        # What an exit costs depends on how often the others are taken, and that on the thresholds: measure, search, and again.
+        for _ in range(2):
+            turns = {"forced": force_exits(net, tuple(shares), rng=rng)}
+            turns |= {f"static{k}": run_alone(static) for k, static in enumerate(statics)}
+            results = measure(turns, x[order], rng=rng, progress=progress, seconds=MEASURE_S / 2)
+            costs = [float(latencies(forced).mean()) for forced in results["forced"]]
+            thresholds = _search(answers.score[select], right[select], costs, target)
+            shares = _shares(exits_taken(answers.score[select], thresholds), len(statics))
+    static_s = [float(latencies(results[f"static{k}"][0]).mean()) for k in range(len(statics))]
+    point = _predict(answers.score[report], right[report], costs, thresholds, target, variant.name)
+    best = _best_single(right[select], static_s, target)
+    static_points = tuple(
+        StaticPoint(exit=k, accuracy=float(right[report, k].mean()), latency_s=static_s[k]) for k in range(len(statics))
+    )
+    pays, verdict = _judge(point, None if best is None else static_points[best], len(statics))
+    calibration = Calibration(
+        schema=SCHEMA,
+        offramp=__version__,
+        variant=variant.name,
+        variant_digest=variant.digest,
+        fingerprint=fingerprint(engine=PACKAGES[device], threads=threads),
+        seed=seed,
+        select_samples=len(select),
+        report_samples=len(report),
+        exit_latency_s=tuple(costs),
+        statics=static_points,
+        best_single=best,
+        pays=pays,
+        verdict=verdict,
+        points={"default": point},
+    )
+    write_calibration(Path(output) if output else bundle.path / "calibrations" / "default.json", calibration)
+    return calibration
+
+
+def _record(net: Net, x: np.ndarray, progress: Progress) -> EveryExit:
+    """Run every sample through every exit, one at a time as in the product."""
+    parts = []
+    for first in range(0, len(x), 100):
+        parts.append(net.every_exit(x[first : first + 100]))
+        progress("recording", min(first + 100, len(x)), len(x))
+    return EveryExit(np.concatenate([part.label for part in parts]), np.concatenate([part.score for part in parts]))
+
+
+def _search(score: np.ndarray, right: np.ndarray, costs: list[float], target: Target) -> tuple[float, ...]:
+    grid = evaluate_grid(score, right, costs, threshold_grid(score))
+    thresholds = choose(grid, target)
+    if thresholds is None:
+        least = min(costs)
+        raise TargetError(
+            f"No thresholds give {target}: leaving always at the first exit takes {least * 1e6:.0f} us on this device. "
+            "Allow more time, or export a network with an earlier exit."
+        )
+    return thresholds
+
+
+def _predict(
+    score: np.ndarray,
+    right: np.ndarray,
+    costs: list[float],
+    thresholds: tuple[float, ...],
+    target: Target,
+    variant: str,
+) -> OperatingPoint:
+    taken = exits_taken(score, thresholds)
+    shares = _shares(taken, len(costs))
+    right_early = right[np.arange(len(taken)), taken]
+    drop, interval = paired_drop(right_early, right[:, -1])
+    latency_s = float(shares @ np.array(costs))
+    met = drop <= target.max_drop if target.max_drop is not None else latency_s <= (target.max_latency_s or 0)
+    return OperatingPoint(
+        variant=variant,
+        target=target,
+        thresholds=thresholds,
+        accuracy=float(right_early.mean()),
+        full_accuracy=float(right[:, -1].mean()),
+        drop=drop,
+        drop_interval=interval,
+        latency_s=latency_s,
+        exit_shares=tuple(float(share) for share in shares),
+        met=bool(met),
+    )
+
+
+def _shares(taken: np.ndarray, exits: int) -> np.ndarray:
+    return np.asarray(np.bincount(taken, minlength=exits) / len(taken))
+
+
+def _best_single(right: np.ndarray, static_s: list[float], target: Target) -> int | None:
+    """Return the exit whose static network alone is best for the target, by the rule that chooses thresholds."""
+    exits = range(right.shape[1])
+    if target.max_drop is not None:
+        loss = right[:, -1:].astype(int) - right
+        bound = loss.mean(axis=0) + MARGIN * np.sqrt((loss**2).mean(axis=0) / len(loss))
+        return min((k for k in exits if bound[k] <= target.max_drop), key=lambda k: static_s[k])
+    fast = [k for k in exits if static_s[k] <= (target.max_latency_s or 0)]
+    return max(fast, key=lambda k: float(right[:, k].mean()), default=None)
+
+
+def _judge(point: OperatingPoint, static: StaticPoint | None, exits: int) -> tuple[bool, str]:
+    """Say whether the operating point beats the best static network, and the numbers of both."""
+    early = f"early exit {point.latency_s * 1e6:.0f} us at {point.accuracy:.2%}"
+    if static is None:
+        return True, f"Use early exit: no static network keeps the target, {early}."
+    name = "the whole static network" if static.exit == exits - 1 else f"the static network that ends at exit {static.exit}"
+    against = f"{name} {static.latency_s * 1e6:.0f} us at {static.accuracy:.2%}"
+    if point.target.max_drop is not None:
+        pays = point.latency_s < static.latency_s
+        gain = f"{static.latency_s / point.latency_s:.2f} times the speed"
+    else:
+        pays = point.accuracy > static.accuracy
+        gain = f"{point.accuracy - static.accuracy:+.2%} accuracy"
+    if pays:
+        return True, f"Use early exit: {early}, {against} ({gain})."
+    return False, f"Do not use early exit here: {early}, {against} ({gain})."

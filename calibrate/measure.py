@@ -1,0 +1,105 @@
+"""Latencies measured side by side.
+
+    block 0:  [ chain x16 ] [ static 3 x16 ] [ forced exits, mixed, x32 ]
+    block 1:  [ forced exits, mixed, x32 ] [ chain x16 ] [ static 3 x16 ]      order drawn anew
+    ...
+
+Machines drift and share their cores, so every contender runs in every block, on the same samples. Within its turn a contender
+runs alone, as in a product, with warm caches. The exits of one chain are forced in the mix in which they occur, since a stage
+that seldom runs is cold when it does: forced in equal shares, they took 6 to 9 % too long, each on its own 1 to 2 % too short.
+No sample is discarded: what an outlier does to one contender it does to all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from ..bundle import NEVER
+from ..runtime import Net, Result
+from .samples import Progress
+
+BLOCK = 16
+"""Samples per turn."""
+
+Turn = Callable[[np.ndarray], Sequence[Sequence[Result]]]
+"""Runs a block of samples; gives for each of its contenders one result per sample."""
+
+
+def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator) -> Turn:
+    """Make the turn that leaves a chain at drawn exits, whatever the scores; each exit occurs at least once per block.
+
+    Args:
+        net: the chain.
+        shares: how often samples leave at each exit in use, (exits,), summing to 1.
+        rng: draws the exits.
+    """
+    count = len(net.exits)
+    forced = [tuple([NEVER] * k + [0.0] * (count - 1 - k)) for k in range(count)]
+
+    def turn(x: np.ndarray) -> Sequence[Sequence[Result]]:
+        results: list[list[Result]] = [[] for _ in range(count)]
+        before = net.thresholds
+        drawn = np.concatenate([np.arange(count), rng.choice(count, 2 * BLOCK, p=shares)])
+        for i, k in enumerate(rng.permutation(drawn)):
+            net.thresholds = forced[k]
+            results[k].append(net(x[i % len(x)]))
+        net.thresholds = before
+        return results
+
+    return turn
+
+
+def run_alone(net: Net) -> Turn:
+    """Make the turn of a single network."""
+    return lambda x: [[net(sample) for sample in x]]
+
+
+def measure(
+    turns: Mapping[str, Turn],
+    x: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    progress: Progress,
+    seconds: float | None = None,
+) -> dict[str, list[list[Result]]]:
+    """Run every turn on every block of samples, interleaved.
+
+    Args:
+        turns: by name.
+        x: samples (N, ...).
+        rng: draws the order within each block.
+        progress: is told after each block.
+        seconds: stop after the block in which this much time has passed, going round the samples as often as it takes;
+            None runs every sample once.
+
+    Returns:
+        For each turn, for each of its contenders, the results; those of a network that runs alone in the order of the samples.
+    """
+    for turn in turns.values():  # first calls allocate and compile
+        turn(x[:BLOCK])
+    collected: dict[str, list[list[Result]]] = {name: [] for name in turns}
+    start, names, block = perf_counter(), list(turns), 0
+    blocks = -(-len(x) // BLOCK)
+    while True:
+        part = x[block % blocks * BLOCK : (block % blocks + 1) * BLOCK]
+        for i in rng.permutation(len(names)):
+            results = turns[names[i]](part)
+            collected[names[i]] = collected[names[i]] or [[] for _ in results]
+            for known, new in zip(collected[names[i]], results, strict=True):
+                known.extend(new)
+        block += 1
+        spent = perf_counter() - start
+        if seconds is None:
+            progress("measuring", min(block * BLOCK, len(x)), len(x))
+            if block == blocks:
+                return collected
+        else:
+            progress("measuring", min(int(spent * 10), int(seconds * 10)), int(seconds * 10))
+            if spent >= seconds:
+                return collected
+
+
+def latencies(results: Sequence[Result]) -> np.ndarray:
+    """Return the latencies in seconds, float64 (N,)."""
+    return np.array([result.latency_s for result in results])
