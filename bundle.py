@@ -266,6 +266,19 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     return Bundle(root, manifest)
 
 
+def check_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle and compare every file's content with the manifest.
+
+    Raises:
+        UsageError, BundleError: as for `open_bundle`.
+    """
+    bundle = open_bundle(path)
+    for variant in bundle.manifest.variants:
+        for name in variant.files:
+            bundle.file(variant, name)
+    return bundle
+
+
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Read a calibration from inside a bundle or elsewhere.
 

@@ -10,7 +10,6 @@
       DataError           5  samples that do not fit the network: shape, dtype, NaN, labels, none at all
 """
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
@@ -88,6 +87,8 @@ def require(module: str, *, extra: str) -> ModuleType:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Make the error for a name that is not among the known ones; it proposes the nearest."""
+    import difflib
+
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -60,6 +60,37 @@ class Benchmark(Struct, frozen=True):
     fingerprint: dict[str, str]
     verdict: str
 
+    def __str__(self) -> str:
+        low, high = self.drop_interval
+        single = f"static network to exit {self.single_exit}"
+        rows = [("early exit", self.early), ("whole static network", self.whole)]
+        if self.single is not None and self.single != self.whole:
+            rows.append((single, self.single))
+        lines = [f"{'':24} accuracy     mean      p50      p90      p99  us"]
+        for name, row in rows:
+            times = " ".join(f"{value * 1e6:8.1f}" for value in (row.mean_s, row.p50_s, row.p90_s, row.p99_s))
+            lines.append(f"{name:24} {row.accuracy:8.2%} {times}")
+        lines += [
+            "",
+            f"{'exit':24} {' '.join(f'{k:>8}' for k in range(len(self.exit_shares)))}",
+            f"{'share measured':24} {' '.join(f'{share:8.1%}' for share in self.exit_shares)}",
+        ]
+        if self.predicted_shares is not None:
+            lines.append(f"{'share predicted':24} {' '.join(f'{share:8.1%}' for share in self.predicted_shares)}")
+        lines += [
+            f"{'latency if forced, us':24} {' '.join(f'{value * 1e6:8.1f}' for value in self.exit_latency_s)}",
+            "",
+            f"mean predicted from these shares {self.predicted_s * 1e6:.1f} us, measured {self.early.mean_s * 1e6:.1f} us "
+            f"({self.prediction_error:+.1%})",
+        ]
+        if self.share_error_s is not None:
+            lines.append(f"error of the predicted shares: {self.share_error_s * 1e6:+.1f} us in the mean")
+        lines += [
+            f"accuracy drop {self.drop:.2%}, paired 95 % interval {low:.2%} to {high:.2%}, on {self.samples} samples",
+            self.verdict,
+        ]
+        return "\n".join(lines)
+
 
 def bench(
     bundle: str | os.PathLike[str] | Bundle,

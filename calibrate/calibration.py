@@ -24,7 +24,7 @@ from ..runtime.loading import load_uncalibrated
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_samples, no_progress
 from .search import MARGIN, choose, evaluate_grid, exits_taken, threshold_grid
-from .statistics import paired_drop
+from .statistics import paired_drop, paired_error
 
 MEASURE_S = 10.0
 """Time spent on measuring latencies."""
@@ -168,8 +168,10 @@ def _best_single(right: np.ndarray, static_s: list[float], target: Target) -> in
     """Return the exit whose static network alone is best for the target, by the rule that chooses thresholds."""
     exits = range(right.shape[1])
     if target.max_drop is not None:
-        loss = right[:, -1:].astype(int) - right
-        bound = loss.mean(axis=0) + MARGIN * np.sqrt((loss**2).mean(axis=0) / len(loss))
+        last, n = right[:, -1:], len(right)
+        lost, won = (last & ~right).sum(axis=0), (right & ~last).sum(axis=0)
+        bound = (lost - won) / n + MARGIN * paired_error(lost, won, n)
+        bound[-1] = 0  # the last exit loses nothing against itself
         return min((k for k in exits if bound[k] <= target.max_drop), key=lambda k: static_s[k])
     fast = [k for k in exits if static_s[k] <= (target.max_latency_s or 0)]
     return max(fast, key=lambda k: float(right[:, k].mean()), default=None)

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from ..bundle import NEVER, Target
+from .statistics import paired_error
 
 VALUES = 32
 """Grid values per exit for up to five exits."""
@@ -27,7 +28,7 @@ class Grid(Struct, frozen=True):
 
     Attributes:
         thresholds: the grid of each exit, float32, rising from 0 to 2.0 (never).
-        drop: accuracy drop against the last exit; `drop_error`: its standard error.
+        drop: accuracy drop against the last exit; `drop_error`: its standard error, see `statistics.paired_error`.
         cost: mean cost; `cost_error`: its standard error.
     """
 
@@ -90,7 +91,7 @@ def evaluate_grid(
     return Grid(
         thresholds=tuple(thresholds),
         drop=(lost - won) / n,
-        drop_error=np.sqrt((lost + won) / n / n),
+        drop_error=paired_error(lost, won, n),
         cost=costs[-1] + saved,
         cost_error=np.sqrt(np.maximum(square / n - saved**2, 0) / n),
     )
@@ -103,6 +104,7 @@ def choose(grid: Grid, target: Target) -> tuple[float, ...] | None:
     """
     if target.max_drop is not None:
         feasible = grid.drop + MARGIN * grid.drop_error <= target.max_drop
+        feasible[(-1,) * feasible.ndim] = True  # never leaving early is the last exit itself: no drop, and no error in it
         first, second = grid.cost, grid.drop
     else:
         assert target.max_latency_s is not None

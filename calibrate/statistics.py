@@ -1,24 +1,32 @@
 """Intervals for what was measured on finitely many samples."""
 
-import math
-
 import numpy as np
 
 Z95 = 1.959964
 
 
-def paired_drop(right: np.ndarray, right_full: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Return the accuracy drop and its 95 % interval from paired answers.
+def paired_error(lost: np.ndarray, won: np.ndarray, n: int) -> np.ndarray:
+    """Return the standard error of a paired accuracy drop.
 
-    The adjusted Wald interval of Bonett and Price (Journal of Educational and Behavioral Statistics 37, 2012): one sample is
-    added to each kind of disagreement, so that it stays honest where none or few were seen.
+    The adjusted estimate of Bonett and Price (Journal of Educational and Behavioral Statistics 37, 2012): one sample is added to
+    each kind of disagreement, so that the error stays honest where none or few were seen.
+
+    Args:
+        lost: how many samples are wrong early and right at the last exit; any shape.
+        won: how many are right early and wrong at the last exit.
+        n: how many samples there are.
+    """
+    return np.sqrt(((lost + won + 2) - (lost - won) ** 2 / (n + 2)) / (n + 2) ** 2)
+
+
+def paired_drop(right: np.ndarray, right_full: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Return the accuracy drop and its 95 % interval by the estimate of `paired_error`.
 
     Args:
         right: bool (N,), with early exit.
         right_full: bool (N,), of the same samples at the last exit.
     """
     n = len(right)
-    lost, won = int((right_full & ~right).sum()), int((right & ~right_full).sum())
-    p, q = (lost + 1) / (n + 2), (won + 1) / (n + 2)
-    half = Z95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
-    return (lost - won) / n, (p - q - half, p - q + half)
+    lost, won = (right_full & ~right).sum(), (right & ~right_full).sum()
+    middle, half = float(lost - won) / (n + 2), Z95 * float(paired_error(lost, won, n))
+    return float(lost - won) / n, (middle - half, middle + half)

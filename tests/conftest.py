@@ -1,0 +1,65 @@
+import subprocess
+import sys
+
+import networks
+import numpy as np
+import pytest
+
+from offramp.bundle import Target
+from offramp.calibrate import calibrate
+from offramp.export import export
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory):
+    """Every network of the zoo, exported once: name -> (torch module, bundle)."""
+    folder, made = tmp_path_factory.mktemp("zoo"), {}
+    for name, kind in networks.ZOO.items():
+        net = networks.build(kind)
+        made[name] = net, export(net, networks.samples(3), folder / f"{name}.offramp")
+    return made
+
+
+@pytest.fixture(scope="session")
+def dense_onnx(tmp_path_factory):
+    return networks.write_onnx(tmp_path_factory.mktemp("onnx") / "dense.onnx")
+
+
+@pytest.fixture
+def dense(dense_onnx, tmp_path):
+    """A small bundle of its own for every test, cut from an ONNX file."""
+    return export(dense_onnx, None, tmp_path / "dense.offramp")
+
+
+@pytest.fixture(scope="session")
+def labelled(dense_onnx, tmp_path_factory):
+    """Samples of the dense network, labelled by its last exit except for one in ten."""
+    from offramp.runtime.loading import load_uncalibrated
+
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((800, 16)).astype(np.float32)
+    bundle = export(dense_onnx, None, tmp_path_factory.mktemp("labels") / "dense.offramp")
+    y = load_uncalibrated(bundle).every_exit(x).label[:, -1].copy()
+    wrong = rng.random(len(y)) < 0.1
+    y[wrong] = rng.integers(0, networks.CLASSES, wrong.sum())
+    return x, y
+
+
+@pytest.fixture
+def calibrated(dense, labelled, monkeypatch):
+    """The dense bundle with a calibration at a five percent drop, measured briefly."""
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    calibrate(dense, labelled, Target(max_drop=0.05))
+    return dense
+
+
+@pytest.fixture
+def python():
+    """Run Python code in a fresh process that must succeed; returns what it printed."""
+
+    def run(code, *arguments):
+        done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,169 @@
+import networks
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from offramp.bundle import open_bundle
+from offramp.errors import CheckError, DataError, ModelError, UsageError
+from offramp.export import export
+from offramp.runtime.loading import load_uncalibrated
+
+
+def torch_logits(net, x):
+    with torch.no_grad():
+        exits = net(torch.from_numpy(x))
+    exits = exits.values() if isinstance(exits, dict) else exits
+    return np.stack([value.numpy() for value in exits], 1)
+
+
+def close(a, b):
+    return np.abs(a - b).max() / np.abs(b).max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", networks.ZOO)
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_every_exit_of_the_chain_equals_torch(zoo, name, batch):
+    net, bundle = zoo[name]
+    x = networks.samples(batch, seed=batch)
+    with load_uncalibrated(bundle, logits=True) as chain:
+        assert close(chain.every_exit(x, size=batch).logits, torch_logits(net, x))
+
+
+@pytest.mark.parametrize("name", networks.ZOO)
+def test_a_compacted_batch_equals_single_samples(zoo, name):
+    _, bundle = zoo[name]
+    x = networks.samples(37, seed=5)
+    with load_uncalibrated(bundle, logits=True) as chain:
+        score = chain.every_exit(x).score
+        chain.thresholds = [float(np.median(score[:, k])) for k in range(len(chain.exits) - 1)]
+        batch, single = chain.batch(x), [chain(sample) for sample in x]
+        assert len(set(batch.exit)) == len(chain.exits)
+        assert batch.label.tolist() == [r.label for r in single]
+        assert batch.exit.tolist() == [r.exit for r in single]
+        assert close(batch.logits, np.stack([r.logits for r in single]))
+
+
+def test_the_multi_scale_network_is_cut_at_several_tensors(zoo):
+    stages = zoo["multi-scale"][1].variant().stages
+    assert [len(stage.inputs) for stage in stages] == [1, 2, 2]
+    assert all(tensor.shape[0] is None for stage in stages for tensor in stage.inputs)
+
+
+def test_a_batch_on_another_axis_is_found(zoo):
+    shapes = [t.shape for stage in zoo["shapes"][1].variant().stages for t in stage.inputs]
+    assert any(shape[0] is not None and None in shape for shape in shapes)
+
+
+def test_a_dict_names_the_exits(zoo):
+    assert [exit_.name for exit_ in zoo["reads-input-late"][1].variant().exits] == ["early", "late"]
+
+
+def test_weights_are_stored_once(zoo):
+    net, bundle = zoo["plain"]
+    variant = bundle.variant()
+    parameters = sum(p.numel() * 4 for p in net.parameters())
+    assert variant.files["weights.bin"].bytes <= parameters
+    for stage in variant.stages:
+        graph = onnx.load(bundle.path / variant.folder / stage.file, load_external_data=False).graph
+        inline = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+        assert sum(len(t.raw_data) for t in inline) < 1024
+
+
+def test_nothing_of_the_workstation_is_written(zoo):
+    _, bundle = zoo["plain"]
+    for name in bundle.variant().files:
+        content = (bundle.path / bundle.variant().folder / name).read_bytes()
+        assert b".py" not in content and b"stack_trace" not in content
+
+
+def test_the_mode_of_the_network_is_left_alone(tmp_path):
+    net = networks.build(networks.Plain).train()
+    net.heads[0].eval()
+    export(net, networks.samples(1), tmp_path / "b.offramp")
+    assert net.training and net.parts[0].training and not net.heads[0].training
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (networks.Branches, "branch that depends on the values"),
+        (networks.Swapped, "from the shallowest to the deepest"),
+        (networks.Twice, "exit1"),
+        (lambda: torch.nn.Flatten(), "returns a Tensor, not its exits"),
+        (lambda: networks.Plain(1), "needs at least two"),
+    ],
+)
+def test_what_is_no_multi_exit_network_is_refused_and_nothing_is_left(kind, words, tmp_path):
+    with pytest.raises(ModelError, match=words):
+        export(kind().eval(), networks.samples(2), tmp_path / "b.offramp")
+    assert not (tmp_path / "b.offramp").exists()
+
+
+def test_a_wrong_example_says_its_shape(tmp_path):
+    with pytest.raises(ModelError, match=r"\(3, 5, 16, 16\)"):
+        export(networks.build(networks.Plain), np.zeros((1, 5, 16, 16), np.float32), tmp_path / "b.offramp")
+    with pytest.raises(DataError, match="NaN"):
+        export(networks.build(networks.Plain), np.full((1, *networks.SHAPE), np.nan), tmp_path / "b.offramp")
+
+
+def test_an_unknown_rule_names_the_nearest(tmp_path, dense_onnx):
+    with pytest.raises(UsageError, match="Did you mean 'max_softmax'"):
+        export(dense_onnx, None, tmp_path / "b.offramp", rule="maxsoftmax")
+
+
+def test_the_score_is_the_largest_softmax_probability(dense):
+    x = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
+    answers = load_uncalibrated(dense, logits=True).every_exit(x)
+    p = np.exp(answers.logits - answers.logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    assert np.allclose(answers.score, p.max(-1), atol=1e-6)
+    assert (answers.label == p.argmax(-1)).all()
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_onnx_files_of_old_and_new_opsets_and_fixed_batch_are_cut(tmp_path, opset, batch):
+    path = networks.write_onnx(tmp_path / "net.onnx", opset=opset, batch=batch)
+    bundle = export(path, None, tmp_path / "b.offramp")
+    x = np.random.default_rng(0).standard_normal((6, 16)).astype(np.float32)
+    chain = load_uncalibrated(bundle)
+    assert (chain.every_exit(x, size=6).label == chain.every_exit(x).label).all()
+    assert [stage.macs for stage in bundle.variant().stages] == [16 * 16 + 16 * 5] * 3
+
+
+def test_a_value_that_is_called_like_ours_is_renamed(tmp_path):
+    path = networks.write_onnx(tmp_path / "net.onnx", clash=True)
+    variant = export(path, None, tmp_path / "b.offramp").variant()
+    assert variant.exits[0].score == "z0.score" and variant.stages[0].outputs[0].name == "z0.score_"
+
+
+def test_an_onnx_graph_fixed_to_one_sample_inside_is_refused(tmp_path):
+    path = networks.write_onnx(tmp_path / "net.onnx", batch=1)
+    model = onnx.load(path)
+    shape = onnx.numpy_helper.from_array(np.array([1, 16]), "shape")
+    model.graph.initializer.append(shape)
+    model.graph.node.insert(3, onnx.helper.make_node("Reshape", ["a0", "shape"], ["r0"]))
+    model.graph.node[4].input[0] = "r0"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="dynamic batch"):
+        export(path, None, tmp_path / "b.offramp")
+
+
+def test_a_text_file_named_onnx_is_refused(tmp_path):
+    (tmp_path / "net.onnx").write_text("not a network")
+    with pytest.raises(ModelError, match="not an ONNX file"):
+        export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+
+
+def test_a_chain_that_differs_from_the_original_is_not_written(tmp_path, dense_onnx, monkeypatch):
+    monkeypatch.setattr("offramp.export.verify.TOLERANCE", -1)
+    with pytest.raises(CheckError, match="Nothing was written"):
+        export(dense_onnx, None, tmp_path / "b.offramp")
+    assert not (tmp_path / "b.offramp").exists()
+
+
+def test_a_failed_export_leaves_the_old_bundle(dense, tmp_path):
+    with pytest.raises(ModelError):
+        export(torch.nn.Flatten(), networks.samples(1), dense.path)
+    assert open_bundle(dense.path).manifest == dense.manifest

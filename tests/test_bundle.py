@@ -1,0 +1,264 @@
+import json
+import os
+import sys
+
+import msgspec
+import pytest
+
+from offramp.bundle import (
+    File,
+    Target,
+    check_bundle,
+    commit,
+    new_variant,
+    open_bundle,
+    read_calibration,
+    write_calibration,
+)
+from offramp.errors import BundleError, MissingError, UsageError
+from offramp.runtime import load
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def manifest_of(bundle):
+    return bundle.path / "manifest.json"
+
+
+def test_a_whole_bundle_passes(dense):
+    assert check_bundle(dense.path).manifest == dense.manifest
+
+
+def test_a_newer_schema_is_refused_with_both_versions(dense):
+    edit(manifest_of(dense), lambda m: m.update(schema=7, offramp="9.1"))
+    with pytest.raises(BundleError, match=r"manifest.json has schema 7, written by offramp 9\.1; this is offramp .*schema 1"):
+        open_bundle(dense.path)
+
+
+@pytest.mark.parametrize("name", ["stage1.onnx", "weights.bin", "static0.onnx", "golden.npz"])
+def test_a_wrong_hash_names_the_file(dense, name):
+    path = dense.path / dense.variant().folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} is damaged.*export it anew"):
+        check_bundle(dense.path)
+
+
+@pytest.mark.parametrize("name", ["stage1.onnx", "weights.bin"])
+def test_no_engine_sees_a_damaged_file(dense, name):
+    path = dense.path / dense.variant().folder / name
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(BundleError, match=f"{name} is damaged"):
+        load(dense.path)
+
+
+def test_a_missing_file_is_named(dense):
+    (dense.path / dense.variant().folder / "stage2.onnx").unlink()
+    with pytest.raises(BundleError, match=r"stage2.onnx is missing"):
+        open_bundle(dense.path)
+
+
+def test_a_truncated_file_is_named_with_both_sizes(dense):
+    path = dense.path / dense.variant().folder / "weights.bin"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=f"weights.bin has {size - 1} bytes where manifest.json says {size}"):
+        open_bundle(dense.path)
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "variants/../..", "C:/x", "a\\b"])
+def test_a_path_outside_is_refused(dense, folder):
+    edit(manifest_of(dense), lambda m: m["variants"][0].update(folder=folder))
+    with pytest.raises(BundleError, match="manifest.json is not a valid manifest.*leads outside the bundle"):
+        open_bundle(dense.path)
+
+
+def test_a_link_that_leads_outside_is_refused(dense, tmp_path):
+    path = dense.path / dense.variant().folder / "stage0.onnx"
+    path.rename(tmp_path / "stage0.onnx")
+    path.symlink_to(tmp_path / "stage0.onnx")
+    with pytest.raises(BundleError, match="stage0.onnx leads outside the bundle"):
+        open_bundle(dense.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(variants=[]), "length >= 1"),
+        (lambda m: m.update(surprise=1), "unknown field `surprise`"),
+        (lambda m: m.update(classes="ten"), r"Expected `int`, got `str` - at `\$.classes`"),
+        (lambda m: m["variants"][0]["stages"].pop(), "2 stages for 3 exits"),
+        (lambda m: m["variants"][0]["files"].pop("stage1.onnx"), "stage1.onnx, which its list of files lacks"),
+        (lambda m: m["variants"][0]["files"]["stage1.onnx"].update(sha256="0"), "sha256"),
+        (lambda m: m.pop("schema"), "schema"),
+    ],
+)
+def test_a_manifest_that_is_not_one_says_where(dense, change, words):
+    edit(manifest_of(dense), change)
+    with pytest.raises(BundleError, match=f"manifest.json is not a valid manifest.*{words}"):
+        open_bundle(dense.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
+def test_a_manifest_that_is_no_json_is_refused(dense, content):
+    manifest_of(dense).write_bytes(content)
+    with pytest.raises(BundleError, match=r"manifest.json is not a valid manifest"):
+        open_bundle(dense.path)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="There is no bundle"):
+        open_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="is not an offramp bundle"):
+        open_bundle(tmp_path)
+
+
+def test_calibrations_lie_beside_the_bundle_or_elsewhere(calibrated, tmp_path):
+    inside = calibrated.path / "calibrations" / "default.json"
+    outside = tmp_path / "deep" / "board.json"
+    write_calibration(outside, read_calibration(inside))
+    inside.unlink()
+    assert load(calibrated.path, calibration=outside).point == read_calibration(outside).points["default"]
+
+
+def test_thresholds_are_exact_float32_after_reading(calibrated):
+    import numpy as np
+
+    point = read_calibration(calibrated.calibrations()[0]).points["default"]
+    assert all(float(np.float32(t)) == t for t in point.thresholds)
+
+
+def test_a_calibration_of_another_export_is_refused(calibrated):
+    path = calibrated.calibrations()[0]
+    edit(path, lambda c: c.update(variant_digest="0" * 64))
+    with pytest.raises(BundleError, match="made for another export"):
+        load(calibrated.path)
+
+
+def test_a_damaged_calibration_is_named(calibrated):
+    path = calibrated.calibrations()[0]
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(BundleError, match=r"default.json is not a valid calibration"):
+        load(calibrated.path)
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_drop": 0.01, "max_latency_s": 1.0}, {"max_drop": 1.0}, {"max_latency_s": 0}])
+def test_a_target_is_one_limit_in_its_range(limits):
+    with pytest.raises(UsageError):
+        Target(**limits)
+
+
+def test_a_folder_with_other_things_is_not_written_into(tmp_path):
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(UsageError, match=r"holiday.jpg"), new_variant(tmp_path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_second_writer_is_refused(dense):
+    with (
+        new_variant(dense.path),
+        pytest.raises(UsageError, match="Another process is writing"),
+        new_variant(dense.path),
+    ):
+        pass
+
+
+def fill(folder, manifest, content):
+    """Write a variant's files anew, all of them different from before."""
+    names = list(manifest.variants[0].files)
+    for name in names:
+        (folder / name).write_bytes(content + name.encode())
+    variant = msgspec.structs.replace(
+        manifest.variants[0], files={name: File(bytes=0, sha256="0" * 64) for name in names}
+    )
+    return msgspec.structs.replace(manifest, network=content.decode(), variants=(variant,))
+
+
+def rewrite(bundle, content):
+    with new_variant(bundle.path) as folder:
+        return commit(bundle.path, folder, fill(folder, bundle.manifest, content))
+
+
+FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree", "tempfile.mkstemp"}
+
+
+def killed_at(step, work):
+    """Run work in a child that is killed before its file operation number `step`; True if it lived to the end."""
+    pid = os.fork()
+    if pid == 0:
+        count = 0
+
+        def watch(event, arguments):
+            nonlocal count
+            if event in FILE_EVENTS:
+                count += 1
+                if count > step:
+                    os._exit(9)
+
+        sys.addaudithook(watch)
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_kill_between_any_two_file_operations_leaves_the_old_bundle_or_the_new(dense):
+    old, seen, step = rewrite(dense, b"old"), set(), 0
+    while True:
+        lived = killed_at(step, lambda: rewrite(old, b"new"))
+        found = check_bundle(old.path)
+        seen.add(found.manifest.network)
+        if lived:
+            break
+        rewrite(found, b"old")
+        step += 1
+    assert step > 30 and seen == {"old", "new"}
+    assert found.manifest.network == "new"
+    left = {path.name for path in (old.path / "variants").iterdir()}
+    assert left == {found.variant().folder.removeprefix("variants/")}
+
+
+def test_a_kill_during_the_first_write_leaves_no_bundle_or_a_whole_one(dense, tmp_path):
+    step = 0
+    while True:
+        path = tmp_path / f"first{step}"
+
+        def write(path=path):
+            with new_variant(path) as folder:
+                commit(path, folder, fill(folder, dense.manifest, b"first"))
+
+        lived = killed_at(step, write)
+        if (path / "manifest.json").exists():
+            check_bundle(path)
+        else:
+            write()
+            check_bundle(path)
+        if lived:
+            break
+        step += 1
+    assert step > 20
+
+
+def test_a_kill_while_a_calibration_is_written_leaves_the_old_or_the_new(calibrated):
+    path = calibrated.calibrations()[0]
+    old = read_calibration(path)
+    new = msgspec.structs.replace(old, seed=99)
+    step = 0
+    while not killed_at(step, lambda: write_calibration(path, new)):
+        assert read_calibration(path) in (old, new)
+        assert calibrated.calibrations() == [path]
+        step += 1
+    assert step >= 3 and read_calibration(path) == new
+
+
+def test_a_read_only_place_is_named(dense, calibrated, tmp_path):
+    calibration = read_calibration(calibrated.calibrations()[0])
+    with pytest.raises(MissingError, match="Cannot write /proc"):
+        write_calibration("/proc/nowhere/c.json", calibration)
+    with pytest.raises(MissingError, match="Cannot write /proc"), new_variant("/proc/nowhere"):
+        pass
