@@ -44,7 +44,7 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen part of an artefact that refuses fields it does not know."""
 
 
-class Tensor(_Record):
+class Tensor(_Record, frozen=True):
     """A named tensor; `None` in its shape is the batch axis, and a shape without one does not depend on the batch."""
 
     name: str
@@ -52,7 +52,7 @@ class Tensor(_Record):
     shape: tuple[int | None, ...]
 
 
-class Stage(_Record):
+class Stage(_Record, frozen=True):
     """What runs between two exits: its graph, the boundary tensors it reads, and those it makes for later stages."""
 
     file: str
@@ -61,7 +61,7 @@ class Stage(_Record):
     macs: Count
 
 
-class Exit(_Record):
+class Exit(_Record, frozen=True):
     """One exit: the names of its outputs, the static network that ends at it, and all multiply-accumulates up to it."""
 
     name: str
@@ -72,14 +72,14 @@ class Exit(_Record):
     macs: Count
 
 
-class File(_Record):
+class File(_Record, frozen=True):
     """A file's size in bytes and the sha256 of its content."""
 
     bytes: Count
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Variant(_Record):
+class Variant(_Record, frozen=True):
     """One compressed form of the network. File names are relative to its folder."""
 
     name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -107,10 +107,12 @@ class Variant(_Record):
     @property
     def digest(self) -> str:
         """The sha256 of everything that decides what this variant computes; calibrations name it."""
-        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, folder="."), order="sorted")).hexdigest()
+        return hashlib.sha256(
+            msgspec.json.encode(msgspec.structs.replace(self, folder="."), order="sorted")
+        ).hexdigest()
 
 
-class Manifest(_Record):
+class Manifest(_Record, frozen=True):
     """What a bundle holds."""
 
     schema: int
@@ -121,7 +123,7 @@ class Manifest(_Record):
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
 
 
-class Target(_Record):
+class Target(_Record, frozen=True):
     """What to optimise: the least mean latency under `max_drop`, or the best accuracy under `max_latency_s`.
 
     Attributes:
@@ -150,7 +152,7 @@ class Target(_Record):
         return f"the best accuracy at a mean latency of at most {self.max_latency_s * 1e6:.0f} us"
 
 
-class OperatingPoint(_Record):
+class OperatingPoint(_Record, frozen=True):
     """Thresholds and what they are predicted to give, all from samples that the search did not see.
 
     Attributes:
@@ -173,7 +175,7 @@ class OperatingPoint(_Record):
     met: bool
 
 
-class StaticPoint(_Record):
+class StaticPoint(_Record, frozen=True):
     """The static network that ends at one exit: its accuracy on the reporting samples and its measured mean latency."""
 
     exit: Count
@@ -181,7 +183,7 @@ class StaticPoint(_Record):
     latency_s: Seconds
 
 
-class Calibration(_Record):
+class Calibration(_Record, frozen=True):
     """What calibration measured and found on one device for one variant.
 
     Attributes:

@@ -1,7 +1,7 @@
 """The command line: parse, call one public function, print. Results go to stdout, messages to stderr.
 
-Exit codes: 0 done, also when the answer is not to use early exit; 1 our fault; 2 usage; 3 the target is not met or a check failed;
-4 a package, device, permission or disk is missing; 5 a file that is not what it claims; 130 interrupted.
+Exit codes: 0 done, also when the answer is not to use early exit; 1 our fault; 2 usage; 3 the target is not met or a check
+failed; 4 a package, device, permission or disk is missing; 5 a file that is not what it claims; 130 interrupted.
 """
 
 import contextlib
@@ -70,7 +70,9 @@ def export(network: str, output: str, shape: str | None, data: str | None, rule:
 @app.command()
 @click.argument("bundle")
 @click.argument("data")
-@click.option("--max-drop", type=float, help="Largest accuracy drop against the last exit, a fraction: 0.01 is one percent.")
+@click.option(
+    "--max-drop", type=float, help="Largest accuracy drop against the last exit, a fraction: 0.01 is one percent."
+)
 @click.option("--max-latency-ms", type=float, help="Largest mean latency in milliseconds.")
 @click.option("-o", "--output", help="Where to store the calibration; in the bundle by default.")
 @on_device
@@ -123,15 +125,14 @@ def run(
     """Run BUNDLE on every sample of INPUTS: label, score, exit and latency, a line each."""
     from .bundle import open_bundle
     from .runtime import load
+    from .runtime.checks import check_inputs
     from .sources import load_samples
 
     opened = open_bundle(bundle)
-    x, _ = load_samples(inputs, opened.manifest.inputs[0])
-    if x.ndim == len(opened.manifest.inputs[0].shape) - 1:
-        x = x[None]
+    tensor = opened.manifest.inputs[0]
+    x, _ = load_samples(inputs, tensor)
+    x = check_inputs(x[None] if x.ndim == len(tensor.shape) - 1 else x, tensor)
     with load(opened, device, point=point, threads=threads, calibration=calibration) as net:
-        if len(x) == 0:
-            net.batch(x)
         results = [net(sample) for sample in x]
     lines = [("sample", "label", "score", "exit", "latency us")]
     lines += [
@@ -204,7 +205,9 @@ def doctor(as_json: bool) -> None:
 
     found = diagnose()
     lines = [(name, value) for name, value in found.fingerprint.items()]
-    lines += [(f"device {e.device}", f"{e.package} {e.version}" if e.version else str(e.problem)) for e in found.engines]
+    lines += [
+        (f"device {e.device}", f"{e.package} {e.version}" if e.version else str(e.problem)) for e in found.engines
+    ]
     lines += [
         (f"extra {name}", "installed" if there else f"not installed; pip install 'offramp[{name}]'")
         for name, there in found.extras.items()
@@ -283,7 +286,9 @@ def _describe_bundle(bundle: Any) -> str:
 
 
 def _describe_calibration(calibration: Any) -> str:
-    lines = [f"{calibration.select_samples} samples chose the thresholds, {calibration.report_samples} others gave the figures"]
+    lines = [
+        f"{calibration.select_samples} samples chose the thresholds, {calibration.report_samples} others gave the figures"
+    ]
     for name, point in calibration.points.items():
         low, high = point.drop_interval
         thresholds = ", ".join("never" if t > 1 else f"{t:.4f}" for t in point.thresholds)

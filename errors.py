@@ -1,13 +1,13 @@
 """Every error that offramp raises on purpose, and the exit code with which the command line ends on it.
 
-    OfframpError          1  the root; raised itself only for a fault of ours
-      UsageError          2  an argument that cannot be used: unknown name, missing path, impossible combination
-      TargetError         3  nothing meets the target, or what was found does not hold
-      CheckError          3  a check of offramp's own failed: outputs that should agree differ
-      MissingError        4  a package, device, permission or disk space is missing
-      BundleError         5  a bundle or calibration is damaged, from another version, or no bundle at all
-      ModelError          5  a network that cannot be read, captured or cut
-      DataError           5  samples that do not fit the network: shape, dtype, NaN, labels, none at all
+OfframpError          1  the root; raised itself only for a fault of ours
+  UsageError          2  an argument that cannot be used: unknown name, missing path, impossible combination
+  TargetError         3  nothing meets the target, or what was found does not hold
+  CheckError          3  a check of offramp's own failed: outputs that should agree differ
+  MissingError        4  a package, device, permission or disk space is missing
+  BundleError         5  a bundle or calibration is damaged, from another version, or no bundle at all
+  ModelError          5  a network that cannot be read, captured or cut
+  DataError           5  samples that do not fit the network: shape, dtype, NaN, labels, none at all
 """
 
 import importlib

@@ -108,8 +108,8 @@ def labelled(samples: tuple[np.ndarray, np.ndarray | None], source: str) -> tupl
 
 
 def _as_samples(value: Any, source: str) -> tuple[np.ndarray, np.ndarray | None]:
-    parts = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
-    arrays = [part.detach().cpu().numpy() if hasattr(part, "detach") else part for part in parts]
+    parts: Any = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
+    arrays: list[Any] = [part.detach().cpu().numpy() if hasattr(part, "detach") else part for part in parts]
     try:
         return np.asarray(arrays[0]), None if arrays[1] is None else np.asarray(arrays[1])
     except ValueError as error:
@@ -124,7 +124,7 @@ def _load_numpy(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         with loaded:
             if "x" not in loaded:
                 raise DataError(f"{path} has no array `x`; it has {', '.join(loaded.files) or 'none'}.")
-            return loaded["x"], loaded["y"] if "y" in loaded else None
+            return loaded["x"], loaded.get("y")
     except DataError:
         raise
     except PermissionError:

@@ -162,7 +162,8 @@ def bench(
 
 
 def _right(results: Sequence[Result], y: np.ndarray) -> np.ndarray:
-    return np.array([result.label for result in results]) == y
+    right: np.ndarray = np.array([result.label for result in results]) == y
+    return right
 
 
 def _row(name: str, results: Sequence[Result], y: np.ndarray) -> Row:

@@ -66,7 +66,9 @@ def calibrate(
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     x, y = check_samples(data, bundle.manifest)
     if len(x) < (least := max(20, 2 * bundle.manifest.classes)):
-        raise DataError(f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise.")
+        raise DataError(
+            f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise."
+        )
     variant = bundle.variant()
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
@@ -182,7 +184,11 @@ def _judge(point: OperatingPoint, static: StaticPoint | None, exits: int) -> tup
     early = f"early exit {point.latency_s * 1e6:.0f} us at {point.accuracy:.2%}"
     if static is None:
         return True, f"Use early exit: no static network keeps the target, {early}."
-    name = "the whole static network" if static.exit == exits - 1 else f"the static network that ends at exit {static.exit}"
+    name = (
+        "the whole static network"
+        if static.exit == exits - 1
+        else f"the static network that ends at exit {static.exit}"
+    )
     against = f"{name} {static.latency_s * 1e6:.0f} us at {static.accuracy:.2%}"
     if point.target.max_drop is not None:
         pays = point.latency_s < static.latency_s

@@ -53,9 +53,7 @@ def threshold_grid(score: np.ndarray, *, values: int = VALUES) -> tuple[np.ndarr
     values = max(3, min(values, int(VECTORS ** (1 / (exits - 1)))))
     share = np.linspace(0, 1, values - 1)[1:]
     return tuple(
-        np.unique(
-            np.concatenate([[0], np.quantile(score[:, k], share, method="higher"), [NEVER]]).astype(np.float32)
-        )
+        np.unique(np.concatenate([[0], np.quantile(score[:, k], share, method="higher"), [NEVER]]).astype(np.float32))
         for k in range(exits - 1)
     )
 
@@ -104,7 +102,9 @@ def choose(grid: Grid, target: Target) -> tuple[float, ...] | None:
     """
     if target.max_drop is not None:
         feasible = grid.drop + MARGIN * grid.drop_error <= target.max_drop
-        feasible[(-1,) * feasible.ndim] = True  # never leaving early is the last exit itself: no drop, and no error in it
+        feasible[(-1,) * feasible.ndim] = (
+            True  # never leaving early is the last exit itself: no drop, and no error in it
+        )
         first, second = grid.cost, grid.drop
     else:
         assert target.max_latency_s is not None
@@ -121,7 +121,7 @@ def choose(grid: Grid, target: Target) -> tuple[float, ...] | None:
 def exits_taken(score: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
     """Return the exit at which each sample leaves: int64 (N,) from scores (N, exits)."""
     sure = score[:, :-1] >= np.asarray(thresholds, np.float32)
-    return np.where(sure.any(axis=1), sure.argmax(axis=1), score.shape[1] - 1)
+    return np.asarray(np.where(sure.any(axis=1), sure.argmax(axis=1), score.shape[1] - 1))
 
 
 def _count_leaving(index: np.ndarray, sizes: Sequence[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ def paired_error(lost: np.ndarray, won: np.ndarray, n: int) -> np.ndarray:
         won: how many are right early and wrong at the last exit.
         n: how many samples there are.
     """
-    return np.sqrt(((lost + won + 2) - (lost - won) ** 2 / (n + 2)) / (n + 2) ** 2)
+    return np.asarray(np.sqrt(((lost + won + 2) - (lost - won) ** 2 / (n + 2)) / (n + 2) ** 2))
 
 
 def paired_drop(right: np.ndarray, right_full: np.ndarray) -> tuple[float, tuple[float, float]]:

@@ -42,10 +42,10 @@ def plan_stages(graph: ir.Graph, heads: list[Head]) -> list[Plan]:
         owner.update(dict.fromkeys(new, k))
         reads.append(sorted(crossing, key=lambda value: (order.get(value.producer(), -1), value.index() or 0)))  # type: ignore[arg-type]
     plans = []
-    for k, crossing in enumerate(reads):
+    for k, inputs in enumerate(reads):
         later = {value: None for values in reads[k + 1 :] for value in values}
         makes = [value for value in later if owner.get(value.producer()) == k]  # type: ignore[arg-type]
-        plans.append(Plan(crossing, makes, {node for node, stage in owner.items() if stage == k}))
+        plans.append(Plan(inputs, makes, {node for node, stage in owner.items() if stage == k}))
     return plans
 
 

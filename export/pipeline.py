@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +27,7 @@ ROWS = 3
 
 
 def export(
-    model: "Union[torch.nn.Module, str, os.PathLike[str]]",
+    model: "torch.nn.Module | str | os.PathLike[str]",
     example: Any,
     path: "str | os.PathLike[str]",
     *,
@@ -112,7 +112,9 @@ def _capture(model: Any, example: Any) -> tuple[Captured, np.ndarray]:
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"A network is a torch.nn.Module or the path of an .onnx file, not a {type(model).__name__}.")
     if example is None:
-        raise UsageError("A torch network needs an example: samples with their batch axis, such as torch.randn(1, 3, 32, 32).")
+        raise UsageError(
+            "A torch network needs an example: samples with their batch axis, such as torch.randn(1, 3, 32, 32)."
+        )
     golden = _golden(_as_array(example))
     return capture_torch(model, golden), golden
 
@@ -126,7 +128,9 @@ def _as_array(example: Any) -> np.ndarray:
         example = example.detach().cpu().numpy()
     array = np.asarray(example)
     if array.ndim < 2 or array.shape[0] == 0 or array.dtype.kind not in "fiub":
-        raise DataError(f"The example is {array.dtype} {array.shape}: it must be numbers with a batch axis first, (N, ...).")
+        raise DataError(
+            f"The example is {array.dtype} {array.shape}: it must be numbers with a batch axis first, (N, ...)."
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError("The example holds NaN or infinity.")
     return array
@@ -170,8 +174,8 @@ def _check_order(whole: ir.Model, captured: Captured, heads: Sequence[Head], mac
     for k in range(1, len(up_to)):
         if up_to[k] <= up_to[k - 1] and up_to[k - 1] > 0:
             raise ModelError(
-                f"Exit {names[k]} takes {up_to[k] / 1e6:.3g} million multiply-accumulates and the exit before it, {names[k - 1]}, "
-                f"{up_to[k - 1] / 1e6:.3g}: list the exits from the shallowest to the deepest, each once."
+                f"Exit {names[k]} takes {up_to[k] / 1e6:.3g} million multiply-accumulates and the exit before it, "
+                f"{names[k - 1]}, {up_to[k - 1] / 1e6:.3g}: list the exits from the shallowest to the deepest, each once."
             )
     return up_to
 

@@ -60,7 +60,7 @@ class _Bound(Struct):
     """The whole chain tied to memory for one batch size; `steps[k]` is (run, score, label, logits) of stage k."""
 
     views: dict[str, np.ndarray]
-    steps: list[tuple[Run, np.ndarray, np.ndarray, np.ndarray | None]]
+    steps: list[tuple[Run, Any, Any, Any]]
 
 
 class Net:
@@ -82,7 +82,7 @@ class Net:
         logits: bool,
         point: OperatingPoint | None = None,
     ) -> None:
-        self.exits = tuple(point_.name for point_ in exits)
+        self.exits = tuple(exit_.name for exit_ in exits)
         self.point = point
         self._compiled = list(compiled)
         self._stages = list(stages)
@@ -161,7 +161,9 @@ class Net:
         n = x.shape[0]
         label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
         score = np.empty(n, np.float32)
-        logits = np.empty((n, *self._single.views[self._outputs[0].logits].shape[1:]), np.float32) if self._logits else None
+        logits = (
+            np.empty((n, *self._single.views[self._outputs[0].logits].shape[1:]), np.float32) if self._logits else None
+        )
         for first in range(0, n, CHUNK):
             part = slice(first, first + CHUNK)
             self._leave(x[part], label[part], score[part], exit_[part], None if logits is None else logits[part])

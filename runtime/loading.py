@@ -46,7 +46,9 @@ def load(
     found = _find_calibration(bundle, calibration)
     if found is None:
         if point is not None:
-            raise UsageError(f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate")
+            raise UsageError(
+                f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
+            )
         warnings.warn(
             f"{bundle.path} has no calibration: every input runs to the last exit. Run: offramp calibrate",
             UncalibratedWarning,
@@ -55,7 +57,9 @@ def load(
         return load_uncalibrated(bundle, device, threads=threads, logits=logits)
     chosen = _choose_point(found, point)
     variant = _variant_of(bundle, found)
-    if device in PACKAGES and (differing := differences(fingerprint(engine=PACKAGES[device], threads=threads), found.fingerprint)):
+    if device in PACKAGES and (
+        differing := differences(fingerprint(engine=PACKAGES[device], threads=threads), found.fingerprint)
+    ):
         warnings.warn(
             f"The calibration was made elsewhere ({'; '.join(differing)}): its latencies do not hold here. "
             "Calibrate on this device.",
@@ -71,7 +75,12 @@ def load_uncalibrated(bundle: Bundle, device: str = "cpu", *, threads: int = 1, 
 
 
 def load_static(
-    path: str | os.PathLike[str] | Bundle, device: str = "cpu", *, exit: int = -1, threads: int = 1, logits: bool = False
+    path: str | os.PathLike[str] | Bundle,
+    device: str = "cpu",
+    *,
+    exit: int = -1,
+    threads: int = 1,
+    logits: bool = False,
 ) -> Net:
     """Load the static network that ends at one exit, without the earlier heads: what a product without early exit runs.
 
@@ -149,5 +158,7 @@ def _variant_of(bundle: Bundle, calibration: Calibration) -> Variant:
         )
     for name, point in calibration.points.items():
         if len(point.thresholds) != len(variant.exits) - 1:
-            raise BundleError(f"Operating point {name!r} has {len(point.thresholds)} thresholds for {len(variant.exits)} exits.")
+            raise BundleError(
+                f"Operating point {name!r} has {len(point.thresholds)} thresholds for {len(variant.exits)} exits."
+            )
     return variant

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
 from offramp.export import export
 from offramp.runtime import load
@@ -31,7 +30,9 @@ def whole_way(network: Any, calibration: Samples, test: Samples, output: Path, *
     point = found.points["default"]
     low, high = point.drop_interval
     print(f"  {found.verdict}")
-    print(f"  on the half of the samples that did not choose: drop {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}")
+    print(
+        f"  on the half of the samples that did not choose: drop {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}"
+    )
     if not point.met:
         print("  the target is missed there: give more samples, or a wider limit")
 
@@ -64,7 +65,9 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
         label="static networks, one per exit (calibration samples)",
     )
     for static in statics:
-        left.annotate(f"exit {static.exit}", (static.latency_s * 1e3, static.accuracy * 100), (6, -12), textcoords="offset points")
+        left.annotate(
+            f"exit {static.exit}", (static.latency_s * 1e3, static.accuracy * 100), (6, -12), textcoords="offset points"
+        )
     for row, color, name in (
         (benchmark.whole, "tab:blue", "whole static network (test samples)"),
         (benchmark.early, "tab:red", f"early exit (test samples): {benchmark.speedup:.1f} times as fast"),
@@ -77,7 +80,9 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
     exits = np.arange(len(benchmark.exit_shares))
     right.bar(exits - 0.2, [100 * share for share in benchmark.exit_shares], 0.4, color="tab:red", label="measured")
     if benchmark.predicted_shares is not None:
-        right.bar(exits + 0.2, [100 * share for share in benchmark.predicted_shares], 0.4, color="0.7", label="predicted")
+        right.bar(
+            exits + 0.2, [100 * share for share in benchmark.predicted_shares], 0.4, color="0.7", label="predicted"
+        )
     right.set(xlabel="exit", ylabel="samples that leave there, %", xticks=exits)
     right.legend(fontsize=8)
     figure.savefig(path, dpi=110)

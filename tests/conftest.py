@@ -4,7 +4,6 @@ import sys
 import networks
 import numpy as np
 import pytest
-
 from offramp.bundle import Target
 from offramp.calibrate import calibrate
 from offramp.export import export
@@ -22,7 +21,7 @@ def zoo(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dense_onnx(tmp_path_factory):
-    return networks.write_onnx(tmp_path_factory.mktemp("onnx") / "dense.onnx")
+    return networks.write_onnx(tmp_path_factory.mktemp("onnx", numbered=True) / "dense.onnx")
 
 
 @pytest.fixture

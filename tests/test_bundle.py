@@ -4,7 +4,6 @@ import sys
 
 import msgspec
 import pytest
-
 from offramp.bundle import (
     File,
     Target,
@@ -35,7 +34,9 @@ def test_a_whole_bundle_passes(dense):
 
 def test_a_newer_schema_is_refused_with_both_versions(dense):
     edit(manifest_of(dense), lambda m: m.update(schema=7, offramp="9.1"))
-    with pytest.raises(BundleError, match=r"manifest.json has schema 7, written by offramp 9\.1; this is offramp .*schema 1"):
+    with pytest.raises(
+        BundleError, match=r"manifest.json has schema 7, written by offramp 9\.1; this is offramp .*schema 1"
+    ):
         open_bundle(dense.path)
 
 
@@ -147,7 +148,9 @@ def test_a_damaged_calibration_is_named(calibrated):
         load(calibrated.path)
 
 
-@pytest.mark.parametrize("limits", [{}, {"max_drop": 0.01, "max_latency_s": 1.0}, {"max_drop": 1.0}, {"max_latency_s": 0}])
+@pytest.mark.parametrize(
+    "limits", [{}, {"max_drop": 0.01, "max_latency_s": 1.0}, {"max_drop": 1.0}, {"max_latency_s": 0}]
+)
 def test_a_target_is_one_limit_in_its_range(limits):
     with pytest.raises(UsageError):
         Target(**limits)
@@ -185,7 +188,16 @@ def rewrite(bundle, content):
         return commit(bundle.path, folder, fill(folder, bundle.manifest, content))
 
 
-FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree", "tempfile.mkstemp"}
+FILE_EVENTS = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.chmod",
+    "shutil.rmtree",
+    "tempfile.mkstemp",
+}
 
 
 def killed_at(step, work):

@@ -15,10 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from offramp.sources import load_network
 from PIL import Image
 from whole_way import whole_way
-
-from offramp.sources import load_network
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -29,7 +28,7 @@ def read_images(path: Path, rows: np.ndarray | None = None) -> tuple[np.ndarray,
         jpeg, offset, label = file["jpeg"], file["offset"], file["label"]
     rows = np.arange(len(label)) if rows is None else rows
     images = [np.asarray(Image.open(io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes()))) for i in rows]
-    x = (np.stack(images).astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    x = (np.stack(images).astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), label[rows].astype(np.int64)
 
 
@@ -37,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", required=True, help="file.py:function or model.onnx")
     parser.add_argument("--data", required=True, type=Path, help="folder of cifar10_train.npz and cifar10_test.npz")
-    parser.add_argument("--output", type=Path, default=Path("build/cifar10"), help="folder for the bundle and the picture")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/cifar10"), help="folder for the bundle and the picture"
+    )
     parser.add_argument("--seed", type=int, default=0, help="draws the calibration images")
     parser.add_argument("--calibration", type=int, default=5000, help="how many training images calibrate")
     parser.add_argument("--test", type=int, help="how many test images judge; all by default")

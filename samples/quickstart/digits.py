@@ -30,7 +30,8 @@ class Head(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         side = x.shape[-1] // 2
-        return self.out(F.max_pool2d(x, side).flatten(1))
+        logits: torch.Tensor = self.out(F.max_pool2d(x, side).flatten(1))
+        return logits
 
 
 class Digits(nn.Module):
@@ -93,10 +94,11 @@ def train(*, epochs: int = EPOCHS, images: int = TRAIN) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.004, total_steps=steps)
     for epoch in range(epochs):
-        for rows in torch.randperm(len(x))[: len(x) // batch * batch].split(batch):
+        for rows in torch.randperm(len(x))[: len(x) // batch * batch].reshape(-1, batch):
             shift = torch.randint(-2, 3, (2,)).tolist()
             exits = net(torch.roll(x[rows], shift, (2, 3)))
-            loss = sum(w * F.cross_entropy(z, y[rows]) for w, z in zip(EXIT_WEIGHTS, exits, strict=True))
+            losses = [w * F.cross_entropy(z, y[rows]) for w, z in zip(EXIT_WEIGHTS, exits, strict=True)]
+            loss = torch.stack(losses).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,4 +1,7 @@
-"""Train a multi-exit network on handwritten digits, then export, calibrate, run and compare it: `python samples/quickstart/quickstart.py`."""
+"""Train a multi-exit network on handwritten digits, then export, calibrate, run and compare it.
+
+python samples/quickstart/quickstart.py
+"""
 
 import argparse
 import sys

@@ -3,7 +3,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-
 from offramp.bundle import open_bundle
 from offramp.errors import CheckError, DataError, ModelError, UsageError
 from offramp.export import export

@@ -1,7 +1,6 @@
 import networks
 import numpy as np
 import pytest
-
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime import UncalibratedWarning, load, load_static

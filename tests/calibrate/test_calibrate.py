@@ -1,0 +1,140 @@
+import json
+
+import numpy as np
+import pytest
+from offramp.bundle import Target, read_calibration
+from offramp.calibrate import bench, calibrate
+from offramp.calibrate.search import exits_taken
+from offramp.errors import DataError, MissingError, TargetError, UsageError
+from offramp.runtime import load
+from offramp.runtime.loading import load_uncalibrated
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.3)
+
+
+def test_the_figures_come_from_the_half_that_did_not_choose(dense, labelled):
+    x, y = labelled
+    found = calibrate(dense, labelled, Target(max_drop=0.05), seed=3)
+    point = found.points["default"]
+    assert (found.select_samples, found.report_samples) == (400, 400)
+    report = np.random.default_rng(3).permutation(len(x))[400:]
+    answers = load_uncalibrated(dense).every_exit(x[report])
+    taken = exits_taken(answers.score, point.thresholds)
+    right = answers.label == y[report, None]
+    early = right[np.arange(400), taken]
+    assert point.accuracy == early.mean() and point.full_accuracy == right[:, -1].mean()
+    assert point.drop == pytest.approx(right[:, -1].mean() - early.mean())
+    assert point.drop_interval[0] < point.drop < point.drop_interval[1]
+    assert point.exit_shares == tuple(np.bincount(taken, minlength=3) / 400)
+    assert point.latency_s == pytest.approx(np.dot(point.exit_shares, found.exit_latency_s))
+
+
+def test_the_loaded_network_leaves_where_the_calibration_said(calibrated, labelled):
+    point = read_calibration(calibrated.calibrations()[0]).points["default"]
+    net, x = load(calibrated.path), labelled[0]
+    answers = net.every_exit(x)
+    assert net.point == point
+    assert [net(sample).exit for sample in x[:200]] == exits_taken(answers.score, point.thresholds)[:200].tolist()
+
+
+def test_costs_rise_with_the_exit_and_the_fingerprint_is_there(calibrated):
+    found = read_calibration(calibrated.calibrations()[0])
+    assert list(found.exit_latency_s) == sorted(found.exit_latency_s)
+    assert {"architecture", "cpu", "engine"} <= set(found.fingerprint)
+    assert len(found.statics) == 3 and 0 <= found.best_single <= 2
+
+
+def test_a_network_too_small_to_gain_is_told_not_to_use_early_exit(dense, labelled):
+    # 336 multiply-accumulates a stage: every call costs more than it can save
+    x, y = labelled
+    y = load_uncalibrated(dense).every_exit(x).label[:, -1]
+    found = calibrate(dense, (x, y), Target(max_drop=0.0))
+    assert not found.pays and found.verdict.startswith("Do not use early exit here")
+
+
+def test_the_best_accuracy_under_a_latency(dense, labelled):
+    generous = calibrate(dense, labelled, Target(max_latency_s=1.0)).points["default"]
+    assert generous.met and generous.latency_s < 1
+    with pytest.raises(TargetError, match=r"No thresholds give the best accuracy .* takes \d+ us on this device"):
+        calibrate(dense, labelled, Target(max_latency_s=1e-9))
+
+
+def test_a_target_that_nothing_meets_leaves_the_bundle_as_it_was(calibrated, labelled):
+    before = calibrated.calibrations()[0].read_bytes()
+    with pytest.raises(TargetError):
+        calibrate(calibrated, labelled, Target(max_latency_s=1e-9))
+    assert calibrated.calibrations()[0].read_bytes() == before
+
+
+def test_a_calibration_may_be_stored_elsewhere(dense, labelled, tmp_path):
+    calibrate(dense, labelled, Target(max_drop=0.05), output=tmp_path / "board.json")
+    assert not dense.calibrations() and load(dense, calibration=tmp_path / "board.json").point
+
+
+def test_it_is_stored_as_readable_json(calibrated):
+    content = json.loads(calibrated.calibrations()[0].read_text())
+    assert content["points"]["default"]["target"] == {"max_drop": 0.05, "max_latency_s": None}
+
+
+def test_progress_is_told(dense, labelled):
+    seen = []
+    calibrate(dense, labelled, Target(max_drop=0.05), progress=lambda *step: seen.append(step))
+    assert {what for what, _, _ in seen} == {"recording", "measuring"}
+    assert all(0 <= done <= total for _, done, total in seen)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (x[:0], y[:0]), "empty"),
+        (lambda x, y: (x[:10], y[:10]), "10 samples"),
+        (lambda x, y: (x[:, :4], y), r"shape \(4,\); the network takes \(16,\)"),
+        (lambda x, y: (np.where(np.arange(len(x))[:, None] == 7, np.nan, x), y), "Sample 7 holds NaN"),
+        (lambda x, y: (x, y + 1), "Label 5 of sample .* 0 to 4"),
+        (lambda x, y: (x, -y), "is not one of the network's classes"),
+        (lambda x, y: (x, y[:-1]), "one label per sample"),
+        (lambda x, y: (x, y.astype(float)), "whole numbers"),
+        (lambda x, y: (x.astype(int), y), "takes float32"),
+        (lambda x, y: (np.array("x"), y), "empty"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(dense, labelled, change, words):
+    with pytest.raises(DataError, match=words):
+        calibrate(dense, change(*labelled), Target(max_drop=0.05))
+    assert not dense.calibrations()
+
+
+def test_a_device_that_is_not_there(dense, labelled):
+    with pytest.raises(MissingError, match="no device 'npu'"):
+        calibrate(dense, labelled, Target(max_drop=0.05), device="npu")
+
+
+def test_bench_compares_on_the_same_samples(calibrated, labelled):
+    x, y = labelled
+    result = bench(calibrated, (x[:300], y[:300]))
+    assert result.samples == 300 and sum(result.exit_shares) == pytest.approx(1)
+    assert result.drop == pytest.approx(result.whole.accuracy - result.early.accuracy)
+    assert result.predicted_s == pytest.approx(np.dot(result.exit_shares, result.exit_latency_s))
+    assert result.prediction_error == pytest.approx(result.predicted_s / result.early.mean_s - 1)
+    assert result.speedup == pytest.approx(result.whole.mean_s / result.early.mean_s)
+    assert result.early.p50_s <= result.early.p90_s <= result.early.p99_s
+    assert "early exit" in str(result) and "paired 95 % interval" in str(result)
+
+
+def test_bench_says_when_early_exit_loses(dense, labelled):
+    x, y = labelled
+    with pytest.warns(UserWarning, match="no calibration"):
+        result = bench(dense, (x[:200], y[:200]))
+    assert result.speedup < 1 and result.verdict.startswith("Early exit loses here")
+    assert result.predicted_shares is None and result.single is None and result.drop == 0
+
+
+def test_bench_refuses_a_calibration_that_names_no_such_exit(calibrated, labelled):
+    path = calibrated.calibrations()[0]
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"best_single": 9}))
+    with pytest.raises(UsageError, match="names exit 9"):
+        bench(calibrated, labelled)

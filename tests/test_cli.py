@@ -1,0 +1,219 @@
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import networks
+import numpy as np
+import pytest
+from PIL import Image
+
+NETWORK = """
+import sys; sys.path.insert(0, {tests!r})
+import networks, numpy
+def network(): return networks.build(networks.Plain)
+def wrong(): return 1 / 0
+def pairs(): return networks.samples(60), numpy.arange(60) % networks.CLASSES
+"""
+
+
+def offramp(*arguments, **options):
+    command = [sys.executable, "-c", "from offramp.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def clear_message(done, code, *words):
+    """One message on stderr, nothing on stdout, the right exit code and no traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    messages = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(messages) == 1, done.stderr
+    for word in words:
+        assert word in messages[0], messages[0]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, dense_onnx, labelled):
+    folder = tmp_path_factory.mktemp("cli")
+    x, y = labelled
+    np.savez(folder / "data.npz", x=x, y=y)
+    np.savez(folder / "shape.npz", x=x[:, :3], y=y)
+    np.savez(folder / "nan.npz", x=np.where(np.arange(len(x))[:, None] == 3, np.nan, x), y=y)
+    np.savez(folder / "empty.npz", x=x[:0], y=y[:0])
+    np.savez(folder / "labels.npz", x=x, y=y + 40)
+    np.savez(folder / "unlabelled.npz", x=x)
+    (folder / "text.onnx").write_text("this is no network")
+    (folder / "text.npz").write_text("this is no archive")
+    (folder / "net.py").write_text(NETWORK.format(tests=os.path.dirname(networks.__file__)))
+    (folder / "bad.offramp").mkdir()
+    (folder / "bad.offramp" / "manifest.json").write_text('{"schema": 1')
+    (folder / "images" / "a").mkdir(parents=True)
+    done = offramp("export", dense_onnx, "-o", folder / "dense.offramp")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+WRONG = [
+    # no file
+    (["export", "{f}/nowhere.onnx", "-o", "{f}/x.offramp"], 2, ["There is no file", "nowhere.onnx"]),
+    (["run", "{f}/nowhere.offramp", "{f}/data.npz"], 2, ["There is no bundle", "nowhere.offramp"]),
+    (["run", "{f}/dense.offramp", "{f}/nowhere.npz"], 2, ["There is no file", "nowhere.npz"]),
+    # a directory
+    (["export", "{f}", "-o", "{f}/x.offramp"], 2, ["file.py:function or model.onnx"]),
+    (["run", "{f}/images", "{f}/data.npz"], 5, ["is not an offramp bundle"]),
+    (["run", "{f}/dense.offramp", "{f}/images"], 5, ["no images"]),
+    # a file that is not what its name says
+    (["export", "{f}/text.onnx", "-o", "{f}/x.offramp"], 5, ["text.onnx is not an ONNX file"]),
+    (["run", "{f}/dense.offramp", "{f}/text.npz"], 5, ["text.npz is not a readable NumPy file"]),
+    (["run", "{f}/dense.offramp", "{f}/text.onnx"], 2, ["Samples come from"]),
+    # wrong shapes, NaN, empty, labels
+    (["calibrate", "{f}/dense.offramp", "{f}/shape.npz", "--max-drop", "0.1"], 5, ["(3,)", "(16,)"]),
+    (["run", "{f}/dense.offramp", "{f}/shape.npz"], 5, ["(16,)", "(3,)"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/nan.npz", "--max-drop", "0.1"], 5, ["Sample 3", "NaN"]),
+    (["run", "{f}/dense.offramp", "{f}/nan.npz"], 5, ["Sample 3", "NaN"]),
+    (["bench", "{f}/dense.offramp", "{f}/empty.npz"], 5, ["data set is empty"]),
+    (["run", "{f}/dense.offramp", "{f}/empty.npz"], 5, ["no samples"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/labels.npz", "--max-drop", "0.1"], 5, ["Label 4", "0 to 4"]),
+    (["bench", "{f}/dense.offramp", "{f}/unlabelled.npz"], 5, ["no labels"]),
+    # unknown flag, command, value
+    (["run", "{f}/dense.offramp", "{f}/data.npz", "--fast"], 2, ["--fast"]),
+    (["banch", "{f}/dense.offramp"], 2, ["bench"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/data.npz"], 2, ["max_drop or max_latency_s"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-drop", "5"], 2, ["0.01 is one percent"]),
+    (["export", "{f}/net.py:network", "-o", "{f}/x.offramp"], 2, ["--shape"]),
+    (["export", "{f}/net.py:network", "-o", "{f}/x.offramp", "--shape", "3xx"], 2, ["3x32x32"]),
+    (["export", "{f}/net.py:netwrok", "-o", "{f}/x.offramp", "--shape", "3x16x16"], 2, ["Did you mean 'network'"]),
+    (["export", "{f}/net.py:wrong", "-o", "{f}/x.offramp", "--shape", "3x16x16"], 5, ["line 5", "ZeroDivisionError"]),
+    (["run", "{f}/dense.offramp", "{f}/data.npz", "--device", "tpu"], 4, ["no device 'tpu'"]),
+    # unreadable bundle
+    (["run", "{f}/bad.offramp", "{f}/data.npz"], 5, ["manifest.json is not a valid manifest"]),
+    (["inspect", "{f}/bad.offramp"], 5, ["manifest.json is not a valid manifest"]),
+    # read-only output: nobody writes into /proc
+    (["export", "{f}/../onnx0/dense.onnx", "-o", "/proc/x.offramp"], 4, ["Cannot write", "permissions"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-drop", ".1", "-o", "/proc/c.json"], 4, ["Cannot write"]),
+    (["export", "{f}/../onnx0/dense.onnx", "-o", "{f}/data.npz"], 2, ["is a file"]),
+    # nothing meets it
+    (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-latency-ms", "1e-9"], 3, ["No thresholds give"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"), WRONG, ids=[" ".join(a).replace("{f}/", "") for a, _, _ in WRONG]
+)
+def test_a_wrong_call_gives_one_clear_message(files, arguments, code, words):
+    done = offramp(*(argument.format(f=files) for argument in arguments))
+    if "no calibration" in done.stderr:
+        done.stderr = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("Note: "))
+    clear_message(done, code, *words)
+    assert not (files / "x.offramp").exists()
+
+
+def test_the_whole_way_by_commands(files, tmp_path):
+    bundle = tmp_path / "b.offramp"
+    manifest = json.loads(
+        offramp("export", files / "net.py:network", "--shape", "3x16x16", "-o", bundle, "--json").stdout
+    )
+    assert manifest["classes"] == networks.CLASSES
+    data = f"{files / 'net.py'}:pairs"
+    done = offramp("calibrate", bundle, data, "--max-drop", "0.2", "--json")
+    calibration = json.loads(done.stdout)
+    point = calibration["points"]["default"]
+    assert done.returncode == (0 if point["met"] else 3) and len(point["thresholds"]) == 2
+    results = json.loads(offramp("run", bundle, data, "--json").stdout)
+    assert len(results) == 60 and set(results[0]) == {"label", "score", "exit", "latency_s", "logits"}
+    benchmark = json.loads(offramp("bench", bundle, data, "--json").stdout)
+    assert benchmark["samples"] == 60
+    shown = json.loads(offramp("inspect", bundle, "--json").stdout)
+    assert shown["manifest"] == manifest and shown["calibrations"]["default"] == calibration
+    for command in (["inspect", bundle], ["bench", bundle, data], ["run", bundle, data]):
+        done = offramp(*command)
+        assert done.returncode == 0 and done.stderr == "" and done.stdout
+
+
+def test_messages_go_to_stderr_and_results_to_stdout(files):
+    done = offramp("run", files / "dense.offramp", files / "data.npz")
+    assert done.stderr.startswith("Note: ") and "no calibration" in done.stderr
+    assert done.stdout.splitlines()[0].split() == ["sample", "label", "score", "exit", "latency", "us"]
+    assert len(done.stdout.splitlines()) == 801
+
+
+def test_doctor_says_what_runs(files):
+    report = json.loads(offramp("doctor", "--json").stdout)
+    assert report["engines"][0]["version"] and report["extras"]["onnxruntime"]
+    assert "onnxruntime" in offramp("doctor").stdout
+
+
+def test_doctor_without_an_engine_ends_with_4():
+    code = "import sys; sys.modules['onnxruntime'] = None; from offramp.cli import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 4 and "pip install 'offramp[onnxruntime]'" in done.stdout
+    assert "No engine runs here" in done.stderr
+
+
+def test_inspect_reads_every_byte(files, tmp_path):
+    assert offramp("export", files / "../onnx0/dense.onnx", "-o", tmp_path / "b.offramp").returncode == 0
+    path = tmp_path / "b.offramp/variants/fp32/golden.npz"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    clear_message(offramp("inspect", tmp_path / "b.offramp"), 5, "golden.npz is damaged")
+
+
+def test_an_interrupted_command_ends_with_130(files):
+    command = "from offramp.cli import main; main()"
+    arguments = ["calibrate", files / "dense.offramp", files / "data.npz", "--max-drop", "0.1"]
+    running = subprocess.Popen(
+        [sys.executable, "-c", command, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(4)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=30)
+    assert (running.returncode, out, err.strip()) == (130, "", "Interrupted.")
+
+
+def test_progress_is_shown_to_a_person(files):
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from offramp.cli import main; main()",
+            "bench",
+            files / "dense.offramp",
+            files / "data.npz",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the terminal closed with the process
+            break
+        shown += part
+    out, _ = done.communicate()
+    assert done.returncode == 0 and b"measuring" in shown and b"measuring" not in out
+
+
+def test_a_reader_that_leaves_early_is_no_failure(files):
+    command = f"{sys.executable} -c 'from offramp.cli import main; main()' run {files}/dense.offramp {files}/data.npz 2>/dev/null"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_images_run_on_a_network_that_takes_images(files, tmp_path):
+    bundle = tmp_path / "b.offramp"
+    assert offramp("export", files / "net.py:network", "--shape", "3x16x16", "-o", bundle).returncode == 0
+    for name, colour in (("cat", 10), ("dog", 240)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(15):
+            Image.new("RGB", (40 + i, 30), (colour, i, 0)).save(tmp_path / "set" / name / f"{i}.png")
+    assert len(json.loads(offramp("run", bundle, tmp_path / "set", "--json").stdout)) == 30
+    assert len(json.loads(offramp("run", bundle, tmp_path / "set/cat/3.png", "--json").stdout)) == 1
+    done = offramp("bench", bundle, tmp_path / "set", "--json")
+    assert json.loads(done.stdout)["samples"] == 30
+    (tmp_path / "set/dog/3.png").write_text("no image")
+    clear_message(offramp("run", bundle, tmp_path / "set"), 5, "3.png is not a readable image")

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from offramp.bundle import Tensor
+from offramp.errors import DataError, ModelError, UsageError
+from offramp.sources import call_function, load_network, load_samples
+
+CHW = Tensor(name="x", dtype="float32", shape=(None, 3, 4, 6))
+HWC = Tensor(name="x", dtype="uint8", shape=(None, 4, 6, 1))
+
+
+def test_images_come_in_the_layout_of_the_network(tmp_path):
+    Image.fromarray(np.full((8, 12, 3), [255, 0, 51], np.uint8)).save(tmp_path / "red.png")
+    x, y = load_samples(str(tmp_path / "red.png"), CHW)
+    assert y is None and x.shape == (1, 3, 4, 6) and x.dtype == np.float32
+    assert np.allclose(x[0, :, 0, 0], [1, 0, 0.2])
+    x, _ = load_samples(str(tmp_path / "red.png"), HWC)
+    assert x.shape == (1, 4, 6, 1) and x.dtype == np.uint8
+
+
+def test_class_folders_are_labelled_in_their_sorted_order(tmp_path):
+    for name in ("b", "a", "c"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (6, 4)).save(tmp_path / name / "1.png")
+    (tmp_path / "a" / "notes.txt").touch()
+    x, y = load_samples(str(tmp_path), CHW)
+    assert y is not None and y.tolist() == [0, 1, 2] and len(x) == 3
+
+
+def test_a_network_that_takes_no_images_is_not_given_any(tmp_path):
+    Image.new("L", (6, 4)).save(tmp_path / "1.png")
+    with pytest.raises(DataError, match="no images"):
+        load_samples(str(tmp_path), Tensor(name="x", dtype="float32", shape=(None, 16)))
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="not a readable NumPy file"):
+        load_samples(str(tmp_path / "x.npy"))
+
+
+def test_an_archive_without_x_lists_what_it_has(tmp_path):
+    np.savez(tmp_path / "d.npz", images=np.zeros(3))
+    with pytest.raises(DataError, match="no array `x`; it has images"):
+        load_samples(str(tmp_path / "d.npz"))
+
+
+def test_a_function_may_import_its_neighbours_and_return_tensors(tmp_path):
+    (tmp_path / "neighbour.py").write_text("import torch\nX = torch.zeros(3, 2)")
+    (tmp_path / "data.py").write_text("def get():\n    import neighbour\n    return neighbour.X, [0, 1, 1]")
+    x, y = load_samples(f"{tmp_path}/data.py:get")
+    assert x.shape == (3, 2) and y is not None and y.tolist() == [0, 1, 1]
+
+
+def test_a_function_that_fails_names_its_line(tmp_path):
+    (tmp_path / "data.py").write_text("def get():\n    x = 1\n    return x.nothing")
+    with pytest.raises(ModelError, match=r"data.py:get failed in line 3: AttributeError"):
+        call_function(f"{tmp_path}/data.py:get")
+    (tmp_path / "broken.py").write_text("def get(:")
+    with pytest.raises(ModelError, match="SyntaxError"):
+        call_function(f"{tmp_path}/broken.py:get")
+
+
+def test_other_names_say_what_is_taken():
+    with pytest.raises(UsageError, match=r"file.py:function or model.onnx"):
+        load_network("resnet18")
