@@ -27,7 +27,7 @@ from msgspec import Meta, Struct
 
 from . import __version__
 from .errors import BundleError, MissingError, UsageError, unknown
-from .files import explained, hash_file, sync, write_atomically
+from .files import check_writable, explained, hash_file, sync, write_atomically
 
 SCHEMA = 1
 NEVER = 2.0
@@ -300,8 +300,7 @@ def write_calibration(path: str | os.PathLike[str], calibration: Calibration) ->
         MissingError: the place cannot be written.
     """
     path = Path(path)
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     write_atomically(path, _encode(calibration))
 
 

@@ -49,6 +49,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         sync(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """See that a file can be written at `path` before long work that ends in it; makes its folder where that is missing.
+
+    Raises:
+        MissingError: it cannot.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        os.close(descriptor)
+        Path(temporary).unlink()
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn an operating system's refusal to write below `path` into a MissingError that names it."""

@@ -18,6 +18,7 @@ from ..bundle import (
 )
 from ..devices import fingerprint
 from ..errors import DataError, TargetError
+from ..files import check_writable
 from ..runtime import EveryExit, Net, load_static
 from ..runtime.engines import PACKAGES
 from ..runtime.loading import load_uncalibrated
@@ -69,6 +70,8 @@ def calibrate(
         raise DataError(
             f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise."
         )
+    output = Path(output) if output else bundle.path / "calibrations" / "default.json"
+    check_writable(output)
     variant = bundle.variant()
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
@@ -109,7 +112,7 @@ def calibrate(
         verdict=verdict,
         points={"default": point},
     )
-    write_calibration(Path(output) if output else bundle.path / "calibrations" / "default.json", calibration)
+    write_calibration(output, calibration)
     return calibration
 
 

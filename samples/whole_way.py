@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
 from offramp.export import export
 from offramp.runtime import load

@@ -1,12 +1,14 @@
 import subprocess
 import sys
 
-import networks
 import numpy as np
 import pytest
+
 from offramp.bundle import Target
 from offramp.calibrate import calibrate
 from offramp.export import export
+
+import networks
 
 
 @pytest.fixture(scope="session")

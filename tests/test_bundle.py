@@ -4,6 +4,7 @@ import sys
 
 import msgspec
 import pytest
+
 from offramp.bundle import (
     File,
     Target,

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import networks
 import numpy as np
 import pytest
 from PIL import Image
+
+import networks
 
 NETWORK = """
 import sys; sys.path.insert(0, {tests!r})
@@ -20,9 +22,13 @@ def pairs(): return networks.samples(60), numpy.arange(60) % networks.CLASSES
 """
 
 
-def offramp(*arguments, **options):
-    command = [sys.executable, "-c", "from offramp.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
+BRIEF = "import offramp.calibrate.calibration as c; c.MEASURE_S = 0.2; from offramp.cli import main; main()"
+
+
+def offramp(*arguments):
+    """Run the command line in a process of its own; what calibrates measures briefly."""
+    code = BRIEF if arguments[0] == "calibrate" else "from offramp.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
 
 def clear_message(done, code, *words):
@@ -47,7 +53,7 @@ def files(tmp_path_factory, dense_onnx, labelled):
     np.savez(folder / "unlabelled.npz", x=x)
     (folder / "text.onnx").write_text("this is no network")
     (folder / "text.npz").write_text("this is no archive")
-    (folder / "net.py").write_text(NETWORK.format(tests=os.path.dirname(networks.__file__)))
+    (folder / "net.py").write_text(NETWORK.format(tests=str(Path(networks.__file__).parent)))
     (folder / "bad.offramp").mkdir()
     (folder / "bad.offramp" / "manifest.json").write_text('{"schema": 1')
     (folder / "images" / "a").mkdir(parents=True)

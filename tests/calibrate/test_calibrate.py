@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+
 from offramp.bundle import Target, read_calibration
 from offramp.calibrate import bench, calibrate
 from offramp.calibrate.search import exits_taken

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from offramp.calibrate.statistics import paired_drop
 
 

@@ -1,12 +1,14 @@
-import networks
 import numpy as np
 import onnx
 import pytest
 import torch
+
 from offramp.bundle import open_bundle
 from offramp.errors import CheckError, DataError, ModelError, UsageError
 from offramp.export import export
 from offramp.runtime.loading import load_uncalibrated
+
+import networks
 
 
 def torch_logits(net, x):

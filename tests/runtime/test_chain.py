@@ -1,10 +1,12 @@
-import networks
 import numpy as np
 import pytest
+
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime import UncalibratedWarning, load, load_static
 from offramp.runtime.loading import load_uncalibrated
+
+import networks
 
 
 def draw(n, seed=0):

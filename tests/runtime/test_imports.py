@@ -14,6 +14,7 @@ def test_the_runtime_loads_no_torch_no_onnx_and_no_command_line(python):
 
 def test_a_calibrated_bundle_runs_where_torch_and_onnx_cannot_be_imported(calibrated, labelled, python):
     import numpy as np
+
     from offramp.runtime import load
 
     x = labelled[0][:50]
