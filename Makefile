@@ -3,16 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 PACKAGES := '.[export,calibrate,report]' mlxtend pytest ruff mypy
 
-.PHONY: demo test lint test-hardware clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -m "not hardware"
-
-test-hardware: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -m hardware
+	$(VENV)/bin/python -m pytest
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

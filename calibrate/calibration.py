@@ -27,7 +27,7 @@ from .samples import Progress, check_samples, no_progress
 from .search import MARGIN, choose, evaluate_grid, exits_taken, threshold_grid
 from .statistics import paired_drop, paired_error
 
-MEASURE_S = 10.0
+MEASURE_S = 6.0
 """Time spent on measuring latencies."""
 
 

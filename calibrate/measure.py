@@ -10,6 +10,7 @@ that seldom runs is cold when it does: forced in equal shares, they took 6 to 9 
 No sample is discarded: what an outlier does to one contender it does to all.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
@@ -21,6 +22,9 @@ from .samples import Progress
 
 BLOCK = 16
 """Samples per turn."""
+
+LEAST = 8
+"""Blocks that are measured however slow the network is."""
 
 Turn = Callable[[np.ndarray], Sequence[Sequence[Result]]]
 """Runs a block of samples; gives for each of its contenders one result per sample."""
@@ -35,16 +39,15 @@ def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator) 
         rng: draws the exits.
     """
     count = len(net.exits)
-    forced = [tuple([NEVER] * k + [0.0] * (count - 1 - k)) for k in range(count)]
+    forced = [copy.copy(net) for _ in range(count)]  # these share the chain's stages and memory
+    for k, chain in enumerate(forced):
+        chain.thresholds = [NEVER] * k + [0.0] * (count - 1 - k)
 
     def turn(x: np.ndarray) -> Sequence[Sequence[Result]]:
         results: list[list[Result]] = [[] for _ in range(count)]
-        before = net.thresholds
         drawn = np.concatenate([np.arange(count), rng.choice(count, 2 * BLOCK, p=shares)])
         for i, k in enumerate(rng.permutation(drawn)):
-            net.thresholds = forced[k]
-            results[k].append(net(x[i % len(x)]))
-        net.thresholds = before
+            results[k].append(forced[k](x[i % len(x)]))
         return results
 
     return turn
@@ -70,8 +73,8 @@ def measure(
         x: samples (N, ...).
         rng: draws the order within each block.
         progress: is told after each block.
-        seconds: stop after the block in which this much time has passed, going round the samples as often as it takes;
-            None runs every sample once.
+        seconds: stop after the block in which this much time has passed, but not before `LEAST` blocks, going round the
+            samples as often as it takes; None runs every sample once.
 
     Returns:
         For each turn, for each of its contenders, the results; those of a network that runs alone in the order of the samples.
@@ -96,7 +99,7 @@ def measure(
                 return collected
         else:
             progress("measuring", min(int(spent * 10), int(seconds * 10)), int(seconds * 10))
-            if spent >= seconds:
+            if spent >= seconds and block >= LEAST:
                 return collected
 
 

@@ -123,6 +123,7 @@ def capture_onnx(path: str | os.PathLike[str]) -> Captured:
     shape = session.get_inputs()[0].shape
     if not shape or any(not isinstance(axis, int) for axis in shape[1:]):
         raise ModelError(f"{path} has an input of shape {shape}; only its first axis, the batch, may be dynamic.")
+    model.graph.inputs[:] = inputs  # before IR version 4 weights were listed among the inputs
     _make_batch_dynamic(model, inputs[0])
     _check_shapes({value.name: tuple(value.shape) for value in session.get_outputs()}, None)
 

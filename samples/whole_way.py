@@ -67,12 +67,15 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
     )
     for static in statics:
         left.annotate(
-            f"exit {static.exit}", (static.latency_s * 1e3, static.accuracy * 100), (6, -12), textcoords="offset points"
+            f"exit {static.exit}", (static.latency_s * 1e3, static.accuracy * 100), (6, 6), textcoords="offset points"
         )
-    for row, color, name in (
+    rows = [
         (benchmark.whole, "tab:blue", "whole static network (test samples)"),
         (benchmark.early, "tab:red", f"early exit (test samples): {benchmark.speedup:.1f} times as fast"),
-    ):
+    ]
+    if benchmark.single is not None and benchmark.single != benchmark.whole:
+        rows.append((benchmark.single, "tab:green", f"static network to exit {benchmark.single_exit} (test samples)"))
+    for row, color, name in rows:
         left.plot(row.mean_s * 1e3, row.accuracy * 100, "D", markersize=9, color=color, label=name)
     left.set(xlabel="mean latency, ms", ylabel="accuracy, %", xlim=(0, None))
     left.grid(alpha=0.3)

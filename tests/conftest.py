@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ from offramp.bundle import Target
 from offramp.calibrate import calibrate
 from offramp.export import export
 
-import networks
+from dense import CLASSES, write_onnx
 
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
     """Every network of the zoo, exported once: name -> (torch module, bundle)."""
+    import networks
+
     folder, made = tmp_path_factory.mktemp("zoo"), {}
     for name, kind in networks.ZOO.items():
         net = networks.build(kind)
@@ -23,7 +26,7 @@ def zoo(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dense_onnx(tmp_path_factory):
-    return networks.write_onnx(tmp_path_factory.mktemp("onnx", numbered=True) / "dense.onnx")
+    return write_onnx(tmp_path_factory.mktemp("onnx", numbered=True) / "dense.onnx")
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def labelled(dense_onnx, tmp_path_factory):
     bundle = export(dense_onnx, None, tmp_path_factory.mktemp("labels") / "dense.offramp")
     y = load_uncalibrated(bundle).every_exit(x).label[:, -1].copy()
     wrong = rng.random(len(y)) < 0.1
-    y[wrong] = rng.integers(0, networks.CLASSES, wrong.sum())
+    y[wrong] = rng.integers(0, CLASSES, wrong.sum())
     return x, y
 
 
@@ -64,3 +67,20 @@ def python():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory):
+    """A folder laid out like a checkout, for what must run from one."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "samples").symlink_to(Path(__file__).parents[1] / "samples")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quickstart_output(checkout):
+    """What the quickstart prints when it trains for a moment only."""
+    command = [sys.executable, "samples/quickstart/quickstart.py", "--epochs", "1", "--images", "1000"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

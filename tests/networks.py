@@ -1,14 +1,13 @@
 """Small multi-exit networks, one per difficulty, with random weights. Each takes (N, 3, 16, 16) unless it says otherwise."""
 
 import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
+from dense import CLASSES
+
 SHAPE = (3, 16, 16)
-CLASSES = 5
 
 
 def conv(i, o, stride=1):
@@ -131,25 +130,3 @@ def build(kind, seed=0):
 
 def samples(n, seed=0):
     return np.random.default_rng(seed).standard_normal((n, *SHAPE)).astype(np.float32)
-
-
-def write_onnx(path, *, exits=3, features=16, classes=CLASSES, opset=17, batch="N", seed=0, clash=False):
-    """Write a plain ONNX file of dense layers (N, features) as somebody else's exporter would; needs no torch."""
-    rng = np.random.default_rng(seed)
-    nodes, weights, outputs, x = [], [], [], "x"
-    for k in range(exits):
-        w = rng.standard_normal((features, features)).astype(np.float32) / features**0.5
-        h = rng.standard_normal((features, classes)).astype(np.float32)
-        weights += [numpy_helper.from_array(w, f"w{k}"), numpy_helper.from_array(h, f"h{k}")]
-        hidden = "z0.score" if clash and k == 0 else f"a{k}"
-        nodes += [
-            helper.make_node("MatMul", [x, f"w{k}"], [f"m{k}"]),
-            helper.make_node("Tanh", [f"m{k}"], [hidden]),
-            helper.make_node("MatMul", [hidden, f"h{k}"], [f"z{k}"]),
-        ]
-        outputs.append(helper.make_tensor_value_info(f"z{k}", TensorProto.FLOAT, [batch, classes]))
-        x = hidden
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, features])
-    graph = helper.make_graph(nodes, "dense", [value], outputs, weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
-    return path

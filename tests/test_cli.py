@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import networks
+from dense import CLASSES
 
 NETWORK = """
 import sys; sys.path.insert(0, {tests!r})
@@ -122,7 +123,7 @@ def test_the_whole_way_by_commands(files, tmp_path):
     manifest = json.loads(
         offramp("export", files / "net.py:network", "--shape", "3x16x16", "-o", bundle, "--json").stdout
     )
-    assert manifest["classes"] == networks.CLASSES
+    assert manifest["classes"] == CLASSES
     data = f"{files / 'net.py'}:pairs"
     done = offramp("calibrate", bundle, data, "--max-drop", "0.2", "--json")
     calibration = json.loads(done.stdout)

@@ -9,6 +9,7 @@ from offramp.export import export
 from offramp.runtime.loading import load_uncalibrated
 
 import networks
+from dense import write_onnx
 
 
 def torch_logits(net, x):
@@ -125,7 +126,7 @@ def test_the_score_is_the_largest_softmax_probability(dense):
 @pytest.mark.parametrize("opset", [11, 13, 17, 21])
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_onnx_files_of_old_and_new_opsets_and_fixed_batch_are_cut(tmp_path, opset, batch):
-    path = networks.write_onnx(tmp_path / "net.onnx", opset=opset, batch=batch)
+    path = write_onnx(tmp_path / "net.onnx", opset=opset, batch=batch)
     bundle = export(path, None, tmp_path / "b.offramp")
     x = np.random.default_rng(0).standard_normal((6, 16)).astype(np.float32)
     chain = load_uncalibrated(bundle)
@@ -133,14 +134,29 @@ def test_onnx_files_of_old_and_new_opsets_and_fixed_batch_are_cut(tmp_path, opse
     assert [stage.macs for stage in bundle.variant().stages] == [16 * 16 + 16 * 5] * 3
 
 
+def test_weights_listed_among_the_inputs_are_no_inputs(tmp_path):
+    bundle = export(write_onnx(tmp_path / "net.onnx", old=True), None, tmp_path / "b.offramp")
+    assert [tensor.name for tensor in bundle.manifest.inputs] == ["x"]
+    assert bundle.variant().files["weights.bin"].bytes == 4 * 3 * (16 * 16 + 16 * 5)
+
+
+def test_an_onnx_file_with_external_data_is_cut(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="net.data", size_threshold=0)
+    assert export(path, None, tmp_path / "b.offramp").manifest.classes == 5
+    (tmp_path / "net.data").unlink()
+    with pytest.raises(ModelError, match="net.onnx is not an ONNX file that ONNX Runtime loads"):
+        export(path, None, tmp_path / "c.offramp")
+
+
 def test_a_value_that_is_called_like_ours_is_renamed(tmp_path):
-    path = networks.write_onnx(tmp_path / "net.onnx", clash=True)
+    path = write_onnx(tmp_path / "net.onnx", clash=True)
     variant = export(path, None, tmp_path / "b.offramp").variant()
     assert variant.exits[0].score == "z0.score" and variant.stages[0].outputs[0].name == "z0.score_"
 
 
 def test_an_onnx_graph_fixed_to_one_sample_inside_is_refused(tmp_path):
-    path = networks.write_onnx(tmp_path / "net.onnx", batch=1)
+    path = write_onnx(tmp_path / "net.onnx", batch=1)
     model = onnx.load(path)
     shape = onnx.numpy_helper.from_array(np.array([1, 16]), "shape")
     model.graph.initializer.append(shape)

@@ -6,7 +6,7 @@ from offramp.export import export
 from offramp.runtime import UncalibratedWarning, load, load_static
 from offramp.runtime.loading import load_uncalibrated
 
-import networks
+import dense as dense_network
 
 
 def draw(n, seed=0):
@@ -63,7 +63,11 @@ def test_a_result_does_not_change_with_the_next_call(dense):
 def test_the_batch_reports_time_and_arrays(dense):
     result = load_uncalibrated(dense, logits=True).batch(draw(33))
     assert result.latency_s > 0
-    assert (result.label.shape, result.score.dtype, result.logits.shape) == ((33,), np.float32, (33, networks.CLASSES))
+    assert (result.label.shape, result.score.dtype, result.logits.shape) == (
+        (33,),
+        np.float32,
+        (33, dense_network.CLASSES),
+    )
 
 
 def test_float64_and_non_contiguous_samples_are_converted(dense):
@@ -167,7 +171,7 @@ def test_two_threads_give_the_same_answers(dense):
 
 
 def test_memory_of_large_batches_is_bounded(tmp_path):
-    bundle = export(networks.write_onnx(tmp_path / "n.onnx"), None, tmp_path / "b.offramp")
+    bundle = export(dense_network.write_onnx(tmp_path / "n.onnx"), None, tmp_path / "b.offramp")
     net = load_uncalibrated(bundle)
     net.thresholds = (0.6, 0.6)
     net.batch(draw(500))

@@ -1,0 +1,33 @@
+"""A multi-exit network of dense layers as an ONNX file; needs no torch."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+CLASSES = 5
+
+
+def write_onnx(path, *, exits=3, features=16, classes=CLASSES, opset=17, batch="N", seed=0, clash=False, old=False):
+    """Write a file with one output per exit, (N, features) -> (N, classes), as somebody else's exporter would.
+
+    `clash` names a value like one that offramp adds; `old` lists the weights among the inputs, as was done before IR version 4.
+    """
+    rng = np.random.default_rng(seed)
+    nodes, weights, outputs, x = [], [], [], "x"
+    for k in range(exits):
+        w = rng.standard_normal((features, features)).astype(np.float32) / features**0.5
+        h = rng.standard_normal((features, classes)).astype(np.float32)
+        weights += [numpy_helper.from_array(w, f"w{k}"), numpy_helper.from_array(h, f"h{k}")]
+        hidden = "z0.score" if clash and k == 0 else f"a{k}"
+        nodes += [
+            helper.make_node("MatMul", [x, f"w{k}"], [f"m{k}"]),
+            helper.make_node("Tanh", [f"m{k}"], [hidden]),
+            helper.make_node("MatMul", [hidden, f"h{k}"], [f"z{k}"]),
+        ]
+        outputs.append(helper.make_tensor_value_info(f"z{k}", TensorProto.FLOAT, [batch, classes]))
+        x = hidden
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, features])
+    listed = [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in weights] if old else []
+    graph = helper.make_graph(nodes, "dense", [*listed, value], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
