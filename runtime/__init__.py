@@ -1,8 +1,9 @@
 """What ships in the product: load a bundle, run it, leave early. Needs numpy, msgspec and the engine; never torch or onnx."""
 
-from .chain import BatchResult, EveryExit, Net, Result
-from .doctor import Diagnosis, Engine, diagnose
-from .loading import UncalibratedWarning, load, load_static
+# numpy comes last, with the chain: its BLAS threads spin for a while, and whatever is imported meanwhile costs twice.
+from .doctor import Diagnosis, Engine, diagnose  # isort: skip
+from .loading import UncalibratedWarning, load, load_static  # isort: skip
+from .chain import BatchResult, EveryExit, Net, Result  # isort: skip
 
 __all__ = [
     "BatchResult",

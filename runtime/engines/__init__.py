@@ -7,11 +7,12 @@ one stage's output array is the next stage's input.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol
 
 from ...errors import MissingError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Arrays = Mapping[str, "np.ndarray"]
 Run = Callable[[], object]
