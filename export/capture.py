@@ -133,7 +133,7 @@ def capture_onnx(path: str | os.PathLike[str]) -> Captured:
         return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
     logits = {str(value.name): value for value in model.graph.outputs}
-    return Captured(model, logits, reference, model.graph.name or path.stem)
+    return Captured(model, logits, reference, path.stem)
 
 
 def random_example(model: ir.Model, rows: int) -> np.ndarray:
@@ -169,9 +169,11 @@ def _check_shapes(shapes: dict[str, tuple[Any, ...]], batch: int | None) -> None
     for name, shape in shapes.items():
         if len(shape) != 2 or (batch is not None and shape[0] != batch) or not isinstance(shape[1], int):
             raise ModelError(f"Exit {name} has the shape {shape}; logits are (batch, classes).")
-    if len(classes := {shape[1] for shape in shapes.values()}) > 1:
-        raise ModelError(f"The exits differ in their number of classes: {sorted(classes)}.")
-    if min(classes) < 2:
+    classes = {name: shape[1] for name, shape in shapes.items()}
+    if len(set(classes.values())) > 1:
+        each = ", ".join(f"{name} has {count}" for name, count in classes.items())
+        raise ModelError(f"The exits differ in their number of classes: {each}. Leave out outputs that are no exits.")
+    if min(classes.values()) < 2:
         raise ModelError("The exits have one class only; offramp serves classification with at least two.")
 
 

@@ -39,9 +39,11 @@ def add_decisions(model: ir.Model, logits: dict[str, ir.Value], rule: str) -> li
     tape = ir.tape.Tape(graph)
     heads = []
     for value in logits.values():
+        if value.dtype != ir.DataType.FLOAT:  # the runtime reads float32, whatever the network computes in
+            shape = value.shape
+            value = tape.op("Cast", [value], {"to": ir.DataType.FLOAT})
+            value.dtype, value.shape = ir.DataType.FLOAT, shape
         score = RULES[rule](tape, value, opset)
-        if value.dtype != ir.DataType.FLOAT:
-            score = tape.op("Cast", [score], {"to": ir.DataType.FLOAT})
         label = tape.op("ArgMax", [value], {"axis": -1, "keepdims": 0})
         score.dtype, score.shape = ir.DataType.FLOAT, ir.Shape([BATCH])
         label.dtype, label.shape = ir.DataType.INT64, ir.Shape([BATCH])

@@ -55,6 +55,7 @@ def export(
     """
     with new_variant(path) as folder:
         captured, golden = _capture(model, example)
+        precision = _precision(captured)
         heads = add_decisions(captured.model, captured.logits, rule)
         _name_input(captured.model)
         rewrite_shapes(captured.model)
@@ -79,8 +80,8 @@ def export(
         answers = verify_chain(folder, stages, exits, signature, classes, golden, captured.reference)
         np.savez(folder / GOLDEN, x=golden, label=answers.label, score=answers.score, logits=answers.logits)  # type: ignore[arg-type]
         variant = Variant(
-            name="fp32",
-            folder="variants/fp32",
+            name=precision,
+            folder=f"variants/{precision}",
             rule=rule,
             weights=WEIGHTS,
             whole=WHOLE,
@@ -143,6 +144,12 @@ def _golden(example: np.ndarray) -> np.ndarray:
         scale = 1 - np.maximum(0, np.arange(ROWS) - len(example) + 1) / 8
         rows = (rows * scale.reshape(-1, *[1] * (rows.ndim - 1))).astype(rows.dtype)
     return rows
+
+
+def _precision(captured: Captured) -> str:
+    """Name the variant after what the network computes its logits in."""
+    dtype = next(iter(captured.logits.values())).dtype
+    return {ir.DataType.FLOAT16: "fp16", ir.DataType.DOUBLE: "fp64"}.get(dtype, "fp32")  # type: ignore[arg-type]
 
 
 def _name_input(model: ir.Model) -> None:

@@ -2,21 +2,34 @@
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 CLASSES = 5
 
 
-def write_onnx(path, *, exits=3, features=16, classes=CLASSES, opset=17, batch="N", seed=0, clash=False, old=False):
+def write_onnx(
+    path,
+    *,
+    exits=3,
+    features=16,
+    classes=CLASSES,
+    opset=17,
+    batch="N",
+    seed=0,
+    clash=False,
+    old=False,
+    dtype=np.float32,
+):
     """Write a file with one output per exit, (N, features) -> (N, classes), as somebody else's exporter would.
 
     `clash` names a value like one that offramp adds; `old` lists the weights among the inputs, as was done before IR version 4.
     """
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     rng = np.random.default_rng(seed)
     nodes, weights, outputs, x = [], [], [], "x"
     for k in range(exits):
-        w = rng.standard_normal((features, features)).astype(np.float32) / features**0.5
-        h = rng.standard_normal((features, classes)).astype(np.float32)
+        w = rng.standard_normal((features, features)).astype(dtype) / features**0.5
+        h = rng.standard_normal((features, classes)).astype(dtype)
         weights += [numpy_helper.from_array(w, f"w{k}"), numpy_helper.from_array(h, f"h{k}")]
         hidden = "z0.score" if clash and k == 0 else f"a{k}"
         nodes += [
@@ -24,9 +37,9 @@ def write_onnx(path, *, exits=3, features=16, classes=CLASSES, opset=17, batch="
             helper.make_node("Tanh", [f"m{k}"], [hidden]),
             helper.make_node("MatMul", [hidden, f"h{k}"], [f"z{k}"]),
         ]
-        outputs.append(helper.make_tensor_value_info(f"z{k}", TensorProto.FLOAT, [batch, classes]))
+        outputs.append(helper.make_tensor_value_info(f"z{k}", kind, [batch, classes]))
         x = hidden
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, features])
+    value = helper.make_tensor_value_info("x", kind, [batch, features])
     listed = [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in weights] if old else []
     graph = helper.make_graph(nodes, "dense", [*listed, value], outputs, weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)

@@ -6,6 +6,7 @@ import torch
 from offramp.bundle import open_bundle
 from offramp.errors import CheckError, DataError, ModelError, UsageError
 from offramp.export import export
+from offramp.export.capture import capture_onnx
 from offramp.runtime.loading import load_uncalibrated
 
 import networks
@@ -134,6 +135,14 @@ def test_onnx_files_of_old_and_new_opsets_and_fixed_batch_are_cut(tmp_path, opse
     assert [stage.macs for stage in bundle.variant().stages] == [16 * 16 + 16 * 5] * 3
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_precisions_give_float32_scores(tmp_path, dtype):
+    path = write_onnx(tmp_path / "net.onnx", dtype=dtype)
+    x = np.random.default_rng(0).standard_normal((5, 16)).astype(dtype)
+    answers = load_uncalibrated(export(path, None, tmp_path / "b.offramp"), logits=True).every_exit(x)
+    assert answers.score.dtype == answers.logits.dtype == np.float32
+
+
 def test_weights_listed_among_the_inputs_are_no_inputs(tmp_path):
     bundle = export(write_onnx(tmp_path / "net.onnx", old=True), None, tmp_path / "b.offramp")
     assert [tensor.name for tensor in bundle.manifest.inputs] == ["x"]
@@ -174,7 +183,11 @@ def test_a_text_file_named_onnx_is_refused(tmp_path):
 
 
 def test_a_chain_that_differs_from_the_original_is_not_written(tmp_path, dense_onnx, monkeypatch):
-    monkeypatch.setattr("offramp.export.verify.TOLERANCE", -1)
+    def wrong(*arguments):
+        captured = capture_onnx(*arguments)
+        return captured._replace(reference=lambda x: [values + 1e-4 for values in captured.reference(x)])
+
+    monkeypatch.setattr("offramp.export.pipeline.capture_onnx", wrong)
     with pytest.raises(CheckError, match="Nothing was written"):
         export(dense_onnx, None, tmp_path / "b.offramp")
     assert not (tmp_path / "b.offramp").exists()
