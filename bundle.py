@@ -1,7 +1,7 @@
 """The bundle: the folder that holds an exported network, and the calibrations made for it.
 
     kws.offramp/
-      manifest.json                     what this file's Manifest says; its replacement is the only commit point
+      manifest.json                     what schema.Manifest says; its replacement is the only commit point
       variants/<folder>/weights.bin     the weights, external data of every graph beside it
       variants/<folder>/whole.onnx      the whole graph with all exits
       variants/<folder>/stage<k>.onnx   what runs between exit k-1 and exit k
@@ -14,202 +14,20 @@ sha256 before an engine sees it.
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Annotated, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from . import __version__
 from .errors import BundleError, MissingError, UsageError, unknown
 from .files import check_writable, explained, hash_file, sync, write_atomically
-
-SCHEMA = 1
-NEVER = 2.0
-"""The threshold that no score reaches: the exit is never taken."""
-
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
-
-
-class _Record(Struct, frozen=True, forbid_unknown_fields=True):
-    """A frozen part of an artefact that refuses fields it does not know."""
-
-
-class Tensor(_Record, frozen=True):
-    """A named tensor; `None` in its shape is the batch axis, and a shape without one does not depend on the batch."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-
-class Stage(_Record, frozen=True):
-    """What runs between two exits: its graph, the boundary tensors it reads, and those it makes for later stages."""
-
-    file: str
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
-    outputs: tuple[Tensor, ...]
-    macs: Count
-
-
-class Exit(_Record, frozen=True):
-    """One exit: the names of its outputs, the static network that ends at it, and all multiply-accumulates up to it."""
-
-    name: str
-    logits: str
-    score: str
-    label: str
-    static: str
-    macs: Count
-
-
-class File(_Record, frozen=True):
-    """A file's size in bytes and the sha256 of its content."""
-
-    bytes: Count
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-
-
-class Variant(_Record, frozen=True):
-    """One compressed form of the network. File names are relative to its folder."""
-
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    folder: str
-    rule: str
-    weights: str
-    whole: str
-    golden: str
-    stages: Annotated[tuple[Stage, ...], Meta(min_length=2)]
-    exits: Annotated[tuple[Exit, ...], Meta(min_length=2)]
-    files: dict[str, File]
-
-    def __post_init__(self) -> None:
-        if len(self.stages) != len(self.exits):
-            raise ValueError(f"variant {self.name} has {len(self.stages)} stages for {len(self.exits)} exits")
-        named = [self.weights, self.whole, self.golden]
-        named += [stage.file for stage in self.stages] + [point.static for point in self.exits]
-        for name in named:
-            if name not in self.files:
-                raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
-        for name in self.files:
-            if not _is_inside(f"{self.folder}/{name}"):
-                raise ValueError(f"the path {self.folder}/{name} leads outside the bundle")
-
-    @property
-    def digest(self) -> str:
-        """The sha256 of everything that decides what this variant computes; calibrations name it."""
-        return hashlib.sha256(
-            msgspec.json.encode(msgspec.structs.replace(self, folder="."), order="sorted")
-        ).hexdigest()
-
-
-class Manifest(_Record, frozen=True):
-    """What a bundle holds."""
-
-    schema: int
-    offramp: str
-    network: str
-    classes: Annotated[int, Meta(ge=2)]
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
-    variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
-
-
-class Target(_Record, frozen=True):
-    """What to optimise: the least mean latency under `max_drop`, or the best accuracy under `max_latency_s`.
-
-    Attributes:
-        max_drop: the largest accuracy drop against the last exit, as a fraction (0.01 is one percent).
-        max_latency_s: the largest mean latency in seconds.
-
-    Raises:
-        UsageError: not exactly one of the two is given, or it is out of range.
-    """
-
-    max_drop: float | None = None
-    max_latency_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.max_drop is None) == (self.max_latency_s is None):
-            raise UsageError("A target is either max_drop or max_latency_s: give exactly one.")
-        if self.max_drop is not None and not 0 <= self.max_drop < 1:
-            raise UsageError(f"max_drop is a fraction from 0 to 1 (0.01 is one percent), not {self.max_drop}.")
-        if self.max_latency_s is not None and not 0 < self.max_latency_s < float("inf"):
-            raise UsageError(f"max_latency_s is a time in seconds above 0, not {self.max_latency_s}.")
-
-    def __str__(self) -> str:
-        if self.max_drop is not None:
-            return f"the least mean latency at an accuracy drop of at most {self.max_drop:.2%}"
-        assert self.max_latency_s is not None
-        return f"the best accuracy at a mean latency of at most {self.max_latency_s * 1e6:.0f} us"
-
-
-class OperatingPoint(_Record, frozen=True):
-    """Thresholds and what they are predicted to give, all from samples that the search did not see.
-
-    Attributes:
-        thresholds: one for each exit but the last, exact float32 values; 2.0 means never.
-        accuracy: share of right labels with these thresholds; `full_accuracy`: of the last exit.
-        drop: `full_accuracy - accuracy`, with its 95 % interval.
-        latency_s: mean latency predicted from the exit shares and the measured cost of each exit.
-        met: whether `drop` or `latency_s` keeps the target's limit on these samples.
-    """
-
-    variant: str
-    target: Target
-    thresholds: tuple[Threshold, ...]
-    accuracy: Share
-    full_accuracy: Share
-    drop: float
-    drop_interval: tuple[float, float]
-    latency_s: Seconds
-    exit_shares: tuple[Share, ...]
-    met: bool
-
-
-class StaticPoint(_Record, frozen=True):
-    """The static network that ends at one exit: its accuracy on the reporting samples and its measured mean latency."""
-
-    exit: Count
-    accuracy: Share
-    latency_s: Seconds
-
-
-class Calibration(_Record, frozen=True):
-    """What calibration measured and found on one device for one variant.
-
-    Attributes:
-        variant_digest: which variant, exactly: `Variant.digest`.
-        fingerprint: the device and software it was measured on; see `devices.fingerprint`.
-        select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
-        exit_latency_s: measured mean latency of leaving at each exit, end to end.
-        statics: the static networks that end at each exit.
-        best_single: the exit whose static network alone is the best that keeps the target; None where none does.
-        pays: whether the operating point is predicted to beat the best static network; `verdict` says it in words.
-    """
-
-    schema: int
-    offramp: str
-    variant: str
-    variant_digest: str
-    fingerprint: dict[str, str]
-    seed: int
-    select_samples: Positive
-    report_samples: Positive
-    exit_latency_s: tuple[Seconds, ...]
-    statics: tuple[StaticPoint, ...]
-    best_single: int | None
-    pays: bool
-    verdict: str
-    points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
+from .schema import SCHEMA, Calibration, File, Manifest, Tensor, Variant
 
 
 class Bundle(Struct, frozen=True):
@@ -339,28 +157,32 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
             root.rmdir()
 
 
+def list_files(folder: Path) -> dict[str, File]:
+    """Return size and sha256 of every file in a folder, by name."""
+    contents = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: File(bytes=path.stat().st_size, sha256=hash_file(path)) for path in contents}
+
+
 def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest) -> Bundle:
-    """Make a filled folder the bundle's only variant: list its files, put all on disk, replace the manifest.
+    """Make a filled folder the bundle's only variant: put its files on disk, move it in place, replace the manifest.
 
     Args:
         path: the bundle.
         folder: what `new_variant` gave, with the files in it.
-        manifest: with one variant, whose `folder` and `files` are filled in here.
+        manifest: with one variant, whose `folder` is filled in here.
 
     Raises:
         MissingError: the place cannot be written.
     """
-    root = Path(path)
+    root, variant = Path(path), manifest.variants[0]
     with explained(root):
-        contents = sorted(p for p in folder.iterdir() if p.is_file())
-        files = {p.name: File(bytes=p.stat().st_size, sha256=hash_file(p)) for p in contents}
-        for p in [*contents, folder]:
-            sync(p)
-        variant = manifest.variants[0]
+        for name in variant.files:
+            sync(folder / name)
+        sync(folder)
         final = _free_name(root / "variants" / variant.name)
         folder.rename(final)
         sync(root / "variants")
-        variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}", files=files)
+        variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
         manifest = msgspec.structs.replace(manifest, variants=(variant,))
         write_atomically(root / "manifest.json", _encode(manifest))
         _remove_leftovers(root)
@@ -403,11 +225,6 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
 
 def _encode(artefact: Manifest | Calibration) -> bytes:
     return msgspec.json.format(msgspec.json.encode(artefact), indent=1) + b"\n"
-
-
-def _is_inside(path: str) -> bool:
-    pure = PurePosixPath(path)
-    return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and ":" not in path
 
 
 def _locate(root: Path, variant: Variant, name: str) -> Path:

@@ -1,6 +1,6 @@
 """Measure a bundle on the device and find the thresholds that meet a target."""
 
-from ..bundle import Calibration, OperatingPoint, Target
+from ..schema import Calibration, OperatingPoint, Target
 from .bench import Benchmark, Row, bench
 from .calibration import calibrate
 

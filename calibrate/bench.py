@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Bundle, Calibration, open_bundle, read_calibration
+from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import fingerprint
-from ..errors import UsageError
 from ..runtime import Result, load, load_static
 from ..runtime.engines import PACKAGES
+from ..schema import Calibration
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_samples, no_progress
 from .statistics import paired_drop
@@ -126,8 +126,6 @@ def bench(
     with load(bundle, device, point=point, threads=threads, calibration=calibration) as net:
         last = len(net.exits) - 1
         best = calibration.best_single if calibration else None
-        if best is not None and not 0 <= best <= last:
-            raise UsageError(f"The calibration names exit {best}; the network has exits 0 to {last}.")
         predicted_shares = net.point.exit_shares if net.point else None
         mix = predicted_shares or (0.0,) * last + (1.0,)
         turns = {"early": run_alone(net), "forced": force_exits(net, mix, rng=rng)}

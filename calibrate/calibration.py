@@ -6,22 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..bundle import (
-    SCHEMA,
-    Bundle,
-    Calibration,
-    OperatingPoint,
-    StaticPoint,
-    Target,
-    open_bundle,
-    write_calibration,
-)
+from ..bundle import Bundle, open_bundle, write_calibration
 from ..devices import fingerprint
 from ..errors import DataError, TargetError
 from ..files import check_writable
 from ..runtime import EveryExit, Net, load_static
 from ..runtime.engines import PACKAGES
 from ..runtime.loading import load_uncalibrated
+from ..schema import SCHEMA, Calibration, OperatingPoint, StaticPoint, Target
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_samples, no_progress
 from .search import MARGIN, choose, evaluate_grid, exits_taken, threshold_grid

@@ -16,8 +16,8 @@ from time import perf_counter
 
 import numpy as np
 
-from ..bundle import NEVER
 from ..runtime import Net, Result
+from ..schema import NEVER
 from .samples import Progress
 
 BLOCK = 16

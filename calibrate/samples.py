@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..bundle import Manifest
 from ..errors import DataError
 from ..runtime.checks import check_inputs
+from ..schema import Manifest
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done and how much there is in all."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import NEVER, Target
+from ..schema import NEVER, Target
 from .statistics import paired_error
 
 VALUES = 32

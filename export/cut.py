@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from ..bundle import Tensor
 from ..errors import ModelError
+from ..schema import Tensor
 from .capture import BATCH
 from .decide import Head
 from .shapes import BATCH_SIZE, read_batch_size

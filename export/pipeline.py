@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 
-from ..bundle import Bundle, Exit, Stage, Tensor, Variant, commit, new_manifest, new_variant
+from ..bundle import Bundle, commit, list_files, new_manifest, new_variant
 from ..errors import DataError, ModelError, UsageError, require
+from ..schema import Exit, Stage, Tensor, Variant
 from .capture import Captured, capture_onnx, capture_torch, random_example
 from .cut import Plan, ancestors, extract_stage, plan_stages
 from .decide import Head, add_decisions
@@ -88,7 +89,7 @@ def export(
             golden=GOLDEN,
             stages=stages,
             exits=exits,
-            files=_no_files_yet(stages, exits),
+            files=list_files(folder),
         )
         manifest = new_manifest(network=captured.name, classes=classes, inputs=(signature,), variant=variant)
         return commit(path, folder, manifest)
@@ -251,11 +252,3 @@ def _save_static(whole: ir.Model, k: int, name: str, head: Head, macs: int, fold
     ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / f"static{k}.onnx")
     logits, score, label = (str(value.name) for value in head)
     return Exit(name=name, logits=logits, score=score, label=label, static=f"static{k}.onnx", macs=macs)
-
-
-def _no_files_yet(stages: Sequence[Stage], exits: Sequence[Exit]) -> dict[str, Any]:
-    """List the files without their sizes and hashes, which `commit` fills in."""
-    from ..bundle import File
-
-    names = [WEIGHTS, WHOLE, GOLDEN, *(stage.file for stage in stages), *(point.static for point in exits)]
-    return {name: File(bytes=0, sha256="0" * 64) for name in names}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..bundle import Exit, Stage, Tensor
 from ..errors import CheckError
 from ..runtime import EveryExit, Net
 from ..runtime.engines import compile_stage
+from ..schema import Exit, Stage, Tensor
 
 TOLERANCE = 1e-5
 """The largest max|a - b| / max|b| between the chain's logits and the original's; for half precision four of its steps."""

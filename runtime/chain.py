@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import NEVER, Exit, OperatingPoint, Stage, Tensor
 from ..errors import DataError, UsageError
+from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
 from .buffers import Buffers, batch_axis, shape_at
 from .engines import Arrays, Compiled, Run
 

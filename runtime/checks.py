@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ..bundle import Tensor
 from ..errors import DataError
+from ..schema import Tensor
 
 
 def check_inputs(x: np.ndarray, tensor: Tensor) -> np.ndarray:

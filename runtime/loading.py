@@ -4,9 +4,10 @@ import os
 import warnings
 from pathlib import Path
 
-from ..bundle import Bundle, Calibration, OperatingPoint, Variant, open_bundle, read_calibration
+from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import differences, fingerprint
 from ..errors import BundleError, UsageError, unknown
+from ..schema import Calibration, OperatingPoint, Variant
 from .chain import Net
 from .engines import PACKAGES, compile_stage
 
@@ -49,12 +50,13 @@ def load(
             raise UsageError(
                 f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
             )
+        net = load_uncalibrated(bundle, device, threads=threads, logits=logits)
         warnings.warn(
             f"{bundle.path} has no calibration: every input runs to the last exit. Run: offramp calibrate",
             UncalibratedWarning,
             stacklevel=2,
         )
-        return load_uncalibrated(bundle, device, threads=threads, logits=logits)
+        return net
     chosen = _choose_point(found, point)
     variant = _variant_of(bundle, found)
     if device in PACKAGES and (
@@ -156,9 +158,8 @@ def _variant_of(bundle: Bundle, calibration: Calibration) -> Variant:
             f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. "
             "Calibrate again, or bring the bundle it was made for."
         )
-    for name, point in calibration.points.items():
-        if len(point.thresholds) != len(variant.exits) - 1:
-            raise BundleError(
-                f"Operating point {name!r} has {len(point.thresholds)} thresholds for {len(variant.exits)} exits."
-            )
+    if len(calibration.exit_latency_s) != len(variant.exits):
+        raise BundleError(
+            f"The calibration is for {len(calibration.exit_latency_s)} exits; the network has {len(variant.exits)}."
+        )
     return variant

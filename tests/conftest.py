@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp.bundle import Target
 from offramp.calibrate import calibrate
 from offramp.export import export
+from offramp.schema import Target
 
 from dense import CLASSES, write_onnx
 

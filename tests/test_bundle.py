@@ -6,10 +6,9 @@ import msgspec
 import pytest
 
 from offramp.bundle import (
-    File,
-    Target,
     check_bundle,
     commit,
+    list_files,
     new_variant,
     open_bundle,
     read_calibration,
@@ -17,6 +16,7 @@ from offramp.bundle import (
 )
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.runtime import load
+from offramp.schema import Target
 
 
 def edit(path, change):
@@ -98,6 +98,12 @@ def test_a_link_that_leads_outside_is_refused(dense, tmp_path):
         (lambda m: m["variants"][0]["files"].pop("stage1.onnx"), "stage1.onnx, which its list of files lacks"),
         (lambda m: m["variants"][0]["files"]["stage1.onnx"].update(sha256="0"), "sha256"),
         (lambda m: m.pop("schema"), "schema"),
+        (
+            lambda m: m["variants"][0]["stages"][1]["inputs"][0].update(name="ghost"),
+            "reads ghost, which nothing before",
+        ),
+        (lambda m: m["variants"][0]["stages"][0]["inputs"][0].update(shape=[None, None]), "several batch axes"),
+        (lambda m: m["variants"][0]["stages"][0]["inputs"][0].update(dtype="object"), "Invalid enum value 'object'"),
     ],
 )
 def test_a_manifest_that_is_not_one_says_where(dense, change, words):
@@ -178,9 +184,7 @@ def fill(folder, manifest, content):
     names = list(manifest.variants[0].files)
     for name in names:
         (folder / name).write_bytes(content + name.encode())
-    variant = msgspec.structs.replace(
-        manifest.variants[0], files={name: File(bytes=0, sha256="0" * 64) for name in names}
-    )
+    variant = msgspec.structs.replace(manifest.variants[0], files=list_files(folder))
     return msgspec.structs.replace(manifest, network=content.decode(), variants=(variant,))
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from offramp.bundle import Tensor
 from offramp.errors import DataError, ModelError, UsageError
+from offramp.schema import Tensor
 from offramp.sources import call_function, load_network, load_samples
 
 CHW = Tensor(name="x", dtype="float32", shape=(None, 3, 4, 6))

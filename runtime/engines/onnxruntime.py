@@ -44,10 +44,19 @@ class Session:
         self._options.add_run_config_entry("gpu_graph_id", "-1")
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Run:
-        """Tie arrays to the session's inputs and outputs without copying them."""
+        """Tie arrays to the session's inputs and outputs without copying them.
+
+        Raises:
+            BundleError: the stage has no input or output of a name.
+        """
         binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(array))
-        for name, array in outputs.items():
-            binding.bind_ortvalue_output(name, self._ort.OrtValue.ortvalue_from_numpy(array))
+        try:
+            for name, array in inputs.items():
+                binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(array))
+            for name, array in outputs.items():
+                binding.bind_ortvalue_output(name, self._ort.OrtValue.ortvalue_from_numpy(array))
+        except Exception as error:
+            raise BundleError(
+                f"A stage and its manifest do not fit together: {error} Export the network anew."
+            ) from error
         return functools.partial(self._session.run_with_iobinding, binding, self._options)

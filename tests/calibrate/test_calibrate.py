@@ -3,12 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from offramp.bundle import Target, read_calibration
+from offramp.bundle import read_calibration
 from offramp.calibrate import bench, calibrate
 from offramp.calibrate.search import exits_taken
-from offramp.errors import DataError, MissingError, TargetError, UsageError
+from offramp.errors import BundleError, DataError, MissingError, TargetError
 from offramp.runtime import load
 from offramp.runtime.loading import load_uncalibrated
+from offramp.schema import Target
 
 
 @pytest.fixture(autouse=True)
@@ -137,5 +138,5 @@ def test_bench_refuses_a_calibration_that_names_no_such_exit(calibrated, labelle
     path = calibrated.calibrations()[0]
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"best_single": 9}))
-    with pytest.raises(UsageError, match="names exit 9"):
+    with pytest.raises(BundleError, match="names exit 9"):
         bench(calibrated, labelled)

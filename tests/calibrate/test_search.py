@@ -3,9 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from offramp.bundle import NEVER, Target
 from offramp.calibrate.search import MARGIN, VECTORS, choose, evaluate_grid, exits_taken, threshold_grid
 from offramp.calibrate.statistics import paired_error
+from offramp.schema import NEVER, Target
 
 
 def table(n, exits, seed=0):

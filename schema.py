@@ -1,0 +1,218 @@
+"""What a bundle's manifest and its calibrations say: typed, and validated while they are decoded."""
+
+import hashlib
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .errors import UsageError
+
+SCHEMA = 1
+NEVER = 2.0
+"""The threshold that no score reaches: the exit is never taken."""
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
+
+
+class _Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """A frozen part of an artefact that refuses fields it does not know."""
+
+
+class Tensor(_Record, frozen=True):
+    """A named tensor; `None` in its shape is the batch axis, and a shape without one does not depend on the batch."""
+
+    name: str
+    dtype: Literal["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"]
+    shape: tuple[Count | None, ...]
+
+    def __post_init__(self) -> None:
+        if self.shape.count(None) > 1:
+            raise ValueError(f"tensor {self.name} has several batch axes: {self.shape}")
+
+
+class Stage(_Record, frozen=True):
+    """What runs between two exits: its graph, the boundary tensors it reads, and those it makes for later stages."""
+
+    file: str
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
+    outputs: tuple[Tensor, ...]
+    macs: Count
+
+
+class Exit(_Record, frozen=True):
+    """One exit: the names of its outputs, the static network that ends at it, and all multiply-accumulates up to it."""
+
+    name: str
+    logits: str
+    score: str
+    label: str
+    static: str
+    macs: Count
+
+
+class File(_Record, frozen=True):
+    """A file's size in bytes and the sha256 of its content."""
+
+    bytes: Count
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Variant(_Record, frozen=True):
+    """One compressed form of the network. File names are relative to its folder."""
+
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    folder: str
+    rule: str
+    weights: str
+    whole: str
+    golden: str
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=2)]
+    exits: Annotated[tuple[Exit, ...], Meta(min_length=2)]
+    files: dict[str, File]
+
+    def __post_init__(self) -> None:
+        if len(self.stages) != len(self.exits):
+            raise ValueError(f"variant {self.name} has {len(self.stages)} stages for {len(self.exits)} exits")
+        named = [self.weights, self.whole, self.golden]
+        named += [stage.file for stage in self.stages] + [point.static for point in self.exits]
+        for name in named:
+            if name not in self.files:
+                raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
+        for name in self.files:
+            if not _is_inside(f"{self.folder}/{name}"):
+                raise ValueError(f"the path {self.folder}/{name} leads outside the bundle")
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of everything that decides what this variant computes; calibrations name it."""
+        return hashlib.sha256(
+            msgspec.json.encode(msgspec.structs.replace(self, folder="."), order="sorted")
+        ).hexdigest()
+
+
+class Manifest(_Record, frozen=True):
+    """What a bundle holds."""
+
+    schema: int
+    offramp: str
+    network: str
+    classes: Annotated[int, Meta(ge=2)]
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        for variant in self.variants:
+            known = list(self.inputs)
+            for stage in variant.stages:
+                for tensor in stage.inputs:
+                    if tensor not in known:
+                        raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
+                known += stage.outputs
+
+
+class Target(_Record, frozen=True):
+    """What to optimise: the least mean latency under `max_drop`, or the best accuracy under `max_latency_s`.
+
+    Attributes:
+        max_drop: the largest accuracy drop against the last exit, as a fraction (0.01 is one percent).
+        max_latency_s: the largest mean latency in seconds.
+
+    Raises:
+        UsageError: not exactly one of the two is given, or it is out of range.
+    """
+
+    max_drop: float | None = None
+    max_latency_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_drop is None) == (self.max_latency_s is None):
+            raise UsageError("A target is either max_drop or max_latency_s: give exactly one.")
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise UsageError(f"max_drop is a fraction from 0 to 1 (0.01 is one percent), not {self.max_drop}.")
+        if self.max_latency_s is not None and not 0 < self.max_latency_s < float("inf"):
+            raise UsageError(f"max_latency_s is a time in seconds above 0, not {self.max_latency_s}.")
+
+    def __str__(self) -> str:
+        if self.max_drop is not None:
+            return f"the least mean latency at an accuracy drop of at most {self.max_drop:.2%}"
+        assert self.max_latency_s is not None
+        return f"the best accuracy at a mean latency of at most {self.max_latency_s * 1e6:.0f} us"
+
+
+class OperatingPoint(_Record, frozen=True):
+    """Thresholds and what they are predicted to give, all from samples that the search did not see.
+
+    Attributes:
+        thresholds: one for each exit but the last, exact float32 values; 2.0 means never.
+        accuracy: share of right labels with these thresholds; `full_accuracy`: of the last exit.
+        drop: `full_accuracy - accuracy`, with its 95 % interval.
+        latency_s: mean latency predicted from the exit shares and the measured cost of each exit.
+        met: whether `drop` or `latency_s` keeps the target's limit on these samples.
+    """
+
+    variant: str
+    target: Target
+    thresholds: tuple[Threshold, ...]
+    accuracy: Share
+    full_accuracy: Share
+    drop: float
+    drop_interval: tuple[float, float]
+    latency_s: Seconds
+    exit_shares: tuple[Share, ...]
+    met: bool
+
+
+class StaticPoint(_Record, frozen=True):
+    """The static network that ends at one exit: its accuracy on the reporting samples and its measured mean latency."""
+
+    exit: Count
+    accuracy: Share
+    latency_s: Seconds
+
+
+class Calibration(_Record, frozen=True):
+    """What calibration measured and found on one device for one variant.
+
+    Attributes:
+        variant_digest: which variant, exactly: `Variant.digest`.
+        fingerprint: the device and software it was measured on; see `devices.fingerprint`.
+        select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
+        exit_latency_s: measured mean latency of leaving at each exit, end to end.
+        statics: the static networks that end at each exit.
+        best_single: the exit whose static network alone is the best that keeps the target; None where none does.
+        pays: whether the operating point is predicted to beat the best static network; `verdict` says it in words.
+    """
+
+    schema: int
+    offramp: str
+    variant: str
+    variant_digest: str
+    fingerprint: dict[str, str]
+    seed: int
+    select_samples: Positive
+    report_samples: Positive
+    exit_latency_s: tuple[Seconds, ...]
+    statics: tuple[StaticPoint, ...]
+    best_single: int | None
+    pays: bool
+    verdict: str
+    points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        exits = len(self.exit_latency_s)
+        for name, point in self.points.items():
+            if len(point.thresholds) != exits - 1 or len(point.exit_shares) != exits:
+                raise ValueError(f"operating point {name} has {len(point.thresholds)} thresholds for {exits} exits")
+        if self.best_single is not None and not 0 <= self.best_single < exits:
+            raise ValueError(f"best_single names exit {self.best_single} of {exits}")
+
+
+def _is_inside(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and ":" not in path
