@@ -9,14 +9,14 @@
       variants/<folder>/golden.npz      a few inputs and what every exit says of them
       calibrations/<name>.json          operating points; may also lie outside the bundle
 
-A bundle comes from strangers: everything is validated while it is decoded, and every file is checked against its size and
-sha256 before an engine sees it.
+A bundle comes from strangers: everything is validated while it is decoded, and every file that the manifest names is checked
+against its size and sha256 before an engine sees it.
 """
 
 import contextlib
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from . import __version__
 from .errors import BundleError, MissingError, UsageError, unknown
-from .files import check_writable, explained, hash_file, sync, write_atomically
+from .files import NEW, check_writable, explained, hash_file, new_name, sync, write_atomically
 from .schema import SCHEMA, Calibration, File, Manifest, Tensor, Variant
 
 
@@ -54,7 +54,9 @@ class Bundle(Struct, frozen=True):
             BundleError: its sha256 differs.
         """
         path = _locate(self.path, variant, name)
-        if hash_file(path) != variant.files[name].sha256:
+        with explained(path, "read"):
+            digest = hash_file(path)
+        if digest != variant.files[name].sha256:
             raise BundleError(
                 f"{path} is damaged: its sha256 is not the one in manifest.json. Copy the bundle again or export it anew."
             )
@@ -73,11 +75,14 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     Raises:
         UsageError: there is nothing at this path.
         BundleError: it is no bundle, or one that is damaged, newer than this version, or names files outside itself.
+        MissingError: it may not be read.
     """
     root = Path(path)
-    if not root.exists():
+    with explained(root, "read"):
+        there, whole = root.exists(), root.is_dir() and (root / "manifest.json").is_file()
+    if not there:
         raise UsageError(f"There is no bundle at {root}.")
-    if not root.is_dir() or not (root / "manifest.json").is_file():
+    if not whole:
         raise BundleError(f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json.")
     manifest = _decode(root / "manifest.json", Manifest)
     for variant in manifest.variants:
@@ -106,8 +111,9 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         UsageError: there is nothing at this path.
         BundleError: it is no calibration, damaged, or newer than this version.
     """
-    if not Path(path).exists():
-        raise UsageError(f"There is no calibration at {path}.")
+    with explained(Path(path), "read"):
+        if not Path(path).is_file():
+            raise UsageError(f"There is no calibration at {path}.")
     return _decode(Path(path), Calibration)
 
 
@@ -127,34 +133,35 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give an empty folder inside the bundle to fill with a variant's files; `commit` makes them count.
 
     One process at a time may write a bundle. What is not committed is removed on leaving; what a killed process left is
-    removed by the next. A bundle that was there stays readable throughout.
+    removed by the next. A bundle that was there stays as it was until `commit`.
 
     Raises:
         UsageError: something that is not a bundle lies at `path`, or another process is writing it.
         MissingError: the place cannot be written.
     """
     root = Path(path)
-    known = {"manifest.json", "variants", "calibrations", "engines"}
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"{root} is a file. Name a new folder or a bundle to replace.")
-    if root.is_dir() and (strange := [p.name for p in root.iterdir() if p.name not in known and p.name[:5] != ".new-"]):
-        raise UsageError(f"{root} is a folder that holds other things ({strange[0]}). Name a new folder.")
-    with explained(root):
+    with explained(root, "write"):
+        if root.exists() and not root.is_dir():
+            raise UsageError(f"{root} is a file. Name a new folder or a bundle to replace.")
+        if root.is_dir() and (strange := _not_ours(root)):
+            raise UsageError(f"{root} is a folder that holds other things ({strange}). Name a new folder.")
+        made = [folder for folder in (root / "variants", root) if not folder.exists()]
         (root / "variants").mkdir(parents=True, exist_ok=True)
     try:
         with _locked(root):
-            with explained(root):
-                _remove_leftovers(root)
-                folder = Path(tempfile.mkdtemp(dir=root / "variants", prefix=".new-"))
-                folder.chmod(0o755)
+            folder = new_name(root / "variants")
+            with explained(root, "write"):
+                for leftover in [*root.glob(f"{NEW}*"), *(root / "variants").glob(f"{NEW}*")]:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                folder.mkdir()
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     finally:
         with contextlib.suppress(OSError):
-            (root / "variants").rmdir()
-            root.rmdir()
+            for empty in made:
+                empty.rmdir()
 
 
 def list_files(folder: Path) -> dict[str, File]:
@@ -166,26 +173,37 @@ def list_files(folder: Path) -> dict[str, File]:
 def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest) -> Bundle:
     """Make a filled folder the bundle's only variant: put its files on disk, move it in place, replace the manifest.
 
+    Whoever opened the bundle before must open it again: its old files are removed.
+
     Args:
         path: the bundle.
         folder: what `new_variant` gave, with the files in it.
         manifest: with one variant, whose `folder` is filled in here.
 
     Raises:
+        BundleError: the manifest is not one that could be read back; the bundle is left as it was.
         MissingError: the place cannot be written.
     """
     root, variant = Path(path), manifest.variants[0]
-    with explained(root):
+    with explained(root, "write"):
+        final = _free_name(root / "variants" / variant.name)
+        variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
+        content = _encode(msgspec.structs.replace(manifest, variants=(variant,)))
+        try:
+            msgspec.json.decode(content, type=Manifest)
+        except msgspec.ValidationError as error:
+            raise BundleError(f"The network does not fit into a bundle: {error}.") from error
         for name in variant.files:
             sync(folder / name)
         sync(folder)
-        final = _free_name(root / "variants" / variant.name)
         folder.rename(final)
         sync(root / "variants")
-        variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
-        manifest = msgspec.structs.replace(manifest, variants=(variant,))
-        write_atomically(root / "manifest.json", _encode(manifest))
-        _remove_leftovers(root)
+        write_atomically(root / "manifest.json", content)
+        with contextlib.suppress(OSError):  # the folder above may be closed to us
+            sync(root.parent)
+        for old in (root / "variants").iterdir():
+            if old.name != final.name and _is_variant(old):
+                shutil.rmtree(old, ignore_errors=True)
     return open_bundle(root)
 
 
@@ -217,8 +235,8 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
             raise BundleError(f"{path} has schema {header.schema}, which no offramp ever wrote.")
         return msgspec.json.decode(content, type=kind)
     except OSError as error:
-        raise MissingError(f"Cannot read {path}: {error.strerror}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:
+        raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, UsageError, RecursionError) as error:
         what = "manifest" if kind is Manifest else "calibration"
         raise BundleError(f"{path} is not a valid {what}: {error}. Copy it again or make it anew.") from error
 
@@ -229,11 +247,15 @@ def _encode(artefact: Manifest | Calibration) -> bytes:
 
 def _locate(root: Path, variant: Variant, name: str) -> Path:
     path = root / variant.folder / name
-    if not path.is_file():
+    with explained(path, "read"):
+        there = path.is_file()
+        inside = path.resolve().is_relative_to(root.resolve())
+        size = path.stat().st_size if there else 0
+    if not there:
         raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.")
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not inside:
         raise BundleError(f"{path} leads outside the bundle through a link. Replace the link by the file.")
-    if (size := path.stat().st_size) != variant.files[name].bytes:
+    if size != variant.files[name].bytes:
         raise BundleError(
             f"{path} has {size} bytes where manifest.json says {variant.files[name].bytes}. "
             "Copy the bundle again or export it anew."
@@ -249,28 +271,25 @@ def _free_name(path: Path) -> Path:
     return candidate
 
 
-def _remove_leftovers(root: Path) -> None:
-    """Remove the variant folders that no manifest names, and files that were never moved to their place."""
-    keep = set()
-    if (root / "manifest.json").is_file():
-        try:
-            keep = {variant.folder for variant in _decode(root / "manifest.json", Manifest).variants}
-        except BundleError:  # whoever exports over a damaged bundle loses nothing until the new manifest is there
-            return
-    for folder in (root / "variants").iterdir():
-        if f"variants/{folder.name}" not in keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    for file in root.glob(".new-*"):
-        file.unlink(missing_ok=True)
+def _is_variant(folder: Path) -> bool:
+    """Tell whether a folder holds a variant's files and nothing else, so that nothing of the user's is removed with it."""
+    ours = re.compile(r"weights\.bin|golden\.npz|(whole|probe|stage\d+|static\d+)\.onnx")
+    return folder.is_dir() and all(ours.fullmatch(entry.name) for entry in folder.iterdir())
+
+
+def _not_ours(root: Path) -> str | None:
+    """Return the name of something in a folder that no bundle has, or None."""
+    known = {"manifest.json", "variants", "calibrations", "engines"}
+    strange = [entry.name for entry in root.iterdir() if entry.name not in known and not entry.name.startswith(NEW)]
+    if (root / "variants").is_dir() and not (root / "manifest.json").exists():
+        strange += [f"variants/{entry.name}" for entry in (root / "variants").iterdir() if not _is_variant(entry)]
+    return strange[0] if strange else None
 
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no fcntl; there two writers at once are not detected
-        yield
-        return
+    import fcntl  # not on Windows, where bundles run but are not written
+
     descriptor = os.open(root, os.O_RDONLY)
     try:
         try:

@@ -22,7 +22,13 @@ Progress = Callable[[str, int, int], None]
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 on_device = click.option("--device", default="cpu", show_default=True, help="Where to run: cpu.")
 with_threads = click.option("--threads", default=1, show_default=True, help="Threads per stage.")
-with_seed = click.option("--seed", default=0, show_default=True, help="Draws the split and the order of measurement.")
+with_seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Draws the split and the order of measurement.",
+)
 with_point = click.option("--point", help="Operating point; the only or first one by default.")
 with_calibration = click.option("--calibration", help="A calibration file outside the bundle.")
 
@@ -132,8 +138,11 @@ def run(
     tensor = opened.manifest.inputs[0]
     x, _ = load_samples(inputs, tensor)
     x = check_inputs(x[None] if x.ndim == len(tensor.shape) - 1 else x, tensor)
-    with load(opened, device, point=point, threads=threads, calibration=calibration) as net:
-        results = [net(sample) for sample in x]
+    results = []
+    with load(opened, device, point=point, threads=threads, calibration=calibration) as net, _progress() as progress:
+        for i, sample in enumerate(x):
+            results.append(net(sample))
+            progress("running", i + 1, len(x))
     lines = [("sample", "label", "score", "exit", "latency us")]
     lines += [
         (str(i), str(r.label), f"{r.score:.4f}", str(r.exit), f"{r.latency_s * 1e6:.1f}") for i, r in enumerate(results)
@@ -238,6 +247,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 130
     except BrokenPipeError:  # whoever read the output has gone, as in `offramp run ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        click.echo(
+            f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.", err=True
+        )
+        return 4
     except Exception as error:
         if os.environ.get("OFFRAMP_TRACEBACK"):
             raise

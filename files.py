@@ -3,11 +3,19 @@
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import MissingError
+from .errors import MissingError, UsageError
+
+NEW = ".new-"
+"""What is being written has a name that starts so."""
+
+
+def new_name(folder: Path) -> Path:
+    """Return a path in a folder for something that will be moved to its place when it is whole."""
+    return folder / f"{NEW}{secrets.token_hex(4)}"
 
 
 def hash_file(path: Path) -> str:
@@ -34,17 +42,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         MissingError: the folder cannot be written or the disk is full.
     """
-    with explained(path):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    with explained(path, "write"):
+        temporary = new_name(path.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync(path.parent)
 
@@ -53,22 +60,25 @@ def check_writable(path: Path) -> None:
     """See that a file can be written at `path` before long work that ends in it; makes its folder where that is missing.
 
     Raises:
-        MissingError: it cannot.
+        UsageError: there is a folder at `path`.
+        MissingError: it cannot be written.
     """
-    with explained(path):
+    with explained(path, "write"):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder. Name a file to write.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        os.close(descriptor)
-        Path(temporary).unlink()
+        temporary = new_name(path.parent)
+        temporary.touch()
+        temporary.unlink()
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write below `path` into a MissingError that names it."""
+def explained(path: Path, what: str) -> Iterator[None]:
+    """Turn an operating system's refusal to read or write `path` into a MissingError that names it."""
     try:
         yield
     except OSError as error:
-        where = error.filename or path
-        raise MissingError(
-            f"Cannot write {where}: {error.strerror or error}. Check permissions and free space, or write elsewhere."
-        ) from error
+        remedy = (
+            "Check permissions and free space, or write elsewhere." if what == "write" else "Check its permissions."
+        )
+        raise MissingError(f"Cannot {what} {path}: {error.strerror or error}. {remedy}") from error

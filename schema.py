@@ -1,7 +1,7 @@
 """What a bundle's manifest and its calibrations say: typed, and validated while they are decoded."""
 
 import hashlib
-from pathlib import PurePosixPath
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from .errors import UsageError
 
 SCHEMA = 1
+_PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
 
@@ -20,6 +21,11 @@ Seconds = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
 
 
+Dtype = Literal[
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"
+]
+
+
 class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen part of an artefact that refuses fields it does not know."""
 
@@ -28,7 +34,7 @@ class Tensor(_Record, frozen=True):
     """A named tensor; `None` in its shape is the batch axis, and a shape without one does not depend on the batch."""
 
     name: str
-    dtype: Literal["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"]
+    dtype: Dtype
     shape: tuple[Count | None, ...]
 
     def __post_init__(self) -> None:
@@ -66,7 +72,7 @@ class File(_Record, frozen=True):
 class Variant(_Record, frozen=True):
     """One compressed form of the network. File names are relative to its folder."""
 
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Meta(pattern=f"^{_PLAIN}$")]
     folder: str
     rule: str
     weights: str
@@ -85,15 +91,15 @@ class Variant(_Record, frozen=True):
             if name not in self.files:
                 raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
         for name in self.files:
-            if not _is_inside(f"{self.folder}/{name}"):
-                raise ValueError(f"the path {self.folder}/{name} leads outside the bundle")
+            if not re.fullmatch(f"variants/{_PLAIN}/{_PLAIN}", f"{self.folder}/{name}"):
+                raise ValueError(f"the path {self.folder}/{name} leads outside the bundle's variants")
 
     @property
     def digest(self) -> str:
-        """The sha256 of everything that decides what this variant computes; calibrations name it."""
-        return hashlib.sha256(
-            msgspec.json.encode(msgspec.structs.replace(self, folder="."), order="sorted")
-        ).hexdigest()
+        """The sha256 of all that decides what this variant computes, golden samples left out; calibrations name it."""
+        record = msgspec.to_builtins(self)
+        del record["folder"], record["files"][self.golden]
+        return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
 
 
 class Manifest(_Record, frozen=True):
@@ -103,7 +109,7 @@ class Manifest(_Record, frozen=True):
     offramp: str
     network: str
     classes: Annotated[int, Meta(ge=2)]
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=1)]
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
@@ -186,7 +192,8 @@ class Calibration(_Record, frozen=True):
         exit_latency_s: measured mean latency of leaving at each exit, end to end.
         statics: the static networks that end at each exit.
         best_single: the exit whose static network alone is the best that keeps the target; None where none does.
-        pays: whether the operating point is predicted to beat the best static network; `verdict` says it in words.
+        pays: whether the operating point keeps its target and beats the best static network that does; `verdict` says it in
+            words.
     """
 
     schema: int
@@ -209,10 +216,9 @@ class Calibration(_Record, frozen=True):
         for name, point in self.points.items():
             if len(point.thresholds) != exits - 1 or len(point.exit_shares) != exits:
                 raise ValueError(f"operating point {name} has {len(point.thresholds)} thresholds for {exits} exits")
+            if abs(sum(point.exit_shares) - 1) > 1e-6:
+                raise ValueError(
+                    f"the exit shares of operating point {name} add up to {sum(point.exit_shares):.3g}, not 1"
+                )
         if self.best_single is not None and not 0 <= self.best_single < exits:
             raise ValueError(f"best_single names exit {self.best_single} of {exits}")
-
-
-def _is_inside(path: str) -> bool:
-    pure = PurePosixPath(path)
-    return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and ":" not in path

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .bundle import Tensor
 from .errors import DataError, MissingError, ModelError, OfframpError, UsageError, require, unknown
+from .schema import Tensor
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 
@@ -27,10 +27,12 @@ def call_function(source: str) -> Any:
     path = Path(name)
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    path = path.resolve()
+    spec = importlib.util.spec_from_file_location(f"offramp_source_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
         found = getattr(module, function, None)
@@ -42,7 +44,7 @@ def call_function(source: str) -> Any:
     except Exception as error:
         raise ModelError(f"{source} failed{_where(error, path)}: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(str(path.parent.resolve()))
+        sys.path.remove(str(path.parent))
 
 
 def load_network(source: str) -> Any:
@@ -162,7 +164,9 @@ def _load_images(files: list[Path], tensor: Tensor | None) -> np.ndarray:
         try:
             with pil.open(file) as image:
                 small = image.convert("L" if channels == 1 else "RGB").resize((width, height), pil.Resampling.BILINEAR)
-        except (pil.UnidentifiedImageError, SyntaxError, ValueError) as error:
+        except PermissionError:
+            raise
+        except (OSError, SyntaxError, ValueError, pil.DecompressionBombError) as error:
             raise DataError(f"{file} is not a readable image: {error}") from error
         x[i] = np.asarray(small).reshape(height, width, channels)
     x = x.transpose(0, 3, 1, 2) if first else x

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Bundle, open_bundle, read_calibration
+from ..bundle import Bundle, open_bundle
 from ..devices import fingerprint
 from ..runtime import Result, load, load_static
 from ..runtime.engines import PACKAGES
-from ..schema import Calibration
+from ..runtime.loading import find_calibration
+from ..schema import Calibration, Target
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_samples, no_progress
 from .statistics import paired_drop
@@ -118,15 +119,13 @@ def bench(
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     x, y = check_samples(data, bundle.manifest)
-    if calibration is None and len(inside := bundle.calibrations()) == 1:
-        calibration = inside[0]
-    if calibration is not None and not isinstance(calibration, Calibration):
-        calibration = read_calibration(calibration)
+    calibration = find_calibration(bundle, calibration)
     rng = np.random.default_rng(seed)
     with load(bundle, device, point=point, threads=threads, calibration=calibration) as net:
         last = len(net.exits) - 1
         best = calibration.best_single if calibration else None
         predicted_shares = net.point.exit_shares if net.point else None
+        target = net.point.target if net.point else None
         mix = predicted_shares or (0.0,) * last + (1.0,)
         turns = {"early": run_alone(net), "forced": force_exits(net, mix, rng=rng)}
         for k in {last, last if best is None else best}:
@@ -155,7 +154,7 @@ def bench(
         share_error_s=None if predicted_shares is None else float((np.array(predicted_shares) - shares) @ costs),
         samples=len(x),
         fingerprint=fingerprint(engine=PACKAGES[device], threads=threads),
-        verdict=_verdict(rows["early"], rows[f"static{last}"], single if best != last else None),
+        verdict=_verdict(rows["early"], rows[f"static{last}"], single if best != last else None, target),
     )
 
 
@@ -170,14 +169,28 @@ def _row(name: str, results: Sequence[Result], y: np.ndarray) -> Row:
     return Row(name, float(_right(results, y).mean()), float(seconds.mean()), p50, p90, p99)
 
 
-def _verdict(early: Row, whole: Row, single: Row | None) -> str:
-    """Say who wins on mean latency; a single exit counts where it is a network of its own."""
-    if single is not None and single.mean_s <= early.mean_s:
-        return (
-            f"Early exit loses here: the static network that ends at the best single exit takes {single.mean_s * 1e6:.0f} us "
-            f"at {single.accuracy:.2%}, early exit {early.mean_s * 1e6:.0f} us at {early.accuracy:.2%}."
-        )
-    ratio = whole.mean_s / early.mean_s
-    if ratio <= 1:
-        return f"Early exit loses here: it takes {1 / ratio:.2f} times as long as the whole static network."
-    return f"Early exit wins here: {ratio:.2f} times as fast in the mean as the whole static network."
+def _verdict(early: Row, whole: Row, single: Row | None, target: Target | None) -> str:
+    """Say who wins by the target that the thresholds were chosen for; without one, by mean latency."""
+    names = [("the whole static network", whole)]
+    if single is not None:
+        names.append(("the static network that ends at the best single exit", single))
+    drop, ratio = whole.accuracy - early.accuracy, whole.mean_s / early.mean_s
+    ours = f"early exit {early.mean_s * 1e6:.0f} us at {early.accuracy:.2%}"
+    if target is not None and target.max_latency_s is not None:
+        if early.mean_s > target.max_latency_s:
+            return f"Early exit misses its target here: {ours}, where {target.max_latency_s * 1e6:.0f} us are allowed."
+        rivals = [(name, row) for name, row in names if row.mean_s <= target.max_latency_s]
+        beaten = [(name, row) for name, row in rivals if row.accuracy >= early.accuracy]
+        won = f"Early exit wins here: no static network that is fast enough is as accurate, {ours}."
+    else:
+        if target is not None and target.max_drop is not None and drop > target.max_drop:
+            return (
+                f"Early exit misses its target here: {ratio:.2f} times as fast in the mean as the whole static network, at an "
+                f"accuracy drop of {drop:.2%} where {target.max_drop:.2%} is allowed."
+            )
+        beaten = [(name, row) for name, row in names if row.mean_s <= early.mean_s]
+        won = f"Early exit wins here: {ratio:.2f} times as fast in the mean as the whole static network."
+    if not beaten:
+        return won
+    name, row = beaten[-1]
+    return f"Early exit loses here: {name} takes {row.mean_s * 1e6:.0f} us at {row.accuracy:.2%}, {ours}."

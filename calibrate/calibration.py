@@ -58,7 +58,7 @@ def calibrate(
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     x, y = check_samples(data, bundle.manifest)
-    if len(x) < (least := max(20, 2 * bundle.manifest.classes)):
+    if len(x) < (least := max(20, bundle.manifest.classes)):
         raise DataError(
             f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise."
         )
@@ -79,8 +79,15 @@ def calibrate(
             turns |= {f"static{k}": run_alone(static) for k, static in enumerate(statics)}
             results = measure(turns, x[order], rng=rng, progress=progress, seconds=MEASURE_S / 2)
             costs = [float(latencies(forced).mean()) for forced in results["forced"]]
-            thresholds = _search(answers.score[select], right[select], costs, target)
+            grid = evaluate_grid(answers.score[select], right[select], costs, threshold_grid(answers.score[select]))
+            found = choose(grid, target)
+            thresholds = found or (0.0,) * (len(costs) - 1)
             shares = _shares(exits_taken(answers.score[select], thresholds), len(statics))
+    if found is None:
+        raise TargetError(
+            f"No thresholds give {target}: leaving always at the first exit takes {costs[0] * 1e6:.0f} us on this device. "
+            "Allow more time, or export a network with an earlier exit."
+        )
     static_s = [float(latencies(results[f"static{k}"][0]).mean()) for k in range(len(statics))]
     point = _predict(answers.score[report], right[report], costs, thresholds, target, variant.name)
     best = _best_single(right[select], static_s, target)
@@ -117,18 +124,6 @@ def _record(net: Net, x: np.ndarray, progress: Progress) -> EveryExit:
     return EveryExit(np.concatenate([part.label for part in parts]), np.concatenate([part.score for part in parts]))
 
 
-def _search(score: np.ndarray, right: np.ndarray, costs: list[float], target: Target) -> tuple[float, ...]:
-    grid = evaluate_grid(score, right, costs, threshold_grid(score))
-    thresholds = choose(grid, target)
-    if thresholds is None:
-        least = min(costs)
-        raise TargetError(
-            f"No thresholds give {target}: leaving always at the first exit takes {least * 1e6:.0f} us on this device. "
-            "Allow more time, or export a network with an earlier exit."
-        )
-    return thresholds
-
-
 def _predict(
     score: np.ndarray,
     right: np.ndarray,
@@ -162,7 +157,7 @@ def _shares(taken: np.ndarray, exits: int) -> np.ndarray:
 
 
 def _best_single(right: np.ndarray, static_s: list[float], target: Target) -> int | None:
-    """Return the exit whose static network alone is best for the target, by the rule that chooses thresholds."""
+    """Return the exit whose static network alone is best for the target; a drop keeps its margin as thresholds do."""
     exits = range(right.shape[1])
     if target.max_drop is not None:
         last, n = right[:, -1:], len(right)
@@ -175,8 +170,13 @@ def _best_single(right: np.ndarray, static_s: list[float], target: Target) -> in
 
 
 def _judge(point: OperatingPoint, static: StaticPoint | None, exits: int) -> tuple[bool, str]:
-    """Say whether the operating point beats the best static network, and the numbers of both."""
+    """Say whether the operating point keeps its target and beats the best static network that does, with the numbers."""
     early = f"early exit {point.latency_s * 1e6:.0f} us at {point.accuracy:.2%}"
+    if not point.met:
+        return (
+            False,
+            f"The target is missed on the samples that did not choose: {early}, an accuracy drop of {point.drop:.2%}.",
+        )
     if static is None:
         return True, f"Use early exit: no static network keeps the target, {early}."
     name = (

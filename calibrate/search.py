@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
+from ..errors import UsageError
 from ..schema import NEVER, Target
 from .statistics import paired_error
 
@@ -17,7 +18,7 @@ VALUES = 32
 """Grid values per exit for up to five exits."""
 
 VECTORS = 2_000_000
-"""With more exits the grid is made coarser, so that there are at most this many vectors."""
+"""With more exits the grid is made coarser, so that there are at most this many vectors: 18 values at 6 exits, 7 at 8."""
 
 MARGIN = 1.28
 """How many standard errors the search stays away from a limit, so that other samples keep it too."""
@@ -48,9 +49,16 @@ def threshold_grid(score: np.ndarray, *, values: int = VALUES) -> tuple[np.ndarr
 
     Returns:
         A rising float32 array for each exit but the last.
+
+    Raises:
+        UsageError: there are so many exits that `VECTORS` leaves fewer than four values for each.
     """
     exits = score.shape[1]
-    values = max(3, min(values, int(VECTORS ** (1 / (exits - 1)))))
+    values = min(values, int(VECTORS ** (1 / (exits - 1))))
+    if values < 4:
+        raise UsageError(
+            f"This version searches the thresholds of at most 11 exits; the network has {exits}. Export fewer."
+        )
     share = np.linspace(0, 1, values - 1)[1:]
     return tuple(
         np.unique(np.concatenate([[0], np.quantile(score[:, k], share, method="higher"), [NEVER]]).astype(np.float32))

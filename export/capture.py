@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, NameFixPass, ShapeInferencePass
 
-from ..errors import ModelError, UsageError, require
+from ..errors import MissingError, ModelError, UsageError, require
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,6 @@ def capture_torch(module: "torch.nn.Module", example: np.ndarray) -> Captured:
     """
     torch = require("torch", extra="export")
     require("onnxscript", extra="export")
-    names: list[str] = []
 
     class Flat(torch.nn.Module):  # type: ignore[name-defined, misc]
         """The network with its exits as a tuple."""
@@ -69,20 +68,22 @@ def capture_torch(module: "torch.nn.Module", example: np.ndarray) -> Captured:
 
     with _evaluating(module), torch.no_grad():
         try:
-            exits = _named_exits(module(torch.from_numpy(example)))
+            exits = _named_exits(module(torch.from_numpy(example.copy())))
         except ModelError:
             raise
         except Exception as error:
             raise ModelError(
                 f"The network does not run on the example of shape {example.shape}, {example.dtype}: {_first_line(error)}"
             ) from error
-        names += exits
         _check_shapes({name: tuple(value.shape) for name, value in exits.items()}, len(example))
+        for name, value in exits.items():
+            if value.dtype not in (torch.float32, torch.float16, torch.float64):
+                raise ModelError(f"Exit {name} is {value.dtype}; logits are float32, float16 or float64.")
         try:
             with _quiet():
                 program = torch.onnx.export(
                     Flat(),
-                    (torch.from_numpy(example),),
+                    (torch.from_numpy(example.copy()),),
                     dynamo=True,
                     dynamic_shapes=({0: torch.export.Dim(BATCH)},),
                     verbose=False,
@@ -93,7 +94,7 @@ def capture_torch(module: "torch.nn.Module", example: np.ndarray) -> Captured:
                 "(a branch that depends on the values of a tensor is the usual cause)"
             ) from error
     model: ir.Model = program.model
-    return Captured(model, dict(zip(names, model.graph.outputs, strict=True)), reference, type(module).__name__)
+    return Captured(model, dict(zip(exits, model.graph.outputs, strict=True)), reference, type(module).__name__)
 
 
 def capture_onnx(path: str | os.PathLike[str]) -> Captured:
@@ -108,6 +109,8 @@ def capture_onnx(path: str | os.PathLike[str]) -> Captured:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"There is no file {path}." if not path.exists() else f"{path} is a folder, not an ONNX file.")
+    if not os.access(path, os.R_OK):
+        raise MissingError(f"Cannot read {path}. Check its permissions.")
     try:
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -115,21 +118,28 @@ def capture_onnx(path: str | os.PathLike[str]) -> Captured:
         model = ir.load(path)
     except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
         raise ModelError(f"{path} is not an ONNX file that ONNX Runtime loads: {_first_line(error)}") from error
+    if "" not in model.graph.opset_imports:  # the default domain by its other name
+        model.graph.opset_imports[""] = model.graph.opset_imports["ai.onnx"]
     InlinePass()(model)
     NameFixPass()(model)
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     if len(inputs) != 1:
         raise ModelError(f"{path} has {len(inputs)} inputs; this version takes networks with one.")
-    shape = session.get_inputs()[0].shape
+    shape, name = session.get_inputs()[0].shape, str(inputs[0].name)  # the value may be renamed later
     if not shape or any(not isinstance(axis, int) for axis in shape[1:]):
         raise ModelError(f"{path} has an input of shape {shape}; only its first axis, the batch, may be dynamic.")
     model.graph.inputs[:] = inputs  # before IR version 4 weights were listed among the inputs
     _make_batch_dynamic(model, inputs[0])
+    if isinstance(shape[0], int) and shape[0] != 1:
+        raise ModelError(f"{path} is fixed to batches of {shape[0]}. Export it with a dynamic batch axis.")
+    for value in session.get_outputs():
+        if value.type not in ("tensor(float)", "tensor(float16)", "tensor(double)"):
+            raise ModelError(f"Output {value.name} of {path} is {value.type}; logits are float, float16 or double.")
     _check_shapes({value.name: tuple(value.shape) for value in session.get_outputs()}, None)
 
     def reference(x: np.ndarray) -> list[np.ndarray]:
         parts = np.split(x, len(x)) if isinstance(shape[0], int) else [x]
-        outputs = [session.run(None, {inputs[0].name: part}) for part in parts]
+        outputs = [session.run(None, {name: part}) for part in parts]
         return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
     logits = {str(value.name): value for value in model.graph.outputs}
@@ -149,6 +159,8 @@ def random_example(model: ir.Model, rows: int) -> np.ndarray:
 def _named_exits(output: Any) -> dict[str, Any]:
     if isinstance(output, dict):
         exits = {str(name): value for name, value in output.items()}
+        if len(exits) < len(output):
+            raise ModelError(f"Two exits of the network have the same name: {', '.join(map(str, output))}.")
     elif isinstance(output, (list, tuple)):
         exits = {f"exit{k}": value for k, value in enumerate(output)}
     else:

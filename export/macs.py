@@ -5,6 +5,32 @@ import math
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+MULTIPLIES = (
+    "Attention",
+    "Conv",
+    "ConvInteger",
+    "ConvTranspose",
+    "DeformConv",
+    "Einsum",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
+    "GRU",
+    "Gemm",
+    "If",
+    "LSTM",
+    "Loop",
+    "MatMul",
+    "MatMulInteger",
+    "MatMulNBits",
+    "MultiHeadAttention",
+    "QLinearConv",
+    "QLinearMatMul",
+    "RNN",
+    "Scan",
+)
+"""Operators that may do the work of a network, counted or not."""
+
 
 def count_macs(model: ir.Model) -> dict[str, int]:
     """Count the multiply-accumulates of convolutions, matrix products and recurrent layers, by node name.

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -11,11 +11,11 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNod
 
 from ..bundle import Bundle, commit, list_files, new_manifest, new_variant
 from ..errors import DataError, ModelError, UsageError, require
-from ..schema import Exit, Stage, Tensor, Variant
+from ..schema import Dtype, Exit, Stage, Tensor, Variant
 from .capture import Captured, capture_onnx, capture_torch, random_example
 from .cut import Plan, ancestors, extract_stage, plan_stages
 from .decide import Head, add_decisions
-from .macs import count_macs
+from .macs import MULTIPLIES, count_macs
 from .shapes import rewrite_shapes
 from .verify import verify_chain
 
@@ -45,20 +45,23 @@ def export(
         rule: how an exit's score is made; `max_softmax`.
 
     Returns:
-        The bundle, whose chain has been compared with the original network at batch sizes 1 and 3.
+        The bundle, whose chain has been compared with the original network at batch sizes 1 and 3, and with itself on a batch
+        whose samples leave at different exits.
 
     Raises:
         UsageError: the path or the rule cannot be used.
         ModelError: the network cannot be captured or cut.
         DataError: the example does not fit.
-        CheckError: the chain's logits differ from the original's by more than 1e-5 of the largest.
+        CheckError: the chain's logits differ from the original's by more than 1e-5 of the largest (four steps of half precision
+            for a network in half precision), or the network mixes the samples of a batch.
         MissingError: a package is not installed, or the path cannot be written.
     """
+    captured, golden = _capture(model, example)
+    _name_input(captured.model)
+    classes = captured.reference(golden[:1])[0].shape[1]
     with new_variant(path) as folder:
-        captured, golden = _capture(model, example)
         precision = _precision(captured)
         heads = add_decisions(captured.model, captured.logits, rule)
-        _name_input(captured.model)
         rewrite_shapes(captured.model)
         RemoveUnusedNodesPass()(captured.model)
         ClearMetadataAndDocStringPass()(captured.model)  # exporters leave stack traces with the workstation's paths
@@ -77,7 +80,6 @@ def export(
             for k, (name, head) in enumerate(zip(captured.logits, heads, strict=True))
         )
         signature = tensors[str(whole.graph.inputs[0].name)]
-        classes = int(heads[0].logits.shape[1])  # type: ignore[index, arg-type]
         answers = verify_chain(folder, stages, exits, signature, classes, golden, captured.reference)
         np.savez(folder / GOLDEN, x=golden, label=answers.label, score=answers.score, logits=answers.logits)  # type: ignore[arg-type]
         variant = Variant(
@@ -127,7 +129,12 @@ def _as_array(example: Any) -> np.ndarray:
             raise UsageError(f"The example is {len(example)} inputs; this version takes networks with one.")
         (example,) = example
     if hasattr(example, "detach"):
-        example = example.detach().cpu().numpy()
+        try:
+            example = example.detach().cpu().numpy()
+        except TypeError as error:
+            raise DataError(
+                f"The example is {example.dtype}, which NumPy does not have. Use float32 or float16."
+            ) from error
     array = np.asarray(example)
     if array.ndim < 2 or array.shape[0] == 0 or array.dtype.kind not in "fiub":
         raise DataError(
@@ -177,13 +184,18 @@ def _check_order(whole: ir.Model, captured: Captured, heads: Sequence[Head], mac
     Raises:
         ModelError: they do not, so the exits are listed out of order or one twice.
     """
-    up_to = [sum(macs[str(node.name)] for node in ancestors(whole.graph, head.logits)) for head in heads]
+    before = [ancestors(whole.graph, head.logits) for head in heads]
+    up_to = [sum(macs[str(node.name)] for node in nodes) for nodes in before]
     names = list(captured.logits)
     for k in range(1, len(up_to)):
-        if up_to[k] <= up_to[k - 1] and up_to[k - 1] > 0:
+        # Where an exit multiplies in operators that are not counted, its nodes tell which is the deeper.
+        counted = all(macs[str(node.name)] for node in before[k] ^ before[k - 1] if node.op_type in MULTIPLIES)
+        depth = up_to if counted and up_to[k] > 0 else [len(nodes) for nodes in before]
+        if depth[k] <= depth[k - 1]:
             raise ModelError(
-                f"Exit {names[k]} takes {up_to[k] / 1e6:.3g} million multiply-accumulates and the exit before it, "
-                f"{names[k - 1]}, {up_to[k - 1] / 1e6:.3g}: list the exits from the shallowest to the deepest, each once."
+                f"Exit {names[k]} takes no more work than the exit before it, {names[k - 1]} ({depth[k]} against {depth[k - 1]} "
+                f"{'multiply-accumulates' if depth is up_to else 'nodes'}): list the exits from the shallowest to the deepest, "
+                "each once."
             )
     return up_to
 
@@ -203,8 +215,8 @@ def _probe(whole: ir.Model, plans: Sequence[Plan], golden: np.ndarray, folder: P
     ir.save(ir.Model(probe, ir_version=whole.ir_version), folder / "probe.onnx")
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    session = ort.InferenceSession(str(folder / "probe.onnx"), options, providers=["CPUExecutionProvider"])
     try:
+        session = ort.InferenceSession(str(folder / "probe.onnx"), options, providers=["CPUExecutionProvider"])
         two, three = ([golden[:n], *session.run(None, {source.name: golden[:n]})] for n in (2, 3))
     except Exception as error:
         raise ModelError(
@@ -225,8 +237,10 @@ def _signature(name: str, two: np.ndarray, three: np.ndarray) -> Tensor:
             f"The tensor {name} crosses an exit with the shapes {two.shape} and {three.shape} at batch sizes 2 and 3: "
             "it needs the batch on an axis of its own."
         )
+    if two.dtype.name not in get_args(Dtype):
+        raise ModelError(f"The tensor {name} is {two.dtype.name}, which no stage can take in.")
     shape = tuple(None if i in changed else int(axis) for i, axis in enumerate(two.shape))
-    return Tensor(name=name, dtype=two.dtype.name, shape=shape)
+    return Tensor(name=name, dtype=cast(Dtype, two.dtype.name), shape=shape)
 
 
 def _save_stage(

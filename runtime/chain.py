@@ -11,10 +11,14 @@ from msgspec import Struct
 from ..errors import DataError, UsageError
 from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
 from .buffers import Buffers, batch_axis, shape_at
+from .checks import check_range
 from .engines import Arrays, Compiled, Run
 
 CHUNK = 16
 """The most samples that `Net.batch` sends through a stage at once; bounds its memory."""
+
+
+CLOSED = "The network is closed. Load it again."
 
 
 class Result(Struct, frozen=True, gc=False):
@@ -115,6 +119,8 @@ class Net:
 
     @thresholds.setter
     def thresholds(self, values: Sequence[float]) -> None:
+        if not self._compiled:
+            raise UsageError(CLOSED)
         if len(values) != len(self.exits) - 1:
             raise UsageError(f"{len(self.exits)} exits take {len(self.exits) - 1} thresholds, not {len(values)}.")
         if not all(0 <= value <= NEVER for value in values):
@@ -133,6 +139,7 @@ class Net:
 
         Raises:
             DataError: `x` has another shape or kind of dtype, or the network's answer is not a number.
+            UsageError: the network is closed.
         """
         start = perf_counter_ns()
         self._put(x)
@@ -175,11 +182,14 @@ class Net:
 
         Args:
             x: as for `batch`.
-            size: how many samples go through a stage at once; at 1 the numbers are those that `net(x)` sees.
+            size: how many samples go through a stage at once, up to `CHUNK`; at 1 the numbers are those that `net(x)` sees.
 
         Raises:
             DataError: as for `batch`.
+            UsageError: `size` is out of range, or the network is closed.
         """
+        if not 1 <= size <= CHUNK:
+            raise UsageError(f"size is from 1 to {CHUNK}, not {size}.")
         x = self._check_batch(x)
         n, exits = x.shape[0], len(self.exits)
         label, score = np.empty((n, exits), np.int64), np.empty((n, exits), np.float32)
@@ -199,7 +209,8 @@ class Net:
 
     def close(self) -> None:
         """Let go of the engine's memory; the network cannot be called afterwards."""
-        self._steps, self._heads = (), []
+        self._steps = ((0, _closed, [0.0], [0], None, 0.0),)
+        self._heads = []
         self._compiled.clear()
         self._bound.clear()
         self._sides.clear()
@@ -228,6 +239,8 @@ class Net:
 
     def _check_batch(self, x: np.ndarray) -> np.ndarray:
         """Return the samples with the batch axis first."""
+        if not self._compiled:
+            raise UsageError(CLOSED)
         x = np.asarray(x)
         sample, axis = self._shapes[1], batch_axis(self._input) or 0
         if x.ndim != len(sample) + 1 or x.shape[:axis] + x.shape[axis + 1 :] != sample:
@@ -243,6 +256,7 @@ class Net:
                 f"The network takes {self._place.dtype}, not {x.dtype}. "
                 "Prepare samples as in training (scale, normalise) before they are passed."
             )
+        check_range(x, self._place.dtype)
 
     def _bind(self, buffers: Buffers, batch: int) -> _Bound:
         views = buffers.views(batch)
@@ -288,6 +302,10 @@ class Net:
                 for tensor in self._live[k]:
                     _keep(bound.views[tensor.name], smaller.views[tensor.name], stay, batch_axis(tensor))
                 bound = smaller
+
+
+def _closed() -> None:
+    raise UsageError(CLOSED)
 
 
 def _live_after(stages: Sequence[Stage]) -> list[list[Tensor]]:

@@ -27,6 +27,21 @@ def check_inputs(x: np.ndarray, tensor: Tensor) -> np.ndarray:
         raise DataError(
             f"The samples are {x.dtype}; the network takes {dtype}. Prepare them as in training (scale, normalise)."
         )
+    check_range(x, dtype)
+    with np.errstate(over="ignore"):
+        x = np.ascontiguousarray(x, dtype)
     if dtype.kind == "f" and not (finite := np.isfinite(x).reshape(len(x), -1).all(axis=1)).all():
         raise DataError(f"Sample {int(np.argmin(finite))} holds NaN or infinity.")
-    return np.ascontiguousarray(x, dtype)
+    return x
+
+
+def check_range(x: np.ndarray, dtype: np.dtype) -> None:
+    """See that integers keep their values in a narrower dtype; `x` is not empty.
+
+    Raises:
+        DataError: one does not.
+    """
+    if dtype.kind in "iu" and not np.can_cast(x.dtype, dtype):
+        limits = np.iinfo(dtype)
+        if x.min() < limits.min or x.max() > limits.max:
+            raise DataError(f"A value from {x.min()} to {x.max()} does not fit into the network's {dtype}.")

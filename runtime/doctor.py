@@ -10,12 +10,12 @@ EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "onnx": "onnx_ir",
-    "export": "torch",
+    "export": "torch onnxscript",
     "calibrate": "PIL",
     "compress": "nncf",
     "report": "matplotlib",
 }
-"""For each extra, the package by which it is recognised."""
+"""For each extra, the packages by which it is recognised."""
 
 
 class Engine(Struct, frozen=True):
@@ -28,9 +28,8 @@ class Engine(Struct, frozen=True):
 
 
 class Diagnosis(Struct, frozen=True):
-    """This device: its board, fingerprint, engines, and which extras of offramp are installed."""
+    """This device: its fingerprint, engines, and which extras of offramp are installed."""
 
-    board: str
     fingerprint: dict[str, str]
     engines: tuple[Engine, ...]
     extras: dict[str, bool]
@@ -40,7 +39,7 @@ def diagnose() -> Diagnosis:
     """Look at this device. Engines are imported, since an installed one may still not load."""
     fields = fingerprint(engine=PACKAGES["cpu"])
     engines = tuple(_examine(device, package) for device, package in PACKAGES.items())
-    return Diagnosis(fields["cpu"], fields, engines, {extra: _is_installed(name) for extra, name in EXTRAS.items()})
+    return Diagnosis(fields, engines, {extra: _is_installed(name) for extra, name in EXTRAS.items()})
 
 
 def _examine(device: str, package: str) -> Engine:
@@ -55,7 +54,7 @@ def _examine(device: str, package: str) -> Engine:
         return Engine(device, package, "unknown", None)
 
 
-def _is_installed(module: str) -> bool:
+def _is_installed(modules: str) -> bool:
     from importlib.util import find_spec
 
-    return find_spec(module) is not None
+    return all(find_spec(module) is not None for module in modules.split())

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from pathlib import Path
 
 from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import differences, fingerprint
@@ -44,7 +43,7 @@ def load(
         MissingError: the device or its engine's package is not here.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    found = _find_calibration(bundle, calibration)
+    found = find_calibration(bundle, calibration)
     if found is None:
         if point is not None:
             raise UsageError(
@@ -59,6 +58,11 @@ def load(
         return net
     chosen = _choose_point(found, point)
     variant = _variant_of(bundle, found)
+    if variant is None:
+        raise BundleError(
+            f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. "
+            "Calibrate again, or bring the bundle it was made for."
+        )
     if device in PACKAGES and (
         differing := differences(fingerprint(engine=PACKAGES[device], threads=threads), found.fingerprint)
     ):
@@ -131,16 +135,30 @@ def _open(
     )
 
 
-def _find_calibration(bundle: Bundle, calibration: str | os.PathLike[str] | Calibration | None) -> Calibration | None:
+def find_calibration(
+    bundle: Bundle, calibration: str | os.PathLike[str] | Calibration | None = None
+) -> Calibration | None:
+    """Return the calibration that is given, or the only one inside the bundle that was made for what it holds now.
+
+    Raises:
+        UsageError: nothing lies at the path, or there are several to choose from.
+        BundleError: a calibration is damaged or newer.
+    """
     if isinstance(calibration, Calibration):
         return calibration
     if calibration is not None:
         return read_calibration(calibration)
-    inside = bundle.calibrations()
-    if len(inside) > 1:
-        names = ", ".join(Path(path).name for path in inside)
-        raise UsageError(f"{bundle.path} has several calibrations ({names}). Name one with calibration=.")
-    return read_calibration(inside[0]) if inside else None
+    inside = {path.name: read_calibration(path) for path in bundle.calibrations()}
+    valid = {name: found for name, found in inside.items() if _variant_of(bundle, found) is not None}
+    if stale := sorted(inside.keys() - valid.keys()):
+        warnings.warn(
+            f"{bundle.path} has been exported anew since {', '.join(stale)}: not used. Run: offramp calibrate",
+            UncalibratedWarning,
+            stacklevel=3,
+        )
+    if len(valid) > 1:
+        raise UsageError(f"{bundle.path} has several calibrations ({', '.join(valid)}). Name one with calibration=.")
+    return next(iter(valid.values()), None)
 
 
 def _choose_point(calibration: Calibration, point: str | None) -> OperatingPoint:
@@ -150,16 +168,9 @@ def _choose_point(calibration: Calibration, point: str | None) -> OperatingPoint
     return calibration.points[name]
 
 
-def _variant_of(bundle: Bundle, calibration: Calibration) -> Variant:
-    variants = {variant.name: variant for variant in bundle.manifest.variants}
-    variant = variants.get(calibration.variant)
-    if variant is None or variant.digest != calibration.variant_digest:
-        raise BundleError(
-            f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. "
-            "Calibrate again, or bring the bundle it was made for."
-        )
-    if len(calibration.exit_latency_s) != len(variant.exits):
-        raise BundleError(
-            f"The calibration is for {len(calibration.exit_latency_s)} exits; the network has {len(variant.exits)}."
-        )
-    return variant
+def _variant_of(bundle: Bundle, calibration: Calibration) -> Variant | None:
+    """Return the variant that a calibration was made for, or None where the bundle does not hold it."""
+    for variant in bundle.manifest.variants:
+        if variant.digest == calibration.variant_digest and len(variant.exits) == len(calibration.exit_latency_s):
+            return variant
+    return None

@@ -15,7 +15,7 @@ from offramp.bundle import (
     write_calibration,
 )
 from offramp.errors import BundleError, MissingError, UsageError
-from offramp.runtime import load
+from offramp.runtime import UncalibratedWarning, load
 from offramp.schema import Target
 
 
@@ -73,7 +73,9 @@ def test_a_truncated_file_is_named_with_both_sizes(dense):
         open_bundle(dense.path)
 
 
-@pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "variants/../..", "C:/x", "a\\b"])
+@pytest.mark.parametrize(
+    "folder", ["../elsewhere", "/etc", "variants/../..", "C:/x", "a\\b", "./variants/fp32", "variants/a/b"]
+)
 def test_a_path_outside_is_refused(dense, folder):
     edit(manifest_of(dense), lambda m: m["variants"][0].update(folder=folder))
     with pytest.raises(BundleError, match="manifest.json is not a valid manifest.*leads outside the bundle"):
@@ -93,6 +95,7 @@ def test_a_link_that_leads_outside_is_refused(dense, tmp_path):
     [
         (lambda m: m.update(variants=[]), "length >= 1"),
         (lambda m: m.update(surprise=1), "unknown field `surprise`"),
+        (lambda m: m["inputs"].append(m["inputs"][0]), "length <= 1"),
         (lambda m: m.update(classes="ten"), r"Expected `int`, got `str` - at `\$.classes`"),
         (lambda m: m["variants"][0]["stages"].pop(), "2 stages for 3 exits"),
         (lambda m: m["variants"][0]["files"].pop("stage1.onnx"), "stage1.onnx, which its list of files lacks"),
@@ -141,11 +144,14 @@ def test_thresholds_are_exact_float32_after_reading(calibrated):
     assert all(float(np.float32(t)) == t for t in point.thresholds)
 
 
-def test_a_calibration_of_another_export_is_refused(calibrated):
+def test_a_calibration_of_another_export_is_not_used(calibrated, tmp_path):
     path = calibrated.calibrations()[0]
     edit(path, lambda c: c.update(variant_digest="0" * 64))
+    with pytest.warns(UncalibratedWarning, match=r"exported anew since default.json"):
+        assert load(calibrated.path).point is None
+    path.rename(tmp_path / "c.json")
     with pytest.raises(BundleError, match="made for another export"):
-        load(calibrated.path)
+        load(calibrated.path, calibration=tmp_path / "c.json")
 
 
 def test_a_damaged_calibration_is_named(calibrated):
@@ -168,6 +174,50 @@ def test_a_folder_with_other_things_is_not_written_into(tmp_path):
     with pytest.raises(UsageError, match=r"holiday.jpg"), new_variant(tmp_path):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_failed_export_removes_nothing_of_the_users(tmp_path):
+    (tmp_path / "variants" / "thesis").mkdir(parents=True)
+    (tmp_path / "variants" / "thesis" / "a.txt").touch()
+    with pytest.raises(UsageError, match="variants/thesis"), new_variant(tmp_path):
+        pass
+    assert (tmp_path / "variants" / "thesis" / "a.txt").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RuntimeError), new_variant(tmp_path / "empty"):
+        raise RuntimeError
+    assert (tmp_path / "empty").exists()
+
+
+def test_a_bundle_that_lost_its_manifest_is_not_emptied_by_a_failed_export(dense):
+    manifest_of(dense).unlink()
+    with pytest.raises(RuntimeError), new_variant(dense.path):
+        raise RuntimeError
+    assert (dense.path / dense.variant().folder / "weights.bin").exists()
+
+
+def test_a_manifest_that_could_not_be_read_back_is_not_committed(dense):
+    wrong = msgspec.structs.replace(dense.manifest, classes=1)
+    with pytest.raises(BundleError, match="does not fit into a bundle"), new_variant(dense.path) as folder:
+        commit(dense.path, folder, fill(folder, wrong, b"wrong"))
+    assert check_bundle(dense.path).manifest == dense.manifest
+
+
+def test_what_may_not_be_read_or_written_is_named(dense):
+    path = dense.path / dense.variant().folder / "weights.bin"
+    path.chmod(0)
+    for folder in (dense.path, *dense.path.parents):
+        if folder.stat().st_uid == os.geteuid() and len(folder.parts) > 2:
+            folder.chmod(0o755)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(MissingError, match=r"Cannot read .*weights.bin: Permission denied"):
+            load(dense.path)
+        with pytest.raises(MissingError, match=r"Cannot write .*Permission denied"), new_variant("/usr/b.offramp"):
+            pass
+    finally:
+        os.seteuid(before)
 
 
 def test_a_second_writer_is_refused(dense):

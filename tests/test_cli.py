@@ -87,6 +87,8 @@ WRONG = [
     (["run", "{f}/dense.offramp", "{f}/data.npz", "--fast"], 2, ["--fast"]),
     (["banch", "{f}/dense.offramp"], 2, ["bench"]),
     (["calibrate", "{f}/dense.offramp", "{f}/data.npz"], 2, ["max_drop or max_latency_s"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-drop", ".1", "-o", "{f}/images"], 2, ["is a folder"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-drop", ".1", "--seed", "-1"], 2, ["--seed"]),
     (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-drop", "5"], 2, ["0.01 is one percent"]),
     (["export", "{f}/net.py:network", "-o", "{f}/x.offramp"], 2, ["--shape"]),
     (["export", "{f}/net.py:network", "-o", "{f}/x.offramp", "--shape", "3xx"], 2, ["3x32x32"]),

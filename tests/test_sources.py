@@ -62,6 +62,23 @@ def test_a_function_that_fails_names_its_line(tmp_path):
         call_function(f"{tmp_path}/broken.py:get")
 
 
+def test_a_relative_file_with_dataclasses_runs_and_names_its_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass A:\n    x: int = 0\n\n"
+        "def get():\n    return A().y\n"
+    )
+    with pytest.raises(ModelError, match="failed in line 9: AttributeError"):
+        call_function("mine.py:get")
+
+
+def test_a_truncated_image_is_named(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:700])
+    with pytest.raises(DataError, match=r"a.jpg is not a readable image"):
+        load_samples(str(tmp_path), CHW)
+
+
 def test_other_names_say_what_is_taken():
     with pytest.raises(UsageError, match=r"file.py:function or model.onnx"):
         load_network("resnet18")

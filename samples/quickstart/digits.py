@@ -66,7 +66,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
         x, y = mnist_data()
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, x=x.astype(np.uint8).reshape(-1, 1, 28, 28), y=y)
+        np.savez(part := cache.with_suffix(".part.npz"), x=x.astype(np.uint8).reshape(-1, 1, 28, 28), y=y)
+        part.replace(cache)
     with np.load(cache) as file:
         x, y = file["x"], file["y"]
     order = np.random.default_rng(0).permutation(len(x))
@@ -95,7 +96,7 @@ def network() -> nn.Module:
 def train(*, epochs: int = EPOCHS, images: int = TRAIN) -> None:
     """Train all exits together and save the weights."""
     torch.manual_seed(0)
-    x, y = (torch.from_numpy(part[:images]) for part in digits())
+    x, y = (torch.from_numpy(part[: min(images, TRAIN)]) for part in digits())
     net = Digits().train()
     batch = 50
     steps = epochs * (len(x) // batch)

@@ -1,15 +1,18 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
 from offramp.bundle import read_calibration
-from offramp.calibrate import bench, calibrate
+from offramp.calibrate import Row, bench, calibrate
+from offramp.calibrate.bench import _verdict
+from offramp.calibrate.calibration import _judge
 from offramp.calibrate.search import exits_taken
 from offramp.errors import BundleError, DataError, MissingError, TargetError
 from offramp.runtime import load
 from offramp.runtime.loading import load_uncalibrated
-from offramp.schema import Target
+from offramp.schema import OperatingPoint, StaticPoint, Target
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +135,35 @@ def test_bench_says_when_early_exit_loses(dense, labelled):
         result = bench(dense, (x[:200], y[:200]))
     assert result.speedup < 1 and result.verdict.startswith("Early exit loses here")
     assert result.predicted_shares is None and result.single is None and result.drop == 0
+
+
+def row(accuracy, mean_s):
+    return Row("row", accuracy, mean_s, mean_s, mean_s, mean_s)
+
+
+@pytest.mark.parametrize(
+    ("early", "single", "target", "words"),
+    [
+        ((0.955, 3e-4), (0.955, 4e-4), Target(max_drop=0.01), "wins here: 3.33 times"),
+        ((0.955, 3e-4), (0.955, 2e-4), Target(max_drop=0.01), "loses here: the static network that ends"),
+        ((0.30, 1e-4), None, Target(max_drop=0.01), "misses its target here: 10.00 times .* drop of 66.00%"),
+        ((0.95, 4.8e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "wins here"),
+        ((0.85, 4.8e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "loses here"),
+        ((0.95, 6e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "misses its target here"),
+        ((0.96, 2e-3), None, None, "loses here: the whole static network"),
+    ],
+)
+def test_the_verdict_goes_by_the_target(early, single, target, words):
+    whole = row(0.96, 1e-3)
+    assert re.search(words, _verdict(row(*early), whole, None if single is None else row(*single), target))
+
+
+def test_a_missed_target_is_not_recommended():
+    point = OperatingPoint(
+        "fp32", Target(max_drop=0.01), (0.5,), 0.88, 0.96, 0.08, (0.05, 0.11), 1e-4, (0.9, 0.1), False
+    )
+    pays, verdict = _judge(point, StaticPoint(1, 0.96, 1e-3), 2)
+    assert not pays and "target is missed" in verdict and "8.00%" in verdict
 
 
 def test_bench_refuses_a_calibration_that_names_no_such_exit(calibrated, labelled):

@@ -5,6 +5,7 @@ import pytest
 
 from offramp.calibrate.search import MARGIN, VECTORS, choose, evaluate_grid, exits_taken, threshold_grid
 from offramp.calibrate.statistics import paired_error
+from offramp.errors import UsageError
 from offramp.schema import NEVER, Target
 
 
@@ -40,9 +41,9 @@ def test_the_grid_equals_brute_force_over_all_threshold_vectors(exits, values, s
     grids = threshold_grid(score, values=values)
     grid, truth = evaluate_grid(score, right, costs, grids), brute_force(score, right, costs, grids)
     assert grid.drop.size == np.prod([len(g) for g in grids])
-    for name, expected in truth.items():
-        scale = 1 if "drop" in name else costs[-1]
-        assert np.abs(getattr(grid, name) - expected).max() <= 1e-12 * scale if name != "cost_error" else True
+    for name in ("drop", "drop_error"):
+        assert np.abs(getattr(grid, name) - truth[name]).max() <= 1e-12
+    assert np.abs(grid.cost - truth["cost"]).max() <= 1e-12 * costs[-1]
     assert np.abs(grid.cost_error - truth["cost_error"]).max() <= 1e-6 * costs[-1]
 
 
@@ -92,6 +93,12 @@ def test_many_exits_stay_within_the_memory_bound():
     grids = threshold_grid(score)
     assert np.prod([len(grid) for grid in grids]) <= VECTORS
     assert choose(evaluate_grid(score, right, range(1, 10), grids), Target(max_drop=0.05)) is not None
+
+
+def test_more_exits_than_can_be_searched_are_refused():
+    score, _ = table(100, 12)
+    with pytest.raises(UsageError, match="at most 11 exits"):
+        threshold_grid(score)
 
 
 def test_constant_scores_are_searched():

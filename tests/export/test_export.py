@@ -143,6 +143,63 @@ def test_other_precisions_give_float32_scores(tmp_path, dtype):
     assert answers.score.dtype == answers.logits.dtype == np.float32
 
 
+def test_a_network_that_mixes_the_samples_of_a_batch_is_refused(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.node.insert(3, onnx.helper.make_node("ReduceMax", ["a0"], ["top"], axes=[0], keepdims=1))
+    model.graph.node.insert(4, onnx.helper.make_node("Sub", ["a0", "top"], ["r0"]))
+    model.graph.node[5].input[0] = "r0"
+    onnx.save(model, path)
+    with pytest.raises(CheckError, match="mixes the samples of a batch"):
+        export(path, None, tmp_path / "b.offramp")
+
+
+def test_a_file_fixed_to_some_batch_or_with_whole_number_outputs_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="fixed to batches of 4"):
+        export(write_onnx(tmp_path / "four.onnx", batch=4), None, tmp_path / "b.offramp")
+    model = onnx.load(write_onnx(tmp_path / "net.onnx"))
+    model.graph.node.append(onnx.helper.make_node("ArgMax", ["z2"], ["best"], axis=-1))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("best", onnx.TensorProto.INT64, ["N", 1]))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"Output best of .* is tensor\(int64\)"):
+        export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+
+
+def test_the_order_is_checked_where_multiplies_are_not_counted(tmp_path):
+    model = onnx.load(write_onnx(tmp_path / "net.onnx"))
+    for node in model.graph.node:
+        if node.op_type == "MatMul":
+            node.op_type = "Einsum"
+            node.attribute.append(onnx.helper.make_attribute("equation", "ij,jk->ik"))
+    onnx.save(model, tmp_path / "net.onnx")
+    export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+    outputs = list(model.graph.output)[::-1]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    onnx.save(model, tmp_path / "swapped.onnx")
+    with pytest.raises(ModelError, match="from the shallowest to the deepest"):
+        export(tmp_path / "swapped.onnx", None, tmp_path / "c.offramp")
+
+
+def test_an_input_that_is_called_like_ours_and_the_other_default_domain_are_cut(tmp_path):
+    model = onnx.load(write_onnx(tmp_path / "net.onnx"))
+    model.graph.input[0].name = model.graph.node[0].input[0] = "z0.logits"
+    model.opset_import[0].domain = "ai.onnx"
+    onnx.save(model, tmp_path / "net.onnx")
+    assert export(tmp_path / "net.onnx", None, tmp_path / "b.offramp").manifest.inputs[0].name == "z0.logits_"
+
+
+def test_a_network_that_works_in_place_leaves_the_golden_samples_alone(tmp_path):
+    class InPlace(networks.Plain):
+        def forward(self, x):
+            return super().forward(x.mul_(0.5).add_(1))
+
+    x = networks.samples(3)
+    bundle = export(networks.build(InPlace), x.copy(), tmp_path / "b.offramp")
+    with np.load(bundle.path / bundle.variant().folder / "golden.npz") as golden:
+        assert (golden["x"] == x).all()
+
+
 def test_weights_listed_among_the_inputs_are_no_inputs(tmp_path):
     bundle = export(write_onnx(tmp_path / "net.onnx", old=True), None, tmp_path / "b.offramp")
     assert [tensor.name for tensor in bundle.manifest.inputs] == ["x"]

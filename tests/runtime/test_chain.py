@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from offramp.errors import BundleError, DataError, MissingError, UsageError
-from offramp.export import export
 from offramp.runtime import UncalibratedWarning, load, load_static
 from offramp.runtime.loading import load_uncalibrated
 
@@ -113,6 +112,42 @@ def test_a_failed_sample_does_not_spoil_the_next(dense):
     assert net(x).score == before
 
 
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 33])
+def test_batches_of_any_size_equal_single_samples(dense, size):
+    net, x = load_uncalibrated(dense), draw(size, seed=size)
+    score = net.every_exit(x).score
+    net.thresholds = (float(np.median(score[:, 0])), float(np.median(score[:, 1])))
+    batch, single = net.batch(x), [net(sample) for sample in x]
+    assert batch.exit.tolist() == [result.exit for result in single]
+    assert batch.label.tolist() == [result.label for result in single]
+
+
+def test_a_closed_network_says_so(dense):
+    net, x = load_uncalibrated(dense), draw(3)
+    net.close()
+    for call in (
+        lambda: net(x[0]),
+        lambda: net.batch(x),
+        lambda: net.every_exit(x),
+        lambda: setattr(net, "thresholds", (1, 1)),
+    ):
+        with pytest.raises(UsageError, match="closed"):
+            call()
+
+
+def test_sizes_that_no_memory_is_kept_for_are_refused(dense):
+    with pytest.raises(UsageError, match="size is from 1 to 16"):
+        load_uncalibrated(dense).every_exit(draw(40), size=17)
+
+
+def test_integers_do_not_wrap():
+    from offramp.runtime.checks import check_range
+
+    check_range(np.array([255], np.uint16), np.dtype(np.uint8))
+    with pytest.raises(DataError, match="does not fit into the network's uint8"):
+        check_range(np.array([300], np.uint16), np.dtype(np.uint8))
+
+
 def test_thresholds_are_checked(dense):
     net = load_uncalibrated(dense)
     with pytest.raises(UsageError, match="2 thresholds"):
@@ -168,11 +203,3 @@ def test_two_threads_give_the_same_answers(dense):
     x = draw(20)
     one, two = load_uncalibrated(dense), load_uncalibrated(dense, threads=2)
     assert np.allclose(one.batch(x).score, two.batch(x).score, atol=1e-6)
-
-
-def test_memory_of_large_batches_is_bounded(tmp_path):
-    bundle = export(dense_network.write_onnx(tmp_path / "n.onnx"), None, tmp_path / "b.offramp")
-    net = load_uncalibrated(bundle)
-    net.thresholds = (0.6, 0.6)
-    net.batch(draw(500))
-    assert len(net._bound) <= 32
