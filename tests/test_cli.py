@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from offramp.cli import _run
 
 import networks
 from dense import CLASSES
@@ -110,12 +113,19 @@ WRONG = [
 @pytest.mark.parametrize(
     ("arguments", "code", "words"), WRONG, ids=[" ".join(a).replace("{f}/", "") for a, _, _ in WRONG]
 )
-def test_a_wrong_call_gives_one_clear_message(files, arguments, code, words):
-    done = offramp(*(argument.format(f=files) for argument in arguments))
-    if "no calibration" in done.stderr:
-        done.stderr = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("Note: "))
-    clear_message(done, code, *words)
+def test_a_wrong_call_gives_one_clear_message(files, arguments, code, words, capfd, monkeypatch):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
+    code_given = _run([argument.format(f=files) for argument in arguments])
+    out, err = capfd.readouterr()
+    err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("Note: "))
+    clear_message(subprocess.CompletedProcess(arguments, code_given, out, err), code, *words)
     assert not (files / "x.offramp").exists()
+
+
+def test_the_exit_code_and_the_message_reach_the_shell(files):
+    clear_message(offramp("run", files / "nowhere.offramp", files / "data.npz"), 2, "There is no bundle")
+    clear_message(offramp("run", files / "bad.offramp", files / "data.npz"), 5, "not a valid manifest")
 
 
 def test_the_whole_way_by_commands(files, tmp_path):
