@@ -154,7 +154,7 @@ def bench(
         share_error_s=None if predicted_shares is None else float((np.array(predicted_shares) - shares) @ costs),
         samples=len(x),
         fingerprint=fingerprint(engine=PACKAGES[device], threads=threads),
-        verdict=_verdict(rows["early"], rows[f"static{last}"], single if best != last else None, target),
+        verdict=_verdict(rows["early"], rows[f"static{last}"], single if best != last else None, drop, target),
     )
 
 
@@ -169,12 +169,12 @@ def _row(name: str, results: Sequence[Result], y: np.ndarray) -> Row:
     return Row(name, float(_right(results, y).mean()), float(seconds.mean()), p50, p90, p99)
 
 
-def _verdict(early: Row, whole: Row, single: Row | None, target: Target | None) -> str:
+def _verdict(early: Row, whole: Row, single: Row | None, drop: float, target: Target | None) -> str:
     """Say who wins by the target that the thresholds were chosen for; without one, by mean latency."""
     names = [("the whole static network", whole)]
     if single is not None:
         names.append(("the static network that ends at the best single exit", single))
-    drop, ratio = whole.accuracy - early.accuracy, whole.mean_s / early.mean_s
+    ratio = whole.mean_s / early.mean_s
     ours = f"early exit {early.mean_s * 1e6:.0f} us at {early.accuracy:.2%}"
     if target is not None and target.max_latency_s is not None:
         if early.mean_s > target.max_latency_s:

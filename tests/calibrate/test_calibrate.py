@@ -150,12 +150,15 @@ def row(accuracy, mean_s):
         ((0.95, 4.8e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "wins here"),
         ((0.85, 4.8e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "loses here"),
         ((0.95, 6e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "misses its target here"),
+        ((0.95, 3e-4), None, Target(max_drop=0.01), "wins here"),
         ((0.96, 2e-3), None, None, "loses here: the whole static network"),
     ],
 )
 def test_the_verdict_goes_by_the_target(early, single, target, words):
     whole = row(0.96, 1e-3)
-    assert re.search(words, _verdict(row(*early), whole, None if single is None else row(*single), target))
+    assert re.search(
+        words, _verdict(row(*early), whole, None if single is None else row(*single), round(0.96 - early[0], 6), target)
+    )
 
 
 def test_a_missed_target_is_not_recommended():
