@@ -78,6 +78,7 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
     for row, color, name in rows:
         left.plot(row.mean_s * 1e3, row.accuracy * 100, "D", markersize=9, color=color, label=name)
     left.set(xlabel="mean latency, ms", ylabel="accuracy, %", xlim=(0, None))
+    left.margins(0.1)
     left.grid(alpha=0.3)
     left.legend(loc="lower right", fontsize=8)
 
