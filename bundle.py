@@ -27,7 +27,7 @@ from msgspec import Struct
 from . import __version__
 from .errors import BundleError, MissingError, UsageError, unknown
 from .files import NEW, check_writable, explained, hash_file, new_name, sync, write_atomically
-from .schema import SCHEMA, Calibration, File, Manifest, Tensor, Variant
+from .schema import SCHEMA, Calibration, File, Manifest, Variant
 
 
 class Bundle(Struct, frozen=True):
@@ -205,13 +205,6 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest) -> Bu
             if old.name != final.name and _is_variant(old):
                 shutil.rmtree(old, ignore_errors=True)
     return open_bundle(root)
-
-
-def new_manifest(*, network: str, classes: int, inputs: tuple[Tensor, ...], variant: Variant) -> Manifest:
-    """Make a manifest of this version with one variant."""
-    return Manifest(
-        schema=SCHEMA, offramp=__version__, network=network, classes=classes, inputs=inputs, variants=(variant,)
-    )
 
 
 _Artefact = TypeVar("_Artefact", Manifest, Calibration)

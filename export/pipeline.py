@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 
-from ..bundle import Bundle, commit, list_files, new_manifest, new_variant
+from .. import __version__
+from ..bundle import Bundle, commit, list_files, new_variant
 from ..errors import DataError, ModelError, UsageError, require
-from ..schema import Dtype, Exit, Stage, Tensor, Variant
+from ..schema import SCHEMA, Dtype, Exit, Manifest, Stage, Tensor, Variant
 from .capture import Captured, capture_onnx, capture_torch, random_example
 from .cut import Plan, ancestors, extract_stage, plan_stages
 from .decide import Head, add_decisions
@@ -56,10 +57,9 @@ def export(
             for a network in half precision), or the network mixes the samples of a batch.
         MissingError: a package is not installed, or the path cannot be written.
     """
-    captured, golden = _capture(model, example)
-    _name_input(captured.model)
-    classes = captured.reference(golden[:1])[0].shape[1]
     with new_variant(path) as folder:
+        captured, golden = _capture(model, example)
+        classes = captured.reference(golden[:1])[0].shape[1]
         precision = _precision(captured)
         heads = add_decisions(captured.model, captured.logits, rule)
         rewrite_shapes(captured.model)
@@ -93,7 +93,14 @@ def export(
             exits=exits,
             files=list_files(folder),
         )
-        manifest = new_manifest(network=captured.name, classes=classes, inputs=(signature,), variant=variant)
+        manifest = Manifest(
+            schema=SCHEMA,
+            offramp=__version__,
+            network=captured.name,
+            classes=classes,
+            inputs=(signature,),
+            variants=(variant,),
+        )
         return commit(path, folder, manifest)
 
 
@@ -158,12 +165,6 @@ def _precision(captured: Captured) -> str:
     """Name the variant after what the network computes its logits in."""
     dtype = next(iter(captured.logits.values())).dtype
     return {ir.DataType.FLOAT16: "fp16", ir.DataType.DOUBLE: "fp64"}.get(dtype, "fp32")  # type: ignore[arg-type]
-
-
-def _name_input(model: ir.Model) -> None:
-    value = model.graph.inputs[0]
-    if value.name is None:
-        value.name = "input"
 
 
 def _value(model: ir.Model, name: str) -> ir.Value:

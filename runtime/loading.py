@@ -2,11 +2,12 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 
 from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import differences, fingerprint
 from ..errors import BundleError, UsageError, unknown
-from ..schema import Calibration, OperatingPoint, Variant
+from ..schema import Calibration, Exit, OperatingPoint, Stage, Variant
 from .chain import Net
 from .engines import PACKAGES, compile_stage
 
@@ -72,12 +73,13 @@ def load(
             UncalibratedWarning,
             stacklevel=2,
         )
-    return _open(bundle, variant, device, threads=threads, logits=logits, point=chosen)
+    return _open(bundle, variant, variant.stages, variant.exits, device, threads=threads, logits=logits, point=chosen)
 
 
 def load_uncalibrated(bundle: Bundle, device: str = "cpu", *, threads: int = 1, logits: bool = False) -> Net:
     """Load a bundle without looking for a calibration; every threshold is 2.0, never."""
-    return _open(bundle, bundle.variant(), device, threads=threads, logits=logits, point=None)
+    variant = bundle.variant()
+    return _open(bundle, variant, variant.stages, variant.exits, device, threads=threads, logits=logits)
 
 
 def load_static(
@@ -96,7 +98,7 @@ def load_static(
         exit: which exit it ends at; the last by default.
 
     Raises:
-        UsageError: there is no such exit.
+        UsageError: there is no such exit, or `threads` is below 1.
         BundleError, MissingError: as for `load`.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
@@ -104,35 +106,29 @@ def load_static(
     count = len(variant.exits)
     if not -count <= exit < count:
         raise UsageError(f"There is no exit {exit}: {bundle.path} has exits 0 to {count - 1}.")
-    bundle.file(variant, variant.weights)
     end = variant.exits[exit]
-    compiled = compile_stage(bundle.file(variant, end.static), device=device, threads=threads)
-    whole = variant.stages[0]
-    stage = type(whole)(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs)
-    return Net(
-        [compiled], [stage], [end], inputs=bundle.manifest.inputs[0], classes=bundle.manifest.classes, logits=logits
-    )
+    stage = Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs)
+    return _open(bundle, variant, [stage], [end], device, threads=threads, logits=logits)
 
 
 def _open(
-    bundle: Bundle, variant: Variant, device: str, *, threads: int, logits: bool, point: OperatingPoint | None
+    bundle: Bundle,
+    variant: Variant,
+    stages: Sequence[Stage],
+    exits: Sequence[Exit],
+    device: str,
+    *,
+    threads: int,
+    logits: bool,
+    point: OperatingPoint | None = None,
 ) -> Net:
+    """Check the files of some stages of a variant, compile them, and chain them."""
     if threads < 1:
         raise UsageError(f"threads is at least 1, not {threads}.")
     bundle.file(variant, variant.weights)
-    compiled = [
-        compile_stage(bundle.file(variant, stage.file), device=device, threads=threads) for stage in variant.stages
-    ]
-    manifest = bundle.manifest
-    return Net(
-        compiled,
-        variant.stages,
-        variant.exits,
-        inputs=manifest.inputs[0],
-        classes=manifest.classes,
-        logits=logits,
-        point=point,
-    )
+    compiled = [compile_stage(bundle.file(variant, stage.file), device=device, threads=threads) for stage in stages]
+    (tensor,) = bundle.manifest.inputs
+    return Net(compiled, stages, exits, inputs=tensor, classes=bundle.manifest.classes, logits=logits, point=point)
 
 
 def find_calibration(

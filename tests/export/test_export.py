@@ -250,6 +250,12 @@ def test_a_chain_that_differs_from_the_original_is_not_written(tmp_path, dense_o
     assert not (tmp_path / "b.offramp").exists()
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_network_is_looked_at(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        export(torch.nn.Flatten(), networks.samples(1), tmp_path / "taken")
+
+
 def test_a_failed_export_leaves_the_old_bundle(dense, tmp_path):
     with pytest.raises(ModelError):
         export(torch.nn.Flatten(), networks.samples(1), dense.path)

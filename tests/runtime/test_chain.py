@@ -173,6 +173,8 @@ def test_names_that_are_not_there(calibrated):
         load(calibrated.path, device="tpu")
     with pytest.raises(UsageError, match="threads"):
         load_uncalibrated(calibrated, threads=0)
+    with pytest.raises(UsageError, match="threads"):
+        load_static(calibrated, threads=0)
 
 
 def test_a_calibration_from_another_device_warns_and_still_runs(calibrated, recwarn):
