@@ -7,6 +7,7 @@
       variants/<folder>/stage<k>.onnx   what runs between exit k-1 and exit k
       variants/<folder>/static<k>.onnx  the plain network that ends at exit k, without the earlier heads: the baseline
       variants/<folder>/golden.npz      a few inputs and what every exit says of them
+      variants/<folder>/<name>.*        the files of a variant that shares these weights
       calibrations/<name>.json          operating points; may also lie outside the bundle
 
 A bundle comes from strangers: everything is validated while it is decoded, and every file that the manifest names is checked
@@ -188,11 +189,7 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest) -> Bu
     with explained(root, "write"):
         final = _free_name(root / "variants" / variant.name)
         variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
-        content = _encode(msgspec.structs.replace(manifest, variants=(variant,)))
-        try:
-            msgspec.json.decode(content, type=Manifest)
-        except msgspec.ValidationError as error:
-            raise BundleError(f"The network does not fit into a bundle: {error}.") from error
+        content = _encode_checked(msgspec.structs.replace(manifest, variants=(variant,)))
         for name in variant.files:
             sync(folder / name)
         sync(folder)
@@ -204,6 +201,31 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest) -> Bu
         for old in (root / "variants").iterdir():
             if old.name != final.name and _is_variant(old):
                 shutil.rmtree(old, ignore_errors=True)
+    return open_bundle(root)
+
+
+def commit_beside(path: str | os.PathLike[str], folder: Path, manifest: Manifest, variant: Variant) -> Bundle:
+    """Add a variant that shares another one's weights: move its own files into their folder, replace the manifest.
+
+    Args:
+        path: the bundle.
+        folder: what `new_variant` gave, with the new files in it; no file of a variant that is there has one of their names.
+        manifest: as it is.
+        variant: the new one, whose `folder` is that of the variant it shares with.
+
+    Raises:
+        BundleError: the manifest is not one that could be read back; the bundle is left as it was.
+        MissingError: the place cannot be written.
+    """
+    root = Path(path)
+    with explained(root, "write"):
+        content = _encode_checked(msgspec.structs.replace(manifest, variants=(*manifest.variants, variant)))
+        final = root / variant.folder
+        for file in sorted(folder.iterdir()):
+            sync(file)
+            file.replace(final / file.name)
+        sync(final)
+        write_atomically(root / "manifest.json", content)
     return open_bundle(root)
 
 
@@ -238,6 +260,15 @@ def _encode(artefact: Manifest | Calibration) -> bytes:
     return msgspec.json.format(msgspec.json.encode(artefact), indent=1) + b"\n"
 
 
+def _encode_checked(manifest: Manifest) -> bytes:
+    content = _encode(manifest)
+    try:
+        msgspec.json.decode(content, type=Manifest)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"The network does not fit into a bundle: {error}.") from error
+    return content
+
+
 def _locate(root: Path, variant: Variant, name: str) -> Path:
     path = root / variant.folder / name
     with explained(path, "read"):
@@ -266,7 +297,7 @@ def _free_name(path: Path) -> Path:
 
 def _is_variant(folder: Path) -> bool:
     """Tell whether a folder holds a variant's files and nothing else, so that nothing of the user's is removed with it."""
-    ours = re.compile(r"weights\.bin|golden\.npz|(whole|probe|stage\d+|static\d+)\.onnx")
+    ours = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+|static\d+)\.onnx)")
     return folder.is_dir() and all(ours.fullmatch(entry.name) for entry in folder.iterdir())
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from .errors import UsageError
+from .errors import UsageError, unknown
 
 SCHEMA = 1
 _PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -26,16 +26,23 @@ Dtype = Literal[
 ]
 
 
+Precision = Literal["fp16", "fp32", "fp64", "int8"]
+
+
 class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen part of an artefact that refuses fields it does not know."""
 
 
 class Tensor(_Record, frozen=True):
-    """A named tensor; `None` in its shape is the batch axis, and a shape without one does not depend on the batch."""
+    """A named tensor.
+
+    In its shape `None` is the batch axis (a shape without one does not depend on the batch), and a name is an axis that differs
+    from call to call, such as the length of a sequence; axes of the same name are equally long.
+    """
 
     name: str
     dtype: Dtype
-    shape: tuple[Count | None, ...]
+    shape: tuple[Count | None | Annotated[str, Meta(min_length=1)], ...]
 
     def __post_init__(self) -> None:
         if self.shape.count(None) > 1:
@@ -43,7 +50,11 @@ class Tensor(_Record, frozen=True):
 
 
 class Stage(_Record, frozen=True):
-    """What runs between two exits: its graph, the boundary tensors it reads, and those it makes for later stages."""
+    """What runs between two exits: its graph, the boundary tensors it reads, and those it makes for later stages.
+
+    The passes of a loop share one file. In it inputs, outputs and head have the names of the first stage that uses it, and the
+    others' correspond in order; a last pass may make fewer outputs.
+    """
 
     file: str
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
@@ -52,7 +63,10 @@ class Stage(_Record, frozen=True):
 
 
 class Exit(_Record, frozen=True):
-    """One exit: the names of its outputs, the static network that ends at it, and all multiply-accumulates up to it."""
+    """One exit: the names of its outputs, the static network that ends at it, and all multiply-accumulates up to it.
+
+    `temperature` has divided the logits before the score was made of them.
+    """
 
     name: str
     logits: str
@@ -60,6 +74,7 @@ class Exit(_Record, frozen=True):
     label: str
     static: str
     macs: Count
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
 
 
 class File(_Record, frozen=True):
@@ -70,10 +85,16 @@ class File(_Record, frozen=True):
 
 
 class Variant(_Record, frozen=True):
-    """One compressed form of the network. File names are relative to its folder."""
+    """One form of the network. File names are relative to its folder, which variants with the same weights share.
+
+    Attributes:
+        precision: what it computes in: `fp16`, `fp32` or `fp64`, or `int8` where it is quantised.
+        rule: how its scores are made.
+    """
 
     name: Annotated[str, Meta(pattern=f"^{_PLAIN}$")]
     folder: str
+    precision: Precision
     rule: str
     weights: str
     whole: str
@@ -85,6 +106,13 @@ class Variant(_Record, frozen=True):
     def __post_init__(self) -> None:
         if len(self.stages) != len(self.exits):
             raise ValueError(f"variant {self.name} has {len(self.stages)} stages for {len(self.exits)} exits")
+        first: dict[str, Stage] = {}
+        for stage in self.stages:
+            owner = first.setdefault(stage.file, stage)
+            ins, outs = (list(zip(a, b, strict=False)) for a, b in ((owner.inputs, stage.inputs), (owner.outputs, stage.outputs)))
+            same = all((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in [*ins, *outs])
+            if not same or len(ins) < len(owner.inputs) or len(ins) < len(stage.inputs) or len(outs) < len(stage.outputs):
+                raise ValueError(f"two stages of variant {self.name} share {stage.file}, which fits one of them only")
         named = [self.weights, self.whole, self.golden]
         named += [stage.file for stage in self.stages] + [point.static for point in self.exits]
         for name in named:
@@ -102,17 +130,62 @@ class Variant(_Record, frozen=True):
         return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
 
 
+class Preprocess(_Record, frozen=True):
+    """How a camera's image becomes what the network was trained on.
+
+    Scaling and normalising are done in the first stage, (pixel / 255 - mean) / std per channel; resizing is done before.
+
+    Attributes:
+        mean, std: per channel, on pixels from 0 to 1.
+        resize: `stretch` to the input's size; `crop` so that the shorter side fits and the middle stays; `pad` so that the
+            longer side fits, with black around.
+        crop: for `crop`, the share of the resized image's sides that stays: 0.875 is 224 of 256, as torchvision evaluates.
+        interpolation: how pixels are interpolated, with antialiasing (Pillow's filters).
+    """
+
+    mean: Annotated[tuple[float, ...], Meta(min_length=1)]
+    std: Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1)]
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    crop: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise UsageError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give one each per channel.")
+        if min(self.std) <= 0 or not 0 < self.crop <= 1:
+            raise UsageError(f"std is above 0 and crop between 0 and 1, not {self.std} and {self.crop}.")
+        for name, known in (("resize", ("stretch", "crop", "pad")), ("interpolation", ("bilinear", "bicubic", "nearest"))):
+            if getattr(self, name) not in known:
+                raise unknown(name, str(getattr(self, name)), known)
+
+
 class Manifest(_Record, frozen=True):
-    """What a bundle holds."""
+    """What a bundle holds.
+
+    Attributes:
+        captured: how the graph was had: by torch's `dynamo` exporter, by its older `torchscript` one, which records one run,
+            or from an `onnx` file.
+        class_names: one per class.
+        preprocess: set where the network takes uint8 images (batch, height, width, channel).
+    """
 
     schema: int
     offramp: str
     network: str
+    captured: Literal["dynamo", "torchscript", "onnx"]
     classes: Annotated[int, Meta(ge=2)]
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=1)]
+    class_names: tuple[str, ...] | None
+    preprocess: Preprocess | None
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
+        if len({variant.name for variant in self.variants}) < len(self.variants):
+            raise ValueError(f"two variants have the same name: {', '.join(variant.name for variant in self.variants)}")
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(f"there are {len(self.class_names)} class names for {self.classes} classes")
+        if any(None not in tensor.shape for tensor in self.inputs):
+            raise ValueError("an input has no batch axis")
         for variant in self.variants:
             known = list(self.inputs)
             for stage in variant.stages:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError, MissingError, ModelError, OfframpError, UsageError, require, unknown
-from .schema import Tensor
-
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+from .errors import DataError, MissingError, ModelError, OfframpError, UsageError, unknown
+from .files import explained
+from .images import SUFFIXES, load_images
+from .schema import Manifest
 
 
 def call_function(source: str) -> Any:
@@ -61,18 +61,36 @@ def load_network(source: str) -> Any:
     raise UsageError(f"A network is named file.py:function or model.onnx, not {source!r}.")
 
 
-def load_samples(source: str, tensor: Tensor | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+def load_lines(source: str) -> list[str]:
+    """Return the lines of a text file, empty ones left out.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is no text.
+        MissingError: it may not be read.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.")
+    try:
+        with explained(path, "read"):
+            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8: {error.reason}.") from error
+
+
+def load_samples(source: str, manifest: Manifest | None = None) -> tuple[Any, np.ndarray | None]:
     """Load samples, and labels where there are some.
 
     Args:
-        source: an `.npz` file with `x` and perhaps `y`; an `.npy` file of samples; an image; a folder of images, or of one
-            folder of images per class, whose labels follow the folders' sorted names; or `file.py:function` that returns
-            `x` or `(x, y)`.
-        tensor: the network's input. Images are resized to it; for float inputs their pixels are scaled to 0..1 and
-            nothing else, so a network that was trained on normalised pixels needs a function.
+        source: an `.npz` file with `x`, or with an array for each of several inputs by its name, and perhaps `y`; an `.npy`
+            file of samples; an image; a folder of images, or of one folder of images per class, named as the bundle's classes
+            are, or numbered in the order of their sorted names where it names none; or `file.py:function` that returns `x` or `(x, y)`, where `x` is a dict for several inputs.
+        manifest: of the bundle they are for. Images are resized as it says; for a network that takes floats their pixels are
+            scaled to 0..1 and nothing else, so one that was trained on normalised pixels needs `preprocess` or a function.
 
     Returns:
-        Samples (N, ...) and labels (N,) or None.
+        Samples as the network takes them, and labels (N,) or None.
 
     Raises:
         UsageError: nothing is there, or its kind is not known.
@@ -86,18 +104,20 @@ def load_samples(source: str, tensor: Tensor | None = None) -> tuple[np.ndarray,
     if not path.exists():
         raise UsageError(f"There is no file or folder {path}.")
     try:
-        if path.is_dir():
-            return _load_folder(path, tensor)
-        if path.suffix in (".npz", ".npy"):
-            return _load_numpy(path)
-        if path.suffix.lower() in IMAGES:
-            return _load_images([path], tensor), None
+        if path.suffix in (".npz", ".npy") and path.is_file():
+            return _load_numpy(path, manifest)
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
+            if manifest is None:
+                raise UsageError("Images need a network whose input says their size; give arrays (.npz) here.")
+            if path.is_dir():
+                return _load_folder(path, manifest)
+            return load_images([path], manifest), None
     except OSError as error:
         raise MissingError(f"Cannot read {error.filename or path}: {error.strerror or error}.") from error
     raise UsageError(f"Samples come from .npz, .npy, an image, a folder of images or file.py:function, not {path}.")
 
 
-def labelled(samples: tuple[np.ndarray, np.ndarray | None], source: str) -> tuple[np.ndarray, np.ndarray]:
+def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, np.ndarray]:
     """Insist on labels.
 
     Raises:
@@ -109,68 +129,65 @@ def labelled(samples: tuple[np.ndarray, np.ndarray | None], source: str) -> tupl
     return x, y
 
 
-def _as_samples(value: Any, source: str) -> tuple[np.ndarray, np.ndarray | None]:
-    parts: Any = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
-    arrays: list[Any] = [part.detach().cpu().numpy() if hasattr(part, "detach") else part for part in parts]
+def _as_samples(value: Any, source: str) -> tuple[Any, np.ndarray | None]:
+    x, y = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
     try:
-        return np.asarray(arrays[0]), None if arrays[1] is None else np.asarray(arrays[1])
+        return _as_arrays(x), None if y is None else _as_array(y)
     except ValueError as error:
         raise DataError(f"{source} does not return arrays x or (x, y): {error}") from error
 
 
-def _load_numpy(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _as_arrays(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {name: _as_array(part) for name, part in x.items()}
+    return tuple(_as_array(part) for part in x) if isinstance(x, tuple) else _as_array(x)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+
+
+def _load_numpy(path: Path, manifest: Manifest | None) -> tuple[Any, np.ndarray | None]:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded, None
         with loaded:
-            if "x" not in loaded:
-                raise DataError(f"{path} has no array `x`; it has {', '.join(loaded.files) or 'none'}.")
-            return loaded["x"], loaded.get("y")
-    except DataError:
-        raise
+            arrays = {name: loaded[name] for name in loaded.files}
     except PermissionError:
         raise
     except Exception as error:  # a damaged archive raises one of a dozen types
         raise DataError(f"{path} is not a readable NumPy file of numbers: {error}") from error
+    y = arrays.pop("y", None)
+    names = list(arrays) if manifest is None else [tensor.name for tensor in manifest.inputs]
+    if "x" in arrays and (len(names) == 1 or "x" not in names):
+        return arrays["x"], y
+    if manifest is not None and len(names) == 1 and names[0] in arrays:
+        return arrays[names[0]], y
+    if len(names) < 2 or (missing := [name for name in names if name not in arrays]):
+        wanted = f"`{missing[0]}`" if len(names) > 1 else "`x`"
+        raise DataError(f"{path} has no array {wanted}; it has {', '.join(arrays) or 'none'}.")
+    return {name: arrays[name] for name in names}, y
 
 
-def _load_folder(path: Path, tensor: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _load_folder(path: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray | None]:
     classes = sorted(folder for folder in path.iterdir() if folder.is_dir())
     groups = [_images_in(folder) for folder in classes] if classes else [_images_in(path)]
     files = [file for group in groups for file in group]
     if not files:
         raise DataError(f"The data set is empty: there are no images in {path}.")
-    labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    return _load_images(files, tensor), labels if classes else None
+    numbers = list(range(len(groups)))
+    if classes and manifest.class_names is not None:
+        for folder in classes:
+            if folder.name not in manifest.class_names:
+                raise DataError(f"{folder}: {unknown('class', folder.name, manifest.class_names)}")
+        numbers = [manifest.class_names.index(folder.name) for folder in classes]
+    labels = np.repeat(numbers, [len(group) for group in groups])
+    return load_images(files, manifest), labels if classes else None
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
-
-
-def _load_images(files: list[Path], tensor: Tensor | None) -> np.ndarray:
-    """Decode images into the network's layout: float (N, channel, height, width) or (N, height, width, channel)."""
-    pil = require("PIL.Image", extra="calibrate")
-    if tensor is None:
-        raise UsageError("Images need a network whose input says their size; give arrays (.npz) here.")
-    shape = tuple(axis for axis in tensor.shape if axis is not None)
-    first = len(shape) == 3 and shape[0] in (1, 3)
-    if not first and not (len(shape) == 3 and shape[2] in (1, 3)):
-        raise DataError(f"The network takes samples of shape {shape}, which are no images with 1 or 3 channels.")
-    channels, height, width = shape if first else (shape[2], *shape[:2])
-    x = np.empty((len(files), height, width, channels), np.uint8)
-    for i, file in enumerate(files):
-        try:
-            with pil.open(file) as image:
-                small = image.convert("L" if channels == 1 else "RGB").resize((width, height), pil.Resampling.BILINEAR)
-        except PermissionError:
-            raise
-        except (OSError, SyntaxError, ValueError, pil.DecompressionBombError) as error:
-            raise DataError(f"{file} is not a readable image: {error}") from error
-        x[i] = np.asarray(small).reshape(height, width, channels)
-    x = x.transpose(0, 3, 1, 2) if first else x
-    return np.ascontiguousarray(x if tensor.dtype == "uint8" else x.astype(tensor.dtype) / 255)
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
 
 
 def _where(error: BaseException, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
@@ -13,7 +14,7 @@ from ..runtime.engines import PACKAGES
 from ..runtime.loading import find_calibration
 from ..schema import Calibration, Target
 from .measure import force_exits, latencies, measure, run_alone
-from .samples import Progress, check_samples, no_progress
+from .samples import Progress, check_labelled, no_progress
 from .statistics import paired_drop
 
 
@@ -95,10 +96,11 @@ class Benchmark(Struct, frozen=True):
 
 def bench(
     bundle: str | os.PathLike[str] | Bundle,
-    data: tuple[np.ndarray, np.ndarray],
+    data: tuple[Any, np.ndarray],
     *,
     device: str = "cpu",
     threads: int = 1,
+    variant: str | None = None,
     point: str | None = None,
     calibration: str | os.PathLike[str] | Calibration | None = None,
     seed: int = 0,
@@ -108,8 +110,8 @@ def bench(
 
     Args:
         bundle: the bundle or its folder.
-        data: samples (N, ...) and labels (N,) that calibration never saw.
-        device, threads, point, calibration: as for `runtime.load`.
+        data: samples as `Net.batch` takes them, and labels (N,), that calibration never saw.
+        device, threads, variant, point, calibration: as for `runtime.load`.
         seed: draws the order within each block.
         progress: called with what is being done, how much is done, and how much there is.
 
@@ -118,10 +120,12 @@ def bench(
         UsageError, BundleError, MissingError: as for `runtime.load`.
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    x, y = check_samples(data, bundle.manifest)
-    calibration = find_calibration(bundle, calibration)
+    x, y = check_labelled(data, bundle.manifest)
+    calibration = find_calibration(bundle, calibration, variant=variant)
+    if calibration is not None:
+        variant = calibration.variant
     rng = np.random.default_rng(seed)
-    with load(bundle, device, point=point, threads=threads, calibration=calibration) as net:
+    with load(bundle, device, variant=variant, point=point, threads=threads, calibration=calibration) as net:
         last = len(net.exits) - 1
         best = calibration.best_single if calibration else None
         predicted_shares = net.point.exit_shares if net.point else None
@@ -129,7 +133,7 @@ def bench(
         mix = predicted_shares or (0.0,) * last + (1.0,)
         turns = {"early": run_alone(net), "forced": force_exits(net, mix, rng=rng)}
         for k in {last, last if best is None else best}:
-            turns[f"static{k}"] = run_alone(load_static(bundle, device, exit=k, threads=threads))
+            turns[f"static{k}"] = run_alone(load_static(bundle, device, variant=variant, exit=k, threads=threads))
         results = measure(turns, x, rng=rng, progress=progress)
     early, whole = results["early"][0], results[f"static{last}"][0]
     shares = np.bincount([result.exit for result in early], minlength=last + 1) / len(early)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from ..files import check_writable
 from ..runtime import EveryExit, Net, load_static
 from ..runtime.engines import PACKAGES
 from ..runtime.loading import load_uncalibrated
+from ..runtime.samples import Samples
 from ..schema import SCHEMA, Calibration, OperatingPoint, StaticPoint, Target
 from .measure import force_exits, latencies, measure, run_alone
-from .samples import Progress, check_samples, no_progress
+from .samples import Progress, check_labelled, no_progress
 from .search import MARGIN, choose, evaluate_grid, exits_taken, threshold_grid
 from .statistics import paired_drop, paired_error
 
@@ -25,11 +27,12 @@ MEASURE_S = 6.0
 
 def calibrate(
     bundle: str | os.PathLike[str] | Bundle,
-    data: tuple[np.ndarray, np.ndarray],
+    data: tuple[Any, np.ndarray],
     target: Target,
     *,
     device: str = "cpu",
     threads: int = 1,
+    variant: str | None = None,
     output: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -41,10 +44,12 @@ def calibrate(
 
     Args:
         bundle: the bundle or its folder.
-        data: samples (N, ...) as the network takes them, and labels int (N,).
+        data: samples as `Net.batch` takes them, and labels int (N,).
         target: what to optimise under which limit.
         device, threads: as for `runtime.load`.
-        output: where to store the calibration; `calibrations/default.json` in the bundle by default.
+        variant: name of the variant to calibrate; the first by default.
+        output: where to store the calibration; in the bundle's `calibrations/` by default, as `default.json` or, where a
+            variant is named, as `<variant>.json`.
         seed: draws the split and the order of measurement.
         progress: called with what is being done, how much is done, and how much there is.
 
@@ -57,21 +62,21 @@ def calibrate(
         UsageError, BundleError, MissingError: as for `runtime.load`; MissingError too where the output cannot be written.
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    x, y = check_samples(data, bundle.manifest)
+    x, y = check_labelled(data, bundle.manifest)
     if len(x) < (least := max(20, bundle.manifest.classes)):
         raise DataError(
             f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise."
         )
-    output = Path(output) if output else bundle.path / "calibrations" / "default.json"
+    chosen = bundle.variant(variant)
+    output = Path(output) if output else bundle.path / "calibrations" / f"{variant or 'default'}.json"
     check_writable(output)
-    variant = bundle.variant()
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
     select, report = order[: len(x) // 2], order[len(x) // 2 :]
-    with load_uncalibrated(bundle, device, threads=threads) as net:
+    with load_uncalibrated(bundle, device, variant=variant, threads=threads) as net:
         answers = _record(net, x, progress)
         right = answers.label == y[:, None]
-        statics = [load_static(bundle, device, exit=k, threads=threads) for k in range(len(net.exits))]
+        statics = [load_static(bundle, device, variant=variant, exit=k, threads=threads) for k in range(len(net.exits))]
         shares = np.full(len(statics), 1 / len(statics))
         # What an exit costs depends on how often the others are taken, and that on the thresholds: measure, search, and again.
         for _ in range(2):
@@ -89,7 +94,7 @@ def calibrate(
             "Allow more time, or export a network with an earlier exit."
         )
     static_s = [float(latencies(results[f"static{k}"][0]).mean()) for k in range(len(statics))]
-    point = _predict(answers.score[report], right[report], costs, thresholds, target, variant.name)
+    point = _predict(answers.score[report], right[report], costs, thresholds, target, chosen.name)
     best = _best_single(right[select], static_s, target)
     static_points = tuple(
         StaticPoint(exit=k, accuracy=float(right[report, k].mean()), latency_s=static_s[k]) for k in range(len(statics))
@@ -98,8 +103,8 @@ def calibrate(
     calibration = Calibration(
         schema=SCHEMA,
         offramp=__version__,
-        variant=variant.name,
-        variant_digest=variant.digest,
+        variant=chosen.name,
+        variant_digest=chosen.digest,
         fingerprint=fingerprint(engine=PACKAGES[device], threads=threads),
         seed=seed,
         select_samples=len(select),
@@ -115,7 +120,7 @@ def calibrate(
     return calibration
 
 
-def _record(net: Net, x: np.ndarray, progress: Progress) -> EveryExit:
+def _record(net: Net, x: Samples, progress: Progress) -> EveryExit:
     """Run every sample through every exit, one at a time as in the product."""
     parts = []
     for first in range(0, len(x), 100):

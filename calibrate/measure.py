@@ -17,6 +17,7 @@ from time import perf_counter
 import numpy as np
 
 from ..runtime import Net, Result
+from ..runtime.samples import Samples
 from ..schema import NEVER
 from .samples import Progress
 
@@ -26,7 +27,7 @@ BLOCK = 16
 LEAST = 8
 """Blocks that are measured however slow the network is."""
 
-Turn = Callable[[np.ndarray], Sequence[Sequence[Result]]]
+Turn = Callable[[Samples], Sequence[Sequence[Result]]]
 """Runs a block of samples; gives for each of its contenders one result per sample."""
 
 
@@ -43,7 +44,7 @@ def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator) 
     for k, chain in enumerate(forced):
         chain.thresholds = [NEVER] * k + [0.0] * (count - 1 - k)
 
-    def turn(x: np.ndarray) -> Sequence[Sequence[Result]]:
+    def turn(x: Samples) -> Sequence[Sequence[Result]]:
         results: list[list[Result]] = [[] for _ in range(count)]
         drawn = np.concatenate([np.arange(count), rng.choice(count, 2 * BLOCK, p=shares)])
         for i, k in enumerate(rng.permutation(drawn)):
@@ -60,7 +61,7 @@ def run_alone(net: Net) -> Turn:
 
 def measure(
     turns: Mapping[str, Turn],
-    x: np.ndarray,
+    x: Samples,
     *,
     rng: np.random.Generator,
     progress: Progress,
@@ -70,7 +71,7 @@ def measure(
 
     Args:
         turns: by name.
-        x: samples (N, ...).
+        x: the samples.
         rng: draws the order within each block.
         progress: is told after each block.
         seconds: stop after the block in which this much time has passed, but not before `LEAST` blocks, going round the

@@ -1,11 +1,12 @@
 """Samples are checked once, before anything is measured with them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from ..runtime.checks import check_inputs
+from ..runtime.samples import Samples, convert_samples
 from ..schema import Manifest
 
 Progress = Callable[[str, int, int], None]
@@ -16,13 +17,13 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
-def check_samples(data: tuple[np.ndarray, np.ndarray], manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Return samples (N, ...) in the network's dtype and labels int64 (N,).
+def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Samples, np.ndarray]:
+    """Return samples in the network's dtypes, the batch axis first, and labels int64 (N,).
 
     Raises:
         DataError: there are none, shapes or dtypes do not fit, a value is not finite, or a label is not one of the classes.
     """
-    x, y = check_inputs(data[0], manifest.inputs[0]), np.asarray(data[1])
+    x, y = convert_samples(data[0], manifest.inputs), np.asarray(data[1])
     if y.shape != (len(x),):
         raise DataError(f"There are {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
     if y.dtype.kind not in "iu":

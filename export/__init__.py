@@ -4,6 +4,11 @@ from ..errors import require
 
 require("onnx_ir", extra="onnx")
 
-from .pipeline import export  # noqa: E402  (the check above gives the install line where an import would only fail)
+# The check above gives the install line where these imports would only fail.
+from ..schema import Preprocess  # noqa: E402
+from .attach import attach  # noqa: E402
+from .fuse import Fused, fuse  # noqa: E402
+from .keep import keep  # noqa: E402
+from .pipeline import export  # noqa: E402
 
-__all__ = ["export"]
+__all__ = ["Fused", "Preprocess", "attach", "export", "fuse", "keep"]

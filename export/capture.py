@@ -1,206 +1,261 @@
-"""From somebody else's network to one ONNX graph with the logits of every exit, and a way to run the original."""
+"""From somebody else's torch network to one ONNX graph with the logits of every exit, and a way to run the original."""
 
-import os
+import inspect
+import logging
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, NameFixPass, ShapeInferencePass
+from onnx_ir.passes.common import ShapeInferencePass
 
-from ..errors import MissingError, ModelError, UsageError, require
+from ..errors import ModelError, require
+from .axes import BATCH, Axes, take
+from .outputs import check_gates, choose_exits, find_exits, flatten, read_exits
 
 if TYPE_CHECKING:
     import torch
 
-BATCH = "batch"
-"""The name of the dynamic batch dimension in every graph that is written."""
+OPSET = 17
+"""The opset that TorchScript exports to; the newest that torch's older exporter writes well."""
+
+Arrays = Sequence[np.ndarray]
+"""One array per input, each in its own layout."""
 
 
 class Captured(NamedTuple):
     """A captured network.
 
     Attributes:
-        model: the graph; its only input has a dynamic batch axis 0.
+        model: the graph; in its inputs' shapes the batch is called `batch` and other dynamic axes have their names.
+        axes: the names of the axes of every input.
         logits: the exits in order, by name; each value is (batch, classes).
-        reference: runs the original: (N, ...) -> one (N, classes) array per exit.
+        gates: what the network itself says of how sure each exit is, where it was asked for.
+        reference: runs the original: inputs -> one (N, classes) array per exit.
         name: what the network is called.
+        how: what captured it: `dynamo`, `torchscript` or `onnx`.
     """
 
     model: ir.Model
+    axes: list[Axes]
     logits: dict[str, ir.Value]
-    reference: Callable[[np.ndarray], list[np.ndarray]]
+    gates: list[ir.Value]
+    reference: Callable[[Arrays], list[np.ndarray]]
     name: str
+    how: str
 
 
-def capture_torch(module: "torch.nn.Module", example: np.ndarray) -> Captured:
-    """Capture a torch network that returns its exits as a list, tuple or dict of (batch, classes) logits.
+def capture_torch(
+    module: "torch.nn.Module",
+    example: Arrays,
+    *,
+    names: Sequence[str],
+    axes: Sequence[Axes],
+    by_name: bool = False,
+    exits: Sequence[str] | None = None,
+    gates: Sequence[str] = (),
+) -> Captured:
+    """Capture a torch network in eval mode; it is left in the mode it was in.
 
-    It is captured in eval mode with torch's dynamo exporter and left in the mode it was in.
+    torch's dynamo exporter is tried first. Where it fails for another reason than values that decide the way, TorchScript
+    records one run; whatever it would have to take for granted is an error.
 
     Args:
-        module: the network; takes one tensor.
-        example: samples (N, ...), N at least 2, since the exporter fixes the batch size of a single one.
+        module: the network; its exits are found by `outputs.choose_exits`.
+        example: one array per input, at least two samples of each, since the exporter fixes the batch size of a single one.
+        names: of the inputs; by them they are passed if `by_name`.
+        axes: the names of the axes of every input.
+        exits: the outputs that are exits.
+        gates: the outputs that say how sure each exit is.
 
     Raises:
+        UsageError: a name is not an output's.
         ModelError: its output is not several exits, or torch cannot export it.
         MissingError: torch or its exporter is not installed.
     """
     torch = require("torch", extra="export")
     require("onnxscript", extra="export")
+    arrays, layout = example, list(axes)
 
-    class Flat(torch.nn.Module):  # type: ignore[name-defined, misc]
-        """The network with its exits as a tuple."""
+    def run(inputs: Arrays) -> dict[str, np.ndarray]:
+        tensors = [torch.from_numpy(np.array(part)) for part in inputs]
+        with evaluating(module), torch.no_grad():
+            output = module(**dict(zip(names, tensors, strict=True))) if by_name else module(*tensors)
+        return {name: _to_numpy(name, value) for name, value in flatten(output).items()}
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = module
+    try:
+        one, many = run(take(arrays, layout, [0])), run(arrays)
+    except ModelError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
+        raise ModelError(f"The network does not run on the example of shape {shapes}: {first_line(error)}") from error
+    sources = choose_exits(_without(one, gates), _without(many, gates), exits)
+    check_gates(many, gates, sources)
+    wanted = list(dict.fromkeys([*(source.output for source in sources), *gates]))
+    with evaluating(module):
+        model, how = _export(_flat(module, names if by_name else None, wanted), arrays, layout)
+    for value, name, own in zip(model.graph.inputs, names, layout, strict=True):
+        rename_axes(model, value, own)
+        value.name = name
+    outputs = dict(zip(wanted, model.graph.outputs, strict=True))
+    values = find_exits(model.graph, outputs, sources)
+    return Captured(
+        model,
+        layout,
+        {source.name: value for source, value in zip(sources, values, strict=True)},
+        [outputs[name] for name in gates],
+        lambda inputs: read_exits(run(inputs), sources),
+        module._get_name(),
+        how,
+    )
 
-        def forward(self, x: Any) -> tuple[Any, ...]:
-            return tuple(_named_exits(self.network(x)).values())
 
-    def reference(x: np.ndarray) -> list[np.ndarray]:
-        with _evaluating(module), torch.no_grad():
-            return [value.cpu().numpy() for value in _named_exits(module(torch.from_numpy(x.copy()))).values()]
+def rename_axes(model: ir.Model, value: ir.Value, names: Axes) -> None:
+    """Give an input's dynamic axes their names, there and wherever the graph's shapes repeat them.
 
-    with _evaluating(module), torch.no_grad():
+    Raises:
+        ModelError: an axis that should be dynamic has become fixed.
+    """
+    assert value.shape is not None
+    new: dict[str, str] = {}
+    for i, (axis, name) in enumerate(zip(value.shape, names, strict=True)):
+        if name is None:
+            continue
+        if isinstance(axis, int):
+            raise ModelError(
+                f"The axis {name} of input {value.name} was fixed to {axis} when the network was captured: "
+                "it decides something in the network. Leave it fixed, or change the network."
+            )
+        if axis.value is not None:
+            new[axis.value] = name
+        value.shape[i] = name
+    every = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+    for other in every:
+        for i, axis in enumerate(other.shape or ()):
+            if not isinstance(axis, int) and axis.value in new:
+                other.shape[i] = new[axis.value]  # type: ignore[index]
+
+
+def _export(program: Any, arrays: Arrays, layout: list[Axes]) -> tuple[ir.Model, str]:
+    """Export a module that returns a tuple of tensors.
+
+    Returns:
+        The graph, and what captured it.
+
+    Raises:
+        ModelError: neither exporter can.
+    """
+    import torch
+
+    from .pooling import SlicedPooling
+
+    tensors = tuple(torch.from_numpy(np.array(array)) for array in arrays)
+    batch = torch.export.Dim(BATCH)
+    dims = tuple(
+        {i: batch if name == BATCH else torch.export.Dim.DYNAMIC for i, name in enumerate(own) if name is not None}
+        for own in layout
+    )
+    with torch.no_grad(), _quiet(), SlicedPooling():
         try:
-            exits = _named_exits(module(torch.from_numpy(example.copy())))
+            exported = torch.onnx.export(program, tensors, dynamo=True, dynamic_shapes=(dims,), verbose=False)
+            return exported.model, "dynamo"
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError(
-                f"The network does not run on the example of shape {example.shape}, {example.dtype}: {_first_line(error)}"
-            ) from error
-        _check_shapes({name: tuple(value.shape) for name, value in exits.items()}, len(example))
-        for name, value in exits.items():
-            if value.dtype not in (torch.float32, torch.float16, torch.float64):
-                raise ModelError(f"Exit {name} is {value.dtype}; logits are float32, float16 or float64.")
+            if _depends_on_data(error):
+                raise ModelError(
+                    f"torch cannot export the network: {first_line(error)} (a branch that depends on the values of a tensor: "
+                    "replace it by torch.where, or by arithmetic)"
+                ) from error
+            failure = error
         try:
-            with _quiet():
-                program = torch.onnx.export(
-                    Flat(),
-                    (torch.from_numpy(example.copy()),),
-                    dynamo=True,
-                    dynamic_shapes=({0: torch.export.Dim(BATCH)},),
-                    verbose=False,
-                )
+            return _trace(program, tensors, layout), "torchscript"
         except Exception as error:
             raise ModelError(
-                f"torch cannot export the network: {_first_line(error)} "
-                "(a branch that depends on the values of a tensor is the usual cause)"
-            ) from error
-    model: ir.Model = program.model
-    return Captured(model, dict(zip(exits, model.graph.outputs, strict=True)), reference, type(module).__name__)
+                f"torch cannot export the network: {first_line(failure)} TorchScript cannot either: {first_line(error)}"
+            ) from failure
 
 
-def capture_onnx(path: str | os.PathLike[str]) -> Captured:
-    """Read an ONNX file with one output of logits (batch, classes) per exit.
+def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
+    """Export by recording one run; what the record would take for granted, such as a branch, is an error."""
+    import torch
 
-    Raises:
-        UsageError: there is no such file.
-        ModelError: it is no ONNX file, or its inputs and outputs are not those of a multi-exit classifier.
-        MissingError: ONNX Runtime is not installed.
-    """
-    ort = require("onnxruntime", extra="onnx")
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"There is no file {path}." if not path.exists() else f"{path} is a folder, not an ONNX file.")
-    if not os.access(path, os.R_OK):
-        raise MissingError(f"Cannot read {path}. Check its permissions.")
-    try:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        model = ir.load(path)
-    except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
-        raise ModelError(f"{path} is not an ONNX file that ONNX Runtime loads: {_first_line(error)}") from error
-    if "" not in model.graph.opset_imports:  # the default domain by its other name
-        model.graph.opset_imports[""] = model.graph.opset_imports["ai.onnx"]
-    InlinePass()(model)
-    NameFixPass()(model)
-    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
-    if len(inputs) != 1:
-        raise ModelError(f"{path} has {len(inputs)} inputs; this version takes networks with one.")
-    shape, name = session.get_inputs()[0].shape, str(inputs[0].name)  # the value may be renamed later
-    if not shape or any(not isinstance(axis, int) for axis in shape[1:]):
-        raise ModelError(f"{path} has an input of shape {shape}; only its first axis, the batch, may be dynamic.")
-    model.graph.inputs[:] = inputs  # before IR version 4 weights were listed among the inputs
-    _make_batch_dynamic(model, inputs[0])
-    if isinstance(shape[0], int) and shape[0] != 1:
-        raise ModelError(f"{path} is fixed to batches of {shape[0]}. Export it with a dynamic batch axis.")
-    for value in session.get_outputs():
-        if value.type not in ("tensor(float)", "tensor(float16)", "tensor(double)"):
-            raise ModelError(f"Output {value.name} of {path} is {value.type}; logits are float, float16 or double.")
-    _check_shapes({value.name: tuple(value.shape) for value in session.get_outputs()}, None)
-
-    def reference(x: np.ndarray) -> list[np.ndarray]:
-        parts = np.split(x, len(x)) if isinstance(shape[0], int) else [x]
-        outputs = [session.run(None, {name: part}) for part in parts]
-        return [np.concatenate(values) for values in zip(*outputs, strict=True)]
-
-    logits = {str(value.name): value for value in model.graph.outputs}
-    return Captured(model, logits, reference, path.stem)
-
-
-def random_example(model: ir.Model, rows: int) -> np.ndarray:
-    """Draw standard normal samples (rows, ...) for a graph whose input shape is known."""
-    value = model.graph.inputs[0]
-    assert value.shape is not None and value.dtype is not None
-    if value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
-        raise UsageError(f"The input {value.name} is {value.dtype.name}: pass an example, random ones make no sense.")
-    shape = (rows, *(int(axis) for axis in value.shape[1:]))  # type: ignore[arg-type]
-    return np.random.default_rng(0).standard_normal(shape).astype(value.dtype.numpy())
-
-
-def _named_exits(output: Any) -> dict[str, Any]:
-    if isinstance(output, dict):
-        exits = {str(name): value for name, value in output.items()}
-        if len(exits) < len(output):
-            raise ModelError(f"Two exits of the network have the same name: {', '.join(map(str, output))}.")
-    elif isinstance(output, (list, tuple)):
-        exits = {f"exit{k}": value for k, value in enumerate(output)}
-    else:
-        raise ModelError(
-            f"The network returns a {type(output).__name__}, not its exits: "
-            "it must return a list, tuple or dict with the logits of each exit."
+    names = [f"input{i}" for i in range(len(tensors))]
+    dynamic = {
+        name: {i: f"{axis}" for i, axis in enumerate(own) if axis is not None} for name, own in zip(names, layout, strict=True)
+    }
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("error", category=torch.jit.TracerWarning)
+        path = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            program, tensors, path, dynamo=False, opset_version=OPSET, input_names=names, dynamic_axes=dynamic, verbose=False
         )
-    for name, value in exits.items():
-        if not hasattr(value, "shape"):
-            raise ModelError(f"Exit {name} of the network is a {type(value).__name__}, not a tensor of logits.")
-    return exits
+        model = ir.load(path)
+        ir.external_data.load_to_model(model)
+    infer_shapes(model)
+    return model
 
 
-def _check_shapes(shapes: dict[str, tuple[Any, ...]], batch: int | None) -> None:
-    """Refuse exits that are not (batch, classes) with the same number of classes."""
-    if len(shapes) < 2:
-        raise ModelError(f"The network has {len(shapes)} exit; early exit needs at least two.")
-    for name, shape in shapes.items():
-        if len(shape) != 2 or (batch is not None and shape[0] != batch) or not isinstance(shape[1], int):
-            raise ModelError(f"Exit {name} has the shape {shape}; logits are (batch, classes).")
-    classes = {name: shape[1] for name, shape in shapes.items()}
-    if len(set(classes.values())) > 1:
-        each = ", ".join(f"{name} has {count}" for name, count in classes.items())
-        raise ModelError(f"The exits differ in their number of classes: {each}. Leave out outputs that are no exits.")
-    if min(classes.values()) < 2:
-        raise ModelError("The exits have one class only; offramp serves classification with at least two.")
-
-
-def _make_batch_dynamic(model: ir.Model, value: ir.Value) -> None:
-    """Name the input's first axis and infer every shape anew from it."""
-    assert value.shape is not None
-    value.shape = ir.Shape([BATCH, *value.shape[1:]])
+def infer_shapes(model: ir.Model) -> None:
+    """Infer every shape anew from those of the inputs."""
     for node in model.graph:
         for output in node.outputs:
             output.shape = None
     ShapeInferencePass(check_type=False, strict_mode=False)(model)
 
 
+def _flat(module: "torch.nn.Module", names: Sequence[str] | None, wanted: Sequence[str]) -> Any:
+    """Wrap a network so that it takes its inputs in order and returns the wanted outputs as a tuple."""
+    import torch
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = module
+
+        def forward(self, *inputs: Any) -> tuple[Any, ...]:
+            output = self.network(*inputs) if names is None else self.network(**dict(zip(names, inputs, strict=True)))
+            found = flatten(output)
+            return tuple(found[name] for name in wanted)
+
+    return Flat().eval()
+
+
+def forward_names(module: "torch.nn.Module", count: int) -> list[str]:
+    """Return the names of the first parameters of a network's forward."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds][:count]
+    return found + [f"input{i}" for i in range(len(found), count)]
+
+
+def _to_numpy(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value.detach().cpu().numpy())
+    except TypeError as error:
+        raise ModelError(f"Output {name} is {value.dtype}, which NumPy does not have; logits are float32 or float16.") from error
+
+
+def _without(outputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in outputs.items() if name not in names}
+
+
+def _depends_on_data(error: BaseException | None) -> bool:
+    """Tell whether an export failed because values of a tensor decide what is computed."""
+    while error is not None:
+        text = str(error).lower()
+        if type(error).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text or "control flow" in text:
+            return True
+        error = error.__cause__
+    return False
+
+
 @contextmanager
-def _evaluating(module: "torch.nn.Module") -> Iterator[None]:
+def evaluating(module: "torch.nn.Module") -> Iterator[None]:
     """Put every part of the network in eval mode and back into the mode that each was in."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -214,8 +269,6 @@ def _evaluating(module: "torch.nn.Module") -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the exporter's warnings about itself; what went wrong still comes as an exception."""
-    import logging
-
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -229,7 +282,7 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of the deepest cause, which is the one that names the user's code."""
     while error.__cause__ is not None:
         error = error.__cause__

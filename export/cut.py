@@ -1,7 +1,8 @@
 """Cut a graph with several exits into stages.
 
 Stage k is the nodes that exit k needs and no earlier stage has run. Its boundary is every value made before and read in it.
-Nodes that depend on weights or shapes alone are repeated in each stage that needs them rather than passed.
+Nodes that depend on weights or shapes alone are repeated in each stage that needs them rather than passed. What is quantised
+crosses as it is: its QuantizeLinear runs in the stage before, its DequantizeLinear in every stage that reads it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,9 +12,9 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from ..schema import Tensor
-from .capture import BATCH
+from .axes import BATCH
 from .decide import Head
-from .shapes import BATCH_SIZE, read_batch_size
+from .shapes import BATCH_SIZE, is_length, read_batch_size
 
 
 class Plan(NamedTuple):
@@ -30,7 +31,9 @@ def plan_stages(graph: ir.Graph, heads: list[Head]) -> list[Plan]:
     Raises:
         ModelError: an exit's logits are computed on the way to an earlier exit.
     """
-    repeated = _repeatable(graph)
+    constant = _constant_nodes(graph)
+    repeated = constant | {node for node in graph if node.op_type == "DequantizeLinear"}
+    needed = set().union(*(ancestors(value) for head in heads for value in head))
     order = {node: index for index, node in enumerate(graph)}
     owner: dict[ir.Node, int] = {}
     reads: list[list[ir.Value]] = []
@@ -40,6 +43,7 @@ def plan_stages(graph: ir.Graph, heads: list[Head]) -> list[Plan]:
             name = str(head.logits.name).removesuffix(".logits")
             raise ModelError(f"Exit {name} is already computed by an earlier exit: is it listed twice?")
         owner.update(dict.fromkeys(new, k))
+        owner.update(dict.fromkeys(_early(graph, owner, needed, constant), k))
         reads.append(sorted(crossing, key=lambda value: (order.get(value.producer(), -1), value.index() or 0)))  # type: ignore[arg-type]
     plans = []
     for k, inputs in enumerate(reads):
@@ -49,7 +53,7 @@ def plan_stages(graph: ir.Graph, heads: list[Head]) -> list[Plan]:
     return plans
 
 
-def ancestors(graph: ir.Graph, value: ir.Value) -> set[ir.Node]:
+def ancestors(value: ir.Value) -> set[ir.Node]:
     """Return every node that a value depends on."""
     found: set[ir.Node] = set()
     stack = [value]
@@ -57,7 +61,7 @@ def ancestors(graph: ir.Graph, value: ir.Value) -> set[ir.Node]:
         node = stack.pop().producer()
         if node is not None and node not in found:
             found.add(node)
-            stack += _values_read(node)
+            stack += values_read(node)
     return found
 
 
@@ -88,6 +92,24 @@ def extract_stage(model: ir.Model, plan: Plan, head: Head, tensors: dict[str, Te
     if size is not None and size in reads:
         _read_own_batch_size(stage, tensors)
     return ir.Model(stage, ir_version=model.ir_version)
+
+
+def values_read(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield the values of the same graph that a node reads, also from within its branches and loops."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        for inner in subgraphs(attribute):
+            for deep in inner.all_nodes():
+                yield from (v for v in deep.inputs if v is not None and v.graph is node.graph)
+            for graph in [inner, *(g for n in inner.all_nodes() for a in n.attributes.values() for g in subgraphs(a))]:
+                yield from (v for v in graph.outputs if v.graph is node.graph)
+
+
+def subgraphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
+    """Return the graphs of an attribute: a branch, a loop's body."""
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else []
 
 
 def _read_own_batch_size(stage: ir.Graph, tensors: dict[str, Tensor]) -> None:
@@ -126,35 +148,44 @@ def _collect(head: Head, owner: dict[ir.Node, int], repeated: set[ir.Node]) -> t
             continue
         if node not in repeated:
             new.add(node)
-        stack += _values_read(node)
+        stack += values_read(node)
     return new, crossing
 
 
-def _repeatable(graph: ir.Graph) -> set[ir.Node]:
-    """Return the nodes that depend on weights or shapes alone."""
+def _early(graph: ir.Graph, owner: dict[ir.Node, int], needed: set[ir.Node], constant: set[ir.Node]) -> set[ir.Node]:
+    """Return what later stages need and this one should run, since it makes what crosses smaller.
+
+    That is a QuantizeLinear that is all that later stages read of a value, and the length of a tensor that is known here.
+    """
+    early: set[ir.Node] = set()
+    for node in graph:
+        if node not in needed or node in owner or not node.inputs or node.inputs[0] is None:
+            continue
+        source = node.inputs[0]
+        if node.op_type == "QuantizeLinear" and source.producer() in owner:
+            waiting = {user for user in source.consumers() if user in needed and user not in owner}
+            if all(user.op_type == "QuantizeLinear" for user in waiting):
+                early.add(node)
+        if is_length(node.outputs[0]):
+            shape = source.producer()
+            measured = shape.inputs[0] if shape is not None else None
+            known = measured is not None and (measured.producer() in owner or measured in graph.inputs)
+            if known or (measured is not None and measured.producer() in constant):
+                early.add(node)
+    return early
+
+
+def _constant_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """Return the nodes that depend on weights, the batch size or lengths alone."""
     found: set[ir.Node] = set()
     for node in graph:
         random = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
-        sources = [value for value in _values_read(node) if not value.is_initializer() and value.name != BATCH_SIZE]
-        if node.op_type in ("Shape", "Size") or (not random and all(value.producer() in found for value in sources)):
+        if random or any(is_length(value) for value in node.outputs):
+            continue
+        sources = [v for v in values_read(node) if not (v.is_initializer() or v.name == BATCH_SIZE or is_length(v))]
+        if node.op_type in ("Shape", "Size") or all(value.producer() in found for value in sources):
             found.add(node)
     return found
-
-
-def _values_read(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield the values of the same graph that a node reads, also from within its branches and loops."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        for inner in _graphs(attribute):
-            for deep in inner.all_nodes():
-                yield from (v for v in deep.inputs if v is not None and v.graph is node.graph)
-            yield from (v for v in inner.outputs if v.graph is node.graph)
-
-
-def _graphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else []
 
 
 def _onnx_name(dtype: str) -> str:

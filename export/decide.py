@@ -1,13 +1,14 @@
 """The decision of each exit, computed in the graph: a score in [0, 1] and the label."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import unknown
-from .capture import BATCH
+from ..errors import UsageError, unknown
+from .axes import BATCH
 
 
 class Head(NamedTuple):
@@ -23,27 +24,84 @@ def max_softmax(tape: ir.tape.Tape, logits: ir.Value, opset: int) -> ir.Value:
     return _reduce(tape, "ReduceMax", tape.op("Softmax", [logits], {"axis": -1}), opset)
 
 
-RULES: dict[str, Callable[[ir.tape.Tape, ir.Value, int], ir.Value]] = {"max_softmax": max_softmax}
-"""The rules by name; each adds nodes that turn logits (batch, classes) into a score (batch,)."""
+def entropy(tape: ir.tape.Tape, logits: ir.Value, opset: int) -> ir.Value:
+    """1 - H / log C with the entropy H of the softmax, as BranchyNet (arXiv 1709.01686) uses it, scaled to 0..1."""
+    assert logits.shape is not None and isinstance(logits.shape[-1], int)
+    log_p = tape.op("LogSoftmax", [logits], {"axis": -1})
+    minus_h = _reduce(tape, "ReduceSum", tape.op("Mul", [tape.op("Exp", [log_p]), log_p]), opset)
+    share = tape.op("Mul", [minus_h, _constant(tape, 1 / math.log(logits.shape[-1]))])
+    return tape.op("Relu", [tape.op("Add", [share, _constant(tape, 1.0)])])  # rounding may lead below 0
 
 
-def add_decisions(model: ir.Model, logits: dict[str, ir.Value], rule: str) -> list[Head]:
-    """Add score and label to every exit and make all three the graph's outputs, named `<exit>.logits` and so on.
+def margin(tape: ir.tape.Tape, logits: ir.Value, opset: int) -> ir.Value:
+    """The largest softmax probability less the second largest (best versus second best, Joshi et al., CVPR 2009)."""
+    p = tape.op("Softmax", [logits], {"axis": -1})
+    two = tape.op("TopK", [p, _constant(tape, [2])], {"axis": -1}, num_outputs=2)[0]
+    first, second = (tape.op("Gather", [two, _constant(tape, i)], {"axis": 1}) for i in (0, 1))
+    return tape.op("Sub", [first, second])
+
+
+RULES: dict[str, Callable[[ir.tape.Tape, ir.Value, int], ir.Value]] = {
+    "max_softmax": max_softmax,
+    "entropy": entropy,
+    "margin": margin,
+    "ensemble": max_softmax,
+    "gate": max_softmax,
+    "gate_logit": max_softmax,
+}
+"""The rules by name; each adds nodes that turn logits (batch, classes) into a score (batch,).
+
+`ensemble` first replaces the logits by the mean log-probability of the heads so far. `gate` and `gate_logit` read the network's
+own gates instead; the rule here serves a last exit without one.
+"""
+
+
+def check_rule(rule: str, exits: int, gates: int, temperatures: Sequence[float] | None) -> None:
+    """See that a rule can be used.
 
     Raises:
-        UsageError: the rule is unknown.
+        UsageError: it is unknown, or gates or temperatures do not fit it.
     """
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
+    if bool(gates) != rule.startswith("gate"):
+        raise UsageError("The rules gate and gate_logit need gates=[...], the names of the gate outputs, and no other does.")
+    if temperatures is not None:
+        if len(temperatures) != exits:
+            raise UsageError(f"There are {len(temperatures)} temperatures for {exits} exits: give one per exit.")
+        if not all(0 < t < math.inf for t in temperatures):
+            raise UsageError(f"Temperatures are above 0, not {list(temperatures)}.")
+        if gates:
+            raise UsageError("A gate's score is the network's own: a temperature does not change it. Leave temperatures out.")
+
+
+def add_decisions(
+    model: ir.Model,
+    logits: dict[str, ir.Value],
+    rule: str,
+    *,
+    gates: Sequence[ir.Value] = (),
+    temperatures: Sequence[float] | None = None,
+) -> list[Head]:
+    """Add score and label to every exit and make all three the graph's outputs, named `<exit>.logits` and so on."""
     graph, opset = model.graph, model.graph.opset_imports[""]
     tape = ir.tape.Tape(graph)
-    heads = []
-    for value in logits.values():
+    heads: list[Head] = []
+    total = None
+    for k, value in enumerate(logits.values()):
+        shape = value.shape
         if value.dtype != ir.DataType.FLOAT:  # the runtime reads float32, whatever the network computes in
-            shape = value.shape
             value = tape.op("Cast", [value], {"to": ir.DataType.FLOAT})
-            value.dtype, value.shape = ir.DataType.FLOAT, shape
-        score = RULES[rule](tape, value, opset)
+        scaled = value
+        if temperatures is not None and temperatures[k] != 1:
+            scaled = tape.op("Mul", [value, _constant(tape, 1 / temperatures[k])])
+        if rule == "ensemble":
+            log_p = tape.op("LogSoftmax", [scaled], {"axis": -1})
+            total = log_p if total is None else tape.op("Add", [total, log_p])
+            value = scaled = tape.op("Mul", [total, _constant(tape, 1 / (k + 1))])
+        value.dtype, value.shape = ir.DataType.FLOAT, shape
+        scaled.dtype, scaled.shape = ir.DataType.FLOAT, shape
+        score = _gate(tape, gates[k], rule) if k < len(gates) else RULES[rule](tape, scaled, opset)
         label = tape.op("ArgMax", [value], {"axis": -1, "keepdims": 0})
         score.dtype, score.shape = ir.DataType.FLOAT, ir.Shape([BATCH])
         label.dtype, label.shape = ir.DataType.INT64, ir.Shape([BATCH])
@@ -53,12 +111,36 @@ def add_decisions(model: ir.Model, logits: dict[str, ir.Value], rule: str) -> li
     return heads
 
 
+def decided_logits(logits: Sequence[np.ndarray], rule: str, temperatures: Sequence[float] | None) -> list[np.ndarray]:
+    """Return what the rule makes of the original's logits before it scores them: the ensemble's, or the same."""
+    if rule != "ensemble":
+        return list(logits)
+    total, found = np.float64(0), []
+    for k, values in enumerate(logits):
+        scaled = values.astype(np.float64) / (temperatures[k] if temperatures else 1)
+        scaled -= scaled.max(-1, keepdims=True)
+        total = total + scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
+        found.append((total / (k + 1)).astype(values.dtype))
+    return found
+
+
+def _gate(tape: ir.tape.Tape, gate: ir.Value, rule: str) -> ir.Value:
+    flat = tape.op("Reshape", [gate, _constant(tape, [-1])])
+    if gate.dtype != ir.DataType.FLOAT:
+        flat = tape.op("Cast", [flat], {"to": ir.DataType.FLOAT})
+    return tape.op("Sigmoid", [flat]) if rule == "gate_logit" else flat
+
+
+def _constant(tape: ir.tape.Tape, value: "float | int | list[int]") -> ir.Value:
+    array = np.array(value, np.float32 if isinstance(value, float) else np.int64)
+    return tape.op("Constant", [], {"value": ir.tensor(array)})
+
+
 def _reduce(tape: ir.tape.Tape, op: str, value: ir.Value, opset: int) -> ir.Value:
-    """Reduce the last axis away; the axes became an input with opset 18 (ONNX operator changelog)."""
-    if opset < 18:
+    """Reduce the last axis away; the axes became an input with opset 13 for sums and 18 for the rest (ONNX changelog)."""
+    if opset < (13 if op == "ReduceSum" else 18):
         return tape.op(op, [value], {"axes": [-1], "keepdims": 0})
-    axes = tape.initializer(ir.tensor(np.array([-1], np.int64)), name=f"offramp.axes.{value.name}")
-    return tape.op(op, [value, axes], {"keepdims": 0})
+    return tape.op(op, [value, _constant(tape, [-1])], {"keepdims": 0})
 
 
 def _name_outputs(graph: ir.Graph, heads: dict[str, Head]) -> None:

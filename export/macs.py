@@ -1,9 +1,12 @@
 """Multiply-accumulates of a graph's nodes for one sample."""
 
 import math
+from collections.abc import Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
+
+from .axes import BATCH
 
 MULTIPLIES = (
     "Attention",
@@ -32,16 +35,21 @@ MULTIPLIES = (
 """Operators that may do the work of a network, counted or not."""
 
 
-def count_macs(model: ir.Model) -> dict[str, int]:
+def count_macs(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, int]:
     """Count the multiply-accumulates of convolutions, matrix products and recurrent layers, by node name.
 
     Other operators count nothing: their share is small and depends on the engine. Every shape is inferred at batch 1, on a
     copy. A node whose shapes cannot be inferred counts nothing.
+
+    Args:
+        model: the graph.
+        sizes: of the named axes.
     """
-    single = model.clone()
-    value = single.graph.inputs[0]
-    assert value.shape is not None
-    value.shape = ir.Shape([1, *value.shape[1:]])
+    single, fixed = model.clone(), {BATCH: 1, **sizes}
+    for value in single.graph.inputs:
+        assert value.shape is not None
+        axes = [axis if isinstance(axis, int) else axis.value for axis in value.shape]
+        value.shape = ir.Shape([fixed.get(axis, axis) if isinstance(axis, str) else axis for axis in axes])
     for node in single.graph:
         for output in node.outputs:
             output.shape = None

@@ -3,17 +3,22 @@
 # numpy comes last, with the chain: its BLAS threads spin for a while, and whatever is imported meanwhile costs twice.
 from .doctor import Diagnosis, Engine, diagnose  # isort: skip
 from .loading import UncalibratedWarning, load, load_static  # isort: skip
-from .chain import BatchResult, EveryExit, Net, Result  # isort: skip
+from .chain import Net  # isort: skip
+from .results import BatchResult, EveryExit, Result  # isort: skip
+from .verify import ExitCheck, Verification, verify  # isort: skip
 
 __all__ = [
     "BatchResult",
     "Diagnosis",
     "Engine",
     "EveryExit",
+    "ExitCheck",
     "Net",
     "Result",
     "UncalibratedWarning",
+    "Verification",
     "diagnose",
     "load",
     "load_static",
+    "verify",
 ]

@@ -12,8 +12,8 @@ ALIGNMENT = 64
 
 
 def shape_at(tensor: Tensor, batch: int) -> tuple[int, ...]:
-    """Return a tensor's shape at a batch size."""
-    return tuple(batch if axis is None else axis for axis in tensor.shape)
+    """Return a tensor's shape at a batch size; its named axes have been sized."""
+    return tuple(batch if axis is None else int(axis) for axis in tensor.shape)
 
 
 def batch_axis(tensor: Tensor) -> int | None:

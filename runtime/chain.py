@@ -6,72 +6,29 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
 
 from ..errors import DataError, UsageError
 from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
-from .buffers import Buffers, batch_axis, shape_at
-from .checks import check_range
-from .engines import Arrays, Compiled, Run
+from .buffers import batch_axis, shape_at
+from .engines import Compiled
+from .memory import CHUNK, Bound, Memory, learn_shapes, link_stages, resize
+from .results import BatchResult, EveryExit, Result
+from .samples import Samples, check_kind, check_samples, fits, show_shape, split_inputs
 
-CHUNK = 16
-"""The most samples that `Net.batch` sends through a stage at once; bounds its memory."""
-
+LENGTHS = 8
+"""How many sizes of a network's named axes memory is kept for; the one not used for longest goes first."""
 
 CLOSED = "The network is closed. Load it again."
-
-
-class Result(Struct, frozen=True, gc=False):
-    """What the network says of one sample.
-
-    Attributes:
-        label: index of the class.
-        score: how sure the exit is, 0 to 1.
-        exit: where the sample left, from 0.
-        latency_s: time from the call to the result.
-        logits: float array (classes,) of that exit, if the network was loaded with `logits=True`.
-    """
-
-    label: int
-    score: float
-    exit: int
-    latency_s: float
-    logits: np.ndarray | None = None
-
-
-class BatchResult(Struct, frozen=True):
-    """What the network says of many samples: `label` int64 (N,), `score` float32 (N,), `exit` int64 (N,).
-
-    `latency_s` is the time of the whole batch. `logits` as in `Result`, (N, classes).
-    """
-
-    label: np.ndarray
-    score: np.ndarray
-    exit: np.ndarray
-    latency_s: float
-    logits: np.ndarray | None = None
-
-
-class EveryExit(Struct, frozen=True):
-    """What every exit says of every sample: `label` int64 (N, exits), `score` float32 (N, exits), `logits` (N, exits, C)."""
-
-    label: np.ndarray
-    score: np.ndarray
-    logits: np.ndarray | None = None
-
-
-class _Bound(Struct):
-    """The whole chain tied to memory for one batch size; `steps[k]` is (run, score, label, logits) of stage k."""
-
-    views: dict[str, np.ndarray]
-    steps: list[tuple[Run, Any, Any, Any]]
 
 
 class Net:
     """A loaded network. Made by `load`; serves one thread at a time.
 
+    A network with named axes (a sequence length) learns the shapes inside it whenever a length is new, by running once more.
+
     Attributes:
         exits: the names of the exits, first to last.
+        inputs: the names of the inputs.
         point: the operating point in use, or None when the network runs to its last exit.
     """
 
@@ -81,36 +38,31 @@ class Net:
         stages: Sequence[Stage],
         exits: Sequence[Exit],
         *,
-        inputs: Tensor,
+        inputs: Sequence[Tensor],
         classes: int,
         logits: bool,
         point: OperatingPoint | None = None,
     ) -> None:
         self.exits = tuple(exit_.name for exit_ in exits)
+        self.inputs = tuple(tensor.name for tensor in inputs)
         self.point = point
-        self._compiled = list(compiled)
+        self._links = link_stages(compiled, stages, exits, logits)
         self._stages = list(stages)
-        self._outputs = list(exits)
-        self._logits = logits
-        self._input = inputs
+        self._inputs = tuple(inputs)
         self._live = _live_after(stages)
+        self._classes = classes if logits else None
         heads = [Tensor(name=e.score, dtype="float32", shape=(None,)) for e in exits]
         heads += [Tensor(name=e.label, dtype="int64", shape=(None,)) for e in exits]
         heads += [Tensor(name=e.logits, dtype="float32", shape=(None, classes)) for e in exits if logits]
-        boundaries = [tensor for stage in stages for tensor in stage.outputs]
-        self._tensors = list({tensor.name: tensor for tensor in [inputs, *boundaries, *heads]}.values())
-        single = self._bind(Buffers(self._tensors, batch=1), 1)
-        self._single = single
-        self._place = single.views[inputs.name]
-        self._shapes = (shape_at(inputs, 1), tuple(axis for axis in inputs.shape if axis is not None))
-        # A sample's class and score are read through memory views: half the time of indexing an array.
-        self._heads: Any = [
-            (run, memoryview(score), memoryview(label), values[0] if values is not None else None)
-            for run, score, label, values in single.steps
-        ]
-        self._sides: list[Buffers] = []
-        self._bound: dict[tuple[int, int], _Bound] = {}
-        self.thresholds = point.thresholds if point else (NEVER,) * (len(exits) - 1)
+        self._heads = heads
+        self._thresholds: tuple[float, ...] = point.thresholds if point else (NEVER,) * (len(exits) - 1)
+        self._memories: dict[tuple[tuple[int, ...], ...], Memory] = {}
+        self._memory: Memory | None = None
+        self._places: list[tuple[np.ndarray, tuple[Any, ...]]] = []
+        self._steps: tuple[tuple[Any, ...], ...] = ()
+        self._named = any(isinstance(axis, str) for tensor in inputs for axis in tensor.shape)
+        if not self._named:
+            self._turn_to([np.empty(shape_at(tensor, 1), tensor.dtype) for tensor in inputs])
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -119,23 +71,16 @@ class Net:
 
     @thresholds.setter
     def thresholds(self, values: Sequence[float]) -> None:
-        if not self._compiled:
-            raise UsageError(CLOSED)
-        if len(values) != len(self.exits) - 1:
-            raise UsageError(f"{len(self.exits)} exits take {len(self.exits) - 1} thresholds, not {len(values)}.")
-        if not all(0 <= value <= NEVER for value in values):
-            raise UsageError(f"Thresholds lie between 0 and 2.0 (never), not {list(values)}.")
-        self._thresholds = tuple(float(np.float32(value)) for value in values)
-        self._steps = tuple(
-            (k, *head, threshold)
-            for k, (head, threshold) in enumerate(zip(self._heads, (*self._thresholds, 0.0), strict=True))
-        )
+        self._check_open()
+        self._thresholds = check_thresholds(values, len(self.exits))
+        self._set_steps()
 
-    def __call__(self, x: np.ndarray) -> Result:
+    def __call__(self, x: Any) -> Result:
         """Run one sample.
 
         Args:
-            x: the sample, with or without its batch axis of 1, of the network's dtype (other floats are converted).
+            x: the sample, with or without its batch axis of 1, of the network's dtype (other floats are converted). For a
+                network with several inputs a tuple of arrays, or a dict by name.
 
         Raises:
             DataError: `x` has another shape or kind of dtype, or the network's answer is not a number.
@@ -154,30 +99,28 @@ class Net:
             logits = logits.copy()
         return Result(label[0], sure, k, (perf_counter_ns() - start) * 1e-9, logits)
 
-    def batch(self, x: np.ndarray) -> BatchResult:
+    def batch(self, x: Any) -> BatchResult:
         """Run many samples; those that leave at an exit are dropped from the rest of the chain.
 
         Args:
-            x: (N, ...), the batch on the input's batch axis, of the network's dtype.
+            x: the samples, of the network's dtype, the batch on the input's batch axis; for several inputs a tuple or dict.
 
         Raises:
             DataError: `x` has another shape or kind of dtype, holds no sample, or an answer is not a number.
         """
         start = perf_counter_ns()
-        x = self._check_batch(x)
-        n = x.shape[0]
+        samples, memory = self._check_batch(x)
+        n = len(samples)
         label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
         score = np.empty(n, np.float32)
-        logits = (
-            np.empty((n, *self._single.views[self._outputs[0].logits].shape[1:]), np.float32) if self._logits else None
-        )
+        logits = None if self._classes is None else np.empty((n, self._classes), np.float32)
         for first in range(0, n, CHUNK):
             part = slice(first, first + CHUNK)
-            self._leave(x[part], label[part], score[part], exit_[part], None if logits is None else logits[part])
+            self._leave(memory, samples[part], label[part], score[part], exit_[part], None if logits is None else logits[part])
         _refuse_nan(score)
         return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits)
 
-    def every_exit(self, x: np.ndarray, *, size: int = 1) -> EveryExit:
+    def every_exit(self, x: Any, *, size: int = 1) -> EveryExit:
         """Run many samples through every exit, whatever the thresholds.
 
         Args:
@@ -190,15 +133,14 @@ class Net:
         """
         if not 1 <= size <= CHUNK:
             raise UsageError(f"size is from 1 to {CHUNK}, not {size}.")
-        x = self._check_batch(x)
-        n, exits = x.shape[0], len(self.exits)
+        samples, memory = self._check_batch(x)
+        n, exits = len(samples), len(self.exits)
         label, score = np.empty((n, exits), np.int64), np.empty((n, exits), np.float32)
-        classes = self._single.views[self._outputs[0].logits].shape[1:] if self._logits else ()
-        logits = np.empty((n, exits, *classes), np.float32) if self._logits else None
+        logits = None if self._classes is None else np.empty((n, exits, self._classes), np.float32)
         for first in range(0, n, size):
-            part = x[first : first + size]
-            bound = self._single if len(part) == 1 else self._bound_at(len(part), 0)
-            _fill(bound.views[self._input.name], part, batch_axis(self._input))
+            part = samples[first : first + size]
+            bound = memory.single if len(part) == 1 else memory.at(len(part), 0)
+            self._fill(bound, part)
             for k, (run, scores, labels, values) in enumerate(bound.steps):
                 run()
                 label[first : first + size, k], score[first : first + size, k] = labels, scores
@@ -209,12 +151,9 @@ class Net:
 
     def close(self) -> None:
         """Let go of the engine's memory; the network cannot be called afterwards."""
+        self._links, self._places = [], []
         self._steps = ((0, _closed, [0.0], [0], None, 0.0),)
-        self._heads = []
-        self._compiled.clear()
-        self._bound.clear()
-        self._sides.clear()
-        self._single.steps.clear()
+        self._memories, self._memory = {}, None
 
     def __enter__(self) -> "Net":
         """Return the network itself."""
@@ -226,64 +165,96 @@ class Net:
         """Close the network."""
         self.close()
 
-    def _put(self, x: np.ndarray) -> None:
-        if not isinstance(x, np.ndarray):
-            x = np.asarray(x)
-        if x.shape not in self._shapes:
-            raise DataError(
-                f"The network takes a sample of shape {self._shapes[1]} (or {self._shapes[0]}), not {x.shape}."
-            )
-        if x.dtype != self._place.dtype:
-            self._check_kind(x)
-        self._place[...] = x.reshape(self._shapes[0])
+    def _put(self, x: Any) -> None:
+        """Copy a sample into the inputs' memory."""
+        parts = [x] if len(self._inputs) == 1 and isinstance(x, np.ndarray) else split_inputs(x, self._inputs)
+        places = self._places
+        if not places or any(part.shape not in shapes for part, (_, shapes) in zip(parts, places, strict=True)):
+            self._turn_to(self._singles(parts))
+            places = self._places
+        for part, (place, _), tensor in zip(parts, places, self._inputs, strict=True):
+            if part.dtype != place.dtype:
+                check_kind(part, tensor)
+            place[...] = part.reshape(place.shape)
 
-    def _check_batch(self, x: np.ndarray) -> np.ndarray:
-        """Return the samples with the batch axis first."""
-        if not self._compiled:
+    def _singles(self, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return one sample's inputs with their batch axis.
+
+        Raises:
+            DataError: a shape is not one that the network takes.
+            UsageError: the network is closed.
+        """
+        self._check_open()
+        singles = []
+        lengths: dict[str, int] = {}
+        for part, tensor in zip(parts, self._inputs, strict=True):
+            axis = batch_axis(tensor) or 0
+            single = np.expand_dims(part, axis) if part.ndim == len(tensor.shape) - 1 else part
+            right = single.ndim == len(tensor.shape) and single.shape[axis] == 1
+            if not right or not fits(single.shape, tensor.shape, lengths):
+                which = f" for {tensor.name}" if len(self._inputs) > 1 else ""
+                raise DataError(f"The network takes a sample of shape {_show_both(tensor)}{which}, not {part.shape}.")
+            check_kind(single, tensor)
+            singles.append(np.ascontiguousarray(single, tensor.dtype))
+        return singles
+
+    def _turn_to(self, singles: Sequence[np.ndarray]) -> None:
+        """Use the memory for samples of these shapes; where they are new it is made, and the named axes inside are learnt."""
+        key = tuple(single.shape for single in singles)
+        memory = self._memories.pop(key, None)
+        if memory is None:
+            boundaries = [tensor for stage in self._stages for tensor in stage.outputs]
+            if self._named:
+                boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
+            inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
+            memory = Memory(self._links, [*inputs, *boundaries, *self._heads])
+        self._memories[key] = memory  # the last in the dictionary was used last
+        if len(self._memories) > LENGTHS:
+            del self._memories[next(iter(self._memories))]
+        if memory is self._memory:
+            return
+        self._memory = memory
+        self._places = []
+        for tensor in self._inputs:
+            place, axis = memory.single.views[tensor.name], batch_axis(tensor) or 0
+            self._places.append((place, (place.shape, place.shape[:axis] + place.shape[axis + 1 :])))
+        self._set_steps()
+
+    def _set_steps(self) -> None:
+        if self._memory is not None:
+            ends = (*self._thresholds, 0.0)
+            self._steps = tuple((k, *h, t) for k, (h, t) in enumerate(zip(self._memory.heads, ends, strict=True)))
+
+    def _check_open(self) -> None:
+        if not self._links:
             raise UsageError(CLOSED)
-        x = np.asarray(x)
-        sample, axis = self._shapes[1], batch_axis(self._input) or 0
-        if x.ndim != len(sample) + 1 or x.shape[:axis] + x.shape[axis + 1 :] != sample:
-            raise DataError(f"The network takes samples of shape {sample} behind a batch axis {axis}, not {x.shape}.")
-        if x.shape[axis] == 0:
-            raise DataError("There are no samples: the batch axis is 0 long.")
-        self._check_kind(x)
-        return np.moveaxis(x, axis, 0)
 
-    def _check_kind(self, x: np.ndarray) -> None:
-        if x.dtype.kind != self._place.dtype.kind:
-            raise DataError(
-                f"The network takes {self._place.dtype}, not {x.dtype}. "
-                "Prepare samples as in training (scale, normalise) before they are passed."
-            )
-        check_range(x, self._place.dtype)
+    def _check_batch(self, x: Any) -> tuple[Samples, Memory]:
+        """Return the samples with the batch axis first, and the memory for their shapes."""
+        self._check_open()
+        samples = check_samples(x, self._inputs)
+        parts = zip(samples.arrays, self._inputs, strict=True)
+        self._turn_to([np.ascontiguousarray(np.moveaxis(a[:1], 0, batch_axis(t) or 0), t.dtype) for a, t in parts])
+        assert self._memory is not None
+        return samples, self._memory
 
-    def _bind(self, buffers: Buffers, batch: int) -> _Bound:
-        views = buffers.views(batch)
-        steps = []
-        for compiled, stage, exit_ in zip(self._compiled, self._stages, self._outputs, strict=True):
-            head = [exit_.score, exit_.label, *([exit_.logits] if self._logits else [])]
-            inputs: Arrays = {tensor.name: views[tensor.name] for tensor in stage.inputs}
-            outputs = {name: views[name] for name in [*(tensor.name for tensor in stage.outputs), *head]}
-            run = compiled.bind(inputs, outputs)
-            steps.append((run, views[exit_.score], views[exit_.label], views[exit_.logits] if self._logits else None))
-        return _Bound(views, steps)
-
-    def _bound_at(self, batch: int, side: int) -> _Bound:
-        """Return the chain tied to one of two memories, so that a batch can be compacted from one into the other."""
-        if not self._sides:
-            self._sides = [Buffers(self._tensors, batch=CHUNK) for _ in range(2)]
-        if (batch, side) not in self._bound:
-            self._bound[batch, side] = self._bind(self._sides[side], batch)
-        return self._bound[batch, side]
+    def _fill(self, bound: Bound, samples: Samples) -> None:
+        for tensor, array in zip(self._inputs, samples.arrays, strict=True):
+            bound.views[tensor.name][...] = np.moveaxis(array, 0, batch_axis(tensor) or 0)
 
     def _leave(
-        self, x: np.ndarray, label: np.ndarray, score: np.ndarray, exit_: np.ndarray, logits: np.ndarray | None
+        self,
+        memory: Memory,
+        x: Samples,
+        label: np.ndarray,
+        score: np.ndarray,
+        exit_: np.ndarray,
+        logits: np.ndarray | None,
     ) -> None:
-        """Run one chunk, batch axis first, and write each sample's answer into the given arrays."""
+        """Run one chunk and write each sample's answer into the given arrays."""
         rows, side = np.arange(len(x)), 0
-        bound = self._bound_at(len(x), side)
-        _fill(bound.views[self._input.name], x, batch_axis(self._input))
+        bound = memory.at(len(x), side)
+        self._fill(bound, x)
         for k, threshold in enumerate((*self._thresholds, 0.0)):
             run, scores, labels, values = bound.steps[k]
             run()
@@ -298,14 +269,32 @@ class Net:
                 return
             if len(gone):
                 rows, side = rows[stay], 1 - side
-                smaller = self._bound_at(len(rows), side)
+                smaller = memory.at(len(rows), side)
                 for tensor in self._live[k]:
                     _keep(bound.views[tensor.name], smaller.views[tensor.name], stay, batch_axis(tensor))
                 bound = smaller
 
 
+def check_thresholds(values: Sequence[float], exits: int) -> tuple[float, ...]:
+    """Return thresholds as the float32 values that scores are compared with.
+
+    Raises:
+        UsageError: there is not one for each exit but the last, or one is out of range.
+    """
+    if len(values) != exits - 1:
+        raise UsageError(f"{exits} exits take {exits - 1} thresholds, not {len(values)}.")
+    if not all(0 <= value <= NEVER for value in values):
+        raise UsageError(f"Thresholds lie between 0 and 2.0 (never), not {list(values)}.")
+    return tuple(float(np.float32(value)) for value in values)
+
+
 def _closed() -> None:
     raise UsageError(CLOSED)
+
+
+def _show_both(tensor: Tensor) -> str:
+    alone = tuple(axis for axis in tensor.shape if axis is not None)
+    return f"{show_shape(alone)} (or {show_shape([1 if a is None else a for a in tensor.shape])})"
 
 
 def _live_after(stages: Sequence[Stage]) -> list[list[Tensor]]:
@@ -316,10 +305,6 @@ def _live_after(stages: Sequence[Stage]) -> list[list[Tensor]]:
         made = {tensor.name for stage in stages[k + 1 :] for tensor in stage.outputs}
         live.append([tensor for name, tensor in later.items() if name not in made])
     return live
-
-
-def _fill(place: np.ndarray, x: np.ndarray, axis: int | None) -> None:
-    place[...] = np.moveaxis(x, 0, axis or 0)
 
 
 def _keep(source: np.ndarray, place: np.ndarray, stay: np.ndarray, axis: int | None) -> None:

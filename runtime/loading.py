@@ -8,7 +8,7 @@ from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import differences, fingerprint
 from ..errors import BundleError, UsageError, unknown
 from ..schema import Calibration, Exit, OperatingPoint, Stage, Variant
-from .chain import Net
+from .chain import Net, check_thresholds
 from .engines import PACKAGES, compile_stage
 
 
@@ -20,6 +20,7 @@ def load(
     path: str | os.PathLike[str] | Bundle,
     device: str = "cpu",
     *,
+    variant: str | None = None,
     point: str | None = None,
     threads: int = 1,
     logits: bool = False,
@@ -30,6 +31,7 @@ def load(
     Args:
         path: the bundle's folder, or a bundle already opened.
         device: `cpu` (ONNX Runtime).
+        variant: name of a variant; the one that the calibration was made for, or the first, by default.
         point: name of an operating point in the calibration; its only or first one by default.
         threads: threads that the engine may use within a stage.
         logits: whether results carry the logits of the exit taken.
@@ -44,26 +46,21 @@ def load(
         MissingError: the device or its engine's package is not here.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    found = find_calibration(bundle, calibration)
+    found = find_calibration(bundle, calibration, variant=variant)
     if found is None:
         if point is not None:
             raise UsageError(
                 f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
             )
-        net = load_uncalibrated(bundle, device, threads=threads, logits=logits)
+        net = load_uncalibrated(bundle, device, variant=variant, threads=threads, logits=logits)
         warnings.warn(
-            f"{bundle.path} has no calibration: every input runs to the last exit. Run: offramp calibrate",
+            f"{bundle.path} has no calibration{f' of variant {variant}' if variant else ''}: every input runs to the last exit. Run: offramp calibrate",
             UncalibratedWarning,
             stacklevel=2,
         )
         return net
     chosen = _choose_point(found, point)
-    variant = _variant_of(bundle, found)
-    if variant is None:
-        raise BundleError(
-            f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. "
-            "Calibrate again, or bring the bundle it was made for."
-        )
+    made_for = _calibrated_variant(bundle, found, variant)
     if device in PACKAGES and (
         differing := differences(fingerprint(engine=PACKAGES[device], threads=threads), found.fingerprint)
     ):
@@ -73,19 +70,23 @@ def load(
             UncalibratedWarning,
             stacklevel=2,
         )
-    return _open(bundle, variant, variant.stages, variant.exits, device, threads=threads, logits=logits, point=chosen)
+    stages, exits = made_for.stages, made_for.exits
+    return _open(bundle, made_for, stages, exits, device, threads=threads, logits=logits, point=chosen)
 
 
-def load_uncalibrated(bundle: Bundle, device: str = "cpu", *, threads: int = 1, logits: bool = False) -> Net:
+def load_uncalibrated(
+    bundle: Bundle, device: str = "cpu", *, variant: str | None = None, threads: int = 1, logits: bool = False
+) -> Net:
     """Load a bundle without looking for a calibration; every threshold is 2.0, never."""
-    variant = bundle.variant()
-    return _open(bundle, variant, variant.stages, variant.exits, device, threads=threads, logits=logits)
+    chosen = bundle.variant(variant)
+    return _open(bundle, chosen, chosen.stages, chosen.exits, device, threads=threads, logits=logits)
 
 
 def load_static(
     path: str | os.PathLike[str] | Bundle,
     device: str = "cpu",
     *,
+    variant: str | None = None,
     exit: int = -1,
     threads: int = 1,
     logits: bool = False,
@@ -95,6 +96,7 @@ def load_static(
     Args:
         path: the bundle's folder, or a bundle already opened.
         device, threads, logits: as for `load`.
+        variant: name of a variant; the first by default.
         exit: which exit it ends at; the last by default.
 
     Raises:
@@ -102,13 +104,13 @@ def load_static(
         BundleError, MissingError: as for `load`.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    variant = bundle.variant()
-    count = len(variant.exits)
+    chosen = bundle.variant(variant)
+    count = len(chosen.exits)
     if not -count <= exit < count:
         raise UsageError(f"There is no exit {exit}: {bundle.path} has exits 0 to {count - 1}.")
-    end = variant.exits[exit]
+    end = chosen.exits[exit]
     stage = Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs)
-    return _open(bundle, variant, [stage], [end], device, threads=threads, logits=logits)
+    return _open(bundle, chosen, [stage], [end], device, threads=threads, logits=logits)
 
 
 def _open(
@@ -126,15 +128,28 @@ def _open(
     if threads < 1:
         raise UsageError(f"threads is at least 1, not {threads}.")
     bundle.file(variant, variant.weights)
-    compiled = [compile_stage(bundle.file(variant, stage.file), device=device, threads=threads) for stage in stages]
-    (tensor,) = bundle.manifest.inputs
-    return Net(compiled, stages, exits, inputs=tensor, classes=bundle.manifest.classes, logits=logits, point=point)
+    files = {stage.file: bundle.file(variant, stage.file) for stage in stages}
+    made = {name: compile_stage(path, device=device, threads=threads) for name, path in files.items()}
+    return Net(
+        [made[stage.file] for stage in stages],
+        stages,
+        exits,
+        inputs=bundle.manifest.inputs,
+        classes=bundle.manifest.classes,
+        logits=logits,
+        point=point,
+    )
 
 
 def find_calibration(
-    bundle: Bundle, calibration: str | os.PathLike[str] | Calibration | None = None
+    bundle: Bundle,
+    calibration: str | os.PathLike[str] | Calibration | None = None,
+    *,
+    variant: str | None = None,
 ) -> Calibration | None:
     """Return the calibration that is given, or the only one inside the bundle that was made for what it holds now.
+
+    A variant's name leaves those out that were made for others.
 
     Raises:
         UsageError: nothing lies at the path, or there are several to choose from.
@@ -145,16 +160,56 @@ def find_calibration(
     if calibration is not None:
         return read_calibration(calibration)
     inside = {path.name: read_calibration(path) for path in bundle.calibrations()}
-    valid = {name: found for name, found in inside.items() if _variant_of(bundle, found) is not None}
+    made_for = {name: _variant_of(bundle, found) for name, found in inside.items()}
+    valid = {name: inside[name] for name, chosen in made_for.items() if chosen is not None}
     if stale := sorted(inside.keys() - valid.keys()):
         warnings.warn(
             f"{bundle.path} has been exported anew since {', '.join(stale)}: not used. Run: offramp calibrate",
             UncalibratedWarning,
             stacklevel=3,
         )
+    if variant is not None:
+        valid = {name: found for name, found in valid.items() if found.variant == bundle.variant(variant).name}
     if len(valid) > 1:
         raise UsageError(f"{bundle.path} has several calibrations ({', '.join(valid)}). Name one with calibration=.")
     return next(iter(valid.values()), None)
+
+
+def choose_thresholds(
+    bundle: Bundle,
+    calibration: str | os.PathLike[str] | Calibration | None = None,
+    *,
+    variant: str | None = None,
+    point: str | None = None,
+    given: Sequence[float] | None = None,
+) -> tuple[Variant, tuple[float, ...] | None]:
+    """Return a variant and the float32 thresholds that it would run with: those given, or an operating point's, or None.
+
+    Raises:
+        UsageError: the thresholds do not fit the variant, or there is no such point or calibration.
+        BundleError: a calibration was made for something else.
+    """
+    if given is not None:
+        chosen = bundle.variant(variant)
+        return chosen, check_thresholds(given, len(chosen.exits))
+    found = find_calibration(bundle, calibration, variant=variant)
+    if found is None:
+        if point is not None:
+            raise UsageError(
+                f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
+            )
+        return bundle.variant(variant), None
+    return _calibrated_variant(bundle, found, variant), _choose_point(found, point).thresholds
+
+
+def _calibrated_variant(bundle: Bundle, calibration: Calibration, variant: str | None) -> Variant:
+    made_for = _variant_of(bundle, calibration)
+    if made_for is None or variant not in (None, made_for.name):
+        raise BundleError(
+            f"The calibration was made for another {'variant' if made_for else 'export'} of {bundle.path.name} than the one at "
+            f"{bundle.path}. Calibrate again, or bring the bundle it was made for."
+        )
+    return made_for
 
 
 def _choose_point(calibration: Calibration, point: str | None) -> OperatingPoint:

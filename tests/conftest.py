@@ -22,14 +22,19 @@ def brief():
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    """Every network of the zoo, exported once: name -> (torch module, bundle)."""
+    """Exports a network of the zoo once: name -> (torch module, bundle)."""
     import networks
 
     folder, made = tmp_path_factory.mktemp("zoo"), {}
-    for name, kind in networks.ZOO.items():
-        net = networks.build(kind)
-        made[name] = net, export(net, networks.samples(3), folder / f"{name}.offramp")
-    return made
+
+    def get(name):
+        if name not in made:
+            entry = networks.ZOO[name]
+            net = networks.build(entry)
+            made[name] = net, export(net, entry.draw(3, 0), folder / f"{name}.offramp", **entry.options)
+        return made[name]
+
+    return get
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,12 @@
 """Small multi-exit networks, one per difficulty, with random weights. Each takes (N, 3, 16, 16) unless it says otherwise."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
+from sequences import Encoder, Head, KeywordSpotter, Looped, Spotter1d
 from torch import nn
 from torch.nn import functional as F
 
@@ -80,12 +85,12 @@ class Shapes(nn.Module):
 
     def forward(self, x):
         n = x.shape[0]
-        y = self.part(x)
+        y = F.avg_pool2d(self.part(x), 2)
         first = self.heads[0](classify(y))
         steps, _ = self.recurrent(y.reshape(n, 8, -1).permute(2, 0, 1))
         second = self.heads[1](steps[-1])
-        grid = self.last(steps.permute(1, 2, 0).reshape(n, 12, 8, 8))
-        return first, second, self.heads[2](F.avg_pool2d(grid, 8).reshape(n, -1) + torch.zeros(n, 12))
+        grid = self.last(steps.permute(1, 2, 0).reshape(n, 12, 4, 4))
+        return first, second, self.heads[2](F.avg_pool2d(grid, 4).reshape(n, -1) + torch.zeros(n, 12))
 
 
 class Branches(nn.Module):
@@ -115,18 +120,351 @@ class Twice(Plain):
         return [exits[0], exits[0], exits[2]]
 
 
-ZOO = {"plain": Plain, "multi-scale": MultiScale, "reads-input-late": ReadsInputLate, "shapes": Shapes}
+class DenseLayer(nn.Module):
+    """One layer of MultiScaleDense: adds `growth` channels to every scale."""
+
+    def __init__(self, channels, growth):
+        super().__init__()
+        self.same = nn.ModuleList([conv(c, growth // 2 if k else growth) for k, c in enumerate(channels)])
+        self.down = nn.ModuleList([conv(c, growth - growth // 2, 2) for c in channels[:-1]])
+
+    def forward(self, x):
+        new = [[same(y)] for same, y in zip(self.same, x, strict=True)]
+        for k, down in enumerate(self.down):
+            new[k + 1].append(down(x[k]))
+        return [torch.cat([y, *grown], 1) for y, grown in zip(x, new, strict=True)]
+
+
+class MultiScaleDense(nn.Module):
+    """MSDNet: three densely concatenated scales, all of them alive at every cut; the last layer drops the finest."""
+
+    def __init__(self, layers=4, growth=6):
+        super().__init__()
+        channels = [6, 8, 10]
+        self.stem = nn.ModuleList([conv(3, 6), conv(6, 8, 2), conv(8, 10, 2)])
+        self.layers, self.heads = nn.ModuleList(), nn.ModuleList()
+        for k in range(layers):
+            if k == layers - 1:
+                self.squeeze = nn.ModuleList([nn.Conv2d(c, c // 2, 1) for c in channels[1:]])
+                channels = [c // 2 for c in channels[1:]]
+            self.layers.append(DenseLayer(channels, growth))
+            channels = [c + growth for c in channels]
+            self.heads.append(Head(channels[-1]))
+
+    def forward(self, x):
+        scales, exits = [], []
+        for part in self.stem:
+            x = part(x)
+            scales.append(x)
+        for layer, head in zip(self.layers, self.heads, strict=True):
+            if layer is self.layers[-1]:
+                scales = [squeeze(y) for squeeze, y in zip(self.squeeze, scales[1:], strict=True)]
+            scales = layer(scales)
+            exits.append(head(scales[-1]))
+        return exits
+
+
+class Residual(nn.Module):
+    """A residual block which also returns what it computes halfway."""
+
+    def __init__(self, i, o, stride=1):
+        super().__init__()
+        self.first, self.second, self.norm = conv(i, o, stride), nn.Conv2d(o, o, 3, 1, 1), nn.BatchNorm2d(o)
+        self.skip = nn.Conv2d(i, o, 1, stride) if i != o or stride != 1 else nn.Identity()
+
+    def forward(self, x):
+        inside = self.first(x)
+        return F.relu(self.norm(self.second(inside)) + self.skip(x)), inside
+
+
+class DeepResidual(nn.Module):
+    """Each early head reads the inside of a residual block, so that the cut goes through the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv(3, 8)
+        width = [8, 8, 8, 8, 16, 16, 16, 16]
+        self.blocks = nn.ModuleList(
+            [Residual(i, o, 1 if i == o else 2) for i, o in zip([8, *width[:-1]], width, strict=True)]
+        )
+        self.heads = nn.ModuleDict({"1": Head(8), "3": Head(8), "5": Head(16)})
+        self.last = Head(16)
+
+    def forward(self, x):
+        x, exits = self.stem(x), []
+        for k, block in enumerate(self.blocks):
+            x, inside = block(x)
+            if str(k) in self.heads:
+                exits.append(self.heads[str(k)](inside))
+        return *exits, self.last(x)
+
+
+class Inverted(nn.Module):
+    """An inverted residual of MobileNetV2: expand, filter each channel on its own, project."""
+
+    def __init__(self, i, o, expand=4):
+        super().__init__()
+        m = i * expand
+        self.expand = nn.Sequential(nn.Conv2d(i, m, 1, bias=False), nn.BatchNorm2d(m), nn.ReLU6())
+        self.depth = nn.Sequential(nn.Conv2d(m, m, 3, 1, 1, groups=m, bias=False), nn.BatchNorm2d(m), nn.ReLU6())
+        self.project = nn.Sequential(nn.Conv2d(m, o, 1, bias=False), nn.BatchNorm2d(o))
+
+    def forward(self, x):
+        y = self.project(self.depth(self.expand(x)))
+        return x + y if x.shape == y.shape else y
+
+
+class DepthwiseSeparable(nn.Module):
+    """MobileNetV2; the heads pool a map of 8x8 to 3x3, which does not divide."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
+        self.parts = nn.ModuleList([Inverted(8, 8), nn.Sequential(Inverted(8, 12), Inverted(12, 12)), Inverted(12, 16)])
+        self.heads = nn.ModuleList([Head(9 * c) for c in (8, 12, 16)])
+
+    def forward(self, x):
+        x, exits = self.stem(x), []
+        for part, head in zip(self.parts, self.heads, strict=True):
+            x = part(x)
+            exits.append(head(F.adaptive_avg_pool2d(x, 3).flatten(1)))
+        return exits
+
+
+class ResolutionAdaptive(nn.Module):
+    """RANet: networks for inputs of 4, 8 and 16 pixels; the larger fuse the smaller's features at every depth."""
+
+    def __init__(self, depth=3, widths=(12, 10, 6)):
+        super().__init__()
+        self.depth, below = depth, 0
+        self.stems, self.layers = nn.ModuleList([conv(3, w) for w in widths]), nn.ModuleList()
+        for w in widths:
+            self.layers.extend([conv(w + below, w) for _ in range(depth)])
+            below += w
+        self.heads = nn.ModuleList([Head(c) for c in (12, 10, 10, 6)])
+
+    def forward(self, x):
+        images = [F.interpolate(x, scale_factor=0.25, mode="bilinear"), F.avg_pool2d(x, 2), x]
+        exits: list[torch.Tensor] = []
+        smaller: list[list[torch.Tensor]] = [[] for _ in range(self.depth)]
+        for scale, (image, stem) in enumerate(zip(images, self.stems, strict=True)):
+            y = stem(image)
+            for depth, known in enumerate(smaller):
+                fused = [F.interpolate(other, size=y.shape[2:]) for other in known]
+                y = self.layers[scale * self.depth + depth](torch.cat([y, *fused], 1))
+                known.append(y)
+                if depth == self.depth - 1 or (scale, depth) == (1, 1):
+                    exits.append(self.heads[len(exits)](y))
+        return exits
+
+
+class HeadsReadHeads(nn.Module):
+    """Each head reads the logits of all heads before it."""
+
+    def __init__(self, exits=3):
+        super().__init__()
+        self.parts = nn.ModuleList([conv(8 if k else 3, 8) for k in range(exits)])
+        self.norms = nn.ModuleList([nn.BatchNorm1d(8) for _ in range(exits)])
+        self.heads = nn.ModuleList([nn.Linear(8 + k * CLASSES, CLASSES) for k in range(exits)])
+
+    def forward(self, x):
+        exits: list[torch.Tensor] = []
+        for part, norm, head in zip(self.parts, self.norms, self.heads, strict=True):
+            x = part(x)
+            exits.append(head(torch.cat([4 * norm(classify(x)), *exits], 1)))
+        return exits
+
+
+class Stacked(nn.Module):
+    """Returns one tensor (exit, batch, class)."""
+
+    def __init__(self, exits=3):
+        super().__init__()
+        self.parts = nn.ModuleList([conv(8 if k else 3, 8) for k in range(exits)])
+        self.heads = nn.ModuleList([Head(8) for _ in range(exits)])
+
+    def forward(self, x):
+        exits = []
+        for part, head in zip(self.parts, self.heads, strict=True):
+            x = part(x)
+            exits.append(head(x))
+        return torch.stack(exits)
+
+
+class Tied(nn.Module):
+    """All exits share one head, and two linear layers one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([conv(3, 12), conv(12, 12, 2), conv(12, 12)])
+        self.norms = nn.ModuleList([nn.BatchNorm1d(12) for _ in range(3)])
+        self.a, self.b = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.b.weight = self.a.weight
+        self.head = nn.Linear(12, CLASSES)
+
+    def forward(self, x):
+        exits = []
+        for part, norm, mix in zip(self.parts, self.norms, (None, self.a, self.b), strict=True):
+            x = part(x)
+            if mix is not None:
+                x = x * torch.sigmoid(mix(classify(x)))[:, :, None, None]
+            exits.append(4 * self.head(norm(classify(x))))
+        return exits
+
+
+class Experts(nn.Module):
+    """Every expert runs; a softmax gate weighs the best two of each sample."""
+
+    def __init__(self, width, experts=3, best=2):
+        super().__init__()
+        self.best, self.norm, self.gate = best, nn.BatchNorm1d(width), nn.Linear(width, experts)
+        self.experts = nn.ModuleList([conv(width, width) for _ in range(experts)])
+
+    def forward(self, x):
+        gate = F.softmax(2 * self.gate(self.norm(classify(x))), -1)
+        values, indices = gate.topk(self.best, -1)
+        gate = torch.zeros_like(gate).scatter(-1, indices, values / values.sum(-1, keepdim=True))
+        return (torch.stack([expert(x) for expert in self.experts], 1) * gate[:, :, None, None, None]).sum(1)
+
+
+class MixtureOfExperts(nn.Module):
+    """A mixture of experts inside the second stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([conv(3, 8), nn.Sequential(conv(8, 12, 2), Experts(12), conv(12, 12)), conv(12, 16)])
+        self.heads = nn.ModuleList([Head(c) for c in (8, 12, 16)])
+
+    def forward(self, x):
+        exits = []
+        for part, head in zip(self.parts, self.heads, strict=True):
+            x = part(x)
+            exits.append(head(x))
+        return exits
+
+
+class TwoInputs(nn.Module):
+    """Takes an image and a vector (batch, 6), which the first stage reads and the last stage again."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts, self.scale = nn.ModuleList([conv(3, 8), conv(8, 12, 2), conv(12, 12)]), nn.Linear(6, 8)
+        self.heads = nn.ModuleList([Head(8), Head(12), Head(12 + 6)])
+
+    def forward(self, image, vector):
+        x = self.parts[0](image) * torch.sigmoid(self.scale(vector))[:, :, None, None]
+        y = self.parts[1](x)
+        z = self.parts[2](y)
+        return self.heads[0](x), self.heads[1](y), self.heads[2](torch.cat([classify(z), vector], 1))
+
+
+@dataclass
+class Output:
+    """What AsDataclass returns."""
+
+    early: torch.Tensor
+    middle: torch.Tensor
+    late: torch.Tensor
+    features: torch.Tensor
+
+
+class AsDataclass(nn.Module):
+    """Returns a dataclass, one field of which is no exit."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(8, 12, 2), conv(12, 16)
+        self.heads = nn.ModuleList([Head(c) for c in (8, 12, 16)])
+
+    def forward(self, x):
+        a = self.a(x)
+        b = self.b(a)
+        c = self.c(b)
+        return Output(self.heads[0](a), self.heads[1](b), self.heads[2](c), features=c)
+
+
+class Gated(nn.Module):
+    """Learned gates beside the logits: {"logits": [three], "gates": [two, each (batch, 1) in 0 to 1]}."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([conv(3, 8), conv(8, 12, 2), conv(12, 12)])
+        self.heads = nn.ModuleList([Head(c) for c in (8, 12, 12)])
+        self.gates = nn.ModuleList([nn.Sequential(nn.BatchNorm1d(c), nn.Linear(c, 1)) for c in (8, 12)])
+
+    def forward(self, x):
+        features = []
+        for part in self.parts:
+            x = part(x)
+            features.append(x)
+        gates = [torch.sigmoid(4 * gate(classify(y))) for gate, y in zip(self.gates, features[:2], strict=True)]
+        return {"logits": [head(y) for head, y in zip(self.heads, features, strict=True)], "gates": gates}
+
+
+class Entry(NamedTuple):
+    """A network of the zoo, how to draw its inputs (n, seed -> one array per input) and how to export it."""
+
+    kind: Callable[[], nn.Module]
+    draw: Callable[[int, int], tuple[np.ndarray, ...]]
+    options: dict[str, Any]
+
+
+def normal(*shapes, axis=0):
+    """Return a function that draws one array per shape, with the samples on `axis`."""
+
+    def draw(n, seed):
+        rng = np.random.default_rng(seed)
+        return tuple(rng.standard_normal((*s[:axis], n, *s[axis:])).astype(np.float32) for s in shapes)
+
+    return draw
+
+
+def draw_tokens(n, seed):
+    return (np.random.default_rng(seed).integers(0, 50, (n, 12)),)
+
+
+images = normal(SHAPE)
+
+ZOO: dict[str, Entry] = {
+    "plain": Entry(Plain, images, {}),
+    "multi-scale": Entry(MultiScale, images, {}),
+    "reads-input-late": Entry(ReadsInputLate, images, {}),
+    "shapes": Entry(Shapes, images, {}),
+    "multi-scale-dense": Entry(MultiScaleDense, images, {}),
+    "deep-residual": Entry(DeepResidual, images, {}),
+    "depthwise-separable": Entry(DepthwiseSeparable, images, {}),
+    "resolution-adaptive": Entry(ResolutionAdaptive, images, {}),
+    "heads-read-heads": Entry(HeadsReadHeads, images, {}),
+    "stacked": Entry(Stacked, images, {}),
+    "encoder": Entry(Encoder, draw_tokens, {"axes": ("batch", "time")}),
+    "keyword-spotter": Entry(KeywordSpotter, normal((10, 12), axis=1), {"axes": (None, "batch", None)}),
+    "spotter-1d": Entry(Spotter1d, normal((1, 400)), {}),
+    "looped": Entry(Looped, normal((24,)), {}),
+    "tied": Entry(Tied, images, {}),
+    "mixture-of-experts": Entry(MixtureOfExperts, images, {}),
+    "two-inputs": Entry(TwoInputs, normal(SHAPE, (6,)), {}),
+    "dataclass": Entry(AsDataclass, images, {"exits": ["early", "middle", "late"]}),
+    "gated": Entry(
+        Gated,
+        images,
+        {"exits": ["logits.0", "logits.1", "logits.2"], "rule": "gate", "gates": ["gates.0", "gates.1"]},
+    ),
+}
 
 
 def build(kind, seed=0):
-    """Make a network in eval mode whose batch normalisation has seen data."""
+    """Make a network, of a class that takes images or of an entry, in eval mode; its batch normalisation has seen data."""
+    entry = kind if isinstance(kind, Entry) else Entry(kind, images, {})
     torch.manual_seed(seed)
-    net = kind().train()
+    net = entry.kind().train()
+    for part in net.modules():
+        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            part.momentum = None  # the plain mean of what it has seen
     with torch.no_grad():
-        for _ in range(3):
-            net(torch.randn(16, *SHAPE))
+        for k in range(3):
+            net(*(torch.from_numpy(x) for x in entry.draw(16, 1000 + k)))
     return net.eval()
 
 
 def samples(n, seed=0):
-    return np.random.default_rng(seed).standard_normal((n, *SHAPE)).astype(np.float32)
+    return images(n, seed)[0]

@@ -78,8 +78,8 @@ WRONG = [
     (["run", "{f}/dense.offramp", "{f}/text.npz"], 5, ["text.npz is not a readable NumPy file"]),
     (["run", "{f}/dense.offramp", "{f}/text.onnx"], 2, ["Samples come from"]),
     # wrong shapes, NaN, empty, labels
-    (["calibrate", "{f}/dense.offramp", "{f}/shape.npz", "--max-drop", "0.1"], 5, ["(3,)", "(16,)"]),
-    (["run", "{f}/dense.offramp", "{f}/shape.npz"], 5, ["(16,)", "(3,)"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/shape.npz", "--max-drop", "0.1"], 5, ["(N, 16)", "(800, 3)"]),
+    (["run", "{f}/dense.offramp", "{f}/shape.npz"], 5, ["(N, 16)", "(800, 3)"]),
     (["calibrate", "{f}/dense.offramp", "{f}/nan.npz", "--max-drop", "0.1"], 5, ["Sample 3", "NaN"]),
     (["run", "{f}/dense.offramp", "{f}/nan.npz"], 5, ["Sample 3", "NaN"]),
     (["bench", "{f}/dense.offramp", "{f}/empty.npz"], 5, ["data set is empty"]),

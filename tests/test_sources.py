@@ -3,11 +3,28 @@ import pytest
 from PIL import Image
 
 from offramp.errors import DataError, ModelError, UsageError
-from offramp.schema import Tensor
+from offramp.schema import Manifest, Preprocess, Tensor
 from offramp.sources import call_function, load_network, load_samples
 
-CHW = Tensor(name="x", dtype="float32", shape=(None, 3, 4, 6))
-HWC = Tensor(name="x", dtype="uint8", shape=(None, 4, 6, 1))
+
+
+def bundle_with(*inputs, names=None, preprocess=None):
+    """The manifest of a bundle with these inputs."""
+    return Manifest(
+        schema=1,
+        offramp="0",
+        network="Net",
+        captured="onnx",
+        classes=3,
+        class_names=names,
+        preprocess=preprocess,
+        inputs=inputs,
+        variants=(),
+    )
+
+
+CHW = bundle_with(Tensor(name="x", dtype="float32", shape=(None, 3, 4, 6)))
+HWC = bundle_with(Tensor(name="x", dtype="uint8", shape=(None, 4, 6, 1)))
 
 
 def test_images_come_in_the_layout_of_the_network(tmp_path):
@@ -31,7 +48,7 @@ def test_class_folders_are_labelled_in_their_sorted_order(tmp_path):
 def test_a_network_that_takes_no_images_is_not_given_any(tmp_path):
     Image.new("L", (6, 4)).save(tmp_path / "1.png")
     with pytest.raises(DataError, match="no images"):
-        load_samples(str(tmp_path), Tensor(name="x", dtype="float32", shape=(None, 16)))
+        load_samples(str(tmp_path), bundle_with(Tensor(name="x", dtype="float32", shape=(None, 16))))
 
 
 def test_pickled_arrays_are_refused(tmp_path):

@@ -2,10 +2,10 @@
 
 A module offers `compile_stage(path, *, threads)`, which returns an object with `bind(inputs, outputs)`: given arrays by name,
 that returns a function without arguments which runs the stage from the inputs into the outputs. The arrays stay in place, so
-one stage's output array is the next stage's input.
+one stage's output array is the next stage's input; and with `infer(inputs, outputs)`, which runs the stage once into new arrays.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +23,10 @@ class Compiled(Protocol):
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Run:
         """Tie arrays (C-contiguous, of the stage's dtypes and shapes) to the stage and return what runs it."""
+        ...
+
+    def infer(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
+        """Run the stage once into new arrays, for outputs whose shapes are not known beforehand."""
         ...
 
 

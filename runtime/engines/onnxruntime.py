@@ -1,11 +1,15 @@
 """Stages on ONNX Runtime's CPU provider, by public calls only."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import BundleError, require
 from . import Arrays, Run
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def compile_stage(path: Path, *, threads: int) -> "Session":
@@ -60,3 +64,7 @@ class Session:
                 f"A stage and its manifest do not fit together: {error} Export the network anew."
             ) from error
         return functools.partial(self._session.run_with_iobinding, binding, self._options)
+
+    def infer(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
+        """Run the session once into new arrays."""
+        return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))

@@ -96,7 +96,7 @@ def test_progress_is_told(dense, labelled):
     [
         (lambda x, y: (x[:0], y[:0]), "empty"),
         (lambda x, y: (x[:10], y[:10]), "10 samples"),
-        (lambda x, y: (x[:, :4], y), r"shape \(4,\); the network takes \(16,\)"),
+        (lambda x, y: (x[:, :4], y), r"takes samples of shape \(N, 16\) for x, not \(800, 4\)"),
         (lambda x, y: (np.where(np.arange(len(x))[:, None] == 7, np.nan, x), y), "Sample 7 holds NaN"),
         (lambda x, y: (x, y + 1), "Label 5 of sample .* 0 to 4"),
         (lambda x, y: (x, -y), "is not one of the network's classes"),

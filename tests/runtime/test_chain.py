@@ -40,7 +40,8 @@ def test_a_score_equal_to_the_threshold_leaves(dense):
 def test_stages_behind_the_exit_are_not_run(dense):
     net = load_uncalibrated(dense)
     ran = []
-    net._heads = [((lambda k=k, run=run: (ran.append(k), run())), *rest) for k, (run, *rest) in enumerate(net._heads)]
+    memory = net._memory
+    memory.heads = [((lambda k=k, run=run: (ran.append(k), run())), *rest) for k, (run, *rest) in enumerate(memory.heads)]
     net.thresholds = (0.0, 2.0)
     net(draw(1)[0])
     assert ran == [0]
@@ -81,7 +82,7 @@ def test_float64_and_non_contiguous_samples_are_converted(dense):
     [
         (np.zeros(7, np.float32), r"takes a sample of shape \(16,\) \(or \(1, 16\)\), not \(7,\)"),
         (np.zeros((2, 16), np.float32), r"not \(2, 16\)"),
-        (np.zeros(16, np.uint8), "takes float32, not uint8"),
+        (np.zeros(16, np.uint8), "takes float32 for x, not uint8"),
         (np.full(16, np.nan, np.float32), "not a number"),
     ],
 )
@@ -95,7 +96,7 @@ def test_a_wrong_sample_says_what_is_taken(dense, x, words):
     [
         (np.zeros((3, 7), np.float32), "not"),
         (np.zeros((0, 16), np.float32), "no samples"),
-        (np.zeros((3, 16), np.int64), "takes float32, not int64"),
+        (np.zeros((3, 16), np.int64), "takes float32 for x, not int64"),
         (np.stack([np.zeros(16), np.full(16, np.inf)]), "sample 1 is not a number"),
     ],
 )
@@ -141,11 +142,13 @@ def test_sizes_that_no_memory_is_kept_for_are_refused(dense):
 
 
 def test_integers_do_not_wrap():
-    from offramp.runtime.checks import check_range
+    from offramp.runtime.samples import check_kind
+    from offramp.schema import Tensor
 
-    check_range(np.array([255], np.uint16), np.dtype(np.uint8))
+    pixels = Tensor(name="x", dtype="uint8", shape=(None, 1))
+    check_kind(np.array([255], np.uint16), pixels)
     with pytest.raises(DataError, match="does not fit into the network's uint8"):
-        check_range(np.array([300], np.uint16), np.dtype(np.uint8))
+        check_kind(np.array([300], np.uint16), pixels)
 
 
 def test_thresholds_are_checked(dense):

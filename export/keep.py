@@ -1,0 +1,140 @@
+"""Drop exits of a bundle, since every exit costs."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from ..bundle import Bundle, commit_beside, list_files, new_variant, open_bundle
+from ..errors import UsageError, unknown
+from ..files import explained
+from ..runtime import EveryExit
+from ..runtime.loading import load_uncalibrated
+from ..runtime.verify import read_golden
+from ..schema import Variant
+from .axes import axes_of, sizes_of
+from .cut import plan_stages
+from .macs import count_macs
+from .stages import read_heads, write_golden, write_stages
+from .verify import verify_chain
+
+
+def keep(
+    path: str | os.PathLike[str] | Bundle, exits: Sequence[int | str], *, variant: str | None = None, name: str | None = None
+) -> Bundle:
+    """Add a variant that has only some of the exits; it shares the weights and the static networks of the one it comes from.
+
+    Args:
+        path: the bundle's folder, or a bundle already opened.
+        exits: the exits to keep, by number or name, at least two. The last of them always accepts, be it the network's last
+            or not.
+        variant: the variant to take them from; the first by default.
+        name: of the new variant; the old one's name and the exits' numbers by default, such as `fp32-exits0-2`.
+
+    Returns:
+        The bundle with the new variant in it.
+
+    Raises:
+        UsageError: there is no such exit or variant, the name is taken or no plain name, or the scores are an ensemble's.
+        CheckError: the new chain does not say what the old one says.
+        BundleError, MissingError: as for `open_bundle`; MissingError too where the bundle cannot be written.
+    """
+    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    parent = bundle.variant(variant)
+    numbers = _number(exits, parent)
+    name = name or f"{parent.name}-exits{'-'.join(map(str, numbers))}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
+    if name in (known.name for known in bundle.manifest.variants):
+        raise UsageError(f"{bundle.path} already has a variant {name}. Give another name.")
+    if parent.rule == "ensemble":
+        raise UsageError(
+            "The scores of an ensemble are made of all heads so far, so no exit can be dropped afterwards: export the network "
+            "again with exits=[...]."
+        )
+    inputs, golden = read_golden(bundle, parent)
+    for needed in (parent.weights, parent.whole, *(parent.exits[k].static for k in numbers)):
+        bundle.file(parent, needed)  # checks its content
+    # The lock comes first, so that nobody replaces the variant while its graph is read.
+    with new_variant(bundle.path) as folder:
+        home = bundle.path / parent.folder
+        shared = [parent.weights, *(parent.exits[k].static for k in numbers)]
+        for file in shared:
+            _link(home / file, folder / file)
+        whole = _restrict(ir.load(home / parent.whole), [parent.exits[k].name for k in numbers])
+        ir.save(whole, folder / f"{name}.whole.onnx")
+        heads = read_heads(whole, [parent.exits[k].name for k in numbers])
+        tensors = {t.name: t for t in bundle.manifest.inputs}
+        tensors |= {tensor.name: tensor for stage in parent.stages for tensor in stage.outputs}
+        axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
+        macs = count_macs(whole, sizes_of(inputs, axes))
+        plans = plan_stages(whole.graph, heads)
+        stages = write_stages(whole, plans, heads, tensors, macs, folder, prefix=f"{name}.")
+        ends = tuple(parent.exits[k] for k in numbers)
+        with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
+            verify_chain(
+                folder,
+                stages,
+                ends,
+                inputs=bundle.manifest.inputs,
+                axes=axes,
+                classes=bundle.manifest.classes,
+                golden=inputs,
+                precision=parent.precision,
+                reference=lambda x: [net.every_exit(tuple(x)).logits[:, k] for k in numbers],  # type: ignore[index]
+            )
+        kept = EveryExit(*(golden[part][:, list(numbers)] for part in ("label", "score", "logits")))
+        write_golden(folder / f"{name}.golden.npz", inputs, kept)
+        for file in shared:
+            (folder / file).unlink()
+        new = Variant(
+            name=name,
+            folder=parent.folder,
+            precision=parent.precision,
+            rule=parent.rule,
+            weights=parent.weights,
+            whole=f"{name}.whole.onnx",
+            golden=f"{name}.golden.npz",
+            stages=stages,
+            exits=ends,
+            files=list_files(folder) | {file: parent.files[file] for file in shared},
+        )
+        return commit_beside(bundle.path, folder, bundle.manifest, new)
+
+
+def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:
+    names = [exit_.name for exit_ in parent.exits]
+    numbers = []
+    for wanted in exits:
+        if isinstance(wanted, str) and wanted not in names:
+            raise unknown("exit", wanted, names)
+        number = names.index(wanted) if isinstance(wanted, str) else wanted
+        if not -len(names) <= number < len(names):
+            raise UsageError(f"There is no exit {number}: variant {parent.name} has exits 0 to {len(names) - 1}.")
+        numbers.append(number % len(names))
+    chosen = tuple(sorted(set(numbers)))
+    if len(chosen) < len(numbers):
+        raise UsageError(f"An exit is named twice among {list(exits)}.")
+    if len(chosen) < 2:
+        raise UsageError("Keep at least two exits. The plain network that ends at one is there as a static network.")
+    return chosen
+
+
+def _restrict(whole: ir.Model, names: Sequence[str]) -> ir.Model:
+    heads = read_heads(whole, names)
+    whole.graph.outputs[:] = [value for head in heads for value in head]
+    RemoveUnusedNodesPass()(whole)
+    return whole
+
+
+def _link(file: Path, place: Path) -> None:
+    """Make a file appear in another folder: engines read weights only from beside the graph, and follow no symbolic link."""
+    try:
+        os.link(file.resolve(), place)
+    except OSError:  # a file system without links
+        with explained(place, "write"):
+            shutil.copyfile(file, place)

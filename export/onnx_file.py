@@ -1,0 +1,145 @@
+"""From an ONNX file that somebody else exported to one graph with the logits of every exit. Needs no torch."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass, NameFixPass
+
+from ..errors import DataError, MissingError, ModelError, UsageError, require
+from .axes import BATCH, Axes, resolve_axes, take
+from .capture import Arrays, Captured, first_line, infer_shapes
+from .outputs import check_gates, choose_exits, find_exits, read_exits
+
+
+class OnnxFile:
+    """An ONNX file that ONNX Runtime has loaded.
+
+    Attributes:
+        model: its graph, functions inlined.
+        inputs: its inputs without the weights that old files list among them.
+        axes: the names of the axes of every input: those given, or those that the file says are dynamic.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], axes: Any = None) -> None:
+        ort = require("onnxruntime", extra="onnx")
+        self.path = path = Path(path)
+        if not path.is_file():
+            raise UsageError(f"There is no file {path}." if not path.exists() else f"{path} is a folder, not an ONNX file.")
+        if not os.access(path, os.R_OK):
+            raise MissingError(f"Cannot read {path}. Check its permissions.")
+        try:
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            options.intra_op_num_threads = 1
+            self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.model = ir.load(path)
+        except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
+            raise ModelError(f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}") from error
+        if "" not in self.model.graph.opset_imports:  # the default domain by its other name
+            self.model.graph.opset_imports[""] = self.model.graph.opset_imports["ai.onnx"]
+        InlinePass()(self.model)
+        NameFixPass()(self.model)
+        self.inputs = [value for value in self.model.graph.inputs if not value.is_initializer()]
+        self.model.graph.inputs[:] = self.inputs  # before IR version 4 weights were listed among the inputs
+        self.shapes = [list(found.shape) for found in self.session.get_inputs()]
+        self.axes = self._name_axes(axes)
+        self.fixed = any(isinstance(s[own.index(BATCH)], int) for s, own in zip(self.shapes, self.axes, strict=True))
+
+    def _name_axes(self, axes: Any) -> list[Axes]:
+        """Name the dynamic axes of every input; the batch is the one that is called as the first axis of the exits is."""
+        names = [str(value.name) for value in self.inputs]
+        outputs = [found.shape for found in self.session.get_outputs() if found.shape]
+        batch = next((shape[0] for shape in outputs if isinstance(shape[0], str)), None)
+        found: dict[str, Axes] = {}
+        for name, shape in zip(names, self.shapes, strict=True):
+            if not shape:
+                raise ModelError(f"The input {name} of {self.path} is a single number without a batch axis.")
+            at = shape.index(batch) if batch in shape else 0
+            own = [a if isinstance(a, str) else None if isinstance(a, int) else f"{name}.{i}" for i, a in enumerate(shape)]
+            found[name] = tuple(BATCH if i == at else f"{a}_" if a == BATCH else a for i, a in enumerate(own))
+        examples = [np.empty((0,) * len(shape)) for shape in self.shapes]
+        given = {names[0]: axes} if axes is not None and len(names) == 1 and not isinstance(axes, Mapping) else axes
+        resolved = resolve_axes({**found, **(given or {})} if given is None or isinstance(given, Mapping) else given, names, examples)
+        for name, shape, own in zip(names, self.shapes, resolved, strict=True):
+            for size, axis in zip(shape, own, strict=True):
+                if axis == BATCH and isinstance(size, int) and size != 1:
+                    raise ModelError(f"{self.path} is fixed to batches of {size}. Export it with a dynamic batch axis.")
+                if axis not in (None, BATCH) and isinstance(size, int):
+                    raise ModelError(f"The axis {axis} of input {name} of {self.path} is fixed to {size}. Export it dynamic.")
+                if axis is None and not isinstance(size, int):
+                    raise ModelError(f"The axis {size} of input {name} of {self.path} is dynamic: give it a name in axes.")
+        return resolved
+
+    def draw(self, rows: int) -> list[np.ndarray]:
+        """Draw standard normal samples; named axes are 16 long.
+
+        Raises:
+            UsageError: an input is not of floats.
+        """
+        rng, arrays = np.random.default_rng(0), []
+        for value, shape, own in zip(self.inputs, self.shapes, self.axes, strict=True):
+            if value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
+                kind = value.dtype.name if value.dtype else "of no type"
+                raise UsageError(f"The input {value.name} is {kind}: pass an example, random ones make no sense.")
+            sizes = [rows if name == BATCH else 16 if name else size for size, name in zip(shape, own, strict=True)]
+            arrays.append(rng.standard_normal(sizes).astype(value.dtype.numpy()))
+        return arrays
+
+    def check(self, arrays: Arrays) -> None:
+        """See that an example fits the inputs.
+
+        Raises:
+            DataError: a shape or dtype does not.
+        """
+        if len(arrays) != len(self.inputs):
+            raise DataError(f"The example has {len(arrays)} inputs; {self.path} takes {len(self.inputs)}.")
+        for array, value, shape, own in zip(arrays, self.inputs, self.shapes, self.axes, strict=True):
+            assert value.dtype is not None
+            sizes = zip(array.shape, shape, own, strict=False)
+            if array.ndim != len(shape) or any(name is None and a != b for a, b, name in sizes):
+                wanted = tuple(name or size for size, name in zip(shape, own, strict=True))
+                raise DataError(f"The example of {value.name} has the shape {array.shape}; the network takes {wanted}.")
+            if array.dtype != value.dtype.numpy():
+                raise DataError(f"The example of {value.name} is {array.dtype}; the network takes {value.dtype.numpy()}.")
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run the file as it is, sample by sample where its batch is fixed to one."""
+        names = [found.name for found in self.session.get_inputs()]
+        outputs = [found.name for found in self.session.get_outputs()]
+        rows = inputs[0].shape[self.axes[0].index(BATCH)]
+        parts = [take(inputs, self.axes, [i]) for i in range(rows)] if self.fixed else [inputs]
+        answers = [self.session.run(None, dict(zip(names, part, strict=True))) for part in parts]
+        # A stack (exit, batch, class) has the batch in its middle.
+        joined = [np.concatenate(v, 1 if v[0].ndim == 3 else 0) if v[0].ndim else v[0] for v in zip(*answers, strict=True)]
+        return dict(zip(outputs, joined, strict=True))
+
+    def capture(self, example: Arrays, *, exits: Sequence[str] | None = None, gates: Sequence[str] = ()) -> Captured:
+        """Find the exits, and make the batch dynamic where it is fixed to one.
+
+        Raises:
+            UsageError: a name is not an output's.
+            ModelError: the file does not run on the example, or its outputs are not several exits.
+        """
+        try:
+            one, many = self.run(take(example, self.axes, [0])), self.run(example)
+        except Exception as error:
+            raise ModelError(f"{self.path} does not run on the example: {first_line(error)}") from error
+        gone = set(gates)
+        sources = choose_exits(
+            {k: v for k, v in one.items() if k not in gone}, {k: v for k, v in many.items() if k not in gone}, exits
+        )
+        check_gates(many, gates, sources)
+        for value, own, shape in zip(self.inputs, self.axes, self.shapes, strict=True):
+            value.shape = ir.Shape([name or size for name, size in zip(own, shape, strict=True)])
+        infer_shapes(self.model)
+        outputs = {str(value.name): value for value in self.model.graph.outputs}
+        values = find_exits(self.model.graph, outputs, sources)
+        logits = {source.name: value for source, value in zip(sources, values, strict=True)}
+        chosen = [outputs[name] for name in gates]
+        return Captured(
+            self.model, self.axes, logits, chosen, lambda x: read_exits(self.run(x), sources), self.path.stem, "onnx"
+        )

@@ -1,0 +1,54 @@
+"""Find stages that are the same computation on the same weights, as the passes of a loop are."""
+
+from typing import Any
+
+import onnx_ir as ir
+
+from ..schema import Stage
+
+
+def same_signature(a: Stage, b: Stage) -> bool:
+    """Tell whether stage `b` can be served by the file of stage `a`, which may make more than `b` needs."""
+    pairs = [*zip(a.inputs, b.inputs, strict=False), *zip(a.outputs, b.outputs, strict=False)]
+    fits = len(a.inputs) == len(b.inputs) and len(a.outputs) >= len(b.outputs)
+    return fits and all((x.dtype, x.shape) == (y.dtype, y.shape) for x, y in pairs)
+
+
+def same_computation(a: ir.Model, b: ir.Model, makes: tuple[int, int]) -> bool:
+    """Tell whether two stages compute the same from their inputs, whatever their values are called.
+
+    Args:
+        a, b: the stages.
+        makes: how many of each one's first outputs are for later stages; `b` may make fewer.
+    """
+    return _describe(a.graph, makes[1], makes[0]) == _describe(b.graph, makes[1], makes[1])
+
+
+def _describe(graph: ir.Graph, keep: int, makes: int) -> Any:
+    """Describe a graph by operators, attributes, weights and wiring; of its first `makes` outputs only `keep` count."""
+    numbers: dict[ir.Value, Any] = {value: ("input", i) for i, value in enumerate(graph.inputs)}
+    for value in graph.initializers.values():
+        numbers[value] = _describe_weight(value.const_value)
+    nodes = []
+    for i, node in enumerate(graph):
+        attributes = sorted((name, _describe_attribute(attribute)) for name, attribute in node.attributes.items())
+        if any(text is None for _, text in attributes):
+            return object()  # control flow is not compared: such stages count as different
+        nodes.append((node.domain, node.op_type, attributes, [None if v is None else numbers[v] for v in node.inputs]))
+        numbers |= {value: (i, j) for j, value in enumerate(node.outputs)}
+    outputs = list(graph.outputs)
+    return nodes, [numbers[value] for value in [*outputs[:keep], *outputs[makes:]]]
+
+
+def _describe_weight(tensor: Any) -> Any:
+    if isinstance(tensor, ir.ExternalTensor):
+        return str(tensor.location), tensor.offset, tensor.length, tensor.dtype, tuple(tensor.shape)
+    return tensor.dtype, tuple(tensor.shape), tensor.tobytes()
+
+
+def _describe_attribute(attribute: ir.Attr) -> str | None:
+    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return None
+    if attribute.type == ir.AttributeType.TENSOR:
+        return repr(_describe_weight(attribute.value))
+    return repr(attribute.value)

@@ -1,0 +1,86 @@
+"""Write what a variant consists of beside its weights: stages, static networks, golden samples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..runtime import EveryExit
+from ..schema import Exit, Stage, Tensor
+from .cut import Plan, ancestors, extract_stage
+from .decide import Head
+from .share import same_computation, same_signature
+
+
+def read_heads(whole: ir.Model, names: Sequence[str]) -> list[Head]:
+    """Return the outputs of each exit of a whole graph, in which they are called `<exit>.logits` and so on."""
+    outputs = {value.name: value for value in whole.graph.outputs}
+    return [Head(*(outputs[f"{name}.{part}"] for part in Head._fields)) for name in names]
+
+
+def write_stages(
+    whole: ir.Model,
+    plans: Sequence[Plan],
+    heads: Sequence[Head],
+    tensors: dict[str, Tensor],
+    macs: dict[str, int],
+    folder: Path,
+    *,
+    prefix: str = "",
+) -> tuple[Stage, ...]:
+    """Write every stage once: one that computes what an earlier one does, on the same weights, is served by its file.
+
+    Args:
+        whole: the graph; its weights lie in `folder`.
+        plans, heads: the stages and their exits.
+        tensors: the signature of every input and boundary tensor by name.
+        macs: multiply-accumulates by node name.
+        folder: where to write.
+        prefix: of the files' names.
+    """
+    written: list[tuple[Stage, ir.Model]] = []
+    stages: list[Stage] = []
+    for k, (plan, head) in enumerate(zip(plans, heads, strict=True)):
+        model = extract_stage(whole, plan, head, tensors)
+        stage = Stage(
+            file=f"{prefix}stage{k}.onnx",
+            inputs=tuple(tensors[str(value.name)] for value in plan.reads),
+            outputs=tuple(tensors[str(value.name)] for value in plan.makes),
+            macs=sum(macs[str(node.name)] for node in plan.nodes),
+        )
+        for other, known in written:
+            makes = (len(other.outputs), len(stage.outputs))
+            if same_signature(other, stage) and same_computation(known, model, makes):
+                stage = Stage(file=other.file, inputs=stage.inputs, outputs=stage.outputs, macs=stage.macs)
+                break
+        else:
+            ir.save(model, folder / stage.file)
+            written.append((stage, model))
+        stages.append(stage)
+    return tuple(stages)
+
+
+def write_static(
+    whole: ir.Model, k: int, name: str, head: Head, macs: dict[str, int], folder: Path, *, temperature: float
+) -> Exit:
+    """Write the plain network that ends at an exit."""
+    needed = set().union(*(ancestors(value) for value in head))
+    graph = ir.convenience.extract(whole.graph, list(whole.graph.inputs), list(head))
+    ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / f"static{k}.onnx")
+    logits, score, label = (str(value.name) for value in head)
+    return Exit(
+        name=name,
+        logits=logits,
+        score=score,
+        label=label,
+        static=f"static{k}.onnx",
+        macs=sum(macs[str(node.name)] for node in needed),
+        temperature=float(temperature),
+    )
+
+
+def write_golden(path: Path, inputs: Sequence[np.ndarray], answers: EveryExit) -> None:
+    """Write the golden samples: `input0`, `input1`, ... as the network takes them, and what every exit says of them."""
+    arrays = {f"input{i}": array for i, array in enumerate(inputs)}
+    np.savez(path, label=answers.label, score=answers.score, logits=answers.logits, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,137 @@
+"""Samples from outside: told apart by input, checked, and brought into one order, the batch axis first."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from ..errors import DataError, unknown
+from ..schema import Tensor
+from .buffers import batch_axis
+
+
+class Samples(Struct, frozen=True):
+    """Samples of a network: one array per input, (N, ...) with the batch axis first."""
+
+    arrays: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Return one sample for a number (an array, or a tuple of them for several inputs), `Samples` for a slice or array."""
+        parts = tuple(array[rows] for array in self.arrays)
+        if not isinstance(rows, (int, np.integer)):
+            return Samples(parts)
+        return parts[0] if len(parts) == 1 else parts
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+
+def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
+    """Return one array per input.
+
+    Args:
+        x: an array where there is one input; else a sequence in the inputs' order, or a mapping by their names.
+        inputs: the network's.
+
+    Raises:
+        DataError: there are more or fewer, or a name is no input's.
+    """
+    names = [tensor.name for tensor in inputs]
+    if isinstance(x, Mapping):
+        for name in x:
+            if name not in names:
+                raise DataError(str(unknown("input", str(name), names)))
+        if missing := [name for name in names if name not in x]:
+            raise DataError(f"The input {missing[0]} is missing: the network takes {', '.join(names)}.")
+        return [np.asarray(x[name]) for name in names]
+    if len(inputs) == 1 and not (isinstance(x, (list, tuple)) and len(x) == 1):
+        return [np.asarray(x)]
+    if not isinstance(x, (list, tuple)) or len(x) != len(inputs):
+        raise DataError(f"The network takes {len(inputs)} inputs ({', '.join(names)}): pass a tuple, or a dict by name.")
+    return [np.asarray(part) for part in x]
+
+
+def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
+    """Return samples whose shapes and kinds of dtype fit the network, the batch axis first; dtypes are left as they are.
+
+    Args:
+        x: samples as `split_inputs` takes them, each array with the batch on its input's batch axis.
+        inputs: the network's.
+
+    Raises:
+        DataError: there are none, or a shape or kind of dtype does not fit.
+    """
+    if isinstance(x, Samples):
+        return x
+    arrays, lengths = [], dict[str, int]()
+    for part, tensor in zip(split_inputs(x, inputs), inputs, strict=True):
+        axis = batch_axis(tensor) or 0
+        if part.ndim == 0 or part.size == 0:
+            raise DataError("The data set is empty: there are no samples in it.")
+        if part.ndim != len(tensor.shape) or not fits(part.shape, tensor.shape, lengths):
+            raise DataError(
+                f"The network takes samples of shape {show_shape(tensor.shape)} for {tensor.name}, not {part.shape}."
+            )
+        check_kind(part, tensor)
+        arrays.append(np.moveaxis(part, axis, 0))
+    if len({len(array) for array in arrays}) > 1:
+        counts = ", ".join(f"{len(array)} of {t.name}" for array, t in zip(arrays, inputs, strict=True))
+        raise DataError(f"The inputs differ in their number of samples: {counts}.")
+    return Samples(tuple(arrays))
+
+
+def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
+    """Return samples as `check_samples` does, contiguous and in the network's dtypes, before they are measured or run in bulk.
+
+    Raises:
+        DataError: as `check_samples`, or a value is not finite.
+    """
+    arrays = []
+    for part, tensor in zip(check_samples(x, inputs).arrays, inputs, strict=True):
+        dtype = np.dtype(tensor.dtype)
+        with np.errstate(over="ignore"):
+            part = np.ascontiguousarray(part, dtype)
+        if dtype.kind == "f" and not (finite := np.isfinite(part).reshape(len(part), -1).all(axis=1)).all():
+            raise DataError(f"Sample {int(np.argmin(finite))} holds NaN or infinity.")
+        arrays.append(part)
+    return Samples(tuple(arrays))
+
+
+def fits(shape: Sequence[int], wanted: Sequence["int | str | None"], lengths: dict[str, int]) -> bool:
+    """Tell whether a shape is one that the network takes; `lengths` learns the sizes of named axes, which must agree."""
+    for size, axis in zip(shape, wanted, strict=True):
+        if isinstance(axis, str) and (size == 0 or lengths.setdefault(axis, size) != size):
+            return False
+        if isinstance(axis, int) and size != axis:
+            return False
+    return True
+
+
+def show_shape(axes: Sequence["int | str | None"]) -> str:
+    """Write a shape for a message, named axes by their names and the batch as N: `(N, time, 12)`."""
+    shown = ["N" if axis is None else str(axis) for axis in axes]
+    return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+
+
+def check_kind(x: np.ndarray, tensor: Tensor) -> None:
+    """See that an array can be converted to an input's dtype without losing its meaning; it is not empty.
+
+    Raises:
+        DataError: it is of another kind, or an integer does not fit.
+    """
+    dtype = np.dtype(tensor.dtype)
+    if x.dtype == dtype:
+        return
+    if x.dtype.kind != dtype.kind:
+        raise DataError(
+            f"The network takes {dtype} for {tensor.name}, not {x.dtype}. "
+            "Prepare samples as in training (scale, normalise) before they are passed."
+        )
+    if dtype.kind in "iu" and not np.can_cast(x.dtype, dtype):
+        limits = np.iinfo(dtype)
+        if x.min() < limits.min or x.max() > limits.max:
+            raise DataError(f"A value from {x.min()} to {x.max()} does not fit into the network's {dtype}.")
