@@ -401,6 +401,16 @@ class Gated(nn.Module):
         return {"logits": [head(y) for head, y in zip(self.heads, features, strict=True)], "gates": gates}
 
 
+def attached():
+    """A plain network to which exits were attached."""
+    from offramp.export import attach
+
+    plain = nn.Sequential(
+        conv(3, 8), conv(8, 8), conv(8, 16, 2), conv(16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES)
+    )
+    return attach(plain, images(2, 0)[0], fractions=(0.2, 0.6), frozen=False)
+
+
 class Entry(NamedTuple):
     """A network of the zoo, how to draw its inputs (n, seed -> one array per input) and how to export it."""
 
@@ -442,6 +452,7 @@ ZOO: dict[str, Entry] = {
     "looped": Entry(Looped, normal((24,)), {}),
     "tied": Entry(Tied, images, {}),
     "mixture-of-experts": Entry(MixtureOfExperts, images, {}),
+    "attached": Entry(attached, images, {}),
     "two-inputs": Entry(TwoInputs, normal(SHAPE, (6,)), {}),
     "dataclass": Entry(AsDataclass, images, {"exits": ["early", "middle", "late"]}),
     "gated": Entry(

@@ -168,7 +168,7 @@ def test_openvino_runs_the_fused_file_with_early_exit(zoo, name, tmp_path):
     with load_uncalibrated(bundle) as chain:
         score = chain.every_exit(x).score
 
-        def compare(compiled, thresholds, **more):
+        def compare(compiled, thresholds, more):
             chain.thresholds = thresholds.tolist()
             for sample, scores in zip(draw_singles(bundle, x), score, strict=True):
                 ours, theirs = chain(sample), compiled({**sample, **more})
@@ -178,7 +178,7 @@ def test_openvino_runs_the_fused_file_with_early_exit(zoo, name, tmp_path):
 
         first = draw_thresholds(rng, score)
         fused = fuse(bundle, tmp_path / "one.onnx", thresholds=first.tolist())
-        compare(core.compile_model(fused.path, "CPU", settings), first)
+        compare(core.compile_model(fused.path, "CPU", settings), first, {})
         # OpenVINO freezes the thresholds: without their initial value they are an input there too, and one model serves.
         model = onnx.load(fused.path)
         (initial,) = [t for t in model.graph.initializer if t.name == "thresholds"]
@@ -187,7 +187,7 @@ def test_openvino_runs_the_fused_file_with_early_exit(zoo, name, tmp_path):
         compiled = core.compile_model(tmp_path / "open.onnx", "CPU", settings)
         for _ in range(20):
             thresholds = draw_thresholds(rng, score)
-            compare(compiled, thresholds, thresholds=thresholds)
+            compare(compiled, thresholds, {"thresholds": thresholds})
     assert len(exits) == len(bundle.variant().exits)
 
 
