@@ -123,7 +123,7 @@ def rename_axes(model: ir.Model, value: ir.Value, names: Axes) -> None:
     """
     assert value.shape is not None
     new: dict[str, str] = {}
-    for i, (axis, name) in enumerate(zip(value.shape, names, strict=True)):
+    for axis, name in zip(value.shape, names, strict=True):
         if name is None:
             continue
         if isinstance(axis, int):
@@ -133,12 +133,11 @@ def rename_axes(model: ir.Model, value: ir.Value, names: Axes) -> None:
             )
         if axis.value is not None:
             new[axis.value] = name
-        value.shape[i] = name
-    every = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
-    for other in every:
-        for i, axis in enumerate(other.shape or ()):
-            if not isinstance(axis, int) and axis.value in new:
-                other.shape[i] = new[axis.value]  # type: ignore[index]
+    value.shape = ir.Shape([name or axis for axis, name in zip(value.shape, names, strict=True)])
+    for other in [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]:
+        if other.shape is not None:
+            axes = [axis if isinstance(axis, int) else axis.value for axis in other.shape]
+            other.shape = ir.Shape([new.get(axis, axis) if isinstance(axis, str) else axis for axis in axes])
 
 
 def _export(program: Any, arrays: Arrays, layout: list[Axes]) -> tuple[ir.Model, str]:

@@ -36,7 +36,7 @@ def entropy(tape: ir.tape.Tape, logits: ir.Value, opset: int) -> ir.Value:
 def margin(tape: ir.tape.Tape, logits: ir.Value, opset: int) -> ir.Value:
     """The largest softmax probability less the second largest (best versus second best, Joshi et al., CVPR 2009)."""
     p = tape.op("Softmax", [logits], {"axis": -1})
-    two = tape.op("TopK", [p, _constant(tape, [2])], {"axis": -1}, num_outputs=2)[0]
+    two = tape.op_multi_out("TopK", [p, _constant(tape, [2])], {"axis": -1}, num_outputs=2)[0]
     first, second = (tape.op("Gather", [two, _constant(tape, i)], {"axis": 1}) for i in (0, 1))
     return tape.op("Sub", [first, second])
 

@@ -135,7 +135,8 @@ def find_exits(graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequen
     Raises:
         ModelError: a stacked output is not put together along its first axis, so no exit can be had without the others.
     """
-    stacks = {s.output: _unstack(graph, outputs[s.output]) for s in sources if s.row is not None}
+    stacked = {source.output for source in sources if source.row is not None}
+    stacks = {name: _unstack(graph, outputs[name]) for name in stacked}
     for name, parts in stacks.items():
         if len(parts) != sum(s.output == name for s in sources):
             raise ModelError(f"Output {name} stacks its exits in parts of unknown size: return them as a list instead.")
@@ -143,31 +144,43 @@ def find_exits(graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequen
 
 
 def _unstack(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
+    """Return the rows that a value was put together from along its first axis."""
     node = value.producer()
     while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if node is None or node.op_type != "Concat" or node.attributes.get_int("axis", 1) != 0:
+    if not _joins_rows(node):
         raise ModelError(
             f"Output {value.name} is one tensor of all exits that is not stacked from them along its first axis at the end: "
             "return the exits as a list instead."
         )
-    parts: list[ir.Value] = []
-    for part in node.inputs:
+    rows: list[ir.Value] = []
+    for part in node.inputs:  # type: ignore[union-attr]
         assert part is not None
         source = part.producer()
         if source is not None and source.op_type == "Unsqueeze" and _unsqueezed(source) == [0] and source.inputs[0] is not None:
-            parts.append(source.inputs[0])
-            continue
-        rows = part.shape[0] if part.shape is not None and len(part.shape) else None
-        if not isinstance(rows, int):
-            raise ModelError(f"Output {value.name} stacks a part of unknown size: return the exits as a list instead.")
-        for row in range(rows):
-            tape = ir.tape.Tape(graph)
-            index = tape.initializer(ir.tensor(np.array(row, np.int64)), name=f"offramp.row.{part.name}.{row}")
-            parts.append(tape.op("Gather", [part, index], {"axis": 0}))
-            parts[-1].dtype, parts[-1].shape = part.dtype, ir.Shape(part.shape[1:])  # type: ignore[index]
-            parts[-1].name = f"{part.name}.{row}"
-    return parts
+            rows.append(source.inputs[0])
+        elif _joins_rows(source):
+            rows += _unstack(graph, part)
+        else:
+            rows += _take_rows(graph, part)
+    return rows
+
+
+def _joins_rows(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type == "Concat" and node.attributes.get_int("axis", 1) == 0
+
+
+def _take_rows(graph: ir.Graph, part: ir.Value) -> list[ir.Value]:
+    """Add nodes that take each row of a part that was computed as a whole."""
+    count = part.shape[0] if part.shape is not None and len(part.shape) else None
+    if not isinstance(count, int):
+        raise ModelError(f"The exits are stacked from parts of unknown size ({part.name}): return them as a list instead.")
+    tape, rows = ir.tape.Tape(graph), []
+    for row in range(count):
+        index = tape.initializer(ir.tensor(np.array(row, np.int64)), name=f"offramp.row.{part.name}.{row}")
+        rows.append(tape.op("Gather", [part, index], {"axis": 0}))
+        rows[-1].dtype, rows[-1].shape = part.dtype, ir.Shape(part.shape[1:])  # type: ignore[index]
+    return rows
 
 
 def _unsqueezed(node: ir.Node) -> list[int] | None:
