@@ -169,7 +169,7 @@ def _write_whole(
 
 def _precision(captured: Captured) -> Precision:
     """Name what the network computes in."""
-    if any(node.op_type in ("QuantizeLinear", "QLinearConv", "DynamicQuantizeLinear") for node in captured.model.graph):
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "DynamicQuantizeLinear") for node in captured.model.graph):
         return "int8"
     dtype = next(iter(captured.logits.values())).dtype
     if dtype == ir.DataType.FLOAT16:
