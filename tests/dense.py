@@ -1,4 +1,4 @@
-"""A multi-exit network of dense layers as an ONNX file; needs no torch."""
+"""Small multi-exit networks as ONNX files; needs no torch."""
 
 import numpy as np
 import onnx
@@ -43,4 +43,25 @@ def write_onnx(
     listed = [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in weights] if old else []
     graph = helper.make_graph(nodes, "dense", [*listed, value], outputs, weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
+
+
+def write_convolutions(path):
+    """Write two convolutional stages, (N, 3, 12, 12) -> z0, z1; the first exit reads the map that the second goes on from."""
+    rng = np.random.default_rng(0)
+    weights = {f"c{k}": rng.standard_normal((8, 3 if k == 0 else 8, 3, 3)) / 5 for k in range(3)}
+    weights |= {f"h{k}": rng.standard_normal((8, CLASSES)) for k in range(2)}
+    nodes = []
+    for k, source in enumerate(["x", "r0", "r1"]):
+        nodes.append(helper.make_node("Conv", [source, f"c{k}"], [f"v{k}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"v{k}"], [f"r{k}"]))
+    for k, source in enumerate(["r0", "r2"]):
+        nodes.append(helper.make_node("GlobalAveragePool", [source], [f"p{k}"]))
+        nodes.append(helper.make_node("Flatten", [f"p{k}"], [f"f{k}"]))
+        nodes.append(helper.make_node("MatMul", [f"f{k}", f"h{k}"], [f"z{k}"]))
+    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    x = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(np.dtype(np.float32)), ["N", 3, 12, 12])
+    outputs = [helper.make_tensor_value_info(f"z{k}", x.type.tensor_type.elem_type, ["N", CLASSES]) for k in range(2)]
+    graph = helper.make_graph(nodes, "convolutions", [x], outputs, tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     return path

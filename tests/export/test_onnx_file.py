@@ -10,7 +10,7 @@ from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export, fuse
 from offramp.runtime.loading import load_uncalibrated
 
-from dense import CLASSES, write_onnx
+from dense import CLASSES, write_convolutions, write_onnx
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -124,23 +124,6 @@ def test_a_shape_read_before_the_cut_is_not_wrong_behind_it(opset, tmp_path):
     bundle = export(path, None, tmp_path / "b.offramp")
     check(path, bundle, draw(20, 1))
     assert [tensor.shape for tensor in bundle.variant().stages[1].inputs] == [(None, 16)]
-
-
-def write_convolutions(path):
-    """Two convolutional stages on (N, 3, 12, 12), opset 13; the first exit reads the map that the second goes on from."""
-    rng = np.random.default_rng(0)
-    values = {f"c{k}": rng.standard_normal((8, 3 if k == 0 else 8, 3, 3)).astype(np.float32) / 5 for k in range(3)}
-    values |= {f"h{k}": rng.standard_normal((8, CLASSES)).astype(np.float32) for k in range(2)}
-    nodes = []
-    for k, source in enumerate(["x", "r0", "r1"]):
-        nodes += [helper.make_node("Conv", [source, f"c{k}"], [f"v{k}"], pads=[1] * 4), helper.make_node("Relu", [f"v{k}"], [f"r{k}"])]
-    for k, source in enumerate(["r0", "r2"]):
-        nodes += [
-            helper.make_node("GlobalAveragePool", [source], [f"p{k}"]),
-            helper.make_node("Flatten", [f"p{k}"], [f"f{k}"]),
-            helper.make_node("MatMul", [f"f{k}", f"h{k}"], [f"z{k}"]),
-        ]
-    return save(path, nodes, values, ["z0", "z1"], inputs=[helper.make_tensor_value_info("x", FLOAT, ["N", 3, 12, 12])])
 
 
 def test_a_quantised_graph_is_cut_at_its_quantised_tensors(tmp_path):

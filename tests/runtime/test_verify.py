@@ -1,0 +1,94 @@
+"""The device's self-test."""
+
+import hashlib
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from offramp.errors import BundleError, MissingError, UsageError
+from offramp.export import keep
+from offramp.runtime import verify
+
+
+def forge(bundle, name, change):
+    """Change a file of a bundle, and the manifest with it, as if it had been exported so."""
+    variant = bundle.variant()
+    path = bundle.path / variant.folder / name
+    change(path)
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["variants"][0]["files"][name] = {
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def scale_weights(factor):
+    def change(path):
+        values = np.fromfile(path, np.float32) * np.float32(factor)
+        values.tofile(path)
+
+    return change
+
+
+def test_a_whole_bundle_passes_with_every_variant_and_says_how_far_off_it_is(dense):
+    keep(dense.path, [0, 2], name="two")
+    one, two = verify(dense.path)
+    assert one.passed and two.passed and (one.variant, two.variant) == ("fp32", "two")
+    assert [e.exit for e in two.exits] == ["z0", "z2"]
+    assert all(e.relative <= 1e-6 and e.labels_equal == e.samples == 3 for e in one.exits)
+    assert "variant fp32 on cpu: passed" in str(one)
+    (two,) = verify(dense.path, variant="two")
+    assert two.variant == "two"
+
+
+def test_an_engine_that_computes_something_else_fails(dense):
+    forge(dense, "weights.bin", scale_weights(1.001))
+    (found,) = verify(dense.path)
+    assert not found.passed and found.exits[0].relative > found.tolerance
+    assert "failed" in str(found)
+
+
+def test_errors_of_the_size_of_rounding_pass(dense):
+    forge(dense, "weights.bin", scale_weights(1 + 1e-6))
+    (found,) = verify(dense.path)
+    assert found.passed and max(e.absolute for e in found.exits) > 0
+
+
+def test_an_answer_that_is_not_a_number_does_not_pass(dense):
+    def poison(path):
+        values = np.fromfile(path, np.float32)
+        values[:] = np.inf
+        values.tofile(path)
+
+    forge(dense, "weights.bin", poison)
+    with pytest.raises(Exception, match="not a number"):
+        verify(dense.path)
+
+
+def test_golden_samples_of_something_else_are_refused(dense):
+    forge(dense, "golden.npz", lambda path: np.savez(path.open("wb"), x=np.zeros(3)))
+    with pytest.raises(BundleError, match="does not hold golden samples"):
+        verify(dense.path)
+
+
+def test_names_that_are_not_there(dense):
+    with pytest.raises(UsageError, match="Unknown variant"):
+        verify(dense.path, variant="int8")
+    with pytest.raises(MissingError, match="no device 'npu'"):
+        verify(dense.path, "npu")
+    with pytest.raises(UsageError, match="There is no bundle"):
+        verify(dense.path / "nothing")
+
+
+def test_graphs_that_do_not_fit_the_manifest_are_bundle_errors(dense):
+    def rename(path):
+        model = onnx.load(path, load_external_data=False)
+        model.graph.output[0].name = model.graph.node[-1].output[0] = "other"
+        onnx.save(model, path)
+
+    forge(dense, "stage2.onnx", rename)
+    with pytest.raises(BundleError):
+        verify(dense.path)
