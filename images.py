@@ -71,7 +71,12 @@ def resize(image: "Image", width: int, height: int, how: Preprocess) -> "Image":
 def _find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
     """Return channels, height, width, and whether the channels come first."""
     shape = inputs[0].shape[1:]
-    if len(inputs) == 1 and inputs[0].shape[0] is None and len(shape) == 3 and all(isinstance(axis, int) for axis in shape):
+    if (
+        len(inputs) == 1
+        and inputs[0].shape[0] is None
+        and len(shape) == 3
+        and all(isinstance(axis, int) for axis in shape)
+    ):
         sizes = [int(axis) for axis in shape if axis is not None]
         if sizes[0] in (1, 3):
             return sizes[0], sizes[1], sizes[2], True

@@ -42,7 +42,7 @@ class Tensor(_Record, frozen=True):
 
     name: str
     dtype: Dtype
-    shape: tuple[Count | None | Annotated[str, Meta(min_length=1)], ...]
+    shape: tuple[Count | Annotated[str, Meta(min_length=1)] | None, ...]
 
     def __post_init__(self) -> None:
         if self.shape.count(None) > 1:
@@ -109,9 +109,16 @@ class Variant(_Record, frozen=True):
         first: dict[str, Stage] = {}
         for stage in self.stages:
             owner = first.setdefault(stage.file, stage)
-            ins, outs = (list(zip(a, b, strict=False)) for a, b in ((owner.inputs, stage.inputs), (owner.outputs, stage.outputs)))
+            ins, outs = (
+                list(zip(a, b, strict=False)) for a, b in ((owner.inputs, stage.inputs), (owner.outputs, stage.outputs))
+            )
             same = all((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in [*ins, *outs])
-            if not same or len(ins) < len(owner.inputs) or len(ins) < len(stage.inputs) or len(outs) < len(stage.outputs):
+            if (
+                not same
+                or len(ins) < len(owner.inputs)
+                or len(ins) < len(stage.inputs)
+                or len(outs) < len(stage.outputs)
+            ):
                 raise ValueError(f"two stages of variant {self.name} share {stage.file}, which fits one of them only")
         named = [self.weights, self.whole, self.golden]
         named += [stage.file for stage in self.stages] + [point.static for point in self.exits]
@@ -154,7 +161,10 @@ class Preprocess(_Record, frozen=True):
             raise UsageError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give one each per channel.")
         if min(self.std) <= 0 or not 0 < self.crop <= 1:
             raise UsageError(f"std is above 0 and crop between 0 and 1, not {self.std} and {self.crop}.")
-        for name, known in (("resize", ("stretch", "crop", "pad")), ("interpolation", ("bilinear", "bicubic", "nearest"))):
+        for name, known in (
+            ("resize", ("stretch", "crop", "pad")),
+            ("interpolation", ("bilinear", "bicubic", "nearest")),
+        ):
             if getattr(self, name) not in known:
                 raise unknown(name, str(getattr(self, name)), known)
 

@@ -3,13 +3,16 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from .bundle import Bundle
 from .schema import Calibration, Tensor, Variant
+
+if TYPE_CHECKING:
+    from .runtime import Diagnosis, Result
 
 Progress = Callable[[str, int, int], None]
 
@@ -67,6 +70,26 @@ def describe_calibration(calibration: Calibration) -> str:
             f"  mean latency {point.latency_s * 1e6:.0f} us predicted",
         ]
     return "\n".join([*lines, calibration.verdict])
+
+
+def describe_results(results: Sequence["Result"], names: Sequence[str] | None) -> str:
+    """Describe what a network says of samples, a line each; classes by their names where there are some."""
+    lines = [("sample", "label", "score", "exit", "latency us")]
+    for i, r in enumerate(results):
+        label = names[r.label] if names else str(r.label)
+        lines.append((str(i), label, f"{r.score:.4f}", str(r.exit), f"{r.latency_s * 1e6:.1f}"))
+    return table(lines)
+
+
+def describe_diagnosis(found: "Diagnosis") -> str:
+    """Describe what this device is and which engines run on it."""
+    lines = list(found.fingerprint.items())
+    for engine in found.engines:
+        state = f"{engine.package} {engine.version}" if engine.version else str(engine.problem)
+        lines.append((f"device {engine.device}", state))
+    for name, there in found.extras.items():
+        lines.append((f"extra {name}", "installed" if there else f"not installed; pip install 'offramp[{name}]'"))
+    return table(lines)
 
 
 @contextlib.contextmanager

@@ -84,8 +84,9 @@ def load_samples(source: str, manifest: Manifest | None = None) -> tuple[Any, np
 
     Args:
         source: an `.npz` file with `x`, or with an array for each of several inputs by its name, and perhaps `y`; an `.npy`
-            file of samples; an image; a folder of images, or of one folder of images per class, named as the bundle's classes
-            are, or numbered in the order of their sorted names where it names none; or `file.py:function` that returns `x` or `(x, y)`, where `x` is a dict for several inputs.
+            file of samples; an image; a folder of images, or of one folder of images per class, named as the bundle's
+            classes are, or numbered in the order of their sorted names where it names none; or `file.py:function` that
+            returns `x` or `(x, y)`, where `x` is a dict for several inputs.
         manifest: of the bundle they are for. Images are resized as it says; for a network that takes floats their pixels are
             scaled to 0..1 and nothing else, so one that was trained on normalised pixels needs `preprocess` or a function.
 

@@ -41,7 +41,11 @@ def resolve_axes(axes: Any, names: Sequence[str], arrays: Sequence[np.ndarray]) 
     for name, array in zip(names, arrays, strict=True):
         own = given.get(name, (BATCH,) + (None,) * (array.ndim - 1))
         own = tuple(own) if isinstance(own, (list, tuple)) else (own,)
-        if len(own) != array.ndim or own.count(BATCH) != 1 or not all(a is None or (a and isinstance(a, str)) for a in own):
+        if (
+            len(own) != array.ndim
+            or own.count(BATCH) != 1
+            or not all(a is None or (a and isinstance(a, str)) for a in own)
+        ):
             raise UsageError(
                 f"The axes of input {name} are {own}, its example has the shape {array.shape}: give one entry per axis, "
                 f"'{BATCH}' once, a name where the size differs from call to call, None where it is fixed."
@@ -58,7 +62,8 @@ def axes_of(tensor: Tensor) -> Axes:
 def take(arrays: Sequence[np.ndarray], axes: Sequence[Axes], rows: Any) -> list[np.ndarray]:
     """Return some samples of each input, in the input's own layout."""
     return [
-        np.ascontiguousarray(np.take(array, rows, axis=own.index(BATCH))) for array, own in zip(arrays, axes, strict=True)
+        np.ascontiguousarray(np.take(array, rows, axis=own.index(BATCH)))
+        for array, own in zip(arrays, axes, strict=True)
     ]
 
 
@@ -70,8 +75,10 @@ def count(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> int:
     """
     counts = {array.shape[own.index(BATCH)] for array, own in zip(arrays, axes, strict=True)}
     if len(counts) > 1 or 0 in counts:
-        raise UsageError(f"The inputs of the example hold {sorted(counts)} samples: give the same number of each, at least one.")
-    return counts.pop()
+        raise UsageError(
+            f"The inputs of the example hold {sorted(counts)} samples: give the same number of each, at least one."
+        )
+    return int(counts.pop())
 
 
 def sizes_of(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> dict[str, int]:
@@ -99,7 +106,9 @@ def shorten(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> list[np.ndarr
         for i, name in enumerate(own):
             if name not in (None, BATCH):
                 if array.shape[i] < 2:
-                    raise ModelError(f"The axis {name} is {array.shape[i]} long in the example: give a longer one, such as 16.")
+                    raise ModelError(
+                        f"The axis {name} is {array.shape[i]} long in the example: give a longer one, such as 16."
+                    )
                 array = np.take(array, range(max(1, array.shape[i] * 2 // 3)), axis=i)
         shorter.append(np.ascontiguousarray(array))
     return shorter

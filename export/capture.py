@@ -110,7 +110,7 @@ def capture_torch(
         {source.name: value for source, value in zip(sources, values, strict=True)},
         [outputs[name] for name in gates],
         lambda inputs: read_exits(run(inputs), sources),
-        module._get_name(),
+        str(module._get_name()),  # type: ignore[no-untyped-call]
         how,
     )
 
@@ -162,6 +162,7 @@ def _export(program: Any, arrays: Arrays, layout: list[Axes]) -> tuple[ir.Model,
     with torch.no_grad(), _quiet(), SlicedPooling():
         try:
             exported = torch.onnx.export(program, tensors, dynamo=True, dynamic_shapes=(dims,), verbose=False)
+            assert exported is not None
             return exported.model, "dynamo"
         except ModelError:
             raise
@@ -186,13 +187,21 @@ def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
 
     names = [f"input{i}" for i in range(len(tensors))]
     dynamic = {
-        name: {i: f"{axis}" for i, axis in enumerate(own) if axis is not None} for name, own in zip(names, layout, strict=True)
+        name: {i: f"{axis}" for i, axis in enumerate(own) if axis is not None}
+        for name, own in zip(names, layout, strict=True)
     }
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("error", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("error", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         path = Path(folder) / "traced.onnx"
         torch.onnx.export(
-            program, tensors, path, dynamo=False, opset_version=OPSET, input_names=names, dynamic_axes=dynamic, verbose=False
+            program,
+            tensors,
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=names,
+            dynamic_axes=dynamic,
+            verbose=False,
         )
         model = ir.load(path)
         ir.external_data.load_to_model(model)
@@ -236,7 +245,9 @@ def _to_numpy(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value.detach().cpu().numpy())
     except TypeError as error:
-        raise ModelError(f"Output {name} is {value.dtype}, which NumPy does not have; logits are float32 or float16.") from error
+        raise ModelError(
+            f"Output {name} is {value.dtype}, which NumPy does not have; logits are float32 or float16."
+        ) from error
 
 
 def _without(outputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

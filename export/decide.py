@@ -65,14 +65,18 @@ def check_rule(rule: str, exits: int, gates: int, temperatures: Sequence[float] 
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
     if bool(gates) != rule.startswith("gate"):
-        raise UsageError("The rules gate and gate_logit need gates=[...], the names of the gate outputs, and no other does.")
+        raise UsageError(
+            "The rules gate and gate_logit need gates=[...], the names of the gate outputs, and no other does."
+        )
     if temperatures is not None:
         if len(temperatures) != exits:
             raise UsageError(f"There are {len(temperatures)} temperatures for {exits} exits: give one per exit.")
         if not all(0 < t < math.inf for t in temperatures):
             raise UsageError(f"Temperatures are above 0, not {list(temperatures)}.")
         if gates:
-            raise UsageError("A gate's score is the network's own: a temperature does not change it. Leave temperatures out.")
+            raise UsageError(
+                "A gate's score is the network's own: a temperature does not change it. Leave temperatures out."
+            )
 
 
 def add_decisions(

@@ -66,7 +66,9 @@ def _capture_onnx(
         if names:
             known = [str(value.name) for value in file.inputs]
             if sorted(names) != sorted(known):
-                raise UsageError(f"The example is for the inputs {', '.join(names)}; {file.path} has {', '.join(known)}.")
+                raise UsageError(
+                    f"The example is for the inputs {', '.join(names)}; {file.path} has {', '.join(known)}."
+                )
             arrays = [arrays[names.index(name)] for name in known]
     if preprocess is None:
         file.check(arrays)
@@ -100,9 +102,7 @@ def _as_array(example: Any) -> np.ndarray:
             ) from error
     array = np.asarray(example)
     if array.ndim < 1 or 0 in array.shape or array.dtype.kind not in "fiub":
-        raise DataError(
-            f"The example is {array.dtype} {array.shape}: it must be numbers with a batch axis, (N, ...)."
-        )
+        raise DataError(f"The example is {array.dtype} {array.shape}: it must be numbers with a batch axis, (N, ...).")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError("The example holds NaN or infinity.")
     return array

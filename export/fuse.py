@@ -187,7 +187,7 @@ def _branching_body(
     result = list(tape.op_multi_out("If", [sure], branches, num_outputs=len(OUTPUTS)))
     for i, (value, name) in enumerate(zip(answer, OUTPUTS, strict=True)):
         for new, where in ((taken[i], "taken"), (result[i], "answer")):
-            new.name, new.dtype, new.shape = f"stage{k}.{where}.{name}", value.dtype, value.shape
+            new.name, new.type, new.shape = f"stage{k}.{where}.{name}", value.type, value.shape
     return ir.Graph([], result, nodes=[*part.nodes, *tape.nodes], initializers=part.weights, name=f"stage{k}"), result
 
 

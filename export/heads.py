@@ -34,7 +34,7 @@ class Attached(nn.Module):
 
     def _get_name(self) -> str:
         """Return what torch calls the network."""
-        return self.network._get_name()
+        return str(self.network._get_name())  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> "Attached":
         """Set the mode of the heads, and of the network unless it is frozen, which keeps it in eval mode."""

@@ -24,7 +24,11 @@ from .verify import verify_chain
 
 
 def keep(
-    path: str | os.PathLike[str] | Bundle, exits: Sequence[int | str], *, variant: str | None = None, name: str | None = None
+    path: str | os.PathLike[str] | Bundle,
+    exits: Sequence[int | str],
+    *,
+    variant: str | None = None,
+    name: str | None = None,
 ) -> Bundle:
     """Add a variant that has only some of the exits; it shares the weights and the static networks of the one it comes from.
 

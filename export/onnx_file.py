@@ -28,7 +28,9 @@ class OnnxFile:
         ort = require("onnxruntime", extra="onnx")
         self.path = path = Path(path)
         if not path.is_file():
-            raise UsageError(f"There is no file {path}." if not path.exists() else f"{path} is a folder, not an ONNX file.")
+            raise UsageError(
+                f"There is no file {path}." if not path.exists() else f"{path} is a folder, not an ONNX file."
+            )
         if not os.access(path, os.R_OK):
             raise MissingError(f"Cannot read {path}. Check its permissions.")
         try:
@@ -59,19 +61,25 @@ class OnnxFile:
             if not shape:
                 raise ModelError(f"The input {name} of {self.path} is a single number without a batch axis.")
             at = shape.index(batch) if batch in shape else 0
-            own = [a if isinstance(a, str) else None if isinstance(a, int) else f"{name}.{i}" for i, a in enumerate(shape)]
-            found[name] = tuple(BATCH if i == at else f"{a}_" if a == BATCH else a for i, a in enumerate(own))
+            listed = [None if isinstance(a, int) else a or f"{name}.{i}" for i, a in enumerate(shape)]
+            found[name] = tuple(BATCH if i == at else f"{a}_" if a == BATCH else a for i, a in enumerate(listed))
         examples = [np.empty((0,) * len(shape)) for shape in self.shapes]
-        given = {names[0]: axes} if axes is not None and len(names) == 1 and not isinstance(axes, Mapping) else axes
-        resolved = resolve_axes({**found, **(given or {})} if given is None or isinstance(given, Mapping) else given, names, examples)
+        given = axes or {}
+        if not isinstance(given, Mapping) and len(names) == 1:
+            given = {names[0]: given}
+        resolved = resolve_axes({**found, **given} if isinstance(given, Mapping) else given, names, examples)
         for name, shape, own in zip(names, self.shapes, resolved, strict=True):
             for size, axis in zip(shape, own, strict=True):
                 if axis == BATCH and isinstance(size, int) and size != 1:
                     raise ModelError(f"{self.path} is fixed to batches of {size}. Export it with a dynamic batch axis.")
                 if axis not in (None, BATCH) and isinstance(size, int):
-                    raise ModelError(f"The axis {axis} of input {name} of {self.path} is fixed to {size}. Export it dynamic.")
+                    raise ModelError(
+                        f"The axis {axis} of input {name} of {self.path} is fixed to {size}. Export it dynamic."
+                    )
                 if axis is None and not isinstance(size, int):
-                    raise ModelError(f"The axis {size} of input {name} of {self.path} is dynamic: give it a name in axes.")
+                    raise ModelError(
+                        f"The axis {size} of input {name} of {self.path} is dynamic: give it a name in axes."
+                    )
         return resolved
 
     def draw(self, rows: int) -> list[np.ndarray]:
@@ -104,7 +112,9 @@ class OnnxFile:
                 wanted = tuple(name or size for size, name in zip(shape, own, strict=True))
                 raise DataError(f"The example of {value.name} has the shape {array.shape}; the network takes {wanted}.")
             if array.dtype != value.dtype.numpy():
-                raise DataError(f"The example of {value.name} is {array.dtype}; the network takes {value.dtype.numpy()}.")
+                raise DataError(
+                    f"The example of {value.name} is {array.dtype}; the network takes {value.dtype.numpy()}."
+                )
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run the file as it is, sample by sample where its batch is fixed to one."""
@@ -114,7 +124,9 @@ class OnnxFile:
         parts = [take(inputs, self.axes, [i]) for i in range(rows)] if self.fixed else [inputs]
         answers = [self.session.run(None, dict(zip(names, part, strict=True))) for part in parts]
         # A stack (exit, batch, class) has the batch in its middle.
-        joined = [np.concatenate(v, 1 if v[0].ndim == 3 else 0) if v[0].ndim else v[0] for v in zip(*answers, strict=True)]
+        joined = [
+            np.concatenate(v, 1 if v[0].ndim == 3 else 0) if v[0].ndim else v[0] for v in zip(*answers, strict=True)
+        ]
         return dict(zip(outputs, joined, strict=True))
 
     def capture(self, example: Arrays, *, exits: Sequence[str] | None = None, gates: Sequence[str] = ()) -> Captured:

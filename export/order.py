@@ -1,5 +1,7 @@
 """The order of the exits, told by the work below each."""
 
+from itertools import pairwise
+
 import onnx_ir as ir
 
 from ..errors import ModelError
@@ -25,7 +27,7 @@ def order_exits(captured: Captured, sizes: dict[str, int], *, sort: bool) -> Cap
                 raise ModelError(f"The exits {other} and {name} are the same: list each once.")
     depth, unit = _depths(captured.model, before, sizes)
     order = sorted(range(len(logits)), key=lambda k: depth[k])
-    for earlier, later in zip(order, order[1:], strict=False):
+    for earlier, later in pairwise(order):
         if depth[earlier] == depth[later]:
             raise ModelError(
                 f"The exits {logits[earlier][0]} and {logits[later][0]} take the same work ({depth[later]} {unit}): "

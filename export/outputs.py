@@ -121,7 +121,9 @@ def check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources
         if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or outputs[name].dtype.kind != "f":
             raise ModelError(f"The gate {name} is {outputs[name].dtype} {shape}; a gate is one float per sample.")
     if gates and len(gates) not in (len(sources), len(sources) - 1):
-        raise UsageError(f"There are {len(gates)} gates for {len(sources)} exits: give one per exit; the last may go without.")
+        raise UsageError(
+            f"There are {len(gates)} gates for {len(sources)} exits: give one per exit; the last may go without."
+        )
 
 
 def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[Source]) -> list[np.ndarray]:
@@ -157,7 +159,12 @@ def _unstack(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
     for part in node.inputs:  # type: ignore[union-attr]
         assert part is not None
         source = part.producer()
-        if source is not None and source.op_type == "Unsqueeze" and _unsqueezed(source) == [0] and source.inputs[0] is not None:
+        if (
+            source is not None
+            and source.op_type == "Unsqueeze"
+            and _unsqueezed(source) == [0]
+            and source.inputs[0] is not None
+        ):
             rows.append(source.inputs[0])
         elif _joins_rows(source):
             rows += _unstack(graph, part)
@@ -174,12 +181,14 @@ def _take_rows(graph: ir.Graph, part: ir.Value) -> list[ir.Value]:
     """Add nodes that take each row of a part that was computed as a whole."""
     count = part.shape[0] if part.shape is not None and len(part.shape) else None
     if not isinstance(count, int):
-        raise ModelError(f"The exits are stacked from parts of unknown size ({part.name}): return them as a list instead.")
+        raise ModelError(
+            f"The exits are stacked from parts of unknown size ({part.name}): return them as a list instead."
+        )
     tape, rows = ir.tape.Tape(graph), []
     for row in range(count):
         index = tape.initializer(ir.tensor(np.array(row, np.int64)), name=f"offramp.row.{part.name}.{row}")
         rows.append(tape.op("Gather", [part, index], {"axis": 0}))
-        rows[-1].dtype, rows[-1].shape = part.dtype, ir.Shape(part.shape[1:])  # type: ignore[index]
+        rows[-1].type, rows[-1].shape = part.type, ir.Shape(part.shape[1:])  # type: ignore[index]
     return rows
 
 

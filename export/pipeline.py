@@ -1,9 +1,9 @@
 """The whole of an export: capture, decide, cut, verify, commit."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInit
 from .. import __version__
 from ..bundle import Bundle, commit, list_files, new_variant
 from ..errors import UsageError
-from ..schema import SCHEMA, Exit, Manifest, Precision, Preprocess, Stage, Tensor, Variant
+from ..schema import SCHEMA, Dtype, Manifest, Precision, Preprocess, Tensor, Variant
 from .axes import BATCH, Axes, sizes_of
 from .capture import Captured
 from .cut import plan_stages
@@ -169,7 +169,8 @@ def _write_whole(
 
 def _precision(captured: Captured) -> Precision:
     """Name what the network computes in."""
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "DynamicQuantizeLinear") for node in captured.model.graph):
+    quantised = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "DynamicQuantizeLinear")
+    if any(node.op_type in quantised for node in captured.model.graph):
         return "int8"
     dtype = next(iter(captured.logits.values())).dtype
     if dtype == ir.DataType.FLOAT16:
@@ -183,4 +184,4 @@ def _describe_input(value: ir.Value, names: Axes) -> Tensor:
         None if name == BATCH else name if name else int(size)  # type: ignore[arg-type]
         for size, name in zip(value.shape, names, strict=True)
     )
-    return Tensor(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape)
+    return Tensor(name=str(value.name), dtype=cast(Dtype, value.dtype.numpy().name), shape=shape)

@@ -52,7 +52,9 @@ def _sizes(x: torch.Tensor, wanted: Any, axes: int) -> list[int] | None:
     sizes, uneven = [], False
     for i, size in enumerate(wanted):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of int(); a size that really changes fails the checks that follow
+            warnings.simplefilter(
+                "ignore"
+            )  # tracing warns of int(); a size that really changes fails the checks that follow
             length = x.shape[i - axes]
             if isinstance(length, torch.SymInt) and size not in (1, None):
                 raise ModelError(

@@ -11,7 +11,9 @@ from .axes import BATCH
 from .capture import Arrays, Captured
 
 
-def normalise(images: np.ndarray, preprocess: Preprocess, *, channels_first: bool, dtype: str = "float32") -> np.ndarray:
+def normalise(
+    images: np.ndarray, preprocess: Preprocess, *, channels_first: bool, dtype: str = "float32"
+) -> np.ndarray:
     """Return uint8 images (N, H, W, C) as the network takes them.
 
     Raises:
@@ -50,8 +52,13 @@ def add_preprocess(captured: Captured, preprocess: Preprocess) -> Captured:
         raise ModelError(f"preprocess is for networks that take one image; this one has {len(graph.inputs)} inputs.")
     (old,) = graph.inputs
     assert old.shape is not None and old.dtype is not None
-    if old.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE) or captured.axes[0].index(BATCH) != 0:
-        raise ModelError(f"preprocess is for networks that take float images, batch first; {old.name} is {old.dtype.name}.")
+    if (
+        old.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+        or captured.axes[0].index(BATCH) != 0
+    ):
+        raise ModelError(
+            f"preprocess is for networks that take float images, batch first; {old.name} is {old.dtype.name}."
+        )
     shape = tuple(axis if isinstance(axis, int) else axis.value for axis in old.shape)
     first = is_channels_first(shape, preprocess)
     new = ir.Value(name=old.name, type=ir.TensorType(ir.DataType.UINT8))

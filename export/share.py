@@ -21,7 +21,7 @@ def same_computation(a: ir.Model, b: ir.Model, makes: tuple[int, int]) -> bool:
         a, b: the stages.
         makes: how many of each one's first outputs are for later stages; `b` may make fewer.
     """
-    return _describe(a.graph, makes[1], makes[0]) == _describe(b.graph, makes[1], makes[1])
+    return bool(_describe(a.graph, makes[1], makes[0]) == _describe(b.graph, makes[1], makes[1]))
 
 
 def _describe(graph: ir.Graph, keep: int, makes: int) -> Any:

@@ -60,8 +60,8 @@ def verify_chain(
             except Exception as error:
                 sizes = ", ".join(f"{name} {size}" for name, size in sizes_of(shorter, axes).items())
                 raise ModelError(
-                    f"The network does not run with {sizes}: {str(error).splitlines()[0]} Leave that axis fixed, or give a longer "
-                    "example."
+                    f"The network does not run with {sizes}: {str(error).splitlines()[0]} "
+                    "Leave that axis fixed, or give a longer example."
                 ) from error
             _compare(ours, theirs, names, "on shorter samples", tolerance)
         _check_scores(answers, exits)
@@ -102,9 +102,7 @@ def _check_compaction(net: Net, golden: Sequence[np.ndarray], answers: EveryExit
             )
 
 
-def _compare(
-    ours: EveryExit, theirs: Sequence[np.ndarray], names: Sequence[str], where: str, tolerance: float
-) -> None:
+def _compare(ours: EveryExit, theirs: Sequence[np.ndarray], names: Sequence[str], where: str, tolerance: float) -> None:
     assert ours.logits is not None
     for k, (values, name) in enumerate(zip(theirs, names, strict=True)):
         error = float(np.abs(ours.logits[:, k] - values).max() / max(float(np.abs(values).max()), 1e-30))

@@ -116,7 +116,9 @@ class Net:
         logits = None if self._classes is None else np.empty((n, self._classes), np.float32)
         for first in range(0, n, CHUNK):
             part = slice(first, first + CHUNK)
-            self._leave(memory, samples[part], label[part], score[part], exit_[part], None if logits is None else logits[part])
+            self._leave(
+                memory, samples[part], label[part], score[part], exit_[part], None if logits is None else logits[part]
+            )
         _refuse_nan(score)
         return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits)
 

@@ -54,7 +54,8 @@ def load(
             )
         net = load_uncalibrated(bundle, device, variant=variant, threads=threads, logits=logits)
         warnings.warn(
-            f"{bundle.path} has no calibration{f' of variant {variant}' if variant else ''}: every input runs to the last exit. Run: offramp calibrate",
+            f"{bundle.path} has no calibration{f' of variant {variant}' if variant else ''}: every input runs to the last exit. "
+            "Run: offramp calibrate",
             UncalibratedWarning,
             stacklevel=2,
         )

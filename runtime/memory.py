@@ -23,7 +23,9 @@ class Link(NamedTuple):
     exit: Exit
 
 
-def link_stages(compiled: Sequence[Compiled], stages: Sequence[Stage], exits: Sequence[Exit], logits: bool) -> list[Link]:
+def link_stages(
+    compiled: Sequence[Compiled], stages: Sequence[Stage], exits: Sequence[Exit], logits: bool
+) -> list[Link]:
     """Join stages to the chain's tensors. Stages that share a file have the names of the first of them in it."""
     links = []
     first: dict[str, int] = {}

@@ -51,7 +51,9 @@ def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
     if len(inputs) == 1 and not (isinstance(x, (list, tuple)) and len(x) == 1):
         return [np.asarray(x)]
     if not isinstance(x, (list, tuple)) or len(x) != len(inputs):
-        raise DataError(f"The network takes {len(inputs)} inputs ({', '.join(names)}): pass a tuple, or a dict by name.")
+        raise DataError(
+            f"The network takes {len(inputs)} inputs ({', '.join(names)}): pass a tuple, or a dict by name."
+        )
     return [np.asarray(part) for part in x]
 
 

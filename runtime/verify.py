@@ -40,10 +40,13 @@ class Verification(Struct, frozen=True):
     def __str__(self) -> str:
         lines = [f"{'exit':12}{'largest error':>15}{'relative':>12}{'labels equal':>15}"]
         lines += [
-            f"{e.exit:12}{e.absolute:15.3g}{e.relative:12.3g}{f'{e.labels_equal} of {e.samples}':>15}" for e in self.exits
+            f"{e.exit:12}{e.absolute:15.3g}{e.relative:12.3g}{f'{e.labels_equal} of {e.samples}':>15}"
+            for e in self.exits
         ]
         verdict = "passed" if self.passed else "failed"
-        lines.append(f"variant {self.variant} on {self.device}: {verdict}, {self.tolerance:.0e} relative error is allowed")
+        lines.append(
+            f"variant {self.variant} on {self.device}: {verdict}, {self.tolerance:.0e} relative error is allowed"
+        )
         return "\n".join(lines)
 
 

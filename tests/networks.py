@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sequences import Encoder, Head, KeywordSpotter, Looped, Spotter1d
 from torch import nn
 from torch.nn import functional as F
 
 from dense import CLASSES
+from sequences import Encoder, Head, KeywordSpotter, Looped, Spotter1d
 
 SHAPE = (3, 16, 16)
 
@@ -406,7 +406,13 @@ def attached():
     from offramp.export import attach
 
     plain = nn.Sequential(
-        conv(3, 8), conv(8, 8), conv(8, 16, 2), conv(16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES)
+        conv(3, 8),
+        conv(8, 8),
+        conv(8, 16, 2),
+        conv(16, 16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, CLASSES),
     )
     return attach(plain, images(2, 0)[0], fractions=(0.2, 0.6), frozen=False)
 

@@ -99,7 +99,10 @@ def test_a_link_that_leads_outside_is_refused(dense, tmp_path):
         (lambda m: m["inputs"][0].update(shape=[16]), "no batch axis"),
         (lambda m: m.update(class_names=["one"]), "1 class names for 5 classes"),
         (lambda m: m["variants"].append(m["variants"][0]), "two variants have the same name"),
-        (lambda m: m["variants"][0]["stages"][1].update(file="stage0.onnx", inputs=m["inputs"] * 2), "fits one of them only"),
+        (
+            lambda m: m["variants"][0]["stages"][1].update(file="stage0.onnx", inputs=m["inputs"] * 2),
+            "fits one of them only",
+        ),
         (lambda m: m.update(classes="ten"), r"Expected `int`, got `str` - at `\$.classes`"),
         (lambda m: m["variants"][0]["stages"].pop(), "2 stages for 3 exits"),
         (lambda m: m["variants"][0]["files"].pop("stage1.onnx"), "stage1.onnx, which its list of files lacks"),

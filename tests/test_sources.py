@@ -3,9 +3,8 @@ import pytest
 from PIL import Image
 
 from offramp.errors import DataError, ModelError, UsageError
-from offramp.schema import Manifest, Preprocess, Tensor
+from offramp.schema import Manifest, Tensor
 from offramp.sources import call_function, load_network, load_samples
-
 
 
 def bundle_with(*inputs, names=None, preprocess=None):

@@ -199,7 +199,11 @@ def test_weights_that_are_dequantised_are_repeated_not_passed(tmp_path):
 def recurrent(path, *, axes=("T", "N", 6)):
     """A GRU over (time, batch, 6) with an exit on its last state, and one more layer and exit."""
     rng = np.random.default_rng(0)
-    values = {"W": rng.standard_normal((1, 24, 6)), "R": rng.standard_normal((1, 24, 8)), "W2": rng.standard_normal((1, 24, 8))}
+    values = {
+        "W": rng.standard_normal((1, 24, 6)),
+        "R": rng.standard_normal((1, 24, 8)),
+        "W2": rng.standard_normal((1, 24, 8)),
+    }
     values |= {"H0": rng.standard_normal((8, CLASSES)), "H1": rng.standard_normal((8, CLASSES))}
     nodes = [
         helper.make_node("GRU", ["x", "W", "R"], ["all", "last"], hidden_size=8),
@@ -247,7 +251,10 @@ def test_several_inputs_by_name_or_in_order(tmp_path):
         helper.make_node("Add", ["y", "w"], ["s"]),
         helper.make_node("MatMul", ["s", "H"], ["z1"]),
     ]
-    inputs = [helper.make_tensor_value_info("x", FLOAT, ["N", 16]), helper.make_tensor_value_info("side", FLOAT, ["N", 4])]
+    inputs = [
+        helper.make_tensor_value_info("x", FLOAT, ["N", 16]),
+        helper.make_tensor_value_info("side", FLOAT, ["N", 4]),
+    ]
     path = save(tmp_path / "net.onnx", nodes, {"A": a, "B": b, "H": h}, ["z0", "z1"], inputs=inputs)
     example = {"side": draw(3)[:, :4], "x": draw(3)}
     for given in (None, example, (example["x"], example["side"])):

@@ -93,8 +93,10 @@ class Tuple(torch.nn.Module):
 
     def forward(self, *inputs):
         output = self.net(*inputs)
-        return (*output["logits"], *output["gates"]) if isinstance(output, dict) and "gates" in output else (
-            output if isinstance(output, torch.Tensor) else tuple(exits_of(output))
+        return (
+            (*output["logits"], *output["gates"])
+            if isinstance(output, dict) and "gates" in output
+            else (output if isinstance(output, torch.Tensor) else tuple(exits_of(output)))
         )
 
 
@@ -108,12 +110,16 @@ def save_onnx(name, net, path, *, dynamo):
         warnings.simplefilter("ignore")
         if dynamo:
             auto = torch.export.Dim.DYNAMIC
-            shapes = tuple({i: torch.export.Dim("batch") if a == "batch" else auto for i, a in d.items()} for d in dynamic)
+            shapes = tuple(
+                {i: torch.export.Dim("batch") if a == "batch" else auto for i, a in d.items()} for d in dynamic
+            )
             torch.onnx.export(Tuple(net), tensors, path, dynamo=True, dynamic_shapes=(shapes,), verbose=False)
         else:
             names = [f"in{i}" for i in range(len(tensors))]
             named = dict(zip(names, dynamic, strict=True))
-            torch.onnx.export(Tuple(net), tensors, path, dynamo=False, opset_version=17, input_names=names, dynamic_axes=named)
+            torch.onnx.export(
+                Tuple(net), tensors, path, dynamo=False, opset_version=17, input_names=names, dynamic_axes=named
+            )
     return path
 
 
@@ -134,7 +140,9 @@ def test_a_saved_onnx_file_is_cut_like_the_torch_network(zoo, name, dynamo, tmp_
     with load_uncalibrated(bundle, logits=True) as one, load_uncalibrated(again, logits=True) as other:
         ours, theirs = one.every_exit(x), other.every_exit(x)
     assert close(ours.logits, theirs.logits) and np.allclose(ours.score, theirs.score, atol=1e-5)
-    assert [s.macs for s in bundle.variant().stages] == pytest.approx([s.macs for s in again.variant().stages], rel=0.05)
+    assert [s.macs for s in bundle.variant().stages] == pytest.approx(
+        [s.macs for s in again.variant().stages], rel=0.05
+    )
 
 
 @EVERY
@@ -234,7 +242,8 @@ def test_a_loop_stores_and_compiles_its_stage_once(zoo, monkeypatch):
     files = [stage.file for stage in bundle.variant().stages]
     assert files[1:] == ["stage1.onnx"] * 3 and not (bundle.path / bundle.variant().folder / "stage2.onnx").exists()
     compiled, compile_stage = [], loading.compile_stage
-    monkeypatch.setattr(loading, "compile_stage", lambda path, **rest: (compiled.append(path.name), compile_stage(path, **rest))[1])
+    spy = lambda path, **rest: (compiled.append(path.name), compile_stage(path, **rest))[1]  # noqa: E731
+    monkeypatch.setattr(loading, "compile_stage", spy)
     load_uncalibrated(bundle)
     assert compiled == ["stage0.onnx", "stage1.onnx"]
 

@@ -41,7 +41,9 @@ def test_stages_behind_the_exit_are_not_run(dense):
     net = load_uncalibrated(dense)
     ran = []
     memory = net._memory
-    memory.heads = [((lambda k=k, run=run: (ran.append(k), run())), *rest) for k, (run, *rest) in enumerate(memory.heads)]
+    memory.heads = [
+        ((lambda k=k, run=run: (ran.append(k), run())), *rest) for k, (run, *rest) in enumerate(memory.heads)
+    ]
     net.thresholds = (0.0, 2.0)
     net(draw(1)[0])
     assert ran == [0]

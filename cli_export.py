@@ -1,0 +1,158 @@
+"""The commands of the workstation, which make bundles and change them: they need the `onnx` or `export` extra."""
+
+from collections.abc import Sequence
+
+import click
+
+from .errors import UsageError
+from .options import (
+    as_json,
+    parse_axes,
+    parse_numbers,
+    parse_preprocess,
+    parse_shape,
+    random_example,
+    split_names,
+    with_calibration,
+    with_point,
+    with_variant,
+)
+from .show import describe_bundle, print_result, spinner
+
+
+@click.command()
+@click.argument("network")
+@click.option("-o", "--output", required=True, help="The bundle to write, a folder such as digits.offramp.")
+@click.option(
+    "--shape",
+    help="Shape of one sample, such as 3x32x32 (with --mean 32x32x3), to make random examples of.",
+)
+@click.option("--data", help="Samples to take the examples from; real ones verify better than random ones.")
+@click.option("--exits", help="The outputs that are exits, in order: early,middle,late. All by default.")
+@click.option("--sort", is_flag=True, help="Put the exits in order by the work below them.")
+@click.option(
+    "--axes",
+    multiple=True,
+    help="Axes of an input: batch where the batch is, a name where the size differs from call to call, - where it is fixed: "
+    "batch,time or, with several inputs, tokens=batch,time.",
+)
+@click.option(
+    "--rule",
+    default="max_softmax",
+    show_default=True,
+    help="How an exit's score is made: max_softmax, entropy, margin, ensemble, gate or gate_logit.",
+)
+@click.option("--gates", help="For the rules gate and gate_logit: the outputs that are gates, one per exit.")
+@click.option("--temperatures", help="One per exit, such as 1.2,1.1,1; divides the logits before they are scored.")
+@click.option("--mean", help="Take uint8 images; subtract this per channel of pixels from 0 to 1: 0.485,0.456,0.406.")
+@click.option("--std", help="Take uint8 images; then divide by this per channel: 0.229,0.224,0.225.")
+@click.option("--resize", default="stretch", show_default=True, help="How images are resized: stretch, crop or pad.")
+@click.option(
+    "--crop", default=1.0, show_default=True, help="With --resize crop: what stays of each side, 0.875 is 224 of 256."
+)
+@click.option("--interpolation", default="bilinear", show_default=True, help="bilinear, bicubic or nearest.")
+@click.option("--classes", help="A text file with the name of a class on each line.")
+@as_json
+def export(
+    network: str,
+    output: str,
+    shape: str | None,
+    data: str | None,
+    exits: str | None,
+    sort: bool,
+    axes: Sequence[str],
+    rule: str,
+    gates: str | None,
+    temperatures: str | None,
+    mean: str | None,
+    std: str | None,
+    resize: str,
+    crop: float,
+    interpolation: str,
+    classes: str | None,
+    as_json: bool,
+) -> None:
+    """Cut NETWORK into stages, verify them and write a bundle."""
+    from .sources import load_lines, load_network, load_samples
+
+    if shape and data:
+        raise UsageError("Give --shape or --data, not both.")
+    preprocess = parse_preprocess(mean, std, resize=resize, crop=crop, interpolation=interpolation)
+    names = None if classes is None else load_lines(classes)
+    model = load_network(network)
+    example = None
+    if data:
+        example = load_samples(data)[0]
+    elif shape:
+        example = random_example(parse_shape(shape), images=preprocess is not None)
+    elif not network.endswith(".onnx"):
+        raise UsageError("A network from Python needs --shape (such as 3x32x32) or --data to make examples of.")
+    from .export import export as export_network
+
+    with spinner("capturing, cutting and verifying"):
+        bundle = export_network(
+            model,
+            example,
+            output,
+            exits=split_names(exits),
+            sort=sort,
+            axes=parse_axes(axes),
+            rule=rule,
+            gates=split_names(gates) or (),
+            temperatures=parse_numbers("--temperatures", temperatures),
+            preprocess=preprocess,
+            class_names=names,
+        )
+    print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--exits", required=True, help="The exits to keep, by name or number: 0,2.")
+@with_variant
+@click.option("--name", help="What the new variant is called; after the exits by default.")
+@as_json
+def keep(bundle: str, exits: str, variant: str | None, name: str | None, as_json: bool) -> None:
+    """Add a variant to BUNDLE that has only some of its exits, since every exit costs."""
+    from .export import keep as keep_exits
+
+    chosen = [int(part) if part.lstrip("-").isdigit() else part for part in split_names(exits) or ()]
+    with spinner("cutting and verifying"):
+        made = keep_exits(bundle, chosen, variant=variant, name=name)
+    print_result(made.manifest, as_json, lambda: describe_bundle(made))
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("-o", "--output", required=True, help="The ONNX file to write.")
+@with_variant
+@with_point
+@with_calibration
+@click.option(
+    "--thresholds", help="One per exit but the last instead of a calibration's, such as 0.9,0.8; 2 means never."
+)
+@as_json
+def fuse(
+    bundle: str,
+    output: str,
+    variant: str | None,
+    point: str | None,
+    calibration: str | None,
+    thresholds: str | None,
+    as_json: bool,
+) -> None:
+    """Write BUNDLE as one ONNX file that exits early by itself, without offramp."""
+    from .export import fuse as fuse_bundle
+
+    if thresholds and (point or calibration):
+        raise UsageError("Give --thresholds, or a point or calibration, not both.")
+    with spinner("fusing"):
+        fused = fuse_bundle(
+            bundle,
+            output,
+            variant=variant,
+            point=point,
+            calibration=calibration,
+            thresholds=parse_numbers("--thresholds", thresholds),
+        )
+    print_result(fused, as_json, lambda: str(fused))

@@ -1,0 +1,80 @@
+"""Options that commands share, and how their texts are read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .errors import UsageError
+from .schema import Preprocess
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+on_device = click.option("--device", default="cpu", show_default=True, help="Where to run: cpu.")
+with_threads = click.option("--threads", default=1, show_default=True, help="Threads per stage.")
+with_seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Draws the split and the order of measurement.",
+)
+with_variant = click.option(
+    "--variant", help="Name of a variant; the first, or the one that was calibrated, by default."
+)
+with_point = click.option("--point", help="Operating point; the only or first one by default.")
+with_calibration = click.option("--calibration", help="A calibration file outside the bundle.")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Read `3x32x32`."""
+    try:
+        shape = tuple(int(axis) for axis in text.replace(",", "x").split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UsageError(f"--shape is the sample's axes, such as 3x32x32, not {text!r}.")
+    return shape
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """Read `a,b`."""
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Read `0.5,0.25`."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} takes numbers joined by commas, such as 0.5,0.25, not {text!r}.") from None
+
+
+def parse_preprocess(mean: str | None, std: str | None, **how: Any) -> Preprocess | None:
+    """Make the preprocessing that --mean or --std ask for; the one that is missing changes nothing."""
+    means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
+    if means is None and stds is None:
+        return None
+    return Preprocess(mean=means or (0.0,) * len(stds or ()), std=stds or (1.0,) * len(means or ()), **how)
+
+
+def parse_axes(texts: Sequence[str]) -> Any:
+    """Read `batch,time`, or several `input=batch,time`."""
+    named: dict[str, list[str | None]] = {}
+    for text in texts:
+        name, _, listed = text.rpartition("=")
+        named[name] = [None if part.strip() == "-" else part.strip() for part in listed.split(",")]
+    if "" in named and len(named) > 1:
+        raise UsageError("With several inputs every --axes begins with the input's name: tokens=batch,time.")
+    return named.get("", named or None)
+
+
+def random_example(shape: tuple[int, ...], *, images: bool) -> Any:
+    """Draw three samples: uint8 images, or standard normal float32."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    if images:
+        return rng.integers(0, 256, (3, *shape)).astype(np.uint8)
+    return rng.standard_normal((3, *shape)).astype(np.float32)
