@@ -1,0 +1,168 @@
+"""The fused file beside the chain: mean latency per sample, both on ONNX Runtime with one thread, interleaved in one run.
+
+    python tests/benchmarks/fuse.py [--seconds 4] [--json result.json] [NETWORK ...]
+
+Thresholds lie between the scores so that about the same share of samples leaves at every exit. Blocks of samples are run by
+all in an order drawn anew; a ratio is the median over blocks of fused over chain, in process CPU time. The fused file runs twice:
+bound to its memory once, as the chain is, and by the plain `session.run` of Python, which takes some microseconds more a call.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import networks
+
+from offramp.export import export, fuse
+from offramp.runtime.loading import load_uncalibrated
+
+BLOCK = 32
+
+
+class Residual(nn.Module):
+    """A residual network for (N, 3, 32, 32) with four exits; about 40 million multiply-accumulates at width 32."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        widths = [width, width, 2 * width, 4 * width]
+        self.stem = networks.conv(3, width)
+        self.blocks = nn.ModuleList()
+        for i, o in zip(widths, widths[1:] + widths[-1:], strict=True):
+            self.blocks.append(nn.ModuleList([networks.conv(i, o, 1 if i == o else 2), networks.conv(o, o)]))
+        self.heads = nn.ModuleList([nn.Linear(o, 10) for o in [*widths[1:], widths[-1]]])
+
+    def forward(self, x):
+        x, exits = self.stem(x), []
+        for (a, b), head in zip(self.blocks, self.heads, strict=True):
+            y = a(x)
+            x = y + b(y)
+            exits.append(head(x.mean((2, 3))))
+        return exits
+
+
+def cases():
+    found = dict(networks.ZOO)
+    for width in (32, 64):
+        found[f"residual-{width}"] = networks.Entry(lambda width=width: Residual(width), networks.normal((3, 32, 32)), {})
+    return found
+
+
+def spread_thresholds(score):
+    """Thresholds by which about the same share of samples leaves at every exit."""
+    exits, left, thresholds = score.shape[1], np.arange(len(score)), []
+    for k in range(exits - 1):
+        column = np.sort(score[left, k])
+        at = len(column) - len(score) // exits
+        thresholds.append(float((column[max(at - 1, 0)] + column[min(max(at, 0), len(column) - 1)]) / 2))
+        left = left[score[left, k] < np.float32(thresholds[-1])]
+    return thresholds
+
+
+def compare(name, entry, folder, seconds):
+    """Return the ratio and both means, in microseconds of process CPU time."""
+    bundle = export(networks.build(entry), entry.draw(3, 0), folder / f"{name}.offramp", **entry.options)
+    x = entry.draw(256, 7)
+    axes = [tensor.shape.index(None) for tensor in bundle.manifest.inputs]
+    parts = [np.split(array, 256, axis) for array, axis in zip(x, axes, strict=True)]
+    samples = [tuple(map(np.ascontiguousarray, sample)) for sample in zip(*parts, strict=True)]
+    chain = load_uncalibrated(bundle)
+    chain.thresholds = spread_thresholds(chain.every_exit(x).score)
+    fused = fuse(bundle, folder / f"{name}.onnx", thresholds=chain.thresholds)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(fused.path, options, providers=["CPUExecutionProvider"])
+    names = [tensor.name for tensor in bundle.manifest.inputs]
+    feeds = [dict(zip(names, sample, strict=True)) for sample in samples]
+    singles = [sample[0] if len(sample) == 1 else sample for sample in samples]
+    outputs = ["label", "score", "exit"]
+
+    def run_chain(rows):
+        return [chain(singles[i]).exit for i in rows]
+
+    def run_fused(rows):
+        return [int(session.run(outputs, feeds[i])[2][0]) for i in rows]
+
+    binding, memory = session.io_binding(), {name: array.copy() for name, array in feeds[0].items()}
+    answers = {"label": np.zeros(1, np.int64), "score": np.zeros(1, np.float32), "exit": np.zeros(1, np.int64)}
+    for target, source in ((binding.bind_ortvalue_input, memory), (binding.bind_ortvalue_output, answers)):
+        for key, array in source.items():
+            target(key, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    settings = onnxruntime.RunOptions()
+    settings.add_run_config_entry("gpu_graph_id", "-1")
+
+    def run_bound(rows):
+        taken = []
+        for i in rows:
+            for key, array in feeds[i].items():
+                memory[key][...] = array
+            session.run_with_iobinding(binding, settings)
+            taken.append(int(answers["exit"][0]))
+        return taken
+
+    turns, times = [run_chain, run_bound, run_fused], ([], [], [])
+    assert run_chain(range(256)) == run_bound(range(256)) == run_fused(range(256))
+    for turn in turns:
+        turn(range(BLOCK))
+    rng, start, taken = np.random.default_rng(0), time.perf_counter(), []
+    while time.perf_counter() - start < seconds or len(times[0]) < 16:
+        rows = rng.integers(0, 256, BLOCK)
+        for i in rng.permutation(3):
+            before = time.process_time()
+            exits = turns[i](rows)
+            times[i].append((time.process_time() - before) / BLOCK * 1e6)
+            taken += exits if i == 0 else []
+    ratios, plain = (np.array(times[i]) / np.array(times[0]) for i in (1, 2))
+    shares = np.bincount(taken, minlength=len(chain.exits)) / len(taken)
+    low, high = np.percentile(ratios, [25, 75])
+    return {
+        "network": name,
+        "mmacs": bundle.variant().exits[-1].macs / 1e6,
+        "exit_shares": [round(float(share), 3) for share in shares],
+        "chain_us": float(np.median(times[0])),
+        "fused_us": float(np.median(times[1])),
+        "ratio": float(np.median(ratios)),
+        "ratio_quartiles": [float(low), float(high)],
+        "plain_run_ratio": float(np.median(plain)),
+        "blocks": len(ratios),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", help="all by default")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per network")
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    print(f"{'network':22}{'Mmac':>8}{'chain us':>10}{'fused us':>10}{'ratio':>8}  quartiles    plain run  exit shares")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, entry in cases().items():
+            if arguments.networks and name not in arguments.networks:
+                continue
+            row = compare(name, entry, Path(folder), arguments.seconds)
+            rows.append(row)
+            low, high = row["ratio_quartiles"]
+            print(
+                f"{name:22}{row['mmacs']:8.2f}{row['chain_us']:10.1f}{row['fused_us']:10.1f}{row['ratio']:8.3f}"
+                f"  {low:.3f}-{high:.3f}  {row['plain_run_ratio']:9.3f}  {row['exit_shares']}",
+                flush=True,
+            )
+    machine = {"machine": platform.machine(), "python": platform.python_version(), "onnxruntime": onnxruntime.__version__}
+    if arguments.json:
+        arguments.json.write_text(json.dumps({**machine, "results": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
