@@ -93,18 +93,19 @@ def fuse(
     opset = stages[0].graph.opset_imports.get("", 0)
     if opset < 11:
         raise ModelError(f"The bundle's graphs have opset {opset}; fusing takes 11 or newer. Export the network anew.")
+    weights = sum(tensor.nbytes for model in stages for tensor in _weights_of(model.graph))
     model = _nest(stages, chosen, found, opset)
     manifest = bundle.manifest
     model.metadata_props["offramp.network"] = manifest.network
     if manifest.class_names:
         model.metadata_props["offramp.class_names"] = "\n".join(manifest.class_names)
-    _write(model, output, chosen.files[chosen.weights].bytes)
+    written = _write(model, output, weights)
     return Fused(
         path=str(output),
         inputs=tuple(tensor.name for tensor in manifest.inputs),
         outputs=OUTPUTS,
         thresholds=found,
-        bytes=output.stat().st_size,
+        bytes=written,
     )
 
 
@@ -112,6 +113,10 @@ def _load_stage(path: Path) -> ir.Model:
     model = ir.load(path)
     ir.external_data.load_to_model(model)
     return model
+
+
+def _weights_of(graph: ir.Graph) -> list[ir.TensorProtocol]:
+    return [value.const_value for value in graph.initializers.values() if value.const_value is not None]
 
 
 class _Part(NamedTuple):
@@ -243,13 +248,19 @@ def _prefix(graph: ir.Graph, prefix: str) -> None:
                 _prefix(inner, prefix)
 
 
-def _write(model: ir.Model, output: Path, weights: int) -> None:
-    """Write the file, and beside it the weights where they are too many for it, then move both into place."""
+def _write(model: ir.Model, output: Path, weights: int) -> int:
+    """Write the file, and beside it the weights where they are too many for it, then move both into place.
+
+    Returns:
+        The bytes written.
+    """
     with explained(output, "write"), tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder:
         new, data = Path(folder) / output.name, f"{output.name}.data"
         ir.save(model, new, external_data=data if weights > INLINE else None)
-        for name in (data, output.name):  # the file that is opened comes last
-            if (Path(folder) / name).exists():
-                sync(Path(folder) / name)
-                (Path(folder) / name).replace(output.parent / name)
+        written = [path for name in (data, output.name) if (path := Path(folder) / name).exists()]
+        total = sum(path.stat().st_size for path in written)
+        for path in written:  # the file that is opened comes last
+            sync(path)
+            path.replace(output.parent / path.name)
         sync(output.parent)
+    return total

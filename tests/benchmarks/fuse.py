@@ -22,10 +22,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import networks
-
 from offramp.export import export, fuse
 from offramp.runtime.loading import load_uncalibrated
+
+import networks
 
 BLOCK = 32
 
@@ -44,9 +44,9 @@ class Residual(nn.Module):
 
     def forward(self, x):
         x, exits = self.stem(x), []
-        for (a, b), head in zip(self.blocks, self.heads, strict=True):
-            y = a(x)
-            x = y + b(y)
+        for block, head in zip(self.blocks, self.heads, strict=True):
+            y = block[0](x)
+            x = y + block[1](y)
             exits.append(head(x.mean((2, 3))))
         return exits
 
@@ -54,7 +54,9 @@ class Residual(nn.Module):
 def cases():
     found = dict(networks.ZOO)
     for width in (32, 64):
-        found[f"residual-{width}"] = networks.Entry(lambda width=width: Residual(width), networks.normal((3, 32, 32)), {})
+        found[f"residual-{width}"] = networks.Entry(
+            lambda width=width: Residual(width), networks.normal((3, 32, 32)), {}
+        )
     return found
 
 
@@ -110,11 +112,13 @@ def compare(name, entry, folder, seconds):
             taken.append(int(answers["exit"][0]))
         return taken
 
-    turns, times = [run_chain, run_bound, run_fused], ([], [], [])
+    turns = [run_chain, run_bound, run_fused]
+    times: list[list[float]] = [[], [], []]
+    taken: list[int] = []
     assert run_chain(range(256)) == run_bound(range(256)) == run_fused(range(256))
     for turn in turns:
         turn(range(BLOCK))
-    rng, start, taken = np.random.default_rng(0), time.perf_counter(), []
+    rng, start = np.random.default_rng(0), time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[0]) < 16:
         rows = rng.integers(0, 256, BLOCK)
         for i in rng.permutation(3):
@@ -159,7 +163,11 @@ def main():
                 f"  {low:.3f}-{high:.3f}  {row['plain_run_ratio']:9.3f}  {row['exit_shares']}",
                 flush=True,
             )
-    machine = {"machine": platform.machine(), "python": platform.python_version(), "onnxruntime": onnxruntime.__version__}
+    machine = {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps({**machine, "results": rows}, indent=1) + "\n")
 
