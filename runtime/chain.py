@@ -59,6 +59,7 @@ class Net:
         self._memories: dict[tuple[tuple[int, ...], ...], Memory] = {}
         self._memory: Memory | None = None
         self._places: list[tuple[np.ndarray, tuple[Any, ...]]] = []
+        self._alone: tuple[Any, ...] = ()  # the shapes of a sample that need no look at anything else
         self._steps: tuple[tuple[Any, ...], ...] = ()
         self._named = any(isinstance(axis, str) for tensor in inputs for axis in tensor.shape)
         if not self._named:
@@ -153,7 +154,7 @@ class Net:
 
     def close(self) -> None:
         """Let go of the engine's memory; the network cannot be called afterwards."""
-        self._links, self._places = [], []
+        self._links, self._places, self._alone = [], [], ()
         self._steps = ((0, _closed, [0.0], [0], None, 0.0),)
         self._memories, self._memory = {}, None
 
@@ -169,15 +170,19 @@ class Net:
 
     def _put(self, x: Any) -> None:
         """Copy a sample into the inputs' memory."""
-        parts = [x] if len(self._inputs) == 1 and isinstance(x, np.ndarray) else split_inputs(x, self._inputs)
-        places = self._places
-        if not places or any(part.shape not in shapes for part, (_, shapes) in zip(parts, places, strict=True)):
+        if isinstance(x, np.ndarray) and x.shape in self._alone:  # one input, as long as the last one
+            _copy(x, self._places[0][0], self._inputs[0])
+            return
+        parts = split_inputs(x, self._inputs)
+        if not self._fits(parts):
             self._turn_to(self._singles(parts))
-            places = self._places
-        for part, (place, _), tensor in zip(parts, places, self._inputs, strict=True):
-            if part.dtype != place.dtype:
-                check_kind(part, tensor)
-            place[...] = part.reshape(place.shape)
+        for part, (place, _), tensor in zip(parts, self._places, self._inputs, strict=True):
+            _copy(part, place, tensor)
+
+    def _fits(self, parts: Sequence[np.ndarray]) -> bool:
+        """Tell whether a sample's inputs have the shapes that the memory in use is for."""
+        pairs = zip(parts, self._places, strict=False)
+        return bool(self._places) and all(part.shape in shapes for part, (_, shapes) in pairs)
 
     def _singles(self, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return one sample's inputs with their batch axis.
@@ -220,6 +225,7 @@ class Net:
         for tensor in self._inputs:
             place, axis = memory.single.views[tensor.name], batch_axis(tensor) or 0
             self._places.append((place, (place.shape, place.shape[:axis] + place.shape[axis + 1 :])))
+        self._alone = self._places[0][1] if len(self._places) == 1 else ()
         self._set_steps()
 
     def _set_steps(self) -> None:
@@ -275,6 +281,12 @@ class Net:
                 for tensor in self._live[k]:
                     _keep(bound.views[tensor.name], smaller.views[tensor.name], stay, batch_axis(tensor))
                 bound = smaller
+
+
+def _copy(part: np.ndarray, place: np.ndarray, tensor: Tensor) -> None:
+    if part.dtype != place.dtype:
+        check_kind(part, tensor)
+    place[...] = part.reshape(place.shape)
 
 
 def check_thresholds(values: Sequence[float], exits: int) -> tuple[float, ...]:

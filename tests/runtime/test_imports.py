@@ -35,12 +35,17 @@ def test_calibrating_and_comparing_need_no_torch_and_no_onnx(python):
     python(BLOCK + "import offramp.calibrate, offramp.devices, offramp.bundle")
 
 
-def test_importing_the_runtime_costs_at_most_40_ms_above_numpy(python):
-    def cost(module):
-        code = f"import time, {module}; print(time.process_time())"
-        return statistics.median(float(python(code)) for _ in range(20))
+def test_importing_the_runtime_costs_at_most_40_ms_above_numpy(python, tmp_path, monkeypatch):
+    # An installed package is compiled; where a machine keeps no bytecode, every import would compile it anew.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
 
-    assert cost("offramp.runtime") - cost("numpy") <= 0.040
+    def cost(module):
+        return float(python(f"import time, {module}; print(time.process_time())"))
+
+    cost("offramp.runtime")
+    costs = [(cost("offramp.runtime"), cost("numpy")) for _ in range(20)]
+    assert statistics.median(ours for ours, _ in costs) - statistics.median(theirs for _, theirs in costs) <= 0.040
 
 
 def test_the_runtime_says_how_to_get_a_missing_engine(calibrated, python):
