@@ -82,5 +82,7 @@ def _find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
             return sizes[0], sizes[1], sizes[2], True
         if sizes[2] in (1, 3):
             return sizes[2], sizes[0], sizes[1], False
+    if len(inputs) == 1 and any(isinstance(axis, str) for axis in shape):
+        raise DataError(f"The network takes images of any size, {shape}: give arrays (.npz) of the size you want.")
     takes = ", ".join(str(shape if len(inputs) == 1 else tensor.shape) for tensor in inputs)
     raise DataError(f"The network takes samples of shape {takes}, which are no images with 1 or 3 channels.")

@@ -10,6 +10,9 @@ import onnx_ir as ir
 from ..errors import UsageError, unknown
 from .axes import BATCH
 
+LEAST = 1e-30
+"""The least probability that a logarithm is taken of."""
+
 
 class Head(NamedTuple):
     """The three outputs of an exit: logits (batch, classes), score float32 (batch,), label int64 (batch,)."""
@@ -56,8 +59,8 @@ own gates instead; the rule here serves a last exit without one.
 """
 
 
-def check_rule(rule: str, exits: int, gates: int, temperatures: Sequence[float] | None) -> None:
-    """See that a rule can be used.
+def check_rule(rule: str, gates: Sequence[str], temperatures: Sequence[float] | None) -> None:
+    """See that a rule can be used, before anything is captured.
 
     Raises:
         UsageError: it is unknown, or gates or temperatures do not fit it.
@@ -69,8 +72,6 @@ def check_rule(rule: str, exits: int, gates: int, temperatures: Sequence[float] 
             "The rules gate and gate_logit need gates=[...], the names of the gate outputs, and no other does."
         )
     if temperatures is not None:
-        if len(temperatures) != exits:
-            raise UsageError(f"There are {len(temperatures)} temperatures for {exits} exits: give one per exit.")
         if not all(0 < t < math.inf for t in temperatures):
             raise UsageError(f"Temperatures are above 0, not {list(temperatures)}.")
         if gates:
@@ -86,8 +87,23 @@ def add_decisions(
     *,
     gates: Sequence[ir.Value] = (),
     temperatures: Sequence[float] | None = None,
+    probabilities: bool = False,
 ) -> list[Head]:
-    """Add score and label to every exit and make all three the graph's outputs, named `<exit>.logits` and so on."""
+    """Add score and label to every exit and make all three the graph's outputs, named `<exit>.logits` and so on.
+
+    Args:
+        model: the graph.
+        logits: (batch, classes) of every exit by its name.
+        rule: how the score is made.
+        gates: for the gate rules, what the network says of each exit, (batch,) or (batch, 1).
+        temperatures: one per exit.
+        probabilities: the network's exits end in a softmax: their logarithm is what logits would be.
+
+    Raises:
+        UsageError: there is not one temperature for each exit.
+    """
+    if temperatures is not None and len(temperatures) != len(logits):
+        raise UsageError(f"There are {len(temperatures)} temperatures for {len(logits)} exits: give one per exit.")
     graph, opset = model.graph, model.graph.opset_imports[""]
     tape = ir.tape.Tape(graph)
     heads: list[Head] = []
@@ -96,9 +112,9 @@ def add_decisions(
         shape = value.shape
         if value.dtype != ir.DataType.FLOAT:  # the runtime reads float32, whatever the network computes in
             value = tape.op("Cast", [value], {"to": ir.DataType.FLOAT})
-        scaled = value
+        scaled = tape.op("Log", [tape.op("Clip", [value, _constant(tape, LEAST)])]) if probabilities else value
         if temperatures is not None and temperatures[k] != 1:
-            scaled = tape.op("Mul", [value, _constant(tape, 1 / temperatures[k])])
+            scaled = tape.op("Mul", [scaled, _constant(tape, 1 / temperatures[k])])
         if rule == "ensemble":
             log_p = tape.op("LogSoftmax", [scaled], {"axis": -1})
             total = log_p if total is None else tape.op("Add", [total, log_p])
@@ -115,13 +131,21 @@ def add_decisions(
     return heads
 
 
-def decided_logits(logits: Sequence[np.ndarray], rule: str, temperatures: Sequence[float] | None) -> list[np.ndarray]:
+def are_probabilities(logits: Sequence[np.ndarray]) -> bool:
+    """Tell whether a network's exits give probabilities: none below 0, and each row adds up to 1."""
+    return all(bool((v >= 0).all() and np.allclose(v.astype(np.float64).sum(-1), 1, atol=2e-3)) for v in logits)
+
+
+def decided_logits(
+    logits: Sequence[np.ndarray], rule: str, temperatures: Sequence[float] | None, *, probabilities: bool = False
+) -> list[np.ndarray]:
     """Return what the rule makes of the original's logits before it scores them: the ensemble's, or the same."""
     if rule != "ensemble":
         return list(logits)
     total, found = np.float64(0), []
     for k, values in enumerate(logits):
-        scaled = values.astype(np.float64) / (temperatures[k] if temperatures else 1)
+        wide = values.astype(np.float64)
+        scaled = (np.log(np.maximum(wide, LEAST)) if probabilities else wide) / (temperatures[k] if temperatures else 1)
         scaled -= scaled.max(-1, keepdims=True)
         total = total + scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
         found.append((total / (k + 1)).astype(values.dtype))

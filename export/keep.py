@@ -47,38 +47,33 @@ def keep(
         CheckError: the new chain does not say what the old one says.
         BundleError, MissingError: as for `open_bundle`; MissingError too where the bundle cannot be written.
     """
-    bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    parent = bundle.variant(variant)
-    numbers = _number(exits, parent)
-    name = name or f"{parent.name}-exits{'-'.join(map(str, numbers))}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
-    if name in (known.name for known in bundle.manifest.variants):
-        raise UsageError(f"{bundle.path} already has a variant {name}. Give another name.")
-    if parent.rule == "ensemble":
-        raise UsageError(
-            "The scores of an ensemble are made of all heads so far, so no exit can be dropped afterwards: export the network "
-            "again with exits=[...]."
-        )
-    inputs, golden = read_golden(bundle, parent)
-    for needed in (parent.weights, parent.whole, *(parent.exits[k].static for k in numbers)):
-        bundle.file(parent, needed)  # checks its content
-    # The lock comes first, so that nobody replaces the variant while its graph is read.
-    with new_variant(bundle.path) as folder:
-        home = bundle.path / parent.folder
-        shared = [parent.weights, *(parent.exits[k].static for k in numbers)]
+    root = path.path if isinstance(path, Bundle) else Path(path)
+    open_bundle(root)  # what is no bundle is refused before a folder is made for it
+    with new_variant(root) as folder:  # it holds the lock: from here on nobody else changes what is read
+        bundle = open_bundle(root)
+        parent = bundle.variant(variant)
+        numbers = _number(exits, parent)
+        name = _check_name(name or f"{parent.name}-exits{'-'.join(map(str, numbers))}", bundle)
+        if parent.rule == "ensemble":
+            raise UsageError(
+                "The scores of an ensemble are made of all heads so far, so no exit can be dropped afterwards: export the "
+                "network again with exits=[...]."
+            )
+        inputs, golden = read_golden(bundle, parent)
+        ends = tuple(parent.exits[k] for k in numbers)
+        shared = [parent.weights, *(end.static for end in ends)]
         for file in shared:
-            _link(home / file, folder / file)
-        whole = _restrict(ir.load(home / parent.whole), [parent.exits[k].name for k in numbers])
+            _link(bundle.file(parent, file), folder / file)
+        whole = _restrict(ir.load(bundle.file(parent, parent.whole)), [end.name for end in ends])
         ir.save(whole, folder / f"{name}.whole.onnx")
-        heads = read_heads(whole, [parent.exits[k].name for k in numbers])
+        heads = read_heads(whole, [end.name for end in ends])
         tensors = {t.name: t for t in bundle.manifest.inputs}
+        # Whatever crosses a cut with fewer exits crossed it with all of them.
         tensors |= {tensor.name: tensor for stage in parent.stages for tensor in stage.outputs}
         axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
-        macs = count_macs(whole, sizes_of(inputs, axes))
         plans = plan_stages(whole.graph, heads)
+        macs = count_macs(whole, sizes_of(inputs, axes))
         stages = write_stages(whole, plans, heads, tensors, macs, folder, prefix=f"{name}.")
-        ends = tuple(parent.exits[k] for k in numbers)
         with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
             verify_chain(
                 folder,
@@ -107,7 +102,15 @@ def keep(
             exits=ends,
             files=list_files(folder) | {file: parent.files[file] for file in shared},
         )
-        return commit_beside(bundle.path, folder, bundle.manifest, new)
+        return commit_beside(root, folder, bundle.manifest, new)
+
+
+def _check_name(name: str, bundle: Bundle) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
+    if name in (known.name for known in bundle.manifest.variants):
+        raise UsageError(f"{bundle.path} already has a variant {name}. Give another name.")
+    return name
 
 
 def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:

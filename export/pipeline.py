@@ -16,7 +16,7 @@ from ..schema import SCHEMA, Dtype, Manifest, Precision, Preprocess, Tensor, Var
 from .axes import BATCH, Axes, sizes_of
 from .capture import Captured
 from .cut import plan_stages
-from .decide import Head, add_decisions, check_rule, decided_logits
+from .decide import Head, add_decisions, are_probabilities, check_rule, decided_logits
 from .example import capture_with_example
 from .macs import count_macs
 from .order import order_exits
@@ -50,7 +50,8 @@ def export(
 
     Args:
         model: a torch network, or the path of an ONNX file. It gives the logits (batch, classes) of its exits, shallowest
-            first, as a list, tuple, dict or dataclass, or as one stacked tensor (exit, batch, class).
+            first, as a list, tuple, dict or dataclass, or as one stacked tensor (exit, batch, class). Exits that end in a
+            softmax are seen by their sums, and scored by the probabilities they give.
         example: one or more samples with their batch axis, as a numpy array or torch tensor; for several inputs a tuple, or a
             dict by name. Real ones verify best. None draws random ones, for ONNX files with float inputs only.
         path: the bundle to write. One that is there is replaced when all has succeeded, and is left as it was otherwise.
@@ -79,7 +80,7 @@ def export(
             quantised), or the network mixes the samples of a batch.
         MissingError: a package is not installed, or the path cannot be written.
     """
-    check_rule(rule, len(temperatures or ()), len(gates), temperatures)
+    check_rule(rule, gates, temperatures)
     with new_variant(path) as folder:
         captured, golden = capture_with_example(
             model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess
@@ -88,9 +89,13 @@ def export(
             captured = add_preprocess(captured, preprocess)
         precision = _precision(captured)
         captured = order_exits(captured, sizes_of(golden, captured.axes), sort=sort)
-        check_rule(rule, len(captured.logits), len(gates), temperatures)
         raw = captured.reference
-        whole, heads = _write_whole(captured, golden, folder, rule, temperatures)
+        original = raw(golden)
+        classes = int(original[0].shape[1])
+        if class_names is not None and len(class_names) != classes:
+            raise UsageError(f"There are {len(class_names)} class names for {classes} classes.")
+        probabilities = are_probabilities(original)
+        whole, heads = _write_whole(captured, golden, folder, rule, temperatures, probabilities)
         plans = plan_stages(whole.graph, heads)
         values = list(dict.fromkeys(v for plan in plans for v in plan.reads if v not in whole.graph.inputs))
         seen = probe(whole, values, golden, captured.axes, folder)
@@ -103,7 +108,6 @@ def export(
             write_static(whole, k, name, head, macs, folder, temperature=temperatures[k] if temperatures else 1.0)
             for k, (name, head) in enumerate(zip(captured.logits, heads, strict=True))
         )
-        classes = int(raw(golden)[0].shape[1])
         answers = verify_chain(
             folder,
             stages,
@@ -113,7 +117,7 @@ def export(
             classes=classes,
             golden=golden,
             precision=precision,
-            reference=lambda x: decided_logits(raw(x), rule, temperatures),
+            reference=lambda x: decided_logits(raw(x), rule, temperatures, probabilities=probabilities),
         )
         write_golden(folder / GOLDEN, golden, answers)
         variant = Variant(
@@ -128,8 +132,6 @@ def export(
             exits=ends,
             files=list_files(folder),
         )
-        if class_names is not None and len(class_names) != classes:
-            raise UsageError(f"There are {len(class_names)} class names for {classes} classes.")
         manifest = Manifest(
             schema=SCHEMA,
             offramp=__version__,
@@ -145,10 +147,22 @@ def export(
 
 
 def _write_whole(
-    captured: Captured, golden: Sequence[np.ndarray], folder: Path, rule: str, temperatures: Sequence[float] | None
+    captured: Captured,
+    golden: Sequence[np.ndarray],
+    folder: Path,
+    rule: str,
+    temperatures: Sequence[float] | None,
+    probabilities: bool,
 ) -> tuple[ir.Model, list[Head]]:
     """Write the whole graph, decisions included, with its weights beside it; every cut refers to those weights."""
-    add_decisions(captured.model, captured.logits, rule, gates=captured.gates, temperatures=temperatures)
+    add_decisions(
+        captured.model,
+        captured.logits,
+        rule,
+        gates=captured.gates,
+        temperatures=temperatures,
+        probabilities=probabilities,
+    )
     RemoveUnusedNodesPass()(captured.model)
     ClearMetadataAndDocStringPass()(captured.model)  # exporters leave stack traces with the workstation's paths
     DeduplicateInitializersPass(size_limit=1 << 40)(captured.model)

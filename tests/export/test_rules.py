@@ -134,3 +134,19 @@ def test_rules_that_cannot_be_used_are_refused(options, words, tmp_path):
     path, _ = write_gated(tmp_path / "net.onnx")
     with pytest.raises(UsageError, match=words):
         export(path, None, tmp_path / "b.offramp", exits=["z0", "z1", "z2"], **options)
+
+
+@pytest.mark.parametrize("rule", SCORES)
+@pytest.mark.parametrize("temperatures", [None, [0.5, 2.0, 1.0]], ids=["plain", "temperatures"])
+def test_exits_that_end_in_a_softmax_are_scored_by_their_probabilities(raw, rule, temperatures, tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    for k in range(3):
+        model.graph.node.append(onnx.helper.make_node("Softmax", [f"z{k}"], [f"p{k}"], axis=-1))
+        model.graph.output[k].name = f"p{k}"
+    onnx.save(model, path)
+    _, found = answers(path, tmp_path, rule=rule, temperatures=temperatures)
+    z = raw / np.reshape(temperatures or [1] * 3, (3, 1))
+    assert np.allclose(found.score, SCORES[rule](z), atol=1e-5)
+    if rule != "ensemble":
+        assert np.allclose(found.logits, softmax(raw), atol=1e-6)
