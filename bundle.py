@@ -30,6 +30,9 @@ from .errors import BundleError, MissingError, UsageError, unknown
 from .files import NEW, check_writable, explained, hash_file, new_name, sync, write_atomically
 from .schema import SCHEMA, Calibration, File, Manifest, Variant
 
+_OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+|static\d+)\.onnx)")
+"""The names of the files in a variant's folder."""
+
 
 class Bundle(Struct, frozen=True):
     """A bundle on disk whose manifest has been read and whose files are there in full."""
@@ -134,7 +137,7 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give an empty folder inside the bundle to fill with a variant's files; `commit` makes them count.
 
     One process at a time may write a bundle. What is not committed is removed on leaving; what a killed process left is
-    removed by the next. A bundle that was there stays as it was until `commit`.
+    removed by the next that commits. A bundle that was there stays as it was until `commit`.
 
     Raises:
         UsageError: something that is not a bundle lies at `path`, or another process is writing it.
@@ -221,6 +224,10 @@ def commit_beside(path: str | os.PathLike[str], folder: Path, manifest: Manifest
     with explained(root, "write"):
         content = _encode_checked(msgspec.structs.replace(manifest, variants=(*manifest.variants, variant)))
         final = root / variant.folder
+        listed = {name for one in manifest.variants if one.folder == variant.folder for name in one.files}
+        for leftover in final.iterdir():  # of a process that was killed before its manifest was written
+            if leftover.name not in listed and _OURS.fullmatch(leftover.name):
+                leftover.unlink()
         for file in sorted(folder.iterdir()):
             sync(file)
             file.replace(final / file.name)
@@ -297,8 +304,7 @@ def _free_name(path: Path) -> Path:
 
 def _is_variant(folder: Path) -> bool:
     """Tell whether a folder holds a variant's files and nothing else, so that nothing of the user's is removed with it."""
-    ours = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+|static\d+)\.onnx)")
-    return folder.is_dir() and all(ours.fullmatch(entry.name) for entry in folder.iterdir())
+    return folder.is_dir() and all(_OURS.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def _not_ours(root: Path) -> str | None:

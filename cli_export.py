@@ -116,9 +116,8 @@ def keep(bundle: str, exits: str, variant: str | None, name: str | None, as_json
     """Add a variant to BUNDLE that has only some of its exits, since every exit costs."""
     from .export import keep as keep_exits
 
-    chosen = [int(part) if part.lstrip("-").isdigit() else part for part in split_names(exits) or ()]
     with spinner("cutting and verifying"):
-        made = keep_exits(bundle, chosen, variant=variant, name=name)
+        made = keep_exits(bundle, split_names(exits) or (), variant=variant, name=name)
     print_result(made.manifest, as_json, lambda: describe_bundle(made))
 
 

@@ -55,10 +55,13 @@ def resize(image: "Image", width: int, height: int, how: Preprocess) -> "Image":
     if how.resize == "stretch":
         return image.resize((width, height), resample)
     if how.resize == "crop":
-        # as torchvision's Resize and CenterCrop: the shorter side fits the larger image that the crop is cut from
-        larger, taller = round(width / how.crop), round(height / how.crop)
-        scale = max(larger / image.width, taller / image.height)
-        big = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resample)
+        # As torchvision's Resize and CenterCrop: one side fits exactly, the other one is truncated.
+        wide, high = round(width / how.crop), round(height / how.crop)
+        if wide * image.height >= high * image.width:
+            high = max(height, wide * image.height // image.width)
+        else:
+            wide = max(width, high * image.width // image.height)
+        big = image.resize((wide, high), resample)
         left, top = round((big.width - width) / 2), round((big.height - height) / 2)
         return big.crop((left, top, left + width, top + height))
     scale = min(width / image.width, height / image.height)

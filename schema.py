@@ -61,6 +61,12 @@ class Stage(_Record, frozen=True):
     outputs: tuple[Tensor, ...]
     macs: Count
 
+    def serves(self, other: "Stage") -> bool:
+        """Tell whether this stage's file fits another stage, by its signature."""
+        pairs = [*zip(self.inputs, other.inputs, strict=False), *zip(self.outputs, other.outputs, strict=False)]
+        fits = len(self.inputs) == len(other.inputs) and len(self.outputs) >= len(other.outputs)
+        return fits and all((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in pairs)
+
 
 class Exit(_Record, frozen=True):
     """One exit: the names of its outputs, the static network that ends at it, and all multiply-accumulates up to it.
@@ -108,17 +114,7 @@ class Variant(_Record, frozen=True):
             raise ValueError(f"variant {self.name} has {len(self.stages)} stages for {len(self.exits)} exits")
         first: dict[str, Stage] = {}
         for stage in self.stages:
-            owner = first.setdefault(stage.file, stage)
-            ins, outs = (
-                list(zip(a, b, strict=False)) for a, b in ((owner.inputs, stage.inputs), (owner.outputs, stage.outputs))
-            )
-            same = all((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in [*ins, *outs])
-            if (
-                not same
-                or len(ins) < len(owner.inputs)
-                or len(ins) < len(stage.inputs)
-                or len(outs) < len(stage.outputs)
-            ):
+            if not first.setdefault(stage.file, stage).serves(stage):
                 raise ValueError(f"two stages of variant {self.name} share {stage.file}, which fits one of them only")
         named = [self.weights, self.whole, self.golden]
         named += [stage.file for stage in self.stages] + [point.static for point in self.exits]
@@ -196,7 +192,11 @@ class Manifest(_Record, frozen=True):
             raise ValueError(f"there are {len(self.class_names)} class names for {self.classes} classes")
         if any(None not in tensor.shape for tensor in self.inputs):
             raise ValueError("an input has no batch axis")
+        named = any(isinstance(axis, str) for tensor in self.inputs for axis in tensor.shape)
         for variant in self.variants:
+            tensors = [tensor for stage in variant.stages for tensor in stage.outputs]
+            if not named and any(isinstance(axis, str) for tensor in tensors for axis in tensor.shape):
+                raise ValueError(f"a tensor of variant {variant.name} has a named axis, but no input has one")
             known = list(self.inputs)
             for stage in variant.stages:
                 for tensor in stage.inputs:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,10 @@ def bench(
     if calibration is not None:
         variant = calibration.variant
     rng = np.random.default_rng(seed)
-    with load(bundle, device, variant=variant, point=point, threads=threads, calibration=calibration) as net:
+    with ExitStack() as stack:
+        net = stack.enter_context(
+            load(bundle, device, variant=variant, point=point, threads=threads, calibration=calibration)
+        )
         last = len(net.exits) - 1
         best = calibration.best_single if calibration else None
         predicted_shares = net.point.exit_shares if net.point else None
@@ -133,7 +137,8 @@ def bench(
         mix = predicted_shares or (0.0,) * last + (1.0,)
         turns = {"early": run_alone(net), "forced": force_exits(net, mix, rng=rng)}
         for k in {last, last if best is None else best}:
-            turns[f"static{k}"] = run_alone(load_static(bundle, device, variant=variant, exit=k, threads=threads))
+            static = load_static(bundle, device, variant=variant, exit=k, threads=threads)
+            turns[f"static{k}"] = run_alone(stack.enter_context(static))
         results = measure(turns, x, rng=rng, progress=progress)
     early, whole = results["early"][0], results[f"static{last}"][0]
     shares = np.bincount([result.exit for result in early], minlength=last + 1) / len(early)

@@ -1,6 +1,7 @@
 """Calibrate: record, measure, search, report."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def calibrate(
         target: what to optimise under which limit.
         device, threads: as for `runtime.load`.
         variant: name of the variant to calibrate; the first by default.
-        output: where to store the calibration; in the bundle's `calibrations/` by default, as `default.json` or, where a
-            variant is named, as `<variant>.json`.
+        output: where to store the calibration; in the bundle's `calibrations/` by default, as `default.json`, or as
+            `<variant>.json` for another variant than the first.
         seed: draws the split and the order of measurement.
         progress: called with what is being done, how much is done, and how much there is.
 
@@ -68,15 +69,19 @@ def calibrate(
             f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise."
         )
     chosen = bundle.variant(variant)
-    output = Path(output) if output else bundle.path / "calibrations" / f"{variant or 'default'}.json"
+    name = "default" if chosen is bundle.manifest.variants[0] else chosen.name
+    output = Path(output) if output else bundle.path / "calibrations" / f"{name}.json"
     check_writable(output)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
     select, report = order[: len(x) // 2], order[len(x) // 2 :]
-    with load_uncalibrated(bundle, device, variant=variant, threads=threads) as net:
+    with ExitStack() as stack, load_uncalibrated(bundle, device, variant=variant, threads=threads) as net:
         answers = _record(net, x, progress)
         right = answers.label == y[:, None]
-        statics = [load_static(bundle, device, variant=variant, exit=k, threads=threads) for k in range(len(net.exits))]
+        statics = [
+            stack.enter_context(load_static(bundle, device, variant=variant, exit=k, threads=threads))
+            for k in range(len(net.exits))
+        ]
         shares = np.full(len(statics), 1 / len(statics))
         # What an exit costs depends on how often the others are taken, and that on the thresholds: measure, search, and again.
         for _ in range(2):

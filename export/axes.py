@@ -1,6 +1,6 @@
 """The axes of a network's inputs: which one is the batch, and which differ from call to call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,20 +95,49 @@ def sizes_of(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> dict[str, in
     return sizes
 
 
-def shorten(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> list[np.ndarray]:
-    """Return the samples with every named axis about two thirds as long, to see what follows its length.
+def other_lengths(
+    arrays: Sequence[np.ndarray], axes: Sequence[Axes], run: Callable[[Sequence[np.ndarray]], object]
+) -> list[list[np.ndarray]]:
+    """Return the samples with their named axes shorter and much longer, as far as the network runs on such.
+
+    What stays the same over all of these lengths does not depend on them: a stride hides small differences only.
+
+    Args:
+        arrays, axes: samples of the inputs.
+        run: the network.
+
+    Returns:
+        Nothing where no axis is named, else one or two sets of samples.
 
     Raises:
-        ModelError: an axis is too short for that.
+        ModelError: the network runs at the example's lengths only.
     """
-    shorter = []
-    for array, own in zip(arrays, axes, strict=True):
-        for i, name in enumerate(own):
-            if name not in (None, BATCH):
-                if array.shape[i] < 2:
-                    raise ModelError(
-                        f"The axis {name} is {array.shape[i]} long in the example: give a longer one, such as 16."
-                    )
-                array = np.take(array, range(max(1, array.shape[i] * 2 // 3)), axis=i)
-        shorter.append(np.ascontiguousarray(array))
-    return shorter
+    if not sizes_of(arrays, axes):
+        return []
+    found = []
+    reason = ""
+    for choices in (
+        (lambda n: n * 2 // 3, lambda n: n - 1),
+        (lambda n: 4 * n + 1, lambda n: 2 * n + 1, lambda n: n + 1),
+    ):
+        for length in choices:
+            changed = [_with_lengths(array, own, length) for array, own in zip(arrays, axes, strict=True)]
+            try:
+                run(changed)
+            except Exception as error:  # whatever the network raises at a length that it does not take
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                continue
+            found.append(changed)
+            break
+    if not found:
+        sizes = ", ".join(f"{name} {size}" for name, size in sizes_of(arrays, axes).items())
+        raise ModelError(f"The network does not run at other lengths than {sizes}: {reason} Leave that axis fixed.")
+    return found
+
+
+def _with_lengths(array: np.ndarray, axes: Axes, length: Callable[[int], int]) -> np.ndarray:
+    for i, name in enumerate(axes):
+        if name not in (None, BATCH):
+            n = array.shape[i]
+            array = np.take(array, np.arange(max(1, length(n))) % n, axis=i)
+    return np.ascontiguousarray(array)

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from ..errors import ModelError, require
 from .axes import BATCH, Axes, take
-from .outputs import check_gates, choose_exits, find_exits, flatten, read_exits
+from .outputs import check_gates, choose_exits, find_exits, flatten, pad_gates, read_exits
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ class Captured(NamedTuple):
         model: the graph; in its inputs' shapes the batch is called `batch` and other dynamic axes have their names.
         axes: the names of the axes of every input.
         logits: the exits in order, by name; each value is (batch, classes).
-        gates: what the network itself says of how sure each exit is, where it was asked for.
+        gates: what the network itself says of how sure each exit is, None where it says nothing; empty if it was not asked.
         reference: runs the original: inputs -> one (N, classes) array per exit.
         name: what the network is called.
         how: what captured it: `dynamo`, `torchscript` or `onnx`.
@@ -43,7 +43,7 @@ class Captured(NamedTuple):
     model: ir.Model
     axes: list[Axes]
     logits: dict[str, ir.Value]
-    gates: list[ir.Value]
+    gates: list[ir.Value | None]
     reference: Callable[[Arrays], list[np.ndarray]]
     name: str
     how: str
@@ -108,7 +108,7 @@ def capture_torch(
         model,
         layout,
         {source.name: value for source, value in zip(sources, values, strict=True)},
-        [outputs[name] for name in gates],
+        pad_gates([outputs[name] for name in gates], len(sources)),
         lambda inputs: read_exits(run(inputs), sources),
         str(module._get_name()),  # type: ignore[no-untyped-call]
         how,
@@ -205,8 +205,18 @@ def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
         )
         model = ir.load(path)
         ir.external_data.load_to_model(model)
+    found = {value.name: value for value in model.graph.inputs}
+    model.graph.inputs[:] = [  # an input that nothing reads is left out of the file
+        found.get(name) or _make_input(name, tensor, dynamic[name]) for name, tensor in zip(names, tensors, strict=True)
+    ]
     infer_shapes(model)
     return model
+
+
+def _make_input(name: str, tensor: Any, names: Mapping[int, str]) -> ir.Value:
+    dtype = ir.DataType.from_numpy(tensor.numpy().dtype)
+    shape = ir.Shape([names.get(i, size) for i, size in enumerate(tensor.shape)])
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
 
 
 def infer_shapes(model: ir.Model) -> None:

@@ -85,7 +85,7 @@ def add_decisions(
     logits: dict[str, ir.Value],
     rule: str,
     *,
-    gates: Sequence[ir.Value] = (),
+    gates: Sequence[ir.Value | None] = (),
     temperatures: Sequence[float] | None = None,
     probabilities: bool = False,
 ) -> list[Head]:
@@ -95,15 +95,10 @@ def add_decisions(
         model: the graph.
         logits: (batch, classes) of every exit by its name.
         rule: how the score is made.
-        gates: for the gate rules, what the network says of each exit, (batch,) or (batch, 1).
+        gates: for the gate rules, what the network says of each exit, (batch,) or (batch, 1); None has the rule's own score.
         temperatures: one per exit.
         probabilities: the network's exits end in a softmax: their logarithm is what logits would be.
-
-    Raises:
-        UsageError: there is not one temperature for each exit.
     """
-    if temperatures is not None and len(temperatures) != len(logits):
-        raise UsageError(f"There are {len(temperatures)} temperatures for {len(logits)} exits: give one per exit.")
     graph, opset = model.graph, model.graph.opset_imports[""]
     tape = ir.tape.Tape(graph)
     heads: list[Head] = []
@@ -121,7 +116,8 @@ def add_decisions(
             value = scaled = tape.op("Mul", [total, _constant(tape, 1 / (k + 1))])
         value.dtype, value.shape = ir.DataType.FLOAT, shape
         scaled.dtype, scaled.shape = ir.DataType.FLOAT, shape
-        score = _gate(tape, gates[k], rule) if k < len(gates) else RULES[rule](tape, scaled, opset)
+        gate = gates[k] if gates else None
+        score = RULES[rule](tape, scaled, opset) if gate is None else _gate(tape, gate, rule)
         label = tape.op("ArgMax", [value], {"axis": -1, "keepdims": 0})
         score.dtype, score.shape = ir.DataType.FLOAT, ir.Shape([BATCH])
         label.dtype, label.shape = ir.DataType.INT64, ir.Shape([BATCH])

@@ -48,7 +48,8 @@ def capture_with_example(
     if preprocess is not None:
         if len(golden) != 1:
             raise UsageError("preprocess is for networks that take one image.")
-        inputs = [normalise(golden[0], preprocess, channels_first=True)]
+        kinds = [str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()]
+        inputs = [normalise(golden[0], preprocess, channels_first=True, dtype=kinds[0] if kinds else "float32")]
     return capture_torch(model, inputs, names=names, axes=layout, by_name=by_name, exits=exits, gates=gates), golden
 
 

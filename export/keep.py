@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -16,10 +17,11 @@ from ..runtime import EveryExit
 from ..runtime.loading import load_uncalibrated
 from ..runtime.verify import read_golden
 from ..schema import Variant
-from .axes import axes_of, sizes_of
+from .axes import axes_of, other_lengths, sizes_of
 from .cut import plan_stages
 from .macs import count_macs
-from .stages import read_heads, write_golden, write_stages
+from .probe import Prober, describe_boundaries
+from .stages import read_graph, read_heads, write_golden, write_stages
 from .verify import verify_chain
 
 
@@ -34,7 +36,7 @@ def keep(
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        exits: the exits to keep, by number or name, at least two. The last of them always accepts, be it the network's last
+        exits: the exits to keep, by name or number, at least two. The last of them always accepts, be it the network's last
             or not.
         variant: the variant to take them from; the first by default.
         name: of the new variant; the old one's name and the exits' numbers by default, such as `fp32-exits0-2`.
@@ -64,17 +66,24 @@ def keep(
         shared = [parent.weights, *(end.static for end in ends)]
         for file in shared:
             _link(bundle.file(parent, file), folder / file)
-        whole = _restrict(ir.load(bundle.file(parent, parent.whole)), [end.name for end in ends])
+        whole = _restrict(read_graph(bundle.file(parent, parent.whole)), [end.name for end in ends])
         ir.save(whole, folder / f"{name}.whole.onnx")
         heads = read_heads(whole, [end.name for end in ends])
-        tensors = {t.name: t for t in bundle.manifest.inputs}
-        # Whatever crosses a cut with fewer exits crossed it with all of them.
-        tensors |= {tensor.name: tensor for stage in parent.stages for tensor in stage.outputs}
         axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
         plans = plan_stages(whole.graph, heads)
+        values = list(dict.fromkeys(v for plan in plans for v in plan.reads if v not in whole.graph.inputs))
         macs = count_macs(whole, sizes_of(inputs, axes))
-        stages = write_stages(whole, plans, heads, tensors, macs, folder, prefix=f"{name}.")
         with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
+
+            def reference(x: Sequence[np.ndarray]) -> list[np.ndarray]:
+                logits = net.every_exit(tuple(x)).logits
+                assert logits is not None
+                return [logits[:, k] for k in numbers]
+
+            others = other_lengths(inputs, axes, reference)
+            prober = Prober(inputs, axes, others, folder)
+            tensors = describe_boundaries(whole, values, bundle.manifest.inputs, prober)
+            stages = write_stages(whole, plans, heads, tensors, macs, folder, prefix=f"{name}.")
             verify_chain(
                 folder,
                 stages,
@@ -83,10 +92,12 @@ def keep(
                 axes=axes,
                 classes=bundle.manifest.classes,
                 golden=inputs,
+                others=others,
                 precision=parent.precision,
-                reference=lambda x: [net.every_exit(tuple(x)).logits[:, k] for k in numbers],  # type: ignore[index]
+                reference=reference,
             )
-        kept = EveryExit(*(golden[part][:, list(numbers)] for part in ("label", "score", "logits")))
+        assert golden.logits is not None
+        kept = EveryExit(*(part[:, list(numbers)] for part in (golden.label, golden.score, golden.logits)))
         write_golden(folder / f"{name}.golden.npz", inputs, kept)
         for file in shared:
             (folder / file).unlink()
@@ -117,9 +128,9 @@ def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:
     names = [exit_.name for exit_ in parent.exits]
     numbers = []
     for wanted in exits:
-        if isinstance(wanted, str) and wanted not in names:
+        if isinstance(wanted, str) and wanted not in names and not wanted.lstrip("-").isdigit():
             raise unknown("exit", wanted, names)
-        number = names.index(wanted) if isinstance(wanted, str) else wanted
+        number = names.index(wanted) if wanted in names else int(wanted)
         if not -len(names) <= number < len(names):
             raise UsageError(f"There is no exit {number}: variant {parent.name} has exits 0 to {len(names) - 1}.")
         numbers.append(number % len(names))

@@ -12,7 +12,7 @@ from onnx_ir.passes.common import InlinePass, NameFixPass
 from ..errors import DataError, MissingError, ModelError, UsageError, require
 from .axes import BATCH, Axes, resolve_axes, take
 from .capture import Arrays, Captured, first_line, infer_shapes
-from .outputs import check_gates, choose_exits, find_exits, read_exits
+from .outputs import check_gates, choose_exits, find_exits, pad_gates, read_exits
 
 
 class OnnxFile:
@@ -39,14 +39,22 @@ class OnnxFile:
             options.intra_op_num_threads = 1
             self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             self.model = ir.load(path)
+            if "" not in self.model.graph.opset_imports:  # the default domain by its other name
+                self.model.graph.opset_imports[""] = self.model.graph.opset_imports.pop("ai.onnx", 0)
+            InlinePass()(self.model)
+            NameFixPass()(self.model)
         except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
             raise ModelError(f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}") from error
-        if "" not in self.model.graph.opset_imports:  # the default domain by its other name
-            self.model.graph.opset_imports[""] = self.model.graph.opset_imports["ai.onnx"]
-        InlinePass()(self.model)
-        NameFixPass()(self.model)
+        opset = self.model.graph.opset_imports[""]
+        if opset < 11:
+            raise ModelError(f"{path} has opset {opset}, but 11 or newer is needed. Export it again with a newer one.")
         self.inputs = [value for value in self.model.graph.inputs if not value.is_initializer()]
+        if not self.inputs:
+            raise ModelError(f"{path} has no inputs.")
         self.model.graph.inputs[:] = self.inputs  # before IR version 4 weights were listed among the inputs
+        for value in [*self.model.graph.initializers.values(), *(o for n in self.model.graph for o in n.outputs)]:
+            if str(value.name).startswith("offramp."):  # a graph that was cut before has names that are given out anew
+                value.name = f"was.{value.name}"
         self.shapes = [list(found.shape) for found in self.session.get_inputs()]
         self.axes = self._name_axes(axes)
         self.fixed = any(isinstance(s[own.index(BATCH)], int) for s, own in zip(self.shapes, self.axes, strict=True))
@@ -151,7 +159,7 @@ class OnnxFile:
         outputs = {str(value.name): value for value in self.model.graph.outputs}
         values = find_exits(self.model.graph, outputs, sources)
         logits = {source.name: value for source, value in zip(sources, values, strict=True)}
-        chosen = [outputs[name] for name in gates]
+        chosen = pad_gates([outputs[name] for name in gates], len(sources))
         return Captured(
             self.model, self.axes, logits, chosen, lambda x: read_exits(self.run(x), sources), self.path.stem, "onnx"
         )

@@ -81,6 +81,8 @@ def choose_exits(
     for name in exits or ():
         if name not in many:
             raise unknown("output", name, many)
+    if exits is not None and len(set(exits)) < len(exits):
+        raise UsageError(f"An output is named twice among the exits {', '.join(exits)}: list each once.")
     sources, classes = [], {}
     for name in many if exits is None else exits:
         shape, rows = many[name].shape, _batch_axis(one[name], many[name])
@@ -124,6 +126,11 @@ def check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources
         raise UsageError(
             f"There are {len(gates)} gates for {len(sources)} exits: give one per exit; the last may go without."
         )
+
+
+def pad_gates(gates: Sequence[ir.Value], exits: int) -> list[ir.Value | None]:
+    """Return one gate per exit; the last listed may have none."""
+    return [*gates, *[None] * (exits - len(gates))] if gates else []
 
 
 def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[Source]) -> list[np.ndarray]:

@@ -2,26 +2,29 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    DeduplicateInitializersPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
 
 from .. import __version__
 from ..bundle import Bundle, commit, list_files, new_variant
 from ..errors import UsageError
 from ..schema import SCHEMA, Dtype, Manifest, Precision, Preprocess, Tensor, Variant
-from .axes import BATCH, Axes, sizes_of
+from .axes import BATCH, Axes, other_lengths, sizes_of
 from .capture import Captured
 from .cut import plan_stages
 from .decide import Head, add_decisions, are_probabilities, check_rule, decided_logits
 from .example import capture_with_example
 from .macs import count_macs
-from .order import order_exits
+from .order import find_order, reorder
 from .preprocess import add_preprocess
-from .probe import Probed, probe, signature
+from .probe import Prober, describe_boundaries, probe
 from .shapes import rewrite_shapes
 from .stages import read_heads, write_golden, write_stages, write_static
 from .verify import verify_chain
@@ -69,8 +72,8 @@ def export(
         class_names: one per class.
 
     Returns:
-        The bundle, whose chain has been compared with the original network at batch sizes 1 and 3, at a second length where an
-        axis has no fixed size, and with itself on a batch whose samples leave at different exits.
+        The bundle, whose chain has been compared with the original network at batch sizes 1 and 3, at other lengths where an axis
+        has no fixed size, and with itself on a batch whose samples leave at different exits.
 
     Raises:
         UsageError: the path or a name cannot be used.
@@ -88,20 +91,28 @@ def export(
         if preprocess is not None:
             captured = add_preprocess(captured, preprocess)
         precision = _precision(captured)
-        captured = order_exits(captured, sizes_of(golden, captured.axes), sort=sort)
+        if temperatures is not None and len(temperatures) != len(captured.logits):
+            raise UsageError(
+                f"There are {len(temperatures)} temperatures for {len(captured.logits)} exits: give one each."
+            )
+        order = find_order(captured, sizes_of(golden, captured.axes), sort=sort)
+        captured = reorder(captured, order)
+        temperatures = None if temperatures is None else [temperatures[k] for k in order]
         raw = captured.reference
         original = raw(golden)
         classes = int(original[0].shape[1])
         if class_names is not None and len(class_names) != classes:
             raise UsageError(f"There are {len(class_names)} class names for {classes} classes.")
+        for value in captured.logits.values():
+            value.shape = ir.Shape([BATCH, classes])
+        others = other_lengths(golden, captured.axes, raw)
+        prober = Prober(golden, captured.axes, others, folder)
         probabilities = are_probabilities(original)
-        whole, heads = _write_whole(captured, golden, folder, rule, temperatures, probabilities)
+        whole, heads = _write_whole(captured, prober, rule, temperatures, probabilities)
         plans = plan_stages(whole.graph, heads)
         values = list(dict.fromkeys(v for plan in plans for v in plan.reads if v not in whole.graph.inputs))
-        seen = probe(whole, values, golden, captured.axes, folder)
         inputs = tuple(_describe_input(v, own) for v, own in zip(whole.graph.inputs, captured.axes, strict=True))
-        tensors = {tensor.name: tensor for tensor in inputs}
-        tensors |= {str(v.name): signature(str(v.name), s) for v, s in zip(values, seen, strict=True)}
+        tensors = describe_boundaries(whole, values, inputs, prober)
         macs = count_macs(whole, sizes_of(golden, captured.axes))
         stages = write_stages(whole, plans, heads, tensors, macs, folder)
         ends = tuple(
@@ -116,6 +127,7 @@ def export(
             axes=captured.axes,
             classes=classes,
             golden=golden,
+            others=others,
             precision=precision,
             reference=lambda x: decided_logits(raw(x), rule, temperatures, probabilities=probabilities),
         )
@@ -147,12 +159,7 @@ def export(
 
 
 def _write_whole(
-    captured: Captured,
-    golden: Sequence[np.ndarray],
-    folder: Path,
-    rule: str,
-    temperatures: Sequence[float] | None,
-    probabilities: bool,
+    captured: Captured, prober: Prober, rule: str, temperatures: Sequence[float] | None, probabilities: bool
 ) -> tuple[ir.Model, list[Head]]:
     """Write the whole graph, decisions included, with its weights beside it; every cut refers to those weights."""
     add_decisions(
@@ -165,16 +172,14 @@ def _write_whole(
     )
     RemoveUnusedNodesPass()(captured.model)
     ClearMetadataAndDocStringPass()(captured.model)  # exporters leave stack traces with the workstation's paths
+    LiftConstantsToInitializersPass()(captured.model)
     DeduplicateInitializersPass(size_limit=1 << 40)(captured.model)
+    folder = prober.folder
     ir.save(captured.model, folder / WHOLE, external_data=WEIGHTS)
     if not (folder / WEIGHTS).exists():  # a network so small that every weight lies in the graph
         (folder / WEIGHTS).touch()
     whole = ir.load(folder / WHOLE)
-
-    def run(values: Sequence[ir.Value]) -> list[Probed]:
-        return probe(whole, values, golden, captured.axes, folder)
-
-    rewrite_shapes(whole, run, captured.axes[0].index(BATCH))
+    rewrite_shapes(whole, lambda values: probe(whole, values, prober), captured.axes[0].index(BATCH))
     RemoveUnusedNodesPass()(whole)
     ir.save(whole, folder / WHOLE)
     whole = ir.load(folder / WHOLE)

@@ -9,28 +9,40 @@ import onnx_ir as ir
 
 from ..errors import ModelError, require
 from ..schema import Dtype, Tensor
-from .axes import Axes, shorten, sizes_of, take
+from .axes import Axes, sizes_of, take
 
 
 class Probed(NamedTuple):
-    """A value at batch 2, at batch 3, and at batch 2 with shorter named axes (None where there are none)."""
+    """A value at batch 2, at batch 3, and at batch 2 with other lengths of the named axes."""
 
     two: np.ndarray
     three: np.ndarray
-    shorter: np.ndarray | None
+    others: tuple[np.ndarray, ...]
 
 
-def probe(
-    whole: ir.Model, values: Sequence[ir.Value], inputs: Sequence[np.ndarray], axes: Sequence[Axes], folder: Path
-) -> list[Probed]:
+class Prober(NamedTuple):
+    """What it takes to look at a graph's values: samples, the same ones at other lengths, and a folder.
+
+    Attributes:
+        inputs: at least three samples.
+        axes: of the inputs.
+        others: as `axes.other_lengths` gives them.
+        folder: where the weights lie, and a graph may be written for a moment.
+    """
+
+    inputs: Sequence[np.ndarray]
+    axes: Sequence[Axes]
+    others: Sequence[Sequence[np.ndarray]]
+    folder: Path
+
+
+def probe(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[Probed]:
     """Run the graph up to some values at several sizes.
 
     Args:
-        whole: its weights lie in `folder`.
+        whole: the graph.
         values: what to look at.
-        inputs: at least three samples.
-        axes: of the inputs.
-        folder: where the graph may be written for a moment.
+        prober: with what.
 
     Raises:
         ModelError: the graph does not run at another batch size or length.
@@ -38,6 +50,7 @@ def probe(
     ort = require("onnxruntime", extra="onnx")
     if not values:
         return []
+    inputs, axes, others, folder = prober
     graph = ir.convenience.extract(whole.graph, list(whole.graph.inputs), list(values))
     for value in graph.outputs:
         value.shape = None
@@ -50,26 +63,41 @@ def probe(
     def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         return list(session.run(None, dict(zip(names, arrays, strict=True))))
 
-    what = "at batch sizes 2 and 3"
+    what = ""
     try:
         session = ort.InferenceSession(str(folder / "probe.onnx"), options, providers=["CPUExecutionProvider"])
+        what = "at batch sizes 2 and 3"
         two, three = run(take(inputs, axes, [0, 1])), run(take(inputs, axes, [0, 1, 2]))
-        what = "when its named axes are shorter"
-        named = sizes_of(inputs, axes)
-        shorter = run(shorten(take(inputs, axes, [0, 1]), axes)) if named else [None] * len(two)
-    except ModelError:
-        raise
+        what = "when its named axes have other lengths"
+        longer = [run(take(other, axes, [0, 1])) for other in others]
     except Exception as error:
-        raise ModelError(
-            f"The graph does not run {what}: {str(error).splitlines()[0]} "
-            f"Export it with a dynamic batch axis{'' if 'batch' in what else ', or leave the axis fixed'}."
-        ) from error
+        reason = str(error).splitlines()[0]
+        if not what:
+            raise ModelError(f"ONNX Runtime cannot load the captured graph: {reason}") from error
+        remedy = "Export it with a dynamic batch axis." if "batch" in what else "Leave that axis fixed."
+        raise ModelError(f"The graph does not run {what}: {reason} {remedy}") from error
     finally:
         (folder / "probe.onnx").unlink(missing_ok=True)
-    return [Probed(*parts) for parts in zip(two, three, shorter, strict=True)]
+    return [Probed(a, b, tuple(part[i] for part in longer)) for i, (a, b) in enumerate(zip(two, three, strict=True))]
 
 
-def signature(name: str, seen: Probed) -> Tensor:
+def describe_boundaries(
+    whole: ir.Model, values: Sequence[ir.Value], inputs: Sequence[Tensor], prober: Prober
+) -> dict[str, Tensor]:
+    """Describe the inputs and every tensor that crosses an exit, by name; axes that are equally long have the same name.
+
+    Raises:
+        ModelError: a tensor mixes the batch with another axis, or no stage can take in its dtype.
+    """
+    lengths = [sizes_of(arrays, prober.axes) for arrays in (prober.inputs, *prober.others)]
+    names = {tuple(sizes[name] for sizes in lengths): name for name in lengths[0]}
+    tensors = {tensor.name: tensor for tensor in inputs}
+    for value, seen in zip(values, probe(whole, values, prober), strict=True):
+        tensors[str(value.name)] = _describe(str(value.name), seen, names)
+    return tensors
+
+
+def _describe(name: str, seen: Probed, names: dict[tuple[int, ...], str]) -> Tensor:
     """Describe a tensor that crosses an exit.
 
     Raises:
@@ -85,8 +113,8 @@ def signature(name: str, seen: Probed) -> Tensor:
     if two.dtype.name not in get_args(Dtype):
         raise ModelError(f"The tensor {name} is {two.dtype.name}, which no stage can take in.")
     shape: list[int | str | None] = [None if i in batch else size for i, size in enumerate(two.shape)]
-    if seen.shorter is not None:
-        for i, (a, b) in enumerate(zip(two.shape, seen.shorter.shape, strict=True)):
-            if a != b:
-                shape[i] = f"{name}.{i}"
+    for i in range(two.ndim):
+        sizes = (two.shape[i], *(other.shape[i] for other in seen.others))
+        if len(set(sizes)) > 1:
+            shape[i] = names.setdefault(sizes, f"{name}.{i}")
     return Tensor(name=name, dtype=cast(Dtype, two.dtype.name), shape=tuple(shape))

@@ -86,7 +86,7 @@ def is_length(value: ir.Value) -> bool:
 def _kind(i: int, seen: Probed) -> str | None:
     """Tell what an entry of a shape is; None where it mixes the batch with something."""
     two, three = int(seen.two[i]), int(seen.three[i])
-    longer = seen.shorter is not None and int(seen.shorter[i]) != two
+    longer = any(int(other[i]) != two for other in seen.others)
     if two == three:
         return "length" if longer else "constant"
     return "batch" if (two, three) == (2, 3) and not longer else None

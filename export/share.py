@@ -4,15 +4,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..schema import Stage
-
-
-def same_signature(a: Stage, b: Stage) -> bool:
-    """Tell whether stage `b` can be served by the file of stage `a`, which may make more than `b` needs."""
-    pairs = [*zip(a.inputs, b.inputs, strict=False), *zip(a.outputs, b.outputs, strict=False)]
-    fits = len(a.inputs) == len(b.inputs) and len(a.outputs) >= len(b.outputs)
-    return fits and all((x.dtype, x.shape) == (y.dtype, y.shape) for x, y in pairs)
-
 
 def same_computation(a: ir.Model, b: ir.Model, makes: tuple[int, int]) -> bool:
     """Tell whether two stages compute the same from their inputs, whatever their values are called.

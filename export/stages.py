@@ -6,16 +6,36 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from ..errors import BundleError
 from ..runtime import EveryExit
 from ..schema import Exit, Stage, Tensor
 from .cut import Plan, ancestors, extract_stage
 from .decide import Head
-from .share import same_computation, same_signature
+from .share import same_computation
+
+
+def read_graph(path: Path) -> ir.Model:
+    """Read a graph of a bundle.
+
+    Raises:
+        BundleError: it is no ONNX file.
+    """
+    try:
+        return ir.load(path)
+    except Exception as error:  # protobuf's and onnx-ir's exception types vary
+        raise BundleError(f"{path} is not an ONNX graph: {error} Export the network anew.") from error
 
 
 def read_heads(whole: ir.Model, names: Sequence[str]) -> list[Head]:
-    """Return the outputs of each exit of a whole graph, in which they are called `<exit>.logits` and so on."""
+    """Return the outputs of each exit of a whole graph, in which they are called `<exit>.logits` and so on.
+
+    Raises:
+        BundleError: one is missing.
+    """
     outputs = {value.name: value for value in whole.graph.outputs}
+    for name in names:
+        if missing := [part for part in Head._fields if f"{name}.{part}" not in outputs]:
+            raise BundleError(f"The whole graph has no output {name}.{missing[0]}. Export the network anew.")
     return [Head(*(outputs[f"{name}.{part}"] for part in Head._fields)) for name in names]
 
 
@@ -51,7 +71,7 @@ def write_stages(
         )
         for other, known in written:
             makes = (len(other.outputs), len(stage.outputs))
-            if same_signature(other, stage) and same_computation(known, model, makes):
+            if other.serves(stage) and same_computation(known, model, makes):
                 stage = Stage(file=other.file, inputs=stage.inputs, outputs=stage.outputs, macs=stage.macs)
                 break
         else:

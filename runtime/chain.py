@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, OfframpError, UsageError
 from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
 from .buffers import batch_axis, shape_at
-from .engines import Compiled
+from .engines import Compiled, Run
 from .memory import CHUNK, Bound, Memory, learn_shapes, link_stages, resize
 from .results import BatchResult, EveryExit, Result
 from .samples import Samples, check_kind, check_samples, fits, show_shape, split_inputs
@@ -89,11 +89,14 @@ class Net:
         """
         start = perf_counter_ns()
         self._put(x)
-        for k, run, score, label, logits, threshold in self._steps:
-            run()
-            sure = score[0]
-            if sure >= threshold:
-                break
+        try:
+            for k, run, score, label, logits, threshold in self._steps:
+                run()
+                sure = score[0]
+                if sure >= threshold:
+                    break
+        except Exception as error:
+            raise _explain(error) from error
         if sure != sure:
             raise _not_a_number(0)
         if logits is not None:
@@ -145,7 +148,7 @@ class Net:
             bound = memory.single if len(part) == 1 else memory.at(len(part), 0)
             self._fill(bound, part)
             for k, (run, scores, labels, values) in enumerate(bound.steps):
-                run()
+                _run(run)
                 label[first : first + size, k], score[first : first + size, k] = labels, scores
                 if logits is not None:
                     logits[first : first + size, k] = values
@@ -212,7 +215,10 @@ class Net:
         if memory is None:
             boundaries = [tensor for stage in self._stages for tensor in stage.outputs]
             if self._named:
-                boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
+                try:
+                    boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
+                except Exception as error:
+                    raise _explain(error) from error
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
             memory = Memory(self._links, [*inputs, *boundaries, *self._heads])
         self._memories[key] = memory  # the last in the dictionary was used last
@@ -265,7 +271,7 @@ class Net:
         self._fill(bound, x)
         for k, threshold in enumerate((*self._thresholds, 0.0)):
             run, scores, labels, values = bound.steps[k]
-            run()
+            _run(run)
             stay = ~(scores >= threshold)
             if k == len(self.exits) - 1:
                 stay[:] = False
@@ -300,6 +306,23 @@ def check_thresholds(values: Sequence[float], exits: int) -> tuple[float, ...]:
     if not all(0 <= value <= NEVER for value in values):
         raise UsageError(f"Thresholds lie between 0 and 2.0 (never), not {list(values)}.")
     return tuple(float(np.float32(value)) for value in values)
+
+
+def _run(run: Run) -> None:
+    try:
+        run()
+    except Exception as error:
+        raise _explain(error) from error
+
+
+def _explain(error: Exception) -> OfframpError:
+    """Make the error for a sample that an engine cannot run; engines' exception types are their own."""
+    if isinstance(error, OfframpError):
+        return error
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return DataError(
+        f"The engine cannot run this sample: {line} Is a value out of range, or a sequence too short or long?"
+    )
 
 
 def _closed() -> None:

@@ -8,7 +8,7 @@ from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import differences, fingerprint
 from ..errors import BundleError, UsageError, unknown
 from ..schema import Calibration, Exit, OperatingPoint, Stage, Variant
-from .chain import Net, check_thresholds
+from .chain import Net
 from .engines import PACKAGES, compile_stage
 
 
@@ -46,12 +46,8 @@ def load(
         MissingError: the device or its engine's package is not here.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    found = find_calibration(bundle, calibration, variant=variant)
+    chosen, found, best = choose_point(bundle, calibration, variant=variant, point=point)
     if found is None:
-        if point is not None:
-            raise UsageError(
-                f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
-            )
         net = load_uncalibrated(bundle, device, variant=variant, threads=threads, logits=logits)
         warnings.warn(
             f"{bundle.path} has no calibration{f' of variant {variant}' if variant else ''}: every input runs to the last exit. "
@@ -60,8 +56,6 @@ def load(
             stacklevel=2,
         )
         return net
-    chosen = _choose_point(found, point)
-    made_for = _calibrated_variant(bundle, found, variant)
     if device in PACKAGES and (
         differing := differences(fingerprint(engine=PACKAGES[device], threads=threads), found.fingerprint)
     ):
@@ -71,8 +65,7 @@ def load(
             UncalibratedWarning,
             stacklevel=2,
         )
-    stages, exits = made_for.stages, made_for.exits
-    return _open(bundle, made_for, stages, exits, device, threads=threads, logits=logits, point=chosen)
+    return _open(bundle, chosen, chosen.stages, chosen.exits, device, threads=threads, logits=logits, point=best)
 
 
 def load_uncalibrated(
@@ -172,52 +165,43 @@ def find_calibration(
     if variant is not None:
         valid = {name: found for name, found in valid.items() if found.variant == bundle.variant(variant).name}
     if len(valid) > 1:
-        raise UsageError(f"{bundle.path} has several calibrations ({', '.join(valid)}). Name one with calibration=.")
+        listed = ", ".join(f"{name} of {found.variant}" for name, found in valid.items())
+        raise UsageError(
+            f"{bundle.path} has several calibrations ({listed}). Name one with calibration=, or its variant with variant=."
+        )
     return next(iter(valid.values()), None)
 
 
-def choose_thresholds(
+def choose_point(
     bundle: Bundle,
     calibration: str | os.PathLike[str] | Calibration | None = None,
     *,
     variant: str | None = None,
     point: str | None = None,
-    given: Sequence[float] | None = None,
-) -> tuple[Variant, tuple[float, ...] | None]:
-    """Return a variant and the float32 thresholds that it would run with: those given, or an operating point's, or None.
+) -> tuple[Variant, Calibration | None, OperatingPoint | None]:
+    """Return the variant that is to run, and the calibration and operating point it runs with where there are some.
 
     Raises:
-        UsageError: the thresholds do not fit the variant, or there is no such point or calibration.
-        BundleError: a calibration was made for something else.
+        UsageError: there is no such variant, point or calibration, or there are several calibrations to choose from.
+        BundleError: the calibration is damaged, newer, or was made for something else.
     """
-    if given is not None:
-        chosen = bundle.variant(variant)
-        return chosen, check_thresholds(given, len(chosen.exits))
     found = find_calibration(bundle, calibration, variant=variant)
     if found is None:
         if point is not None:
             raise UsageError(
                 f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
             )
-        return bundle.variant(variant), None
-    return _calibrated_variant(bundle, found, variant), _choose_point(found, point).thresholds
-
-
-def _calibrated_variant(bundle: Bundle, calibration: Calibration, variant: str | None) -> Variant:
-    made_for = _variant_of(bundle, calibration)
+        return bundle.variant(variant), None, None
+    made_for = _variant_of(bundle, found)
     if made_for is None or variant not in (None, made_for.name):
         raise BundleError(
             f"The calibration was made for another {'variant' if made_for else 'export'} of {bundle.path.name} than the one at "
             f"{bundle.path}. Calibrate again, or bring the bundle it was made for."
         )
-    return made_for
-
-
-def _choose_point(calibration: Calibration, point: str | None) -> OperatingPoint:
-    name = next(iter(calibration.points)) if point is None else point
-    if name not in calibration.points:
-        raise unknown("operating point", name, calibration.points)
-    return calibration.points[name]
+    name = next(iter(found.points)) if point is None else point
+    if name not in found.points:
+        raise unknown("operating point", name, found.points)
+    return made_for, found, found.points[name]
 
 
 def _variant_of(bundle: Bundle, calibration: Calibration) -> Variant | None:

@@ -21,6 +21,7 @@ class Link(NamedTuple):
     reads: dict[str, str]
     writes: dict[str, str]
     exit: Exit
+    logits: bool
 
 
 def link_stages(
@@ -38,7 +39,7 @@ def link_stages(
         writes |= {own_exit.score: exit_.score, own_exit.label: exit_.label}
         if logits:
             writes[own_exit.logits] = exit_.logits
-        links.append(Link(compiled[k], reads, writes, exit_))
+        links.append(Link(compiled[k], reads, writes, exit_, logits))
     return links
 
 
@@ -79,10 +80,10 @@ class Memory:
     def _bind(self, buffers: Buffers, batch: int) -> Bound:
         views = buffers.views(batch)
         steps = []
-        for compiled, reads, writes, exit_ in self._links:
+        for compiled, reads, writes, exit_, logits in self._links:
             inputs = {own: views[name] for own, name in reads.items()}
             run = compiled.bind(inputs, {own: views[name] for own, name in writes.items()})
-            steps.append((run, views[exit_.score], views[exit_.label], views.get(exit_.logits)))
+            steps.append((run, views[exit_.score], views[exit_.label], views[exit_.logits] if logits else None))
         return Bound(views, steps)
 
 

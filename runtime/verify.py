@@ -6,9 +6,11 @@ import numpy as np
 from msgspec import Struct
 
 from ..bundle import Bundle, open_bundle
-from ..errors import BundleError
-from ..schema import Precision, Variant
+from ..errors import BundleError, DataError
+from ..schema import Exit, Precision, Variant
 from .loading import load_uncalibrated
+from .results import EveryExit
+from .samples import check_samples
 
 TOLERANCE: dict[Precision, float] = {"fp64": 1e-4, "fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
 """The largest max|a - b| / max|b| of an exit's logits that counts as the same network on another engine.
@@ -19,17 +21,27 @@ rounds at 1e-3 in every layer, and a quantised value between two steps may fall 
 
 
 class ExitCheck(Struct, frozen=True):
-    """One exit on the golden samples: the largest error of a logit, absolute and relative to the largest, and equal labels."""
+    """One exit on the golden samples.
+
+    Attributes:
+        absolute, relative: the largest error of a logit, and that over the largest logit.
+        score: the largest error of a score.
+        labels_equal: on how many samples the label is the same.
+        passed: whether `relative` keeps the tolerance, `score` too (times the largest logit over the temperature where that is
+            above 1), and every label is the same or within the tolerance of the best one.
+    """
 
     exit: str
     absolute: float
     relative: float
+    score: float
     labels_equal: int
     samples: int
+    passed: bool
 
 
 class Verification(Struct, frozen=True):
-    """What the golden samples say of a variant on a device; `tolerance` limits each exit's relative error."""
+    """What the golden samples say of a variant on a device."""
 
     variant: str
     device: str
@@ -38,11 +50,10 @@ class Verification(Struct, frozen=True):
     exits: tuple[ExitCheck, ...]
 
     def __str__(self) -> str:
-        lines = [f"{'exit':12}{'largest error':>15}{'relative':>12}{'labels equal':>15}"]
-        lines += [
-            f"{e.exit:12}{e.absolute:15.3g}{e.relative:12.3g}{f'{e.labels_equal} of {e.samples}':>15}"
-            for e in self.exits
-        ]
+        lines = [f"{'exit':12}{'largest error':>15}{'relative':>12}{'of a score':>12}{'labels equal':>15}"]
+        for e in self.exits:
+            labels = f"{e.labels_equal} of {e.samples}"
+            lines.append(f"{e.exit:12}{e.absolute:15.3g}{e.relative:12.3g}{e.score:12.3g}{labels:>15}")
         verdict = "passed" if self.passed else "failed"
         lines.append(
             f"variant {self.variant} on {self.device}: {verdict}, {self.tolerance:.0e} relative error is allowed"
@@ -65,14 +76,15 @@ def verify(
 
     Raises:
         UsageError, BundleError, MissingError: as for `load`.
+        DataError: the engine cannot run the samples.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     chosen = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
     return tuple(_verify_variant(bundle, one, device, threads) for one in chosen)
 
 
-def read_golden(bundle: Bundle, variant: Variant) -> tuple[tuple[np.ndarray, ...], dict[str, np.ndarray]]:
-    """Return a variant's golden inputs, and `label`, `score` and `logits` (N, exits, ...) as they were when it was exported.
+def read_golden(bundle: Bundle, variant: Variant) -> tuple[tuple[np.ndarray, ...], EveryExit]:
+    """Return a variant's golden inputs, each as the network takes it, and what every exit said of them when it was exported.
 
     Raises:
         BundleError: the file is damaged, or does not belong to the variant.
@@ -81,11 +93,19 @@ def read_golden(bundle: Bundle, variant: Variant) -> tuple[tuple[np.ndarray, ...
     try:
         with np.load(path, allow_pickle=False) as loaded:
             inputs = tuple(loaded[f"input{i}"] for i in range(len(bundle.manifest.inputs)))
-            answers = {name: loaded[name] for name in ("label", "score", "logits")}
+            answers = EveryExit(loaded["label"], loaded["score"], loaded["logits"])
     except Exception as error:  # a damaged archive raises one of a dozen types
         raise BundleError(f"{path} does not hold golden samples: {error} Export the network anew.") from error
-    if answers["logits"].shape[1:] != (len(variant.exits), bundle.manifest.classes):
-        raise BundleError(f"{path} is not of variant {variant.name}: it holds {answers['logits'].shape[1]} exits.")
+    try:
+        rows, exits = len(check_samples(inputs, bundle.manifest.inputs)), len(variant.exits)
+    except DataError as error:
+        raise BundleError(f"{path} does not hold samples of this network: {error} Export the network anew.") from error
+    assert answers.logits is not None
+    shapes = (answers.label.shape, answers.score.shape, answers.logits.shape)
+    if shapes != ((rows, exits), (rows, exits), (rows, exits, bundle.manifest.classes)):
+        raise BundleError(
+            f"{path} does not fit variant {variant.name}, which has {exits} exits. Export the network anew."
+        )
     return inputs, answers
 
 
@@ -93,14 +113,20 @@ def _verify_variant(bundle: Bundle, variant: Variant, device: str, threads: int)
     inputs, golden = read_golden(bundle, variant)
     with load_uncalibrated(bundle, device, variant=variant.name, threads=threads, logits=True) as net:
         answers = net.every_exit(inputs)
-    assert answers.logits is not None
-    exits = []
-    for k, exit_ in enumerate(variant.exits):
-        ours, theirs = answers.logits[:, k], golden["logits"][:, k]
-        absolute = float(np.abs(ours - theirs).max())
-        equal = int((answers.label[:, k] == golden["label"][:, k]).sum())
-        relative = absolute / max(float(np.abs(theirs).max()), 1e-30)
-        exits.append(ExitCheck(exit_.name, absolute, relative, equal, len(ours)))
     tolerance = TOLERANCE[variant.precision]
-    passed = all(e.relative <= tolerance for e in exits)
-    return Verification(variant.name, device, tolerance, passed, tuple(exits))
+    exits = tuple(_check_exit(k, exit_, answers, golden, tolerance) for k, exit_ in enumerate(variant.exits))
+    return Verification(variant.name, device, tolerance, all(e.passed for e in exits), exits)
+
+
+def _check_exit(k: int, exit_: Exit, answers: EveryExit, golden: EveryExit, tolerance: float) -> ExitCheck:
+    assert answers.logits is not None and golden.logits is not None
+    ours, theirs = answers.logits[:, k], golden.logits[:, k]
+    largest = max(float(np.abs(theirs).max()), 1e-30)
+    absolute = float(np.abs(ours - theirs).max())
+    score = float(np.abs(answers.score[:, k] - golden.score[:, k]).max())
+    label = answers.label[:, k]
+    equal = label == golden.label[:, k]
+    short_of_best = theirs.max(-1) - theirs[np.arange(len(label)), label]
+    right = bool((equal | ((short_of_best > 0) & (short_of_best <= 2 * tolerance * largest))).all())
+    passed = absolute <= tolerance * largest and score <= tolerance * max(1.0, largest / exit_.temperature) and right
+    return ExitCheck(exit_.name, absolute, absolute / largest, score, int(equal.sum()), len(label), passed)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from offramp.errors import ModelError, UsageError
-from offramp.export import export
+from offramp.errors import DataError, ModelError, UsageError
+from offramp.export import Preprocess, export
 from offramp.runtime.loading import load_uncalibrated
 
 import networks
@@ -252,3 +252,129 @@ def test_equal_sizes_of_batch_and_length_are_told_apart(tmp_path):
     with torch.no_grad():
         expected = np.stack([y.numpy() for y in net(torch.from_numpy(tokens), torch.from_numpy(mask))], 1)
     assert close(logits_of(bundle, tokens, mask), expected)
+
+
+class Subsampled(nn.Module):
+    """A sequence whose length is divided on the way, and counted where it is short."""
+
+    def __init__(self, stride=16):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(2, 6, 5, 1, 2), nn.Conv1d(6, 8, stride, stride)
+        self.third = nn.Conv1d(8, 8, 1)
+        self.heads = nn.ModuleList([nn.Linear(i, CLASSES) for i in (6, 8, 8)])
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        exits = [self.heads[0](x.mean(2))]
+        x = torch.relu(self.second(x))
+        exits.append(self.heads[1](x.sum(2) / x.shape[2]))
+        x = torch.relu(self.third(x)) + x
+        return [*exits, self.heads[2](x.sum(2) / x.shape[2])]
+
+
+@pytest.mark.parametrize("example", [16, 40])
+def test_lengths_far_from_the_examples_own_are_right(example, tmp_path):
+    torch.manual_seed(0)
+    net, rng = Subsampled().eval(), np.random.default_rng(0)
+    x = rng.standard_normal((3, 2, example)).astype(np.float32)
+    bundle = export(net, x, tmp_path / "b.offramp", axes=("batch", None, "time"))
+    with load_uncalibrated(bundle, logits=True) as chain:
+        for length in (16, 17, 33, 64, 250):
+            x = rng.standard_normal((2, 2, length)).astype(np.float32)
+            with torch.no_grad():
+                expected = np.stack([y.numpy() for y in net(torch.from_numpy(x))], 1)
+            assert close(chain.every_exit(x, size=2).logits, expected)
+        with pytest.raises(DataError, match="The engine cannot run this sample"):
+            chain(x[0, :, :3])
+        assert close(chain(x[0]).logits, expected[0, -1])
+
+
+class LoopedSequence(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block, self.head = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        h, exits = self.embed(x), []
+        for _ in range(4):
+            h = h + torch.tanh(self.block(h))
+            exits.append(self.head(h.mean(1)))
+        return exits
+
+
+def test_a_loop_over_sequences_of_any_length_is_stored_once_too(tmp_path):
+    x = np.random.default_rng(0).standard_normal((3, 9, 3)).astype(np.float32)
+    bundle = export(LoopedSequence().eval(), x, tmp_path / "b.offramp", axes=("batch", "time", None))
+    assert [stage.file for stage in bundle.variant().stages] == ["stage0.onnx", *["stage1.onnx"] * 3]
+    assert {t.shape for stage in bundle.variant().stages for t in stage.outputs} == {(None, "time", 8)}
+
+
+class HeavyHead(networks.Plain):
+    """The first head alone multiplies more than all that follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads[0] = nn.Sequential(nn.Flatten(), nn.Linear(8 * 256, 400), nn.Linear(400, CLASSES))
+
+    def forward(self, x):
+        x = self.parts[0](x)
+        first = self.heads[0](x)
+        x = self.parts[1](x)
+        second = self.heads[1](networks.classify(x))
+        return [first, second, self.heads[2](networks.classify(self.parts[2](x)))]
+
+
+def test_a_heavy_head_does_not_make_an_exit_a_deep_one(tmp_path):
+    net = networks.build(HeavyHead)
+    stages = export(net, networks.samples(3), tmp_path / "b.offramp").variant().stages
+    assert stages[0].macs > stages[1].macs + stages[2].macs
+    wrong = networks.build(lambda: Returns(lambda e, x: [e[1], e[0], e[2]]))
+    with pytest.raises(ModelError, match="here exit1, exit0, exit2, or ask"):
+        export(wrong, networks.samples(3), tmp_path / "b.offramp")
+
+
+def test_an_exit_named_twice_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="named twice among the exits exit0, exit1, exit1"):
+        export(
+            networks.build(networks.Plain),
+            networks.samples(3),
+            tmp_path / "b.offramp",
+            exits=["exit0", "exit1", "exit1"],
+        )
+
+
+def test_torchscript_keeps_an_input_that_nothing_reads(tmp_path, monkeypatch):
+    class Unused(networks.Plain):
+        def forward(self, x, spare=None):
+            return super().forward(x)
+
+    net = networks.build(networks.Plain)
+    net.__class__ = Unused
+    original = torch.onnx.export
+
+    def without_dynamo(*arguments, dynamo, **options):
+        if dynamo:
+            raise RuntimeError("unknown operator")
+        return original(*arguments, dynamo=dynamo, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", without_dynamo)
+    bundle = export(net, (networks.samples(3), np.zeros((3, 2), np.float32)), tmp_path / "b.offramp")
+    assert [t.name for t in bundle.manifest.inputs] == ["x", "spare"]
+
+
+def test_a_float64_network_takes_images(tmp_path):
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(48, 8), nn.Linear(8, 8)
+            self.heads = nn.ModuleList([nn.Linear(8, CLASSES) for _ in range(2)])
+
+        def forward(self, x):
+            x = torch.tanh(self.a(x.flatten(1)))
+            return self.heads[0](x), self.heads[1](torch.tanh(self.b(x)))
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
+    bundle = export(
+        Wide().double(), images, tmp_path / "b.offramp", preprocess=Preprocess(mean=(0.5,) * 3, std=(0.2,) * 3)
+    )
+    assert (bundle.variant().precision, bundle.manifest.inputs[0].dtype) == ("fp64", "uint8")

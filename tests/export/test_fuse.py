@@ -8,12 +8,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from offramp.errors import MissingError, UsageError
+from offramp.errors import BundleError, CheckError, MissingError, UsageError
 from offramp.export import export, fuse
 from offramp.runtime import UncalibratedWarning, load
 from offramp.runtime.loading import load_uncalibrated
 
-from dense import write_onnx
+from dense import forge, write_onnx
 
 
 def draw(n, seed=0):
@@ -88,8 +88,13 @@ def test_large_weights_lie_beside_it_stored_once(tmp_path, monkeypatch):
     bundle = export(write_onnx(tmp_path / "net.onnx"), None, tmp_path / "b.offramp")
     (tmp_path / "out").mkdir()
     fused = fuse(bundle, tmp_path / "out" / "one.onnx", thresholds=[0.5, 0.5])
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["one.onnx", "one.onnx.data"]
-    assert (tmp_path / "out" / "one.onnx.data").stat().st_size >= bundle.variant().files["weights.bin"].bytes
+    first, data = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert first == "one.onnx" and data.startswith("one.onnx.") and data.endswith(".data")
+    weights = bundle.variant().files["weights.bin"].bytes
+    assert weights <= (tmp_path / "out" / data).stat().st_size < fused.bytes
+    (tmp_path / "out" / "one.onnx.data").touch()  # somebody else's
+    fused = fuse(bundle, tmp_path / "out" / "one.onnx", thresholds=[0.5, 0.5])
+    assert len(list((tmp_path / "out").iterdir())) == 3 and not (tmp_path / "out" / data).exists()
     session = onnxruntime.InferenceSession(fused.path)
     with load_uncalibrated(bundle) as net:
         net.thresholds = [0.5, 0.5]
@@ -111,3 +116,48 @@ def test_wrong_calls_are_refused(dense, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MissingError, match="Cannot write"):
         fuse(dense, tmp_path / "file" / "one.onnx", thresholds=[0.5, 0.5])
+
+
+def test_a_file_that_says_something_else_is_not_written(dense, tmp_path, monkeypatch):
+    def wrong(stages, variant, names, thresholds):
+        return nest(stages, variant, names, [0.0 for _ in thresholds])
+
+    module = sys.modules["offramp.export.fuse"]
+    nest = module.nest_stages
+    monkeypatch.setattr(module, "nest_stages", wrong)
+    with pytest.raises(CheckError, match="does not leave golden sample 0 at exit 2. Nothing was written"):
+        fuse(dense, tmp_path / "one.onnx", thresholds=[1.0, 1.0])
+    assert not (tmp_path / "one.onnx").exists() and not list(tmp_path.glob(".new-*"))
+
+
+@pytest.mark.parametrize("name", ["label", "score", "thresholds"])
+def test_an_input_that_is_called_like_an_output_is_renamed(name, tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    onnx.save(model, path)
+    fused = fuse(export(path, None, tmp_path / "b.offramp"), tmp_path / "one.onnx", thresholds=[0.5, 0.5])
+    assert fused.inputs == (f"{name}_",)
+    onnxruntime.InferenceSession(fused.path).run(None, {f"{name}_": draw(1)})
+
+
+def test_an_input_that_nothing_reads_is_left_out(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("spare", onnx.TensorProto.FLOAT, ["N", 2]))
+    onnx.save(model, path)
+    bundle = export(path, None, tmp_path / "b.offramp")
+    assert [t.name for t in bundle.manifest.inputs] == ["x", "spare"]
+    assert fuse(bundle, tmp_path / "one.onnx", thresholds=[0.5, 0.5]).inputs == ("x",)
+    assert load_uncalibrated(bundle)({"x": draw(1), "spare": draw(1)[:, :2]}).exit == 2
+
+
+def test_thresholds_and_a_point_together_are_refused(calibrated, tmp_path):
+    with pytest.raises(UsageError, match="not both"):
+        fuse(calibrated, tmp_path / "one.onnx", thresholds=[0.5, 0.5], point="default")
+
+
+def test_a_bundle_whose_graph_is_none_is_a_bundle_error(dense, tmp_path):
+    forge(dense, "stage1.onnx", lambda path: path.write_bytes(b"nothing"))
+    with pytest.raises(BundleError, match=r"stage1.onnx is not an ONNX graph"):
+        fuse(dense.path, tmp_path / "one.onnx", thresholds=[0.5, 0.5])

@@ -1,6 +1,7 @@
 """Dropping exits: a variant beside the one it comes from."""
 
 import numpy as np
+import onnx
 import pytest
 
 from offramp.bundle import check_bundle, open_bundle
@@ -101,3 +102,53 @@ def test_an_ensemble_loses_no_exit_afterwards(dense_onnx, tmp_path):
     bundle = export(dense_onnx, None, tmp_path / "b.offramp", rule="ensemble")
     with pytest.raises(UsageError, match="export the network again"):
         keep(bundle, [0, 2])
+
+
+def test_exits_called_by_numbers_are_kept_by_name(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    for node in model.graph.node:
+        for k in range(3):
+            if node.output[0] == f"z{k}":
+                node.output[0] = model.graph.output[k].name = str(10 + k)
+    onnx.save(model, path)
+    bundle = keep(export(path, None, tmp_path / "b.offramp"), ["10", "12"])
+    assert [e.name for e in bundle.manifest.variants[1].exits] == ["10", "12"]
+    assert [e.name for e in keep(bundle, ["0", "1"]).manifest.variants[2].exits] == ["10", "11"]
+
+
+def test_a_quantised_value_that_only_crosses_without_an_exit_is_found(tmp_path):
+    """Exit 1 reads the float value that exit 2 reads quantised: without exit 1 it crosses quantised."""
+    rng, helper = np.random.default_rng(0), onnx.helper
+    values = {name: rng.standard_normal((16, 16)).astype(np.float32) / 4 for name in ("A", "B", "C")}
+    values |= {f"H{k}": rng.standard_normal((16, 5)).astype(np.float32) for k in range(3)}
+    values |= {"scale": np.array(0.05, np.float32), "point": np.array(128, np.uint8)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "A"], ["y"]),
+        helper.make_node("MatMul", ["y", "H0"], ["z0"]),
+        helper.make_node("QuantizeLinear", ["y", "scale", "point"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "point"], ["d"]),
+        helper.make_node("MatMul", ["y", "B"], ["t"]),
+        helper.make_node("MatMul", ["t", "H1"], ["z1"]),
+        helper.make_node("MatMul", ["d", "B"], ["u"]),
+        helper.make_node("MatMul", ["u", "C"], ["v"]),
+        helper.make_node("MatMul", ["v", "H2"], ["z2"]),
+    ]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 16])
+    outputs = [helper.make_tensor_value_info(f"z{k}", onnx.TensorProto.FLOAT, ["N", 5]) for k in range(3)]
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "net", [x], outputs, tensors)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "net.onnx"
+    )
+    bundle = keep(export(tmp_path / "net.onnx", None, tmp_path / "b.offramp"), [0, 2])
+    assert [t.dtype for t in bundle.variant().stages[1].inputs] == ["float32"]
+    assert [t.dtype for t in bundle.manifest.variants[1].stages[1].inputs] == ["uint8"]
+
+
+def test_what_a_killed_process_left_beside_a_variant_is_removed(dense):
+    folder = dense.path / dense.variant().folder
+    (folder / "old.stage0.onnx").touch()
+    (folder / "notes.txt").touch()
+    keep(dense.path, [0, 2])
+    assert not (folder / "old.stage0.onnx").exists() and (folder / "notes.txt").exists()

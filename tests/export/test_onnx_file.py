@@ -293,3 +293,61 @@ def test_a_file_whose_sample_is_fixed_to_one_is_run_in_batches(tmp_path):
     path = write_onnx(tmp_path / "net.onnx", batch=1)
     bundle = export(path, None, tmp_path / "b.offramp")
     assert bundle.manifest.inputs[0].shape == (None, 16) and bundle.manifest.captured == "onnx"
+
+
+def test_a_graph_that_was_cut_before_is_cut_again(tmp_path):
+    path = recurrent(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.node.insert(0, helper.make_node("Shape", ["x"], ["offramp.batch_size"]))
+    model.graph.node.insert(1, helper.make_node("Reshape", ["x", "offramp.batch_size"], ["again"]))
+    model.graph.node[2].input[0] = "again"
+    onnx.save(model, path)
+    bundle = export(path, None, tmp_path / "b.offramp")
+    whole = bundle.path / bundle.variant().folder / "whole.onnx"
+    again = export(whole, None, tmp_path / "c.offramp", exits=["z0.logits", "z1.logits"])
+    x = np.random.default_rng(0).standard_normal((5, 4, 6)).astype(np.float32)
+    one, two = (load_uncalibrated(b, logits=True).every_exit(x, size=4).logits for b in (bundle, again))
+    assert np.allclose(one, two, atol=1e-6)
+
+
+def test_weights_that_are_constant_nodes_are_stored_once(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    tensors = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    for tensor in tensors:
+        model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    onnx.save(model, path)
+    files = export(path, None, tmp_path / "b.offramp").variant().files
+    assert files["weights.bin"].bytes == 4 * 3 * (16 * 16 + 16 * CLASSES)
+
+
+def test_files_that_cannot_be_cut_say_why(tmp_path):
+    for change, words in (
+        (lambda m: m.opset_import[0].__setattr__("version", 9), "has opset 9, but 11 or newer"),
+        (lambda m: m.graph.ClearField("input"), "has no inputs|not an ONNX file"),
+    ):
+        model = onnx.load(write_onnx(tmp_path / "net.onnx"))
+        change(model)
+        onnx.save(model, tmp_path / "net.onnx")
+        with pytest.raises(ModelError, match=words):
+            export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+
+
+def test_an_index_outside_a_table_is_an_error_of_the_data(tmp_path):
+    table, h0, h1 = weights((10, 16), (16, CLASSES), (16, CLASSES))
+    nodes = [
+        helper.make_node("Gather", ["table", "x"], ["y"]),
+        helper.make_node("MatMul", ["y", "H0"], ["z0"]),
+        helper.make_node("Tanh", ["y"], ["t"]),
+        helper.make_node("MatMul", ["t", "H1"], ["u"]),
+        helper.make_node("MatMul", ["u", "S"], ["z1"]),
+    ]
+    values = {"table": table, "H0": h0, "H1": h1, "S": np.eye(CLASSES, dtype=np.float32)}
+    x = helper.make_tensor_value_info("x", INT64, ["N"])
+    path = save(tmp_path / "net.onnx", nodes, values, ["z0", "z1"], inputs=[x])
+    with load_uncalibrated(export(path, np.arange(3), tmp_path / "b.offramp")) as net:
+        for call in (lambda x: net(x[0]), net.batch, net.every_exit):
+            with pytest.raises(DataError, match="The engine cannot run this sample: .*out"):
+                call(np.array([99]))
+        assert net(np.array(3)).exit == 1

@@ -150,3 +150,38 @@ def test_exits_that_end_in_a_softmax_are_scored_by_their_probabilities(raw, rule
     assert np.allclose(found.score, SCORES[rule](z), atol=1e-5)
     if rule != "ensemble":
         assert np.allclose(found.logits, softmax(raw), atol=1e-6)
+
+
+def test_sorting_takes_temperatures_and_gates_along(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    bundle = export(path, None, tmp_path / "b.offramp", exits=["z2", "z0", "z1"], sort=True, temperatures=[1, 2, 3])
+    assert [(e.name, e.temperature) for e in bundle.variant().exits] == [("z0", 2), ("z1", 3), ("z2", 1)]
+    path, gates = write_gated(tmp_path / "gated.onnx", last=True)
+    how = {"rule": "gate", "sort": True}
+    one = export(path, None, tmp_path / "1.offramp", exits=["z0", "z1", "z2"], gates=gates, **how)
+    two = export(path, None, tmp_path / "2.offramp", exits=["z2", "z0", "z1"], gates=["g2", "g0", "g1"], **how)
+    scores = [load_uncalibrated(bundle).every_exit(draw(20)).score for bundle in (one, two)]
+    assert (scores[0] == scores[1]).all()
+    with pytest.raises(UsageError, match="The exit z1 has no gate"):
+        export(path, None, tmp_path / "3.offramp", exits=["z2", "z0", "z1"], gates=["g2", "g0"], **how)
+
+
+@pytest.mark.parametrize("rule", ["entropy", "margin", "ensemble"])
+def test_logits_of_a_shape_that_cannot_be_inferred_are_scored(raw, rule, tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    helper = onnx.helper
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "zero"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), "rest"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["z2"], ["shape"]),
+            helper.make_node("Gather", ["shape", "zero"], ["rows"]),
+            helper.make_node("Concat", ["rows", "rest"], ["flat"], axis=0),
+            helper.make_node("Reshape", ["z2", "flat"], ["y2"]),
+        ]
+    )
+    model.graph.output[2].CopyFrom(helper.make_tensor_value_info("y2", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    _, found = answers(path, tmp_path, rule=rule)
+    assert np.allclose(found.score, SCORES[rule](raw), atol=1e-5)

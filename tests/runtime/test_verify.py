@@ -1,8 +1,5 @@
 """The device's self-test."""
 
-import hashlib
-import json
-
 import numpy as np
 import onnx
 import pytest
@@ -11,18 +8,7 @@ from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import keep
 from offramp.runtime import verify
 
-
-def forge(bundle, name, change):
-    """Change a file of a bundle, and the manifest with it, as if it had been exported so."""
-    variant = bundle.variant()
-    path = bundle.path / variant.folder / name
-    change(path)
-    manifest = json.loads((bundle.path / "manifest.json").read_text())
-    manifest["variants"][0]["files"][name] = {
-        "bytes": path.stat().st_size,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+from dense import forge
 
 
 def scale_weights(factor):
@@ -91,4 +77,31 @@ def test_graphs_that_do_not_fit_the_manifest_are_bundle_errors(dense):
 
     forge(dense, "stage2.onnx", rename)
     with pytest.raises(BundleError):
+        verify(dense.path)
+
+
+def golden_with(**changes):
+    def change(path):
+        with np.load(path) as loaded:
+            arrays = {name: changes.get(name, lambda a: a)(loaded[name]) for name in loaded.files}
+        np.savez(path.open("wb"), **arrays)
+
+    return change
+
+
+@pytest.mark.parametrize("part", ["score", "label"])
+def test_scores_and_labels_count_as_logits_do(dense, part):
+    changes = {"score": lambda a: a * 0, "label": lambda a: (a + 1) % 5}
+    forge(dense, "golden.npz", golden_with(**{part: changes[part]}))
+    (found,) = verify(dense.path)
+    assert not found.passed and found.exits[0].relative <= 1e-6
+
+
+@pytest.mark.parametrize("part", ["logits", "score", "label", "input0"])
+def test_golden_arrays_of_other_shapes_are_refused(dense, part):
+    forge(dense, "golden.npz", golden_with(**{part: lambda a: a[:2]}))
+    with pytest.raises(BundleError, match="does not fit variant"):
+        verify(dense.path)
+    forge(dense, "golden.npz", golden_with(**{part: lambda a: a.reshape(-1)}))
+    with pytest.raises(BundleError, match="Export the network anew"):
         verify(dense.path)
