@@ -22,16 +22,27 @@ def brief():
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    """Exports a network of the zoo once: name -> (torch module, bundle)."""
+    """Exports a network of the zoo once: name -> (torch module, bundle, the ONNX file that torch's dynamo exporter made)."""
+    import torch
+
     import networks
 
     folder, made = tmp_path_factory.mktemp("zoo"), {}
 
     def get(name):
         if name not in made:
-            entry = networks.ZOO[name]
+            entry, original = networks.ZOO[name], torch.onnx.export
             net = networks.build(entry)
-            made[name] = net, export(net, entry.draw(3, 0), folder / f"{name}.offramp", **entry.options)
+
+            def save_too(*arguments, **options):  # the capture takes seconds: once is enough
+                program = original(*arguments, **options)
+                program.save(folder / f"{name}.onnx")
+                return program
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch.onnx, "export", save_too)
+                bundle = export(net, entry.draw(3, 0), folder / f"{name}.offramp", **entry.options)
+            made[name] = net, bundle, folder / f"{name}.onnx"
         return made[name]
 
     return get

@@ -14,7 +14,7 @@ from dense import write_onnx
 
 
 def test_nothing_of_the_workstation_is_written(zoo):
-    _, bundle = zoo("plain")
+    _, bundle, _ = zoo("plain")
     for name in bundle.variant().files:
         content = (bundle.path / bundle.variant().folder / name).read_bytes()
         assert b".py" not in content and b"stack_trace" not in content

@@ -63,7 +63,7 @@ def draw_thresholds(rng, score):
 @EVERY
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_every_exit_of_the_chain_equals_torch(zoo, name, batch):
-    net, bundle = zoo(name)
+    net, bundle, _ = zoo(name)
     x = networks.ZOO[name].draw(batch, batch)
     with load_uncalibrated(bundle, logits=True) as chain:
         assert close(chain.every_exit(x, size=batch).logits, torch_logits(net, x))
@@ -71,7 +71,7 @@ def test_every_exit_of_the_chain_equals_torch(zoo, name, batch):
 
 @EVERY
 def test_a_compacted_batch_equals_single_samples(zoo, name):
-    _, bundle = zoo(name)
+    _, bundle, _ = zoo(name)
     x = networks.ZOO[name].draw(37, 5)
     with load_uncalibrated(bundle, logits=True) as chain:
         score = chain.every_exit(x).score
@@ -100,26 +100,18 @@ class Tuple(torch.nn.Module):
         )
 
 
-def save_onnx(name, net, path, *, dynamo):
-    """Save a network as a stranger would with one of torch's exporters."""
+def save_by_torchscript(name, net, path):
+    """Save a network as a stranger would with torch's older exporter."""
     entry = networks.ZOO[name]
     tensors = tuple(map(torch.from_numpy, entry.draw(2, 0)))
-    axes = entry.options.get("axes")
-    dynamic = [{i: a for i, a in enumerate(axes or ["batch"]) if a} for _ in tensors]
+    names = [f"in{i}" for i in range(len(tensors))]
+    axes = {i: axis for i, axis in enumerate(entry.options.get("axes") or ["batch"]) if axis}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        if dynamo:
-            auto = torch.export.Dim.DYNAMIC
-            shapes = tuple(
-                {i: torch.export.Dim("batch") if a == "batch" else auto for i, a in d.items()} for d in dynamic
-            )
-            torch.onnx.export(Tuple(net), tensors, path, dynamo=True, dynamic_shapes=(shapes,), verbose=False)
-        else:
-            names = [f"in{i}" for i in range(len(tensors))]
-            named = dict(zip(names, dynamic, strict=True))
-            torch.onnx.export(
-                Tuple(net), tensors, path, dynamo=False, opset_version=17, input_names=names, dynamic_axes=named
-            )
+        dynamic = dict.fromkeys(names, axes)
+        torch.onnx.export(
+            Tuple(net), tensors, path, dynamo=False, opset_version=17, input_names=names, dynamic_axes=dynamic
+        )
     return path
 
 
@@ -128,9 +120,9 @@ def save_onnx(name, net, path, *, dynamo):
 def test_a_saved_onnx_file_is_cut_like_the_torch_network(zoo, name, dynamo, tmp_path):
     if name == "depthwise-separable" and not dynamo:
         pytest.skip("torch's older exporter cannot pool to a size that does not divide")
-    net, bundle = zoo(name)
+    net, bundle, saved = zoo(name)
     entry = networks.ZOO[name]
-    path = save_onnx(name, net, tmp_path / "net.onnx", dynamo=dynamo)
+    path = saved if dynamo else save_by_torchscript(name, net, tmp_path / "net.onnx")
     options = {}
     if entry.options.get("rule") == "gate":
         outputs = [value.name for value in onnxruntime.InferenceSession(path).get_outputs()]
@@ -147,7 +139,7 @@ def test_a_saved_onnx_file_is_cut_like_the_torch_network(zoo, name, dynamo, tmp_
 
 @EVERY
 def test_the_fused_file_takes_the_exits_that_the_chain_takes(zoo, name, tmp_path):
-    _, bundle = zoo(name)
+    _, bundle, _ = zoo(name)
     fused = fuse(bundle, tmp_path / "one.onnx", thresholds=[2.0] * (len(bundle.variant().exits) - 1))
     session = onnxruntime.InferenceSession(fused.path, providers=["CPUExecutionProvider"])
     x = networks.ZOO[name].draw(20, 7)
@@ -169,7 +161,7 @@ def test_the_fused_file_takes_the_exits_that_the_chain_takes(zoo, name, tmp_path
 @EVERY
 def test_openvino_runs_the_fused_file_with_early_exit(zoo, name, tmp_path):
     openvino = pytest.importorskip("openvino")
-    _, bundle = zoo(name)
+    _, bundle, _ = zoo(name)
     core, x = openvino.Core(), networks.ZOO[name].draw(5, 7)
     rng, exits = np.random.default_rng(0), set()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
@@ -203,7 +195,7 @@ def test_openvino_runs_the_fused_file_with_early_exit(zoo, name, tmp_path):
 def test_the_golden_samples_pass_and_exits_can_be_dropped(zoo, name, tmp_path):
     import shutil
 
-    _, bundle = zoo(name)
+    _, bundle, _ = zoo(name)
     (check,) = verify(bundle)
     assert check.passed and all(e.labels_equal == e.samples for e in check.exits)
     shutil.copytree(bundle.path, tmp_path / "b.offramp")
@@ -220,7 +212,7 @@ def test_the_golden_samples_pass_and_exits_can_be_dropped(zoo, name, tmp_path):
 
 @EVERY
 def test_weights_are_stored_once(zoo, name):
-    net, bundle = zoo(name)
+    net, bundle, _ = zoo(name)
     folder = bundle.path / bundle.variant().folder
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     tensors = {t.data_ptr(): t.numel() * t.element_size() for t in [*net.parameters(), *net.buffers()]}
@@ -238,7 +230,7 @@ def _inline(path):
 def test_a_loop_stores_and_compiles_its_stage_once(zoo, monkeypatch):
     from offramp.runtime import loading
 
-    _, bundle = zoo("looped")
+    _, bundle, _ = zoo("looped")
     files = [stage.file for stage in bundle.variant().stages]
     assert files[1:] == ["stage1.onnx"] * 3 and not (bundle.path / bundle.variant().folder / "stage2.onnx").exists()
     compiled, compile_stage = [], loading.compile_stage
@@ -260,7 +252,7 @@ def test_boundaries_are_what_the_networks_were_written_for(zoo):
 
 
 def test_a_sequence_may_have_another_length_in_every_call(zoo):
-    net, bundle = zoo("encoder")
+    net, bundle, _ = zoo("encoder")
     assert bundle.manifest.inputs[0].shape == (None, "time")
     rng = np.random.default_rng(0)
     with load_uncalibrated(bundle, logits=True) as chain:
