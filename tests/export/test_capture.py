@@ -159,25 +159,51 @@ def test_adaptive_pooling_to_a_size_that_does_not_divide_becomes_slices(pool, fe
         assert close(logits_of(bundle, x), np.stack([y.numpy() for y in net(torch.from_numpy(x))], 1))
 
 
+@pytest.fixture
+def no_dynamo(monkeypatch):
+    """torch's dynamo exporter fails as it does at an operator that it does not know."""
+    original = torch.onnx.export
+
+    def fail(*arguments, dynamo, **options):
+        if dynamo:
+            raise RuntimeError("an operator that this exporter does not know")
+        return original(*arguments, dynamo=dynamo, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+
+
+def test_torchscript_takes_the_slices_too(no_dynamo, tmp_path):
+    torch.manual_seed(0)
+    net, x = Pools(nn.AdaptiveAvgPool2d(3), 27).eval(), np.random.default_rng(0).standard_normal((3, 3, 7, 11))
+    bundle = export(net, x.astype(np.float32), tmp_path / "b.offramp")
+    assert bundle.manifest.captured == "torchscript" and operators(bundle).count("ReduceMean") >= 12
+
+
 def operators(bundle):
     path = bundle.path / bundle.variant().folder / "whole.onnx"
     return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
 
 
-def test_torchscript_captures_what_dynamo_cannot_and_the_manifest_says_so(tmp_path, monkeypatch):
-    def fails(*arguments, dynamo, **options):
-        if dynamo:
-            raise RuntimeError("an operator that this exporter does not know")
-        return original(*arguments, dynamo=dynamo, **options)
-
-    original = torch.onnx.export
-    monkeypatch.setattr(torch.onnx, "export", fails)
+def test_torchscript_captures_what_dynamo_cannot_and_the_manifest_says_so(no_dynamo, tmp_path):
     net = networks.build(networks.Plain)
     bundle = export(net, networks.samples(3), tmp_path / "b.offramp")
     assert bundle.manifest.captured == "torchscript"
     x = networks.samples(5, 1)
     with torch.no_grad():
         assert close(logits_of(bundle, x), np.stack([y.numpy() for y in net(torch.from_numpy(x))], 1))
+
+
+class Branching(networks.Plain):
+    """The plain network behind a function of its input."""
+
+    @classmethod
+    def of(cls, branch):
+        net = networks.build(networks.Plain)
+        net.__class__, net.branch = cls, branch
+        return net
+
+    def forward(self, x):
+        return super().forward(self.branch(x))
 
 
 @pytest.mark.parametrize(
@@ -188,25 +214,14 @@ def test_torchscript_captures_what_dynamo_cannot_and_the_manifest_says_so(tmp_pa
     ],
     ids=["if", "int"],
 )
-def test_a_branch_on_values_is_never_baked_in(branch, tmp_path, monkeypatch):
-    class Branching(networks.Plain):
-        def forward(self, x):
-            return super().forward(branch(x))
-
-    net = networks.build(networks.Plain)
-    net.__class__ = Branching
+def test_a_branch_on_values_is_never_baked_in(branch, tmp_path):
     with pytest.raises(ModelError, match="torch cannot export the network"):
-        export(net, networks.samples(3), tmp_path / "b.offramp")
-    original = torch.onnx.export
+        export(Branching.of(branch), networks.samples(3), tmp_path / "b.offramp")
 
-    def without_dynamo(*arguments, dynamo, **options):
-        if dynamo:
-            raise RuntimeError("unknown operator")
-        return original(*arguments, dynamo=dynamo, **options)
 
-    monkeypatch.setattr(torch.onnx, "export", without_dynamo)
+def test_a_branch_on_values_is_never_baked_in_by_torchscript_either(no_dynamo, tmp_path):
     with pytest.raises(ModelError, match="TorchScript cannot either"):
-        export(net, networks.samples(3), tmp_path / "b.offramp")
+        export(Branching.of(lambda x: x if x.sum() > 0 else -x), networks.samples(3), tmp_path / "b.offramp")
 
 
 @pytest.mark.parametrize(
@@ -343,21 +358,13 @@ def test_an_exit_named_twice_is_refused(tmp_path):
         )
 
 
-def test_torchscript_keeps_an_input_that_nothing_reads(tmp_path, monkeypatch):
+def test_torchscript_keeps_an_input_that_nothing_reads(no_dynamo, tmp_path):
     class Unused(networks.Plain):
         def forward(self, x, spare=None):
             return super().forward(x)
 
     net = networks.build(networks.Plain)
     net.__class__ = Unused
-    original = torch.onnx.export
-
-    def without_dynamo(*arguments, dynamo, **options):
-        if dynamo:
-            raise RuntimeError("unknown operator")
-        return original(*arguments, dynamo=dynamo, **options)
-
-    monkeypatch.setattr(torch.onnx, "export", without_dynamo)
     bundle = export(net, (networks.samples(3), np.zeros((3, 2), np.float32)), tmp_path / "b.offramp")
     assert [t.name for t in bundle.manifest.inputs] == ["x", "spare"]
 
