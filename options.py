@@ -38,7 +38,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 def split_names(text: str | None) -> list[str] | None:
     """Read `a,b`."""
-    return None if text is None else [part.strip() for part in text.split(",")]
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -75,6 +75,9 @@ def random_example(shape: tuple[int, ...], *, images: bool) -> Any:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    if images:
-        return rng.integers(0, 256, (3, *shape)).astype(np.uint8)
-    return rng.standard_normal((3, *shape)).astype(np.float32)
+    try:
+        if images:
+            return rng.integers(0, 256, (3, *shape), np.uint8)
+        return rng.standard_normal((3, *shape), np.float32)
+    except (MemoryError, ValueError) as error:
+        raise UsageError(f"Three samples of the shape {shape} do not fit into memory.") from error

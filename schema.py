@@ -1,6 +1,7 @@
 """What a bundle's manifest and its calibrations say: typed, and validated while they are decoded."""
 
 import hashlib
+import math
 import re
 from typing import Annotated, Literal
 
@@ -155,6 +156,8 @@ class Preprocess(_Record, frozen=True):
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
             raise UsageError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give one each per channel.")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise UsageError(f"mean and std are finite numbers, not {self.mean} and {self.std}.")
         if min(self.std) <= 0 or not 0 < self.crop <= 1:
             raise UsageError(f"std is above 0 and crop between 0 and 1, not {self.std} and {self.crop}.")
         for name, known in (

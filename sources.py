@@ -41,7 +41,7 @@ def call_function(source: str) -> Any:
         return found()
     except OfframpError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit()
         raise ModelError(f"{source} failed{_where(error, path)}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))

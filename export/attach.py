@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError, ModelError, OfframpError, UsageError, require, unknown
-from .capture import evaluating, first_line
+from .axes import first_line
+from .capture import evaluating
 
 if TYPE_CHECKING:
     import torch

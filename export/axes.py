@@ -1,6 +1,7 @@
 """The axes of a network's inputs: which one is the batch, and which differ from call to call."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from ..schema import Tensor
 
 BATCH = "batch"
 """The name of the dynamic batch dimension in every graph that is written."""
+
+SHORTER, LONGER = ((2, 3, 0), (1, 1, -1)), ((4, 1, 1), (2, 1, 1), (1, 1, 1))
+"""Other lengths to try for one of n: times, divided by, and more: 2n/3 or else n - 1; 4n + 1 or else 2n + 1 or n + 1."""
 
 Axes = tuple["str | None", ...]
 """The names of one input's axes: `batch` once, others for sizes that differ, None where the size is fixed."""
@@ -114,30 +118,37 @@ def other_lengths(
     """
     if not sizes_of(arrays, axes):
         return []
+    sizes = sizes_of(arrays, axes)
     found = []
     reason = ""
-    for choices in (
-        (lambda n: n * 2 // 3, lambda n: n - 1),
-        (lambda n: 4 * n + 1, lambda n: 2 * n + 1, lambda n: n + 1),
-    ):
-        for length in choices:
-            changed = [_with_lengths(array, own, length) for array, own in zip(arrays, axes, strict=True)]
+    for choices in SHORTER, LONGER:
+        # First every axis gets a length of its own, so that axes as long as each other are told apart.
+        for (times, over, more), apart in product(choices, (1, 0)):
+            lengths = {name: max(1, n * times // over + more + apart * i) for i, (name, n) in enumerate(sizes.items())}
+            changed = [_with_lengths(array, own, lengths) for array, own in zip(arrays, axes, strict=True)]
             try:
                 run(changed)
             except Exception as error:  # whatever the network raises at a length that it does not take
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 continue
             found.append(changed)
             break
     if not found:
-        sizes = ", ".join(f"{name} {size}" for name, size in sizes_of(arrays, axes).items())
-        raise ModelError(f"The network does not run at other lengths than {sizes}: {reason} Leave that axis fixed.")
+        shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ModelError(f"The network does not run at other lengths than {shown}: {reason} Leave that axis fixed.")
     return found
 
 
-def _with_lengths(array: np.ndarray, axes: Axes, length: Callable[[int], int]) -> np.ndarray:
+def _with_lengths(array: np.ndarray, axes: Axes, lengths: Mapping[str, int]) -> np.ndarray:
     for i, name in enumerate(axes):
-        if name not in (None, BATCH):
-            n = array.shape[i]
-            array = np.take(array, np.arange(max(1, length(n))) % n, axis=i)
+        if name is not None and name in lengths:
+            array = np.take(array, np.arange(lengths[name]) % array.shape[i], axis=i)
     return np.ascontiguousarray(array)
+
+
+def first_line(error: BaseException) -> str:
+    """Return what the deepest cause says first, which is the one that names the user's code."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

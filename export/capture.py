@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from ..errors import ModelError, require
-from .axes import BATCH, Axes, take
+from .axes import BATCH, Axes, first_line, other_lengths, take
 from .outputs import check_gates, choose_exits, find_exits, flatten, pad_gates, read_exits
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Captured(NamedTuple):
         reference: runs the original: inputs -> one (N, classes) array per exit.
         name: what the network is called.
         how: what captured it: `dynamo`, `torchscript` or `onnx`.
+        noise: how far the original is from itself when its engine optimises otherwise, relative to its largest logit.
     """
 
     model: ir.Model
@@ -47,6 +48,7 @@ class Captured(NamedTuple):
     reference: Callable[[Arrays], list[np.ndarray]]
     name: str
     how: str
+    noise: float = 0.0
 
 
 def capture_torch(
@@ -88,17 +90,23 @@ def capture_torch(
         return {name: _to_numpy(name, value) for name, value in flatten(output).items()}
 
     try:
-        one, many = run(take(arrays, layout, [0])), run(arrays)
+        one, many, again = run(take(arrays, layout, [0])), run(arrays), run(arrays)
     except ModelError:
         raise
     except Exception as error:
         shapes = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
         raise ModelError(f"The network does not run on the example of shape {shapes}: {first_line(error)}") from error
+    for name, first in many.items():
+        if not np.array_equal(first, again[name], equal_nan=first.dtype.kind == "f"):
+            raise ModelError(
+                f"Output {name} differs between two runs on the same samples: the network draws random numbers."
+            )
     sources = choose_exits(_without(one, gates), _without(many, gates), exits)
     check_gates(many, gates, sources)
     wanted = list(dict.fromkeys([*(source.output for source in sources), *gates]))
     with evaluating(module):
-        model, how = _export(_flat(module, names if by_name else None, wanted), arrays, layout)
+        program = _flat(module, names if by_name else None, wanted)
+        model, how = _export(program, arrays, layout, other_lengths(arrays, layout, run))
     for value, name, own in zip(model.graph.inputs, names, layout, strict=True):
         rename_axes(model, value, own)
         value.name = name
@@ -140,7 +148,7 @@ def rename_axes(model: ir.Model, value: ir.Value, names: Axes) -> None:
             other.shape = ir.Shape([new.get(axis, axis) if isinstance(axis, str) else axis for axis in axes])
 
 
-def _export(program: Any, arrays: Arrays, layout: list[Axes]) -> tuple[ir.Model, str]:
+def _export(program: Any, arrays: Arrays, layout: list[Axes], others: Sequence[Arrays]) -> tuple[ir.Model, str]:
     """Export a module that returns a tuple of tensors.
 
     Returns:
@@ -151,7 +159,7 @@ def _export(program: Any, arrays: Arrays, layout: list[Axes]) -> tuple[ir.Model,
     """
     import torch
 
-    from .pooling import SlicedPooling
+    from .modes import SlicedPooling
 
     tensors = tuple(torch.from_numpy(np.array(array)) for array in arrays)
     batch = torch.export.Dim(BATCH)
@@ -163,6 +171,7 @@ def _export(program: Any, arrays: Arrays, layout: list[Axes]) -> tuple[ir.Model,
         try:
             exported = torch.onnx.export(program, tensors, dynamo=True, dynamic_shapes=(dims,), verbose=False)
             assert exported is not None
+            _run_graph(exported.model, others)
             return exported.model, "dynamo"
         except ModelError:
             raise
@@ -181,16 +190,32 @@ def _export(program: Any, arrays: Arrays, layout: list[Axes]) -> tuple[ir.Model,
             ) from failure
 
 
+def _run_graph(model: ir.Model, samples: Sequence[Arrays]) -> None:
+    """See that a captured graph runs at other lengths: the exporter fixes some without a word."""
+    ort = require("onnxruntime", extra="onnx")
+    if not samples:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ir.save(model, Path(folder) / "graph.onnx", external_data="graph.data")
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        session = ort.InferenceSession(str(Path(folder) / "graph.onnx"), options, providers=["CPUExecutionProvider"])
+        for arrays in samples:
+            session.run(None, {str(v.name): array for v, array in zip(model.graph.inputs, arrays, strict=True)})
+
+
 def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
     """Export by recording one run; what the record would take for granted, such as a branch, is an error."""
     import torch
+
+    from .modes import QuietRecurrent
 
     names = [f"input{i}" for i in range(len(tensors))]
     dynamic = {
         name: {i: f"{axis}" for i, axis in enumerate(own) if axis is not None}
         for name, own in zip(names, layout, strict=True)
     }
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), QuietRecurrent():
         warnings.filterwarnings("error", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         path = Path(folder) / "traced.onnx"
         torch.onnx.export(
@@ -276,14 +301,20 @@ def _depends_on_data(error: BaseException | None) -> bool:
 
 @contextmanager
 def evaluating(module: "torch.nn.Module") -> Iterator[None]:
-    """Put every part of the network in eval mode and back into the mode that each was in."""
+    """Put every part of the network in eval mode, and back into the mode that each was in, its buffers as they were."""
     modes = [(part, part.training) for part in module.modules()]
+    buffers = [
+        (part, name, b, b.clone()) for part in module.modules() for name, b in part._buffers.items() if b is not None
+    ]
     module.eval()
     try:
         yield
     finally:
         for part, mode in modes:
             part.training = mode
+        for part, name, buffer, value in buffers:  # a network may count in them
+            buffer.data.copy_(value)
+            part._buffers[name] = buffer
 
 
 @contextmanager
@@ -300,10 +331,3 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of the deepest cause, which is the one that names the user's code."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

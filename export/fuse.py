@@ -18,7 +18,7 @@ from ..files import NEW, check_writable, explained, sync
 from ..runtime import EveryExit, UncalibratedWarning
 from ..runtime.chain import check_thresholds
 from ..runtime.loading import choose_point
-from ..runtime.verify import read_golden
+from ..runtime.verify import compare_logits, read_golden
 from ..schema import NEVER
 from .axes import axes_of, take
 from .nest import OUTPUTS, THRESHOLDS, nest_stages
@@ -154,7 +154,8 @@ def _check(
             values = np.where(np.arange(exits - 1) < forced, np.float32(NEVER), np.float32(0))
             _, _, exit_, logits = session.run(OUTPUTS, sample | {THRESHOLDS: values})
             theirs = golden.logits[row, forced]
-            off = float(np.abs(logits[0] - theirs).max() / max(float(np.abs(theirs).max()), 1e-30))
+            absolute, largest = compare_logits(logits, theirs[None])
+            off = absolute / largest
             if int(exit_[0]) != forced or not off <= 10 * tolerance:
                 raise CheckError(
                     f"The fused file differs from the bundle at exit {forced} by {off:.2g} of its largest logit; "

@@ -94,6 +94,7 @@ def keep(
                 golden=inputs,
                 others=others,
                 precision=parent.precision,
+                noise=0.0,
                 reference=reference,
             )
         assert golden.logits is not None

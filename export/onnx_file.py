@@ -10,9 +10,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, NameFixPass
 
 from ..errors import DataError, MissingError, ModelError, UsageError, require
-from .axes import BATCH, Axes, resolve_axes, take
-from .capture import Arrays, Captured, first_line, infer_shapes
-from .outputs import check_gates, choose_exits, find_exits, pad_gates, read_exits
+from ..runtime.verify import compare_logits
+from .axes import BATCH, Axes, first_line, resolve_axes, take
+from .capture import Arrays, Captured, infer_shapes
+from .outputs import Source, check_gates, choose_exits, find_exits, pad_gates, read_exits
 
 
 class OnnxFile:
@@ -48,6 +49,11 @@ class OnnxFile:
         opset = self.model.graph.opset_imports[""]
         if opset < 11:
             raise ModelError(f"{path} has opset {opset}, but 11 or newer is needed. Export it again with a newer one.")
+        for found in self.session.get_inputs():
+            if not found.type.startswith("tensor("):
+                raise ModelError(f"The input {found.name} of {path} is a {found.type}, not a tensor.")
+        if _has_sparse_weights(path):
+            raise ModelError(f"{path} has sparse weights, which are not cut. Store them dense.")
         self.inputs = [value for value in self.model.graph.inputs if not value.is_initializer()]
         if not self.inputs:
             raise ModelError(f"{path} has no inputs.")
@@ -124,13 +130,14 @@ class OnnxFile:
                     f"The example of {value.name} is {array.dtype}; the network takes {value.dtype.numpy()}."
                 )
 
-    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run the file as it is, sample by sample where its batch is fixed to one."""
+    def run(self, inputs: Arrays, session: Any = None) -> dict[str, np.ndarray]:
+        """Run the file as it is, sample by sample where its batch is fixed to one; in another session if one is given."""
+        session = session or self.session
         names = [found.name for found in self.session.get_inputs()]
-        outputs = [found.name for found in self.session.get_outputs()]
+        outputs = [found.name for found in self.session.get_outputs() if found.type.startswith("tensor(")]
         rows = inputs[0].shape[self.axes[0].index(BATCH)]
         parts = [take(inputs, self.axes, [i]) for i in range(rows)] if self.fixed else [inputs]
-        answers = [self.session.run(None, dict(zip(names, part, strict=True))) for part in parts]
+        answers = [session.run(outputs, dict(zip(names, part, strict=True))) for part in parts]
         # A stack (exit, batch, class) has the batch in its middle.
         joined = [
             np.concatenate(v, 1 if v[0].ndim == 3 else 0) if v[0].ndim else v[0] for v in zip(*answers, strict=True)
@@ -160,6 +167,36 @@ class OnnxFile:
         values = find_exits(self.model.graph, outputs, sources)
         logits = {source.name: value for source, value in zip(sources, values, strict=True)}
         chosen = pad_gates([outputs[name] for name in gates], len(sources))
+        noise = self._measure_noise(example, read_exits(many, sources), sources) if is_quantised(self.model) else 0.0
         return Captured(
-            self.model, self.axes, logits, chosen, lambda x: read_exits(self.run(x), sources), self.path.stem, "onnx"
+            self.model,
+            self.axes,
+            logits,
+            chosen,
+            lambda x: read_exits(self.run(x), sources),
+            self.path.stem,
+            "onnx",
+            noise,
         )
+
+    def _measure_noise(self, example: Arrays, logits: list[np.ndarray], sources: Sequence[Source]) -> float:
+        """Return how far the logits change when the engine does not optimise: a quantised value between two steps may fall."""
+        ort = require("onnxruntime", extra="onnx")
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        plain = read_exits(self.run(example, session), sources)
+        errors = [compare_logits(a, b) for a, b in zip(plain, logits, strict=True)]
+        return max(absolute / largest for absolute, largest in errors)
+
+
+def is_quantised(model: ir.Model) -> bool:
+    """Tell whether a graph computes with quantised values."""
+    operators = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
+    return any(node.op_type in operators for node in model.graph)
+
+
+def _has_sparse_weights(path: Path) -> bool:
+    onnx = require("onnx", extra="onnx")
+    return bool(onnx.load(path, load_external_data=False).graph.sparse_initializer)

@@ -22,6 +22,7 @@ from .cut import plan_stages
 from .decide import Head, add_decisions, are_probabilities, check_rule, decided_logits
 from .example import capture_with_example
 from .macs import count_macs
+from .onnx_file import is_quantised
 from .order import find_order, reorder
 from .preprocess import add_preprocess
 from .probe import Prober, describe_boundaries, probe
@@ -129,6 +130,7 @@ def export(
             golden=golden,
             others=others,
             precision=precision,
+            noise=captured.noise,
             reference=lambda x: decided_logits(raw(x), rule, temperatures, probabilities=probabilities),
         )
         write_golden(folder / GOLDEN, golden, answers)
@@ -188,8 +190,7 @@ def _write_whole(
 
 def _precision(captured: Captured) -> Precision:
     """Name what the network computes in."""
-    quantised = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "DynamicQuantizeLinear")
-    if any(node.op_type in quantised for node in captured.model.graph):
+    if is_quantised(captured.model):
         return "int8"
     dtype = next(iter(captured.logits.values())).dtype
     if dtype == ir.DataType.FLOAT16:

@@ -1,5 +1,6 @@
 """What a graph's tensors look like at other sizes, found by running it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
@@ -90,7 +91,10 @@ def describe_boundaries(
         ModelError: a tensor mixes the batch with another axis, or no stage can take in its dtype.
     """
     lengths = [sizes_of(arrays, prober.axes) for arrays in (prober.inputs, *prober.others)]
-    names = {tuple(sizes[name] for sizes in lengths): name for name in lengths[0]}
+    patterns = Counter(tuple(sizes[name] for sizes in lengths) for name in lengths[0])
+    # Axes that no length told apart stay apart: a tensor's axis is then called after the tensor.
+    known = {tuple(sizes[name] for sizes in lengths): name for name in lengths[0]}
+    names = {sizes: name for sizes, name in known.items() if patterns[sizes] == 1}
     tensors = {tensor.name: tensor for tensor in inputs}
     for value, seen in zip(values, probe(whole, values, prober), strict=True):
         tensors[str(value.name)] = _describe(str(value.name), seen, names)

@@ -23,6 +23,7 @@ def tokens(): return networks.ZOO["encoder"].draw(3, 0)[0]
 def dataclass(): return networks.build(networks.ZOO["dataclass"])
 def gated(): return networks.build(networks.ZOO["gated"])
 def two(): return networks.build(networks.ZOO["two-inputs"])
+def leaves(): sys.exit(0)
 def both(): return dict(zip(("image", "vector"), networks.ZOO["two-inputs"].draw(20, 0)))
 """
 
@@ -150,6 +151,10 @@ WRONG = [
     ("export {f}/conv.onnx -o {f}/x.offramp --mean 0.5,0.5,0.5 --std 1", 2, "mean has 3 channels and std 1"),
     ("export {f}/conv.onnx -o {f}/x.offramp --classes {f}/nothing.txt", 2, "There is no file"),
     ("export {f}/conv.onnx -o {f}/x.offramp --classes {f}/images/bee/0.png", 5, "not text in UTF-8"),
+    ("export {f}/conv.onnx -o {f}/x.offramp --mean nan,0,0", 2, "finite numbers"),
+    ("export {f}/net.py:two --shape 3x99999999x99999999 -o {f}/x.offramp", 2, "do not fit into memory"),
+    ("export {f}/net.py:leaves --shape 3x16x16 -o {f}/x.offramp", 5, "net.py:leaves failed in line 9: SystemExit"),
+    ("keep {f}/dense.offramp --exits ,", 2, "at least two"),
     ("keep {f}/dense.offramp --exits 0", 2, "at least two"),
     ("keep {f}/dense.offramp --exits 0,9", 2, "no exit 9"),
     ("keep {f}/nothing.offramp --exits 0,1", 2, "no bundle"),

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from offramp.errors import DataError, ModelError, UsageError
-from offramp.export import Preprocess, export
+from offramp.errors import CheckError, ModelError, UsageError
+from offramp.export import Preprocess, example, export
 from offramp.runtime.loading import load_uncalibrated
 
 import networks
@@ -238,21 +238,6 @@ def test_axes_that_do_not_fit_are_refused(axes, words, tmp_path):
         export(networks.build(networks.Plain), networks.samples(3), tmp_path / "b.offramp", axes=axes)
 
 
-def test_a_length_that_decides_something_cannot_be_dynamic(tmp_path):
-    class Fixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.heads = nn.ModuleList([nn.Linear(12, CLASSES), nn.Linear(12, CLASSES)])
-
-        def forward(self, x):
-            first = self.heads[0](x)
-            return first, self.heads[1](torch.tanh(x @ x.new_ones(12, 12)))
-
-    x = np.random.default_rng(0).standard_normal((3, 12)).astype(np.float32)
-    with pytest.raises(ModelError, match=r"time|torch cannot export"):
-        export(Fixed().eval(), x, tmp_path / "b.offramp", axes=("batch", "time"))
-
-
 def test_one_sample_is_enough_for_an_example(tmp_path):
     bundle = export(networks.build(networks.Plain), networks.samples(1), tmp_path / "b.offramp")
     x = networks.samples(7, 1)
@@ -267,61 +252,6 @@ def test_equal_sizes_of_batch_and_length_are_told_apart(tmp_path):
     with torch.no_grad():
         expected = np.stack([y.numpy() for y in net(torch.from_numpy(tokens), torch.from_numpy(mask))], 1)
     assert close(logits_of(bundle, tokens, mask), expected)
-
-
-class Subsampled(nn.Module):
-    """A sequence whose length is divided on the way, and counted where it is short."""
-
-    def __init__(self, stride=16):
-        super().__init__()
-        self.first, self.second = nn.Conv1d(2, 6, 5, 1, 2), nn.Conv1d(6, 8, stride, stride)
-        self.third = nn.Conv1d(8, 8, 1)
-        self.heads = nn.ModuleList([nn.Linear(i, CLASSES) for i in (6, 8, 8)])
-
-    def forward(self, x):
-        x = torch.relu(self.first(x))
-        exits = [self.heads[0](x.mean(2))]
-        x = torch.relu(self.second(x))
-        exits.append(self.heads[1](x.sum(2) / x.shape[2]))
-        x = torch.relu(self.third(x)) + x
-        return [*exits, self.heads[2](x.sum(2) / x.shape[2])]
-
-
-@pytest.mark.parametrize("example", [16, 40])
-def test_lengths_far_from_the_examples_own_are_right(example, tmp_path):
-    torch.manual_seed(0)
-    net, rng = Subsampled().eval(), np.random.default_rng(0)
-    x = rng.standard_normal((3, 2, example)).astype(np.float32)
-    bundle = export(net, x, tmp_path / "b.offramp", axes=("batch", None, "time"))
-    with load_uncalibrated(bundle, logits=True) as chain:
-        for length in (16, 17, 33, 64, 250):
-            x = rng.standard_normal((2, 2, length)).astype(np.float32)
-            with torch.no_grad():
-                expected = np.stack([y.numpy() for y in net(torch.from_numpy(x))], 1)
-            assert close(chain.every_exit(x, size=2).logits, expected)
-        with pytest.raises(DataError, match="The engine cannot run this sample"):
-            chain(x[0, :, :3])
-        assert close(chain(x[0]).logits, expected[0, -1])
-
-
-class LoopedSequence(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.block, self.head = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
-
-    def forward(self, x):
-        h, exits = self.embed(x), []
-        for _ in range(4):
-            h = h + torch.tanh(self.block(h))
-            exits.append(self.head(h.mean(1)))
-        return exits
-
-
-def test_a_loop_over_sequences_of_any_length_is_stored_once_too(tmp_path):
-    x = np.random.default_rng(0).standard_normal((3, 9, 3)).astype(np.float32)
-    bundle = export(LoopedSequence().eval(), x, tmp_path / "b.offramp", axes=("batch", "time", None))
-    assert [stage.file for stage in bundle.variant().stages] == ["stage0.onnx", *["stage1.onnx"] * 3]
-    assert {t.shape for stage in bundle.variant().stages for t in stage.outputs} == {(None, "time", 8)}
 
 
 class HeavyHead(networks.Plain):
@@ -385,3 +315,49 @@ def test_a_float64_network_takes_images(tmp_path):
         Wide().double(), images, tmp_path / "b.offramp", preprocess=Preprocess(mean=(0.5,) * 3, std=(0.2,) * 3)
     )
     assert (bundle.variant().precision, bundle.manifest.inputs[0].dtype) == ("fp64", "uint8")
+
+
+@pytest.mark.parametrize("masked", [0.0, -1e9, float("-inf")])
+def test_a_network_that_draws_random_numbers_is_refused(masked, tmp_path):
+    class Drawing(networks.Plain):
+        def forward(self, x):
+            exits = super().forward(x + 0.1 * torch.rand_like(x))
+            return [y + torch.tensor([0, 0, 0, 0, masked]) for y in exits]
+
+    net = networks.build(networks.Plain)
+    net.__class__ = Drawing
+    with pytest.raises(ModelError, match="draws random numbers"):
+        export(net, networks.samples(3), tmp_path / "b.offramp")
+
+
+@pytest.mark.parametrize("masked", [-1e9, float("-inf")])
+def test_a_masked_class_hides_no_error_of_the_others(masked, tmp_path, monkeypatch):
+    def mask(exits, x):
+        return [y + torch.tensor([0, 0, 0, 0, masked]) for y in exits]
+
+    net = networks.build(lambda: Returns(mask))
+    export(net, networks.samples(3), tmp_path / "b.offramp")
+    captured = example.capture_torch
+
+    def wrong(*arguments, **options):
+        found = captured(*arguments, **options)
+        return found._replace(reference=lambda x: [values * 1.001 for values in found.reference(x)])
+
+    monkeypatch.setattr(example, "capture_torch", wrong)
+    with pytest.raises(CheckError, match="differs from the original"):
+        export(net, networks.samples(3), tmp_path / "c.offramp")
+
+
+def test_what_a_network_counts_in_its_buffers_is_put_back(tmp_path):
+    class Counting(networks.Plain):
+        def forward(self, x):
+            self.calls.add_(1)
+            self.last = x.mean()
+            return super().forward(x)
+
+    net = networks.build(networks.Plain)
+    net.register_buffer("calls", torch.tensor(0))
+    net.register_buffer("last", torch.tensor(0.0))
+    net.__class__ = Counting
+    export(net, networks.samples(3), tmp_path / "b.offramp")
+    assert net.calls == 0 and net.last == 0

@@ -351,3 +351,55 @@ def test_an_index_outside_a_table_is_an_error_of_the_data(tmp_path):
             with pytest.raises(DataError, match="The engine cannot run this sample: .*out"):
                 call(np.array([99]))
         assert net(np.array(3)).exit == 1
+
+
+def test_a_quantised_residual_network_may_be_as_far_off_as_its_engine_is_from_itself(tmp_path):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    model = onnx.load(write_convolutions(tmp_path / "float.onnx"))
+    last = next(i for i, node in enumerate(model.graph.node) if node.output[0] == "r2")
+    model.graph.node[last].output[0] = "r2.own"
+    model.graph.node.insert(last + 1, helper.make_node("Add", ["r2.own", "r1"], ["r2"]))
+    onnx.save(model, tmp_path / "float.onnx")
+    x = np.random.default_rng(1).standard_normal((20, 3, 12, 12)).astype(np.float32)
+
+    class Reader(CalibrationDataReader):
+        rows = iter([{"x": x[i : i + 1]} for i in range(6)])
+
+        def get_next(self):
+            return next(self.rows, None)
+
+    quantize_static(
+        tmp_path / "float.onnx", tmp_path / "int8.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=True
+    )
+    bundle = export(tmp_path / "int8.onnx", x[:3], tmp_path / "b.offramp")
+    assert {t.dtype for t in bundle.variant().stages[1].inputs} <= {"uint8", "int8"}
+    assert bundle.variant().precision == "int8"
+
+
+def test_what_is_no_tensor_is_refused_or_left_out(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["z0", "z1"], ["all"]))
+    model.graph.output.append(helper.make_tensor_sequence_value_info("all", FLOAT, None))
+    onnx.save(model, path)
+    assert [e.name for e in export(path, None, tmp_path / "b.offramp").variant().exits] == ["z0", "z1", "z2"]
+    model = onnx.load(write_onnx(path))
+    model.graph.input.append(helper.make_tensor_sequence_value_info("many", FLOAT, None))
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"input many .* is a seq\(tensor\(float\)\), not a tensor"):
+        export(path, None, tmp_path / "c.offramp")
+
+
+def test_sparse_weights_are_refused(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    (dense,) = [t for t in model.graph.initializer if t.name == "h2"]
+    model.graph.initializer.remove(dense)
+    values = numpy_helper.from_array(np.ones(3, np.float32), "h2")
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0, 7, 70]), "h2.at"), [16, CLASSES])
+    )
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="has sparse weights"):
+        export(path, None, tmp_path / "b.offramp")

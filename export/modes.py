@@ -1,5 +1,6 @@
-"""Adaptive pooling to sizes that do not divide, written as slices, which both of torch's exporters take."""
+"""What torch's exporters are helped with: adaptive pooling to sizes that do not divide, and recurrent layers."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,21 @@ class SlicedPooling(TorchFunctionMode):
                     x = _pool_axis(x, i - axes, size, reduce)
                 return x
         return function(*args, **kwargs)
+
+
+class QuietRecurrent(TorchFunctionMode):
+    """While this is active, comparisons of sizes within torch's own recurrent layers give no tracer warning."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Hide the warning where the layers ask; what they decide is compared afterwards, at other sizes."""
+        if (
+            function is torch.Tensor.__bool__
+            and sys._getframe(1).f_globals.get("__name__") == torch.nn.modules.rnn.__name__
+        ):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return function(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
 
 
 def _sizes(x: torch.Tensor, wanted: Any, axes: int) -> list[int] | None:
