@@ -1,7 +1,7 @@
 # make demo: train, export, calibrate, run and compare a network on handwritten digits.  make test: run the tests.
 PYTHON ?= python3
 VENV := .venv
-PACKAGES := '.[export,calibrate,report,openvino]' mlxtend pytest ruff mypy
+PACKAGES := '.[export,calibrate,report,openvino]' mlxtend pytest pytest-xdist ruff mypy
 
 .PHONY: demo test lint clean
 
@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -5,7 +5,8 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,7 +107,7 @@ def capture_torch(
     wanted = list(dict.fromkeys([*(source.output for source in sources), *gates]))
     with evaluating(module):
         program = _flat(module, names if by_name else None, wanted)
-        model, how = _export(program, arrays, layout, other_lengths(arrays, layout, run))
+        model, how = _export(program, arrays, layout, other_lengths(arrays, layout, run), run)
     for value, name, own in zip(model.graph.inputs, names, layout, strict=True):
         rename_axes(model, value, own)
         value.name = name
@@ -148,7 +149,9 @@ def rename_axes(model: ir.Model, value: ir.Value, names: Axes) -> None:
             other.shape = ir.Shape([new.get(axis, axis) if isinstance(axis, str) else axis for axis in axes])
 
 
-def _export(program: Any, arrays: Arrays, layout: list[Axes], others: Sequence[Arrays]) -> tuple[ir.Model, str]:
+def _export(
+    program: Any, arrays: Arrays, layout: list[Axes], others: Sequence[Arrays], run: Callable[[Arrays], object]
+) -> tuple[ir.Model, str]:
     """Export a module that returns a tuple of tensors.
 
     Returns:
@@ -172,22 +175,61 @@ def _export(program: Any, arrays: Arrays, layout: list[Axes], others: Sequence[A
             exported = torch.onnx.export(program, tensors, dynamo=True, dynamic_shapes=(dims,), verbose=False)
             assert exported is not None
             _run_graph(exported.model, others)
-            return exported.model, "dynamo"
-        except ModelError:
-            raise
+            found = exported
         except Exception as error:
+            if (ours := _model_error(error)) is not None:
+                raise ours from error
             if _depends_on_data(error):
                 raise ModelError(
                     f"torch cannot export the network: {first_line(error)} (a branch that depends on the values of a tensor: "
                     "replace it by torch.where, or by arithmetic)"
                 ) from error
-            failure = error
+            found, failure = None, error
+        if found is not None:
+            _check_ranges(found, arrays, layout, run)
+            return found.model, "dynamo"
         try:
             return _trace(program, tensors, layout), "torchscript"
         except Exception as error:
             raise ModelError(
                 f"torch cannot export the network: {first_line(failure)} TorchScript cannot either: {first_line(error)}"
             ) from failure
+
+
+def _model_error(error: BaseException | None) -> ModelError | None:
+    """Return the ModelError that an exporter has wrapped, if there is one."""
+    while error is not None and not isinstance(error, ModelError):
+        error = error.__cause__
+    return error
+
+
+def _check_ranges(exported: Any, arrays: Arrays, layout: list[Axes], run: Callable[[Arrays], object]) -> None:
+    """See that the network takes no other way at lengths outside the range that the exporter found its graph to hold for.
+
+    Raises:
+        ModelError: it runs there, so that a branch on the length was fixed.
+    """
+    ranges = {str(symbol): limits for symbol, limits in exported.exported_program.range_constraints.items()}
+    for i, (value, own) in enumerate(zip(exported.model.graph.inputs, layout, strict=True)):
+        for axis, (dim, name) in enumerate(zip(value.shape, own, strict=True)):
+            limits = None if name in (None, BATCH) or isinstance(dim, int) else ranges.get(str(dim.value))
+            if limits is None:
+                continue
+            for length in (limits.lower - 1, limits.upper + 1):
+                if not length.is_finite or not 2 <= length < 1 << 20:  # exporters say "2 or more" of every axis
+                    continue
+                changed = list(arrays)
+                changed[i] = np.ascontiguousarray(
+                    np.take(arrays[i], np.arange(int(length)) % arrays[i].shape[axis], axis)
+                )
+                try:
+                    run(changed)
+                except Exception:  # a length that the network itself does not take
+                    continue
+                raise ModelError(
+                    f"The network takes another way where {name} is {int(length)}: its graph holds from {limits.lower} to "
+                    f"{limits.upper} only. Leave that axis fixed, or take the branch on the length out."
+                )
 
 
 def _run_graph(model: ir.Model, samples: Sequence[Arrays]) -> None:
@@ -215,7 +257,12 @@ def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
         name: {i: f"{axis}" for i, axis in enumerate(own) if axis is not None}
         for name, own in zip(names, layout, strict=True)
     }
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), QuietRecurrent():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        QuietRecurrent(),
+        redirect_stdout(StringIO()),
+    ):
         warnings.filterwarnings("error", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         path = Path(folder) / "traced.onnx"
         torch.onnx.export(

@@ -31,6 +31,7 @@ def entropy(tape: ir.tape.Tape, logits: ir.Value, opset: int) -> ir.Value:
     """1 - H / log C with the entropy H of the softmax, as BranchyNet (arXiv 1709.01686) uses it, scaled to 0..1."""
     assert logits.shape is not None and isinstance(logits.shape[-1], int)
     log_p = tape.op("LogSoftmax", [logits], {"axis": -1})
+    log_p = tape.op("Clip", [log_p, _constant(tape, -1e4)])  # 0 times minus infinity, of a masked class, is no number
     minus_h = _reduce(tape, "ReduceSum", tape.op("Mul", [tape.op("Exp", [log_p]), log_p]), opset)
     share = tape.op("Mul", [minus_h, _constant(tape, 1 / math.log(logits.shape[-1]))])
     return tape.op("Relu", [tape.op("Add", [share, _constant(tape, 1.0)])])  # rounding may lead below 0
@@ -87,7 +88,7 @@ def add_decisions(
     *,
     gates: Sequence[ir.Value | None] = (),
     temperatures: Sequence[float] | None = None,
-    probabilities: bool = False,
+    probabilities: Sequence[bool],
 ) -> list[Head]:
     """Add score and label to every exit and make all three the graph's outputs, named `<exit>.logits` and so on.
 
@@ -97,7 +98,7 @@ def add_decisions(
         rule: how the score is made.
         gates: for the gate rules, what the network says of each exit, (batch,) or (batch, 1); None has the rule's own score.
         temperatures: one per exit.
-        probabilities: the network's exits end in a softmax: their logarithm is what logits would be.
+        probabilities: which exits end in a softmax: their logarithm is what logits would be.
     """
     graph, opset = model.graph, model.graph.opset_imports[""]
     tape = ir.tape.Tape(graph)
@@ -107,7 +108,7 @@ def add_decisions(
         shape = value.shape
         if value.dtype != ir.DataType.FLOAT:  # the runtime reads float32, whatever the network computes in
             value = tape.op("Cast", [value], {"to": ir.DataType.FLOAT})
-        scaled = tape.op("Log", [tape.op("Clip", [value, _constant(tape, LEAST)])]) if probabilities else value
+        scaled = tape.op("Log", [tape.op("Clip", [value, _constant(tape, LEAST)])]) if probabilities[k] else value
         if temperatures is not None and temperatures[k] != 1:
             scaled = tape.op("Mul", [scaled, _constant(tape, 1 / temperatures[k])])
         if rule == "ensemble":
@@ -127,13 +128,13 @@ def add_decisions(
     return heads
 
 
-def are_probabilities(logits: Sequence[np.ndarray]) -> bool:
-    """Tell whether a network's exits give probabilities: none below 0, and each row adds up to 1."""
-    return all(bool((v >= 0).all() and np.allclose(v.astype(np.float64).sum(-1), 1, atol=2e-3)) for v in logits)
+def are_probabilities(logits: np.ndarray) -> bool:
+    """Tell whether an exit gives probabilities: none below 0, and each row adds up to 1."""
+    return bool((logits >= 0).all() and np.allclose(logits.astype(np.float64).sum(-1), 1, atol=2e-3))
 
 
 def decided_logits(
-    logits: Sequence[np.ndarray], rule: str, temperatures: Sequence[float] | None, *, probabilities: bool = False
+    logits: Sequence[np.ndarray], rule: str, temperatures: Sequence[float] | None, *, probabilities: Sequence[bool]
 ) -> list[np.ndarray]:
     """Return what the rule makes of the original's logits before it scores them: the ensemble's, or the same."""
     if rule != "ensemble":
@@ -141,7 +142,9 @@ def decided_logits(
     total, found = np.float64(0), []
     for k, values in enumerate(logits):
         wide = values.astype(np.float64)
-        scaled = (np.log(np.maximum(wide, LEAST)) if probabilities else wide) / (temperatures[k] if temperatures else 1)
+        scaled = (np.log(np.maximum(wide, LEAST)) if probabilities[k] else wide) / (
+            temperatures[k] if temperatures else 1
+        )
         scaled -= scaled.max(-1, keepdims=True)
         total = total + scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
         found.append((total / (k + 1)).astype(values.dtype))

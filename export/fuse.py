@@ -88,6 +88,8 @@ def fuse(
                 stacklevel=2,
             )
     output = Path(output)
+    if output.resolve().is_relative_to(bundle.path.resolve()):
+        raise UsageError(f"{output} lies inside the bundle. Write the fused file beside it.")
     check_writable(output)
     inputs, golden = read_golden(bundle, chosen)
     bundle.file(chosen, chosen.weights)  # checks its content

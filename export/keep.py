@@ -17,7 +17,7 @@ from ..runtime import EveryExit
 from ..runtime.loading import load_uncalibrated
 from ..runtime.verify import read_golden
 from ..schema import Variant
-from .axes import axes_of, other_lengths, sizes_of
+from .axes import axes_of, count, other_lengths, sizes_of
 from .cut import plan_stages
 from .macs import count_macs
 from .probe import Prober, describe_boundaries
@@ -65,7 +65,10 @@ def keep(
         ends = tuple(parent.exits[k] for k in numbers)
         shared = [parent.weights, *(end.static for end in ends)]
         for file in shared:
-            _link(bundle.file(parent, file), folder / file)
+            with explained(
+                folder / file, "write"
+            ):  # engines read weights only from beside the graph, and follow no links
+                shutil.copyfile(bundle.file(parent, file), folder / file)
         whole = _restrict(read_graph(bundle.file(parent, parent.whole)), [end.name for end in ends])
         ir.save(whole, folder / f"{name}.whole.onnx")
         heads = read_heads(whole, [end.name for end in ends])
@@ -76,7 +79,7 @@ def keep(
         with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 
             def reference(x: Sequence[np.ndarray]) -> list[np.ndarray]:
-                logits = net.every_exit(tuple(x)).logits
+                logits = net.every_exit(tuple(x), size=count(x, axes)).logits
                 assert logits is not None
                 return [logits[:, k] for k in numbers]
 
@@ -128,10 +131,14 @@ def _check_name(name: str, bundle: Bundle) -> str:
 def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:
     names = [exit_.name for exit_ in parent.exits]
     numbers = []
+    by_name = all(wanted in names for wanted in exits)  # else what is written in digits is a number
     for wanted in exits:
-        if isinstance(wanted, str) and wanted not in names and not wanted.lstrip("-").isdigit():
-            raise unknown("exit", wanted, names)
-        number = names.index(wanted) if wanted in names else int(wanted)
+        if by_name or not re.fullmatch(r"-?[0-9]+", str(wanted)):
+            if wanted not in names:
+                raise unknown("exit", str(wanted), names)
+            number = names.index(str(wanted))
+        else:
+            number = int(wanted)
         if not -len(names) <= number < len(names):
             raise UsageError(f"There is no exit {number}: variant {parent.name} has exits 0 to {len(names) - 1}.")
         numbers.append(number % len(names))
@@ -148,12 +155,3 @@ def _restrict(whole: ir.Model, names: Sequence[str]) -> ir.Model:
     whole.graph.outputs[:] = [value for head in heads for value in head]
     RemoveUnusedNodesPass()(whole)
     return whole
-
-
-def _link(file: Path, place: Path) -> None:
-    """Make a file appear in another folder: engines read weights only from beside the graph, and follow no symbolic link."""
-    try:
-        os.link(file.resolve(), place)
-    except OSError:  # a file system without links
-        with explained(place, "write"):
-            shutil.copyfile(file, place)

@@ -20,6 +20,8 @@ from .decide import Head
 
 THRESHOLDS = "thresholds"
 OUTPUTS = ("label", "score", "exit", "logits")
+OURS = "offramp.stage"
+"""How the values that are added to a stage are named: the network's own begin with `stage`."""
 
 
 class _Part(NamedTuple):
@@ -50,7 +52,7 @@ def nest_stages(
     parts = _take_apart(stages, variant, known)
     inputs = [known[name] for name in names if name in known]
     for value in inputs:
-        while value.name in (*OUTPUTS, THRESHOLDS):
+        while value.name in (*OUTPUTS, THRESHOLDS, *(other.name for other in inputs if other is not value)):
             value.name = f"{value.name}_"
     limits = ir.Value(name=THRESHOLDS, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([len(thresholds)]))
     limits.const_value = ir.tensor(np.array(thresholds, np.float32), name=THRESHOLDS)
@@ -111,13 +113,13 @@ def _branching_body(
     result = list(tape.op_multi_out("If", [sure], branches, num_outputs=len(OUTPUTS)))
     for i, (value, name) in enumerate(zip(answer, OUTPUTS, strict=True)):
         for new, where in ((taken[i], "taken"), (result[i], "answer")):
-            new.name, new.type, new.shape = f"stage{k}.{where}.{name}", value.type, value.shape
+            new.name, new.type, new.shape = f"{OURS}{k}.{where}.{name}", value.type, value.shape
     return ir.Graph([], result, nodes=[*part.nodes, *tape.nodes], initializers=part.weights, name=f"stage{k}"), result
 
 
 def _answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
     """Return label, score, exit and logits of an exit, for one sample."""
-    number = _constant(tape, [k], f"stage{k}.exit")
+    number = _constant(tape, [k], f"{OURS}{k}.exit")
     for value in (head.label, head.score):
         value.shape = ir.Shape([1])
     assert head.logits.shape is not None
@@ -127,16 +129,16 @@ def _answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
 
 def _compare(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opset: int) -> ir.Value:
     """Return whether score >= thresholds[k], as the single bool that every engine takes for a condition."""
-    limit = tape.op("Gather", [limits, _constant(tape, k, f"stage{k}.at")], {"axis": 0})
-    single = tape.op("Gather", [score, _constant(tape, 0, f"stage{k}.first")], {"axis": 0})
-    limit.name, single.name = f"stage{k}.limit", f"stage{k}.single"
+    limit = tape.op("Gather", [limits, _constant(tape, k, f"{OURS}{k}.at")], {"axis": 0})
+    single = tape.op("Gather", [score, _constant(tape, 0, f"{OURS}{k}.first")], {"axis": 0})
+    limit.name, single.name = f"{OURS}{k}.limit", f"{OURS}{k}.single"
     if opset >= 12:
         sure = tape.op("GreaterOrEqual", [single, limit])
     else:
         above, equal = tape.op("Greater", [single, limit]), tape.op("Equal", [single, limit])
-        above.name, equal.name = f"stage{k}.above", f"stage{k}.equal"
+        above.name, equal.name = f"{OURS}{k}.above", f"{OURS}{k}.equal"
         sure = tape.op("Or", [above, equal])
-    sure.name = f"stage{k}.sure"
+    sure.name = f"{OURS}{k}.sure"
     return sure
 
 

@@ -74,7 +74,7 @@ class OnnxFile:
         for name, shape in zip(names, self.shapes, strict=True):
             if not shape:
                 raise ModelError(f"The input {name} of {self.path} is a single number without a batch axis.")
-            at = shape.index(batch) if batch in shape else 0
+            at = shape.index(batch) if batch is not None and batch in shape else 0
             listed = [None if isinstance(a, int) else a or f"{name}.{i}" for i, a in enumerate(shape)]
             found[name] = tuple(BATCH if i == at else f"{a}_" if a == BATCH else a for i, a in enumerate(listed))
         examples = [np.empty((0,) * len(shape)) for shape in self.shapes]

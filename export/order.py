@@ -26,6 +26,8 @@ def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list
         if value in values[:k]:
             raise ModelError(f"The exits {names[values.index(value)]} and {names[k]} are the same: list each once.")
     depth, unit = _depths(captured.model, [ancestors(value) for value in values], sizes)
+    if all(a[1] < b[1] for a, b in pairwise(depth)):
+        return list(range(len(names)))
     order = sorted(range(len(names)), key=lambda k: depth[k])
     for earlier, later in pairwise(order):
         if depth[earlier] == depth[later]:

@@ -108,7 +108,7 @@ def export(
             value.shape = ir.Shape([BATCH, classes])
         others = other_lengths(golden, captured.axes, raw)
         prober = Prober(golden, captured.axes, others, folder)
-        probabilities = are_probabilities(original)
+        probabilities = [are_probabilities(values) for values in original]
         whole, heads = _write_whole(captured, prober, rule, temperatures, probabilities)
         plans = plan_stages(whole.graph, heads)
         values = list(dict.fromkeys(v for plan in plans for v in plan.reads if v not in whole.graph.inputs))
@@ -161,7 +161,7 @@ def export(
 
 
 def _write_whole(
-    captured: Captured, prober: Prober, rule: str, temperatures: Sequence[float] | None, probabilities: bool
+    captured: Captured, prober: Prober, rule: str, temperatures: Sequence[float] | None, probabilities: Sequence[bool]
 ) -> tuple[ir.Model, list[Head]]:
     """Write the whole graph, decisions included, with its weights beside it; every cut refers to those weights."""
     add_decisions(
@@ -193,7 +193,8 @@ def _precision(captured: Captured) -> Precision:
     if is_quantised(captured.model):
         return "int8"
     dtype = next(iter(captured.logits.values())).dtype
-    if dtype == ir.DataType.FLOAT16:
+    values = [output for node in captured.model.graph for output in node.outputs]
+    if any(value.dtype == ir.DataType.FLOAT16 for value in [*values, *captured.model.graph.initializers.values()]):
         return "fp16"
     return "fp64" if dtype == ir.DataType.DOUBLE else "fp32"
 

@@ -124,11 +124,8 @@ def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     top = theirs.max(-1, keepdims=True)
     decides = theirs >= top - DECIDES
-    if (
-        np.isnan(ours).any()
-        or not np.isfinite(top).all()
-        or (ours[~decides] > (top - DECIDES / 2 + 0 * theirs)[~decides]).any()
-    ):
+    low = np.broadcast_to(top - DECIDES / 2, theirs.shape)
+    if np.isnan(ours).any() or not np.isfinite(top).all() or (ours > low)[~decides].any():
         return float("inf"), 1.0
     return float(np.abs(ours[decides] - theirs[decides]).max()), max(float(np.abs(theirs[decides]).max()), 1e-30)
 

@@ -161,3 +161,21 @@ def test_a_bundle_whose_graph_is_none_is_a_bundle_error(dense, tmp_path):
     forge(dense, "stage1.onnx", lambda path: path.write_bytes(b"nothing"))
     with pytest.raises(BundleError, match=r"stage1.onnx is not an ONNX graph"):
         fuse(dense.path, tmp_path / "one.onnx", thresholds=[0.5, 0.5])
+
+
+def test_values_of_the_network_may_be_called_as_ours_are(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    for old, new in (("w0", "first"), ("m0", "exit"), ("w1", "at"), ("m1", "answer.label"), ("h1", "sure")):
+        for tensor in model.graph.initializer:
+            tensor.name = new if tensor.name == old else tensor.name
+        for node in model.graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
+    onnx.save(model, path)
+    fuse(export(path, None, tmp_path / "b.offramp"), tmp_path / "one.onnx", thresholds=[0.5, 0.5])
+
+
+def test_the_bundles_own_files_are_not_overwritten(dense):
+    with pytest.raises(UsageError, match="lies inside the bundle"):
+        fuse(dense, dense.path / dense.variant().folder / "stage0.onnx", thresholds=[0.5, 0.5])

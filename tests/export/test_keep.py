@@ -115,6 +115,8 @@ def test_exits_called_by_numbers_are_kept_by_name(tmp_path):
     bundle = keep(export(path, None, tmp_path / "b.offramp"), ["10", "12"])
     assert [e.name for e in bundle.manifest.variants[1].exits] == ["10", "12"]
     assert [e.name for e in keep(bundle, ["0", "1"]).manifest.variants[2].exits] == ["10", "11"]
+    with pytest.raises(UsageError, match="no exit 10"):
+        keep(bundle, ["10", "1"])  # one name and one number: both are taken for numbers
 
 
 def test_a_quantised_value_that_only_crosses_without_an_exit_is_found(tmp_path):

@@ -159,3 +159,23 @@ def test_a_network_for_one_length_only_is_refused(tmp_path):
     x = np.random.default_rng(0).standard_normal((3, 12)).astype(np.float32)
     with pytest.raises(ModelError, match="does not run at other lengths than time 12"):
         export(Fixed().eval(), x, tmp_path / "b.offramp", axes=("batch", "time"))
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 8)
+        self.heads = nn.ModuleList([nn.Linear(8, CLASSES) for _ in range(2)])
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        first = self.heads[0](x.mean(1))
+        x = torch.relu(self.b(x))
+        return first, self.heads[1](x.amax(1) if x.shape[1] > 100 else x.mean(1))
+
+
+def test_a_branch_on_the_length_is_not_baked_in(tmp_path):
+    x = np.random.default_rng(0).standard_normal((3, 16, 4)).astype(np.float32)
+    with pytest.raises(ModelError, match="takes another way where time is 101: its graph holds from 0 to 100 only"):
+        export(Branching().eval(), x, tmp_path / "b.offramp", axes=("batch", "time", None))
+    assert export(Branching().eval(), x, tmp_path / "b.offramp").manifest.inputs[0].shape == (None, 16, 4)

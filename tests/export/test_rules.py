@@ -185,3 +185,14 @@ def test_logits_of_a_shape_that_cannot_be_inferred_are_scored(raw, rule, tmp_pat
     onnx.save(model, path)
     _, found = answers(path, tmp_path, rule=rule)
     assert np.allclose(found.score, SCORES[rule](raw), atol=1e-5)
+
+
+def test_a_softmax_at_some_exits_only_is_seen_at_those(raw, tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["z0"], ["p0"], axis=-1))
+    model.graph.output[0].name = "p0"
+    onnx.save(model, path)
+    for rule in ("max_softmax", "ensemble"):
+        _, found = answers(path, tmp_path, rule=rule)
+        assert np.allclose(found.score, SCORES[rule](raw), atol=1e-5)
