@@ -1,5 +1,3 @@
-import statistics
-
 BLOCK = """
 import sys
 for name in ("torch", "onnx", "onnx_ir", "onnxscript", "click", "rich", "typer"):
@@ -45,7 +43,8 @@ def test_importing_the_runtime_costs_at_most_40_ms_above_numpy(python, tmp_path,
 
     cost("offramp.runtime")
     costs = [(cost("offramp.runtime"), cost("numpy")) for _ in range(20)]
-    assert statistics.median(ours for ours, _ in costs) - statistics.median(theirs for _, theirs in costs) <= 0.040
+    ours, theirs = (min(column) for column in zip(*costs, strict=True))  # other work on the machine only adds
+    assert ours - theirs <= 0.040
 
 
 def test_the_runtime_says_how_to_get_a_missing_engine(calibrated, python):
