@@ -8,6 +8,7 @@
       variants/<folder>/static<k>.onnx  the plain network that ends at exit k, without the earlier heads: the baseline
       variants/<folder>/golden.npz      a few inputs and what every exit says of them
       variants/<folder>/<name>.*        the files of a variant that shares these weights
+      engines/<device>/<variant>/*      stages built ahead for a device, each with a record of what it fits; may be removed
       calibrations/<name>.json          operating points; may also lie outside the bundle
 
 A bundle comes from strangers: everything is validated while it is decoded, and every file that the manifest names is checked
@@ -30,7 +31,7 @@ from .errors import BundleError, MissingError, UsageError, unknown
 from .files import NEW, check_writable, explained, hash_file, new_name, sync, write_atomically
 from .schema import SCHEMA, Calibration, File, Manifest, Variant
 
-_OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+|static\d+)\.onnx)")
+_OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+(\.guarded)?|static\d+)\.onnx)")
 """The names of the files in a variant's folder."""
 
 

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 import click
 
 from . import __version__
+from .cli_build import build, cache
 from .cli_export import export, fuse, keep
 from .errors import OfframpError
 from .options import (
     as_json,
-    on_device,
+    devices_of,
+    on_devices,
     with_calibration,
+    with_fallback,
     with_point,
     with_seed,
     with_threads,
@@ -45,19 +48,31 @@ def app() -> None:
 
 @app.command()
 @click.argument("bundle")
-@on_device
+@on_devices
+@with_fallback
 @with_threads
 @with_variant
 @as_json
-def verify(bundle: str, device: str, threads: int, variant: str | None, as_json: bool) -> None:
+def verify(
+    bundle: str,
+    device: str | None,
+    place: str | None,
+    fallback: str | None,
+    threads: int,
+    variant: str | None,
+    as_json: bool,
+) -> None:
     """Replay BUNDLE's golden samples through every stage on this device and compare with what was exported."""
+    from .bundle import open_bundle
     from .errors import CheckError
     from .runtime import verify as verify_bundle
 
-    found = verify_bundle(bundle, device, variant=variant, threads=threads)
+    opened = open_bundle(bundle)
+    devices = devices_of(opened, variant, device, place) or "cpu"
+    found = verify_bundle(opened, devices, variant=variant, threads=threads, fallback=fallback)
     print_result(found, as_json, lambda: "\n\n".join(map(str, found)))
     if failed := [result.variant for result in found if not result.passed]:
-        raise CheckError(f"{', '.join(failed)}: what runs on {device} is not what was exported. Do not deploy it here.")
+        raise CheckError(f"{', '.join(failed)}: what runs here is not what was exported. Do not deploy it here.")
 
 
 @app.command()
@@ -68,7 +83,8 @@ def verify(bundle: str, device: str, threads: int, variant: str | None, as_json:
 )
 @click.option("--max-latency-ms", type=float, help="Largest mean latency in milliseconds.")
 @click.option("-o", "--output", help="Where to store the calibration; in the bundle by default.")
-@on_device
+@on_devices
+@with_fallback
 @with_threads
 @with_variant
 @with_seed
@@ -79,7 +95,9 @@ def calibrate(
     max_drop: float | None,
     max_latency_ms: float | None,
     output: str | None,
-    device: str,
+    device: str | None,
+    place: str | None,
+    fallback: str | None,
     threads: int,
     variant: str | None,
     seed: int,
@@ -100,8 +118,9 @@ def calibrate(
             opened,
             samples,
             target,
-            device=device,
+            device=devices_of(opened, variant, device, place) or "cpu",
             threads=threads,
+            fallback=fallback,
             variant=variant,
             output=output,
             seed=seed,
@@ -117,7 +136,8 @@ def calibrate(
 @app.command()
 @click.argument("bundle")
 @click.argument("inputs")
-@on_device
+@on_devices
+@with_fallback
 @with_threads
 @with_variant
 @with_point
@@ -126,7 +146,9 @@ def calibrate(
 def run(
     bundle: str,
     inputs: str,
-    device: str,
+    device: str | None,
+    place: str | None,
+    fallback: str | None,
     threads: int,
     variant: str | None,
     point: str | None,
@@ -148,9 +170,20 @@ def run(
     if len(tensors) == 1 and isinstance(x, np.ndarray) and x.ndim == len(tensors[0].shape) - 1:
         x = np.expand_dims(x, tensors[0].shape.index(None))
     samples = convert_samples(x, tensors)
-    net = load(opened, device, variant=variant, point=point, threads=threads, calibration=calibration)
     results = []
-    with net, progress_bars() as progress:
+    with progress_bars() as progress:
+        net = load(
+            opened,
+            devices_of(opened, variant, device, place),
+            variant=variant,
+            point=point,
+            threads=threads,
+            calibration=calibration,
+            fallback=fallback,
+            progress=progress,
+        )
+        if net.provenance.chosen:
+            click.echo(f"Note: {net.provenance.chosen}", err=True)
         for i, sample in enumerate(samples):
             results.append(net(sample))
             progress("running", i + 1, len(samples))
@@ -161,7 +194,8 @@ def run(
 @app.command()
 @click.argument("bundle")
 @click.argument("data")
-@on_device
+@on_devices
+@with_fallback
 @with_threads
 @with_variant
 @with_point
@@ -171,7 +205,9 @@ def run(
 def bench(
     bundle: str,
     data: str,
-    device: str,
+    device: str | None,
+    place: str | None,
+    fallback: str | None,
     threads: int,
     variant: str | None,
     point: str | None,
@@ -190,8 +226,9 @@ def bench(
         result = bench_bundle(
             opened,
             samples,
-            device=device,
+            device=devices_of(opened, variant, device, place),
             threads=threads,
+            fallback=fallback,
             variant=variant,
             point=point,
             calibration=calibration,
@@ -229,7 +266,7 @@ def doctor(as_json: bool) -> None:
         raise MissingError("No engine runs here. Install one with: pip install 'offramp[onnxruntime]'")
 
 
-for command in (export, keep, fuse):
+for command in (export, keep, fuse, build, cache):
     app.add_command(command)
 
 

@@ -1,15 +1,49 @@
 """Options that commands share, and how their texts are read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from .bundle import Bundle
 from .errors import UsageError
 from .schema import Preprocess
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
-on_device = click.option("--device", default="cpu", show_default=True, help="Where to run: cpu.")
+
+
+def on_devices(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where stages run: `device` and `place`."""
+    options = [
+        click.option(
+            "--device",
+            help="Where to run: cpu, cuda:0, openvino:CPU, ...; or auto. Where it was calibrated, or cpu, by default.",
+        ),
+        click.option("--place", help="Place stages apart: 0=openvino:CPU,1-=cpu. The others run on --device."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+with_fallback = click.option(
+    "--fallback", help="Device to take where another is missing or cannot run a stage, such as cpu."
+)
+
+
+def devices_of(
+    bundle: Bundle, variant: str | None, device: str | None, place: str | None
+) -> str | tuple[str, ...] | None:
+    """Return what --device and --place ask for: a device, one for each stage, or None where they say nothing."""
+    if place is None:
+        return device
+    from .runtime.placing import AUTO, parse_placement
+
+    if device == AUTO:
+        raise UsageError("--device auto chooses for all stages at once: leave --place out.")
+    return parse_placement(place, len(bundle.variant(variant).stages), device=device or "cpu")
+
+
 with_threads = click.option("--threads", default=1, show_default=True, help="Threads per stage.")
 with_seed = click.option(
     "--seed",

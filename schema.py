@@ -54,13 +54,15 @@ class Stage(_Record, frozen=True):
     """What runs between two exits: its graph, the boundary tensors it reads, and those it makes for later stages.
 
     The passes of a loop share one file. In it inputs, outputs and head have the names of the first stage that uses it, and the
-    others' correspond in order; a last pass may make fewer outputs.
+    others' correspond in order; a last pass may make fewer outputs. `guarded` is the same graph with guards on its inputs, where
+    ONNX Runtime was measured to run that faster; see `export/guard.py`.
     """
 
     file: str
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
     outputs: tuple[Tensor, ...]
     macs: Count
+    guarded: str | None = None
 
     def serves(self, other: "Stage") -> bool:
         """Tell whether this stage's file fits another stage, by its signature."""
@@ -119,6 +121,7 @@ class Variant(_Record, frozen=True):
                 raise ValueError(f"two stages of variant {self.name} share {stage.file}, which fits one of them only")
         named = [self.weights, self.whole, self.golden]
         named += [stage.file for stage in self.stages] + [point.static for point in self.exits]
+        named += [stage.guarded for stage in self.stages if stage.guarded is not None]
         for name in named:
             if name not in self.files:
                 raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
@@ -128,9 +131,11 @@ class Variant(_Record, frozen=True):
 
     @property
     def digest(self) -> str:
-        """The sha256 of all that decides what this variant computes, golden samples left out; calibrations name it."""
+        """The sha256 of all that decides what this variant computes, golden samples and guards left out; calibrations name it."""
         record = msgspec.to_builtins(self)
         del record["folder"], record["files"][self.golden]
+        for stage in record["stages"]:
+            record["files"].pop(stage.pop("guarded"), None)
         return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
 
 
@@ -241,6 +246,7 @@ class OperatingPoint(_Record, frozen=True):
     """Thresholds and what they are predicted to give, all from samples that the search did not see.
 
     Attributes:
+        placement: the device of each stage.
         thresholds: one for each exit but the last, exact float32 values; 2.0 means never.
         accuracy: share of right labels with these thresholds; `full_accuracy`: of the last exit.
         drop: `full_accuracy - accuracy`, with its 95 % interval.
@@ -249,6 +255,7 @@ class OperatingPoint(_Record, frozen=True):
     """
 
     variant: str
+    placement: tuple[str, ...]
     target: Target
     thresholds: tuple[Threshold, ...]
     accuracy: Share
@@ -300,8 +307,11 @@ class Calibration(_Record, frozen=True):
     def __post_init__(self) -> None:
         exits = len(self.exit_latency_s)
         for name, point in self.points.items():
-            if len(point.thresholds) != exits - 1 or len(point.exit_shares) != exits:
-                raise ValueError(f"operating point {name} has {len(point.thresholds)} thresholds for {exits} exits")
+            if len(point.thresholds) != exits - 1 or len(point.exit_shares) != exits or len(point.placement) != exits:
+                raise ValueError(
+                    f"operating point {name} has {len(point.thresholds)} thresholds and {len(point.placement)} devices for "
+                    f"{exits} exits"
+                )
             if abs(sum(point.exit_shares) - 1) > 1e-6:
                 raise ValueError(
                     f"the exit shares of operating point {name} add up to {sum(point.exit_shares):.3g}, not 1"

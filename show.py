@@ -85,8 +85,8 @@ def describe_diagnosis(found: "Diagnosis") -> str:
     """Describe what this device is and which engines run on it."""
     lines = list(found.fingerprint.items())
     for engine in found.engines:
-        state = f"{engine.package} {engine.version}" if engine.version else str(engine.problem)
-        lines.append((f"device {engine.device}", state))
+        lines.append((f"engine {engine.package}", engine.version or str(engine.problem)))
+        lines += [(f"device {name}", what) for name, what in engine.devices.items()]
     for name, there in found.extras.items():
         lines.append((f"extra {name}", "installed" if there else f"not installed; pip install 'offramp[{name}]'"))
     return table(lines)

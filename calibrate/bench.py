@@ -11,8 +11,7 @@ from msgspec import Struct
 from ..bundle import Bundle, open_bundle
 from ..devices import fingerprint
 from ..runtime import Result, load, load_static
-from ..runtime.engines import PACKAGES
-from ..runtime.loading import find_calibration
+from ..runtime.loading import find_calibration, packages_of
 from ..schema import Calibration, Target
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_labelled, no_progress
@@ -99,8 +98,9 @@ def bench(
     bundle: str | os.PathLike[str] | Bundle,
     data: tuple[Any, np.ndarray],
     *,
-    device: str = "cpu",
+    device: str | Sequence[str] | None = None,
     threads: int = 1,
+    fallback: str | None = None,
     variant: str | None = None,
     point: str | None = None,
     calibration: str | os.PathLike[str] | Calibration | None = None,
@@ -112,7 +112,7 @@ def bench(
     Args:
         bundle: the bundle or its folder.
         data: samples as `Net.batch` takes them, and labels (N,), that calibration never saw.
-        device, threads, variant, point, calibration: as for `runtime.load`.
+        device, threads, fallback, variant, point, calibration: as for `runtime.load`.
         seed: draws the order within each block.
         progress: called with what is being done, how much is done, and how much there is.
 
@@ -128,8 +128,17 @@ def bench(
     rng = np.random.default_rng(seed)
     with ExitStack() as stack:
         net = stack.enter_context(
-            load(bundle, device, variant=variant, point=point, threads=threads, calibration=calibration)
+            load(
+                bundle,
+                device,
+                variant=variant,
+                point=point,
+                threads=threads,
+                calibration=calibration,
+                fallback=fallback,
+            )
         )
+        placement = [stage.device for stage in net.provenance.stages]
         last = len(net.exits) - 1
         best = calibration.best_single if calibration else None
         predicted_shares = net.point.exit_shares if net.point else None
@@ -137,7 +146,7 @@ def bench(
         mix = predicted_shares or (0.0,) * last + (1.0,)
         turns = {"early": run_alone(net), "forced": force_exits(net, mix, rng=rng)}
         for k in {last, last if best is None else best}:
-            static = load_static(bundle, device, variant=variant, exit=k, threads=threads)
+            static = load_static(bundle, placement[k], variant=variant, exit=k, threads=threads)
             turns[f"static{k}"] = run_alone(stack.enter_context(static))
         results = measure(turns, x, rng=rng, progress=progress)
     early, whole = results["early"][0], results[f"static{last}"][0]
@@ -162,7 +171,7 @@ def bench(
         prediction_error=predicted_s / mean_s - 1,
         share_error_s=None if predicted_shares is None else float((np.array(predicted_shares) - shares) @ costs),
         samples=len(x),
-        fingerprint=fingerprint(engine=PACKAGES[device], threads=threads),
+        fingerprint=fingerprint(packages=packages_of(placement), threads=threads),
         verdict=_verdict(rows["early"], rows[f"static{last}"], single if best != last else None, drop, target),
     )
 

@@ -1,6 +1,7 @@
 """Calibrate: record, measure, search, report."""
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from ..devices import fingerprint
 from ..errors import DataError, TargetError
 from ..files import check_writable
 from ..runtime import EveryExit, Net, load_static
-from ..runtime.engines import PACKAGES
-from ..runtime.loading import load_uncalibrated
+from ..runtime.loading import load_uncalibrated, packages_of
 from ..runtime.samples import Samples
 from ..schema import SCHEMA, Calibration, OperatingPoint, StaticPoint, Target
 from .measure import force_exits, latencies, measure, run_alone
@@ -31,8 +31,9 @@ def calibrate(
     data: tuple[Any, np.ndarray],
     target: Target,
     *,
-    device: str = "cpu",
+    device: str | Sequence[str] = "cpu",
     threads: int = 1,
+    fallback: str | None = None,
     variant: str | None = None,
     output: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -47,7 +48,7 @@ def calibrate(
         bundle: the bundle or its folder.
         data: samples as `Net.batch` takes them, and labels int (N,).
         target: what to optimise under which limit.
-        device, threads: as for `runtime.load`.
+        device, threads, fallback: as for `runtime.load`.
         variant: name of the variant to calibrate; the first by default.
         output: where to store the calibration; in the bundle's `calibrations/` by default, as `default.json`, or as
             `<variant>.json` for another variant than the first.
@@ -75,13 +76,12 @@ def calibrate(
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
     select, report = order[: len(x) // 2], order[len(x) // 2 :]
-    with ExitStack() as stack, load_uncalibrated(bundle, device, variant=variant, threads=threads) as net:
+    how: dict[str, Any] = {"variant": variant, "threads": threads}
+    with ExitStack() as stack, load_uncalibrated(bundle, device, fallback=fallback, **how) as net:
+        placement = tuple(stage.device for stage in net.provenance.stages)
         answers = _record(net, x, progress)
         right = answers.label == y[:, None]
-        statics = [
-            stack.enter_context(load_static(bundle, device, variant=variant, exit=k, threads=threads))
-            for k in range(len(net.exits))
-        ]
+        statics = [stack.enter_context(load_static(bundle, placement[k], exit=k, **how)) for k in range(len(net.exits))]
         shares = np.full(len(statics), 1 / len(statics))
         # What an exit costs depends on how often the others are taken, and that on the thresholds: measure, search, and again.
         for _ in range(2):
@@ -99,7 +99,7 @@ def calibrate(
             "Allow more time, or export a network with an earlier exit."
         )
     static_s = [float(latencies(results[f"static{k}"][0]).mean()) for k in range(len(statics))]
-    point = _predict(answers.score[report], right[report], costs, thresholds, target, chosen.name)
+    point = _predict(answers.score[report], right[report], costs, thresholds, target, chosen.name, placement)
     best = _best_single(right[select], static_s, target)
     static_points = tuple(
         StaticPoint(exit=k, accuracy=float(right[report, k].mean()), latency_s=static_s[k]) for k in range(len(statics))
@@ -110,7 +110,7 @@ def calibrate(
         offramp=__version__,
         variant=chosen.name,
         variant_digest=chosen.digest,
-        fingerprint=fingerprint(engine=PACKAGES[device], threads=threads),
+        fingerprint=fingerprint(packages=packages_of(placement), threads=threads),
         seed=seed,
         select_samples=len(select),
         report_samples=len(report),
@@ -141,6 +141,7 @@ def _predict(
     thresholds: tuple[float, ...],
     target: Target,
     variant: str,
+    placement: tuple[str, ...],
 ) -> OperatingPoint:
     taken = exits_taken(score, thresholds)
     shares = _shares(taken, len(costs))
@@ -150,6 +151,7 @@ def _predict(
     met = drop <= target.max_drop if target.max_drop is not None else latency_s <= (target.max_latency_s or 0)
     return OperatingPoint(
         variant=variant,
+        placement=placement,
         target=target,
         thresholds=thresholds,
         accuracy=float(right_early.mean()),

@@ -1,5 +1,5 @@
 """What device this is, and what can be measured on it."""
 
-from .fingerprint import differences, fingerprint
+from .fingerprint import differences, fingerprint, version_of
 
-__all__ = ["differences", "fingerprint"]
+__all__ = ["differences", "fingerprint", "version_of"]

@@ -1,16 +1,17 @@
 """The fields that tell whether figures measured on one device hold on another."""
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
 
 
-def fingerprint(*, engine: str, threads: int = 1, root: str | Path = "/") -> dict[str, str]:
+def fingerprint(*, packages: Sequence[str], threads: int = 1, root: str | Path = "/") -> dict[str, str]:
     """Describe this device and its software, one string per field.
 
     Args:
-        engine: the package that runs the stages, whose version counts.
+        packages: those that run the stages, whose versions count.
         threads: how many threads the engine uses.
         root: where `/proc` and `/sys` are looked for.
 
@@ -18,25 +19,30 @@ def fingerprint(*, engine: str, threads: int = 1, root: str | Path = "/") -> dic
         `architecture`, `cpu` (model name), `cores` (online logical CPUs), `engine` with version, `threads`, `offramp`,
         `python`, `os`.
     """
-    # Both are slow to import, and a product that starts wants neither before it needs them.
-    from importlib.metadata import PackageNotFoundError, version
+    import psutil  # slow to import, and a product that starts does not want it before it needs it
 
-    import psutil
-
-    try:
-        engine_version = version(engine)
-    except PackageNotFoundError:
-        engine_version = "not installed"
     return {
         "architecture": platform.machine(),
         "cpu": _cpu_model(Path(root)),
         "cores": str(psutil.cpu_count() or "unknown"),
-        "engine": f"{engine} {engine_version}",
+        "engine": ", ".join(f"{package} {version_of(package)}" for package in packages),
         "threads": str(threads),
         "offramp": __version__,
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.release()}",
     }
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, or `not installed`; builds of ONNX Runtime have names of their own."""
+    from importlib.metadata import PackageNotFoundError, version  # a fifth of the runtime's import time, so only here
+
+    for name in (package, f"{package}-gpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "not installed"
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> list[str]:

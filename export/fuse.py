@@ -17,8 +17,9 @@ from ..errors import BundleError, CheckError, ModelError, UsageError, require
 from ..files import NEW, check_writable, explained, sync
 from ..runtime import EveryExit, UncalibratedWarning
 from ..runtime.chain import check_thresholds
+from ..runtime.golden import read_golden
 from ..runtime.loading import choose_point
-from ..runtime.verify import compare_logits, read_golden
+from ..runtime.verify import compare_logits
 from ..schema import NEVER
 from .axes import axes_of, take
 from .nest import OUTPUTS, THRESHOLDS, nest_stages

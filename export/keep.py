@@ -14,8 +14,8 @@ from ..bundle import Bundle, commit_beside, list_files, new_variant, open_bundle
 from ..errors import UsageError, unknown
 from ..files import explained
 from ..runtime import EveryExit
+from ..runtime.golden import read_golden
 from ..runtime.loading import load_uncalibrated
-from ..runtime.verify import read_golden
 from ..schema import Variant
 from .axes import axes_of, count, other_lengths, sizes_of
 from .cut import plan_stages

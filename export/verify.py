@@ -7,7 +7,8 @@ import numpy as np
 
 from ..errors import CheckError, ModelError
 from ..runtime import EveryExit, Net
-from ..runtime.engines import compile_stage
+from ..runtime.engines import Compiled, Source
+from ..runtime.engines.onnxruntime import compile_stage
 from ..runtime.verify import compare_logits
 from ..schema import NEVER, Exit, Precision, Stage, Tensor
 from .axes import Axes, count, sizes_of, take
@@ -48,7 +49,9 @@ def verify_chain(
         ModelError: a gate leaves 0..1.
     """
     n, tolerance = count(golden, axes), max(TOLERANCE[precision], 2 * noise)
-    files = {stage.file: compile_stage(folder / stage.file, device="cpu", threads=1) for stage in stages}
+    files: dict[str, Compiled] = {}
+    for stage in stages:
+        files[stage.file] = files.get(stage.file) or _compile(folder, stage)
     compiled = [files[stage.file] for stage in stages]
     names = [f"Exit {exit_.name}" for exit_ in exits]
     with Net(compiled, stages, exits, inputs=inputs, classes=classes, logits=True) as net:
@@ -65,11 +68,15 @@ def verify_chain(
         _check_compaction(net, golden, answers, max(MIXED, 2 * tolerance))
     for k, exit_ in enumerate(exits):
         static = Stage(file=exit_.static, inputs=tuple(inputs), outputs=(), macs=exit_.macs)
-        engine = compile_stage(folder / exit_.static, device="cpu", threads=1)
-        with Net([engine], [static], [exit_], inputs=inputs, classes=classes, logits=True) as net:
+        with Net([_compile(folder, static)], [static], [exit_], inputs=inputs, classes=classes, logits=True) as net:
             name = f"The static network that ends at exit {exit_.name}"
             _compare(net.every_exit(tuple(golden)), [joined[k]], [name], "at batch 1", tolerance)
     return answers
+
+
+def _compile(folder: Path, stage: Stage) -> Compiled:
+    guarded = None if stage.guarded is None else folder / stage.guarded
+    return compile_stage(Source(folder / stage.file, stage.inputs, (), guarded), "cpu", threads=1)
 
 
 def _check_scores(answers: EveryExit, exits: Sequence[Exit]) -> None:

@@ -1,6 +1,8 @@
 """The chain: stages run one after the other until an exit is sure enough."""
 
+import copy
 from collections.abc import Sequence
+from threading import RLock
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any
@@ -11,8 +13,8 @@ from ..errors import DataError, OfframpError, UsageError
 from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
 from .buffers import batch_axis, shape_at
 from .engines import Compiled, Run
-from .memory import CHUNK, Bound, Memory, learn_shapes, link_stages, resize
-from .results import BatchResult, EveryExit, Result
+from .memory import CHUNK, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
+from .results import BatchResult, EveryExit, Provenance, Result
 from .samples import Samples, check_kind, check_samples, fits, show_shape, split_inputs
 
 LENGTHS = 8
@@ -21,15 +23,21 @@ LENGTHS = 8
 CLOSED = "The network is closed. Load it again."
 
 
-class Net:
-    """A loaded network. Made by `load`; serves one thread at a time.
+Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+"""Labels, scores, exits and logits of a chunk, to be filled."""
 
-    A network with named axes (a sequence length) learns the shapes inside it whenever a length is new, by running once more.
+
+class Net:
+    """A loaded network. Made by `load`; may be called from any thread, and runs one call at a time.
+
+    For threads that shall run at once make a `clone` for each. A network with named axes (a sequence length) learns the shapes
+    inside it whenever a length is new, by running once more.
 
     Attributes:
         exits: the names of the exits, first to last.
         inputs: the names of the inputs.
         point: the operating point in use, or None when the network runs to its last exit.
+        provenance: what runs each stage, as the engines report it.
     """
 
     def __init__(
@@ -42,28 +50,37 @@ class Net:
         classes: int,
         logits: bool,
         point: OperatingPoint | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
+        self._lock = RLock()
+        self.provenance = provenance or Provenance(())
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
         self.point = point
         self._links = link_stages(compiled, stages, exits, logits)
         self._stages = list(stages)
         self._inputs = tuple(inputs)
-        self._live = _live_after(stages)
+        self._live = live_after(stages)
         self._classes = classes if logits else None
         heads = [Tensor(name=e.score, dtype="float32", shape=(None,)) for e in exits]
         heads += [Tensor(name=e.label, dtype="int64", shape=(None,)) for e in exits]
         heads += [Tensor(name=e.logits, dtype="float32", shape=(None, classes)) for e in exits if logits]
         self._heads = heads
         self._thresholds: tuple[float, ...] = point.thresholds if point else (NEVER,) * (len(exits) - 1)
+        self._batches = all(one.batches for one in compiled)
+        self._together = None if self._batches else False
+        self._named = any(isinstance(axis, str) for tensor in inputs for axis in tensor.shape)
+        self._take_memory()
+
+    def _take_memory(self) -> None:
+        """Start with memory of one's own, and none yet where the lengths are not known."""
         self._memories: dict[tuple[tuple[int, ...], ...], Memory] = {}
         self._memory: Memory | None = None
         self._places: list[tuple[np.ndarray, tuple[Any, ...]]] = []
         self._alone: tuple[Any, ...] = ()  # the shapes of a sample that need no look at anything else
         self._steps: tuple[tuple[Any, ...], ...] = ()
-        self._named = any(isinstance(axis, str) for tensor in inputs for axis in tensor.shape)
         if not self._named:
-            self._turn_to([np.empty(shape_at(tensor, 1), tensor.dtype) for tensor in inputs])
+            self._turn_to([np.empty(shape_at(tensor, 1), tensor.dtype) for tensor in self._inputs])
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -72,9 +89,10 @@ class Net:
 
     @thresholds.setter
     def thresholds(self, values: Sequence[float]) -> None:
-        self._check_open()
-        self._thresholds = check_thresholds(values, len(self.exits))
-        self._set_steps()
+        with self._lock:
+            self._check_open()
+            self._thresholds = check_thresholds(values, len(self.exits))
+            self._set_steps()
 
     def __call__(self, x: Any) -> Result:
         """Run one sample.
@@ -88,23 +106,27 @@ class Net:
             UsageError: the network is closed.
         """
         start = perf_counter_ns()
-        self._put(x)
-        try:
-            for k, run, score, label, logits, threshold in self._steps:
-                run()
-                sure = score[0]
-                if sure >= threshold:
-                    break
-        except Exception as error:
-            raise _explain(error) from error
-        if sure != sure:
-            raise _not_a_number(0)
-        if logits is not None:
-            logits = logits.copy()
-        return Result(label[0], sure, k, (perf_counter_ns() - start) * 1e-9, logits)
+        with self._lock:
+            self._put(x)
+            try:
+                for k, run, score, label, logits, threshold in self._steps:
+                    run()
+                    sure = score[0]
+                    if sure >= threshold:
+                        break
+            except Exception as error:
+                raise _explain(error) from error
+            if sure != sure:
+                raise _not_a_number(0)
+            if logits is not None:
+                logits = logits.copy()
+            return Result(label[0], sure, k, (perf_counter_ns() - start) * 1e-9, logits)
 
     def batch(self, x: Any) -> BatchResult:
-        """Run many samples; those that leave at an exit are dropped from the rest of the chain.
+        """Run many samples.
+
+        Either up to `CHUNK` go through a stage at once, and those that leave at an exit are dropped from the rest of the chain;
+        or each goes through the chain alone. The first call with at least 32 samples tries both and keeps to what was faster.
 
         Args:
             x: the samples, of the network's dtype, the batch on the input's batch axis; for several inputs a tuple or dict.
@@ -113,18 +135,23 @@ class Net:
             DataError: `x` has another shape or kind of dtype, holds no sample, or an answer is not a number.
         """
         start = perf_counter_ns()
-        samples, memory = self._check_batch(x)
-        n = len(samples)
-        label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
-        score = np.empty(n, np.float32)
-        logits = None if self._classes is None else np.empty((n, self._classes), np.float32)
-        for first in range(0, n, CHUNK):
-            part = slice(first, first + CHUNK)
-            self._leave(
-                memory, samples[part], label[part], score[part], exit_[part], None if logits is None else logits[part]
-            )
-        _refuse_nan(score)
-        return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits)
+        with self._lock:
+            samples, memory = self._check_batch(x)
+            n = len(samples)
+            label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
+            score = np.empty(n, np.float32)
+            logits = None if self._classes is None else np.empty((n, self._classes), np.float32)
+            for first in range(0, n, CHUNK):
+                part = slice(first, first + CHUNK)
+                into = label[part], score[part], exit_[part], None if logits is None else logits[part]
+                if self._together is None and first > 0 and first + CHUNK <= n:
+                    self._together = self._is_faster_together(memory, samples[part], into)
+                elif self._together is False:
+                    self._leave_alone(samples[part], into)
+                else:
+                    self._leave(memory, samples[part], into)
+            _refuse_nan(score)
+            return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits)
 
     def every_exit(self, x: Any, *, size: int = 1) -> EveryExit:
         """Run many samples through every exit, whatever the thresholds.
@@ -139,7 +166,12 @@ class Net:
         """
         if not 1 <= size <= CHUNK:
             raise UsageError(f"size is from 1 to {CHUNK}, not {size}.")
+        with self._lock:
+            return self._every_exit(x, size)
+
+    def _every_exit(self, x: Any, size: int) -> EveryExit:
         samples, memory = self._check_batch(x)
+        size = size if self._batches else 1
         n, exits = len(samples), len(self.exits)
         label, score = np.empty((n, exits), np.int64), np.empty((n, exits), np.float32)
         logits = None if self._classes is None else np.empty((n, exits, self._classes), np.float32)
@@ -155,11 +187,25 @@ class Net:
         _refuse_nan(score)
         return EveryExit(label, score, logits)
 
+    def clone(self) -> "Net":
+        """Make a second chain over the same compiled stages, with memory of its own, for another thread.
+
+        Raises:
+            UsageError: the network is closed.
+        """
+        with self._lock:
+            self._check_open()
+            other = copy.copy(self)
+        other._lock = RLock()
+        other._take_memory()
+        return other
+
     def close(self) -> None:
-        """Let go of the engine's memory; the network cannot be called afterwards."""
-        self._links, self._places, self._alone = [], [], ()
-        self._steps = ((0, _closed, [0.0], [0], None, 0.0),)
-        self._memories, self._memory = {}, None
+        """Let go of the engine's memory; the network cannot be called afterwards. Its clones can."""
+        with self._lock:
+            self._links, self._places, self._alone = [], [], ()
+            self._steps = ((0, _closed, [0.0], [0], None, 0.0),)
+            self._memories, self._memory = {}, None
 
     def __enter__(self) -> "Net":
         """Return the network itself."""
@@ -256,16 +302,26 @@ class Net:
         for tensor, array in zip(self._inputs, samples.arrays, strict=True):
             bound.views[tensor.name][...] = np.moveaxis(array, 0, batch_axis(tensor) or 0)
 
-    def _leave(
-        self,
-        memory: Memory,
-        x: Samples,
-        label: np.ndarray,
-        score: np.ndarray,
-        exit_: np.ndarray,
-        logits: np.ndarray | None,
-    ) -> None:
-        """Run one chunk and write each sample's answer into the given arrays."""
+    def _is_faster_together(self, memory: Memory, x: Samples, into: Answers) -> bool:
+        """Run a chunk both ways; a twentieth is what a machine's noise may decide."""
+        start = perf_counter_ns()
+        self._leave_alone(x, into)
+        middle = perf_counter_ns()
+        self._leave(memory, x, into)
+        return perf_counter_ns() - middle < 1.05 * (middle - start)
+
+    def _leave_alone(self, x: Samples, into: Answers) -> None:
+        """Run each sample of a chunk through the chain by itself."""
+        label, score, exit_, logits = into
+        for i, sample in enumerate(x):
+            result = self(sample)
+            label[i], score[i], exit_[i] = result.label, result.score, result.exit
+            if logits is not None:
+                logits[i] = result.logits
+
+    def _leave(self, memory: Memory, x: Samples, into: Answers) -> None:
+        """Run one chunk, dropping what leaves, and write each sample's answer into the given arrays."""
+        label, score, exit_, logits = into
         rows, side = np.arange(len(x)), 0
         bound = memory.at(len(x), side)
         self._fill(bound, x)
@@ -285,7 +341,7 @@ class Net:
                 rows, side = rows[stay], 1 - side
                 smaller = memory.at(len(rows), side)
                 for tensor in self._live[k]:
-                    _keep(bound.views[tensor.name], smaller.views[tensor.name], stay, batch_axis(tensor))
+                    keep_rows(bound.views[tensor.name], smaller.views[tensor.name], stay, batch_axis(tensor))
                 bound = smaller
 
 
@@ -319,7 +375,8 @@ def _explain(error: Exception) -> OfframpError:
     """Make the error for a sample that an engine cannot run; engines' exception types are their own."""
     if isinstance(error, OfframpError):
         return error
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
+    line = (lines or [type(error).__name__])[0]
     return DataError(
         f"The engine cannot run this sample: {line} Is a value out of range, or a sequence too short or long?"
     )
@@ -332,24 +389,6 @@ def _closed() -> None:
 def _show_both(tensor: Tensor) -> str:
     alone = tuple(axis for axis in tensor.shape if axis is not None)
     return f"{show_shape(alone)} (or {show_shape([1 if a is None else a for a in tensor.shape])})"
-
-
-def _live_after(stages: Sequence[Stage]) -> list[list[Tensor]]:
-    """For each stage, the tensors that later stages still read."""
-    live: list[list[Tensor]] = []
-    for k in range(len(stages)):
-        later = {tensor.name: tensor for stage in stages[k + 1 :] for tensor in stage.inputs}
-        made = {tensor.name for stage in stages[k + 1 :] for tensor in stage.outputs}
-        live.append([tensor for name, tensor in later.items() if name not in made])
-    return live
-
-
-def _keep(source: np.ndarray, place: np.ndarray, stay: np.ndarray, axis: int | None) -> None:
-    if axis is None:
-        place[...] = source
-    else:
-        # mode='clip' spares the bounds check, a third of the time
-        source.take(np.flatnonzero(stay), axis, place, "clip")
 
 
 def _refuse_nan(score: np.ndarray) -> None:

@@ -2,9 +2,10 @@
 
 from msgspec import Struct
 
-from ..devices import fingerprint
-from ..errors import MissingError, require
-from .engines import PACKAGES
+from ..devices import fingerprint, version_of
+from ..errors import MissingError
+from .engines import Engine as EngineModule
+from .engines import engines, name_device
 
 EXTRAS = {
     "onnxruntime": "onnxruntime",
@@ -19,11 +20,11 @@ EXTRAS = {
 
 
 class Engine(Struct, frozen=True):
-    """An engine: the device name it serves, its version if it can run, and otherwise what to do."""
+    """An engine: its package, the version if it can run, the devices it finds with descriptions, otherwise what to do."""
 
-    device: str
     package: str
     version: str | None
+    devices: dict[str, str]
     problem: str | None
 
 
@@ -37,21 +38,20 @@ class Diagnosis(Struct, frozen=True):
 
 def diagnose() -> Diagnosis:
     """Look at this device. Engines are imported, since an installed one may still not load."""
-    fields = fingerprint(engine=PACKAGES["cpu"])
-    engines = tuple(_examine(device, package) for device, package in PACKAGES.items())
-    return Diagnosis(fields, engines, {extra: _is_installed(name) for extra, name in EXTRAS.items()})
+    found = tuple(_examine(module, engine) for module, engine in engines().items())
+    packages = [engine.package for engine in found if engine.version]
+    return Diagnosis(
+        fingerprint(packages=packages), found, {name: _is_installed(needs) for name, needs in EXTRAS.items()}
+    )
 
 
-def _examine(device: str, package: str) -> Engine:
-    from importlib.metadata import PackageNotFoundError, version  # a fifth of the runtime's import time, so only here
-
+def _examine(module: str, engine: EngineModule) -> Engine:
     try:
-        require(package, extra=package)
-        return Engine(device, package, version(package), None)
+        places = engine.list_places()
     except MissingError as error:
-        return Engine(device, package, None, str(error))
-    except PackageNotFoundError:
-        return Engine(device, package, "unknown", None)
+        return Engine(engine.PACKAGE, None, {}, str(error))
+    devices = {name_device(module, engine, place): what for place, what in places.items()}
+    return Engine(engine.PACKAGE, version_of(engine.PACKAGE), devices, None)
 
 
 def _is_installed(modules: str) -> bool:

@@ -3,13 +3,20 @@
 import os
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import differences, fingerprint
 from ..errors import BundleError, UsageError, unknown
 from ..schema import Calibration, Exit, OperatingPoint, Stage, Variant
+from .auto import choose_devices
+from .building import Progress, compile_stages
 from .chain import Net
-from .engines import PACKAGES, compile_stage
+from .engines import find_device
+from .golden import read_golden
+from .placing import AUTO, spread
+from .results import Provenance
+from .samples import check_samples
 
 
 class UncalibratedWarning(UserWarning):
@@ -18,24 +25,30 @@ class UncalibratedWarning(UserWarning):
 
 def load(
     path: str | os.PathLike[str] | Bundle,
-    device: str = "cpu",
+    device: str | Sequence[str] | None = None,
     *,
     variant: str | None = None,
     point: str | None = None,
     threads: int = 1,
     logits: bool = False,
     calibration: str | os.PathLike[str] | Calibration | None = None,
+    fallback: str | None = None,
+    progress: Progress | None = None,
 ) -> Net:
     """Load a bundle to run on a device.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        device: `cpu` (ONNX Runtime).
+        device: where to run: `cpu` (ONNX Runtime), `cuda:0`, `openvino:CPU`, `openvino:NPU`, ...; one for each stage to place
+            them apart; or `auto`, which measures what is here for a moment and chooses. Where the calibration was made, or
+            `cpu`, by default.
         variant: name of a variant; the one that the calibration was made for, or the first, by default.
         point: name of an operating point in the calibration; its only or first one by default.
         threads: threads that the engine may use within a stage.
         logits: whether results carry the logits of the exit taken.
         calibration: a calibration outside the bundle, or one already read; the bundle's only one by default.
+        fallback: the device to take where another is missing or cannot run a stage, such as `cpu`; `Net.provenance` shows it.
+        progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
         The network. Without a calibration every input runs to the last exit, and an `UncalibratedWarning` says so.
@@ -43,12 +56,15 @@ def load(
     Raises:
         UsageError: nothing lies at a path, there is no such point, or several calibrations to choose from.
         BundleError: the bundle or calibration is damaged, newer, or they do not belong together.
-        MissingError: the device or its engine's package is not here.
+        MissingError: a device or its engine's package is not here, or it cannot run a stage.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     chosen, found, best = choose_point(bundle, calibration, variant=variant, point=point)
-    if found is None:
-        net = load_uncalibrated(bundle, device, variant=variant, threads=threads, logits=logits)
+    if device is None:
+        device = best.placement if best else "cpu"
+    how: dict[str, Any] = {"threads": threads, "logits": logits, "fallback": fallback, "progress": progress}
+    net = _open(bundle, chosen, chosen.stages, chosen.exits, device, point=best, **how)
+    if found is None or best is None:
         warnings.warn(
             f"{bundle.path} has no calibration{f' of variant {variant}' if variant else ''}: every input runs to the last exit. "
             "Run: offramp calibrate",
@@ -56,24 +72,26 @@ def load(
             stacklevel=2,
         )
         return net
-    if device in PACKAGES and (
-        differing := differences(fingerprint(engine=PACKAGES[device], threads=threads), found.fingerprint)
-    ):
+    here = [stage.device for stage in net.provenance.stages]
+    differing = differences(fingerprint(packages=packages_of(here), threads=threads), found.fingerprint)
+    if tuple(here) != best.placement:
+        differing.append(f"the stages run on {', '.join(here)} here and ran on {', '.join(best.placement)} there")
+    if differing:
         warnings.warn(
             f"The calibration was made elsewhere ({'; '.join(differing)}): its latencies do not hold here. "
             "Calibrate on this device.",
             UncalibratedWarning,
             stacklevel=2,
         )
-    return _open(bundle, chosen, chosen.stages, chosen.exits, device, threads=threads, logits=logits, point=best)
+    return net
 
 
 def load_uncalibrated(
-    bundle: Bundle, device: str = "cpu", *, variant: str | None = None, threads: int = 1, logits: bool = False
+    bundle: Bundle, device: str | Sequence[str] = "cpu", *, variant: str | None = None, **how: Any
 ) -> Net:
-    """Load a bundle without looking for a calibration; every threshold is 2.0, never."""
+    """Load a bundle without looking for a calibration; every threshold is 2.0, never. `how` is as for `load`."""
     chosen = bundle.variant(variant)
-    return _open(bundle, chosen, chosen.stages, chosen.exits, device, threads=threads, logits=logits)
+    return _open(bundle, chosen, chosen.stages, chosen.exits, device, **how)
 
 
 def load_static(
@@ -107,32 +125,60 @@ def load_static(
     return _open(bundle, chosen, [stage], [end], device, threads=threads, logits=logits)
 
 
+def packages_of(devices: Sequence[str]) -> list[str]:
+    """Return the packages that serve some devices, each once.
+
+    Raises:
+        MissingError: no engine serves one of them.
+    """
+    return list(dict.fromkeys(find_device(device).engine.PACKAGE for device in devices))
+
+
 def _open(
     bundle: Bundle,
     variant: Variant,
     stages: Sequence[Stage],
     exits: Sequence[Exit],
-    device: str,
+    device: str | Sequence[str],
     *,
-    threads: int,
-    logits: bool,
+    threads: int = 1,
+    logits: bool = False,
     point: OperatingPoint | None = None,
+    fallback: str | None = None,
+    progress: Progress | None = None,
 ) -> Net:
-    """Check the files of some stages of a variant, compile them, and chain them."""
-    if threads < 1:
-        raise UsageError(f"threads is at least 1, not {threads}.")
-    bundle.file(variant, variant.weights)
-    files = {stage.file: bundle.file(variant, stage.file) for stage in stages}
-    made = {name: compile_stage(path, device=device, threads=threads) for name, path in files.items()}
-    return Net(
-        [made[stage.file] for stage in stages],
-        stages,
-        exits,
-        inputs=bundle.manifest.inputs,
-        classes=bundle.manifest.classes,
-        logits=logits,
-        point=point,
-    )
+    """Compile some stages of a variant, and chain them."""
+
+    def open_on(devices: Sequence[str], why: str | None = None) -> Net:
+        compiled, provenance = compile_stages(
+            bundle,
+            variant,
+            stages,
+            exits,
+            devices,
+            threads=threads,
+            logits=logits,
+            fallback=None if device == AUTO else fallback,
+            progress=progress,
+        )
+        return Net(
+            compiled,
+            stages,
+            exits,
+            inputs=bundle.manifest.inputs,
+            classes=bundle.manifest.classes,
+            logits=logits,
+            point=point,
+            provenance=Provenance(provenance, why),
+        )
+
+    if device != AUTO:
+        return open_on(spread(device, len(stages)))
+    inputs, golden = read_golden(bundle, variant)
+    columns = [[end.name for end in variant.exits].index(exit_.name) for exit_ in exits]
+    shares = point.exit_shares if point else (0.0,) * (len(exits) - 1) + (1.0,)
+    samples = check_samples(inputs, bundle.manifest.inputs)
+    return open_on(*choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares))
 
 
 def find_calibration(

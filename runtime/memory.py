@@ -1,13 +1,13 @@
 """The chain tied to memory: which tensor is which name in a stage's file, and bindings kept per batch size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
 
 from ..schema import Exit, Stage, Tensor
-from .buffers import Buffers
+from .buffers import Buffers, shape_at
 from .engines import Compiled, Run
 
 CHUNK = 16
@@ -44,7 +44,10 @@ def link_stages(
 
 
 class Bound(Struct):
-    """The whole chain tied to memory for one batch size; `steps[k]` is (run, score, label, logits) of stage k."""
+    """The whole chain tied to memory for one batch size; `steps[k]` is (run, score, label, logits) of stage k.
+
+    `views` are the tensors in the host's memory, by name.
+    """
 
     views: dict[str, np.ndarray]
     steps: list[tuple[Run, Any, Any, Any]]
@@ -63,7 +66,10 @@ class Memory:
         self._tensors = tensors
         self._sides: list[Buffers] = []
         self._bound: dict[tuple[int, int], Bound] = {}
-        self.single = self._bind(Buffers(tensors, batch=1), 1)
+        inside = _handed_over(links)
+        views = Buffers([tensor for tensor in tensors if tensor.name not in inside], batch=1).views(1)
+        own = {t.name: inside[t.name](shape_at(t, 1), t.dtype) for t in tensors if t.name in inside}
+        self.single = self._bind(views, own)
         self.heads: list[Any] = [
             (run, memoryview(score), memoryview(label), values[0] if values is not None else None)
             for run, score, label, values in self.single.steps
@@ -74,17 +80,29 @@ class Memory:
         if not self._sides:
             self._sides = [Buffers(self._tensors, batch=CHUNK) for _ in range(2)]
         if (batch, side) not in self._bound:
-            self._bound[batch, side] = self._bind(self._sides[side], batch)
+            self._bound[batch, side] = self._bind(self._sides[side].views(batch), {})
         return self._bound[batch, side]
 
-    def _bind(self, buffers: Buffers, batch: int) -> Bound:
-        views = buffers.views(batch)
-        steps = []
+    def _bind(self, views: dict[str, np.ndarray], own: dict[str, Any]) -> Bound:
+        """Tie the chain to arrays, and to memory of the engines' own."""
+        places, steps = views | own, []
         for compiled, reads, writes, exit_, logits in self._links:
-            inputs = {own: views[name] for own, name in reads.items()}
-            run = compiled.bind(inputs, {own: views[name] for own, name in writes.items()})
+            inputs = {its: places[name] for its, name in reads.items()}
+            run = compiled.bind(inputs, {its: places[name] for its, name in writes.items()})
             steps.append((run, views[exit_.score], views[exit_.label], views[exit_.logits] if logits else None))
         return Bound(views, steps)
+
+
+def _handed_over(links: Sequence[Link]) -> dict[str, Callable[[tuple[int, ...], Any], Any]]:
+    """Return how to make room for each tensor that never leaves the memory of the engine that makes it."""
+    heads = {name for link in links for name in (link.exit.score, link.exit.label, *([link.exit.logits] * link.logits))}
+    found = {}
+    for link in links:
+        for name in set(link.writes.values()) - heads:
+            readers = [other.compiled.memory for other in links if name in other.reads.values()]
+            if link.compiled.allocate is not None and all(memory == link.compiled.memory for memory in readers):
+                found[name] = link.compiled.allocate
+    return found
 
 
 def learn_shapes(links: Sequence[Link], stages: Sequence[Stage], inputs: dict[str, np.ndarray]) -> list[Tensor]:
@@ -108,3 +126,22 @@ def resize(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """Give a tensor's named axes their sizes."""
     axes = tuple(size if isinstance(axis, str) else axis for axis, size in zip(tensor.shape, shape, strict=True))
     return Tensor(name=tensor.name, dtype=tensor.dtype, shape=axes)
+
+
+def live_after(stages: Sequence[Stage]) -> list[list[Tensor]]:
+    """For each stage, the tensors that later stages still read."""
+    live: list[list[Tensor]] = []
+    for k in range(len(stages)):
+        later = {tensor.name: tensor for stage in stages[k + 1 :] for tensor in stage.inputs}
+        made = {tensor.name for stage in stages[k + 1 :] for tensor in stage.outputs}
+        live.append([tensor for name, tensor in later.items() if name not in made])
+    return live
+
+
+def keep_rows(source: np.ndarray, place: np.ndarray, stay: np.ndarray, axis: int | None) -> None:
+    """Copy the samples that stay; a tensor without a batch axis is copied whole."""
+    if axis is None:
+        place[...] = source
+    else:
+        # mode='clip' spares the bounds check, a third of the time
+        source.take(np.flatnonzero(stay), axis, place, "clip")

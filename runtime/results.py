@@ -41,3 +41,26 @@ class EveryExit(Struct, frozen=True):
     label: np.ndarray
     score: np.ndarray
     logits: np.ndarray | None = None
+
+
+class StageProvenance(Struct, frozen=True):
+    """What runs a stage.
+
+    Attributes:
+        device: the name of the device.
+        runs_on: what really runs it, as the engine reports it.
+        built: where its compiled form comes from: `now`, `cache` or `bundle`.
+        fallback: why it does not run on the device that was asked for; None where it does.
+    """
+
+    device: str
+    runs_on: str
+    built: str
+    fallback: str | None = None
+
+
+class Provenance(Struct, frozen=True):
+    """What runs each stage of a network and, where `auto` chose the devices, why it chose them."""
+
+    stages: tuple[StageProvenance, ...]
+    chosen: str | None = None

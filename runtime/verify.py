@@ -1,16 +1,18 @@
 """The device's self-test: a bundle's golden samples replayed through every stage on the engine that will run it."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
 
 from ..bundle import Bundle, open_bundle
-from ..errors import BundleError, DataError
 from ..schema import Exit, Precision, Variant
+from .golden import read_golden
 from .loading import load_uncalibrated
+from .placing import describe_devices
 from .results import EveryExit
-from .samples import check_samples
 
 TOLERANCE: dict[Precision, float] = {"fp64": 1e-4, "fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
 """The largest max|a - b| / max|b| of an exit's logits that counts as the same network on another engine.
@@ -66,13 +68,18 @@ class Verification(Struct, frozen=True):
 
 
 def verify(
-    path: str | os.PathLike[str] | Bundle, device: str = "cpu", *, variant: str | None = None, threads: int = 1
+    path: str | os.PathLike[str] | Bundle,
+    device: str | Sequence[str] = "cpu",
+    *,
+    variant: str | None = None,
+    threads: int = 1,
+    fallback: str | None = None,
 ) -> tuple[Verification, ...]:
     """Replay the golden samples of a bundle on a device.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        device, threads: as for `load`.
+        device, threads, fallback: as for `load`.
         variant: name of a variant; all by default.
 
     Returns:
@@ -84,33 +91,7 @@ def verify(
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     chosen = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
-    return tuple(_verify_variant(bundle, one, device, threads) for one in chosen)
-
-
-def read_golden(bundle: Bundle, variant: Variant) -> tuple[tuple[np.ndarray, ...], EveryExit]:
-    """Return a variant's golden inputs, each as the network takes it, and what every exit said of them when it was exported.
-
-    Raises:
-        BundleError: the file is damaged, or does not belong to the variant.
-    """
-    path = bundle.file(variant, variant.golden)
-    try:
-        with np.load(path, allow_pickle=False) as loaded:
-            inputs = tuple(loaded[f"input{i}"] for i in range(len(bundle.manifest.inputs)))
-            answers = EveryExit(loaded["label"], loaded["score"], loaded["logits"])
-    except Exception as error:  # a damaged archive raises one of a dozen types
-        raise BundleError(f"{path} does not hold golden samples: {error} Export the network anew.") from error
-    try:
-        rows, exits = len(check_samples(inputs, bundle.manifest.inputs)), len(variant.exits)
-    except DataError as error:
-        raise BundleError(f"{path} does not hold samples of this network: {error} Export the network anew.") from error
-    assert answers.logits is not None
-    shapes = (answers.label.shape, answers.score.shape, answers.logits.shape)
-    if shapes != ((rows, exits), (rows, exits), (rows, exits, bundle.manifest.classes)):
-        raise BundleError(
-            f"{path} does not fit variant {variant.name}, which has {exits} exits. Export the network anew."
-        )
-    return inputs, answers
+    return tuple(_verify_variant(bundle, one, device, threads, fallback) for one in chosen)
 
 
 def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
@@ -130,13 +111,16 @@ def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     return float(np.abs(ours[decides] - theirs[decides]).max()), max(float(np.abs(theirs[decides]).max()), 1e-30)
 
 
-def _verify_variant(bundle: Bundle, variant: Variant, device: str, threads: int) -> Verification:
+def _verify_variant(
+    bundle: Bundle, variant: Variant, device: str | Sequence[str], threads: int, fallback: str | None
+) -> Verification:
     inputs, golden = read_golden(bundle, variant)
-    with load_uncalibrated(bundle, device, variant=variant.name, threads=threads, logits=True) as net:
-        answers = net.every_exit(inputs)
+    how: dict[str, Any] = {"threads": threads, "logits": True, "fallback": fallback}
+    with load_uncalibrated(bundle, device, variant=variant.name, **how) as net:
+        answers, devices = net.every_exit(inputs), [stage.device for stage in net.provenance.stages]
     tolerance = TOLERANCE[variant.precision]
     exits = tuple(_check_exit(k, exit_, answers, golden, tolerance) for k, exit_ in enumerate(variant.exits))
-    return Verification(variant.name, device, tolerance, all(e.passed for e in exits), exits)
+    return Verification(variant.name, describe_devices(devices), tolerance, all(e.passed for e in exits), exits)
 
 
 def _check_exit(k: int, exit_: Exit, answers: EveryExit, golden: EveryExit, tolerance: float) -> ExitCheck:

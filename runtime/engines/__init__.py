@@ -1,48 +1,162 @@
-"""The engines that run a stage, one module each.
+"""The engines that run stages, one module each: a module put here is an engine, and nothing else names it.
 
-A module offers `compile_stage(path, *, threads)`, which returns an object with `bind(inputs, outputs)`: given arrays by name,
-that returns a function without arguments which runs the stage from the inputs into the outputs. The arrays stay in place, so
-one stage's output array is the next stage's input; and with `infer(inputs, outputs)`, which runs the stage once into new arrays.
+A device is named by an engine's module and a place it runs on, `openvino:CPU`, or by one of the short names in `ALIASES`: `cpu`,
+`cuda:0`. `Engine` says what a module offers, `Compiled` what a compiled stage does. Modules import their package only inside
+functions, since all modules are looked through for a name.
 """
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+
+from msgspec import Struct
 
 from ...errors import MissingError
+from ...schema import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
 
-Arrays = Mapping[str, "np.ndarray"]
 Run = Callable[[], object]
+HOST = "host"
+"""The memory that numpy sees."""
+
+
+class Source(Struct, frozen=True):
+    """A stage to compile.
+
+    Attributes:
+        path: its ONNX file; external data lie beside it.
+        inputs: what it reads, by the names in the file.
+        outputs: the names of the outputs that will be bound; an engine may leave the others out.
+        guarded: the same stage with guards on its inputs, for ONNX Runtime on x86-64; see `export/guard.py`.
+        check: sees that the files are what they should be; an engine calls it before it reads them.
+    """
+
+    path: Path
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...]
+    guarded: Path | None = None
+    check: Callable[[], object] = lambda: None
 
 
 class Compiled(Protocol):
-    """A stage compiled for a device."""
+    """A stage compiled for a device. Bindings of one stage may run in several threads at once.
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Run:
-        """Tie arrays (C-contiguous, of the stage's dtypes and shapes) to the stage and return what runs it."""
+    Attributes:
+        runs_on: what runs it, as the engine reports it.
+        memory: where tensors lie that stages hand to each other: `HOST`, or a name that stages share which share a memory.
+        allocate: makes room for a tensor of a shape and dtype in that memory; None where it is the host's.
+        batches: whether it takes more than one sample at once.
+    """
+
+    runs_on: str
+    memory: str
+    allocate: Callable[[tuple[int, ...], Any], Any] | None
+    batches: bool
+
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
+        """Tie memory to the stage and return what runs it, without arguments, from the inputs into the outputs.
+
+        What is tied are arrays (C-contiguous, of the stage's dtypes and shapes), which stay in place, so that one stage's output
+        is the next one's input; or what `allocate` gave. The function returned keeps all of it alive.
+
+        Raises:
+            BundleError: the stage has no input or output of a name.
+        """
         ...
 
-    def infer(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
+    def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
         """Run the stage once into new arrays, for outputs whose shapes are not known beforehand."""
         ...
 
 
-PACKAGES = {"cpu": "onnxruntime"}
-"""The package that serves each device name."""
+class Engine(Protocol):
+    """What a module here offers.
+
+    Attributes:
+        PACKAGE: the package that does the work, under which its version is looked up; also the extra that brings it.
+        ALIASES: first parts of device names that mean a place of this engine without naming the engine.
+    """
+
+    PACKAGE: str
+    ALIASES: tuple[str, ...]
+
+    def list_places(self) -> dict[str, str]:
+        """Return the places that exist here, each with a description.
+
+        Raises:
+            MissingError: the package is not installed or does not load.
+        """
+        ...
+
+    def compile_stage(
+        self, source: Source, place: str, *, threads: int, strict: bool = True, built: bytes | None = None
+    ) -> Compiled:
+        """Compile a stage, or take what was built ahead.
+
+        Args:
+            source: the stage.
+            place: where it is to run.
+            threads: threads that it may use.
+            strict: refuse to run parts of it elsewhere.
+            built: what `Builder.build` made.
+
+        Raises:
+            MissingError: the package or the place is not here, or the place cannot run the stage.
+            BundleError: the engine cannot read the stage.
+        """
+        ...
 
 
-def compile_stage(path: Path, *, device: str, threads: int) -> Compiled:
-    """Compile a stage for a device.
+@runtime_checkable
+class Builder(Engine, Protocol):
+    """An engine that takes long to compile a stage, and can do so ahead."""
+
+    def describe_build(self, place: str) -> dict[str, str]:
+        """Return what of the engine and the device decides whether a stage that was built ahead fits, by name."""
+        ...
+
+    def build(self, source: Source, place: str, *, threads: int) -> bytes:
+        """Compile a stage ahead into bytes that `compile_stage` takes as `built`."""
+        ...
+
+
+class Device(NamedTuple):
+    """A place of an engine, by the name under which it is asked for."""
+
+    name: str
+    engine: Engine
+    place: str
+
+
+def engines() -> dict[str, Engine]:
+    """Return every engine by its module's name; the ones that need no engine's name in front come first."""
+    found = {name: importlib.import_module(f"{__name__}.{name}") for _, name, _ in pkgutil.iter_modules(__path__)}
+    return cast(dict[str, Engine], dict(sorted(found.items(), key=lambda item: not item[1].ALIASES)))
+
+
+def find_device(name: str) -> Device:
+    """Find the engine that serves a device name.
 
     Raises:
-        MissingError: there is no such device, or its package is not installed.
-        BundleError: the engine cannot read the stage.
+        MissingError: none does.
     """
-    if device not in PACKAGES:
-        raise MissingError(f"There is no device {device!r} in this version. Devices: {', '.join(PACKAGES)}.")
-    from . import onnxruntime
+    first, _, place = name.partition(":")
+    known = engines()
+    for module, engine in known.items():
+        if first == module and place:
+            return Device(name, engine, place)
+        if first in engine.ALIASES:
+            return Device(name, engine, name)
+    names = [alias for engine in known.values() for alias in engine.ALIASES] + [f"{module}:..." for module in known]
+    raise MissingError(
+        f"There is no device {name!r}. Devices are named {', '.join(names)}; offramp doctor lists those that are here."
+    )
 
-    return onnxruntime.compile_stage(path, threads=threads)
+
+def name_device(module: str, engine: Engine, place: str) -> str:
+    """Return the name by which a place is asked for."""
+    return place if place.partition(":")[0] in engine.ALIASES else f"{module}:{place}"

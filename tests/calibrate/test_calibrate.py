@@ -163,7 +163,7 @@ def test_the_verdict_goes_by_the_target(early, single, target, words):
 
 def test_a_missed_target_is_not_recommended():
     point = OperatingPoint(
-        "fp32", Target(max_drop=0.01), (0.5,), 0.88, 0.96, 0.08, (0.05, 0.11), 1e-4, (0.9, 0.1), False
+        "fp32", ("cpu",) * 2, Target(max_drop=0.01), (0.5,), 0.88, 0.96, 0.08, (0.05, 0.11), 1e-4, (0.9, 0.1), False
     )
     pays, verdict = _judge(point, StaticPoint(1, 0.96, 1e-3), 2)
     assert not pays and "target is missed" in verdict and "8.00%" in verdict

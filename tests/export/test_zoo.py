@@ -228,14 +228,14 @@ def _inline(path):
 
 
 def test_a_loop_stores_and_compiles_its_stage_once(zoo, monkeypatch):
-    from offramp.runtime import loading
+    from offramp.runtime.engines import onnxruntime
 
     _, bundle, _ = zoo("looped")
     files = [stage.file for stage in bundle.variant().stages]
     assert files[1:] == ["stage1.onnx"] * 3 and not (bundle.path / bundle.variant().folder / "stage2.onnx").exists()
-    compiled, compile_stage = [], loading.compile_stage
-    spy = lambda path, **rest: (compiled.append(path.name), compile_stage(path, **rest))[1]  # noqa: E731
-    monkeypatch.setattr(loading, "compile_stage", spy)
+    compiled, compile_stage = [], onnxruntime.compile_stage
+    spy = lambda source, *rest, **more: (compiled.append(source.path.name), compile_stage(source, *rest, **more))[1]  # noqa: E731
+    monkeypatch.setattr(onnxruntime, "compile_stage", spy)
     load_uncalibrated(bundle)
     assert compiled == ["stage0.onnx", "stage1.onnx"]
 

@@ -3,6 +3,7 @@ import pytest
 
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import UncalibratedWarning, load, load_static
+from offramp.runtime.engines import Source, find_device
 from offramp.runtime.loading import load_uncalibrated
 
 import dense as dense_network
@@ -199,11 +200,12 @@ def test_several_calibrations_must_be_told_apart(calibrated):
 
 
 def test_a_stage_that_the_engine_cannot_read_is_a_bundle_error(tmp_path):
-    from offramp.runtime.engines import compile_stage
-
     (tmp_path / "stage0.onnx").write_text("no")
-    with pytest.raises(BundleError, match=r"cannot load .*stage0.onnx"):
-        compile_stage(tmp_path / "stage0.onnx", device="cpu", threads=1)
+    source = Source(tmp_path / "stage0.onnx", (), ())
+    for name in ("cpu", "openvino:CPU"):
+        device = find_device(name)
+        with pytest.raises(BundleError, match=r"cannot load .*stage0.onnx"):
+            device.engine.compile_stage(source, device.place, threads=1)
 
 
 def test_two_threads_give_the_same_answers(dense):

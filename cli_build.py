@@ -1,0 +1,92 @@
+"""The commands that compile a bundle's stages ahead, and that look after what was compiled."""
+
+import time
+
+import click
+
+from .options import as_json, devices_of, on_devices, with_threads, with_variant
+from .show import print_result, progress_bars, table
+
+
+@click.command()
+@click.argument("bundle")
+@on_devices
+@click.option("--into-bundle", is_flag=True, help="Keep them in the bundle, to travel with it, instead of the cache.")
+@with_threads
+@with_variant
+@as_json
+def build(
+    bundle: str,
+    device: str | None,
+    place: str | None,
+    into_bundle: bool,
+    threads: int,
+    variant: str | None,
+    as_json: bool,
+) -> None:
+    """Compile BUNDLE's stages for a device ahead, so that loading it takes no time for that."""
+    from .bundle import open_bundle
+    from .runtime import build as build_bundle
+
+    opened = open_bundle(bundle)
+    devices = devices_of(opened, variant, device, place) or "cpu"
+    with progress_bars() as progress:
+        found = build_bundle(
+            opened, devices, variant=variant, threads=threads, into_bundle=into_bundle, progress=progress
+        )
+    lines = [("stage", "device", "MB", "", "path")]
+    for one in found:
+        state = "was there" if one.was_there else "built"
+        lines.append((one.stage, one.device, f"{one.bytes / 1e6:.2f}", state, one.path))
+    nothing = "There is nothing to build ahead: these engines compile a stage in milliseconds when it is loaded."
+    print_result(found, as_json, lambda: table(lines) if found else nothing)
+
+
+@click.group()
+def cache() -> None:
+    """Look after the stages that were compiled ahead, in $XDG_CACHE_HOME/offramp or ~/.cache/offramp.
+
+    It is kept below 2 GiB, or below OFFRAMP_CACHE_MB megabytes; what was used least recently goes first.
+    """
+
+
+@cache.command("list")
+@as_json
+def list_entries(as_json: bool) -> None:
+    """Show what the cache holds, used last first."""
+    from .runtime.cache import cache_folder, list_cache
+
+    found = list_cache()
+    lines = [("stage", "device", "engine", "MB", "used", "entry")]
+    for kept in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.used_s))
+        key = kept.entry.key
+        lines.append(
+            (
+                kept.entry.label,
+                key.get("device", ""),
+                key.get("engine", ""),
+                f"{kept.entry.bytes / 1e6:.2f}",
+                used,
+                kept.folder[:12],
+            )
+        )
+    total = sum(kept.entry.bytes for kept in found) / 1e6
+    print_result(
+        {"path": str(cache_folder()), "entries": found},
+        as_json,
+        lambda: f"{table(lines)}\n{len(found)} entries, {total:.2f} MB in {cache_folder()}",
+    )
+
+
+@cache.command()
+@click.option(
+    "--to-mb", type=click.IntRange(min=0), default=0, help="Keep this much of what was used last; 0 by default."
+)
+@as_json
+def clean(to_mb: int, as_json: bool) -> None:
+    """Remove everything, or what was used least recently."""
+    from .runtime.cache import clean_cache
+
+    count, freed = clean_cache(to_mb * 1_000_000)
+    print_result({"removed": count, "bytes": freed}, as_json, lambda: f"{count} entries removed, {freed / 1e6:.2f} MB")

@@ -1,0 +1,247 @@
+"""Compile a variant's stages for their devices, with what was built ahead where an engine takes long."""
+
+import functools
+import os
+import platform
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from .. import __version__
+from ..bundle import Bundle, open_bundle
+from ..errors import MissingError, UsageError
+from ..files import check_writable
+from ..schema import Exit, Stage, Variant
+from . import cache
+from .engines import Builder, Compiled, Device, Source, find_device
+from .placing import AUTO, spread
+from .results import StageProvenance
+
+Progress = Callable[[str, int, int], None]
+
+
+class EngineWarning(UserWarning):
+    """A stage was built anew, is built at every load, or runs elsewhere than was asked for."""
+
+
+class Built(Struct, frozen=True):
+    """A stage that was built ahead, where it lies, and its size."""
+
+    stage: str
+    device: str
+    path: str
+    bytes: int
+    was_there: bool
+
+
+class Job(Struct, frozen=True):
+    """A stage's file to be compiled for a device; `key` is empty where the engine builds nothing ahead."""
+
+    source: Source
+    device: Device
+    threads: int
+    file: str
+    label: str
+    key: dict[str, str]
+    inside: Path
+
+    @property
+    def record(self) -> Path:
+        """Where the bundle keeps what is known of a build inside it."""
+        return self.inside.with_name(f"{self.inside.name}.json")
+
+
+def compile_stages(
+    bundle: Bundle,
+    variant: Variant,
+    stages: Sequence[Stage],
+    exits: Sequence[Exit],
+    devices: Sequence[str],
+    *,
+    threads: int = 1,
+    logits: bool = False,
+    fallback: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Compiled], tuple[StageProvenance, ...]]:
+    """Compile stages, each file once for each of its devices.
+
+    Args:
+        bundle, variant: whose they are.
+        stages, exits: the stages and their exits.
+        devices: a device name for each stage.
+        threads: threads that an engine may use within a stage.
+        logits: whether the exits' logits will be read.
+        fallback: the device to take where another is missing or cannot run a stage.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Raises:
+        UsageError: `threads` is below 1.
+        BundleError: a file is damaged, or an engine cannot read it.
+        MissingError: a device or its engine's package is not here, or cannot run a stage.
+    """
+    if threads < 1:
+        raise UsageError(f"threads is at least 1, not {threads}.")
+    prepare = _preparer(bundle, variant, stages, exits, threads=threads, logits=logits)
+    made: dict[tuple[str, str], tuple[Compiled, StageProvenance]] = {}
+    for k, (stage, name) in enumerate(zip(stages, devices, strict=True)):
+        if (stage.file, name) in made:
+            continue
+        if progress is not None:
+            progress("compiling", k, len(stages))
+        try:
+            made[stage.file, name] = _compile(prepare(stage.file, name), strict=fallback is None)
+        except MissingError as error:
+            if fallback is None or fallback == name:
+                raise
+            warnings.warn(f"{stage.file} runs on {fallback}, not on {name}: {error}", EngineWarning, stacklevel=5)
+            made[stage.file, name] = _compile(prepare(stage.file, fallback), why=str(error))
+    if progress is not None:
+        progress("compiling", len(stages), len(stages))
+    found = [made[stage.file, name] for stage, name in zip(stages, devices, strict=True)]
+    return [compiled for compiled, _ in found], tuple(provenance for _, provenance in found)
+
+
+def build(
+    bundle: str | os.PathLike[str] | Bundle,
+    device: str | Sequence[str],
+    *,
+    variant: str | None = None,
+    threads: int = 1,
+    into_bundle: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Built, ...]:
+    """Compile a variant's stages ahead, so that loading it need not.
+
+    Args:
+        bundle: the bundle or its folder.
+        device: a device, or one for each stage; not `auto`, which measures when it loads.
+        variant: name of the variant; the first by default.
+        threads: as it will be loaded with: builds for another number do not fit.
+        into_bundle: keep them in the bundle's `engines/` instead of the cache; they then travel with it.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Returns:
+        One for each file that its engine builds ahead; empty where none does, as ONNX Runtime on the CPU.
+
+    Raises:
+        UsageError, BundleError, MissingError: as for `compile_stages`; MissingError too where a build cannot be kept.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    chosen = opened.variant(variant)
+    if threads < 1:
+        raise UsageError(f"threads is at least 1, not {threads}.")
+    if device == AUTO:
+        raise UsageError("auto chooses when it loads: name the device that is to be built for.")
+    devices = spread(device, len(chosen.stages))
+    prepare = _preparer(opened, chosen, chosen.stages, chosen.exits, threads=threads, logits=False)
+    pairs = dict.fromkeys((stage.file, name) for stage, name in zip(chosen.stages, devices, strict=True))
+    found = []
+    for k, (file, name) in enumerate(pairs):
+        if progress is not None:
+            progress("building", k, len(pairs))
+        job = prepare(file, name)
+        if isinstance(job.device.engine, Builder):
+            found.append(_build_inside(job) if into_bundle else _build_in_cache(job))
+        else:
+            job.device.engine.list_places()  # an engine that is missing says so
+    if progress is not None:
+        progress("building", len(pairs), len(pairs))
+    return tuple(found)
+
+
+def _preparer(
+    bundle: Bundle, variant: Variant, stages: Sequence[Stage], exits: Sequence[Exit], *, threads: int, logits: bool
+) -> Callable[[str, str], Job]:
+    """Return what makes the job of compiling a stage's file for a device; every file is hashed once, if it is read at all."""
+    folder = bundle.path / variant.folder
+    check = functools.cache(lambda name: bundle.file(variant, name))
+
+    def prepare(file: str, device_name: str) -> Job:
+        # Stages that share a file have the names of the first of them in it.
+        stage, exit_ = next(pair for pair in zip(stages, exits, strict=True) if pair[0].file == file)
+        guarded = stage.guarded
+        outputs = [tensor.name for tensor in stage.outputs] + [exit_.score, exit_.label] + [exit_.logits] * logits
+        source = Source(
+            path=folder / file,
+            inputs=stage.inputs,
+            outputs=tuple(dict.fromkeys(outputs)),
+            guarded=None if guarded is None else folder / guarded,
+            check=lambda: [check(name) for name in (variant.weights, file, guarded) if name is not None],
+        )
+        device = find_device(device_name)
+        key: dict[str, str] = {}
+        if isinstance(device.engine, Builder):
+            key = {
+                "device": device.name,
+                "graph": variant.files[file].sha256,
+                "weights": variant.files[variant.weights].sha256,
+                "inputs": ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in stage.inputs),
+                "outputs": ", ".join(source.outputs),
+                "threads": str(threads),
+                "offramp": __version__,
+                "architecture": platform.machine(),
+                **device.engine.describe_build(device.place),
+            }
+        ending = ".logits.built" if logits else ".built"
+        inside = bundle.path / "engines" / device.name.replace(":", "-") / variant.name / f"{Path(file).stem}{ending}"
+        return Job(source, device, threads, file, f"{bundle.manifest.network} {variant.name} {file}", key, inside)
+
+    return prepare
+
+
+def _compile(job: Job, *, strict: bool = True, why: str | None = None) -> tuple[Compiled, StageProvenance]:
+    content, where = _fetch(job) if isinstance(job.device.engine, Builder) else (None, "now")
+    compiled = job.device.engine.compile_stage(
+        job.source, job.device.place, threads=job.threads, strict=strict, built=content
+    )
+    return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why)
+
+
+def _fetch(job: Job) -> tuple[bytes | None, str]:
+    """Return what was built ahead, or build and keep it; and where it was."""
+    content, damage = cache.read_build(job.record, job.inside, job.key)
+    if content is not None:
+        return content, "bundle"
+    content, stale = cache.fetch(job.key, job.label)
+    if content is not None:
+        return content, "cache"
+    content = _build_anew(job, damage or stale)
+    try:
+        cache.store(job.key, job.label, content)
+    except MissingError as error:
+        _warn(f"{job.label} is built for {job.device.name} at every load: {error}")
+    return content, "now"
+
+
+def _build_inside(job: Job) -> Built:
+    check_writable(job.inside)
+    content, problem = cache.read_build(job.record, job.inside, job.key)
+    was_there = content is not None
+    if content is None:
+        content = _build_anew(job, problem)
+        cache.write_build(job.record, job.inside, job.key, job.label, content)
+    return Built(job.file, job.device.name, str(job.inside), len(content), was_there)
+
+
+def _build_in_cache(job: Job) -> Built:
+    content, problem = cache.fetch(job.key, job.label)
+    was_there = content is not None
+    if content is None:
+        content = _build_anew(job, problem)
+        cache.store(job.key, job.label, content)
+    path = cache.cache_folder() / cache.digest_key(job.key)
+    return Built(job.file, job.device.name, str(path), len(content), was_there)
+
+
+def _build_anew(job: Job, problem: str | None) -> bytes:
+    """Build a stage; say why, where something was there that does not fit."""
+    if problem is not None:
+        _warn(f"{job.label} is built anew for {job.device.name}: {problem}.")
+    assert isinstance(job.device.engine, Builder)
+    return job.device.engine.build(job.source, job.device.place, threads=job.threads)
+
+
+def _warn(words: str) -> None:
+    warnings.warn(words, EngineWarning, stacklevel=2)
