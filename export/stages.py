@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -11,6 +12,7 @@ from ..runtime import EveryExit
 from ..schema import Exit, Stage, Tensor
 from .cut import Plan, ancestors, extract_stage
 from .decide import Head
+from .guard import write_guarded
 from .share import same_computation
 
 
@@ -49,7 +51,9 @@ def write_stages(
     *,
     prefix: str = "",
 ) -> tuple[Stage, ...]:
-    """Write every stage once: one that computes what an earlier one does, on the same weights, is served by its file.
+    """Write every stage once, and again with guards where they pay.
+
+    A stage that computes what an earlier one does, on the same weights, is served by its file.
 
     Args:
         whole: the graph; its weights lie in `folder`.
@@ -72,10 +76,11 @@ def write_stages(
         for other, known in written:
             makes = (len(other.outputs), len(stage.outputs))
             if other.serves(stage) and same_computation(known, model, makes):
-                stage = Stage(file=other.file, inputs=stage.inputs, outputs=stage.outputs, macs=stage.macs)
+                stage = msgspec.structs.replace(stage, file=other.file, guarded=other.guarded)
                 break
         else:
             ir.save(model, folder / stage.file)
+            stage = msgspec.structs.replace(stage, guarded=write_guarded(folder, stage, head))
             written.append((stage, model))
         stages.append(stage)
     return tuple(stages)

@@ -186,7 +186,7 @@ def _preparer(
             }
         ending = ".logits.built" if logits else ".built"
         inside = bundle.path / "engines" / device.name.replace(":", "-") / variant.name / f"{Path(file).stem}{ending}"
-        return Job(source, device, threads, file, f"{bundle.manifest.network} {variant.name} {file}", key, inside)
+        return Job(source, device, threads, file, f"{bundle.path.resolve()} {variant.name} {file}", key, inside)
 
     return prepare
 

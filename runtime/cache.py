@@ -32,7 +32,7 @@ class Entry(Struct, frozen=True):
     """What stands beside a build.
 
     Attributes:
-        label: which stage of which network it is, for people.
+        label: which stage of which bundle it was built of, for people.
         key: what decides whether it fits, by name.
         bytes, sha256: of the build.
     """

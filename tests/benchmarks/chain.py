@@ -1,0 +1,249 @@
+"""The chain with all exits taken beside the whole graph with the same outputs, on ONNX Runtime and OpenVINO, one thread.
+
+    python tests/benchmarks/chain.py [--seconds 8] [--json result.json] [--profile] [NETWORK ...]
+
+Everybody copies the sample into memory that was bound once, runs, and leaves score and label of every exit in memory. All take
+turns in an order drawn anew; a ratio is the median over turns, in process CPU time.
+
+    whole      the whole graph, one bound public call
+    chain      the stages, one bound public call each, in a bare loop
+    net        what users call; `python` is what it takes more than `chain`, in microseconds per stage
+    plain      a loop of ONNX Runtime's `session.run`, as one would write it
+    earlyon    earlyon 0.3.0's staged model in torch, if it is installed: pip install --no-deps earlyon==0.3.0
+    together   16 samples of which half leave at each exit, through each stage at once, over each sample alone (`net.batch`)
+
+`--profile` prints where OpenVINO's chain spends more than the whole graph, by kinds of nodes.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from ladder import LADDER
+from torch import nn
+
+from offramp.export import export
+from offramp.runtime.buffers import Buffers
+from offramp.runtime.engines import Source, find_device
+from offramp.runtime.loading import load_uncalibrated
+from offramp.schema import Tensor
+
+DEVICES = ("cpu", "openvino:CPU")
+TURN_S = 0.02
+
+
+def heads_of(variant):
+    scores = [Tensor(name=e.score, dtype="float32", shape=(None,)) for e in variant.exits]
+    return [*scores, *(Tensor(name=e.label, dtype="int64", shape=(None,)) for e in variant.exits)]
+
+
+def compile_file(bundle, name, inputs, outputs, device, guarded=None):
+    folder = bundle.path / bundle.variant().folder
+    source = Source(folder / name, inputs, tuple(outputs), guarded and folder / guarded)
+    found = find_device(device)
+    return found.engine.compile_stage(source, found.place, threads=1)
+
+
+def copy_and_run(place, x, runs):
+    def call():
+        place[...] = x
+        for run in runs:
+            run()
+
+    return call
+
+
+def whole(bundle, device, x):
+    variant, inputs = bundle.variant(), bundle.manifest.inputs
+    names = [head.name for head in heads_of(variant)]
+    views = Buffers([*inputs, *heads_of(variant)], batch=1).views(1)
+    compiled = compile_file(bundle, variant.whole, inputs, names, device)
+    run = compiled.bind({inputs[0].name: views[inputs[0].name]}, {name: views[name] for name in names})
+    return copy_and_run(views[inputs[0].name], x, (run,))
+
+
+def chain(bundle, device, x):
+    variant, inputs = bundle.variant(), bundle.manifest.inputs
+    made = [tensor for stage in variant.stages for tensor in stage.outputs]
+    views, runs = Buffers([*inputs, *made, *heads_of(variant)], batch=1).views(1), []
+    for stage, exit_ in zip(variant.stages, variant.exits, strict=True):
+        names = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label]
+        compiled = compile_file(bundle, stage.file, stage.inputs, names, device, stage.guarded)
+        runs.append(compiled.bind({t.name: views[t.name] for t in stage.inputs}, {name: views[name] for name in names}))
+    return copy_and_run(views[inputs[0].name], x, tuple(runs))
+
+
+def plain(bundle, x):
+    import onnxruntime
+
+    variant, sessions = bundle.variant(), []
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    for stage in variant.stages:
+        path = bundle.path / variant.folder / stage.file
+        sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+
+    def call():
+        known = {bundle.manifest.inputs[0].name: x}
+        for session, stage in zip(sessions, variant.stages, strict=True):
+            found = session.run(None, {tensor.name: known[tensor.name] for tensor in stage.inputs})
+            known |= zip([output.name for output in session.get_outputs()], found, strict=True)
+
+    return call
+
+
+def earlyon(net, x):
+    from earlyon.core.types import EarlyExitConfig, ExitPoint
+    from earlyon.staged import Stage, StagedModel, StageSpec
+
+    trunks = [nn.Sequential(net.stem, net.parts[0]), *net.parts[1:]]
+    heads = [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head) for head in net.heads]
+    points = [ExitPoint(f"exit{k}", str(k), head.in_features) for k, head in enumerate(net.heads[:-1])]
+    config = EarlyExitConfig("ladder", net.heads[0].out_features, points, confidence_thresholds=[1.0] * len(points))
+    stages = [Stage(trunk, head) for trunk, head in zip(trunks, heads, strict=True)]
+    stages[-1] = Stage(nn.Sequential(trunks[-1], heads[-1]), nn.Identity())
+    specs = [StageSpec(k, "final" if k == len(points) else f"exit{k}", ()) for k in range(len(stages))]
+    model, sample = (
+        StagedModel(stages, specs, config, dict.fromkeys(map(str, range(len(points))), 0.0)).eval(),
+        torch.tensor(x),
+    )
+    return lambda: model.infer(sample)
+
+
+def measure(calls, seconds):
+    """Return each one's CPU times per call, turn by turn."""
+    for call in calls.values():
+        call()
+        call()
+    start = time.process_time()
+    next(iter(calls.values()))()
+    count = max(1, round(TURN_S / (time.process_time() - start)))
+    times, names, end = {name: [] for name in calls}, list(calls), time.monotonic() + seconds
+    while time.monotonic() < end or len(times[names[0]]) < 5:
+        random.shuffle(names)
+        for name in names:
+            calls[name]()
+            start = time.process_time()
+            for _ in range(count):
+                calls[name]()
+            times[name].append((time.process_time() - start) / count)
+    return times
+
+
+def compare_batches(net, shape, seconds):
+    """Return the time of a batch whose samples go together over that of each alone."""
+    x = np.random.default_rng(1).standard_normal((16, *shape)).astype(np.float32)
+    left, thresholds = np.arange(16), []
+    score = net.every_exit(x).score
+    for k in range(score.shape[1] - 1):
+        thresholds.append(float(np.median(score[left, k])))
+        left = left[score[left, k] < thresholds[-1]]
+        if not len(left):
+            left = np.arange(16)
+    net.thresholds, calls = thresholds, {}
+
+    def batch(together):
+        net._together = together
+        net.batch(x)
+
+    for together in (True, False):
+        calls[together] = lambda together=together: batch(together)
+    times = measure(calls, seconds)
+    return median(a / b for a, b in zip(times[True], times[False], strict=True))
+
+
+def profile(bundle, x):
+    """Print the time of OpenVINO's nodes by their kind, whole graph and stages."""
+    import openvino
+
+    core, variant = openvino.Core(), bundle.variant()
+    folder = bundle.path / variant.folder
+    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
+
+    def spend(file, inputs, outputs):
+        model = core.read_model(str(folder / file))
+        model = openvino.Model([model.output(name).get_node() for name in outputs], model.get_parameters(), "one")
+        model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in inputs})
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        spent, rounds = Counter(), 100
+        for k in range(rounds + 20):
+            request.infer()
+            for node in request.profiling_info:
+                if k >= 20:
+                    spent[node.exec_type] += node.real_time.total_seconds() * 1e6 / rounds
+        return spent
+
+    names = [head.name for head in heads_of(variant)]
+    one, parts = spend(variant.whole, bundle.manifest.inputs, names), Counter()
+    for stage, exit_ in zip(variant.stages, variant.exits, strict=True):
+        parts += spend(stage.file, stage.inputs, [*(t.name for t in stage.outputs), exit_.score, exit_.label])
+    for kind in sorted(one.keys() | parts.keys(), key=lambda kind: one[kind] - parts[kind])[:6]:
+        print(f"    {kind:32} whole {one[kind]:9.1f} us   stages {parts[kind]:9.1f} us")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=list(LADDER), metavar="NETWORK")
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--json")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    results = []
+    print(f"{'network':10} {'Mmac':>7} {'engine':13} {'whole us':>9} {'chain':>6} {'net':>6} {'python us':>9}", end=" ")
+    print(f"{'plain':>6} {'earlyon':>7} {'together':>8}")
+    for name in options.networks:
+        make, shape = LADDER[name]
+        torch.manual_seed(0)
+        module = make().eval()
+        x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = export(module, np.concatenate([x, x[:, :, ::-1]]), Path(folder) / "b.offramp")
+            for device in DEVICES:
+                net = load_uncalibrated(bundle, device)
+                calls = {"whole": whole(bundle, device, x), "chain": chain(bundle, device, x), "net": lambda: net(x)}  # noqa: B023
+                if device == "cpu":
+                    calls["plain"] = plain(bundle, x)
+                    if importlib.util.find_spec("earlyon"):
+                        calls["earlyon"] = earlyon(module, x)
+                times = measure(calls, options.seconds)
+                ratio = {key: median(a / b for a, b in zip(times[key], times["whole"], strict=True)) for key in times}
+                extra = median(a - b for a, b in zip(times["net"], times["chain"], strict=True))
+                row = {
+                    "network": name,
+                    "mmac": bundle.variant().exits[-1].macs / 1e6,
+                    "device": device,
+                    "stages": len(net.exits),
+                    "guarded": [stage.guarded is not None for stage in bundle.variant().stages],
+                    "whole_s": median(times["whole"]),
+                    "ratio": ratio,
+                    "python_s_per_stage": extra / len(net.exits),
+                    "together": compare_batches(net, shape, options.seconds / 2),
+                    "turns": len(times["whole"]),
+                }
+                results.append(row)
+                shown = [f"{ratio[key]:.3f}" if key in ratio else "-" for key in ("plain", "earlyon")]
+                print(
+                    f"{name:10} {row['mmac']:7.1f} {device:13} {row['whole_s'] * 1e6:9.1f} {ratio['chain']:6.3f} "
+                    f"{ratio['net']:6.3f} {row['python_s_per_stage'] * 1e6:9.2f} {shown[0]:>6} {shown[1]:>7} "
+                    f"{row['together']:8.3f}",
+                    flush=True,
+                )
+            if options.profile:
+                profile(bundle, x)
+    if options.json:
+        machine = {"cpu": platform.processor(), "python": platform.python_version()}
+        Path(options.json).write_text(json.dumps({"machine": machine, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
