@@ -1,5 +1,6 @@
 """Early exit beside the static networks it must beat, on samples that calibration never saw."""
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,9 +11,10 @@ from msgspec import Struct
 
 from ..bundle import Bundle, open_bundle
 from ..devices import fingerprint
-from ..runtime import Result, load, load_static
-from ..runtime.loading import find_calibration, packages_of
-from ..schema import Calibration, Target
+from ..runtime import Provenance, Result, load, load_static
+from ..runtime.buffers import shape_at
+from ..runtime.loading import find_calibration, load_uncalibrated, packages_of
+from ..schema import Calibration, Target, Tensor, Variant
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_labelled, no_progress
 from .statistics import paired_drop
@@ -29,6 +31,23 @@ class Row(Struct, frozen=True):
     p99_s: float
 
 
+class StageCost(Struct, frozen=True):
+    """One stage where it was placed.
+
+    Attributes:
+        device, runs_on: its device, and what really runs it as the engine reports it.
+        latency_s: what leaving at its exit takes more than leaving one exit earlier; of the first, all of it.
+        crossing_bytes: of a sample's tensors that come from another device's stages; those of no fixed size are not counted.
+        crossing_s: what it takes longer here than in a chain that is wholly on its device; None where nothing crosses.
+    """
+
+    device: str
+    runs_on: str
+    latency_s: float
+    crossing_bytes: int
+    crossing_s: float | None
+
+
 class Benchmark(Struct, frozen=True):
     """What `bench` measured.
 
@@ -42,6 +61,7 @@ class Benchmark(Struct, frozen=True):
         exit_latency_s: mean latency of leaving at each exit, forced, measured in the same run.
         predicted_s: `exit_shares` times `exit_latency_s`; `prediction_error`: relative to the measured mean.
         share_error_s: what the error of the predicted shares adds to the mean latency; None without a calibration.
+        stages: where each stage ran, and what it took.
         verdict: in words, whether early exit wins here.
     """
 
@@ -60,6 +80,7 @@ class Benchmark(Struct, frozen=True):
     share_error_s: float | None
     samples: int
     fingerprint: dict[str, str]
+    stages: tuple[StageCost, ...]
     verdict: str
 
     def __str__(self) -> str:
@@ -87,6 +108,12 @@ class Benchmark(Struct, frozen=True):
         ]
         if self.share_error_s is not None:
             lines.append(f"error of the predicted shares: {self.share_error_s * 1e6:+.1f} us in the mean")
+        if len({stage.device for stage in self.stages}) > 1:
+            lines += ["", f"{'stage':6}{'device':18}{'us':>9}{'bytes crossing':>16}{'their cost us':>15}"]
+            for k, stage in enumerate(self.stages):
+                cost = "-" if stage.crossing_s is None else f"{stage.crossing_s * 1e6:.1f}"
+                lines.append(f"{k:<6}{stage.device:18}{stage.latency_s * 1e6:9.1f}{stage.crossing_bytes:16}{cost:>15}")
+            lines.append("")
         lines += [
             f"accuracy drop {self.drop:.2%}, paired 95 % interval {low:.2%} to {high:.2%}, on {self.samples} samples",
             self.verdict,
@@ -148,11 +175,16 @@ def bench(
         for k in {last, last if best is None else best}:
             static = load_static(bundle, placement[k], variant=variant, exit=k, threads=threads)
             turns[f"static{k}"] = run_alone(stack.enter_context(static))
+        whole_chains = sorted(set(placement)) if len(set(placement)) > 1 else []
+        for name in whole_chains:  # what a stage takes where nothing crosses
+            alone = stack.enter_context(load_uncalibrated(bundle, name, variant=variant, threads=threads))
+            turns[f"on {name}"] = force_exits(alone, mix, rng=rng)
         results = measure(turns, x, rng=rng, progress=progress)
     early, whole = results["early"][0], results[f"static{last}"][0]
     shares = np.bincount([result.exit for result in early], minlength=last + 1) / len(early)
     costs = np.array([latencies(forced).mean() for forced in results["forced"]])
-    rows = {name: _row(name, results[name][0], y) for name in turns if name != "forced"}
+    rows = {name: _row(name, results[name][0], y) for name in ("early", *(n for n in turns if n.startswith("static")))}
+    alone_s = {name: np.array([latencies(forced).mean() for forced in results[f"on {name}"]]) for name in whole_chains}
     drop, interval = paired_drop(_right(early, y), _right(whole, y))
     mean_s, predicted_s = rows["early"].mean_s, float(shares @ costs)
     single = None if best is None else rows[f"static{best}"]
@@ -172,8 +204,28 @@ def bench(
         share_error_s=None if predicted_shares is None else float((np.array(predicted_shares) - shares) @ costs),
         samples=len(x),
         fingerprint=fingerprint(packages=packages_of(placement), threads=threads),
+        stages=_stage_costs(bundle.variant(variant), net.provenance, costs, alone_s),
         verdict=_verdict(rows["early"], rows[f"static{last}"], single if best != last else None, drop, target),
     )
+
+
+def _stage_costs(
+    variant: Variant, provenance: Provenance, costs: np.ndarray, alone_s: dict[str, np.ndarray]
+) -> tuple[StageCost, ...]:
+    made: dict[str, str] = {}
+    found = []
+    for k, (stage, ran) in enumerate(zip(variant.stages, provenance.stages, strict=True)):
+        crossing = [t for t in stage.inputs if made.get(t.name, ran.device) != ran.device]
+        made |= {tensor.name: ran.device for tensor in stage.outputs}
+        latency_s = np.diff(costs, prepend=0.0)[k]
+        extra_s = float(latency_s - np.diff(alone_s[ran.device], prepend=0.0)[k]) if crossing else None
+        size = sum(math.prod(shape_at(t, 1)) * np.dtype(t.dtype).itemsize for t in crossing if _is_sized(t))
+        found.append(StageCost(ran.device, ran.runs_on, float(latency_s), size, extra_s))
+    return tuple(found)
+
+
+def _is_sized(tensor: Tensor) -> bool:
+    return not any(isinstance(axis, str) for axis in tensor.shape)
 
 
 def _right(results: Sequence[Result], y: np.ndarray) -> np.ndarray:

@@ -75,9 +75,8 @@ def _guard(path: Path, names: list[str], output: Path) -> bool:
 
 def _is_faster(guarded: Path, plain: Path, stage: Stage, head: Head) -> bool:
     """Run both in turn on the same random input."""
-    answers = [
-        Tensor(name=str(v.name), dtype=d, shape=(None,)) for v, d in ((head.score, "float32"), (head.label, "int64"))
-    ]
+    score, label = str(head.score.name), str(head.label.name)
+    answers = [Tensor(name=score, dtype="float32", shape=(None,)), Tensor(name=label, dtype="int64", shape=(None,))]
     views = Buffers([*stage.inputs, *stage.outputs, *answers], batch=1).views(1)
     rng = np.random.default_rng(0)
     for tensor in stage.inputs:

@@ -86,7 +86,8 @@ def fetch(key: Key, label: str) -> tuple[bytes | None, str | None]:
         _remove(folder)
         return None, problem
     others = [kept.entry.key for kept in list_cache() if kept.entry.label == label]
-    alike = [other for other in others if other.get("device") == key["device"]]
+    # What was built for another device, number of threads or set of outputs is not stale: both may be in use.
+    alike = [other for other in others if all(other.get(part) == key[part] for part in ("device", "threads", "outputs"))]
     if not alike:
         return None, None
     return None, compare_keys(key, min(alike, key=lambda other: len(_differing(key, other))))

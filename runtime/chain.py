@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from ..errors import DataError, OfframpError, UsageError
 from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
@@ -77,7 +78,9 @@ class Net:
         self._memories: dict[tuple[tuple[int, ...], ...], Memory] = {}
         self._memory: Memory | None = None
         self._places: list[tuple[np.ndarray, tuple[Any, ...]]] = []
-        self._alone: tuple[Any, ...] = ()  # the shapes of a sample that need no look at anything else
+        self._alone: tuple[
+            Any, ...
+        ] = ()  # the shapes of an only input that can be copied without a look at anything else
         self._steps: tuple[tuple[Any, ...], ...] = ()
         if not self._named:
             self._turn_to([np.empty(shape_at(tensor, 1), tensor.dtype) for tensor in self._inputs])
@@ -107,7 +110,10 @@ class Net:
         """
         start = perf_counter_ns()
         with self._lock:
-            self._put(x)
+            if x.__class__ is ndarray and x.shape in self._alone and x.dtype is self._dtype:
+                self._place[...] = x
+            else:
+                self._put(x)
             try:
                 for k, run, score, label, logits, threshold in self._steps:
                     run()
@@ -219,9 +225,6 @@ class Net:
 
     def _put(self, x: Any) -> None:
         """Copy a sample into the inputs' memory."""
-        if isinstance(x, np.ndarray) and x.shape in self._alone:  # one input, as long as the last one
-            _copy(x, self._places[0][0], self._inputs[0])
-            return
         parts = split_inputs(x, self._inputs)
         if not self._fits(parts):
             self._turn_to(self._singles(parts))
@@ -277,7 +280,8 @@ class Net:
         for tensor in self._inputs:
             place, axis = memory.single.views[tensor.name], batch_axis(tensor) or 0
             self._places.append((place, (place.shape, place.shape[:axis] + place.shape[axis + 1 :])))
-        self._alone = self._places[0][1] if len(self._places) == 1 else ()
+        self._place, self._dtype = self._places[0][0], self._places[0][0].dtype
+        self._alone = self._places[0][1] if len(self._places) == 1 and batch_axis(self._inputs[0]) == 0 else ()
         self._set_steps()
 
     def _set_steps(self) -> None:

@@ -28,7 +28,6 @@ from statistics import median
 
 import numpy as np
 import torch
-from ladder import LADDER
 from torch import nn
 
 from offramp.export import export
@@ -36,6 +35,8 @@ from offramp.runtime.buffers import Buffers
 from offramp.runtime.engines import Source, find_device
 from offramp.runtime.loading import load_uncalibrated
 from offramp.schema import Tensor
+
+from ladder import LADDER
 
 DEVICES = ("cpu", "openvino:CPU")
 TURN_S = 0.02
@@ -127,7 +128,8 @@ def measure(calls, seconds):
     start = time.process_time()
     next(iter(calls.values()))()
     count = max(1, round(TURN_S / (time.process_time() - start)))
-    times, names, end = {name: [] for name in calls}, list(calls), time.monotonic() + seconds
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names, end = list(calls), time.monotonic() + seconds
     while time.monotonic() < end or len(times[names[0]]) < 5:
         random.shuffle(names)
         for name in names:
@@ -174,7 +176,8 @@ def profile(bundle, x):
         model = openvino.Model([model.output(name).get_node() for name in outputs], model.get_parameters(), "one")
         model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in inputs})
         request = core.compile_model(model, "CPU", settings).create_infer_request()
-        spent, rounds = Counter(), 100
+        spent: Counter[str] = Counter()
+        rounds = 100
         for k in range(rounds + 20):
             request.infer()
             for node in request.profiling_info:
@@ -183,7 +186,8 @@ def profile(bundle, x):
         return spent
 
     names = [head.name for head in heads_of(variant)]
-    one, parts = spend(variant.whole, bundle.manifest.inputs, names), Counter()
+    one = spend(variant.whole, bundle.manifest.inputs, names)
+    parts: Counter[str] = Counter()
     for stage, exit_ in zip(variant.stages, variant.exits, strict=True):
         parts += spend(stage.file, stage.inputs, [*(t.name for t in stage.outputs), exit_.score, exit_.label])
     for kind in sorted(one.keys() | parts.keys(), key=lambda kind: one[kind] - parts[kind])[:6]:
