@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,9 @@ from ..schema import Count
 
 LIMIT_BYTES = 2 << 30
 """The size that the cache is kept below, unless OFFRAMP_CACHE_MB says otherwise."""
+
+ABANDONED_S = 3600.0
+"""After this time something unfinished belongs to a process that was killed."""
 
 Key = Mapping[str, str]
 
@@ -87,7 +91,9 @@ def fetch(key: Key, label: str) -> tuple[bytes | None, str | None]:
         return None, problem
     others = [kept.entry.key for kept in list_cache() if kept.entry.label == label]
     # What was built for another device, number of threads or set of outputs is not stale: both may be in use.
-    alike = [other for other in others if all(other.get(part) == key[part] for part in ("device", "threads", "outputs"))]
+    alike = [
+        other for other in others if all(other.get(part) == key[part] for part in ("device", "threads", "outputs"))
+    ]
     if not alike:
         return None, None
     return None, compare_keys(key, min(alike, key=lambda other: len(_differing(key, other))))
@@ -146,14 +152,23 @@ def store(key: Key, label: str, content: bytes) -> None:
         folder.mkdir()
         try:
             write_build(folder / "entry.json", folder / "built", key, label, content)
-            try:
-                folder.rename(final)
-            except OSError:
-                if not final.is_dir():  # else another process was first, with the same
-                    raise
+            _move(folder, final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     clean_cache(cache_limit(), keep=final.name)
+
+
+def _move(folder: Path, final: Path) -> None:
+    """Move a whole entry in place, unless another process was first with the same; a third may remove that meanwhile."""
+    for attempt in range(10):
+        try:
+            folder.rename(final)
+            return
+        except OSError:
+            if final.is_dir():
+                return
+            if attempt == 9:
+                raise
 
 
 def list_cache() -> list[Kept]:
@@ -171,7 +186,7 @@ def list_cache() -> list[Kept]:
 def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
     """Remove the entries used least recently until the rest is within a limit; at 0 everything goes.
 
-    What is left of processes that were killed while they wrote goes too when all does.
+    When everything goes, so does what is left of processes that were killed while they wrote, once it is an hour old.
 
     Args:
         limit: in bytes.
@@ -189,7 +204,8 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
     if limit == 0 and not keep:
         with contextlib.suppress(OSError):
             for left in cache_folder().iterdir():
-                _remove(left)
+                if time.time() - left.stat().st_mtime > ABANDONED_S:
+                    _remove(left)
     return removed, freed
 
 

@@ -87,6 +87,7 @@ def compile_stage(
             raise MissingError(f"{provider} cannot run {path} on {place}: {error}") from error
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
     runs_on = provider if kind == "cpu" else _assert_provider(session, provider, place, strict=strict)
+    memory = memory if provider in session.get_providers() else HOST
     return Session(ort, session, f"ONNX Runtime {ort.__version__}, {runs_on}", memory, number)
 
 

@@ -1,0 +1,194 @@
+"""Stages built ahead: kept under a key of everything that matters, in the cache or in the bundle."""
+
+import multiprocessing
+import os
+import warnings
+
+import numpy as np
+import pytest
+
+from offramp.bundle import open_bundle
+from offramp.errors import BundleError, MissingError, UsageError
+from offramp.export import export
+from offramp.runtime import EngineWarning, build
+from offramp.runtime import cache as kept
+from offramp.runtime.engines import openvino
+from offramp.runtime.loading import load_uncalibrated
+
+from dense import write_onnx
+
+DEVICE = "openvino:CPU"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/offramp/engines"
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The stages that are really built."""
+    found, original = [], openvino.build
+
+    def spy(source, place, **rest):
+        found.append(source.path.name)
+        return original(source, place, **rest)
+
+    monkeypatch.setattr(openvino, "build", spy)
+    return found
+
+
+def states(net):
+    return [stage.built for stage in net.provenance.stages]
+
+
+def test_a_stage_is_built_once_and_then_taken_from_the_cache(dense, builds):
+    x = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32)
+    done = []
+    first = load_uncalibrated(dense, DEVICE, progress=lambda what, n, total: done.append((what, n, total)))
+    second = load_uncalibrated(dense, DEVICE)
+    assert states(first) == ["now"] * 3 and states(second) == ["cache"] * 3 and len(builds) == 3
+    assert (first.every_exit(x).score == second.every_exit(x).score).all()
+    assert done[0] == ("compiling", 0, 3) and done[-1] == ("compiling", 3, 3)
+
+
+def test_building_ahead_leaves_loading_nothing_to_do(dense, builds):
+    found = build(dense, DEVICE)
+    assert [one.stage for one in found] == ["stage0.onnx", "stage1.onnx", "stage2.onnx"] and not found[0].was_there
+    assert states(load_uncalibrated(dense, DEVICE)) == ["cache"] * 3
+    assert all(one.was_there for one in build(dense, DEVICE)) and len(builds) == 3
+    assert [one.stage for one in build(dense, (DEVICE, "cpu", "cpu"))] == ["stage0.onnx"]
+    assert build(dense, "cpu") == ()
+
+
+def test_what_is_built_into_the_bundle_travels_with_it(dense, builds, cache, tmp_path):
+    build(dense, DEVICE, into_bundle=True)
+    moved = dense.path.rename(tmp_path / "elsewhere.offramp")
+    assert states(load_uncalibrated(open_bundle(moved), DEVICE)) == ["bundle"] * 3
+    assert len(builds) == 3 and not cache.exists()
+    build(open_bundle(moved), DEVICE, into_bundle=True)
+    assert len(builds) == 3
+
+
+def test_a_build_for_another_version_is_built_anew_and_it_is_said_what_differs(dense, builds, monkeypatch):
+    build(dense, DEVICE)
+    describe = openvino.describe_build
+    monkeypatch.setattr(openvino, "describe_build", lambda place: {**describe(place), "engine": "openvino 2099.1"})
+    with pytest.warns(
+        EngineWarning, match=r"stage0.onnx is built anew for openvino:CPU: engine was .* and is openvino 2099.1"
+    ):
+        net = load_uncalibrated(dense, DEVICE)
+    assert states(net) == ["now"] * 3 and len(builds) == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_uncalibrated(dense, DEVICE)
+
+
+def test_weights_that_changed_are_built_anew_and_named(tmp_path, builds):
+    path = tmp_path / "b.offramp"
+    load_uncalibrated(export(write_onnx(tmp_path / "one.onnx"), None, path), DEVICE)
+    again = export(write_onnx(tmp_path / "two.onnx", seed=1), None, path)
+    with pytest.warns(EngineWarning, match="weights was"):
+        load_uncalibrated(again, DEVICE)
+
+
+def test_other_threads_or_outputs_are_not_stale(dense):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_uncalibrated(dense, DEVICE)
+        load_uncalibrated(dense, DEVICE, threads=2)
+        load_uncalibrated(dense, DEVICE, logits=True)
+
+
+@pytest.mark.parametrize("where", ["cache", "bundle"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "record"])
+def test_a_damaged_build_is_built_anew_and_it_is_said(dense, builds, cache, where, damage):
+    build(dense, DEVICE, into_bundle=where == "bundle")
+    built = sorted((cache if where == "cache" else dense.path / "engines").rglob("*built"))[0]
+    content = bytearray(built.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+        built.write_bytes(content)
+    elif damage == "cut":
+        built.write_bytes(content[:-1])
+    elif damage == "gone":
+        built.unlink()
+    else:
+        record = built.parent / "entry.json" if where == "cache" else built.with_name(f"{built.name}.json")
+        record.write_text("{")
+    with pytest.warns(EngineWarning, match=r"is built anew for openvino:CPU: .*(damaged|cannot be read)"):
+        net = load_uncalibrated(dense, DEVICE)
+    assert states(net).count("now") == 1 and len(builds) == 4
+    assert "now" not in states(load_uncalibrated(dense, DEVICE))
+
+
+def test_files_are_checked_before_they_are_built(dense):
+    weights = dense.path / dense.variant().folder / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match="damaged"):
+        load_uncalibrated(dense, DEVICE)
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(dense, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(EngineWarning, match="at every load: Cannot write"):
+        assert states(load_uncalibrated(dense, DEVICE)) == ["now"] * 3
+    with pytest.raises(MissingError, match="Cannot write"):
+        build(dense, DEVICE)
+
+
+def test_the_cache_is_kept_below_its_limit(dense, monkeypatch):
+    build(dense, DEVICE)
+    sizes = {one.folder: one.entry.bytes for one in kept.list_cache()}
+    oldest, middle, newest = reversed([one.folder for one in kept.list_cache()])
+    for age, folder in enumerate((newest, middle, oldest)):
+        os.utime(kept.cache_folder() / folder, (1e9 - age, 1e9 - age))
+    count, freed = kept.clean_cache(sizes[newest] + sizes[middle])
+    assert (count, freed) == (1, sizes[oldest]) and {one.folder for one in kept.list_cache()} == {newest, middle}
+    monkeypatch.setenv("OFFRAMP_CACHE_MB", "0")
+    load_uncalibrated(dense, DEVICE)
+    assert len(kept.list_cache()) == 1  # what was just built stays
+    monkeypatch.setenv("OFFRAMP_CACHE_MB", "many")
+    with pytest.raises(UsageError, match="OFFRAMP_CACHE_MB"):
+        kept.cache_limit()
+    assert kept.clean_cache() == (1, pytest.approx(sizes[oldest], rel=1)) and not list(kept.cache_folder().iterdir())
+
+
+def _store_many(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(60):
+        k = int(rng.integers(4))
+        content, _ = kept.fetch({"device": "d", "threads": "1", "outputs": "", "k": str(k)}, "x")
+        assert content in (None, bytes([k]) * 1000)
+        if content is None or rng.random() < 0.2:
+            kept.store({"device": "d", "threads": "1", "outputs": "", "k": str(k)}, "x", bytes([k]) * 1000)
+        if rng.random() < 0.2:
+            kept.clean_cache(int(rng.integers(4)) * 1000)
+
+
+def test_processes_may_use_the_cache_at_once(cache):
+    workers = [multiprocessing.get_context("fork").Process(target=_store_many, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    kept.clean_cache()
+    assert not list(cache.iterdir())
+
+
+def test_a_build_that_the_engine_refuses_says_what_it_was_built_of(dense, monkeypatch):
+    monkeypatch.setattr(openvino, "build", lambda *_, **__: b"not a blob")
+    with pytest.raises(BundleError, match="cannot load what was built of"):
+        load_uncalibrated(dense, DEVICE)
+
+
+def test_auto_is_not_built_for(dense):
+    with pytest.raises(UsageError, match="name the device"):
+        build(dense, "auto")
+    with pytest.raises(UsageError, match="2 devices for 3 stages"):
+        build(dense, ("cpu", "cpu"))

@@ -1,0 +1,341 @@
+"""Engines: what is asked for runs there, all engines say the same, and what fails says so."""
+
+import gc
+import threading
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+
+from offramp.errors import BundleError, DataError, MissingError, UsageError
+from offramp.export import export
+from offramp.runtime import EngineWarning, load_static, verify
+from offramp.runtime.engines import engines, find_device, name_device, onnxruntime
+from offramp.runtime.loading import load_uncalibrated
+
+from dense import forge
+
+MIXED = ("openvino:CPU", "cpu", "openvino:CPU")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/offramp/engines"
+
+
+def draw(n, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, 16)).astype(np.float32)
+
+
+def near(scores, thresholds):
+    """Tell which samples have a score that another engine's rounding may push over a threshold."""
+    return (np.abs(scores[:, :-1] - np.array(thresholds)) <= 1e-4).any(1)
+
+
+@pytest.mark.parametrize("name", ["dense", "deep-residual", "multi-scale-dense", "resolution-adaptive", "two-inputs"])
+def test_engines_and_mixed_placements_give_the_same_labels_and_exits_on_500_inputs(name, request):
+    if name == "dense":
+        bundle, x = request.getfixturevalue("dense"), draw(500)
+    else:
+        import networks
+
+        zoo, entry = request.getfixturevalue("zoo"), networks.ZOO
+        if name not in entry:
+            pytest.skip("the zoo has no network of this name")
+        _, bundle, _ = zoo(name)
+        x = entry[name].draw(500, 7)
+    stages = len(bundle.variant().stages)
+    mixed = tuple(MIXED[k % 3] for k in range(stages))
+    chains = [load_uncalibrated(bundle, device) for device in ("cpu", "openvino:CPU", mixed)]
+    assert [s.device for s in chains[2].provenance.stages] == list(mixed)
+    scores = chains[0].every_exit(x).score
+    thresholds = [float(np.quantile(scores[:, k], 0.6)) for k in range(stages - 1)]
+    answers = []
+    for chain in chains:
+        chain.thresholds = thresholds
+        answers.append(chain.batch(x))
+    clear = ~near(scores, thresholds)
+    assert clear.sum() > 450 and len(set(answers[0].exit)) > 1
+    for other in answers[1:]:
+        assert (other.exit[clear] == answers[0].exit[clear]).all()
+        assert (other.label[clear] == answers[0].label[clear]).all()
+
+
+def test_what_runs_a_stage_is_what_the_engine_reports(dense):
+    with load_uncalibrated(dense, MIXED) as net:
+        first, second, _ = net.provenance.stages
+    assert first.runs_on.startswith("OpenVINO ") and first.runs_on.endswith(", CPU")
+    assert second.runs_on.startswith("ONNX Runtime ") and second.runs_on.endswith("CPUExecutionProvider")
+    assert first.fallback is None and net.provenance.chosen is None
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("tpu", "There is no device 'tpu'. Devices are named cpu, cuda, "),
+        ("openvino", "There is no device 'openvino'"),
+        ("openvino:NPU", "OpenVINO finds no device NPU here; it finds CPU"),
+        ("openvino:AUTO", "Name one device: CPU; or auto"),
+        ("cuda:0", "has no CUDAExecutionProvider.*pip install onnxruntime-gpu"),
+        ("cuda:first", "has no place 'cuda:first'"),
+        ("cpu:1", "has no place 'cpu:1'"),
+        ("onnxruntime:tensorrt:0", "has no TensorrtExecutionProvider"),
+    ],
+)
+def test_a_device_that_is_not_here_is_an_error_that_says_how_to_get_it(dense, device, words):
+    with pytest.raises(MissingError, match=words):
+        load_uncalibrated(dense, device)
+    if device != "tpu":
+        with pytest.warns(EngineWarning, match=r"stage0.onnx runs on cpu, not on"):
+            net = load_uncalibrated(dense, device, fallback="cpu")
+        assert {stage.device for stage in net.provenance.stages} == {"cpu"}
+        assert all(stage.fallback for stage in net.provenance.stages)
+        assert net(draw(1)).label >= 0
+
+
+def test_a_missing_package_names_its_install_line(dense, python):
+    code = (
+        "import sys; sys.modules['openvino'] = None\nfrom offramp.runtime import load\n"
+        "try:\n    load(sys.argv[1], 'openvino:CPU')\nexcept Exception as e:\n    print(type(e).__name__, e)"
+    )
+    assert "pip install 'offramp[openvino]'" in (out := python(code, dense.path)) and out.startswith("MissingError")
+
+
+def test_a_provider_that_did_not_load_is_an_error_and_not_the_cpu(dense, monkeypatch):
+    import onnxruntime as ort
+
+    # The CUDA provider is claimed to be part of this build; ONNX Runtime then falls back to the CPU without an error.
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(MissingError, match="CUDAExecutionProvider did not load"):
+        load_uncalibrated(dense, "cuda:0")
+    net = load_uncalibrated(dense, "cuda:0", fallback="cpu")
+    assert "CPUExecutionProvider, as CUDAExecutionProvider did not load" in net.provenance.stages[0].runs_on
+
+
+def test_work_that_a_provider_leaves_to_the_cpu_is_named():
+    class Node:
+        def __init__(self, op_type):
+            self.op_type = op_type
+
+    class Part:  # what ONNX Runtime reports where a GPU is: a fake, since there is none here
+        def __init__(self, ep_name, *ops):
+            self.ep_name, self._nodes = ep_name, [Node(op) for op in ops]
+
+        def get_nodes(self):
+            return self._nodes
+
+    class Reported:
+        def __init__(self, *parts):
+            self.parts = parts
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self):
+            return self.parts
+
+    gpu = Part("CUDAExecutionProvider", "Conv", "Relu")
+    shapes, work = Part("CPUExecutionProvider", "Shape", "Gather"), Part("CPUExecutionProvider", "GRU")
+    check = lambda *parts, strict=True: onnxruntime._assert_provider(  # noqa: E731
+        Reported(*parts), "CUDAExecutionProvider", "cuda:0", strict=strict
+    )
+    assert check(gpu, shapes) == "CUDAExecutionProvider (2 nodes), CPUExecutionProvider (2 nodes)"
+    with pytest.raises(MissingError, match="GRU would run on the CPU"):
+        check(gpu, work)
+    with pytest.raises(MissingError, match="every node would run on the CPU"):
+        check(shapes)
+    assert "CPUExecutionProvider (1 nodes)" in check(gpu, work, strict=False)
+
+
+def test_tensors_stay_in_a_devices_memory_and_cross_where_they_must(dense, monkeypatch):
+    # No GPU is here: the CPU provider stands in for a device whose memory is not the host's, so that tensors are handed over.
+    monkeypatch.setitem(onnxruntime.PROVIDERS, "fake", ("CPUExecutionProvider", "cpu"))
+    x = draw(40)
+    right = load_uncalibrated(dense)
+    for devices in (
+        "onnxruntime:fake",
+        ("onnxruntime:fake", "onnxruntime:fake", "cpu"),
+        ("cpu", "onnxruntime:fake", "cpu"),
+    ):
+        net = load_uncalibrated(dense, devices)
+        host = {name for name in net._memory.single.views if name in ("a0", "a1")}
+        assert len(host) == (0 if devices == "onnxruntime:fake" else 2 if devices[0] == "cpu" else 1)
+        assert all(net(sample).score == right(sample).score for sample in x)
+        assert np.allclose(net.batch(x).score, right.batch(x).score, atol=1e-6)
+
+
+def test_a_batch_goes_the_way_that_was_faster_and_says_the_same(dense):
+    x = draw(100)
+    together, alone, free = (load_uncalibrated(dense) for _ in range(3))
+    together._together, alone._together = True, False
+    scores = together.every_exit(x).score
+    for net in (together, alone, free):
+        net.thresholds = [float(np.median(scores[:, k])) for k in range(2)]
+    batches = [net.batch(x) for net in (together, alone, free)]
+    assert all((batch.exit == batches[0].exit).all() for batch in batches)
+    assert all(np.allclose(batch.score, batches[0].score, atol=1e-6) for batch in batches)
+    assert free._together is not None
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
+def test_clones_and_one_chain_called_from_several_threads_give_what_one_gives_alone(dense, device):
+    x = draw(200)
+    net = load_uncalibrated(dense, device)
+    net.thresholds = (0.9, 0.9)
+    expected = [(r.label, r.exit, r.score) for r in map(net, x)]
+    clones = [net.clone(), net.clone(), net, net]
+    found: list[Any] = [[] for _ in clones]
+
+    def work(k):
+        for _ in range(5):
+            found[k] = [(r.label, r.exit, r.score) for r in map(clones[k], x)]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(clones))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(answers == expected for answers in found)
+
+
+def test_a_clone_has_thresholds_and_a_life_of_its_own(dense):
+    net = load_uncalibrated(dense)
+    other = net.clone()
+    other.thresholds = (0.0, 2.0)
+    assert other(draw(1)).exit == 0 and net(draw(1)).exit == 2
+    net.close()
+    assert other(draw(1)).exit == 0
+    with pytest.raises(UsageError, match="closed"):
+        net.clone()
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
+def test_memory_stays_where_it_was(dense, device):
+    net, x, process = load_uncalibrated(dense, device), draw(1)[0], psutil.Process()
+
+    def resident(calls):
+        for _ in range(calls):
+            net(x)
+        gc.collect()
+        return process.memory_info().rss
+
+    before = resident(10_000)
+    assert resident(100_000) - before < 1 << 20
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
+def test_an_engine_that_fails_in_the_middle_of_a_chain_says_so_and_goes_on(dense, device):
+    net, x = load_uncalibrated(dense, device), draw(1)[0]
+    right, memory = net(x), net._memory
+
+    def fail():
+        raise RuntimeError("Exception from src/somewhere.cpp:1:\nout of device memory")
+
+    kept = memory.heads[1]
+    memory.heads[1] = (fail, *kept[1:])
+    net.thresholds = net.thresholds
+    with pytest.raises(DataError, match="cannot run this sample: out of device memory"):
+        net(x)
+    memory.heads[1] = kept
+    net.thresholds = net.thresholds
+    assert net(x).score == right.score
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
+def test_an_answer_that_is_not_a_number_is_an_error(dense, device):
+    with pytest.raises(DataError, match="not a number"):
+        load_uncalibrated(dense, device)(np.full(16, np.nan, np.float32))
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
+def test_a_stage_that_does_not_compile_is_one_error(dense, device):
+    forge(dense, "stage1.onnx", lambda path: path.write_bytes(b"no graph"))
+    from offramp.bundle import open_bundle
+
+    with pytest.raises(BundleError, match=r"cannot load .*stage1.onnx"):
+        load_uncalibrated(open_bundle(dense.path), device)
+
+
+def test_static_networks_and_lengths_of_any_size_run_on_openvino(zoo):
+    import networks
+
+    _, bundle, _ = zoo("keyword-spotter")
+    x = networks.ZOO["keyword-spotter"].draw(3, 5)
+    for other in (load_uncalibrated(bundle, "openvino:CPU"), load_static(bundle, "openvino:CPU")):
+        right = load_uncalibrated(bundle) if len(other.exits) > 1 else load_static(bundle)
+        assert np.allclose(other.every_exit(x).score, right.every_exit(x).score, atol=1e-5)
+
+
+def test_verify_names_where_it_ran(dense):
+    (found,) = verify(dense, MIXED)
+    assert found.passed and found.device == "0=openvino:CPU,1=cpu,2=openvino:CPU"
+
+
+def test_auto_measures_what_is_here_and_says_why(dense):
+    net = load_uncalibrated(dense, "auto")
+    assert len({stage.device for stage in net.provenance.stages}) >= 1
+    assert net.provenance.chosen.startswith("auto chose ") and "cpu " in net.provenance.chosen
+    assert "openvino:CPU " in net.provenance.chosen and " us" in net.provenance.chosen
+
+
+def test_auto_leaves_out_what_answers_differently_or_is_missing(dense, monkeypatch):
+    openvino = engines()["openvino"]
+    monkeypatch.setattr(openvino, "list_places", lambda: {"NPU": "none", "CPU": "here"})
+    forge_scores = openvino.compile_stage
+
+    def wrong(source, place, **rest):
+        compiled = forge_scores(source, place, **rest)
+        bind = compiled.bind
+
+        def bind_wrongly(inputs, outputs):
+            run, score = bind(inputs, outputs), next(a for name, a in outputs.items() if name.endswith("score"))
+            return lambda: (run(), score.__setitem__(..., 0.123))
+
+        monkeypatch.setattr(compiled, "bind", bind_wrongly)
+        return compiled
+
+    monkeypatch.setattr(openvino, "compile_stage", wrong)
+    net = load_uncalibrated(dense, "auto")
+    assert {stage.device for stage in net.provenance.stages} == {"cpu"}
+    assert "openvino:CPU: its score at exit 0 is off" in net.provenance.chosen
+    assert "openvino:NPU: OpenVINO finds no device NPU" in net.provenance.chosen
+
+
+def test_every_engine_offers_what_the_contract_says():
+    for module, engine in engines().items():
+        assert isinstance(engine.PACKAGE, str) and isinstance(engine.ALIASES, tuple)
+        for place, what in engine.list_places().items():
+            device = find_device(name_device(module, engine, place))
+            assert device.engine is engine and device.place == place and what
+
+
+def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
+    from offramp.export import guard
+
+    monkeypatch.setattr(guard, "LEAST_MACS", 0)
+    monkeypatch.setattr(guard, "GAIN", 1e9)
+    monkeypatch.setattr(guard, "ROUNDS", 1)
+    from torch import nn
+
+    import ladder
+
+    net = ladder.residual([2, 2], [8, 8], [1, 1]).eval()
+    assert isinstance(net, nn.Module)
+    x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    bundle = export(net, x, tmp_path / "guarded.offramp")
+    assert [stage.guarded for stage in bundle.variant().stages] == [None, "stage1.guarded.onnx"]
+    monkeypatch.setattr(guard, "GAIN", 0.0)
+    plain = export(net, x, tmp_path / "plain.offramp")
+    assert [stage.guarded for stage in plain.variant().stages] == [None, None]
+    variant = bundle.variant()
+    stages = tuple(msgspec.structs.replace(stage, guarded=None) for stage in variant.stages)
+    files = {name: file for name, file in variant.files.items() if "guarded" not in name}
+    # A calibration of one holds for the other.
+    assert variant.digest == msgspec.structs.replace(variant, stages=stages, files=files).digest
+    answers = [load_uncalibrated(b).every_exit(x).score for b in (bundle, plain)]
+    assert np.allclose(*answers, atol=1e-6)
+    monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "aarch64")
+    assert np.allclose(load_uncalibrated(bundle).every_exit(x).score, answers[1], atol=1e-6)

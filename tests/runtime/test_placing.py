@@ -1,0 +1,42 @@
+import pytest
+
+from offramp.errors import UsageError
+from offramp.runtime.placing import describe_devices, parse_placement, spread
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0=openvino:CPU,1-=cpu", ("openvino:CPU", "cpu", "cpu", "cpu")),
+        ("1-2=a", ("cpu", "a", "a", "cpu")),
+        (" 3=a , 0=b ", ("b", "cpu", "cpu", "a")),
+        ("0-=a", ("a", "a", "a", "a")),
+    ],
+)
+def test_placements_are_read_as_they_are_described(text, expected):
+    assert parse_placement(text, 4) == expected
+    if len(set(expected)) > 1:
+        assert parse_placement(describe_devices(expected), 4) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "looks like 0=openvino:CPU,1-=cpu"),
+        ("cpu", "looks like"),
+        ("0=", "looks like"),
+        ("4=cpu", "stages 0 to 3"),
+        ("2-1=cpu", "not there"),
+        ("0-=cpu,2=x", "Stage 2 is placed twice"),
+        ("0=auto", "auto chooses for all stages"),
+    ],
+)
+def test_placements_that_cannot_be_read(text, words):
+    with pytest.raises(UsageError, match=words):
+        parse_placement(text, 4)
+
+
+def test_devices_are_one_for_all_or_one_for_each():
+    assert spread("cpu", 3) == ("cpu",) * 3 and spread(["a", "b"], 2) == ("a", "b")
+    with pytest.raises(UsageError, match="1 devices for 2 stages"):
+        spread(["cpu"], 2)
