@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from statistics import median
 from time import perf_counter
+
+import numpy as np
 
 from ..errors import MissingError, OfframpError
 from ..schema import NEVER
@@ -119,6 +120,6 @@ def _measure(
         rounds += 1
     found = {}
     for devices, at_exit in times.items():
-        medians = [median(latencies) for latencies in at_exit]
+        medians = [float(np.median(latencies)) for latencies in at_exit]
         found[devices] = sum(share * t for share, t in zip(shares, medians, strict=True)), medians
     return found

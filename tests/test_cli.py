@@ -15,6 +15,7 @@ from PIL import Image
 from offramp.cli import _run
 
 import networks
+from command import clear_message, offramp
 from dense import CLASSES
 
 NETWORK = """
@@ -24,23 +25,6 @@ def network(): return networks.build(networks.Plain)
 def wrong(): return 1 / 0
 def pairs(): return networks.samples(60), numpy.arange(60) % networks.CLASSES
 """
-
-
-def offramp(*arguments):
-    """Run the command line in a process of its own; what calibrates measures briefly."""
-    brief = "import offramp.calibrate.calibration as c; c.MEASURE_S = 0.2; " if arguments[0] == "calibrate" else ""
-    code = brief + "from offramp.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
-
-
-def clear_message(done, code, *words):
-    """One message on stderr, nothing on stdout, the right exit code and no traceback."""
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr and done.stdout == ""
-    messages = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(messages) == 1, done.stderr
-    for word in words:
-        assert word in messages[0], messages[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Networks of about 12, 40, 150, 300 and 1,800 million multiply-accumulates, untrained: time does not depend on weights."""
+"""Networks of about 0.1, 12, 40, 150, 300 and 1,800 million multiply-accumulates, untrained: time does not depend on weights."""
 
 import itertools
 
@@ -69,6 +69,10 @@ def residual(depths, widths, strides, *, stem=None, cut=None):
     return Chain(stem, parts, ends)
 
 
+def tiny():
+    return residual([1, 1, 1], [4, 4, 4], [1, 2, 2])
+
+
 def resnet8():
     return residual([1, 1, 1], [16, 32, 64], [1, 2, 2])
 
@@ -100,6 +104,7 @@ def resnet18():
 
 
 LADDER = {
+    "tiny": (tiny, (3, 8, 8)),
     "resnet8": (resnet8, (3, 32, 32)),
     "resnet20": (resnet20, (3, 32, 32)),
     "wide": (wide, (3, 32, 32)),

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/product.py [--rounds 15] [--calls 1000000] [--json result.json] [NETWORK]
 
-Cold start: fresh processes in turn, one importing offramp, loading and running a sample, one doing the same with a bare session of
-the whole network; CPU time and resident memory at the first result, less those of the bare one. Hashing of the files is timed
-in the process and taken off. Threads: calls per second of two clones in two threads over those of one chain, in turn. Memory: what
-a million calls of a small network add to what ten thousand left.
+Cold start: fresh processes in turn, one importing offramp, loading and running a sample, one doing the same with a bare session
+of the whole network; CPU time and resident memory at the first result, less those of the bare one. Hashing of the files is timed
+in the process and taken off. Threads: calls per second of two clones in two threads over those of one chain, in turn. Memory:
+what a million calls of a small network add to what ten thousand left.
 """
 
 import argparse
@@ -110,10 +110,12 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         bundle = export(make().eval(), x, Path(folder) / "b.offramp")
         found["cold_start"] = cold = cold_start(bundle, shape, options.rounds)
+        extra, bare = (
+            f"{cold[f'{k}_cpu_s'] * 1e3:.1f} ms of CPU, {cold[f'{k}_bytes'] / 1e6:.1f} MB" for k in ("extra", "bare")
+        )
+        hashing = f"{cold['hashing_cpu_s'] * 1e3:.1f} ms"
         print(
-            f"cold start of {options.network}: {cold['extra_cpu_s'] * 1e3:.1f} ms of CPU and {cold['extra_bytes'] / 1e6:.1f} MB above a "
-            f"bare session ({cold['bare_cpu_s'] * 1e3:.0f} ms, {cold['bare_bytes'] / 1e6:.0f} MB); hashing besides "
-            f"{cold['hashing_cpu_s'] * 1e3:.1f} ms",
+            f"cold start of {options.network}: {extra} above a bare session's {bare}; hashing besides {hashing}",
             flush=True,
         )
         for device in ("cpu", "openvino:CPU"):

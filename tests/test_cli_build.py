@@ -1,0 +1,71 @@
+"""The commands that say where stages run, and that look after what was built ahead."""
+
+import json
+
+import numpy as np
+import pytest
+
+from command import clear_message, offramp
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(labelled, tmp_path):
+    x, y = labelled
+    np.savez(tmp_path / "data.npz", x=x[:100], y=y[:100])
+    return tmp_path / "data.npz"
+
+
+def test_stages_are_built_listed_and_cleaned(dense):
+    done = json.loads(offramp("build", dense.path, "--device", "openvino:CPU", "--json").stdout)
+    assert [one["stage"] for one in done] == ["stage0.onnx", "stage1.onnx", "stage2.onnx"]
+    assert "was there" in offramp("build", dense.path, "--device", "openvino:CPU").stdout
+    listed = offramp("cache", "list")
+    assert "stage0.onnx" in listed.stdout and "3 entries" in listed.stdout
+    assert len(json.loads(offramp("cache", "list", "--json").stdout)["entries"]) == 3
+    assert json.loads(offramp("cache", "clean", "--json").stdout)["removed"] == 3
+    assert "0 entries" in offramp("cache", "list").stdout
+    assert "nothing to build ahead" in offramp("build", dense.path).stdout
+
+
+def test_stages_are_placed_calibrated_and_compared(dense, data):
+    place = ["--place", "0=openvino:CPU,1-=cpu"]
+    done = offramp("calibrate", dense.path, data, "--max-drop", "0.5", *place, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["points"]["default"]["placement"] == ["openvino:CPU", "cpu", "cpu"]
+    found = json.loads(offramp("bench", dense.path, data, "--json").stdout)  # where it was calibrated
+    assert [stage["device"] for stage in found["stages"]] == ["openvino:CPU", "cpu", "cpu"]
+    assert [stage["crossing_bytes"] for stage in found["stages"]] == [0, 64, 0]
+    assert found["stages"][1]["crossing_s"] is not None and found["stages"][2]["crossing_s"] is None
+    assert "bytes crossing" in offramp("bench", dense.path, data).stdout
+    moved = offramp("run", dense.path, data, "--device", "cpu")
+    assert moved.returncode == 0 and "ran on openvino:CPU, cpu, cpu there" in moved.stderr
+
+
+def test_auto_says_what_it_chose(dense, data):
+    done = offramp("run", dense.path, data, "--device", "auto")
+    assert done.returncode == 0 and "Note: auto chose " in done.stderr and len(done.stdout.splitlines()) == 101
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--device", "openvino:NPU"], 4, ["no device NPU"]),
+        (["--device", "cuda:0"], 4, ["pip install onnxruntime-gpu"]),
+        (["--device", "gpu"], 4, ["no device 'gpu'"]),
+        (["--place", "3=cpu"], 2, ["stages 0 to 2"]),
+        (["--place", "cpu"], 2, ["0=openvino:CPU,1-=cpu"]),
+        (["--place", "0=cpu", "--device", "auto"], 2, ["leave --place out"]),
+    ],
+)
+def test_what_cannot_be_run_on_says_so(dense, arguments, code, words):
+    clear_message(offramp("verify", dense.path, *arguments), code, *words)
+
+
+def test_falling_back_is_asked_for_and_said(dense):
+    done = offramp("verify", dense.path, "--device", "cuda:0", "--fallback", "cpu")
+    assert done.returncode == 0 and "runs on cpu, not on cuda:0" in done.stderr and "fp32 on cpu: passed" in done.stdout
