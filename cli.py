@@ -69,10 +69,13 @@ def verify(
 
     opened = open_bundle(bundle)
     devices = devices_of(opened, variant, device, place) or "cpu"
-    found = verify_bundle(opened, devices, variant=variant, threads=threads, fallback=fallback)
+    with progress_bars() as progress:
+        found = verify_bundle(opened, devices, variant=variant, threads=threads, fallback=fallback, progress=progress)
     print_result(found, as_json, lambda: "\n\n".join(map(str, found)))
     if failed := [result.variant for result in found if not result.passed]:
-        raise CheckError(f"{', '.join(failed)}: what runs here is not what was exported. Do not deploy it here.")
+        raise CheckError(
+            f"{', '.join(failed)}: what runs on {found[0].device} is not what was exported. Do not deploy it here."
+        )
 
 
 @app.command()

@@ -163,6 +163,7 @@ def bench(
                 threads=threads,
                 calibration=calibration,
                 fallback=fallback,
+                progress=progress,
             )
         )
         placement = [stage.device for stage in net.provenance.stages]

@@ -77,7 +77,7 @@ def calibrate(
     order = rng.permutation(len(x))
     select, report = order[: len(x) // 2], order[len(x) // 2 :]
     how: dict[str, Any] = {"variant": variant, "threads": threads}
-    with ExitStack() as stack, load_uncalibrated(bundle, device, fallback=fallback, **how) as net:
+    with ExitStack() as stack, load_uncalibrated(bundle, device, fallback=fallback, progress=progress, **how) as net:
         placement = tuple(stage.device for stage in net.provenance.stages)
         answers = _record(net, x, progress)
         right = answers.label == y[:, None]

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ..bundle import Bundle, open_bundle
 from ..schema import Exit, Precision, Variant
+from .building import Progress
 from .golden import read_golden
 from .loading import load_uncalibrated
 from .placing import describe_devices
@@ -74,12 +75,13 @@ def verify(
     variant: str | None = None,
     threads: int = 1,
     fallback: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Verification, ...]:
     """Replay the golden samples of a bundle on a device.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        device, threads, fallback: as for `load`.
+        device, threads, fallback, progress: as for `load`.
         variant: name of a variant; all by default.
 
     Returns:
@@ -91,7 +93,7 @@ def verify(
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     chosen = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
-    return tuple(_verify_variant(bundle, one, device, threads, fallback) for one in chosen)
+    return tuple(_verify_variant(bundle, one, device, threads, fallback, progress) for one in chosen)
 
 
 def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
@@ -112,10 +114,15 @@ def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 
 def _verify_variant(
-    bundle: Bundle, variant: Variant, device: str | Sequence[str], threads: int, fallback: str | None
+    bundle: Bundle,
+    variant: Variant,
+    device: str | Sequence[str],
+    threads: int,
+    fallback: str | None,
+    progress: Progress | None,
 ) -> Verification:
     inputs, golden = read_golden(bundle, variant)
-    how: dict[str, Any] = {"threads": threads, "logits": True, "fallback": fallback}
+    how: dict[str, Any] = {"threads": threads, "logits": True, "fallback": fallback, "progress": progress}
     with load_uncalibrated(bundle, device, variant=variant.name, **how) as net:
         answers, devices = net.every_exit(inputs), [stage.device for stage in net.provenance.stages]
     tolerance = TOLERANCE[variant.precision]

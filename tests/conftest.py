@@ -14,6 +14,14 @@ from dense import CLASSES, write_onnx
 BRIEF = "import runpy, sys, offramp.calibrate.calibration as c; c.MEASURE_S = 0.2; sys.argv = sys.argv[1:]; "
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Nothing that a test builds goes into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def brief():
     """How to start Python code that measures latencies only briefly: [*brief(code), arguments...]."""
