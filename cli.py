@@ -19,6 +19,7 @@ from .options import (
     as_json,
     devices_of,
     on_devices,
+    variant_to_run,
     with_calibration,
     with_fallback,
     with_point,
@@ -65,12 +66,16 @@ def verify(
     """Replay BUNDLE's golden samples through every stage on this device and compare with what was exported."""
     from .bundle import open_bundle
     from .errors import CheckError
+    from .runtime import Verification
     from .runtime import verify as verify_bundle
 
     opened = open_bundle(bundle)
-    devices = devices_of(opened, variant, device, place) or "cpu"
+    names = [variant] if variant else [one.name for one in opened.manifest.variants]
+    found: list[Verification] = []
     with progress_bars() as progress:
-        found = verify_bundle(opened, devices, variant=variant, threads=threads, fallback=fallback, progress=progress)
+        for name in names:
+            devices = devices_of(opened, name, device, place) or "cpu"
+            found += verify_bundle(opened, devices, variant=name, threads=threads, fallback=fallback, progress=progress)
     print_result(found, as_json, lambda: "\n\n".join(map(str, found)))
     if failed := [result.variant for result in found if not result.passed]:
         raise CheckError(
@@ -177,7 +182,7 @@ def run(
     with progress_bars() as progress:
         net = load(
             opened,
-            devices_of(opened, variant, device, place),
+            devices_of(opened, place and variant_to_run(opened, variant, calibration), device, place),
             variant=variant,
             point=point,
             threads=threads,
@@ -229,7 +234,7 @@ def bench(
         result = bench_bundle(
             opened,
             samples,
-            device=devices_of(opened, variant, device, place),
+            device=devices_of(opened, place and variant_to_run(opened, variant, calibration), device, place),
             threads=threads,
             fallback=fallback,
             variant=variant,

@@ -12,6 +12,7 @@ from .show import print_result, progress_bars, table
 @click.argument("bundle")
 @on_devices
 @click.option("--into-bundle", is_flag=True, help="Keep them in the bundle, to travel with it, instead of the cache.")
+@click.option("--logits", is_flag=True, help="For networks that are loaded with logits, as verify does.")
 @with_threads
 @with_variant
 @as_json
@@ -20,6 +21,7 @@ def build(
     device: str | None,
     place: str | None,
     into_bundle: bool,
+    logits: bool,
     threads: int,
     variant: str | None,
     as_json: bool,
@@ -32,7 +34,13 @@ def build(
     devices = devices_of(opened, variant, device, place) or "cpu"
     with progress_bars() as progress:
         found = build_bundle(
-            opened, devices, variant=variant, threads=threads, into_bundle=into_bundle, progress=progress
+            opened,
+            devices,
+            variant=variant,
+            threads=threads,
+            logits=logits,
+            into_bundle=into_bundle,
+            progress=progress,
         )
     lines = [("stage", "device", "MB", "", "path")]
     for one in found:

@@ -17,7 +17,7 @@ def on_devices(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option(
             "--device",
-            help="Where to run: cpu, cuda:0, openvino:CPU, ...; or auto. Where it was calibrated, or cpu, by default.",
+            help="Where to run: cpu, cuda:0, openvino:CPU, ...; or auto. By default cpu; run and bench: where it was calibrated.",
         ),
         click.option("--place", help="Place stages apart: 0=openvino:CPU,1-=cpu. The others run on --device."),
     ]
@@ -42,6 +42,13 @@ def devices_of(
     if device == AUTO:
         raise UsageError("--device auto chooses for all stages at once: leave --place out.")
     return parse_placement(place, len(bundle.variant(variant).stages), device=device or "cpu")
+
+
+def variant_to_run(bundle: Bundle, variant: str | None, calibration: str | None) -> str:
+    """Return the name of the variant that runs: the one that is asked for, or was calibrated, or the first."""
+    from .runtime.loading import choose_point
+
+    return variant or choose_point(bundle, calibration)[0].name
 
 
 with_threads = click.option("--threads", default=1, show_default=True, help="Threads per stage.")

@@ -121,7 +121,10 @@ class Variant(_Record, frozen=True):
                 raise ValueError(f"two stages of variant {self.name} share {stage.file}, which fits one of them only")
         named = [self.weights, self.whole, self.golden]
         named += [stage.file for stage in self.stages] + [point.static for point in self.exits]
-        named += [stage.guarded for stage in self.stages if stage.guarded is not None]
+        guarded = {stage.guarded for stage in self.stages if stage.guarded is not None}
+        if strange := guarded & set(named):
+            raise ValueError(f"variant {self.name} names {', '.join(strange)} as a guarded stage and as something else")
+        named += guarded
         for name in named:
             if name not in self.files:
                 raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from .. import __version__
 from ..bundle import Bundle, open_bundle
-from ..errors import MissingError, UsageError
+from ..errors import BundleError, MissingError, UsageError
 from ..files import check_writable
 from ..schema import Exit, Stage, Variant
 from . import cache
@@ -91,12 +91,12 @@ def compile_stages(
         if progress is not None:
             progress("compiling", k, len(stages))
         try:
-            made[stage.file, name] = _compile(prepare(stage.file, name), strict=fallback is None)
-        except MissingError as error:
+            made[stage.file, name] = _compile(prepare(stage.file, name))
+        except (BundleError, MissingError) as error:
             if fallback is None or fallback == name:
                 raise
             warnings.warn(f"{stage.file} runs on {fallback}, not on {name}: {error}", EngineWarning, stacklevel=5)
-            made[stage.file, name] = _compile(prepare(stage.file, fallback), why=str(error))
+            made[stage.file, name] = _compile(prepare(stage.file, fallback), str(error))
     if progress is not None:
         progress("compiling", len(stages), len(stages))
     found = [made[stage.file, name] for stage, name in zip(stages, devices, strict=True)]
@@ -109,6 +109,7 @@ def build(
     *,
     variant: str | None = None,
     threads: int = 1,
+    logits: bool = False,
     into_bundle: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Built, ...]:
@@ -118,7 +119,7 @@ def build(
         bundle: the bundle or its folder.
         device: a device, or one for each stage; not `auto`, which measures when it loads.
         variant: name of the variant; the first by default.
-        threads: as it will be loaded with: builds for another number do not fit.
+        threads, logits: as it will be loaded with, since other builds do not fit; `verify` reads logits.
         into_bundle: keep them in the bundle's `engines/` instead of the cache; they then travel with it.
         progress: called with what is being done, how much is done, and how much there is.
 
@@ -135,7 +136,7 @@ def build(
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.")
     devices = spread(device, len(chosen.stages))
-    prepare = _preparer(opened, chosen, chosen.stages, chosen.exits, threads=threads, logits=False)
+    prepare = _preparer(opened, chosen, chosen.stages, chosen.exits, threads=threads, logits=logits)
     pairs = dict.fromkeys((stage.file, name) for stage, name in zip(chosen.stages, devices, strict=True))
     found = []
     for k, (file, name) in enumerate(pairs):
@@ -191,15 +192,22 @@ def _preparer(
     return prepare
 
 
-def _compile(job: Job, *, strict: bool = True, why: str | None = None) -> tuple[Compiled, StageProvenance]:
+def _compile(job: Job, why: str | None = None) -> tuple[Compiled, StageProvenance]:
     content, where = _fetch(job) if isinstance(job.device.engine, Builder) else (None, "now")
-    compiled = job.device.engine.compile_stage(
-        job.source, job.device.place, threads=job.threads, strict=strict, built=content
+    compile_stage = functools.partial(
+        job.device.engine.compile_stage, job.source, job.device.place, threads=job.threads
     )
+    try:
+        compiled = compile_stage(built=content)
+    except BundleError as error:
+        if where == "now":
+            raise
+        content, where = _build_and_keep(job, str(error)), "now"
+        compiled = compile_stage(built=content)
     return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why)
 
 
-def _fetch(job: Job) -> tuple[bytes | None, str]:
+def _fetch(job: Job) -> tuple[bytes, str]:
     """Return what was built ahead, or build and keep it; and where it was."""
     content, damage = cache.read_build(job.record, job.inside, job.key)
     if content is not None:
@@ -207,12 +215,16 @@ def _fetch(job: Job) -> tuple[bytes | None, str]:
     content, stale = cache.fetch(job.key, job.label)
     if content is not None:
         return content, "cache"
-    content = _build_anew(job, damage or stale)
+    return _build_and_keep(job, damage or stale), "now"
+
+
+def _build_and_keep(job: Job, problem: str | None) -> bytes:
+    content = _build_anew(job, problem)
     try:
         cache.store(job.key, job.label, content)
     except MissingError as error:
         _warn(f"{job.label} is built for {job.device.name} at every load: {error}")
-    return content, "now"
+    return content
 
 
 def _build_inside(job: Job) -> Built:

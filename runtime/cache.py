@@ -57,8 +57,13 @@ class Kept(Struct, frozen=True):
 
 def cache_folder() -> Path:
     """Return where builds are kept: `$XDG_CACHE_HOME/offramp/engines`, by default below `~/.cache` (XDG base directories)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "offramp" / "engines"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # a user without a home, as in some containers
+            base = Path(os.devnull)  # nothing is found in it, and nothing can be written, which is said
+    return base / "offramp" / "engines"
 
 
 def cache_limit() -> int:
@@ -80,6 +85,7 @@ def digest_key(key: Key) -> str:
 
 def fetch(key: Key, label: str) -> tuple[bytes | None, str | None]:
     """Return what was built under a key, or None and, where there is something like it, why it cannot be used."""
+    cache_limit()  # a wrong limit is said before anything is built
     folder = cache_folder() / digest_key(key)
     content, problem = read_build(folder / "entry.json", folder / "built", key)
     if content is not None:
@@ -107,7 +113,7 @@ def read_build(record: Path, path: Path, key: Key) -> tuple[bytes | None, str | 
     """
     entry = _read_entry(record)
     if entry is None:
-        return None, (f"the record {record} is damaged" if path.exists() or record.exists() else None)
+        return None, (f"the record {record} is damaged" if os.path.lexists(path) or os.path.lexists(record) else None)
     if entry.key != dict(key):
         return None, compare_keys(key, entry.key)
     try:
@@ -128,7 +134,7 @@ def compare_keys(ours: Key, theirs: Key) -> str:
 
 
 def write_build(record: Path, path: Path, key: Key, label: str, content: bytes) -> None:
-    """Write a build and the record beside it; each is whole or not there.
+    """Write a build and the record beside it; each is whole or as it was, and one without the other counts as damaged.
 
     Raises:
         MissingError: the folder cannot be written or the disk is full.
@@ -152,6 +158,7 @@ def store(key: Key, label: str, content: bytes) -> None:
         folder.mkdir()
         try:
             write_build(folder / "entry.json", folder / "built", key, label, content)
+            _remove(final)  # what the engine could not load
             _move(folder, final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -197,10 +204,10 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
     """
     total, removed, freed = 0, 0, 0
     for kept in list_cache():
-        total += kept.entry.bytes
+        total += kept.entry.bytes  # once the limit is passed, everything older goes
         if total > limit and kept.folder != keep:
             _remove(cache_folder() / kept.folder)
-            removed, freed, total = removed + 1, freed + kept.entry.bytes, total - kept.entry.bytes
+            removed, freed = removed + 1, freed + kept.entry.bytes
     if limit == 0 and not keep:
         with contextlib.suppress(OSError):
             for left in cache_folder().iterdir():

@@ -105,7 +105,8 @@ class Net:
                 network with several inputs a tuple of arrays, or a dict by name.
 
         Raises:
-            DataError: `x` has another shape or kind of dtype, or the network's answer is not a number.
+            DataError: `x` has another shape or kind of dtype, or the network's answer is not a number; engines may answer an
+                input that is not a number, as OpenVINO often does.
             UsageError: the network is closed.
         """
         start = perf_counter_ns()
@@ -318,10 +319,14 @@ class Net:
         """Run each sample of a chunk through the chain by itself."""
         label, score, exit_, logits = into
         for i, sample in enumerate(x):
-            result = self(sample)
-            label[i], score[i], exit_[i] = result.label, result.score, result.exit
+            self._put(sample)
+            for k, run, sure, best, values, threshold in self._steps:
+                _run(run)
+                if sure[0] >= threshold:
+                    break
+            label[i], score[i], exit_[i] = best[0], sure[0], k
             if logits is not None:
-                logits[i] = result.logits
+                logits[i] = values
 
     def _leave(self, memory: Memory, x: Samples, into: Answers) -> None:
         """Run one chunk, dropping what leaves, and write each sample's answer into the given arrays."""

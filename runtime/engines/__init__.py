@@ -92,20 +92,17 @@ class Engine(Protocol):
         """
         ...
 
-    def compile_stage(
-        self, source: Source, place: str, *, threads: int, strict: bool = True, built: bytes | None = None
-    ) -> Compiled:
+    def compile_stage(self, source: Source, place: str, *, threads: int, built: bytes | None = None) -> Compiled:
         """Compile a stage, or take what was built ahead.
 
         Args:
             source: the stage.
             place: where it is to run.
             threads: threads that it may use.
-            strict: refuse to run parts of it elsewhere.
             built: what `Builder.build` made.
 
         Raises:
-            MissingError: the package or the place is not here, or the place cannot run the stage.
+            MissingError: the package or the place is not here, or the place cannot run all of the stage.
             BundleError: the engine cannot read the stage.
         """
         ...
@@ -148,7 +145,7 @@ def find_device(name: str) -> Device:
     known = engines()
     for module, engine in known.items():
         if first == module and place:
-            return Device(name, engine, place)
+            return Device(name_device(module, engine, place), engine, place)
         if first in engine.ALIASES:
             return Device(name, engine, name)
     names = [alias for engine in known.values() for alias in engine.ALIASES] + [f"{module}:..." for module in known]

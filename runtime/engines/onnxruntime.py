@@ -48,20 +48,18 @@ def list_places() -> dict[str, str]:
     return {place: provider for place, provider in places.items() if provider in there}
 
 
-def compile_stage(
-    source: Source, place: str, *, threads: int, strict: bool = True, built: bytes | None = None
-) -> "Session":
+def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Session":
     """Make a session of an ONNX file.
 
     Threads do not spin when there is more than one, so that other processes keep their share.
 
     Raises:
-        MissingError: ONNX Runtime or the provider is not here, or the provider does not run all of the stage (if `strict`).
+        MissingError: ONNX Runtime or the provider is not here, or the provider does not run all of the stage.
         BundleError: ONNX Runtime cannot read the file.
     """
     ort = require("onnxruntime", extra="onnxruntime")
     kind, number = _parse(place)
-    provider, memory = PROVIDERS[kind]
+    provider = PROVIDERS[kind][0]
     if provider not in ort.get_available_providers():
         raise MissingError(
             f"This build of ONNX Runtime {ort.__version__} has no {provider}, which {place} needs. Install one that has: "
@@ -79,16 +77,18 @@ def compile_stage(
     blocks = kind == "cpu" and platform.machine() in ("x86_64", "AMD64")
     path = source.guarded if blocks and source.guarded is not None else source.path
     source.check()
-    wanted = provider if kind == "cpu" else (provider, {"device_id": str(number)})
+    settings = {"device_id": str(number)}
+    if kind == "cuda":
+        settings["use_tf32"] = "0"  # else float32 is computed in 10 bits, and scores move
+    wanted = provider if kind == "cpu" else (provider, settings)
     try:
         session = ort.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # its exception types are private and differ between versions
         if kind != "cpu":
             raise MissingError(f"{provider} cannot run {path} on {place}: {error}") from error
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
-    runs_on = provider if kind == "cpu" else _assert_provider(session, provider, place, strict=strict)
-    memory = memory if provider in session.get_providers() else HOST
-    return Session(ort, session, f"ONNX Runtime {ort.__version__}, {runs_on}", memory, number)
+    runs_on = provider if kind == "cpu" else _assert_provider(session, provider, place)
+    return Session(ort, session, f"ONNX Runtime {ort.__version__}, {runs_on}", kind, number)
 
 
 def _parse(place: str) -> tuple[str, int]:
@@ -101,40 +101,39 @@ def _parse(place: str) -> tuple[str, int]:
     return kind, int(number or 0)
 
 
-def _assert_provider(session: Any, provider: str, place: str, *, strict: bool) -> str:
+def _assert_provider(session: Any, provider: str, place: str) -> str:
     """Return what runs a session, by the nodes that each provider got.
 
     Raises:
-        MissingError: the provider did not load, or work was left to the CPU (if `strict`).
+        MissingError: the provider did not load, or work was left to the CPU.
     """
     if provider not in session.get_providers():
-        if strict:
-            raise MissingError(
-                f"{provider} did not load, so {place} cannot be used: is there a GPU, with driver and CUDA libraries of the "
-                "version that this build of ONNX Runtime names? To run on the CPU instead, ask for it: fallback='cpu'."
-            )
-        return f"CPUExecutionProvider, as {provider} did not load"
+        raise MissingError(
+            f"{provider} did not load, so {place} cannot be used: is there a GPU, with driver and CUDA libraries of the "
+            "version that this build of ONNX Runtime names? To run on the CPU instead, ask for it: fallback='cpu'."
+        )
     if not hasattr(session, "get_provider_graph_assignment_info"):  # before ONNX Runtime 1.24
         return f"{provider}, as far as this version tells"
     nodes: dict[str, list[str]] = {}
     for part in session.get_provider_graph_assignment_info():
         nodes.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
     left = sorted({op for name, ops in nodes.items() if name != provider for op in ops} - ON_HOST)
-    if strict and (left or provider not in nodes):
+    if left or provider not in nodes:
         raise MissingError(
             f"{provider} does not run all of the stage on {place}: {', '.join(left) or 'every node'} would run on the CPU. "
-            "To accept that, ask for it: fallback='cpu'."
+            "To run the stage on the CPU instead, ask for it: fallback='cpu'."
         )
-    return ", ".join(f"{name} ({len(ops)} nodes)" for name, ops in nodes.items())
+    others = [f"{name} ({', '.join(sorted(set(ops)))})" for name, ops in nodes.items() if name != provider]
+    return ", ".join([f"{provider} ({len(nodes[provider])} nodes)", *others])
 
 
 class Session:
     """An ONNX Runtime session; any number of bindings of it may run at once."""
 
-    batches = True
-
-    def __init__(self, ort: Any, session: Any, runs_on: str, memory: str, number: int) -> None:
+    def __init__(self, ort: Any, session: Any, runs_on: str, kind: str, number: int) -> None:
+        memory = PROVIDERS[kind][1]
         self.runs_on = runs_on
+        self.batches = kind != "tensorrt"  # which builds its engine anew for a batch it has not seen
         self.memory = memory if memory == HOST else f"{memory}:{number}"
         self.allocate: Callable[[tuple[int, ...], Any], Any] | None = None if memory == HOST else self._allocate
         self._place = (memory, number)

@@ -181,10 +181,23 @@ def test_processes_may_use_the_cache_at_once(cache):
     assert not list(cache.iterdir())
 
 
-def test_a_build_that_the_engine_refuses_says_what_it_was_built_of(dense, monkeypatch):
+def test_a_build_that_the_engine_refuses_is_built_anew(dense, builds, monkeypatch):
+    original, refused = openvino.build, []
     monkeypatch.setattr(openvino, "build", lambda *_, **__: b"not a blob")
     with pytest.raises(BundleError, match="cannot load what was built of"):
         load_uncalibrated(dense, DEVICE)
+    build(dense, DEVICE)
+    monkeypatch.setattr(openvino, "build", lambda *a, **k: (refused.append(1), original(*a, **k))[1])
+    with pytest.warns(EngineWarning, match="built anew .* cannot load what was built of"):
+        load_uncalibrated(dense, DEVICE)
+    assert len(refused) == 3 and states(load_uncalibrated(dense, DEVICE)) == ["cache"] * 3
+
+
+def test_a_user_without_a_home_has_no_cache(dense, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(kept.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.warns(EngineWarning, match="at every load"):
+        assert states(load_uncalibrated(dense, DEVICE)) == ["now"] * 3
 
 
 def test_auto_is_not_built_for(dense):

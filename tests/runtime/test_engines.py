@@ -111,8 +111,12 @@ def test_a_provider_that_did_not_load_is_an_error_and_not_the_cpu(dense, monkeyp
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(MissingError, match="CUDAExecutionProvider did not load"):
         load_uncalibrated(dense, "cuda:0")
-    net = load_uncalibrated(dense, "cuda:0", fallback="cpu")
-    assert "CPUExecutionProvider, as CUDAExecutionProvider did not load" in net.provenance.stages[0].runs_on
+    with pytest.warns(
+        EngineWarning, match="stage0.onnx runs on openvino:CPU, not on cuda:0: CUDAExecutionProvider did not"
+    ):
+        net = load_uncalibrated(dense, "cuda:0", fallback="openvino:CPU")
+    first = net.provenance.stages[0]
+    assert first.device == "openvino:CPU" and "did not load" in first.fallback and first.runs_on.endswith(", CPU")
 
 
 def test_work_that_a_provider_leaves_to_the_cpu_is_named():
@@ -139,15 +143,12 @@ def test_work_that_a_provider_leaves_to_the_cpu_is_named():
 
     gpu = Part("CUDAExecutionProvider", "Conv", "Relu")
     shapes, work = Part("CPUExecutionProvider", "Shape", "Gather"), Part("CPUExecutionProvider", "GRU")
-    check = lambda *parts, strict=True: onnxruntime._assert_provider(  # noqa: E731
-        Reported(*parts), "CUDAExecutionProvider", "cuda:0", strict=strict
-    )
-    assert check(gpu, shapes) == "CUDAExecutionProvider (2 nodes), CPUExecutionProvider (2 nodes)"
+    check = lambda *parts: onnxruntime._assert_provider(Reported(*parts), "CUDAExecutionProvider", "cuda:0")  # noqa: E731
+    assert check(gpu, shapes) == "CUDAExecutionProvider (2 nodes), CPUExecutionProvider (Gather, Shape)"
     with pytest.raises(MissingError, match="GRU would run on the CPU"):
         check(gpu, work)
     with pytest.raises(MissingError, match="every node would run on the CPU"):
         check(shapes)
-    assert "CPUExecutionProvider (1 nodes)" in check(gpu, work, strict=False)
 
 
 def test_tensors_stay_in_a_devices_memory_and_cross_where_they_must(dense, monkeypatch):
@@ -267,6 +268,28 @@ def test_static_networks_and_lengths_of_any_size_run_on_openvino(zoo):
     for other in (load_uncalibrated(bundle, "openvino:CPU"), load_static(bundle, "openvino:CPU")):
         right = load_uncalibrated(bundle) if len(other.exits) > 1 else load_static(bundle)
         assert np.allclose(other.every_exit(x).score, right.every_exit(x).score, atol=1e-5)
+
+
+def test_layers_that_share_their_weights_run_on_openvino(zoo, python):
+    _, bundle, _ = zoo("looped")
+    # In a process of its own: OpenVINO crashed on such graphs.
+    code = (
+        "import sys, numpy as np; from offramp.runtime import load_static\n"
+        "x = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)\n"
+        "one, two = (load_static(sys.argv[1], d).every_exit(x).score for d in ('cpu', 'openvino:CPU'))\n"
+        "print(abs(one - two).max())"
+    )
+    assert float(python(code, bundle.path)) < 1e-5
+
+
+def test_a_batch_names_the_sample_that_is_not_a_number(dense):
+    x = draw(20)
+    x[7] = np.nan
+    net = load_uncalibrated(dense)
+    for together in (True, False):
+        net._together = together
+        with pytest.raises(DataError, match="sample 7 is not a number"):
+            net.batch(x)
 
 
 def test_verify_names_where_it_ran(dense):
