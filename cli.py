@@ -17,6 +17,7 @@ from .cli_export import export, fuse, keep
 from .errors import OfframpError
 from .options import (
     as_json,
+    calibrated_devices,
     devices_of,
     on_devices,
     variant_to_run,
@@ -74,7 +75,7 @@ def verify(
     found: list[Verification] = []
     with progress_bars() as progress:
         for name in names:
-            devices = devices_of(opened, name, device, place) or "cpu"
+            devices = devices_of(opened, name, device, place) or calibrated_devices(opened, name)
             found += verify_bundle(opened, devices, variant=name, threads=threads, fallback=fallback, progress=progress)
     print_result(found, as_json, lambda: "\n\n".join(map(str, found)))
     if failed := [result.variant for result in found if not result.passed]:
@@ -190,8 +191,6 @@ def run(
             fallback=fallback,
             progress=progress,
         )
-        if net.provenance.chosen:
-            click.echo(f"Note: {net.provenance.chosen}", err=True)
         for i, sample in enumerate(samples):
             results.append(net(sample))
             progress("running", i + 1, len(samples))

@@ -4,7 +4,7 @@ import time
 
 import click
 
-from .options import as_json, devices_of, on_devices, with_threads, with_variant
+from .options import as_json, calibrated_devices, devices_of, on_devices, variant_to_run, with_threads, with_variant
 from .show import print_result, progress_bars, table
 
 
@@ -31,7 +31,8 @@ def build(
     from .runtime import build as build_bundle
 
     opened = open_bundle(bundle)
-    devices = devices_of(opened, variant, device, place) or "cpu"
+    variant = variant_to_run(opened, variant, None)
+    devices = devices_of(opened, variant, device, place) or calibrated_devices(opened, variant)
     with progress_bars() as progress:
         found = build_bundle(
             opened,

@@ -17,9 +17,9 @@ def on_devices(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option(
             "--device",
-            help="Where to run: cpu, cuda:0, openvino:CPU, ...; or auto. By default cpu; run and bench: where it was calibrated.",
+            help="Where to run: cpu, cuda:0, openvino:CPU, ...; or auto. By default where it was calibrated, or cpu.",
         ),
-        click.option("--place", help="Place stages apart: 0=openvino:CPU,1-=cpu. The others run on --device."),
+        click.option("--place", help="Place stages apart: 0=openvino:CPU,1-=cpu. The others run on --device, or cpu."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -42,6 +42,17 @@ def devices_of(
     if device == AUTO:
         raise UsageError("--device auto chooses for all stages at once: leave --place out.")
     return parse_placement(place, len(bundle.variant(variant).stages), device=device or "cpu")
+
+
+def calibrated_devices(bundle: Bundle, variant: str) -> str | tuple[str, ...]:
+    """Return where a variant was calibrated, or `cpu` where it was not, or several times."""
+    from .runtime.loading import choose_point
+
+    try:
+        _, _, point = choose_point(bundle, variant=variant)
+    except UsageError:
+        return "cpu"
+    return point.placement if point else "cpu"
 
 
 def variant_to_run(bundle: Bundle, variant: str | None, calibration: str | None) -> str:

@@ -64,6 +64,7 @@ def describe_calibration(calibration: Calibration) -> str:
         lines += [
             f"point {name}: {point.target}",
             f"  thresholds   {thresholds}",
+            f"  devices      {', '.join(dict.fromkeys(point.placement))}",
             f"  exit shares  {shares}",
             f"  accuracy     {point.accuracy:.2%} (last exit {point.full_accuracy:.2%})",
             f"  drop         {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}",

@@ -83,6 +83,8 @@ def compile_stages(
     """
     if threads < 1:
         raise UsageError(f"threads is at least 1, not {threads}.")
+    for name in {*devices, *([fallback] if fallback is not None else [])}:
+        find_device(name)  # a name that no engine has is no device that is missing here
     prepare = _preparer(bundle, variant, stages, exits, threads=threads, logits=logits)
     made: dict[tuple[str, str], tuple[Compiled, StageProvenance]] = {}
     for k, (stage, name) in enumerate(zip(stages, devices, strict=True)):
@@ -202,7 +204,8 @@ def _compile(job: Job, why: str | None = None) -> tuple[Compiled, StageProvenanc
     except BundleError as error:
         if where == "now":
             raise
-        content, where = _build_and_keep(job, str(error)), "now"
+        kept = cache.fetch(job.key, job.label)[0] if where == "bundle" else None
+        content, where = (_build_and_keep(job, str(error)), "now") if kept is None else (kept, "cache")
         compiled = compile_stage(built=content)
     return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why)
 
@@ -214,6 +217,10 @@ def _fetch(job: Job) -> tuple[bytes, str]:
         return content, "bundle"
     content, stale = cache.fetch(job.key, job.label)
     if content is not None:
+        if damage is not None:
+            _warn(
+                f"{job.inside} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
+            )
         return content, "cache"
     return _build_and_keep(job, damage or stale), "now"
 

@@ -10,6 +10,7 @@ first when the cache passes its limit.
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ def cache_limit() -> int:
         UsageError: OFFRAMP_CACHE_MB is no number.
     """
     text = os.environ.get("OFFRAMP_CACHE_MB", "")
-    if text and not text.isdecimal():
+    if not re.fullmatch("[0-9]{0,9}", text):
         raise UsageError(f"OFFRAMP_CACHE_MB is the cache's limit in megabytes, a whole number, not {text!r}.")
     return int(text) * 1_000_000 if text else LIMIT_BYTES
 
@@ -205,23 +206,28 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
     total, removed, freed = 0, 0, 0
     for kept in list_cache():
         total += kept.entry.bytes  # once the limit is passed, everything older goes
-        if total > limit and kept.folder != keep:
-            _remove(cache_folder() / kept.folder)
+        if total > limit and kept.folder != keep and _remove(cache_folder() / kept.folder):
             removed, freed = removed + 1, freed + kept.entry.bytes
     if limit == 0 and not keep:
         with contextlib.suppress(OSError):
-            for left in cache_folder().iterdir():
-                if time.time() - left.stat().st_mtime > ABANDONED_S:
+            for left in cache_folder().iterdir():  # damaged, or being written, or abandoned while it was
+                if not left.name.startswith(NEW) or time.time() - left.stat().st_mtime > ABANDONED_S:
                     _remove(left)
     return removed, freed
 
 
-def _remove(folder: Path) -> None:
-    """Move a folder away, so that nobody finds half of it, and remove it."""
-    away = new_name(folder.parent)
-    with contextlib.suppress(OSError):
-        folder.rename(away)
-    shutil.rmtree(away, ignore_errors=True)
+def _remove(path: Path) -> bool:
+    """Move an entry away, so that nobody finds half of it, and remove it; False where it is not there or stays."""
+    away = new_name(path.parent)
+    try:
+        path.rename(away)
+    except OSError:
+        return False
+    if away.is_dir():
+        shutil.rmtree(away, ignore_errors=True)
+    else:
+        away.unlink(missing_ok=True)
+    return True
 
 
 def _read_entry(path: Path) -> Entry | None:

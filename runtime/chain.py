@@ -198,10 +198,15 @@ class Net:
         """Make a second chain over the same compiled stages, with memory of its own, for another thread.
 
         Raises:
-            UsageError: the network is closed.
+            UsageError: the network is closed, or an engine does not allow it.
         """
         with self._lock:
             self._check_open()
+            for k, link in enumerate(self._links):
+                if not link.compiled.clones:
+                    raise UsageError(
+                        f"Chains cannot share stage {k} on {link.compiled.runs_on}: load the bundle once for each thread."
+                    )
             other = copy.copy(self)
         other._lock = RLock()
         other._take_memory()

@@ -10,7 +10,7 @@ from ..devices import differences, fingerprint
 from ..errors import BundleError, UsageError, unknown
 from ..schema import Calibration, Exit, OperatingPoint, Stage, Variant
 from .auto import choose_devices
-from .building import Progress, compile_stages
+from .building import EngineWarning, Progress, compile_stages
 from .chain import Net
 from .engines import find_device
 from .golden import read_golden
@@ -178,7 +178,9 @@ def _open(
     columns = [[end.name for end in variant.exits].index(exit_.name) for exit_ in exits]
     shares = point.exit_shares if point else (0.0,) * (len(exits) - 1) + (1.0,)
     samples = check_samples(inputs, bundle.manifest.inputs)
-    return open_on(*choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares))
+    devices, why = choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares)
+    warnings.warn(why, EngineWarning, stacklevel=3)
+    return open_on(devices, why)
 
 
 def find_calibration(

@@ -22,7 +22,7 @@ def parse_placement(text: str, stages: int, *, device: str = "cpu") -> tuple[str
     """
     placed: dict[int, str] = {}
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(-(\d*))?=([^=\s]+)\s*", part)
+        found = re.fullmatch(r"\s*([0-9]{1,4})(-([0-9]{0,4}))?=([^=\s]+)\s*", part)
         if not found:
             raise UsageError(
                 f"A placement looks like 0=openvino:CPU,1-=cpu (stage or range, then device), not {text!r}."

@@ -37,6 +37,9 @@ def test_stages_are_placed_calibrated_and_compared(dense, data):
     done = offramp("calibrate", dense.path, data, "--max-drop", "0.5", *place, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["points"]["default"]["placement"] == ["openvino:CPU", "cpu", "cpu"]
+    (checked,) = json.loads(offramp("verify", dense.path, "--json").stdout)
+    assert checked["device"] == "0=openvino:CPU,1=cpu,2=cpu" and checked["passed"]
+    assert [one["stage"] for one in json.loads(offramp("build", dense.path, "--json").stdout)] == ["stage0.onnx"]
     found = json.loads(offramp("bench", dense.path, data, "--json").stdout)  # where it was calibrated
     assert [stage["device"] for stage in found["stages"]] == ["openvino:CPU", "cpu", "cpu"]
     assert [stage["crossing_bytes"] for stage in found["stages"]] == [0, 64, 0]

@@ -43,19 +43,21 @@ class Source(Struct, frozen=True):
 
 
 class Compiled(Protocol):
-    """A stage compiled for a device. Bindings of one stage may run in several threads at once.
+    """A stage compiled for a device.
 
     Attributes:
         runs_on: what runs it, as the engine reports it.
         memory: where tensors lie that stages hand to each other: `HOST`, or a name that stages share which share a memory.
         allocate: makes room for a tensor of a shape and dtype in that memory; None where it is the host's.
         batches: whether it takes more than one sample at once.
+        clones: whether its bindings may run in several threads at once.
     """
 
     runs_on: str
     memory: str
     allocate: Callable[[tuple[int, ...], Any], Any] | None
     batches: bool
+    clones: bool
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
         """Tie memory to the stage and return what runs it, without arguments, from the inputs into the outputs.

@@ -2,6 +2,7 @@
 
 import functools
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
 def _parse(place: str) -> tuple[str, int]:
     """Read `cpu`, `cuda` or `cuda:1`."""
     kind, _, number = place.partition(":")
-    if kind not in PROVIDERS or not (number or "0").isdecimal() or (kind == "cpu" and number):
+    if kind not in PROVIDERS or not re.fullmatch("[0-9]{0,4}", number) or (kind == "cpu" and number):
         raise MissingError(
             f"ONNX Runtime has no place {place!r}. It has cpu, cuda:0 and tensorrt:0 (as onnxruntime:tensorrt:0)."
         )
@@ -129,6 +130,8 @@ def _assert_provider(session: Any, provider: str, place: str) -> str:
 
 class Session:
     """An ONNX Runtime session; any number of bindings of it may run at once."""
+
+    clones = True
 
     def __init__(self, ort: Any, session: Any, runs_on: str, kind: str, number: int) -> None:
         memory = PROVIDERS[kind][1]

@@ -96,6 +96,8 @@ def _check_place(place: str) -> None:
     if place not in there and not any(name.startswith(f"{place}.") for name in there):
         if place.partition(":")[0] in ("AUTO", "MULTI", "HETERO", "BATCH"):
             raise MissingError(f"{place} leaves open where a stage runs. Name one device: {', '.join(there)}; or auto.")
+        if place.upper() in there:
+            raise MissingError(f"OpenVINO knows no device {place!r}. Did you mean openvino:{place.upper()}?")
         try:
             why = f" It says of {place}: {_reason_of_absence(core, place)}"
         except Exception:
@@ -184,6 +186,8 @@ class Model:
         self.runs_on = runs_on
         self._ov = ov
         self._compiled = compiled
+        # Where shapes are left open, chains that share a model may get each other's answers, even one call after the other.
+        self.clones = not any(tensor.partial_shape.is_dynamic for tensor in compiled.inputs)
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
         """Tie arrays to an inference request without copying them.
@@ -191,8 +195,8 @@ class Model:
         Raises:
             BundleError: the stage has no input or output of a name.
         """
-        request = self._compiled.create_infer_request()
         try:
+            request = self._compiled.create_infer_request()
             for name, array in (*inputs.items(), *outputs.items()):
                 request.set_tensor(name, self._ov.Tensor(array, shared_memory=True))
         except Exception as error:

@@ -88,7 +88,10 @@ def test_what_runs_a_stage_is_what_the_engine_reports(dense):
 def test_a_device_that_is_not_here_is_an_error_that_says_how_to_get_it(dense, device, words):
     with pytest.raises(MissingError, match=words):
         load_uncalibrated(dense, device)
-    if device != "tpu":
+    if device in ("tpu", "openvino"):  # no engine's name: a slip of the pen, whatever may be fallen back to
+        with pytest.raises(MissingError, match=words):
+            load_uncalibrated(dense, device, fallback="cpu")
+    else:
         with pytest.warns(EngineWarning, match=r"stage0.onnx runs on cpu, not on"):
             net = load_uncalibrated(dense, device, fallback="cpu")
         assert {stage.device for stage in net.provenance.stages} == {"cpu"}
@@ -200,6 +203,38 @@ def test_clones_and_one_chain_called_from_several_threads_give_what_one_gives_al
     for thread in threads:
         thread.join()
     assert all(answers == expected for answers in found)
+
+
+def test_threads_that_learn_lengths_at_once_get_what_one_gets_alone(zoo):
+    import networks
+
+    _, bundle, _ = zoo("encoder")
+    (x,) = networks.ZOO["encoder"].draw(20, 3)
+    samples = [sample[: 4 + k % 5] for k, sample in enumerate(x)]
+    for device in ("cpu", "openvino:CPU"):
+        net = load_uncalibrated(bundle, device)
+        expected = [net(sample).score for sample in samples]
+        if device == "cpu":
+            nets = [net.clone() for _ in range(4)]
+        else:  # its clones would get each other's answers
+            with pytest.raises(
+                UsageError, match="Chains cannot share stage 0 on OpenVINO .*load the bundle once for each"
+            ):
+                net.clone()
+            nets = [load_uncalibrated(bundle, device) for _ in range(3)]
+        nets += [net, net]
+        found: list[Any] = [None] * len(nets)
+
+        def work(k, nets=nets, found=found):
+            for _ in range(5):
+                found[k] = [nets[k](sample).score for sample in samples]
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(len(nets))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert np.allclose(found, expected, atol=1e-6)
 
 
 def test_a_clone_has_thresholds_and_a_life_of_its_own(dense):
