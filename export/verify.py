@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from ..errors import CheckError, ModelError
@@ -65,6 +66,10 @@ def verify_chain(
             sizes = ", ".join(f"{name} {size}" for name, size in sizes_of(other, axes).items())
             _compare(net.every_exit(tuple(other)), reference(other), names, f"with {sizes}", tolerance)
         _check_scores(answers, exits)
+        if any(stage.guarded for stage in stages):  # what other engines run
+            plain = [_compile(folder, msgspec.structs.replace(stage, guarded=None)) for stage in stages]
+            with Net(plain, stages, exits, inputs=inputs, classes=classes, logits=True) as unguarded:
+                _compare(unguarded.every_exit(tuple(golden)), joined, names, "without guards", tolerance)
         _check_compaction(net, golden, answers, max(MIXED, 2 * tolerance))
     for k, exit_ in enumerate(exits):
         static = Stage(file=exit_.static, inputs=tuple(inputs), outputs=(), macs=exit_.macs)
