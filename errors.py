@@ -4,6 +4,7 @@ OfframpError          1  the root; raised itself only for a fault of ours
   UsageError          2  an argument that cannot be used: unknown name, missing path, impossible combination
   TargetError         3  nothing meets the target, or what was found does not hold
   CheckError          3  a check of offramp's own failed: outputs that should agree differ
+  MeasurementError    3  a measurement that says nothing: too short for its sensor, too many failed reads
   MissingError        4  a package, device, permission or disk space is missing
   BundleError         5  a bundle or calibration is damaged, from another version, or no bundle at all
   ModelError          5  a network that cannot be read, captured or cut
@@ -35,6 +36,12 @@ class TargetError(OfframpError):
 
 class CheckError(OfframpError):
     """Outputs that should agree differ."""
+
+    exit_code = 3
+
+
+class MeasurementError(OfframpError):
+    """A measurement that says nothing."""
 
     exit_code = 3
 

@@ -16,7 +16,7 @@ from ..bundle import Bundle, open_bundle
 from ..errors import BundleError, CheckError, ModelError, UsageError, require
 from ..files import NEW, check_writable, explained, sync
 from ..runtime import EveryExit, UncalibratedWarning
-from ..runtime.chain import check_thresholds
+from ..runtime.checks import check_thresholds
 from ..runtime.golden import read_golden
 from ..runtime.loading import choose_point
 from ..runtime.verify import compare_logits

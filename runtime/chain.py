@@ -1,6 +1,7 @@
 """The chain: stages run one after the other until an exit is sure enough."""
 
 import copy
+import weakref
 from collections.abc import Sequence
 from threading import RLock
 from time import perf_counter_ns
@@ -10,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from ..errors import DataError, OfframpError, UsageError
+from ..devices.watch import Watch
+from ..errors import DataError, UsageError
 from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
 from .buffers import batch_axis, shape_at
-from .engines import Compiled, Run
+from .checks import CLOSED, check_thresholds, closed, explain, not_a_number, refuse_nan, run_stage, show_both
+from .engines import Compiled
 from .memory import CHUNK, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
 from .results import BatchResult, EveryExit, Provenance, Result
-from .samples import Samples, check_kind, check_samples, fits, show_shape, split_inputs
+from .samples import Samples, check_kind, check_samples, fits, split_inputs
+from .stats import Stats, Tally, make_stats
 
 LENGTHS = 8
 """How many sizes of a network's named axes memory is kept for; the one not used for longest goes first."""
-
-CLOSED = "The network is closed. Load it again."
-
 
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 """Labels, scores, exits and logits of a chunk, to be filled."""
@@ -52,6 +53,7 @@ class Net:
         logits: bool,
         point: OperatingPoint | None = None,
         provenance: Provenance | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._lock = RLock()
         self.provenance = provenance or Provenance(())
@@ -71,7 +73,18 @@ class Net:
         self._batches = all(one.batches for one in compiled)
         self._together = None if self._batches else False
         self._named = any(isinstance(axis, str) for tensor in inputs for axis in tensor.shape)
+        self._watch = watch
+        self._count_anew()
         self._take_memory()
+
+    def _count_anew(self, family: list[Tally] | None = None) -> None:
+        """Count from nought, and see to it that the meter is read as long as this network lives."""
+        self._tally = Tally(len(self.exits), family)
+        self._counts, self._note = self._tally.counts, self._tally.recent.append
+        self._let_go = _do_nothing
+        if self._watch is not None:
+            self._watch.acquire()
+            self._let_go = weakref.finalize(self, self._watch.release)
 
     def _take_memory(self) -> None:
         """Start with memory of one's own, and none yet where the lengths are not known."""
@@ -122,12 +135,15 @@ class Net:
                     if sure >= threshold:
                         break
             except Exception as error:
-                raise _explain(error) from error
+                raise explain(error) from error
             if sure != sure:
-                raise _not_a_number(0)
+                raise not_a_number(0)
             if logits is not None:
                 logits = logits.copy()
-            return Result(label[0], sure, k, (perf_counter_ns() - start) * 1e-9, logits)
+            spent = perf_counter_ns() - start
+            self._counts[k] += 1
+            self._note(spent)
+            return Result(label[0], sure, k, spent * 1e-9, logits)
 
     def batch(self, x: Any) -> BatchResult:
         """Run many samples.
@@ -157,7 +173,8 @@ class Net:
                     self._leave_alone(samples[part], into)
                 else:
                     self._leave(memory, samples[part], into)
-            _refuse_nan(score)
+            refuse_nan(score)
+            self._tally.add(exit_)
             return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits)
 
     def every_exit(self, x: Any, *, size: int = 1) -> EveryExit:
@@ -187,11 +204,11 @@ class Net:
             bound = memory.single if len(part) == 1 else memory.at(len(part), 0)
             self._fill(bound, part)
             for k, (run, scores, labels, values) in enumerate(bound.steps):
-                _run(run)
+                run_stage(run)
                 label[first : first + size, k], score[first : first + size, k] = labels, scores
                 if logits is not None:
                     logits[first : first + size, k] = values
-        _refuse_nan(score)
+        refuse_nan(score)
         return EveryExit(label, score, logits)
 
     def clone(self) -> "Net":
@@ -209,14 +226,30 @@ class Net:
                     )
             other = copy.copy(self)
         other._lock = RLock()
+        other._count_anew(self._tally.family)
         other._take_memory()
         return other
 
+    def stats(self, *, reset: bool = False) -> Stats:
+        """Say how often each exit was taken, how long calls took, and, if loaded with a meter, what power the board drew.
+
+        Args:
+            reset: count anew from now on, the clones of this network too.
+        """
+        with self._lock:
+            found = make_stats(self._tally, self._watch)
+            if reset:
+                self._tally.clear()
+                if self._watch is not None:
+                    self._watch.reset()
+        return found
+
     def close(self) -> None:
         """Let go of the engine's memory; the network cannot be called afterwards. Its clones can."""
+        self._let_go()
         with self._lock:
             self._links, self._places, self._alone = [], [], ()
-            self._steps = ((0, _closed, [0.0], [0], None, 0.0),)
+            self._steps = ((0, closed, [0.0], [0], None, 0.0),)
             self._memories, self._memory = {}, None
 
     def __enter__(self) -> "Net":
@@ -258,7 +291,7 @@ class Net:
             right = single.ndim == len(tensor.shape) and single.shape[axis] == 1
             if not right or not fits(single.shape, tensor.shape, lengths):
                 which = f" for {tensor.name}" if len(self._inputs) > 1 else ""
-                raise DataError(f"The network takes a sample of shape {_show_both(tensor)}{which}, not {part.shape}.")
+                raise DataError(f"The network takes a sample of shape {show_both(tensor)}{which}, not {part.shape}.")
             check_kind(single, tensor)
             singles.append(np.ascontiguousarray(single, tensor.dtype))
         return singles
@@ -273,7 +306,7 @@ class Net:
                 try:
                     boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
                 except Exception as error:
-                    raise _explain(error) from error
+                    raise explain(error) from error
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
             memory = Memory(self._links, [*inputs, *boundaries, *self._heads])
         self._memories[key] = memory  # the last in the dictionary was used last
@@ -326,7 +359,7 @@ class Net:
         for i, sample in enumerate(x):
             self._put(sample)
             for k, run, sure, best, values, threshold in self._steps:
-                _run(run)
+                run_stage(run)
                 if sure[0] >= threshold:
                     break
             label[i], score[i], exit_[i] = best[0], sure[0], k
@@ -341,7 +374,7 @@ class Net:
         self._fill(bound, x)
         for k, threshold in enumerate((*self._thresholds, 0.0)):
             run, scores, labels, values = bound.steps[k]
-            _run(run)
+            run_stage(run)
             stay = ~(scores >= threshold)
             if k == len(self.exits) - 1:
                 stay[:] = False
@@ -359,57 +392,11 @@ class Net:
                 bound = smaller
 
 
+def _do_nothing() -> None:
+    """Let go of nothing."""
+
+
 def _copy(part: np.ndarray, place: np.ndarray, tensor: Tensor) -> None:
     if part.dtype != place.dtype:
         check_kind(part, tensor)
     place[...] = part.reshape(place.shape)
-
-
-def check_thresholds(values: Sequence[float], exits: int) -> tuple[float, ...]:
-    """Return thresholds as the float32 values that scores are compared with.
-
-    Raises:
-        UsageError: there is not one for each exit but the last, or one is out of range.
-    """
-    if len(values) != exits - 1:
-        raise UsageError(f"{exits} exits take {exits - 1} thresholds, not {len(values)}.")
-    if not all(0 <= value <= NEVER for value in values):
-        raise UsageError(f"Thresholds lie between 0 and 2.0 (never), not {list(values)}.")
-    return tuple(float(np.float32(value)) for value in values)
-
-
-def _run(run: Run) -> None:
-    try:
-        run()
-    except Exception as error:
-        raise _explain(error) from error
-
-
-def _explain(error: Exception) -> OfframpError:
-    """Make the error for a sample that an engine cannot run; engines' exception types are their own."""
-    if isinstance(error, OfframpError):
-        return error
-    lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
-    line = (lines or [type(error).__name__])[0]
-    return DataError(
-        f"The engine cannot run this sample: {line} Is a value out of range, or a sequence too short or long?"
-    )
-
-
-def _closed() -> None:
-    raise UsageError(CLOSED)
-
-
-def _show_both(tensor: Tensor) -> str:
-    alone = tuple(axis for axis in tensor.shape if axis is not None)
-    return f"{show_shape(alone)} (or {show_shape([1 if a is None else a for a in tensor.shape])})"
-
-
-def _refuse_nan(score: np.ndarray) -> None:
-    wrong = np.isnan(score)
-    if wrong.any():
-        raise _not_a_number(int(np.argwhere(wrong)[0][0]))
-
-
-def _not_a_number(row: int) -> DataError:
-    return DataError(f"The network's answer to sample {row} is not a number: the input holds NaN or infinity.")

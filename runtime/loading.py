@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bundle import Bundle, open_bundle, read_calibration
-from ..devices import differences, fingerprint
+from ..devices import describe_differences, differences, fingerprint
+from ..devices.meter import Meter
+from ..devices.watch import Watch
 from ..errors import BundleError, UsageError, unknown
 from ..schema import Calibration, Exit, OperatingPoint, Stage, Variant
 from .auto import choose_devices
@@ -17,6 +19,7 @@ from .golden import read_golden
 from .placing import AUTO, spread
 from .results import Provenance
 from .samples import check_samples
+from .watching import watch_power
 
 
 class UncalibratedWarning(UserWarning):
@@ -33,6 +36,7 @@ def load(
     logits: bool = False,
     calibration: str | os.PathLike[str] | Calibration | None = None,
     fallback: str | None = None,
+    meter: str | Meter | None = None,
     progress: Progress | None = None,
 ) -> Net:
     """Load a bundle to run on a device.
@@ -48,6 +52,8 @@ def load(
         logits: whether results carry the logits of the exit taken.
         calibration: a calibration outside the bundle, or one already read; the bundle's only one by default.
         fallback: the device to take where another is missing or cannot run a stage, such as `cpu`; `Net.provenance` shows it.
+        meter: what to watch the board's power with while the network lives: `auto`, a name that `offramp doctor` lists, or a
+            `devices.Meter` of your own; `Net.stats()` tells. A meter that is not here, or dies, changes nothing but that.
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
@@ -63,6 +69,7 @@ def load(
     if device is None:
         device = best.placement if best else "cpu"
     how: dict[str, Any] = {"threads": threads, "logits": logits, "fallback": fallback, "progress": progress}
+    how["watch"] = watch_power(meter, device)
     net = _open(bundle, chosen, chosen.stages, chosen.exits, device, point=best, **how)
     if found is None or best is None:
         warnings.warn(
@@ -74,12 +81,12 @@ def load(
         return net
     here = [stage.device for stage in net.provenance.stages]
     differing = differences(fingerprint(packages=packages_of(here), threads=threads), found.fingerprint)
+    said = [describe_differences(differing)] if differing else []
     if tuple(here) != best.placement:
-        differing.append(f"the stages run on {', '.join(here)} here and ran on {', '.join(best.placement)} there")
-    if differing:
+        said.append(f"the stages run on {', '.join(here)} here and ran on {', '.join(best.placement)} there")
+    if said:
         warnings.warn(
-            f"The calibration was made elsewhere ({'; '.join(differing)}): its latencies do not hold here. "
-            "Calibrate on this device.",
+            f"The calibration was made elsewhere ({'. '.join(said)}): its latencies do not hold here. Calibrate on this device.",
             UncalibratedWarning,
             stacklevel=2,
         )
@@ -146,6 +153,7 @@ def _open(
     point: OperatingPoint | None = None,
     fallback: str | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Net:
     """Compile some stages of a variant, and chain them."""
 
@@ -170,6 +178,7 @@ def _open(
             logits=logits,
             point=point,
             provenance=Provenance(provenance, why),
+            watch=watch,
         )
 
     if device != AUTO:

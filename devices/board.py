@@ -1,0 +1,253 @@
+"""What board this is: read from the device tree, `/proc`, `/sys` and `/etc`, never from a running service."""
+
+import hashlib
+import os
+import platform
+import re
+from pathlib import Path
+
+from msgspec import Struct
+
+from .state import read_governor
+from .sysfs import list_numbered, read_number, read_text
+
+SOCS = {
+    "tegra194": "Tegra194 (Xavier)",
+    "tegra234": "Tegra234 (Orin)",
+    "tegra264": "Tegra264 (Thor)",
+    "bcm2711": "bcm2711 (Raspberry Pi 4)",
+    "bcm2712": "bcm2712 (Raspberry Pi 5)",
+}
+
+MODULES = {
+    "p2888": "Jetson AGX Xavier",
+    "p3668-0000": "Jetson Xavier NX (SD card)",
+    "p3668": "Jetson Xavier NX",
+    "p3767-0000": "Jetson Orin NX 16GB",
+    "p3767-0001": "Jetson Orin NX 8GB",
+    "p3767-0003": "Jetson Orin Nano 8GB",
+    "p3767-0004": "Jetson Orin Nano 4GB",
+    "p3767-0005": "Jetson Orin Nano 8GB (developer kit)",
+    "p3701-0000": "Jetson AGX Orin (developer kit)",
+    "p3701-0004": "Jetson AGX Orin 32GB",
+    "p3701-0005": "Jetson AGX Orin 64GB",
+    "p3701-0008": "Jetson AGX Orin Industrial",
+    "p3834": "Jetson AGX Thor",
+}
+"""Jetson modules by their part number in the device tree; a longer number goes before a shorter one."""
+
+ACCELERATORS = {"intel_vpu": "Intel NPU", "rocket": "Rockchip NPU", "amdxdna": "AMD NPU", "ethosu": "Arm Ethos-U NPU"}
+"""What the drivers of `/sys/class/accel` serve."""
+
+NODES = {"dev/galcore": "Vivante NPU", "dev/hailo0": "Hailo", "dev/apex_0": "Coral Edge TPU"}
+"""Device nodes of accelerators whose drivers keep to no class."""
+
+
+class PowerMode(Struct, frozen=True):
+    """A board's power mode: its name, and a hash of what it sets, since a name may be given anew."""
+
+    name: str
+    config: str
+
+
+class Board(Struct, frozen=True, kw_only=True):
+    """What a board is.
+
+    Attributes:
+        kind: `jetson`, `raspberry-pi`, `rockchip`, `x86`, `arm` or `unknown`.
+        name: what its maker calls it.
+        soc: the chip; on x86 the processor's name.
+        module: the module on the board, or the mainboard.
+        compatible: the device tree's names of it, most precise first.
+        memory_bytes: what the kernel may use.
+        os, kernel: distribution and kernel.
+        drivers: versions of the drivers that inference goes through, by name.
+        power_mode: None where the board has no such thing.
+        cores: the online ones, as `0-3`.
+        governor: of the CPU's clock; empty where there is none.
+        max_clock_hz: the highest allowed, by frequency policy and device.
+        accelerators: what could run networks besides the CPU.
+        serial: the first digits of a hash of the serial number, which tells two boards apart and names none.
+    """
+
+    kind: str
+    name: str
+    soc: str
+    module: str
+    compatible: tuple[str, ...]
+    architecture: str
+    memory_bytes: int | None
+    os: str
+    kernel: str
+    drivers: dict[str, str]
+    power_mode: PowerMode | None
+    cores: str
+    governor: str
+    max_clock_hz: dict[str, float]
+    accelerators: tuple[str, ...]
+    serial: str | None
+
+
+def identify(root: str | Path = "/") -> Board:
+    """Say what board this is. What cannot be read is `unknown`, empty or None; nothing is ever guessed from a user's settings.
+
+    Args:
+        root: where `/proc`, `/sys` and `/etc` are looked for.
+    """
+    root = Path(root)
+    compatible = tuple(part for part in (read_text(root / "proc/device-tree/compatible") or "").split("\0") if part)
+    info = read_text(root / "proc/cpuinfo") or ""
+    x86 = bool(re.search(r"^vendor_id\s*:", info, re.M))
+    architecture = platform.machine() if root == Path("/") else "x86_64" if x86 else "aarch64"
+    chip = _chip(compatible)
+    kind = _kind(chip, compatible, architecture, x86)
+    name = read_text(root / "proc/device-tree/model") or _dmi(root, "sys_vendor", "product_name") or "unknown"
+    return Board(
+        kind=kind,
+        name=name,
+        soc=SOCS.get(chip, chip) or _processor(info),
+        module=_module(compatible) or _dmi(root, "board_vendor", "board_name") or name,
+        compatible=compatible,
+        architecture=architecture,
+        memory_bytes=_memory(root),
+        os=_distribution(root),
+        kernel=read_text(root / "proc/sys/kernel/osrelease") or platform.release(),
+        drivers=_drivers(root),
+        power_mode=_power_mode(root),
+        cores=read_text(root / "sys/devices/system/cpu/online") or f"0-{(os.cpu_count() or 1) - 1}",
+        governor=read_governor(root),
+        max_clock_hz=_max_clocks(root),
+        accelerators=_accelerators(root),
+        serial=_serial(root),
+    )
+
+
+def _chip(compatible: tuple[str, ...]) -> str:
+    """Return the chip: the Tegra wherever it stands, since overlays add names behind it, else what stands last."""
+    parts = [name.partition(",")[2] or name for name in compatible]
+    tegra = [part for part in parts if re.fullmatch(r"tegra\d{3}", part)]
+    return (tegra or parts or [""])[-1]
+
+
+def _kind(chip: str, compatible: tuple[str, ...], architecture: str, x86: bool) -> str:
+    makers = {name.partition(",")[0] for name in compatible}
+    if chip.startswith("tegra"):
+        return "jetson"
+    if "raspberrypi" in makers:
+        return "raspberry-pi"
+    if "rockchip" in makers:
+        return "rockchip"
+    if x86 or architecture.lower() in ("x86_64", "amd64", "i686"):
+        return "x86"
+    return "arm" if architecture.lower().startswith(("aarch64", "arm")) else "unknown"
+
+
+def _module(compatible: tuple[str, ...]) -> str | None:
+    """Return a Jetson module's name and part number."""
+    for part in re.findall(r"p\d{4}-\d{4}", " ".join(reversed(compatible))):
+        for number in (part, part.partition("-")[0]):
+            if number in MODULES:
+                return f"{MODULES[number]} ({part})"
+    return None
+
+
+def _dmi(root: Path, *names: str) -> str:
+    folder = root / "sys/class/dmi/id"
+    return " ".join(text for name in names if (text := read_text(folder / name)))
+
+
+def _processor(info: str) -> str:
+    """Return a processor's name, or the numbers by which an Arm core is known."""
+    if match := re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", info, re.M):
+        return match[1].strip()
+    cores = zip(
+        re.findall(r"^CPU implementer\s*:\s*(\S+)", info, re.M),
+        re.findall(r"^CPU part\s*:\s*(\S+)", info, re.M),
+        strict=False,
+    )
+    known = dict.fromkeys(f"Arm core {implementer} {part}" for implementer, part in cores)
+    return ", ".join(known) or platform.processor() or "unknown"
+
+
+def _memory(root: Path) -> int | None:
+    match = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo") or "", re.M)
+    return int(match[1]) * 1024 if match else None
+
+
+def _distribution(root: Path) -> str:
+    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release") or "", re.M)
+    return match[1] if match else f"{platform.system()} {platform.release()}"
+
+
+def _drivers(root: Path) -> dict[str, str]:
+    found = {}
+    release = read_text(root / "etc/nv_tegra_release") or ""
+    if match := re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", release):
+        found["l4t"] = f"{match[1]}.{match[2]}"
+    if match := re.search(r"\s(\d{3}[\d.]+)\s", read_text(root / "proc/driver/nvidia/version") or ""):
+        found["nvidia"] = match[1]
+    if match := re.search(r"v([\d.]+)", read_text(root / "sys/kernel/debug/rknpu/version") or ""):
+        found["rknpu"] = match[1]
+    return found
+
+
+def _power_mode(root: Path) -> PowerMode | None:
+    """Read Jetson's nvpmodel from its files, or the platform profile of a PC."""
+    config = read_text(root / "etc/nvpmodel.conf")
+    status = re.search(r"pmode:(\d+)", read_text(root / "var/lib/nvpmodel/status") or "")
+    if config and status:
+        for section in re.split(r"^(?=<)", config, flags=re.M):
+            head = section.partition("\n")[0]
+            number, name = re.search(r"\bID=(\d+)", head), re.search(r"\bNAME=(\S+)", head)
+            if "POWER_MODEL" in head and number and name and int(number[1]) == int(status[1]):
+                lines = [line.strip() for line in section.splitlines()[1:] if line.strip() and line[0] != "#"]
+                return PowerMode(name[1], _hash("\n".join(lines)))
+        return PowerMode(f"id {int(status[1])}", _hash(config))
+    if profile := read_text(root / "sys/firmware/acpi/platform_profile"):
+        settings = [
+            read_text(root / "sys/devices/system/cpu/intel_pstate/no_turbo"),
+            read_text(root / "sys/devices/system/cpu/cpufreq/boost"),
+            read_text(root / "sys/devices/system/cpu/cpufreq/policy0/energy_performance_preference"),
+        ]
+        return PowerMode(profile, _hash(" ".join(str(setting) for setting in settings)))
+    return None
+
+
+def _max_clocks(root: Path) -> dict[str, float]:
+    clocks = {
+        path.parent.name: khz * 1e3
+        for path in list_numbered("sys/devices/system/cpu/cpufreq/policy*/scaling_max_freq", root)
+        if (khz := read_number(path))
+    }
+    devices = list_numbered("sys/class/devfreq/*/max_freq", root)
+    return clocks | {path.parent.name: float(hz) for path in devices if (hz := read_number(path))}
+
+
+def _accelerators(root: Path) -> tuple[str, ...]:
+    found = []
+    for path in list_numbered("sys/class/devfreq/*", root):
+        if re.search(r"gv11b|ga10b|gpu", path.name):
+            found.append(f"GPU {path.name}")
+        elif "npu" in path.name:
+            found.append(f"NPU {path.name}")
+    for path in list_numbered("sys/class/accel/accel*/device/driver", root):
+        driver = path.resolve().name
+        found.append(f"{ACCELERATORS.get(driver, 'accelerator')} ({driver})")
+    for path in list_numbered("proc/driver/nvidia/gpus/*/information", root):
+        if match := re.search(r"^Model:\s*(.+)$", read_text(path) or "", re.M):
+            found.append(match[1].strip())
+    for path in list_numbered("sys/class/drm/card?/device/driver", root):
+        if (driver := path.resolve().name) in ("i915", "xe", "amdgpu"):
+            found.append(f"GPU ({driver})")
+    return (*found, *(what for node, what in NODES.items() if (root / node).exists()))
+
+
+def _serial(root: Path) -> str | None:
+    for name in ("proc/device-tree/serial-number", "sys/class/dmi/id/product_serial"):
+        if text := read_text(root / name):
+            return _hash(text)
+    return None
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

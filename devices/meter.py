@@ -1,0 +1,145 @@
+"""What a meter is: rails that can be read, which of them make the total, and what that total covers."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+from ..errors import UsageError, unknown
+from .clock import Clock
+from .state import State, StateReader
+
+if TYPE_CHECKING:
+    from .window import Window
+
+Grade = Literal["external", "on-board", "modelled", "simulated"]
+"""Where joules come from: a meter outside the board, a sensor on it, a stated power, or the simulated board."""
+
+
+class Rail(Struct, frozen=True, kw_only=True):
+    """One supply, or one counter, that a sensor sees.
+
+    Attributes:
+        name: as the sensor or the board's maker names it.
+        role: `total` if the meter's total adds it up; `part` if it lies inside a total; `other` if it is neither.
+        covers: what it feeds, in words.
+        counts: whether its reading is a `power` in W, or an `energy` in J counted since some start.
+        most_w: more than this is a wrong reading, not power.
+        wrap_j: where a counter begins anew; None where it does not.
+        period_s: how often the sensor's documentation says that it updates; None where it does not say.
+        lag_s: over how long the sensor averages.
+    """
+
+    name: str
+    role: Literal["total", "part", "other"]
+    covers: str
+    counts: Literal["power", "energy"] = "power"
+    most_w: float = 2000.0
+    wrap_j: float | None = None
+    period_s: float | None = None
+    lag_s: float = 0.0
+
+
+class Probe(Struct, frozen=True):
+    """One read of a sensor: the rails it gives, and the function that reads them, in W or J, one number for each rail.
+
+    `read` raises OSError where the sensor cannot be read; whatever else it raises is taken for the same.
+    """
+
+    rails: tuple[Rail, ...]
+    read: Callable[[], Sequence[float]]
+
+
+class Unavailable(Struct, frozen=True):
+    """A meter, or a rail of one, that cannot be used here: why, and what to do about it."""
+
+    meter: str
+    reason: str
+    remedy: str
+
+
+class Meter:
+    """Measures the energy of one scope. Made by `find_meters`, or by whoever brings a sensor.
+
+    Args:
+        name: `rapl`, `ina3221`, `hwmon:amdgpu`, ...
+        probes: what is read.
+        scope: what the total covers, in words.
+        grade: where the joules come from.
+        poll_s: how often the sensor is read.
+        clock: the time; the machine's by default.
+        state: reads throttling, clocks and temperature; knows nothing by default.
+        problems: rails that should be here and cannot be read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        probes: Sequence[Probe],
+        *,
+        scope: str,
+        grade: Grade = "on-board",
+        poll_s: float = 0.01,
+        clock: Clock | None = None,
+        state: StateReader = State,
+        problems: Sequence[Unavailable] = (),
+    ) -> None:
+        self.name, self.scope, self.grade, self.poll_s = name, scope, grade, poll_s
+        self.probes, self.problems = tuple(probes), tuple(problems)
+        self.clock, self.state = clock or Clock(), state
+        self.rails = tuple(rail for probe in probes for rail in probe.rails)
+        self.total = tuple(rail.name for rail in self.rails if rail.role == "total")
+
+    def read(self) -> dict[str, float | str]:
+        """Read every rail once: W of a power, J of a counter, or why it could not be read."""
+        found: dict[str, float | str] = {}
+        for probe in self.probes:
+            try:
+                values: Sequence[float | str] = probe.read()
+            except Exception as error:
+                values = [describe_failure(error)] * len(probe.rails)
+            found |= {rail.name: value for rail, value in zip(probe.rails, values, strict=True)}
+        return found
+
+    def window(self, *, idle_s: float = 0.0, rails: Sequence[str] | None = None) -> "Window":
+        """Measure what is done within a `with` block.
+
+        The block should end when its work has ended: wait for an accelerator before leaving it.
+
+        Args:
+            idle_s: how long to measure the board at rest, before the block and again after it; then `net_j` tells what the work
+                took beyond that.
+            rails: whose sum is measured; the meter's total by default.
+
+        Raises:
+            UsageError: there is no such rail, or the meter knows of no total.
+        """
+        from .window import Window
+
+        return Window(self, idle_s=idle_s, rails=self.choose_rails(rails))
+
+    def choose_rails(self, rails: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the names of the rails whose sum is measured: those given, or the total.
+
+        Raises:
+            UsageError: as for `window`.
+        """
+        known = [rail.name for rail in self.rails]
+        for name in rails or ():
+            if name not in known:
+                raise unknown(f"rail of {self.name}", name, known)
+        if not (chosen := tuple(rails or self.total)):
+            reasons = "".join(f" {problem.reason}" for problem in self.problems)
+            raise UsageError(
+                f"The meter {self.name} knows of no total among its rails.{reasons} "
+                f"Name those to add up, out of: {', '.join(known)}."
+            )
+        return chosen
+
+
+def describe_failure(error: Exception) -> str:
+    """Say why a read failed."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,90 @@
+"""The meters of a board: one module for each kind of sensor.
+
+A module has `LOOKS_FOR`, which says what it looks for and where, and `find(root, board, state)`, which returns the meters that
+can be read, and for what cannot an `Unavailable` with the reason and the remedy. A sensor that is not there is no failure: its
+module says what is not there. No other file names a module.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from msgspec import Struct
+
+from ...errors import MissingError, unknown
+from ..board import identify
+from ..meter import Meter, Unavailable
+from ..state import BoardState
+from .modelled import modelled
+
+__all__ = ["Found", "choose_meter", "find_meters", "modelled"]
+
+ORDER = ("ina238", "ina3221", "hwmon:power_meter", "pmic", "rapl", "battery", "nvml:0")
+"""Which meter `auto` takes: the widest scope of the board first. Others cover a part only, or something unknown."""
+
+
+class Found(Struct, frozen=True):
+    """The meters of this board, those that cannot be read, and what was looked for, by module."""
+
+    meters: tuple[Meter, ...]
+    unavailable: tuple[Unavailable, ...]
+    looked_for: dict[str, str]
+
+
+def find_meters(root: str | Path = "/") -> Found:
+    """Look for every kind of sensor.
+
+    Args:
+        root: where `/sys`, `/proc` and `/usr` are looked for.
+    """
+    root = Path(root)
+    board, state = identify(root), BoardState(root)
+    names = sorted(module.name for module in iter_modules(__path__) if module.name != "modelled")
+    modules = {name: import_module(f".{name}", __name__) for name in names}
+    ones = [one for module in modules.values() for one in module.find(root, board, state)]
+    meters = [one for one in ones if isinstance(one, Meter)]
+    problems = [problem for meter in meters for problem in meter.problems]
+    return Found(
+        tuple(meters),
+        (*(one for one in ones if isinstance(one, Unavailable)), *problems),
+        {name: module.LOOKS_FOR for name, module in modules.items()},
+    )
+
+
+def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: bool = False) -> Meter:
+    """Return a meter by its name, or with `auto` the one that covers most of this board.
+
+    Args:
+        name: `auto`, or a name such as `rapl`; `offramp doctor` lists them.
+        root: as for `find_meters`.
+        gpu: whether the work runs on a graphics card of its own, whose meter `auto` then prefers.
+
+    Raises:
+        UsageError: there is no meter of such a name.
+        MissingError: it cannot be read here, or nothing can; with each reason and remedy.
+    """
+    found = find_meters(root)
+    if name == "auto":
+        order = ("nvml:0", *ORDER) if gpu else ORDER
+        able = {meter.name: meter for meter in found.meters if meter.total}
+        for one in order:
+            if one in able:
+                return able[one]
+        raise MissingError(f"No meter covers this board. {describe_missing(found)}")
+    for meter in found.meters:
+        if meter.name == name:
+            return meter
+    for problem in found.unavailable:
+        if name in (problem.meter, problem.meter.partition(":")[0]):
+            raise MissingError(f"The meter {name} cannot be read here: {problem.reason}. {problem.remedy}".strip())
+    if name.partition(":")[0] in found.looked_for:
+        raise MissingError(
+            f"There is no meter {name} here. Here are: {', '.join(m.name for m in found.meters) or 'none'}."
+        )
+    raise unknown("meter", name, ["auto", *found.looked_for, *(meter.name for meter in found.meters)])
+
+
+def describe_missing(found: Found) -> str:
+    """Say of each meter that cannot be read why, and what to do."""
+    parts = [f"{one.meter}: {one.reason}. {one.remedy}".strip() for one in found.unavailable]
+    return " ".join(parts)

@@ -1,0 +1,48 @@
+"""A battery that drives the machine (kernel: Documentation/ABI/testing/sysfs-class-power)."""
+
+import errno
+from pathlib import Path
+
+from ..board import Board
+from ..meter import Meter, Probe, Rail, Unavailable
+from ..state import StateReader
+from ..sysfs import Node, list_numbered, read_text
+
+LOOKS_FOR = "a discharging battery in /sys/class/power_supply/BAT*/{power_now, current_now and voltage_now}"
+
+
+def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
+    """Find the batteries; their sum drives the machine while none is charged."""
+    folders = list_numbered("sys/class/power_supply/BAT*", root)
+    if not folders:
+        return [Unavailable("battery", "no /sys/class/power_supply/BAT* is there", "")]
+    probes = [probe for folder in folders if (probe := _open(folder)) is not None]
+    if not probes:
+        return [Unavailable("battery", f"/{folders[0].relative_to(root)} tells neither power nor current", "")]
+    try:
+        for probe in probes:
+            probe.read()
+    except OSError as error:
+        return [Unavailable("battery", error.strerror or str(error), "Unplug the charger to measure by the battery.")]
+    return [Meter("battery", probes, scope="the whole machine, out of its battery", poll_s=0.25, state=state)]
+
+
+def _open(folder: Path) -> Probe | None:
+    def node(name: str) -> Node:
+        return Node(lambda: folder / name)
+
+    power, current, voltage = node("power_now"), node("current_now"), node("voltage_now")
+    by_power = (folder / "power_now").exists()
+    if not by_power and not ((folder / "current_now").exists() and (folder / "voltage_now").exists()):
+        return None
+
+    def read() -> tuple[float]:
+        status = read_text(folder / "status")
+        if status != "Discharging":
+            raise OSError(
+                errno.ENODATA, f"{folder.name} is {(status or 'in an unknown state').lower()}, not discharging"
+            )
+        # Some drivers give a negative sign to what flows out.
+        return (abs(power.read() / 1e6 if by_power else current.read() * voltage.read() / 1e12),)
+
+    return Probe((Rail(name=folder.name, role="total", covers="the whole machine", most_w=500.0),), read)

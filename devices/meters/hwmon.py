@@ -1,0 +1,101 @@
+"""Powers and energy counters of any other chip that the kernel knows (kernel: Documentation/hwmon/sysfs-interface.rst)."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from ..board import Board
+from ..meter import Meter, Probe, Rail, Unavailable
+from ..state import StateReader
+from ..sysfs import Node, find_hwmon, hwmon_chips, read_number, read_text
+
+LOOKS_FOR = "power and energy in /sys/class/hwmon/hwmon*/{power,energy}*_{input,average}"
+
+ELSEWHERE = re.compile(r"ina3221|ina238|BAT|ucsi_source_psy|AC|ADP")
+"""Chips that other meters read, and power supplies that hwmon repeats."""
+
+SCOPES = {
+    "power_meter": "the whole machine, as its firmware measures it",
+    "amdgpu": "the graphics card",
+    "xe": "the graphics card",
+    "i915": "the graphics card",
+    "amd_energy": "processor sockets",
+    "corsairpsu": "the power supply's output",
+}
+"""What chips cover whose scope is known."""
+
+CHANNEL = re.compile(r"(power|energy)(\d+)_(input|average)")
+
+
+def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
+    """Find every chip that has a power or an energy; each is a meter of its own, `hwmon:<name>`."""
+    seen: Counter[str] = Counter()
+    found: list[Meter | Unavailable] = []
+    for name, folder in hwmon_chips(root):
+        index = seen[name]
+        seen[name] += 1
+        if ELSEWHERE.match(name):
+            continue
+        meter = f"hwmon:{name}" + (f":{index}" if index else "")
+        ones = [_open(root, meter, name, index, folder, *channel) for channel in _channels(folder)]
+        probes = [one for one in ones if isinstance(one, Probe)]
+        problems = [one for one in ones if isinstance(one, Unavailable)]
+        if probes:
+            scope = read_text(folder / "power1_oem_info") or SCOPES.get(name, "whatever the chip is wired to")
+            found.append(
+                Meter(meter, _choose_total(name, probes), scope=scope, poll_s=0.02, state=state, problems=problems)
+            )
+        elif problems:
+            found.append(problems[0])
+    if not found:
+        found.append(Unavailable("hwmon", "no chip in /sys/class/hwmon/hwmon* has a power or an energy", ""))
+    return found
+
+
+def _channels(folder: Path) -> list[tuple[str, str, str]]:
+    """Return kind, number and file of each channel: what is measured now before what is an average."""
+    files: dict[tuple[str, str], str] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name, reverse=True):  # _input before _average
+        if match := CHANNEL.fullmatch(path.name):
+            files.setdefault((match[1], match[2]), path.name)
+    return sorted((kind, number, file) for (kind, number), file in files.items())
+
+
+def _open(
+    root: Path, meter: str, name: str, index: int, folder: Path, kind: str, number: str, file: str
+) -> Probe | Unavailable:
+    label = read_text(folder / f"{kind}{number}_label") or f"{kind}{number}"
+    node = Node(lambda: find_hwmon(root, name, index) / file)
+    try:
+        node.read()
+    except OSError as error:
+        reason = f"{label}: /{(folder / file).relative_to(root)}: {error.strerror or error}"
+        remedy = "Run as root, or allow your group to read it with a udev rule."
+        return Unavailable(meter, reason, remedy if isinstance(error, PermissionError) else "See dmesg.")
+    average_ms = read_number(folder / f"power{number}_average_interval") if file.endswith("_average") else None
+    rail = Rail(
+        name=label,
+        role="other",
+        covers=SCOPES.get(name, "whatever it is wired to"),
+        counts="energy" if kind == "energy" else "power",
+        period_s=average_ms / 1e3 if average_ms else None,
+        lag_s=average_ms / 1e3 if average_ms else 0.0,
+    )
+    return Probe((rail,), lambda: (node.read() / 1e6,))
+
+
+def _choose_total(name: str, probes: list[Probe]) -> list[Probe]:
+    """Mark what makes the total: a chip's only channel, its counter where a power says the same, or the sockets."""
+    from msgspec.structs import replace
+
+    rails = [probe.rails[0] for probe in probes]
+    counters = [rail for rail in rails if rail.counts == "energy"]
+    if name == "amd_energy":
+        total = [rail for rail in rails if rail.name.startswith("Esocket")]
+    elif len(rails) == 1:
+        total = rails
+    elif len(counters) == 1 and len(rails) == 2 and name in SCOPES:
+        total = counters
+    else:
+        total = []
+    return [Probe((replace(p.rails[0], role="total" if p.rails[0] in total else "other"),), p.read) for p in probes]

@@ -1,0 +1,47 @@
+"""INA238: the input supply of NVIDIA Jetson AGX Thor (kernel: hwmon/ina238.rst)."""
+
+from functools import partial
+from pathlib import Path
+
+from ..board import Board
+from ..meter import Meter, Probe, Rail, Unavailable
+from ..rails import find_table
+from ..state import StateReader
+from ..sysfs import Node, find_hwmon, hwmon_chips, read_text
+
+LOOKS_FOR = "Jetson Thor's input supply in /sys/class/hwmon/hwmon*/ named ina238"
+
+MOST_W = 500.0
+
+
+def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
+    """Find the chips. Their rail's name lies in `label`, and their power in `power1_input`."""
+    folders = [folder for name, folder in hwmon_chips(root) if name == "ina238"]
+    if not folders:
+        return [Unavailable("ina238", "no chip in /sys/class/hwmon/hwmon*/name is called ina238", "")]
+    probes, problems = [], []
+    labels = [read_text(folder / "label") or f"ina238 {i}" for i, folder in enumerate(folders)]
+    table = find_table(board, labels)
+    for i, (label, folder) in enumerate(zip(labels, folders, strict=True)):
+        node = Node(partial(_find, root, i))
+        try:
+            node.read()
+        except OSError as error:
+            reason = f"{label}: /{(folder / 'power1_input').relative_to(root)}: {error.strerror or error}"
+            problems.append(Unavailable("ina238", reason, "See dmesg, and whether your user may read it."))
+            continue
+        role, covers = table.describe(label) if table else ("other", "whatever it is wired to")
+        rail = Rail(name=label, role=role, covers=covers, most_w=MOST_W)
+        probes.append(Probe((rail,), partial(_read, node)))
+    if not probes:
+        return list(problems)
+    scope = table.scope if table else "whatever it is wired to"
+    return [Meter("ina238", probes, scope=scope, poll_s=0.01, state=state, problems=problems)]
+
+
+def _find(root: Path, index: int) -> Path:
+    return find_hwmon(root, "ina238", index) / "power1_input"
+
+
+def _read(node: Node) -> tuple[float]:
+    return (node.read() / 1e6,)

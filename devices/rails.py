@@ -1,0 +1,83 @@
+"""Which supplies a board measures, which of them make its total, and which lie inside that total.
+
+From NVIDIA's device trees and Jetson Linux Developer Guides ("Power Consumption"). To add a total to its own parts is the
+commonest mistake in published figures; to take the supply of the inputs and outputs for the total is the next.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from .board import Board
+
+Role = Literal["total", "part", "other"]
+
+
+class Table(Struct, frozen=True, kw_only=True):
+    """The rails of a module.
+
+    Attributes:
+        modules: beginnings of the module's name in the device tree.
+        total: the rails that add up to the scope.
+        scope: what they cover.
+        parts: what lies inside them, and of what.
+    """
+
+    modules: tuple[str, ...]
+    total: tuple[str, ...]
+    scope: str
+    parts: dict[str, str]
+
+    def describe(self, rail: str) -> tuple[Role, str]:
+        """Return a rail's role, and what it covers."""
+        if rail in self.total:
+            return "total", self.scope if len(self.total) == 1 else f"one of the {len(self.total)} that make the total"
+        if rail in self.parts:
+            return "part", self.parts[rail]
+        return "other", "not in offramp's table of this board"
+
+
+_CPU_GPU = {
+    "VDD_CPU_GPU_CV": "CPU, GPU and accelerators, inside VDD_IN",
+    "VDD_SOC": "the rest of the chip, inside VDD_IN",
+}
+
+TABLES = {
+    "Jetson AGX Xavier": Table(
+        modules=("p2888",),
+        total=("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
+        scope="the module, as the sum of its six supplies",
+        parts={},
+    ),
+    "Jetson Xavier NX": Table(modules=("p3668",), total=("VDD_IN",), scope="the whole module", parts=_CPU_GPU),
+    "Jetson Orin NX or Nano": Table(modules=("p3767",), total=("VDD_IN",), scope="the whole module", parts=_CPU_GPU),
+    "Jetson AGX Orin": Table(
+        modules=("p3701",),
+        total=("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
+        scope="the module, as the sum of its three supplies",
+        parts={"VDDQ_VDD2_1V8AO": "memory, inside VIN_SYS_5V0"},
+    ),
+    "Jetson AGX Thor": Table(
+        modules=("p3834",),
+        total=("VIN",),
+        scope="the whole module",
+        parts={
+            "VDD_GPU": "GPU, inside VIN",
+            "VDD_CPU_SOC_MSS": "CPU, SoC and memory controller, inside VIN",
+            "VIN_SYS_5V0": "5 V system supply, inside VIN",
+        },
+    ),
+}
+"""By the name of the module."""
+
+
+def find_table(board: Board, rails: Sequence[str]) -> Table | None:
+    """Return the table of a board: by its module's name, or on a board of others by its rails; None where there is none."""
+    for table in TABLES.values():
+        if any(module in part for part in board.compatible for module in table.modules):
+            return table
+    if board.kind != "jetson":
+        return None
+    fitting = [table for table in TABLES.values() if set(table.total) <= set(rails)]
+    return fitting[0] if fitting else None

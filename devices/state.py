@@ -1,0 +1,96 @@
+"""What slows a board down: throttling, clocks, temperature."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from .sysfs import hwmon_chips, list_numbered, read_number, read_text
+
+COLDEST_MC = -100_000
+"""Thermal zones that are switched off report -256 degrees."""
+
+PI_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+"""Bits of `vcgencmd get_throttled` for now; 16 higher, the same since boot."""
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """A board's state at one moment.
+
+    Attributes:
+        clock_hz: the fastest CPU core's clock; None where it cannot be read.
+        temperature_c: the hottest thermal zone; None where there is none.
+        throttling: what slows the board down now, in words.
+        events: for each of the kernel's counters of throttling its value.
+    """
+
+    clock_hz: float | None = None
+    temperature_c: float | None = None
+    throttling: tuple[str, ...] = ()
+    events: dict[str, int] = {}
+
+
+StateReader = Callable[[], State]
+
+
+def throttled_between(before: State, after: State) -> tuple[str, ...]:
+    """Say what slowed the board down between two moments: what does now, and what was counted meanwhile."""
+    counted = [
+        f"{name} (+{count - before.events[name]})"
+        for name, count in after.events.items()
+        if count > before.events.get(name, count)
+    ]
+    return tuple(dict.fromkeys([*before.throttling, *after.throttling, *counted]))
+
+
+class BoardState:
+    """Reads a board's state; call it. What counts throttling is looked for once, since a search takes longer than a read.
+
+    Args:
+        root: where `/proc` and `/sys` are looked for.
+    """
+
+    def __init__(self, root: str | Path = "/") -> None:
+        root = Path(root)
+        self._clocks = list_numbered("sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq", root)
+        self._zones = list_numbered("sys/class/thermal/thermal_zone*/temp", root)
+        self._counters = {
+            f"{path.parents[1].name} {path.name.removesuffix('_count')}": path
+            for path in list_numbered("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count", root)
+        }
+        for name, folder in hwmon_chips(root):
+            if name == "soctherm_oc":
+                for path in sorted(folder.glob("oc*_event_cnt")):
+                    self._counters[f"over-current {path.name.removesuffix('_event_cnt')}"] = path
+        command = root / "usr/bin/vcgencmd"
+        self._vcgencmd = command if command.exists() else None
+
+    def __call__(self) -> State:
+        """Read the state; what cannot be read is left out."""
+        clocks = [khz for path in self._clocks if (khz := read_number(path)) is not None]
+        warm = [mc for path in self._zones if (mc := read_number(path)) is not None and mc > COLDEST_MC]
+        counts = {name: count for name, path in self._counters.items() if (count := read_number(path)) is not None}
+        return State(
+            clock_hz=max(clocks) * 1e3 if clocks else None,
+            temperature_c=max(warm) / 1e3 if warm else None,
+            throttling=self._ask_firmware(),
+            events=counts,
+        )
+
+    def _ask_firmware(self) -> tuple[str, ...]:
+        """Ask a Raspberry Pi's firmware what slows it down now."""
+        if self._vcgencmd is None:
+            return ()
+        try:
+            said = subprocess.run([self._vcgencmd, "get_throttled"], capture_output=True, text=True, timeout=2).stdout
+            bits = int(said.partition("=")[2], 16)
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return ()
+        return tuple(name for bit, name in PI_BITS.items() if bits >> bit & 1)
+
+
+def read_governor(root: Path) -> str:
+    """Return the CPU's frequency governors, each once; empty where there are none."""
+    paths = list_numbered("sys/devices/system/cpu/cpufreq/policy*/scaling_governor", root)
+    return ", ".join(dict.fromkeys(name for path in paths if (name := read_text(path))))

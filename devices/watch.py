@@ -1,0 +1,202 @@
+"""A meter that is read for as long as a product runs, in the background, in memory that does not grow."""
+
+import math
+from collections.abc import Callable
+from threading import Lock
+
+from msgspec import Struct
+
+from .integrate import interval
+from .meter import Grade, Meter
+from .recording import Recording
+from .state import State, throttled_between
+
+FOLD_S = 5.0
+"""How much time is integrated at once; then its readings are dropped."""
+
+BRIEF = 5
+"""So many turns must have passed before it is worth integrating."""
+
+PATIENCE = 100
+"""A sensor that fails is asked at every hundredth turn only."""
+
+
+class RailPower(Struct, frozen=True):
+    """A rail's power over a time: joules, and the least, mean and most watts."""
+
+    energy_j: float
+    min_w: float
+    mean_w: float
+    max_w: float
+
+
+class Power(Struct, frozen=True, kw_only=True):
+    """What a watch has seen since it began, or since it was reset.
+
+    Attributes:
+        energy_j: of the meter's total, with half its 95 % interval; `mean_w` likewise of the time that was seen.
+        rails: each rail by itself.
+        seen_s, unseen_s: how long readings were had, and how long not.
+        meter, scope, grade: as in `Energy`; empty where there is no meter.
+        problem: why there are no readings, or none any more.
+        throttled: what slowed the board down meanwhile.
+        state: clocks and temperature now.
+    """
+
+    energy_j: float
+    half_j: float
+    mean_w: float | None
+    rails: dict[str, RailPower]
+    seen_s: float
+    unseen_s: float
+    meter: str
+    scope: str
+    grade: Grade | None
+    problem: str | None
+    throttled: tuple[str, ...]
+    state: State
+
+
+class Watch:
+    """Reads a meter in the background. Whatever becomes of the sensor, nothing is raised; `power` says why it saw nothing.
+
+    Args:
+        meter: None where there is none.
+        problem: why there is none.
+    """
+
+    def __init__(self, meter: Meter | None, *, problem: str | None = None) -> None:
+        self.meter = meter
+        self._problem = problem
+        self._lock = Lock()
+        self._users = 0
+        self._end: Callable[[], None] | None = None
+        self._turn = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        with self._lock:
+            self._energy_j = self._variance_j2 = self._seen_s = self._unseen_s = 0.0
+            self._rails: dict[str, list[float]] = {}
+            if self.meter is None:
+                return
+            self._recording = Recording(self.meter, self.meter.total or [rail.name for rail in self.meter.rails])
+            self._since_s = self.meter.clock.now_s()
+            self._before = self._state()
+
+    def acquire(self) -> None:
+        """Begin to read, unless somebody else has begun already."""
+        with self._lock:
+            self._users += 1
+            if self._end is None and self.meter is not None:
+                self._end = self.meter.clock.every(self.meter.poll_s, self._tick)
+
+    def release(self) -> None:
+        """Stop reading if nobody else wants it."""
+        with self._lock:
+            self._users -= 1
+            end = self._end if self._users <= 0 else None
+            if end:
+                self._end = None
+        if end:
+            end()
+
+    def power(self) -> Power:
+        """Say what was seen until now."""
+        if self.meter is None:
+            return _nothing(self._problem)
+        if self.meter.clock.now_s() - self._since_s > BRIEF * self.meter.poll_s:
+            self._fold()
+        with self._lock:
+            rails = {
+                name: RailPower(joules, low, joules / seconds, high)
+                for name, (joules, seconds, low, high) in self._rails.items()
+            }
+            state = self._state()
+            return Power(
+                energy_j=self._energy_j,
+                half_j=math.sqrt(self._variance_j2),
+                mean_w=self._energy_j / self._seen_s if self._seen_s and self.meter.total else None,
+                rails=rails,
+                seen_s=self._seen_s,
+                unseen_s=self._unseen_s,
+                meter=self.meter.name,
+                scope=self.meter.scope,
+                grade=self.meter.grade,
+                problem=self._problem,
+                throttled=throttled_between(self._before, state),
+                state=state,
+            )
+
+    def _state(self) -> State:
+        assert self.meter is not None
+        try:
+            return self.meter.state()
+        except Exception:  # a board's state is a courtesy
+            return State()
+
+    def _tick(self) -> None:
+        self._turn += 1
+        if self._problem is not None and self._turn % PATIENCE:
+            return
+        self._recording.poll()
+        assert self.meter is not None
+        if self.meter.clock.now_s() - self._since_s >= FOLD_S:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Add what was read since the last time to the totals, and forget the readings."""
+        assert self.meter is not None
+        with self._lock:
+            start_s, end_s = self._since_s, self.meter.clock.now_s()
+            length, recording = end_s - start_s, self._recording
+            if length <= 0:
+                return
+            halves, total_j, unseen = [], 0.0, False
+            for rail in self.meter.rails:
+                course = recording.course(rail, start_s, end_s)
+                dead = math.isnan(course.energy_j) or course.gap_s > length / 2
+                if rail.name in recording.rails and dead:
+                    unseen = True
+                    self._problem = (
+                        f"{rail.name} of {self.meter.name}: {recording.errors.get(rail.name, 'gives no readings')}"
+                    )
+                if dead:
+                    continue
+                known = self._rails.setdefault(rail.name, [0.0, 0.0, math.inf, -math.inf])
+                known[:] = (
+                    known[0] + course.energy_j,
+                    known[1] + length,
+                    min(known[2], course.min_w),
+                    max(known[3], course.max_w),
+                )
+                if rail.name in self.meter.total:
+                    total_j += course.energy_j
+                    halves.append(interval(course.blocks_j, course.bias_j))
+            if unseen:
+                self._unseen_s += length
+            else:
+                self._problem = None
+                self._energy_j += total_j
+                self._variance_j2 += sum(halves) ** 2
+                self._seen_s += length
+            self._since_s = end_s
+            recording.forget(end_s)
+
+
+def _nothing(problem: str | None) -> Power:
+    return Power(
+        energy_j=0.0,
+        half_j=0.0,
+        mean_w=None,
+        rails={},
+        seen_s=0.0,
+        unseen_s=0.0,
+        meter="",
+        scope="",
+        grade=None,
+        problem=problem,
+        throttled=(),
+        state=State(),
+    )

@@ -1,0 +1,89 @@
+"""Joules of a `with` block.
+
+    without idle   [ block ]
+    with idle      [ settle | idle_s ] [ block ] [ settle | idle_s ]
+
+`settle` is what the sensor may lag behind: what it still shows of the block after its end belongs to the block.
+"""
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from ..errors import MeasurementError, OfframpError, UsageError
+from .meter import Meter
+from .recording import Energy, Recording
+from .state import State
+
+
+class Window:
+    """Made by `Meter.window`. What was measured is in `energy` when the block has ended."""
+
+    def __init__(self, meter: Meter, *, idle_s: float, rails: Sequence[str]) -> None:
+        if idle_s < 0:
+            raise UsageError(f"idle_s is a time in seconds, 0 or more, not {idle_s}.")
+        self._meter, self._idle_s = meter, idle_s
+        self._recording = Recording(meter, rails)
+        self._settle_s = settle_s(self._recording)
+        self._energy: Energy | OfframpError = UsageError("The energy is known when the block has ended.")
+
+    @property
+    def energy(self) -> Energy:
+        """What was measured.
+
+        Raises:
+            MeasurementError: the window was too short for its sensor, with the length it needs, or too much went unseen.
+            UsageError: the block has not ended.
+        """
+        if isinstance(self._energy, OfframpError):
+            raise self._energy
+        return self._energy
+
+    def __enter__(self) -> "Window":
+        """Begin to read; with `idle_s`, measure the board at rest first."""
+        clock = self._meter.clock
+        self._recording.start()
+        if self._idle_s:
+            clock.sleep(self._settle_s + self._idle_s)
+            self._recording.poll()
+        self._before = self._meter.state()
+        self._recording.poll()
+        self._start_s = clock.now_s()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop reading; with `idle_s`, measure the board at rest again. An error of the block passes through."""
+        clock, recording = self._meter.clock, self._recording
+        end_s = clock.now_s()
+        recording.poll()
+        after = self._meter.state()
+        try:
+            if error is not None:
+                self._energy = MeasurementError(
+                    f"The block that was measured ended with {type(error).__name__}: {error}"
+                )
+                return
+            self._energy = self._measure(end_s, after)
+        except OfframpError as problem:
+            self._energy = problem
+        finally:
+            recording.stop()
+
+    def _measure(self, end_s: float, after: State) -> Energy:
+        clock, recording, start_s = self._meter.clock, self._recording, self._start_s
+        if not self._idle_s:
+            return recording.energy(start_s, end_s, before=self._before, after=after)
+        clock.sleep(self._settle_s + self._idle_s)
+        recording.poll()
+        first = recording.mean_w(start_s - self._idle_s, start_s)
+        last = recording.mean_w(clock.now_s() - self._idle_s, clock.now_s())
+        return recording.energy(
+            start_s, end_s, before=self._before, after=after, idle=(first, last), tail_s=self._settle_s
+        )
+
+
+def settle_s(recording: Recording) -> float:
+    """Return how long after a change of load a meter's readings may still show what was before."""
+    meter = recording.meter
+    return max(2 * max(meter.poll_s, rail.period_s or 0.1) + rail.lag_s for rail in recording.chosen)

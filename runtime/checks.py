@@ -1,0 +1,67 @@
+"""What a chain refuses: thresholds out of range, answers that are no numbers, samples that an engine cannot run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import DataError, OfframpError, UsageError
+from ..schema import NEVER, Tensor
+from .engines import Run
+from .samples import show_shape
+
+CLOSED = "The network is closed. Load it again."
+
+
+def check_thresholds(values: Sequence[float], exits: int) -> tuple[float, ...]:
+    """Return thresholds as the float32 values that scores are compared with.
+
+    Raises:
+        UsageError: there is not one for each exit but the last, or one is out of range.
+    """
+    if len(values) != exits - 1:
+        raise UsageError(f"{exits} exits take {exits - 1} thresholds, not {len(values)}.")
+    if not all(0 <= value <= NEVER for value in values):
+        raise UsageError(f"Thresholds lie between 0 and 2.0 (never), not {list(values)}.")
+    return tuple(float(np.float32(value)) for value in values)
+
+
+def run_stage(run: Run) -> None:
+    """Run a stage, and explain what goes wrong."""
+    try:
+        run()
+    except Exception as error:
+        raise explain(error) from error
+
+
+def explain(error: Exception) -> OfframpError:
+    """Make the error for a sample that an engine cannot run; engines' exception types are their own."""
+    if isinstance(error, OfframpError):
+        return error
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
+    line = (lines or [type(error).__name__])[0]
+    return DataError(
+        f"The engine cannot run this sample: {line} Is a value out of range, or a sequence too short or long?"
+    )
+
+
+def closed() -> None:
+    """Refuse to run a network that was closed."""
+    raise UsageError(CLOSED)
+
+
+def show_both(tensor: Tensor) -> str:
+    """Show a sample's shape, and its shape with a batch axis."""
+    alone = tuple(axis for axis in tensor.shape if axis is not None)
+    return f"{show_shape(alone)} (or {show_shape([1 if a is None else a for a in tensor.shape])})"
+
+
+def refuse_nan(score: np.ndarray) -> None:
+    """Refuse scores that are not numbers, with the row of the first."""
+    wrong = np.isnan(score)
+    if wrong.any():
+        raise not_a_number(int(np.argwhere(wrong)[0][0]))
+
+
+def not_a_number(row: int) -> DataError:
+    """Make the error for an answer that is not a number."""
+    return DataError(f"The network's answer to sample {row} is not a number: the input holds NaN or infinity.")

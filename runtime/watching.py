@@ -1,0 +1,38 @@
+"""Which meter watches a network's power."""
+
+import warnings
+from collections.abc import Sequence
+
+from ..devices.meter import Meter
+from ..devices.watch import Watch
+from ..errors import UsageError
+
+
+class MeterWarning(UserWarning):
+    """No power is watched, although a meter was asked for."""
+
+
+def watch_power(meter: str | Meter | None, device: str | Sequence[str]) -> Watch | None:
+    """Return what watches the board's power; where the meter cannot be read, something that says why.
+
+    Args:
+        meter: `auto`, a name, a meter, or None for nothing.
+        device: where the network is to run: on a graphics card its own meter goes before the others.
+
+    Raises:
+        UsageError: no meter has such a name.
+    """
+    if meter is None:
+        return None
+    if isinstance(meter, Meter):
+        return Watch(meter)
+    from ..devices.meters import choose_meter
+
+    devices = [device] if isinstance(device, str) else device
+    try:
+        return Watch(choose_meter(meter, gpu=any("cuda" in one or "tensorrt" in one for one in devices)))
+    except UsageError:
+        raise
+    except Exception as error:  # whatever is wrong with a sensor, the network runs
+        warnings.warn(f"No power is watched. {error}", MeterWarning, stacklevel=3)
+        return Watch(None, problem=str(error))
