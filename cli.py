@@ -14,6 +14,7 @@ import click
 from . import __version__
 from .cli_build import build, cache
 from .cli_export import export, fuse, keep
+from .cli_power import energy, open_meter, power
 from .errors import OfframpError
 from .options import (
     as_json,
@@ -23,6 +24,7 @@ from .options import (
     variant_to_run,
     with_calibration,
     with_fallback,
+    with_meter,
     with_point,
     with_seed,
     with_threads,
@@ -33,6 +35,7 @@ from .show import (
     describe_calibration,
     describe_diagnosis,
     describe_results,
+    describe_stats,
     print_result,
     progress_bars,
 )
@@ -151,6 +154,8 @@ def calibrate(
 @with_variant
 @with_point
 @with_calibration
+@click.option("--power", is_flag=True, help="Watch the board's power meanwhile, and show the statistics.")
+@with_meter
 @as_json
 def run(
     bundle: str,
@@ -162,9 +167,14 @@ def run(
     variant: str | None,
     point: str | None,
     calibration: str | None,
+    power: bool,
+    meter: str,
     as_json: bool,
 ) -> None:
-    """Run BUNDLE on every sample of INPUTS: label, score, exit and latency, a line each."""
+    """Run BUNDLE on every sample of INPUTS: label, score, exit and latency, a line each.
+
+    With --power the statistics of the run follow; in JSON, results and statistics are then two fields.
+    """
     import msgspec
     import numpy as np
 
@@ -189,13 +199,19 @@ def run(
             threads=threads,
             calibration=calibration,
             fallback=fallback,
+            meter=(open_meter(meter) if ".py:" in meter else meter) if power else None,
             progress=progress,
         )
         for i, sample in enumerate(samples):
             results.append(net(sample))
             progress("running", i + 1, len(samples))
     named = [msgspec.to_builtins(r) | ({"class": names[r.label]} if names else {}) for r in results]
-    print_result(named, as_json, lambda: describe_results(results, names))
+    if not power:
+        print_result(named, as_json, lambda: describe_results(results, names))
+        return
+    stats = net.stats()
+    text = lambda: f"{describe_results(results, names)}\n\n{describe_stats(stats)}"  # noqa: E731
+    print_result({"results": named, "stats": stats}, as_json, text)
 
 
 @app.command()
@@ -263,7 +279,7 @@ def inspect(bundle: str, as_json: bool) -> None:
 @app.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Say what this device is, which engines run here, and how to install what is missing."""
+    """Say what this board is, which engines and meters work here, and how to get what is missing."""
     from .errors import MissingError
     from .runtime import diagnose
 
@@ -273,7 +289,7 @@ def doctor(as_json: bool) -> None:
         raise MissingError("No engine runs here. Install one with: pip install 'offramp[onnxruntime]'")
 
 
-for command in (export, keep, fuse, build, cache):
+for command in (export, keep, fuse, build, cache, power, energy):
     app.add_command(command)
 
 

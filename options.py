@@ -62,6 +62,12 @@ def variant_to_run(bundle: Bundle, variant: str | None, calibration: str | None)
     return variant or choose_point(bundle, calibration)[0].name
 
 
+with_meter = click.option(
+    "--meter",
+    default="auto",
+    show_default=True,
+    help="Name of a meter, as offramp doctor lists them, or file.py:function.",
+)
 with_threads = click.option("--threads", default=1, show_default=True, help="Threads per stage.")
 with_seed = click.option(
     "--seed",
@@ -75,6 +81,20 @@ with_variant = click.option(
 )
 with_point = click.option("--point", help="Operating point; the only or first one by default.")
 with_calibration = click.option("--calibration", help="A calibration file outside the bundle.")
+
+
+def parse_seconds(option: str, text: str, *, least: float = 0.01) -> float:
+    """Read `10s`, `500ms`, `2m` or `10`, in seconds."""
+    for unit, seconds in (("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)):
+        if text.endswith(unit):
+            try:
+                value = float(text.removesuffix(unit)) * seconds
+            except ValueError:
+                break
+            if least <= value < float("inf"):
+                return value
+            break
+    raise UsageError(f"{option} is a time of at least {least:g} s, such as 10s, 500ms or 2m, not {text!r}.")
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

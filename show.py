@@ -12,7 +12,11 @@ from .bundle import Bundle
 from .schema import Calibration, Tensor, Variant
 
 if TYPE_CHECKING:
+    from .calibrate.energy import ExitEnergies
+    from .devices.state import State
+    from .devices.watch import Power
     from .runtime import Diagnosis, Result
+    from .runtime.stats import Stats
 
 Progress = Callable[[str, int, int], None]
 
@@ -82,14 +86,104 @@ def describe_results(results: Sequence["Result"], names: Sequence[str] | None) -
     return table(lines)
 
 
+def describe_stats(stats: "Stats") -> str:
+    """Describe what a network has done, and what power the board drew meanwhile."""
+    lines = [("inferences", str(stats.inferences))]
+    lines += [(f"left at exit {k}", f"{share:.1%}") for k, share in enumerate(stats.exit_shares)]
+    lines += [(f"latency {name}", f"{seconds * 1e6:.1f} us") for name, seconds in stats.latency_s.items()]
+    if stats.power is not None:
+        if stats.power.mean_w is not None:
+            lines.append(("mean power", f"{stats.power.mean_w:.4g} W"))
+        if stats.energy_per_inference_j is not None:
+            lines.append(("energy per inference", f"{stats.energy_per_inference_j * 1e3:.4g} mJ, rest included"))
+        if stats.power.grade:
+            lines.append(("meter", f"{stats.power.grade}, {stats.power.meter}: {stats.power.scope}"))
+        if stats.power.mean_w is None or stats.power.problem:
+            lines.append(("no power", stats.power.problem or "the run was too short to read the meter"))
+    lines += _describe_state(stats.state)
+    return table(lines)
+
+
+def describe_power(seen: "Power", now_w: dict[str, float] | None = None) -> str:
+    """Describe what a watch has seen of each rail, and the sum."""
+    head = ("rail", *(("now W",) if now_w is not None else ()), "min W", "mean W", "max W", "J")
+    lines: list[tuple[str, ...]] = [head]
+    for name, rail in seen.rails.items():
+        now = () if now_w is None else (f"{now_w[name]:.3f}" if name in now_w else "-",)
+        lines.append(
+            (name, *now, f"{rail.min_w:.3f}", f"{rail.mean_w:.3f}", f"{rail.max_w:.3f}", f"{rail.energy_j:.4g}")
+        )
+    parts = [table(lines)] if seen.rails else []
+    if seen.mean_w is not None:
+        parts.append(f"{seen.energy_j:.4g} J +- {seen.half_j:.2g} J in {seen.seen_s:.1f} s, mean {seen.mean_w:.4g} W")
+    parts.append(f"{seen.grade}, {seen.meter}: {seen.scope}")
+    if seen.unseen_s:
+        parts.append(f"not seen for {seen.unseen_s:.1f} s: {seen.problem or 'reads failed'}")
+    if seen.throttled:
+        parts.append(f"throttled meanwhile: {', '.join(seen.throttled)}")
+    return "\n".join(parts)
+
+
+def describe_energies(found: "ExitEnergies") -> str:
+    """Describe what leaving at each exit costs in joules."""
+    lines = [("exit", "mJ", "95 % interval", "mJ beyond rest", "95 % interval", "us")]
+    for one in found.exits:
+        net = "-" if one.net_j is None else f"{one.net_j * 1e3:.4g}"
+        cells = (f"{one.energy_j * 1e3:.4g}", _millijoules(one.interval_j), net, _millijoules(one.net_interval_j))
+        lines.append((str(one.exit), *cells, f"{one.latency_s * 1e6:.1f}"))
+    parts = [table(lines)]
+    if found.stage_j and found.idle_w is not None and found.residual is not None and found.mixed_error is not None:
+        stages = [("stage", "mJ beyond rest", "95 % interval")]
+        for k, (joules, interval) in enumerate(zip(found.stage_j, found.stage_interval_j, strict=True)):
+            stages.append((str(k), f"{joules * 1e3:.4g}", _millijoules(interval)))
+        parts.append(table(stages))
+        parts.append(
+            f"rest {found.idle_w:.4g} W; the fit leaves {found.residual:.2%} over, "
+            f"and is {found.mixed_error:+.2%} off where exits mix"
+        )
+        parts.append(f"{found.trials} rounds of {found.window_s:.3g} s windows, {found.discarded} discarded")
+    if throttled := sum(one.throttled for one in found.exits):
+        parts.append(f"the board throttled in {throttled} of the windows that are kept, in each repetition")
+    parts.append(f"{found.grade}, {found.meter}: {found.scope}")
+    return "\n".join(parts)
+
+
+def _millijoules(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{interval[0] * 1e3:.4g} to {interval[1] * 1e3:.4g}"
+
+
+def _describe_state(state: "State") -> list[tuple[str, str]]:
+    lines = []
+    if state.clock_hz is not None:
+        lines.append(("clock now", f"{state.clock_hz / 1e6:.0f} MHz"))
+    if state.temperature_c is not None:
+        lines.append(("temperature now", f"{state.temperature_c:.1f} C"))
+    if state.throttling:
+        lines.append(("throttled now", ", ".join(state.throttling)))
+    return lines
+
+
 def describe_diagnosis(found: "Diagnosis") -> str:
-    """Describe what this device is and which engines run on it."""
-    lines = list(found.fingerprint.items())
+    """Describe what this board is, and which engines and meters work on it."""
+    lines = [
+        ("board", f"{found.board.name} ({found.board.kind})"),
+        *found.fingerprint.items(),
+        *_describe_state(found.state),
+    ]
     for engine in found.engines:
         lines.append((f"engine {engine.package}", engine.version or str(engine.problem)))
         lines += [(f"device {name}", what) for name, what in engine.devices.items()]
     for name, there in found.extras.items():
         lines.append((f"extra {name}", "installed" if there else f"not installed; pip install 'offramp[{name}]'"))
+    for meter in found.meters:
+        chosen = ", which auto takes" if meter.name == found.meter else ""
+        lines.append((f"meter {meter.name}", f"{meter.scope}{chosen}"))
+        for rail in meter.rails:
+            power = f"{rail.power_w:.3f} W" if rail.power_w is not None else str(rail.problem)
+            lines.append((f"  rail {rail.name}", f"{power}, {rail.role}: {rail.covers}"))
+    for one in found.unavailable:
+        lines.append((f"no meter {one.meter}", f"{one.reason}. {one.remedy}".rstrip()))
+    lines += [(f"looked for {kind}", what) for kind, what in found.looked_for.items()]
     return table(lines)
 
 

@@ -11,7 +11,6 @@ then fitted at once: idle power, and what each stage takes whenever it runs. In 
 that they fit too is what tells that stages add up.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from ..devices.window import settle_s
 from ..errors import MeasurementError, UsageError
 from ..runtime import Net
 from ..runtime.samples import Samples
-from ..schema import NEVER
+from .measure import leave_at_each
 from .samples import Progress, no_progress
 
 LEAST_TRIALS = 10
@@ -125,10 +124,7 @@ def energy_per_exit(
     Raises:
         UsageError, MeasurementError: as for `measure_runs`.
     """
-    count, samples, at = len(net.exits), list(x), 0
-    forced = [copy.copy(net) for _ in range(count)]  # these share the chain's stages and memory
-    for k, chain in enumerate(forced):
-        chain.thresholds = [NEVER] * k + [0.0] * (count - 1 - k)
+    samples, at = list(x), 0
 
     def leave_at(chain: Net) -> Run:
         def run() -> object:
@@ -138,7 +134,7 @@ def energy_per_exit(
 
         return run
 
-    runs = [leave_at(chain) for chain in forced]
+    runs = [leave_at(chain) for chain in leave_at_each(net)]
     return measure_runs(
         runs, meter, trials=trials, window_s=window_s, seed=seed, fingerprint=fingerprint, progress=progress
     )

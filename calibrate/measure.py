@@ -19,7 +19,7 @@ import numpy as np
 from ..runtime import Net, Result
 from ..runtime.samples import Samples
 from ..schema import NEVER
-from .samples import Progress
+from .samples import Progress, no_progress
 
 BLOCK = 16
 """Samples per turn."""
@@ -39,10 +39,8 @@ def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator) 
         shares: how often samples leave at each exit in use, (exits,), summing to 1.
         rng: draws the exits.
     """
-    count = len(net.exits)
-    forced = [copy.copy(net) for _ in range(count)]  # these share the chain's stages and memory
-    for k, chain in enumerate(forced):
-        chain.thresholds = [NEVER] * k + [0.0] * (count - 1 - k)
+    forced = leave_at_each(net)
+    count = len(forced)
 
     def turn(x: Samples) -> Sequence[Sequence[Result]]:
         results: list[list[Result]] = [[] for _ in range(count)]
@@ -52,6 +50,24 @@ def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator) 
         return results
 
     return turn
+
+
+def leave_at_each(net: Net) -> list[Net]:
+    """Make for each exit a copy of a chain that always leaves there; the copies share its stages and memory."""
+    forced = [copy.copy(net) for _ in net.exits]
+    for k, chain in enumerate(forced):
+        chain.thresholds = [NEVER] * k + [0.0] * (len(forced) - 1 - k)
+    return forced
+
+
+def forced_latencies(
+    net: Net, x: Samples, *, seconds: float = 3.0, seed: int = 0, progress: Progress = no_progress
+) -> list[float]:
+    """Measure the mean latency of leaving at each exit, in seconds, all exits in equal shares."""
+    rng, shares = np.random.default_rng(seed), np.full(len(net.exits), 1 / len(net.exits))
+    turns = {"forced": force_exits(net, shares.tolist(), rng=rng)}
+    results = measure(turns, x, rng=rng, progress=progress, seconds=seconds)["forced"]
+    return [float(latencies(one).mean()) for one in results]
 
 
 def run_alone(net: Net) -> Turn:

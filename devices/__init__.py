@@ -2,14 +2,34 @@
 
 from .board import Board, PowerMode, identify
 from .fingerprint import Difference, describe_differences, differences, fingerprint, version_of
+from .meter import Meter, Probe, Rail, Unavailable
+from .meters import choose_meter, find_meters, modelled
+from .recording import Energy
+from .simulated import Fault, Sensor, SimulatedBoard, SimulatedClock
+from .state import State
+from .watch import Power
 
 __all__ = [
     "Board",
     "Difference",
+    "Energy",
+    "Fault",
+    "Meter",
+    "Power",
     "PowerMode",
+    "Probe",
+    "Rail",
+    "Sensor",
+    "SimulatedBoard",
+    "SimulatedClock",
+    "State",
+    "Unavailable",
+    "choose_meter",
     "describe_differences",
     "differences",
+    "find_meters",
     "fingerprint",
     "identify",
+    "modelled",
     "version_of",
 ]

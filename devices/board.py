@@ -98,23 +98,26 @@ def identify(root: str | Path = "/") -> Board:
     compatible = tuple(part for part in (read_text(root / "proc/device-tree/compatible") or "").split("\0") if part)
     info = read_text(root / "proc/cpuinfo") or ""
     x86 = bool(re.search(r"^vendor_id\s*:", info, re.M))
-    architecture = platform.machine() if root == Path("/") else "x86_64" if x86 else "aarch64"
+    here = root.resolve() == Path("/")
+    arm = "CPU implementer" in info
+    architecture = platform.machine() if here else "x86_64" if x86 else "aarch64" if arm else "unknown"
     chip = _chip(compatible)
     kind = _kind(chip, compatible, architecture, x86)
     name = read_text(root / "proc/device-tree/model") or _dmi(root, "sys_vendor", "product_name") or "unknown"
     return Board(
         kind=kind,
         name=name,
-        soc=SOCS.get(chip, chip) or _processor(info),
+        soc=SOCS.get(chip, chip) or _processor(info) or (platform.processor() if here else "") or "unknown",
         module=_module(compatible) or _dmi(root, "board_vendor", "board_name") or name,
         compatible=compatible,
         architecture=architecture,
         memory_bytes=_memory(root),
-        os=_distribution(root),
-        kernel=read_text(root / "proc/sys/kernel/osrelease") or platform.release(),
+        os=_distribution(root) or (f"{platform.system()} {platform.release()}" if here else "unknown"),
+        kernel=read_text(root / "proc/sys/kernel/osrelease") or (platform.release() if here else "unknown"),
         drivers=_drivers(root),
         power_mode=_power_mode(root),
-        cores=read_text(root / "sys/devices/system/cpu/online") or f"0-{(os.cpu_count() or 1) - 1}",
+        cores=read_text(root / "sys/devices/system/cpu/online")
+        or (f"0-{(os.cpu_count() or 1) - 1}" if here else "unknown"),
         governor=read_governor(root),
         max_clock_hz=_max_clocks(root),
         accelerators=_accelerators(root),
@@ -166,7 +169,7 @@ def _processor(info: str) -> str:
         strict=False,
     )
     known = dict.fromkeys(f"Arm core {implementer} {part}" for implementer, part in cores)
-    return ", ".join(known) or platform.processor() or "unknown"
+    return ", ".join(known)
 
 
 def _memory(root: Path) -> int | None:
@@ -174,9 +177,9 @@ def _memory(root: Path) -> int | None:
     return int(match[1]) * 1024 if match else None
 
 
-def _distribution(root: Path) -> str:
+def _distribution(root: Path) -> str | None:
     match = re.search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release") or "", re.M)
-    return match[1] if match else f"{platform.system()} {platform.release()}"
+    return match[1] if match else None
 
 
 def _drivers(root: Path) -> dict[str, str]:
@@ -200,8 +203,9 @@ def _power_mode(root: Path) -> PowerMode | None:
             head = section.partition("\n")[0]
             number, name = re.search(r"\bID=(\d+)", head), re.search(r"\bNAME=(\S+)", head)
             if "POWER_MODEL" in head and number and name and int(number[1]) == int(status[1]):
-                lines = [line.strip() for line in section.splitlines()[1:] if line.strip() and line[0] != "#"]
-                return PowerMode(name[1], _hash("\n".join(lines)))
+                lines = [line.strip() for line in section.splitlines()[1:]]
+                kept = [line for line in lines if line and not line.startswith("#")]
+                return PowerMode(name[1], _hash("\n".join(kept)))
         return PowerMode(f"id {int(status[1])}", _hash(config))
     if profile := read_text(root / "sys/firmware/acpi/platform_profile"):
         settings = [

@@ -93,7 +93,7 @@ def integrate(
         inside = None
     # What was not seen at the edges is silent too: a sensor that died before the end, or came after the start.
     edges_t = np.r_[min(start_s, t[0]), t, max(end_s, t[-1])]
-    limit = 5 * max(poll_s, step_s, period_s)
+    limit = 5 * max(poll_s, step_s)
     silent = np.r_[t[0] - start_s > limit, silent, end_s - t[-1] > limit]
     lost = np.r_[silent[0], lost, silent[-1]]
     lengths = np.maximum(0.0, np.minimum(edges_t[1:], end_s) - np.maximum(edges_t[:-1], start_s))
@@ -188,8 +188,9 @@ def _find_period(t: Any, v: Any, rail: Rail, start_s: float, end_s: float, step_
             return (float(t[-1] - t[0]) or length) / max(1, len(changes)), seen
         period = rail.period_s
     else:
-        # Equal values in a row hide updates: short distances are the true ones.
-        period = float(np.quantile(np.diff(changes), 0.1))
+        # Equal values in a row hide updates: what is much longer than the usual distance is several of them.
+        apart = np.diff(changes)
+        period = float(apart[apart < 1.5 * np.median(apart)].mean())
         if period <= 1.5 * step_s and rail.period_s is not None:  # it updates at least as often as it is read
             period = min(period, rail.period_s)
     return period, int(length / max(period, step_s))

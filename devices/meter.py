@@ -16,6 +16,9 @@ Grade = Literal["external", "on-board", "modelled", "simulated"]
 """Where joules come from: a meter outside the board, a sensor on it, a stated power, or the simulated board."""
 
 
+NO_NUMBER = "it gives no number"
+
+
 class Rail(Struct, frozen=True, kw_only=True):
     """One supply, or one counter, that a sensor sees.
 
@@ -41,7 +44,8 @@ class Rail(Struct, frozen=True, kw_only=True):
 
 
 class Probe(Struct, frozen=True):
-    """One read of a sensor: the rails it gives, and the function that reads them, in W or J, one number for each rail.
+    """One read of a sensor: the rails it gives, and the function that reads them, in W or J, one number for each rail,
+    not a number for one that has none now.
 
     `read` raises OSError where the sensor cannot be read; whatever else it raises is taken for the same.
     """
@@ -95,7 +99,7 @@ class Meter:
         found: dict[str, float | str] = {}
         for probe in self.probes:
             try:
-                values: Sequence[float | str] = probe.read()
+                values: Sequence[float | str] = [value if value == value else NO_NUMBER for value in probe.read()]
             except Exception as error:
                 values = [describe_failure(error)] * len(probe.rails)
             found |= {rail.name: value for rail, value in zip(probe.rails, values, strict=True)}

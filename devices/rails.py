@@ -44,6 +44,36 @@ _CPU_GPU = {
 }
 
 TABLES = {
+    "Jetson Nano": Table(
+        modules=("p3448",),
+        total=("POM_5V_IN",),
+        scope="the whole module",
+        parts={"POM_5V_GPU": "GPU, inside POM_5V_IN", "POM_5V_CPU": "CPU, inside POM_5V_IN"},
+    ),
+    "Jetson TX1": Table(
+        modules=("p2180",),
+        total=("VDD_IN",),
+        scope="the whole module",
+        parts={"VDD_GPU": "GPU, inside VDD_IN", "VDD_CPU": "CPU, inside VDD_IN"},
+    ),
+    "Jetson TX2": Table(
+        modules=("p3310", "p3489"),
+        total=("VDD_IN",),
+        scope="the whole module",
+        parts={
+            "VDD_SYS_GPU": "GPU, inside VDD_IN",
+            "VDD_SYS_SOC": "SoC, inside VDD_IN",
+            "VDD_4V0_WIFI": "radio, inside VDD_IN",
+            "VDD_SYS_CPU": "CPU, inside VDD_IN",
+            "VDD_SYS_DDR": "memory, inside VDD_IN",
+        },
+    ),
+    "Jetson TX2 NX": Table(
+        modules=("p3636",),
+        total=("VDD_IN",),
+        scope="the whole module",
+        parts={"VDD_CPU_GPU": "CPU and GPU, inside VDD_IN", "VDD_SOC": "the rest of the chip, inside VDD_IN"},
+    ),
     "Jetson AGX Xavier": Table(
         modules=("p2888",),
         total=("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
@@ -69,7 +99,7 @@ TABLES = {
         },
     ),
 }
-"""By the name of the module."""
+"""By the name of the module. Those before Xavier run a mainline kernel, since JetPack 5 does not support them."""
 
 
 def find_table(board: Board, rails: Sequence[str]) -> Table | None:

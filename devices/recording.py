@@ -8,8 +8,8 @@ from threading import Lock
 from msgspec import Struct
 
 from ..errors import MeasurementError
-from .integrate import LEAST_UPDATES, Course, integrate, interval
-from .meter import Grade, Meter, Probe, Rail, describe_failure
+from .integrate import LEAST_S, LEAST_UPDATES, Course, integrate, interval
+from .meter import NO_NUMBER, Grade, Meter, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
 SLOW = 10
@@ -123,6 +123,9 @@ class Recording:
             for rail in probe.rails:
                 self.errors[rail.name] = describe_failure(error)
         at = (start + now_s()) / 2
+        for rail, value in zip(probe.rails, values, strict=True):
+            if value != value:
+                self.errors.setdefault(rail.name, NO_NUMBER)
         with self._lock:  # not while reading: a read may hang, and nobody shall wait for it
             for (times, kept), value in zip(series, values, strict=True):
                 times.append(at)
@@ -137,6 +140,10 @@ class Recording:
             return integrate(times, values, rail, start_s, end_s, poll_s=self.meter.poll_s)
         slow = 1 if rail.name in self.rails else SLOW * max(1, len(self._slow))
         return integrate(times, values, rail, start_s, end_s, poll_s=self.meter.poll_s * slow)
+
+    def has_read(self) -> bool:
+        """Tell whether each rail that counts was read, or tried to be, at least once."""
+        return all(self._series[name][0] for name in self.rails)
 
     def forget(self, before_s: float) -> None:
         """Drop what was read before a time, but for the last reading that succeeded, from which the next ones go on."""
@@ -247,14 +254,17 @@ class Recording:
                 )
             if length < course.needs_s or course.updates < LEAST_UPDATES:
                 needs_s = max(course.needs_s, 1.1 * LEAST_UPDATES * course.period_s)
-                if course.updates == 0:
+                if course.updates == 0 and length >= LEAST_S[rail.counts]:
                     raise MeasurementError(
                         f"{rail.name} of {self.meter.name} showed one value only in {length:.2f} s: nothing tells whether its "
                         "sensor works. Measure for longer, while the load changes."
                     )
+                found = (
+                    f", whose sensor was found to update every {course.period_s * 1e3:.3g} ms" if course.updates else ""
+                )
                 raise MeasurementError(
-                    f"A window of {length:.3g} s is too short for {rail.name} of {self.meter.name}, whose sensor was found to "
-                    f"update every {course.period_s * 1e3:.3g} ms: it takes at least {needs_s:.2g} s."
+                    f"A window of {length:.3g} s is too short for {rail.name} of {self.meter.name}{found}: it takes at least "
+                    f"{needs_s:.2g} s."
                 )
 
 

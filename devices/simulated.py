@@ -132,7 +132,8 @@ class SimulatedBoard:
         self._random = random.Random(seed)
         self._last_s = -self._random.random() * sensor.period_s
         self._last_j = self._last_s * idle_w
-        self._shown = dict.fromkeys(self._shares, idle_w if sensor.counts == "power" else 0.0)
+        shown_w = round(idle_w / sensor.step_w) * sensor.step_w if sensor.step_w else idle_w
+        self._shown = dict.fromkeys(self._shares, shown_w if sensor.counts == "power" else 0.0)
         self._events = 0
 
     def work(self, seconds: float, *, power_w: float) -> None:

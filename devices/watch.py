@@ -22,9 +22,10 @@ PATIENCE = 100
 
 
 class RailPower(Struct, frozen=True):
-    """A rail's power over a time: joules, and the least, mean and most watts."""
+    """A rail's power over a time: joules, for how long, and the least, mean and most watts."""
 
     energy_j: float
+    seen_s: float
     min_w: float
     mean_w: float
     max_w: float
@@ -110,7 +111,7 @@ class Watch:
             self._fold()
         with self._lock:
             rails = {
-                name: RailPower(joules, low, joules / seconds, high)
+                name: RailPower(joules, seconds, low, joules / seconds, high)
                 for name, (joules, seconds, low, high) in self._rails.items()
             }
             state = self._state()
@@ -151,7 +152,7 @@ class Watch:
         with self._lock:
             start_s, end_s = self._since_s, self.meter.clock.now_s()
             length, recording = end_s - start_s, self._recording
-            if length <= 0:
+            if length <= 0 or not recording.has_read():
                 return
             halves, total_j, unseen = [], 0.0, False
             for rail in self.meter.rails:

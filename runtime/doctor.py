@@ -1,15 +1,25 @@
 """What can run here, and what is missing."""
 
+import time
+from pathlib import Path
+
 from msgspec import Struct
 
-from ..devices import fingerprint, version_of
+from ..devices import Board, fingerprint, identify, version_of
+from ..devices.meter import Grade, Meter, Unavailable
+from ..devices.meters import choose_among, find_meters
+from ..devices.state import BoardState, State
 from ..errors import MissingError
 from .engines import Engine as EngineModule
 from .engines import engines, name_device
 
+GLANCE_S = 0.1
+"""Time between two looks at a counter."""
+
 EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "nvml": "pynvml",
     "onnx": "onnx_ir",
     "export": "torch onnxscript",
     "calibrate": "PIL",
@@ -28,21 +38,89 @@ class Engine(Struct, frozen=True):
     problem: str | None
 
 
-class Diagnosis(Struct, frozen=True):
-    """This device: its fingerprint, engines, and which extras of offramp are installed."""
+class RailSeen(Struct, frozen=True):
+    """A rail of a meter: its role, what it covers, and its power now; None with the reason where it cannot be read."""
 
+    name: str
+    role: str
+    covers: str
+    power_w: float | None
+    problem: str | None
+
+
+class MeterSeen(Struct, frozen=True):
+    """A meter that can be read here: what its total covers, the grade of its joules, and its rails."""
+
+    name: str
+    scope: str
+    grade: Grade
+    rails: tuple[RailSeen, ...]
+
+
+class Diagnosis(Struct, frozen=True):
+    """This device.
+
+    Attributes:
+        board, state: what it is, and its clocks, temperature and throttling now.
+        fingerprint: what must agree for figures to carry over; see `devices.fingerprint`.
+        engines: those that offramp knows.
+        meters: those that can be read here; `meter` is the one that `auto` takes, None where there is none.
+        unavailable: the meters and rails that cannot be read, each with its reason and remedy.
+        looked_for: what was looked for and where, by the kind of meter.
+        extras: which extras of offramp are installed.
+    """
+
+    board: Board
+    state: State
     fingerprint: dict[str, str]
     engines: tuple[Engine, ...]
+    meters: tuple[MeterSeen, ...]
+    meter: str | None
+    unavailable: tuple[Unavailable, ...]
+    looked_for: dict[str, str]
     extras: dict[str, bool]
 
 
-def diagnose() -> Diagnosis:
-    """Look at this device. Engines are imported, since an installed one may still not load."""
+def diagnose(root: str | Path = "/") -> Diagnosis:
+    """Look at this device. Engines are imported, since an installed one may still not load.
+
+    Args:
+        root: where `/proc`, `/sys` and `/etc` are looked for.
+    """
     found = tuple(_examine(module, engine) for module, engine in engines().items())
     packages = [engine.package for engine in found if engine.version]
+    board, meters = identify(root), find_meters(root)
+    chosen = choose_among(meters)
+    scope = f"{chosen.name}: {chosen.scope}" if chosen else None
     return Diagnosis(
-        fingerprint(packages=packages), found, {name: _is_installed(needs) for name, needs in EXTRAS.items()}
+        board=board,
+        state=BoardState(root)(),
+        fingerprint=fingerprint(packages=packages, meter=scope, board=board),
+        engines=found,
+        meters=tuple(_read(meter) for meter in meters.meters),
+        meter=chosen.name if chosen else None,
+        unavailable=meters.unavailable,
+        looked_for=meters.looked_for,
+        extras={name: _is_installed(needs) for name, needs in EXTRAS.items()},
     )
+
+
+def _read(meter: Meter) -> MeterSeen:
+    """Read a meter's rails; a counter twice, since its power is a difference."""
+    first, start_s = meter.read(), time.perf_counter()
+    if any(rail.counts == "energy" for rail in meter.rails):
+        time.sleep(GLANCE_S)
+    second, spent_s = meter.read(), time.perf_counter() - start_s
+    rails = []
+    for rail in meter.rails:
+        before, after = first[rail.name], second[rail.name]
+        power, problem = None, None
+        if isinstance(after, str) or isinstance(before, str):
+            problem = after if isinstance(after, str) else str(before)
+        else:
+            power = after if rail.counts == "power" else max(0.0, after - before) / spent_s
+        rails.append(RailSeen(rail.name, rail.role, rail.covers, power, problem))
+    return MeterSeen(meter.name, meter.scope, meter.grade, tuple(rails))
 
 
 def _examine(module: str, engine: EngineModule) -> Engine:

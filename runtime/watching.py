@@ -34,5 +34,6 @@ def watch_power(meter: str | Meter | None, device: str | Sequence[str]) -> Watch
     except UsageError:
         raise
     except Exception as error:  # whatever is wrong with a sensor, the network runs
-        warnings.warn(f"No power is watched. {error}", MeterWarning, stacklevel=3)
-        return Watch(None, problem=str(error))
+        reason = str(error).partition("\n")[0].removesuffix(" Looked for:")
+        warnings.warn(f"No power is watched. {reason} Run: offramp doctor", MeterWarning, stacklevel=3)
+        return Watch(None, problem=reason)

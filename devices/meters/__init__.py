@@ -20,7 +20,8 @@ from .modelled import modelled
 __all__ = ["Found", "choose_meter", "find_meters", "modelled"]
 
 ORDER = ("ina238", "ina3221", "hwmon:power_meter", "pmic", "rapl", "battery", "nvml:0")
-"""Which meter `auto` takes: the widest scope of the board first. Others cover a part only, or something unknown."""
+"""Which meter `auto` takes: the whole board first, then the processor; a battery tells too seldom to come before that. Others
+cover a part only, or something unknown."""
 
 
 class Found(Struct, frozen=True):
@@ -65,12 +66,9 @@ def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: bool = Fals
     """
     found = find_meters(root)
     if name == "auto":
-        order = ("nvml:0", *ORDER) if gpu else ORDER
-        able = {meter.name: meter for meter in found.meters if meter.total}
-        for one in order:
-            if one in able:
-                return able[one]
-        raise MissingError(f"No meter covers this board. {describe_missing(found)}")
+        if (best := choose_among(found, gpu=gpu)) is None:
+            raise MissingError(describe_missing(found))
+        return best
     for meter in found.meters:
         if meter.name == name:
             return meter
@@ -84,7 +82,26 @@ def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: bool = Fals
     raise unknown("meter", name, ["auto", *found.looked_for, *(meter.name for meter in found.meters)])
 
 
+def choose_among(found: Found, *, gpu: bool = False) -> Meter | None:
+    """Return the meter that covers most of the board; None where none is known to. `gpu` as for `choose_meter`."""
+    able = {meter.name: meter for meter in found.meters if meter.total}
+    order = ("nvml:0", *ORDER) if gpu else ORDER
+    return next((able[name] for name in order if name in able), None)
+
+
 def describe_missing(found: Found) -> str:
-    """Say of each meter that cannot be read why, and what to do."""
-    parts = [f"{one.meter}: {one.reason}. {one.remedy}".strip() for one in found.unavailable]
-    return " ".join(parts)
+    """Say that no meter covers the board, what was looked for where, and what could be done."""
+    lines = ["No meter here covers the board's power. Looked for:"]
+    for kind, what in found.looked_for.items():
+        lines.append(f"  {what}")
+        lines += [
+            f"    {one.reason}. {one.remedy}".rstrip()
+            for one in found.unavailable
+            if one.meter.partition(":")[0] == kind
+        ]
+    if found.meters:
+        lines.append(
+            f"What can be read covers only a part, or something unknown: {', '.join(m.name for m in found.meters)}."
+        )
+    lines.append("An external meter can be brought as file.py:function; CONTRIBUTING.md shows how.")
+    return "\n".join(lines)

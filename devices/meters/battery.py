@@ -23,7 +23,8 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
         for probe in probes:
             probe.read()
     except OSError as error:
-        return [Unavailable("battery", error.strerror or str(error), "Unplug the charger to measure by the battery.")]
+        remedy = "Unplug the charger to measure by the battery." if error.errno == errno.ENODATA else "See dmesg."
+        return [Unavailable("battery", error.strerror or str(error), remedy)]
     return [Meter("battery", probes, scope="the whole machine, out of its battery", poll_s=0.25, state=state)]
 
 

@@ -41,7 +41,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
         probes = [one for one in ones if isinstance(one, Probe)]
         problems = [one for one in ones if isinstance(one, Unavailable)]
         if probes:
-            scope = read_text(folder / "power1_oem_info") or SCOPES.get(name, "whatever the chip is wired to")
+            scope = _scope(name, folder)
             found.append(
                 Meter(meter, _choose_total(name, probes), scope=scope, poll_s=0.02, state=state, problems=problems)
             )
@@ -50,6 +50,11 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     if not found:
         found.append(Unavailable("hwmon", "no chip in /sys/class/hwmon/hwmon* has a power or an energy", ""))
     return found
+
+
+def _scope(name: str, folder: Path) -> str:
+    """Say what a chip covers: what a server's firmware says of its own meter, or what is known of chips of the name."""
+    return read_text(folder / "power1_oem_info") or SCOPES.get(name, "whatever it is wired to")
 
 
 def _channels(folder: Path) -> list[tuple[str, str, str]]:
@@ -76,7 +81,7 @@ def _open(
     rail = Rail(
         name=label,
         role="other",
-        covers=SCOPES.get(name, "whatever it is wired to"),
+        covers=_scope(name, folder),
         counts="energy" if kind == "energy" else "power",
         period_s=average_ms / 1e3 if average_ms else None,
         lag_s=average_ms / 1e3 if average_ms else 0.0,

@@ -1,5 +1,6 @@
 """RAPL: energy counters inside Intel and AMD processors (kernel: Documentation/power/powercap/powercap.rst)."""
 
+import re
 from pathlib import Path
 
 from ..board import Board
@@ -31,30 +32,25 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
         what = "no /sys/class/powercap/intel-rapl:* is there"
         if not board.architecture.startswith(("x86", "i686", "AMD64")):
             return [Unavailable("rapl", f"{what}: only x86 processors have it", "")]
-        return [
-            Unavailable(
-                "rapl", what, "Load it: sudo modprobe intel_rapl_msr (Intel and AMD). Virtual machines seldom have it."
-            )
-        ]
+        if re.search(r"^flags\s*:.*\bhypervisor\b", read_text(root / "proc/cpuinfo") or "", re.M):
+            return [Unavailable("rapl", f"{what}: this is a virtual machine, whose host keeps the counters", "")]
+        return [Unavailable("rapl", what, "Load its driver: sudo modprobe intel_rapl_msr, on Intel and AMD.")]
     meters: list[Meter | Unavailable] = []
+    npu = ", the NPU inside them included" if any("intel_vpu" in one for one in board.accelerators) else ""
+    scope = f"processor packages{npu}, without memory and the rest of the board"
     groups = [
-        (
-            "rapl",
-            [(p, n) for p, n in zones if n != "psys"],
-            "processor packages, without memory and the rest of the board",
-        ),
+        ("rapl", [(p, n) for p, n in zones if n != "psys"], scope),
         ("rapl:psys", [(p, n) for p, n in zones if n == "psys"], "the platform, as its maker wired psys"),
     ]
     for meter, members, scope in groups:
         found = [_open(meter, path, name, root) for path, name in members]
         probes = _drop_mirrored([one for one in found if isinstance(one, Probe)])
         problems = [one for one in found if isinstance(one, Unavailable)]
-        if any(rail.role == "total" for probe in probes for rail in probe.rails) and not any(
-            problem.reason.partition(" ")[0].startswith(("package", "psys")) for problem in problems
-        ):
+        outer = [one for (path, _), one in zip(members, found, strict=True) if path.name.count(":") == 1]
+        if unread := [one for one in outer if isinstance(one, Unavailable)]:  # a sum without it would be too small
+            meters.append(unread[0])
+        elif outer:
             meters.append(Meter(meter, probes, scope=scope, poll_s=0.05, state=state, problems=problems))
-        elif problems:
-            meters.append(problems[0])
     return meters
 
 

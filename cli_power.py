@@ -1,0 +1,254 @@
+"""The commands that measure power: of the board, of a command, of each exit."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from .errors import CheckError, MeasurementError, MissingError, UsageError
+from .options import (
+    as_json,
+    devices_of,
+    on_devices,
+    parse_seconds,
+    variant_to_run,
+    with_fallback,
+    with_meter,
+    with_seed,
+    with_threads,
+    with_variant,
+)
+from .show import describe_energies, describe_power, print_result, progress_bars
+
+if TYPE_CHECKING:
+    from .devices.meter import Meter
+    from .devices.watch import Power
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@with_meter
+@click.option("--for", "duration", help="How long to measure: 10s, 500ms, 2m. Until interrupted by default.")
+@click.option("--every", default="1s", show_default=True, help="How often to show or print the rails.")
+@click.option("--idle", default="0s", help="With COMMAND: measure the board at rest for so long before and after it.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document a line: what measures, each reading, the sum."
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool, command: tuple[str, ...]) -> None:
+    """Show the power of the board's rails, or measure COMMAND.
+
+    An interrupt ends it and prints the sum. COMMAND is measured until it ends; with --for it is stopped after that time. What it
+    prints goes to stderr.
+    """
+    from .devices import fingerprint
+    from .devices.meter import Meter
+
+    for_s = None if duration is None else parse_seconds("--for", duration)
+    every_s, idle_s = parse_seconds("--every", every), parse_seconds("--idle", idle, least=0.0)
+    if idle_s and not command:
+        raise UsageError("--idle goes with a command: offramp power --idle 3s -- COMMAND")
+    found: Meter = open_meter(meter)
+    fields = fingerprint(meter=f"{found.name}: {found.scope}")
+    if as_json:
+        rails = [{"name": rail.name, "role": rail.role, "covers": rail.covers} for rail in found.rails]
+        head = {"meter": found.name, "scope": found.scope, "grade": found.grade, "rails": rails, "fingerprint": fields}
+        _print_line(head)
+    if command:
+        _measure_command(found, command, for_s, idle_s, as_json)
+    else:
+        _watch(found, for_s, every_s, as_json)
+
+
+def open_meter(name: str) -> "Meter":
+    """Return the meter of a name, or the one that `file.py:function` makes.
+
+    Raises:
+        UsageError: there is no such meter, or the function makes something else.
+        MissingError: it cannot be read here.
+    """
+    from .devices.meter import Meter
+    from .devices.meters import choose_meter
+
+    if ".py:" not in name:
+        return choose_meter(name)
+    from .sources import call_function
+
+    made = call_function(name)
+    if not isinstance(made, Meter):
+        raise UsageError(f"{name} returns {type(made).__name__}; a meter is a offramp.devices.Meter.")
+    return made
+
+
+def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -> None:
+    """Show the rails until the time is over or somebody interrupts, then the sum."""
+    from .devices.watch import Watch
+
+    watch = Watch(meter)
+    watch.acquire()
+    start = last = time.monotonic()
+    known: dict[str, tuple[float, float]] = {}
+    with _screen(as_json) as show:
+        try:
+            while for_s is None or last - start < for_s:
+                left = every_s if for_s is None else min(every_s, start + for_s - last)
+                time.sleep(max(0.0, left))
+                last = time.monotonic()
+                seen = watch.power()
+                now_w = {}
+                for name, rail in seen.rails.items():
+                    joules, seconds = known.get(name, (0.0, 0.0))
+                    if rail.seen_s > seconds:
+                        now_w[name] = (rail.energy_j - joules) / (rail.seen_s - seconds)
+                    known[name] = rail.energy_j, rail.seen_s
+                show(seen, now_w, last - start)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            watch.release()
+    seen = watch.power()
+    if as_json:
+        _print_line({"sum": seen})
+    else:
+        click.echo(describe_power(seen))
+    if seen.problem is not None and not seen.seen_s:
+        raise MissingError(f"Nothing could be read: {seen.problem}.")
+
+
+@contextlib.contextmanager
+def _screen(as_json: bool) -> Iterator[Callable[["Power", dict[str, float], float], None]]:
+    """Give what shows readings: a table that is drawn anew where a person watches, else a line for each time."""
+
+    def line(seen: "Power", now_w: dict[str, float], elapsed_s: float) -> None:
+        rails = "  ".join(f"{name} {watts:.3f} W" for name, watts in now_w.items())
+        click.echo(f"{elapsed_s:8.1f} s  {rails or seen.problem or 'no readings yet'}")
+        sys.stdout.flush()
+
+    def document(seen: "Power", now_w: dict[str, float], elapsed_s: float) -> None:
+        state = {"problem": seen.problem, "throttled": seen.throttled, "temperature_c": seen.state.temperature_c}
+        _print_line({"elapsed_s": round(elapsed_s, 3), "power_w": now_w, "energy_j": seen.energy_j, **state})
+
+    if as_json or not sys.stdout.isatty():
+        yield document if as_json else line
+        return
+    from rich.live import Live
+
+    with Live(transient=True) as live:
+        yield lambda seen, now_w, elapsed_s: live.update(describe_power(seen, now_w))
+
+
+def _measure_command(meter: "Meter", command: Sequence[str], for_s: float | None, idle_s: float, as_json: bool) -> None:
+    """Measure a command; what it prints goes to stderr, since stdout is for the result."""
+    stopped = False
+    with meter.window(idle_s=idle_s) as window:
+        try:
+            process = subprocess.Popen(command, stdout=sys.stderr.fileno())
+        except OSError as error:
+            raise MissingError(f"The command {command[0]} does not start: {error.strerror}.") from error
+        try:
+            code = process.wait(for_s)
+        except subprocess.TimeoutExpired:
+            stopped = True
+            code = _stop(process)
+        except BaseException:
+            _stop(process)
+            raise
+    failed = f"The command {command[0]} ended with {code}." if code and not stopped else None
+    try:
+        energy = window.energy
+    except MeasurementError as error:
+        if failed:
+            raise CheckError(f"{failed} {error}") from error
+        raise
+    if as_json:
+        _print_line({"sum": energy, "exit_code": None if stopped else code})
+    else:
+        click.echo(str(energy))
+    if failed:
+        raise CheckError(f"{failed} The joules are those until then.")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> int:
+    process.terminate()
+    try:
+        return process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _print_line(document: Any) -> None:
+    click.echo(msgspec.json.encode(document).decode())
+    sys.stdout.flush()
+
+
+@click.command()
+@click.argument("bundle")
+@click.argument("data")
+@with_meter
+@click.option("--power-w", type=float, help="Without a meter: the board's power at work; the joules are then modelled.")
+@click.option("--trials", default=10, show_default=True, help="Rounds, each with a window for every exit.")
+@click.option("--window", help="Length of a window: 5s; by default what the sensor needs.")
+@on_devices
+@with_fallback
+@with_threads
+@with_variant
+@with_seed
+@as_json
+def energy(
+    bundle: str,
+    data: str,
+    meter: str,
+    power_w: float | None,
+    trials: int,
+    window: str | None,
+    device: str | None,
+    place: str | None,
+    fallback: str | None,
+    threads: int,
+    variant: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure what leaving at each exit of BUNDLE costs in joules, by inputs like those of DATA."""
+    from .bundle import open_bundle
+    from .calibrate.energy import energy_per_exit, model_energy
+    from .calibrate.measure import forced_latencies
+    from .devices import fingerprint
+    from .devices.meters import modelled
+    from .runtime.loading import load_uncalibrated, packages_of
+    from .runtime.samples import check_samples
+    from .sources import load_samples
+
+    if power_w is not None and meter != "auto":
+        raise UsageError("--power-w states the power that --meter would measure: give one of them.")
+    opened = open_bundle(bundle)
+    window_s = None if window is None else parse_seconds("--window", window)
+    found = open_meter(meter) if power_w is None else modelled(power_w)
+    x, _ = load_samples(data, opened.manifest)
+    samples = check_samples(x, opened.manifest.inputs)
+    devices = devices_of(opened, place and variant_to_run(opened, variant, None), device, place) or "cpu"
+    with progress_bars() as progress:
+        how: dict[str, Any] = {"variant": variant, "threads": threads, "fallback": fallback, "progress": progress}
+        with load_uncalibrated(opened, devices, **how) as net:
+            packages = packages_of([stage.device for stage in net.provenance.stages])
+            fields = fingerprint(packages=packages, threads=threads, meter=f"{found.name}: {found.scope}")
+            if power_w is not None:
+                latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
+                result = model_energy(latency_s, power_w, fingerprint=fields)
+            else:
+                result = energy_per_exit(
+                    net,
+                    samples,
+                    found,
+                    trials=trials,
+                    window_s=window_s,
+                    seed=seed,
+                    fingerprint=fields,
+                    progress=progress,
+                )
+    print_result(result, as_json, lambda: describe_energies(result))
