@@ -11,7 +11,6 @@ for noise, and from what the sensor itself cannot tell.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -53,14 +52,12 @@ class Course(Struct, frozen=True, kw_only=True):
     gap_s: float
 
 
-def integrate(
-    times: Sequence[float], values: Sequence[float], rail: Rail, start_s: float, end_s: float, *, poll_s: float
-) -> Course:
+def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float, *, poll_s: float) -> Course:
     """Integrate a rail between two times.
 
     Args:
-        times: when each read was at its middle, seconds (N,), on a clock that does not go back.
-        values: W or J as the rail counts (N,); NaN where the read failed.
+        times: when each read was at its middle, seconds, float64 (N,), on a clock that does not go back.
+        values: W or J as the rail counts, float64 (N,); NaN where the read failed.
         rail: the rail.
         start_s, end_s: from when to when.
         poll_s: how often the sensor was to be read.

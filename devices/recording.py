@@ -15,9 +15,6 @@ from .state import State, throttled_between
 SLOW = 10
 """Rails outside the total are read once in so many rounds: on many sensors every read waits for a conversion."""
 
-Series = tuple["array[float]", "array[float]"]
-"""When a rail was read, and what it said."""
-
 MOST_GAP = 0.1
 """The share of a window that may pass unseen."""
 
@@ -78,22 +75,28 @@ class Energy(Struct, frozen=True, kw_only=True):
         return "\n".join(lines)
 
 
+class _Series:
+    """What a probe gave: for each reading its time and a value for each rail, one after the other."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe, self.read, self.count = probe, probe.read, len(probe.rails)
+        self.readings = array("d")
+
+
 class Recording:
     """The readings of a meter's rails from `start` to `stop`. About 6 MB an hour and rail at 100 reads a second."""
 
     def __init__(self, meter: Meter, rails: Sequence[str]) -> None:
         self.meter, self.rails = meter, tuple(rails)
         self.errors: dict[str, str] = {}
-        self._series: dict[str, Series] = {rail.name: (array("d"), array("d")) for rail in meter.rails}
-        mine = [probe for probe in meter.probes if any(rail.name in rails for rail in probe.rails)]
-        self._fast = [self._bind(probe) for probe in mine]
-        self._slow = [self._bind(probe) for probe in meter.probes if probe not in mine]
+        self._series = [_Series(probe) for probe in meter.probes]
+        self._fast = [one for one in self._series if any(rail.name in rails for rail in one.probe.rails)]
+        self._slow = [one for one in self._series if one not in self._fast]
+        self._places = {rail.name: (one, i) for one in self._series for i, rail in enumerate(one.probe.rails, 1)}
         self._round = 0
         self._end: Callable[[], None] = _do_nothing
         self._lock = Lock()
-
-    def _bind(self, probe: Probe) -> tuple[Probe, list[Series]]:
-        return probe, [self._series[rail.name] for rail in probe.rails]
+        self._now_s = meter.clock.now_s
 
     def start(self) -> None:
         """Read now, and go on reading in the background."""
@@ -106,56 +109,51 @@ class Recording:
 
     def poll(self) -> None:
         """Read the rails that count, and now and then the others; a read that fails is a gap and never raises."""
-        for probe, series in self._fast:
-            self._read(probe, series)
+        for series in self._fast:
+            self._read(series)
         if self._slow and self._round % SLOW == 0:
-            probe, series = self._slow[self._round // SLOW % len(self._slow)]
-            self._read(probe, series)
+            self._read(self._slow[self._round // SLOW % len(self._slow)])
         self._round += 1
 
-    def _read(self, probe: Probe, series: list[Series]) -> None:
-        now_s = self.meter.clock.now_s
+    def _read(self, series: "_Series") -> None:
+        now_s = self._now_s
         start = now_s()
         try:
-            values = probe.read()
+            values = tuple(map(float, series.read()))
+            if len(values) != series.count:
+                raise ValueError(f"it gives {len(values)} numbers for {series.count} rails")
         except Exception as error:
-            values = [math.nan] * len(series)
-            for rail in probe.rails:
-                self.errors[rail.name] = describe_failure(error)
-        at = (start + now_s()) / 2
-        for rail, value in zip(probe.rails, values, strict=True):
-            if value != value:
-                self.errors.setdefault(rail.name, NO_NUMBER)
+            values = (math.nan,) * series.count
+            self.errors |= dict.fromkeys((rail.name for rail in series.probe.rails), describe_failure(error))
         with self._lock:  # not while reading: a read may hang, and nobody shall wait for it
-            for (times, kept), value in zip(series, values, strict=True):
-                times.append(at)
-                kept.append(value)
+            series.readings.extend(((start + now_s()) / 2, *values))
 
     def course(self, rail: Rail, start_s: float, end_s: float) -> Course:
         """Integrate one rail between two times."""
+        import numpy as np
+
+        series, column = self._places[rail.name]
         with self._lock:
-            times, values = self._series[rail.name]
-            times, values = times[:], values[:]
-        if not times:
-            return integrate(times, values, rail, start_s, end_s, poll_s=self.meter.poll_s)
-        slow = 1 if rail.name in self.rails else SLOW * max(1, len(self._slow))
-        return integrate(times, values, rail, start_s, end_s, poll_s=self.meter.poll_s * slow)
+            rows = np.array(series.readings).reshape(-1, series.count + 1)
+        slow = 1 if series in self._fast else SLOW * len(self._slow)
+        return integrate(rows[:, 0], rows[:, column], rail, start_s, end_s, poll_s=self.meter.poll_s * slow)
 
     def has_read(self) -> bool:
         """Tell whether each rail that counts was read, or tried to be, at least once."""
-        return all(self._series[name][0] for name in self.rails)
+        return all(self._places[name][0].readings for name in self.rails)
 
     def forget(self, before_s: float) -> None:
         """Drop what was read before a time, but for the last reading that succeeded, from which the next ones go on."""
         with self._lock:
-            for times, values in self._series.values():
-                known = [
-                    i
-                    for i, (at, value) in enumerate(zip(times, values, strict=True))
-                    if at < before_s and value == value
-                ]
-                first = known[-1] if known else 0
-                del times[:first], values[:first]
+            for series in self._series:
+                readings, width = series.readings, series.count + 1
+                first = len(readings) // width
+                while first > 0:
+                    first -= 1
+                    at, *values = readings[first * width : (first + 1) * width]
+                    if at < before_s and all(value == value for value in values):
+                        break
+                del readings[: first * width]
 
     def mean_w(self, start_s: float, end_s: float) -> tuple[float, float]:
         """Return the mean power of the chosen rails between two times, and half its 95 % interval."""
@@ -247,7 +245,7 @@ class Recording:
             MeasurementError: see `energy`.
         """
         for rail, course in zip(self.chosen, courses, strict=True):
-            reason = f": {self.errors[rail.name]}" if rail.name in self.errors else ""
+            reason = f": {self.errors.get(rail.name, NO_NUMBER)}" if course.gaps else ""
             if course.gap_s > MOST_GAP * length:
                 raise MeasurementError(
                     f"{self.meter.name} could not read {rail.name} for {course.gap_s:.2f} s of {length:.2f} s{reason}."

@@ -7,7 +7,7 @@ from threading import Lock
 from msgspec import Struct
 
 from .integrate import interval
-from .meter import Grade, Meter
+from .meter import NO_NUMBER, Grade, Meter
 from .recording import Recording
 from .state import State, throttled_between
 
@@ -160,9 +160,7 @@ class Watch:
                 dead = math.isnan(course.energy_j) or course.gap_s > length / 2
                 if rail.name in recording.rails and dead:
                     unseen = True
-                    self._problem = (
-                        f"{rail.name} of {self.meter.name}: {recording.errors.get(rail.name, 'gives no readings')}"
-                    )
+                    self._problem = f"{rail.name} of {self.meter.name}: {recording.errors.get(rail.name, NO_NUMBER)}"
                 if dead:
                     continue
                 known = self._rails.setdefault(rail.name, [0.0, 0.0, math.inf, -math.inf])

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..board import Board
 from ..meter import Meter, Probe, Rail, Unavailable
 from ..state import StateReader
-from ..sysfs import Node, list_numbered, read_text
+from ..sysfs import Node, list_numbered
 
 LOOKS_FOR = "a discharging battery in /sys/class/power_supply/BAT*/{power_now, current_now and voltage_now}"
 
@@ -32,13 +32,13 @@ def _open(folder: Path) -> Probe | None:
     def node(name: str) -> Node:
         return Node(lambda: folder / name)
 
-    power, current, voltage = node("power_now"), node("current_now"), node("voltage_now")
+    power, current, voltage, state = (node(name) for name in ("power_now", "current_now", "voltage_now", "status"))
     by_power = (folder / "power_now").exists()
     if not by_power and not ((folder / "current_now").exists() and (folder / "voltage_now").exists()):
         return None
 
     def read() -> tuple[float]:
-        status = read_text(folder / "status")
+        status = state.text()
         if status != "Discharging":
             raise OSError(
                 errno.ENODATA, f"{folder.name} is {(status or 'in an unknown state').lower()}, not discharging"

@@ -48,7 +48,7 @@ def test_the_loaded_network_leaves_where_the_calibration_said(calibrated, labell
 def test_costs_rise_with_the_exit_and_the_fingerprint_is_there(calibrated):
     found = read_calibration(calibrated.calibrations()[0])
     assert list(found.exit_latency_s) == sorted(found.exit_latency_s)
-    assert {"architecture", "cpu", "engine"} <= set(found.fingerprint)
+    assert {"architecture", "cores", "engine", "threads"} <= set(found.fingerprint)
     assert len(found.statics) == 3 and 0 <= found.best_single <= 2
 
 

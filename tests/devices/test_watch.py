@@ -24,7 +24,7 @@ def test_a_watch_follows_the_truth_over_hours_in_memory_that_does_not_grow():
     assert power.mean_w == pytest.approx(6.5, rel=0.01)
     assert power.rails["GPU"].mean_w == pytest.approx(3.25, rel=0.05)
     assert power.rails["VDD_IN"].min_w < 4.1 and power.rails["VDD_IN"].max_w > 8.9
-    kept = sum(len(times) for times, _ in watch._recording._series.values())
+    kept = sum(len(series.readings) for series in watch._recording._series)
     assert kept < 2000  # out of 80,000
 
 

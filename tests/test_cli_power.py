@@ -1,0 +1,174 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from offramp.runtime import diagnose
+from offramp.show import describe_diagnosis
+
+from boards import BOARDS, plant
+from command import clear_message, offramp
+
+METER = """
+import random
+from offramp.devices import Meter, Probe, Rail
+
+def supply():
+    rails = Rail(name="supply", role="total", covers="12 V"), Rail(name="gpu", role="part", covers="inside supply")
+    probe = Probe(rails, lambda: (7 + random.gauss(0, 0.05), 3 + random.gauss(0, 0.05)))
+    return Meter("bench", [probe], scope="the 12 V supply", grade="external")
+
+def dead():
+    def read():
+        raise OSError(19, "No such device")
+    return Meter("bench", [Probe((Rail(name="supply", role="total", covers="12 V"),), read)], scope="the 12 V supply")
+
+def wrong():
+    return 5
+"""
+
+
+@pytest.fixture
+def meter(tmp_path):
+    (tmp_path / "meter.py").write_text(METER)
+    return lambda name: f"{tmp_path / 'meter.py'}:{name}"
+
+
+@pytest.fixture
+def inputs(labelled, tmp_path):
+    np.savez(tmp_path / "x.npz", x=labelled[0][:100])
+    return tmp_path / "x.npz"
+
+
+def test_doctor_gives_board_fingerprint_engines_and_meters():
+    found = json.loads(offramp("doctor", "--json").stdout)
+    assert {"board", "fingerprint", "engines", "meters", "unavailable", "looked_for"} <= set(found)
+    assert {one["meter"].partition(":")[0] for one in found["unavailable"]} | {
+        one["name"].partition(":")[0] for one in found["meters"]
+    } == set(found["looked_for"])
+
+
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_doctor_describes_every_board(name, tmp_path):
+    found = diagnose(plant(name, tmp_path))
+    said = describe_diagnosis(found)
+    assert found.board.name in said and found.board.soc in said
+    for meter in found.meters:
+        assert f"meter {meter.name}" in said and meter.scope in said
+        for rail in meter.rails:
+            assert f"rail {rail.name}" in said and rail.problem is None and rail.power_w >= 0
+    for one in found.unavailable:
+        assert one.reason in said and one.remedy in said
+    assert all(what in said for what in found.looked_for.values())
+
+
+def test_power_shows_lines_and_the_sum(meter):
+    done = offramp("power", "--meter", meter("supply"), "--for", "2500ms", "--every", "1s")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "supply " in lines[0] and "gpu " in lines[1]
+    assert lines[3].split() == ["rail", "min", "W", "mean", "W", "max", "W", "J"]
+    assert "external, bench: the 12 V supply" in done.stdout
+
+
+def test_power_streams_json_lines(meter):
+    done = offramp("power", "--meter", meter("supply"), "--for", "2s", "--every", "500ms", "--json")
+    head, *readings, last = map(json.loads, done.stdout.splitlines())
+    assert head["meter"] == "bench" and head["grade"] == "external" and head["fingerprint"]["architecture"]
+    assert len(readings) == 4 and readings[-1]["power_w"]["supply"] == pytest.approx(7, abs=0.2)
+    assert last["sum"]["rails"]["supply"]["energy_j"] == pytest.approx(7 * last["sum"]["seen_s"], rel=0.02)
+
+
+def test_an_interrupt_ends_the_watching_with_the_sum(meter):
+    code = "from offramp.cli import main; main()"
+    command = [sys.executable, "-c", code, "power", "--meter", meter("supply"), "--every", "300ms"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    assert process.stdout.readline().strip()  # it watches
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and "external, bench" in out
+
+
+def test_power_measures_a_command_and_keeps_its_output_apart(meter):
+    command = [sys.executable, "-c", "import time; print('hello'); time.sleep(2.3)"]
+    done = offramp("power", "--meter", meter("supply"), "--json", "--", *command)
+    assert done.returncode == 0, done.stderr
+    _, last = map(json.loads, done.stdout.splitlines())
+    assert "hello" in done.stderr and last["exit_code"] == 0
+    assert last["sum"]["mean_w"] == pytest.approx(7, rel=0.02) and last["sum"]["duration_s"] > 2.3
+
+
+def test_a_command_that_goes_on_is_stopped_after_the_time(meter):
+    start = time.perf_counter()
+    done = offramp("power", "--meter", meter("supply"), "--for", "2.2s", "--idle", "2.2s", "--", "sleep", "60")
+    assert done.returncode == 0 and time.perf_counter() - start < 20
+    assert "in 2.2" in done.stdout and "beyond idle" in done.stdout
+
+
+def test_a_command_that_is_too_short_or_fails_says_so(meter):
+    clear_message(offramp("power", "--meter", meter("supply"), "--", "true"), 3, "too short", "at least 2 s")
+    clear_message(offramp("power", "--meter", meter("supply"), "--", "false"), 3, "false ended with 1", "too short")
+    clear_message(offramp("power", "--meter", meter("supply"), "--", "/no/such"), 4, "/no/such", "does not start")
+
+
+def test_wrong_calls_say_what_is_right(meter, tmp_path):
+    clear_message(offramp("power", "--meter", "rapll"), 2, "Did you mean 'rapl'")
+    clear_message(offramp("power", "--meter", meter("wrong")), 2, "offramp.devices.Meter")
+    clear_message(offramp("power", "--meter", meter("supplyy")), 2, "Did you mean 'supply'")
+    clear_message(offramp("power", "--meter", meter("supply"), "--for", "3x"), 2, "--for", "10s")
+    clear_message(offramp("power", "--meter", meter("supply"), "--for", "-3"), 2, "--for")
+    clear_message(offramp("power", "--meter", meter("supply"), "--idle", "3s"), 2, "--idle", "-- COMMAND")
+
+
+def test_a_sensor_that_gives_nothing_ends_with_its_reason(meter):
+    done = offramp("power", "--meter", meter("dead"), "--for", "1s", "--every", "1s")
+    assert done.returncode == 4 and "No such device" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(diagnose().meter is not None, reason="this machine has a meter")
+def test_without_a_sensor_power_says_what_was_looked_for_and_where():
+    done = offramp("power")
+    clear_message(done, 4, "No meter here covers the board's power")
+    for place in (
+        "/sys/class/powercap/intel-rapl:*",
+        "ina3221",
+        "/sys/class/hwmon",
+        "vcgencmd",
+        "/proc/driver/nvidia",
+        "BAT*",
+    ):
+        assert place in done.stderr
+
+
+def test_run_shows_the_power_meanwhile(calibrated, inputs, meter):
+    done = offramp("run", calibrated.path, inputs, "--power", "--meter", meter("supply"), "--json")
+    found = json.loads(done.stdout)
+    assert len(found["results"]) == 100 and found["stats"]["inferences"] == 100
+    assert sum(found["stats"]["exit_counts"]) == 100
+    done = offramp("run", calibrated.path, inputs, "--power", "--meter", meter("dead"))
+    assert done.returncode == 0 and "inferences" in done.stdout and "latency p99" in done.stdout
+
+
+def test_energy_is_modelled_where_there_is_no_meter(calibrated, inputs):
+    done = offramp("energy", calibrated.path, inputs, "--power-w", "5", "--json")
+    found = json.loads(done.stdout)
+    assert found["grade"] == "modelled" and found["fingerprint"]["engine"].startswith("onnxruntime")
+    for one in found["exits"]:
+        assert one["energy_j"] == pytest.approx(5 * one["latency_s"]) and one["interval_j"] is None
+    assert "nothing was measured" in offramp("energy", calibrated.path, inputs, "--power-w", "5").stdout
+
+
+def test_energy_refuses_what_cannot_be_measured(calibrated, inputs, meter):
+    both = offramp("energy", calibrated.path, inputs, "--power-w", "5", "--meter", "rapl")
+    clear_message(both, 2, "--power-w", "--meter")
+    clear_message(offramp("energy", calibrated.path, inputs, "--power-w", "0"), 2, "power_w")
+    short = offramp("energy", calibrated.path, inputs, "--meter", meter("supply"), "--window", "0.5s")
+    clear_message(short, 3, "too short")
+    few = offramp("energy", calibrated.path, inputs, "--meter", meter("supply"), "--trials", "3")
+    clear_message(few, 2, "at least 10 trials")
