@@ -91,12 +91,14 @@ def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -
     watch = Watch(meter)
     watch.acquire()
     start = last = time.monotonic()
+    turn = 0
     known: dict[str, tuple[float, float]] = {}
     with _screen(as_json) as show:
         try:
             while for_s is None or last - start < for_s:
-                left = every_s if for_s is None else min(every_s, start + for_s - last)
-                time.sleep(max(0.0, left))
+                turn += 1
+                due = start + turn * every_s if for_s is None else start + min(turn * every_s, for_s)
+                time.sleep(max(0.0, due - last))
                 last = time.monotonic()
                 seen = watch.power()
                 now_w = {}

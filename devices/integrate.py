@@ -5,9 +5,10 @@
     polled   | . . . . . . . x . . . . . . . .    x failed: a gap from the read before to the read after
     edges    |    [----------------------]        the trapezoids end at interpolated edges
 
-A power is integrated by trapezoids between updates; a counter is a difference. The error comes from the differences between
-neighbouring blocks of the window (von Neumann, Annals of Mathematical Statistics 12, 1941), so that a slow drift is not taken
-for noise, and from what the sensor itself cannot tell.
+A power is integrated by trapezoids between updates; a counter is a difference, which misses nothing. The error comes from what
+the sensor itself cannot tell, such as what passed between its last update and the end, and that of a sampled power also from the
+differences between neighbouring blocks of the window (von Neumann, Annals of Mathematical Statistics 12, 1941), so that a slow
+drift is not taken for noise.
 """
 
 import math
@@ -31,13 +32,13 @@ class Course(Struct, frozen=True, kw_only=True):
 
     Attributes:
         energy_j: what passed.
-        blocks_j: float64 (blocks,), the same in equal parts of the time; empty where nothing was read.
+        blocks_j: float64 (blocks,), the same in equal parts of the time; empty where nothing was read, and for counters.
         bias_j: how far it may be off in one direction: edges that fall between two updates, gaps, coarse steps.
         min_w, max_w: least and most power seen.
         period_s: time between two updates of the sensor, as found.
         updates: how many there were.
         needs_s: how long a window must be for this sensor.
-        gaps, gap_s: how often and how long nothing was read.
+        gaps, gap_s: how often and how long nothing was read, or nothing possible.
     """
 
     energy_j: float
@@ -85,8 +86,10 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
         inside = v[(t >= start_s) & (t <= end_s)]
         lost = silent
     else:
-        counted, lost = _unwrap(t, v, rail, failed)
+        counted, lost = _unwrap(t, v, rail, failed, period_s)
         at, total = t, np.r_[0.0, np.cumsum(counted)]
+        if period_s > 1.5 * step_s:
+            at, total = _through_moves(at, total, period_s)
         inside = None
     # What was not seen at the edges is silent too: a sensor that died before the end, or came after the start.
     edges_t = np.r_[min(start_s, t[0]), t, max(end_s, t[-1])]
@@ -94,7 +97,8 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
     silent = np.r_[t[0] - start_s > limit, silent, end_s - t[-1] > limit]
     lost = np.r_[silent[0], lost, silent[-1]]
     lengths = np.maximum(0.0, np.minimum(edges_t[1:], end_s) - np.maximum(edges_t[:-1], start_s))
-    gap_s, lost_s = float(lengths[silent].sum()), float(lengths[lost].sum())
+    unseen = silent | lost
+    gap_s, lost_s = float(lengths[unseen].sum()), float(lengths[lost].sum())
     count = max(2, min(BLOCKS, int((end_s - start_s) / (2 * period_s)))) if period_s > 0 else BLOCKS
     edges = np.linspace(start_s, end_s, count + 1)
     blocks = np.diff(np.interp(edges, at, total))
@@ -102,21 +106,21 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
         blocks += blocks.sum() / max(end_s - start_s - lost_s, poll_s) * lost_s / count
     powers = blocks * count / (end_s - start_s) if inside is None or not len(inside) else inside
     low, high = float(powers.min()), float(powers.max())
-    bias = [0.71 * (period_s + rail.lag_s) * (high - low), lost_s * (high - low) / 2]
+    bias = [lost_s * (high - low) / 2]
     if rail.counts == "power":
-        bias.append(_rounding(v[points]) * (end_s - start_s))
+        bias += [0.71 * (period_s + rail.lag_s) * (high - low), _rounding(v[points]) * (end_s - start_s)]
     else:
-        bias.append(0.8 * period_s * float(blocks.sum()) / (end_s - start_s))
+        bias += [0.8 * min(period_s, step_s) * high, 0.25 * period_s * high if period_s > 1.5 * step_s else 0.0]
     return Course(
         energy_j=float(blocks.sum()),
-        blocks_j=blocks,
+        blocks_j=blocks if rail.counts == "power" else blocks[:0],
         bias_j=math.hypot(*bias),
         min_w=low,
         max_w=high,
         period_s=period_s,
         updates=updates,
         needs_s=max(LEAST_S[rail.counts], LEAST_PERIODS * period_s),
-        gaps=int((lengths[silent] > 0).sum()),
+        gaps=int((lengths[unseen] > 0).sum()),
         gap_s=gap_s,
     )
 
@@ -158,10 +162,12 @@ def student95(freedom: float) -> float:
 
 
 def _nothing(seconds: float) -> Course:
+    import numpy as np
+
     nan = math.nan
     return Course(
         energy_j=nan,
-        blocks_j=[],
+        blocks_j=np.empty(0),
         bias_j=nan,
         min_w=nan,
         max_w=nan,
@@ -204,19 +210,36 @@ def _updates(t: Any, v: Any, apart_s: float) -> list[int]:
     return kept
 
 
-def _unwrap(t: Any, v: Any, rail: Rail, failed: Any) -> tuple[Any, Any]:
+def _unwrap(t: Any, v: Any, rail: Rail, failed: Any, period_s: float) -> tuple[Any, Any]:
     """Return a counter's differences, and which of them say nothing.
 
     A smaller reading is a wrap only if the reads on both sides succeeded one after the other and the power that follows is
-    possible; otherwise the counter may have begun anew.
+    possible; otherwise the counter may have begun anew. A counter that moves less often than it is read moves by all that
+    passed in its period at once.
     """
     import numpy as np
 
     difference = np.diff(v)
     if rail.wrap_j is not None:
         difference = np.where((difference < 0) & ~failed, difference + rail.wrap_j, difference)
-    lost = (difference < 0) | (difference > rail.most_w * np.diff(t))
+    lost = (difference < 0) | (difference > rail.most_w * (np.diff(t) + period_s))
     return np.where(lost, 0.0, difference), lost
+
+
+def _through_moves(t: Any, total: Any, period_s: float) -> tuple[Any, Any]:
+    """Return the course through a counter's moves, where it moves less often than it is read.
+
+    A move shows what passed since the one before. One more of them is put before the first and behind the last; where the load
+    begins with the window, that may be off by a quarter of a period.
+    """
+    import numpy as np
+
+    moves = np.flatnonzero(np.diff(total) > 0)
+    if len(moves) < 2:
+        return t, total
+    at, then = (t[moves] + t[moves + 1]) / 2, total[moves + 1]
+    at = np.r_[at[0] - period_s, at, at[-1] + period_s]
+    return at, np.r_[total[moves[0]], then, 2 * then[-1] - then[-2]]
 
 
 def _rounding(w: Any) -> float:

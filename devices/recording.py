@@ -9,11 +9,13 @@ from msgspec import Struct
 
 from ..errors import MeasurementError
 from .integrate import LEAST_S, LEAST_UPDATES, Course, integrate, interval
-from .meter import NO_NUMBER, Grade, Meter, Probe, Rail, describe_failure
+from .meter import Grade, Meter, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
 SLOW = 10
 """Rails outside the total are read once in so many rounds: on many sensors every read waits for a conversion."""
+
+IMPOSSIBLE = "it gives no number, or one that is not possible"
 
 MOST_GAP = 0.1
 """The share of a window that may pass unseen."""
@@ -142,6 +144,15 @@ class Recording:
         """Tell whether each rail that counts was read, or tried to be, at least once."""
         return all(self._places[name][0].readings for name in self.rails)
 
+    def span(self) -> tuple[float, float]:
+        """Return when each rail that counts was read first and last, or was tried to be."""
+        with self._lock:
+            kept = [self._places[name][0] for name in self.rails]
+            return (
+                max(series.readings[0] for series in kept),
+                min(series.readings[-1 - series.count] for series in kept),
+            )
+
     def forget(self, before_s: float) -> None:
         """Drop what was read before a time, but for the last reading that succeeded, from which the next ones go on."""
         with self._lock:
@@ -245,7 +256,7 @@ class Recording:
             MeasurementError: see `energy`.
         """
         for rail, course in zip(self.chosen, courses, strict=True):
-            reason = f": {self.errors.get(rail.name, NO_NUMBER)}" if course.gaps else ""
+            reason = f": {self.errors.get(rail.name, IMPOSSIBLE)}" if course.gaps else ""
             if course.gap_s > MOST_GAP * length:
                 raise MeasurementError(
                     f"{self.meter.name} could not read {rail.name} for {course.gap_s:.2f} s of {length:.2f} s{reason}."
@@ -262,7 +273,7 @@ class Recording:
                 )
                 raise MeasurementError(
                     f"A window of {length:.3g} s is too short for {rail.name} of {self.meter.name}{found}: it takes at least "
-                    f"{needs_s:.2g} s."
+                    f"{math.ceil(needs_s * 10) / 10:g} s."
                 )
 
 

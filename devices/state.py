@@ -19,8 +19,8 @@ class State(Struct, frozen=True, kw_only=True):
     """A board's state at one moment.
 
     Attributes:
-        clock_hz: the fastest CPU core's clock; None where it cannot be read.
-        temperature_c: the hottest thermal zone; None where there is none.
+        clock_hz: the fastest CPU core's clock, or that of the graphics card that is measured; None where it cannot be read.
+        temperature_c: of the hottest thermal zone, or of that card; None where there is none.
         throttling: what slows the board down now, in words.
         events: for each of the kernel's counters of throttling its value.
     """

@@ -14,6 +14,9 @@ from .state import State, throttled_between
 FOLD_S = 5.0
 """How much time is integrated at once; then its readings are dropped."""
 
+COUNTER_S = 0.1
+"""A counter misses nothing between two reads, so that it need not be read more often."""
+
 BRIEF = 5
 """So many turns must have passed before it is worth integrating."""
 
@@ -68,6 +71,8 @@ class Watch:
 
     def __init__(self, meter: Meter | None, *, problem: str | None = None) -> None:
         self.meter = meter
+        counts = {rail.counts for rail in meter.rails if rail.role == "total"} if meter else set()
+        self._poll_s = max(meter.poll_s, COUNTER_S if counts == {"energy"} else 0.0) if meter else 0.0
         self._problem = problem
         self._lock = Lock()
         self._users = 0
@@ -91,7 +96,7 @@ class Watch:
         with self._lock:
             self._users += 1
             if self._end is None and self.meter is not None:
-                self._end = self.meter.clock.every(self.meter.poll_s, self._tick)
+                self._end = self.meter.clock.every(self._poll_s, self._tick)
 
     def release(self) -> None:
         """Stop reading if nobody else wants it."""
@@ -107,7 +112,7 @@ class Watch:
         """Say what was seen until now."""
         if self.meter is None:
             return _nothing(self._problem)
-        if self.meter.clock.now_s() - self._since_s > BRIEF * self.meter.poll_s:
+        if self.meter.clock.now_s() - self._since_s > BRIEF * self._poll_s:
             self._fold()
         with self._lock:
             rails = {
@@ -150,9 +155,15 @@ class Watch:
         """Add what was read since the last time to the totals, and forget the readings."""
         assert self.meter is not None
         with self._lock:
-            start_s, end_s = self._since_s, self.meter.clock.now_s()
-            length, recording = end_s - start_s, self._recording
-            if length <= 0 or not recording.has_read():
+            recording, start_s, end_s = self._recording, self._since_s, self.meter.clock.now_s()
+            if not recording.has_read():
+                return
+            first_s, last_s = recording.span()
+            soon_s = 5 * self._poll_s  # a sensor that is read as it should be is judged by what was read
+            start_s = first_s if 0 < first_s - start_s < soon_s else start_s
+            end_s = last_s if end_s - last_s < soon_s else end_s
+            length = end_s - start_s
+            if length <= 0:
                 return
             halves, total_j, unseen = [], 0.0, False
             for rail in self.meter.rails:

@@ -123,7 +123,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     print("board            rails  files  all rails us  bare reads us  beyond us")
     for name in sorted(BOARDS):
         root = plant(name, folder / name)
-        meters = tuple(meter for meter in find_meters(root).meters if meter.name not in ("pmic",))
+        meters = tuple(meter for meter in find_meters(root).meters if not meter.name.startswith(("pmic", "nvml")))
         rails = sum(len(meter.rails) for meter in meters)
         if not rails:
             continue

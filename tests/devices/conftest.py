@@ -112,7 +112,7 @@ def no_nvml(monkeypatch):
 def fake_nvml(monkeypatch):
     """Puts FakeNvml, a fake of nvidia-ml-py with one card, into sys.modules; what answers None is not supported."""
 
-    def install(name="NVIDIA GeForce RTX 4070", energy_mj=None, power_mw=None, start=0):
+    def install(name="NVIDIA GeForce RTX 4070", energy_mj=None, power_mw=None, start=0, **more):
         fake = ModuleType("FakeNvml")
         fake.NVMLError = type("NVMLError", (Exception,), {})
 
@@ -128,6 +128,8 @@ def fake_nvml(monkeypatch):
         fake.nvmlDeviceGetHandleByIndex, fake.nvmlDeviceGetName = answer(0), answer(name)
         fake.nvmlDeviceGetTotalEnergyConsumption = answer(energy_mj)
         fake.nvmlDeviceGetPowerUsage = answer(power_mw)
+        for query, value in more.items():
+            setattr(fake, query, answer(value))
         monkeypatch.setitem(sys.modules, "pynvml", fake)
 
     return install

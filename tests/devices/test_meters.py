@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from offramp.devices.meters import choose_meter, find_meters
+from offramp.devices.state import BoardState
 from offramp.errors import MeasurementError, MissingError, UsageError
 
 from boards import ADC, BOARDS, HWMON, POWERCAP, RAPL_RANGE, hwmon, ina3221, put, rapl_zone, tree, vcgencmd
@@ -380,7 +381,23 @@ def test_a_card_is_measured_by_its_counter_or_else_its_power_of_a_second(board, 
     meter = choose_meter(root=board("amd-nvidia"), gpu=True)
     (rail,) = meter.rails
     assert (meter.name, meter.scope) == ("nvml:0", "the graphics card NVIDIA A10 alone")
-    assert (rail.counts, rail.lag_s, meter.read()) == (counts, lag, {counts: value})
+    assert (rail.counts, rail.lag_s, meter.read()) == (counts, lag, {"card": value})
+
+
+@pytest.mark.parametrize(
+    "query", ["nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"]
+)
+def test_a_cards_state_is_its_own_and_a_power_limit_is_no_throttling(board, fake_nvml, query):
+    answers = {"nvmlDeviceGetTemperature": 84, "nvmlDeviceGetClockInfo": 1200, query: 0x24}
+    fake_nvml(energy_mj=1, **answers)
+    state = choose_meter("nvml:0", root=board("amd-nvidia")).state()
+    assert (state.clock_hz, state.temperature_c, state.throttling) == (1.2e9, 84.0, ("card's temperature limit",))
+
+
+def test_a_card_that_tells_no_state_leaves_the_boards(board, fake_nvml):
+    fake_nvml(energy_mj=1, nvmlDeviceGetTemperature=None)
+    root = board("amd-nvidia")
+    assert choose_meter("nvml:0", root=root).state() == BoardState(root)()
 
 
 @pytest.mark.parametrize("answers", [{}, {"name": None}, {"start": None}])

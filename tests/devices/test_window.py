@@ -55,6 +55,25 @@ def test_net_of_idle_is_what_the_work_took_beyond_rest(seed):
     assert energy.idle_w == pytest.approx((4.0, 4.0), rel=0.01)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_counter_that_moves_less_often_than_it_is_read_is_no_jump_and_its_steps_are_smoothed(seed):
+    board = SimulatedBoard(idle_w=140.0, sensor=Sensor(counts="energy", period_s=0.1), seed=seed)  # as an H100's
+    with board.meter().window() as window:
+        board.work(10.0, power_w=690.0)
+    energy = window.energy
+    assert energy.interval_j[0] <= 6900 <= energy.interval_j[1] and energy.gaps == 0
+    assert energy.interval_j[1] - energy.energy_j < 6900 * 0.004
+
+
+def test_a_counter_that_keeps_beginning_anew_is_refused():
+    board, left = SimulatedBoard(), iter(range(10**6, 0, -7))
+    rail = Rail(name="E", role="total", covers="a package", counts="energy", period_s=0.001)
+    with Meter("worn", [Probe((rail,), lambda: (float(next(left)),))], scope="", clock=board.clock).window() as window:
+        board.work(5.0, power_w=9.0)
+    with pytest.raises(MeasurementError, match="could not read E for 5.00 s of 5.00 s: .*not possible"):
+        window.energy  # noqa: B018
+
+
 def test_a_slow_sensor_still_gives_what_happened_at_the_end_of_the_window():
     # Within 20 s a sensor that lags by 0.1 s shows work and rest at the wrong time: the rest behind the end makes up for it.
     board = SimulatedBoard(idle_w=2.0, sensor=Sensor(period_s=0.1, noise_w=0.001))
