@@ -48,7 +48,7 @@ def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool
     from .devices import fingerprint
     from .devices.meter import Meter
 
-    for_s = None if duration is None else parse_seconds("--for", duration)
+    for_s = None if duration is None else parse_seconds("--for", duration, least=0.01 if command else 1.0)
     every_s, idle_s = parse_seconds("--every", every), parse_seconds("--idle", idle, least=0.0)
     if idle_s and not command:
         raise UsageError("--idle goes with a command: offramp power --idle 3s -- COMMAND")

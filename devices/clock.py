@@ -25,7 +25,7 @@ class Clock:
         time.sleep(max(0.0, seconds))
 
     def every(self, period_s: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call something again and again from a thread of its own; what was missed is left out.
+        """Call something again and again from a thread of its own.
 
         The distances are drawn between half and three halves of the period: reads at a fixed beat would see a load of the same
         beat always at the same moment.
@@ -39,12 +39,11 @@ class Clock:
         def loop() -> None:
             # To sleep takes half of what waiting for an event does; where that would hold an end up, wait.
             wait = stop.wait if period_s > SHORT_S else time.sleep
-            due = self.now_s() + jitter(period_s)
-            while not stop.is_set():
-                wait(max(0.0, due - self.now_s()))
-                if not stop.is_set():
-                    call()
-                due = max(due + jitter(period_s), self.now_s())
+            while True:
+                wait(jitter(period_s))
+                if stop.is_set():
+                    return
+                call()
 
         thread = threading.Thread(target=loop, name="offramp-meter", daemon=True)
         thread.start()

@@ -118,17 +118,18 @@ class Recording:
         self._round += 1
 
     def _read(self, series: "_Series") -> None:
-        now_s = self._now_s
-        start = now_s()
+        start = self._now_s()
         try:
-            values = tuple(map(float, series.read()))
+            values = array("d", series.read())
             if len(values) != series.count:
                 raise ValueError(f"it gives {len(values)} numbers for {series.count} rails")
         except Exception as error:
-            values = (math.nan,) * series.count
+            values = array("d", [math.nan] * series.count)
             self.errors |= dict.fromkeys((rail.name for rail in series.probe.rails), describe_failure(error))
+        at = (start + self._now_s()) / 2
         with self._lock:  # not while reading: a read may hang, and nobody shall wait for it
-            series.readings.extend(((start + now_s()) / 2, *values))
+            series.readings.append(at)
+            series.readings.extend(values)
 
     def course(self, rail: Rail, start_s: float, end_s: float) -> Course:
         """Integrate one rail between two times."""

@@ -14,8 +14,9 @@ from .state import State, throttled_between
 FOLD_S = 5.0
 """How much time is integrated at once; then its readings are dropped."""
 
-COUNTER_S = 0.1
-"""A counter misses nothing between two reads, so that it need not be read more often."""
+WATCH_S = 0.1
+"""A meter is read no more often than this: a product that is woken more often sleeps less deeply, and over minutes even ten reads
+a second at random moments tell the mean."""
 
 BRIEF = 5
 """So many turns must have passed before it is worth integrating."""
@@ -71,8 +72,7 @@ class Watch:
 
     def __init__(self, meter: Meter | None, *, problem: str | None = None) -> None:
         self.meter = meter
-        counts = {rail.counts for rail in meter.rails if rail.role == "total"} if meter else set()
-        self._poll_s = max(meter.poll_s, COUNTER_S if counts == {"energy"} else 0.0) if meter else 0.0
+        self._poll_s = max(meter.poll_s, WATCH_S) if meter else 0.0
         self._problem = problem
         self._lock = Lock()
         self._users = 0

@@ -6,7 +6,7 @@ energy     joules per exit on the simulated board, in simulated time: 5 s window
            20 s with 100 ms, and an energy counter; two exits, inferences of changing power. Printed: the worst and the
            mean error, and how often the 95 % intervals hold the truth, of a run and of a single window
 read       one reading of all rails of each board whose tree the tests hold, beside bare `os.pread` of the same files
-sampling   CPU time of reading AGX Orin's rails 100 times a second, as a share of one core
+sampling   CPU time of reading AGX Orin's rails, as a share of one core, beside that of a thread that only wakes up
 chain      latency of a network with sampling on over the same with sampling off, interleaved; `noise` is off over off
 """
 
@@ -28,7 +28,9 @@ import numpy as np
 
 from offramp.calibrate.energy import measure_runs
 from offramp.devices import Meter, Sensor, SimulatedBoard, find_meters
-from offramp.devices.watch import Watch
+from offramp.devices.clock import Clock
+from offramp.devices.recording import Recording
+from offramp.devices.watch import WATCH_S, Watch
 from offramp.export import export
 from offramp.runtime.loading import load_uncalibrated
 
@@ -148,18 +150,43 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def sampling(folder: Path, seconds: float) -> dict[str, Any]:
-    meter = find_meters(plant("agx-orin", folder / "sampled")).meters[0]
-    watch = Watch(meter)
-    watch.acquire()
+def cpu_share(loop: Callable[[], Callable[[], None]], seconds: float) -> float:
+    """Return the CPU time, as a share of one core, of what runs in the background until the function that it gives is called."""
+    end = loop()
     start, cpu = time.perf_counter(), time.process_time()
     time.sleep(seconds)
-    cpu, spent = time.process_time() - cpu, time.perf_counter() - start
-    power = watch.power()
-    watch.release()
-    share = cpu / spent
-    print(f"agx-orin, {len(meter.rails)} rails read {1 / meter.poll_s:.0f} times a second: {share:.2%} of one core")
-    return {"share": share, "seen_s": power.seen_s}
+    share = (time.process_time() - cpu) / (time.perf_counter() - start)
+    end()
+    return share
+
+
+def sampling(folder: Path, seconds: float) -> dict[str, Any]:
+    root = plant("agx-orin", folder / "sampled")
+    meter = find_meters(root).meters[0]
+    files, clock = opened((meter,), root), Clock()
+
+    def loop(work: Callable[[], object]) -> Callable[[], Callable[[], None]]:
+        return lambda: clock.every(0.01, work)
+
+    def watched() -> Callable[[], None]:
+        watch = Watch(meter)
+        watch.acquire()
+        return watch.release
+
+    loops = {
+        "a thread that only wakes up, 100 times a second": loop(lambda: None),
+        "and reads the files, bare": loop(lambda: [os.pread(fd, 64, 0) for fd in files]),
+        "agx-orin's rails, 100 times a second": loop(Recording(meter, meter.total).poll),
+        f"agx-orin's rails as a product watches them, {1 / WATCH_S:.0f} times a second": watched,
+    }
+    shares: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(5):
+        for name, one in loops.items():
+            shares[name].append(cpu_share(one, seconds / 20))
+    print("share of one core")
+    for name, values in shares.items():
+        print(f"{median(values):7.2%}  {name}")
+    return {name: median(values) for name, values in shares.items()}
 
 
 def chain(folder: Path, seconds: float) -> dict[str, Any]:

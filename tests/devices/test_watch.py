@@ -20,7 +20,7 @@ def test_a_watch_follows_the_truth_over_hours_in_memory_that_does_not_grow():
         board.work(10.0, power_w=9.0)
         board.clock.sleep(10.0)
     power = watch.power()
-    assert power.energy_j == pytest.approx(board.spent_j, rel=0.002) and power.seen_s == pytest.approx(800.0, abs=0.1)
+    assert power.energy_j == pytest.approx(board.spent_j, rel=0.002) and power.seen_s == pytest.approx(800.0, abs=0.5)
     assert power.mean_w == pytest.approx(6.5, rel=0.01)
     assert power.rails["GPU"].mean_w == pytest.approx(3.25, rel=0.05)
     assert power.rails["VDD_IN"].min_w < 4.1 and power.rails["VDD_IN"].max_w > 8.9
@@ -43,7 +43,7 @@ def test_a_sensor_that_dies_stops_the_count_and_says_why():
     board.work(60.0, power_w=9.0)
     power = watch.power()
     assert power.problem == "VDD_IN of simulated: simulated fault"
-    assert power.seen_s == pytest.approx(20.0, abs=6) and power.seen_s + power.unseen_s == pytest.approx(60.0, abs=0.1)
+    assert power.seen_s == pytest.approx(20.0, abs=6) and power.seen_s + power.unseen_s == pytest.approx(60.0, abs=0.5)
     assert power.mean_w == pytest.approx(9.0, rel=0.01)
 
 

@@ -57,7 +57,7 @@ def test_clones_share_the_board_and_so_its_joules(calibrated, labelled):
         for sample in labelled[0][:50]:
             net(sample)
             other(sample)
-        time.sleep(0.3)
+        time.sleep(0.8)
         first, second = net.stats(), other.stats()
         assert first.inferences == second.inferences == 50
         assert first.energy_per_inference_j == pytest.approx(7.01 * first.power.seen_s / 100, rel=0.01)
@@ -79,9 +79,9 @@ def test_reset_counts_anew(calibrated, labelled):
     with load(calibrated, meter=steady()) as net:
         for sample in labelled[0][:20]:
             net(sample)
-        time.sleep(0.2)
+        time.sleep(0.8)
         assert net.stats(reset=True).inferences == 20
-        assert net.stats().inferences == 0 and net.stats().power.seen_s < 0.1
+        assert net.stats().inferences == 0 and net.stats().power.seen_s < 0.2
 
 
 def test_a_meter_that_dies_changes_nothing_but_the_statistic(calibrated, labelled):
