@@ -1,13 +1,18 @@
-"""What CONTRIBUTING.md says is run: its rule on a network, and its commands."""
+"""What CONTRIBUTING.md says is run: its rule on a network, its meter, and its commands."""
 
 import os
 import re
+import socketserver
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from offramp.devices.recording import Recording
 from offramp.export import decide, export
 from offramp.runtime.loading import load_uncalibrated
 
@@ -17,7 +22,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 def test_the_rule_of_the_page_can_be_exported_with(dense_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(decide, "RULES", dict(decide.RULES))
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    block, _ = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     exec(block, {})
     bundle = export(dense_onnx, None, tmp_path / "b.offramp", rule="gini")
     x = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
@@ -25,6 +30,33 @@ def test_the_rule_of_the_page_can_be_exported_with(dense_onnx, tmp_path, monkeyp
     p = np.exp(found.logits - found.logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     assert np.allclose(found.score, ((p**2).sum(-1) - 1 / 5) / (1 - 1 / 5), atol=1e-6)
+
+
+class FakeSupply(socketserver.StreamRequestHandler):
+    """A fake of a bench supply that gives 12.5 W."""
+
+    def handle(self):
+        assert self.rfile.readline() == b"MEAS:POW?\n"
+        self.wfile.write(b"+1.25000E+01\n")
+
+
+def test_the_meter_of_the_page_measures_a_window():
+    _, block = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), FakeSupply) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        names["ADDRESS"] = server.server_address
+        meter = names["supply"]()
+        assert meter.read() == {"supply": 12.5}
+        recording = Recording(meter, meter.total)
+        recording.start()
+        time.sleep(0.5)
+        recording.stop()
+        server.shutdown()
+    first_s, last_s = recording.span()
+    found = recording.course(meter.rails[0], first_s, last_s)
+    assert abs(found.energy_j / (last_s - first_s) - 12.5) < 1e-6 and found.gaps == 0
 
 
 def test_the_commands_of_the_page_run():
@@ -37,4 +69,4 @@ def test_the_commands_of_the_page_run():
             command, shell=True, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PATH": path}
         )
         assert done.returncode == 0, done.stderr
-        assert any(word in done.stdout for word in ("plain", "two_gigabytes", "tiny"))
+        assert any(word in done.stdout for word in ("plain", "two_gigabytes", "tiny", "coverage"))

@@ -105,7 +105,7 @@ def energy(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
-def time_calls(call: Callable[[], object], seconds: float = 0.05) -> float:
+def time_calls(call: Callable[[], object], seconds: float = 0.02) -> float:
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for _ in range(50):
@@ -141,7 +141,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
                 os.pread(fd, 64, 0)
 
         times: dict[Callable[[], None], list[float]] = {ours: [], bare: []}
-        for _ in range(15):
+        for _ in range(11):
             for call in random.sample(list(times), 2):
                 times[call].append(time_calls(call))
         mine, theirs = median(times[ours]) * 1e6, median(times[bare]) * 1e6
