@@ -173,13 +173,15 @@ def run(
 ) -> None:
     """Run BUNDLE on every sample of INPUTS: label, score, exit and latency, a line each.
 
-    With --power the statistics of the run follow; in JSON, results and statistics are then two fields.
+    With --power the statistics of the run follow; in JSON, results, statistics and fingerprint are then fields of one document.
     """
     import msgspec
     import numpy as np
 
     from .bundle import open_bundle
+    from .devices import fingerprint
     from .runtime import load
+    from .runtime.loading import packages_of
     from .runtime.samples import convert_samples
     from .sources import load_samples
 
@@ -211,7 +213,10 @@ def run(
         return
     stats = net.stats()
     text = lambda: f"{describe_results(results, names)}\n\n{describe_stats(stats)}"  # noqa: E731
-    print_result({"results": named, "stats": stats}, as_json, text)
+    packages = packages_of([stage.device for stage in net.provenance.stages])
+    scope = f"{stats.power.meter}: {stats.power.scope}" if stats.power and stats.power.meter else None
+    fields = fingerprint(packages=packages, threads=threads, meter=scope)
+    print_result({"results": named, "stats": stats, "fingerprint": fields}, as_json, text)
 
 
 @app.command()

@@ -8,10 +8,11 @@ import numpy as np
 from msgspec import Struct
 
 from ..bundle import Bundle, open_bundle
+from ..devices import fingerprint
 from ..schema import Exit, Precision, Variant
 from .building import Progress
 from .golden import read_golden
-from .loading import load_uncalibrated
+from .loading import load_uncalibrated, packages_of
 from .placing import describe_devices
 from .results import EveryExit
 
@@ -48,13 +49,14 @@ class ExitCheck(Struct, frozen=True):
 
 
 class Verification(Struct, frozen=True):
-    """What the golden samples say of a variant on a device."""
+    """What the golden samples say of a variant on a device, whose fingerprint `devices.fingerprint` made."""
 
     variant: str
     device: str
     tolerance: float
     passed: bool
     exits: tuple[ExitCheck, ...]
+    fingerprint: dict[str, str]
 
     def __str__(self) -> str:
         lines = [f"{'exit':12}{'largest error':>15}{'relative':>12}{'of a score':>12}{'labels equal':>15}"]
@@ -127,7 +129,14 @@ def _verify_variant(
         answers, devices = net.every_exit(inputs), [stage.device for stage in net.provenance.stages]
     tolerance = TOLERANCE[variant.precision]
     exits = tuple(_check_exit(k, exit_, answers, golden, tolerance) for k, exit_ in enumerate(variant.exits))
-    return Verification(variant.name, describe_devices(devices), tolerance, all(e.passed for e in exits), exits)
+    return Verification(
+        variant=variant.name,
+        device=describe_devices(devices),
+        tolerance=tolerance,
+        passed=all(e.passed for e in exits),
+        exits=exits,
+        fingerprint=fingerprint(packages=packages_of(devices), threads=threads),
+    )
 
 
 def _check_exit(k: int, exit_: Exit, answers: EveryExit, golden: EveryExit, tolerance: float) -> ExitCheck:

@@ -38,6 +38,7 @@ def test_stages_are_placed_calibrated_and_compared(dense, data):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["points"]["default"]["placement"] == ["openvino:CPU", "cpu", "cpu"]
     (checked,) = json.loads(offramp("verify", dense.path, "--json").stdout)
+    assert checked["fingerprint"]["architecture"]
     assert checked["device"] == "0=openvino:CPU,1=cpu,2=cpu" and checked["passed"]
     assert [one["stage"] for one in json.loads(offramp("build", dense.path, "--json").stdout)] == ["stage0.onnx"]
     found = json.loads(offramp("bench", dense.path, data, "--json").stdout)  # where it was calibrated

@@ -151,6 +151,7 @@ def test_run_shows_the_power_meanwhile(calibrated, inputs, meter):
     found = json.loads(done.stdout)
     assert len(found["results"]) == 100 and found["stats"]["inferences"] == 100
     assert sum(found["stats"]["exit_counts"]) == 100
+    assert "architecture" in found["fingerprint"]
     done = offramp("run", calibrated.path, inputs, "--power", "--meter", meter("dead"))
     assert done.returncode == 0 and "inferences" in done.stdout and "latency p99" in done.stdout
 

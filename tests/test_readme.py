@@ -36,7 +36,9 @@ def test_the_command_line_blocks_run(checkout, quickstart_output, brief):
             command = command.replace("offramp", shlex.join(brief("from offramp.cli import main; main()")), 1)
         done = run(command, checkout)
         # A network trained this briefly may miss the target on the reporting samples: that is exit code 3.
-        missing = (4,) if "offramp power" in command and "Looked for:" in done.stderr else ()  # this machine has no sensor
+        missing = (
+            (4,) if "offramp power" in command and "Looked for:" in done.stderr else ()
+        )  # this machine has no sensor
         assert done.returncode in ((0, 3) if "calibrate" in command else (0, *missing)), (command, done.stderr)
     assert (checkout / "results.json").stat().st_size > 1000
 
