@@ -93,6 +93,7 @@ def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -
     start = last = time.monotonic()
     turn = 0
     known: dict[str, tuple[float, float]] = {}
+    now_w: dict[str, float] = {}
     with _screen(as_json) as show:
         try:
             while for_s is None or last - start < for_s:
@@ -101,7 +102,8 @@ def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -
                 time.sleep(max(0.0, due - last))
                 last = time.monotonic()
                 seen = watch.power()
-                now_w = {}
+                if seen.problem is not None:
+                    now_w.clear()
                 for name, rail in seen.rails.items():
                     joules, seconds = known.get(name, (0.0, 0.0))
                     if rail.seen_s > seconds:

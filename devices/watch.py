@@ -18,7 +18,7 @@ WATCH_S = 0.1
 """A meter is read no more often than this: a product that is woken more often sleeps less deeply, and over minutes even ten reads
 a second at random moments tell the mean."""
 
-BRIEF = 5
+BRIEF = 3
 """So many turns must have passed before it is worth integrating."""
 
 PATIENCE = 100
