@@ -185,6 +185,7 @@ def run(
     from .runtime.samples import convert_samples
     from .sources import load_samples
 
+    power = power or meter != "auto"
     opened = open_bundle(bundle)
     tensors, names = opened.manifest.inputs, opened.manifest.class_names
     x, _ = load_samples(inputs, opened.manifest)

@@ -1,6 +1,7 @@
 """The commands that measure power: of the board, of a command, of each exit."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from .devices.watch import Power
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+STOP_S = 5.0
+"""How long a command may take to end when it is told to."""
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
 @with_meter
 @click.option("--for", "duration", help="How long to measure: 10s, 500ms, 2m. Until interrupted by default.")
 @click.option("--every", default="1s", show_default=True, help="How often to show or print the rails.")
@@ -42,8 +47,8 @@ if TYPE_CHECKING:
 def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool, command: tuple[str, ...]) -> None:
     """Show the power of the board's rails, or measure COMMAND.
 
-    An interrupt ends it and prints the sum. COMMAND is measured until it ends; with --for it is stopped after that time. What it
-    prints goes to stderr.
+    An interrupt ends it, COMMAND too, and prints the sum. COMMAND is measured until it ends; with --for it is stopped after that
+    time. What it prints goes to stderr.
     """
     from .devices import fingerprint
     from .devices.meter import Meter
@@ -58,10 +63,11 @@ def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool
         rails = [{"name": rail.name, "role": rail.role, "covers": rail.covers} for rail in found.rails]
         head = {"meter": found.name, "scope": found.scope, "grade": found.grade, "rails": rails, "fingerprint": fields}
         _print_line(head)
-    if command:
-        _measure_command(found, command, for_s, idle_s, as_json)
-    else:
-        _watch(found, for_s, every_s, as_json)
+    with _ended_by_signals():
+        if command:
+            _measure_command(found, command, for_s, idle_s, as_json)
+        else:
+            _watch(found, for_s, every_s, as_json)
 
 
 def open_meter(name: str) -> "Meter":
@@ -74,13 +80,15 @@ def open_meter(name: str) -> "Meter":
     from .devices.meter import Meter
     from .devices.meters import choose_meter
 
+    if name.endswith(".py"):
+        raise UsageError(f"Name the function in it that makes the meter: {name}:function")
     if ".py:" not in name:
         return choose_meter(name)
     from .sources import call_function
 
     made = call_function(name)
     if not isinstance(made, Meter):
-        raise UsageError(f"{name} returns {type(made).__name__}; a meter is a offramp.devices.Meter.")
+        raise UsageError(f"{name} returns {type(made).__name__}; a meter is an offramp.devices.Meter.")
     return made
 
 
@@ -119,8 +127,8 @@ def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -
         _print_line({"sum": seen})
     else:
         click.echo(describe_power(seen))
-    if seen.problem is not None and not seen.seen_s:
-        raise MissingError(f"Nothing could be read: {seen.problem}.")
+    if not seen.seen_s:
+        raise MissingError(f"Nothing could be read: {seen.problem or 'there was no time for it'}.")
 
 
 @contextlib.contextmanager
@@ -155,7 +163,7 @@ def _measure_command(meter: "Meter", command: Sequence[str], for_s: float | None
             raise MissingError(f"The command {command[0]} does not start: {error.strerror}.") from error
         try:
             code = process.wait(for_s)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             stopped = True
             code = _stop(process)
         except BaseException:
@@ -177,12 +185,53 @@ def _measure_command(meter: "Meter", command: Sequence[str], for_s: float | None
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> int:
-    process.terminate()
+    """Stop a command and what it has started."""
+    import psutil
+
     try:
-        return process.wait(5)
+        everyone = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        everyone = []
+
+    def alive(one: Any) -> bool:
+        try:
+            return bool(one.is_running() and one.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+    process.terminate()
+    for one in filter(alive, everyone):
+        one.terminate()
+    try:
+        code = process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        return process.wait()
+        code = process.wait()
+    end = time.monotonic() + 1
+    while any(map(alive, everyone)) and time.monotonic() < end:
+        time.sleep(0.01)
+    for one in filter(alive, everyone):
+        one.kill()
+    return code
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Take what ends a service, or comes when a terminal is closed, for an interrupt: it shall end with the sum."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    known = {
+        number: signal.signal(number, interrupt)
+        for name in ("SIGTERM", "SIGHUP")
+        if (number := getattr(signal, name, None))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in known.items():
+            signal.signal(number, handler)
 
 
 def _print_line(document: Any) -> None:

@@ -11,6 +11,7 @@ then fitted at once: idle power, and what each stage takes whenever it runs. In 
 that they fit too is what tells that stages add up.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -167,6 +168,10 @@ def measure_runs(
     """
     if trials < LEAST_TRIALS:
         raise UsageError(f"An interval takes at least {LEAST_TRIALS} trials, not {trials}.")
+    if not runs:
+        raise UsageError("There is nothing to measure: give a function for each exit.")
+    if window_s is not None and not 0 < window_s < math.inf:
+        raise UsageError(f"window_s is a time in seconds above 0, not {window_s}.")
     if meter.grade == "modelled":
         raise UsageError("A modelled meter measures nothing: use model_energy.")
     rng = np.random.default_rng(seed)
@@ -278,11 +283,11 @@ def _rest(recording: Recording) -> tuple[float, float]:
     clock.sleep(settle_s(recording))
     start_s = clock.now_s()
     clock.sleep(2.1)
-    recording.poll()
+    recording.poll_now()
     period_s = max(recording.course(rail, start_s, clock.now_s()).period_s for rail in rails)
     if period_s == period_s:  # not a number where nothing could be read
         clock.sleep(1.1 * LEAST_PERIODS * period_s - 2.1)
-    recording.poll()
+    recording.poll_now()
     mean_w, _ = recording.mean_w(start_s, clock.now_s())
     return mean_w, max(recording.course(rail, start_s, clock.now_s()).period_s for rail in rails)
 
@@ -327,7 +332,7 @@ def _measure_window(
     start_s, end_s, counts = work(window_s)
     after = recording.meter.state()
     work(lag_s)
-    recording.poll()
+    recording.poll_now()
     return _Window(kind, tuple(counts), recording.energy(start_s, end_s, before=before, after=after))
 
 

@@ -5,6 +5,9 @@ import threading
 import time
 from collections.abc import Callable
 
+HANG_S = 2.0
+"""A read that takes longer does not return."""
+
 SHORT_S = 0.05
 """So long may the end of a background task wait for its next turn."""
 
@@ -12,6 +15,14 @@ SHORT_S = 0.05
 def jitter(period_s: float, draw: Callable[[], float] = random.random) -> float:
     """Draw a distance between half and three halves of a period."""
     return period_s * (0.5 + draw())
+
+
+def wait_for(call: Callable[[], object]) -> bool:
+    """Call something, but wait for `HANG_S` only; tell whether it has returned. A driver may hang for ever."""
+    thread = threading.Thread(target=call, name="offramp-read", daemon=True)
+    thread.start()
+    thread.join(HANG_S)
+    return not thread.is_alive()
 
 
 class Clock:

@@ -38,6 +38,7 @@ class Course(Struct, frozen=True, kw_only=True):
         period_s: time between two updates of the sensor, as found.
         updates: how many there were.
         needs_s: how long a window must be for this sensor.
+        seen_j: what passed outside the gaps.
         gaps, gap_s: how often and how long nothing was read, or nothing possible.
     """
 
@@ -49,6 +50,7 @@ class Course(Struct, frozen=True, kw_only=True):
     period_s: float
     updates: int
     needs_s: float
+    seen_j: float
     gaps: int
     gap_s: float
 
@@ -98,6 +100,8 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
     lost = np.r_[silent[0], lost, silent[-1]]
     lengths = np.maximum(0.0, np.minimum(edges_t[1:], end_s) - np.maximum(edges_t[:-1], start_s))
     unseen = silent | lost
+    clipped = np.clip(edges_t, start_s, end_s)
+    seen_j = float(np.diff(np.interp(clipped, at, total))[~unseen].sum())
     gap_s, lost_s = float(lengths[unseen].sum()), float(lengths[lost].sum())
     count = max(2, min(BLOCKS, int((end_s - start_s) / (2 * period_s)))) if period_s > 0 else BLOCKS
     edges = np.linspace(start_s, end_s, count + 1)
@@ -119,7 +123,8 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
         max_w=high,
         period_s=period_s,
         updates=updates,
-        needs_s=max(LEAST_S[rail.counts], LEAST_PERIODS * period_s),
+        needs_s=max(LEAST_S[rail.counts], LEAST_PERIODS * period_s, 1.1 * LEAST_UPDATES * step_s),
+        seen_j=seen_j,
         gaps=int((lengths[unseen] > 0).sum()),
         gap_s=gap_s,
     )
@@ -174,6 +179,7 @@ def _nothing(seconds: float) -> Course:
         period_s=nan,
         updates=0,
         needs_s=nan,
+        seen_j=0.0,
         gaps=1,
         gap_s=seconds,
     )
@@ -186,6 +192,8 @@ def _find_period(t: Any, v: Any, rail: Rail, start_s: float, end_s: float, step_
     changes = t[1:][np.diff(v) != 0]
     seen = int(((changes >= start_s) & (changes <= end_s)).sum())
     length = end_s - start_s
+    if not seen:  # it shows one value only, or none that was read: nothing tells that it works
+        return rail.period_s or step_s, 0
     if len(changes) < LEAST_UPDATES:
         if rail.period_s is None:
             return (float(t[-1] - t[0]) or length) / max(1, len(changes)), seen

@@ -1,7 +1,8 @@
 """What a meter is: rails that can be read, which of them make the total, and what that total covers."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from msgspec import Struct
 
@@ -17,6 +18,12 @@ Grade = Literal["external", "on-board", "modelled", "simulated"]
 
 
 NO_NUMBER = "it gives no number"
+
+GRADES = get_args(Grade)
+ROLES = "total", "part", "other"
+COUNTS = "power", "energy"
+
+LEAST_POLL_S = 0.001
 
 
 class Rail(Struct, frozen=True, kw_only=True):
@@ -41,6 +48,20 @@ class Rail(Struct, frozen=True, kw_only=True):
     wrap_j: float | None = None
     period_s: float | None = None
     lag_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field, known in (("role", ROLES), ("counts", COUNTS)):
+            if getattr(self, field) not in known:
+                raise UsageError(
+                    f"{field} of rail {self.name} is one of {', '.join(known)}, not {getattr(self, field)!r}."
+                )
+        for field in ("most_w", "wrap_j", "period_s"):
+            if (value := getattr(self, field)) is not None and not 0 < value <= (
+                math.inf if field == "most_w" else 1e18
+            ):
+                raise UsageError(f"{field} of rail {self.name} is a number above 0, not {value}.")
+        if not 0 <= self.lag_s < math.inf:
+            raise UsageError(f"lag_s of rail {self.name} is a time in seconds, 0 or more, not {self.lag_s}.")
 
 
 class Probe(Struct, frozen=True):
@@ -90,9 +111,23 @@ class Meter:
     ) -> None:
         self.name, self.scope, self.grade, self.poll_s = name, scope, grade, poll_s
         self.probes, self.problems = tuple(probes), tuple(problems)
-        self.clock, self.state = clock or Clock(), state
+        self.clock, self._state = clock or Clock(), state
         self.rails = tuple(rail for probe in probes for rail in probe.rails)
         self.total = tuple(rail.name for rail in self.rails if rail.role == "total")
+        names = [rail.name for rail in self.rails]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"A meter has rails of different names; {name} has {', '.join(names) or 'none'}.")
+        if grade not in GRADES:
+            raise UsageError(f"The grade of {name} is one of {', '.join(GRADES)}, not {grade!r}.")
+        if not LEAST_POLL_S <= poll_s < math.inf:
+            raise UsageError(f"poll_s of {name} is a time of at least {LEAST_POLL_S} s, not {poll_s}.")
+
+    def state(self) -> State:
+        """Read throttling, clocks and temperature; nothing where that fails, since it is a courtesy."""
+        try:
+            return self._state()
+        except Exception:
+            return State()
 
     def read(self) -> dict[str, float | str]:
         """Read every rail once: W of a power, J of a counter, or why it could not be read."""
@@ -128,10 +163,15 @@ class Meter:
         Raises:
             UsageError: as for `window`.
         """
-        known = [rail.name for rail in self.rails]
+        roles = {rail.name: rail.role for rail in self.rails}
+        known = list(roles)
+        rails = [rails] if isinstance(rails, str) else rails
         for name in rails or ():
             if name not in known:
                 raise unknown(f"rail of {self.name}", name, known)
+        if {"total", "part"} <= {roles[name] for name in rails or ()}:
+            parts = ", ".join(name for name in rails or () if roles[name] == "part")
+            raise UsageError(f"{parts} of {self.name} lies inside the total: to add both counts it twice.")
         if not (chosen := tuple(rails or self.total)):
             reasons = "".join(f" {problem.reason}" for problem in self.problems)
             raise UsageError(
@@ -141,7 +181,7 @@ class Meter:
         return chosen
 
 
-def describe_failure(error: Exception) -> str:
+def describe_failure(error: BaseException) -> str:
     """Say why a read failed."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

@@ -8,12 +8,15 @@ from threading import Lock
 from msgspec import Struct
 
 from ..errors import MeasurementError
+from .clock import wait_for
 from .integrate import LEAST_S, LEAST_UPDATES, Course, integrate, interval
-from .meter import Grade, Meter, Probe, Rail, describe_failure
+from .meter import NO_NUMBER, Grade, Meter, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
 SLOW = 10
 """Rails outside the total are read once in so many rounds: on many sensors every read waits for a conversion."""
+
+HANGS = "its read does not return"
 
 IMPOSSIBLE = "it gives no number, or one that is not possible"
 
@@ -83,6 +86,7 @@ class _Series:
     def __init__(self, probe: Probe) -> None:
         self.probe, self.read, self.count = probe, probe.read, len(probe.rails)
         self.readings = array("d")
+        self.reading_since_s: float | None = None
 
 
 class Recording:
@@ -102,7 +106,7 @@ class Recording:
 
     def start(self) -> None:
         """Read now, and go on reading in the background."""
-        self.poll()
+        self.poll_now()
         self._end = self.meter.clock.every(self.meter.poll_s, self.poll)
 
     def stop(self) -> None:
@@ -117,15 +121,21 @@ class Recording:
             self._read(self._slow[self._round // SLOW % len(self._slow)])
         self._round += 1
 
+    def poll_now(self) -> None:
+        """Poll, but do not wait for a read that hangs."""
+        if not wait_for(self.poll):
+            self.errors |= dict.fromkeys(self.rails, HANGS)
+
     def _read(self, series: "_Series") -> None:
-        start = self._now_s()
+        start = series.reading_since_s = self._now_s()
         try:
             values = array("d", series.read())
             if len(values) != series.count:
                 raise ValueError(f"it gives {len(values)} numbers for {series.count} rails")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             values = array("d", [math.nan] * series.count)
             self.errors |= dict.fromkeys((rail.name for rail in series.probe.rails), describe_failure(error))
+        series.reading_since_s = None
         at = (start + self._now_s()) / 2
         with self._lock:  # not while reading: a read may hang, and nobody shall wait for it
             series.readings.append(at)
@@ -154,6 +164,20 @@ class Recording:
                 min(series.readings[-1 - series.count] for series in kept),
             )
 
+    def problem(self, name: str, soon_s: float) -> str | None:
+        """Say why a rail is not read any more; None where it is, or was less than some seconds ago."""
+        series, column = self._places[name]
+        now_s, since_s = self._now_s(), series.reading_since_s
+        if since_s is not None:
+            return f"{name} of {self.meter.name}: {HANGS}" if now_s - since_s > soon_s else None
+        with self._lock:
+            row = series.readings[-1 - series.count :]
+        if row and not math.isfinite(row[column]):
+            return f"{name} of {self.meter.name}: {self.errors.get(name, NO_NUMBER)}"
+        if not row or now_s - row[0] > soon_s:
+            return f"{name} of {self.meter.name}: nothing reads it. After a fork, load the network in the new process"
+        return None
+
     def forget(self, before_s: float) -> None:
         """Drop what was read before a time, but for the last reading that succeeded, from which the next ones go on."""
         with self._lock:
@@ -170,7 +194,7 @@ class Recording:
     def mean_w(self, start_s: float, end_s: float) -> tuple[float, float]:
         """Return the mean power of the chosen rails between two times, and half its 95 % interval."""
         courses = [self.course(rail, start_s, end_s) for rail in self.chosen]
-        self._refuse(courses, end_s - start_s)
+        self._refuse(courses, end_s - start_s, still=True)
         half = interval(sum(course.blocks_j for course in courses), sum(course.bias_j for course in courses))
         return sum(course.energy_j for course in courses) / (end_s - start_s), half / (end_s - start_s)
 
@@ -250,8 +274,8 @@ class Recording:
                 found[rail.name] = course.energy_j
         return found
 
-    def _refuse(self, courses: Sequence[Course], length: float) -> None:
-        """Refuse what says nothing.
+    def _refuse(self, courses: Sequence[Course], length: float, *, still: bool = False) -> None:
+        """Refuse what says nothing. Where the board is `still`, a coarse sensor may well show one value only.
 
         Raises:
             MeasurementError: see `energy`.
@@ -265,6 +289,10 @@ class Recording:
             if length < course.needs_s or course.updates < LEAST_UPDATES:
                 needs_s = max(course.needs_s, 1.1 * LEAST_UPDATES * course.period_s)
                 if course.updates == 0 and length >= LEAST_S[rail.counts]:
+                    if self.meter.grade == "modelled":
+                        continue
+                    if still and rail.counts == "power":
+                        continue
                     raise MeasurementError(
                         f"{rail.name} of {self.meter.name} showed one value only in {length:.2f} s: nothing tells whether its "
                         "sensor works. Measure for longer, while the load changes."

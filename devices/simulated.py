@@ -19,10 +19,12 @@ from functools import partial
 
 from msgspec import Struct
 
-from ..errors import UsageError
+from ..errors import UsageError, unknown
 from .clock import Clock, jitter
-from .meter import Meter, Probe, Rail
+from .meter import COUNTS, Meter, Probe, Rail
 from .state import State
+
+TOTAL = "VDD_IN"
 
 
 class SimulatedClock(Clock):
@@ -34,6 +36,7 @@ class SimulatedClock(Clock):
         self._count = 0
         self._due: list[tuple[float, int, float, Callable[[], None]]] = []
         self._ended: set[int] = set()
+        self._calling = False
 
     def now_s(self) -> float:
         """Return seconds since the clock was made."""
@@ -46,15 +49,22 @@ class SimulatedClock(Clock):
     def advance(self, seconds: float) -> None:
         """Let time pass, and call what is due on the way."""
         until = self._now_s + max(0.0, seconds)
+        if self._calling:  # what is called takes time itself; what falls due meanwhile is late
+            self._now_s = until
+            return
         while self._due and self._due[0][0] <= until:
             at, number, period_s, call = heapq.heappop(self._due)
             if number in self._ended:
                 self._ended.discard(number)
                 continue
             self._now_s = max(self._now_s, at)
-            heapq.heappush(self._due, (at + jitter(period_s, self._draw), number, period_s, call))
-            call()
-        self._now_s = until
+            self._calling = True
+            try:
+                call()
+            finally:
+                self._calling = False
+            heapq.heappush(self._due, (self._now_s + jitter(period_s, self._draw), number, period_s, call))
+        self._now_s = max(self._now_s, until)
 
     def every(self, period_s: float, call: Callable[[], None]) -> Callable[[], None]:
         """Call something again and again as time passes."""
@@ -73,7 +83,7 @@ class Sensor(Struct, frozen=True, kw_only=True):
         step_w: its resolution: readings are multiples of this; 0 rounds nothing.
         counts: whether it shows `power`, or an `energy` counter.
         averages: whether an update shows the mean since the one before, or the power at its moment.
-        wrap_j: where an energy counter begins anew.
+        wrap_j: where an energy counter begins anew; more than what one update may add.
         read_s: how long a read takes.
     """
 
@@ -103,8 +113,8 @@ class SimulatedBoard:
         sensor: how its sensors see.
         parts: for each part of the total `VDD_IN` its share.
         faults: reads that fail.
-        throttled_s: from when to when the board throttles: work then takes twice as long at two thirds of the power, and the
-            state says so.
+        throttled_s: from when to when the board throttles: work that begins then takes twice as long at two thirds of the power
+            beyond rest, and the state says so.
         seed: draws noise and the sensor's phase.
 
     Attributes:
@@ -122,13 +132,22 @@ class SimulatedBoard:
         throttled_s: Sequence[tuple[float, float]] = (),
         seed: int = 0,
     ) -> None:
-        if sensor.period_s <= 0:
+        if not 0 < sensor.period_s < math.inf:
             raise UsageError(f"period_s of a sensor is a time above 0, not {sensor.period_s}.")
+        if sensor.counts not in COUNTS:
+            raise UsageError(f"counts of a sensor is one of {', '.join(COUNTS)}, not {sensor.counts!r}.")
+        if min(sensor.noise_w, sensor.step_w, sensor.read_s) < 0:
+            raise UsageError("noise_w, step_w and read_s of a sensor are 0 or more.")
+        if TOTAL in (parts or {}):
+            raise UsageError(f"{TOTAL} is the board's total and no part of it.")
+        for fault in faults:
+            if fault.rail not in (known := (TOTAL, *(parts or {}))):
+                raise unknown("rail of the simulated board", fault.rail, known)
         self.clock = SimulatedClock(seed=seed)
         self.spent_j = 0.0
         self.idle_w, self._power_w, self._since_s = idle_w, idle_w, 0.0
         self._sensor, self._faults, self._throttled_s = sensor, tuple(faults), tuple(throttled_s)
-        self._shares = {"VDD_IN": 1.0, **(parts or {})}
+        self._shares = {TOTAL: 1.0, **(parts or {})}
         self._random = random.Random(seed)
         self._last_s = -self._random.random() * sensor.period_s
         self._last_j = self._last_s * idle_w
@@ -158,8 +177,8 @@ class SimulatedBoard:
                 (
                     Rail(
                         name=name,
-                        role="total" if name == "VDD_IN" else "part",
-                        covers="the simulated board" if name == "VDD_IN" else "a part of it",
+                        role="total" if name == TOTAL else "part",
+                        covers="the simulated board" if name == TOTAL else "a part of it",
                         counts="energy" if sensor.counts == "energy" else "power",
                         wrap_j=sensor.wrap_j,
                     ),

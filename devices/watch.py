@@ -7,7 +7,7 @@ from threading import Lock
 from msgspec import Struct
 
 from .integrate import interval
-from .meter import NO_NUMBER, Grade, Meter
+from .meter import Grade, Meter
 from .recording import Recording
 from .state import State, throttled_between
 
@@ -89,7 +89,7 @@ class Watch:
                 return
             self._recording = Recording(self.meter, self.meter.total or [rail.name for rail in self.meter.rails])
             self._since_s = self.meter.clock.now_s()
-            self._before = self._state()
+            self._before = self.meter.state()
 
     def acquire(self) -> None:
         """Begin to read, unless somebody else has begun already."""
@@ -119,7 +119,7 @@ class Watch:
                 name: RailPower(joules, seconds, low, joules / seconds, high)
                 for name, (joules, seconds, low, high) in self._rails.items()
             }
-            state = self._state()
+            state = self.meter.state()
             return Power(
                 energy_j=self._energy_j,
                 half_j=math.sqrt(self._variance_j2),
@@ -135,13 +135,6 @@ class Watch:
                 state=state,
             )
 
-    def _state(self) -> State:
-        assert self.meter is not None
-        try:
-            return self.meter.state()
-        except Exception:  # a board's state is a courtesy
-            return State()
-
     def _tick(self) -> None:
         self._turn += 1
         if self._problem is not None and self._turn % PATIENCE:
@@ -156,41 +149,30 @@ class Watch:
         assert self.meter is not None
         with self._lock:
             recording, start_s, end_s = self._recording, self._since_s, self.meter.clock.now_s()
-            if not recording.has_read():
+            soon_s = max(1.0, 5 * self._poll_s)  # a sensor that is read as it should be is judged by what was read
+            if recording.has_read():
+                first_s, last_s = recording.span()
+                start_s = first_s if 0 < first_s - start_s < soon_s else start_s
+                end_s = last_s if end_s - last_s < soon_s else end_s
+            elif end_s - start_s < soon_s:
                 return
-            first_s, last_s = recording.span()
-            soon_s = 5 * self._poll_s  # a sensor that is read as it should be is judged by what was read
-            start_s = first_s if 0 < first_s - start_s < soon_s else start_s
-            end_s = last_s if end_s - last_s < soon_s else end_s
             length = end_s - start_s
             if length <= 0:
                 return
-            halves, total_j, unseen = [], 0.0, False
-            for rail in self.meter.rails:
-                course = recording.course(rail, start_s, end_s)
-                dead = math.isnan(course.energy_j) or course.gap_s > length / 2
-                if rail.name in recording.rails and dead:
-                    unseen = True
-                    self._problem = f"{rail.name} of {self.meter.name}: {recording.errors.get(rail.name, NO_NUMBER)}"
-                if dead:
-                    continue
-                known = self._rails.setdefault(rail.name, [0.0, 0.0, math.inf, -math.inf])
-                known[:] = (
-                    known[0] + course.energy_j,
-                    known[1] + length,
-                    min(known[2], course.min_w),
-                    max(known[3], course.max_w),
-                )
-                if rail.name in self.meter.total:
-                    total_j += course.energy_j
-                    halves.append(interval(course.blocks_j, course.bias_j))
-            if unseen:
-                self._unseen_s += length
-            else:
-                self._problem = None
-                self._energy_j += total_j
-                self._variance_j2 += sum(halves) ** 2
-                self._seen_s += length
+            courses = {rail: recording.course(rail, start_s, end_s) for rail in self.meter.rails}
+            counted = [courses[rail] for rail in self.meter.rails if rail.name in recording.rails]
+            for rail, course in courses.items():
+                if (seen_s := length - course.gap_s) > 0 and course.updates:
+                    known = self._rails.setdefault(rail.name, [0.0, 0.0, math.inf, -math.inf])
+                    low, high = min(known[2], course.min_w), max(known[3], course.max_w)
+                    known[:] = known[0] + course.seen_j, known[1] + seen_s, low, high
+            seen_s = max(0.0, length - max(course.gap_s for course in counted))
+            self._problem = next((text for name in recording.rails if (text := recording.problem(name, soon_s))), None)
+            self._unseen_s += length - seen_s
+            if self.meter.total and seen_s > 0:
+                self._energy_j += sum(course.seen_j / (length - course.gap_s) for course in counted) * seen_s
+                self._variance_j2 += sum(interval(course.blocks_j, course.bias_j) for course in counted) ** 2
+            self._seen_s += seen_s
             self._since_s = end_s
             recording.forget(end_s)
 

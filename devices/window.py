@@ -6,6 +6,7 @@
 `settle` is what the sensor may lag behind: what it still shows of the block after its end belongs to the block.
 """
 
+import math
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -19,11 +20,12 @@ class Window:
     """Made by `Meter.window`. What was measured is in `energy` when the block has ended."""
 
     def __init__(self, meter: Meter, *, idle_s: float, rails: Sequence[str]) -> None:
-        if idle_s < 0:
+        if not 0 <= idle_s < math.inf:
             raise UsageError(f"idle_s is a time in seconds, 0 or more, not {idle_s}.")
         self._meter, self._idle_s = meter, idle_s
         self._recording = Recording(meter, rails)
         self._settle_s = settle_s(self._recording)
+        self._begun = False
         self._energy: Energy | OfframpError = UsageError("The energy is known when the block has ended.")
 
     @property
@@ -40,13 +42,20 @@ class Window:
 
     def __enter__(self) -> "Window":
         """Begin to read; with `idle_s`, measure the board at rest first."""
+        if self._begun:
+            raise UsageError("A window measures one block: make another with meter.window().")
+        self._begun = True
         clock = self._meter.clock
         self._recording.start()
-        if self._idle_s:
-            clock.sleep(self._settle_s + self._idle_s)
-            self._recording.poll()
-        self._before = self._meter.state()
-        self._recording.poll()
+        try:
+            if self._idle_s:
+                clock.sleep(self._settle_s + self._idle_s)
+                self._recording.poll_now()
+            self._before = self._meter.state()
+            self._recording.poll_now()
+        except BaseException:
+            self._recording.stop()
+            raise
         self._start_s = clock.now_s()
         return self
 
@@ -56,7 +65,7 @@ class Window:
         """Stop reading; with `idle_s`, measure the board at rest again. An error of the block passes through."""
         clock, recording = self._meter.clock, self._recording
         end_s = clock.now_s()
-        recording.poll()
+        recording.poll_now()
         after = self._meter.state()
         try:
             if error is not None:
@@ -75,9 +84,15 @@ class Window:
         if not self._idle_s:
             return recording.energy(start_s, end_s, before=self._before, after=after)
         clock.sleep(self._settle_s + self._idle_s)
-        recording.poll()
-        first = recording.mean_w(start_s - self._idle_s, start_s)
-        last = recording.mean_w(clock.now_s() - self._idle_s, clock.now_s())
+        recording.poll_now()
+        try:
+            first = recording.mean_w(start_s - self._idle_s, start_s)
+            last = recording.mean_w(clock.now_s() - self._idle_s, clock.now_s())
+        except MeasurementError as error:
+            gross = recording.energy(start_s, end_s, before=self._before, after=after)
+            raise MeasurementError(
+                f"The rest beside the block was not measured (idle_s): {error} The block: {gross}"
+            ) from error
         return recording.energy(
             start_s, end_s, before=self._before, after=after, idle=(first, last), tail_s=self._settle_s
         )

@@ -6,8 +6,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from ..devices import Board, fingerprint, identify, version_of
+from ..devices.clock import wait_for
 from ..devices.meter import Grade, Meter, Unavailable
 from ..devices.meters import choose_among, find_meters
+from ..devices.recording import HANGS
 from ..devices.state import BoardState, State
 from ..errors import MissingError
 from .engines import Engine as EngineModule
@@ -97,12 +99,21 @@ def diagnose(root: str | Path = "/") -> Diagnosis:
         state=BoardState(root)(),
         fingerprint=fingerprint(packages=packages, meter=scope, board=board),
         engines=found,
-        meters=tuple(_read(meter) for meter in meters.meters),
+        meters=tuple(_try_to_read(meter) for meter in meters.meters),
         meter=chosen.name if chosen else None,
         unavailable=meters.unavailable,
         looked_for=meters.looked_for,
         extras={name: _is_installed(needs) for name, needs in EXTRAS.items()},
     )
+
+
+def _try_to_read(meter: Meter) -> MeterSeen:
+    """Read a meter's rails, but do not wait for a driver that hangs."""
+    found: list[MeterSeen] = []
+    if wait_for(lambda: found.append(_read(meter))) and found:
+        return found[0]
+    rails = tuple(RailSeen(rail.name, rail.role, rail.covers, None, HANGS) for rail in meter.rails)
+    return MeterSeen(meter.name, meter.scope, meter.grade, rails)
 
 
 def _read(meter: Meter) -> MeterSeen:

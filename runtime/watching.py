@@ -20,12 +20,19 @@ def watch_power(meter: str | Meter | None, device: str | Sequence[str]) -> Watch
         device: where the network is to run: on a graphics card its own meter goes before the others.
 
     Raises:
-        UsageError: no meter has such a name.
+        UsageError: no meter has such a name, or it is something else.
     """
     if meter is None:
         return None
     if isinstance(meter, Meter):
         return Watch(meter)
+    if not isinstance(meter, str):
+        hint = ": call it" if callable(meter) else ""
+        raise UsageError(f"meter is 'auto', the name of a meter or a devices.Meter, not {type(meter).__name__}{hint}.")
+    if ".py:" in meter:
+        raise UsageError(
+            f"Only the command line takes {meter}: import the function, and give the devices.Meter it returns."
+        )
     from ..devices.meters import choose_meter
 
     devices = [device] if isinstance(device, str) else device

@@ -16,6 +16,7 @@ from command import clear_message, offramp
 
 METER = """
 import random
+import time
 from offramp.devices import Meter, Probe, Rail
 
 def supply():
@@ -27,6 +28,11 @@ def dead():
     def read():
         raise OSError(19, "No such device")
     return Meter("bench", [Probe((Rail(name="supply", role="total", covers="12 V"),), read)], scope="the 12 V supply")
+
+def hanging():
+    return Meter(
+        "bench", [Probe((Rail(name="supply", role="total", covers="12 V"),), lambda: time.sleep(99))], scope="the 12 V supply"
+    )
 
 def wrong():
     return 5
@@ -111,6 +117,42 @@ def test_a_command_that_goes_on_is_stopped_after_the_time(meter):
     assert "in 2.2" in done.stdout and "beyond idle" in done.stdout
 
 
+def test_what_a_command_has_started_is_stopped_with_it(meter):
+    start = time.perf_counter()
+    done = offramp("power", "--meter", meter("supply"), "--for", "2.2s", "--", "sh", "-c", "sleep 61; true")
+    assert done.returncode == 0 and time.perf_counter() - start < 20  # nothing holds the pipe open
+    assert "in 2." in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_its_joules(meter, number):
+    code = "from offramp.cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "power",
+        "--meter",
+        meter("supply"),
+        "--",
+        "sh",
+        "-c",
+        "echo up >&2; sleep 62",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "up\n"
+    time.sleep(2.3)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and "external, bench" in out
+
+
+def test_a_meter_whose_read_does_not_return_is_said_to_and_nothing_hangs(meter):
+    clear_message(offramp("power", "--meter", meter("hanging"), "--", "sleep", "2.2"), 3, "does not return")
+    done = offramp("power", "--meter", meter("hanging"), "--for", "1.5s")
+    assert done.returncode == 4 and "does not return" in done.stderr
+
+
 def test_a_command_that_is_too_short_or_fails_says_so(meter):
     clear_message(offramp("power", "--meter", meter("supply"), "--", "true"), 3, "too short", "at least 2 s")
     clear_message(offramp("power", "--meter", meter("supply"), "--", "false"), 3, "false ended with 1", "too short")
@@ -123,6 +165,8 @@ def test_wrong_calls_say_what_is_right(meter, tmp_path):
     clear_message(offramp("power", "--meter", meter("supplyy")), 2, "Did you mean 'supply'")
     clear_message(offramp("power", "--meter", meter("supply"), "--for", "3x"), 2, "--for", "10s")
     clear_message(offramp("power", "--meter", meter("supply"), "--for", "-3"), 2, "--for")
+    clear_message(offramp("power", "--meter", meter("supply"), "--frobnicate"), 2, "--frobnicate")
+    clear_message(offramp("power", "--meter", tmp_path / "meter.py"), 2, "meter.py:function")
     clear_message(offramp("power", "--meter", meter("supply"), "--idle", "3s"), 2, "--idle", "-- COMMAND")
 
 

@@ -1,5 +1,6 @@
 import errno
 import threading
+import time
 
 import pytest
 
@@ -43,8 +44,32 @@ def test_a_sensor_that_dies_stops_the_count_and_says_why():
     board.work(60.0, power_w=9.0)
     power = watch.power()
     assert power.problem == "VDD_IN of simulated: simulated fault"
-    assert power.seen_s == pytest.approx(20.0, abs=6) and power.seen_s + power.unseen_s == pytest.approx(60.0, abs=0.5)
+    assert power.seen_s == pytest.approx(20.0, abs=0.2) and power.seen_s + power.unseen_s == pytest.approx(
+        60.0, abs=0.5
+    )
     assert power.mean_w == pytest.approx(9.0, rel=0.01)
+
+
+def test_what_passed_unseen_is_not_made_up():
+    board = SimulatedBoard(faults=[Fault(rail="VDD_IN", start_s=2.8)])
+    watch = watched(board)
+    board.work(2.8, power_w=20.0)
+    board.work(60.0, power_w=1.0)
+    power = watch.power()
+    assert power.energy_j == pytest.approx(20.0 * power.seen_s, rel=0.01) and power.seen_s == pytest.approx(
+        2.8, abs=0.2
+    )
+
+
+def test_a_read_that_does_not_return_is_a_problem_and_not_silence():
+    rail = Rail(name="P", role="total", covers="a supply")
+    release = threading.Event()
+    watch = Watch(Meter("stuck", [Probe((rail,), lambda: (float(release.wait(60)),))], scope=""))
+    watch.acquire()
+    time.sleep(1.5)
+    assert watch.power().problem == "P of stuck: its read does not return"
+    release.set()
+    watch.release()
 
 
 def test_a_sensor_that_comes_back_is_read_again():

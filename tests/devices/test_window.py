@@ -74,6 +74,66 @@ def test_a_counter_that_keeps_beginning_anew_is_refused():
         window.energy  # noqa: B018
 
 
+def test_a_sensor_that_shows_one_value_only_is_refused_however_well_it_is_documented():
+    board = SimulatedBoard()
+    meter = Meter("stuck", [Probe((POWER,), lambda: (5.0,))], scope="", clock=board.clock)
+    with pytest.raises(MeasurementError, match="one value only"):
+        measure(board, 5, meter=meter)[0].energy  # noqa: B018
+
+
+def test_rest_that_is_too_short_names_itself_and_keeps_the_blocks_joules():
+    window, _ = measure(SimulatedBoard(), 5, idle_s=1)
+    with pytest.raises(MeasurementError, match=r"idle_s.*at least 2 s.*The block: 41\.\d+ J"):
+        window.energy  # noqa: B018
+
+
+def test_a_window_measures_one_block():
+    window, _ = measure(SimulatedBoard(), 5)
+    with pytest.raises(UsageError, match="make another"), window:
+        pass
+
+
+def test_a_state_that_cannot_be_read_is_no_reason_to_fail():
+    def fail():
+        raise RuntimeError("no state")
+
+    board = SimulatedBoard()
+    meter = Meter("m", board.meter().probes, scope="", clock=board.clock, state=fail)
+    assert measure(board, 5, meter=meter)[0].energy.before.temperature_c is None
+
+
+def test_a_total_is_not_added_to_its_parts():
+    meter = SimulatedBoard(parts={"GPU": 0.5}).meter()
+    with pytest.raises(UsageError, match="GPU of simulated lies inside the total"):
+        meter.window(rails=["VDD_IN", "GPU"])
+    assert meter.choose_rails("GPU") == ("GPU",)
+
+
+def test_sensors_that_take_their_time_can_be_simulated():
+    window, truth = measure(SimulatedBoard(sensor=Sensor(read_s=0.02)), 5)
+    assert window.energy.energy_j == pytest.approx(truth, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Rail(name="P", role="totall", covers=""), "role of rail P is one of total, part, other"),
+        (lambda: Rail(name="P", role="total", covers="", counts="watts"), "counts of rail P"),
+        (lambda: Rail(name="P", role="total", covers="", wrap_j=-1.0), "wrap_j of rail P"),
+        (lambda: Meter("m", [], scope=""), "m has none"),
+        (lambda: Meter("m", [Probe((POWER, POWER), lambda: (1.0, 1.0))], scope=""), "different names"),
+        (lambda: Meter("m", [Probe((POWER,), lambda: (1.0,))], scope="", poll_s=math.nan), "poll_s of m"),
+        (lambda: Meter("m", [Probe((POWER,), lambda: (1.0,))], scope="", grade="magic"), "grade of m"),
+        (lambda: SimulatedBoard(faults=[Fault(rail="VDDIN", start_s=0.0)]), "Did you mean 'VDD_IN'"),
+        (lambda: SimulatedBoard(sensor=Sensor(counts="joules")), "counts of a sensor"),
+        (lambda: SimulatedBoard().meter().window(idle_s=math.nan), "idle_s"),
+    ],
+)
+def test_meters_and_boards_that_cannot_be_are_refused(make, said):
+    with pytest.raises(UsageError, match=said):
+        make()
+
+
 def test_a_slow_sensor_still_gives_what_happened_at_the_end_of_the_window():
     # Within 20 s a sensor that lags by 0.1 s shows work and rest at the wrong time: the rest behind the end makes up for it.
     board = SimulatedBoard(idle_w=2.0, sensor=Sensor(period_s=0.1, noise_w=0.001))

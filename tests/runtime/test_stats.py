@@ -127,6 +127,15 @@ def test_auto_without_a_sensor_warns_and_runs(calibrated, labelled, monkeypatch,
     assert stats.power.mean_w is None and stats.energy_per_inference_j is None
 
 
+def test_what_is_no_meter_is_refused(calibrated):
+    with pytest.raises(UsageError, match="not function: call it"):
+        load(calibrated, meter=steady)
+    with pytest.raises(UsageError, match="not int"):
+        load(calibrated, meter=5)
+    with pytest.raises(UsageError, match="import the function"):
+        load(calibrated, meter="bench.py:supply")
+
+
 def test_a_meter_of_no_such_name_is_refused(calibrated):
     with pytest.raises(UsageError, match="Did you mean 'rapl'"):
         load(calibrated, meter="rappl")
