@@ -19,7 +19,7 @@ from ..runtime.samples import Samples
 from ..schema import SCHEMA, Calibration, OperatingPoint, StaticPoint, Target
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_labelled, no_progress
-from .search import MARGIN, choose, evaluate_grid, exits_taken, threshold_grid
+from .search import MARGIN, Limit, Problem, exits_taken, search
 from .statistics import paired_drop, paired_error
 
 MEASURE_S = 6.0
@@ -89,8 +89,7 @@ def calibrate(
             turns |= {f"static{k}": run_alone(static) for k, static in enumerate(statics)}
             results = measure(turns, x[order], rng=rng, progress=progress, seconds=MEASURE_S / 2)
             costs = [float(latencies(forced).mean()) for forced in results["forced"]]
-            grid = evaluate_grid(answers.score[select], right[select], costs, threshold_grid(answers.score[select]))
-            found = choose(grid, target)
+            found = search(_problem(answers.score[select], right[select], costs, target))
             thresholds = found or (0.0,) * (len(costs) - 1)
             shares = _shares(exits_taken(answers.score[select], thresholds), len(statics))
     if found is None:
@@ -162,6 +161,15 @@ def _predict(
         exit_shares=tuple(float(share) for share in shares),
         met=bool(met),
     )
+
+
+def _problem(score: np.ndarray, right: np.ndarray, costs: Sequence[float], target: Target) -> Problem:
+    """Say what the search is to find for a target."""
+    lost, cost = right[:, -1:].astype(np.int8) - right.astype(np.int8), np.asarray(costs)
+    if target.max_drop is not None:
+        return Problem(score, cost, lost, (Limit(lost, target.max_drop, MARGIN),))
+    assert target.max_latency_s is not None
+    return Problem(score, lost, cost, (Limit(cost, target.max_latency_s, MARGIN),))
 
 
 def _shares(taken: np.ndarray, exits: int) -> np.ndarray:

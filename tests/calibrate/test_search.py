@@ -3,10 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from offramp.calibrate.search import MARGIN, VECTORS, choose, evaluate_grid, exits_taken, threshold_grid
+from offramp.calibrate.search import MARGIN, Limit, Problem, evaluate, exits_taken, search, threshold_grids
 from offramp.calibrate.statistics import paired_error
-from offramp.errors import UsageError
-from offramp.schema import NEVER, Target
+from offramp.schema import NEVER
 
 
 def table(n, exits, seed=0):
@@ -33,78 +32,120 @@ def brute_force(score, right, costs, grids):
     return out
 
 
+def paired(right):
+    """What leaving at each exit loses against the last: int8 (N, exits) of -1, 0 and 1."""
+    return right[:, -1:].astype(np.int8) - right.astype(np.int8)
+
+
+def cheapest(score, right, costs, max_drop, margin=0.0):
+    lost = paired(right)
+    return Problem(score, np.asarray(costs, float), lost, (Limit(lost, max_drop, margin),))
+
+
+def means(score, right, costs, thresholds):
+    taken = exits_taken(score, thresholds)
+    return np.asarray(costs)[taken].mean(), paired(right)[np.arange(len(score)), taken].mean()
+
+
 @pytest.mark.parametrize(("exits", "values"), [(2, 32), (3, 20), (4, 9), (5, 6)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_grid_equals_brute_force_over_all_threshold_vectors(exits, values, seed):
     score, right = table(700, exits, seed)
     costs = np.cumsum(np.random.default_rng(seed).uniform(0.5, 2, exits)) * 1e-4
-    grids = threshold_grid(score, values=values)
-    grid, truth = evaluate_grid(score, right, costs, grids), brute_force(score, right, costs, grids)
-    assert grid.drop.size == np.prod([len(g) for g in grids])
-    for name in ("drop", "drop_error"):
-        assert np.abs(getattr(grid, name) - truth[name]).max() <= 1e-12
-    assert np.abs(grid.cost - truth["cost"]).max() <= 1e-12 * costs[-1]
-    assert np.abs(grid.cost_error - truth["cost_error"]).max() <= 1e-6 * costs[-1]
+    grids = threshold_grids(score, values=values)
+    truth = brute_force(score, right, costs, grids)
+    drop, cost = evaluate(score, [paired(right), costs], grids)
+    assert drop.mean.size == np.prod([len(g) for g in grids])
+    assert np.abs(drop.mean - truth["drop"]).max() <= 1e-12
+    truth["drop_error"].flat[-1] = 0  # never leaving early is the last exit itself
+    assert np.abs(drop.error - truth["drop_error"]).max() <= 1e-12
+    assert np.abs(cost.mean - truth["cost"]).max() <= 1e-12 * costs[-1]
+    assert np.abs(cost.error - truth["cost_error"]).max() <= 1e-6 * costs[-1]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_choice_is_the_best_feasible_vector(seed):
+def test_what_is_found_on_a_grid_is_the_best_that_keeps_the_limits(seed):
     score, right = table(500, 3, seed)
-    costs = [1.0, 2.0, 4.0]
-    grids = threshold_grid(score, values=12)
+    costs = np.array([1.0, 2.0, 4.0])
+    grids = threshold_grids(score, values=12)
     truth = brute_force(score, right, costs, grids)
-    vectors = [np.array(vector) for vector in itertools.product(*grids)]
 
-    bound = (truth["drop"] + MARGIN * truth["drop_error"]).ravel()
-    bound[-1] = 0
-    feasible = np.flatnonzero(bound <= 0.03)
-    chosen = choose(evaluate_grid(score, right, costs, grids), Target(max_drop=0.03))
-    at = next(i for i, vector in enumerate(vectors) if tuple(vector.astype(float)) == chosen)
-    assert at in feasible and truth["cost"].ravel()[at] <= truth["cost"].ravel()[feasible].min() + 1e-9
+    def at(found):
+        return tuple(int(np.flatnonzero(grid == np.float32(t))[0]) for grid, t in zip(grids, found, strict=True))
 
-    feasible = np.flatnonzero((truth["cost"] + MARGIN * truth["cost_error"]).ravel() <= 2.5)
-    chosen = choose(evaluate_grid(score, right, costs, grids), Target(max_latency_s=2.5))
-    at = next(i for i, vector in enumerate(vectors) if tuple(vector.astype(float)) == chosen)
-    assert at in feasible and truth["drop"].ravel()[at] <= truth["drop"].ravel()[feasible].min() + 1e-9
+    bound = truth["drop"] + MARGIN * truth["drop_error"]
+    bound.flat[-1] = 0
+    found = at(search(cheapest(score, right, costs, 0.03, MARGIN), values=12, fine=12))
+    assert bound[found] <= 0.03 and truth["cost"][found] <= truth["cost"][bound <= 0.03].min() + 1e-9
+
+    late = truth["cost"] + MARGIN * truth["cost_error"]
+    lost = paired(right)
+    problem = Problem(score, lost, costs, (Limit(costs, 2.5, MARGIN),))
+    found = at(search(problem, values=12, fine=12))
+    assert late[found] <= 2.5 and truth["drop"][found] <= truth["drop"][late <= 2.5].min() + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_zoom_finds_the_best_of_the_whole_grid_and_better_between_its_values(seed):
+    score, right = table(4000, 5, seed)
+    score += np.random.default_rng(seed).uniform(0, 0.009, score.shape).astype(np.float32)
+    problem = cheapest(score, right, [1, 2, 3, 4, 5], 0.02)
+    whole, zoomed, finer = search(problem, fine=32), search(problem, values=8, fine=32), search(problem)
+    costs = [means(score, right, [1, 2, 3, 4, 5], one)[0] for one in (whole, zoomed, finer)]
+    assert costs[1] <= costs[0] * 1.01 and costs[2] <= costs[0]  # from so coarse a grid it may end beside the best
+
+
+@pytest.mark.parametrize("exits", [9, 12])
+def test_many_exits_are_searched_within_memory_and_keep_their_limits(exits):
+    score, right = table(3000, exits)
+    costs = np.arange(1, exits + 1)
+    found = search(cheapest(score, right, costs, 0.05), memory_mb=32)
+    cost, drop = means(score, right, costs, found)
+    assert drop <= 0.05
+    # One threshold for all exits is a vector too.
+    shared = [means(score, right, costs, [t] * (exits - 1)) for t in np.linspace(0, 1, 101)]
+    assert cost <= min(cost for cost, drop in shared if drop <= 0.05)
+
+
+def test_descent_is_as_good_as_the_whole_grid():
+    score, right = table(3000, 5)
+    problem = cheapest(score, right, [1, 2, 3, 4, 5], 0.02)
+    whole = means(score, right, [1, 2, 3, 4, 5], search(problem))[0]
+    descended = means(score, right, [1, 2, 3, 4, 5], search(problem, memory_mb=1))[0]
+    assert descended <= whole * 1.005
+
+
+def test_several_limits_hold_together():
+    score, right = table(2000, 4)
+    costs, late = np.array([1.0, 2, 3, 4]), np.array([0.0, 0.1, 0.3, 0.6])
+    lost = paired(right)
+    found = search(Problem(score, costs, lost, (Limit(lost, 0.05), Limit(late, 0.2))))
+    taken = exits_taken(score, found)
+    assert late[taken].mean() <= 0.2 and lost[np.arange(2000), taken].mean() <= 0.05
 
 
 def test_no_drop_allowed_means_never_leaving_early():
     score, right = table(300, 3)
     right[:, 0] = right[:, 1] = False
-    grid = evaluate_grid(score, right, [1, 2, 3], threshold_grid(score))
-    assert choose(grid, Target(max_drop=0.0)) == (NEVER, NEVER)
+    assert search(cheapest(score, right, [1, 2, 3], 0.0, MARGIN)) == (NEVER, NEVER)
 
 
-def test_a_latency_that_no_vector_reaches_gives_none():
+def test_a_limit_that_no_vector_keeps_gives_none():
     score, right = table(300, 3)
-    grid = evaluate_grid(score, right, [1, 2, 3], threshold_grid(score))
-    assert choose(grid, Target(max_latency_s=0.9)) is None
+    costs = np.array([1.0, 2, 3])
+    assert search(Problem(score, paired(right), costs, (Limit(costs, 0.9),))) is None
 
 
 def test_thresholds_are_scores_that_were_seen():
     score, _ = table(1000, 3)
-    for k, grid in enumerate(threshold_grid(score)):
+    for k, grid in enumerate(threshold_grids(score)):
         assert grid.dtype == np.float32 and grid[0] == 0 and grid[-1] == NEVER and (np.diff(grid) > 0).all()
         assert set(grid[1:-1]) <= set(score[:, k])
 
 
-def test_many_exits_stay_within_the_memory_bound():
-    score, right = table(2000, 9)
-    grids = threshold_grid(score)
-    assert np.prod([len(grid) for grid in grids]) <= VECTORS
-    assert choose(evaluate_grid(score, right, range(1, 10), grids), Target(max_drop=0.05)) is not None
-
-
-def test_more_exits_than_can_be_searched_are_refused():
-    score, _ = table(100, 12)
-    with pytest.raises(UsageError, match="at most 11 exits"):
-        threshold_grid(score)
-
-
 def test_constant_scores_are_searched():
     score = np.full((100, 3), 0.5, np.float32)
-    right = np.ones((100, 3), bool)
-    assert choose(evaluate_grid(score, right, [1, 2, 3], threshold_grid(score)), Target(max_drop=0.05)) is not None
+    assert search(cheapest(score, np.ones((100, 3), bool), [1, 2, 3], 0.05)) == (0.0, 0.0)
 
 
 def test_the_exit_taken_is_the_first_at_or_above_its_threshold():
