@@ -24,7 +24,7 @@ EXTRAS = {
     "nvml": "pynvml",
     "onnx": "onnx_ir",
     "export": "torch onnxscript",
-    "calibrate": "PIL",
+    "calibrate": "PIL scipy",
     "compress": "nncf",
     "report": "matplotlib",
 }
