@@ -18,7 +18,6 @@ against its size and sha256 before an engine sees it.
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +27,7 @@ from msgspec import Struct
 
 from . import __version__
 from .errors import BundleError, MissingError, UsageError, unknown
-from .files import NEW, check_writable, explained, hash_file, new_name, sync, write_atomically
+from .files import NEW, check_writable, explained, hash_file, new_name, remove_tree, sync, write_atomically
 from .schema import SCHEMA, Calibration, File, Manifest, Variant
 
 _OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+(\.guarded)?|static\d+)\.onnx)")
@@ -157,12 +156,12 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
             folder = new_name(root / "variants")
             with explained(root, "write"):
                 for leftover in [*root.glob(f"{NEW}*"), *(root / "variants").glob(f"{NEW}*")]:
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                    remove_tree(leftover) if leftover.is_dir() else leftover.unlink()
                 folder.mkdir()
             try:
                 yield folder
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder, ignore_errors=True)
     finally:
         with contextlib.suppress(OSError):
             for empty in made:
@@ -204,7 +203,7 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest) -> Bu
             sync(root.parent)
         for old in (root / "variants").iterdir():
             if old.name != final.name and _is_variant(old):
-                shutil.rmtree(old, ignore_errors=True)
+                remove_tree(old, ignore_errors=True)
     return open_bundle(root)
 
 

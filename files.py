@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ NEW = ".new-"
 
 def new_name(folder: Path) -> Path:
     """Return a path in a folder for something that will be moved to its place when it is whole."""
-    return folder / f"{NEW}{secrets.token_hex(4)}"
+    return folder / f"{NEW}{os.urandom(4).hex()}"
 
 
 def hash_file(path: Path) -> str:
@@ -82,3 +81,10 @@ def explained(path: Path, what: str) -> Iterator[None]:
             "Check permissions and free space, or write elsewhere." if what == "write" else "Check its permissions."
         )
         raise MissingError(f"Cannot {what} {path}: {error.strerror or error}. {remedy}") from error
+
+
+def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a folder and what is in it."""
+    import shutil  # whose compressors take long to import
+
+    shutil.rmtree(folder, ignore_errors=ignore_errors)

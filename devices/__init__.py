@@ -1,13 +1,17 @@
 """What board this is, what power it draws, and whether what was measured elsewhere holds on it."""
 
+from typing import TYPE_CHECKING, Any
+
 from .board import Board, PowerMode, identify
 from .fingerprint import Difference, describe_differences, differences, fingerprint, version_of
 from .meter import Meter, Probe, Rail, Unavailable
 from .meters import choose_meter, find_meters, modelled
 from .recording import Energy
-from .simulated import Fault, Sensor, SimulatedBoard, SimulatedClock
 from .state import State
 from .watch import Power
+
+if TYPE_CHECKING:
+    from .simulated import Fault, Sensor, SimulatedBoard, SimulatedClock
 
 __all__ = [
     "Board",
@@ -33,3 +37,12 @@ __all__ = [
     "modelled",
     "version_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the simulated board when it is asked for: no product does."""
+    if name in ("Fault", "Sensor", "SimulatedBoard", "SimulatedClock"):
+        from . import simulated
+
+        return getattr(simulated, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """Time as measurements see it: a clock that never goes back, waiting, and doing something again and again."""
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ SHORT_S = 0.05
 """So long may the end of a background task wait for its next turn."""
 
 
-def jitter(period_s: float, draw: Callable[[], float] = random.random) -> float:
+def jitter(period_s: float, draw: Callable[[], float]) -> float:
     """Draw a distance between half and three halves of a period."""
     return period_s * (0.5 + draw())
 
@@ -45,13 +44,15 @@ class Clock:
             A function that ends it. It waits for a call under way, but not longer than a second: a read that hangs in a driver
             must not hold up a product.
         """
+        from random import random  # which takes long to import
+
         stop = threading.Event()
 
         def loop() -> None:
             # To sleep takes half of what waiting for an event does; where that would hold an end up, wait.
             wait = stop.wait if period_s > SHORT_S else time.sleep
             while True:
-                wait(jitter(period_s))
+                wait(jitter(period_s, random))
                 if stop.is_set():
                     return
                 call()

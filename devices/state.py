@@ -1,6 +1,5 @@
 """What slows a board down: throttling, clocks, temperature."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +81,8 @@ class BoardState:
         """Ask a Raspberry Pi's firmware what slows it down now."""
         if self._vcgencmd is None:
             return ()
+        import subprocess  # which takes long to import
+
         try:
             said = subprocess.run([self._vcgencmd, "get_throttled"], capture_output=True, text=True, timeout=2).stdout
             bits = int(said.partition("=")[2], 16)

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..errors import UsageError
-from ..files import NEW, explained, new_name, write_atomically
+from ..files import NEW, explained, new_name, remove_tree, write_atomically
 from ..schema import Count
 
 LIMIT_BYTES = 2 << 30
@@ -162,7 +161,7 @@ def store(key: Key, label: str, content: bytes) -> None:
             _remove(final)  # what the engine could not load
             _move(folder, final)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder, ignore_errors=True)
     clean_cache(cache_limit(), keep=final.name)
 
 
@@ -224,7 +223,7 @@ def _remove(path: Path) -> bool:
     except OSError:
         return False
     if away.is_dir():
-        shutil.rmtree(away, ignore_errors=True)
+        remove_tree(away, ignore_errors=True)
     else:
         away.unlink(missing_ok=True)
     return True

@@ -1,7 +1,6 @@
 """The power chip of Raspberry Pi 5, asked through its firmware (`vcgencmd pmic_read_adc`)."""
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +55,8 @@ def ask(command: Path) -> dict[str, float]:
     Raises:
         OSError: the firmware does not answer.
     """
+    import subprocess  # which takes long to import
+
     try:
         done = subprocess.run([command, "pmic_read_adc"], capture_output=True, text=True, timeout=2)
     except subprocess.SubprocessError as error:
