@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import RLock
 from time import perf_counter_ns
 from types import TracebackType
@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from ..devices.watch import Watch
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, unknown
 from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
 from .buffers import batch_axis, shape_at
 from .checks import CLOSED, check_thresholds, closed, explain, not_a_number, refuse_nan, run_stage, show_both
@@ -39,6 +39,7 @@ class Net:
         exits: the names of the exits, first to last.
         inputs: the names of the inputs.
         point: the operating point in use, or None when the network runs to its last exit.
+        points: the operating points of its calibration, by name, between which `use` switches.
         provenance: what runs each stage, as the engines report it.
     """
 
@@ -52,6 +53,7 @@ class Net:
         classes: int,
         logits: bool,
         point: OperatingPoint | None = None,
+        points: Mapping[str, OperatingPoint] | None = None,
         provenance: Provenance | None = None,
         watch: Watch | None = None,
     ) -> None:
@@ -59,7 +61,7 @@ class Net:
         self.provenance = provenance or Provenance(())
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
-        self.point = point
+        self.point, self.points = point, dict(points or {})
         self._links = link_stages(compiled, stages, exits, logits)
         self._stages = list(stages)
         self._inputs = tuple(inputs)
@@ -109,6 +111,24 @@ class Net:
             self._check_open()
             self._thresholds = check_thresholds(values, len(self.exits))
             self._set_steps()
+
+    def use(self, point: str) -> None:
+        """Switch to another operating point, between two inferences: its thresholds hold from the next call on.
+
+        Raises:
+            UsageError: the calibration has no such point, or it was found for other devices than this network runs on.
+        """
+        if point not in self.points:
+            raise unknown("operating point", point, self.points)
+        chosen = self.points[point]
+        if self.point is not None and chosen.placement != self.point.placement:
+            raise UsageError(
+                f"The operating point {point} is for {', '.join(chosen.placement)}, and this network was loaded for "
+                f"{', '.join(self.point.placement)}. Load it anew with point={point!r}."
+            )
+        with self._lock:
+            self.thresholds = chosen.thresholds
+            self.point = chosen
 
     def __call__(self, x: Any) -> Result:
         """Run one sample.

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..bundle import Bundle, open_bundle, read_calibration
@@ -70,6 +70,7 @@ def load(
         device = best.placement if best else "cpu"
     how: dict[str, Any] = {"threads": threads, "logits": logits, "fallback": fallback, "progress": progress}
     how["watch"] = watch_power(meter, device)
+    how["points"] = found.points if found else None
     net = _open(bundle, chosen, chosen.stages, chosen.exits, device, point=best, **how)
     if found is None or best is None:
         warnings.warn(
@@ -151,6 +152,7 @@ def _open(
     threads: int = 1,
     logits: bool = False,
     point: OperatingPoint | None = None,
+    points: Mapping[str, OperatingPoint] | None = None,
     fallback: str | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -177,6 +179,7 @@ def _open(
             classes=bundle.manifest.classes,
             logits=logits,
             point=point,
+            points=points,
             provenance=Provenance(provenance, why),
             watch=watch,
         )

@@ -1,6 +1,9 @@
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from offramp.bundle import read_calibration
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import UncalibratedWarning, load, load_static
 from offramp.runtime.engines import Source, find_device
@@ -212,3 +215,38 @@ def test_two_threads_give_the_same_answers(dense):
     x = draw(20)
     one, two = load_uncalibrated(dense), load_uncalibrated(dense, threads=2)
     assert np.allclose(one.batch(x).score, two.batch(x).score, atol=1e-6)
+
+
+@pytest.fixture
+def two_points(calibrated, tmp_path):
+    """A calibration with a second point, which always leaves at the first exit."""
+    found = read_calibration(calibrated.calibrations()[0])
+    eco = replace(found.points["default"], thresholds=(0.0, 0.0), exit_shares=(1.0, 0.0, 0.0))
+    elsewhere = replace(eco, placement=("openvino:CPU",) * 3)
+    path = tmp_path / "two.json"
+    points = {**found.points, "eco": eco, "elsewhere": elsewhere}
+    path.write_bytes(msgspec.json.encode(replace(found, points=points)))
+    return path
+
+
+def test_operating_points_are_switched_between_two_inferences(calibrated, two_points, labelled):
+    x = labelled[0]
+    with load(calibrated, calibration=two_points) as net:
+        before = [net(sample).exit for sample in x[:100]]
+        assert max(before) > 0
+        net.use("eco")
+        assert net.point is net.points["eco"] and {net(sample).exit for sample in x[:100]} == {0}
+        assert set(net.clone().batch(x[:50]).exit.tolist()) == {0}
+        net.use("default")
+        assert [net(sample).exit for sample in x[:100]] == before
+
+
+def test_a_point_that_is_not_there_or_is_for_other_devices_is_refused(calibrated, two_points):
+    with load(calibrated, calibration=two_points) as net:
+        with pytest.raises(UsageError, match="Did you mean 'eco'"):
+            net.use("ecoo")
+        with pytest.raises(UsageError, match="point='elsewhere'"):
+            net.use("elsewhere")
+        assert net.point is net.points["default"]
+    with pytest.raises(UsageError, match="eco"):
+        load_uncalibrated(calibrated).use("eco")
