@@ -70,8 +70,8 @@ def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool
             _watch(found, for_s, every_s, as_json)
 
 
-def open_meter(name: str) -> "Meter":
-    """Return the meter of a name, or the one that `file.py:function` makes.
+def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
+    """Return the meter of a name, for a network on some devices if there is one, or the one that `file.py:function` makes.
 
     Raises:
         UsageError: there is no such meter, or the function makes something else.
@@ -79,11 +79,12 @@ def open_meter(name: str) -> "Meter":
     """
     from .devices.meter import Meter
     from .devices.meters import choose_meter
+    from .runtime.watching import choose_for
 
     if name.endswith(".py"):
         raise UsageError(f"Name the function in it that makes the meter: {name}:function")
     if ".py:" not in name:
-        return choose_meter(name)
+        return choose_meter(name) if devices is None else choose_for(name, devices)
     from .sources import call_function
 
     made = call_function(name)
@@ -94,9 +95,9 @@ def open_meter(name: str) -> "Meter":
 
 def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -> None:
     """Show the rails until the time is over or somebody interrupts, then the sum."""
-    from .devices.watch import Watch
+    from .devices.watch import WATCH_S, Watch
 
-    watch = Watch(meter)
+    watch = Watch(meter, poll_s=max(meter.poll_s, WATCH_S))
     watch.acquire()
     start = last = time.monotonic()
     turn = 0
@@ -281,10 +282,11 @@ def energy(
         raise UsageError("--power-w states the power that --meter would measure: give one of them.")
     opened = open_bundle(bundle)
     window_s = None if window is None else parse_seconds("--window", window)
-    found = open_meter(meter) if power_w is None else modelled(power_w)
     x, _ = load_samples(data, opened.manifest)
     samples = check_samples(x, opened.manifest.inputs)
     devices = devices_of(opened, place and variant_to_run(opened, variant, None), device, place) or "cpu"
+    where = [devices] if isinstance(devices, str) else devices
+    found = open_meter(meter, where) if power_w is None else modelled(power_w)
     with progress_bars() as progress:
         how: dict[str, Any] = {"variant": variant, "threads": threads, "fallback": fallback, "progress": progress}
         with load_uncalibrated(opened, devices, **how) as net:

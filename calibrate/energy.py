@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from ..devices.integrate import LEAST_PERIODS, student95
 from ..devices.meter import Grade, Meter
-from ..devices.recording import Energy, Recording
+from ..devices.recording import Energy, Recording, WindowTooShortError
 from ..devices.state import State
 from ..devices.window import settle_s
 from ..errors import MeasurementError, UsageError
@@ -37,6 +37,9 @@ WINDOW_S, WINDOW_PERIODS = 5.0, 200
 
 RETRIES = 3
 """How often a throttled window is repeated, after a pause of 1, 2, 4, ... `PAUSE_S`."""
+
+MOST_RETRIES = 10
+"""Windows that are repeated in all: a board that always throttles is not waited for."""
 
 PAUSE_S = 2.0
 
@@ -180,7 +183,7 @@ def measure_runs(
     discarded = 0
     for trial in range(trials):
         kinds = [None if k == len(runs) else int(k) for k in rng.permutation(len(runs) + 1)]
-        windows, rest, lost, window_s = _measure_round(runs, kinds, meter, window_s, rng)
+        windows, rest, lost, window_s = _measure_round(runs, kinds, meter, window_s, rng, discarded)
         rounds.append(windows)
         rests.append(rest)
         discarded += lost
@@ -258,7 +261,12 @@ def model_energy(
 
 
 def _measure_round(
-    runs: Sequence[Run], kinds: Sequence[int | None], meter: Meter, window_s: float | None, rng: np.random.Generator
+    runs: Sequence[Run],
+    kinds: Sequence[int | None],
+    meter: Meter,
+    window_s: float | None,
+    rng: np.random.Generator,
+    before: int,
 ) -> tuple[list[_Window], tuple[float, float], int, float]:
     """Measure one window of each kind between two rests; return them, power at both rests, discarded windows, and the length."""
     recording = Recording(meter, meter.choose_rails(None))
@@ -268,7 +276,8 @@ def _measure_round(
         window_s = window_s or max(WINDOW_S, WINDOW_PERIODS * period_s)
         windows, discarded = [], 0
         for kind in kinds:
-            window, lost = _measure_until_calm(runs, kind, recording, window_s, rng)
+            left = min(RETRIES, MOST_RETRIES - before - discarded)
+            window, lost = _measure_until_calm(runs, kind, recording, window_s, rng, max(0, left))
             windows.append(window)
             discarded += lost
         last, _ = _rest(recording)
@@ -293,20 +302,22 @@ def _rest(recording: Recording) -> tuple[float, float]:
 
 
 def _measure_until_calm(
-    runs: Sequence[Run], kind: int | None, recording: Recording, window_s: float, rng: np.random.Generator
+    runs: Sequence[Run], kind: int | None, recording: Recording, window_s: float, rng: np.random.Generator, retries: int
 ) -> tuple[_Window, int]:
     """Measure a window, again where the board throttled or the sensor failed; return it and how many were discarded.
 
     Where every repetition throttled, the last one is kept, and says so: a board that always throttles has energies too.
     """
-    for attempt in range(RETRIES + 1):
+    for attempt in range(retries + 1):
         try:
             window = _measure_window(runs, kind, recording, window_s, rng)
+        except WindowTooShortError:
+            raise
         except MeasurementError:
-            if attempt == RETRIES:
+            if attempt == retries:
                 raise
         else:
-            if not window.energy.throttled or attempt == RETRIES:
+            if not window.energy.throttled or attempt == retries:
                 return window, attempt
         recording.meter.clock.sleep(PAUSE_S * 2**attempt)
     raise AssertionError

@@ -16,11 +16,11 @@ def jitter(period_s: float, draw: Callable[[], float]) -> float:
     return period_s * (0.5 + draw())
 
 
-def wait_for(call: Callable[[], object]) -> bool:
-    """Call something, but wait for `HANG_S` only; tell whether it has returned. A driver may hang for ever."""
+def wait_for(call: Callable[[], object], *, seconds: float = HANG_S) -> bool:
+    """Call something, but wait for some seconds only; tell whether it has returned. A driver may hang for ever."""
     thread = threading.Thread(target=call, name="offramp-read", daemon=True)
     thread.start()
-    thread.join(HANG_S)
+    thread.join(seconds)
     return not thread.is_alive()
 
 

@@ -32,7 +32,8 @@ class Course(Struct, frozen=True, kw_only=True):
 
     Attributes:
         energy_j: what passed.
-        blocks_j: float64 (blocks,), the same in equal parts of the time; empty where nothing was read, and for counters.
+        blocks_j: float64 (blocks,), the same in equal parts of the time; empty where nothing was read.
+        noise_j: those whose differences show the sensor's noise; empty for counters, which miss nothing.
         bias_j: how far it may be off in one direction: edges that fall between two updates, gaps, coarse steps.
         min_w, max_w: least and most power seen.
         period_s: time between two updates of the sensor, as found.
@@ -44,6 +45,7 @@ class Course(Struct, frozen=True, kw_only=True):
 
     energy_j: float
     blocks_j: Any
+    noise_j: Any
     bias_j: float
     min_w: float
     max_w: float
@@ -55,7 +57,9 @@ class Course(Struct, frozen=True, kw_only=True):
     gap_s: float
 
 
-def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float, *, poll_s: float) -> Course:
+def integrate(
+    times: Any, values: Any, rail: Rail, start_s: float, end_s: float, *, poll_s: float, smooth: bool = True
+) -> Course:
     """Integrate a rail between two times.
 
     Args:
@@ -64,6 +68,8 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
         rail: the rail.
         start_s, end_s: from when to when.
         poll_s: how often the sensor was to be read.
+        smooth: whether to share a slow counter's moves among the time before them; not where windows follow each other, whose
+            differences then add up to that of the counter.
     """
     import numpy as np
 
@@ -90,7 +96,7 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
     else:
         counted, lost = _unwrap(t, v, rail, failed, period_s)
         at, total = t, np.r_[0.0, np.cumsum(counted)]
-        if period_s > 1.5 * step_s:
+        if smooth and period_s > 1.5 * step_s:
             at, total = _through_moves(at, total, period_s)
         inside = None
     # What was not seen at the edges is silent too: a sensor that died before the end, or came after the start.
@@ -114,10 +120,12 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
     if rail.counts == "power":
         bias += [0.71 * (period_s + rail.lag_s) * (high - low), _rounding(v[points]) * (end_s - start_s)]
     else:
-        bias += [0.8 * min(period_s, step_s) * high, 0.25 * period_s * high if period_s > 1.5 * step_s else 0.0]
+        bias.append(0.8 * (min(period_s, step_s) if smooth else period_s) * high)
+        bias.append(0.25 * period_s * high if smooth and period_s > 1.5 * step_s else 0.0)
     return Course(
         energy_j=float(blocks.sum()),
-        blocks_j=blocks if rail.counts == "power" else blocks[:0],
+        blocks_j=blocks,
+        noise_j=blocks if rail.counts == "power" else blocks[:0],
         bias_j=math.hypot(*bias),
         min_w=low,
         max_w=high,
@@ -173,6 +181,7 @@ def _nothing(seconds: float) -> Course:
     return Course(
         energy_j=nan,
         blocks_j=np.empty(0),
+        noise_j=np.empty(0),
         bias_j=nan,
         min_w=nan,
         max_w=nan,
@@ -227,10 +236,16 @@ def _unwrap(t: Any, v: Any, rail: Rail, failed: Any, period_s: float) -> tuple[A
     """
     import numpy as np
 
+    most_j = rail.most_w * (np.diff(t) + period_s)
+    fall = (np.diff(v)[:-1] < 0) & (v[2:] >= v[:-2]) if len(v) > 2 else np.zeros(0, bool)
+    if rail.wrap_j is not None and len(v) > 2:
+        fall &= np.diff(v)[:-1] + rail.wrap_j > most_j[:-1]
+    v = v.copy()
+    v[1:-1][fall] = v[:-2][fall]  # one wrong reading between two that fit
     difference = np.diff(v)
     if rail.wrap_j is not None:
         difference = np.where((difference < 0) & ~failed, difference + rail.wrap_j, difference)
-    lost = (difference < 0) | (difference > rail.most_w * (np.diff(t) + period_s))
+    lost = (difference < 0) | (difference > most_j)
     return np.where(lost, 0.0, difference), lost
 
 

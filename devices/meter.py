@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import UsageError, unknown
 from .clock import Clock
@@ -75,6 +76,19 @@ class Probe(Struct, frozen=True):
     read: Callable[[], Sequence[float]]
 
 
+def tell_apart(probes: "Sequence[Probe]") -> list["Probe"]:
+    """Number rails that have the same name, as chips of one kind may: `PPT`, `PPT#2`."""
+    seen: dict[str, int] = {}
+    found = []
+    for probe in probes:
+        rails = []
+        for rail in probe.rails:
+            seen[rail.name] = number = seen.get(rail.name, 0) + 1
+            rails.append(rail if number == 1 else replace(rail, name=f"{rail.name}#{number}"))
+        found.append(Probe(tuple(rails), probe.read))
+    return found
+
+
 class Unavailable(Struct, frozen=True):
     """A meter, or a rail of one, that cannot be used here: why, and what to do about it."""
 
@@ -125,9 +139,10 @@ class Meter:
     def state(self) -> State:
         """Read throttling, clocks and temperature; nothing where that fails, since it is a courtesy."""
         try:
-            return self._state()
+            found: object = self._state()
         except Exception:
             return State()
+        return found if isinstance(found, State) else State()
 
     def read(self) -> dict[str, float | str]:
         """Read every rail once: W of a power, J of a counter, or why it could not be read."""
@@ -172,7 +187,7 @@ class Meter:
         if {"total", "part"} <= {roles[name] for name in rails or ()}:
             parts = ", ".join(name for name in rails or () if roles[name] == "part")
             raise UsageError(f"{parts} of {self.name} lies inside the total: to add both counts it twice.")
-        if not (chosen := tuple(rails or self.total)):
+        if not (chosen := tuple(dict.fromkeys(rails or self.total))):
             reasons = "".join(f" {problem.reason}" for problem in self.problems)
             raise UsageError(
                 f"The meter {self.name} knows of no total among its rails.{reasons} "

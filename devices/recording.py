@@ -4,6 +4,7 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from threading import Lock
+from typing import Any
 
 from msgspec import Struct
 
@@ -20,6 +21,9 @@ HANGS = "its read does not return"
 
 IMPOSSIBLE = "it gives no number, or one that is not possible"
 
+KEPT_S = 10.0
+"""For so long is the last reading kept that succeeded."""
+
 MOST_GAP = 0.1
 """The share of a window that may pass unseen."""
 
@@ -32,7 +36,8 @@ class Energy(Struct, frozen=True, kw_only=True):
         net_j: what passed beyond idle, with its interval; None where idle was not measured.
         idle_w: mean power of the board at rest, before and after.
         duration_s, mean_w: of the window.
-        min_w, max_w: least and most power seen.
+        min_w, max_w: least and most power seen; of a counter, or of several rails, the least and most mean of a part of the
+            window.
         rails_j: joules of each rail that was seen often enough, the parts of the total among them.
         meter, scope, grade: what measured, what its total covers, and what kind of joules these are.
         period_s, rate_hz: the sensor's update period as found, and how often a second something new was read.
@@ -78,6 +83,10 @@ class Energy(Struct, frozen=True, kw_only=True):
         if self.throttled:
             lines.append(f"throttled meanwhile: {', '.join(self.throttled)}")
         return "\n".join(lines)
+
+
+class WindowTooShortError(MeasurementError):
+    """The window is too short for its sensor: to try again makes it no longer."""
 
 
 class _Series:
@@ -141,15 +150,17 @@ class Recording:
             series.readings.append(at)
             series.readings.extend(values)
 
-    def course(self, rail: Rail, start_s: float, end_s: float) -> Course:
-        """Integrate one rail between two times."""
+    def course(self, rail: Rail, start_s: float, end_s: float, *, smooth: bool = True) -> Course:
+        """Integrate one rail between two times; `smooth` as for `integrate`."""
         import numpy as np
 
         series, column = self._places[rail.name]
         with self._lock:
             rows = np.array(series.readings).reshape(-1, series.count + 1)
         slow = 1 if series in self._fast else SLOW * len(self._slow)
-        return integrate(rows[:, 0], rows[:, column], rail, start_s, end_s, poll_s=self.meter.poll_s * slow)
+        return integrate(
+            rows[:, 0], rows[:, column], rail, start_s, end_s, poll_s=self.meter.poll_s * slow, smooth=smooth
+        )
 
     def has_read(self) -> bool:
         """Tell whether each rail that counts was read, or tried to be, at least once."""
@@ -169,33 +180,44 @@ class Recording:
         series, column = self._places[name]
         now_s, since_s = self._now_s(), series.reading_since_s
         if since_s is not None:
-            return f"{name} of {self.meter.name}: {HANGS}" if now_s - since_s > soon_s else None
+            hangs = now_s - since_s > soon_s or not series.readings
+            return f"{name} of {self.meter.name}: {HANGS}" if hangs else None
         with self._lock:
             row = series.readings[-1 - series.count :]
         if row and not math.isfinite(row[column]):
             return f"{name} of {self.meter.name}: {self.errors.get(name, NO_NUMBER)}"
         if not row or now_s - row[0] > soon_s:
-            return f"{name} of {self.meter.name}: nothing reads it. After a fork, load the network in the new process"
+            return f"{name} of {self.meter.name}: it was not read for {now_s - row[0] if row else soon_s:.0f} s"
         return None
 
+    def is_failing(self) -> bool:
+        """Tell whether no rail that counts could be read the last time."""
+        kept = [self._places[name] for name in self.rails]
+        return all(
+            series.readings and not math.isfinite(series.readings[column - series.count - 1]) for series, column in kept
+        )
+
     def forget(self, before_s: float) -> None:
-        """Drop what was read before a time, but for the last reading that succeeded, from which the next ones go on."""
+        """Drop what was read before a time, but for the last readings that succeeded, from which the next ones go on."""
+        import numpy as np
+
         with self._lock:
             for series in self._series:
-                readings, width = series.readings, series.count + 1
-                first = len(readings) // width
-                while first > 0:
-                    first -= 1
-                    at, *values = readings[first * width : (first + 1) * width]
-                    if at < before_s and all(value == value for value in values):
-                        break
-                del readings[: first * width]
+                width = series.count + 1
+                rows = np.array(series.readings).reshape(-1, width)
+                old = rows[:, 0] < before_s
+                recent = old & (rows[:, 0] > before_s - KEPT_S)
+                # A rail that gave nothing lately, such as one that is switched off, holds nothing back.
+                alive = np.isfinite(rows[recent, 1:]).any(axis=0)
+                good = np.flatnonzero(recent & np.isfinite(rows[:, 1:][:, alive]).all(axis=1))
+                first = int(good[-1]) if len(good) else max(0, int(old.sum()) - 1)
+                del series.readings[: first * width]
 
     def mean_w(self, start_s: float, end_s: float) -> tuple[float, float]:
         """Return the mean power of the chosen rails between two times, and half its 95 % interval."""
         courses = [self.course(rail, start_s, end_s) for rail in self.chosen]
         self._refuse(courses, end_s - start_s, still=True)
-        half = interval(sum(course.blocks_j for course in courses), sum(course.bias_j for course in courses))
+        half = interval(_noise(courses), sum(course.bias_j for course in courses))
         return sum(course.energy_j for course in courses) / (end_s - start_s), half / (end_s - start_s)
 
     @property
@@ -232,7 +254,8 @@ class Recording:
         bias = sum(course.bias_j for course in courses)
         gross = sum(course.energy_j for course in courses)
         net = net_interval = idle_w = None
-        half = interval(sum(course.blocks_j for course in inner), bias)
+        half = interval(_noise(inner), bias)
+        low_w, high_w = _extremes(inner, length)
         if idle is not None:
             (first_w, first_half), (last_w, last_half) = idle
             idle_w = first_w, last_w
@@ -241,7 +264,7 @@ class Recording:
             # Two measurements of one rest that differ by more than their own errors show that rest itself wanders.
             rest = max(math.hypot(first_half, last_half) / 2, abs(first_w - last_w) / 2) * length
             net = gross - mean_w * length
-            wide = interval(sum(course.blocks_j for course in inner), bias, extra_j=rest)
+            wide = interval(_noise(inner), bias, extra_j=rest)
             net_interval = net - wide, net + wide
         return Energy(
             energy_j=gross,
@@ -251,8 +274,8 @@ class Recording:
             idle_w=idle_w,
             duration_s=length,
             mean_w=gross / length,
-            min_w=sum(course.min_w for course in inner),
-            max_w=sum(course.max_w for course in inner),
+            min_w=low_w,
+            max_w=high_w,
             rails_j=self._rails(start_s, end_s),
             meter=self.meter.name,
             scope=self.meter.scope if self.rails == self.meter.total else " + ".join(self.rails),
@@ -300,10 +323,30 @@ class Recording:
                 found = (
                     f", whose sensor was found to update every {course.period_s * 1e3:.3g} ms" if course.updates else ""
                 )
-                raise MeasurementError(
+                raise WindowTooShortError(
                     f"A window of {length:.3g} s is too short for {rail.name} of {self.meter.name}{found}: it takes at least "
                     f"{math.ceil(needs_s * 10) / 10:g} s."
                 )
+
+
+def _noise(courses: Sequence[Course]) -> Any:
+    """Return the blocks that tell how noisy a sum of rails is; a counter has no noise."""
+    import numpy as np
+
+    blocks = [course.noise_j for course in courses if len(course.noise_j)]
+    return (
+        sum(blocks) if blocks and len({len(one) for one in blocks}) == 1 else np.concatenate([np.empty(0), *blocks[:1]])
+    )
+
+
+def _extremes(courses: Sequence[Course], length: float) -> tuple[float, float]:
+    """Return the least and the most power of a sum of rails."""
+    if len(courses) == 1:
+        return courses[0].min_w, courses[0].max_w
+    if len({len(course.blocks_j) for course in courses}) > 1:  # sensors of different speed: within these
+        return sum(course.min_w for course in courses), sum(course.max_w for course in courses)
+    powers = sum(course.blocks_j for course in courses) * len(courses[0].blocks_j) / length
+    return float(powers.min()), float(powers.max())
 
 
 def _do_nothing() -> None:

@@ -70,25 +70,27 @@ class BoardState:
         clocks = [khz for path in self._clocks if (khz := read_number(path)) is not None]
         warm = [mc for path in self._zones if (mc := read_number(path)) is not None and mc > COLDEST_MC]
         counts = {name: count for name, path in self._counters.items() if (count := read_number(path)) is not None}
+        bits = self._ask_firmware()
+        if self._vcgencmd is not None:
+            counts |= {f"{name} since boot": bits >> (bit + 16) & 1 for bit, name in PI_BITS.items()}
         return State(
             clock_hz=max(clocks) * 1e3 if clocks else None,
             temperature_c=max(warm) / 1e3 if warm else None,
-            throttling=self._ask_firmware(),
+            throttling=tuple(name for bit, name in PI_BITS.items() if bits >> bit & 1),
             events=counts,
         )
 
-    def _ask_firmware(self) -> tuple[str, ...]:
-        """Ask a Raspberry Pi's firmware what slows it down now."""
+    def _ask_firmware(self) -> int:
+        """Ask a Raspberry Pi's firmware what slows it down now, and what did since it booted; 0 elsewhere."""
         if self._vcgencmd is None:
-            return ()
+            return 0
         import subprocess  # which takes long to import
 
         try:
             said = subprocess.run([self._vcgencmd, "get_throttled"], capture_output=True, text=True, timeout=2).stdout
-            bits = int(said.partition("=")[2], 16)
+            return int(said.partition("=")[2], 16)
         except (OSError, ValueError, subprocess.SubprocessError):
-            return ()
-        return tuple(name for bit, name in PI_BITS.items() if bits >> bit & 1)
+            return 0
 
 
 def read_governor(root: Path) -> str:

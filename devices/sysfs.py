@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
 
+BUSY_S = 1.0
+"""So long does a read wait for another of the same file."""
+
 
 class Node:
     """A file that holds a number or a word, kept open: an open and a read take fifteen times as long as a read alone.
@@ -39,14 +42,17 @@ class Node:
         return self._read().decode(errors="replace").strip()
 
     def _read(self) -> bytes:
-        with self._lock:
-            try:
-                if self._fd is None:
-                    self._fd = os.open(self._find(), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-                return os.pread(self._fd, 64, 0)
-            except OSError:
-                self._close()
-                raise
+        if not self._lock.acquire(timeout=BUSY_S):  # held by a read that hangs, or by one that a fork has cut off
+            raise OSError(errno.EBUSY, "another read of it does not return", str(self._find()))
+        try:
+            if self._fd is None:
+                self._fd = os.open(self._find(), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            return os.pread(self._fd, 64, 0)
+        except OSError:
+            self._close()
+            raise
+        finally:
+            self._lock.release()
 
     def _close(self) -> None:
         if self._fd is not None:
@@ -90,13 +96,21 @@ def hwmon_chips(root: Path) -> Iterator[tuple[str, Path]]:
                 break
 
 
-def find_hwmon(root: Path, name: str, index: int) -> Path:
-    """Return the folder of the chip of a name, counted from 0 among those of the same name.
+def device_of(folder: Path) -> Path | None:
+    """Return the device that a hwmon chip belongs to, which tells chips of one name apart; None where nothing tells it."""
+    link = folder / "device"
+    return link.resolve() if link.is_symlink() else None
+
+
+def find_hwmon(root: Path, name: str, index: int, device: Path | None = None) -> Path:
+    """Return the folder of the chip of a name and a device, or counted from 0 among those of the same name.
 
     Raises:
         OSError: it is not there.
     """
     folders = [folder for found, folder in hwmon_chips(root) if found == name]
+    if device is not None:
+        folders, index = [folder for folder in folders if device_of(folder) == device], 0
     if index >= len(folders):
         raise OSError(errno.ENODEV, f"the hwmon chip {name} is gone", str(root / "sys/class/hwmon"))
     return folders[index]

@@ -257,11 +257,13 @@ class Net:
             reset: count anew from now on, the clones of this network too.
         """
         with self._lock:
-            found = make_stats(self._tally, self._watch)
-            if reset:
+            counts, recent = tuple(self._tally.counts), list(self._tally.recent)
+        found = make_stats(counts, recent, self._tally, self._watch)  # without the lock: no inference waits for it
+        if reset:
+            with self._lock:
                 self._tally.clear()
-                if self._watch is not None:
-                    self._watch.reset()
+            if self._watch is not None:
+                self._watch.reset()
         return found
 
     def close(self) -> None:

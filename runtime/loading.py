@@ -181,7 +181,7 @@ def _open(
             point=point,
             points=points,
             provenance=Provenance(provenance, why),
-            watch=watch,
+            watch=None if device == AUTO and why is None else watch,  # trials are not the product's work
         )
 
     if device != AUTO:

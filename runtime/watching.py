@@ -1,15 +1,38 @@
 """Which meter watches a network's power."""
 
+import re
 import warnings
 from collections.abc import Sequence
 
 from ..devices.meter import Meter
 from ..devices.watch import Watch
-from ..errors import UsageError
+from ..errors import MissingError, UsageError
 
 
 class MeterWarning(UserWarning):
     """No power is watched, although a meter was asked for."""
+
+
+def card_of(devices: Sequence[str]) -> int | None:
+    """Return which graphics card some devices run on, out of `cuda:1` or `onnxruntime:tensorrt:0`; None where on none."""
+    cards = [re.search(r"(?:cuda|tensorrt)(?::(\d+))?$", device) for device in devices]
+    return next((int(match[1] or 0) for match in cards if match), None)
+
+
+def choose_for(name: str, devices: Sequence[str]) -> Meter:
+    """Return the meter of a name; for `auto` that of the graphics card that a network on these devices runs on, or the board's.
+
+    Raises:
+        UsageError: no meter has such a name.
+        MissingError: it cannot be read, or nothing covers what the network runs on.
+    """
+    from ..devices.meters import choose_meter
+
+    card = card_of(devices)
+    found = choose_meter(name, gpu=card)
+    if name == "auto" and found.name.startswith("nvml") and found.name != f"nvml:{card}":
+        raise MissingError(f"{found.name} measures {found.scope}, on which the network does not run.")
+    return found
 
 
 def watch_power(meter: str | Meter | None, device: str | Sequence[str]) -> Watch | None:
@@ -33,11 +56,8 @@ def watch_power(meter: str | Meter | None, device: str | Sequence[str]) -> Watch
         raise UsageError(
             f"Only the command line takes {meter}: import the function, and give the devices.Meter it returns."
         )
-    from ..devices.meters import choose_meter
-
-    devices = [device] if isinstance(device, str) else device
     try:
-        return Watch(choose_meter(meter, gpu=any("cuda" in one or "tensorrt" in one for one in devices)))
+        return Watch(choose_for(meter, [device] if isinstance(device, str) else device))
     except UsageError:
         raise
     except Exception as error:  # whatever is wrong with a sensor, the network runs

@@ -5,6 +5,8 @@ can be read, and for what cannot an `Unavailable` with the reason and the remedy
 module says what is not there. No other file names a module.
 """
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -13,11 +15,15 @@ from msgspec import Struct
 
 from ...errors import MissingError, unknown
 from ..board import identify
+from ..clock import wait_for
 from ..meter import Meter, Unavailable
 from ..state import BoardState
 from .modelled import modelled
 
 __all__ = ["Found", "choose_meter", "find_meters", "modelled"]
+
+LOOK_S = 5.0
+"""So long a look may take."""
 
 ORDER = ("ina238", "ina3221", "hwmon:power_meter", "pmic", "rapl", "battery", "nvml:0")
 """Which meter `auto` takes: the whole board first, then the processor; a battery tells too seldom to come before that. Others
@@ -42,7 +48,7 @@ def find_meters(root: str | Path = "/") -> Found:
     board, state = identify(root), BoardState(root)
     names = sorted(module.name for module in iter_modules(__path__) if module.name != "modelled")
     modules = {name: import_module(f".{name}", __name__) for name in names}
-    ones = [one for module in modules.values() for one in module.find(root, board, state)]
+    ones = [one for name, module in modules.items() for one in _find(name, partial(module.find, root, board, state))]
     meters = [one for one in ones if isinstance(one, Meter)]
     problems = [problem for meter in meters for problem in meter.problems]
     return Found(
@@ -52,13 +58,32 @@ def find_meters(root: str | Path = "/") -> Found:
     )
 
 
-def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: bool = False) -> Meter:
+def _find(name: str, find: Callable[[], list[Meter | Unavailable]]) -> list[Meter | Unavailable]:
+    """Look for one kind of sensor; one that hangs, or is not as its module expects, takes no other with it."""
+    found: list[Meter | Unavailable] = []
+
+    def look() -> None:
+        try:
+            found.extend(find())
+        except Exception as error:
+            found[:] = [
+                Unavailable(
+                    name, f"{type(error).__name__}: {error}", "Please report it, with what offramp doctor says."
+                )
+            ]
+
+    if wait_for(look, seconds=LOOK_S):
+        return found
+    return [Unavailable(name, f"a read did not return within {LOOK_S:.0f} s", "Its driver hangs: see dmesg.")]
+
+
+def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: int | None = None) -> Meter:
     """Return a meter by its name, or with `auto` the one that covers most of this board.
 
     Args:
         name: `auto`, or a name such as `rapl`; `offramp doctor` lists them.
         root: as for `find_meters`.
-        gpu: whether the work runs on a graphics card of its own, whose meter `auto` then prefers.
+        gpu: which graphics card the work runs on, whose meter `auto` then prefers; None where it runs on none.
 
     Raises:
         UsageError: there is no meter of such a name.
@@ -82,10 +107,10 @@ def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: bool = Fals
     raise unknown("meter", name, ["auto", *found.looked_for, *(meter.name for meter in found.meters)])
 
 
-def choose_among(found: Found, *, gpu: bool = False) -> Meter | None:
+def choose_among(found: Found, *, gpu: int | None = None) -> Meter | None:
     """Return the meter that covers most of the board; None where none is known to. `gpu` as for `choose_meter`."""
     able = {meter.name: meter for meter in found.meters if meter.total}
-    order = ("nvml:0", *ORDER) if gpu else ORDER
+    order = ORDER if gpu is None else (f"nvml:{gpu}", *ORDER)
     return next((able[name] for name in order if name in able), None)
 
 

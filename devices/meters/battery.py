@@ -6,7 +6,7 @@ from pathlib import Path
 from ..board import Board
 from ..meter import Meter, Probe, Rail, Unavailable
 from ..state import StateReader
-from ..sysfs import Node, list_numbered
+from ..sysfs import Node, list_numbered, read_text
 
 LOOKS_FOR = "a discharging battery in /sys/class/power_supply/BAT*/{power_now, current_now and voltage_now}"
 
@@ -37,8 +37,12 @@ def _open(folder: Path) -> Probe | None:
     if not by_power and not ((folder / "current_now").exists() and (folder / "voltage_now").exists()):
         return None
 
+    others = [other for other in folder.parent.glob("BAT*/status") if other.parent != folder]
+
     def read() -> tuple[float]:
         status = state.text()
+        if status == "Not charging" and any(read_text(other) == "Discharging" for other in others):
+            return (0.0,)  # it rests while another drives the machine
         if status != "Discharging":
             raise OSError(
                 errno.ENODATA, f"{folder.name} is {(status or 'in an unknown state').lower()}, not discharging"

@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable
+from ..meter import Meter, Probe, Rail, Unavailable, tell_apart
 from ..state import StateReader
-from ..sysfs import Node, find_hwmon, hwmon_chips, read_number, read_text
+from ..sysfs import Node, device_of, find_hwmon, hwmon_chips, read_number, read_text
 
 LOOKS_FOR = "power and energy in /sys/class/hwmon/hwmon*/{power,energy}*_{input,average}"
 
@@ -38,7 +38,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
             continue
         meter = f"hwmon:{name}" + (f":{index}" if index else "")
         ones = [_open(root, meter, name, index, folder, *channel) for channel in _channels(folder)]
-        probes = [one for one in ones if isinstance(one, Probe)]
+        probes = tell_apart([one for one in ones if isinstance(one, Probe)])
         problems = [one for one in ones if isinstance(one, Unavailable)]
         if probes:
             scope = _scope(name, folder)
@@ -70,7 +70,8 @@ def _open(
     root: Path, meter: str, name: str, index: int, folder: Path, kind: str, number: str, file: str
 ) -> Probe | Unavailable:
     label = read_text(folder / f"{kind}{number}_label") or f"{kind}{number}"
-    node = Node(lambda: find_hwmon(root, name, index) / file)
+    device = device_of(folder)
+    node = Node(lambda: find_hwmon(root, name, index, device) / file)
     try:
         node.read()
     except OSError as error:

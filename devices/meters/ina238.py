@@ -4,10 +4,10 @@ from functools import partial
 from pathlib import Path
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable
+from ..meter import Meter, Probe, Rail, Unavailable, tell_apart
 from ..rails import find_table
 from ..state import StateReader
-from ..sysfs import Node, find_hwmon, hwmon_chips, read_text
+from ..sysfs import Node, device_of, find_hwmon, hwmon_chips, read_text
 
 LOOKS_FOR = "Jetson Thor's input supply in /sys/class/hwmon/hwmon*/ named ina238"
 
@@ -23,7 +23,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     labels = [read_text(folder / "label") or f"ina238 {i}" for i, folder in enumerate(folders)]
     table = find_table(board, labels)
     for i, (label, folder) in enumerate(zip(labels, folders, strict=True)):
-        node = Node(partial(_find, root, i))
+        node = Node(partial(_find, root, i, device_of(folder)))
         try:
             node.read()
         except OSError as error:
@@ -36,11 +36,11 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     if not probes:
         return list(problems)
     scope = table.scope if table else "whatever it is wired to"
-    return [Meter("ina238", probes, scope=scope, poll_s=0.01, state=state, problems=problems)]
+    return [Meter("ina238", tell_apart(probes), scope=scope, poll_s=0.01, state=state, problems=problems)]
 
 
-def _find(root: Path, index: int) -> Path:
-    return find_hwmon(root, "ina238", index) / "power1_input"
+def _find(root: Path, index: int, device: Path | None) -> Path:
+    return find_hwmon(root, "ina238", index, device) / "power1_input"
 
 
 def _read(node: Node) -> tuple[float]:

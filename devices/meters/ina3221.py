@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable
+from ..meter import Meter, Probe, Rail, Unavailable, tell_apart
 from ..rails import Table, find_table
 from ..state import StateReader
 from ..sysfs import Node, list_numbered, read_number, read_text
@@ -50,7 +50,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     scope = table.scope if table else "unknown: offramp has no table of this board's rails"
     if table and not set(table.total) & set(labels):
         scope = f"parts of {' + '.join(table.total)}, which another chip measures"
-    return [Meter("ina3221", probes, scope=scope, poll_s=0.01, state=state, problems=problems)]
+    return [Meter("ina3221", tell_apart(probes), scope=scope, poll_s=0.01, state=state, problems=problems)]
 
 
 def _label(folder: Path, channel: int) -> str | None:

@@ -39,8 +39,8 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     npu = ", the NPU inside them included" if any("intel_vpu" in one for one in board.accelerators) else ""
     scope = f"processor packages{npu}, without memory and the rest of the board"
     groups = [
-        ("rapl", [(p, n) for p, n in zones if n != "psys"], scope),
-        ("rapl:psys", [(p, n) for p, n in zones if n == "psys"], "the platform, as its maker wired psys"),
+        ("rapl", [(p, n) for p, n in zones if not n.startswith("psys")], scope),
+        ("rapl:psys", [(p, n) for p, n in zones if n.startswith("psys")], "the platform, as its maker wired psys"),
     ]
     for meter, members, scope in groups:
         found = [_open(meter, path, name, root) for path, name in members]
@@ -70,7 +70,7 @@ def _open(meter: str, path: Path, name: str, root: Path) -> Probe | Unavailable:
     wrap = read_number(path / "max_energy_range_uj")
     rail = Rail(
         name=label,
-        role="total" if name == "psys" or name.startswith("package-") else "other" if name == "dram" else "part",
+        role="total" if name.startswith(("psys", "package-")) else "other" if name == "dram" else "part",
         covers={"core": "cores", "uncore": "graphics", "dram": "memory, beside the packages"}.get(name, name),
         counts="energy",
         most_w=MOST_W,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from offramp.calibrate.energy import energy_per_exit, measure_runs, model_energy
+from offramp.calibrate.energy import MOST_RETRIES, energy_per_exit, measure_runs, model_energy
 from offramp.devices import Fault, Sensor, SimulatedBoard, modelled
 from offramp.errors import MeasurementError, UsageError
 from offramp.runtime import load
@@ -73,7 +73,7 @@ def test_a_board_that_always_throttles_still_has_energies_that_say_so():
     board = SimulatedBoard(throttled_s=[(0.0, 1e9)])
     found = measure_runs(stages(board, *SPANS[:2]), board.meter(), window_s=2.5)
     assert [one.throttled for one in found.exits] == [10, 10]
-    assert found.discarded == 10 * 3 * 3  # three repetitions of three windows in ten rounds
+    assert found.discarded == MOST_RETRIES  # and no more time is spent on it
     assert found.exits[0].energy_j == pytest.approx(0.008 * (4 + 5 * 2 / 3), rel=0.02)
 
 
@@ -133,3 +133,10 @@ def test_a_network_leaves_at_each_exit_in_its_windows(calibrated, labelled):
         patched.undo()
     assert spent and [one.energy_j for one in found.exits] == pytest.approx([0.9, 1.8, 2.7], rel=0.02)
     assert found.fingerprint == {"soc": "simulated"}
+
+
+def test_a_window_that_is_too_short_is_refused_at_once():
+    board = SimulatedBoard()
+    with pytest.raises(MeasurementError, match="too short"):
+        measure_runs(stages(board, *SPANS[:2]), board.meter(), window_s=0.5)
+    assert board.clock.now_s() < 8

@@ -1,5 +1,6 @@
 import errno
 import shutil
+import time
 
 import pytest
 
@@ -366,6 +367,53 @@ def test_a_battery_is_measured_by_its_power_where_it_has_one(board, microwatts):
     assert meter.read() == {"BAT0": 8.25}
 
 
+def test_rails_of_one_name_are_told_apart(board):
+    chip = {f"{HWMON}/hwmon8/name": "corsairpsu\n"}
+    for i in (1, 2):
+        chip |= {f"{HWMON}/hwmon8/power{i}_label": "PPT\n", f"{HWMON}/hwmon8/power{i}_input": f"{i}000000\n"}
+    meter = choose_meter("hwmon:corsairpsu", root=board("intel-n100", **chip))
+    assert meter.read() == {"PPT": 1.0, "PPT#2": 2.0}
+
+
+def test_a_kind_of_sensor_that_fails_or_hangs_takes_no_other_with_it(board, monkeypatch):
+    def hang(*_):
+        time.sleep(60)
+
+    def fail(*_):
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("offramp.devices.meters.LOOK_S", 0.3)
+    monkeypatch.setattr("offramp.devices.meters.hwmon.find", hang)
+    monkeypatch.setattr("offramp.devices.meters.rapl.find", fail)
+    found = find_meters(board("intel-laptop"))
+    reasons = {one.meter: one.reason for one in found.unavailable}
+    assert "did not return" in reasons["hwmon"] and "surprise" in reasons["rapl"]
+    assert "battery" in {meter.name for meter in found.meters}
+
+
+def test_a_card_that_goes_is_not_taken_for_another_of_its_name(board, failing):
+    root = board("amd-desktop")
+    first = next(path.parent for path in (root / HWMON).glob("*/name") if path.read_text() == "amdgpu\n")
+    second = shutil.copytree(first, first.parent / "hwmon9")
+    for folder, device in ((first, "card0"), (second, "card1")):
+        shutil.rmtree(folder / "device", ignore_errors=True)
+        (root / "sys/devices" / device).mkdir(parents=True)
+        (folder / "device").symlink_to(root / "sys/devices" / device)
+    meter = choose_meter("hwmon:amdgpu", root=root)
+    watts = meter.read()
+    shutil.rmtree(first)
+    assert all(isinstance(value, str) for value in meter.read().values()), watts  # open files of it are gone too
+
+
+def test_an_idle_battery_beside_one_that_discharges_is_no_obstacle(board):
+    root = board("intel-laptop")
+    shutil.copytree(root / BATTERY, root / BATTERY.replace("BAT0", "BAT1"))
+    (root / BATTERY / "status").write_text("Not charging\n")
+    assert choose_meter("battery", root=root).read() == {"BAT0": 0.0, "BAT1": 9.71244}
+    (root / BATTERY.replace("BAT0", "BAT1") / "status").write_text("Not charging\n")
+    assert "not charging" in problem_of(root, "battery").reason
+
+
 @pytest.mark.parametrize("status", ["Charging", "Full", "Not charging", "Unknown"])
 def test_a_battery_is_measured_only_while_it_discharges(board, status):
     root = board("intel-laptop")
@@ -378,7 +426,7 @@ def test_a_battery_is_measured_only_while_it_discharges(board, status):
 @pytest.mark.parametrize(("mj", "counts", "lag", "value"), [(12345, "energy", 0, 12.345), (None, "power", 1, 45.0)])
 def test_a_card_is_measured_by_its_counter_or_else_its_power_of_a_second(board, fake_nvml, mj, counts, lag, value):
     fake_nvml(name=b"NVIDIA A10", energy_mj=mj, power_mw=45000)
-    meter = choose_meter(root=board("amd-nvidia"), gpu=True)
+    meter = choose_meter(root=board("amd-nvidia"), gpu=0)
     (rail,) = meter.rails
     assert (meter.name, meter.scope) == ("nvml:0", "the graphics card NVIDIA A10 alone")
     assert (rail.counts, rail.lag_s, meter.read()) == (counts, lag, {"card": value})

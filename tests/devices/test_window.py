@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from offramp.devices import Fault, Meter, Probe, Rail, Sensor, SimulatedBoard, modelled
@@ -63,6 +64,27 @@ def test_a_counter_that_moves_less_often_than_it_is_read_is_no_jump_and_its_step
     energy = window.energy
     assert energy.interval_j[0] <= 6900 <= energy.interval_j[1] and energy.gaps == 0
     assert energy.interval_j[1] - energy.energy_j < 6900 * 0.004
+
+
+def test_one_wrong_reading_of_a_counter_is_left_out():
+    times, values = np.arange(0, 10, 0.05), 5.0 * np.arange(0, 10, 0.05) + 50
+    values[100] = 0.0
+    found = course(replace(COUNTER, wrap_j=None), times, values, 0.0, 9.95, poll_s=0.05)
+    assert found.energy_j == pytest.approx(49.75, rel=1e-6) and found.max_w < 6 and found.gaps == 0
+
+
+def test_the_extremes_of_several_rails_are_those_of_their_sum():
+    board = SimulatedBoard()
+    rails = [Rail(name=name, role="total", covers="", period_s=0.01) for name in "AB"]
+
+    def read():
+        noise = 0.01 * math.sin(1e4 * board.clock.now_s())
+        return (10.0, noise) if board.clock.now_s() // 1 % 2 else (noise, 10.0)
+
+    with Meter("two", [Probe(tuple(rails), read)], scope="", clock=board.clock).window() as window:
+        board.clock.advance(20.0)
+    assert window.energy.energy_j == pytest.approx(200, rel=0.01)
+    assert window.energy.min_w > 9.5 and window.energy.max_w < 10.5
 
 
 def test_a_counter_that_keeps_beginning_anew_is_refused():
