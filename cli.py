@@ -94,6 +94,12 @@ def verify(
     "--max-drop", type=float, help="Largest accuracy drop against the last exit, a fraction: 0.01 is one percent."
 )
 @click.option("--max-latency-ms", type=float, help="Largest mean latency in milliseconds.")
+@click.option(
+    "--confidence", default=0.9, show_default=True, help="Probability with which the accuracy drop is promised."
+)
+@click.option(
+    "--outside", help="Other labelled data, such as training data, that chooses the thresholds; DATA then only tests."
+)
 @click.option("-o", "--output", help="Where to store the calibration; in the bundle by default.")
 @on_devices
 @with_fallback
@@ -106,6 +112,8 @@ def calibrate(
     data: str,
     max_drop: float | None,
     max_latency_ms: float | None,
+    confidence: float,
+    outside: str | None,
     output: str | None,
     device: str | None,
     place: str | None,
@@ -125,6 +133,7 @@ def calibrate(
     target = Target(max_drop=max_drop, max_latency_s=None if max_latency_ms is None else max_latency_ms / 1e3)
     opened = open_bundle(bundle)
     samples = labelled(load_samples(data, opened.manifest), data)
+    others = None if outside is None else labelled(load_samples(outside, opened.manifest), outside)
     with progress_bars() as progress:
         calibration = calibrate_bundle(
             opened,
@@ -135,6 +144,8 @@ def calibrate(
             fallback=fallback,
             variant=variant,
             output=output,
+            confidence=confidence,
+            outside=others,
             seed=seed,
             progress=progress,
         )

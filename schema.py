@@ -245,6 +245,29 @@ class Target(_Record, frozen=True):
         return f"the best accuracy at a mean latency of at most {self.max_latency_s * 1e6:.0f} us"
 
 
+class Certificate(_Record, frozen=True):
+    """A promise about inputs that were not measured; its text says it in words.
+
+    Attributes:
+        max_drop: the accuracy drop that is not exceeded.
+        confidence: the promise is true with at least this probability over the samples drawn.
+        samples: how many it was tested on, which neither chose the thresholds nor laid the path.
+        step, steps: which candidate of how many along the path was certified.
+    """
+
+    max_drop: Share
+    confidence: Share
+    samples: Positive
+    step: Count
+    steps: Positive
+
+    def __str__(self) -> str:
+        return (
+            f"With {self.confidence:.0%} confidence the accuracy drop on inputs like these is at most {self.max_drop:.2%}, by "
+            f"{self.samples} samples."
+        )
+
+
 class OperatingPoint(_Record, frozen=True):
     """Thresholds and what they are predicted to give, all from samples that the search did not see.
 
@@ -255,6 +278,7 @@ class OperatingPoint(_Record, frozen=True):
         drop: `full_accuracy - accuracy`, with its 95 % interval.
         latency_s: mean latency predicted from the exit shares and the measured cost of each exit.
         met: whether `drop` or `latency_s` keeps the target's limit on these samples.
+        certificate: what is promised of an accuracy drop; None where nothing is. `promise` says it, or why not, in words.
     """
 
     variant: str
@@ -268,6 +292,8 @@ class OperatingPoint(_Record, frozen=True):
     latency_s: Seconds
     exit_shares: tuple[Share, ...]
     met: bool
+    certificate: Certificate | None = None
+    promise: str = ""
 
 
 class StaticPoint(_Record, frozen=True):

@@ -73,6 +73,7 @@ def describe_calibration(calibration: Calibration) -> str:
             f"  accuracy     {point.accuracy:.2%} (last exit {point.full_accuracy:.2%})",
             f"  drop         {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}",
             f"  mean latency {point.latency_s * 1e6:.0f} us predicted",
+            f"  promise      {point.promise or 'none'}",
         ]
     return "\n".join([*lines, calibration.verdict])
 

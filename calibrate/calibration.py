@@ -1,5 +1,6 @@
 """Calibrate: record, measure, search, report."""
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -7,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from .. import __version__
 from ..bundle import Bundle, open_bundle, write_calibration
 from ..devices import fingerprint
-from ..errors import DataError, TargetError
+from ..errors import DataError, TargetError, UsageError
 from ..files import check_writable
 from ..runtime import EveryExit, Net, load_static
 from ..runtime.loading import load_uncalibrated, packages_of
 from ..runtime.samples import Samples
-from ..schema import SCHEMA, Calibration, OperatingPoint, StaticPoint, Target
+from ..schema import SCHEMA, Calibration, Certificate, OperatingPoint, StaticPoint, Target
+from .certify import certify_path, lay_path
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_labelled, no_progress
 from .search import MARGIN, Limit, Problem, exits_taken, search
@@ -36,13 +39,17 @@ def calibrate(
     fallback: str | None = None,
     variant: str | None = None,
     output: str | os.PathLike[str] | None = None,
+    confidence: float = 0.9,
+    outside: tuple[Any, np.ndarray] | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Calibration:
     """Find the thresholds that meet a target on this device, and store them.
 
-    One half of the samples chooses the thresholds; every figure comes from the other half. Scores and labels are those of the
-    deployed engines, and latencies are measured here, end to end. Use samples that the network was not trained on.
+    One half of the samples chooses the thresholds, or, better, data from outside does; every figure and the promise come from the
+    others. Under a limit of the accuracy drop, candidates laid through the best thresholds are tested on those from the cautious
+    end, and the last one before the first that fails is taken; see `certify`. Scores and labels are those of the deployed
+    engines, and latencies are measured here, end to end. Use samples that the network was not trained on.
 
     Args:
         bundle: the bundle or its folder.
@@ -52,6 +59,8 @@ def calibrate(
         variant: name of the variant to calibrate; the first by default.
         output: where to store the calibration; in the bundle's `calibrations/` by default, as `default.json`, or as
             `<variant>.json` for another variant than the first.
+        confidence: with what probability a promised accuracy drop is to be kept.
+        outside: other samples and labels, such as training data, that choose the thresholds; all of `data` then certify.
         seed: draws the split and the order of measurement.
         progress: called with what is being done, how much is done, and how much there is.
 
@@ -69,18 +78,27 @@ def calibrate(
         raise DataError(
             f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise."
         )
+    if not 0.5 <= confidence < 1:
+        raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
+    others = None if outside is None else check_labelled(outside, bundle.manifest)
     chosen = bundle.variant(variant)
     name = "default" if chosen is bundle.manifest.variants[0] else chosen.name
     output = Path(output) if output else bundle.path / "calibrations" / f"{name}.json"
     check_writable(output)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
-    select, report = order[: len(x) // 2], order[len(x) // 2 :]
+    half = len(x) // 2 if others is None else 0
+    select, report = order[:half], order[half:]
     how: dict[str, Any] = {"variant": variant, "threads": threads}
     with ExitStack() as stack, load_uncalibrated(bundle, device, fallback=fallback, progress=progress, **how) as net:
         placement = tuple(stage.device for stage in net.provenance.stages)
         answers = _record(net, x, progress)
         right = answers.label == y[:, None]
+        if others is None:
+            known, known_right = answers.score[select], right[select]
+        else:
+            outer = _record(net, others[0], progress)
+            known, known_right = outer.score, outer.label == others[1][:, None]
         statics = [stack.enter_context(load_static(bundle, placement[k], exit=k, **how)) for k in range(len(net.exits))]
         shares = np.full(len(statics), 1 / len(statics))
         # What an exit costs depends on how often the others are taken, and that on the thresholds: measure, search, and again.
@@ -89,17 +107,28 @@ def calibrate(
             turns |= {f"static{k}": run_alone(static) for k, static in enumerate(statics)}
             results = measure(turns, x[order], rng=rng, progress=progress, seconds=MEASURE_S / 2)
             costs = [float(latencies(forced).mean()) for forced in results["forced"]]
-            found = search(_problem(answers.score[select], right[select], costs, target))
+            found = search(_problem(known, known_right, costs, target, tested=len(report)))
             thresholds = found or (0.0,) * (len(costs) - 1)
-            shares = _shares(exits_taken(answers.score[select], thresholds), len(statics))
+            shares = _shares(exits_taken(known, thresholds), len(statics))
     if found is None:
         raise TargetError(
             f"No thresholds give {target}: leaving always at the first exit takes {costs[0] * 1e6:.0f} us on this device. "
             "Allow more time, or export a network with an earlier exit."
         )
     static_s = [float(latencies(results[f"static{k}"][0]).mean()) for k in range(len(statics))]
+    certificate, promise = None, "Nothing is promised: no accuracy drop is limited."
+    if target.max_drop is not None:
+        path = lay_path(known, thresholds)
+        step, promise = certify_path(path, answers.score[report], right[report], target.max_drop, confidence)
+        if step is not None:
+            thresholds = tuple(path[step].tolist())
+            certificate = Certificate(
+                max_drop=target.max_drop, confidence=confidence, samples=len(report), step=step, steps=len(path)
+            )
+            promise = str(certificate)
     point = _predict(answers.score[report], right[report], costs, thresholds, target, chosen.name, placement)
-    best = _best_single(right[select], static_s, target)
+    point = replace(point, certificate=certificate, promise=promise)
+    best = _best_single(known_right, static_s, target)
     static_points = tuple(
         StaticPoint(exit=k, accuracy=float(right[report, k].mean()), latency_s=static_s[k]) for k in range(len(statics))
     )
@@ -111,7 +140,7 @@ def calibrate(
         variant_digest=chosen.digest,
         fingerprint=fingerprint(packages=packages_of(placement), threads=threads),
         seed=seed,
-        select_samples=len(select),
+        select_samples=len(known),
         report_samples=len(report),
         exit_latency_s=tuple(costs),
         statics=static_points,
@@ -163,11 +192,11 @@ def _predict(
     )
 
 
-def _problem(score: np.ndarray, right: np.ndarray, costs: Sequence[float], target: Target) -> Problem:
-    """Say what the search is to find for a target."""
+def _problem(score: np.ndarray, right: np.ndarray, costs: Sequence[float], target: Target, *, tested: int) -> Problem:
+    """Say what the search is to find for a target that is then tested on so many samples."""
     lost, cost = right[:, -1:].astype(np.int8) - right.astype(np.int8), np.asarray(costs)
     if target.max_drop is not None:
-        return Problem(score, cost, lost, (Limit(lost, target.max_drop, MARGIN),))
+        return Problem(score, cost, lost, (Limit(lost, target.max_drop, MARGIN * math.sqrt(len(score) / tested)),))
     assert target.max_latency_s is not None
     return Problem(score, lost, cost, (Limit(cost, target.max_latency_s, MARGIN),))
 

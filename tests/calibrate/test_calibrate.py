@@ -8,8 +8,9 @@ from offramp.bundle import read_calibration
 from offramp.calibrate import Row, bench, calibrate
 from offramp.calibrate.bench import _verdict
 from offramp.calibrate.calibration import _judge
+from offramp.calibrate.certify import certify_drop
 from offramp.calibrate.search import exits_taken
-from offramp.errors import BundleError, DataError, MissingError, TargetError
+from offramp.errors import BundleError, DataError, MissingError, TargetError, UsageError
 from offramp.runtime import load
 from offramp.runtime.loading import load_uncalibrated
 from offramp.schema import OperatingPoint, StaticPoint, Target
@@ -35,6 +36,41 @@ def test_the_figures_come_from_the_half_that_did_not_choose(dense, labelled):
     assert point.drop_interval[0] < point.drop < point.drop_interval[1]
     assert point.exit_shares == tuple(np.bincount(taken, minlength=3) / 400)
     assert point.latency_s == pytest.approx(np.dot(point.exit_shares, found.exit_latency_s))
+
+
+def test_what_can_be_promised_is_stored_with_the_point(dense, labelled):
+    found = calibrate(dense, labelled, Target(max_drop=0.05), confidence=0.95)
+    point = read_calibration(dense.calibrations()[0]).points["default"]
+    assert point == found.points["default"] and point.certificate is not None
+    assert (point.certificate.max_drop, point.certificate.confidence, point.certificate.samples) == (0.05, 0.95, 400)
+    assert point.promise.startswith("With 95% confidence the accuracy drop on inputs like these is at most 5.00%")
+    answers, y = load_uncalibrated(dense).every_exit(labelled[0]), labelled[1]
+    report = np.random.default_rng(0).permutation(len(y))[400:]
+    right, taken = answers.label[report] == y[report, None], exits_taken(answers.score[report], point.thresholds)
+    early = right[np.arange(400), taken]
+    lost, won = (right[:, -1] & ~early).sum(), (early & ~right[:, -1]).sum()
+    assert certify_drop(lost, won, 400, eps=0.05, delta=1 - 0.95)
+
+
+def test_samples_from_outside_leave_all_others_for_the_promise(dense, labelled):
+    x, y = labelled
+    found = calibrate(dense, (x[:600], y[:600]), Target(max_drop=0.05), outside=(x[600:], y[600:]))
+    assert (found.select_samples, found.report_samples) == (200, 600)
+    assert found.points["default"].certificate.samples == 600
+
+
+def test_too_few_samples_promise_nothing_and_say_how_many_could(dense, labelled):
+    x, y = labelled
+    point = calibrate(dense, (x[:100], y[:100]), Target(max_drop=0.01)).points["default"]
+    assert point.certificate is None
+    assert re.match(r"Nothing is promised: 50 samples cannot show .* About \d{3,} could\.", point.promise)
+    point = calibrate(dense, labelled, Target(max_drop=0.0)).points["default"]
+    assert point.certificate is None and "no number of samples" in point.promise
+
+
+def test_a_confidence_that_is_none_is_refused(dense, labelled):
+    with pytest.raises(UsageError, match=r"confidence is a probability from 0\.5"):
+        calibrate(dense, labelled, Target(max_drop=0.05), confidence=90)
 
 
 def test_the_loaded_network_leaves_where_the_calibration_said(calibrated, labelled):
