@@ -167,7 +167,7 @@ def measure_runs(
 
     Raises:
         UsageError: fewer than ten trials, or a meter that measures nothing.
-        MeasurementError: the sensor failed in every repetition, or `window_s` is too short for it.
+        MeasurementError: the sensor failed from the first round on, or again and again, or `window_s` is too short for it.
     """
     if trials < LEAST_TRIALS:
         raise UsageError(f"An interval takes at least {LEAST_TRIALS} trials, not {trials}.")
@@ -180,14 +180,23 @@ def measure_runs(
     rng = np.random.default_rng(seed)
     rounds: list[list[_Window]] = []
     rests: list[tuple[float, float]] = []
-    discarded = 0
-    for trial in range(trials):
+    discarded = failed = 0
+    while len(rounds) < trials:
         kinds = [None if k == len(runs) else int(k) for k in rng.permutation(len(runs) + 1)]
-        windows, rest, lost, window_s = _measure_round(runs, kinds, meter, window_s, rng, discarded)
+        try:
+            windows, rest, lost, window_s = _measure_round(runs, kinds, meter, window_s, rng, discarded)
+        except WindowTooShortError:
+            raise
+        except MeasurementError:  # the rounds that are done are worth another try
+            failed += 1
+            if failed > RETRIES or not rounds:
+                raise
+            discarded += len(kinds)
+            continue
         rounds.append(windows)
         rests.append(rest)
         discarded += lost
-        progress("measuring energy", trial + 1, trials)
+        progress("measuring energy", len(rounds), trials)
     exits = tuple(_summarise(k, rounds, rests) for k in range(len(runs)))
     fits = [_fit(windows, [rest]) for windows, rest in zip(rounds, rests, strict=True)]
     idle_w, idle_half = _mean([sum(rest) / 2 for rest in rests])
