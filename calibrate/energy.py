@@ -41,6 +41,9 @@ RETRIES = 3
 MOST_RETRIES = 10
 """Windows that are repeated in all: a board that always throttles is not waited for."""
 
+OUTAGE_S = 5.0
+"""A round that fails is repeated after a pause of 2, 4 and 8 times this."""
+
 PAUSE_S = 2.0
 
 Run = Callable[[], object]
@@ -192,6 +195,7 @@ def measure_runs(
             if failed > RETRIES or not rounds:
                 raise
             discarded += len(kinds)
+            meter.clock.sleep(OUTAGE_S * 2**failed)
             continue
         rounds.append(windows)
         rests.append(rest)
