@@ -1,16 +1,17 @@
 """What board this is, what power it draws, and whether what was measured elsewhere holds on it."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .board import Board, PowerMode, identify
 from .fingerprint import Difference, describe_differences, differences, fingerprint, version_of
 from .meter import Meter, Probe, Rail, Unavailable
-from .meters import choose_meter, find_meters, modelled
-from .recording import Energy
 from .state import State
 from .watch import Power
 
 if TYPE_CHECKING:
+    from .meters import choose_meter, find_meters, modelled
+    from .recording import Energy
     from .simulated import Fault, Sensor, SimulatedBoard, SimulatedClock
 
 __all__ = [
@@ -39,10 +40,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the simulated board when it is asked for: no product does."""
-    if name in ("Fault", "Sensor", "SimulatedBoard", "SimulatedClock"):
-        from . import simulated
+LATE = {
+    "Energy": "recording",
+    "choose_meter": "meters",
+    "find_meters": "meters",
+    "modelled": "meters",
+    "Fault": "simulated",
+    "Sensor": "simulated",
+    "SimulatedBoard": "simulated",
+    "SimulatedClock": "simulated",
+}
+"""What is imported when it is asked for: most products never do."""
 
-        return getattr(simulated, name)
+
+def __getattr__(name: str) -> Any:
+    """Import what is late."""
+    if name in LATE:
+        return getattr(import_module(f".{LATE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,7 +39,6 @@ class Course(Struct, frozen=True, kw_only=True):
         period_s: time between two updates of the sensor, as found.
         updates: how many there were.
         needs_s: how long a window must be for this sensor.
-        seen_j: what passed outside the gaps.
         gaps, gap_s: how often and how long nothing was read, or nothing possible.
     """
 
@@ -52,14 +51,11 @@ class Course(Struct, frozen=True, kw_only=True):
     period_s: float
     updates: int
     needs_s: float
-    seen_j: float
     gaps: int
     gap_s: float
 
 
-def integrate(
-    times: Any, values: Any, rail: Rail, start_s: float, end_s: float, *, poll_s: float, smooth: bool = True
-) -> Course:
+def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float, *, poll_s: float) -> Course:
     """Integrate a rail between two times.
 
     Args:
@@ -68,8 +64,6 @@ def integrate(
         rail: the rail.
         start_s, end_s: from when to when.
         poll_s: how often the sensor was to be read.
-        smooth: whether to share a slow counter's moves among the time before them; not where windows follow each other, whose
-            differences then add up to that of the counter.
     """
     import numpy as np
 
@@ -96,7 +90,7 @@ def integrate(
     else:
         counted, lost = _unwrap(t, v, rail, failed, period_s)
         at, total = t, np.r_[0.0, np.cumsum(counted)]
-        if smooth and period_s > 1.5 * step_s:
+        if period_s > 1.5 * step_s:
             at, total = _through_moves(at, total, period_s)
         inside = None
     # What was not seen at the edges is silent too: a sensor that died before the end, or came after the start.
@@ -106,8 +100,6 @@ def integrate(
     lost = np.r_[silent[0], lost, silent[-1]]
     lengths = np.maximum(0.0, np.minimum(edges_t[1:], end_s) - np.maximum(edges_t[:-1], start_s))
     unseen = silent | lost
-    clipped = np.clip(edges_t, start_s, end_s)
-    seen_j = float(np.diff(np.interp(clipped, at, total))[~unseen].sum())
     gap_s, lost_s = float(lengths[unseen].sum()), float(lengths[lost].sum())
     count = max(2, min(BLOCKS, int((end_s - start_s) / (2 * period_s)))) if period_s > 0 else BLOCKS
     edges = np.linspace(start_s, end_s, count + 1)
@@ -120,8 +112,8 @@ def integrate(
     if rail.counts == "power":
         bias += [0.71 * (period_s + rail.lag_s) * (high - low), _rounding(v[points]) * (end_s - start_s)]
     else:
-        bias.append(0.8 * (min(period_s, step_s) if smooth else period_s) * high)
-        bias.append(0.25 * period_s * high if smooth and period_s > 1.5 * step_s else 0.0)
+        bias.append(0.8 * min(period_s, step_s) * high)
+        bias.append(0.25 * period_s * high if period_s > 1.5 * step_s else 0.0)
     return Course(
         energy_j=float(blocks.sum()),
         blocks_j=blocks,
@@ -132,7 +124,6 @@ def integrate(
         period_s=period_s,
         updates=updates,
         needs_s=max(LEAST_S[rail.counts], LEAST_PERIODS * period_s, 1.1 * LEAST_UPDATES * step_s),
-        seen_j=seen_j,
         gaps=int((lengths[unseen] > 0).sum()),
         gap_s=gap_s,
     )
@@ -188,7 +179,6 @@ def _nothing(seconds: float) -> Course:
         period_s=nan,
         updates=0,
         needs_s=nan,
-        seen_j=0.0,
         gaps=1,
         gap_s=seconds,
     )

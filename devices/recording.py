@@ -11,7 +11,7 @@ from msgspec import Struct
 from ..errors import MeasurementError
 from .clock import wait_for
 from .integrate import LEAST_S, LEAST_UPDATES, Course, integrate, interval
-from .meter import NO_NUMBER, Grade, Meter, Probe, Rail, describe_failure
+from .meter import Grade, Meter, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
 SLOW = 10
@@ -86,7 +86,11 @@ class Energy(Struct, frozen=True, kw_only=True):
 
 
 class WindowTooShortError(MeasurementError):
-    """The window is too short for its sensor: to try again makes it no longer."""
+    """The window is too short for its sensor: to try again makes it no longer. `needs_s` would do."""
+
+    def __init__(self, message: str, needs_s: float) -> None:
+        super().__init__(message)
+        self.needs_s = needs_s
 
 
 class _Series:
@@ -150,21 +154,15 @@ class Recording:
             series.readings.append(at)
             series.readings.extend(values)
 
-    def course(self, rail: Rail, start_s: float, end_s: float, *, smooth: bool = True) -> Course:
-        """Integrate one rail between two times; `smooth` as for `integrate`."""
+    def course(self, rail: Rail, start_s: float, end_s: float) -> Course:
+        """Integrate one rail between two times."""
         import numpy as np
 
         series, column = self._places[rail.name]
         with self._lock:
             rows = np.array(series.readings).reshape(-1, series.count + 1)
         slow = 1 if series in self._fast else SLOW * len(self._slow)
-        return integrate(
-            rows[:, 0], rows[:, column], rail, start_s, end_s, poll_s=self.meter.poll_s * slow, smooth=smooth
-        )
-
-    def has_read(self) -> bool:
-        """Tell whether each rail that counts was read, or tried to be, at least once."""
-        return all(self._places[name][0].readings for name in self.rails)
+        return integrate(rows[:, 0], rows[:, column], rail, start_s, end_s, poll_s=self.meter.poll_s * slow)
 
     def span(self) -> tuple[float, float]:
         """Return when each rail that counts was read first and last, or was tried to be."""
@@ -174,44 +172,6 @@ class Recording:
                 max(series.readings[0] for series in kept),
                 min(series.readings[-1 - series.count] for series in kept),
             )
-
-    def problem(self, name: str, soon_s: float) -> str | None:
-        """Say why a rail is not read any more; None where it is, or was less than some seconds ago."""
-        series, column = self._places[name]
-        now_s, since_s = self._now_s(), series.reading_since_s
-        if since_s is not None:
-            hangs = now_s - since_s > soon_s or not series.readings
-            return f"{name} of {self.meter.name}: {HANGS}" if hangs else None
-        with self._lock:
-            row = series.readings[-1 - series.count :]
-        if row and not math.isfinite(row[column]):
-            return f"{name} of {self.meter.name}: {self.errors.get(name, NO_NUMBER)}"
-        if not row or now_s - row[0] > soon_s:
-            return f"{name} of {self.meter.name}: it was not read for {now_s - row[0] if row else soon_s:.0f} s"
-        return None
-
-    def is_failing(self) -> bool:
-        """Tell whether no rail that counts could be read the last time."""
-        kept = [self._places[name] for name in self.rails]
-        return all(
-            series.readings and not math.isfinite(series.readings[column - series.count - 1]) for series, column in kept
-        )
-
-    def forget(self, before_s: float) -> None:
-        """Drop what was read before a time, but for the last readings that succeeded, from which the next ones go on."""
-        import numpy as np
-
-        with self._lock:
-            for series in self._series:
-                width = series.count + 1
-                rows = np.array(series.readings).reshape(-1, width)
-                old = rows[:, 0] < before_s
-                recent = old & (rows[:, 0] > before_s - KEPT_S)
-                # A rail that gave nothing lately, such as one that is switched off, holds nothing back.
-                alive = np.isfinite(rows[recent, 1:]).any(axis=0)
-                good = np.flatnonzero(recent & np.isfinite(rows[:, 1:][:, alive]).all(axis=1))
-                first = int(good[-1]) if len(good) else max(0, int(old.sum()) - 1)
-                del series.readings[: first * width]
 
     def mean_w(self, start_s: float, end_s: float) -> tuple[float, float]:
         """Return the mean power of the chosen rails between two times, and half its 95 % interval."""
@@ -325,7 +285,8 @@ class Recording:
                 )
                 raise WindowTooShortError(
                     f"A window of {length:.3g} s is too short for {rail.name} of {self.meter.name}{found}: it takes at least "
-                    f"{math.ceil(needs_s * 10) / 10:g} s."
+                    f"{math.ceil(needs_s * 10) / 10:g} s.",
+                    needs_s,
                 )
 
 

@@ -31,6 +31,8 @@ class Node:
         try:
             return int(raw)
         except ValueError:
+            with self._lock:
+                self._close()
             raise OSError(errno.EIO, f"it holds {raw[:20]!r} and no number", str(self._find())) from None
 
     def text(self) -> str:

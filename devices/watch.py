@@ -7,13 +7,9 @@ from threading import RLock
 
 from msgspec import Struct
 
-from .integrate import interval
-from .meter import Grade, Meter
-from .recording import Recording
+from .clock import wait_for
+from .meter import NO_NUMBER, Grade, Meter, Probe, Rail, describe_failure
 from .state import State, throttled_between
-
-FOLD_S = 5.0
-"""How much time is integrated at once; then its readings are dropped."""
 
 WATCH_S = 0.1
 """A meter is read no more often than this: a product that is woken more often sleeps less deeply, and over minutes even ten reads
@@ -22,11 +18,19 @@ a second at random moments tell the mean."""
 SLOWER = 5
 """Nor more often than a fifth as often as for a measurement: to ask some sensors takes milliseconds."""
 
-BRIEF = 3
-"""So many turns must have passed before it is worth integrating."""
+PART = 10
+"""Rails outside the total are read at every tenth turn."""
 
 PATIENCE = 100
-"""A sensor that fails is asked at every hundredth turn only."""
+"""A sensor that fails is asked again after 2, 4, 8, ... turns, at most after so many."""
+
+LOOK_S = 5.0
+"""How often the board's state is read."""
+
+SOON_S, STILL_S = 1.0, 10.0
+"""So long may nothing be read, or a counter not move, until that is a problem."""
+
+HANGS = "its read does not return"
 
 
 class RailPower(Struct, frozen=True):
@@ -66,6 +70,79 @@ class Power(Struct, frozen=True, kw_only=True):
     state: State
 
 
+class _Course:
+    """What a rail has done until now: joules from reading to reading, or from move to move of a counter."""
+
+    def __init__(self, rail: Rail) -> None:
+        self.rail = rail
+        self.energy_j = self.seen_s = self.square_j2 = self.step_j = self.longest_s = 0.0
+        self.low_w, self.high_w = math.inf, -math.inf
+        self.problem: str | None = None
+        self.pause()
+
+    def pause(self) -> None:
+        """Begin anew with the next reading: what passes until then is not seen."""
+        self.at: float | None = None
+        self._value = 0.0
+        self._fall: tuple[float, float] | None = None
+
+    def patience_s(self, soon_s: float) -> float:
+        """Return how long this rail may show nothing new."""
+        return soon_s if self.rail.counts == "power" else max(STILL_S, 5 * self.longest_s)
+
+    def add(self, at: float, value: float, soon_s: float) -> None:
+        """Take a reading."""
+        is_power = self.rail.counts == "power"
+        if not math.isfinite(value) or (is_power and abs(value) > self.rail.most_w):
+            self.problem = self.problem or NO_NUMBER
+            if is_power:
+                self.pause()
+            return
+        self.problem = None
+        if self.at is None:
+            self.at, self._value = at, value
+        elif is_power:
+            self._add_power(at, value, soon_s)
+        else:
+            self._add_count(at, value)
+
+    def _add_power(self, at: float, value: float, soon_s: float) -> None:
+        assert self.at is not None
+        if 0 < (spent_s := at - self.at) <= soon_s:
+            # Half the squared difference of neighbours is the noise of a reading (von Neumann, 1941).
+            self.square_j2 += (value - self._value) ** 2 / 2 * spent_s**2
+            self._count((value + self._value) / 2 * spent_s, spent_s, min(value, self._value), max(value, self._value))
+        self.at, self._value = at, value
+
+    def _add_count(self, at: float, value: float) -> None:
+        assert self.at is not None
+        fall, self._fall = self._fall, None
+        if fall is not None and value < self._value:  # it did begin anew
+            self.at, self._value = fall
+        moved_j, spent_s = value - self._value, at - self.at
+        if moved_j == 0 or spent_s <= 0:
+            return
+        if moved_j < 0 and self.rail.wrap_j is not None:
+            moved_j += self.rail.wrap_j
+        if 0 < moved_j <= self.rail.most_w * (spent_s + self.longest_s):
+            self.longest_s, self.step_j = max(self.longest_s, spent_s), max(self.step_j, moved_j)
+            self._count(moved_j, spent_s, moved_j / spent_s, moved_j / spent_s)
+            self.at, self._value = at, value
+        elif moved_j < 0 or value < self._value:  # one wrong reading, perhaps: the next one tells
+            self._fall = at, value
+        else:
+            self.at, self._value = at, value
+
+    def _count(self, energy_j: float, spent_s: float, low_w: float, high_w: float) -> None:
+        self.energy_j += energy_j
+        self.seen_s += spent_s
+        self.low_w, self.high_w = min(self.low_w, low_w), max(self.high_w, high_w)
+
+    def half_j(self) -> float:
+        """Return half the 95 % interval: the readings' noise, and at both ends what a counter does not show yet."""
+        return math.hypot(1.96 * math.sqrt(self.square_j2), self.step_j)
+
+
 class Watch:
     """Reads a meter in the background. Whatever becomes of the sensor, nothing is raised; `power` says why it saw nothing.
 
@@ -80,23 +157,34 @@ class Watch:
     def __init__(self, meter: Meter | None, *, problem: str | None = None, poll_s: float | None = None) -> None:
         self.meter = meter
         self._poll_s = poll_s or (max(SLOWER * meter.poll_s, WATCH_S) if meter else 0.0)
-        self._soon_s = max(1.0, 5 * self._poll_s)  # a sensor that is read as it should be is judged by what was read
+        self._soon_s = max(SOON_S, 5 * self._poll_s)
         self._problem = problem
         self._process = os.getpid()
         self._lock = RLock()  # what is collected while it is held may let go of the watch
-        self._users = self._turn = 0
-        self._state: State | None = None
+        self._users = 0
         self._end: Callable[[], None] | None = None
         self._clear()
 
     def _clear(self) -> None:
-        self._energy_j = self._variance_j2 = self._seen_s = self._unseen_s = 0.0
-        self._rails: dict[str, list[float]] = {}
+        if self.meter is None:
+            return
+        self._courses = {rail.name: _Course(rail) for rail in self.meter.rails}
+        self._counted = [self._courses[name] for name in self.meter.total or self._courses]
         self._throttled: tuple[str, ...] = ()
-        if self.meter is not None:
-            self._problem = None
-            self._recording = Recording(self.meter, self.meter.total or [rail.name for rail in self.meter.rails])
-            self._since_s = self.meter.clock.now_s()
+        self._past_s = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        """Begin to count time."""
+        assert self.meter is not None
+        self._since_s = self.meter.clock.now_s()
+        self._is_first = True
+        self._turn, self._failures, self._next_turn = 0, 0, 1
+        self._reading_since_s: float | None = None
+        self._state: State | None = None
+        self._looked_s = -math.inf
+        for course in self._courses.values():
+            course.pause()
 
     def reset(self) -> None:
         """Begin anew."""
@@ -111,8 +199,7 @@ class Watch:
         with self._lock:
             self._users += 1
             if self._end is None and self.meter is not None:
-                if not self._seen_s + self._unseen_s:
-                    self._clear()
+                self._start()
                 self._end = self.meter.clock.every(self._poll_s, self._tick)
 
     def release(self) -> None:
@@ -123,7 +210,8 @@ class Watch:
             self._users -= 1
             end = self._end if self._users <= 0 else None
             if end:
-                self._try_to_fold()
+                self._problem = self._find_problem()
+                self._past_s += self._elapsed_s()
                 self._end = None
         if end:
             end()
@@ -133,29 +221,60 @@ class Watch:
         if self.meter is None or self._is_forked():
             return _nothing(self._problem)
         with self._lock:
-            if self._end is not None and self.meter.clock.now_s() - self._since_s > BRIEF * self._poll_s:
-                self._try_to_fold()
-            rails = {
-                name: RailPower(joules, seconds, low, joules / seconds, high)
-                for name, (joules, seconds, low, high) in self._rails.items()
-            }
-            problem = self._problem
-            if not self.meter.total:
-                problem = problem or f"the meter {self.meter.name} knows of no total among its rails"
+            time_s = self._past_s + (self._elapsed_s() if self._end else 0.0)
+            seen_s = min(course.seen_s for course in self._counted)
+            known = bool(self.meter.total) and seen_s > 0
+            waiting_s = self._waiting_s()
             return Power(
-                energy_j=self._energy_j,
-                half_j=math.sqrt(self._variance_j2),
-                mean_w=self._energy_j / self._seen_s if self._seen_s and self.meter.total else None,
-                rails=rails,
-                seen_s=self._seen_s,
-                unseen_s=self._unseen_s,
+                energy_j=sum(course.energy_j / course.seen_s for course in self._counted) * seen_s if known else 0.0,
+                half_j=sum(course.half_j() for course in self._counted) if known else 0.0,
+                mean_w=sum(course.energy_j / course.seen_s for course in self._counted) if known else None,
+                rails={
+                    name: RailPower(one.energy_j, one.seen_s, one.low_w, one.energy_j / one.seen_s, one.high_w)
+                    for name, one in self._courses.items()
+                    if one.seen_s > 0
+                },
+                seen_s=seen_s,
+                unseen_s=max(0.0, time_s - seen_s - waiting_s),
                 meter=self.meter.name,
                 scope=self.meter.scope,
                 grade=self.meter.grade,
-                problem=problem,
+                problem=self._find_problem() if self._end else self._problem,
                 throttled=self._throttled,
                 state=self._state or State(),
             )
+
+    def _elapsed_s(self) -> float:
+        assert self.meter is not None
+        return self.meter.clock.now_s() - self._since_s
+
+    def _waiting_s(self) -> float:
+        """Return since when the next reading, or the next move of a counter, is awaited, where nothing is wrong yet."""
+        assert self.meter is not None
+        now_s = self.meter.clock.now_s()
+        if self._end is None:
+            return min(self._soon_s, max(0.0, self._past_s - min(course.seen_s for course in self._counted)))
+        waits = [now_s - (self._since_s if course.at is None else course.at) for course in self._counted]
+        if any(wait_s > course.patience_s(self._soon_s) for wait_s, course in zip(waits, self._counted, strict=True)):
+            return 0.0
+        return max(waits)
+
+    def _find_problem(self) -> str | None:
+        """Say why there are no readings now; None where there are."""
+        assert self.meter is not None
+        if not self.meter.total:
+            return f"the meter {self.meter.name} knows of no total among its rails"
+        now_s = self.meter.clock.now_s()
+        for course in self._counted:
+            name = f"{course.rail.name} of {self.meter.name}"
+            if course.problem is not None:
+                return f"{name}: {course.problem}"
+            wait_s = now_s - (self._since_s if course.at is None else course.at)
+            if self._reading_since_s is not None and now_s - self._reading_since_s > self._soon_s:
+                return f"{name}: {HANGS}"
+            if wait_s > course.patience_s(self._soon_s):
+                return f"{name}: {'its counter does not move' if course.at is not None else 'nothing was read'}"
+        return None
 
     def _is_forked(self) -> bool:
         """Tell whether this is another process than the one that reads, in which a lock may be held for ever."""
@@ -167,69 +286,54 @@ class Watch:
     def _tick(self) -> None:
         assert self.meter is not None
         self._turn += 1
-        recording = self._recording
-        if not recording.is_failing() or self._turn % PATIENCE == 0:
-            recording.poll()
-        due = self.meter.clock.now_s() - self._since_s >= FOLD_S
-        if due or self._state is None:
-            self._look()
-        if due:
-            with self._lock:
-                self._try_to_fold()
+        if self._turn >= self._next_turn:
+            good = [
+                self._read(probe)
+                for i, probe in enumerate(self.meter.probes)
+                if any(rail.name in self.meter.total for rail in probe.rails)
+                or (self._turn + i) % PART == 1
+                or not self.meter.total
+            ]
+            self._failures = 0 if any(good) else self._failures + 1
+            self._next_turn = self._turn + min(PATIENCE, 2**self._failures if self._failures else 1)
+        if self.meter.clock.now_s() - self._looked_s >= LOOK_S:
+            self._looked_s = self.meter.clock.now_s()
+            if not wait_for(self._look):
+                self._looked_s = math.inf  # it is not asked again
+
+    def _read(self, probe: Probe) -> bool:
+        """Read some rails; tell whether that succeeded."""
+        assert self.meter is not None
+        start_s = self._reading_since_s = self.meter.clock.now_s()
+        problem = None
+        try:
+            values = [float(value) for value in probe.read()]
+            if len(values) != len(probe.rails):
+                raise ValueError(f"it gives {len(values)} numbers for {len(probe.rails)} rails")
+        except (Exception, SystemExit) as error:
+            values, problem = [math.nan] * len(probe.rails), describe_failure(error)
+        at = (start_s + self.meter.clock.now_s()) / 2
+        counts = any(rail.name in self.meter.total for rail in probe.rails)
+        with self._lock:
+            self._reading_since_s = None
+            if self._is_first and problem is None and counts:
+                self._is_first = False
+                if at - self._since_s <= self._soon_s:
+                    self._since_s = at
+            for rail, value in zip(probe.rails, values, strict=True):
+                course = self._courses[rail.name]
+                course.problem = problem
+                course.add(at, value, self._soon_s if counts else PART * self._soon_s)
+        return problem is None
 
     def _look(self) -> None:
         """Read the board's state, and remember what slowed it down since the last time."""
         assert self.meter is not None
         state = self.meter.state()
-        found = throttled_between(self._state or state, state)
         with self._lock:
+            found = throttled_between(self._state or state, state)
             self._throttled = tuple(dict.fromkeys([*self._throttled, *found]))
             self._state = state
-
-    def _try_to_fold(self) -> None:
-        try:
-            self._fold()
-        except Exception as error:  # no statistic is worth a product's failure
-            self._problem = f"what was read could not be added up: {type(error).__name__}: {error}"
-
-    def _fold(self) -> None:
-        """Add what was read since the last time to the totals, and forget the readings."""
-        assert self.meter is not None
-        recording, start_s, end_s = self._recording, self._since_s, self.meter.clock.now_s()
-        if recording.has_read() and not recording.is_failing():
-            first_s, last_s = recording.span()
-            start_s = first_s if 0 < first_s - start_s < self._soon_s else start_s
-            end_s = last_s if end_s - last_s < self._soon_s else end_s
-        elif not recording.has_read() and end_s - start_s < self._soon_s:
-            return
-        length = end_s - start_s
-        if length <= 0:
-            return
-        courses = {rail: recording.course(rail, start_s, end_s, smooth=False) for rail in self.meter.rails}
-        still = {rail.name for rail, course in courses.items() if rail.counts == "energy" and not course.updates}
-        if still & set(recording.rails) and length < self._soon_s:
-            return
-        gaps = {rail.name: length if rail.name in still else course.gap_s for rail, course in courses.items()}
-        for rail, course in courses.items():
-            if (seen_s := length - gaps[rail.name]) > 0:
-                known = self._rails.setdefault(rail.name, [0.0, 0.0, math.inf, -math.inf])
-                low, high = min(known[2], course.min_w), max(known[3], course.max_w)
-                known[:] = known[0] + course.seen_j, known[1] + seen_s, low, high
-        counted = [(courses[rail], gaps[rail.name]) for rail in self.meter.rails if rail.name in recording.rails]
-        seen_s = max(0.0, length - max(gap_s for _, gap_s in counted))
-        self._problem = next(
-            (text for name in recording.rails if (text := recording.problem(name, self._soon_s))), None
-        )
-        for name in recording.rails:
-            if self._problem is None and name in still:
-                self._problem = f"{name} of {self.meter.name}: its counter does not move"
-        self._unseen_s += length - seen_s
-        if self.meter.total and seen_s > 0:
-            self._energy_j += sum(course.seen_j / (length - gap_s) for course, gap_s in counted) * seen_s
-            self._variance_j2 += sum(interval(course.noise_j, course.bias_j) for course, _ in counted) ** 2
-        self._seen_s += seen_s
-        self._since_s = end_s
-        recording.forget(end_s)
 
 
 def _nothing(problem: str | None) -> Power:

@@ -65,9 +65,9 @@ class Window:
         """Stop reading; with `idle_s`, measure the board at rest again. An error of the block passes through."""
         clock, recording = self._meter.clock, self._recording
         end_s = clock.now_s()
-        recording.poll_now()
-        after = self._meter.state()
         try:
+            recording.poll_now()
+            after = self._meter.state()
             if error is not None:
                 self._energy = MeasurementError(
                     f"The block that was measured ended with {type(error).__name__}: {error}"

@@ -7,12 +7,14 @@ from functools import lru_cache
 import numpy as np
 from msgspec import Struct
 
-from ..devices.recording import MOST_GAP
 from ..devices.state import BoardState, State
 from ..devices.watch import Power, Watch
 
 RECENT = 4096
 """So many calls make the latency percentiles."""
+
+MOST_UNSEEN = 0.1
+"""The share of the time that may pass unseen, until joules per inference say nothing."""
 
 PERCENTILES = (50, 90, 99, 99.9)
 
@@ -95,4 +97,4 @@ def _share_out(power: Power | None, inferences: int) -> float | None:
     if power is None or power.mean_w is None or not inferences:
         return None
     time_s = power.seen_s + power.unseen_s
-    return power.mean_w * time_s / inferences if power.unseen_s <= MOST_GAP * time_s else None
+    return power.mean_w * time_s / inferences if power.unseen_s <= MOST_UNSEEN * time_s else None

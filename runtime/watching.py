@@ -1,5 +1,6 @@
 """Which meter watches a network's power."""
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -14,9 +15,22 @@ class MeterWarning(UserWarning):
 
 
 def card_of(devices: Sequence[str]) -> int | None:
-    """Return which graphics card some devices run on, out of `cuda:1` or `onnxruntime:tensorrt:0`; None where on none."""
+    """Return which graphics card some devices run on, as NVML counts them; None where on none.
+
+    Raises:
+        MissingError: `CUDA_VISIBLE_DEVICES` does not tell it by a number.
+    """
     cards = [re.search(r"(?:cuda|tensorrt)(?::(\d+))?$", device) for device in devices]
-    return next((int(match[1] or 0) for match in cards if match), None)
+    card = next((int(match[1] or 0) for match in cards if match), None)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if card is None or not visible:
+        return card
+    numbers = visible.split(",")
+    if card < len(numbers) and numbers[card].strip().isdigit():
+        return int(numbers[card])
+    raise MissingError(
+        f"CUDA_VISIBLE_DEVICES={visible} does not tell which card cuda:{card} is. Name its meter: nvml:0, ..."
+    )
 
 
 def choose_for(name: str, devices: Sequence[str]) -> Meter:
@@ -26,13 +40,37 @@ def choose_for(name: str, devices: Sequence[str]) -> Meter:
         UsageError: no meter has such a name.
         MissingError: it cannot be read, or nothing covers what the network runs on.
     """
-    from ..devices.meters import choose_meter
+    from ..devices.meters import WHOLE, choose_meter
 
+    if name != "auto":
+        return choose_meter(name)
     card = card_of(devices)
     found = choose_meter(name, gpu=card)
-    if name == "auto" and found.name.startswith("nvml") and found.name != f"nvml:{card}":
-        raise MissingError(f"{found.name} measures {found.scope}, on which the network does not run.")
+    covers = found.name in WHOLE or (
+        found.name == f"nvml:{card}" if card is not None else not found.name.startswith("nvml")
+    )
+    if not covers:
+        raise MissingError(
+            f"{found.name} measures {found.scope}, but the network runs on {', '.join(dict.fromkeys(devices))}. Name the meter "
+            "that covers it, or bring one."
+        )
+    if (
+        card is not None
+        and found.name not in WHOLE
+        and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
+        and _cards() > 1
+    ):
+        raise MissingError(
+            "CUDA counts cards by speed and NVML by slot: set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the card's meter: nvml:0, ..."
+        )
     return found
+
+
+def _cards() -> int:
+    """Return how many graphics cards NVML sees."""
+    from ..devices.meters import find_meters
+
+    return sum(meter.name.startswith("nvml") for meter in find_meters().meters)
 
 
 def watch_power(meter: str | Meter | None, device: str | Sequence[str]) -> Watch | None:

@@ -22,6 +22,9 @@ from .modelled import modelled
 
 __all__ = ["Found", "choose_meter", "find_meters", "modelled"]
 
+WHOLE = ("ina238", "ina3221", "hwmon:power_meter", "battery")
+"""These see the whole board, a graphics card in it too."""
+
 LOOK_S = 5.0
 """So long a look may take."""
 

@@ -11,7 +11,7 @@ from ..sysfs import Node, device_of, find_hwmon, hwmon_chips, read_number, read_
 
 LOOKS_FOR = "power and energy in /sys/class/hwmon/hwmon*/{power,energy}*_{input,average}"
 
-ELSEWHERE = re.compile(r"ina3221|ina238|BAT|ucsi_source_psy|AC|ADP")
+ELSEWHERE = re.compile(r"ina3221$|ina238$|(BAT|AC|ADP)\d*$|ucsi_source_psy")
 """Chips that other meters read, and power supplies that hwmon repeats."""
 
 SCOPES = {
@@ -37,7 +37,10 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
         if ELSEWHERE.match(name):
             continue
         meter = f"hwmon:{name}" + (f":{index}" if index else "")
-        ones = [_open(root, meter, name, index, folder, *channel) for channel in _channels(folder)]
+        try:
+            ones = [_open(root, meter, name, index, folder, *channel) for channel in _channels(folder)]
+        except OSError:  # it went meanwhile
+            continue
         probes = tell_apart([one for one in ones if isinstance(one, Probe)])
         problems = [one for one in ones if isinstance(one, Unavailable)]
         if probes:

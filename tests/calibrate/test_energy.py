@@ -87,7 +87,7 @@ def test_a_sensor_that_fails_for_a_while_costs_a_repetition():
 def test_a_long_outage_costs_a_round_and_not_those_that_are_done():
     board = SimulatedBoard(faults=[Fault(rail="VDD_IN", start_s=120.0, end_s=200.0)])
     found = measure_runs(stages(board, *SPANS), board.meter())
-    assert found.trials == 10 and found.discarded > 0
+    assert found.trials == 10 and board.clock.now_s() > 330  # ten rounds take 260 s
     assert [one.energy_j for one in found.exits] == pytest.approx(TRUTH, rel=0.02)
 
 

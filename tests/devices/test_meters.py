@@ -4,9 +4,11 @@ import time
 
 import pytest
 
+from offramp.devices import Meter, Probe, Rail
 from offramp.devices.meters import choose_meter, find_meters
 from offramp.devices.state import BoardState
 from offramp.errors import MeasurementError, MissingError, UsageError
+from offramp.runtime.watching import card_of, choose_for
 
 from boards import ADC, BOARDS, HWMON, POWERCAP, RAPL_RANGE, hwmon, ina3221, put, rapl_zone, tree, vcgencmd
 
@@ -453,6 +455,22 @@ def test_a_card_that_supports_no_query_is_unavailable(board, fake_nvml, answers)
     fake_nvml(**answers)
     (one,) = [one for one in find_meters(board("amd-nvidia")).unavailable if one.meter.startswith("nvml")]
     assert "Not Supported" in one.reason and one.remedy
+
+
+def test_a_network_on_a_card_is_measured_by_that_card_and_by_no_other(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    assert [card_of([name]) for name in ("cuda:0", "cuda:1", "onnxruntime:tensorrt:0", "cpu")] == [2, 0, 2, None]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1b2c")
+    with pytest.raises(MissingError, match="GPU-1b2c"):
+        card_of(["cuda:0"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    rail = Rail(name="P", role="total", covers="")
+    for name, devices in (("rapl", ["cuda:0"]), ("nvml:0", ["cpu"]), ("nvml:0", ["cuda:1"])):
+        chosen = Meter(name, [Probe((rail,), lambda: (1.0,))], scope="something else")
+        monkeypatch.setattr("offramp.devices.meters.choose_meter", lambda *_, chosen=chosen, **__: chosen)
+        with pytest.raises(MissingError, match="measures something else, but the network runs on"):
+            choose_for("auto", devices)
+        assert choose_for(name, devices) is chosen
 
 
 def test_nvml_is_not_asked_on_a_jetson_and_its_missing_package_is_named_elsewhere(board, fake_nvml):
