@@ -13,19 +13,19 @@ that they fit too is what tells that stages add up.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from msgspec import Struct
 
 from ..devices.integrate import LEAST_PERIODS, student95
 from ..devices.meter import Grade, Meter
-from ..devices.recording import Energy, Recording, WindowTooShortError
+from ..devices.recording import Recording, WindowTooShortError
 from ..devices.state import State
 from ..devices.window import settle_s
 from ..errors import MeasurementError, UsageError
 from ..runtime import Net
 from ..runtime.samples import Samples
+from .decompose import Window, fit_stages, predict
 from .measure import leave_at_each
 from .samples import Progress, no_progress
 
@@ -98,14 +98,6 @@ class ExitEnergies(Struct, frozen=True, kw_only=True):
     scope: str
     grade: Grade
     fingerprint: dict[str, str]
-
-
-class _Window(Struct, frozen=True):
-    """One window: which exits its samples took, and its joules."""
-
-    exit: int | None
-    counts: tuple[int, ...]
-    energy: Energy
 
 
 def energy_per_exit(
@@ -181,7 +173,7 @@ def measure_runs(
     if meter.grade == "modelled":
         raise UsageError("A modelled meter measures nothing: use model_energy.")
     rng = np.random.default_rng(seed)
-    rounds: list[list[_Window]] = []
+    rounds: list[list[Window]] = []
     rests: list[tuple[float, float]] = []
     discarded = failed = 0
     is_given = window_s is not None
@@ -205,12 +197,12 @@ def measure_runs(
         discarded += lost
         progress("measuring energy", len(rounds), trials)
     exits = tuple(_summarise(k, rounds, rests) for k in range(len(runs)))
-    fits = [_fit(windows, [rest]) for windows, rest in zip(rounds, rests, strict=True)]
+    fits = [fit_stages(windows, [rest]) for windows, rest in zip(rounds, rests, strict=True)]
     idle_w, idle_half = _mean([sum(rest) / 2 for rest in rests])
     stages = [_mean([fit[i] for fit in fits]) for i in range(len(runs))]
     everything = [window for windows in rounds for window in windows]
-    whole = _fit(everything, rests)
-    misfits = np.array([_predict(whole, window) / window.energy.energy_j - 1 for window in everything])
+    whole = fit_stages(everything, rests)
+    misfits = np.array([predict(whole, window) / window.energy.energy_j - 1 for window in everything])
     mixed = [window for window in everything if window.exit is None]
     return ExitEnergies(
         exits=exits,
@@ -219,7 +211,7 @@ def measure_runs(
         stage_j=tuple(middle for middle, _ in stages),
         stage_interval_j=tuple((middle - half, middle + half) for middle, half in stages),
         residual=float(np.sqrt(np.mean(misfits**2))),
-        mixed_error=sum(_predict(whole, w) for w in mixed) / sum(w.energy.energy_j for w in mixed) - 1,
+        mixed_error=sum(predict(whole, w) for w in mixed) / sum(w.energy.energy_j for w in mixed) - 1,
         trials=trials,
         window_s=window_s or 0.0,
         discarded=discarded,
@@ -283,7 +275,7 @@ def _measure_round(
     window_s: float | None,
     rng: np.random.Generator,
     before: int,
-) -> tuple[list[_Window], tuple[float, float], int, float]:
+) -> tuple[list[Window], tuple[float, float], int, float]:
     """Measure one window of each kind between two rests; return them, power at both rests, discarded windows, and the length."""
     recording = Recording(meter, meter.choose_rails(None))
     recording.start()
@@ -319,7 +311,7 @@ def _rest(recording: Recording) -> tuple[float, float]:
 
 def _measure_until_calm(
     runs: Sequence[Run], kind: int | None, recording: Recording, window_s: float, rng: np.random.Generator, retries: int
-) -> tuple[_Window, int]:
+) -> tuple[Window, int]:
     """Measure a window, again where the board throttled or the sensor failed; return it and how many were discarded.
 
     Where every repetition throttled, the last one is kept, and says so: a board that always throttles has energies too.
@@ -341,7 +333,7 @@ def _measure_until_calm(
 
 def _measure_window(
     runs: Sequence[Run], kind: int | None, recording: Recording, window_s: float, rng: np.random.Generator
-) -> _Window:
+) -> Window:
     clock, lag_s = recording.meter.clock, settle_s(recording)
     drawn = rng.integers(len(runs), size=1024).tolist() if kind is None else [kind]
 
@@ -360,10 +352,10 @@ def _measure_window(
     after = recording.meter.state()
     work(lag_s)
     recording.poll_now()
-    return _Window(kind, tuple(counts), recording.energy(start_s, end_s, before=before, after=after))
+    return Window(kind, tuple(counts), recording.energy(start_s, end_s, before=before, after=after))
 
 
-def _summarise(k: int, rounds: Sequence[Sequence[_Window]], rests: Sequence[tuple[float, float]]) -> ExitEnergy:
+def _summarise(k: int, rounds: Sequence[Sequence[Window]], rests: Sequence[tuple[float, float]]) -> ExitEnergy:
     gross, net, latency, throttled = [], [], [], 0
     for windows, rest in zip(rounds, rests, strict=True):
         (window,) = (window for window in windows if window.exit == k)
@@ -388,25 +380,3 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean of independent trials, and half its Student 95 % interval."""
     n = len(values)
     return float(np.mean(values)), student95(n - 1) * float(np.std(values, ddof=1)) / n**0.5
-
-
-def _fit(windows: Sequence[_Window], rests: Sequence[tuple[float, float]]) -> Any:
-    """Fit joules = idle power x time + sum of stage energies x how often they ran; return stages and idle, (stages + 1,).
-
-    Each equation is divided by its window's length, so that all weigh the same.
-    """
-    rows = [[*(_stage_runs(w) / w.energy.duration_s), 1.0] for w in windows]
-    powers = [w.energy.mean_w for w in windows]
-    for rest in rests:
-        rows += [[0.0] * len(windows[0].counts) + [1.0]] * 2
-        powers += rest
-    return np.linalg.lstsq(np.array(rows), np.array(powers), rcond=None)[0]
-
-
-def _stage_runs(window: _Window) -> Any:
-    """Return how often each stage ran: stage i runs for every exit from i on."""
-    return np.cumsum(window.counts[::-1])[::-1].astype(float)
-
-
-def _predict(fit: Any, window: _Window) -> float:
-    return float(_stage_runs(window) @ fit[:-1] + fit[-1] * window.energy.duration_s)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 HANG_S = 2.0
 """A read that takes longer does not return."""
 
+HANGS = "its read does not return"
+
 SHORT_S = 0.05
 """So long may the end of a background task wait for its next turn."""
 

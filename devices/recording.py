@@ -9,15 +9,13 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import MeasurementError
-from .clock import wait_for
+from .clock import HANGS, wait_for
 from .integrate import LEAST_S, LEAST_UPDATES, Course, integrate, interval
 from .meter import Grade, Meter, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
 SLOW = 10
 """Rails outside the total are read once in so many rounds: on many sensors every read waits for a conversion."""
-
-HANGS = "its read does not return"
 
 IMPOSSIBLE = "it gives no number, or one that is not possible"
 

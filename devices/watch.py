@@ -7,7 +7,7 @@ from threading import RLock
 
 from msgspec import Struct
 
-from .clock import wait_for
+from .clock import HANGS, wait_for
 from .meter import NO_NUMBER, Grade, Meter, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
@@ -29,8 +29,6 @@ LOOK_S = 5.0
 
 SOON_S, STILL_S = 1.0, 10.0
 """So long may nothing be read, or a counter not move, until that is a problem."""
-
-HANGS = "its read does not return"
 
 
 class RailPower(Struct, frozen=True):

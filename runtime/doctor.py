@@ -6,10 +6,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from ..devices import Board, fingerprint, identify, version_of
-from ..devices.clock import wait_for
+from ..devices.clock import HANGS, wait_for
 from ..devices.meter import Grade, Meter, Unavailable
 from ..devices.meters import choose_among, find_meters
-from ..devices.recording import HANGS
 from ..devices.state import BoardState, State
 from ..errors import MissingError
 from .engines import Engine as EngineModule
