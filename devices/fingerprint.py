@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from .. import __version__
 from .board import Board, identify
+from .state import read_temperature
 
 HARD = ("architecture", "soc", "accelerators", "driver", "engine")
 """Where one of these differs, an engine that was built there must not run here."""
@@ -62,7 +63,7 @@ def fingerprint(
         The fields of `HARD`, `SOFT` and `RECORD`.
     """
     board = board or identify(root)
-    mode = board.power_mode
+    mode, temperature_c = board.power_mode, read_temperature(Path(root))
     clocks = {f"{name} {hz / 1e6:.0f} MHz" for name, hz in board.max_clock_hz.items()}
     fields = {
         "architecture": board.architecture,
@@ -81,6 +82,7 @@ def fingerprint(
         "batch": str(batch),
         "meter": meter or "",
         "serial": board.serial or "",
+        "temperature": "" if temperature_c is None else f"{temperature_c:.0f} C",
         "driver_version": ", ".join(f"{name} {version}" for name, version in board.drivers.items()),
         "kernel": board.kernel,
         "offramp": __version__,

@@ -84,7 +84,9 @@ def tell_apart(probes: "Sequence[Probe]") -> list["Probe"]:
         rails = []
         for rail in probe.rails:
             seen[rail.name] = number = seen.get(rail.name, 0) + 1
-            rails.append(rail if number == 1 else replace(rail, name=f"{rail.name}#{number}"))
+            # A total that is there twice would be added twice: nothing tells which of them is meant.
+            role = "other" if rail.role == "total" else rail.role
+            rails.append(rail if number == 1 else replace(rail, name=f"{rail.name}#{number}", role=role))
         found.append(Probe(tuple(rails), probe.read))
     return found
 

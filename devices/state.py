@@ -7,6 +7,8 @@ from msgspec import Struct
 
 from .sysfs import hwmon_chips, list_numbered, read_number, read_text
 
+ZONES = "sys/class/thermal/thermal_zone*/temp"
+
 COLDEST_MC = -100_000
 """Thermal zones that are switched off report -256 degrees."""
 
@@ -53,7 +55,7 @@ class BoardState:
     def __init__(self, root: str | Path = "/") -> None:
         root = Path(root)
         self._clocks = list_numbered("sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq", root)
-        self._zones = list_numbered("sys/class/thermal/thermal_zone*/temp", root)
+        self._zones = list_numbered(ZONES, root)
         self._counters = {
             f"{path.parents[1].name} {path.name.removesuffix('_count')}": path
             for path in list_numbered("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count", root)
@@ -68,14 +70,13 @@ class BoardState:
     def __call__(self) -> State:
         """Read the state; what cannot be read is left out."""
         clocks = [khz for path in self._clocks if (khz := read_number(path)) is not None]
-        warm = [mc for path in self._zones if (mc := read_number(path)) is not None and mc > COLDEST_MC]
         counts = {name: count for name, path in self._counters.items() if (count := read_number(path)) is not None}
         bits = self._ask_firmware()
         if self._vcgencmd is not None:
             counts |= {f"{name} since boot": bits >> (bit + 16) & 1 for bit, name in PI_BITS.items()}
         return State(
             clock_hz=max(clocks) * 1e3 if clocks else None,
-            temperature_c=max(warm) / 1e3 if warm else None,
+            temperature_c=_hottest_c(self._zones),
             throttling=tuple(name for bit, name in PI_BITS.items() if bits >> bit & 1),
             events=counts,
         )
@@ -91,6 +92,16 @@ class BoardState:
             return int(said.partition("=")[2], 16)
         except (OSError, ValueError, subprocess.SubprocessError):
             return 0
+
+
+def read_temperature(root: Path) -> float | None:
+    """Return the temperature of the hottest thermal zone in degrees Celsius; None where there is none."""
+    return _hottest_c(list_numbered(ZONES, root))
+
+
+def _hottest_c(zones: list[Path]) -> float | None:
+    warm = [mc for path in zones if (mc := read_number(path)) is not None and mc > COLDEST_MC]
+    return max(warm) / 1e3 if warm else None
 
 
 def read_governor(root: Path) -> str:

@@ -384,3 +384,10 @@ def test_boards_that_differ_have_fingerprints_that_differ_and_one_board_has_one(
         assert differences(made[0][name], made[1][name]) == []
     for one, other in itertools.permutations(BOARDS, 2):
         assert differences(made[0][one], made[0][other]), (one, other)
+
+
+def test_the_temperature_is_recorded_and_never_compared(board):
+    root = board("orin-nx")
+    fields = fingerprint(root=root)
+    assert fields["temperature"].endswith(" C")
+    assert not differences(fields, fields | {"temperature": "99 C"})
