@@ -19,9 +19,6 @@ SLOW = 10
 
 IMPOSSIBLE = "it gives no number, or one that is not possible"
 
-KEPT_S = 10.0
-"""For so long is the last reading kept that succeeded."""
-
 MOST_GAP = 0.1
 """The share of a window that may pass unseen."""
 
@@ -97,7 +94,6 @@ class _Series:
     def __init__(self, probe: Probe) -> None:
         self.probe, self.read, self.count = probe, probe.read, len(probe.rails)
         self.readings = array("d")
-        self.reading_since_s: float | None = None
 
 
 class Recording:
@@ -138,7 +134,7 @@ class Recording:
             self.errors |= dict.fromkeys(self.rails, HANGS)
 
     def _read(self, series: "_Series") -> None:
-        start = series.reading_since_s = self._now_s()
+        start = self._now_s()
         try:
             values = array("d", series.read())
             if len(values) != series.count:
@@ -146,7 +142,6 @@ class Recording:
         except (Exception, SystemExit) as error:
             values = array("d", [math.nan] * series.count)
             self.errors |= dict.fromkeys((rail.name for rail in series.probe.rails), describe_failure(error))
-        series.reading_since_s = None
         at = (start + self._now_s()) / 2
         with self._lock:  # not while reading: a read may hang, and nobody shall wait for it
             series.readings.append(at)
@@ -161,15 +156,6 @@ class Recording:
             rows = np.array(series.readings).reshape(-1, series.count + 1)
         slow = 1 if series in self._fast else SLOW * len(self._slow)
         return integrate(rows[:, 0], rows[:, column], rail, start_s, end_s, poll_s=self.meter.poll_s * slow)
-
-    def span(self) -> tuple[float, float]:
-        """Return when each rail that counts was read first and last, or was tried to be."""
-        with self._lock:
-            kept = [self._places[name][0] for name in self.rails]
-            return (
-                max(series.readings[0] for series in kept),
-                min(series.readings[-1 - series.count] for series in kept),
-            )
 
     def mean_w(self, start_s: float, end_s: float) -> tuple[float, float]:
         """Return the mean power of the chosen rails between two times, and half its 95 % interval."""

@@ -168,6 +168,8 @@ class Watch:
             return
         self._courses = {rail.name: _Course(rail) for rail in self.meter.rails}
         self._counted = [self._courses[name] for name in self.meter.total or self._courses]
+        chosen = {course.rail.name for course in self._counted}
+        self._probes = [(one, any(rail.name in chosen for rail in one.rails)) for one in self.meter.probes]
         self._throttled: tuple[str, ...] = ()
         self._past_s = 0.0
         self._start()
@@ -285,13 +287,8 @@ class Watch:
         assert self.meter is not None
         self._turn += 1
         if self._turn >= self._next_turn:
-            good = [
-                self._read(probe)
-                for i, probe in enumerate(self.meter.probes)
-                if any(rail.name in self.meter.total for rail in probe.rails)
-                or (self._turn + i) % PART == 1
-                or not self.meter.total
-            ]
+            due = self._turn % PART
+            good = [self._read(probe) for i, (probe, counts) in enumerate(self._probes) if counts or i % PART == due]
             self._failures = 0 if any(good) else self._failures + 1
             self._next_turn = self._turn + min(PATIENCE, 2**self._failures if self._failures else 1)
         if self.meter.clock.now_s() - self._looked_s >= LOOK_S:
@@ -311,17 +308,16 @@ class Watch:
         except (Exception, SystemExit) as error:
             values, problem = [math.nan] * len(probe.rails), describe_failure(error)
         at = (start_s + self.meter.clock.now_s()) / 2
-        counts = any(rail.name in self.meter.total for rail in probe.rails)
         with self._lock:
             self._reading_since_s = None
-            if self._is_first and problem is None and counts:
+            if self._is_first and problem is None:
                 self._is_first = False
                 if at - self._since_s <= self._soon_s:
                     self._since_s = at
             for rail, value in zip(probe.rails, values, strict=True):
                 course = self._courses[rail.name]
                 course.problem = problem
-                course.add(at, value, self._soon_s if counts else PART * self._soon_s)
+                course.add(at, value, self._soon_s if course in self._counted else PART * self._soon_s)
         return problem is None
 
     def _look(self) -> None:
