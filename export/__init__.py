@@ -10,5 +10,6 @@ from .attach import attach  # noqa: E402
 from .fuse import Fused, fuse  # noqa: E402
 from .keep import keep  # noqa: E402
 from .pipeline import export  # noqa: E402
+from .train import train  # noqa: E402
 
-__all__ = ["Fused", "Preprocess", "attach", "export", "fuse", "keep"]
+__all__ = ["Fused", "Preprocess", "attach", "export", "fuse", "keep", "train"]
