@@ -1,11 +1,16 @@
 """The samples run by their one command, on their shortest setting."""
 
 import io
+import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from offramp.sources import call_function
 
 import networks
 
@@ -20,9 +25,10 @@ def test_the_quickstart_prints_the_comparison_and_where_the_picture_lies(checkou
         assert image.width > 800
 
 
-def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_path, brief):
+def write_images(folder, **counts):
+    """Write noise as the CIFAR-10 samples read it: cifar10_<part>.npz for each part."""
     rng = np.random.default_rng(0)
-    for part, count in (("train", 80), ("test", 40)):
+    for part, count in counts.items():
         files = []
         for i in range(count):
             buffer = io.BytesIO()
@@ -30,7 +36,11 @@ def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_pat
             files.append(buffer.getvalue())
         offset = np.cumsum([0, *map(len, files)])
         jpeg = np.frombuffer(b"".join(files), np.uint8)
-        np.savez(tmp_path / f"cifar10_{part}.npz", jpeg=jpeg, offset=offset, label=rng.integers(0, 5, count))
+        np.savez(folder / f"cifar10_{part}.npz", jpeg=jpeg, offset=offset, label=rng.integers(0, 5, count))
+
+
+def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_path, brief):
+    write_images(tmp_path, train=80, test=40)
     (tmp_path / "mine.py").write_text(
         f"import sys; sys.path.insert(0, {str(Path(networks.__file__).parent)!r})\n"
         "import networks\ndef network(): return networks.build(networks.Plain)\n"
@@ -45,3 +55,24 @@ def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_pat
     assert done.returncode == 0, done.stderr
     assert "on 40 samples" in done.stdout and (tmp_path / "out/comparison.png").exists()
     assert (tmp_path / "out/network.offramp/manifest.json").exists()
+
+
+def test_the_cifar10_networks_train_by_one_command_and_load_what_it_wrote(tmp_path):
+    write_images(tmp_path, train=60)
+    (tmp_path / "resnets.py").write_bytes((ROOT / "samples/cifar10/resnets.py").read_bytes())
+    command = [sys.executable, ROOT / "samples/cifar10/train.py", "--data", tmp_path, "--epochs", "1", "--batch", "27"]
+    for name, recipe in (("resnet", "distill"), ("resnet8", "gated")):
+        options = ["--network", name, "--recipe", recipe, "--lr", "0.01", "--out", tmp_path / f"{name}.safetensors"]
+        random = call_function(f"{tmp_path / 'resnets.py'}:{name}").state_dict()
+        done = subprocess.run([*command, *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("epoch   1: loss")
+        log = json.loads((tmp_path / f"{name}.json").read_text())
+        assert log["recipe"] == recipe and log["data"]["trained"] == 54 and len(log["history"][0]["validation"]) == 3
+        network = call_function(f"{tmp_path / 'resnets.py'}:{name}")
+        assert not network.training and [z.shape for z in network(torch.zeros(2, 3, 32, 32))] == [(2, 10)] * 3
+        for key, value in network.state_dict().items():
+            if value.ndim:
+                assert not torch.equal(value, random[key]), key
+            if value.ndim > 1:  # stored as float16
+                assert torch.equal(value, value.half().float()), key

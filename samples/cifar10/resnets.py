@@ -1,0 +1,127 @@
+"""Two residual networks for CIFAR-10 with exits, in plain torch.
+
+`resnet` is for early exit: 150 million multiply-accumulates, a fifth of them up to a first exit with a head of two convolutions,
+most of them at 16 x 16 and 8 x 8. `resnet8` is the image classifier of MLPerf Tiny (Banbury et al., arXiv 2106.07597) with an
+exit after each of its three stacks.
+
+Each returns its network in eval mode, with the weights in the file of its name beside this one if that is there. Its input is
+float32 (batch, 3, 32, 32), pixels / 255, normalised with MEAN and STD; its output the list of the exits' logits (batch, 10).
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CLASSES = 10
+
+
+def convolve(i: int, o: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(i, o, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(o))
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut."""
+
+    def __init__(self, i: int, o: int, stride: int = 1) -> None:
+        super().__init__()
+        self.a, self.b = convolve(i, o, 3, stride), convolve(o, o)
+        self.skip = convolve(i, o, 1, stride) if stride > 1 or i != o else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.b(F.relu(self.a(x))) + self.skip(x))
+
+
+class Head(nn.Module):
+    """A convolution that halves the map for each of `widths`, the mean over what is left, and a linear layer."""
+
+    def __init__(self, i: int, *widths: int) -> None:
+        super().__init__()
+        channels = [i, *widths]
+        pairs = zip(channels, widths, strict=False)
+        self.convs = nn.Sequential(*[nn.Sequential(convolve(a, b, 3, 2), nn.ReLU()) for a, b in pairs])
+        self.out = nn.Linear(channels[-1], CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(self.convs(x), 1).flatten(1)
+        logits: Tensor = self.out(x)
+        return logits
+
+
+class Exits(nn.Module):
+    """Parts that run one after the other, with a head after each."""
+
+    def __init__(self, parts: list[nn.Module], heads: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts, self.heads = nn.ModuleList(parts), nn.ModuleList(heads)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        exits = []
+        for part, head in zip(self.parts, self.heads, strict=True):
+            x = part(x)
+            exits.append(head(x))
+        return exits
+
+
+def make_resnet() -> Exits:
+    """Make `resnet` with random weights."""
+    stem = nn.Sequential(convolve(3, 32), nn.ReLU(), convolve(32, 64, 3, 2), nn.ReLU())
+    parts = [
+        nn.Sequential(stem, Block(64, 64)),
+        nn.Sequential(Block(64, 128, 2), Block(128, 128)),
+        nn.Sequential(Block(128, 192), Block(192, 192)),
+    ]
+    return Exits([*parts], [Head(64, 128, 128), Head(128, 192), Head(192)])
+
+
+def make_resnet8() -> Exits:
+    """Make `resnet8` with random weights."""
+    stem = nn.Sequential(convolve(3, 16), nn.ReLU())
+    parts = [nn.Sequential(stem, Block(16, 16)), Block(16, 32, 2), Block(32, 64, 2)]
+    return Exits([*parts], [Head(16, 32), Head(32, 64), Head(64)])
+
+
+def resnet() -> Exits:
+    return load(make_resnet(), Path(__file__).with_name("resnet.safetensors"))
+
+
+def resnet8() -> Exits:
+    return load(make_resnet8(), Path(__file__).with_name("resnet8.safetensors"))
+
+
+def load(network: Exits, path: Path) -> Exits:
+    """Put the weights in a file of the safetensors format, where there is one, into a network; it is left in eval mode.
+
+    The format: the header's length as 8 bytes, little endian; the header, JSON with each tensor's type, shape and place; the
+    tensors' bytes.
+    """
+    if path.exists():
+        content = path.read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        header, types, state = json.loads(content[8:start]), {"F16": "<f2", "F32": "<f4"}, network.state_dict()
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                values = np.frombuffer(content[start + begin : start + end], types[entry["dtype"]])
+                state[name] = torch.tensor(values.astype(np.float32)).reshape(entry["shape"])
+        network.load_state_dict(state)
+    return network.eval()
+
+
+def save(network: nn.Module) -> bytes:
+    """Return a network's weights in the safetensors format: matrices and kernels as float16, the rest as float32."""
+    header, parts, end = {}, [], 0
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():  # BatchNorm's counter serves training only
+            half = value.ndim > 1
+            parts.append(value.cpu().numpy().astype("<f2" if half else "<f4").tobytes())
+            end += len(parts[-1])
+            places = [end - len(parts[-1]), end]
+            header[name] = {"dtype": "F16" if half else "F32", "shape": list(value.shape), "data_offsets": places}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # readers map the file and expect aligned tensors
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
