@@ -28,7 +28,8 @@ from msgspec import Struct
 from . import __version__
 from .errors import BundleError, MissingError, UsageError, unknown
 from .files import NEW, check_writable, explained, hash_file, new_name, remove_tree, sync, write_atomically
-from .schema import SCHEMA, Calibration, File, Manifest, Variant
+from .points import CALIBRATION_SCHEMA, Calibration
+from .schema import SCHEMA, File, Manifest, Variant
 
 _OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+(\.guarded)?|static\d+)\.onnx)")
 """The names of the files in a variant's folder."""
@@ -248,13 +249,19 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
     try:
         content = path.read_bytes()
         header = msgspec.json.decode(content, type=_Header)
-        if header.schema > SCHEMA:
+        newest = SCHEMA if kind is Manifest else CALIBRATION_SCHEMA
+        if header.schema > newest:
             raise BundleError(
                 f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
-                f"which reads up to schema {SCHEMA}. Update offramp here."
+                f"which reads up to schema {newest}. Update offramp here."
             )
         if header.schema < 1:
             raise BundleError(f"{path} has schema {header.schema}, which no offramp ever wrote.")
+        if header.schema < newest:
+            raise BundleError(
+                f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
+                f"which reads schema {newest} only. Calibrate again."
+            )
         return msgspec.json.decode(content, type=kind)
     except OSError as error:
         raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error

@@ -93,6 +93,27 @@ def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
     return made
 
 
+def choose_energy_meter(
+    name: str | None, power_w: float | None, devices: Sequence[str], targets: Any
+) -> "Meter | None":
+    """Return the meter that a calibration measures energy with: the one that is named, or where a target takes one, `auto`.
+
+    Raises:
+        UsageError: a meter and a stated power are given both.
+        MissingError: it cannot be read here.
+    """
+    if power_w is not None:
+        from .devices.meters import modelled
+
+        if name is not None:
+            raise UsageError("--power-w states the power that --meter would measure: give one of them.")
+        return modelled(power_w)
+    listed = targets.values() if isinstance(targets, dict) else [targets] if targets else []
+    if name is None and not any(target.needs_energy for target in listed):
+        return None
+    return open_meter(name or "auto", devices)
+
+
 def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -> None:
     """Show the rails until the time is over or somebody interrupts, then the sum."""
     from .devices.watch import WATCH_S, Watch
@@ -274,7 +295,8 @@ def energy(
     from .calibrate.measure import forced_latencies
     from .devices import fingerprint
     from .devices.meters import modelled
-    from .runtime.loading import load_uncalibrated, packages_of
+    from .runtime.calibrations import packages_of
+    from .runtime.loading import load_uncalibrated
     from .runtime.samples import check_samples
     from .sources import load_samples
 

@@ -26,6 +26,48 @@ def on_devices(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+TARGETS: dict[str, tuple[str, float, str]] = {
+    "min_accuracy": ("--min-accuracy", 1.0, "Least accuracy, a fraction."),
+    "max_drop": (
+        "--max-drop",
+        1.0,
+        "Largest accuracy drop against the whole network, a fraction: 0.01 is one percent.",
+    ),
+    "max_disagreement": ("--max-disagreement", 1.0, "Largest share of labels that differ from the whole network's."),
+    "max_latency_s": ("--max-latency-ms", 1e-3, "Largest mean latency in milliseconds."),
+    "deadline_s": ("--deadline-ms", 1e-3, "A deadline in milliseconds ..."),
+    "max_late": ("--max-late", 1.0, "... and the largest share that may miss it; 0.01 by default."),
+    "max_energy_j": ("--max-energy-mj", 1e-3, "Largest mean energy of an inference in millijoules."),
+}
+"""The limits of a target, each with its flag, the unit of that in the target's, and what it says."""
+
+
+def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what is to be optimised under which limits; `read_target` takes their values."""
+    options = [
+        click.option("--goal", help="What to optimise: latency, energy or accuracy."),
+        *(click.option(flag, name, type=float, help=said) for name, (flag, _, said) in TARGETS.items()),
+        click.option(
+            "--target", "target_file", help="A YAML file with a target, or several by the names of their points."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_target(*, target_file: str | None, goal: Any, **limits: float | None) -> Any:
+    """Return the target that flags or a file ask for; None where there are none."""
+    from .calibrate import Target, read_targets
+
+    given = {name: value * TARGETS[name][1] for name, value in limits.items() if value is not None}
+    if target_file is None:
+        return Target(goal=goal, **given) if given or goal else None
+    if given or goal:
+        raise UsageError("--target names a file that says everything: leave --goal and the limits out.")
+    return read_targets(target_file)
+
+
 with_fallback = click.option(
     "--fallback", help="Device to take where another is missing or cannot run a stage, such as cpu."
 )
@@ -45,19 +87,20 @@ def devices_of(
 
 
 def calibrated_devices(bundle: Bundle, variant: str) -> str | tuple[str, ...]:
-    """Return where a variant was calibrated, or `cpu` where it was not, or several times."""
-    from .runtime.loading import choose_point
+    """Return where a variant's chain was calibrated, or `cpu` where it was not, or several times."""
+    from .runtime.calibrations import choose_point
 
     try:
-        _, _, point = choose_point(bundle, variant=variant)
+        _, found, _ = choose_point(bundle, variant=variant)
     except UsageError:
         return "cpu"
-    return point.placement if point else "cpu"
+    chains = [one for one in found.chains if one.variant == variant] if found else []
+    return chains[0].placement if chains else "cpu"
 
 
 def variant_to_run(bundle: Bundle, variant: str | None, calibration: str | None) -> str:
     """Return the name of the variant that runs: the one that is asked for, or was calibrated, or the first."""
-    from .runtime.loading import choose_point
+    from .runtime.calibrations import choose_point
 
     return variant or choose_point(bundle, calibration)[0].name
 

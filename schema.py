@@ -1,4 +1,4 @@
-"""What a bundle's manifest and its calibrations say: typed, and validated while they are decoded."""
+"""What a bundle's manifest says: typed, and validated while it is decoded."""
 
 import hashlib
 import math
@@ -11,15 +11,12 @@ from msgspec import Meta, Struct
 from .errors import UsageError, unknown
 
 SCHEMA = 1
-_PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
+PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
 
 
 Dtype = Literal[
@@ -30,11 +27,11 @@ Dtype = Literal[
 Precision = Literal["fp16", "fp32", "fp64", "int8"]
 
 
-class _Record(Struct, frozen=True, forbid_unknown_fields=True):
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen part of an artefact that refuses fields it does not know."""
 
 
-class Tensor(_Record, frozen=True):
+class Tensor(Record, frozen=True):
     """A named tensor.
 
     In its shape `None` is the batch axis (a shape without one does not depend on the batch), and a name is an axis that differs
@@ -50,7 +47,7 @@ class Tensor(_Record, frozen=True):
             raise ValueError(f"tensor {self.name} has several batch axes: {self.shape}")
 
 
-class Stage(_Record, frozen=True):
+class Stage(Record, frozen=True):
     """What runs between two exits: its graph, the boundary tensors it reads, and those it makes for later stages.
 
     The passes of a loop share one file. In it inputs, outputs and head have the names of the first stage that uses it, and the
@@ -71,7 +68,7 @@ class Stage(_Record, frozen=True):
         return fits and all((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in pairs)
 
 
-class Exit(_Record, frozen=True):
+class Exit(Record, frozen=True):
     """One exit: the names of its outputs, the static network that ends at it, and all multiply-accumulates up to it.
 
     `temperature` has divided the logits before the score was made of them.
@@ -86,14 +83,14 @@ class Exit(_Record, frozen=True):
     temperature: Annotated[float, Meta(gt=0)] = 1.0
 
 
-class File(_Record, frozen=True):
+class File(Record, frozen=True):
     """A file's size in bytes and the sha256 of its content."""
 
     bytes: Count
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Variant(_Record, frozen=True):
+class Variant(Record, frozen=True):
     """One form of the network. File names are relative to its folder, which variants with the same weights share.
 
     Attributes:
@@ -101,7 +98,7 @@ class Variant(_Record, frozen=True):
         rule: how its scores are made.
     """
 
-    name: Annotated[str, Meta(pattern=f"^{_PLAIN}$")]
+    name: Annotated[str, Meta(pattern=f"^{PLAIN}$")]
     folder: str
     precision: Precision
     rule: str
@@ -129,7 +126,7 @@ class Variant(_Record, frozen=True):
             if name not in self.files:
                 raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
         for name in self.files:
-            if not re.fullmatch(f"variants/{_PLAIN}/{_PLAIN}", f"{self.folder}/{name}"):
+            if not re.fullmatch(f"variants/{PLAIN}/{PLAIN}", f"{self.folder}/{name}"):
                 raise ValueError(f"the path {self.folder}/{name} leads outside the bundle's variants")
 
     @property
@@ -142,7 +139,7 @@ class Variant(_Record, frozen=True):
         return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
 
 
-class Preprocess(_Record, frozen=True):
+class Preprocess(Record, frozen=True):
     """How a camera's image becomes what the network was trained on.
 
     Scaling and normalising are done in the first stage, (pixel / 255 - mean) / std per channel; resizing is done before.
@@ -176,7 +173,7 @@ class Preprocess(_Record, frozen=True):
                 raise unknown(name, str(getattr(self, name)), known)
 
 
-class Manifest(_Record, frozen=True):
+class Manifest(Record, frozen=True):
     """What a bundle holds.
 
     Attributes:
@@ -214,136 +211,3 @@ class Manifest(_Record, frozen=True):
                     if tensor not in known:
                         raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
                 known += stage.outputs
-
-
-class Target(_Record, frozen=True):
-    """What to optimise: the least mean latency under `max_drop`, or the best accuracy under `max_latency_s`.
-
-    Attributes:
-        max_drop: the largest accuracy drop against the last exit, as a fraction (0.01 is one percent).
-        max_latency_s: the largest mean latency in seconds.
-
-    Raises:
-        UsageError: not exactly one of the two is given, or it is out of range.
-    """
-
-    max_drop: float | None = None
-    max_latency_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.max_drop is None) == (self.max_latency_s is None):
-            raise UsageError("A target is either max_drop or max_latency_s: give exactly one.")
-        if self.max_drop is not None and not 0 <= self.max_drop < 1:
-            raise UsageError(f"max_drop is a fraction from 0 to 1 (0.01 is one percent), not {self.max_drop}.")
-        if self.max_latency_s is not None and not 0 < self.max_latency_s < float("inf"):
-            raise UsageError(f"max_latency_s is a time in seconds above 0, not {self.max_latency_s}.")
-
-    def __str__(self) -> str:
-        if self.max_drop is not None:
-            return f"the least mean latency at an accuracy drop of at most {self.max_drop:.2%}"
-        assert self.max_latency_s is not None
-        return f"the best accuracy at a mean latency of at most {self.max_latency_s * 1e6:.0f} us"
-
-
-class Certificate(_Record, frozen=True):
-    """A promise about inputs that were not measured; its text says it in words.
-
-    Attributes:
-        max_drop: the accuracy drop that is not exceeded.
-        confidence: the promise is true with at least this probability over the samples drawn.
-        samples: how many it was tested on, which neither chose the thresholds nor laid the path.
-        step, steps: which candidate of how many along the path was certified.
-    """
-
-    max_drop: Share
-    confidence: Share
-    samples: Positive
-    step: Count
-    steps: Positive
-
-    def __str__(self) -> str:
-        return (
-            f"With {self.confidence:.0%} confidence the accuracy drop on inputs like these is at most {self.max_drop:.2%}, by "
-            f"{self.samples} samples."
-        )
-
-
-class OperatingPoint(_Record, frozen=True):
-    """Thresholds and what they are predicted to give, all from samples that the search did not see.
-
-    Attributes:
-        placement: the device of each stage.
-        thresholds: one for each exit but the last, exact float32 values; 2.0 means never.
-        accuracy: share of right labels with these thresholds; `full_accuracy`: of the last exit.
-        drop: `full_accuracy - accuracy`, with its 95 % interval.
-        latency_s: mean latency predicted from the exit shares and the measured cost of each exit.
-        met: whether `drop` or `latency_s` keeps the target's limit on these samples.
-        certificate: what is promised of an accuracy drop; None where nothing is. `promise` says it, or why not, in words.
-    """
-
-    variant: str
-    placement: tuple[str, ...]
-    target: Target
-    thresholds: tuple[Threshold, ...]
-    accuracy: Share
-    full_accuracy: Share
-    drop: float
-    drop_interval: tuple[float, float]
-    latency_s: Seconds
-    exit_shares: tuple[Share, ...]
-    met: bool
-    certificate: Certificate | None = None
-    promise: str = ""
-
-
-class StaticPoint(_Record, frozen=True):
-    """The static network that ends at one exit: its accuracy on the reporting samples and its measured mean latency."""
-
-    exit: Count
-    accuracy: Share
-    latency_s: Seconds
-
-
-class Calibration(_Record, frozen=True):
-    """What calibration measured and found on one device for one variant.
-
-    Attributes:
-        variant_digest: which variant, exactly: `Variant.digest`.
-        fingerprint: the device and software it was measured on; see `devices.fingerprint`.
-        select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
-        exit_latency_s: measured mean latency of leaving at each exit, end to end.
-        statics: the static networks that end at each exit.
-        best_single: the exit whose static network alone is the best that keeps the target; None where none does.
-        pays: whether the operating point keeps its target and beats the best static network that does; `verdict` says it in
-            words.
-    """
-
-    schema: int
-    offramp: str
-    variant: str
-    variant_digest: str
-    fingerprint: dict[str, str]
-    seed: int
-    select_samples: Positive
-    report_samples: Positive
-    exit_latency_s: tuple[Seconds, ...]
-    statics: tuple[StaticPoint, ...]
-    best_single: int | None
-    pays: bool
-    verdict: str
-    points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
-
-    def __post_init__(self) -> None:
-        exits = len(self.exit_latency_s)
-        for name, point in self.points.items():
-            if len(point.thresholds) != exits - 1 or len(point.exit_shares) != exits or len(point.placement) != exits:
-                raise ValueError(
-                    f"operating point {name} has {len(point.thresholds)} thresholds and {len(point.placement)} devices for "
-                    f"{exits} exits"
-                )
-            if abs(sum(point.exit_shares) - 1) > 1e-6:
-                raise ValueError(
-                    f"the exit shares of operating point {name} add up to {sum(point.exit_shares):.3g}, not 1"
-                )
-        if self.best_single is not None and not 0 <= self.best_single < exits:
-            raise ValueError(f"best_single names exit {self.best_single} of {exits}")

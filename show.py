@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from .bundle import Bundle
-from .schema import Calibration, Tensor, Variant
+from .points import Calibration, OperatingPoint
+from .schema import Tensor, Variant
 
 if TYPE_CHECKING:
     from .calibrate.energy import ExitEnergies
@@ -57,25 +58,48 @@ def _shape(tensor: Tensor) -> str:
 
 
 def describe_calibration(calibration: Calibration) -> str:
-    """Describe a calibration, its points and its verdict."""
+    """Describe a calibration: its points, what was measured beside them, and what is recommended."""
+    where = "from outside" if calibration.outside else "of them"
     lines = [
-        f"{calibration.select_samples} samples chose the thresholds, {calibration.report_samples} others gave the figures"
+        f"{calibration.select_samples} samples {where} chose, {calibration.report_samples} others gave the figures; energy: "
+        f"{calibration.meter or 'not measured'}"
     ]
     for name, point in calibration.points.items():
-        low, high = point.drop_interval
+        lines += ["", *_describe_point(name, point)]
+    rows = [("static network", "device", "accuracy", "mean us", "mJ")]
+    for one in calibration.statics:
+        right = f"{1 - one.disagreement:.2%} alike" if one.accuracy is None else f"{one.accuracy:.2%}"
+        joules = "-" if one.energy_j is None else f"{one.energy_j * 1e3:.4g}"
+        rows.append((f"{one.variant} to exit {one.exit}", one.device, right, f"{one.latency_s * 1e6:.0f}", joules))
+    lines += ["", table(rows)]
+    lines += [
+        "",
+        *(f"{name}: {point.verdict}" for name, point in calibration.points.items() if not name.endswith("-early")),
+    ]
+    return "\n".join([*lines, *(f"note: {note}" for note in calibration.notes)])
+
+
+def _describe_point(name: str, point: OperatingPoint) -> list[str]:
+    lines = [f"point {name}: {point.target}", f"  runs         {point.engines}"]
+    if point.static is None:
         thresholds = ", ".join("never" if t > 1 else f"{t:.4f}" for t in point.thresholds)
-        shares = ", ".join(f"{share:.1%}" for share in point.exit_shares)
         lines += [
-            f"point {name}: {point.target}",
             f"  thresholds   {thresholds}",
-            f"  devices      {', '.join(dict.fromkeys(point.placement))}",
-            f"  exit shares  {shares}",
-            f"  accuracy     {point.accuracy:.2%} (last exit {point.full_accuracy:.2%})",
-            f"  drop         {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}",
-            f"  mean latency {point.latency_s * 1e6:.0f} us predicted",
-            f"  promise      {point.promise or 'none'}",
+            f"  exit shares  {', '.join(f'{share:.1%}' for share in point.exit_shares)}",
         ]
-    return "\n".join([*lines, calibration.verdict])
+    if point.accuracy is not None and point.full_accuracy is not None:
+        lines.append(f"  accuracy     {point.accuracy:.2%} (whole network {point.full_accuracy:.2%})")
+    if point.drop is not None and point.drop_interval is not None:
+        low, high = point.drop_interval
+        lines.append(f"  drop         {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}")
+    else:
+        lines.append(f"  disagreement {point.disagreement:.2%} with the whole network")
+    lines.append(f"  mean latency {point.latency_s * 1e6:.0f} us predicted")
+    if point.late is not None and point.target.deadline_s is not None:
+        lines.append(f"  late         {point.late:.2%} above {point.target.deadline_s * 1e6:.0f} us predicted")
+    if point.energy_j is not None:
+        lines.append(f"  mean energy  {point.energy_j * 1e3:.4g} mJ predicted")
+    return [*lines, f"  promise      {point.promise or 'none'}"]
 
 
 def describe_results(results: Sequence["Result"], names: Sequence[str] | None) -> str:

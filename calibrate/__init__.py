@@ -1,7 +1,18 @@
-"""Measure a bundle on the device and find the thresholds that meet a target."""
+"""Measure a bundle on the device and find the best way to run it that can be promised to meet a target."""
 
-from ..schema import Calibration, OperatingPoint, Target
+from ..points import Calibration, OperatingPoint, Target
 from .bench import Benchmark, Row, StageCost, bench
 from .calibration import calibrate
+from .target_file import read_targets
 
-__all__ = ["Benchmark", "Calibration", "OperatingPoint", "Row", "StageCost", "Target", "bench", "calibrate"]
+__all__ = [
+    "Benchmark",
+    "Calibration",
+    "OperatingPoint",
+    "Row",
+    "StageCost",
+    "Target",
+    "bench",
+    "calibrate",
+    "read_targets",
+]

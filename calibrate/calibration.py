@@ -1,245 +1,371 @@
-"""Calibrate: record, measure, search, report."""
+"""Calibrate: record, measure, search, certify, recommend.
 
-import math
+samples --+-- a fifth, or better, data from outside --> which way, which thresholds, a path through them
+          +-- the others ----------------------------> every figure, and the promises
+"""
+
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from .. import __version__
 from ..bundle import Bundle, open_bundle, write_calibration
 from ..devices import fingerprint
+from ..devices.meter import Meter
+from ..devices.state import BoardState, State, throttled_between
 from ..errors import DataError, TargetError, UsageError
 from ..files import check_writable
-from ..runtime import EveryExit, Net, load_static
-from ..runtime.loading import load_uncalibrated, packages_of
+from ..points import CALIBRATION_SCHEMA, Calibration, Chain, Conditions, Goal, Latency, StaticPoint, Target
+from ..runtime import Net, load_static
+from ..runtime.calibrations import packages_of
+from ..runtime.placing import AUTO, spread
 from ..runtime.samples import Samples
-from ..schema import SCHEMA, Calibration, Certificate, OperatingPoint, StaticPoint, Target
-from .certify import certify_path, lay_path
-from .measure import force_exits, latencies, measure, run_alone
-from .samples import Progress, check_labelled, no_progress
-from .search import MARGIN, Limit, Problem, exits_taken, search
-from .statistics import paired_drop, paired_error
+from ..schema import PLAIN, Variant
+from .choose import Contender, Pick, find, pick
+from .frontier import lay_frontier
+from .measure import Turn, force_exits, run_alone
+from .promise import Named, make_points
+from .record import Kept, hash_samples
+from .samples import Progress, check_data, no_progress
+from .targets import Table
+from .verdict import advise, explain_failure
+from .ways import Opened, Opener, Setting, Way, measure_turns, measure_way, table_of
 
 MEASURE_S = 6.0
-"""Time spent on measuring latencies."""
+"""Time spent on measuring latencies of a way, half of it before its thresholds are known."""
+
+STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
+"""Largest accuracy drops (without labels, disagreements) of the points that are made where no target is given."""
+
+SPLIT, LEAST_SELECT = 0.2, 200
+"""Where nothing comes from outside this share of the samples chooses, and at least so many, but no more than half."""
 
 
 def calibrate(
     bundle: str | os.PathLike[str] | Bundle,
-    data: tuple[Any, np.ndarray],
-    target: Target,
+    data: Any,
+    target: Target | Mapping[str, Target] | None = None,
     *,
     device: str | Sequence[str] = "cpu",
+    also: Sequence[str | Sequence[str]] = (),
     threads: int = 1,
     fallback: str | None = None,
-    variant: str | None = None,
+    variant: str | Sequence[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     confidence: float = 0.9,
-    outside: tuple[Any, np.ndarray] | None = None,
+    outside: Any = None,
+    meter: Meter | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Calibration:
-    """Find the thresholds that meet a target on this device, and store them.
+    """Find the best way to run a bundle on this device that keeps a target, promise it, and store it.
 
-    One half of the samples chooses the thresholds, or, better, data from outside does; every figure and the promise come from the
-    others. Under a limit of the accuracy drop, candidates laid through the best thresholds are tested on those from the cautious
-    end, and the last one before the first that fails is taken; see `certify`. Scores and labels are those of the deployed
-    engines, and latencies are measured here, end to end. Use samples that the network was not trained on.
+    Every variant is recorded and measured wherever it may be placed, as a chain and as static networks. A fifth of the samples,
+    or, better, data from outside chooses among them and among the thresholds; every figure and the promise come from the others.
+    Candidates laid through the best thresholds are tested on those from the safe end, and the last one before the first that
+    fails is taken; see `certify`. All points together are promised with the given confidence. Use samples that the network was
+    not trained on.
+
+    A calibration that was killed goes on where it was when it is called again with the same arguments: recordings and joules are
+    kept in the cache until it is done.
 
     Args:
         bundle: the bundle or its folder.
-        data: samples as `Net.batch` takes them, and labels int (N,).
-        target: what to optimise under which limit.
+        data: samples as `Net.batch` takes them, and labels int (N,); with labels None only
+            disagreement with the whole network and costs can be limited.
+        target: what to optimise under which limits, or several by the names of their points; the first is what `load` takes.
+            By default `balanced`, `accurate` and `eco`: the least latency, with a meter energy, at a drop of at most 1, 0.5
+            and 2 %.
         device, threads, fallback: as for `runtime.load`.
-        variant: name of the variant to calibrate; the first by default.
+        also: other devices, or one for each stage, to try too.
+        variant: name of the variant to calibrate, or several; all by default.
         output: where to store the calibration; in the bundle's `calibrations/` by default, as `default.json`, or as
-            `<variant>.json` for another variant than the first.
-        confidence: with what probability a promised accuracy drop is to be kept.
-        outside: other samples and labels, such as training data, that choose the thresholds; all of `data` then certify.
+            `<variant>.json` where one other variant than the first is named.
+        confidence: with what probability all promises are to be kept.
+        outside: other samples and labels (or none), such as training data, that choose; all of `data` then certify.
+        meter: what measures energy; see `devices.choose_meter`. Takes some minutes for each way.
         seed: draws the split and the order of measurement.
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
-        The calibration, whose point `default` has been stored; `met` and `pays` say whether it is worth using.
+        The calibration, which has been stored; its points say what they promise and whether early exit pays.
 
     Raises:
-        DataError: the samples do not fit the network, or there are too few of them.
-        TargetError: no thresholds keep the limit; nothing is stored.
-        UsageError, BundleError, MissingError: as for `runtime.load`; MissingError too where the output cannot be written.
+        DataError: the samples do not fit the network, there are too few of them, or the labels are not this network's.
+        TargetError: nothing keeps the limits; nothing is stored.
+        UsageError: an argument does not make sense, or a target needs labels or a meter that are not given.
+        BundleError, MissingError: as for `runtime.load`; MissingError too where the output cannot be written.
+        MeasurementError: the meter failed; see `energy.measure_runs`.
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    x, y = check_labelled(data, bundle.manifest)
-    if len(x) < (least := max(20, bundle.manifest.classes)):
-        raise DataError(
-            f"There are {len(x)} samples; calibrating takes at least {least}, and some thousands to be precise."
-        )
+    x, y = check_data(data, bundle.manifest)
+    outer, outer_y = (None, None) if outside is None else check_data(outside, bundle.manifest, least=1)
+    targets = _name_targets(target, has_labels=y is not None, meter=meter)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
-    others = None if outside is None else check_labelled(outside, bundle.manifest)
-    chosen = bundle.variant(variant)
-    name = "default" if chosen is bundle.manifest.variants[0] else chosen.name
-    output = Path(output) if output else bundle.path / "calibrations" / f"{name}.json"
+    if outer is not None and outer_y is None and any(one.min_accuracy is not None for one in targets.values()):
+        raise UsageError(
+            "Without labels outside cannot choose for min_accuracy: limit max_drop instead, or give labels."
+        )
+    variants = _choose_variants(bundle, variant)
+    first = bundle.manifest.variants[0]
+    output = Path(output) if output else bundle.path / "calibrations" / f"{_name_file(first, variants)}.json"
     check_writable(output)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(x))
-    half = len(x) // 2 if others is None else 0
-    select, report = order[:half], order[half:]
-    how: dict[str, Any] = {"variant": variant, "threads": threads}
-    with ExitStack() as stack, load_uncalibrated(bundle, device, fallback=fallback, progress=progress, **how) as net:
-        placement = tuple(stage.device for stage in net.provenance.stages)
-        answers = _record(net, x, progress)
-        right = answers.label == y[:, None]
-        if others is None:
-            known, known_right = answers.score[select], right[select]
-        else:
-            outer = _record(net, others[0], progress)
-            known, known_right = outer.score, outer.label == others[1][:, None]
-        statics = [stack.enter_context(load_static(bundle, placement[k], exit=k, **how)) for k in range(len(net.exits))]
-        shares = np.full(len(statics), 1 / len(statics))
-        # What an exit costs depends on how often the others are taken, and that on the thresholds: measure, search, and again.
-        for _ in range(2):
-            turns = {"forced": force_exits(net, tuple(shares), rng=rng)}
-            turns |= {f"static{k}": run_alone(static) for k, static in enumerate(statics)}
-            results = measure(turns, x[order], rng=rng, progress=progress, seconds=MEASURE_S / 2)
-            costs = [float(latencies(forced).mean()) for forced in results["forced"]]
-            found = search(_problem(known, known_right, costs, target, tested=len(report)))
-            thresholds = found or (0.0,) * (len(costs) - 1)
-            shares = _shares(exits_taken(known, thresholds), len(statics))
-    if found is None:
-        raise TargetError(
-            f"No thresholds give {target}: leaving always at the first exit takes {costs[0] * 1e6:.0f} us on this device. "
-            "Allow more time, or export a network with an earlier exit."
+    select, report = _split(len(x), outer is not None, rng)
+    pairs = _pair(variants, [device, *also])
+    meant = None if meter is None else f"{meter.name}: {meter.scope}"
+    state = BoardState()
+    before = state()
+    with ExitStack() as stack:
+        opener = Opener(bundle, {"threads": threads, "fallback": fallback, "progress": progress})
+        stack.callback(opener.close)
+        opened = opener.open(*pairs[0])
+        whole = stack.enter_context(load_static(bundle, opened.placement[-1], variant=first.name, threads=threads))
+        packages = packages_of([*opened.placement, *_flatten(also)])
+        fields = fingerprint(packages=packages, threads=threads, meter=meant)
+        kept = Kept(_key(fields, repr([device, *also]), x, outer))
+        setting = Setting(
+            whole=whole, x=x, outer=outer, kept=kept, meter=meter, fingerprint=fields, rng=rng, progress=progress
         )
-    static_s = [float(latencies(results[f"static{k}"][0]).mean()) for k in range(len(statics))]
-    certificate, promise = None, "Nothing is promised: no accuracy drop is limited."
-    if target.max_drop is not None:
-        path = lay_path(known, thresholds)
-        step, promise = certify_path(path, answers.score[report], right[report], target.max_drop, confidence)
-        if step is not None:
-            thresholds = tuple(path[step].tolist())
-            certificate = Certificate(
-                max_drop=target.max_drop, confidence=confidence, samples=len(report), step=step, steps=len(path)
-            )
-            promise = str(certificate)
-    point = _predict(answers.score[report], right[report], costs, thresholds, target, chosen.name, placement)
-    point = replace(point, certificate=certificate, promise=promise)
-    best = _best_single(known_right, static_s, target)
-    static_points = tuple(
-        StaticPoint(exit=k, accuracy=float(right[report, k].mean()), latency_s=static_s[k]) for k in range(len(statics))
-    )
-    pays, verdict = _judge(point, None if best is None else static_points[best], len(statics))
+        ways: list[Way] = []
+        for one, where in pairs:
+            yardstick_s = ways[0].yardstick_s if ways else None
+            opened = opener.open(one, where)
+            ways.append(measure_way(setting, opened, one, seconds=MEASURE_S / 2, yardstick_s=yardstick_s))
+        said, outer_said = _ask_yardstick(setting, first, ways)
+        if y is not None:
+            _check_labels(y, said, bundle.manifest.classes)
+        contenders = []
+        for at, way in enumerate(ways):
+            table = table_of(way.answers, said, y, way.chain)
+            other = table.rows(select)
+            if way.outer is not None and outer_said is not None:
+                other = table_of(way.outer, outer_said, outer_y, way.chain)
+            contenders += _contenders(at, way, other, table.rows(report), is_first=way.variant is first)
+        picks = _pick(contenders, targets)
+        chosen = ways[next(iter(picks.values())).chain.way]
+        opened = opener.open(chosen.variant, chosen.placement)
+        picks = _measure_picks(setting, opener, opened, ways, picks, targets)
+    conditions = _conditions(before, state())
+    statics = [one for one in contenders if one.static is not None]
+    rivals = {name: _find_static(statics, one.rival) for name, one in picks.items()}
+    for name, found in rivals.items():
+        if found is not None and (rival := picks[name].rival) is not None:
+            statics[found] = rival  # measured anew
+    names = [Named(way.variant.name, way.placement) for way in ways]
+    points = make_points(picks, targets, names, rivals, confidence=confidence)
+    packages = packages_of([name for point in points.values() for name in point.placement])
     calibration = Calibration(
-        schema=SCHEMA,
+        schema=CALIBRATION_SCHEMA,
         offramp=__version__,
-        variant=chosen.name,
-        variant_digest=chosen.digest,
-        fingerprint=fingerprint(packages=packages_of(placement), threads=threads),
+        variants={one.name: one.digest for one in variants},
+        fingerprint=fingerprint(packages=packages, threads=threads, meter=meant),
+        conditions=conditions,
+        confidence=confidence,
         seed=seed,
-        select_samples=len(known),
+        select_samples=len(contenders[0].known),
         report_samples=len(report),
-        exit_latency_s=tuple(costs),
-        statics=static_points,
-        best_single=best,
-        pays=pays,
-        verdict=verdict,
-        points={"default": point},
+        outside=outer is not None,
+        meter=meant,
+        chains=tuple(_describe_chain(one, ways[one.way]) for one in contenders if one.static is None),
+        statics=tuple(_describe_static(one, ways[one.way]) for one in statics),
+        frontier=lay_frontier(contenders, names, points),
+        points=points,
+        notes=tuple(advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name)),
     )
     write_calibration(output, calibration)
+    kept.clear()
     return calibration
 
 
-def _record(net: Net, x: Samples, progress: Progress) -> EveryExit:
-    """Run every sample through every exit, one at a time as in the product."""
-    parts = []
-    for first in range(0, len(x), 100):
-        parts.append(net.every_exit(x[first : first + 100]))
-        progress("recording", min(first + 100, len(x)), len(x))
-    return EveryExit(np.concatenate([part.label for part in parts]), np.concatenate([part.score for part in parts]))
-
-
-def _predict(
-    score: np.ndarray,
-    right: np.ndarray,
-    costs: list[float],
-    thresholds: tuple[float, ...],
-    target: Target,
-    variant: str,
-    placement: tuple[str, ...],
-) -> OperatingPoint:
-    taken = exits_taken(score, thresholds)
-    shares = _shares(taken, len(costs))
-    right_early = right[np.arange(len(taken)), taken]
-    drop, interval = paired_drop(right_early, right[:, -1])
-    latency_s = float(shares @ np.array(costs))
-    met = drop <= target.max_drop if target.max_drop is not None else latency_s <= (target.max_latency_s or 0)
-    return OperatingPoint(
-        variant=variant,
-        placement=placement,
-        target=target,
-        thresholds=thresholds,
-        accuracy=float(right_early.mean()),
-        full_accuracy=float(right[:, -1].mean()),
-        drop=drop,
-        drop_interval=interval,
-        latency_s=latency_s,
-        exit_shares=tuple(float(share) for share in shares),
-        met=bool(met),
-    )
-
-
-def _problem(score: np.ndarray, right: np.ndarray, costs: Sequence[float], target: Target, *, tested: int) -> Problem:
-    """Say what the search is to find for a target that is then tested on so many samples."""
-    lost, cost = right[:, -1:].astype(np.int8) - right.astype(np.int8), np.asarray(costs)
-    if target.max_drop is not None:
-        return Problem(score, cost, lost, (Limit(lost, target.max_drop, MARGIN * math.sqrt(len(score) / tested)),))
-    assert target.max_latency_s is not None
-    return Problem(score, lost, cost, (Limit(cost, target.max_latency_s, MARGIN),))
-
-
-def _shares(taken: np.ndarray, exits: int) -> np.ndarray:
-    return np.asarray(np.bincount(taken, minlength=exits) / len(taken))
-
-
-def _best_single(right: np.ndarray, static_s: list[float], target: Target) -> int | None:
-    """Return the exit whose static network alone is best for the target; a drop keeps its margin as thresholds do."""
-    exits = range(right.shape[1])
-    if target.max_drop is not None:
-        last, n = right[:, -1:], len(right)
-        lost, won = (last & ~right).sum(axis=0), (right & ~last).sum(axis=0)
-        bound = (lost - won) / n + MARGIN * paired_error(lost, won, n)
-        bound[-1] = 0  # the last exit loses nothing against itself
-        return min((k for k in exits if bound[k] <= target.max_drop), key=lambda k: static_s[k])
-    fast = [k for k in exits if static_s[k] <= (target.max_latency_s or 0)]
-    return max(fast, key=lambda k: float(right[:, k].mean()), default=None)
-
-
-def _judge(point: OperatingPoint, static: StaticPoint | None, exits: int) -> tuple[bool, str]:
-    """Say whether the operating point keeps its target and beats the best static network that does, with the numbers."""
-    early = f"early exit {point.latency_s * 1e6:.0f} us at {point.accuracy:.2%}"
-    if not point.met:
-        return (
-            False,
-            f"The target is missed on the samples that did not choose: {early}, an accuracy drop of {point.drop:.2%}.",
-        )
-    if static is None:
-        return True, f"Use early exit: no static network keeps the target, {early}."
-    name = (
-        "the whole static network"
-        if static.exit == exits - 1
-        else f"the static network that ends at exit {static.exit}"
-    )
-    against = f"{name} {static.latency_s * 1e6:.0f} us at {static.accuracy:.2%}"
-    if point.target.max_drop is not None:
-        pays = point.latency_s < static.latency_s
-        gain = f"{static.latency_s / point.latency_s:.2f} times the speed"
+def _name_targets(
+    target: Target | Mapping[str, Target] | None, *, has_labels: bool, meter: Meter | None
+) -> dict[str, Target]:
+    """Return the targets by the names of their points."""
+    if target is None:
+        goal: Goal = "latency" if meter is None else "energy"
+        limit = "max_drop" if has_labels else "max_disagreement"
+        targets = {name: Target(goal=goal, **{limit: most}) for name, most in STANDARD.items()}
     else:
-        pays = point.accuracy > static.accuracy
-        gain = f"{point.accuracy - static.accuracy:+.2%} accuracy"
-    if pays:
-        return True, f"Use early exit: {early}, {against} ({gain})."
-    return False, f"Do not use early exit here: {early}, {against} ({gain})."
+        targets = {"default": target} if isinstance(target, Target) else dict(target)
+    if not targets:
+        raise UsageError("There is no target: name one at least, or leave target out.")
+    for name, one in targets.items():
+        if not re.fullmatch(PLAIN, name) or name.endswith("-early"):
+            raise UsageError(
+                f"A point's name has letters, digits, '.', '_' and '-' and does not end in -early: not {name!r}."
+            )
+        if one.needs_labels and not has_labels:
+            raise UsageError(
+                f"The samples have no labels, so nothing tells whether {one.describe_limits()} holds: limit max_disagreement."
+            )
+        if one.needs_energy and meter is None:
+            raise UsageError(f"The target asks for energy: give a meter ({one}).")
+    return targets
+
+
+def _choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list[Variant]:
+    if variant is None:
+        return list(bundle.manifest.variants)
+    names = [variant] if isinstance(variant, str) else list(variant)
+    if not names:
+        raise UsageError("There is no variant to calibrate: name one at least, or leave variant out.")
+    return [bundle.variant(name) for name in dict.fromkeys(names)]
+
+
+def _name_file(first: Variant, variants: Sequence[Variant]) -> str:
+    return variants[0].name if len(variants) == 1 and variants[0] is not first else "default"
+
+
+def _split(n: int, has_outside: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return which samples choose and which do not; those that choose are none where others do."""
+    order = rng.permutation(n)
+    aside = 0 if has_outside else min(n // 2, max(LEAST_SELECT, round(SPLIT * n)))
+    return np.sort(order[:aside]), rng.permutation(order[aside:])
+
+
+def _pair(
+    variants: Sequence[Variant], devices: Sequence[str | Sequence[str]]
+) -> list[tuple[Variant, str | Sequence[str]]]:
+    """Return each variant with each device that fits it: one for all stages, or as many as it has stages."""
+    fit = [(v, d) for v in variants for d in devices if isinstance(d, str) or len(d) == len(v.stages)]
+    for one in devices:
+        if not any(d is one for _, d in fit):
+            spread(one, len(variants[0].stages))  # says what does not fit
+    return fit
+
+
+def _flatten(devices: Sequence[str | Sequence[str]]) -> list[str]:
+    return [name for one in devices for name in ([one] if isinstance(one, str) else one) if name != AUTO]
+
+
+def _key(fields: Mapping[str, str], devices: str, x: Samples, outer: Samples | None) -> dict[str, str]:
+    """Return what decides whether something that was kept belongs to this calibration."""
+    given = {"device": devices, "outputs": "recording", "data": hash_samples(x)}
+    given["outside"] = "" if outer is None else hash_samples(outer)
+    return given | {name: text for name, text in fields.items() if name != "temperature"}
+
+
+def _ask_yardstick(setting: Setting, first: Variant, ways: Sequence[Way]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the labels that the whole network of the first variant gives the samples, and those from outside."""
+    for way in ways:
+        if way.variant is first:
+            return way.answers.label[:, -1], None if way.outer is None else way.outer.label[:, -1]
+    part = {"variant": first.name, "digest": first.digest, "placement": "whole"}
+    said = setting.record(setting.whole, setting.x, part | {"samples": "given"}).label[:, 0]
+    if setting.outer is None:
+        return said, None
+    return said, setting.record(setting.whole, setting.outer, part | {"samples": "outside"}).label[:, 0]
+
+
+def _check_labels(y: np.ndarray, said: np.ndarray, classes: int) -> None:
+    """Refuse labels that the network knows no better than by chance, and those of one class alone."""
+    if len(np.unique(y)) == 1:
+        raise DataError(
+            f"All {len(y)} labels are class {y[0]}: samples of every class are needed, as the product meets them."
+        )
+    right, chance = float((said == y).mean()), 1 / classes
+    if right < chance + 2 * (chance * (1 - chance) / len(y)) ** 0.5:
+        raise DataError(
+            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Are the "
+            "labels those of another set, or in another order, or the samples scaled differently than in training?"
+        )
+
+
+def _contenders(at: int, way: Way, known: Table, table: Table, *, is_first: bool) -> list[Contender]:
+    """Return a way's chain and its static networks."""
+    last = len(way.statics) - 1
+    found = [Contender(way=at, static=None, known=known, table=table)]
+    for k, costs in enumerate(way.statics):
+        ends = [one.end_at(k, costs, is_whole=is_first and k == last) for one in (known, table)]
+        found.append(Contender(way=at, static=k, known=ends[0], table=ends[1]))
+    return found
+
+
+def _pick(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict[str, Pick]:
+    picks = pick(contenders, targets)
+    for name, one in picks.items():
+        if one.thresholds is None and one.rival is None:
+            raise TargetError(explain_failure(name, targets[name], contenders))
+    return picks
+
+
+def _measure_picks(
+    setting: Setting,
+    opener: Opener,
+    opened: Opened,
+    ways: Sequence[Way],
+    picks: Mapping[str, Pick],
+    targets: Mapping[str, Target],
+) -> dict[str, Pick]:
+    """Measure what was picked side by side, each target's chain in the mix in which its samples leave, and search again.
+
+    What an exit costs depends on how often the others are taken, and that on the thresholds.
+    """
+    turns, statics = dict[str, Turn](), dict[tuple[int, int | None], Net]()
+    for name, one in picks.items():
+        turns[name] = force_exits(opened.net, one.shares().tolist(), rng=setting.rng)
+        if one.rival is not None and (key := (one.rival.way, one.rival.static)) not in statics:
+            way = ways[one.rival.way]
+            statics[key] = opener.open_static(way.variant, way.placement, one.rival.static or 0)
+            turns[repr(key)] = run_alone(statics[key])
+    times = measure_turns(setting, turns, seconds=MEASURE_S / 2 * len(picks), yardstick_s=ways[0].yardstick_s)
+    measured = {}
+    for name, one in picks.items():
+        chain = one.chain.with_times(times[name])
+        (thresholds,) = find([chain], targets[name])
+        rival = one.rival and one.rival.with_times(times[repr((one.rival.way, one.rival.static))])
+        measured[name] = Pick(chain, thresholds, rival)
+        if thresholds is None and rival is None:
+            raise TargetError(explain_failure(name, targets[name], [chain]))
+    return measured
+
+
+def _find_static(statics: Sequence[Contender], rival: Contender | None) -> int | None:
+    keys = [(one.way, one.static) for one in statics]
+    return None if rival is None else keys.index((rival.way, rival.static))
+
+
+def _conditions(before: State, after: State) -> Conditions:
+    return Conditions(
+        (before.clock_hz, after.clock_hz),
+        (before.temperature_c, after.temperature_c),
+        throttled_between(before, after),
+    )
+
+
+def _describe_chain(chain: Contender, way: Way) -> Chain:
+    energy_j, right = way.chain.energy_j, chain.table.right
+    return Chain(
+        variant=way.variant.name,
+        placement=way.placement,
+        exits=tuple(_describe_times(times) for times in way.chain.times_s),
+        passing_s=way.passing_s,
+        exit_energy_j=() if energy_j is None else tuple(energy_j.tolist()),
+        accuracy=() if right is None else tuple(right.mean(axis=0).tolist()),
+    )
+
+
+def _describe_times(times_s: np.ndarray) -> Latency:
+    p50, p90, p99 = (float(value) for value in np.percentile(times_s, [50, 90, 99]))
+    return Latency(float(times_s.mean()), p50, p90, p99)
+
+
+def _describe_static(one: Contender, way: Way) -> StaticPoint:
+    table, energy_j = one.table, one.table.costs.energy_j
+    return StaticPoint(
+        variant=way.variant.name,
+        device=way.placement[one.static or 0],
+        exit=one.static or 0,
+        accuracy=None if table.right is None else float(table.right.mean()),
+        drop=None if table.right is None else float(table.lost.mean()),
+        disagreement=float(table.differs.mean()),
+        latency_s=float(table.costs.latency_s[0]),
+        energy_j=None if energy_j is None else float(energy_j[0]),
+    )

@@ -16,7 +16,6 @@ import numpy as np
 
 from ..errors import require
 from ..schema import NEVER
-from .search import exits_taken
 
 NUISANCE = 8000
 """Points at which the nuisance parameter is tried. With 400 the worst is missed: a test of size 0.1 had 0.1002."""
@@ -104,47 +103,15 @@ def certify_drop(lost: int, won: int, n: int, *, eps: float, delta: float) -> bo
     return bool(noninferiority_z(np.asarray(lost), np.asarray(won), n, eps) <= critical_z(n, eps, delta))
 
 
-def certify_path(
-    path: np.ndarray, score: np.ndarray, right: np.ndarray, max_drop: float, confidence: float
-) -> tuple[int | None, str]:
-    """Find the last candidate of a path whose accuracy drop is certified.
-
-    Args:
-        path: thresholds, float32 (steps, exits - 1), from the cautious end; see `lay_path`.
-        score, right: float32 and bool (N, exits) of samples that had no part in the path.
-        max_drop: the accuracy drop that is to be promised.
-        confidence: with what probability.
-
-    Returns:
-        Its index, or None and why nothing can be promised.
-    """
-    n, rows = len(score), np.arange(len(score))
-    if max_drop <= 0:
-        return None, "Nothing is promised: no number of samples shows that no accuracy at all is lost."
-    step = None
-    for i, thresholds in enumerate(path):
-        early = right[rows, exits_taken(score, thresholds.tolist())]
-        lost, won = int((right[:, -1] & ~early).sum()), int((early & ~right[:, -1]).sum())
-        if not certify_drop(lost, won, n, eps=max_drop, delta=1 - confidence):
-            break
-        step = i
-    if step is not None:
-        return step, ""
-    drop, spread = (lost - won) / n, max(lost + won, 1) / n
-    if drop >= max_drop:
-        return None, f"Nothing is promised: even the most cautious candidate loses {drop:.2%} on these samples."
-    # The score test passes at about -1.3 standard errors; as many again, so that it does in most draws.
-    needed = max(1.7 * (1 - max_drop) / max_drop, spread * (2.6 / (max_drop - drop)) ** 2)
-    return None, (
-        f"Nothing is promised: {n} samples cannot show at {confidence:.0%} confidence that at most {max_drop:.2%} is lost. About "
-        f"{max(n + 1, math.ceil(needed / 100) * 100)} could."
-    )
-
-
 def share_bound(count: int, n: int, *, delta: float) -> float:
     """Return the upper bound of a share of which `count` of n were seen (Clopper and Pearson, Biometrika 26, 1934)."""
     special = require("scipy.special", extra="calibrate")
     return 1.0 if count >= n else float(special.betaincinv(count + 1, n - count, 1 - delta))
+
+
+def certify_share(count: int, n: int, limit: float, *, delta: float) -> bool:
+    """Tell whether the true share is at most a limit, where `count` of n were seen; falsely with a chance of at most `delta`."""
+    return share_bound(count, n, delta=delta) <= limit
 
 
 def certify_mean(values: np.ndarray, limit: float, *, least: float, most: float, delta: float) -> bool:
@@ -186,7 +153,9 @@ def mean_bound(values: np.ndarray, *, least: float, most: float, delta: float) -
     return high
 
 
-def lay_path(score: np.ndarray, thresholds: Sequence[float], *, steps: int = STEPS) -> np.ndarray:
+def lay_path(
+    score: np.ndarray, thresholds: Sequence[float], *, steps: int = STEPS, reach: tuple[float, float] = REACH
+) -> np.ndarray:
     """Lay a nested path through a vector: at every step, at each exit, the same or more of the samples are sure enough.
 
     Of the samples, the share u is sure enough at an exit with the given threshold; at a step with factor f the odds of that are f
@@ -196,12 +165,13 @@ def lay_path(score: np.ndarray, thresholds: Sequence[float], *, steps: int = STE
         score: float32 (N, exits) of samples that do not certify.
         thresholds: the vector, one for each exit but the last.
         steps: how many.
+        reach: the first and the last factor.
 
     Returns:
-        Thresholds, float32 (steps, exits - 1), each column falling.
+        Thresholds, float32 (steps, exits - 1), each column falling where the factors rise.
     """
     n = len(score)
-    factors = np.geomspace(*REACH, steps)
+    factors = np.geomspace(*reach, steps)
     path = np.full((steps, len(thresholds)), NEVER, np.float32)
     for k, threshold in enumerate(thresholds):
         column = np.sort(score[:, k])

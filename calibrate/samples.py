@@ -9,6 +9,9 @@ from ..errors import DataError
 from ..runtime.samples import Samples, convert_samples
 from ..schema import Manifest
 
+LEAST = 20
+"""Samples that calibrating takes whatever the number of classes."""
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done and how much there is in all."""
 
@@ -35,3 +38,27 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
             f"Label {y[row]} of sample {row} is not one of the network's classes, 0 to {manifest.classes - 1}."
         )
     return x, y.astype(np.int64)
+
+
+def check_data(data: Any, manifest: Manifest, *, least: int | None = None) -> tuple[Samples, np.ndarray | None]:
+    """Return samples as `check_labelled` does, and labels, or None where `data` is (samples, None) or (samples,).
+
+    Args:
+        data: samples with or without labels.
+        manifest: of the bundle.
+        least: how many samples are needed; by default what calibrating takes.
+
+    Raises:
+        DataError: as for `check_labelled`, or there are too few.
+    """
+    labels = data[1] if isinstance(data, tuple) and len(data) == 2 else None
+    if labels is None:
+        x, y = convert_samples(data[0] if isinstance(data, tuple) else data, manifest.inputs), None
+    else:
+        x, y = check_labelled((data[0], labels), manifest)
+    needed = max(LEAST, manifest.classes) if least is None else least
+    if len(x) < needed:
+        raise DataError(
+            f"There are {len(x)} samples; calibrating takes at least {needed}, and some thousands to be precise."
+        )
+    return x, y

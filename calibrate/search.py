@@ -48,7 +48,7 @@ class Limit(Struct, frozen=True):
     """A mean that must not be above `most`, nor come closer to it than `margin` standard errors.
 
     `value` is what leaving at an exit gives: float64 (exits,) where it is the same for all samples, int8 (N, exits) of -1, 0 and
-    1 where it differs.
+    1 where it differs. An exit whose value is 0 for all samples is the yardstick that others are held against.
     """
 
     value: np.ndarray
@@ -96,10 +96,30 @@ def search(
         )
     else:
         best = min((table.best_of([[i] for i in start]) for start in table.descend()), key=lambda found: found[0])
-    if values < fine:
+    if grids and values < fine:
         best = table.zoom(best, max(1, fine // (2 * values)))
     (violation, *_), where = best
     return None if violation > 0 else tuple(float(grid[i]) for grid, i in zip(grids, where, strict=True))
+
+
+def search_shared(problem: Problem, *, values: int = FINE) -> tuple[float, ...] | None:
+    """Find the best threshold that all exits share; None where none keeps the limits.
+
+    Args:
+        problem: what to find.
+        values: how many thresholds are tried.
+    """
+    exits = problem.score.shape[1]
+    table = _Fine(problem, [np.zeros(1, np.float32)] * (exits - 1))
+    seen = np.unique(problem.score[:, :-1]) if exits > 1 else np.zeros(0, np.float32)
+    tried = [*seen[np.linspace(0, len(seen) - 1, min(values, len(seen))).astype(int)].tolist(), NEVER]
+    best: tuple[tuple[float, float, float], float] | None = None
+    for threshold in tried:
+        table.bins = [(problem.score[:, k] >= np.float32(threshold)).astype(int) for k in range(exits - 1)]
+        merit, _ = table.best_of([[0]] * (exits - 1))
+        best = min(best or (merit, threshold), (merit, threshold))
+    assert best is not None
+    return None if best[0][0] > 0 else (best[1],) * (exits - 1)
 
 
 def threshold_grids(score: np.ndarray, *, values: int = VALUES) -> tuple[np.ndarray, ...]:
@@ -133,6 +153,8 @@ def evaluate(score: np.ndarray, values: Sequence[np.ndarray], thresholds: Sequen
 
 def exits_taken(score: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
     """Return the exit at which each sample leaves: int64 (N,) from scores (N, exits)."""
+    if not len(thresholds):
+        return np.zeros(len(score), np.int64)
     sure = score[:, :-1] >= np.asarray(thresholds, np.float32)
     return np.asarray(np.where(sure.any(axis=1), sure.argmax(axis=1), score.shape[1] - 1))
 
@@ -223,6 +245,9 @@ def _count(bins: Sequence[np.ndarray], sizes: Sequence[int], n: int, values: Seq
     rank = len(sizes)
     sums = {id(value): (np.zeros(sizes), np.zeros(sizes)) for value in values}
     kept = {id(value): value for value in values}
+    for key, value in kept.items():
+        if value.ndim == 2:  # everyone runs to the last exit, less whoever leaves before
+            sums[key][0][...], sums[key][1][...] = (value[:, -1] > 0).sum(), (value[:, -1] < 0).sum()
     early = np.zeros(sizes)
     rows, index = np.arange(n), np.zeros(n, np.int64)
     for k in range(rank):
@@ -237,10 +262,11 @@ def _count(bins: Sequence[np.ndarray], sizes: Sequence[int], n: int, values: Seq
                 first += (value[k] - value[-1]) * leaving
                 second += (value[k] - value[-1]) ** 2 * leaving
             else:
-                here = value[rows, k]
-                first += _count_leaving(joint[here > 0], sizes[: k + 1])[wide]
-                if (here < 0).any():
-                    second += _count_leaving(joint[here < 0], sizes[: k + 1])[wide]
+                here, last = value[rows, k], value[rows, -1]
+                for sum_, sign in ((first, 1), (second, -1)):
+                    for which, factor in ((here * sign > 0, 1), (last * sign > 0, -1)):
+                        if which.any():
+                            sum_ += factor * _count_leaving(joint[which], sizes[: k + 1])[wide]
         if sizes[k] == 1:  # whoever leaves at a threshold that is fixed is seen no more
             stay = bin_ == 0
             rows, index = rows[stay], index[stay]
@@ -251,9 +277,10 @@ def _count(bins: Sequence[np.ndarray], sizes: Sequence[int], n: int, values: Seq
         first, second = sums[key]
         if value.ndim == 1:  # counted from the last exit's, which loses no precision to a large common part
             saved = first / n
-            found[key] = Mean(value[-1] + saved, np.sqrt(np.maximum(second / n - saved**2, 0) / n))
-        else:  # never leaving early is the last exit itself: no difference, and no error in it
-            found[key] = Mean((first - second) / n, np.where(early > 0, paired_error(first, second, n), 0.0))
+            found[key] = Mean(np.asarray(value[-1] + saved), np.sqrt(np.maximum(second / n - saved**2, 0) / n))
+        else:  # where all leave at an exit that is the yardstick itself there is no difference, and no error in it
+            sure = (early == 0) & (not value[:, -1].any())
+            found[key] = Mean(np.asarray((first - second) / n), np.where(sure, 0.0, paired_error(first, second, n)))
     return [found[id(value)] for value in values]
 
 

@@ -16,9 +16,9 @@ from ..bundle import Bundle, open_bundle
 from ..errors import BundleError, CheckError, ModelError, UsageError, require
 from ..files import NEW, check_writable, explained, sync
 from ..runtime import EveryExit, UncalibratedWarning
+from ..runtime.calibrations import choose_point
 from ..runtime.checks import check_thresholds
 from ..runtime.golden import read_golden
-from ..runtime.loading import choose_point
 from ..runtime.verify import compare_logits
 from ..schema import NEVER
 from .axes import axes_of, take
@@ -81,6 +81,11 @@ def fuse(
         limits = check_thresholds(thresholds, len(chosen.exits))
     else:
         chosen, _, found = choose_point(bundle, calibration, variant=variant, point=point)
+        if found is not None and found.static is not None:
+            raise UsageError(
+                f"The operating point is {found.engines}, which does not exit early and is one file already: "
+                f"{bundle.file(chosen, chosen.exits[found.static].static)}. For the chain name the point with early exit."
+            )
         limits = found.thresholds if found else (NEVER,) * (len(chosen.exits) - 1)
         if found is None:
             warnings.warn(

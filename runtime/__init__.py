@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 # numpy comes last, with the chain: its BLAS threads spin for a while, and whatever is imported meanwhile costs twice.
 from .building import Built, EngineWarning, build  # isort: skip
-from .loading import UncalibratedWarning, load, load_static  # isort: skip
+from .calibrations import UncalibratedWarning
+
+from .loading import load, load_static  # isort: skip
 from .chain import Net  # isort: skip
 from .results import BatchResult, EveryExit, Provenance, Result, StageProvenance  # isort: skip
 from .verify import ExitCheck, Verification, verify  # isort: skip

@@ -165,6 +165,11 @@ def store(key: Key, label: str, content: bytes) -> None:
     clean_cache(cache_limit(), keep=final.name)
 
 
+def discard(key: Key) -> None:
+    """Remove what was kept under a key."""
+    _remove(cache_folder() / digest_key(key))
+
+
 def _move(folder: Path, final: Path) -> None:
     """Move a whole entry in place, unless another process was first with the same; a third may remove that meanwhile."""
     for attempt in range(10):

@@ -13,7 +13,8 @@ from numpy import ndarray
 
 from ..devices.watch import Watch
 from ..errors import DataError, UsageError, unknown
-from ..schema import NEVER, Exit, OperatingPoint, Stage, Tensor
+from ..points import OperatingPoint
+from ..schema import NEVER, Exit, Stage, Tensor
 from .buffers import batch_axis, shape_at
 from .checks import CLOSED, check_thresholds, closed, explain, not_a_number, refuse_nan, run_stage, show_both
 from .engines import Compiled
@@ -116,15 +117,15 @@ class Net:
         """Switch to another operating point, between two inferences: its thresholds hold from the next call on.
 
         Raises:
-            UsageError: the calibration has no such point, or it was found for other devices than this network runs on.
+            UsageError: the calibration has no such point, or it runs on other engines than this network.
         """
         if point not in self.points:
             raise unknown("operating point", point, self.points)
         chosen = self.points[point]
-        if self.point is not None and chosen.placement != self.point.placement:
+        if self.point is not None and chosen.engines != self.point.engines:
             raise UsageError(
-                f"The operating point {point} is for {', '.join(chosen.placement)}, and this network was loaded for "
-                f"{', '.join(self.point.placement)}. Load it anew with point={point!r}."
+                f"The operating point {point} is for {chosen.engines}, and this network was loaded for {self.point.engines}. "
+                f"Load it anew with point={point!r}."
             )
         with self._lock:
             self.thresholds = chosen.thresholds

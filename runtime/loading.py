@@ -5,25 +5,22 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..bundle import Bundle, open_bundle, read_calibration
-from ..devices import describe_differences, differences, fingerprint
+from ..bundle import Bundle, open_bundle
+from ..devices import describe_differences
 from ..devices.meter import Meter
 from ..devices.watch import Watch
-from ..errors import BundleError, UsageError, unknown
-from ..schema import Calibration, Exit, OperatingPoint, Stage, Variant
+from ..errors import UsageError
+from ..points import Calibration, OperatingPoint
+from ..schema import Exit, Stage, Variant
 from .auto import choose_devices
 from .building import EngineWarning, Progress, compile_stages
+from .calibrations import UncalibratedWarning, choose_point, differs_here, most_careful
 from .chain import Net
-from .engines import find_device
 from .golden import read_golden
 from .placing import AUTO, spread
 from .results import Provenance
 from .samples import check_samples
 from .watching import watch_power
-
-
-class UncalibratedWarning(UserWarning):
-    """The network runs without thresholds, or with figures from another device."""
 
 
 def load(
@@ -66,12 +63,20 @@ def load(
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     chosen, found, best = choose_point(bundle, calibration, variant=variant, point=point)
+    said = []
+    if found is not None and best is not None and (differing := differs_here(found, threads)):
+        said.append(describe_differences(differing))
+        if point is None:  # its latencies are unknown here
+            best = most_careful(found, best.variant)
     if device is None:
         device = best.placement if best else "cpu"
     how: dict[str, Any] = {"threads": threads, "logits": logits, "fallback": fallback, "progress": progress}
     how["watch"] = watch_power(meter, device)
     how["points"] = found.points if found else None
-    net = _open(bundle, chosen, chosen.stages, chosen.exits, device, point=best, **how)
+    stages, exits = chosen.stages, chosen.exits
+    if best is not None and best.static is not None:
+        stages, exits = _cut_static(bundle, chosen, best.static)
+    net = _open(bundle, chosen, stages, exits, device, point=best, **how)
     if found is None or best is None:
         warnings.warn(
             f"{bundle.path} has no calibration{f' of variant {variant}' if variant else ''}: every input runs to the last exit. "
@@ -81,13 +86,13 @@ def load(
         )
         return net
     here = [stage.device for stage in net.provenance.stages]
-    differing = differences(fingerprint(packages=packages_of(here), threads=threads), found.fingerprint)
-    said = [describe_differences(differing)] if differing else []
     if tuple(here) != best.placement:
         said.append(f"the stages run on {', '.join(here)} here and ran on {', '.join(best.placement)} there")
     if said:
+        name = next(name for name, one in found.points.items() if one is best)
         warnings.warn(
-            f"The calibration was made elsewhere ({'. '.join(said)}): its latencies do not hold here. Calibrate on this device.",
+            f"The calibration was made elsewhere ({'. '.join(said)}): its latencies do not hold here. Point {name} is in use. "
+            "Calibrate on this device.",
             UncalibratedWarning,
             stacklevel=2,
         )
@@ -128,18 +133,14 @@ def load_static(
     count = len(chosen.exits)
     if not -count <= exit < count:
         raise UsageError(f"There is no exit {exit}: {bundle.path} has exits 0 to {count - 1}.")
-    end = chosen.exits[exit]
-    stage = Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs)
-    return _open(bundle, chosen, [stage], [end], device, threads=threads, logits=logits)
+    stages, exits = _cut_static(bundle, chosen, exit)
+    return _open(bundle, chosen, stages, exits, device, threads=threads, logits=logits)
 
 
-def packages_of(devices: Sequence[str]) -> list[str]:
-    """Return the packages that serve some devices, each once.
-
-    Raises:
-        MissingError: no engine serves one of them.
-    """
-    return list(dict.fromkeys(find_device(device).engine.PACKAGE for device in devices))
+def _cut_static(bundle: Bundle, variant: Variant, exit_: int) -> tuple[tuple[Stage, ...], tuple[Exit, ...]]:
+    """Return the one stage and the one exit of the static network that ends at an exit."""
+    end = variant.exits[exit_]
+    return (Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs),), (end,)
 
 
 def _open(
@@ -193,80 +194,3 @@ def _open(
     devices, why = choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares)
     warnings.warn(why, EngineWarning, stacklevel=3)
     return open_on(devices, why)
-
-
-def find_calibration(
-    bundle: Bundle,
-    calibration: str | os.PathLike[str] | Calibration | None = None,
-    *,
-    variant: str | None = None,
-) -> Calibration | None:
-    """Return the calibration that is given, or the only one inside the bundle that was made for what it holds now.
-
-    A variant's name leaves those out that were made for others.
-
-    Raises:
-        UsageError: nothing lies at the path, or there are several to choose from.
-        BundleError: a calibration is damaged or newer.
-    """
-    if isinstance(calibration, Calibration):
-        return calibration
-    if calibration is not None:
-        return read_calibration(calibration)
-    inside = {path.name: read_calibration(path) for path in bundle.calibrations()}
-    made_for = {name: _variant_of(bundle, found) for name, found in inside.items()}
-    valid = {name: inside[name] for name, chosen in made_for.items() if chosen is not None}
-    if stale := sorted(inside.keys() - valid.keys()):
-        warnings.warn(
-            f"{bundle.path} has been exported anew since {', '.join(stale)}: not used. Run: offramp calibrate",
-            UncalibratedWarning,
-            stacklevel=3,
-        )
-    if variant is not None:
-        valid = {name: found for name, found in valid.items() if found.variant == bundle.variant(variant).name}
-    if len(valid) > 1:
-        listed = ", ".join(f"{name} of {found.variant}" for name, found in valid.items())
-        raise UsageError(
-            f"{bundle.path} has several calibrations ({listed}). Name one with calibration=, or its variant with variant=."
-        )
-    return next(iter(valid.values()), None)
-
-
-def choose_point(
-    bundle: Bundle,
-    calibration: str | os.PathLike[str] | Calibration | None = None,
-    *,
-    variant: str | None = None,
-    point: str | None = None,
-) -> tuple[Variant, Calibration | None, OperatingPoint | None]:
-    """Return the variant that is to run, and the calibration and operating point it runs with where there are some.
-
-    Raises:
-        UsageError: there is no such variant, point or calibration, or there are several calibrations to choose from.
-        BundleError: the calibration is damaged, newer, or was made for something else.
-    """
-    found = find_calibration(bundle, calibration, variant=variant)
-    if found is None:
-        if point is not None:
-            raise UsageError(
-                f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
-            )
-        return bundle.variant(variant), None, None
-    made_for = _variant_of(bundle, found)
-    if made_for is None or variant not in (None, made_for.name):
-        raise BundleError(
-            f"The calibration was made for another {'variant' if made_for else 'export'} of {bundle.path.name} than the one at "
-            f"{bundle.path}. Calibrate again, or bring the bundle it was made for."
-        )
-    name = next(iter(found.points)) if point is None else point
-    if name not in found.points:
-        raise unknown("operating point", name, found.points)
-    return made_for, found, found.points[name]
-
-
-def _variant_of(bundle: Bundle, calibration: Calibration) -> Variant | None:
-    """Return the variant that a calibration was made for, or None where the bundle does not hold it."""
-    for variant in bundle.manifest.variants:
-        if variant.digest == calibration.variant_digest and len(variant.exits) == len(calibration.exit_latency_s):
-            return variant
-    return None

@@ -11,8 +11,9 @@ from ..bundle import Bundle, open_bundle
 from ..devices import fingerprint
 from ..schema import Exit, Precision, Variant
 from .building import Progress
+from .calibrations import packages_of
 from .golden import read_golden
-from .loading import load_uncalibrated, packages_of
+from .loading import load_uncalibrated
 from .placing import describe_devices
 from .results import EveryExit
 

@@ -28,16 +28,12 @@ def whole_way(network: Any, calibration: Samples, test: Samples, output: Path, *
 
     print(f"calibrating for the least mean latency at an accuracy drop of at most {max_drop:.1%}", flush=True)
     found = calibrate(bundle, calibration, Target(max_drop=max_drop))
-    point = found.points["default"]
-    low, high = point.drop_interval
     print(f"  {found.verdict}")
-    print(
-        f"  on the half of the samples that did not choose: drop {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}"
-    )
-    if not point.met:
+    print(f"  {found.point.promise}")
+    if not found.point.met:
         print("  the target is missed there: give more samples, or a wider limit")
 
-    with load(bundle) as net:
+    with load(bundle) as net:  # runs what is recommended: early exit, or a static network
         result = net(test[0][0])
     print(f"running one sample: label {result.label}, score {result.score:.3f}, left at exit {result.exit}")
 
@@ -60,21 +56,24 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
     statics = calibration.statics
     left.plot(
         [static.latency_s * 1e3 for static in statics],
-        [static.accuracy * 100 for static in statics],
+        [100 * (static.accuracy or 0) for static in statics],
         "o--",
         color="0.6",
         label="static networks, one per exit (calibration samples)",
     )
     for static in statics:
         left.annotate(
-            f"exit {static.exit}", (static.latency_s * 1e3, static.accuracy * 100), (6, 6), textcoords="offset points"
+            f"exit {static.exit}",
+            (static.latency_s * 1e3, 100 * (static.accuracy or 0)),
+            (6, 6),
+            textcoords="offset points",
         )
     rows = [
         (benchmark.whole, "tab:blue", "whole static network (test samples)"),
         (benchmark.early, "tab:red", f"early exit (test samples): {benchmark.speedup:.1f} times as fast"),
     ]
     if benchmark.single is not None and benchmark.single != benchmark.whole:
-        rows.append((benchmark.single, "tab:green", f"static network to exit {benchmark.single_exit} (test samples)"))
+        rows.append((benchmark.single, "tab:green", f"{benchmark.single_name} (test samples)"))
     for row, color, name in rows:
         left.plot(row.mean_s * 1e3, row.accuracy * 100, "D", markersize=9, color=color, label=name)
     left.set(xlabel="mean latency, ms", ylabel="accuracy, %", xlim=(0, None))

@@ -15,8 +15,8 @@ from offramp.bundle import (
     write_calibration,
 )
 from offramp.errors import BundleError, MissingError, UsageError
+from offramp.points import Target
 from offramp.runtime import UncalibratedWarning, load
-from offramp.schema import Target
 
 
 def edit(path, change):
@@ -153,7 +153,7 @@ def test_thresholds_are_exact_float32_after_reading(calibrated):
 
 def test_a_calibration_of_another_export_is_not_used(calibrated, tmp_path):
     path = calibrated.calibrations()[0]
-    edit(path, lambda c: c.update(variant_digest="0" * 64))
+    edit(path, lambda c: c.update(variants={"fp32": "0" * 64}))
     with pytest.warns(UncalibratedWarning, match=r"exported anew since default.json"):
         assert load(calibrated.path).point is None
     path.rename(tmp_path / "c.json")
@@ -169,11 +169,31 @@ def test_a_damaged_calibration_is_named(calibrated):
 
 
 @pytest.mark.parametrize(
-    "limits", [{}, {"max_drop": 0.01, "max_latency_s": 1.0}, {"max_drop": 1.0}, {"max_latency_s": 0}]
+    ("limits", "words"),
+    [
+        ({}, "needs a limit"),
+        ({"goal": "accuracy"}, "needs a limit"),
+        ({"max_drop": 1.0}, "fraction from 0 to 1"),
+        ({"min_accuracy": -0.1}, "min_accuracy is a fraction"),
+        ({"max_latency_s": 0}, "above 0"),
+        ({"max_late": 0.1}, "give both"),
+        ({"goal": "latencey", "max_drop": 0.1}, "Did you mean 'latency'"),
+    ],
 )
-def test_a_target_is_one_limit_in_its_range(limits):
-    with pytest.raises(UsageError):
+def test_a_target_has_a_limit_in_its_range(limits, words):
+    with pytest.raises(UsageError, match=words):
         Target(**limits)
+
+
+def test_a_target_says_what_it_asks_for():
+    assert str(Target(max_drop=0.01)) == "the least mean latency with an accuracy drop of at most 1.00%"
+    target = Target(deadline_s=0.002, max_energy_j=0.004, min_accuracy=0.9)
+    assert (target.goal, target.max_late) == ("latency", 0.01)
+    assert str(target) == (
+        "the least mean latency with an accuracy of at least 90.00%, at most 1.00% of the inputs later than 2000 us and a mean "
+        "energy of at most 4 mJ"
+    )
+    assert Target(max_latency_s=1.0).goal == "accuracy"
 
 
 def test_a_folder_with_other_things_is_not_written_into(tmp_path):

@@ -3,17 +3,18 @@ import re
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp.bundle import read_calibration
 from offramp.calibrate import Row, bench, calibrate
 from offramp.calibrate.bench import _verdict
-from offramp.calibrate.calibration import _judge
 from offramp.calibrate.certify import certify_drop
 from offramp.calibrate.search import exits_taken
+from offramp.calibrate.verdict import judge
 from offramp.errors import BundleError, DataError, MissingError, TargetError, UsageError
+from offramp.points import Target
 from offramp.runtime import load
 from offramp.runtime.loading import load_uncalibrated
-from offramp.schema import OperatingPoint, StaticPoint, Target
 
 
 @pytest.fixture(autouse=True)
@@ -21,50 +22,52 @@ def brief(monkeypatch):
     monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.3)
 
 
-def test_the_figures_come_from_the_half_that_did_not_choose(dense, labelled):
+def test_the_figures_come_from_the_samples_that_did_not_choose(dense, labelled):
     x, y = labelled
     found = calibrate(dense, labelled, Target(max_drop=0.05), seed=3)
-    point = found.points["default"]
-    assert (found.select_samples, found.report_samples) == (400, 400)
-    report = np.random.default_rng(3).permutation(len(x))[400:]
+    point = found.early
+    assert (found.select_samples, found.report_samples, found.outside) == (200, 600, False)
+    report = np.random.default_rng(3).permutation(len(x))[200:]
     answers = load_uncalibrated(dense).every_exit(x[report])
     taken = exits_taken(answers.score, point.thresholds)
     right = answers.label == y[report, None]
-    early = right[np.arange(400), taken]
+    early = right[np.arange(600), taken]
     assert point.accuracy == early.mean() and point.full_accuracy == right[:, -1].mean()
     assert point.drop == pytest.approx(right[:, -1].mean() - early.mean())
     assert point.drop_interval[0] < point.drop < point.drop_interval[1]
-    assert point.exit_shares == tuple(np.bincount(taken, minlength=3) / 400)
-    assert point.latency_s == pytest.approx(np.dot(point.exit_shares, found.exit_latency_s))
+    assert point.exit_shares == tuple(np.bincount(taken, minlength=3) / 600)
+    assert point.latency_s == pytest.approx(np.dot(point.exit_shares, point.exit_latency_s))
 
 
 def test_what_can_be_promised_is_stored_with_the_point(dense, labelled):
     found = calibrate(dense, labelled, Target(max_drop=0.05), confidence=0.95)
-    point = read_calibration(dense.calibrations()[0]).points["default"]
-    assert point == found.points["default"] and point.certificate is not None
-    assert (point.certificate.max_drop, point.certificate.confidence, point.certificate.samples) == (0.05, 0.95, 400)
+    point = read_calibration(dense.calibrations()[0]).early
+    certificate = point.certificate
+    assert point == found.early and certificate is not None
+    assert (certificate.limits, certificate.confidence, certificate.samples) == ({"max_drop": 0.05}, 0.95, 600)
     assert point.promise.startswith("With 95% confidence the accuracy drop on inputs like these is at most 5.00%")
     answers, y = load_uncalibrated(dense).every_exit(labelled[0]), labelled[1]
-    report = np.random.default_rng(0).permutation(len(y))[400:]
+    report = np.random.default_rng(0).permutation(len(y))[200:]
     right, taken = answers.label[report] == y[report, None], exits_taken(answers.score[report], point.thresholds)
-    early = right[np.arange(400), taken]
+    early = right[np.arange(600), taken]
     lost, won = (right[:, -1] & ~early).sum(), (early & ~right[:, -1]).sum()
-    assert certify_drop(lost, won, 400, eps=0.05, delta=1 - 0.95)
+    assert certify_drop(lost, won, 600, eps=0.05, delta=1 - 0.95)
 
 
 def test_samples_from_outside_leave_all_others_for_the_promise(dense, labelled):
     x, y = labelled
-    found = calibrate(dense, (x[:600], y[:600]), Target(max_drop=0.05), outside=(x[600:], y[600:]))
-    assert (found.select_samples, found.report_samples) == (200, 600)
-    assert found.points["default"].certificate.samples == 600
+    for outside in ((x[600:], y[600:]), (x[600:], None)):
+        found = calibrate(dense, (x[:600], y[:600]), Target(max_drop=0.05), outside=outside)
+        assert (found.select_samples, found.report_samples, found.outside) == (200, 600, True)
+        assert found.early.certificate.samples == 600
 
 
 def test_too_few_samples_promise_nothing_and_say_how_many_could(dense, labelled):
     x, y = labelled
-    point = calibrate(dense, (x[:100], y[:100]), Target(max_drop=0.01)).points["default"]
+    point = calibrate(dense, (x[:100], y[:100]), Target(max_drop=0.01)).early
     assert point.certificate is None
     assert re.match(r"Nothing is promised: 50 samples cannot show .* About \d{3,} could\.", point.promise)
-    point = calibrate(dense, labelled, Target(max_drop=0.0)).points["default"]
+    point = calibrate(dense, labelled, Target(max_drop=0.0)).early
     assert point.certificate is None and "no number of samples" in point.promise
 
 
@@ -83,9 +86,12 @@ def test_the_loaded_network_leaves_where_the_calibration_said(calibrated, labell
 
 def test_costs_rise_with_the_exit_and_the_fingerprint_is_there(calibrated):
     found = read_calibration(calibrated.calibrations()[0])
-    assert list(found.exit_latency_s) == sorted(found.exit_latency_s)
+    (chain,) = found.chains
+    means = [one.mean_s for one in chain.exits]
+    assert means == sorted(means) and len(chain.passing_s) == 2
+    assert all(one.p50_s <= one.p90_s <= one.p99_s for one in chain.exits)
     assert {"architecture", "cores", "engine", "threads"} <= set(found.fingerprint)
-    assert len(found.statics) == 3 and 0 <= found.best_single <= 2
+    assert [one.exit for one in found.statics] == [0, 1, 2] and found.early.rival == 2
 
 
 def test_a_network_too_small_to_gain_is_told_not_to_use_early_exit(dense, labelled):
@@ -93,13 +99,23 @@ def test_a_network_too_small_to_gain_is_told_not_to_use_early_exit(dense, labell
     x, y = labelled
     y = load_uncalibrated(dense).every_exit(x).label[:, -1]
     found = calibrate(dense, (x, y), Target(max_drop=0.0))
-    assert not found.pays and found.verdict.startswith("Do not use early exit here")
+    assert found.verdict.startswith("Do not use early exit here")
+    assert found.point.static == 2 and not found.point.pays and "whole network" in found.point.promise
+    with load(dense) as net:
+        assert net.point == found.point and net.exits == ("z2",)
+        assert [net(sample).label for sample in x[:50]] == y[:50].tolist()
+        with pytest.raises(UsageError, match=r"for the chain of fp32 .* loaded for the static network to exit 2"):
+            net.use("default-early")
+    with load(dense, point="default-early") as net:
+        assert len(net.exits) == 3
 
 
 def test_the_best_accuracy_under_a_latency(dense, labelled):
-    generous = calibrate(dense, labelled, Target(max_latency_s=1.0)).points["default"]
+    generous = calibrate(dense, labelled, Target(max_latency_s=1.0)).point
     assert generous.met and generous.latency_s < 1
-    with pytest.raises(TargetError, match=r"No thresholds give the best accuracy .* takes \d+ us on this device"):
+    with pytest.raises(
+        TargetError, match=r"Nothing .* gives the best accuracy .* latency of less than \d+ us is not to be had"
+    ):
         calibrate(dense, labelled, Target(max_latency_s=1e-9))
 
 
@@ -117,7 +133,7 @@ def test_a_calibration_may_be_stored_elsewhere(dense, labelled, tmp_path):
 
 def test_it_is_stored_as_readable_json(calibrated):
     content = json.loads(calibrated.calibrations()[0].read_text())
-    assert content["points"]["default"]["target"] == {"max_drop": 0.05, "max_latency_s": None}
+    assert content["points"]["default"]["target"] == {"goal": "latency", "max_drop": 0.05}
 
 
 def test_progress_is_told(dense, labelled):
@@ -181,33 +197,32 @@ def row(accuracy, mean_s):
     ("early", "single", "target", "words"),
     [
         ((0.955, 3e-4), (0.955, 4e-4), Target(max_drop=0.01), "wins here: 3.33 times"),
-        ((0.955, 3e-4), (0.955, 2e-4), Target(max_drop=0.01), "loses here: the static network that ends"),
-        ((0.30, 1e-4), None, Target(max_drop=0.01), "misses its target here: 10.00 times .* drop of 66.00%"),
+        ((0.955, 3e-4), (0.955, 2e-4), Target(max_drop=0.01), "loses here: the best static network"),
+        ((0.30, 1e-4), None, Target(max_drop=0.01), "misses its target here: .* 10.00 times .* 1.00%, and 66.00% was"),
         ((0.95, 4.8e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "wins here"),
         ((0.85, 4.8e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "loses here"),
-        ((0.95, 6e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "misses its target here"),
+        ((0.95, 6e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "misses its target here: .* 500 us, and 600 us was"),
         ((0.95, 3e-4), None, Target(max_drop=0.01), "wins here"),
         ((0.96, 2e-3), None, None, "loses here: the whole static network"),
     ],
 )
 def test_the_verdict_goes_by_the_target(early, single, target, words):
-    whole = row(0.96, 1e-3)
-    assert re.search(
-        words, _verdict(row(*early), whole, None if single is None else row(*single), round(0.96 - early[0], 6), target)
-    )
+    whole, measured = row(0.96, 1e-3), {"max_drop": round(0.96 - early[0], 6), "max_latency_s": early[1]}
+    measured = {name: value for name, value in measured.items() if target and name in target.limits}
+    assert re.search(words, _verdict(row(*early), whole, None if single is None else row(*single), measured, target))
 
 
-def test_a_missed_target_is_not_recommended():
-    point = OperatingPoint(
-        "fp32", ("cpu",) * 2, Target(max_drop=0.01), (0.5,), 0.88, 0.96, 0.08, (0.05, 0.11), 1e-4, (0.9, 0.1), False
-    )
-    pays, verdict = _judge(point, StaticPoint(1, 0.96, 1e-3), 2)
+def test_a_missed_target_is_not_recommended(dense, labelled):
+    point = calibrate(dense, labelled, Target(max_drop=0.05)).early
+    missed = replace(point, met=False, accuracy=0.85, drop=0.08)
+    pays, verdict = judge(missed, None)
     assert not pays and "target is missed" in verdict and "8.00%" in verdict
 
 
-def test_bench_refuses_a_calibration_that_names_no_such_exit(calibrated, labelled):
+def test_a_calibration_that_names_no_such_static_network_is_refused(calibrated, labelled):
     path = calibrated.calibrations()[0]
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"best_single": 9}))
-    with pytest.raises(BundleError, match="names exit 9"):
+    content["points"]["default"]["rival"] = 9
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="names static network 9 of 3"):
         bench(calibrated, labelled)

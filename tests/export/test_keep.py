@@ -8,9 +8,9 @@ from offramp.bundle import check_bundle, open_bundle
 from offramp.calibrate import bench, calibrate
 from offramp.errors import BundleError, UsageError
 from offramp.export import export, keep
+from offramp.points import Target
 from offramp.runtime import load, load_static
 from offramp.runtime.loading import load_uncalibrated
-from offramp.schema import Target
 
 from dense import write_onnx
 
@@ -51,9 +51,9 @@ def test_a_new_variant_leaves_calibrations_valid_and_can_be_calibrated_itself(ca
     bundle = keep(calibrated.path, [0, 2], name="two")
     assert load(bundle).exits == ("z0", "z1", "z2")
     found = calibrate(bundle, labelled, Target(max_drop=0.05), variant="two")
-    assert found.variant == "two" and len(found.exit_latency_s) == 2
+    assert list(found.variants) == ["two"] and len(found.early.exit_latency_s) == 2
     assert (bundle.path / "calibrations" / "two.json").exists()
-    assert load(bundle, variant="two").exits == ("z0", "z2")
+    assert load(bundle, variant="two", point="default-early").exits == ("z0", "z2")
     assert load(bundle, variant="fp32").exits == ("z0", "z1", "z2")
     with pytest.raises(UsageError, match="several calibrations"):
         load(bundle)

@@ -1,0 +1,115 @@
+"""Which way to run is best for some targets, and with which thresholds, by the samples that choose."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..points import Target
+from .search import MARGIN, exits_taken
+from .targets import Costs, Table, find_thresholds, goal_of, mean_of
+
+FEW = 400
+"""Of fewer samples that choose only one threshold, the same for all exits, is learned."""
+
+
+class Contender(Struct, frozen=True, kw_only=True):
+    """A chain, or the static network that ends at one of its exits, by the samples that choose and by the others.
+
+    Attributes:
+        way: which way it belongs to.
+        static: the exit at which a static network ends; None for the chain.
+        known, table: of the samples that choose, and of the others.
+    """
+
+    way: int
+    static: int | None
+    known: Table
+    table: Table
+
+    def with_times(self, times_s: tuple[np.ndarray, ...]) -> "Contender":
+        """Return it with other latencies; what an inference draws in watts is taken to stay the same."""
+        before = self.known.costs
+        costs = Costs(times_s)
+        if before.energy_j is not None:
+            costs = Costs(times_s, before.energy_j / before.latency_s * costs.latency_s)
+        return replace(self, known=replace(self.known, costs=costs), table=replace(self.table, costs=costs))
+
+
+class Pick(Struct, frozen=True):
+    """What is best for a target.
+
+    Attributes:
+        chain, thresholds: the chain, and its thresholds; None where none keep the target.
+        rival: the best static network that keeps it; None where none does.
+    """
+
+    chain: Contender
+    thresholds: tuple[float, ...] | None
+    rival: Contender | None
+
+    def shares(self) -> np.ndarray:
+        """Return how often the samples that choose leave at each exit of the chain; all at the last without thresholds."""
+        exits = self.chain.known.score.shape[1]
+        taken = exits_taken(self.chain.known.score, self.thresholds or (2.0,) * (exits - 1))
+        return np.asarray(np.bincount(taken, minlength=exits) / len(taken))
+
+    def prefers_static(self, target: Target) -> bool:
+        """Tell whether the static network is better than the chain."""
+        if self.thresholds is None or self.rival is None:
+            return self.thresholds is None
+        return _merits(self.rival, (), target) < _merits(self.chain, self.thresholds, target)
+
+
+def pick(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict[str, Pick]:
+    """Pick the chain that serves all targets best together, and for each the best static network.
+
+    The points of a calibration run on the same engines, so that a product can switch between them. The chain is the one that
+    keeps the most targets, and among those the one with the least mean cost, relative to the best for each target.
+
+    Args:
+        contenders: chains and static networks, a chain at least.
+        targets: by the names of their points.
+    """
+    chains = [i for i, one in enumerate(contenders) if one.static is None]
+    found = {name: find(contenders, target) for name, target in targets.items()}
+    missed, losses = np.zeros(len(chains)), np.zeros(len(chains))
+    for name, target in targets.items():
+        goals = np.array([_merits(contenders[i], found[name][i], target)[0] for i in chains])
+        able = np.isfinite(goals)
+        missed += ~able
+        if able.any():
+            best = goals[able].min()
+            losses[able] += (goals[able] - best) / (1.0 if target.goal == "accuracy" else best)
+    at = chains[int(np.lexsort((losses, missed))[0])]
+    picks = {}
+    for name, target in targets.items():
+        able = [i for i, one in enumerate(contenders) if one.static is not None and found[name][i] is not None]
+        rival = min(able, key=lambda i: _merits(contenders[i], (), target), default=None)
+        picks[name] = Pick(contenders[at], found[name][at], None if rival is None else contenders[rival])
+    return picks
+
+
+def find(contenders: Sequence[Contender], target: Target) -> list[tuple[float, ...] | None]:
+    """Find each contender's best thresholds for a target; None where none keep it.
+
+    They stay away from the limits, unless no contender can: then they only keep them on these samples.
+    """
+    for margin in (MARGIN, 0.0):
+        found = []
+        for one in contenders:
+            wide = margin * math.sqrt(len(one.known) / len(one.table))
+            found.append(find_thresholds(one.known, target, margin=wide, shared=len(one.known) < FEW))
+        if any(thresholds is not None for thresholds in found):
+            break
+    return found
+
+
+def _merits(contender: Contender, thresholds: tuple[float, ...] | None, target: Target) -> tuple[float, float]:
+    """Return what the target wants the least of, on the samples that choose, and the latency; infinite without thresholds."""
+    if thresholds is None:
+        return math.inf, math.inf
+    taken = exits_taken(contender.known.score, thresholds)
+    return mean_of(goal_of(contender.known, target), taken), mean_of(contender.known.costs.latency_s, taken)

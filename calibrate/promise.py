@@ -1,0 +1,226 @@
+"""Operating points: what they give for samples that did not choose them, what is promised, and what is recommended."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..points import CAREFUL, Certificate, OperatingPoint, Target, describe_limit
+from .certify import REACH, lay_path
+from .choose import Contender, Pick
+from .search import MARGIN, exits_taken
+from .statistics import paired_drop
+from .targets import Table, certify, find_thresholds, keeps, limited, mean_of
+from .verdict import judge
+
+
+class Named(Struct, frozen=True):
+    """What a contender is called in an operating point: its variant, and the devices of its stages."""
+
+    variant: str
+    placement: tuple[str, ...]
+
+
+def make_points(
+    picks: Mapping[str, Pick],
+    targets: Mapping[str, Target],
+    names: Sequence[Named],
+    rivals: Mapping[str, int | None],
+    *,
+    confidence: float,
+) -> dict[str, OperatingPoint]:
+    """Certify what was picked, and recommend the chain or the static network for each target.
+
+    All promises together hold with the given confidence: each is tested at an equal part of what may go wrong (Bonferroni). What
+    was chosen by other samples is tested; what wins only by the samples that test is not promised.
+
+    Args:
+        picks, targets: by the points' names.
+        names: of each way.
+        rivals: which of the calibration's static networks each pick's rival is.
+        confidence: of all promises together.
+    """
+    static_wins = {name: pick.prefers_static(targets[name]) for name, pick in picks.items()}
+    tested = [
+        pick.rival for name, pick in picks.items() if static_wins[name] and not _is_free(pick.rival, targets[name])
+    ]
+    promises = sum(pick.thresholds is not None for pick in picks.values()) + len(tested)
+    points: dict[str, OperatingPoint] = {}
+    beside: dict[str, OperatingPoint] = {}
+    for name, pick in picks.items():
+        target = targets[name]
+        how = _Test(target, max(1, promises), confidence)
+        early = static = None
+        if pick.thresholds is not None:
+            early = how.test_chain(pick.chain, pick.thresholds, names[pick.chain.way])
+        if pick.rival is not None:
+            static = how.test_static(pick.rival, names[pick.rival.way], chosen=static_wins[name])
+        points |= _recommend(name, early, static, beside, rivals[name])
+    return points | beside
+
+
+def _is_free(rival: Contender | None, target: Target) -> bool:
+    """Tell whether a static network keeps its target whatever the samples: the yardstick under limits of what it loses."""
+    return rival is None or (rival.table.is_whole and set(target.limits) <= {"max_drop", "max_disagreement"})
+
+
+def _recommend(
+    name: str,
+    early: OperatingPoint | None,
+    static: OperatingPoint | None,
+    beside: dict[str, OperatingPoint],
+    rival: int | None,
+) -> dict[str, OperatingPoint]:
+    """Return the point that wins, by its name; where that is a static network the chain goes `beside`."""
+    pays, verdict = judge(early, static)
+    if early is not None:
+        early = replace(early, pays=pays, verdict=verdict, rival=rival)
+    if static is not None and not pays:
+        if early is not None:
+            beside[f"{name}-early"] = early
+        return {name: replace(static, verdict=verdict, rival=rival)}
+    assert early is not None  # a target that neither keeps was refused
+    return {name: early}
+
+
+class _Test(Struct, frozen=True):
+    """Tests one target's candidates.
+
+    Attributes:
+        target: the target.
+        promises: how many promises share what may go wrong.
+        confidence: of all of them.
+    """
+
+    target: Target
+    promises: int
+    confidence: float
+
+    @property
+    def delta(self) -> float:
+        return (1 - self.confidence) / self.promises
+
+    def test_chain(self, chain: Contender, thresholds: tuple[float, ...], named: Named) -> OperatingPoint:
+        """Return the last candidate along a path through the thresholds that is certified; themselves where none is."""
+        path = lay_candidates(chain.known, thresholds, self.target, tested=len(chain.table))
+        step, why = certify(chain.table, self.target, path, delta=self.delta)
+        if step is not None:
+            thresholds = tuple(path[step].tolist())
+        point = predict(chain.table, thresholds, self.target, named)
+        return self._promise(point, step, len(path), why, len(chain.table))
+
+    def test_static(self, rival: Contender, named: Named, *, chosen: bool) -> OperatingPoint:
+        """Return a static network, certified where it was chosen before these samples were looked at."""
+        named = Named(named.variant, named.placement[rival.static : (rival.static or 0) + 1])
+        point = replace(predict(rival.table, (), self.target, named), static=rival.static)
+        if _is_free(rival, self.target):
+            return replace(point, promise="It is the whole network: against itself nothing is lost.")
+        if not chosen:
+            return replace(
+                point, promise="Nothing is promised: early exit seemed better before these samples were looked at."
+            )
+        step, why = certify(rival.table, self.target, np.zeros((1, 0), np.float32), delta=self.delta)
+        return self._promise(point, step, 1, why, len(rival.table))
+
+    def _promise(self, point: OperatingPoint, step: int | None, steps: int, why: str, n: int) -> OperatingPoint:
+        if step is None:
+            return replace(point, promise=why)
+        certificate = Certificate(
+            limits=self.target.limits,
+            confidence=self.confidence,
+            promises=self.promises,
+            samples=n,
+            step=step,
+            steps=steps,
+        )
+        return replace(point, certificate=certificate, promise=describe_promise(certificate, self.target))
+
+
+def describe_promise(certificate: Certificate, target: Target) -> str:
+    """Say in words what a certificate promises."""
+    together = (
+        f" (all {certificate.promises} promises of this calibration together)" if certificate.promises > 1 else ""
+    )
+    said = []
+    for name, most in certificate.limits.items():
+        if name == "max_drop":
+            said.append(f"the accuracy drop on inputs like these is at most {most:.2%}")
+        elif name == "max_disagreement":
+            said.append(f"at most {most:.2%} of inputs like these get another label than the whole network gives them")
+        elif name == "max_late":
+            said.append(
+                f"at most {most:.2%} of inputs like these take longer than {(target.deadline_s or 0) * 1e6:.0f} us"
+            )
+        else:
+            what, _, bound = describe_limit(name, most, target).partition(" of ")
+            said.append(f"the {what.partition(' ')[2]} on inputs like these is {bound}")
+    listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+    return f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples."
+
+
+def lay_candidates(known: Table, thresholds: Sequence[float], target: Target, *, tested: int) -> np.ndarray:
+    """Lay the candidates for a target through a vector, in the order in which they are tested.
+
+    Under limits of accuracy alone they begin where almost nothing leaves early; under limits of cost alone where all leave at the
+    first exit. Under both they begin where both are kept by as much as possible. They go on towards the goal.
+
+    Args:
+        known: of the samples that chose.
+        thresholds: the vector.
+        target: the target.
+        tested: how many samples test the candidates.
+
+    Returns:
+        Thresholds, float32 (steps, exits - 1).
+    """
+    score, careful = known.score, [name in CAREFUL for name in target.limits]
+    if target.goal != "accuracy" and all(careful):
+        return lay_path(score, thresholds)
+    if target.goal == "accuracy" and not any(careful):
+        first: Sequence[float] = (0.0,) * len(thresholds)
+        path = lay_path(score, thresholds, reach=REACH[::-1])
+    else:
+        first = _middle(known, thresholds, target, MARGIN * math.sqrt(len(known) / tested))
+        path = lay_path(score, first, reach=(1.0, REACH[0] if target.goal == "accuracy" else REACH[1]))
+    path = np.vstack([np.asarray(first, np.float32), path])
+    if target.goal != "accuracy":
+        return path
+    wrong = [mean_of(known.wrong, exits_taken(score, step.tolist())) for step in path]
+    return path[: int(np.argmin(wrong)) + 1]
+
+
+def _middle(known: Table, thresholds: Sequence[float], target: Target, margin: float) -> Sequence[float]:
+    """Return thresholds that keep all limits by as many standard errors as can be, up to twice the margin of a search."""
+    for factor in (2.0, 1.75, 1.5, 1.25):
+        if (found := find_thresholds(known, target, margin=factor * margin)) is not None:
+            return found
+    return thresholds
+
+
+def predict(table: Table, thresholds: tuple[float, ...], target: Target, named: Named) -> OperatingPoint:
+    """Predict what thresholds give, by the samples of a table."""
+    taken = exits_taken(table.score, thresholds)
+    exits = table.score.shape[1]
+    shares = np.bincount(taken, minlength=exits) / len(taken)
+    right = None if table.right is None else table.right[np.arange(len(taken)), taken]
+    drop, interval = (None, None) if right is None or table.whole is None else paired_drop(right, table.whole)
+    costs, late = table.costs, limited(table, target).get("max_late")
+    return OperatingPoint(
+        variant=named.variant,
+        placement=named.placement,
+        target=target,
+        thresholds=thresholds,
+        accuracy=None if right is None else float(right.mean()),
+        full_accuracy=None if table.whole is None else float(table.whole.mean()),
+        drop=drop,
+        drop_interval=interval,
+        disagreement=mean_of(table.differs, taken),
+        latency_s=float(shares @ costs.latency_s),
+        late=None if late is None else mean_of(late[0], taken),
+        energy_j=None if costs.energy_j is None else float(shares @ costs.energy_j),
+        exit_shares=tuple(shares.tolist()),
+        exit_latency_s=tuple(costs.latency_s.tolist()),
+        met=keeps(table, target, taken),
+    )

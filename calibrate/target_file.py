@@ -1,0 +1,54 @@
+"""Targets from a YAML file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, require, unknown
+from ..files import explained
+from ..points import Target
+
+KEYS = Target.__struct_fields__
+
+
+def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
+    """Read a target, or several by the names of their points, the first one first.
+
+        max_drop: 0.01              eco: {goal: energy, max_drop: 0.02}
+        deadline_s: 0.005           fast: {max_latency_s: 0.001}
+
+    Args:
+        path: a YAML file whose keys are the fields of `Target`, or names with such fields below.
+
+    Raises:
+        UsageError: there is no file, it is no YAML, or a key or value is not one of a target's.
+        MissingError: it cannot be read, or PyYAML is not installed.
+    """
+    path, yaml = Path(path), require("yaml", extra="calibrate")
+    with explained(path, "read"):
+        if not path.is_file():
+            raise UsageError(f"There is no file {path}.")
+        content = path.read_bytes()
+    try:
+        said = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(said, dict) or not said:
+        raise UsageError(f"{path} holds no target: it looks like `max_drop: 0.01`, or `eco: {{max_drop: 0.01}}`.")
+    if any(isinstance(value, dict) for value in said.values()):
+        return {str(name): _make(value, f"{path}, {name}") for name, value in said.items()}
+    return _make(said, str(path))
+
+
+def _make(fields: Any, where: str) -> Target:
+    if not isinstance(fields, dict):
+        raise UsageError(f"{where}: a target has fields such as max_drop, not {fields!r}.")
+    for key, value in fields.items():
+        if key not in KEYS:
+            raise UsageError(f"{where}: {unknown('key', str(key), KEYS)}")
+        if key != "goal" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise UsageError(f"{where}: {key} is a number, not {value!r}.")
+    try:
+        return Target(**fields)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error

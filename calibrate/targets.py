@@ -1,0 +1,221 @@
+"""What a target asks of a way to run: its goal and its limits as values of leaving at each exit.
+
+Everything that can be asked is a mean over the samples of something that depends on the exit at which each leaves. So one table
+holds a chain, or a static network, which is a chain of one exit; the search, the figures and the promises all read it.
+"""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from msgspec import Struct
+
+from ..points import Target, show_value
+from .certify import certify_drop, certify_mean, certify_share
+from .search import Limit, Problem, exits_taken, search, search_shared
+
+WORDS = {
+    "min_accuracy": ("a share of wrong labels", True),
+    "max_drop": ("an accuracy drop", True),
+    "max_disagreement": ("a disagreement with the whole network", True),
+    "max_latency_s": ("a mean latency", False),
+    "max_late": ("a share of late inputs", True),
+    "max_energy_j": ("a mean energy", False),
+}
+"""What each limit limits, in words, and whether that is a share."""
+
+
+class Costs(Struct, frozen=True):
+    """What leaving at each exit costs.
+
+    Attributes:
+        times_s: the latencies that were measured, one float64 array per exit.
+        energy_j: mean energy, float64 (exits,); None where none was measured.
+    """
+
+    times_s: tuple[np.ndarray, ...]
+    energy_j: np.ndarray | None = None
+
+    @property
+    def latency_s(self) -> np.ndarray:
+        """Mean latency, float64 (exits,)."""
+        return np.array([times.mean() for times in self.times_s])
+
+    def late(self, deadline_s: float) -> np.ndarray:
+        """Return the share of latencies above a deadline, float64 (exits,)."""
+        return np.array([(times > deadline_s).mean() for times in self.times_s])
+
+
+class Table(Struct, frozen=True, kw_only=True):
+    """What a way to run gives for some samples, leaving at each of its exits.
+
+    Attributes:
+        score: float32 (N, exits).
+        right: whether the label is right, bool (N, exits); None without labels.
+        whole: whether that of the yardstick is, the whole network of the first variant, bool (N,); None without labels.
+        differs: whether the label is another than the yardstick's, int8 (N, exits).
+        costs: of leaving at each exit.
+        is_whole: whether this is the yardstick itself.
+    """
+
+    score: np.ndarray
+    right: np.ndarray | None
+    whole: np.ndarray | None
+    differs: np.ndarray
+    costs: Costs
+    is_whole: bool = False
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Whether the label is wrong, or without labels, another than the yardstick's: int8 (N, exits)."""
+        return self.differs if self.right is None else (~self.right).astype(np.int8)
+
+    @property
+    def lost(self) -> np.ndarray:
+        """1 where only the yardstick is right, -1 where it alone is not: int8 (N, exits); without labels, where they differ."""
+        if self.right is None or self.whole is None:
+            return self.differs
+        return self.whole[:, None].astype(np.int8) - self.right.astype(np.int8)
+
+    def rows(self, rows: np.ndarray) -> "Table":
+        """Return the table of some of the samples."""
+        return Table(
+            score=self.score[rows],
+            right=None if self.right is None else self.right[rows],
+            whole=None if self.whole is None else self.whole[rows],
+            differs=self.differs[rows],
+            costs=self.costs,
+            is_whole=self.is_whole,
+        )
+
+    def end_at(self, k: int, costs: Costs, *, is_whole: bool) -> "Table":
+        """Return the table of the static network that ends at an exit."""
+        one = slice(k, k + 1)
+        return Table(
+            score=self.score[:, one],
+            right=None if self.right is None else self.right[:, one],
+            whole=self.whole,
+            differs=self.differs[:, one],
+            costs=costs,
+            is_whole=is_whole,
+        )
+
+
+def limited(table: Table, target: Target) -> dict[str, tuple[np.ndarray, float]]:
+    """Return by each limit's name what leaving at each exit gives, as `search.Limit.value`, and how large its mean may be."""
+    found: dict[str, tuple[np.ndarray, float]] = {}
+    for name, most in target.limits.items():
+        match name:
+            case "min_accuracy":
+                found[name] = table.wrong, 1 - most
+            case "max_drop":
+                found[name] = table.lost, most
+            case "max_disagreement":
+                found[name] = table.differs, most
+            case "max_latency_s":
+                found[name] = table.costs.latency_s, most
+            case "max_late":
+                found[name] = table.costs.late(target.deadline_s or 0.0), most
+            case _:
+                assert table.costs.energy_j is not None
+                found[name] = table.costs.energy_j, most
+    return found
+
+
+def goal_of(table: Table, target: Target) -> np.ndarray:
+    """Return what the target wants the least of, as `search.Limit.value`."""
+    if target.goal == "accuracy":
+        return table.wrong
+    if target.goal == "energy":
+        assert table.costs.energy_j is not None
+        return table.costs.energy_j
+    return table.costs.latency_s
+
+
+def find_thresholds(table: Table, target: Target, *, margin: float, shared: bool = False) -> tuple[float, ...] | None:
+    """Find the thresholds that are best for a target; None where none keep its limits.
+
+    Args:
+        table: of the samples that choose.
+        target: the target.
+        margin: how many standard errors to stay away from the limits, so that other samples keep them too.
+        shared: whether all exits take the same threshold.
+    """
+    second = table.costs.latency_s if target.goal == "accuracy" else table.lost
+    limits = tuple(Limit(value, most, margin) for value, most in limited(table, target).values())
+    problem = Problem(table.score, goal_of(table, target), second, limits)
+    return search_shared(problem) if shared else search(problem)
+
+
+def mean_of(value: np.ndarray, taken: np.ndarray) -> float:
+    """Return the mean of what leaving at each exit gives, over samples that leave at the exits `taken`, int64 (N,)."""
+    return float(at_exits(value, taken).mean())
+
+
+def at_exits(value: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Return what each sample gives that leaves at its exit of `taken`: (N,)."""
+    return np.asarray(value[taken] if value.ndim == 1 else value[np.arange(len(taken)), taken])
+
+
+def keeps(table: Table, target: Target, taken: np.ndarray) -> bool:
+    """Tell whether samples that leave at some exits keep a target's limits."""
+    return all(mean_of(value, taken) <= most for value, most in limited(table, target).values())
+
+
+def certify(table: Table, target: Target, path: np.ndarray, *, delta: float) -> tuple[int | None, str]:
+    """Find the last candidate of a path of which all of a target's limits can be promised.
+
+    Args:
+        table: of samples that had no part in the path.
+        target: the target.
+        path: thresholds, float32 (steps, exits - 1), in the order in which they are tested.
+        delta: the chance of a false promise.
+
+    Returns:
+        Its index, or None and why nothing can be promised.
+    """
+    found = limited(table, target)
+    if found.get("max_drop", (0, 1.0))[1] <= 0 and not table.is_whole:
+        return None, "Nothing is promised: no number of samples shows that no accuracy at all is lost."
+    step, failed = None, ""
+    for i, thresholds in enumerate(path):
+        taken = exits_taken(table.score, thresholds.tolist())
+        failed = next((name for name, one in found.items() if not _holds(table, name, *one, taken, delta)), "")
+        if failed:
+            break
+        step = i
+    if step is not None:
+        return step, ""
+    value, most = found[failed]
+    return None, _explain(at_exits(value, exits_taken(table.score, path[0].tolist())), most, failed, delta)
+
+
+def _holds(table: Table, name: str, value: np.ndarray, most: float, taken: np.ndarray, delta: float) -> bool:
+    seen = at_exits(value, taken)
+    if name == "max_drop":
+        if table.is_whole:
+            return True
+        return certify_drop(int((seen > 0).sum()), int((seen < 0).sum()), len(seen), eps=most, delta=delta)
+    if name == "max_disagreement" and table.is_whole:
+        return True
+    if value.ndim == 2:
+        return certify_share(int(seen.sum()), len(seen), most, delta=delta)
+    return certify_mean(seen, most, least=float(value.min()), most=float(value.max()), delta=delta)
+
+
+def _explain(seen: np.ndarray, most: float, name: str, delta: float) -> str:
+    """Say why even the first candidate of a path cannot be promised, and how many samples could."""
+    n, mean, z = len(seen), float(seen.mean()), NormalDist().inv_cdf(1 - delta)
+    what, share = WORDS[name]
+    if mean >= most:
+        return f"Nothing is promised: even the most cautious candidate has {what} of {show_value(name, mean)} on these samples."
+    # A test passes at about z standard errors; with as many again it passes in most draws.
+    spread = max(float(seen.var()), (1.0 if share else float(np.ptp(seen))) / n)
+    needed = max(math.log(1 / delta) * (1 - most) / most if share else 0.0, spread * (2 * z / (most - mean)) ** 2)
+    return (
+        f"Nothing is promised: {n} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
+        f"{show_value(name, most)}. About {max(n + 1, math.ceil(needed / 100) * 100)} could."
+    )

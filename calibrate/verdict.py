@@ -1,0 +1,174 @@
+"""What a calibration says in words: whether early exit pays, what nothing can meet, and what is worth knowing besides."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from msgspec.structs import replace
+
+from ..points import Conditions, OperatingPoint, Target, describe_limit
+from .choose import Contender, Pick, find
+from .search import exits_taken
+from .targets import Costs, Table, limited, mean_of
+
+WORTH = 0.97
+"""A chain with fewer exits is proposed where it is predicted to take at most this share of the time."""
+
+MOST_EXITS = 6
+"""Of chains with more exits only single ones are left out."""
+
+
+def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[bool, str]:
+    """Say whether early exit keeps its target and beats the best static network that keeps it too, with the numbers."""
+    if early is None:
+        assert static is not None
+        return False, f"Do not use early exit here: no thresholds keep the target, {_show(static)} does."
+    if not early.met:
+        said = f"The target is missed on the samples that did not choose: {_show(early)}"
+        return False, f"{said}." if early.drop is None else f"{said}, an accuracy drop of {early.drop:.2%}."
+    if static is None:
+        return True, f"Use early exit: no static network keeps the target, {_show(early)}."
+    match early.target.goal:
+        case "accuracy":
+            ours, theirs = (
+                one.accuracy if one.accuracy is not None else 1 - one.disagreement for one in (early, static)
+            )
+            pays, gain = ours > theirs, f"{ours - theirs:+.2%} accuracy"
+        case "energy":
+            ours, theirs = early.energy_j or 0.0, static.energy_j or 0.0
+            pays, gain = ours < theirs, f"{theirs / ours:.2f} times as many inferences per joule" if ours else ""
+        case _:
+            pays, gain = early.latency_s < static.latency_s, f"{static.latency_s / early.latency_s:.2f} times the speed"
+    if pays or not static.met:
+        return True, f"Use early exit: {_show(early)}, {_show(static)} ({gain})."
+    return False, f"Do not use early exit here: {_show(early)}, {_show(static)} ({gain})."
+
+
+def _show(point: OperatingPoint) -> str:
+    name = "early exit" if point.static is None else f"the static network to exit {point.static}"
+    parts = [f"{point.latency_s * 1e6:.0f} us"]
+    if point.energy_j is not None:
+        parts.append(f"{point.energy_j * 1e3:.4g} mJ")
+    right = f"at {point.accuracy:.2%}" if point.accuracy is not None else f"with {point.disagreement:.2%} disagreement"
+    return f"{name} of {point.variant} {' and '.join(parts)} {right}"
+
+
+def explain_failure(name: str, target: Target, contenders: Sequence[Contender]) -> str:
+    """Say why nothing keeps a target: what is the best that can be had of each limit alone."""
+    said = []
+    for limit, most in target.limits.items():
+        least, where = min(
+            ((mean, i) for i, one in enumerate(contenders) for mean in _ends(one, target, limit)),
+            key=lambda pair: pair[0],
+        )
+        if least > limited(contenders[where].known, target)[limit][1]:
+            best = 1 - least if limit == "min_accuracy" else least
+            words = describe_limit(limit, best, target)
+            said.append(f"{words.replace('at least', 'more than').replace('at most', 'less than')} is not to be had")
+    if not said:
+        said.append(f"each limit alone can be kept, but not {target.describe_limits()} together")
+    point = "" if name == "default" else f" for {name}"
+    return (
+        f"Nothing on this device gives {target}{point}: {'; '.join(said)}. Widen the limit, add variants (pruned, int8), or "
+        "export a network with an earlier exit."
+    )
+
+
+def _ends(contender: Contender, target: Target, limit: str) -> Iterator[float]:
+    """Give the mean of a limit's value where all samples leave at one exit, by the samples that choose."""
+    value, _ = limited(contender.known, target)[limit]
+    for k in range(contender.known.score.shape[1]):
+        yield mean_of(value, np.full(len(contender.known), k))
+
+
+def advise(
+    picks: Mapping[str, Pick],
+    targets: Mapping[str, Target],
+    points: Mapping[str, OperatingPoint],
+    passing_s: Sequence[float],
+    conditions: Conditions,
+    variant: str,
+) -> list[str]:
+    """Say what is worth knowing besides: exits that are of no use, and what slowed the board down.
+
+    Args:
+        picks, targets: by the points' names.
+        points: what came of them.
+        passing_s: what each exit of the chain costs those that pass it.
+        conditions: of the board.
+        variant: of the chain.
+    """
+    notes = []
+    chain = next(iter(picks.values())).chain
+    score = chain.table.score
+    for k in range(score.shape[1] - 1):
+        if np.ptp(score[:, k]) == 0:
+            notes.append(
+                f"Exit {k} of {variant} gives every input the score {score[0, k]:.4g}: it cannot tell easy from hard."
+            )
+    early = [point for point in points.values() if point.static is None]
+    unused = [k for k in range(score.shape[1] - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
+    if unused:
+        saved = sum(max(0.0, passing_s[k]) for k in unused)
+        rest = [str(k) for k in range(score.shape[1]) if k not in unused]
+        notes.append(
+            f"No sample leaves at {_exits(unused)} of {variant}: without, later exits take about {saved * 1e6:.0f} us less. Try: "
+            f"offramp keep BUNDLE --exits {','.join(rest)} --variant {variant}"
+        )
+    else:
+        notes += _propose_fewer(next(iter(picks.values())), next(iter(targets.values())), passing_s, variant)
+    if conditions.throttled:
+        notes.append(
+            f"The board slowed down meanwhile ({', '.join(conditions.throttled)}): measure again when it is cool."
+        )
+    return notes
+
+
+def _propose_fewer(pick: Pick, target: Target, passing_s: Sequence[float], variant: str) -> list[str]:
+    """Propose the set of exits that the costs favour, where it is predicted to be faster than all of them."""
+    exits = pick.chain.known.score.shape[1]
+    if pick.thresholds is None or target.goal != "latency" or exits < 3:
+        return []
+    full = _mean_latency_s(pick.chain, pick.thresholds)
+    sizes = range(2, exits) if exits <= MOST_EXITS else (exits - 1,)
+    best, best_s = None, full
+    for size in sizes:
+        for kept in itertools.combinations(range(exits - 1), size - 1):
+            one = with_exits(pick.chain, (*kept, exits - 1), passing_s)
+            (thresholds,) = find([one], target)
+            if thresholds is not None and _mean_latency_s(one, thresholds) < best_s:
+                best, best_s = (*kept, exits - 1), _mean_latency_s(one, thresholds)
+    if best is None or best_s > WORTH * full:
+        return []
+    return [
+        f"With {_exits(best)} alone early exit is predicted to take {best_s * 1e6:.0f} us in the mean, not {full * 1e6:.0f}. "
+        f"Try: offramp keep BUNDLE --exits {','.join(map(str, best))} --variant {variant}"
+    ]
+
+
+def with_exits(chain: Contender, kept: Sequence[int], passing_s: Sequence[float]) -> Contender:
+    """Return a chain as it is predicted to be with some of its exits only."""
+    columns, times = list(kept), []
+    for k in columns:
+        saved = sum(max(0.0, passing_s[j]) for j in range(k) if j not in columns)
+        times.append(chain.known.costs.times_s[k] - saved)
+    costs = Costs(tuple(times))
+
+    def narrow(table: Table) -> Table:
+        return replace(
+            table,
+            score=table.score[:, columns],
+            right=None if table.right is None else table.right[:, columns],
+            differs=table.differs[:, columns],
+            costs=costs,
+        )
+
+    return replace(chain, known=narrow(chain.known), table=narrow(chain.table))
+
+
+def _mean_latency_s(one: Contender, thresholds: tuple[float, ...]) -> float:
+    return mean_of(one.known.costs.latency_s, exits_taken(one.known.score, thresholds))
+
+
+def _exits(which: Sequence[int]) -> str:
+    return f"exit{'s' if len(which) > 1 else ''} {', '.join(map(str, which))}"

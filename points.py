@@ -1,0 +1,335 @@
+"""What calibrations say: targets, operating points and what is promised of them. Typed, and validated while they are decoded."""
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from .errors import UsageError, unknown
+from .schema import NEVER, Count, Positive, Record
+
+CALIBRATION_SCHEMA = 2
+"""The version of calibrations that this offramp writes, and the only one that it reads."""
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Joules = Annotated[float, Meta(ge=0)]
+Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
+Goal = Literal["latency", "energy", "accuracy"]
+
+GOALS = {"latency": "the least mean latency", "energy": "the least mean energy", "accuracy": "the best accuracy"}
+
+CAREFUL = ("min_accuracy", "max_drop", "max_disagreement")
+"""Limits that ask for late exits; the others ask for early ones."""
+
+MAX_LATE = 0.01
+"""How many may miss a deadline where nothing is said: it is then the 99th percentile's limit."""
+
+
+class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """What to optimise, and under which limits; all limits that are given are kept at once.
+
+    Attributes:
+        goal: `latency` or `energy`, whose mean is to be least, or `accuracy`, which is to be best (without labels: agreement with
+            the whole network). By default the latency under limits of accuracy, and the accuracy under others alone.
+        min_accuracy: the least accuracy, as a fraction.
+        max_drop: the largest accuracy drop against the whole network of the bundle's first variant, as a fraction (0.01 is one
+            percent).
+        max_disagreement: the largest share of inputs that get another label than that network gives them. Needs no labels.
+        max_latency_s: the largest mean latency in seconds.
+        deadline_s, max_late: the largest share of inputs that may take longer than a time in seconds; one percent by default.
+        max_energy_j: the largest mean energy of an inference in joules, the board's rest included.
+
+    Raises:
+        UsageError: nothing is limited, or something is out of range.
+    """
+
+    goal: Goal | None = None
+    min_accuracy: float | None = None
+    max_drop: float | None = None
+    max_disagreement: float | None = None
+    max_latency_s: float | None = None
+    deadline_s: float | None = None
+    max_late: float | None = None
+    max_energy_j: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*CAREFUL, "max_late"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"{name} is a fraction from 0 to 1 (0.01 is one percent), not {value}.")
+        for name, unit in (
+            ("max_latency_s", "time in seconds"),
+            ("deadline_s", "time in seconds"),
+            ("max_energy_j", "energy in joules"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{name} is a {unit} above 0, not {value}.")
+        if self.max_late is not None and self.deadline_s is None:
+            raise UsageError("max_late says how many may be later than deadline_s: give both.")
+        if self.deadline_s is not None and self.max_late is None:
+            msgspec.structs.force_setattr(self, "max_late", MAX_LATE)
+        if not self.limits:
+            raise UsageError("A target needs a limit, such as max_drop=0.01 or max_latency_s=0.002.")
+        careful = any(name in CAREFUL for name in self.limits)
+        if self.goal is None:
+            msgspec.structs.force_setattr(self, "goal", "latency" if careful else "accuracy")
+        elif self.goal not in GOALS:
+            raise unknown("goal", str(self.goal), GOALS)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, by name; of a deadline the share that may be late, as `max_late`."""
+        names = (*CAREFUL, "max_latency_s", "max_late", "max_energy_j")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it takes labels to tell that it is met."""
+        return self.min_accuracy is not None or self.max_drop is not None
+
+    @property
+    def needs_energy(self) -> bool:
+        """Whether it takes a meter."""
+        return self.goal == "energy" or self.max_energy_j is not None
+
+    def __str__(self) -> str:
+        return f"{GOALS[self.goal or 'latency']} with {self.describe_limits()}"
+
+    def describe_limits(self) -> str:
+        """Say in words what is limited."""
+        said = [describe_limit(name, value, self) for name, value in self.limits.items()]
+        return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+
+
+def describe_limit(name: str, value: float, target: Target) -> str:
+    """Say one limit in words."""
+    shown = show_value(name, value)
+    match name:
+        case "min_accuracy":
+            return f"an accuracy of at least {shown}"
+        case "max_drop":
+            return f"an accuracy drop of at most {shown}"
+        case "max_disagreement":
+            return f"at most {shown} disagreement with the whole network"
+        case "max_latency_s":
+            return f"a mean latency of at most {shown}"
+        case "max_late":
+            return f"at most {shown} of the inputs later than {show_value('deadline_s', target.deadline_s or 0.0)}"
+        case _:
+            return f"a mean energy of at most {shown}"
+
+
+def show_value(name: str, value: float) -> str:
+    """Show a value of what a limit limits, in the unit that people read."""
+    if name == "max_energy_j":
+        return f"{value * 1e3:.4g} mJ"
+    return f"{value * 1e6:.0f} us" if name.endswith("_s") else f"{value:.2%}"
+
+
+class Certificate(Record, frozen=True):
+    """A promise about inputs that were not measured: that a point's target is kept. `OperatingPoint.promise` says it in words.
+
+    Attributes:
+        limits: what is promised, by the names of `Target`.
+        confidence: all promises of the calibration are true together with at least this probability over the samples drawn.
+        promises: how many there are; each is tested at (1 - confidence) / promises.
+        samples: how many it was tested on, which neither chose the thresholds nor laid the path.
+        step, steps: which candidate of how many along the path was certified.
+    """
+
+    limits: dict[str, float]
+    confidence: Share
+    promises: Positive
+    samples: Positive
+    step: Count
+    steps: Positive
+
+
+class OperatingPoint(Record, frozen=True, kw_only=True):
+    """One way to run, and what it is predicted to give; all from samples that had no part in choosing it.
+
+    Attributes:
+        variant: what runs.
+        placement: the device of each stage.
+        static: the exit at which a static network ends that runs instead of the chain: no early exit. None for the chain.
+        thresholds: one for each exit but the last, exact float32 values; 2.0 means never.
+        accuracy: share of right labels; `full_accuracy`: of the whole network of the bundle's first variant. None without labels.
+        drop: `full_accuracy - accuracy`, with its 95 % interval.
+        disagreement: share of the inputs that get another label than the whole network gives them.
+        latency_s: mean latency predicted from the exit shares and `exit_latency_s`.
+        late: share predicted to take longer than the target's deadline.
+        energy_j: mean energy predicted alike.
+        exit_latency_s: measured mean latency of leaving at each exit, in the mix in which this point leaves there.
+        met: whether these samples keep the target's limits.
+        certificate: what is promised; None where nothing is. `promise` says it, or why not, in words.
+        rival: the best static network that keeps the target, as an index into the calibration's `statics`; None where none does.
+        pays: whether the target is kept and that network is beaten; `verdict` says it in words.
+    """
+
+    variant: str
+    placement: tuple[str, ...]
+    target: Target
+    thresholds: tuple[Threshold, ...]
+    accuracy: Share | None
+    full_accuracy: Share | None
+    drop: float | None
+    drop_interval: tuple[float, float] | None
+    disagreement: Share
+    latency_s: Seconds
+    exit_shares: tuple[Share, ...]
+    exit_latency_s: tuple[Seconds, ...]
+    met: bool
+    static: Count | None = None
+    late: Share | None = None
+    energy_j: Joules | None = None
+    certificate: Certificate | None = None
+    promise: str = ""
+    rival: Count | None = None
+    pays: bool = False
+    verdict: str = ""
+
+    def __post_init__(self) -> None:
+        exits = len(self.exit_shares)
+        if not len(self.placement) == len(self.exit_latency_s) == len(self.thresholds) + 1 == exits:
+            raise ValueError(
+                f"an operating point has {len(self.thresholds)} thresholds, {len(self.placement)} devices and "
+                f"{len(self.exit_latency_s)} latencies for {exits} exits"
+            )
+        if self.static is not None and exits > 1:
+            raise ValueError(f"an operating point of a static network has {exits} exits")
+        if abs(sum(self.exit_shares) - 1) > 1e-6:
+            raise ValueError(f"the exit shares of an operating point add up to {sum(self.exit_shares):.3g}, not 1")
+
+    @property
+    def engines(self) -> str:
+        """What runs: points that say the same can be switched between."""
+        what = "the chain" if self.static is None else f"the static network to exit {self.static}"
+        return f"{what} of {self.variant} on {', '.join(self.placement)}"
+
+
+class Latency(Record, frozen=True):
+    """Measured latency of leaving at one exit, in seconds."""
+
+    mean_s: Seconds
+    p50_s: Seconds
+    p90_s: Seconds
+    p99_s: Seconds
+
+
+class Chain(Record, frozen=True, kw_only=True):
+    """A variant where it was placed, as it was measured.
+
+    Attributes:
+        exits: latency of leaving at each exit, forced, end to end.
+        passing_s: what each exit but the last takes from those that do not leave there: its head, its call, and what the engine
+            cannot join across the cut. Without that exit, later ones are faster by it.
+        exit_energy_j: mean energy of leaving at each exit, the board's rest included; empty where none was measured.
+        accuracy: of each exit alone; empty without labels.
+    """
+
+    variant: str
+    placement: tuple[str, ...]
+    exits: tuple[Latency, ...]
+    passing_s: tuple[float, ...]
+    exit_energy_j: tuple[Joules, ...] = ()
+    accuracy: tuple[Share, ...] = ()
+
+
+class StaticPoint(Record, frozen=True, kw_only=True):
+    """The static network that ends at one exit, without the earlier heads; figures are of the same samples as the points'.
+
+    `energy_j` is its time by the power that the chain drew up to that exit.
+    """
+
+    variant: str
+    device: str
+    exit: Count
+    accuracy: Share | None
+    drop: float | None
+    disagreement: Share
+    latency_s: Seconds
+    energy_j: Joules | None = None
+
+
+class Tradeoff(Record, frozen=True, kw_only=True):
+    """A way to run that no other one beats in accuracy, latency and energy at once. Nothing is promised of it.
+
+    `static` and `thresholds` are as in `OperatingPoint`; `accuracy` is agreement with the whole network without labels.
+    """
+
+    variant: str
+    placement: tuple[str, ...]
+    static: Count | None
+    thresholds: tuple[Threshold, ...]
+    accuracy: Share
+    latency_s: Seconds
+    energy_j: Joules | None
+
+
+class Conditions(Record, frozen=True):
+    """The board before and after measuring: the fastest core's clock, the hottest zone, and what slowed it down meanwhile."""
+
+    clock_hz: tuple[float | None, float | None]
+    temperature_c: tuple[float | None, float | None]
+    throttled: tuple[str, ...]
+
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """What calibration measured and found on one device.
+
+    Attributes:
+        variants: those that were measured: which ones, exactly, by `Variant.digest`. The first is the yardstick.
+        fingerprint: the device and software it was measured on; see `devices.fingerprint`.
+        conditions: of the board meanwhile.
+        confidence, seed: as they were given.
+        select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
+        outside: whether the first came from outside, and are none of the samples that were given.
+        meter: what measured energy, and its scope.
+        chains, statics: what was measured.
+        frontier: what can be had, by rising latency.
+        points: by name; the first is what `load` takes. Where a static network is recommended, `<name>-early` is the best
+            point with early exit.
+        notes: what is worth knowing besides, in words.
+    """
+
+    schema: int
+    offramp: str
+    variants: Annotated[dict[str, str], Meta(min_length=1)]
+    fingerprint: dict[str, str]
+    conditions: Conditions
+    confidence: Share
+    seed: int
+    select_samples: Positive
+    report_samples: Positive
+    outside: bool
+    meter: str | None
+    chains: Annotated[tuple[Chain, ...], Meta(min_length=1)]
+    statics: tuple[StaticPoint, ...]
+    frontier: tuple[Tradeoff, ...]
+    points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, point in self.points.items():
+            if point.variant not in self.variants:
+                raise ValueError(f"operating point {name} is of variant {point.variant}, which was not measured")
+            if point.rival is not None and point.rival >= len(self.statics):
+                raise ValueError(f"operating point {name} names static network {point.rival} of {len(self.statics)}")
+
+    @property
+    def point(self) -> OperatingPoint:
+        """The first point."""
+        return next(iter(self.points.values()))
+
+    @property
+    def early(self) -> OperatingPoint:
+        """The first point with early exit: the first one, or where a static network is recommended instead, the one beside it."""
+        return next((point for point in self.points.values() if point.static is None), self.point)
+
+    @property
+    def verdict(self) -> str:
+        """What the first point says of early exit."""
+        return self.point.verdict
