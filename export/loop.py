@@ -107,7 +107,7 @@ class Loop:
             raise UsageError("No parameter of the network takes gradients: attach(..., frozen=False) leaves them free.")
         if teacher is not None and {id(p) for p in teacher.parameters()} & {id(p) for p in self.trained.values()}:
             raise UsageError("The teacher has parameters that are to train: give copy.deepcopy(network) as teacher.")
-        self.setting = {
+        self.setting: dict[str, Any] = {
             "network": _describe(network),
             "recipe": recipe,
             "teacher": None if teacher is None else _describe(teacher),
