@@ -25,7 +25,7 @@ from .train import Epoch, History
 MOMENTUM, WARM_UP = 0.9, 0.05
 
 TEMPERATURE, SOFT = 3.0, 0.5
-"""How far the last exit's outputs are softened for the earlier exits, and the share of the loss that they make."""
+"""How far the outputs of a teacher, or of the last exit, are softened for an exit, and the share of its loss that they make."""
 
 SURE = 0.9
 """The probability of the true class from which on a sample is settled for the gated recipe."""
@@ -34,31 +34,31 @@ CHECK_EVERY = 100
 """Batches between two looks at the loss, each of which waits for the device."""
 
 
-def joint(logits: Sequence[Tensor], y: Tensor, smoothing: float) -> Tensor:
-    """Return the cross-entropy of every sample at every exit, float32 (batch, exits)."""
-    return torch.stack([F.cross_entropy(z, y, reduction="none", label_smoothing=smoothing) for z in logits], 1)
+def joint(logits: Sequence[Tensor], y: Tensor, smoothing: float, teacher: Tensor | None = None) -> Tensor:
+    """Return the cross-entropy of every sample at every exit, float32 (batch, exits), mixed with what a teacher's logits ask."""
+    hard = torch.stack([F.cross_entropy(z, y, reduction="none", label_smoothing=smoothing) for z in logits], 1)
+    return hard if teacher is None else mix(hard, logits, teacher)
 
 
-def distill(logits: Sequence[Tensor], y: Tensor, smoothing: float) -> Tensor:
-    """Mix T^2 KL(last / T || exit / T) into the loss of every exit but the last, which teaches only.
-
-    T^2 keeps the size of the gradients (Hinton et al., arXiv 1503.02531).
-    """
-    hard, t = joint(logits, y, smoothing), TEMPERATURE
-    teacher = F.log_softmax(logits[-1].detach() / t, 1)
-    soft = [
-        F.kl_div(F.log_softmax(z / t, 1), teacher, reduction="none", log_target=True).sum(1) * t**2 for z in logits[:-1]
-    ]
-    early = (1 - SOFT) * hard[:, :-1] + SOFT * torch.stack(soft, 1)
-    return torch.cat([early, hard[:, -1:]], 1)
+def distill(logits: Sequence[Tensor], y: Tensor, smoothing: float, teacher: Tensor | None = None) -> Tensor:
+    """Let the last exit teach every other one besides; itself it learns nothing from that."""
+    losses = joint(logits, y, smoothing, teacher)
+    return torch.cat([mix(losses[:, :-1], logits[:-1], logits[-1].detach()), losses[:, -1:]], 1)
 
 
-def gated(logits: Sequence[Tensor], y: Tensor, smoothing: float) -> Tensor:
+def gated(logits: Sequence[Tensor], y: Tensor, smoothing: float, teacher: Tensor | None = None) -> Tensor:
     """Zero a sample's loss at every exit after the first that gives its true class a probability of `SURE`."""
     with torch.no_grad():
-        unsure = torch.stack([z.softmax(1).gather(1, y[:, None])[:, 0] < SURE for z in logits[:-1]], 1)
+        unsure = torch.stack([z.softmax(1).gather(1, _true(y)[:, None])[:, 0] < SURE for z in logits[:-1]], 1)
         reached = torch.cat([torch.ones_like(unsure[:, :1]), unsure], 1).cumprod(1)
-    return joint(logits, y, smoothing) * reached
+    return joint(logits, y, smoothing, teacher) * reached
+
+
+def mix(losses: Tensor, logits: Sequence[Tensor], teacher: Tensor) -> Tensor:
+    """Replace the share `SOFT` of the losses by T^2 KL(teacher / T || exit / T); T^2 keeps the size of the gradients."""
+    t, target = TEMPERATURE, F.log_softmax(teacher / TEMPERATURE, 1)
+    soft = [F.kl_div(F.log_softmax(z / t, 1), target, reduction="none", log_target=True).sum(1) * t**2 for z in logits]
+    return (1 - SOFT) * losses + SOFT * torch.stack(soft, 1)
 
 
 LOSSES = {"joint": joint, "distill": distill, "gated": gated, "heads": joint}
@@ -85,6 +85,7 @@ class Loop:
         self,
         network: nn.Module,
         recipe: str,
+        teacher: nn.Module | None,
         lr: float,
         weight_decay: float,
         smoothing: float,
@@ -92,7 +93,8 @@ class Loop:
         heads: Sequence[str],
         device: str,
     ) -> None:
-        self.network, self.recipe, self.lr, self.smoothing, self.weights = network, recipe, lr, smoothing, weights
+        self.network, self.recipe, self.teacher = network, recipe, teacher
+        self.lr, self.smoothing, self.weights = lr, smoothing, weights
         self.heads = _find_heads(network, heads) if recipe == "heads" else []
         self.device = _find_device(device)
         self.half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -103,9 +105,12 @@ class Loop:
         }
         if not self.trained:
             raise UsageError("No parameter of the network takes gradients: attach(..., frozen=False) leaves them free.")
-        self.setting = {
+        if teacher is not None and {id(p) for p in teacher.parameters()} & {id(p) for p in self.trained.values()}:
+            raise UsageError("The teacher has parameters that are to train: give copy.deepcopy(network) as teacher.")
+        self.setting: dict[str, Any] = {
             "network": _describe(network),
             "recipe": recipe,
+            "teacher": None if teacher is None else _describe(teacher),
             "lr": lr,
             "weight_decay": weight_decay,
             "label_smoothing": smoothing,
@@ -118,12 +123,13 @@ class Loop:
         loader: Iterable[tuple[Any, Any]],
         validation: Iterable[tuple[Any, Any]] | None,
         epochs: int,
+        seconds: float | None,
         checkpoint: Path | None,
         progress: Callable[[Epoch], None],
     ) -> History:
         """Train, from the checkpoint on where there is one."""
         steps = _count_batches(loader)
-        self.setting |= {"epochs": epochs, "batches": steps}
+        self.setting |= {"epochs": epochs, "seconds": seconds, "batches": steps}
         with self._prepared():
             matrices = [p for p in self.trained.values() if p.ndim > 1]
             others = [p for p in self.trained.values() if p.ndim <= 1]
@@ -135,9 +141,15 @@ class Loop:
             done = self._resume(checkpoint, optimizer, loader) if checkpoint and checkpoint.exists() else []
             first = len(done)
             for epoch in range(first, epochs):
-                start = perf_counter()
-                shares = [(epoch + (i + 0.5) / steps) / epochs for i in range(steps)]
-                loss, accuracy = self._learn(loader, optimizer, shares, epoch, careful=epoch == first)
+                start, before = perf_counter(), sum(e.seconds for e in done)
+                if seconds is not None and before >= seconds:
+                    break
+
+                def share(i: int, epoch: int = epoch, start: float = start, before: float = before) -> float:
+                    by_time = (before + perf_counter() - start) / seconds if seconds else 0.0
+                    return min(max((epoch + (i + 0.5) / steps) / epochs, by_time), 1.0)
+
+                loss, accuracy = self._learn(loader, optimizer, share, epoch, careful=epoch == first)
                 right = None if validation is None else self._judge(validation)
                 spent = perf_counter() - start
                 done.append(Epoch(epoch=epoch + 1, loss=loss, accuracy=accuracy, validation=right, seconds=spent))
@@ -148,30 +160,33 @@ class Loop:
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:
-        """Put the network on the device with gradients for what trains only; afterwards back, in eval mode."""
+        """Put both networks on the device with gradients for what trains only; afterwards back, in eval mode."""
+        networks = [self.network] if self.teacher is None else [self.network, self.teacher]
         before = [(p, p.requires_grad) for p in self.network.parameters()]
-        home = next(iter(self.trained.values())).device
+        homes = [next((p.device for p in network.parameters()), torch.device("cpu")) for network in networks]
         try:
             for name, p in self.network.named_parameters():
                 p.requires_grad_(name in self.trained)
-            self.network.to(self.device)
-            if self.half:  # tensor cores read channels last
-                self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for network in networks:
+                network.eval().to(self.device)
+                if self.half:  # tensor cores read channels last
+                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             yield
         finally:
             for p, requires in before:
                 p.requires_grad_(requires)
                 p.grad = None
-            self.network.to(home)
-            if self.half:
-                self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            self.network.eval()
+            for network, home in zip(networks, homes, strict=True):
+                network.to(home)
+                if self.half:
+                    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+                network.eval()
 
     def _learn(
         self,
         loader: Iterable[tuple[Any, Any]],
         optimizer: torch.optim.Optimizer,
-        shares: Sequence[float],
+        share: Callable[[int], float],
         epoch: int,
         *,
         careful: bool,
@@ -181,7 +196,7 @@ class Loop:
         Args:
             loader: the batches.
             optimizer: takes the steps.
-            shares: for every batch, the share of the whole training that is done.
+            share: gives the share of the whole training that is done at a batch, counted from 0.
             epoch: counted from 0.
             careful: check every batch's labels, which waits for the device.
         """
@@ -191,12 +206,14 @@ class Loop:
         sums, count = torch.zeros(2, 1, device=self.device), 0
         for i, batch in enumerate(loader):
             x, y = self._place(batch)
-            logits = self._forward(x)
+            logits = self._forward(self.network, x)
+            with torch.no_grad():
+                taught = None if self.teacher is None else self._forward(self.teacher, x)[-1]
             if careful:
-                self._check(logits, y)
-            losses = LOSSES[self.recipe](logits, y, self.smoothing)
+                self._check(logits, y, taught)
+            losses = LOSSES[self.recipe](logits, y, self.smoothing, taught)
             for group in optimizer.param_groups:
-                group["lr"] = self.lr * _rate(shares[min(i, len(shares) - 1)])
+                group["lr"] = self.lr * _rate(share(i))
             optimizer.zero_grad()
             self._weigh(losses).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -216,24 +233,25 @@ class Loop:
         right, count = torch.zeros(1, device=self.device), 0
         for batch in batches:
             x, y = self._place(batch)
-            right, count = right + _right(self._forward(x), y), count + len(y)
+            right, count = right + _right(self._forward(self.network, x), y), count + len(y)
         if not count:
             raise DataError("The validation batches hold no sample.")
         return tuple((right.double() / count).tolist())
 
     def _place(self, batch: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         x, y = (torch.as_tensor(part).to(self.device, non_blocking=True) for part in batch)
-        if y.ndim != 1 or len(y) != len(x) or y.is_floating_point():
+        if len(y) != len(x) or y.ndim != (2 if y.is_floating_point() else 1):
             raise DataError(
-                f"A batch has inputs {tuple(x.shape)} and labels {y.dtype} {tuple(y.shape)}; labels are whole numbers (batch,)."
+                f"A batch has inputs {tuple(x.shape)} and labels {y.dtype} {tuple(y.shape)}; labels are whole numbers (batch,) "
+                "or probabilities (batch, classes)."
             )
         if self.half and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return x, y.long()
+        return x, y.float() if y.is_floating_point() else y.long()
 
-    def _forward(self, x: Tensor) -> list[Tensor]:
+    def _forward(self, network: nn.Module, x: Tensor) -> list[Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            output = self.network(x)
+            output = network(x)
         return logits_of_exits(output)
 
     def _weigh(self, losses: Tensor) -> Tensor:
@@ -242,13 +260,17 @@ class Loop:
             return per_exit.mean()
         return torch.stack([w / sum(self.weights) * loss for w, loss in zip(self.weights, per_exit, strict=True)]).sum()
 
-    def _check(self, logits: Sequence[Tensor], y: Tensor) -> None:
+    def _check(self, logits: Sequence[Tensor], y: Tensor, taught: Tensor | None) -> None:
         exits, classes = len(logits), logits[0].shape[1]
         if exits < 2 and self.recipe in ("distill", "gated"):
             raise ModelError(f"The network has one exit; {self.recipe!r} needs at least two. attach() adds some.")
         if self.weights is not None and len(self.weights) != exits:
             raise UsageError(f"There are {len(self.weights)} weights for {exits} exits: give one per exit.")
-        low, high = y.min().item(), y.max().item()
+        if taught is not None and taught.shape[1] != classes:
+            raise ModelError(f"The teacher has {taught.shape[1]} classes, the network {classes}.")
+        if y.ndim == 2 and (y.shape[1] != classes or bool((y < 0).any())):
+            raise DataError(f"Labels {tuple(y.shape)} are no probabilities of the network's {classes} classes.")
+        low, high = _true(y).min().item(), _true(y).max().item()
         if low < 0 or high >= classes:
             raise DataError(f"Labels run from {low} to {high}; the network has the classes 0 to {classes - 1}.")
 
@@ -362,7 +384,12 @@ def _rate(share: float) -> float:
 
 
 def _right(logits: Sequence[Tensor], y: Tensor) -> Tensor:
-    return torch.stack([(z.argmax(1) == y).sum() for z in logits]).float()
+    return torch.stack([(z.argmax(1) == _true(y)).sum() for z in logits]).float()
+
+
+def _true(y: Tensor) -> Tensor:
+    """Return the class of every label (batch,): of probabilities, the likeliest."""
+    return y if y.ndim == 1 else y.argmax(1)
 
 
 def _get_numpy() -> tuple[Any, ...]:

@@ -41,7 +41,9 @@ def train(
     loader: Iterable[tuple[Any, Any]],
     *,
     epochs: int,
+    seconds: float | None = None,
     recipe: str = "joint",
+    teacher: "torch.nn.Module | None" = None,
     validation: Iterable[tuple[Any, Any]] | None = None,
     lr: float = 0.1,
     weight_decay: float = 5e-4,
@@ -66,9 +68,14 @@ def train(
         network: float inputs (batch, ...) -> its exits' logits (batch, classes) as `export` takes them: a list, tuple, dict or
             dataclass, or one stacked tensor (exit, batch, class). It is trained in place and left in eval mode on its device.
         loader: gives batches (inputs, labels) anew each time it is iterated, and has a length; labels are whole numbers
-            (batch,) from 0. Its `generator`, where it has one as torch's DataLoader does, is saved in the checkpoint.
+            (batch,) from 0, or probabilities (batch, classes), as of mixed images, of which the likeliest counts as right. Its
+            `generator`, where it has one as torch's DataLoader does, is saved in the checkpoint.
         epochs: passes over the loader, all in all.
+        seconds: the rate is at 0 after that long at the latest, and no further epoch starts. What comes of it then depends on
+            the machine's speed.
         recipe: one of the above.
+        teacher: a trained network for the same inputs and classes. Half of each exit's loss is then how far it is from the
+            teacher's last exit on the same batch, both softened (arXiv 1503.02531). It is left in eval mode and not trained.
         validation: batches on which each exit's accuracy is taken after every epoch; nothing is chosen by it.
         lr: the highest rate.
         weight_decay: of all parameters with two axes or more, so of none of BatchNorm's and no bias.
@@ -97,8 +104,10 @@ def train(
         raise unknown("recipe", recipe, RECIPES)
     if heads and recipe != "heads":
         raise UsageError(f"heads={list(heads)} are for recipe='heads'; {recipe!r} trains the whole network.")
-    if epochs < 1:
-        raise UsageError(f"epochs={epochs}: train for at least one.")
+    if epochs < 1 or (seconds is not None and not seconds > 0):
+        raise UsageError(f"epochs={epochs}, seconds={seconds}: train for at least one epoch, and above 0 seconds.")
+    if teacher is not None and not isinstance(teacher, torch.nn.Module):
+        raise UsageError(f"The teacher is a torch.nn.Module, not a {type(teacher).__name__}.")
     if not lr > 0 or weight_decay < 0 or not 0 <= label_smoothing < 1:
         raise UsageError(
             f"lr={lr} must be above 0, weight_decay={weight_decay} not below, label_smoothing={label_smoothing} in [0, 1)."
@@ -108,7 +117,6 @@ def train(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
         check_writable(path)
-    loop = Loop(
-        network, recipe, lr, weight_decay, label_smoothing, None if weights is None else list(weights), heads, device
-    )
-    return loop.run(loader, validation, epochs, path, progress or (lambda epoch: None))
+    shares = None if weights is None else list(weights)
+    loop = Loop(network, recipe, teacher, lr, weight_decay, label_smoothing, shares, heads, device)
+    return loop.run(loader, validation, epochs, seconds, path, progress or (lambda epoch: None))

@@ -1,8 +1,8 @@
 """Two residual networks for CIFAR-10 with exits, in plain torch.
 
-`resnet` is for early exit: 150 million multiply-accumulates, a fifth of them up to a first exit with a head of two convolutions,
-most of them at 16 x 16 and 8 x 8. `resnet8` is the image classifier of MLPerf Tiny (Banbury et al., arXiv 2106.07597) with an
-exit after each of its three stacks.
+`resnet` is for early exit: 154 million multiply-accumulates with its heads, a fifth of them up to a first exit with a head of two
+convolutions, most of them at 16 x 16 and 8 x 8. `resnet8` is the image classifier of MLPerf Tiny (Banbury et al., arXiv
+2106.07597) with an exit after each of its three stacks. `make_teacher` makes a larger one that only helps to train them.
 
 Each returns its network in eval mode, with the weights in the file of its name beside this one if that is there. Its input is
 float32 (batch, 3, 32, 32), pixels / 255, normalised with MEAN and STD; its output the list of the exits' logits (batch, 10).
@@ -73,16 +73,23 @@ def make_resnet() -> Exits:
     parts = [
         nn.Sequential(stem, Block(64, 64)),
         nn.Sequential(Block(64, 128, 2), Block(128, 128)),
-        nn.Sequential(Block(128, 192), Block(192, 192)),
+        nn.Sequential(Block(128, 176), Block(176, 176), Block(176, 256, 2)),
     ]
-    return Exits([*parts], [Head(64, 128, 128), Head(128, 192), Head(192)])
+    return Exits([*parts], [Head(64, 128, 160), Head(128, 192), Head(256)])
 
 
 def make_resnet8() -> Exits:
     """Make `resnet8` with random weights."""
     stem = nn.Sequential(convolve(3, 16), nn.ReLU())
     parts = [nn.Sequential(stem, Block(16, 16)), Block(16, 32, 2), Block(32, 64, 2)]
-    return Exits([*parts], [Head(16, 32), Head(32, 64), Head(64)])
+    return Exits([*parts], [Head(16, 24, 48, 64), Head(32, 48, 64), Head(64)])
+
+
+def make_teacher() -> Exits:
+    """Make a network of one exit, about twice as wide as `resnet`, with random weights."""
+    stem = nn.Sequential(convolve(3, 64), nn.ReLU(), convolve(64, 128, 3, 2), nn.ReLU())
+    blocks = [Block(128, 128), Block(128, 256, 2), Block(256, 256), Block(256, 512, 2), Block(512, 512)]
+    return Exits([nn.Sequential(stem, *blocks)], [Head(512)])
 
 
 def resnet() -> Exits:

@@ -1,6 +1,8 @@
-"""Train one of the two networks in resnets.py on CIFAR-10.
+"""Train a network in resnets.py on CIFAR-10, with the help of a larger one if that was trained before.
 
-    python samples/cifar10/train.py --data FOLDER --network resnet --recipe distill --device cuda --out resnet.safetensors
+    python samples/cifar10/train.py --data FOLDER --network teacher --recipe joint --device cuda --out teacher.safetensors
+    python samples/cifar10/train.py --data FOLDER --network resnet --teacher teacher.safetensors --device cuda \\
+        --out resnet.safetensors
 
 FOLDER holds cifar10_train.npz: `jpeg` uint8, all images' bytes one after the other; `offset`, where image i is
 `jpeg[offset[i]:offset[i+1]]`; and `label`. A tenth of the images, the first that numpy.random.RandomState(0).permutation names,
@@ -11,10 +13,12 @@ test images are not read. Beside the weights, a file of the same name that ends 
 import argparse
 import io
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,15 +32,30 @@ from offramp.files import check_writable, hash_file, write_atomically
 
 import resnets
 
-SETTINGS = {"resnet": (resnets.make_resnet, 5e-4, 8), "resnet8": (resnets.make_resnet8, 1e-4, 0)}
-"""How to make the network; its weight decay; the side of the square that is cut out, which a network that small cannot afford."""
+
+class Setting(NamedTuple):
+    """How a network is trained."""
+
+    make: Callable[[], resnets.Exits]
+    weight_decay: float
+    strong: bool
+    """Turn, stretch, recolour and mix images besides, for networks that would learn the training images by heart otherwise."""
+
+
+SETTINGS = {
+    "resnet": Setting(resnets.make_resnet, 5e-4, True),
+    "resnet8": Setting(resnets.make_resnet8, 1e-4, False),
+    "teacher": Setting(resnets.make_teacher, 5e-4, True),
+}
 
 
 class Batches:
     """Images on a device, shuffled and augmented anew each time they are iterated if there is a generator."""
 
-    def __init__(self, x: Tensor, y: Tensor, size: int, generator: torch.Generator | None = None, cut: int = 0) -> None:
-        self.x, self.y, self.size, self.generator, self.cut = x, y, size, generator, cut
+    def __init__(
+        self, x: Tensor, y: Tensor, size: int, generator: torch.Generator | None = None, strong: bool = False
+    ) -> None:
+        self.x, self.y, self.size, self.generator, self.strong = x, y, size, generator, strong
         self.mean = torch.tensor(resnets.MEAN, device=x.device).view(3, 1, 1)
         self.std = torch.tensor(resnets.STD, device=x.device).view(3, 1, 1)
 
@@ -48,26 +67,55 @@ class Batches:
         if self.generator is not None:
             order = torch.randperm(len(self.x), device=self.x.device, generator=self.generator)
         for rows in order.split(self.size):
-            x = (self.x[rows].float() / 255 - self.mean) / self.std
-            yield (x if self.generator is None else self.augment(x)), self.y[rows]
+            x, y = (self.x[rows].float() / 255 - self.mean) / self.std, self.y[rows]
+            if self.generator is not None:
+                x = self.move(x)
+                if self.strong:
+                    x, y = self.mix(self.recolour(self.turn(x)), F.one_hot(y, resnets.CLASSES).float())
+            yield x, y
 
-    def augment(self, x: Tensor) -> Tensor:
-        """Move each image by up to 4 pixels, mirror half of them, and blank a square of each."""
+    def move(self, x: Tensor) -> Tensor:
+        """Move each image by up to 4 pixels, and mirror half of them."""
         count, side, line = len(x), x.shape[-1], torch.arange(x.shape[-1], device=x.device)
         x = F.pad(x, (4, 4, 4, 4), mode="reflect")
-        mirrored = self.draw(2, count)[:, None].bool()
-        rows = self.draw(9, count)[:, None] + line
-        columns = self.draw(9, count)[:, None] + torch.where(mirrored, side - 1 - line, line)
+        mirrored = self.draw(count, 1) < 0.5
+        rows = (9 * self.draw(count, 1)).long() + line
+        columns = (9 * self.draw(count, 1)).long() + torch.where(mirrored, side - 1 - line, line)
         images = torch.arange(count, device=x.device)[:, None, None]
-        x = x.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        if self.cut:
-            inside = [(line - self.draw(side, count)[:, None] + self.cut // 2) for _ in range(2)]
-            down, across = ((part >= 0) & (part < self.cut) for part in inside)
-            x = x.masked_fill((down[:, :, None] & across[:, None, :])[:, None], 0.0)
-        return x
+        return x.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
-    def draw(self, end: int, count: int) -> Tensor:
-        return torch.randint(end, (count,), device=self.x.device, generator=self.generator)
+    def turn(self, x: Tensor) -> Tensor:
+        """Turn half of the images by up to 15 degrees and scale them by up to 15 %; the others stay as sharp as they are."""
+        chosen = (self.draw(len(x)) < 0.5).float()
+        angle = chosen * math.radians(15) * self.between(-1, 1, len(x))
+        scale = 1 + chosen * 0.15 * self.between(-1, 1, len(x))
+        cos, sin, zero = scale * angle.cos(), scale * angle.sin(), torch.zeros_like(angle)
+        matrix = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+        grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+    def recolour(self, x: Tensor) -> Tensor:
+        """Change each image's saturation, contrast and brightness."""
+        grey, each = x.mean(1, keepdim=True), (len(x), 1, 1, 1)
+        x = grey + (x - grey) * self.between(0.6, 1.4, *each)
+        return x * self.between(0.75, 1.25, *each) + self.between(-0.3, 0.3, *each)
+
+    def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Replace a rectangle of each image: in half of them by another image's (CutMix, arXiv 1905.04899), or by grey."""
+        count, line = len(x), torch.arange(x.shape[-1], device=x.device)
+        mixed = self.draw(count, 1) < 0.5
+        side = torch.where(mixed, len(line) * self.draw(count, 1).sqrt(), 10.0)
+        down, across = ((line - len(line) * self.draw(count, 1)).abs() < side / 2 for _ in range(2))
+        box = (down[:, :, None] & across[:, None, :])[:, None]
+        share = box.float().mean((1, 2, 3))[:, None] * mixed
+        x = torch.where(box, x.roll(1, 0) * mixed[:, :, None, None], x)
+        return x, (1 - share) * y + share * y.roll(1, 0)
+
+    def draw(self, *shape: int) -> Tensor:
+        return torch.rand(shape, device=self.x.device, generator=self.generator)
+
+    def between(self, low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * self.draw(*shape)
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -93,9 +141,12 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="file for the weights, .safetensors")
     parser.add_argument("--network", choices=list(SETTINGS), default="resnet")
     parser.add_argument("--recipe", default="distill", help="joint, distill or gated")
+    parser.add_argument("--teacher", type=Path, help="weights that this script wrote for --network teacher")
     parser.add_argument("--epochs", type=int, default=120)
+    parser.add_argument("--seconds", type=float, help="train fewer epochs if this script would take longer than this")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=0.4, help="the highest rate")
+    parser.add_argument("--weights", type=float, nargs="+", help="what each exit's loss counts; equal by default")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
@@ -104,20 +155,27 @@ def main() -> None:
     check_writable(options.out)
     torch.manual_seed(options.seed)
     torch.backends.cudnn.benchmark = True
-    make, weight_decay, cut = SETTINGS[options.network]
-    network = make()
+    setting = SETTINGS[options.network]
+    network = setting.make()
+    teacher = teacher_hash = None
+    if options.teacher is not None:
+        teacher_hash = hash_file(options.teacher)
+        teacher = resnets.load(resnets.make_teacher(), options.teacher)
     images, labels = (torch.from_numpy(part).to(options.device) for part in read_images(path))
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(images))).to(options.device)
     held, rest = order[: len(order) // 10], order[len(order) // 10 :]
     generator = torch.Generator(options.device).manual_seed(options.seed)
     history = train(
         network,
-        Batches(images[rest], labels[rest], options.batch, generator, cut),
+        Batches(images[rest], labels[rest], options.batch, generator, setting.strong),
         validation=Batches(images[held], labels[held], options.batch),
         recipe=options.recipe,
+        teacher=teacher,
         epochs=options.epochs,
+        seconds=options.seconds and max(1.0, options.seconds - (time.perf_counter() - start)),
         lr=options.lr,
-        weight_decay=weight_decay,
+        weight_decay=setting.weight_decay,
+        weights=options.weights,
         device=options.device,
         checkpoint=options.checkpoint,
         progress=lambda epoch: print(describe(epoch), flush=True),
@@ -126,10 +184,13 @@ def main() -> None:
     log = {
         "network": options.network,
         "recipe": options.recipe,
+        "teacher": teacher_hash,
         "epochs": options.epochs,
+        "seconds_at_most": options.seconds,
         "batch": options.batch,
         "lr": options.lr,
-        "weight_decay": weight_decay,
+        "weight_decay": setting.weight_decay,
+        "weights": options.weights,
         "seed": options.seed,
         "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device,
         "torch": torch.__version__,

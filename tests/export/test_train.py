@@ -1,5 +1,6 @@
 import copy
 import math
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from offramp.errors import DataError, MissingError, ModelError, UsageError
 from offramp.export import attach, train
-from offramp.export.loop import gated
+from offramp.export.loop import gated, mix
 from offramp.export.train import Epoch
 
 CLASSES = 4
@@ -147,6 +148,60 @@ def test_a_sample_that_an_exit_is_sure_of_gives_deeper_exits_no_gradient():
     assert (third.grad.abs().sum(1) > 0).tolist() == [False, True, False, True]
 
 
+@pytest.mark.parametrize("recipe", ["joint", "distill", "gated"])
+def test_a_teacher_lets_exits_learn_what_the_labels_do_not_say_and_stays_as_it_is(recipe):
+    x, y = draw()
+    teacher = make()
+    train(teacher, Shuffled(x, y), epochs=8)
+    teacher.train()
+    before, student = copy.deepcopy(teacher), make()
+    nothing = torch.full((len(x), CLASSES), 1 / CLASSES)
+    train(student, Shuffled(x, nothing), teacher=teacher, recipe=recipe, epochs=12)
+    with torch.no_grad():
+        taught, learned = teacher(x)[-1].argmax(1), [z.argmax(1) for z in student(x)]
+    assert all((z == taught).float().mean() > 0.7 for z in learned)  # a quarter would be chance
+    assert same(teacher, before) and not teacher.training
+    assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
+
+
+def test_a_teacher_asks_nothing_of_an_exit_that_is_like_it():
+    logits = torch.randn(5, CLASSES, generator=torch.Generator().manual_seed(0))
+    assert mix(torch.zeros(5, 1), [logits], logits + 2).abs().max() < 1e-5
+    assert (mix(torch.zeros(5, 1), [logits], -logits) > 0).all()
+
+
+def test_a_teacher_that_would_train_itself_is_refused():
+    network = make()
+    with pytest.raises(UsageError, match="copy.deepcopy"):
+        train(network, [draw(32)], epochs=1, teacher=network)
+
+
+def test_labels_may_be_probabilities():
+    x, y = draw()
+    whole, shares = make(), make()
+    a = train(whole, [(x, y)], validation=[(x, y)], recipe="gated", epochs=5)
+    hot = nn.functional.one_hot(y, CLASSES).double()
+    b = train(shares, [(x, hot)], validation=[(x, hot)], recipe="gated", epochs=5)
+    assert a.epochs[-1].accuracy == pytest.approx(b.epochs[-1].accuracy, abs=0.02)
+    assert a.epochs[-1].loss == pytest.approx(b.epochs[-1].loss, rel=0.05)
+
+
+def test_seconds_end_a_training_with_the_rate_at_0():
+    class Slow(Shuffled):
+        def __iter__(self):
+            for batch in super().__iter__():
+                time.sleep(0.02)
+                yield batch
+
+    network, states = make(), [make()]
+    history = train(
+        network, Slow(*draw()), epochs=1000, seconds=0.5, progress=lambda epoch: states.append(copy.deepcopy(network))
+    )
+    assert 1 <= len(history.epochs) < 10
+    steps = [(b.heads[0].weight - a.heads[0].weight).abs().max().item() for a, b in pairwise(states)]
+    assert steps[-1] < max(steps) / 2
+
+
 def test_the_weights_choose_what_exits_count():
     network = make()
     before = copy.deepcopy(network)
@@ -195,6 +250,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     cases: list[tuple[Any, dict[str, Any], str]] = [
         (make(), {"recipe": "gated"}, "recipe 'joint' there, recipe 'gated' here"),
         (make(), {"epochs": 2}, "epochs 1 there, epochs 2 here"),
+        (make(), {"teacher": make()}, "teacher None there, teacher 'Three .*here"),
         (attach(make(Plain), draw(2)[0], at=["body.1"]), {}, "network 'Three .*there, network 'Attached .*here"),
     ]
     for network, options, words in cases:
@@ -222,6 +278,16 @@ def test_what_cannot_be_trained_is_said():
         (make(), [batch], {"validation": []}, DataError, "validation batches hold no sample"),
         (make(), [(batch[0], batch[1] + 1)], {}, DataError, "1 to 4; the network has the classes 0 to 3"),
         (make(), [(batch[0], batch[1].float())], {}, DataError, "whole numbers"),
+        (make(), [(batch[0], torch.ones(32, 3) / 3)], {}, DataError, "no probabilities of the network's 4 classes"),
+        (make(), [batch], {"seconds": 0}, UsageError, "above 0 seconds"),
+        (make(), [batch], {"teacher": "me"}, UsageError, "not a str"),
+        (
+            make(),
+            [batch],
+            {"teacher": nn.Sequential(nn.Flatten(), nn.Linear(108, 3))},
+            ModelError,
+            "teacher has 3 classes",
+        ),
         (make(Plain), [batch], {"recipe": "gated"}, ModelError, "one exit"),
         (nn.Identity(), [batch], {}, UsageError, "No parameter"),
         (make().parts[0], [batch], {}, ModelError, "takes logits"),

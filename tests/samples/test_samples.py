@@ -61,15 +61,35 @@ def test_the_cifar10_networks_train_by_one_command_and_load_what_it_wrote(tmp_pa
     write_images(tmp_path, train=60)
     (tmp_path / "resnets.py").write_bytes((ROOT / "samples/cifar10/resnets.py").read_bytes())
     command = [sys.executable, ROOT / "samples/cifar10/train.py", "--data", tmp_path, "--epochs", "1", "--batch", "27"]
-    for name, recipe in (("resnet", "distill"), ("resnet8", "gated")):
-        options = ["--network", name, "--recipe", recipe, "--lr", "0.01", "--out", tmp_path / f"{name}.safetensors"]
-        random = call_function(f"{tmp_path / 'resnets.py'}:{name}").state_dict()
+    teacher = tmp_path / "teacher.safetensors"
+    runs = [
+        ("teacher", "joint", []),
+        ("resnet", "distill", ["--teacher", teacher, "--seconds", "600"]),
+        ("resnet8", "gated", ["--weights", "1", "1", "2"]),
+    ]
+    for name, recipe, more in runs:
+        options = [
+            "--network",
+            name,
+            "--recipe",
+            recipe,
+            "--lr",
+            "0.01",
+            "--out",
+            tmp_path / f"{name}.safetensors",
+            *more,
+        ]
+        make = f"{tmp_path / 'resnets.py'}:{'make_teacher' if name == 'teacher' else name}"
+        random = call_function(make).state_dict()
         done = subprocess.run([*command, *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("epoch   1: loss")
         log = json.loads((tmp_path / f"{name}.json").read_text())
-        assert log["recipe"] == recipe and log["data"]["trained"] == 54 and len(log["history"][0]["validation"]) == 3
-        network = call_function(f"{tmp_path / 'resnets.py'}:{name}")
+        assert log["recipe"] == recipe and log["data"]["trained"] == 54
+        if name == "teacher":
+            continue
+        assert len(log["history"][0]["validation"]) == 3
+        network = call_function(make)
         assert not network.training and [z.shape for z in network(torch.zeros(2, 3, 32, 32))] == [(2, 10)] * 3
         for key, value in network.state_dict().items():
             if value.ndim:
