@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--network", choices=list(SETTINGS), default="resnet")
     parser.add_argument("--recipe", default="distill", help="joint, distill or gated")
     parser.add_argument("--teacher", type=Path, help="weights that this script wrote for --network teacher")
+    parser.add_argument("--start", type=Path, help="weights to go on from; images are then shifted and mirrored only")
     parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--seconds", type=float, help="train fewer epochs if this script would take longer than this")
     parser.add_argument("--batch", type=int, default=512)
@@ -157,6 +158,8 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     setting = SETTINGS[options.network]
     network = setting.make()
+    if options.start is not None:
+        resnets.load(network, options.start)
     teacher = teacher_hash = None
     if options.teacher is not None:
         teacher_hash = hash_file(options.teacher)
@@ -167,7 +170,7 @@ def main() -> None:
     generator = torch.Generator(options.device).manual_seed(options.seed)
     history = train(
         network,
-        Batches(images[rest], labels[rest], options.batch, generator, setting.strong),
+        Batches(images[rest], labels[rest], options.batch, generator, setting.strong and options.start is None),
         validation=Batches(images[held], labels[held], options.batch),
         recipe=options.recipe,
         teacher=teacher,
@@ -185,6 +188,7 @@ def main() -> None:
         "network": options.network,
         "recipe": options.recipe,
         "teacher": teacher_hash,
+        "start": options.start and hash_file(options.start),
         "epochs": options.epochs,
         "seconds_at_most": options.seconds,
         "batch": options.batch,
