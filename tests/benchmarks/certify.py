@@ -3,25 +3,32 @@
 python tests/benchmarks/certify.py [--splits 500] [--json result.json] [PART ...]
 
 splits    a drop of at most 1 % is promised with 90 % confidence, from n = 1,000 and 5,000 labelled samples, scenarios A and B:
-          how often the truth breaks the promise, and the mean cost. Paths come from outside data, a fifth of the labelled
-          samples, or lead along one shared threshold; beside them Learn-then-Test with Hoeffding-Bentkus bounds on the samples
-          lost, and betting on the signed loss, each along a shared threshold; and the best vector without a promise. What
-          searches anew in every split gets a fifth of the splits
+          how often the truth breaks the promise, and the mean cost. Paths come from labelled or unlabelled outside data, or from
+          some of the samples as `calibrate` splits them, or lead along one shared threshold; beside them, each along a shared
+          threshold, Learn-then-Test with Hoeffding-Bentkus bounds on the samples lost, the same by MAPIE where that is installed
+          (pip install mapie==1.6.0 scikit-learn) with its default correction, and betting on the signed loss; and the best
+          vector without a promise. What searches anew in every split gets a fifth of the splits
+recorded  the same on what a real network says, with --network, --data and --outside as for `offramp export` and `calibrate`: the
+          samples of --data are taken for the population, from which each split draws with replacement; an exit costs its
+          multiply-accumulates. Left out where no network is given
 free      the same without labels: disagreement with the last exit of at most 1 and 2 %
 size      the exact test simulated at its worst nuisance: how often a drop of exactly 1 % is certified
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
 
+from offramp.calibrate.calibration import LEAST_SELECT, SPLIT
 from offramp.calibrate.certify import (
     certify_mean,
     critical_z,
@@ -30,7 +37,8 @@ from offramp.calibrate.certify import (
     noninferiority_z,
     size_of,
 )
-from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search
+from offramp.calibrate.choose import FEW
+from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search, search_shared
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from exit_tables import UNEVEN, exit_costs, exit_table
@@ -43,6 +51,8 @@ SCENARIOS = {"A": None, "B": UNEVEN}
 
 POOL, OUTSIDE = 200_000, 20_000
 
+HEAD = "scenario     n  way                                         broken  (binomial error)  mean cost"
+
 
 def lost(table):
     right = table["correct"]
@@ -53,21 +63,21 @@ def differs(table):
     return (table["label"] != table["label"][:, -1:]).astype(np.int8)
 
 
-def choose(score, value, n, eps):
+def choose(score, value, costs, n, eps):
     """Find the cheapest vector that should keep a limit when it is tested on n samples."""
     limit = Limit(value, eps, MARGIN * math.sqrt(len(score) / n))
-    return search(Problem(score, COSTS, value, (limit,)))
+    return search(Problem(score, costs, value, (limit,)))
 
 
-def follow(score, value, path):
+def follow(score, value, costs, path):
     """Return the loss of each sample at each step of a path, int8 (steps, N), and the mean costs."""
-    rows, costs = np.arange(len(score)), []
+    rows, means = np.arange(len(score)), []
     losses = np.empty((len(path), len(score)), np.int8)
     for i, thresholds in enumerate(path):
         taken = exits_taken(score, thresholds)
-        losses[i], costs_at = value[rows, taken], COSTS[taken].mean()
-        costs.append(costs_at)
-    return losses, np.array(costs)
+        losses[i] = value[rows, taken]
+        means.append(costs[taken].mean())
+    return losses, np.array(means)
 
 
 def exact(x, n):
@@ -85,6 +95,15 @@ def hoeffding_bentkus(x, n):
     return last_before_failure((np.minimum(hoeffding, bentkus) <= DELTA).tolist())
 
 
+def mapie(x, n):
+    from mapie.risk_control import control_fwer
+    from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
+
+    p = compute_hoeffding_bentkus_p_value((x > 0).mean(1), n, EPS, binary=True)[:, 0]
+    valid = control_fwer(p, DELTA)
+    return int(valid.max()) if len(valid) else None
+
+
 def betting(x, n):
     passed = []
     for row in x:
@@ -100,74 +119,123 @@ def judge(found, drop, costs):
     return float(np.mean(broken)), float(np.mean([1.0 if k is None else costs[k] for k in found]))
 
 
-def splits(count: int) -> list[dict[str, Any]]:
+class Population(NamedTuple):
+    """Samples taken for the truth, samples from outside, and what leaving at each exit costs, of the whole."""
+
+    pool: dict[str, np.ndarray]
+    outside: dict[str, np.ndarray]
+    costs: np.ndarray
+
+
+def splits(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    print("scenario     n  way                                  broken  (binomial error)  mean cost")
+    print(HEAD)
     for name, temperatures in SCENARIOS.items():
         pool = exit_table(POOL, temperatures=temperatures, seed=123)
         outside = exit_table(OUTSIDE, temperatures=temperatures, seed=7)
-        shared = np.repeat(np.linspace(0.9999, 0.3, 400)[:, None], 4, 1).astype(np.float32)
-        along = follow(pool["score"], lost(pool), shared)
         for n in (1000, 5000):
-            led = lay_path(outside["score"], choose(outside["score"], lost(outside), n, EPS))
-            outer = follow(pool["score"], lost(pool), led)
-            ways: dict[str, tuple[tuple[np.ndarray, np.ndarray], Callable[..., int | None]]] = {
-                "exact, path from outside data": (outer, exact),
-                "exact, shared threshold": (along, exact),
-                "Hoeffding-Bentkus, shared threshold": (along, hoeffding_bentkus),
-                "betting, shared threshold": (along, betting),
-            }
-            rng = np.random.default_rng(n)
-            drawn = [rng.choice(POOL, n, replace=False) for _ in range(count)]
-            results = {}
-            for way, ((losses, costs), test) in ways.items():
-                results[way] = count, judge([test(losses[:, i], n) for i in drawn], losses.mean(1), costs)
-            few = drawn[: max(1, count // 5)]
-            results["exact, path from a fifth of the data"] = len(few), split_path(pool, few)
-            results["best vector, no promise"] = len(few), unpromised(pool, few)
-            for way, (tried, (broken, cost)) in results.items():
-                error = math.sqrt(max(broken * (1 - broken), DELTA * (1 - DELTA)) / tried)
-                print(f"{name:8} {n:5}  {way:36} {broken:6.3f}  {error:16.3f}  {cost:9.3f}", flush=True)
-                rows.append({"scenario": name, "n": n, "way": way, "broken": broken, "cost": cost, "splits": tried})
+            rows += compare(name, Population(pool, outside, COSTS), n, count)
     return rows
 
 
-def split_path(pool, drawn):
+def recorded(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    if arguments.network is None:
+        return []
+    from offramp.export import export
+    from offramp.runtime.loading import load_uncalibrated
+    from offramp.sources import load_network, load_samples
+
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = export(
+            load_network(arguments.network), load_samples(arguments.data)[0][:3], Path(folder) / "n.offramp"
+        )
+        net = load_uncalibrated(bundle)
+        for source in (arguments.data, arguments.outside):
+            x, y = load_samples(source, bundle.manifest)
+            answers = net.every_exit(x)
+            tables.append({"label": answers.label, "score": answers.score, "correct": answers.label == y[:, None]})
+    macs = np.array([exit_.macs for exit_ in bundle.manifest.variants[0].exits], float)
+    right = ", ".join(f"{share:.1%}" for share in tables[0]["correct"].mean(0))
+    print(f"{arguments.network}: exits are right on {right}; they cost {np.round(macs / macs[-1], 3).tolist()}")
+    print(HEAD)
+    everything = Population(tables[0], tables[1], macs / macs[-1])
+    return [row for n in (1000, 5000) for row in compare("recorded", everything, n, count)]
+
+
+def compare(name: str, truth: Population, n: int, count: int) -> list[dict[str, Any]]:
+    """Draw samples from a population and promise from them, in every way; print and return the rows."""
+    pool, outside, costs = truth
+    size, exits = pool["score"].shape
+    value, rng = lost(pool), np.random.default_rng(n)
+    shared = np.repeat(np.linspace(0.9999, 0.3, 400)[:, None], exits - 1, 1).astype(np.float32)
+    along = follow(pool["score"], value, costs, shared)
+    ways: dict[str, tuple[tuple[np.ndarray, np.ndarray], Callable[..., int | None]]] = {}
+    for what, led_by in (("outside data", lost(outside)), ("unlabelled outside data", differs(outside))):
+        led = lay_path(outside["score"], choose(outside["score"], led_by, costs, n, EPS))
+        ways[f"exact, path from {what}"] = follow(pool["score"], value, costs, led), exact
+    ways["exact, shared threshold"] = along, exact
+    ways["Hoeffding-Bentkus, shared threshold"] = along, hoeffding_bentkus
+    if importlib.util.find_spec("mapie"):
+        ways["Learn-then-Test of MAPIE, shared threshold"] = along, mapie
+    ways["betting, shared threshold"] = along, betting
+    drawn = [rng.choice(size, n, replace=n >= size / 2 or size < POOL) for _ in range(count)]
+    results = {}
+    for way, ((losses, means), test) in ways.items():
+        results[way] = count, judge([test(losses[:, i], n) for i in drawn], losses.mean(1), means)
+    few = drawn[: max(1, count // 5)]
+    results["exact, path as calibrate splits"] = len(few), split_path(truth, few)
+    results["best vector, no promise"] = len(few), unpromised(truth, few)
+    rows = []
+    for way, (tried, (broken, cost)) in results.items():
+        error = math.sqrt(max(broken * (1 - broken), DELTA * (1 - DELTA)) / tried)
+        print(f"{name:8} {n:5}  {way:43} {broken:6.3f}  {error:16.3f}  {cost:9.3f}", flush=True)
+        rows.append({"scenario": name, "n": n, "way": way, "broken": broken, "cost": cost, "splits": tried})
+    return rows
+
+
+def split_path(truth, drawn):
+    pool, _, costs = truth
     found, value = [], lost(pool)
     for i in drawn:
-        first, rest = i[: len(i) // 5], i[len(i) // 5 :]
-        thresholds = choose(pool["score"][first], value[first], len(rest), EPS)
-        path = lay_path(pool["score"][first], thresholds)
-        losses, _ = follow(pool["score"][rest], value[rest], path)
-        found.append((k := exact(losses, len(rest)), None if k is None else path[k]))
-    return judge_vectors(pool, [vector for _, vector in found])
+        aside = min(len(i) // 2, max(LEAST_SELECT, round(SPLIT * len(i))))
+        first, rest = i[:aside], i[aside:]
+        limit = Limit(value[first], EPS, MARGIN * math.sqrt(len(first) / len(rest)))
+        problem = Problem(pool["score"][first], costs, value[first], (limit,))
+        path = lay_path(pool["score"][first], search_shared(problem) if aside < FEW else search(problem))
+        losses, _ = follow(pool["score"][rest], value[rest], costs, path)
+        found.append(None if (k := exact(losses, len(rest))) is None else path[k])
+    return judge_vectors(truth, found)
 
 
-def unpromised(pool, drawn):
+def unpromised(truth, drawn):
+    pool, _, costs = truth
     value = lost(pool)
-    vectors = [search(Problem(pool["score"][i], COSTS, value[i], (Limit(value[i], EPS),))) for i in drawn]
-    return judge_vectors(pool, vectors)
+    vectors = [search(Problem(pool["score"][i], costs, value[i], (Limit(value[i], EPS),))) for i in drawn]
+    return judge_vectors(truth, vectors)
 
 
-def judge_vectors(pool, vectors):
-    value, rows, broken, costs = lost(pool), np.arange(POOL), [], []
+def judge_vectors(truth, vectors):
+    pool, _, costs = truth
+    value, broken, means = lost(pool), [], []
+    size, exits = pool["score"].shape
     for vector in vectors:
-        taken = exits_taken(pool["score"], vector) if vector is not None else np.full(POOL, 4)
-        broken.append(value[rows, taken].mean() > EPS)
-        costs.append(COSTS[taken].mean())
-    return float(np.mean(broken)), float(np.mean(costs))
+        taken = exits_taken(pool["score"], vector) if vector is not None else np.full(size, exits - 1)
+        broken.append(value[np.arange(size), taken].mean() > EPS)
+        means.append(costs[taken].mean())
+    return float(np.mean(broken)), float(np.mean(means))
 
 
-def free(count: int) -> list[dict[str, Any]]:
+def free(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     print("scenario     n  disagreement  broken  mean cost  true drop")
     for name, temperatures in SCENARIOS.items():
         pool = exit_table(POOL, temperatures=temperatures, seed=123)
         outside = exit_table(OUTSIDE, temperatures=temperatures, seed=7)
         for n, most in ((1000, 0.02), (5000, 0.01), (5000, 0.02)):
-            path = lay_path(outside["score"], choose(outside["score"], differs(outside), n, most))
-            losses, costs = follow(pool["score"], differs(pool), path)
-            drops = follow(pool["score"], lost(pool), path)[0].mean(1)
+            path = lay_path(outside["score"], choose(outside["score"], differs(outside), COSTS, n, most))
+            losses, costs = follow(pool["score"], differs(pool), COSTS, path)
+            drops = follow(pool["score"], lost(pool), COSTS, path)[0].mean(1)
             truth, rng, found = losses.mean(1), np.random.default_rng(n), []
             for _ in range(count):
                 seen = losses[:, rng.choice(POOL, n, replace=False)].sum(1)
@@ -180,7 +248,7 @@ def free(count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def size(count: int) -> list[dict[str, float]]:
+def size(count: int, arguments: argparse.Namespace) -> list[dict[str, float]]:
     rows, draws = [], 200 * count
     print("    n  worst share won  size computed  simulated  (binomial error)")
     for n in (1000, 5000):
@@ -200,11 +268,15 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--splits", type=int, default=500)
     parser.add_argument("--json")
+    for name in ("network", "data", "outside"):
+        parser.add_argument(f"--{name}")
     arguments = parser.parse_args()
-    jobs = {"splits": splits, "free": free, "size": size}
+    jobs = {"splits": splits, "recorded": recorded, "free": free, "size": size}
     if unknown := set(arguments.parts) - set(jobs):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(jobs)}.")
-    result = {part: jobs[part](arguments.splits) for part in arguments.parts or jobs}
+    if "recorded" in arguments.parts and None in (arguments.network, arguments.data, arguments.outside):
+        parser.error("recorded takes --network, --data and --outside.")
+    result = {part: jobs[part](arguments.splits, arguments) for part in arguments.parts or jobs}
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1))
 
