@@ -43,12 +43,21 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
 def _make(fields: Any, where: str) -> Target:
     if not isinstance(fields, dict):
         raise UsageError(f"{where}: a target has fields such as max_drop, not {fields!r}.")
-    for key, value in fields.items():
+    for key in fields:
         if key not in KEYS:
             raise UsageError(f"{where}: {unknown('key', str(key), KEYS)}")
-        if key != "goal" and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise UsageError(f"{where}: {key} is a number, not {value!r}.")
+    numbers = {key: _number(key, value, where) for key, value in fields.items() if key != "goal"}
     try:
-        return Target(**fields)
+        return Target(goal=fields.get("goal"), **numbers)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def _number(key: str, value: Any, where: str) -> float:
+    """Return a number; YAML 1.1 takes 1e-3, which has no point, for a text."""
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(f"{where}: {key} is a number, not {value!r}.")

@@ -23,7 +23,7 @@ EXTRAS = {
     "nvml": "pynvml",
     "onnx": "onnx_ir",
     "export": "torch onnxscript",
-    "calibrate": "PIL scipy",
+    "calibrate": "PIL scipy yaml",
     "compress": "nncf",
     "report": "matplotlib",
 }

@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,28 @@ def test_the_whole_way_by_commands(files, tmp_path):
     for command in (["inspect", bundle], ["bench", bundle, data], ["run", bundle, data]):
         done = offramp(*command)
         assert done.returncode == 0 and done.stderr == "" and done.stdout
+
+
+def test_targets_come_from_flags_or_a_file_and_data_may_lack_labels(files, tmp_path):
+    shutil.copytree(files / "dense.offramp", tmp_path / "dense.offramp")
+    command = ["calibrate", tmp_path / "dense.offramp", files / "data.npz", "--json"]
+    (tmp_path / "points.yaml").write_text("fast: {max_drop: 0.1}\nright: {goal: latency, min_accuracy: 0.5}\n")
+    done = offramp(*command, "--target", tmp_path / "points.yaml")
+    assert done.returncode == 0, done.stderr
+    points = json.loads(done.stdout)["points"]
+    assert list(points)[:2] == ["fast", "right"] and points["fast"]["target"] == {"goal": "latency", "max_drop": 0.1}
+    flags = ["--goal", "energy", "--max-drop", ".1", "--deadline-ms", "50", "--max-energy-mj", "1000", "--power-w", "5"]
+    found = json.loads(offramp(*command, *flags).stdout)
+    assert found["points"]["default"]["target"] == {
+        "goal": "energy",
+        "max_drop": 0.1,
+        "deadline_s": 0.05,
+        "max_late": 0.01,
+        "max_energy_j": 1.0,
+    }
+    free = offramp("calibrate", tmp_path / "dense.offramp", files / "unlabelled.npz", "--max-disagreement", "0.1")
+    assert free.returncode == 0 and "disagreement" in free.stdout and "promise" in free.stdout
+    assert "balanced" in offramp("calibrate", tmp_path / "dense.offramp", files / "data.npz").stdout
 
 
 def test_messages_go_to_stderr_and_results_to_stdout(files):

@@ -2,6 +2,7 @@ import json
 import re
 
 import numpy as np
+import onnx
 import pytest
 from msgspec.structs import replace
 
@@ -11,10 +12,14 @@ from offramp.calibrate.bench import _verdict
 from offramp.calibrate.certify import certify_drop
 from offramp.calibrate.search import exits_taken
 from offramp.calibrate.verdict import judge
+from offramp.devices.meters import modelled
 from offramp.errors import BundleError, DataError, MissingError, TargetError, UsageError
+from offramp.export import export, keep
 from offramp.points import Target
 from offramp.runtime import load
 from offramp.runtime.loading import load_uncalibrated
+
+from dense import CLASSES, write_onnx
 
 
 @pytest.fixture(autouse=True)
@@ -156,12 +161,96 @@ def test_progress_is_told(dense, labelled):
         (lambda x, y: (x, y.astype(float)), "whole numbers"),
         (lambda x, y: (x.astype(int), y), "takes float32"),
         (lambda x, y: (np.array("x"), y), "empty"),
+        (lambda x, y: (x, y * 0 + 3), "All 800 labels are class 3"),
+        (lambda x, y: (x, (y + 1) % 5), r"right on \d.\d% of the samples, no better than chance among 5 classes"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(dense, labelled, change, words):
     with pytest.raises(DataError, match=words):
         calibrate(dense, change(*labelled), Target(max_drop=0.05))
     assert not dense.calibrations()
+
+
+def test_fewer_samples_than_classes_are_refused(tmp_path):
+    bundle = export(write_onnx(tmp_path / "many.onnx", classes=40), None, tmp_path / "many.offramp")
+    x = np.random.default_rng(0).standard_normal((30, 16)).astype(np.float32)
+    with pytest.raises(DataError, match="There are 30 samples; calibrating takes at least 40"):
+        calibrate(bundle, (x, np.arange(30)), Target(max_drop=0.05))
+
+
+def test_scores_that_are_all_alike_and_exits_that_nobody_takes_are_noted(tmp_path):
+    path = write_onnx(tmp_path / "flat.onnx")
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == "h0":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros((16, CLASSES), np.float32), "h0"))
+    onnx.save(model, path)
+    bundle = export(path, None, tmp_path / "flat.offramp")
+    x = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    y = load_uncalibrated(bundle).every_exit(x).label[:, -1]
+    found = calibrate(bundle, (x, y), Target(max_drop=0.01))
+    said = " ".join(found.notes)
+    assert "Exit 0 of fp32 gives every input the score 0.2: it cannot tell easy from hard." in said
+    assert "No sample leaves at exits 0, 1 of fp32" in said or "No sample leaves at exit 0 of fp32" in said
+    assert "offramp keep BUNDLE --exits" in said
+
+
+def test_without_labels_the_whole_network_is_the_yardstick(dense, labelled):
+    found = calibrate(dense, (labelled[0], None), Target(max_disagreement=0.05))
+    point = found.early
+    assert (point.accuracy, point.drop, point.full_accuracy) == (None, None, None)
+    assert point.disagreement <= 0.05 and point.certificate.limits == {"max_disagreement": 0.05}
+    assert all(one.accuracy is None for one in found.statics)
+    names = list(calibrate(dense, (labelled[0], None)).points)
+    assert [name for name in names if not name.endswith("-early")] == ["balanced", "accurate", "eco"]
+    with pytest.raises(UsageError, match="no labels, so nothing tells whether an accuracy drop"):
+        calibrate(dense, (labelled[0], None), Target(max_drop=0.05))
+    with pytest.raises(UsageError, match="cannot choose for min_accuracy"):
+        calibrate(dense, labelled, Target(min_accuracy=0.5), outside=(labelled[0], None))
+
+
+def test_energy_takes_a_meter_and_may_be_stated(dense, labelled):
+    with pytest.raises(UsageError, match="asks for energy: give a meter"):
+        calibrate(dense, labelled, Target(goal="energy", max_drop=0.05))
+    found = calibrate(dense, labelled, Target(goal="energy", max_drop=0.05), meter=modelled(10.0))
+    assert found.early.energy_j == pytest.approx(10.0 * found.early.latency_s, rel=0.3)
+    assert "nothing was measured" in found.meter and all(one.energy_j for one in found.statics)
+
+
+def test_all_variants_and_placements_are_tried_and_the_best_chain_serves_all_points(dense, labelled):
+    bundle = keep(dense.path, [0, 2], name="two")
+    targets = {"a": Target(max_drop=0.05), "b": Target(max_drop=0.02)}
+    found = calibrate(bundle, labelled, targets, also=["openvino:CPU"])
+    tried = [(chain.variant, set(chain.placement)) for chain in found.chains]
+    assert tried == [
+        ("fp32", {"cpu"}),
+        ("fp32", {"openvino:CPU"}),
+        ("two", {"cpu"}),
+        ("two", {"openvino:CPU"}),
+    ]
+    assert len(found.statics) == 10 and {one.device for one in found.statics} == {"cpu", "openvino:CPU"}
+    early = [point for point in found.points.values() if point.static is None]
+    assert {(point.variant, point.placement) for point in early} == {("two", ("cpu", "cpu"))}
+    assert found.frontier == tuple(sorted(found.frontier, key=lambda one: one.latency_s))
+    assert [one.accuracy for one in found.frontier] == sorted(one.accuracy for one in found.frontier)
+    for name, point in found.points.items():
+        with load(bundle, point=name) as net:
+            assert net.point == point
+    only = calibrate(bundle, labelled, Target(max_drop=0.05), variant="two")
+    assert [chain.variant for chain in only.chains] == ["two"] and only.points.keys() <= {"default", "default-early"}
+
+
+def test_placements_that_fit_no_variant_are_refused(dense, labelled):
+    with pytest.raises(UsageError, match="There are 2 devices for 3 stages"):
+        calibrate(dense, labelled, Target(max_drop=0.05), also=[("cpu", "cpu")])
+
+
+def test_a_name_of_a_point_that_cannot_be_one_is_refused(dense, labelled):
+    for name in ("a b", "eco-early", ""):
+        with pytest.raises(UsageError, match="A point's name has letters"):
+            calibrate(dense, labelled, {name: Target(max_drop=0.05)})
+    with pytest.raises(UsageError, match="no target"):
+        calibrate(dense, labelled, {})
 
 
 def test_a_device_that_is_not_there(dense, labelled):

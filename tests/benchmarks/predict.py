@@ -1,0 +1,120 @@
+"""Do predicted latencies hold? Five operating points of one network, and the chain without some of its exits.
+
+python tests/benchmarks/predict.py [--devices cpu,openvino:CPU] [--samples 2000] [--json result.json]
+    [--network file.py:function --data DATA --test DATA]
+
+points    calibrates five points and runs each on samples that calibration never saw: mean latency measured, beside what the
+          calibration's costs predict at the exit shares that occurred, and what costs measured in the same run predict
+fewer     leaves every exit but the last out in turn: latency of leaving at each exit that is left, predicted from what passing
+          an exit costs, and measured
+
+The network is the quickstart's, untrained, on random digits unless one is given.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from offramp.calibrate import Target, bench, calibrate
+from offramp.calibrate.measure import forced_latencies
+from offramp.calibrate.samples import check_data
+from offramp.export import export, keep
+from offramp.runtime.loading import load_uncalibrated
+from offramp.sources import labelled, load_network, load_samples
+
+SAMPLES = Path(__file__).parents[2] / "samples" / "quickstart" / "digits.py"
+
+DROPS = (0.0025, 0.005, 0.01, 0.02, 0.05)
+
+
+def points(bundle, device, data, test):
+    targets = {f"drop{drop}": Target(max_drop=drop) for drop in DROPS}
+    with tempfile.TemporaryDirectory() as folder:
+        found = calibrate(bundle, data, targets, device=device, variant="fp32", output=Path(folder) / "c.json")
+    rows = []
+    print(
+        f"{'device':14} {'drop':>7}  {'shares that occurred':34} {'measured us':>11} {'predicted':>9} {'error':>6}  same run"
+    )
+    for name, target in targets.items():
+        name = f"{name}-early" if f"{name}-early" in found.points else name
+        point = found.points[name]
+        result = bench(bundle, test, device=device, calibration=found, point=name)
+        predicted_s = float(np.dot(result.exit_shares, point.exit_latency_s))
+        error = predicted_s / result.early.mean_s - 1
+        shares = " ".join(f"{share:7.1%}" for share in result.exit_shares)
+        print(
+            f"{device:14} {target.max_drop:7.2%}  {shares:34} {result.early.mean_s * 1e6:11.1f} {predicted_s * 1e6:9.1f} "
+            f"{error:+6.1%}  {result.prediction_error:+6.1%}",
+            flush=True,
+        )
+        row = {"drop": target.max_drop, "shares": result.exit_shares, "measured_s": result.early.mean_s}
+        rows.append(row | {"predicted_s": predicted_s, "error": error, "error_same_run": result.prediction_error})
+    errors = np.abs([row["error"] for row in rows])
+    print(f"{device}: error of the mean latency, mean {errors.mean():.1%}, worst {errors.max():.1%}")
+    return rows, found
+
+
+def fewer(bundle, device, found, x):
+    (chain,), rows = found.chains, []
+    exits = len(chain.exits)
+    print(f"{'device':14} {'left out':>8}  exit  {'all exits us':>12} {'predicted':>9} {'measured':>8} {'error':>6}")
+    for out in range(exits - 1):
+        kept = [k for k in range(exits) if k != out]
+        bundle = keep(bundle, kept, variant="fp32", name=f"without{out}")
+        with (
+            load_uncalibrated(bundle, device, variant=f"without{out}") as less,
+            load_uncalibrated(bundle, device, variant="fp32") as net,
+        ):
+            before, after = (np.zeros((0, n)) for n in (exits, exits - 1))
+            for seed in range(6):  # side by side, a second each
+                before = np.vstack([before, forced_latencies(net, x, seconds=1.0, seed=seed)])
+                after = np.vstack([after, forced_latencies(less, x, seconds=1.0, seed=seed)])
+        for i, k in enumerate(kept):
+            full_s, measured_s = float(np.median(before[:, k])), float(np.median(after[:, i]))
+            predicted_s = full_s - (max(0.0, chain.passing_s[out]) if k > out else 0.0)
+            error = predicted_s / measured_s - 1
+            print(
+                f"{device:14} {out:8}  {k:4}  {full_s * 1e6:12.1f} {predicted_s * 1e6:9.1f} {measured_s * 1e6:8.1f} "
+                f"{error:+6.1%}",
+                flush=True,
+            )
+            rows.append(
+                {"left_out": out, "exit": k, "full_s": full_s, "predicted_s": predicted_s, "measured_s": measured_s}
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--devices", default="cpu,openvino:CPU")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--network", default=f"{SAMPLES}:network")
+    parser.add_argument("--data", default=f"{SAMPLES}:calibration")
+    parser.add_argument("--test", default=f"{SAMPLES}:test")
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    parts = arguments.parts or ["points", "fewer"]
+    if unknown := set(parts) - {"points", "fewer"}:
+        parser.error(f"There is no part {', '.join(sorted(unknown))}; there are points, fewer.")
+    data, (x, y) = (labelled(load_samples(source), source) for source in (arguments.data, arguments.test))
+    test = x[: arguments.samples], y[: arguments.samples]
+    results = {}
+    for device in arguments.devices.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = export(load_network(arguments.network), data[0][:3], Path(folder) / "network.offramp")
+            rows, found = points(bundle, device, data, test)
+            results[device] = {"points": rows}
+            if "fewer" in parts:
+                x, _ = check_data(test, bundle.manifest)
+                results[device]["fewer"] = fewer(bundle, device, found, x)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
