@@ -11,8 +11,9 @@ from ..points import Target
 from .search import MARGIN, exits_taken
 from .targets import Costs, Table, find_thresholds, goal_of, mean_of
 
-FEW = 400
-"""Of fewer samples that choose only one threshold, the same for all exits, is learned."""
+FEW = 2000
+"""With fewer samples that choose, thresholds are chosen by the disagreement: once certified they cost as little as those chosen by
+the drop, and less where exits are often right in another way than the whole network (`tests/benchmarks/certify.py`)."""
 
 
 class Contender(Struct, frozen=True, kw_only=True):
@@ -101,7 +102,9 @@ def find(contenders: Sequence[Contender], target: Target) -> list[tuple[float, .
         found = []
         for one in contenders:
             wide = margin * math.sqrt(len(one.known) / len(one.table))
-            found.append(find_thresholds(one.known, target, margin=wide, shared=len(one.known) < FEW))
+            few = one.static is None and len(one.known) < FEW
+            thresholds = find_thresholds(one.known, target, margin=wide, few=few)
+            found.append(find_thresholds(one.known, target, margin=wide) if few and thresholds is None else thresholds)
         if any(thresholds is not None for thresholds in found):
             break
     return found

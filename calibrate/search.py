@@ -102,26 +102,6 @@ def search(
     return None if violation > 0 else tuple(float(grid[i]) for grid, i in zip(grids, where, strict=True))
 
 
-def search_shared(problem: Problem, *, values: int = FINE) -> tuple[float, ...] | None:
-    """Find the best threshold that all exits share; None where none keeps the limits.
-
-    Args:
-        problem: what to find.
-        values: how many thresholds are tried.
-    """
-    exits = problem.score.shape[1]
-    table = _Fine(problem, [np.zeros(1, np.float32)] * (exits - 1))
-    seen = np.unique(problem.score[:, :-1]) if exits > 1 else np.zeros(0, np.float32)
-    tried = [*seen[np.linspace(0, len(seen) - 1, min(values, len(seen))).astype(int)].tolist(), NEVER]
-    best: tuple[tuple[float, float, float], float] | None = None
-    for threshold in tried:
-        table.bins = [(problem.score[:, k] >= np.float32(threshold)).astype(int) for k in range(exits - 1)]
-        merit, _ = table.best_of([[0]] * (exits - 1))
-        best = min(best or (merit, threshold), (merit, threshold))
-    assert best is not None
-    return None if best[0][0] > 0 else (best[1],) * (exits - 1)
-
-
 def threshold_grids(score: np.ndarray, *, values: int = VALUES) -> tuple[np.ndarray, ...]:
     """Choose each exit's candidate thresholds: 0, quantiles of the scores that were seen, and never.
 

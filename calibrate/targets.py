@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ..points import Target, show_value
 from .certify import certify_drop, certify_mean, certify_share
-from .search import Limit, Problem, exits_taken, search, search_shared
+from .search import Limit, Problem, exits_taken, search
 
 WORDS = {
     "min_accuracy": ("a share of wrong labels", True),
@@ -135,19 +135,21 @@ def goal_of(table: Table, target: Target) -> np.ndarray:
     return table.costs.latency_s
 
 
-def find_thresholds(table: Table, target: Target, *, margin: float, shared: bool = False) -> tuple[float, ...] | None:
+def find_thresholds(table: Table, target: Target, *, margin: float, few: bool = False) -> tuple[float, ...] | None:
     """Find the thresholds that are best for a target; None where none keep its limits.
 
     Args:
         table: of the samples that choose.
         target: the target.
         margin: how many standard errors to stay away from the limits, so that other samples keep them too.
-        shared: whether all exits take the same threshold.
+        few: of few samples the drop is too uncertain to choose by: the disagreement, which is never less, stands for it.
     """
-    second = table.costs.latency_s if target.goal == "accuracy" else table.lost
-    limits = tuple(Limit(value, most, margin) for value, most in limited(table, target).values())
-    problem = Problem(table.score, goal_of(table, target), second, limits)
-    return search_shared(problem) if shared else search(problem)
+    lost = table.differs if few else table.lost
+    limits = []
+    for name, (value, most) in limited(table, target).items():
+        limits.append(Limit(lost if name == "max_drop" else value, most, margin))
+    second = table.costs.latency_s if target.goal == "accuracy" else lost
+    return search(Problem(table.score, goal_of(table, target), second, tuple(limits)))
 
 
 def mean_of(value: np.ndarray, taken: np.ndarray) -> float:

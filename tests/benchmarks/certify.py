@@ -38,7 +38,7 @@ from offramp.calibrate.certify import (
     size_of,
 )
 from offramp.calibrate.choose import FEW
-from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search, search_shared
+from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from exit_tables import UNEVEN, exit_costs, exit_table
@@ -200,9 +200,8 @@ def split_path(truth, drawn):
     for i in drawn:
         aside = min(len(i) // 2, max(LEAST_SELECT, round(SPLIT * len(i))))
         first, rest = i[:aside], i[aside:]
-        limit = Limit(value[first], EPS, MARGIN * math.sqrt(len(first) / len(rest)))
-        problem = Problem(pool["score"][first], costs, value[first], (limit,))
-        path = lay_path(pool["score"][first], search_shared(problem) if aside < FEW else search(problem))
+        led_by = differs({name: values[first] for name, values in pool.items()}) if aside < FEW else value[first]
+        path = lay_path(pool["score"][first], choose(pool["score"][first], led_by, costs, len(rest), EPS))
         losses, _ = follow(pool["score"][rest], value[rest], costs, path)
         found.append(None if (k := exact(losses, len(rest))) is None else path[k])
     return judge_vectors(truth, found)

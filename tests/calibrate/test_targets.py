@@ -77,10 +77,15 @@ def test_a_static_network_is_a_chain_of_one_exit():
     assert exits_taken(table.score, ()).tolist() == [0] * 500
 
 
-def test_all_exits_may_share_one_threshold():
-    table = draw(400)
-    one = find_thresholds(table, Target(max_drop=0.05), margin=0.0, shared=True)
-    assert len(set(one)) == 1 and keeps(table, Target(max_drop=0.05), exits_taken(table.score, one))
+def test_of_few_samples_the_disagreement_stands_for_the_drop():
+    table, target = draw(400), Target(max_drop=0.1)
+    found = find_thresholds(table, target, margin=0.0, few=True)
+    assert keeps(table, Target(max_disagreement=0.1), exits_taken(table.score, found))
+    assert not keeps(
+        table, Target(max_disagreement=0.1), exits_taken(table.score, find_thresholds(table, target, margin=0.0))
+    )
+    both = Target(max_drop=0.1, min_accuracy=0.7)
+    assert keeps(table, both, exits_taken(table.score, find_thresholds(table, both, margin=0.0, few=True)))
 
 
 @pytest.mark.parametrize(
