@@ -12,8 +12,8 @@ from .search import MARGIN, exits_taken
 from .targets import Costs, Table, find_thresholds, goal_of, mean_of
 
 FEW = 2000
-"""With fewer samples that choose, thresholds are chosen by the disagreement: once certified they cost as little as those chosen by
-the drop, and less where exits are often right in another way than the whole network (`tests/benchmarks/certify.py`)."""
+"""With fewer samples that choose, thresholds are chosen by the disagreement: certified they cost as little as those chosen by
+the drop, and less on a trained network (`tests/benchmarks/certify.py`)."""
 
 
 class Contender(Struct, frozen=True, kw_only=True):

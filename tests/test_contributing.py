@@ -70,4 +70,7 @@ def test_the_commands_of_the_page_run():
             command, shell=True, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PATH": path}
         )
         assert done.returncode == 0, done.stderr
-        assert any(word in done.stdout for word in ("plain", "two_gigabytes", "tiny", "coverage", "zoom", "simulated"))
+        assert any(
+            word in done.stdout
+            for word in ("plain", "two_gigabytes", "tiny", "coverage", "zoom", "simulated", "predicted")
+        )
