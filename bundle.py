@@ -26,7 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from . import __version__
-from .errors import BundleError, MissingError, UsageError, unknown
+from .errors import BundleError, MissingError, OutdatedError, UsageError, unknown
 from .files import NEW, check_writable, explained, hash_file, new_name, remove_tree, sync, write_atomically
 from .points import CALIBRATION_SCHEMA, Calibration
 from .schema import SCHEMA, File, Manifest, Variant
@@ -258,9 +258,10 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
         if header.schema < 1:
             raise BundleError(f"{path} has schema {header.schema}, which no offramp ever wrote.")
         if header.schema < newest:
-            raise BundleError(
+            remedy = "Export it again." if kind is Manifest else "Calibrate again, and remove it."
+            raise OutdatedError(
                 f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
-                f"which reads schema {newest} only. Calibrate again."
+                f"which reads schema {newest} only. {remedy}"
             )
         return msgspec.json.decode(content, type=kind)
     except OSError as error:

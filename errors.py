@@ -7,6 +7,7 @@ OfframpError          1  the root; raised itself only for a fault of ours
   MeasurementError    3  a measurement that says nothing: too short for its sensor, too many failed reads
   MissingError        4  a package, device, permission or disk space is missing
   BundleError         5  a bundle or calibration is damaged, from another version, or no bundle at all
+    OutdatedError     5  it was written by an older offramp whose form is not read any more
   ModelError          5  a network that cannot be read, captured or cut
   DataError           5  samples that do not fit the network: shape, dtype, NaN, labels, none at all
 """
@@ -56,6 +57,10 @@ class BundleError(OfframpError):
     """A bundle or calibration that cannot be trusted."""
 
     exit_code = 5
+
+
+class OutdatedError(BundleError):
+    """A bundle or calibration of an older form than is read."""
 
 
 class ModelError(OfframpError):

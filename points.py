@@ -55,6 +55,14 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
     max_energy_j: float | None = None
 
     def __post_init__(self) -> None:
+        for name in Target.__struct_fields__:
+            value = getattr(self, name)
+            if (
+                name != "goal"
+                and value is not None
+                and (isinstance(value, bool) or not isinstance(value, (int, float)))
+            ):
+                raise UsageError(f"{name} is a number, not {value!r}.")
         for name in (*CAREFUL, "max_late"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -76,7 +84,7 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
         careful = any(name in CAREFUL for name in self.limits)
         if self.goal is None:
             msgspec.structs.force_setattr(self, "goal", "latency" if careful else "accuracy")
-        elif self.goal not in GOALS:
+        elif self.goal not in list(GOALS):
             raise unknown("goal", str(self.goal), GOALS)
 
     @property
@@ -204,6 +212,11 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
             raise ValueError(f"the exit shares of an operating point add up to {sum(self.exit_shares):.3g}, not 1")
 
     @property
+    def is_promised(self) -> bool:
+        """Whether something is promised of it, as it always is of the whole network under limits of what is lost against it."""
+        return self.certificate is not None or self.promise.startswith("It is the whole network")
+
+    @property
     def engines(self) -> str:
         """What runs: points that say the same can be switched between."""
         what = "the chain" if self.static is None else f"the static network to exit {self.static}"
@@ -225,7 +238,7 @@ class Chain(Record, frozen=True, kw_only=True):
     Attributes:
         exits: latency of leaving at each exit, forced, end to end.
         passing_s: what each exit but the last takes from those that do not leave there: its head, its call, and what the engine
-            cannot join across the cut. Without that exit, later ones are faster by it.
+            cannot join across the cut. Without that exit, later ones are faster by it. Empty where stages run on several devices.
         exit_energy_j: mean energy of leaving at each exit, the board's rest included; empty where none was measured.
         accuracy: of each exit alone; empty without labels.
     """
@@ -281,7 +294,8 @@ class Calibration(Record, frozen=True, kw_only=True):
     """What calibration measured and found on one device.
 
     Attributes:
-        variants: those that were measured: which ones, exactly, by `Variant.digest`. The first is the yardstick.
+        variants: the yardstick, whose whole network drops are held against, and those that were measured: which ones, exactly,
+            by `Variant.digest`.
         fingerprint: the device and software it was measured on; see `devices.fingerprint`.
         conditions: of the board meanwhile.
         confidence, seed: as they were given.
@@ -326,7 +340,7 @@ class Calibration(Record, frozen=True, kw_only=True):
 
     @property
     def early(self) -> OperatingPoint:
-        """The first point with early exit: the first one, or where a static network is recommended instead, the one beside it."""
+        """The first point with early exit; where none keeps its target, the first point."""
         return next((point for point in self.points.values() if point.static is None), self.point)
 
     @property

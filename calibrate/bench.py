@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ..bundle import Bundle, open_bundle
 from ..devices import fingerprint
+from ..errors import UsageError
 from ..points import Calibration, Target, show_value
 from ..runtime import Provenance, Result, load, load_static
 from ..runtime.buffers import shape_at
@@ -54,7 +55,7 @@ class Benchmark(Struct, frozen=True):
     """What `bench` measured.
 
     Attributes:
-        early, whole: the chain with its thresholds, and the whole static network.
+        early, whole: the chain with its thresholds, and the whole static network of the bundle's first variant.
         single: the best static network that keeps the target, as calibration chose it; None where it chose none.
         single_name: which one that is.
         speedup: mean latency of `whole` over that of `early`.
@@ -151,9 +152,19 @@ def bench(
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     x, y = check_labelled(data, bundle.manifest)
-    calibration = find_calibration(bundle, calibration, variant=variant)
+    calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
     if calibration is not None:
-        point = point or next(name for name, one in calibration.points.items() if one.static is None)
+        chains = [name for name, one in calibration.points.items() if one.static is None]
+        if point is None and not chains:
+            raise UsageError(
+                "No operating point exits early: no thresholds keep the target. There is nothing to compare."
+            )
+        point = point or chains[0]
+        if point in calibration.points and calibration.points[point].static is not None:
+            raise UsageError(
+                f"The operating point {point} is {calibration.points[point].engines}, which does not exit early. "
+                f"{'Name one that does: ' + ', '.join(chains) if chains else 'No other does either'}."
+            )
         variant = variant or calibration.points[point].variant
     rng = np.random.default_rng(seed)
     with ExitStack() as stack:
@@ -184,7 +195,8 @@ def bench(
                 stack.enter_context(load_static(bundle, where, variant=of, exit=exit_, threads=threads))
             )
 
-        add_static("whole", placement[-1], variant, last)
+        first = bundle.manifest.variants[0]
+        add_static("whole", placement[-1], first.name, len(first.exits) - 1)
         if rival is not None:
             add_static("single", rival.device, rival.variant, rival.exit)
         whole_chains = sorted(set(placement)) if len(set(placement)) > 1 else []
@@ -199,7 +211,7 @@ def bench(
     alone_s = {name: np.array([latencies(forced).mean() for forced in results[f"on {name}"]]) for name in whole_chains}
     drop, interval = paired_drop(_right(early, y), _right(whole, y))
     mean_s, predicted_s = rows["early"].mean_s, float(shares @ costs)
-    is_whole = rival is not None and (rival.variant, rival.exit) == (bundle.variant(variant).name, last)
+    is_whole = rival is not None and (rival.variant, rival.exit) == (first.name, len(first.exits) - 1)
     return Benchmark(
         early=rows["early"],
         whole=rows["whole"],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from .. import __version__
 from ..bundle import Bundle, open_bundle, write_calibration
@@ -20,8 +21,8 @@ from ..devices.meter import Meter
 from ..devices.state import BoardState, State, throttled_between
 from ..errors import DataError, TargetError, UsageError
 from ..files import check_writable
-from ..points import CALIBRATION_SCHEMA, Calibration, Chain, Conditions, Goal, Latency, StaticPoint, Target
-from ..runtime import Net, load_static
+from ..points import CALIBRATION_SCHEMA, CAREFUL, Calibration, Chain, Conditions, Goal, Latency, StaticPoint, Target
+from ..runtime import load_static
 from ..runtime.calibrations import packages_of
 from ..runtime.placing import AUTO, spread
 from ..runtime.samples import Samples
@@ -32,15 +33,18 @@ from .measure import Turn, force_exits, run_alone
 from .promise import Named, make_points
 from .record import Kept, hash_samples
 from .samples import Progress, check_data, no_progress
-from .targets import Table
+from .targets import Costs, Table
 from .verdict import advise, explain_failure
-from .ways import Opened, Opener, Setting, Way, measure_turns, measure_way, table_of
+from .ways import Answers, Opened, Opener, Setting, Way, measure_turns, measure_way, table_of
 
 MEASURE_S = 6.0
 """Time spent on measuring latencies of a way, half of it before its thresholds are known."""
 
 STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
 """Largest accuracy drops (without labels, disagreements) of the points that are made where no target is given."""
+
+CHANCE = 1.2
+"""So many times as often as by chance the whole network must be right at least."""
 
 SPLIT, LEAST_SELECT = 0.2, 200
 """Where nothing comes from outside this share of the samples chooses, and at least so many, but no more than half."""
@@ -104,7 +108,7 @@ def calibrate(
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     x, y = check_data(data, bundle.manifest)
-    outer, outer_y = (None, None) if outside is None else check_data(outside, bundle.manifest, least=1)
+    outer, outer_y = (None, None) if outside is None else check_data(outside, bundle.manifest, name="outside", least=1)
     targets = _name_targets(target, has_labels=y is not None, meter=meter)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
@@ -126,32 +130,41 @@ def calibrate(
         opener = Opener(bundle, {"threads": threads, "fallback": fallback, "progress": progress})
         stack.callback(opener.close)
         opened = opener.open(*pairs[0])
-        whole = stack.enter_context(load_static(bundle, opened.placement[-1], variant=first.name, threads=threads))
+        where = opened.placement[-1]
+        whole = stack.enter_context(load_static(bundle, where, variant=first.name, threads=threads))
         packages = packages_of([*opened.placement, *_flatten(also)])
         fields = fingerprint(packages=packages, threads=threads, meter=meant)
         kept = Kept(_key(fields, repr([device, *also]), x, outer))
         setting = Setting(
-            whole=whole, x=x, outer=outer, kept=kept, meter=meter, fingerprint=fields, rng=rng, progress=progress
+            whole=whole,
+            device=where,
+            x=x,
+            outer=outer,
+            kept=kept,
+            meter=meter,
+            fingerprint=fields,
+            rng=rng,
+            progress=progress,
         )
-        ways: list[Way] = []
-        for one, where in pairs:
-            yardstick_s = ways[0].yardstick_s if ways else None
-            opened = opener.open(one, where)
-            ways.append(measure_way(setting, opened, one, seconds=MEASURE_S / 2, yardstick_s=yardstick_s))
-        said, outer_said = _ask_yardstick(setting, first, ways)
+        ways = [measure_way(setting, opener.open(one, placed), one, seconds=MEASURE_S / 2) for one, placed in pairs]
+        yard, said, outer_said = _ask_yardstick(setting, first, ways)
         if y is not None:
             _check_labels(y, said, bundle.manifest.classes)
-        contenders = []
+        contenders: list[Contender] = []
         for at, way in enumerate(ways):
-            table = table_of(way.answers, said, y, way.chain)
-            other = table.rows(select)
+            known, table = (
+                _make_tables(way.answers, said, y, way, rows=select),
+                _make_tables(way.answers, said, y, way, rows=report),
+            )
             if way.outer is not None and outer_said is not None:
-                other = table_of(way.outer, outer_said, outer_y, way.chain)
-            contenders += _contenders(at, way, other, table.rows(report), is_first=way.variant is first)
-        picks = _pick(contenders, targets)
+                known = _make_tables(way.outer, outer_said, outer_y, way)
+            contenders += _contenders(at, known, table, is_yardstick=at == yard)
+        now_s = ways[-1].yardstick_s
+        picks = _pick(_scale(contenders, ways, now_s), targets)
         chosen = ways[next(iter(picks.values())).chain.way]
         opened = opener.open(chosen.variant, chosen.placement)
-        picks = _measure_picks(setting, opener, opened, ways, picks, targets)
+        picks, now_s = _measure_picks(setting, opener, opened, ways, picks, targets)
+    contenders = _scale(contenders, ways, now_s)
     conditions = _conditions(before, state())
     statics = [one for one in contenders if one.static is not None]
     rivals = {name: _find_static(statics, one.rival) for name, one in picks.items()}
@@ -159,12 +172,12 @@ def calibrate(
         if found is not None and (rival := picks[name].rival) is not None:
             statics[found] = rival  # measured anew
     names = [Named(way.variant.name, way.placement) for way in ways]
-    points = make_points(picks, targets, names, rivals, confidence=confidence)
+    points = make_points(picks, targets, names, rivals, confidence=confidence, progress=progress)
     packages = packages_of([name for point in points.values() for name in point.placement])
     calibration = Calibration(
         schema=CALIBRATION_SCHEMA,
         offramp=__version__,
-        variants={one.name: one.digest for one in variants},
+        variants={one.name: one.digest for one in (first, *(way.variant for way in ways))},
         fingerprint=fingerprint(packages=packages, threads=threads, meter=meant),
         conditions=conditions,
         confidence=confidence,
@@ -175,7 +188,7 @@ def calibrate(
         meter=meant,
         chains=tuple(_describe_chain(one, ways[one.way]) for one in contenders if one.static is None),
         statics=tuple(_describe_static(one, ways[one.way]) for one in statics),
-        frontier=lay_frontier(contenders, names, points),
+        frontier=lay_frontier(contenders, names, points, progress=progress),
         points=points,
         notes=tuple(advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name)),
     )
@@ -252,16 +265,19 @@ def _key(fields: Mapping[str, str], devices: str, x: Samples, outer: Samples | N
     return given | {name: text for name, text in fields.items() if name != "temperature"}
 
 
-def _ask_yardstick(setting: Setting, first: Variant, ways: Sequence[Way]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the labels that the whole network of the first variant gives the samples, and those from outside."""
-    for way in ways:
-        if way.variant is first:
-            return way.answers.label[:, -1], None if way.outer is None else way.outer.label[:, -1]
-    part = {"variant": first.name, "digest": first.digest, "placement": "whole"}
+def _ask_yardstick(
+    setting: Setting, first: Variant, ways: Sequence[Way]
+) -> tuple[int | None, np.ndarray, np.ndarray | None]:
+    """Return which way holds the yardstick, and the labels that it gives the samples, and those from outside."""
+    for at, way in enumerate(ways):
+        if way.variant is first and way.placement[-1] == setting.device and not way.answers.apart:
+            outer = None if way.outer is None else way.outer.chain.label[:, -1]
+            return at, way.answers.chain.label[:, -1], outer
+    part = {"variant": first.name, "digest": first.digest, "placement": f"whole on {setting.device}"}
     said = setting.record(setting.whole, setting.x, part | {"samples": "given"}).label[:, 0]
     if setting.outer is None:
-        return said, None
-    return said, setting.record(setting.whole, setting.outer, part | {"samples": "outside"}).label[:, 0]
+        return None, said, None
+    return None, said, setting.record(setting.whole, setting.outer, part | {"samples": "outside"}).label[:, 0]
 
 
 def _check_labels(y: np.ndarray, said: np.ndarray, classes: int) -> None:
@@ -270,22 +286,39 @@ def _check_labels(y: np.ndarray, said: np.ndarray, classes: int) -> None:
         raise DataError(
             f"All {len(y)} labels are class {y[0]}: samples of every class are needed, as the product meets them."
         )
-    right, chance = float((said == y).mean()), 1 / classes
-    if right < chance + 2 * (chance * (1 - chance) / len(y)) ** 0.5:
+    right = float((said == y).mean())
+    if right <= CHANCE / classes:
         raise DataError(
             f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Are the "
             "labels those of another set, or in another order, or the samples scaled differently than in training?"
         )
 
 
-def _contenders(at: int, way: Way, known: Table, table: Table, *, is_first: bool) -> list[Contender]:
-    """Return a way's chain and its static networks."""
-    last = len(way.statics) - 1
-    found = [Contender(way=at, static=None, known=known, table=table)]
+def _make_tables(
+    answers: Answers, whole: np.ndarray, y: np.ndarray | None, way: Way, *, rows: Any = slice(None)
+) -> list[Table]:
+    """Return the tables of a way's chain and of its static networks, of some rows."""
+    chain = table_of(answers.chain, whole, y, way.chain)
+    found = [chain]
     for k, costs in enumerate(way.statics):
-        ends = [one.end_at(k, costs, is_whole=is_first and k == last) for one in (known, table)]
+        apart = answers.apart.get(k)
+        found.append(chain.columns([k], costs) if apart is None else table_of(apart, whole, y, costs))
+    return [table.rows(rows) for table in found]
+
+
+def _contenders(at: int, known: Sequence[Table], table: Sequence[Table], *, is_yardstick: bool) -> list[Contender]:
+    """Return a way's chain and its static networks; the last of these may be the yardstick itself."""
+    found = [Contender(way=at, static=None, known=known[0], table=table[0])]
+    for k in range(len(known) - 1):
+        is_whole = is_yardstick and k == len(known) - 2
+        ends = [replace(one[k + 1], is_whole=is_whole) for one in (known, table)]
         found.append(Contender(way=at, static=k, known=ends[0], table=ends[1]))
     return found
+
+
+def _scale(contenders: Sequence[Contender], ways: Sequence[Way], yardstick_s: float) -> list[Contender]:
+    """Return contenders with the latencies that they have when the yardstick takes this long."""
+    return [one.with_costs(one.known.costs.scaled(ways[one.way].drift(yardstick_s))) for one in contenders]
 
 
 def _pick(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict[str, Pick]:
@@ -303,28 +336,39 @@ def _measure_picks(
     ways: Sequence[Way],
     picks: Mapping[str, Pick],
     targets: Mapping[str, Target],
-) -> dict[str, Pick]:
+) -> tuple[dict[str, Pick], float]:
     """Measure what was picked side by side, each target's chain in the mix in which its samples leave, and search again.
 
-    What an exit costs depends on how often the others are taken, and that on the thresholds.
+    What an exit costs depends on how often the others are taken, and that on the thresholds. Where costs are limited they are
+    measured once more for the promise, since the first time chooses. Returns the yardstick's latency too.
     """
-    turns, statics = dict[str, Turn](), dict[tuple[int, int | None], Net]()
+    turns = dict[str, Turn]()
     for name, one in picks.items():
         turns[name] = force_exits(opened.net, one.shares().tolist(), rng=setting.rng)
-        if one.rival is not None and (key := (one.rival.way, one.rival.static)) not in statics:
+        if one.rival is not None and (key := repr((one.rival.way, one.rival.static))) not in turns:
             way = ways[one.rival.way]
-            statics[key] = opener.open_static(way.variant, way.placement, one.rival.static or 0)
-            turns[repr(key)] = run_alone(statics[key])
-    times = measure_turns(setting, turns, seconds=MEASURE_S / 2 * len(picks), yardstick_s=ways[0].yardstick_s)
+            turns[key] = run_alone(opener.open_static(way.variant, way.placement, one.rival.static or 0))
+    seconds = MEASURE_S / 2 * len(picks)
+    times, yardstick_s = measure_turns(setting, turns, seconds=seconds)
+    proof: dict[str, tuple[np.ndarray, ...]] = {}
+    if any(name not in CAREFUL for target in targets.values() for name in target.limits):
+        proof, _ = measure_turns(setting, turns, seconds=seconds)
     measured = {}
     for name, one in picks.items():
-        chain = one.chain.with_times(times[name])
-        (thresholds,) = find([chain], targets[name])
-        rival = one.rival and one.rival.with_times(times[repr((one.rival.way, one.rival.static))])
-        measured[name] = Pick(chain, thresholds, rival)
-        if thresholds is None and rival is None:
+        chain = _with_times(one.chain, name, times, proof)
+        rival = one.rival and _with_times(one.rival, repr((one.rival.way, one.rival.static)), times, proof)
+        found = find([chain] if rival is None else [chain, rival], targets[name])
+        if rival is not None and found[1] is None:
+            rival = None
+        if found[0] is None and rival is None:
             raise TargetError(explain_failure(name, targets[name], [chain]))
-    return measured
+        measured[name] = Pick(chain, found[0], rival)
+    return measured, yardstick_s
+
+
+def _with_times(one: Contender, turn: str, times: Mapping[str, Any], proof: Mapping[str, Any]) -> Contender:
+    power_w = one.known.costs.power_w
+    return one.with_costs(Costs(times[turn], power_w), Costs(proof[turn], power_w) if proof else None)
 
 
 def _find_static(statics: Sequence[Contender], rival: Contender | None) -> int | None:
@@ -341,13 +385,13 @@ def _conditions(before: State, after: State) -> Conditions:
 
 
 def _describe_chain(chain: Contender, way: Way) -> Chain:
-    energy_j, right = way.chain.energy_j, chain.table.right
+    costs, right = chain.table.costs, chain.table.right
     return Chain(
         variant=way.variant.name,
         placement=way.placement,
-        exits=tuple(_describe_times(times) for times in way.chain.times_s),
+        exits=tuple(_describe_times(times) for times in costs.times_s),
         passing_s=way.passing_s,
-        exit_energy_j=() if energy_j is None else tuple(energy_j.tolist()),
+        exit_energy_j=() if costs.energy_j is None else tuple(costs.energy_j.tolist()),
         accuracy=() if right is None else tuple(right.mean(axis=0).tolist()),
     )
 

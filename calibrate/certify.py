@@ -139,20 +139,6 @@ def certify_mean(values: np.ndarray, limit: float, *, least: float, most: float,
     return bool(money.max() >= math.log(1 / delta))
 
 
-def mean_bound(values: np.ndarray, *, least: float, most: float, delta: float) -> float:
-    """Return the upper bound of a mean, as `certify_mean` has it.
-
-    Args:
-        values, least, most, delta: as there.
-    """
-    low, high = float(np.mean(values)), most
-    while high - low > 1e-6 * (most - least):
-        middle = (low + high) / 2
-        good = certify_mean(values, middle, least=least, most=most, delta=delta)
-        low, high = (low, middle) if good else (middle, high)
-    return high
-
-
 def lay_path(
     score: np.ndarray, thresholds: Sequence[float], *, steps: int = STEPS, reach: tuple[float, float] = REACH
 ) -> np.ndarray:

@@ -30,13 +30,11 @@ class Contender(Struct, frozen=True, kw_only=True):
     known: Table
     table: Table
 
-    def with_times(self, times_s: tuple[np.ndarray, ...]) -> "Contender":
-        """Return it with other latencies; what an inference draws in watts is taken to stay the same."""
-        before = self.known.costs
-        costs = Costs(times_s)
-        if before.energy_j is not None:
-            costs = Costs(times_s, before.energy_j / before.latency_s * costs.latency_s)
-        return replace(self, known=replace(self.known, costs=costs), table=replace(self.table, costs=costs))
+    def with_costs(self, costs: Costs, proof: Costs | None = None) -> "Contender":
+        """Return it with other costs."""
+        return replace(
+            self, known=replace(self.known, costs=costs), table=replace(self.table, costs=costs, proof=proof)
+        )
 
 
 class Pick(Struct, frozen=True):

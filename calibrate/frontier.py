@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from ..points import Goal, OperatingPoint, Target, Tradeoff
 from .choose import Contender
 from .promise import Named, predict
+from .samples import Progress, no_progress
 from .targets import find_thresholds
 
 DROPS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
@@ -14,7 +15,11 @@ DROPS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 
 
 def lay_frontier(
-    contenders: Sequence[Contender], names: Sequence[Named], points: Mapping[str, OperatingPoint]
+    contenders: Sequence[Contender],
+    names: Sequence[Named],
+    points: Mapping[str, OperatingPoint],
+    *,
+    progress: Progress = no_progress,
 ) -> tuple[Tradeoff, ...]:
     """Return the frontier over all chains and static networks, by rising latency.
 
@@ -24,8 +29,12 @@ def lay_frontier(
         contenders: every chain and static network.
         names: of each way.
         points: operating points, which take part.
+        progress: is told after each chain or static network.
     """
-    found = [*points.values(), *(point for one in contenders for point in _try(one, names[one.way]))]
+    found = list(points.values())
+    for i, one in enumerate(contenders):
+        found += _try(one, names[one.way])
+        progress("laying the frontier", i + 1, len(contenders))
     tradeoffs = {_describe(point): None for point in found}
     kept = [one for one in tradeoffs if not any(_beats(other, one) for other in tradeoffs)]
     return tuple(sorted(kept, key=lambda one: one.latency_s))
@@ -42,7 +51,7 @@ def _try(one: Contender, named: Named) -> Iterator[OperatingPoint]:
     for goal in goals:
         for most in DROPS:
             target = Target(goal=goal, **{limit: most})
-            if (thresholds := find_thresholds(one.known, target, margin=0.0)) is not None:
+            if (thresholds := find_thresholds(one.known, target, margin=0.0, coarse=True)) is not None:
                 yield predict(one.table, thresholds, target, named)
 
 

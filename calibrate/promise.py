@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ..points import CAREFUL, Certificate, OperatingPoint, Target, describe_limit
 from .certify import REACH, lay_path
 from .choose import Contender, Pick
+from .samples import Progress, no_progress
 from .search import MARGIN, exits_taken
 from .statistics import paired_drop
 from .targets import Table, certify, find_thresholds, keeps, limited, mean_of
@@ -30,6 +31,7 @@ def make_points(
     rivals: Mapping[str, int | None],
     *,
     confidence: float,
+    progress: Progress = no_progress,
 ) -> dict[str, OperatingPoint]:
     """Certify what was picked, and recommend the chain or the static network for each target.
 
@@ -41,6 +43,7 @@ def make_points(
         names: of each way.
         rivals: which of the calibration's static networks each pick's rival is.
         confidence: of all promises together.
+        progress: is told after each target.
     """
     static_wins = {name: pick.prefers_static(targets[name]) for name, pick in picks.items()}
     tested = [
@@ -49,7 +52,8 @@ def make_points(
     promises = sum(pick.thresholds is not None for pick in picks.values()) + len(tested)
     points: dict[str, OperatingPoint] = {}
     beside: dict[str, OperatingPoint] = {}
-    for name, pick in picks.items():
+    for i, (name, pick) in enumerate(picks.items()):
+        progress("certifying", i, len(picks))
         target = targets[name]
         how = _Test(target, max(1, promises), confidence)
         early = static = None
@@ -58,6 +62,7 @@ def make_points(
         if pick.rival is not None:
             static = how.test_static(pick.rival, names[pick.rival.way], chosen=static_wins[name])
         points |= _recommend(name, early, static, beside, rivals[name])
+    progress("certifying", len(picks), len(picks))
     return points | beside
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..runtime.samples import Samples, convert_samples
 from ..schema import Manifest
 
@@ -40,22 +40,27 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
     return x, y.astype(np.int64)
 
 
-def check_data(data: Any, manifest: Manifest, *, least: int | None = None) -> tuple[Samples, np.ndarray | None]:
-    """Return samples as `check_labelled` does, and labels, or None where `data` is (samples, None) or (samples,).
+def check_data(
+    data: Any, manifest: Manifest, *, name: str = "data", least: int | None = None
+) -> tuple[Samples, np.ndarray | None]:
+    """Return samples as `check_labelled` does, and labels, or None where there are none.
 
     Args:
-        data: samples with or without labels.
+        data: a pair, (samples, labels) or (samples, None).
         manifest: of the bundle.
+        name: what `data` is called in messages.
         least: how many samples are needed; by default what calibrating takes.
 
     Raises:
+        UsageError: it is no pair.
         DataError: as for `check_labelled`, or there are too few.
     """
-    labels = data[1] if isinstance(data, tuple) and len(data) == 2 else None
-    if labels is None:
-        x, y = convert_samples(data[0] if isinstance(data, tuple) else data, manifest.inputs), None
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise UsageError(f"{name} is a pair: (samples, labels), or (samples, None) without labels.")
+    if data[1] is None:
+        x, y = convert_samples(data[0], manifest.inputs), None
     else:
-        x, y = check_labelled((data[0], labels), manifest)
+        x, y = check_labelled((data[0], data[1]), manifest)
     needed = max(LEAST, manifest.classes) if least is None else least
     if len(x) < needed:
         raise DataError(

@@ -5,13 +5,16 @@ holds a chain, or a static network, which is a chain of one exit; the search, th
 """
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ..points import Target, show_value
-from .certify import certify_drop, certify_mean, certify_share
+from ..errors import require
+from ..points import CAREFUL, Target, show_value
+from .certify import certify_drop, certify_mean, certify_share, share_bound
 from .search import Limit, Problem, exits_taken, search
 
 WORDS = {
@@ -30,20 +33,44 @@ class Costs(Struct, frozen=True):
 
     Attributes:
         times_s: the latencies that were measured, one float64 array per exit.
-        energy_j: mean energy, float64 (exits,); None where none was measured.
+        power_w: what the board draws meanwhile, float64 (exits,); None where it was not measured.
     """
 
     times_s: tuple[np.ndarray, ...]
-    energy_j: np.ndarray | None = None
+    power_w: np.ndarray | None = None
 
     @property
     def latency_s(self) -> np.ndarray:
         """Mean latency, float64 (exits,)."""
         return np.array([times.mean() for times in self.times_s])
 
+    @property
+    def energy_j(self) -> np.ndarray | None:
+        """Mean energy, float64 (exits,)."""
+        return None if self.power_w is None else self.power_w * self.latency_s
+
+    def scaled(self, factor: float) -> "Costs":
+        """Return the costs of a machine that takes so many times as long; it draws the same meanwhile."""
+        return Costs(tuple(times * factor for times in self.times_s), self.power_w)
+
     def late(self, deadline_s: float) -> np.ndarray:
         """Return the share of latencies above a deadline, float64 (exits,)."""
         return np.array([(times > deadline_s).mean() for times in self.times_s])
+
+    def bound(self, name: str, target: Target, delta: float) -> np.ndarray:
+        """Return upper bounds of what a limit limits, float64 (exits,), all true together but for a chance of `delta`.
+
+        Of a share that is late it is exact (Clopper and Pearson); of a mean it is Student's, which takes the mean of some hundred
+        latencies to be normal. Power is taken as it was measured.
+        """
+        each = delta / len(self.times_s)
+        if name == "max_late":
+            late = [int((times > (target.deadline_s or 0.0)).sum()) for times in self.times_s]
+            return np.array([share_bound(k, len(t), delta=each) for k, t in zip(late, self.times_s, strict=True)])
+        stdtrit = require("scipy.special", extra="calibrate").stdtrit
+        spread = [stdtrit(len(t) - 1, 1 - each) * t.std(ddof=1) / len(t) ** 0.5 for t in self.times_s]
+        upper_s: np.ndarray = self.latency_s + np.array(spread)
+        return upper_s if self.power_w is None or name == "max_latency_s" else np.asarray(self.power_w * upper_s)
 
 
 class Table(Struct, frozen=True, kw_only=True):
@@ -55,6 +82,7 @@ class Table(Struct, frozen=True, kw_only=True):
         whole: whether that of the yardstick is, the whole network of the first variant, bool (N,); None without labels.
         differs: whether the label is another than the yardstick's, int8 (N, exits).
         costs: of leaving at each exit.
+        proof: costs that were measured after everything was chosen, by which those are promised; None where none are limited.
         is_whole: whether this is the yardstick itself.
     """
 
@@ -63,6 +91,7 @@ class Table(Struct, frozen=True, kw_only=True):
     whole: np.ndarray | None
     differs: np.ndarray
     costs: Costs
+    proof: Costs | None = None
     is_whole: bool = False
 
     def __len__(self) -> int:
@@ -82,26 +111,13 @@ class Table(Struct, frozen=True, kw_only=True):
 
     def rows(self, rows: np.ndarray) -> "Table":
         """Return the table of some of the samples."""
-        return Table(
-            score=self.score[rows],
-            right=None if self.right is None else self.right[rows],
-            whole=None if self.whole is None else self.whole[rows],
-            differs=self.differs[rows],
-            costs=self.costs,
-            is_whole=self.is_whole,
-        )
+        right, whole = (None if part is None else part[rows] for part in (self.right, self.whole))
+        return replace(self, score=self.score[rows], right=right, whole=whole, differs=self.differs[rows])
 
-    def end_at(self, k: int, costs: Costs, *, is_whole: bool) -> "Table":
-        """Return the table of the static network that ends at an exit."""
-        one = slice(k, k + 1)
-        return Table(
-            score=self.score[:, one],
-            right=None if self.right is None else self.right[:, one],
-            whole=self.whole,
-            differs=self.differs[:, one],
-            costs=costs,
-            is_whole=is_whole,
-        )
+    def columns(self, exits: Sequence[int], costs: Costs) -> "Table":
+        """Return the table of a chain with some of the exits."""
+        right = None if self.right is None else self.right[:, exits]
+        return replace(self, score=self.score[:, exits], right=right, differs=self.differs[:, exits], costs=costs)
 
 
 def limited(table: Table, target: Target) -> dict[str, tuple[np.ndarray, float]]:
@@ -135,13 +151,16 @@ def goal_of(table: Table, target: Target) -> np.ndarray:
     return table.costs.latency_s
 
 
-def find_thresholds(table: Table, target: Target, *, margin: float, few: bool = False) -> tuple[float, ...] | None:
+def find_thresholds(
+    table: Table, target: Target, *, margin: float, few: bool = False, coarse: bool = False
+) -> tuple[float, ...] | None:
     """Find the thresholds that are best for a target; None where none keep its limits.
 
     Args:
         table: of the samples that choose.
         target: the target.
         margin: how many standard errors to stay away from the limits, so that other samples keep them too.
+        coarse: whether a coarse grid will do.
         few: of few samples the drop is too uncertain to choose by: the disagreement, which is never less, stands for it.
     """
     lost = table.differs if few else table.lost
@@ -149,7 +168,8 @@ def find_thresholds(table: Table, target: Target, *, margin: float, few: bool = 
     for name, (value, most) in limited(table, target).items():
         limits.append(Limit(lost if name == "max_drop" else value, most, margin))
     second = table.costs.latency_s if target.goal == "accuracy" else lost
-    return search(Problem(table.score, goal_of(table, target), second, tuple(limits)))
+    how = {"values": 16, "fine": 64} if coarse else {}
+    return search(Problem(table.score, goal_of(table, target), second, tuple(limits)), **how)
 
 
 def mean_of(value: np.ndarray, taken: np.ndarray) -> float:
@@ -180,8 +200,14 @@ def certify(table: Table, target: Target, path: np.ndarray, *, delta: float) -> 
         Its index, or None and why nothing can be promised.
     """
     found = limited(table, target)
-    if found.get("max_drop", (0, 1.0))[1] <= 0 and not table.is_whole:
-        return None, "Nothing is promised: no number of samples shows that no accuracy at all is lost."
+    for name in ("max_drop", "max_disagreement"):
+        if found.get(name, (0, 1.0))[1] <= 0 and not table.is_whole:
+            return None, f"Nothing is promised: no number of samples shows that {WORDS[name][0]} is 0."
+    if costly := [name for name in found if name not in CAREFUL]:
+        # One half of what may go wrong is for the exits' costs, the other for how often each is taken.
+        delta /= 2
+        for name in costly:
+            found[name] = (table.proof or table.costs).bound(name, target, delta / len(costly)), found[name][1]
     step, failed = None, ""
     for i, thresholds in enumerate(path):
         taken = exits_taken(table.score, thresholds.tolist())

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from ..points import Conditions, OperatingPoint, Target, describe_limit
 from .choose import Contender, Pick, find
 from .search import exits_taken
-from .targets import Costs, Table, limited, mean_of
+from .targets import Costs, limited, mean_of
 
 WORTH = 0.97
 """A chain with fewer exits is proposed where it is predicted to take at most this share of the time."""
 
-MOST_EXITS = 6
+MOST_EXITS = 5
 """Of chains with more exits only single ones are left out."""
 
 
@@ -26,6 +26,8 @@ def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[
     if not early.met:
         said = f"The target is missed on the samples that did not choose: {_show(early)}"
         return False, f"{said}." if early.drop is None else f"{said}, an accuracy drop of {early.drop:.2%}."
+    if static is not None and early.certificate is None and static.is_promised:
+        return False, f"Do not use early exit here: {early.promise} {_show(early)}, {_show(static)}."
     if static is None:
         return True, f"Use early exit: no static network keeps the target, {_show(early)}."
     match early.target.goal:
@@ -94,7 +96,7 @@ def advise(
     Args:
         picks, targets: by the points' names.
         points: what came of them.
-        passing_s: what each exit of the chain costs those that pass it.
+        passing_s: what each exit of the chain costs those that pass it; empty where that is not known.
         conditions: of the board.
         variant: of the chain.
     """
@@ -109,10 +111,10 @@ def advise(
     early = [point for point in points.values() if point.static is None]
     unused = [k for k in range(score.shape[1] - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
     if unused:
-        saved = sum(max(0.0, passing_s[k]) for k in unused)
+        saved = f"about {sum(max(0.0, passing_s[k]) for k in unused) * 1e6:.0f} us " if passing_s else ""
         rest = [str(k) for k in range(score.shape[1]) if k not in unused]
         notes.append(
-            f"No sample leaves at {_exits(unused)} of {variant}: without, later exits take about {saved * 1e6:.0f} us less. Try: "
+            f"No sample leaves at {_exits(unused)} of {variant}: without, later exits take {saved}less. Try: "
             f"offramp keep BUNDLE --exits {','.join(rest)} --variant {variant}"
         )
     else:
@@ -127,7 +129,7 @@ def advise(
 def _propose_fewer(pick: Pick, target: Target, passing_s: Sequence[float], variant: str) -> list[str]:
     """Propose the set of exits that the costs favour, where it is predicted to be faster than all of them."""
     exits = pick.chain.known.score.shape[1]
-    if pick.thresholds is None or target.goal != "latency" or exits < 3:
+    if pick.thresholds is None or target.goal != "latency" or exits < 3 or not passing_s:
         return []
     full = _mean_latency_s(pick.chain, pick.thresholds)
     sizes = range(2, exits) if exits <= MOST_EXITS else (exits - 1,)
@@ -148,22 +150,12 @@ def _propose_fewer(pick: Pick, target: Target, passing_s: Sequence[float], varia
 
 def with_exits(chain: Contender, kept: Sequence[int], passing_s: Sequence[float]) -> Contender:
     """Return a chain as it is predicted to be with some of its exits only."""
-    columns, times = list(kept), []
+    columns, times, costs = list(kept), [], chain.known.costs
     for k in columns:
         saved = sum(max(0.0, passing_s[j]) for j in range(k) if j not in columns)
-        times.append(chain.known.costs.times_s[k] - saved)
-    costs = Costs(tuple(times))
-
-    def narrow(table: Table) -> Table:
-        return replace(
-            table,
-            score=table.score[:, columns],
-            right=None if table.right is None else table.right[:, columns],
-            differs=table.differs[:, columns],
-            costs=costs,
-        )
-
-    return replace(chain, known=narrow(chain.known), table=narrow(chain.table))
+        times.append(costs.times_s[k] - saved)
+    costs = Costs(tuple(times), None if costs.power_w is None else costs.power_w[columns])
+    return replace(chain, known=chain.known.columns(columns, costs), table=chain.table.columns(columns, costs))
 
 
 def _mean_latency_s(one: Contender, thresholds: tuple[float, ...]) -> float:

@@ -1,8 +1,8 @@
 """Ways to run: a variant where it is placed, as a chain, and as the static networks that end at each of its exits.
 
-Each way is loaded, recorded and measured, and let go before the next, so that a board holds one of them at a time. Beside each
-runs the yardstick, the whole network of the bundle's first variant; latencies of different ways are compared in its measure,
-since a machine's own speed drifts.
+Each way is loaded, recorded and measured, and let go before the next, so that a board holds one chain and its static
+networks at a time. Beside each runs the yardstick, the whole network of the bundle's first variant; latencies of different ways
+are compared in its measure, since a machine's own speed drifts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     """What every way is measured with.
 
     Attributes:
-        whole: the yardstick.
+        whole, device: the yardstick, and where it runs.
         x, outer: the samples, and those from outside where there are some.
         kept: where what is done is kept, should the process be killed.
         meter: measures energy; None leaves it out.
@@ -44,6 +44,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     """
 
     whole: Net
+    device: str
     x: Samples
     outer: Samples | None
     kept: Kept
@@ -69,28 +70,43 @@ class Opened(Struct, frozen=True):
         return tuple(stage.device for stage in self.net.provenance.stages)
 
 
+class Answers(Struct, frozen=True):
+    """What the exits of a chain say of samples, and by exit what static networks say that run elsewhere than its stages."""
+
+    chain: EveryExit
+    apart: dict[int, EveryExit]
+
+
 class Way(Struct, frozen=True, kw_only=True):
     """A way that was measured.
 
     Attributes:
         variant, placement: what ran where.
-        answers, outer: what every exit says of the samples, and of those from outside where there are some.
+        answers, outer: what is said of the samples, and of those from outside where there are some.
         chain: what leaving at each exit of the chain costs.
         statics: what the static network that ends at each exit costs.
-        yardstick_s: mean latency of the yardstick, in whose measure all latencies are given.
+        yardstick_s: median latency of the yardstick meanwhile.
+        drifts_alike: whether the yardstick runs on one of its devices, so that it tells how that drifts.
     """
 
     variant: Variant
     placement: tuple[str, ...]
-    answers: EveryExit
-    outer: EveryExit | None
+    answers: Answers
+    outer: Answers | None
     chain: Costs
     statics: tuple[Costs, ...]
     yardstick_s: float
+    drifts_alike: bool
+
+    def drift(self, yardstick_s: float) -> float:
+        """Return how much longer everything takes when the yardstick takes `yardstick_s`, as far as that tells."""
+        return yardstick_s / self.yardstick_s if self.drifts_alike else 1.0
 
     @property
     def passing_s(self) -> tuple[float, ...]:
         """What each exit but the last takes from samples that do not leave there; see `points.Chain`."""
+        if len(set(self.placement)) > 1:
+            return ()
         extra = self.chain.latency_s - np.array([static.latency_s[0] for static in self.statics])
         return tuple(np.diff(extra).tolist())
 
@@ -130,63 +146,67 @@ class Opener:
         self._opened.clear()
 
 
-def measure_way(
-    setting: Setting, opened: Opened, variant: Variant, *, seconds: float, yardstick_s: float | None
-) -> Way:
+def measure_way(setting: Setting, opened: Opened, variant: Variant, *, seconds: float) -> Way:
     """Record all samples, and measure what leaving at each exit costs, the exits in equal shares.
+
+    A static network says what the chain's exit says where both run on one device; where not, it is recorded by itself.
 
     Args:
         setting: with what.
         opened: the way; `variant` is what it runs.
         seconds: spent on latencies.
-        yardstick_s: as for `measure_turns`.
     """
     part = {"variant": variant.name, "digest": variant.digest, "placement": ", ".join(opened.placement)}
-    answers = setting.record(opened.net, setting.x, part | {"samples": "given"})
-    outer = None if setting.outer is None else setting.record(opened.net, setting.outer, part | {"samples": "outside"})
     exits = len(opened.statics)
     turns: dict[str, Turn] = {"chain": force_exits(opened.net, (1 / exits,) * exits, rng=setting.rng)}
     turns |= {f"static{k}": run_alone(static) for k, static in enumerate(opened.statics)}
-    times = measure_turns(setting, turns, seconds=seconds, yardstick_s=yardstick_s)
-    drawn_w, energy_j = None, None
+    answers = _record(setting, opened, setting.x, part | {"samples": "given"})
+    outer = None if setting.outer is None else _record(setting, opened, setting.outer, part | {"samples": "outside"})
+    times, yardstick_s = measure_turns(setting, turns, seconds=seconds)
+    power_w = None
     if setting.meter is not None:
         energies = _measure_energy(setting, opened.net, times["chain"], part)
-        energy_j = np.array([one.energy_j for one in energies.exits])
-        drawn_w = energy_j / np.array([one.latency_s for one in energies.exits])
-    statics = []
-    for k in range(exits):
-        alone = times[f"static{k}"]
-        statics.append(Costs(alone, None if drawn_w is None else alone[0].mean() * drawn_w[k : k + 1]))
+        power_w = np.array([one.energy_j / one.latency_s for one in energies.exits])
+    drawn = [None if power_w is None else power_w[k : k + 1] for k in range(exits)]
     return Way(
         variant=variant,
         placement=opened.placement,
         answers=answers,
         outer=outer,
-        chain=Costs(times["chain"], energy_j),
-        statics=tuple(statics),
-        yardstick_s=float(times["whole"][0].mean()),
+        chain=Costs(times["chain"], power_w),
+        statics=tuple(Costs(times[f"static{k}"], drawn[k]) for k in range(exits)),
+        yardstick_s=yardstick_s,
+        drifts_alike=setting.device in opened.placement,
     )
 
 
+def _record(setting: Setting, opened: Opened, x: Samples, part: dict[str, str]) -> Answers:
+    """Return what the chain says of samples, and what static networks say that run elsewhere than its stages."""
+    apart = {
+        k: setting.record(static, x, part | {"static": str(k)})
+        for k, static in enumerate(opened.statics)
+        if len(set(opened.placement[: k + 1])) > 1
+    }
+    return Answers(setting.record(opened.net, x, part), apart)
+
+
 def measure_turns(
-    setting: Setting, turns: Mapping[str, Turn], *, seconds: float, yardstick_s: float | None
-) -> dict[str, tuple[np.ndarray, ...]]:
+    setting: Setting, turns: Mapping[str, Turn], *, seconds: float
+) -> tuple[dict[str, tuple[np.ndarray, ...]], float]:
     """Measure some turns interleaved with the yardstick.
 
     Args:
         setting: with what; up to `MIXED` samples that are drawn are used.
         turns, seconds: as for `measure`.
-        yardstick_s: the mean latency of the yardstick in whose measure all are given; None leaves them as they are.
 
     Returns:
-        For each turn, and for `whole`, the latencies in seconds of each of its contenders.
+        For each turn the latencies in seconds of each of its contenders, and the yardstick's median latency meanwhile.
     """
     drawn = setting.x[setting.rng.permutation(len(setting.x))[:MIXED]]
-    turns = {**turns, "whole": run_alone(setting.whole)}
-    results = measure(turns, drawn, rng=setting.rng, progress=setting.progress, seconds=seconds)
-    times = {name: tuple(latencies(one) for one in found) for name, found in results.items()}
-    factor = 1.0 if yardstick_s is None else yardstick_s / float(times["whole"][0].mean())
-    return {name: tuple(factor * one for one in found) for name, found in times.items()}
+    every = {f"turn {name}": turn for name, turn in turns.items()} | {"yardstick": run_alone(setting.whole)}
+    results = measure(every, drawn, rng=setting.rng, progress=setting.progress, seconds=seconds)
+    times = {name: tuple(latencies(one) for one in results[f"turn {name}"]) for name in turns}
+    return times, float(np.median(latencies(results["yardstick"][0])))
 
 
 def table_of(answers: EveryExit, whole: np.ndarray, y: np.ndarray | None, costs: Costs) -> Table:

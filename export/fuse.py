@@ -84,7 +84,8 @@ def fuse(
         if found is not None and found.static is not None:
             raise UsageError(
                 f"The operating point is {found.engines}, which does not exit early and is one file already: "
-                f"{bundle.file(chosen, chosen.exits[found.static].static)}. For the chain name the point with early exit."
+                f"{bundle.file(chosen, chosen.exits[found.static].static)}. For the chain name a point with early exit, such as "
+                f"{point or 'default'}-early."
             )
         limits = found.thresholds if found else (NEVER,) * (len(chosen.exits) - 1)
         if found is None:

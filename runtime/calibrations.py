@@ -1,6 +1,5 @@
 """Which calibration and which operating point a bundle runs with on this device."""
 
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from ..bundle import Bundle, read_calibration
 from ..devices import differences, fingerprint
 from ..devices.fingerprint import Difference
-from ..errors import BundleError, MissingError, UsageError, unknown
+from ..errors import BundleError, MissingError, OutdatedError, UsageError, unknown
 from ..points import Calibration, OperatingPoint
 from ..schema import Variant
 from .engines import find_device
@@ -38,7 +37,12 @@ def find_calibration(
         return calibration
     if calibration is not None:
         return read_calibration(calibration)
-    inside = {path.name: read_calibration(path) for path in bundle.calibrations()}
+    inside = {}
+    for path in bundle.calibrations():
+        try:
+            inside[path.name] = read_calibration(path)
+        except OutdatedError as error:
+            warnings.warn(f"{error} It is not used.", UncalibratedWarning, stacklevel=3)
     valid = {name: found for name, found in inside.items() if _belongs(bundle, found)}
     if stale := sorted(inside.keys() - valid.keys()):
         warnings.warn(
@@ -57,6 +61,10 @@ def find_calibration(
         return next(iter(valid.values()), None)
     misfits = {name: _misfit(found, threads) for name, found in valid.items()}
     best = [name for name, misfit in misfits.items() if misfit == min(misfits.values())]
+    # Of those that fit alike the one counts that looked at most variants, or where one is named, at that alone.
+    counts = {name: len({chain.variant for chain in valid[name].chains}) for name in best}
+    wanted = max(counts.values()) if variant is None else min(counts.values())
+    best = [name for name in best if counts[name] == wanted]
     if len(best) > 1 and misfits[best[0]] == (0, 0):
         listed = ", ".join(f"{name} of {', '.join(valid[name].variants)}" for name in best)
         raise UsageError(
@@ -72,6 +80,7 @@ def choose_point(
     *,
     variant: str | None = None,
     point: str | None = None,
+    threads: int = 1,
 ) -> tuple[Variant, Calibration | None, OperatingPoint | None]:
     """Return the variant that is to run, and the calibration and operating point it runs with where there are some.
 
@@ -79,7 +88,7 @@ def choose_point(
         UsageError: there is no such variant, point or calibration, or there are several calibrations to choose from.
         BundleError: the calibration is damaged, newer, or was made for something else.
     """
-    found = find_calibration(bundle, calibration, variant=variant)
+    found = find_calibration(bundle, calibration, variant=variant, threads=threads)
     if found is None:
         if point is not None:
             raise UsageError(
@@ -102,29 +111,30 @@ def choose_point(
             f"The calibration was made for another variant of {bundle.path.name}: its {which} are not of {wanted}. Calibrate "
             "that variant, or leave it out."
         )
-    made_for = _variant_of(bundle, found, found.points[name])
+    made_for = variant_of(bundle, found, found.points[name])
     assert made_for is not None
     return made_for, found, found.points[name]
 
 
 def differs_here(found: Calibration, threads: int) -> list[Difference]:
     """Return what differs between this device and the one that a calibration was made on."""
-    packages = packages_of([name for point in found.points.values() for name in point.placement])
+    try:
+        packages = packages_of([name for point in found.points.values() for name in point.placement])
+    except MissingError as error:
+        return [Difference("engine", "hard", str(error), found.fingerprint.get("engine", "none"))]
     return differences(fingerprint(packages=packages, threads=threads), found.fingerprint)
 
 
 def _misfit(found: Calibration, threads: int) -> tuple[float, float]:
     """Return how many hard and soft fields of a calibration's fingerprint differ from this device's."""
-    try:
-        differing = differs_here(found, threads)
-    except MissingError:  # an engine that this offramp does not know
-        return math.inf, math.inf
+    differing = differs_here(found, threads)
     return tuple(sum(one.kind == kind for one in differing) for kind in ("hard", "soft"))  # type: ignore[return-value]
 
 
-def most_careful(found: Calibration, variant: str) -> OperatingPoint:
-    """Return the point of a variant that loses least."""
-    return min((point for point in found.points.values() if point.variant == variant), key=_loss)
+def most_careful(found: Calibration, variant: str | None) -> OperatingPoint:
+    """Return the point that loses least, of those that are promised if any are; of one variant if it is named."""
+    points = [point for point in found.points.values() if variant in (None, point.variant)]
+    return min(points, key=lambda point: (not point.is_promised, _loss(point)))
 
 
 def _loss(point: OperatingPoint) -> float:
@@ -132,15 +142,15 @@ def _loss(point: OperatingPoint) -> float:
 
 
 def _belongs(bundle: Bundle, found: Calibration) -> bool:
-    return all(_variant_of(bundle, found, point) is not None for point in found.points.values())
+    return all(variant_of(bundle, found, point) is not None for point in found.points.values())
 
 
 def _is_of(bundle: Bundle, found: Calibration, point: str, variant: str) -> bool:
-    made_for = _variant_of(bundle, found, found.points[point])
+    made_for = variant_of(bundle, found, found.points[point])
     return made_for is not None and made_for.name == variant
 
 
-def _variant_of(bundle: Bundle, found: Calibration, point: OperatingPoint) -> Variant | None:
+def variant_of(bundle: Bundle, found: Calibration, point: OperatingPoint) -> Variant | None:
     """Return the variant that an operating point was made for, or None where the bundle does not hold it."""
     for variant in bundle.manifest.variants:
         exits = len(variant.exits)

@@ -14,7 +14,7 @@ from ..points import Calibration, OperatingPoint
 from ..schema import Exit, Stage, Variant
 from .auto import choose_devices
 from .building import EngineWarning, Progress, compile_stages
-from .calibrations import UncalibratedWarning, choose_point, differs_here, most_careful
+from .calibrations import UncalibratedWarning, choose_point, differs_here, most_careful, variant_of
 from .chain import Net
 from .golden import read_golden
 from .placing import AUTO, spread
@@ -62,12 +62,13 @@ def load(
         MissingError: a device or its engine's package is not here, or it cannot run a stage.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    chosen, found, best = choose_point(bundle, calibration, variant=variant, point=point)
+    chosen, found, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
     said = []
     if found is not None and best is not None and (differing := differs_here(found, threads)):
         said.append(describe_differences(differing))
         if point is None:  # its latencies are unknown here
-            best = most_careful(found, best.variant)
+            best = most_careful(found, best.variant if variant else None)
+            chosen = variant_of(bundle, found, best) or chosen
     if device is None:
         device = best.placement if best else "cpu"
     how: dict[str, Any] = {"threads": threads, "logits": logits, "fallback": fallback, "progress": progress}
@@ -76,6 +77,8 @@ def load(
     stages, exits = chosen.stages, chosen.exits
     if best is not None and best.static is not None:
         stages, exits = _cut_static(bundle, chosen, best.static)
+        if not isinstance(device, str) and len(device) == len(chosen.stages):
+            device = device[best.static]  # given for the chain
     net = _open(bundle, chosen, stages, exits, device, point=best, **how)
     if found is None or best is None:
         warnings.warn(

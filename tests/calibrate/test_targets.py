@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp.calibrate.choose import Contender, pick
 from offramp.calibrate.promise import Named, describe_promise, lay_candidates, make_points
@@ -21,7 +22,13 @@ def draw(n, seed=0, *, whole=True, costs_s=COSTS_S, energy=None, gain=0.0):
     yard = right[:, -1] if whole else rng.random(n) < 0.92
     times = tuple(rng.uniform(0.9, 1.1, 2000) * cost for cost in costs_s)
     differs = np.where(right == yard[:, None], 0, 1).astype(np.int8)
-    return Table(score=score, right=right, whole=yard, differs=differs, costs=Costs(times, energy))
+    return Table(
+        score=score,
+        right=right,
+        whole=yard,
+        differs=differs,
+        costs=Costs(times, None if energy is None else energy / costs_s),
+    )
 
 
 def brute_force(table, target, steps=14):
@@ -71,7 +78,7 @@ def test_a_chain_that_never_leaves_early_still_loses_what_its_last_exit_does():
 
 
 def test_a_static_network_is_a_chain_of_one_exit():
-    table = draw(500).end_at(1, Costs((np.full(9, 1e-4),)), is_whole=False)
+    table = draw(500).columns([1], Costs((np.full(9, 1e-4),)))
     assert find_thresholds(table, Target(max_latency_s=2e-4), margin=1.0) == ()
     assert find_thresholds(table, Target(max_latency_s=0.5e-4), margin=1.0) is None
     assert exits_taken(table.score, ()).tolist() == [0] * 500
@@ -148,7 +155,7 @@ def contenders(slow=1.0):
         found.append(Contender(way=way, static=None, known=known, table=table))
         for k in range(3):
             costs = Costs((np.full(9, COSTS_S[k] * factor * 0.95),))
-            ends = [one.end_at(k, costs, is_whole=way == 0 and k == 2) for one in (known, table)]
+            ends = [replace(one.columns([k], costs), is_whole=way == 0 and k == 2) for one in (known, table)]
             found.append(Contender(way=way, static=k, known=ends[0], table=ends[1]))
     return found
 
@@ -179,7 +186,7 @@ def test_promises_share_what_may_go_wrong():
 def test_a_static_network_that_is_better_is_recommended_and_the_chain_stands_beside_it():
     targets = {"a": Target(max_drop=0.01)}
     slow = [
-        one if one.static is not None else one.with_times(tuple(np.full(9, 1e-3 * (k + 1)) for k in range(3)))
+        one if one.static is not None else one.with_costs(Costs(tuple(np.full(9, 1e-3 * (k + 1)) for k in range(3))))
         for one in contenders()
     ]
     picks = pick(slow, targets)
