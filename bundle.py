@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -120,6 +120,25 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         if not Path(path).is_file():
             raise UsageError(f"There is no calibration at {path}.")
     return _decode(Path(path), Calibration)
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> Path:
+    """See that a calibration can be written to a path without destroying something else; return the path.
+
+    Raises:
+        UsageError: something is there that is no calibration.
+        MissingError: the place cannot be written.
+    """
+    if not str(path):
+        raise UsageError("The name of the file for the calibration is empty.")
+    path = Path(path)
+    check_writable(path)
+    if path.exists():
+        try:
+            msgspec.json.decode(path.read_bytes() if path.is_file() else b"", type=_AnyCalibration)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise UsageError(f"{path} is there and is no calibration. Name another file, or remove it.") from None
+    return path
 
 
 def write_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
@@ -238,6 +257,13 @@ def commit_beside(path: str | os.PathLike[str], folder: Path, manifest: Manifest
 
 
 _Artefact = TypeVar("_Artefact", Manifest, Calibration)
+
+
+class _AnyCalibration(Struct):
+    """What calibrations of every form have."""
+
+    schema: int
+    points: dict[str, Any]
 
 
 class _Header(Struct):

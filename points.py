@@ -66,7 +66,7 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
         for name in (*CAREFUL, "max_late"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                raise UsageError(f"{name} is a fraction from 0 to 1 (0.01 is one percent), not {value}.")
+                raise UsageError(f"{name} is a fraction from 0 to below 1 (0.01 is one percent), not {value}.")
         for name, unit in (
             ("max_latency_s", "time in seconds"),
             ("deadline_s", "time in seconds"),
@@ -79,13 +79,13 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
             raise UsageError("max_late says how many may be later than deadline_s: give both.")
         if self.deadline_s is not None and self.max_late is None:
             msgspec.structs.force_setattr(self, "max_late", MAX_LATE)
+        if self.goal is not None and self.goal not in list(GOALS):
+            raise unknown("goal", str(self.goal), GOALS)
         if not self.limits:
             raise UsageError("A target needs a limit, such as max_drop=0.01 or max_latency_s=0.002.")
         careful = any(name in CAREFUL for name in self.limits)
         if self.goal is None:
             msgspec.structs.force_setattr(self, "goal", "latency" if careful else "accuracy")
-        elif self.goal not in list(GOALS):
-            raise unknown("goal", str(self.goal), GOALS)
 
     @property
     def limits(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ..bundle import Bundle, open_bundle
 from ..devices import fingerprint
-from ..errors import UsageError
+from ..errors import UsageError, unknown
 from ..points import Calibration, Target, show_value
 from ..runtime import Provenance, Result, load, load_static
 from ..runtime.buffers import shape_at
@@ -160,7 +160,9 @@ def bench(
                 "No operating point exits early: no thresholds keep the target. There is nothing to compare."
             )
         point = point or chains[0]
-        if point in calibration.points and calibration.points[point].static is not None:
+        if point not in calibration.points:
+            raise unknown("operating point", point, calibration.points)
+        if calibration.points[point].static is not None:
             raise UsageError(
                 f"The operating point {point} is {calibration.points[point].engines}, which does not exit early. "
                 f"{'Name one that does: ' + ', '.join(chains) if chains else 'No other does either'}."

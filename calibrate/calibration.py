@@ -8,14 +8,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
 
 from .. import __version__
-from ..bundle import Bundle, open_bundle, write_calibration
+from ..bundle import Bundle, check_replaceable, open_bundle, write_calibration
 from ..devices import fingerprint
 from ..devices.meter import Meter
 from ..devices.state import BoardState, State, throttled_between
@@ -108,7 +107,11 @@ def calibrate(
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     x, y = check_data(data, bundle.manifest)
-    outer, outer_y = (None, None) if outside is None else check_data(outside, bundle.manifest, name="outside", least=1)
+    outer, outer_y = (None, None) if outside is None else check_data(outside, bundle.manifest, name="outside")
+    if outer is not None and hash_samples(outer) == hash_samples(x):
+        raise UsageError(
+            "outside holds the same samples as data: what chooses must not certify too. Leave outside out."
+        )
     targets = _name_targets(target, has_labels=y is not None, meter=meter)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
@@ -118,8 +121,11 @@ def calibrate(
         )
     variants = _choose_variants(bundle, variant)
     first = bundle.manifest.variants[0]
-    output = Path(output) if output else bundle.path / "calibrations" / f"{_name_file(first, variants)}.json"
-    check_writable(output)
+    if output is None:
+        output = bundle.path / "calibrations" / f"{_name_file(first, variants)}.json"
+        check_writable(output)
+    else:
+        output = check_replaceable(output)
     rng = np.random.default_rng(seed)
     select, report = _split(len(x), outer is not None, rng)
     pairs = _pair(variants, [device, *also])
@@ -167,12 +173,12 @@ def calibrate(
     contenders = _scale(contenders, ways, now_s)
     conditions = _conditions(before, state())
     statics = [one for one in contenders if one.static is not None]
-    rivals = {name: _find_static(statics, one.rival) for name, one in picks.items()}
-    for name, found in rivals.items():
-        if found is not None and (rival := picks[name].rival) is not None:
-            statics[found] = rival  # measured anew
+    keys = [(one.way, one.static) for one in statics]
+    for rival in (one.rival for one in picks.values()):
+        if rival is not None:
+            statics[keys.index((rival.way, rival.static))] = rival  # measured anew
     names = [Named(way.variant.name, way.placement) for way in ways]
-    points = make_points(picks, targets, names, rivals, confidence=confidence, progress=progress)
+    points = make_points(picks, targets, names, statics, confidence=confidence, progress=progress)
     packages = packages_of([name for point in points.values() for name in point.placement])
     calibration = Calibration(
         schema=CALIBRATION_SCHEMA,
@@ -247,6 +253,7 @@ def _pair(
     variants: Sequence[Variant], devices: Sequence[str | Sequence[str]]
 ) -> list[tuple[Variant, str | Sequence[str]]]:
     """Return each variant with each device that fits it: one for all stages, or as many as it has stages."""
+    devices = [one for i, one in enumerate(devices) if one not in devices[:i]]
     fit = [(v, d) for v in variants for d in devices if isinstance(d, str) or len(d) == len(v.stages)]
     for one in devices:
         if not any(d is one for _, d in fit):
@@ -362,18 +369,14 @@ def _measure_picks(
             rival = None
         if found[0] is None and rival is None:
             raise TargetError(explain_failure(name, targets[name], [chain]))
-        measured[name] = Pick(chain, found[0], rival)
+        others = [other for other in one.others if find([other], targets[name])[0] is not None]
+        measured[name] = Pick(chain, found[0], rival, tuple(others))
     return measured, yardstick_s
 
 
 def _with_times(one: Contender, turn: str, times: Mapping[str, Any], proof: Mapping[str, Any]) -> Contender:
     power_w = one.known.costs.power_w
     return one.with_costs(Costs(times[turn], power_w), Costs(proof[turn], power_w) if proof else None)
-
-
-def _find_static(statics: Sequence[Contender], rival: Contender | None) -> int | None:
-    keys = [(one.way, one.static) for one in statics]
-    return None if rival is None else keys.index((rival.way, rival.static))
 
 
 def _conditions(before: State, after: State) -> Conditions:

@@ -43,11 +43,13 @@ class Pick(Struct, frozen=True):
     Attributes:
         chain, thresholds: the chain, and its thresholds; None where none keep the target.
         rival: the best static network that keeps it; None where none does.
+        others: the next best ones.
     """
 
     chain: Contender
     thresholds: tuple[float, ...] | None
     rival: Contender | None
+    others: tuple[Contender, ...] = ()
 
     def shares(self) -> np.ndarray:
         """Return how often the samples that choose leave at each exit of the chain; all at the last without thresholds."""
@@ -86,8 +88,9 @@ def pick(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict
     picks = {}
     for name, target in targets.items():
         able = [i for i, one in enumerate(contenders) if one.static is not None and found[name][i] is not None]
-        rival = min(able, key=lambda i: _merits(contenders[i], (), target), default=None)
-        picks[name] = Pick(contenders[at], found[name][at], None if rival is None else contenders[rival])
+        able.sort(key=lambda i: _merits(contenders[i], (), target))
+        rivals = tuple(contenders[i] for i in able)
+        picks[name] = Pick(contenders[at], found[name][at], rivals[0] if rivals else None, rivals[1:])
     return picks
 
 

@@ -28,7 +28,7 @@ def make_points(
     picks: Mapping[str, Pick],
     targets: Mapping[str, Target],
     names: Sequence[Named],
-    rivals: Mapping[str, int | None],
+    statics: Sequence[Contender],
     *,
     confidence: float,
     progress: Progress = no_progress,
@@ -41,7 +41,7 @@ def make_points(
     Args:
         picks, targets: by the points' names.
         names: of each way.
-        rivals: which of the calibration's static networks each pick's rival is.
+        statics: the calibration's static networks, which points name by their index.
         confidence: of all promises together.
         progress: is told after each target.
     """
@@ -50,6 +50,7 @@ def make_points(
         pick.rival for name, pick in picks.items() if static_wins[name] and not _is_free(pick.rival, targets[name])
     ]
     promises = sum(pick.thresholds is not None for pick in picks.values()) + len(tested)
+    keys = [(one.way, one.static) for one in statics]
     points: dict[str, OperatingPoint] = {}
     beside: dict[str, OperatingPoint] = {}
     for i, (name, pick) in enumerate(picks.items()):
@@ -59,11 +60,20 @@ def make_points(
         early = static = None
         if pick.thresholds is not None:
             early = how.test_chain(pick.chain, pick.thresholds, names[pick.chain.way])
-        if pick.rival is not None:
-            static = how.test_static(pick.rival, names[pick.rival.way], chosen=static_wins[name])
-        points |= _recommend(name, early, static, beside, rivals[name])
+        rival = pick.rival
+        if rival is not None:
+            static = how.test_static(rival, names[rival.way], chosen=static_wins[name])
+            if not static.met and (rival := _next_that_keeps(pick.others, target)) is not None:
+                static = how.test_static(rival, names[rival.way], chosen=False)
+        index = None if rival is None else keys.index((rival.way, rival.static))
+        points |= _recommend(name, early, static, beside, index)
     progress("certifying", len(picks), len(picks))
     return points | beside
+
+
+def _next_that_keeps(others: Sequence[Contender], target: Target) -> Contender | None:
+    """Return the first static network that keeps a target on the samples that did not choose either."""
+    return next((one for one in others if keeps(one.table, target, exits_taken(one.table.score, ()))), None)
 
 
 def _is_free(rival: Contender | None, target: Target) -> bool:
@@ -124,7 +134,8 @@ class _Test(Struct, frozen=True):
             return replace(point, promise="It is the whole network: against itself nothing is lost.")
         if not chosen:
             return replace(
-                point, promise="Nothing is promised: early exit seemed better before these samples were looked at."
+                point,
+                promise="Nothing is promised: another way seemed better before these samples were looked at. Other samples can.",
             )
         step, why = certify(rival.table, self.target, np.zeros((1, 0), np.float32), delta=self.delta)
         return self._promise(point, step, 1, why, len(rival.table))

@@ -54,7 +54,7 @@ class Kept:
 
 
 def _label(part: dict[str, str]) -> str:
-    return f"unfinished calibration: {', '.join(part.values())}"
+    return f"unfinished calibration: {', '.join(text for name, text in part.items() if name != 'digest')}"
 
 
 def hash_samples(x: Samples) -> str:

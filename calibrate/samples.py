@@ -40,16 +40,13 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
     return x, y.astype(np.int64)
 
 
-def check_data(
-    data: Any, manifest: Manifest, *, name: str = "data", least: int | None = None
-) -> tuple[Samples, np.ndarray | None]:
+def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> tuple[Samples, np.ndarray | None]:
     """Return samples as `check_labelled` does, and labels, or None where there are none.
 
     Args:
         data: a pair, (samples, labels) or (samples, None).
         manifest: of the bundle.
         name: what `data` is called in messages.
-        least: how many samples are needed; by default what calibrating takes.
 
     Raises:
         UsageError: it is no pair.
@@ -61,9 +58,9 @@ def check_data(
         x, y = convert_samples(data[0], manifest.inputs), None
     else:
         x, y = check_labelled((data[0], data[1]), manifest)
-    needed = max(LEAST, manifest.classes) if least is None else least
+    needed = max(LEAST, manifest.classes)
     if len(x) < needed:
         raise DataError(
-            f"There are {len(x)} samples; calibrating takes at least {needed}, and some thousands to be precise."
+            f"There are {len(x)} samples in {name}; calibrating takes at least {needed}, and some thousands to be precise."
         )
     return x, y

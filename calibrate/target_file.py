@@ -30,14 +30,38 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
             raise UsageError(f"There is no file {path}.")
         content = path.read_bytes()
     try:
-        said = yaml.safe_load(content)
+        said = _load(yaml, content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(said, dict) or not said:
         raise UsageError(f"{path} holds no target: it looks like `max_drop: 0.01`, or `eco: {{max_drop: 0.01}}`.")
+    if strange := [name for name in said if not isinstance(name, str)]:
+        raise UsageError(
+            f"{path}: YAML takes the name {strange[0]!r} for something else than a text: write it in quotes."
+        )
     if any(isinstance(value, dict) for value in said.values()):
-        return {str(name): _make(value, f"{path}, {name}") for name, value in said.items()}
+        return {name: _make(value, f"{path}, {name}") for name, value in said.items()}
     return _make(said, str(path))
+
+
+def _load(yaml: Any, content: bytes) -> Any:
+    """Read YAML in which no key stands twice: the library would take the last without a word."""
+    loader = yaml.SafeLoader(content)
+    try:
+        node = loader.get_single_node()
+        nodes = [node] if node is not None else []
+        while nodes:
+            one = nodes.pop()
+            if isinstance(one, yaml.MappingNode):
+                keys = [key.value for key, _ in one.value]
+                if twice := [key for key in keys if keys.count(key) > 1]:
+                    raise UsageError(
+                        f"The key {twice[0]!r} stands twice in line {one.start_mark.line + 1} and after it."
+                    )
+                nodes += [value for _, value in one.value]
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _make(fields: Any, where: str) -> Target:
@@ -45,7 +69,7 @@ def _make(fields: Any, where: str) -> Target:
         raise UsageError(f"{where}: a target has fields such as max_drop, not {fields!r}.")
     for key in fields:
         if key not in KEYS:
-            raise UsageError(f"{where}: {unknown('key', str(key), KEYS)}")
+            raise UsageError(f"{where}: {unknown('key', str(key), KEYS)} Times are in seconds, energies in joules.")
     numbers = {key: _number(key, value, where) for key, value in fields.items() if key != "goal"}
     try:
         return Target(goal=fields.get("goal"), **numbers)

@@ -41,7 +41,12 @@ def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[
             pays, gain = ours < theirs, f"{theirs / ours:.2f} times as many inferences per joule" if ours else ""
         case _:
             pays, gain = early.latency_s < static.latency_s, f"{static.latency_s / early.latency_s:.2f} times the speed"
-    if pays or not static.met:
+    if not static.met:
+        return (
+            True,
+            f"Use early exit: no static network keeps the target on the samples that did not choose, {_show(early)}.",
+        )
+    if pays:
         return True, f"Use early exit: {_show(early)}, {_show(static)} ({gain})."
     return False, f"Do not use early exit here: {_show(early)}, {_show(static)} ({gain})."
 
@@ -110,7 +115,9 @@ def advise(
             )
     early = [point for point in points.values() if point.static is None]
     unused = [k for k in range(score.shape[1] - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
-    if unused:
+    if unused and len(unused) == score.shape[1] - 1:
+        notes.append(f"No sample leaves early at any exit of {variant}.")
+    elif unused:
         saved = f"about {sum(max(0.0, passing_s[k]) for k in unused) * 1e6:.0f} us " if passing_s else ""
         rest = [str(k) for k in range(score.shape[1]) if k not in unused]
         notes.append(

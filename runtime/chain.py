@@ -120,7 +120,7 @@ class Net:
             UsageError: the calibration has no such point, or it runs on other engines than this network.
         """
         if point not in self.points:
-            raise unknown("operating point", point, self.points)
+            raise unknown("operating point", str(point), self.points)
         chosen = self.points[point]
         if self.point is not None and chosen.engines != self.point.engines:
             raise UsageError(

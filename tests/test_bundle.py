@@ -173,7 +173,7 @@ def test_a_damaged_calibration_is_named(calibrated):
     [
         ({}, "needs a limit"),
         ({"goal": "accuracy"}, "needs a limit"),
-        ({"max_drop": 1.0}, "fraction from 0 to 1"),
+        ({"max_drop": 1.0}, "fraction from 0 to below 1"),
         ({"min_accuracy": -0.1}, "min_accuracy is a fraction"),
         ({"max_latency_s": 0}, "above 0"),
         ({"max_late": 0.1}, "give both"),

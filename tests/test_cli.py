@@ -76,7 +76,7 @@ WRONG = [
     # unknown flag, command, value
     (["run", "{f}/dense.offramp", "{f}/data.npz", "--fast"], 2, ["--fast"]),
     (["banch", "{f}/dense.offramp"], 2, ["bench"]),
-    (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--goal", "energi"], 2, ["needs a limit"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--goal", "energi"], 2, ["Did you mean 'energy'"]),
     (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-drop", ".1", "-o", "{f}/images"], 2, ["is a folder"]),
     (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-drop", ".1", "--seed", "-1"], 2, ["--seed"]),
     (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--max-drop", "5"], 2, ["0.01 is one percent"]),

@@ -8,7 +8,7 @@ def test_a_file_holds_a_target_or_several_by_name(tmp_path):
     path = tmp_path / "target.yaml"
     path.write_text("max_drop: 0.01\ndeadline_s: 0.005\n")
     assert read_targets(path) == Target(max_drop=0.01, deadline_s=0.005)
-    path.write_text("eco: {goal: energy, max_drop: 0.02}\nfast: {max_latency_s: 1e-3}\n3: {max_drop: 0}\n")
+    path.write_text("eco: {goal: energy, max_drop: 0.02}\nfast: {max_latency_s: 1e-3}\n'3': {max_drop: 0}\n")
     assert list(read_targets(path).items()) == [
         ("eco", Target(goal="energy", max_drop=0.02)),
         ("fast", Target(max_latency_s=0.001)),
@@ -30,6 +30,9 @@ def test_a_file_holds_a_target_or_several_by_name(tmp_path):
         ("- max_drop", "holds no target"),
         ("", "holds no target"),
         ("a: [", "is not YAML"),
+        ("max_drop: 0.1\nmax_drop: 0.2", "'max_drop' stands twice"),
+        ("eco: {max_drop: 0.1}\neco: {max_drop: 0.2}", "'eco' stands twice"),
+        ("on: {max_drop: 0.1}", "write it in quotes"),
         ("max_drop: !!python/object:os.system {}", "is not YAML"),
     ],
 )

@@ -160,6 +160,9 @@ def contenders(slow=1.0):
     return found
 
 
+STATICS = [one for one in contenders() if one.static is not None]
+
+
 def test_one_chain_is_picked_for_all_targets_and_each_gets_its_best_static_network():
     targets = {"fast": Target(max_drop=0.1), "right": Target(max_drop=0.01)}
     for slow, way in ((0.8, 1), (1.2, 0)):
@@ -173,11 +176,11 @@ def test_promises_share_what_may_go_wrong():
     targets = {"a": Target(max_drop=0.1), "b": Target(max_drop=0.05)}
     picks = pick(contenders(), targets)
     names = [Named(name, ("cpu",) * 3) for name in ("fp32", "int8")]
-    points = make_points(picks, targets, names, {"a": 2, "b": 2}, confidence=0.9)
+    points = make_points(picks, targets, names, STATICS, confidence=0.9)
     chains = [point for point in points.values() if point.static is None]
     assert {point.certificate.promises for point in chains} == {2}
     assert all("(all 2 promises of this calibration together)" in point.promise for point in chains)
-    alone = make_points({"a": picks["a"]}, {"a": targets["a"]}, names, {"a": 2}, confidence=0.9)
+    alone = make_points({"a": picks["a"]}, {"a": targets["a"]}, names, STATICS, confidence=0.9)
     early = next(point for point in alone.values() if point.static is None)
     assert early.certificate.promises == 1 and "together" not in early.promise
     assert early.certificate.step >= chains[0].certificate.step
@@ -191,7 +194,7 @@ def test_a_static_network_that_is_better_is_recommended_and_the_chain_stands_bes
     ]
     picks = pick(slow, targets)
     assert picks["a"].prefers_static(targets["a"])
-    points = make_points(picks, targets, [Named("fp32", ("cpu",) * 3)] * 2, {"a": 2}, confidence=0.9)
+    points = make_points(picks, targets, [Named("fp32", ("cpu",) * 3)] * 2, STATICS, confidence=0.9)
     assert points["a"].static == 2 and points["a"].placement == ("cpu",)
     assert points["a-early"].static is None and not points["a-early"].pays
     assert points["a"].verdict == points["a-early"].verdict and "Do not use early exit" in points["a"].verdict
