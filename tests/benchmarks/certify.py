@@ -7,7 +7,7 @@ splits    a drop of at most 1 % is promised with 90 % confidence, from n = 1,000
           some of the samples as `calibrate` splits them, or lead along one shared threshold; beside them, each along a shared
           threshold, Learn-then-Test with Hoeffding-Bentkus bounds on the samples lost, the same by MAPIE where that is installed
           (pip install mapie==1.6.0 scikit-learn) with its default correction, and betting on the signed loss; and the best
-          vector without a promise. What searches anew in every split gets a fifth of the splits
+          vector without a promise, which gets a fifth of the splits
 recorded  the same on what a real network says, with --network, --data and --outside as for `offramp export` and `calibrate`: the
           samples of --data are taken for the population, from which each split draws with replacement; an exit costs its
           multiply-accumulates. Left out where no network is given
@@ -37,8 +37,11 @@ from offramp.calibrate.certify import (
     noninferiority_z,
     size_of,
 )
-from offramp.calibrate.choose import FEW
+from offramp.calibrate.choose import Contender, find
+from offramp.calibrate.promise import lay_candidates
 from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search
+from offramp.calibrate.targets import Costs, Table, certify
+from offramp.points import Target
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from exit_tables import UNEVEN, exit_costs, exit_table
@@ -183,8 +186,8 @@ def compare(name: str, truth: Population, n: int, count: int) -> list[dict[str, 
     results = {}
     for way, ((losses, means), test) in ways.items():
         results[way] = count, judge([test(losses[:, i], n) for i in drawn], losses.mean(1), means)
+    results["exact, path as calibrate splits"] = count, split_path(truth, drawn)
     few = drawn[: max(1, count // 5)]
-    results["exact, path as calibrate splits"] = len(few), split_path(truth, few)
     results["best vector, no promise"] = len(few), unpromised(truth, few)
     rows = []
     for way, (tried, (broken, cost)) in results.items():
@@ -195,15 +198,23 @@ def compare(name: str, truth: Population, n: int, count: int) -> list[dict[str, 
 
 
 def split_path(truth, drawn):
+    """Choose and certify as `calibrate` does."""
     pool, _, costs = truth
-    found, value = [], lost(pool)
+    found, target = [], Target(max_drop=EPS)
+    everything = Table(
+        score=pool["score"],
+        right=pool["correct"],
+        whole=pool["correct"][:, -1],
+        differs=differs(pool),
+        costs=Costs(tuple(np.full(2, cost) for cost in costs)),
+    )
     for i in drawn:
         aside = min(len(i) // 2, max(LEAST_SELECT, round(SPLIT * len(i))))
-        first, rest = i[:aside], i[aside:]
-        led_by = differs({name: values[first] for name, values in pool.items()}) if aside < FEW else value[first]
-        path = lay_path(pool["score"][first], choose(pool["score"][first], led_by, costs, len(rest), EPS))
-        losses, _ = follow(pool["score"][rest], value[rest], costs, path)
-        found.append(None if (k := exact(losses, len(rest))) is None else path[k])
+        known, table = everything.rows(i[:aside]), everything.rows(i[aside:])
+        (thresholds,) = find([Contender(way=0, static=None, known=known, table=table)], target)
+        path = lay_candidates(known, thresholds, target, tested=len(table))
+        step, _ = certify(table, target, path, delta=DELTA)
+        found.append(None if step is None else path[step])
     return judge_vectors(truth, found)
 
 

@@ -1,4 +1,5 @@
 import itertools
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -119,6 +120,33 @@ def test_a_promise_is_broken_no_more_often_than_it_says(limits):
         assert (step is None) == bool(why)
     assert certified >= 30
     assert broken <= 13  # of 60, more than 13 has a chance of 1 in 500 where the true one is a tenth
+
+
+@pytest.mark.parametrize("limits", [{"max_latency_s": 2.4e-4}, {"deadline_s": 3e-4, "max_late": 0.3}])
+def test_a_promise_of_costs_counts_in_how_few_timings_there_are(limits):
+    target, pool, known = Target(**limits), draw(50_000, seed=1), draw(4000, seed=2)
+    rng, broken, certified = np.random.default_rng(3), 0, 0
+    spread = 0.4  # of a latency, log-normal
+    for _ in range(60):
+        times, proof = (
+            Costs(tuple(cost * rng.lognormal(-(spread**2) / 2, spread, 50) for cost in COSTS_S)) for _ in range(2)
+        )
+        one = replace(known, costs=times)
+        thresholds = find_thresholds(one, target, margin=1.28)
+        if thresholds is None:
+            continue
+        path = lay_candidates(one, thresholds, target, tested=1500)
+        table = replace(pool.rows(rng.integers(0, 50_000, 1500)), costs=times, proof=proof)
+        step, _ = certify(table, target, path, delta=0.1)
+        if step is None:
+            continue
+        certified += 1
+        shares = np.bincount(exits_taken(pool.score, path[step].tolist()), minlength=3) / len(pool)
+        late = [1 - NormalDist(-(spread**2) / 2, spread).cdf(np.log(3e-4 / cost)) for cost in COSTS_S]
+        truth = shares @ (COSTS_S if "max_latency_s" in limits else late)
+        broken += bool(truth > next(iter(target.limits.values())))
+    assert certified >= 20
+    assert broken <= 13
 
 
 def test_candidates_begin_where_it_is_safe_and_go_towards_the_goal():
