@@ -108,13 +108,13 @@ def test_of_few_samples_the_disagreement_stands_for_the_drop():
     ],
 )
 def test_a_promise_is_broken_no_more_often_than_it_says(limits):
-    target, pool = Target(**limits), draw(200_000, seed=1)
+    target, pool = Target(**limits), draw(40_000, seed=1)
     known = draw(4000, seed=2)
     path = lay_candidates(known, find_thresholds(known, target, margin=1.28), target, tested=1500)
     kept = [keeps(pool, target, exits_taken(pool.score, step.tolist())) for step in path]
     rng, broken, certified = np.random.default_rng(3), 0, 0
     for _ in range(60):
-        step, why = certify(pool.rows(rng.integers(0, 200_000, 1500)), target, path, delta=0.1)
+        step, why = certify(pool.rows(rng.integers(0, 40_000, 1500)), target, path, delta=0.1)
         certified += step is not None
         broken += step is not None and not kept[step]
         assert (step is None) == bool(why)
@@ -127,7 +127,7 @@ def test_a_promise_of_costs_counts_in_how_few_timings_there_are(limits):
     target, pool, known = Target(**limits), draw(50_000, seed=1), draw(4000, seed=2)
     rng, broken, certified = np.random.default_rng(3), 0, 0
     spread = 0.4  # of a latency, log-normal
-    for _ in range(60):
+    for _ in range(40):
         times, proof = (
             Costs(tuple(cost * rng.lognormal(-(spread**2) / 2, spread, 50) for cost in COSTS_S)) for _ in range(2)
         )
@@ -145,8 +145,8 @@ def test_a_promise_of_costs_counts_in_how_few_timings_there_are(limits):
         late = [1 - NormalDist(-(spread**2) / 2, spread).cdf(np.log(3e-4 / cost)) for cost in COSTS_S]
         truth = shares @ (COSTS_S if "max_latency_s" in limits else late)
         broken += bool(truth > next(iter(target.limits.values())))
-    assert certified >= 20
-    assert broken <= 13
+    assert certified >= 12
+    assert broken <= 10  # of 40, more than 10 has a chance of 1 in 700 where the true one is a tenth
 
 
 def test_candidates_begin_where_it_is_safe_and_go_towards_the_goal():
