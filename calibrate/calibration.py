@@ -5,7 +5,6 @@ samples --+-- a fifth, or better, data from outside --> which way, which thresho
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -18,17 +17,25 @@ from ..bundle import Bundle, check_replaceable, open_bundle, write_calibration
 from ..devices import fingerprint
 from ..devices.meter import Meter
 from ..devices.state import BoardState, State, throttled_between
-from ..errors import DataError, TargetError, UsageError
+from ..errors import TargetError, UsageError
 from ..files import check_writable
-from ..points import CALIBRATION_SCHEMA, CAREFUL, Calibration, Chain, Conditions, Goal, Latency, StaticPoint, Target
+from ..points import CALIBRATION_SCHEMA, CAREFUL, Calibration, Chain, Conditions, Latency, StaticPoint, Target
 from ..runtime import load_static
 from ..runtime.calibrations import packages_of
-from ..runtime.placing import AUTO, spread
-from ..runtime.samples import Samples
-from ..schema import PLAIN, Variant
+from ..schema import Variant
 from .choose import Contender, Pick, find, pick
 from .frontier import lay_frontier
 from .measure import Turn, force_exits, run_alone
+from .prepare import (
+    check_labels,
+    choose_variants,
+    flatten,
+    key_of,
+    name_file,
+    name_targets,
+    pair_devices,
+    split_samples,
+)
 from .promise import Named, make_points
 from .record import Kept, hash_samples
 from .samples import Progress, check_data, no_progress
@@ -38,15 +45,6 @@ from .ways import Answers, Opened, Opener, Setting, Way, measure_turns, measure_
 
 MEASURE_S = 6.0
 """Time spent on measuring latencies of a way, half of it before its thresholds are known."""
-
-STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
-"""Largest accuracy drops (without labels, disagreements) of the points that are made where no target is given."""
-
-CHANCE = 1.2
-"""So many times as often as by chance the whole network must be right at least."""
-
-SPLIT, LEAST_SELECT = 0.2, 200
-"""Where nothing comes from outside this share of the samples chooses, and at least so many, but no more than half."""
 
 
 def calibrate(
@@ -112,23 +110,23 @@ def calibrate(
         raise UsageError(
             "outside holds the same samples as data: what chooses must not certify too. Leave outside out."
         )
-    targets = _name_targets(target, has_labels=y is not None, meter=meter)
+    targets = name_targets(target, has_labels=y is not None, meter=meter)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
     if outer is not None and outer_y is None and any(one.min_accuracy is not None for one in targets.values()):
         raise UsageError(
             "Without labels outside cannot choose for min_accuracy: limit max_drop instead, or give labels."
         )
-    variants = _choose_variants(bundle, variant)
+    variants = choose_variants(bundle, variant)
     first = bundle.manifest.variants[0]
     if output is None:
-        output = bundle.path / "calibrations" / f"{_name_file(first, variants)}.json"
+        output = bundle.path / "calibrations" / f"{name_file(first, variants)}.json"
         check_writable(output)
     else:
         output = check_replaceable(output)
     rng = np.random.default_rng(seed)
-    select, report = _split(len(x), outer is not None, rng)
-    pairs = _pair(variants, [device, *also])
+    select, report = split_samples(len(x), outer is not None, rng)
+    pairs = pair_devices(variants, [device, *also])
     meant = None if meter is None else f"{meter.name}: {meter.scope}"
     state = BoardState()
     before = state()
@@ -138,9 +136,9 @@ def calibrate(
         opened = opener.open(*pairs[0])
         where = opened.placement[-1]
         whole = stack.enter_context(load_static(bundle, where, variant=first.name, threads=threads))
-        packages = packages_of([*opened.placement, *_flatten(also)])
+        packages = packages_of([*opened.placement, *flatten(also)])
         fields = fingerprint(packages=packages, threads=threads, meter=meant)
-        kept = Kept(_key(fields, repr([device, *also]), x, outer))
+        kept = Kept(key_of(fields, repr([device, *also]), x, outer))
         setting = Setting(
             whole=whole,
             device=where,
@@ -155,7 +153,7 @@ def calibrate(
         ways = [measure_way(setting, opener.open(one, placed), one, seconds=MEASURE_S / 2) for one, placed in pairs]
         yard, said, outer_said = _ask_yardstick(setting, first, ways)
         if y is not None:
-            _check_labels(y, said, bundle.manifest.classes)
+            check_labels(y, said, bundle.manifest.classes)
         contenders: list[Contender] = []
         for at, way in enumerate(ways):
             known, table = (
@@ -203,75 +201,6 @@ def calibrate(
     return calibration
 
 
-def _name_targets(
-    target: Target | Mapping[str, Target] | None, *, has_labels: bool, meter: Meter | None
-) -> dict[str, Target]:
-    """Return the targets by the names of their points."""
-    if target is None:
-        goal: Goal = "latency" if meter is None else "energy"
-        limit = "max_drop" if has_labels else "max_disagreement"
-        targets = {name: Target(goal=goal, **{limit: most}) for name, most in STANDARD.items()}
-    else:
-        targets = {"default": target} if isinstance(target, Target) else dict(target)
-    if not targets:
-        raise UsageError("There is no target: name one at least, or leave target out.")
-    for name, one in targets.items():
-        if not re.fullmatch(PLAIN, name) or name.endswith("-early"):
-            raise UsageError(
-                f"A point's name has letters, digits, '.', '_' and '-' and does not end in -early: not {name!r}."
-            )
-        if one.needs_labels and not has_labels:
-            raise UsageError(
-                f"The samples have no labels, so nothing tells whether {one.describe_limits()} holds: limit max_disagreement."
-            )
-        if one.needs_energy and meter is None:
-            raise UsageError(f"The target asks for energy: give a meter ({one}).")
-    return targets
-
-
-def _choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list[Variant]:
-    if variant is None:
-        return list(bundle.manifest.variants)
-    names = [variant] if isinstance(variant, str) else list(variant)
-    if not names:
-        raise UsageError("There is no variant to calibrate: name one at least, or leave variant out.")
-    return [bundle.variant(name) for name in dict.fromkeys(names)]
-
-
-def _name_file(first: Variant, variants: Sequence[Variant]) -> str:
-    return variants[0].name if len(variants) == 1 and variants[0] is not first else "default"
-
-
-def _split(n: int, has_outside: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return which samples choose and which do not; those that choose are none where others do."""
-    order = rng.permutation(n)
-    aside = 0 if has_outside else min(n // 2, max(LEAST_SELECT, round(SPLIT * n)))
-    return np.sort(order[:aside]), rng.permutation(order[aside:])
-
-
-def _pair(
-    variants: Sequence[Variant], devices: Sequence[str | Sequence[str]]
-) -> list[tuple[Variant, str | Sequence[str]]]:
-    """Return each variant with each device that fits it: one for all stages, or as many as it has stages."""
-    devices = [one for i, one in enumerate(devices) if one not in devices[:i]]
-    fit = [(v, d) for v in variants for d in devices if isinstance(d, str) or len(d) == len(v.stages)]
-    for one in devices:
-        if not any(d is one for _, d in fit):
-            spread(one, len(variants[0].stages))  # says what does not fit
-    return fit
-
-
-def _flatten(devices: Sequence[str | Sequence[str]]) -> list[str]:
-    return [name for one in devices for name in ([one] if isinstance(one, str) else one) if name != AUTO]
-
-
-def _key(fields: Mapping[str, str], devices: str, x: Samples, outer: Samples | None) -> dict[str, str]:
-    """Return what decides whether something that was kept belongs to this calibration."""
-    given = {"device": devices, "outputs": "recording", "data": hash_samples(x)}
-    given["outside"] = "" if outer is None else hash_samples(outer)
-    return given | {name: text for name, text in fields.items() if name != "temperature"}
-
-
 def _ask_yardstick(
     setting: Setting, first: Variant, ways: Sequence[Way]
 ) -> tuple[int | None, np.ndarray, np.ndarray | None]:
@@ -285,20 +214,6 @@ def _ask_yardstick(
     if setting.outer is None:
         return None, said, None
     return None, said, setting.record(setting.whole, setting.outer, part | {"samples": "outside"}).label[:, 0]
-
-
-def _check_labels(y: np.ndarray, said: np.ndarray, classes: int) -> None:
-    """Refuse labels that the network knows no better than by chance, and those of one class alone."""
-    if len(np.unique(y)) == 1:
-        raise DataError(
-            f"All {len(y)} labels are class {y[0]}: samples of every class are needed, as the product meets them."
-        )
-    right = float((said == y).mean())
-    if right <= CHANCE / classes:
-        raise DataError(
-            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Are the "
-            "labels those of another set, or in another order, or the samples scaled differently than in training?"
-        )
 
 
 def _make_tables(

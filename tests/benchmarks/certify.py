@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from offramp.calibrate.calibration import LEAST_SELECT, SPLIT
 from offramp.calibrate.certify import (
     certify_mean,
     critical_z,
@@ -38,6 +37,7 @@ from offramp.calibrate.certify import (
     size_of,
 )
 from offramp.calibrate.choose import Contender, find
+from offramp.calibrate.prepare import LEAST_SELECT, SPLIT
 from offramp.calibrate.promise import lay_candidates
 from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search
 from offramp.calibrate.targets import Costs, Table, certify
