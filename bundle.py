@@ -29,7 +29,7 @@ from . import __version__
 from .errors import BundleError, MissingError, OutdatedError, UsageError, unknown
 from .files import NEW, check_writable, explained, hash_file, new_name, remove_tree, sync, write_atomically
 from .points import CALIBRATION_SCHEMA, Calibration
-from .schema import SCHEMA, File, Manifest, Variant
+from .schema import PLAIN, SCHEMA, File, Manifest, Variant
 
 _OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+(\.guarded)?|static\d+)\.onnx)")
 """The names of the files in a variant's folder."""
@@ -221,20 +221,22 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest) -> Bu
         write_atomically(root / "manifest.json", content)
         with contextlib.suppress(OSError):  # the folder above may be closed to us
             sync(root.parent)
-        for old in (root / "variants").iterdir():
-            if old.name != final.name and _is_variant(old):
-                remove_tree(old, ignore_errors=True)
+        _remove_unlisted(root, msgspec.structs.replace(manifest, variants=(variant,)))
     return open_bundle(root)
 
 
-def commit_beside(path: str | os.PathLike[str], folder: Path, manifest: Manifest, variant: Variant) -> Bundle:
-    """Add a variant that shares another one's weights: move its own files into their folder, replace the manifest.
+def commit_beside(
+    path: str | os.PathLike[str], folder: Path, manifest: Manifest, variant: Variant, *, shares: bool = False
+) -> Bundle:
+    """Add a variant beside those that are there: put its files on disk, move them in place, replace the manifest.
 
     Args:
         path: the bundle.
-        folder: what `new_variant` gave, with the new files in it; no file of a variant that is there has one of their names.
+        folder: what `new_variant` gave, with the new files in it.
         manifest: as it is.
-        variant: the new one, whose `folder` is that of the variant it shares with.
+        variant: the new one, of a name that none has.
+        shares: whether its `folder` is that of another variant, whose weights it shares; none of its new files has a name that is
+            there. Else it gets a folder of its own.
 
     Raises:
         BundleError: the manifest is not one that could be read back; the bundle is left as it was.
@@ -242,18 +244,41 @@ def commit_beside(path: str | os.PathLike[str], folder: Path, manifest: Manifest
     """
     root = Path(path)
     with explained(root, "write"):
-        content = _encode_checked(msgspec.structs.replace(manifest, variants=(*manifest.variants, variant)))
-        final = root / variant.folder
-        listed = {name for one in manifest.variants if one.folder == variant.folder for name in one.files}
-        for leftover in final.iterdir():  # of a process that was killed before its manifest was written
-            if leftover.name not in listed and _OURS.fullmatch(leftover.name):
-                leftover.unlink()
+        final = root / variant.folder if shares else _free_name(root / "variants" / variant.name)
+        variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
+        manifest = msgspec.structs.replace(manifest, variants=(*manifest.variants, variant))
+        content = _encode_checked(manifest)
         for file in sorted(folder.iterdir()):
             sync(file)
-            file.replace(final / file.name)
-        sync(final)
+        if shares:
+            others = [one for one in manifest.variants[:-1] if one.folder == variant.folder]
+            listed = {name for one in others for name in one.files}
+            for leftover in final.iterdir():  # of a process that was killed before its manifest was written
+                if leftover.name not in listed and _OURS.fullmatch(leftover.name):
+                    leftover.unlink()
+            for file in sorted(folder.iterdir()):
+                file.replace(final / file.name)
+            sync(final)
+        else:
+            sync(folder)
+            folder.rename(final)
+            sync(root / "variants")
         write_atomically(root / "manifest.json", content)
+        _remove_unlisted(root, manifest)
     return open_bundle(root)
+
+
+def check_variant_name(name: str, bundle: Bundle) -> str:
+    """See that a new variant can be called so; return the name.
+
+    Raises:
+        UsageError: it is taken, or no plain name.
+    """
+    if not re.fullmatch(PLAIN, name):
+        raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
+    if name in (known.name for known in bundle.manifest.variants):
+        raise UsageError(f"{bundle.path} already has a variant {name}. Give another name.")
+    return name
 
 
 _Artefact = TypeVar("_Artefact", Manifest, Calibration)
@@ -334,6 +359,14 @@ def _free_name(path: Path) -> Path:
     while candidate.exists():
         candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
     return candidate
+
+
+def _remove_unlisted(root: Path, manifest: Manifest) -> None:
+    """Remove the folders of variants that were replaced, or whose process was killed before they were committed."""
+    listed = {Path(variant.folder).name for variant in manifest.variants}
+    for old in (root / "variants").iterdir():
+        if old.name not in listed and _is_variant(old):
+            remove_tree(old, ignore_errors=True)
 
 
 def _is_variant(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from .errors import UsageError, unknown
 
-SCHEMA = 1
+SCHEMA = 2
 PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
@@ -90,12 +90,21 @@ class File(Record, frozen=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
+class Origin(Record, frozen=True):
+    """What a variant was made from, by which of the functions of `export/`, and how, in words and figures by name."""
+
+    parent: str
+    how: Literal["keep", "prune", "quantize"]
+    settings: dict[str, str | int | float | None]
+
+
 class Variant(Record, frozen=True):
     """One form of the network. File names are relative to its folder, which variants with the same weights share.
 
     Attributes:
         precision: what it computes in: `fp16`, `fp32` or `fp64`, or `int8` where it is quantised.
         rule: how its scores are made.
+        origin: where it comes from; None for what was exported.
     """
 
     name: Annotated[str, Meta(pattern=f"^{PLAIN}$")]
@@ -108,6 +117,7 @@ class Variant(Record, frozen=True):
     stages: Annotated[tuple[Stage, ...], Meta(min_length=2)]
     exits: Annotated[tuple[Exit, ...], Meta(min_length=2)]
     files: dict[str, File]
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if len(self.stages) != len(self.exits):
@@ -133,7 +143,7 @@ class Variant(Record, frozen=True):
     def digest(self) -> str:
         """The sha256 of all that decides what this variant computes, golden samples and guards left out; calibrations name it."""
         record = msgspec.to_builtins(self)
-        del record["folder"], record["files"][self.golden]
+        del record["folder"], record["origin"], record["files"][self.golden]
         for stage in record["stages"]:
             record["files"].pop(stage.pop("guarded"), None)
         return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()

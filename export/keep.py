@@ -8,21 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ..bundle import Bundle, commit_beside, list_files, new_variant, open_bundle
+from ..bundle import Bundle, check_variant_name, commit_beside, new_variant, open_bundle
 from ..errors import UsageError, unknown
 from ..files import explained
-from ..runtime import EveryExit
 from ..runtime.golden import read_golden
 from ..runtime.loading import load_uncalibrated
-from ..schema import Variant
-from .axes import axes_of, count, other_lengths, sizes_of
-from .cut import plan_stages
-from .macs import count_macs
-from .probe import Prober, describe_boundaries
-from .stages import read_graph, read_heads, write_golden, write_stages
-from .verify import verify_chain
+from ..schema import Origin, Variant
+from .axes import axes_of, count, other_lengths
+from .probe import Prober
+from .stages import read_graph, read_heads
+from .variant import WHOLE, cut_variant
 
 
 def keep(
@@ -55,13 +53,13 @@ def keep(
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
         numbers = _number(exits, parent)
-        name = _check_name(name or f"{parent.name}-exits{'-'.join(map(str, numbers))}", bundle)
+        name = check_variant_name(name or f"{parent.name}-exits{'-'.join(map(str, numbers))}", bundle)
         if parent.rule == "ensemble":
             raise UsageError(
                 "The scores of an ensemble are made of all heads so far, so no exit can be dropped afterwards: export the "
                 "network again with exits=[...]."
             )
-        inputs, golden = read_golden(bundle, parent)
+        inputs, _ = read_golden(bundle, parent)
         ends = tuple(parent.exits[k] for k in numbers)
         shared = [parent.weights, *(end.static for end in ends)]
         for file in shared:
@@ -70,12 +68,8 @@ def keep(
             ):  # engines read weights only from beside the graph, and follow no links
                 shutil.copyfile(bundle.file(parent, file), folder / file)
         whole = _restrict(read_graph(bundle.file(parent, parent.whole)), [end.name for end in ends])
-        ir.save(whole, folder / f"{name}.whole.onnx")
-        heads = read_heads(whole, [end.name for end in ends])
+        ir.save(whole, folder / f"{name}.{WHOLE}")
         axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
-        plans = plan_stages(whole.graph, heads)
-        values = list(dict.fromkeys(v for plan in plans for v in plan.reads if v not in whole.graph.inputs))
-        macs = count_macs(whole, sizes_of(inputs, axes))
         with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 
             def reference(x: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -83,49 +77,26 @@ def keep(
                 assert logits is not None
                 return [logits[:, k] for k in numbers]
 
-            others = other_lengths(inputs, axes, reference)
-            prober = Prober(inputs, axes, others, folder)
-            tensors = describe_boundaries(whole, values, bundle.manifest.inputs, prober)
-            stages = write_stages(whole, plans, heads, tensors, macs, folder, prefix=f"{name}.")
-            verify_chain(
-                folder,
-                stages,
-                ends,
-                inputs=bundle.manifest.inputs,
-                axes=axes,
-                classes=bundle.manifest.classes,
-                golden=inputs,
-                others=others,
+            new = cut_variant(
+                whole,
+                Prober(inputs, axes, other_lengths(inputs, axes, reference), folder),
+                name=name,
                 precision=parent.precision,
-                noise=0.0,
+                rule=parent.rule,
+                inputs=bundle.manifest.inputs,
+                classes=bundle.manifest.classes,
+                exits=[end.name for end in ends],
+                temperatures=None,
                 reference=reference,
+                statics=ends,
+                prefix=f"{name}.",
+                origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
             )
-        assert golden.logits is not None
-        kept = EveryExit(*(part[:, list(numbers)] for part in (golden.label, golden.score, golden.logits)))
-        write_golden(folder / f"{name}.golden.npz", inputs, kept)
         for file in shared:
             (folder / file).unlink()
-        new = Variant(
-            name=name,
-            folder=parent.folder,
-            precision=parent.precision,
-            rule=parent.rule,
-            weights=parent.weights,
-            whole=f"{name}.whole.onnx",
-            golden=f"{name}.golden.npz",
-            stages=stages,
-            exits=ends,
-            files=list_files(folder) | {file: parent.files[file] for file in shared},
-        )
-        return commit_beside(root, folder, bundle.manifest, new)
-
-
-def _check_name(name: str, bundle: Bundle) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
-    if name in (known.name for known in bundle.manifest.variants):
-        raise UsageError(f"{bundle.path} already has a variant {name}. Give another name.")
-    return name
+        files = new.files | {file: parent.files[file] for file in shared}
+        new = replace(new, folder=parent.folder, files=files)
+        return commit_beside(root, folder, bundle.manifest, new, shares=True)
 
 
 def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:

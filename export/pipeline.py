@@ -13,27 +13,22 @@ from onnx_ir.passes.common import (
 )
 
 from .. import __version__
-from ..bundle import Bundle, commit, list_files, new_variant
+from ..bundle import Bundle, check_variant_name, commit, commit_beside, new_variant, open_bundle
 from ..errors import UsageError
-from ..schema import SCHEMA, Dtype, Manifest, Precision, Preprocess, Tensor, Variant
+from ..schema import SCHEMA, Dtype, Manifest, Origin, Precision, Preprocess, Tensor
 from .axes import BATCH, Axes, other_lengths, sizes_of
 from .capture import Captured
-from .cut import plan_stages
-from .decide import Head, add_decisions, are_probabilities, check_rule, decided_logits
+from .decide import add_decisions, are_probabilities, check_rule, decided_logits
 from .example import capture_with_example
-from .macs import count_macs
 from .onnx_file import is_quantised
 from .order import find_order, reorder
 from .preprocess import add_preprocess
-from .probe import Prober, describe_boundaries, probe
+from .probe import Prober, probe
 from .shapes import rewrite_shapes
-from .stages import read_heads, write_golden, write_stages, write_static
-from .verify import verify_chain
+from .variant import WEIGHTS, WHOLE, cut_variant
 
 if TYPE_CHECKING:
     import torch
-
-WEIGHTS, WHOLE, GOLDEN = "weights.bin", "whole.onnx", "golden.npz"
 
 
 def export(
@@ -49,6 +44,8 @@ def export(
     temperatures: Sequence[float] | None = None,
     preprocess: Preprocess | None = None,
     class_names: Sequence[str] | None = None,
+    beside: str | None = None,
+    origin: Origin | None = None,
 ) -> Bundle:
     """Export a multi-exit classifier as a bundle.
 
@@ -71,6 +68,9 @@ def export(
         preprocess: makes the bundle take uint8 images (batch, height, width, channel), and says how to resize images; then
             the example is such images too.
         class_names: one per class.
+        beside: a name: adds the network to the bundle that is there, as a variant of this name, instead of replacing the bundle.
+            It takes the same inputs and has the same classes; `preprocess` and `class_names` are the bundle's.
+        origin: what that variant was made from.
 
     Returns:
         The bundle, whose chain has been compared with the original network at batch sizes 1 and 3, at other lengths where an axis
@@ -85,7 +85,15 @@ def export(
         MissingError: a package is not installed, or the path cannot be written.
     """
     check_rule(rule, gates, temperatures)
+    if beside is not None:
+        if preprocess is not None or class_names is not None:
+            raise UsageError("Beside other variants preprocess and class_names are the bundle's: leave them out.")
+        open_bundle(path)  # what is no bundle is refused before a folder is made for it
     with new_variant(path) as folder:
+        bundle = None if beside is None else open_bundle(path)
+        if bundle is not None and beside is not None:
+            check_variant_name(beside, bundle)
+            preprocess = bundle.manifest.preprocess
         captured, golden = capture_with_example(
             model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess
         )
@@ -109,43 +117,26 @@ def export(
         others = other_lengths(golden, captured.axes, raw)
         prober = Prober(golden, captured.axes, others, folder)
         probabilities = [are_probabilities(values) for values in original]
-        whole, heads = _write_whole(captured, prober, rule, temperatures, probabilities)
-        plans = plan_stages(whole.graph, heads)
-        values = list(dict.fromkeys(v for plan in plans for v in plan.reads if v not in whole.graph.inputs))
+        whole = _write_whole(captured, prober, rule, temperatures, probabilities)
         inputs = tuple(_describe_input(v, own) for v, own in zip(whole.graph.inputs, captured.axes, strict=True))
-        tensors = describe_boundaries(whole, values, inputs, prober)
-        macs = count_macs(whole, sizes_of(golden, captured.axes))
-        stages = write_stages(whole, plans, heads, tensors, macs, folder)
-        ends = tuple(
-            write_static(whole, k, name, head, macs, folder, temperature=temperatures[k] if temperatures else 1.0)
-            for k, (name, head) in enumerate(zip(captured.logits, heads, strict=True))
-        )
-        answers = verify_chain(
-            folder,
-            stages,
-            ends,
-            inputs=inputs,
-            axes=captured.axes,
-            classes=classes,
-            golden=golden,
-            others=others,
-            precision=precision,
-            noise=captured.noise,
-            reference=lambda x: decided_logits(raw(x), rule, temperatures, probabilities=probabilities),
-        )
-        write_golden(folder / GOLDEN, golden, answers)
-        variant = Variant(
-            name=precision,
-            folder=f"variants/{precision}",
+        if bundle is not None:
+            _check_same(bundle.manifest, inputs, classes)
+        variant = cut_variant(
+            whole,
+            prober,
+            name=beside or precision,
             precision=precision,
             rule=rule,
-            weights=WEIGHTS,
-            whole=WHOLE,
-            golden=GOLDEN,
-            stages=stages,
-            exits=ends,
-            files=list_files(folder),
+            inputs=inputs,
+            classes=classes,
+            exits=list(captured.logits),
+            temperatures=temperatures,
+            noise=captured.noise,
+            reference=lambda x: decided_logits(raw(x), rule, temperatures, probabilities=probabilities),
+            origin=origin,
         )
+        if bundle is not None:
+            return commit_beside(path, folder, bundle.manifest, variant)
         manifest = Manifest(
             schema=SCHEMA,
             offramp=__version__,
@@ -160,9 +151,26 @@ def export(
         return commit(path, folder, manifest)
 
 
+def _check_same(manifest: Manifest, inputs: Sequence[Tensor], classes: int) -> None:
+    """See that a network can be another form of a bundle's.
+
+    Raises:
+        UsageError: it takes other inputs, or has other classes.
+    """
+    if classes != manifest.classes:
+        raise UsageError(
+            f"The network has {classes} classes, the bundle's {manifest.classes}: it is no other form of it."
+        )
+    if tuple(inputs) != manifest.inputs:
+        ours, theirs = (
+            ", ".join(f"{one.name} {one.dtype} {one.shape}" for one in part) for part in (inputs, manifest.inputs)
+        )
+        raise UsageError(f"The network takes {ours}, the bundle's {theirs}: give it the same inputs by the same names.")
+
+
 def _write_whole(
     captured: Captured, prober: Prober, rule: str, temperatures: Sequence[float] | None, probabilities: Sequence[bool]
-) -> tuple[ir.Model, list[Head]]:
+) -> ir.Model:
     """Write the whole graph, decisions included, with its weights beside it; every cut refers to those weights."""
     add_decisions(
         captured.model,
@@ -184,8 +192,7 @@ def _write_whole(
     rewrite_shapes(whole, lambda values: probe(whole, values, prober), captured.axes[0].index(BATCH))
     RemoveUnusedNodesPass()(whole)
     ir.save(whole, folder / WHOLE)
-    whole = ir.load(folder / WHOLE)
-    return whole, read_heads(whole, list(captured.logits))
+    return ir.load(folder / WHOLE)
 
 
 def _precision(captured: Captured) -> Precision:

@@ -36,7 +36,7 @@ def test_a_whole_bundle_passes(dense):
 def test_a_newer_schema_is_refused_with_both_versions(dense):
     edit(manifest_of(dense), lambda m: m.update(schema=7, offramp="9.1"))
     with pytest.raises(
-        BundleError, match=r"manifest.json has schema 7, written by offramp 9\.1; this is offramp .*schema 1"
+        BundleError, match=r"manifest.json has schema 7, written by offramp 9\.1; this is offramp .*schema 2"
     ):
         open_bundle(dense.path)
 
