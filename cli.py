@@ -14,6 +14,7 @@ import click
 
 from . import __version__
 from .cli_build import build, cache
+from .cli_compress import prune, quantize
 from .cli_export import export, fuse, keep
 from .cli_power import choose_energy_meter, energy, open_meter, power
 from .errors import OfframpError
@@ -318,7 +319,7 @@ def doctor(as_json: bool) -> None:
         raise MissingError("No engine runs here. Install one with: pip install 'offramp[onnxruntime]'")
 
 
-for command in (export, keep, fuse, build, cache, power, energy):
+for command in (export, keep, quantize, prune, fuse, build, cache, power, energy):
     app.add_command(command)
 
 

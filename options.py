@@ -117,7 +117,7 @@ with_seed = click.option(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Draws the split and the order of measurement.",
+    help="Draws what is drawn at random.",
 )
 with_variant = click.option(
     "--variant", help="Name of a variant; the first, or the one that was calibrated, by default."

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .calibrate.energy import ExitEnergies
     from .devices.state import State
     from .devices.watch import Power
+    from .export.compare import Shift
     from .runtime import Diagnosis, Result
     from .runtime.stats import Stats
 
@@ -46,11 +47,27 @@ def describe_bundle(bundle: Bundle) -> str:
 def _describe_variant(variant: Variant) -> str:
     size = sum(file.bytes for file in variant.files.values())
     head = f"variant {variant.name}  {variant.precision}, rule {variant.rule}, {len(variant.exits)} exits, {size / 1e6:.2f} MB"
+    if variant.origin is not None:
+        how = {"keep": "exits kept of", "prune": "pruned from", "quantize": "quantised from"}[variant.origin.how]
+        set_ = ", ".join(f"{name} {value}" for name, value in variant.origin.settings.items() if value is not None)
+        head += f"\n  {how} {variant.origin.parent}: {set_}".rstrip(": ")
     lines = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     for k, (stage, exit_) in enumerate(zip(variant.stages, variant.exits, strict=True)):
         enters = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in stage.inputs)
         lines.append((str(k), exit_.name, f"{stage.macs / 1e6:.2f}", f"{exit_.macs / 1e6:.2f}", stage.file, enters))
     return f"{head}\n{table(lines)}"
+
+
+def describe_shifts(variant: Variant, shifts: Sequence["Shift"]) -> str:
+    """Describe what compression changed at each exit; nothing where nothing was compared."""
+    if not shifts or variant.origin is None:
+        return ""
+    ours, theirs = variant.name, variant.origin.parent
+    lines = [("exit", f"accuracy of {ours}", f"of {theirs}", "same label", "score shift")]
+    for one in shifts:
+        ours, theirs = ("-" if share is None else f"{share:.2%}" for share in (one.accuracy, one.parent_accuracy))
+        lines.append((str(one.exit), ours, theirs, f"{one.alike:.2%}", f"{one.score_shift:+.4f}"))
+    return table(lines)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError, MissingError, ModelError, OfframpError, UsageError, unknown
+from .errors import DataError, MissingError, ModelError, OfframpError, UsageError, require, unknown
 from .files import explained
 from .images import SUFFIXES, load_images
 from .schema import Manifest
@@ -116,6 +116,36 @@ def load_samples(source: str, manifest: Manifest | None = None) -> tuple[Any, np
     except OSError as error:
         raise MissingError(f"Cannot read {error.filename or path}: {error.strerror or error}.") from error
     raise UsageError(f"Samples come from .npz, .npy, an image, a folder of images or file.py:function, not {path}.")
+
+
+def load_batches(source: str, *, batch: int, seed: int) -> Any:
+    """Load samples to train with, as batches (inputs, labels) of torch tensors.
+
+    Args:
+        source: `file.py:function` that returns batches, as a torch DataLoader gives them, or what `load_samples` takes: then
+            samples are shuffled anew for each pass.
+        batch: samples in a batch, where they are made here.
+        seed: draws the order.
+
+    Raises:
+        DataError: there are no labels, or not one for each sample.
+        UsageError, ModelError, MissingError: as for `load_samples`; MissingError too where torch is not installed.
+    """
+    torch = require("torch", extra="export")
+    value = call_function(source) if ".py:" in source else load_samples(source)
+    is_data = isinstance(value, (tuple, list, dict)) or hasattr(value, "shape")
+    if not is_data and hasattr(value, "__iter__") and hasattr(value, "__len__"):
+        return value
+    x, y = labelled(_as_samples(value, source), source)
+    if isinstance(x, (dict, tuple)):
+        raise DataError(
+            f"{source} has several inputs: return batches (inputs, labels), as a torch DataLoader gives them."
+        )
+    if y.shape != (len(x),) or not len(x):
+        raise DataError(f"{source} has {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
+    samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y.astype(np.int64)))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.utils.data.DataLoader(samples, batch, shuffle=True, generator=generator)
 
 
 def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, np.ndarray]:

@@ -15,6 +15,7 @@ from onnx_ir.passes.common import (
 from .. import __version__
 from ..bundle import Bundle, check_variant_name, commit, commit_beside, new_variant, open_bundle
 from ..errors import UsageError
+from ..runtime.golden import read_golden
 from ..schema import SCHEMA, Dtype, Manifest, Origin, Precision, Preprocess, Tensor
 from .axes import BATCH, Axes, other_lengths, sizes_of
 from .capture import Captured
@@ -69,7 +70,8 @@ def export(
             the example is such images too.
         class_names: one per class.
         beside: a name: adds the network to the bundle that is there, as a variant of this name, instead of replacing the bundle.
-            It takes the same inputs and has the same classes; `preprocess` and `class_names` are the bundle's.
+            It takes the same inputs and has the same classes; `preprocess`, `class_names` and by default the example are the
+            bundle's.
         origin: what that variant was made from.
 
     Returns:
@@ -94,6 +96,8 @@ def export(
         if bundle is not None and beside is not None:
             check_variant_name(beside, bundle)
             preprocess = bundle.manifest.preprocess
+            if example is None:
+                example, _ = read_golden(bundle, bundle.variant())
         captured, golden = capture_with_example(
             model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess
         )

@@ -1,0 +1,322 @@
+"""Add variants in lower precision: int8 by ONNX Runtime's quantiser, or half precision. Needs no torch.
+
+The whole graph is quantised, with all exits, and then cut where its values are quantised already.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
+
+from ..bundle import Bundle, check_variant_name, commit_beside, new_variant, open_bundle
+from ..errors import ModelError, UsageError, require, unknown
+from ..runtime.golden import read_golden
+from ..runtime.samples import Samples, convert_samples
+from ..runtime.verify import compare_logits
+from ..schema import Origin, Precision, Variant
+from .axes import axes_of, other_lengths
+from .cut import ancestors
+from .macs import MULTIPLIES
+from .onnx_file import is_quantised
+from .probe import Prober
+from .variant import WEIGHTS, WHOLE, cut_variant
+
+RANGES = ("minmax", "percentile")
+
+QUANTISED = (
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul"),
+    *("AveragePool", "GlobalAveragePool", "MaxPool", "Clip", "LeakyRelu", "Relu"),
+    *("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+)
+"""Operators that compute in int8. Those that normalise, or take exponents, lose too much by it."""
+
+PERCENTILE, BINS, BATCH_ROWS = 99.99, 2048, 16
+
+
+def quantize(
+    path: str | os.PathLike[str] | Bundle,
+    data: Any = None,
+    *,
+    to: str = "int8",
+    variant: str | None = None,
+    name: str | None = None,
+    ranges: str = "minmax",
+    samples: int = 512,
+    full_range: bool = False,
+    symmetric: bool = False,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Bundle:
+    """Add a variant in lower precision.
+
+    Weights in int8 have a scale per channel. By default they use 7 of their 8 bits: on processors without VNNI, sums of products
+    overflow else, which costs accuracy and confidence in silence. Values between layers are uint8, and cross the cuts as such;
+    logits stay as they are.
+
+    Args:
+        path: the bundle's folder, or a bundle already opened.
+        data: for int8: samples as the network takes them, best of those that it was trained on. Labels are not needed.
+        to: `int8` or `fp16`.
+        variant: the variant to start from, in fp32; the first by default.
+        name: of the new variant; by default `int8` or `fp16`, with what the old one is called besides its precision.
+        ranges: how a value's range is found from the samples: `minmax`, all of it; `percentile`, without the outermost 0.01 %.
+        samples: how many of the samples to use, drawn at random.
+        full_range: use all 8 bits of the weights, for devices whose sums do not overflow: VNNI, Arm's dot product, GPUs, NPUs.
+        symmetric: quantise values around 0 and leave biases as they are, as TensorRT asks for; slower on processors.
+        seed: draws the samples.
+        progress: called with what is being done, how much is done and how much there is.
+
+    Returns:
+        The bundle with the new variant in it.
+
+    Raises:
+        UsageError: an argument does not make sense, the name is taken, or the variant is not in fp32.
+        DataError: the samples do not fit.
+        ModelError: nothing in the network can be quantised.
+        CheckError: the new chain does not say what the new whole network says.
+        BundleError, MissingError: as for `open_bundle`; MissingError too where the bundle cannot be written.
+    """
+    root = path.path if isinstance(path, Bundle) else Path(path)
+    if to not in ("int8", "fp16"):
+        raise unknown("precision", to, ("int8", "fp16"))
+    if ranges not in RANGES:
+        raise unknown("way to find ranges", ranges, RANGES)
+    if samples < 1:
+        raise UsageError(f"samples={samples}: ranges are found from at least one.")
+    bundle = open_bundle(root)
+    chosen = None
+    if to == "int8":
+        if data is None:
+            raise UsageError("int8 needs samples to find the ranges of values from: give data.")
+        chosen = convert_samples(data, bundle.manifest.inputs)
+        rows = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:samples])
+        chosen = Samples(tuple(part[rows] for part in chosen.arrays))
+    with new_variant(root) as folder:  # it holds the lock: from here on nobody else changes what is read
+        bundle = open_bundle(root)
+        parent = bundle.variant(variant)
+        if parent.precision != "fp32":
+            raise UsageError(f"Variant {parent.name} is in {parent.precision}; quantise one in fp32.")
+        name = check_variant_name(name or _name(parent, to), bundle)
+        settings: dict[str, str | int | float | None] = {}
+        with tempfile.TemporaryDirectory(prefix="offramp.") as scratch:
+            plain = _simplify(bundle, parent, Path(scratch))
+            if chosen is None:
+                model = _halve(plain)
+            else:
+                settings = {
+                    "ranges": ranges,
+                    "samples": len(chosen),
+                    "seed": seed,
+                    "weight_bits": 8 if full_range else 7,
+                    "symmetric": int(symmetric),
+                }
+                found = _find_ranges(plain, bundle, chosen, ranges, symmetric, progress)
+                model = _insert(plain, found, full_range=full_range, symmetric=symmetric)
+        _save(model, folder, parent)
+        new = _cut(bundle, parent, folder, name, "int8" if to == "int8" else "fp16", settings)
+        return commit_beside(root, folder, bundle.manifest, new)
+
+
+def _name(parent: Variant, to: str) -> str:
+    """Say `int8` for `fp32`, and `pruned40-int8` for `pruned40` or `pruned40-fp32`."""
+    rest = parent.name.removesuffix(parent.precision).rstrip("-.")
+    return f"{rest}-{to}" if rest else to
+
+
+def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
+    """Write the whole graph with its constants computed and its normalisations folded into convolutions, weights included."""
+    ort = require("onnxruntime", extra="onnx")
+    # What is written refers to the same weights, beside it.
+    shutil.copyfile(bundle.file(parent, parent.weights), scratch / parent.weights)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(scratch / "plain.onnx")
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    ort.InferenceSession(str(bundle.file(parent, parent.whole)), options, providers=["CPUExecutionProvider"])
+    return scratch / "plain.onnx"
+
+
+def _find_ranges(
+    plain: Path,
+    bundle: Bundle,
+    samples: Samples,
+    ranges: str,
+    symmetric: bool,
+    progress: Callable[[str, int, int], None],
+) -> Any:
+    """Run samples through the graph and return the range of every value that may be quantised."""
+    quantization = require("onnxruntime.quantization", extra="onnx")
+    method = {
+        "minmax": quantization.CalibrationMethod.MinMax,
+        "percentile": quantization.CalibrationMethod.Percentile,
+    }[ranges]
+    extra = {"symmetric": symmetric, "num_bins": BINS, "percentile": PERCENTILE}
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints
+        calibrator = quantization.calibrate.create_calibrator(
+            plain,
+            QUANTISED,
+            augmented_model_path=str(plain.with_name("watched.onnx")),
+            calibrate_method=method,
+            extra_options=extra,
+        )
+        for first in range(0, len(samples), BATCH_ROWS):
+            calibrator.collect_data(_Reader(_batches(bundle, samples, first)))
+            progress("finding ranges", min(first + BATCH_ROWS, len(samples)), len(samples))
+        return calibrator.compute_data()
+
+
+class _Reader:
+    """Gives batches to the calibrator, which asks for the next until there is none."""
+
+    def __init__(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
+        self.batches = batches
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+def _batches(bundle: Bundle, samples: Samples, first: int) -> Iterator[dict[str, np.ndarray]]:
+    inputs = bundle.manifest.inputs
+    parts = [array[first : first + BATCH_ROWS] for array in samples.arrays]
+    axes = [tensor.shape.index(None) for tensor in inputs]
+    yield {
+        tensor.name: np.ascontiguousarray(np.moveaxis(part, 0, axis))
+        for tensor, part, axis in zip(inputs, parts, axes, strict=True)
+    }
+
+
+def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool) -> ir.Model:
+    """Put QuantizeLinear and DequantizeLinear around everything that computes in int8."""
+    onnx = require("onnx", extra="onnx")
+    quantization = require("onnxruntime.quantization", extra="onnx")
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    model = ir.load(plain)
+    inside = _before_products(model.graph)
+    names = [str(node.name) for node in model.graph if node in inside and node.op_type in QUANTISED]
+    kind = quantization.QuantType
+    quantizer = QDQQuantizer(
+        load_model_with_shape_infer(plain),
+        per_channel=True,
+        reduce_range=not full_range,
+        weight_qType=kind.QInt8,
+        activation_qType=kind.QInt8 if symmetric else kind.QUInt8,
+        tensors_range=found,
+        nodes_to_quantize=names,
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(QUANTISED),
+        extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
+    )
+    quantizer.quantize_model()
+    done: ir.Model = ir.from_proto(onnx.ModelProto.FromString(quantizer.model.model.SerializeToString()))
+    _leave_logits(done.graph)
+    if not is_quantised(done):
+        raise ModelError(
+            "Nothing in the network can be quantised: it has no convolution or matrix product of known weights."
+        )
+    return done
+
+
+def _before_products(graph: ir.Graph) -> set[ir.Node]:
+    """Return the products of the network and what lies before them: not the decisions, nor what else follows the last one."""
+    products = [node for node in graph if node.op_type in MULTIPLIES]
+    return set(products).union(*(ancestors(value) for node in products for value in node.outputs))
+
+
+def _leave_logits(graph: ir.Graph) -> None:
+    """Let what nothing but decisions reads stay as it was computed: 8 bits are too few for a score."""
+    inside = _before_products(graph)
+    for node in list(graph):
+        if node.op_type == "DequantizeLinear" and node not in inside and node.inputs[0] is not None:
+            source = node.inputs[0].producer()
+            if source is not None and source.op_type == "QuantizeLinear" and source.inputs[0] is not None:
+                exact, rounded = source.inputs[0], node.outputs[0]
+                is_output = rounded in graph.outputs
+                rounded.replace_all_uses_with(exact, replace_graph_outputs=True)
+                if is_output:
+                    exact.name, rounded.name = rounded.name, f"{rounded.name}.rounded"
+                graph.remove(node, safe=True)
+                if not source.outputs[0].uses():
+                    graph.remove(source, safe=True)
+
+
+def _halve(plain: Path) -> ir.Model:
+    """Convert all but inputs, outputs and decisions to half precision."""
+    onnx = require("onnx", extra="onnx")
+    require("onnxruntime", extra="onnx")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    graph = ir.load(plain).graph
+    inside = _before_products(graph)
+    left = [str(node.name) for node in graph if node not in inside]
+    halved: ir.Model = ir.from_proto(
+        convert_float_to_float16(onnx.load(plain), keep_io_types=True, node_block_list=left)
+    )
+    return halved
+
+
+def _save(model: ir.Model, folder: Path, parent: Variant) -> None:
+    """Write the graph and its weights, its outputs called as they were."""
+    wanted = [name for end in parent.exits for name in (end.logits, end.score, end.label)]
+    outputs = {value.name: value for value in model.graph.outputs}
+    model.graph.outputs[:] = [outputs[name] for name in wanted]
+    model.graph.sort()
+    RemoveUnusedNodesPass()(model)
+    DeduplicateInitializersPass(size_limit=1 << 40)(model)
+    model.graph.metadata_props.clear()
+    ir.save(model, folder / WHOLE, external_data=WEIGHTS)
+    (folder / WEIGHTS).touch()  # a network so small that every weight lies in the graph
+
+
+def _cut(
+    bundle: Bundle,
+    parent: Variant,
+    folder: Path,
+    name: str,
+    precision: Precision,
+    settings: dict[str, str | int | float | None],
+) -> Variant:
+    """Cut the graph in a folder into stages that say what it says as a whole."""
+    ort = require("onnxruntime", extra="onnx")
+    inputs, _ = read_golden(bundle, parent)
+    axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
+    logits = [end.logits for end in parent.exits]
+    names = [tensor.name for tensor in bundle.manifest.inputs]
+
+    def run(session: Any, x: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return list(session.run(logits, dict(zip(names, x, strict=True))))
+
+    def open_session(level: Any) -> Any:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        return ort.InferenceSession(str(folder / WHOLE), options, providers=["CPUExecutionProvider"])
+
+    levels = ort.GraphOptimizationLevel
+    whole = open_session(levels.ORT_ENABLE_ALL)
+    pairs = zip(run(open_session(levels.ORT_DISABLE_ALL), inputs), run(whole, inputs), strict=True)
+    noise = max(absolute / largest for absolute, largest in (compare_logits(a, b) for a, b in pairs))
+    prober = Prober(inputs, axes, other_lengths(inputs, axes, lambda x: run(whole, x)), folder)
+    return cut_variant(
+        ir.load(folder / WHOLE),
+        prober,
+        name=name,
+        precision=precision,
+        rule=parent.rule,
+        inputs=bundle.manifest.inputs,
+        classes=bundle.manifest.classes,
+        exits=[end.name for end in parent.exits],
+        temperatures=[end.temperature for end in parent.exits],
+        reference=lambda x: run(whole, x),
+        noise=noise,
+        origin=Origin(parent.name, "quantize", settings),
+    )
