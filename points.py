@@ -9,7 +9,7 @@ from msgspec import Meta
 from .errors import UsageError, unknown
 from .schema import NEVER, Count, Positive, Record
 
-CALIBRATION_SCHEMA = 2
+CALIBRATION_SCHEMA = 3
 """The version of calibrations that this offramp writes, and the only one that it reads."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -267,6 +267,26 @@ class StaticPoint(Record, frozen=True, kw_only=True):
     energy_j: Joules | None = None
 
 
+class Gate(Record, frozen=True, kw_only=True):
+    """A compressed variant that took no part in the search, since it is slower or much worse than its parent here.
+
+    Attributes:
+        latency_s, parent_latency_s: median latency to the last exit.
+        accuracy, parent_accuracy: at the exit where it is worst, or else at the last, by the samples that choose; None without
+            labels.
+        reason: which of them, in words.
+    """
+
+    variant: str
+    placement: tuple[str, ...]
+    parent: str
+    latency_s: Seconds
+    parent_latency_s: Seconds
+    accuracy: Share | None
+    parent_accuracy: Share | None
+    reason: str
+
+
 class Tradeoff(Record, frozen=True, kw_only=True):
     """A way to run that no other one beats in accuracy, latency and energy at once. Nothing is promised of it.
 
@@ -303,6 +323,7 @@ class Calibration(Record, frozen=True, kw_only=True):
         outside: whether the first came from outside, and are none of the samples that were given.
         meter: what measured energy, and its scope.
         chains, statics: what was measured.
+        gates: which of that took no part in the search, and why.
         frontier: what can be had, by rising latency.
         points: by name; the first is what `load` takes. Where a static network is recommended, `<name>-early` is the best
             point with early exit.
@@ -324,6 +345,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     statics: tuple[StaticPoint, ...]
     frontier: tuple[Tradeoff, ...]
     points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
+    gates: tuple[Gate, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -83,17 +83,22 @@ def describe_calibration(calibration: Calibration) -> str:
     ]
     for name, point in calibration.points.items():
         lines += ["", *_describe_point(name, point)]
-    rows = [("static network", "device", "accuracy", "mean us", "mJ")]
+    gated = {(gate.variant, device) for gate in calibration.gates for device in gate.placement}
+    rows = [("static network", "device", "accuracy", "mean us", "mJ", "")]
     for one in calibration.statics:
         right = f"{1 - one.disagreement:.2%} alike" if one.accuracy is None else f"{one.accuracy:.2%}"
         joules = "-" if one.energy_j is None else f"{one.energy_j * 1e3:.4g}"
-        rows.append((f"{one.variant} to exit {one.exit}", one.device, right, f"{one.latency_s * 1e6:.0f}", joules))
+        mark = "never recommended" if (one.variant, one.device) in gated else ""
+        rows.append(
+            (f"{one.variant} to exit {one.exit}", one.device, right, f"{one.latency_s * 1e6:.0f}", joules, mark)
+        )
     lines += ["", table(rows)]
     lines += [
         "",
         *(f"{name}: {point.verdict}" for name, point in calibration.points.items() if not name.endswith("-early")),
     ]
-    return "\n".join([*lines, *(f"note: {note}" for note in calibration.notes)])
+    notes = [*(gate.reason for gate in calibration.gates), *calibration.notes]
+    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
 def _describe_point(name: str, point: OperatingPoint) -> list[str]:

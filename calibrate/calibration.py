@@ -25,6 +25,7 @@ from ..runtime.calibrations import packages_of
 from ..schema import Variant
 from .choose import Contender, Pick, find, pick
 from .frontier import lay_frontier
+from .gate import find_gates
 from .measure import Turn, force_exits, run_alone
 from .prepare import (
     check_labels,
@@ -66,7 +67,8 @@ def calibrate(
 ) -> Calibration:
     """Find the best way to run a bundle on this device that keeps a target, promise it, and store it.
 
-    Every variant is recorded and measured wherever it may be placed, as a chain and as static networks. A fifth of the samples,
+    Every variant is recorded and measured wherever it may be placed, as a chain and as static networks; a compressed one that is
+    slower than its parent there, or much worse, is kept and marked but takes no part in the search. A fifth of the samples,
     or, better, data from outside chooses among them and among the thresholds; every figure and the promise come from the others.
     Candidates laid through the best thresholds are tested on those from the safe end, and the last one before the first that
     fails is taken; see `certify`. All points together are promised with the given confidence. Use samples that the network was
@@ -98,7 +100,7 @@ def calibrate(
 
     Raises:
         DataError: the samples do not fit the network, there are too few of them, or the labels are not this network's.
-        TargetError: nothing keeps the limits; nothing is stored.
+        TargetError: nothing keeps the limits, or all variants are slower or worse than their parents; nothing is stored.
         UsageError: an argument does not make sense, or a target needs labels or a meter that are not given.
         BundleError, MissingError: as for `runtime.load`; MissingError too where the output cannot be written.
         MeasurementError: the meter failed; see `energy.measure_runs`.
@@ -164,7 +166,12 @@ def calibrate(
                 known = _make_tables(way.outer, outer_said, outer_y, way)
             contenders += _contenders(at, known, table, is_yardstick=at == yard)
         now_s = ways[-1].yardstick_s
-        picks = _pick(_scale(contenders, ways, now_s), targets)
+        scaled = _scale(contenders, ways, now_s)
+        gates = find_gates(scaled, ways, first=first.name, device=where, yardstick_s=now_s)
+        allowed = [one for one in scaled if one.way not in gates]
+        if not allowed:
+            raise TargetError(" ".join(gate.reason for gate in gates.values()))
+        picks = _pick(allowed, targets)
         chosen = ways[next(iter(picks.values())).chain.way]
         opened = opener.open(chosen.variant, chosen.placement)
         picks, now_s = _measure_picks(setting, opener, opened, ways, picks, targets)
@@ -192,8 +199,9 @@ def calibrate(
         meter=meant,
         chains=tuple(_describe_chain(one, ways[one.way]) for one in contenders if one.static is None),
         statics=tuple(_describe_static(one, ways[one.way]) for one in statics),
-        frontier=lay_frontier(contenders, names, points, progress=progress),
+        frontier=lay_frontier([one for one in contenders if one.way not in gates], names, points, progress=progress),
         points=points,
+        gates=tuple(gates.values()),
         notes=tuple(advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name)),
     )
     write_calibration(output, calibration)

@@ -126,6 +126,8 @@ def _read_own_batch_size(stage: ir.Graph, tensors: dict[str, Tensor]) -> None:
             passed.replace_all_uses_with(size)
             stage.insert_before(next(iter(stage)), tape.nodes)
             for initializer in tape.initializers:
+                if initializer.name in stage.initializers:  # constants of one value may share one of this name
+                    initializer.name = f"{initializer.name}.own"
                 stage.register_initializer(initializer)
             return
     raise ModelError("A stage needs the batch size, but none of the tensors that enter it has a batch axis.")

@@ -239,14 +239,7 @@ def _leave_logits(graph: ir.Graph) -> None:
         if node.op_type == "DequantizeLinear" and node not in inside and node.inputs[0] is not None:
             source = node.inputs[0].producer()
             if source is not None and source.op_type == "QuantizeLinear" and source.inputs[0] is not None:
-                exact, rounded = source.inputs[0], node.outputs[0]
-                is_output = rounded in graph.outputs
-                rounded.replace_all_uses_with(exact, replace_graph_outputs=True)
-                if is_output:
-                    exact.name, rounded.name = rounded.name, f"{rounded.name}.rounded"
-                graph.remove(node, safe=True)
-                if not source.outputs[0].uses():
-                    graph.remove(source, safe=True)
+                _bypass(graph, node, source.inputs[0])
 
 
 def _halve(plain: Path) -> ir.Model:
@@ -261,7 +254,27 @@ def _halve(plain: Path) -> ir.Model:
     halved: ir.Model = ir.from_proto(
         convert_float_to_float16(onnx.load(plain), keep_io_types=True, node_block_list=left)
     )
+    for node in halved.graph:  # it casts to and fro between nodes that are left as they are
+        value = node.inputs[0] if node.op_type == "Cast" else None
+        if value is None or node.attributes.get_int("to", 0) != ir.DataType.FLOAT:
+            continue
+        source = value.producer()
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
+            _bypass(halved.graph, node, value)
+        elif source is not None and source.op_type == "Cast" and source.inputs[0] is not None:
+            # The parent is in fp32, so that none of its own casts leads to half precision.
+            _bypass(halved.graph, node, source.inputs[0])
     return halved
+
+
+def _bypass(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Let what reads a node's output read another value instead, which takes its name if it is an output of the graph."""
+    gone = node.outputs[0]
+    is_output = gone in graph.outputs
+    gone.replace_all_uses_with(value, replace_graph_outputs=True)
+    if is_output:
+        value.name, gone.name = gone.name, f"{gone.name}.rounded"
+    graph.remove(node, safe=True)
 
 
 def _save(model: ir.Model, folder: Path, parent: Variant) -> None:
@@ -269,6 +282,11 @@ def _save(model: ir.Model, folder: Path, parent: Variant) -> None:
     wanted = [name for end in parent.exits for name in (end.logits, end.score, end.label)]
     outputs = {value.name: value for value in model.graph.outputs}
     model.graph.outputs[:] = [outputs[name] for name in wanted]
+    for value in (value for node in model.graph for value in node.outputs if not value.is_graph_output()):
+        value.type = value.shape = None  # what they were before; shapes are inferred anew where they are needed
+    for value in model.graph.initializers.values():
+        assert value.const_value is not None
+        value.dtype = value.const_value.dtype
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass(size_limit=1 << 40)(model)

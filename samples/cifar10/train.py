@@ -3,6 +3,10 @@
     python samples/cifar10/train.py --data FOLDER --network teacher --recipe joint --device cuda --out teacher.safetensors
     python samples/cifar10/train.py --data FOLDER --network resnet --teacher teacher.safetensors --device cuda \\
         --out resnet.safetensors
+    python samples/cifar10/train.py --data FOLDER --network resnet --start resnet.safetensors --prune 0.5 --recipe joint \\
+        --epochs 20 --lr 0.05 --out resnet-pruned50.safetensors
+
+With --prune the network in --start teaches what is left of it.
 
 FOLDER holds cifar10_train.npz: `jpeg` uint8, all images' bytes one after the other; `offset`, where image i is
 `jpeg[offset[i]:offset[i+1]]`; and `label`. A tenth of the images, the first that numpy.random.RandomState(0).permutation names,
@@ -27,6 +31,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from offramp.export import prune
 from offramp.export.train import Epoch, train
 from offramp.files import check_writable, hash_file, write_atomically
 
@@ -142,7 +147,12 @@ def main() -> None:
     parser.add_argument("--network", choices=list(SETTINGS), default="resnet")
     parser.add_argument("--recipe", default="distill", help="joint, distill or gated")
     parser.add_argument("--teacher", type=Path, help="weights that this script wrote for --network teacher")
-    parser.add_argument("--start", type=Path, help="weights to go on from; images are then shifted and mirrored only")
+    parser.add_argument(
+        "--start", type=Path, help="weights to go on from; without --prune images are then shifted and mirrored only"
+    )
+    parser.add_argument(
+        "--prune", type=float, help="take channels out first; the share of multiply-accumulates that stays"
+    )
     parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--seconds", type=float, help="train fewer epochs if this script would take longer than this")
     parser.add_argument("--batch", type=int, default=512)
@@ -157,20 +167,28 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.backends.cudnn.benchmark = True
     setting = SETTINGS[options.network]
-    network = setting.make()
+    whole = setting.make()
     if options.start is not None:
-        resnets.load(network, options.start)
-    teacher = teacher_hash = None
+        resnets.load(whole, options.start)
+    network: torch.nn.Module = whole
+    teacher: torch.nn.Module | None = None
+    teacher_hash = None
     if options.teacher is not None:
         teacher_hash = hash_file(options.teacher)
         teacher = resnets.load(resnets.make_teacher(), options.teacher)
+    if options.prune is not None:
+        if options.start is None or teacher is not None:
+            parser.error("--prune needs --start, and takes the network in it for its teacher")
+        teacher, teacher_hash = whole, hash_file(options.start)
+        network = prune(whole, torch.zeros(1, 3, 32, 32), macs=options.prune)
     images, labels = (torch.from_numpy(part).to(options.device) for part in read_images(path))
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(images))).to(options.device)
     held, rest = order[: len(order) // 10], order[len(order) // 10 :]
     generator = torch.Generator(options.device).manual_seed(options.seed)
+    is_new = options.start is None or options.prune is not None
     history = train(
         network,
-        Batches(images[rest], labels[rest], options.batch, generator, setting.strong and options.start is None),
+        Batches(images[rest], labels[rest], options.batch, generator, setting.strong and is_new),
         validation=Batches(images[held], labels[held], options.batch),
         recipe=options.recipe,
         teacher=teacher,
@@ -189,6 +207,7 @@ def main() -> None:
         "recipe": options.recipe,
         "teacher": teacher_hash,
         "start": options.start and hash_file(options.start),
+        "prune": options.prune,
         "epochs": options.epochs,
         "seconds_at_most": options.seconds,
         "batch": options.batch,
