@@ -274,6 +274,7 @@ def _bypass(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     gone.replace_all_uses_with(value, replace_graph_outputs=True)
     if is_output:
         value.name, gone.name = gone.name, f"{gone.name}.rounded"
+        value.type, value.shape = gone.type, gone.shape
     graph.remove(node, safe=True)
 
 
