@@ -142,10 +142,15 @@ def _take_out(
                 max_pruning_ratio=MOST,
                 ignored_layers=ignored,
                 round_to=round_to,
+                output_transform=lambda output: list(flatten(output).values()),
             ).step()
     except Exception as error:  # whatever the tracing of a stranger's network raises
-        raise ModelError(f"torch-pruning cannot prune the network: {first_line(error)} {REMEDY}") from error
-    if (now := _run(smaller, inputs)) != list(shapes):
+        raise ModelError(f"torch-pruning cannot prune the network: {_sentence(error)} {REMEDY}") from error
+    try:
+        now = _run(smaller, inputs)
+    except ModelError as error:
+        raise ModelError(f"What pruning leaves does not run: {_sentence(error)} {REMEDY}") from error
+    if now != list(shapes):
         raise ModelError(f"The pruned network gives {now}, not {list(shapes)}. {REMEDY}")
     for (_, before), (_, after) in zip(network.named_parameters(), smaller.named_parameters(), strict=True):
         after.requires_grad_(before.requires_grad)
@@ -163,7 +168,7 @@ def _gives_logits(module: "torch.nn.Module", shapes: Sequence[tuple[int, ...]]) 
 
 
 def _run(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[tuple[int, ...]]:
-    """Return the shapes of the outputs.
+    """Return the shapes of what may be logits among the outputs: (batch, classes), or stacked (exit, batch, classes).
 
     Raises:
         ModelError: the network does not run.
@@ -171,9 +176,14 @@ def _run(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[t
     torch = require("torch", extra="export")
     try:
         with torch.no_grad():
-            return [tuple(value.shape) for value in flatten(network(*inputs)).values()]
+            shapes = [tuple(value.shape) for value in flatten(network(*inputs)).values()]
     except Exception as error:
-        raise ModelError(f"The network does not run on the example: {first_line(error)} {REMEDY}") from error
+        raise ModelError(f"The network does not run on the example: {_sentence(error)}") from error
+    return [shape for shape in shapes if len(shape) in (2, 3)]
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{first_line(error).rstrip('.')}."
 
 
 def _as_tensors(example: Any) -> tuple["torch.Tensor", ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
-from offramp.errors import DataError, ModelError, UsageError
+from offramp.errors import DataError, UsageError
 from offramp.export import export, fuse, keep, quantize, train
 from offramp.export.compare import compare_variants
 from offramp.runtime import load_static, verify
