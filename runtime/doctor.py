@@ -24,7 +24,7 @@ EXTRAS = {
     "onnx": "onnx_ir",
     "export": "torch onnxscript",
     "calibrate": "PIL scipy yaml",
-    "compress": "nncf",
+    "compress": "torch_pruning torch onnxscript",
     "report": "matplotlib",
 }
 """For each extra, the packages by which it is recognised."""

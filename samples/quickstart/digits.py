@@ -74,6 +74,12 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return (x[order] / 255).astype(np.float32), y[order]
 
 
+def training() -> tuple[np.ndarray, np.ndarray]:
+    """Return the images that train."""
+    x, y = digits()
+    return x[:TRAIN], y[:TRAIN]
+
+
 def calibration() -> tuple[np.ndarray, np.ndarray]:
     """Return the images that calibrate."""
     x, y = digits()

@@ -1,0 +1,111 @@
+"""The commands that add compressed variants, as a user would call them."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp.bundle import open_bundle
+from offramp.cli import _run
+
+import networks
+from dense import write_onnx
+
+NETWORK = """
+import sys; sys.path.insert(0, {tests!r})
+import numpy as np, torch, networks
+def network(): return networks.build(networks.ZOO["plain"])
+def other(): return networks.build(networks.ZOO["plain"], seed=1)
+def data():
+    x = networks.ZOO["plain"].draw(60, 0)[0]
+    return x, np.arange(60) % 5
+def unlabelled(): return data()[0]
+def loader():
+    x, y = data()
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), 20)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compress")
+    (folder / "net.py").write_text(NETWORK.format(tests=str(Path(networks.__file__).parent)))
+    assert _run(["export", str(write_onnx(folder / "dense.onnx")), "-o", str(folder / "dense.offramp")]) == 0
+    rng = np.random.default_rng(0)
+    np.savez(folder / "x.npz", x=rng.standard_normal((100, 16)).astype(np.float32), y=np.arange(100) % 5)
+    np.savez(folder / "short.npz", x=np.zeros((100, 16), np.float32), y=np.arange(99) % 5)
+    return folder
+
+
+@pytest.fixture
+def call(files, capfd, monkeypatch):
+    """Run a command line with {f} for the folder of files; returns exit code, stdout and stderr."""
+
+    def run(line):
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
+        code = _run([part.format(f=files) for part in line.split()])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+def test_quantize_adds_a_variant_and_says_what_it_changes(files, call):
+    code, out, err = call("quantize {f}/dense.offramp --data {f}/x.npz --json")
+    found = json.loads(out)
+    assert code == 0 and err == ""
+    assert [variant["name"] for variant in found["manifest"]["variants"]] == ["fp32", "int8"]
+    assert [one["exit"] for one in found["shifts"]] == [0, 1, 2]
+    assert all(one["alike"] > 0.8 and one["accuracy"] is not None for one in found["shifts"])
+    code, out, _ = call("quantize {f}/dense.offramp --to fp16")
+    assert code == 0 and "variant fp16" in out and "quantised from fp32" in out and "score shift" not in out
+    code, out, _ = call("quantize {f}/dense.offramp --data {f}/x.npz --ranges percentile --samples 50 --name fewer")
+    assert code == 0 and "ranges percentile, samples 50, seed 0, weight_bits 7" in out and "accuracy of fewer" in out
+    code, out, _ = call("run {f}/dense.offramp {f}/x.npz --variant int8 --json")
+    assert code == 0 and len(json.loads(out)) == 100
+
+
+def test_prune_makes_the_bundle_and_adds_to_it(files, call):
+    line = "prune {f}/net.py:network -o {f}/plain.offramp --macs 0.7 --round-to 1 --epochs 1 --batch 20"
+    code, out, err = call(f"{line} --data {{f}}/net.py:data --json")
+    assert code == 0 and "epoch 1 of 1: accuracy in training" in err
+    assert [variant["name"] for variant in json.loads(out)["variants"]] == ["fp32", "pruned30"]
+    code, out, _ = call(f"{line} --data {{f}}/net.py:loader --name again")
+    assert code == 0 and "pruned from fp32: macs 0.7, spread uniform, round_to 1, epochs 1, recipe joint" in out
+    assert [v.name for v in open_bundle(files / "plain.offramp").manifest.variants] == ["fp32", "pruned30", "again"]
+    code, out, _ = call("quantize {f}/plain.offramp --data {f}/net.py:unlabelled --variant pruned30")
+    assert code == 0 and "variant pruned30-int8" in out
+    code, out, _ = call("export {f}/net.py:other -o {f}/plain.offramp --beside other --json")
+    assert code == 0 and json.loads(out)["variants"][-1]["name"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "line"),
+    [
+        (2, "needs samples", "quantize {f}/dense.offramp"),
+        (2, "There is no bundle", "quantize {f}/nowhere.offramp --data {f}/x.npz"),
+        (2, "Did you mean 'fp16'", "quantize {f}/dense.offramp --to fp15"),
+        (5, "labels of shape (99,)", "quantize {f}/dense.offramp --data {f}/short.npz"),
+        (2, "cannot be fine-tuned", "prune {f}/dense.onnx --data {f}/x.npz -o {f}/dense.offramp --macs 0.5"),
+        (2, "Give macs or parameters", "prune {f}/net.py:network --data {f}/net.py:data -o {f}/a.offramp"),
+        (2, "above 0 and below 1", "prune {f}/net.py:network --data {f}/net.py:data -o {f}/a.offramp --macs 50"),
+        (
+            2,
+            "0 or more passes",
+            "prune {f}/net.py:network --data {f}/net.py:data -o {f}/a.offramp --macs 0.5 --epochs -1",
+        ),
+        (5, "has no labels", "prune {f}/net.py:network --data {f}/net.py:unlabelled -o {f}/a.offramp --macs 0.5"),
+        (
+            2,
+            "does not run on the samples",
+            "prune {f}/net.py:network --data {f}/net.py:data -o {f}/dense.offramp --macs 0.5",
+        ),
+    ],
+)
+def test_what_does_not_make_sense_ends_with_its_code(files, call, code, message, line):
+    found, out, err = call(line)
+    assert (found, out) == (code, "") and message in err
+    assert not (files / "a.offramp").exists()
