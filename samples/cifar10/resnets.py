@@ -1,6 +1,6 @@
 """Two residual networks for CIFAR-10 with exits, in plain torch.
 
-`resnet` is for early exit: 154 million multiply-accumulates with its heads, a fifth of them up to a first exit with a head of two
+`resnet` is for early exit: 161 million multiply-accumulates with its heads, a fifth of them up to a first exit with a head of two
 convolutions, most of them at 16 x 16 and 8 x 8. `resnet8` is the image classifier of MLPerf Tiny (Banbury et al., arXiv
 2106.07597) with an exit after each of its three stacks. `make_teacher` makes a larger one that only helps to train them.
 
@@ -72,8 +72,8 @@ def make_resnet() -> Exits:
     stem = nn.Sequential(convolve(3, 32), nn.ReLU(), convolve(32, 64, 3, 2), nn.ReLU())
     parts = [
         nn.Sequential(stem, Block(64, 64)),
-        nn.Sequential(Block(64, 128, 2), Block(128, 128)),
-        nn.Sequential(Block(128, 176), Block(176, 176), Block(176, 256, 2)),
+        nn.Sequential(Block(64, 64), Block(64, 128, 2)),
+        nn.Sequential(Block(128, 128), Block(128, 160), Block(160, 160), Block(160, 256, 2)),
     ]
     return Exits([*parts], [Head(64, 128, 160), Head(128, 192), Head(256)])
 
@@ -86,14 +86,19 @@ def make_resnet8() -> Exits:
 
 
 def make_teacher() -> Exits:
-    """Make a network of one exit, about twice as wide as `resnet`, with random weights."""
-    stem = nn.Sequential(convolve(3, 64), nn.ReLU(), convolve(64, 128, 3, 2), nn.ReLU())
-    blocks = [Block(128, 128), Block(128, 256, 2), Block(256, 256), Block(256, 512, 2), Block(512, 512)]
+    """Make a network of one exit, twice as wide as `resnet` and without its early halving, with random weights."""
+    stem = nn.Sequential(convolve(3, 64), nn.ReLU(), Block(64, 64))
+    blocks = [Block(64, 128, 2), Block(128, 128), Block(128, 256, 2), Block(256, 256), Block(256, 512, 2)]
     return Exits([nn.Sequential(stem, *blocks)], [Head(512)])
 
 
 def resnet() -> Exits:
     return load(make_resnet(), Path(__file__).with_name("resnet.safetensors"))
+
+
+def resnet_pruned50() -> Exits:
+    """Return `resnet` with half of its multiply-accumulates pruned."""
+    return load(make_resnet(), Path(__file__).with_name("resnet-pruned50.safetensors"))
 
 
 def resnet8() -> Exits:
@@ -103,19 +108,28 @@ def resnet8() -> Exits:
 def load(network: Exits, path: Path) -> Exits:
     """Put the weights in a file of the safetensors format, where there is one, into a network; it is left in eval mode.
 
-    The format: the header's length as 8 bytes, little endian; the header, JSON with each tensor's type, shape and place; the
-    tensors' bytes.
+    A layer takes the size that it has in the file, as pruning left it. The format: the header's length as 8 bytes, little endian;
+    the header, JSON with each tensor's type, shape and place; the tensors' bytes.
     """
     if path.exists():
         content = path.read_bytes()
         start = 8 + int.from_bytes(content[:8], "little")
-        header, types, state = json.loads(content[8:start]), {"F16": "<f2", "F32": "<f4"}, network.state_dict()
+        header, types, state = json.loads(content[8:start]), {"F16": "<f2", "F32": "<f4"}, {}
         for name, entry in header.items():
             if name != "__metadata__":
                 begin, end = entry["data_offsets"]
                 values = np.frombuffer(content[start + begin : start + end], types[entry["dtype"]])
                 state[name] = torch.tensor(values.astype(np.float32)).reshape(entry["shape"])
-        network.load_state_dict(state)
+        for name, module in network.named_modules():
+            shape = state[f"{name}.weight"].shape if f"{name}.weight" in state else ()
+            if isinstance(module, nn.Conv2d):
+                module.out_channels, module.in_channels = shape[:2]
+            elif isinstance(module, nn.BatchNorm2d):
+                module.num_features = shape[0]
+            elif isinstance(module, nn.Linear):
+                module.out_features, module.in_features = shape
+        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+            tensor.data = state.get(name, tensor.data)
     return network.eval()
 
 

@@ -3,10 +3,10 @@
     python samples/cifar10/train.py --data FOLDER --network teacher --recipe joint --device cuda --out teacher.safetensors
     python samples/cifar10/train.py --data FOLDER --network resnet --teacher teacher.safetensors --device cuda \\
         --out resnet.safetensors
-    python samples/cifar10/train.py --data FOLDER --network resnet --start resnet.safetensors --prune 0.5 --recipe joint \\
-        --epochs 20 --lr 0.05 --out resnet-pruned50.safetensors
+    python samples/cifar10/train.py --data FOLDER --network resnet --teacher teacher.safetensors --device cuda \\
+        --start resnet.safetensors --prune 0.5 --out resnet-pruned50.safetensors
 
-With --prune the network in --start teaches what is left of it.
+With --prune and no --teacher the network in --start teaches what is left of it.
 
 FOLDER holds cifar10_train.npz: `jpeg` uint8, all images' bytes one after the other; `offset`, where image i is
 `jpeg[offset[i]:offset[i+1]]`; and `label`. A tenth of the images, the first that numpy.random.RandomState(0).permutation names,
@@ -147,9 +147,8 @@ def main() -> None:
     parser.add_argument("--network", choices=list(SETTINGS), default="resnet")
     parser.add_argument("--recipe", default="distill", help="joint, distill or gated")
     parser.add_argument("--teacher", type=Path, help="weights that this script wrote for --network teacher")
-    parser.add_argument(
-        "--start", type=Path, help="weights to go on from; without --prune images are then shifted and mirrored only"
-    )
+    parser.add_argument("--start", type=Path, help="weights to go on from")
+    parser.add_argument("--mild", action="store_true", help="shift and mirror the images only")
     parser.add_argument(
         "--prune", type=float, help="take channels out first; the share of multiply-accumulates that stays"
     )
@@ -177,18 +176,18 @@ def main() -> None:
         teacher_hash = hash_file(options.teacher)
         teacher = resnets.load(resnets.make_teacher(), options.teacher)
     if options.prune is not None:
-        if options.start is None or teacher is not None:
-            parser.error("--prune needs --start, and takes the network in it for its teacher")
-        teacher, teacher_hash = whole, hash_file(options.start)
+        if options.start is None:
+            parser.error("--prune needs --start: the weights of the network to prune")
+        if teacher is None:
+            teacher, teacher_hash = whole, hash_file(options.start)
         network = prune(whole, torch.zeros(1, 3, 32, 32), macs=options.prune)
     images, labels = (torch.from_numpy(part).to(options.device) for part in read_images(path))
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(images))).to(options.device)
     held, rest = order[: len(order) // 10], order[len(order) // 10 :]
     generator = torch.Generator(options.device).manual_seed(options.seed)
-    is_new = options.start is None or options.prune is not None
     history = train(
         network,
-        Batches(images[rest], labels[rest], options.batch, generator, setting.strong and is_new),
+        Batches(images[rest], labels[rest], options.batch, generator, setting.strong and not options.mild),
         validation=Batches(images[held], labels[held], options.batch),
         recipe=options.recipe,
         teacher=teacher,
@@ -202,12 +201,15 @@ def main() -> None:
         progress=lambda epoch: print(describe(epoch), flush=True),
     )
     write_atomically(options.out, resnets.save(network))
+    before = options.start and options.start.with_suffix(".json")
     log = {
         "network": options.network,
         "recipe": options.recipe,
         "teacher": teacher_hash,
         "start": options.start and hash_file(options.start),
+        "before": json.loads(before.read_bytes()) if before and before.exists() else None,
         "prune": options.prune,
+        "mild": options.mild,
         "epochs": options.epochs,
         "seconds_at_most": options.seconds,
         "batch": options.batch,
