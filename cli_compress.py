@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import DataError, UsageError
+from .errors import UsageError
 from .options import as_json, split_names, with_seed, with_variant
 from .show import describe_bundle, describe_shifts, print_result, progress_bars, spinner
 
@@ -49,18 +49,20 @@ def quantize(
 ) -> None:
     """Add a variant to BUNDLE that computes in int8, or in fp16 for GPUs and NPUs, and say what that changes."""
     from .bundle import open_bundle
+    from .calibrate.samples import check_labelled
     from .export.compare import compare_variants
     from .export.quantize import quantize as quantize_bundle
     from .runtime.samples import Samples, convert_samples
     from .sources import load_samples
 
     opened = open_bundle(bundle)
-    x, y = (None, None) if data is None else load_samples(data, opened.manifest)
-    checked = None if x is None else convert_samples(x, opened.manifest.inputs)
-    if checked is not None and y is not None and y.shape != (len(checked),):
-        raise DataError(
-            f"There are {len(checked)} samples but labels of shape {y.shape}: one label per sample is needed."
-        )
+    checked, y = None, None
+    if data is not None:
+        x, y = load_samples(data, opened.manifest)
+        if y is None:
+            checked = convert_samples(x, opened.manifest.inputs)
+        else:
+            checked, y = check_labelled((x, y), opened.manifest)
     with progress_bars() as progress:
         made = quantize_bundle(
             opened,

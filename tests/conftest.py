@@ -1,6 +1,10 @@
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores, and torch's threads wait by spinning
 
 import numpy as np
 import pytest
@@ -103,6 +107,22 @@ def python():
         done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def call(files, capfd, monkeypatch):
+    """Run a command line, {f} in it being the module's folder of files; returns exit code, stdout, and stderr without notes."""
+    from offramp.cli import _run
+
+    def run(line):
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
+        code = _run([part.format(f=files) for part in line.split()])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        notes = "Note: ", "\x1b"
+        return code, out, "".join(row for row in err.splitlines(keepends=True) if not row.startswith(notes))
 
     return run
 

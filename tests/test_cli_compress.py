@@ -1,7 +1,6 @@
 """The commands that add compressed variants, as a user would call them."""
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -37,20 +36,6 @@ def files(tmp_path_factory):
     np.savez(folder / "x.npz", x=rng.standard_normal((100, 16)).astype(np.float32), y=np.arange(100) % 5)
     np.savez(folder / "short.npz", x=np.zeros((100, 16), np.float32), y=np.arange(99) % 5)
     return folder
-
-
-@pytest.fixture
-def call(files, capfd, monkeypatch):
-    """Run a command line with {f} for the folder of files; returns exit code, stdout and stderr."""
-
-    def run(line):
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-        code = _run([part.format(f=files) for part in line.split()])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
 
 
 def test_quantize_adds_a_variant_and_says_what_it_changes(files, call):

@@ -1,7 +1,6 @@
 """The commands that make bundles and change them, and `verify`; as a user would call them."""
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -42,24 +41,6 @@ def files(tmp_path_factory):
             Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(folder / "images" / name / f"{i}.png")
     assert _run(["export", str(folder / "dense.onnx"), "-o", str(folder / "dense.offramp")]) == 0
     return folder
-
-
-@pytest.fixture
-def call(files, capfd, monkeypatch):
-    """Run a command line with {f} for the folder of files; returns exit code, stdout and stderr without notes."""
-
-    def run(line):
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-        code = _run([part.format(f=files) for part in line.split()])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return (
-            code,
-            out,
-            "".join(row for row in err.splitlines(keepends=True) if not row.startswith(("Note: ", "\x1b"))),
-        )
-
-    return run
 
 
 def test_images_are_exported_with_their_names_and_run_from_files(files, call):

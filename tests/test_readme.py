@@ -8,9 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+
+FEW = """
+import sys; sys.path.insert(0, "samples/quickstart")
+import digits
+def training(): return tuple(part[:200] for part in digits.training())
+"""
 
 
 def blocks(language):
@@ -30,8 +37,19 @@ def run(command, folder):
     return done
 
 
+def test_the_quickstart_prints_the_comparison_and_where_the_picture_lies(checkout, quickstart_output):
+    for words in ("early exit", "whole static network", "share measured", "share predicted", "paired 95 % interval"):
+        assert words in quickstart_output
+    picture = checkout / quickstart_output.split("picture: ")[1].strip()
+    with Image.open(picture) as image:
+        assert image.width > 800
+
+
 def test_the_command_line_blocks_run(checkout, quickstart_output, brief):
+    (checkout / "few.py").write_text(FEW)
     for command in [command for command in commands() if command.startswith("offramp")]:
+        if "prune" in command:
+            command = command.replace("samples/quickstart/digits.py:training", "few.py:training")
         if "calibrate" in command:
             command = command.replace("offramp", shlex.join(brief("from offramp.cli import main; main()")), 1)
         done = run(command, checkout)

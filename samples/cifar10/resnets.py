@@ -121,13 +121,12 @@ def load(network: Exits, path: Path) -> Exits:
                 values = np.frombuffer(content[start + begin : start + end], types[entry["dtype"]])
                 state[name] = torch.tensor(values.astype(np.float32)).reshape(entry["shape"])
         for name, module in network.named_modules():
-            shape = state[f"{name}.weight"].shape if f"{name}.weight" in state else ()
             if isinstance(module, nn.Conv2d):
-                module.out_channels, module.in_channels = shape[:2]
+                module.out_channels, module.in_channels = state[f"{name}.weight"].shape[:2]
             elif isinstance(module, nn.BatchNorm2d):
-                module.num_features = shape[0]
+                module.num_features = len(state[f"{name}.weight"])
             elif isinstance(module, nn.Linear):
-                module.out_features, module.in_features = shape
+                module.out_features, module.in_features = state[f"{name}.weight"].shape
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             tensor.data = state.get(name, tensor.data)
     return network.eval()

@@ -32,6 +32,7 @@ from offramp.calibrate.certify import certify_drop
 from offramp.calibrate.measure import latencies, measure, run_alone
 from offramp.calibrate.samples import check_labelled
 from offramp.devices import fingerprint
+from offramp.errors import TargetError
 from offramp.export import Origin, export, keep, quantize
 from offramp.points import OperatingPoint
 from offramp.runtime import load, load_static
@@ -158,23 +159,19 @@ def main() -> None:
                 said = net.every_exit(held[0]).label
             right = said == np.asarray(held[1])[:, None]
             whole = right[:, -1] if whole is None else whole
-            last, best = right.shape[1] - 1, None
+            last = right.shape[1] - 1
             for k in reversed(range(last + 1)):
                 lost, won = int((whole & ~right[:, k]).sum()), int((~whole & right[:, k]).sum())
                 is_whole = variant == names[0] and k == last
                 kept = is_whole or certify_drop(lost, won, len(whole), eps=options.max_drop, delta=DELTA)
-                if k == last:
-                    add_static(f"{variant}, whole", variant, k, kept, float(right[:, k].mean()))
-                elif kept:
-                    best = k
-            if best is not None:
-                add_static(f"{variant}, to exit {best}", variant, best, True, float(right[:, best].mean()))
+                label = f"{variant}, whole" if k == last else f"{variant}, to exit {k}"
+                add_static(label, variant, k, kept, float(right[:, k].mean()))
         for one in [*names, None]:
             chosen = [v.name for v in bundle.manifest.variants] if one is None else belongs(bundle, one)
             try:
                 found = calibrate(bundle, held, target, device=options.device, variant=chosen, output=folder / "c.json")
-            except Exception as error:
-                print(f"early exit of {one or 'all'}: {error}", file=sys.stderr)
+            except TargetError as error:
+                print(f"{one or 'all variants'}, early exit: {error}", file=sys.stderr)
                 continue
             early = {n: p for n, p in found.points.items() if p.static is None}
             for name_, point in list(early.items())[:1]:

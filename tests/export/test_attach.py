@@ -17,14 +17,6 @@ from offramp.runtime.loading import load_uncalibrated
 CLASSES, WORDS = 5, 30
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Block(nn.Module):
     """A residual block that adds and activates in place."""
 

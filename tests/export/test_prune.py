@@ -20,14 +20,6 @@ import networks
 CLASSES = 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Residual(nn.Module):
     """Two exits over convolutions with a shortcut across them; the second head is a convolution and a linear layer."""
 

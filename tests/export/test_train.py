@@ -16,14 +16,6 @@ from offramp.export.train import Epoch
 CLASSES = 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Three(nn.Module):
     """Three exits over small convolutions; `shape` says in what they come."""
 

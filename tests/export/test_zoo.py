@@ -17,14 +17,6 @@ import networks
 EVERY = pytest.mark.parametrize("name", networks.ZOO)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def exits_of(output):
     """The tensors of logits in what a network of the zoo returns."""
     if isinstance(output, torch.Tensor):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from offramp.export.prune import count_macs, prune
 from offramp.sources import call_function
 
 import networks
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_the_quickstart_prints_the_comparison_and_where_the_picture_lies(checkout, quickstart_output):
-    for words in ("early exit", "whole static network", "share measured", "share predicted", "paired 95 % interval"):
-        assert words in quickstart_output
-    picture = checkout / quickstart_output.split("picture: ")[1].strip()
-    with Image.open(picture) as image:
-        assert image.width > 800
 
 
 def write_images(folder, **counts):
@@ -96,3 +90,16 @@ def test_the_cifar10_networks_train_by_one_command_and_load_what_it_wrote(tmp_pa
                 assert not torch.equal(value, random[key]), key
             if value.ndim > 1:  # stored as float16
                 assert torch.equal(value, value.half().float()), key
+
+
+def test_pruned_weights_load_in_the_sizes_that_pruning_left(tmp_path):
+    resnets = runpy.run_path(str(ROOT / "samples/cifar10/resnets.py"))
+    x = torch.randn(2, 3, 32, 32)
+    smaller = prune(resnets["make_resnet8"](), x, macs=0.5)
+    (tmp_path / "smaller.safetensors").write_bytes(resnets["save"](smaller))
+    loaded = resnets["load"](resnets["make_resnet8"](), tmp_path / "smaller.safetensors")
+    assert all(torch.allclose(a, b, atol=0.02) for a, b in zip(smaller(x), loaded(x), strict=True))
+    whole, pruned = (
+        call_function(f"{ROOT / 'samples/cifar10/resnets.py'}:{name}") for name in ("resnet", "resnet_pruned50")
+    )
+    assert 0.4 < count_macs(pruned, (x[:1],)) / count_macs(whole, (x[:1],)) <= 0.5
