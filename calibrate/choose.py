@@ -7,9 +7,9 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..points import Target
+from ..points import CAREFUL, Target
 from .search import MARGIN, exits_taken
-from .targets import Costs, Table, find_thresholds, goal_of, mean_of
+from .targets import Costs, Table, find_thresholds, goal_of, limited, mean_of
 
 FEW = 2000
 """With fewer samples that choose, thresholds are chosen by the disagreement: certified they cost as little as those chosen by
@@ -61,6 +61,9 @@ class Pick(Struct, frozen=True):
         """Tell whether the static network is better than the chain."""
         if self.thresholds is None or self.rival is None:
             return self.thresholds is None
+        ours, theirs = (may_fail(one, target) for one in (self.chain, self.rival))
+        if ours != theirs:
+            return ours
         return _merits(self.rival, (), target) < _merits(self.chain, self.thresholds, target)
 
 
@@ -68,7 +71,8 @@ def pick(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict
     """Pick the chain that serves all targets best together, and for each the best static network.
 
     The points of a calibration run on the same engines, so that a product can switch between them. The chain is the one that
-    keeps the most targets, and among those the one with the least mean cost, relative to the best for each target.
+    keeps the most targets, among those one of which the most promises can be expected to hold, and among those the one with the
+    least mean cost, relative to the best for each target.
 
     Args:
         contenders: chains and static networks, a chain at least.
@@ -76,19 +80,20 @@ def pick(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict
     """
     chains = [i for i, one in enumerate(contenders) if one.static is None]
     found = {name: find(contenders, target) for name, target in targets.items()}
-    missed, losses = np.zeros(len(chains)), np.zeros(len(chains))
+    missed, risks, losses = (np.zeros(len(chains)) for _ in range(3))
     for name, target in targets.items():
         goals = np.array([_merits(contenders[i], found[name][i], target)[0] for i in chains])
         able = np.isfinite(goals)
         missed += ~able
+        risks += [may_fail(contenders[i], target) for i in chains]
         if able.any():
             best = goals[able].min()
             losses[able] += (goals[able] - best) / (1.0 if target.goal == "accuracy" else best)
-    at = chains[int(np.lexsort((losses, missed))[0])]
+    at = chains[int(np.lexsort((losses, risks, missed))[0])]
     picks = {}
     for name, target in targets.items():
         able = [i for i, one in enumerate(contenders) if one.static is not None and found[name][i] is not None]
-        able.sort(key=lambda i: _merits(contenders[i], (), target))
+        able.sort(key=lambda i: (may_fail(contenders[i], target), _merits(contenders[i], (), target)))
         rivals = tuple(contenders[i] for i in able)
         picks[name] = Pick(contenders[at], found[name][at], rivals[0] if rivals else None, rivals[1:])
     return picks
@@ -109,6 +114,22 @@ def find(contenders: Sequence[Contender], target: Target) -> list[tuple[float, .
         if any(thresholds is not None for thresholds in found):
             break
     return found
+
+
+def may_fail(one: Contender, target: Target) -> bool:
+    """Tell whether even never leaving early may keep limits of accuracy too narrowly for the other samples to show it.
+
+    A chain whose last exit is not clearly good enough has no cautious candidate to fall back on, whatever its thresholds.
+    """
+    if one.known.is_whole and "min_accuracy" not in target.limits:
+        return False
+    for name, (value, most) in limited(one.known, target).items():
+        if name in CAREFUL:
+            last = value[:, -1]
+            known, tested = (float(last.var()) / len(table) for table in (one.known, one.table))
+            if last.mean() + MARGIN * math.sqrt(tested) + math.sqrt(known + tested) > most:
+                return True
+    return False
 
 
 def _merits(contender: Contender, thresholds: tuple[float, ...] | None, target: Target) -> tuple[float, float]:
