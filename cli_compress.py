@@ -48,6 +48,8 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Add a variant to BUNDLE that computes in int8, or in fp16 for GPUs and NPUs, and say what that changes."""
+    import numpy as np
+
     from .bundle import open_bundle
     from .calibrate.samples import check_labelled
     from .export.compare import compare_variants
@@ -80,11 +82,14 @@ def quantize(
     new = made.manifest.variants[-1]
     assert new.origin is not None
     shifts: Any = ()
+    shown = ""
     if checked is not None:
-        few = Samples(tuple(part[:COMPARED] for part in checked.arrays))
+        rows = np.random.default_rng(seed).permutation(len(checked))[:COMPARED]  # data may be sorted by class
+        few = Samples(tuple(part[rows] for part in checked.arrays))
         with spinner("comparing with the parent"):
-            shifts = compare_variants(made, new.name, new.origin.parent, few, None if y is None else y[:COMPARED])
-    text = lambda: f"{describe_bundle(made)}\n\n{describe_shifts(new, shifts)}".rstrip()  # noqa: E731
+            shifts = compare_variants(made, new.name, new.origin.parent, few, None if y is None else y[rows])
+        shown = f"On {len(rows)} of the samples:\n{describe_shifts(new, shifts)}"
+    text = lambda: f"{describe_bundle(made)}\n\n{shown}".rstrip()  # noqa: E731
     print_result({"manifest": made.manifest, "shifts": shifts}, as_json, text)
 
 

@@ -272,8 +272,8 @@ class Gate(Record, frozen=True, kw_only=True):
 
     Attributes:
         latency_s, parent_latency_s: median latency to the last exit.
-        accuracy, parent_accuracy: at the exit where it is worst, or else at the last, by the samples that choose; None without
-            labels.
+        accuracy, parent_accuracy: at the exit where it loses too much and most, or else at the last, by the samples that choose;
+            None where they are not known.
         reason: which of them, in words.
     """
 

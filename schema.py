@@ -206,6 +206,9 @@ class Manifest(Record, frozen=True):
     def __post_init__(self) -> None:
         if len({variant.name for variant in self.variants}) < len(self.variants):
             raise ValueError(f"two variants have the same name: {', '.join(variant.name for variant in self.variants)}")
+        for i, variant in enumerate(self.variants):
+            if variant.origin and variant.origin.parent not in [before.name for before in self.variants[:i]]:
+                raise ValueError(f"variant {variant.name} is made from {variant.origin.parent}, which is not before it")
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"there are {len(self.class_names)} class names for {self.classes} classes")
         if any(None not in tensor.shape for tensor in self.inputs):

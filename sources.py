@@ -143,6 +143,8 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
         )
     if y.shape != (len(x),) or not len(x):
         raise DataError(f"{source} has {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
+    if y.dtype.kind not in "iu":
+        raise DataError(f"The labels of {source} are {y.dtype}; they must be whole numbers, the index of the class.")
     samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y.astype(np.int64)))
     generator = torch.Generator().manual_seed(seed)
     return torch.utils.data.DataLoader(samples, batch, shuffle=True, generator=generator)

@@ -5,7 +5,7 @@ samples --+-- a fifth, or better, data from outside --> which way, which thresho
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..devices.meter import Meter
 from ..devices.state import BoardState, State, throttled_between
 from ..errors import TargetError, UsageError
 from ..files import check_writable
-from ..points import CALIBRATION_SCHEMA, CAREFUL, Calibration, Chain, Conditions, Latency, StaticPoint, Target
+from ..points import CALIBRATION_SCHEMA, CAREFUL, Calibration, Chain, Conditions, Gate, Latency, StaticPoint, Target
 from ..runtime import load_static
 from ..runtime.calibrations import packages_of
 from ..schema import Variant
@@ -167,11 +167,12 @@ def calibrate(
             contenders += _contenders(at, known, table, is_yardstick=at == yard)
         now_s = ways[-1].yardstick_s
         scaled = _scale(contenders, ways, now_s)
-        gates = find_gates(scaled, ways, first=first.name, device=where, yardstick_s=now_s)
+        gates = find_gates(scaled, ways, bundle.manifest.variants, device=where, yardstick_s=now_s)
         allowed = [one for one in scaled if one.way not in gates]
         if not allowed:
-            raise TargetError(" ".join(gate.reason for gate in gates.values()))
-        picks = _pick(allowed, targets)
+            reasons = " ".join(gate.reason for gate in gates.values())
+            raise TargetError(f"{reasons} Calibrate with other variants too: leave out --variant.")
+        picks = _pick(allowed, targets, gates.values())
         chosen = ways[next(iter(picks.values())).chain.way]
         opened = opener.open(chosen.variant, chosen.placement)
         picks, now_s = _measure_picks(setting, opener, opened, ways, picks, targets)
@@ -251,11 +252,12 @@ def _scale(contenders: Sequence[Contender], ways: Sequence[Way], yardstick_s: fl
     return [one.with_costs(one.known.costs.scaled(ways[one.way].drift(yardstick_s))) for one in contenders]
 
 
-def _pick(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict[str, Pick]:
+def _pick(contenders: Sequence[Contender], targets: Mapping[str, Target], gates: Iterable[Gate]) -> dict[str, Pick]:
     picks = pick(contenders, targets)
     for name, one in picks.items():
         if one.thresholds is None and one.rival is None:
-            raise TargetError(explain_failure(name, targets[name], contenders))
+            reasons = [gate.reason for gate in gates]
+            raise TargetError(" ".join([explain_failure(name, targets[name], contenders), *reasons]))
     return picks
 
 

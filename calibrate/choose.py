@@ -12,8 +12,12 @@ from .search import MARGIN, exits_taken
 from .targets import Costs, Table, find_thresholds, goal_of, limited, mean_of
 
 FEW = 2000
-"""With fewer samples that choose, thresholds are chosen by the disagreement: certified they cost as little as those chosen by
-the drop, and less on a trained network (`tests/benchmarks/certify.py`)."""
+"""With fewer samples that choose, thresholds are chosen by the disagreement with the last exit: certified they cost as little as
+those chosen by the drop, and less on a trained network (`tests/benchmarks/certify.py`)."""
+
+
+SURE = 1.64
+"""Standard errors by which the samples that choose must show that a chain can be promised at all: the best of many looks too good."""
 
 
 class Contender(Struct, frozen=True, kw_only=True):
@@ -127,7 +131,7 @@ def may_fail(one: Contender, target: Target) -> bool:
         if name in CAREFUL:
             last = value[:, -1]
             known, tested = (float(last.var()) / len(table) for table in (one.known, one.table))
-            if last.mean() + MARGIN * math.sqrt(tested) + math.sqrt(known + tested) > most:
+            if last.mean() + MARGIN * math.sqrt(tested) + SURE * math.sqrt(known + tested) > most:
                 return True
     return False
 

@@ -78,6 +78,7 @@ class Table(Struct, frozen=True, kw_only=True):
 
     Attributes:
         score: float32 (N, exits).
+        label: what it says, whole numbers (N, exits).
         right: whether the label is right, bool (N, exits); None without labels.
         whole: whether that of the yardstick is, the whole network of the first variant, bool (N,); None without labels.
         differs: whether the label is another than the yardstick's, int8 (N, exits).
@@ -87,6 +88,7 @@ class Table(Struct, frozen=True, kw_only=True):
     """
 
     score: np.ndarray
+    label: np.ndarray
     right: np.ndarray | None
     whole: np.ndarray | None
     differs: np.ndarray
@@ -109,15 +111,23 @@ class Table(Struct, frozen=True, kw_only=True):
             return self.differs
         return self.whole[:, None].astype(np.int8) - self.right.astype(np.int8)
 
+    @property
+    def lost_at_most(self) -> np.ndarray:
+        """As `lost`, or more: every label that is another than the last exit's counts as lost. It is less noisy."""
+        changes = self.label != self.label[:, -1:]
+        return np.asarray(np.minimum(self.lost[:, -1:] + changes, 1), np.int8)
+
     def rows(self, rows: np.ndarray) -> "Table":
         """Return the table of some of the samples."""
         right, whole = (None if part is None else part[rows] for part in (self.right, self.whole))
-        return replace(self, score=self.score[rows], right=right, whole=whole, differs=self.differs[rows])
+        score, label, differs = self.score[rows], self.label[rows], self.differs[rows]
+        return replace(self, score=score, label=label, right=right, whole=whole, differs=differs)
 
     def columns(self, exits: Sequence[int], costs: Costs) -> "Table":
         """Return the table of a chain with some of the exits."""
         right = None if self.right is None else self.right[:, exits]
-        return replace(self, score=self.score[:, exits], right=right, differs=self.differs[:, exits], costs=costs)
+        score, label, differs = self.score[:, exits], self.label[:, exits], self.differs[:, exits]
+        return replace(self, score=score, label=label, right=right, differs=differs, costs=costs)
 
 
 def limited(table: Table, target: Target) -> dict[str, tuple[np.ndarray, float]]:
@@ -161,9 +171,9 @@ def find_thresholds(
         target: the target.
         margin: how many standard errors to stay away from the limits, so that other samples keep them too.
         coarse: whether a coarse grid will do.
-        few: of few samples the drop is too uncertain to choose by: the disagreement, which is never less, stands for it.
+        few: of few samples the drop is too uncertain to choose by: what is lost at most stands for it.
     """
-    lost = table.differs if few else table.lost
+    lost = table.lost_at_most if few else table.lost
     limits = []
     for name, (value, most) in limited(table, target).items():
         limits.append(Limit(lost if name == "max_drop" else value, most, margin))

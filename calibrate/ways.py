@@ -220,6 +220,7 @@ def table_of(answers: EveryExit, whole: np.ndarray, y: np.ndarray | None, costs:
     """
     return Table(
         score=answers.score,
+        label=answers.label,
         right=None if y is None else answers.label == y[:, None],
         whole=None if y is None else whole == y,
         differs=(answers.label != whole[:, None]).astype(np.int8),

@@ -87,6 +87,8 @@ def export(
         MissingError: a package is not installed, or the path cannot be written.
     """
     check_rule(rule, gates, temperatures)
+    if origin is not None and beside is None:
+        raise UsageError("origin says which variant of the bundle a further one was made from: give beside too.")
     if beside is not None:
         if preprocess is not None or class_names is not None:
             raise UsageError("Beside other variants preprocess and class_names are the bundle's: leave them out.")
@@ -95,6 +97,8 @@ def export(
         bundle = None if beside is None else open_bundle(path)
         if bundle is not None and beside is not None:
             check_variant_name(beside, bundle)
+            if origin is not None:
+                bundle.variant(origin.parent)
             preprocess = bundle.manifest.preprocess
             if example is None:
                 example, _ = read_golden(bundle, bundle.variant())

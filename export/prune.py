@@ -1,6 +1,7 @@
 """Make a network smaller by taking channels out of it, across all of its exits."""
 
 import copy
+import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,12 @@ MOST = 0.9
 """No layer loses more of its channels than this share."""
 
 STEPS = 60
-"""Shares of channels to take out that are tried, up to `MOST`."""
+"""Shares of channels to take out that can be tried, up to `MOST`: every `COARSE`-th, then those about the best."""
+
+COARSE = 4
+
+PRODUCTS = re.compile("Addmm|Mm|Bmm|Convolution|Linear")
+"""Names of torch's gradients of what multiplies by weights."""
 
 
 def prune(
@@ -59,39 +65,57 @@ def prune(
     require("torch_pruning", extra="compress")
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"prune takes a torch.nn.Module, not a {type(network).__name__}.")
+    goal, share = check_goal(macs, parameters)
+    if spread not in SPREADS:
+        raise unknown("spread", spread, SPREADS)
+    if not isinstance(round_to, int) or round_to < 1:
+        raise UsageError(f"round_to={round_to}: numbers of channels are multiples of a whole number, 1 or more.")
+    if isinstance(keep, str):
+        raise UsageError(f"keep is a list of names: [{keep!r}].")
+    modules = dict(network.named_modules())
+    for name in keep:
+        if name not in modules:
+            raise unknown("module", name, modules)
+    count = count_macs if goal == "macs" else count_parameters
+    inputs = _as_tensors(example)
+    original = copy.deepcopy(network).cpu().eval()
+    shapes = _run(original, inputs)
+    whole = count(original, inputs)
+    best, size, at, least = None, 0, STEPS + 1, whole
+
+    def look(steps: Sequence[int]) -> None:
+        # Rounding makes sizes jump, and a layer that would vanish stays whole: larger steps may give larger networks.
+        nonlocal best, size, at, least
+        for step in steps:
+            smaller = _take_out(original, inputs, MOST * step / STEPS, spread, round_to, keep, shapes)
+            now = count(smaller, inputs)
+            least = min(least, now)
+            if size < now <= share * whole:
+                best, size, at = smaller, now, step
+
+    look(range(COARSE, STEPS + 1, COARSE))
+    look(range(at - COARSE + 1, at) if best is not None else range(1, STEPS + 1))
+    if best is None:
+        raise UsageError(
+            f"{share:.0%} of the {goal} cannot be reached: {least / whole:.1%} can. Try a smaller round_to."
+        )
+    return best
+
+
+def check_goal(macs: float | None, parameters: float | None) -> tuple[str, float]:
+    """Return which of the two is given, and the share.
+
+    Raises:
+        UsageError: none or both are, or it is no share.
+    """
     goals = {"macs": macs, "parameters": parameters}
     given = {name: share for name, share in goals.items() if share is not None}
     if len(given) != 1 or not all(0 < share < 1 for share in given.values()):
         raise UsageError(
             f"Give macs or parameters, the share that is to stay, above 0 and below 1; not {given or 'none'}."
         )
-    if spread not in SPREADS:
-        raise unknown("spread", spread, SPREADS)
-    if round_to < 1:
-        raise UsageError(f"round_to={round_to}: numbers of channels are multiples of 1 or more.")
-    modules = dict(network.named_modules())
-    for name in keep:
-        if name not in modules:
-            raise unknown("module", name, modules)
     ((goal, share),) = given.items()
-    count = count_macs if goal == "macs" else count_parameters
-    inputs = _as_tensors(example)
-    original = copy.deepcopy(network).cpu().eval()
-    shapes = _run(original, inputs)
-    whole = count(original, inputs)
-    best, best_size, least = None, 0, whole
-    for step in range(1, STEPS + 1):
-        # Rounding makes sizes jump, and a layer that would vanish stays whole: larger steps may give larger networks.
-        smaller = _take_out(original, inputs, MOST * step / STEPS, spread, round_to, keep, shapes)
-        size = count(smaller, inputs)
-        least = min(least, size)
-        if size <= share * whole and size > best_size:
-            best, best_size = smaller, size
-    if best is None:
-        raise UsageError(
-            f"{share:.0%} of the {goal} cannot be reached: {least / whole:.1%} can. Try a smaller round_to."
-        )
-    return best
+    return goal, share
 
 
 def count_macs(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> int:
@@ -129,7 +153,7 @@ def _take_out(
     for parameter in smaller.parameters():
         parameter.requires_grad_(True)  # the graph of dependencies is traced by gradients
     modules = dict(smaller.named_modules())
-    ignored = [modules[name] for name in keep] + [m for m in modules.values() if _gives_logits(m, shapes)]
+    ignored = [modules[name] for name in keep] + _find_logit_layers(smaller, inputs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -160,11 +184,25 @@ def _take_out(
 REMEDY = "Leave out the modules that cannot change: keep=[names]."
 
 
-def _gives_logits(module: "torch.nn.Module", shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Tell whether a layer may give logits: it has as many outputs as there are classes."""
-    return {getattr(module, "out_features", None), getattr(module, "out_channels", None)} & {
-        s[-1] for s in shapes
-    } != set()
+def _find_logit_layers(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list["torch.nn.Module"]:
+    """Return the layers whose products give the logits: the last ones with weights on the way to each output."""
+    open_ = [value.grad_fn for value in flatten(network(*inputs)).values() if value.ndim in (2, 3)]
+    seen, weights = set(), set()
+    while open_:
+        step = open_.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        before = [function for function, _ in step.next_functions if function is not None]
+        if PRODUCTS.search(step.name()):
+            # A matrix product reads its weights through a transposition.
+            before = [one for f in before for one in (f, *(g for g, _ in f.next_functions)) if hasattr(one, "variable")]
+            weights |= {id(one.variable) for one in before}
+            if before:
+                continue
+            before = [function for function, _ in step.next_functions if function is not None]
+        open_ += before
+    return [m for m in network.modules() if id(getattr(m, "weight", None)) in weights]
 
 
 def _run(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[tuple[int, ...]]:
@@ -189,4 +227,10 @@ def _sentence(error: BaseException) -> str:
 def _as_tensors(example: Any) -> tuple["torch.Tensor", ...]:
     torch = require("torch", extra="export")
     parts = example if isinstance(example, (tuple, list)) else (example,)
-    return tuple(torch.as_tensor(part)[:1].cpu() for part in parts)
+    try:
+        tensors = [torch.as_tensor(part)[:1].cpu() for part in parts]
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise UsageError(
+            f"The example is an array or a tensor, for several inputs a tuple of them: {_sentence(error)}"
+        ) from error
+    return tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle import Bundle, check_variant_name, open_bundle
-from ..errors import DataError, UsageError, require
+from ..errors import DataError, UsageError, require, unknown
 from ..runtime.golden import read_golden
 from ..schema import Origin, Variant
 from .axes import axes_of, first_line
 from .pipeline import export
 from .preprocess import normalise
-from .prune import prune
+from .prune import check_goal, prune
 from .train import Epoch, train
 
 if TYPE_CHECKING:
     import torch
+
+
+RECIPES = ("joint", "distill", "gated")
+"""Those that train the whole network."""
 
 
 def add_pruned(
@@ -43,6 +47,8 @@ def add_pruned(
 ) -> Bundle:
     """Prune a network, fine-tune it with the whole network as its teacher, and add it to the whole network's bundle.
 
+    All of it is fine-tuned, also what was frozen. The whole network is left in eval mode.
+
     Args:
         network: the trained network.
         batches: labelled samples, as for `train`.
@@ -64,8 +70,10 @@ def add_pruned(
     x, _ = next(iter(batches), (None, None))
     if x is None:
         raise DataError("There are no batches to fine-tune with.")
-    share = macs if parameters is None else parameters
-    name = name or f"pruned{round(100 * (1 - (share or 0)))}"
+    _, share = check_goal(macs, parameters)
+    name = name or f"pruned{round(100 * (1 - share))}"
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
     if there := Path(path).exists():
         bundle = open_bundle(path)
         check_variant_name(name, bundle)
@@ -73,6 +81,8 @@ def add_pruned(
     smaller = prune(network, x, macs=macs, parameters=parameters, spread=spread, round_to=round_to, keep=keep)
     if not there:
         bundle = export(network, x[:3], path)
+        check_variant_name(name, bundle)
+        bundle.variant(variant)
     settings: dict[str, str | int | float | None] = {
         "macs": macs,
         "parameters": parameters,
@@ -82,6 +92,8 @@ def add_pruned(
         "epochs": epochs,
     }
     if epochs:
+        for parameter in smaller.parameters():  # pruning changed those that were frozen, too
+            parameter.requires_grad_(parameter.is_floating_point())
         history = train(
             smaller,
             batches,

@@ -40,6 +40,9 @@ QUANTISED = (
 
 PERCENTILE, BINS, BATCH_ROWS = 99.99, 2048, 16
 
+EXTREME = 1e4
+"""Constants from here on are masks, which leave out what they are added to."""
+
 
 def quantize(
     path: str | os.PathLike[str] | Bundle,
@@ -80,7 +83,7 @@ def quantize(
     Raises:
         UsageError: an argument does not make sense, the name is taken, or the variant is not in fp32.
         DataError: the samples do not fit.
-        ModelError: nothing in the network can be quantised.
+        ModelError: nothing in the network can be quantised, no ranges can be found, or it gives no finite logits any more.
         CheckError: the new chain does not say what the new whole network says.
         BundleError, MissingError: as for `open_bundle`; MissingError too where the bundle cannot be written.
     """
@@ -89,6 +92,8 @@ def quantize(
         raise unknown("precision", to, ("int8", "fp16"))
     if ranges not in RANGES:
         raise unknown("way to find ranges", ranges, RANGES)
+    if to == "fp16" and (ranges != RANGES[0] or full_range or symmetric):
+        raise UsageError("ranges, full_range and symmetric say how int8 is made: leave them out for fp16.")
     if samples < 1:
         raise UsageError(f"samples={samples}: ranges are found from at least one.")
     bundle = open_bundle(root)
@@ -97,7 +102,9 @@ def quantize(
         if data is None:
             raise UsageError("int8 needs samples to find the ranges of values from: give data.")
         chosen = convert_samples(data, bundle.manifest.inputs)
-        rows = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:samples])
+        rows = np.random.default_rng(seed).permutation(len(chosen))[
+            :samples
+        ]  # the first batch decides how wide bins are
         chosen = Samples(tuple(part[rows] for part in chosen.arrays))
     with new_variant(root) as folder:  # it holds the lock: from here on nobody else changes what is read
         bundle = open_bundle(root)
@@ -168,7 +175,13 @@ def _find_ranges(
             extra_options=extra,
         )
         for first in range(0, len(samples), BATCH_ROWS):
-            calibrator.collect_data(_Reader(_batches(bundle, samples, first)))
+            try:
+                calibrator.collect_data(_Reader(_batches(bundle, samples, first)))
+            except (ValueError, MemoryError) as error:  # of numpy's histograms
+                raise ModelError(
+                    f"No {ranges} ranges can be found: a value inside the network is infinite, or far smaller for some samples "
+                    f"than for others ({error}). Take ranges=minmax."
+                ) from error
             progress("finding ranges", min(first + BATCH_ROWS, len(samples)), len(samples))
         return calibrator.compute_data()
 
@@ -202,7 +215,11 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool) -> ir
 
     model = ir.load(plain)
     inside = _before_products(model.graph)
-    names = [str(node.name) for node in model.graph if node in inside and node.op_type in QUANTISED]
+    names = [
+        str(node.name)
+        for node in model.graph
+        if node in inside and node.op_type in QUANTISED and not _reads_extremes(node)
+    ]
     kind = quantization.QuantType
     quantizer = QDQQuantizer(
         load_model_with_shape_infer(plain),
@@ -224,6 +241,12 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool) -> ir
             "Nothing in the network can be quantised: it has no convolution or matrix product of known weights."
         )
     return done
+
+
+def _reads_extremes(node: ir.Node) -> bool:
+    """Tell whether a node reads constants such as a mask of minus infinity, beside which 8 bits hold nothing else."""
+    arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
+    return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < EXTREME).all() for a in arrays)
 
 
 def _before_products(graph: ir.Graph) -> set[ir.Node]:
@@ -262,8 +285,11 @@ def _halve(plain: Path) -> ir.Model:
         if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
             _bypass(halved.graph, node, value)
         elif source is not None and source.op_type == "Cast" and source.inputs[0] is not None:
-            # The parent is in fp32, so that none of its own casts leads to half precision.
-            _bypass(halved.graph, node, source.inputs[0])
+            is_added = (
+                source.attributes.get_int("to", 0) == ir.DataType.FLOAT16
+            )  # the parent, in fp32, has no such casts
+            if is_added:
+                _bypass(halved.graph, node, source.inputs[0])
     return halved
 
 
@@ -322,7 +348,10 @@ def _cut(
 
     levels = ort.GraphOptimizationLevel
     whole = open_session(levels.ORT_ENABLE_ALL)
-    pairs = zip(run(open_session(levels.ORT_DISABLE_ALL), inputs), run(whole, inputs), strict=True)
+    plain, fast = run(open_session(levels.ORT_DISABLE_ALL), inputs), run(whole, inputs)
+    if not all(np.isfinite(values).all() for values in (*plain, *fast)):
+        raise ModelError(f"In {precision} the network gives logits that are not finite. Leave this precision out.")
+    pairs = zip(plain, fast, strict=True)
     noise = max(absolute / largest for absolute, largest in (compare_logits(a, b) for a, b in pairs))
     prober = Prober(inputs, axes, other_lengths(inputs, axes, lambda x: run(whole, x)), folder)
     return cut_variant(

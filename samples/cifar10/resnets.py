@@ -97,7 +97,7 @@ def resnet() -> Exits:
 
 
 def resnet_pruned50() -> Exits:
-    """Return `resnet` with half of its multiply-accumulates pruned."""
+    """Return a form of `resnet` with half of its multiply-accumulates, pruned before `resnet` had trained to the end."""
     return load(make_resnet(), Path(__file__).with_name("resnet-pruned50.safetensors"))
 
 
@@ -120,6 +120,8 @@ def load(network: Exits, path: Path) -> Exits:
                 begin, end = entry["data_offsets"]
                 values = np.frombuffer(content[start + begin : start + end], types[entry["dtype"]])
                 state[name] = torch.tensor(values.astype(np.float32)).reshape(entry["shape"])
+        if not set(state) == {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}:
+            raise ValueError(f"{path} holds the weights of another network.")
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d):
                 module.out_channels, module.in_channels = state[f"{name}.weight"].shape[:2]

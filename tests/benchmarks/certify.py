@@ -203,6 +203,7 @@ def split_path(truth, drawn):
     found, target = [], Target(max_drop=EPS)
     everything = Table(
         score=pool["score"],
+        label=differs(pool),
         right=pool["correct"],
         whole=pool["correct"][:, -1],
         differs=differs(pool),

@@ -22,6 +22,7 @@ def make_chain(way, rng, whole, *, differs, loss, costs_us):
     right = np.stack([first, right], 1)
     table = Table(
         score=score,
+        label=right.astype(int),
         right=right,
         whole=whole,
         differs=(right != whole[:, None]).astype(np.int8),

@@ -25,6 +25,7 @@ def draw(n, seed=0, *, whole=True, costs_s=COSTS_S, energy=None, gain=0.0):
     differs = np.where(right == yard[:, None], 0, 1).astype(np.int8)
     return Table(
         score=score,
+        label=right.astype(int),
         right=right,
         whole=yard,
         differs=differs,

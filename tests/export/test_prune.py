@@ -3,13 +3,14 @@
 import copy
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
 from offramp.errors import DataError, ModelError, UsageError
-from offramp.export import Preprocess, export, prune
+from offramp.export import Preprocess, attach, export, prune
 from offramp.export.prune import count_macs, count_parameters
 from offramp.export.pruned import add_pruned
 from offramp.export.train import Epoch
@@ -205,3 +206,51 @@ def test_a_network_of_ones_own_is_exported_beside_another(tmp_path):
         export(make(2), draw(3), tmp_path / "new.offramp", beside="x")
     assert not (tmp_path / "new.offramp").exists()
     assert [variant.name for variant in check_bundle(path).manifest.variants] == ["fp32", "retrained"]
+
+
+def test_layers_as_wide_as_there_are_classes_are_pruned_all_the_same():
+    net = make()
+    net.early, net.late = nn.Linear(32, 32), nn.Linear(24, 32)  # as many classes as the stem has channels
+    small = prune(net, X, macs=0.5)
+    assert small.stem[0].out_channels < 32 and small.late.out_features == 32
+
+
+def test_what_was_frozen_is_fine_tuned_too(tmp_path):
+    trunk = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
+    torch.manual_seed(0)
+    plain = nn.Sequential(*trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES)).eval()
+    net = attach(plain, X, at=["1"])
+    found = {}
+    for epochs in (0, 1):
+        bundle = add_pruned(net, batches(40), tmp_path / "b.offramp", macs=0.5, epochs=epochs, name=f"after{epochs}")
+        variant = bundle.manifest.variants[-1]
+        model = onnx.load(bundle.path / variant.folder / variant.whole)
+        found[epochs] = [onnx.numpy_helper.to_array(w) for w in model.graph.initializer if len(w.dims) == 4]
+    assert all(not np.allclose(a, b, atol=1e-5) for a, b in zip(found[0], found[1], strict=True))
+
+
+def test_names_are_checked_before_hours_of_training(tmp_path):
+    def no_batches():
+        raise AssertionError("it trains")
+
+    class Once:
+        """Batches that may be looked at, not trained with."""
+
+        looks = 0
+
+        def __iter__(self):
+            self.looks += 1
+            return iter(batches(20)) if self.looks == 1 else no_batches()
+
+        def __len__(self):
+            return 1
+
+    for wrong in (
+        {"name": "a/b"},
+        {"name": "fp32"},
+        {"variant": "nowhere"},
+        {"recipe": "jiont"},
+        {"macs": float("nan")},
+    ):
+        with pytest.raises(UsageError):
+            add_pruned(make(), Once(), tmp_path / f"{len(list(tmp_path.iterdir()))}.offramp", **({"macs": 0.5} | wrong))

@@ -115,7 +115,7 @@ def test_every_product_runs_in_int8_on_the_engine(trained, tmp_path):
     assert not {"Conv", "FusedConv", "Gemm"} & set(found)
 
 
-def test_the_symmetric_form_is_what_tensorrt_reads(trained):
+def test_the_symmetric_form_has_no_zero_points_and_float_biases(trained):
     variant = trained.variant("int8-symmetric")
     model = onnx.load(trained.path / variant.folder / variant.whole)
     weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
@@ -123,6 +123,55 @@ def test_the_symmetric_form_is_what_tensorrt_reads(trained):
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             zero = weights[node.input[2]]
             assert zero.dtype == np.int8 and not zero.any()
+    biases = [
+        weights[node.input[2]] for node in model.graph.node if node.op_type == "Conv" and node.input[2] in weights
+    ]
+    assert biases and all(bias.dtype == np.float32 for bias in biases)
+
+
+def test_weights_use_7_bits_unless_the_full_range_is_asked_for(trained):
+    full = quantize(trained, draw(100, 3)[0], full_range=True, name="full")
+    for name, most in (("int8", 64), ("full", 127)):
+        variant = full.variant(name)
+        model = onnx.load(full.path / variant.folder / variant.whole)
+        stored = [onnx.numpy_helper.to_array(w) for w in model.graph.initializer]
+        assert max(np.abs(w.astype(int)).max() for w in stored if w.dtype == np.int8 and w.ndim > 1) == most
+
+
+class Rounding(nn.Module):
+    """Two exits whose logits go through whole numbers; their sum is added to a mask before an attention."""
+
+    def __init__(self, fill):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.early, self.late = nn.Linear(8, CLASSES), nn.Linear(8, CLASSES)
+        self.register_buffer("mask", torch.triu(torch.full((6, 6), fill), 1))
+
+    def forward(self, x):
+        early = (8 * self.early(x.mean(1))).to(torch.int32).to(torch.float32)
+        attention = (self.q(x) @ self.k(x).transpose(1, 2) / 8**0.5 + self.mask).softmax(-1)
+        return [early, self.late((x + attention @ self.v(x)).mean(1))]
+
+
+@pytest.mark.parametrize("fill", [float("-inf"), -1e9])
+def test_masks_and_casts_of_the_network_stay_what_they_are(tmp_path, fill):
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((64, 6, 8)).astype(np.float32)
+    bundle = export(Rounding(fill).eval(), x[:3], tmp_path / "b.offramp")
+    bundle = quantize(quantize(bundle, x), to="fp16")
+    samples = convert_samples(x, bundle.manifest.inputs)
+    for name in ("int8", "fp16"):
+        with load_uncalibrated(bundle, variant=name, logits=True) as net:
+            early = net.every_exit(x).logits[:, 0]
+        assert (early == early.round()).all()
+        late = compare_variants(bundle, name, "fp32", samples)[1]
+        assert late.alike > 0.95 and abs(late.score_shift) < 0.005
+
+
+def test_quiet_samples_do_not_decide_how_ranges_are_found(dense):
+    x = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32)
+    x[:16] *= 1e-6
+    assert quantize(dense, x, ranges="percentile").manifest.variants[-1].name == "int8"
 
 
 def test_ranges_differ_by_how_they_are_found(trained):
@@ -180,6 +229,7 @@ def test_what_cannot_be_quantised_is_said_and_the_bundle_stays(dense, tmp_path):
         "Unknown variant": {"variant": "nowhere"},
         "already has a variant fp32": {"name": "fp32"},
         "letters, digits": {"name": "a/b"},
+        "leave them out for fp16": {"to": "fp16", "symmetric": True},
     }.items():
         with pytest.raises(UsageError, match=match):
             quantize(dense, **({"data": x} | options))
