@@ -17,7 +17,7 @@ those chosen by the drop, and less on a trained network (`tests/benchmarks/certi
 
 
 SURE = 1.64
-"""Standard errors by which the samples that choose must show that a chain can be promised at all: the best of many looks too good."""
+"""Standard errors by which samples must show that a chain can be promised at all: the best of many looks better than it is."""
 
 
 class Contender(Struct, frozen=True, kw_only=True):

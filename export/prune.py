@@ -26,6 +26,9 @@ COARSE = 4
 PRODUCTS = re.compile("Addmm|Mm|Bmm|Convolution|Linear")
 """Names of torch's gradients of what multiplies by weights."""
 
+TURNS = re.compile("T|Transpose|Permute|Expand")
+"""Those of what may stand between weights and product."""
+
 
 def prune(
     network: "torch.nn.Module",
@@ -195,12 +198,10 @@ def _find_logit_layers(network: "torch.nn.Module", inputs: Sequence["torch.Tenso
         seen.add(step)
         before = [function for function, _ in step.next_functions if function is not None]
         if PRODUCTS.search(step.name()):
-            # A matrix product reads its weights through a transposition.
-            before = [one for f in before for one in (f, *(g for g, _ in f.next_functions)) if hasattr(one, "variable")]
-            weights |= {id(one.variable) for one in before}
-            if before:
+            turned = [g for f in before if TURNS.match(f.name()) for g, _ in f.next_functions]
+            if found := {id(one.variable) for one in (*before, *turned) if hasattr(one, "variable")}:
+                weights |= found
                 continue
-            before = [function for function, _ in step.next_functions if function is not None]
         open_ += before
     return [m for m in network.modules() if id(getattr(m, "weight", None)) in weights]
 
