@@ -233,7 +233,8 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool) -> ir
         op_types_to_quantize=list(QUANTISED),
         extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
     )
-    quantizer.quantize_model()
+    with np.errstate(invalid="ignore"):  # ranges of masks, which are not used
+        quantizer.quantize_model()
     done: ir.Model = ir.from_proto(onnx.ModelProto.FromString(quantizer.model.model.SerializeToString()))
     _leave_logits(done.graph)
     if not is_quantised(done):
