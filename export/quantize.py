@@ -221,19 +221,19 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool) -> ir
         if node in inside and node.op_type in QUANTISED and not _reads_extremes(node)
     ]
     kind = quantization.QuantType
-    quantizer = QDQQuantizer(
-        load_model_with_shape_infer(plain),
-        per_channel=True,
-        reduce_range=not full_range,
-        weight_qType=kind.QInt8,
-        activation_qType=kind.QInt8 if symmetric else kind.QUInt8,
-        tensors_range=found,
-        nodes_to_quantize=names,
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(QUANTISED),
-        extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
-    )
     with np.errstate(invalid="ignore"):  # ranges of masks, which are not used
+        quantizer = QDQQuantizer(
+            load_model_with_shape_infer(plain),
+            per_channel=True,
+            reduce_range=not full_range,
+            weight_qType=kind.QInt8,
+            activation_qType=kind.QInt8 if symmetric else kind.QUInt8,
+            tensors_range=found,
+            nodes_to_quantize=names,
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(QUANTISED),
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
+        )
         quantizer.quantize_model()
     done: ir.Model = ir.from_proto(onnx.ModelProto.FromString(quantizer.model.model.SerializeToString()))
     _leave_logits(done.graph)

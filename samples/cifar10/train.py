@@ -7,8 +7,8 @@
         --start resnet.safetensors --prune 0.5 --out resnet-pruned50.safetensors
 
 With --prune and no --teacher the network in --start teaches what is left of it. The stored weights of `resnet` and of its pruned
-form were trained with --weights 1 1 2, then each went on from there with --batch 1024 --lr 0.3 --seed 1; see the files that end in
-.json.
+form were trained with --weights 1 1 2, then each went on from there with --batch 1024 --lr 0.3 --seed 1; see the files that end
+in .json.
 
 FOLDER holds cifar10_train.npz: `jpeg` uint8, all images' bytes one after the other; `offset`, where image i is
 `jpeg[offset[i]:offset[i+1]]`; and `label`. A tenth of the images, the first that numpy.random.RandomState(0).permutation names,

@@ -7,9 +7,10 @@ python tests/benchmarks/compressed.py --network file.py:function --train DATA --
 thresholds. On --test everything that is listed is run once, interleaved, one thread. Networks of --pruned are pruned forms of the
 first, trained before.
 
-A static network counts as comparable where its drop against the whole network in fp32 is certified on all of --held, at a chance
-of 10 % to be wrong each, uncorrected for how many there are; early exit chooses on a fifth of --held and certifies on the rest. `MB` are the graphs and the weights that they read; `peak MB` is what a fresh process holds at most that loads and runs
-it, Python included.
+A static network counts as comparable where its drop against the whole network in fp32 is certified on all of --held, at a
+chance of 10 % to be wrong each, uncorrected for how many there are; early exit chooses on a fifth of --held and certifies on
+the rest. `MB` are the graphs and the weights that they read; `peak MB` is what a fresh process holds at most that loads and
+runs it, Python included.
 """
 
 import argparse
