@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import UsageError
-from .options import as_json, split_names, with_seed, with_variant
+from .options import as_json, split_names, with_seed
 from .show import describe_bundle, describe_shifts, print_result, progress_bars, spinner
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ COMPARED = 2000
 @click.argument("bundle")
 @click.option("--data", help="Samples to find the ranges of values from, best of those that trained the network.")
 @click.option("--to", default="int8", show_default=True, help="int8 or fp16.")
-@with_variant
+@click.option("--variant", help="The variant to start from; the first by default.")
 @click.option("--name", help="What the new variant is called; int8, fp16 or pruned40-int8 by default.")
 @click.option(
     "--ranges", default="minmax", show_default=True, help="minmax, or percentile without the outermost 0.01 %."
@@ -112,7 +112,7 @@ def quantize(
 @click.option("--lr", default=0.02, show_default=True, help="The highest rate.")
 @click.option("--train-on", default="cpu", show_default=True, help="Where to fine-tune: cpu or cuda.")
 @click.option("--checkpoint", help="A file to go on from when fine-tuning was interrupted.")
-@with_variant
+@click.option("--variant", help="Which variant of the bundle NETWORK is; the first by default.")
 @click.option("--name", help="What the new variant is called; pruned40 where 40 % were to go.")
 @with_seed
 @as_json

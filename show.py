@@ -49,7 +49,10 @@ def _describe_variant(variant: Variant) -> str:
     head = f"variant {variant.name}  {variant.precision}, rule {variant.rule}, {len(variant.exits)} exits, {size / 1e6:.2f} MB"
     if variant.origin is not None:
         how = {"keep": "exits kept of", "prune": "pruned from", "quantize": "quantised from"}[variant.origin.how]
-        set_ = ", ".join(f"{name} {value}" for name, value in variant.origin.settings.items() if value is not None)
+        settings = [(name, value) for name, value in variant.origin.settings.items() if value is not None]
+        set_ = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings
+        )
         head += f"\n  {how} {variant.origin.parent}: {set_}".rstrip(": ")
     lines = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     for k, (stage, exit_) in enumerate(zip(variant.stages, variant.exits, strict=True)):
