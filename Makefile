@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
