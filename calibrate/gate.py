@@ -60,7 +60,7 @@ def find_gates(
                 (i for i, other in enumerate(ways) if other.variant.name == one.name and _runs_alike(other, way)), None
             )
             if not loses and above in gates:
-                why = f"it is made of {one.name}, which is not"
+                why = f"it is made of {one.name}, which is not either"
                 ours, theirs = _ends(contenders, at, way), _ends(contenders, above, ways[above])
                 gates[at] = _gate(way, ours, theirs, one.name, why, _accuracies(ours, theirs, ours.last))
             elif loses and (above is not None or (one is variants[0] and set(way.placement) == {device})):
