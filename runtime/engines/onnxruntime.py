@@ -50,7 +50,7 @@ def list_places() -> dict[str, str]:
 
 
 def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Session":
-    """Make a session of an ONNX file.
+    """Load an ONNX file for a place.
 
     Threads do not spin when there is more than one, so that other processes keep their share.
 
