@@ -6,6 +6,7 @@ OfframpError          1  the root; raised itself only for a fault of ours
   CheckError          3  a check of offramp's own failed: outputs that should agree differ
   MeasurementError    3  a measurement that says nothing: too short for its sensor, too many failed reads
   MissingError        4  a package, device, permission or disk space is missing
+    UnsupportedError  4  a device that is here cannot run a stage
   BundleError         5  a bundle or calibration is damaged, from another version, or no bundle at all
     OutdatedError     5  it was written by an older offramp whose form is not read any more
   ModelError          5  a network that cannot be read, captured or cut
@@ -51,6 +52,10 @@ class MissingError(OfframpError):
     """A package, device, permission or disk space is missing."""
 
     exit_code = 4
+
+
+class UnsupportedError(MissingError):
+    """A device that is here cannot run a stage: an operator, a shape or a precision that it does not know."""
 
 
 class BundleError(OfframpError):

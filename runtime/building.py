@@ -1,17 +1,18 @@
 """Compile a variant's stages for their devices, with what was built ahead where an engine takes long."""
 
+import contextlib
 import functools
 import os
 import platform
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from .. import __version__
 from ..bundle import Bundle, open_bundle
-from ..errors import BundleError, MissingError, UsageError
+from ..errors import BundleError, MissingError, UnsupportedError, UsageError
 from ..files import check_writable
 from ..schema import Exit, Stage, Variant
 from . import cache
@@ -37,7 +38,10 @@ class Built(Struct, frozen=True):
 
 
 class Job(Struct, frozen=True):
-    """A stage's file to be compiled for a device; `key` is empty where the engine builds nothing ahead."""
+    """A stage's file to be compiled for a device; `key` is empty where the engine builds nothing ahead.
+
+    `number` is that of the first stage that the file serves, None for the only one.
+    """
 
     source: Source
     device: Device
@@ -46,6 +50,7 @@ class Job(Struct, frozen=True):
     label: str
     key: dict[str, str]
     inside: Path
+    number: int | None
 
     @property
     def record(self) -> Path:
@@ -146,7 +151,8 @@ def build(
             progress("building", k, len(pairs))
         job = prepare(file, name)
         if isinstance(job.device.engine, Builder):
-            found.append(_build_inside(job) if into_bundle else _build_in_cache(job))
+            with _proposing(job):
+                found.append(_build_inside(job) if into_bundle else _build_in_cache(job))
         else:
             job.device.engine.list_places()  # an engine that is missing says so
     if progress is not None:
@@ -163,7 +169,8 @@ def _preparer(
 
     def prepare(file: str, device_name: str) -> Job:
         # Stages that share a file have the names of the first of them in it.
-        stage, exit_ = next(pair for pair in zip(stages, exits, strict=True) if pair[0].file == file)
+        number = next(k for k, stage in enumerate(stages) if stage.file == file)
+        stage, exit_ = stages[number], exits[number]
         guarded = stage.guarded
         outputs = [tensor.name for tensor in stage.outputs] + [exit_.score, exit_.label] + [exit_.logits] * logits
         source = Source(
@@ -189,12 +196,29 @@ def _preparer(
             }
         ending = ".logits.built" if logits else ".built"
         inside = bundle.path / "engines" / device.name.replace(":", "-") / variant.name / f"{Path(file).stem}{ending}"
-        return Job(source, device, threads, file, f"{bundle.path.resolve()} {variant.name} {file}", key, inside)
+        label = f"{bundle.path.resolve()} {variant.name} {file}"
+        return Job(source, device, threads, file, label, key, inside, number if len(stages) > 1 else None)
 
     return prepare
 
 
+@contextlib.contextmanager
+def _proposing(job: Job) -> Iterator[None]:
+    """Propose another placement where the device cannot run the stage."""
+    try:
+        yield
+    except UnsupportedError as error:
+        if job.number is None or job.device.name == "cpu":
+            raise
+        raise UnsupportedError(f"{error} To run this stage on the CPU: --place {job.number}=cpu.") from error
+
+
 def _compile(job: Job, why: str | None = None) -> tuple[Compiled, StageProvenance]:
+    with _proposing(job):
+        return _compile_or_build(job, why)
+
+
+def _compile_or_build(job: Job, why: str | None) -> tuple[Compiled, StageProvenance]:
     content, where = _fetch(job) if isinstance(job.device.engine, Builder) else (None, "now")
     compile_stage = functools.partial(
         job.device.engine.compile_stage, job.source, job.device.place, threads=job.threads

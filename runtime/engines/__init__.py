@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_check
 
 from msgspec import Struct
 
-from ...errors import MissingError
+from ...errors import MissingError, UnsupportedError
 from ...schema import Tensor
 
 if TYPE_CHECKING:
@@ -40,6 +40,23 @@ class Source(Struct, frozen=True):
     outputs: tuple[str, ...]
     guarded: Path | None = None
     check: Callable[[], object] = lambda: None
+
+
+def pin_shapes(source: Source, place: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a stage's inputs at batch 1, for places that want every shape fixed.
+
+    Raises:
+        UnsupportedError: an axis differs from call to call.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor in source.inputs:
+        if named := [axis for axis in tensor.shape if isinstance(axis, str)]:
+            raise UnsupportedError(
+                f"{place} takes fixed shapes only, and the axis {named[0]} of {tensor.name} in {source.path.name} differs from "
+                "call to call. Export the network at one length (without that name in the axes) for it."
+            )
+        shapes[tensor.name] = tuple(1 if axis is None else int(axis) for axis in tensor.shape)
+    return shapes
 
 
 class Compiled(Protocol):
@@ -104,8 +121,9 @@ class Engine(Protocol):
             built: what `Builder.build` made.
 
         Raises:
-            MissingError: the package or the place is not here, or the place cannot run all of the stage.
-            BundleError: the engine cannot read the stage.
+            MissingError: the package or the place is not here.
+            UnsupportedError: the place is here and cannot run all of the stage; names the node, where the engine tells.
+            BundleError: the engine cannot read the stage, or what was built.
         """
         ...
 

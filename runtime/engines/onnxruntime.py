@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BundleError, MissingError, require
+from ...errors import BundleError, MissingError, UnsupportedError, require
 from . import HOST, Run, Source
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     Threads do not spin when there is more than one, so that other processes keep their share.
 
     Raises:
-        MissingError: ONNX Runtime or the provider is not here, or the provider does not run all of the stage.
+        MissingError: ONNX Runtime or the provider is not here.
+        UnsupportedError: the provider does not run all of the stage.
         BundleError: ONNX Runtime cannot read the file.
     """
     ort = require("onnxruntime", extra="onnxruntime")
@@ -86,7 +87,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
         session = ort.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # its exception types are private and differ between versions
         if kind != "cpu":
-            raise MissingError(f"{provider} cannot run {path} on {place}: {error}") from error
+            raise UnsupportedError(f"{provider} cannot run {path} on {place}: {error}") from error
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
     runs_on = provider if kind == "cpu" else _assert_provider(session, provider, place)
     return Session(ort, session, f"ONNX Runtime {ort.__version__}, {runs_on}", kind, number)
@@ -106,7 +107,8 @@ def _assert_provider(session: Any, provider: str, place: str) -> str:
     """Return what runs a session, by the nodes that each provider got.
 
     Raises:
-        MissingError: the provider did not load, or work was left to the CPU.
+        MissingError: the provider did not load.
+        UnsupportedError: work was left to the CPU.
     """
     if provider not in session.get_providers():
         raise MissingError(
@@ -120,7 +122,7 @@ def _assert_provider(session: Any, provider: str, place: str) -> str:
         nodes.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
     left = sorted({op for name, ops in nodes.items() if name != provider for op in ops} - ON_HOST)
     if left or provider not in nodes:
-        raise MissingError(
+        raise UnsupportedError(
             f"{provider} does not run all of the stage on {place}: {', '.join(left) or 'every node'} would run on the CPU. "
             "To run the stage on the CPU instead, ask for it: fallback='cpu'."
         )
