@@ -237,6 +237,8 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool) -> ir
         quantizer.quantize_model()
     done: ir.Model = ir.from_proto(onnx.ModelProto.FromString(quantizer.model.model.SerializeToString()))
     _leave_logits(done.graph)
+    if symmetric:
+        _leave_scalars(done.graph)
     if not is_quantised(done):
         raise ModelError(
             "Nothing in the network can be quantised: it has no convolution or matrix product of known weights."
@@ -264,6 +266,20 @@ def _leave_logits(graph: ir.Graph) -> None:
             source = node.inputs[0].producer()
             if source is not None and source.op_type == "QuantizeLinear" and source.inputs[0] is not None:
                 _bypass(graph, node, source.inputs[0])
+
+
+def _leave_scalars(graph: ir.Graph) -> None:
+    """Let constants of a single value without axes be floats: TensorRT takes no quantised ones."""
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        constants = [value.const_value for value in node.inputs if value is not None]
+        if source is None or source.const_value is None or source.const_value.size != 1 or len(source.const_value.shape):
+            continue
+        value, scale, *zero = [constant.numpy() for constant in constants if constant is not None]
+        real = np.float32((value.astype(np.float32) - (zero[0] if zero else 0)) * scale)
+        constant = ir.Value(name=f"{source.name}.real", const_value=ir.tensor(np.array(real)))
+        graph.initializers[str(constant.name)] = constant
+        _bypass(graph, node, constant)
 
 
 def _halve(plain: Path) -> ir.Model:

@@ -1,0 +1,382 @@
+"""Stages on TensorRT 10.3 or newer, as JetPack 6 and 7 bring it: `tensorrt:0`, and Jetson's DLA `tensorrt:dla0`.
+
+Precision lies in the stage (fp16 tensors, Q/DQ nodes): networks are strongly typed, and float32 is not rounded to TF32. Whether a
+version can do something is seen by the names it has, never by its number. TensorRT-RTX is taken where TensorRT is not there.
+"""
+
+import contextlib
+import functools
+import importlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import BundleError, MissingError, UnsupportedError
+from ...files import write_atomically
+from . import Run, Source, pin_shapes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..cuda import Gpu
+
+PACKAGE = "tensorrt"
+ALIASES = ()
+NAMED = 6
+"""The most layers that are named in words."""
+
+
+class Header(Struct, frozen=True):
+    """What stands before a plan, in one line of JSON: the layers that the DLA leaves to the GPU."""
+
+    on_gpu: tuple[str, ...] = ()
+
+
+def list_places() -> dict[str, str]:
+    """Return the GPUs, and the DLA cores of a Jetson.
+
+    Raises:
+        MissingError: there is no GPU, or TensorRT is not installed or does not load.
+    """
+    from ..cuda import count_gpus, open_gpu
+
+    count, trt = count_gpus(), _load()
+    gpus = [open_gpu(number) for number in range(count)]
+    places = {str(k): f"{gpu.name}, compute capability {gpu.capability}" for k, gpu in enumerate(gpus)}
+    cores = _start(trt.Runtime, trt).num_DLA_cores
+    return places | {f"dla{core}": "deep learning accelerator (DLA)" for core in range(max(cores, 0))}
+
+
+def describe_build(place: str) -> dict[str, str]:
+    """Return TensorRT's version, the GPU and its driver; threads decide nothing.
+
+    Raises:
+        MissingError: they are not here.
+    """
+    trt, gpu, _ = _open(place)
+    about = {"engine": f"{trt.__name__.partition('_bindings')[0]} {trt.__version__}", "gpu": gpu.name}
+    return about | {"compute_capability": gpu.capability, "driver": gpu.driver, "threads": "any"}
+
+
+def build(source: Source, place: str, *, threads: int) -> bytes:
+    """Build a stage's plan at batch 1. `threads` is not looked at.
+
+    Raises:
+        MissingError: TensorRT or the place is not here.
+        UnsupportedError: TensorRT cannot run the stage.
+        BundleError: it is no ONNX file.
+    """
+    trt, gpu, core = _open(place)
+    from ..cache import cache_folder, digest_key
+
+    gpu.enter()
+    timings = cache_folder().with_name("timings") / digest_key(describe_build(place))
+    try:
+        known = timings.read_bytes()
+    except OSError:
+        known = b""
+    content, timed = build_plan(trt, source, core=core, timings=known)
+    with contextlib.suppress(MissingError):  # where they cannot be kept the next build takes longer, which is all
+        write_atomically(timings, timed)
+    return content
+
+
+def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: bytes = b"") -> tuple[bytes, bytes]:
+    """Parse a stage and build it at batch 1.
+
+    Args:
+        trt: TensorRT's module.
+        source: the stage.
+        core: the DLA core, None for the GPU.
+        timings: what an earlier build on the same device learnt; empty, or unfit, it is learnt anew.
+
+    Returns:
+        The header and the plan, and the timings of this build added to those before.
+
+    Raises:
+        MissingError: TensorRT is too old.
+        UnsupportedError: TensorRT cannot run the stage.
+    """
+    where = "tensorrt" if core is None else f"tensorrt:dla{core}"
+    shapes = pin_shapes(source, where)
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        raise MissingError(f"TensorRT {trt.__version__} is too old: 10.3 or newer is needed, as JetPack 6 brings it.")
+    source.check()
+    builder = _start(trt.Builder, trt)
+    # Before TensorRT 11 a DLA took its precision from a flag, and no strongly typed network.
+    flagged = core is not None and hasattr(trt.BuilderFlag, "FP16")
+    network = builder.create_network(0 if flagged else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, _log(trt))
+    if not parser.parse_from_file(str(source.path)):
+        raise UnsupportedError(f"TensorRT {trt.__version__} cannot run {source.path}: {_explain_parser(parser)}")
+    for output in [network.get_output(i) for i in range(network.num_outputs)]:
+        if output.name not in source.outputs:
+            network.unmark_output(output)
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    for name, shape in shapes.items():
+        profile.set_shape(name, shape, shape, shape)
+    config.add_optimization_profile(profile)
+    config.clear_flag(trt.BuilderFlag.TF32)
+    header = Header() if core is None else _turn_to_dla(trt, config, network, core, flagged=flagged)
+    cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    _log(trt).said.clear()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise UnsupportedError(f"TensorRT {trt.__version__} cannot build {source.path} for {where}: {_said(trt)}")
+    return msgspec.json.encode(header) + b"\n" + bytes(plan), bytes(config.get_timing_cache().serialize())
+
+
+def _turn_to_dla(trt: Any, config: Any, network: Any, core: int, *, flagged: bool) -> Header:
+    """Give a DLA core the layers that it can run, and say which those are that it cannot.
+
+    Raises:
+        UnsupportedError: it can run none.
+    """
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    if flagged:
+        config.set_flag(trt.BuilderFlag.FP16)
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    layers = [layer for layer in layers if layer.type != trt.LayerType.CONSTANT]
+    left = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    if len(left) == len(layers):
+        raise UnsupportedError(
+            f"The DLA runs none of the stage's layers ({_list(left)}). It computes convolutions of fp16 networks; quantised ones "
+            "(Q/DQ) it does not take. Add a variant: offramp quantize --to fp16; or use tensorrt:0."
+        )
+    return Header(tuple(left))
+
+
+def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Plan":
+    """Load a stage's plan, or build it. `threads` is not looked at.
+
+    Raises:
+        MissingError, UnsupportedError: as for `build`.
+        BundleError: what was built cannot be loaded.
+    """
+    trt, gpu, core = _open(place)
+    gpu.enter()
+    line, _, plan = (build(source, place, threads=threads) if built is None else built).partition(b"\n")
+    try:
+        header = msgspec.json.decode(line, type=Header)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"What was built of {source.path} for tensorrt:{place} is damaged: {error}") from error
+    runtime = _start(trt.Runtime, trt)
+    if core is not None:
+        runtime.DLA_core = core
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BundleError(f"TensorRT {trt.__version__} cannot load what was built of {source.path}: {_said(trt)}")
+    host = [name for name in _names(engine) if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
+    if host:
+        raise UnsupportedError(
+            f"{source.path.name} hands over {_list(host)}, by which TensorRT decides shapes and which the GPU cannot hold."
+        )
+    where = gpu.name if core is None else f"DLA core {core} in half precision"
+    if header.on_gpu:
+        where += f", {len(header.on_gpu)} layers on {gpu.name} ({_list(header.on_gpu)})"
+    return Plan(
+        trt, gpu, runtime, engine, f"{_title(trt)} {trt.__version__}, {where}", int(place) if core is None else 0
+    )
+
+
+def _load() -> Any:
+    """Import TensorRT.
+
+    Raises:
+        MissingError: it is not installed, or does not load.
+    """
+    for name in ("tensorrt", "tensorrt_rtx"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise MissingError(f"The package {name} is installed but needs {error.name}, which is not.") from error
+        except Exception as error:  # its libraries, of whatever version
+            raise MissingError(f"The package {name} is installed but does not import: {error}") from error
+    raise MissingError(
+        "TensorRT's Python package is not installed. On a Jetson it comes with JetPack (sudo apt install python3-libnvinfer), "
+        "and a virtual environment made with --system-site-packages sees it; elsewhere: pip install tensorrt"
+    )
+
+
+def _open(place: str) -> tuple[Any, "Gpu", int | None]:
+    """Return TensorRT, the GPU, and the number of the DLA core. CUDA comes first: without it TensorRT crashes the process.
+
+    Raises:
+        MissingError: one of them is not here, or there is no place of this name.
+    """
+    from ..cuda import open_gpu
+
+    found = re.fullmatch("([0-9]{1,3})|dla([0-9]{1,2})", place)
+    if not found:
+        raise MissingError(f"TensorRT has no place {place!r}. It has tensorrt:0, and on some Jetsons tensorrt:dla0.")
+    gpu, trt = open_gpu(int(found[1] or 0)), _load()
+    if found[2] is None:
+        return trt, gpu, None
+    core, cores = int(found[2]), _start(trt.Runtime, trt).num_DLA_cores
+    if core >= cores:
+        raise MissingError(
+            f"There is no DLA core {core} here: TensorRT {trt.__version__} finds {max(cores, 0)} beside {gpu.name}. Jetson Orin "
+            "NX and AGX have two, most others none. Use tensorrt:0."
+        )
+    return trt, gpu, core
+
+
+def _title(trt: Any) -> str:
+    return "TensorRT-RTX" if trt.__name__.startswith("tensorrt_rtx") else "TensorRT"
+
+
+@functools.cache
+def _log(trt: Any) -> Any:
+    """Return the one logger that TensorRT is given; it keeps what went wrong, and prints nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.said: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.said = [*self.said[-3:], message]
+
+    return Log()
+
+
+def _start(kind: Callable[[Any], Any], trt: Any) -> Any:
+    """Make a Builder or a Runtime.
+
+    Raises:
+        MissingError: TensorRT does not start.
+    """
+    try:
+        return kind(_log(trt))
+    except TypeError as error:  # pybind11's words for a factory that gave nothing
+        raise MissingError(f"{_title(trt)} {trt.__version__} does not start: {_said(trt)} ({error})") from error
+
+
+def _said(trt: Any) -> str:
+    return " ".join(_log(trt).said) or "it gives no reason."
+
+
+def _explain_parser(parser: Any) -> str:
+    """Say which nodes TensorRT cannot take, and why."""
+    said = []
+    for error in [parser.get_error(i) for i in range(parser.num_errors)][:NAMED]:
+        node = f"{error.node_operator()} {error.node_name()}: " if hasattr(error, "node_name") else ""
+        said.append(f"{node}{error.desc()}".strip())
+    words = "; ".join(said) or "it gives no reason."
+    if "UINT8" in words or "zero point" in words:
+        words += " It takes int8 without zero points only: offramp quantize --symmetric."
+    return words
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _names(engine: Any) -> list[str]:
+    return [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+
+
+class Plan:
+    """A plan that was loaded; each binding has an execution context of its own, and all share the GPU's stream."""
+
+    batches = False  # a DLA knows fixed shapes only, and a Jetson's memory is short
+    clones = True
+
+    def __init__(self, trt: Any, gpu: "Gpu", runtime: Any, engine: Any, runs_on: str, number: int) -> None:
+        self.runs_on = runs_on
+        self.memory = f"cuda-driver:{number}"
+        self.allocate: Callable[[tuple[int, ...], Any], Any] | None = gpu.allocate
+        self._trt, self._gpu, self._runtime, self._engine = trt, gpu, runtime, engine
+
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
+        """Tie arrays and blocks of the GPU's memory to an execution context of its own.
+
+        An array is copied to the GPU before each run, or from it afterwards. Copies and kernels are launched together as one CUDA
+        graph, where TensorRT lets them be recorded.
+
+        Raises:
+            BundleError: the stage has no input or output of a name, or one of another dtype or shape.
+            MissingError: the GPU has no memory left.
+        """
+        import numpy
+
+        gpu = self._gpu
+        gpu.enter()
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise MissingError(f"The GPU has no room for another chain: {_said(self._trt)}")
+        blocks = self._tie(context, {**inputs, **outputs})
+
+        def stage(tied: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
+            arrays = {name: value for name, value in tied.items() if isinstance(value, numpy.ndarray)}
+            return [(gpu.pin(array.shape, array.dtype), blocks[name], array) for name, array in arrays.items()]
+
+        fills, reads = stage(inputs), stage(outputs)
+
+        def enqueue(stream: int) -> None:
+            for pinned, block, _ in fills:
+                gpu.upload(block, pinned, stream)
+            if not context.execute_async_v3(stream):
+                raise MissingError(f"TensorRT does not run a stage: {_said(self._trt)}")
+            for pinned, block, _ in reads:
+                gpu.download(pinned, block, stream)
+
+        enqueue(gpu.stream)  # once before it is recorded, since TensorRT prepares some things at the first run
+        gpu.wait()
+        launch = gpu.capture(enqueue) or functools.partial(enqueue, gpu.stream)
+
+        def run() -> None:
+            gpu.enter()
+            for pinned, _, array in fills:
+                pinned[...] = array
+            launch()
+            gpu.wait()
+            for pinned, _, array in reads:
+                array[...] = pinned
+
+        run.keeps = enqueue, blocks  # type: ignore[attr-defined]  # a recorded graph does not keep what it works on
+        return run
+
+    def _tie(self, context: Any, bound: dict[str, Any]) -> dict[str, Any]:
+        """Give every tensor of the plan its place on the GPU, by name: a block of the chain's, or one of its own."""
+        trt, engine, blocks = self._trt, self._engine, {}
+        names = _names(engine)
+        if strange := [name for name in bound if name not in names]:
+            raise self._misfit(strange[0], "is not in the plan")
+        for name in names:
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+                if name not in bound:
+                    raise self._misfit(name, "is not among what the chain has")
+                if not context.set_input_shape(name, tuple(bound[name].shape)):
+                    raise self._misfit(name, f"does not take the shape {tuple(bound[name].shape)}")
+        for name in names:
+            block = self._gpu.allocate(tuple(context.get_tensor_shape(name)), trt.nptype(engine.get_tensor_dtype(name)))
+            value = bound.get(name, block)
+            if (tuple(value.shape), value.dtype) != (block.shape, block.dtype):
+                raise self._misfit(name, f"is {block.dtype} {block.shape}, not {value.dtype} {tuple(value.shape)}")
+            blocks[name] = value if isinstance(value, type(block)) else block
+            context.set_tensor_address(name, blocks[name].address)
+        return blocks
+
+    def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
+        """Run the plan once into new arrays."""
+        import numpy
+
+        made = {}
+        for name in outputs:
+            shape = [1 if axis < 0 else axis for axis in self._engine.get_tensor_shape(name)]
+            made[name] = numpy.empty(shape, self._trt.nptype(self._engine.get_tensor_dtype(name)))
+        self.bind(inputs, made)()
+        return made
+
+    def _misfit(self, name: str, what: str) -> BundleError:
+        return BundleError(f"A stage and its manifest do not fit together: {name} {what}. Export the network anew.")
