@@ -273,7 +273,12 @@ def _leave_scalars(graph: ir.Graph) -> None:
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "DequantizeLinear" else None
         constants = [value.const_value for value in node.inputs if value is not None]
-        if source is None or source.const_value is None or source.const_value.size != 1 or len(source.const_value.shape):
+        if (
+            source is None
+            or source.const_value is None
+            or source.const_value.size != 1
+            or len(source.const_value.shape)
+        ):
             continue
         value, scale, *zero = [constant.numpy() for constant in constants if constant is not None]
         real = np.float32((value.astype(np.float32) - (zero[0] if zero else 0)) * scale)

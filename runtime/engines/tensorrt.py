@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Struct
 
 from ...errors import BundleError, MissingError, UnsupportedError
-from ...files import write_atomically
 from . import Run, Source, pin_shapes
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
 PACKAGE = "tensorrt"
 ALIASES = ()
+TIMINGS = "timings of TensorRT"
+"""What the cache calls that which a build learns about the device, so that the next one is faster."""
+
 NAMED = 6
 """The most layers that are named in words."""
 
@@ -70,17 +72,14 @@ def build(source: Source, place: str, *, threads: int) -> bytes:
         BundleError: it is no ONNX file.
     """
     trt, gpu, core = _open(place)
-    from ..cache import cache_folder, digest_key
+    from .. import cache
 
     gpu.enter()
-    timings = cache_folder().with_name("timings") / digest_key(describe_build(place))
-    try:
-        known = timings.read_bytes()
-    except OSError:
-        known = b""
-    content, timed = build_plan(trt, source, core=core, timings=known)
+    key = {"device": f"tensorrt:{place}", "outputs": "timings", **describe_build(place)}
+    known, _ = cache.fetch(key, TIMINGS)
+    content, timed = build_plan(trt, source, core=core, timings=known or b"")
     with contextlib.suppress(MissingError):  # where they cannot be kept the next build takes longer, which is all
-        write_atomically(timings, timed)
+        cache.store(key, TIMINGS, timed)
     return content
 
 
