@@ -1,5 +1,6 @@
 """Every network of the zoo goes the whole way: export, cut, fuse, keep, verify."""
 
+import os
 import warnings
 
 import numpy as np
@@ -8,8 +9,10 @@ import onnxruntime
 import pytest
 import torch
 
-from offramp.export import export, fuse, keep
+from offramp.errors import UnsupportedError
+from offramp.export import export, fuse, keep, quantize
 from offramp.runtime import verify
+from offramp.runtime.engines import Source, tensorrt
 from offramp.runtime.loading import load_uncalibrated
 
 import networks
@@ -260,3 +263,32 @@ def test_names_of_exits_and_inputs_come_from_the_network(zoo):
     assert [exit_.name for exit_ in zoo("dataclass")[1].variant().exits] == ["early", "middle", "late"]
     assert [tensor.name for tensor in zoo("two-inputs")[1].manifest.inputs] == ["image", "vector"]
     assert zoo("plain")[1].manifest.captured == "dynamo"
+
+
+COMPRESSED = ("multi-scale-dense", "attached", "mixture-of-experts")
+"""Those whose compressed forms are built in every run; the others take two minutes."""
+
+
+@EVERY
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_stage_is_built_by_tensorrt(zoo, name, precision):
+    """By TensorRT-RTX, whose parser and builder need no GPU; int8 without zero points."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
+    if precision != "fp32" and name not in COMPRESSED and "OFFRAMP_BENCHMARKS" not in os.environ:
+        pytest.skip("takes long: OFFRAMP_BENCHMARKS=1 python -m pytest tests/export/test_zoo.py -k tensorrt")
+    _, bundle, _ = zoo(name)
+    if precision != "fp32":
+        how = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}
+        bundle = quantize(bundle, networks.ZOO[name].draw(16, 1), name=f"trt-{precision}", **how)
+    variant = bundle.manifest.variants[-1] if precision != "fp32" else bundle.variant()
+    files = {
+        stage.file: (stage, exit_) for stage, exit_ in reversed([*zip(variant.stages, variant.exits, strict=True)])
+    }
+    for file, (stage, exit_) in files.items():
+        outputs = (*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label)
+        source = Source(path=bundle.path / variant.folder / file, inputs=stage.inputs, outputs=outputs)
+        if name == "encoder":  # whose length is open
+            with pytest.raises(UnsupportedError, match="fixed shapes only, and the axis time of"):
+                tensorrt.build_plan(trt, source)
+        else:
+            assert len(tensorrt.build_plan(trt, source)[0]) > 1000

@@ -1,6 +1,6 @@
 """The sensors that this machine has, of which no other test sees one:
 
-OFFRAMP_HARDWARE=1 python -m pytest -s tests/devices/test_hardware.py
+OFFRAMP_HARDWARE=1 python -m pytest -s tests/hardware
 
 The machine should be at rest; the test loads its cores, and its graphics card if torch is there. It takes six minutes a meter.
 """
