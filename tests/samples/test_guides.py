@@ -1,0 +1,69 @@
+"""The guides for boards that are not here: their commands are ones that offramp takes, and what they install runs on this CPU."""
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from offramp.cli import app
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+GUIDES = sorted(path for path in SAMPLES.glob("*/README.md") if path.parent.name in ("jetson", "npu"))
+
+
+def commands(text):
+    """Every offramp command of a guide, in blocks and in the text."""
+    blocks = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
+    for line in [*blocks, *re.findall(r"`([^`\n]+)`", text)]:
+        words = shlex.split(line, comments=True)
+        if words and Path(words[0]).name == "offramp" and len(words) > 1:
+            yield words[1:]
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.parent.name)
+def test_every_command_of_a_guide_is_one_that_offramp_takes(guide):
+    found = list(commands(guide.read_text()))
+    assert len(found) >= 3
+    for words in found:
+        command = app.get_command(click.Context(app), words[0])
+        assert command is not None, words
+        command.make_context(words[0], words[1:], parent=click.Context(app))  # raises on an option that is not there
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.parent.name)
+def test_a_guide_names_files_that_are_beside_it_and_says_that_nobody_ran_it(guide):
+    text = guide.read_text()
+    named = set(re.findall(r"`?([\w-]+\.(?:service|py))`?", text)) - {"net.py"}
+    assert all((guide.parent / name).exists() for name in named)
+    assert "not yet run on" in text.lower()
+
+
+def test_the_service_names_the_program_that_is_beside_it():
+    unit = (SAMPLES / "jetson/offramp-classify.service").read_text()
+    assert "/opt/offramp/classify.py /opt/offramp/net.offramp" in unit and "nvpmodel -m" in unit
+
+
+def test_what_the_service_runs_answers_each_input_and_stops_when_it_is_told(calibrated, tmp_path):
+    x = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
+    x[1] = np.nan
+    np.savez(tmp_path / "few.npz", x=x)
+    np.savez(tmp_path / "many.npz", x=np.tile(x, (300, 1)))
+    start = [sys.executable, str(SAMPLES / "jetson/classify.py"), str(calibrated.path)]
+    done = subprocess.run([*start, tmp_path / "few.npz"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 2999 and {row["exit"] for row in rows} > {0} and rows[0]["latency_s"] > 0
+    assert "not a number" in done.stderr and "exit_shares" in done.stderr
+
+    running = subprocess.Popen([*start, tmp_path / "many.npz"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout.readline()
+    running.send_signal(signal.SIGTERM)
+    assert sum(1 for _ in running.stdout) < 890_000
+    assert running.wait(20) == 0 and b"exit_shares" in running.stderr.read()
