@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend pytest pytest-xdist ruff mypy
+# TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
+PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
 
 .PHONY: demo test lint clean
 

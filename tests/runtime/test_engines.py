@@ -9,10 +9,10 @@ import numpy as np
 import psutil
 import pytest
 
-from offramp.errors import BundleError, DataError, MissingError, UsageError
+from offramp.errors import BundleError, DataError, MissingError, UnsupportedError, UsageError
 from offramp.export import export
-from offramp.runtime import EngineWarning, load_static, verify
-from offramp.runtime.engines import engines, find_device, name_device, onnxruntime
+from offramp.runtime import EngineWarning, build, load_static, verify
+from offramp.runtime.engines import engines, find_device, name_device, onnxruntime, openvino
 from offramp.runtime.loading import load_uncalibrated
 
 from dense import forge
@@ -397,3 +397,74 @@ def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
     assert np.allclose(*answers, atol=1e-6)
     monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "aarch64")
     assert np.allclose(load_uncalibrated(bundle).every_exit(x).score, answers[1], atol=1e-6)
+
+
+class FakeNpu:
+    """OpenVINO's Core with a fake NPU, which computes on the CPU and, as NPUs do, refuses shapes that are open."""
+
+    def __init__(self, core, runs=("NPU",)):
+        self._core, self._runs = core, list(runs)
+        self.available_devices = ["CPU", "NPU"]
+
+    def __getattr__(self, name):
+        return getattr(self._core, name)
+
+    def get_property(self, place, name):
+        if place != "NPU":
+            return self._core.get_property(place, name)
+        about = {"FULL_DEVICE_NAME": "Fake AI Boost", "NPU_DRIVER_VERSION": "1782915121", "PERFORMANCE_HINT": "LATENCY"}
+        return list(about) if name == "SUPPORTED_PROPERTIES" else about[name]
+
+    def compile_model(self, model, place, settings):
+        if any(tensor.partial_shape.is_dynamic for tensor in model.inputs) and place == "NPU":
+            raise RuntimeError("to_shape was called on a dynamic shape.")
+        return self._as_npu(self._core.compile_model(model, "CPU", {"NUM_STREAMS": 1}), place)
+
+    def import_model(self, content, place, settings):
+        return self._as_npu(self._core.import_model(content, "CPU", {}), place)
+
+    def _as_npu(self, compiled, place):
+        runs = self._runs if place == "NPU" else ["CPU"]
+
+        class Compiled:
+            def __getattr__(self, name):
+                return getattr(compiled, name)
+
+            def get_property(self, name):
+                return runs if name == "EXECUTION_DEVICES" else compiled.get_property(name)
+
+        return Compiled()
+
+
+@pytest.fixture
+def npu(monkeypatch):
+    """Puts a fake NPU beside OpenVINO's CPU."""
+    core = openvino._core()
+    return lambda **how: monkeypatch.setattr(openvino, "_core", lambda: FakeNpu(core, **how))
+
+
+def test_an_npu_of_openvino_gets_fixed_shapes_and_keeps_what_it_built(npu, dense):
+    npu()
+    x = draw(50)
+    assert [one.was_there for one in build(dense, "openvino:NPU")] == [False] * 3
+    with load_uncalibrated(dense, "openvino:NPU") as net, load_uncalibrated(dense, "cpu") as cpu:
+        assert {stage.built for stage in net.provenance.stages} == {"cache"}
+        assert net.provenance.stages[0].runs_on.endswith(", NPU")
+        assert (net.every_exit(x).label == cpu.every_exit(x).label).all()
+
+
+def test_an_npu_that_leaves_its_work_to_the_cpu_is_found_out(npu, dense):
+    npu(runs=["CPU"])
+    with pytest.raises(MissingError, match=r"openvino:NPU was asked for, but OpenVINO runs .* on CPU"):
+        load_uncalibrated(dense, "openvino:NPU")
+    with pytest.warns(EngineWarning, match="runs on cpu, not on openvino:NPU"):
+        net = load_uncalibrated(dense, "openvino:NPU", fallback="cpu")
+    assert {stage.device for stage in net.provenance.stages} == {"cpu"}
+
+
+def test_what_an_npu_cannot_take_names_it_and_proposes_another_placement(npu, zoo):
+    npu()
+    _, bundle, _ = zoo("encoder")
+    words = r"openvino:NPU takes fixed shapes only, and the axis time of tokens in stage0.onnx.*--place 0=cpu"
+    with pytest.raises(UnsupportedError, match=words):
+        load_uncalibrated(bundle, "openvino:NPU")
