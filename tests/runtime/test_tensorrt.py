@@ -1,7 +1,6 @@
 """TensorRT: what it does without a GPU is done for real by TensorRT-RTX; what needs one runs on a fake, named so."""
 
 import importlib
-import threading
 import time
 
 import numpy as np
@@ -14,6 +13,7 @@ from offramp.runtime.cache import list_cache
 from offramp.runtime.engines import Source, tensorrt
 from offramp.runtime.loading import load_uncalibrated
 
+from dense import labels_of_clones
 from fake_tensorrt import VERSIONS, FakeDriver, make_tensorrt
 
 
@@ -151,18 +151,7 @@ def test_clones_run_in_threads_of_their_own(dense, monkeypatch):
     x = draw(64)
     with load_uncalibrated(dense, "cpu") as cpu, load_uncalibrated(dense, "tensorrt:0") as net:
         right = [cpu(sample).label for sample in x]
-        found = {}
-
-        def work(number):
-            mine = net.clone()
-            found[number] = [mine(sample).label for sample in x]
-
-        threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert found == {0: right, 1: right, 2: right}
+        assert labels_of_clones(net, x) == [right] * 3
 
 
 def test_closing_gives_the_memory_back(dense, monkeypatch):
