@@ -1,0 +1,95 @@
+"""Every GPU, DLA and NPU that this machine has, of which no other test sees one:
+
+OFFRAMP_HARDWARE=1 python -m pytest -s tests/hardware/test_accelerators.py
+
+Small networks in three precisions are run there and on the CPU; printed are what runs them, how far their scores are apart, and
+the latency of leaving at each exit. What a device cannot run is skipped with its reason.
+"""
+
+import os
+
+import numpy as np
+import pytest
+
+from offramp.errors import MissingError, UnsupportedError, UsageError
+from offramp.export import export, quantize
+from offramp.runtime import build
+from offramp.runtime.engines import engines, name_device
+from offramp.runtime.loading import load_uncalibrated
+
+import networks
+from dense import labels_of_clones
+
+
+def find_devices():
+    """Return the devices that are here and are no CPU."""
+    found = []
+    for module, engine in engines().items() if os.environ.get("OFFRAMP_HARDWARE") else ():
+        try:
+            found += [name_device(module, engine, place) for place in engine.list_places()]
+        except MissingError as error:
+            print(error)
+    return [name for name in found if name.rpartition(":")[2].lower() != "cpu"]
+
+
+def load_or_skip(bundle, device, variant):
+    try:
+        return load_uncalibrated(bundle, device, variant=variant)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+
+
+def leave_at_each(net, samples):
+    """Return the median latency of leaving at each exit, in microseconds."""
+    medians, exits = [], len(net.exits)
+    for k in range(exits):
+        net.thresholds = [2.0] * k + [0.0] * (exits - 1 - k)
+        medians.append(round(float(np.median([net(sample).latency_s for sample in [*samples, *samples]])) * 1e6, 1))
+    return medians
+
+
+DEVICES = find_devices()
+SCORE_ERROR = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.1}
+"""How far a score may be from the same variant's on the CPU."""
+
+pytestmark = pytest.mark.skipif(not DEVICES, reason="needs a GPU or an NPU: OFFRAMP_HARDWARE=1 python -m pytest -s")
+
+
+@pytest.fixture(scope="module", params=["plain", "multi-scale-dense", "depthwise-separable"])
+def compressed(request, tmp_path_factory):
+    entry = networks.ZOO[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    bundle = export(networks.build(entry), entry.draw(3, 0), folder / "net.offramp", **entry.options)
+    return entry, quantize(quantize(bundle, entry.draw(64, 1), to="fp16"), entry.draw(64, 1), symmetric=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", SCORE_ERROR)
+def test_every_precision_says_what_the_cpu_says(compressed, device, precision):
+    entry, bundle = compressed
+    x = entry.draw(200, 2)
+    variant = next(one.name for one in bundle.manifest.variants if one.precision == precision)
+    with load_or_skip(bundle, device, variant) as net, load_uncalibrated(bundle, "cpu", variant=variant) as cpu:
+        ours, theirs = net.every_exit(x), cpu.every_exit(x)
+        error = float(np.abs(ours.score - theirs.score).max())
+        agreement = (ours.label == theirs.label).mean(0)
+        print(f"\n{device} {variant}: {net.provenance.stages[0].runs_on}; score error {error:.1e}, labels {agreement}")
+        print(f"us per exit {leave_at_each(net, x[0][:50])}, on the CPU {leave_at_each(cpu, x[0][:50])}")
+    half = "dla" in device or "npu" in device.lower()  # which compute in half precision whatever the stage says
+    assert error <= max(SCORE_ERROR[precision], SCORE_ERROR["fp16"] * half)
+    assert (agreement >= 0.95).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_was_built_is_loaded_again_and_clones_run_at_once(compressed, device):
+    entry, bundle = compressed
+    x = entry.draw(50, 3)[0]
+    load_or_skip(bundle, device, "fp32").close()
+    built = build(bundle, device)
+    with load_uncalibrated(bundle, device) as net:
+        assert not built or {stage.built for stage in net.provenance.stages} == {"cache"}
+        right = [net(sample).label for sample in x]
+        try:
+            assert labels_of_clones(net, x) == [right] * 3
+        except UsageError as error:
+            pytest.skip(str(error))
