@@ -16,7 +16,7 @@ from ..errors import BundleError, MissingError, UnsupportedError, UsageError
 from ..files import check_writable
 from ..schema import Exit, Stage, Variant
 from . import cache
-from .engines import Builder, Compiled, Device, Source, find_device
+from .engines import Builder, Compiled, CrossBuilder, Device, Source, find_device
 from .placing import AUTO, spread
 from .results import StageProvenance
 
@@ -127,7 +127,8 @@ def build(
         device: a device, or one for each stage; not `auto`, which measures when it loads.
         variant: name of the variant; the first by default.
         threads, logits: as it will be loaded with, since other builds do not fit; `verify` reads logits.
-        into_bundle: keep them in the bundle's `engines/` instead of the cache; they then travel with it.
+        into_bundle: keep them in the bundle's `engines/` instead of the cache; they then travel with it. What is built for
+            another machine always goes there, and with it the static networks that calibrating compares with.
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
@@ -143,21 +144,34 @@ def build(
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.")
     devices = spread(device, len(chosen.stages))
-    prepare = _preparer(opened, chosen, chosen.stages, chosen.exits, threads=threads, logits=logits)
+    prepare_from = functools.partial(_preparer, opened, chosen, threads=threads, logits=logits)
+    prepare = prepare_from(chosen.stages, chosen.exits)
     pairs = dict.fromkeys((stage.file, name) for stage, name in zip(chosen.stages, devices, strict=True))
+    jobs = [prepare(file, name) for file, name in pairs]
+    for k, name in enumerate(devices):
+        if isinstance(find_device(name).engine, CrossBuilder):
+            stages, exits = cut_static(opened, chosen, k)
+            jobs.append(prepare_from(stages, exits)(stages[0].file, name))
     found = []
-    for k, (file, name) in enumerate(pairs):
+    for k, job in enumerate(jobs):
         if progress is not None:
-            progress("building", k, len(pairs))
-        job = prepare(file, name)
-        if isinstance(job.device.engine, Builder):
+            progress("building", k, len(jobs))
+        engine = job.device.engine
+        if isinstance(engine, Builder):
             with _proposing(job):
-                found.append(_build_inside(job) if into_bundle else _build_in_cache(job))
+                inside = into_bundle or isinstance(engine, CrossBuilder)
+                found.append(_build_inside(job) if inside else _build_in_cache(job))
         else:
-            job.device.engine.list_places()  # an engine that is missing says so
+            engine.list_places()  # an engine that is missing says so
     if progress is not None:
-        progress("building", len(pairs), len(pairs))
+        progress("building", len(jobs), len(jobs))
     return tuple(found)
+
+
+def cut_static(bundle: Bundle, variant: Variant, exit_: int) -> tuple[tuple[Stage, ...], tuple[Exit, ...]]:
+    """Return the one stage and the one exit of the static network that ends at an exit."""
+    end = variant.exits[exit_]
+    return (Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs),), (end,)
 
 
 def _preparer(
@@ -172,7 +186,10 @@ def _preparer(
         number = next(k for k, stage in enumerate(stages) if stage.file == file)
         stage, exit_ = stages[number], exits[number]
         guarded = stage.guarded
-        outputs = [tensor.name for tensor in stage.outputs] + [exit_.score, exit_.label] + [exit_.logits] * logits
+        device = find_device(device_name)
+        travels = isinstance(device.engine, CrossBuilder)  # what runs it cannot build again, so one build serves both
+        tells = logits or travels
+        outputs = [tensor.name for tensor in stage.outputs] + [exit_.score, exit_.label] + [exit_.logits] * tells
         source = Source(
             path=folder / file,
             inputs=stage.inputs,
@@ -180,7 +197,6 @@ def _preparer(
             guarded=None if guarded is None else folder / guarded,
             check=lambda: [check(name) for name in (variant.weights, file, guarded) if name is not None],
         )
-        device = find_device(device_name)
         key: dict[str, str] = {}
         if isinstance(device.engine, Builder):
             key = {
@@ -194,7 +210,7 @@ def _preparer(
                 "architecture": platform.machine(),
                 **device.engine.describe_build(device.place),
             }
-        ending = ".logits.built" if logits else ".built"
+        ending = ".logits.built" if logits and not travels else ".built"
         inside = bundle.path / "engines" / device.name.replace(":", "-") / variant.name / f"{Path(file).stem}{ending}"
         label = f"{bundle.path.resolve()} {variant.name} {file}"
         return Job(source, device, threads, file, label, key, inside, number if len(stages) > 1 else None)
@@ -219,14 +235,15 @@ def _compile(job: Job, why: str | None = None) -> tuple[Compiled, StageProvenanc
 
 
 def _compile_or_build(job: Job, why: str | None) -> tuple[Compiled, StageProvenance]:
-    content, where = _fetch(job) if isinstance(job.device.engine, Builder) else (None, "now")
-    compile_stage = functools.partial(
-        job.device.engine.compile_stage, job.source, job.device.place, threads=job.threads
-    )
+    engine = job.device.engine
+    if isinstance(engine, CrossBuilder):
+        engine.check_place(job.device.place)
+    content, where = _fetch(job) if isinstance(engine, Builder) else (None, "now")
+    compile_stage = functools.partial(engine.compile_stage, job.source, job.device.place, threads=job.threads)
     try:
         compiled = compile_stage(built=content)
     except BundleError as error:
-        if where == "now":
+        if where == "now" or isinstance(engine, CrossBuilder):
             raise
         kept = cache.fetch(job.key, job.label)[0] if where == "bundle" else None
         content, where = (_build_and_keep(job, str(error)), "now") if kept is None else (kept, "cache")
@@ -234,11 +251,21 @@ def _compile_or_build(job: Job, why: str | None) -> tuple[Compiled, StageProvena
     return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why)
 
 
+def _not_built(job: Job, problem: str | None) -> MissingError:
+    """Say how to get a stage that is built on another machine."""
+    return MissingError(
+        f"{job.source.path} is not built for {job.device.name}{f': {problem}' if problem else ''}. Build it into the bundle on "
+        f"a workstation: offramp build BUNDLE --device {job.device.name} --variant {job.inside.parent.name}"
+    )
+
+
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return what was built ahead, or build and keep it; and where it was."""
     content, damage = cache.read_build(job.record, job.inside, job.key)
     if content is not None:
         return content, "bundle"
+    if isinstance(job.device.engine, CrossBuilder):
+        raise _not_built(job, damage)
     content, stale = cache.fetch(job.key, job.label)
     if content is not None:
         if damage is not None:

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..points import Calibration, OperatingPoint
 from ..schema import Exit, Stage, Variant
 from .auto import choose_devices
-from .building import EngineWarning, Progress, compile_stages
+from .building import EngineWarning, Progress, compile_stages, cut_static
 from .calibrations import UncalibratedWarning, choose_point, differs_here, most_careful, variant_of
 from .chain import Net
 from .golden import read_golden
@@ -76,7 +76,7 @@ def load(
     how["points"] = found.points if found else None
     stages, exits = chosen.stages, chosen.exits
     if best is not None and best.static is not None:
-        stages, exits = _cut_static(bundle, chosen, best.static)
+        stages, exits = cut_static(bundle, chosen, best.static)
         if not isinstance(device, str) and len(device) == len(chosen.stages):
             device = device[best.static]  # given for the chain
     net = _open(bundle, chosen, stages, exits, device, point=best, **how)
@@ -136,14 +136,8 @@ def load_static(
     count = len(chosen.exits)
     if not -count <= exit < count:
         raise UsageError(f"There is no exit {exit}: {bundle.path} has exits 0 to {count - 1}.")
-    stages, exits = _cut_static(bundle, chosen, exit)
+    stages, exits = cut_static(bundle, chosen, exit)
     return _open(bundle, chosen, stages, exits, device, threads=threads, logits=logits)
-
-
-def _cut_static(bundle: Bundle, variant: Variant, exit_: int) -> tuple[tuple[Stage, ...], tuple[Exit, ...]]:
-    """Return the one stage and the one exit of the static network that ends at an exit."""
-    end = variant.exits[exit_]
-    return (Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs),), (end,)
 
 
 def _open(

@@ -133,11 +133,30 @@ class Builder(Engine, Protocol):
     """An engine that takes long to compile a stage, and can do so ahead."""
 
     def describe_build(self, place: str) -> dict[str, str]:
-        """Return what of the engine and the device decides whether a stage that was built ahead fits, by name."""
+        """Return what of the engine and the device decides whether a stage that was built ahead fits, by name.
+
+        Where `architecture`, `threads` or `offramp` decide nothing, it gives them a value of its own that is always the same.
+        """
         ...
 
     def build(self, source: Source, place: str, *, threads: int) -> bytes:
         """Compile a stage ahead into bytes that `compile_stage` takes as `built`."""
+        ...
+
+
+@runtime_checkable
+class CrossBuilder(Builder, Protocol):
+    """A builder whose stages are built on another machine than runs them: its builds belong into the bundle, never into a cache.
+
+    `build` and `describe_build` work without the device.
+    """
+
+    def check_place(self, place: str) -> None:
+        """See that stages can run on a place.
+
+        Raises:
+            MissingError: they cannot here.
+        """
         ...
 
 

@@ -1,0 +1,174 @@
+"""A stage's ONNX file to Rockchip's form: a script that `engines/rknn.py` runs in an environment that has rknn-toolkit2.
+
+    python rknn_converter.py < job.json    # in an empty folder; rknn-toolkit2 prints to stdout and stderr
+
+It knows nothing of offramp. The job names `onnx` (a path), `soc`, `inputs` (name and fixed shape of each) and `outputs` (their
+names, in the order wanted). It leaves `reply.json`, what was made or `error` with its `kind` (`unsupported`, `missing`), and
+beside it `stage.rknn`.
+
+Tensors in 8 bits that stages of a quantised network hand over become float32 here: rknn-toolkit2 takes QuantizeLinear and
+DequantizeLinear inside a graph only, not at its border. `reply.json` has their scales and zero points for who runs the stage.
+"""
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+OPSET = 19
+"""The newest one that rknn-toolkit2 2.5 reads."""
+
+
+class UnsupportedStage(Exception):
+    """The stage holds what rknn-toolkit2 does not take."""
+
+
+def main() -> None:
+    """Read a job from stdin and do it."""
+    reply: dict[str, Any]
+    try:
+        reply = convert(json.load(sys.stdin), _start())
+    except UnsupportedStage as error:
+        reply = {"error": str(error), "kind": "unsupported"}
+    except ImportError as error:
+        reply = {"error": str(error), "kind": "missing"}
+    Path("reply.json").write_text(json.dumps(reply))
+
+
+def _start() -> Any:
+    from rknn.api import RKNN
+
+    return RKNN(verbose=True)  # only then does it tell what runs where
+
+
+def convert(job: dict[str, Any], rknn: Any) -> dict[str, Any]:
+    """Convert the stage of a job with an RKNN object, which can then simulate it.
+
+    Raises:
+        UnsupportedStage: with the reason.
+    """
+    import onnx
+
+    model, inputs, outputs = prepare(job)
+    onnx.save_model(model, "stage.onnx")
+    # rknn-toolkit2 says of itself that level 3 makes quantised models less accurate than level 2.
+    level = 2 if any(node.op_type == "QuantizeLinear" for node in model.graph.node) else 3
+    steps: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("config", lambda: rknn.config(target_platform=job["soc"], optimization_level=level)),
+        ("load", lambda: rknn.load_onnx("stage.onnx")),
+        ("build", lambda: rknn.build(do_quantization=False)),
+        ("export", lambda: rknn.export_rknn("stage.rknn")),
+    )
+    for name, step in steps:
+        try:
+            code = step()
+        except Exception as error:  # it raises ValueError with a traceback inside, and whatever it stumbles over
+            raise UnsupportedStage(_last_line(error)) from error
+        if code != 0:
+            raise UnsupportedStage(f"rknn-toolkit2 says no more than that it failed to {name} the stage")
+    return {"toolkit": importlib.metadata.version("rknn-toolkit2"), "inputs": inputs, "outputs": outputs}
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def prepare(job: dict[str, Any]) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the stage as rknn-toolkit2 takes it, and how its inputs and outputs differ from the stage's own.
+
+    Raises:
+        UnsupportedStage: it has control flow, or cannot be brought to the opset.
+    """
+    import onnx
+    from onnx import TensorProto, helper, version_converter
+
+    model = onnx.load(job["onnx"])
+    for node in model.graph.node:
+        if any(attribute.type in (5, 10) for attribute in node.attribute):  # graphs
+            raise UnsupportedStage(
+                f"the node {node.name or node.output[0]} is an {node.op_type}, and NPUs take no branches"
+            )
+    if any(known.domain in ("", "ai.onnx") and known.version > OPSET for known in model.opset_import):
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except Exception as error:
+            raise UnsupportedStage(f"it is not to be had in opset {OPSET}: {_last_line(error)}") from error
+    graph = model.graph
+    for node in graph.node:
+        _drop_layout(node)
+    border = _Border(graph)
+    inputs = [border.read(tensor) for tensor in job["inputs"]]
+    shapes = {tensor["name"]: tensor["shape"] for tensor in job["inputs"]}
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    outputs = [border.write(name) for name in job["outputs"]]
+    nodes = [*border.before, *graph.node]
+    values = [
+        helper.make_tensor_value_info(
+            one["tensor"], TensorProto.FLOAT if "scale" in one else types[one["name"]], shapes[one["name"]]
+        )
+        for one in inputs
+    ]
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.input.extend(values)
+    graph.output.extend(
+        helper.make_tensor_value_info(one["tensor"], TensorProto.FLOAT if "scale" in one else types[one["name"]], None)
+        for one in outputs
+        if "tensor" in one
+    )
+    return onnx.shape_inference.infer_shapes(model, data_prop=True), inputs, outputs
+
+
+def _drop_layout(node: Any) -> None:
+    """Leave the attribute `layout` of recurrent nodes out where it says what is so without it: rknn-toolkit2 stumbles over it."""
+    kept = [attribute for attribute in node.attribute if attribute.name != "layout" or attribute.i != 0]
+    if len(kept) < len(node.attribute):
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+class _Border:
+    """Moves the quantisation of tensors that enter or leave a graph out of it."""
+
+    def __init__(self, graph: Any) -> None:
+        from onnx import numpy_helper
+
+        self.before: list[Any] = []
+        self._inputs = {value.name for value in graph.input}
+        self._numbers = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._readers = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+
+    def read(self, tensor: dict[str, Any]) -> dict[str, Any]:
+        from onnx import helper
+
+        name = tensor["name"]
+        reader = self._readers.get(name)
+        if reader is None:
+            return {"name": name, "tensor": name}
+        made = f"{name}.float"
+        self.before.append(
+            helper.make_node("QuantizeLinear", [made, *reader.input[1:]], [name], name=f"{name}.quantize")
+        )
+        return {"name": name, "tensor": made, **self._scale(reader)}
+
+    def write(self, name: str) -> dict[str, Any]:
+
+        maker = self._makers.get(name)
+        if maker is None or maker.op_type != "QuantizeLinear":
+            return {"name": name, "tensor": name}
+        if maker.input[0] in self._inputs:
+            return {"name": name, "input": maker.input[0], **self._scale(maker)}
+        return {"name": name, "tensor": maker.input[0], **self._scale(maker)}
+
+    def _scale(self, node: Any) -> dict[str, float | int]:
+        scale = self._numbers[node.input[1]]
+        zero_point = self._numbers[node.input[2]] if len(node.input) > 2 else 0
+        return {"scale": float(scale), "zero_point": int(zero_point)}
+
+
+if __name__ == "__main__":
+    main()
