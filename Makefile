@@ -1,17 +1,23 @@
 # make demo: train, export, calibrate, run and compare a network on handwritten digits.  make test: run the tests.
+# make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
 PYTHON ?= python3
 VENV := .venv
+RKNN_PYTHON ?= $(PYTHON)
+RKNN ?= .rknn
 PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend pytest pytest-xdist ruff mypy
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-rknn lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-rknn: $(VENV)/.installed $(RKNN)/.installed
+	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest tests/runtime/test_rknn.py
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -26,5 +32,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e $(PACKAGES)
 	@touch $@
 
+$(RKNN)/.installed: runtime/rknn.txt
+	$(RKNN_PYTHON) -m venv $(RKNN)
+	$(RKNN)/bin/pip install -q -r runtime/rknn.txt
+	$(RKNN)/bin/pip install -q --no-deps rknn-toolkit2==2.5.0
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(RKNN) build *.egg-info

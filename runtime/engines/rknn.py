@@ -5,6 +5,7 @@ the board rknn-toolkit-lite2 (RKNNLite) runs it. What is built is a line of JSON
 """
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
@@ -190,7 +191,8 @@ def _how_to_make(python: Path) -> str:
     pip = python.with_name("pip")
     return (
         f"Make it (x86-64, Python 3.10 to 3.12, 2 GB):\n  python3.11 -m venv {python.parents[1]}\n"
-        f"  {pip} install -r {FOLDER / 'rknn.txt'}\n  {pip} install --no-deps {TOOLKIT}\n"
+        f"  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu {pip} install -r {FOLDER / 'rknn.txt'}\n"
+        f"  {pip} install --no-deps {TOOLKIT}\n"
         "or let OFFRAMP_RKNN_PYTHON name the Python of another one."
     )
 
@@ -274,9 +276,9 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
         if not loaded:
             raise BundleError(f"RKNNLite cannot read what was built of {source.path} for rknn:{place}.")
         raise MissingError(
-            f"RKNNLite cannot start {source.path} on {place}. Most often librknnrt.so on the board is older than rknn-toolkit2 "
-            f"{header.toolkit}, which built it: update it from github.com/airockchip/rknn-toolkit2. Or remove engines/rknn-{place}"
-            " in the bundle and build again with the older toolkit."
+            f"RKNNLite cannot start {source.path} on {place}. Most often librknnrt.so here is older than rknn-toolkit2 "
+            f"{header.toolkit}, which built it: update it from github.com/airockchip/rknn-toolkit2. Or remove engines/"
+            f"rknn-{place} in the bundle and build again with the older toolkit."
         )
     return Model(lite, header, _describe(lite, header, place))
 
@@ -297,8 +299,10 @@ def _printing_to_stderr() -> Iterator[None]:
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
+        ctypes.CDLL(None).fflush(None)  # what C's printf still holds
         os.dup2(kept, 1)
         os.close(kept)
 

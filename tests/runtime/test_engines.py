@@ -365,7 +365,11 @@ def test_auto_leaves_out_what_answers_differently_or_is_missing(dense, monkeypat
 def test_every_engine_offers_what_the_contract_says():
     for module, engine in engines().items():
         assert isinstance(engine.PACKAGE, str) and isinstance(engine.ALIASES, tuple)
-        for place, what in engine.list_places().items():
+        try:
+            places = engine.list_places()
+        except MissingError:
+            continue  # its package or device is not here
+        for place, what in places.items():
             device = find_device(name_device(module, engine, place))
             assert device.engine is engine and device.place == place and what
 
