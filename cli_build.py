@@ -26,7 +26,10 @@ def build(
     variant: str | None,
     as_json: bool,
 ) -> None:
-    """Compile BUNDLE's stages for a device ahead, so that loading it takes no time for that."""
+    """Compile BUNDLE's stages for a device ahead, so that loading it takes no time for that.
+
+    What another machine will run, such as rknn:rk3588, is always kept in the bundle, static networks for calibrating included.
+    """
     from .bundle import open_bundle
     from .runtime import build as build_bundle
 

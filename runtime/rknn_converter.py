@@ -92,6 +92,7 @@ def prepare(job: dict[str, Any]) -> tuple[Any, list[dict[str, Any]], list[dict[s
                 f"the node {node.name or node.output[0]} is an {node.op_type}, and NPUs take no branches"
             )
     if any(known.domain in ("", "ai.onnx") and known.version > OPSET for known in model.opset_import):
+        _spell_gelu(model)
         try:
             model = version_converter.convert_version(model, OPSET)
         except Exception as error:
@@ -100,6 +101,7 @@ def prepare(job: dict[str, Any]) -> tuple[Any, list[dict[str, Any]], list[dict[s
     for node in graph.node:
         _drop_layout(node)
     _widen_weights(graph)
+    _part_readers(graph)
     border = _Border(graph)
     inputs = [border.read(tensor) for tensor in job["inputs"]]
     shapes = {tensor["name"]: tensor["shape"] for tensor in job["inputs"]}
@@ -121,6 +123,47 @@ def prepare(job: dict[str, Any]) -> tuple[Any, list[dict[str, Any]], list[dict[s
         if "tensor" in one
     )
     return onnx.shape_inference.infer_shapes(model, data_prop=True), inputs, outputs
+
+
+def _spell_gelu(model: Any) -> None:
+    """Write Gelu, which is newer than the opset, out as ONNX defines it: x / 2 * (1 + erf(x / sqrt 2)), or with tanh."""
+    import math
+
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    if not any(node.op_type == "Gelu" for node in graph.node):
+        return
+    typed = onnx.shape_inference.infer_shapes(model).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*typed.input, *typed.value_info)}
+    nodes: list[Any] = []
+    for node in graph.node:
+        if node.op_type != "Gelu":
+            nodes.append(node)
+            continue
+        (x,), (y,) = node.input, node.output
+        dtype = helper.tensor_dtype_to_np_dtype(types.get(x, onnx.TensorProto.FLOAT))
+
+        def add(
+            kind: str, a: str, b: str | float | None = None, *, to: str = "", y: str = y, dtype: Any = dtype
+        ) -> str:
+            name = to or f"{y}.{len(nodes)}"
+            if isinstance(b, float):
+                graph.initializer.append(numpy_helper.from_array(np.array(b, dtype), f"{name}.by"))
+                b = f"{name}.by"
+            nodes.append(helper.make_node(kind, [a] if b is None else [a, b], [name], name=name))
+            return name
+
+        if any(attribute.s == b"tanh" for attribute in node.attribute):
+            cubed = add("Mul", add("Mul", add("Mul", x, x), x), 0.044715)
+            bent = add("Tanh", add("Mul", add("Add", x, cubed), math.sqrt(2 / math.pi)))
+        else:
+            bent = add("Erf", add("Div", x, math.sqrt(2)))
+        add("Mul", add("Mul", x, add("Add", bent, 1.0)), 0.5, to=y)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _drop_layout(node: Any) -> None:
@@ -150,6 +193,29 @@ def _widen_weights(graph: Any) -> None:
                     name = f"{node.output[0]}.wide{k}"
                     graph.initializer.append(numpy_helper.from_array(values, name))
                     node.input[k] = name
+
+
+def _part_readers(graph: Any) -> None:
+    """Give every reader of a dequantised tensor a DequantizeLinear of its own: rknn-toolkit2 loses types where they share one."""
+    from onnx import helper
+
+    makers = {name: node for node in graph.node for name in node.output}
+    nodes, read = [], set()
+    for node in graph.node:
+        for k, name in enumerate(node.input):
+            maker = makers.get(name)
+            if maker is None or maker.op_type != "DequantizeLinear":
+                continue
+            if name in read:
+                own = f"{name}.for.{node.output[0]}.{k}"
+                copy = helper.make_node("DequantizeLinear", maker.input, [own], name=own)
+                copy.attribute.extend(maker.attribute)
+                nodes.append(copy)
+                node.input[k] = own
+            read.add(name)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 class _Border:

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 
 from offramp.bundle import open_bundle
 from offramp.errors import BundleError, DataError, MissingError, UnsupportedError
-from offramp.export import quantize
+from offramp.export import export, quantize
 from offramp.runtime import build, verify
 from offramp.runtime import rknn_converter as converter
 from offramp.runtime.engines import rknn
@@ -37,7 +37,7 @@ DEVICE = "rknn:rk3588"
 PYTHON = os.environ.get("OFFRAMP_RKNN_PYTHON")
 with_toolkit = pytest.mark.skipif(not PYTHON, reason="needs rknn-toolkit2: make test-rknn")
 
-SCORES = {"fp32": 0.02, "int8": 0.03}
+SCORES = {"fp32": 0.02, "int8": 0.05}
 """How far scores of the simulated NPU may be from ONNX Runtime's: in float16 each of them, in int8 on average.
 
 ONNX Runtime's own int8 is up to 0.4 away from float32 on single samples of these networks, and 0.06 on average.
@@ -49,7 +49,6 @@ LABELS = {"fp32": 0.98, "int8": 0.90}
 REFUSED = {
     ("encoder", "fp32"): "the axis time of .* differs from call to call",
     ("encoder", "int8"): "the axis time of .* differs from call to call",
-    ("mixture-of-experts", "int8"): "cannot build .*stage1.onnx for rknn:rk3588: .*experts.2.0.weight.* --place 1=cpu",
 }
 """What rknn-toolkit2 2.5.0 does not take of the zoo, and what is said."""
 
@@ -371,6 +370,9 @@ def simulator():
 
 
 def zoo_names():
+    """Importing the zoo takes seconds: only where it is used."""
+    if not PYTHON:
+        return ["every network of the zoo"]
     import networks
 
     return list(networks.ZOO)
@@ -405,11 +407,42 @@ def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_p
 
 
 @with_toolkit
+def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, board, monkeypatch):
+    import networks
+
+    entry = networks.ZOO["encoder"]
+    bundle = export(networks.build(entry), entry.draw(3, 0), tmp_path / "encoder.offramp")
+    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    build(bundle, DEVICE)
+    board(lite=simulator.lite())
+    npu, cpu = (load_uncalibrated(bundle, where).every_exit(entry.draw(50, 7)) for where in (DEVICE, "cpu"))
+    assert (npu.label == cpu.label).mean() >= LABELS["fp32"]
+    assert np.abs(npu.score - cpu.score).max() <= SCORES["fp32"]
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_written_out_for_the_opset_of_the_toolkit(tmp_path, approximate):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 9]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Gelu", ["x"], ["y"], approximate=approximate)], "g", [x], [y])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "gelu.onnx"
+    )
+    job = {"onnx": str(tmp_path / "gelu.onnx"), "inputs": [{"name": "x", "shape": [1, 9]}], "outputs": ["y"]}
+    model, _, _ = converter.prepare(job)
+    assert model.opset_import[0].version == 19
+    fed = {"x": np.linspace(-4, 4, 9, dtype=np.float32)[None]}
+    ours = ort.InferenceSession(model.SerializeToString()).run(["y"], fed)[0]
+    assert np.allclose(ours, ort.InferenceSession(tmp_path / "gelu.onnx").run(["y"], fed)[0], atol=1e-6)
+
+
+@with_toolkit
 @pytest.mark.parametrize("chip", ["rk3588", "rk3566"])
 def test_the_command_builds_with_the_toolkit_and_tells_what_is_left_to_the_cpu(dense, chip):
-    done = offramp("build", dense.path, "--device", f"rknn:{chip}", "--json")
+    done = offramp("build", dense.path, "--place", f"0=rknn:{chip}", "--json")
     assert done.returncode == 0, done.stderr
-    for one in json.loads(done.stdout):
+    found = json.loads(done.stdout)
+    assert [one["stage"] for one in found] == ["stage0.onnx", "static0.onnx"]
+    for one in found:
         line, _, content = Path(one["path"]).read_bytes().partition(b"\n")
         header = json.loads(line)
         assert header["toolkit"] == "2.5.0" and header["npu"] > 0 and "ArgMax" in header["cpu"]
