@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +65,12 @@ class Edge(Struct, frozen=True):
 
 
 class Header(Struct, frozen=True):
-    """What is known of a build: the toolkit's version, the borders, the layers on the NPU, and the operators left to the CPU."""
+    """What is known of a build: the toolkit's version, the borders, the NPU's layers by dtype, and the operators of the CPU."""
 
     toolkit: str
     inputs: tuple[Edge, ...]
     outputs: tuple[Edge, ...]
-    npu: int
+    npu: dict[str, int]
     cpu: tuple[str, ...]
 
 
@@ -166,10 +167,10 @@ def build(source: Source, place: str, *, threads: int) -> bytes:
         if reply.get("kind") == "missing":
             raise MissingError(f"The environment of {python} is incomplete: {reply['error']}. {_how_to_make(python)}")
         raise UnsupportedError(f"rknn-toolkit2 cannot build {where}: {reply['error']}.")
-    layers = re.findall(r"^D RKNN: \[[\d:.]+\] \d+ +(\w+) +\w+ +(CPU|NPU|GPU) ", log, re.MULTILINE)
-    left = {name for name, target in layers if target != "NPU"} - {"InputOperator", "OutputOperator"}
-    count = sum(target == "NPU" for _, target in layers)
-    header = msgspec.convert(reply | {"npu": count, "cpu": sorted(left)}, Header, strict=False)
+    layers = re.findall(r"^D RKNN: \[[\d:.]+\] \d+ +(\w+) +(\w+) +(CPU|NPU|GPU) ", log, re.MULTILINE)
+    left = {name for name, _, target in layers if target != "NPU"} - {"InputOperator", "OutputOperator"}
+    count = Counter(dtype.lower() for _, dtype, target in layers if target == "NPU")
+    header = msgspec.convert(reply | {"npu": dict(count), "cpu": sorted(left)}, Header)
     return msgspec.json.encode(header) + b"\n" + model
 
 
@@ -312,7 +313,8 @@ def _describe(lite: Any, header: Header, place: str) -> str:
     said = lite.get_sdk_version() or ""
     names = {"API": "runtime", "DRV": "driver"}
     versions = [f"{names[key]} {number}" for key, number in re.findall(r"(API|DRV):\s*v?([\d.]+)", said)]
-    npu = f"NPU of {place} ({header.npu} layers)" if header.npu else f"NPU of {place}"
+    layers = ", ".join(f"{count} {dtype}" for dtype, count in header.npu.items())
+    npu = f"NPU of {place} (layers: {layers})" if layers else f"NPU of {place}"
     return ", ".join(
         [f"RKNN {header.toolkit}", *versions, npu, *([f"CPU ({', '.join(header.cpu)})"] if header.cpu else [])]
     )

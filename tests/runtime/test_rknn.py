@@ -150,7 +150,7 @@ def test_a_bundle_built_on_a_workstation_runs_on_the_board_and_says_what_runs_it
         (first, *_) = net.provenance.stages
     assert capfd.readouterr().out == ""
     assert first.built == "bundle"
-    assert first.runs_on == "RKNN 2.5.0, runtime 2.3.2, driver 0.9.8, NPU of rk3588 (1 layers), CPU (ArgMax)"
+    assert first.runs_on == "RKNN 2.5.0, runtime 2.3.2, driver 0.9.8, NPU of rk3588 (layers: 1 int8), CPU (ArgMax)"
     assert verify(dense, DEVICE)[0].passed  # which reads the logits
     assert load_static(dense, DEVICE, exit=1)(x[0]).label == load_static(dense, exit=1)(x[0]).label
     mixed = load_uncalibrated(dense, ("cpu", DEVICE, "cpu"))
@@ -184,7 +184,7 @@ def test_images_go_in_as_nchw_and_an_input_in_8_bits_is_handed_over_without_the_
         rknn.Edge("label", "label"),
         rknn.Edge("back", "back"),
     )
-    model = rknn.Model(Doubles(), rknn.Header("2.5.0", edges, given, 1, ()), "")
+    model = rknn.Model(Doubles(), rknn.Header("2.5.0", edges, given, {}, ()), "")
     image = np.arange(-8, 8, dtype=np.float32).reshape(1, 4, 2, 2)
     quantised = np.array([[3, 4, 255]], np.uint8)
     outputs = {
@@ -407,6 +407,22 @@ def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_p
 
 
 @with_toolkit
+@pytest.mark.parametrize("to", ["fp16", "int8"])
+def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, board, monkeypatch):
+    import networks
+
+    _, bundle, _ = zoo("multi-scale")
+    shutil.copytree(bundle.path, tmp_path / "copy.offramp")
+    data = networks.ZOO["multi-scale"].draw(64, 5) if to == "int8" else None
+    bundle = quantize(tmp_path / "copy.offramp", data, to=to)
+    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    build(bundle, DEVICE, variant=to)
+    board(lite=simulator.lite())
+    (found,) = verify(bundle, DEVICE, variant=to)
+    assert found.passed, found
+
+
+@with_toolkit
 def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, board, monkeypatch):
     import networks
 
@@ -445,5 +461,5 @@ def test_the_command_builds_with_the_toolkit_and_tells_what_is_left_to_the_cpu(d
     for one in found:
         line, _, content = Path(one["path"]).read_bytes().partition(b"\n")
         header = json.loads(line)
-        assert header["toolkit"] == "2.5.0" and header["npu"] > 0 and "ArgMax" in header["cpu"]
+        assert header["toolkit"] == "2.5.0" and header["npu"]["float16"] > 0 and "ArgMax" in header["cpu"]
         assert content.startswith(b"RKNN") and f'"target_platform":["{chip}"]'.encode() in content
