@@ -1,5 +1,6 @@
 # make demo: train, export, calibrate, run and compare a network on handwritten digits.  make test: run the tests.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
+# make docs: build the pages of docs/ into site/.
 PYTHON ?= python3
 VENV := .venv
 RKNN_PYTHON ?= $(PYTHON)
@@ -8,7 +9,9 @@ PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend pytest pytest
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
 
-.PHONY: demo test test-rknn lint clean
+DOCS := mkdocs-material 'mkdocstrings[python]'
+
+.PHONY: demo test test-rknn lint docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -25,6 +28,9 @@ lint: $(VENV)/.installed
 	mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/offramp
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV); this takes a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
@@ -38,5 +44,9 @@ $(RKNN)/.installed: runtime/rknn.txt
 	$(RKNN)/bin/pip install -q --no-deps rknn-toolkit2==2.5.0
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(VENV)/bin/pip install -q -c constraints.txt $(DOCS)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(RKNN) build *.egg-info
+	rm -rf $(VENV) $(RKNN) build site *.egg-info

@@ -162,19 +162,25 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     Attributes:
         variant: what runs.
         placement: the device of each stage.
+        target: what it was chosen for.
         static: the exit at which a static network ends that runs instead of the chain: no early exit. None for the chain.
         thresholds: one for each exit but the last, exact float32 values; 2.0 means never.
-        accuracy: share of right labels; `full_accuracy`: of the whole network of the bundle's first variant. None without labels.
-        drop: `full_accuracy - accuracy`, with its 95 % interval.
+        accuracy: share of right labels; None without labels.
+        full_accuracy: that of the whole network of the bundle's first variant; None without labels.
+        drop: `full_accuracy - accuracy`; None without labels.
+        drop_interval: its paired 95 % interval.
         disagreement: share of the inputs that get another label than the whole network gives them.
         latency_s: mean latency predicted from the exit shares and `exit_latency_s`.
+        exit_shares: share of the samples that leave at each exit; they sum to 1.
         late: share predicted to take longer than the target's deadline.
         energy_j: mean energy predicted alike.
         exit_latency_s: measured mean latency of leaving at each exit, in the mix in which this point leaves there.
         met: whether these samples keep the target's limits.
-        certificate: what is promised; None where nothing is. `promise` says it, or why not, in words.
+        certificate: what is promised; None where nothing is.
+        promise: that, or why nothing is promised, in words.
         rival: the best static network that keeps the target, as an index into the calibration's `statics`; None where none does.
-        pays: whether the target is kept and that network is beaten; `verdict` says it in words.
+        pays: whether the target is kept and that network is beaten.
+        verdict: that in words.
     """
 
     variant: str
@@ -224,7 +230,12 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
 
 
 class Latency(Record, frozen=True):
-    """Measured latency of leaving at one exit, in seconds."""
+    """Measured latency of leaving at one exit, in seconds.
+
+    Attributes:
+        mean_s: over all calls.
+        p50_s, p90_s, p99_s: its percentiles.
+    """
 
     mean_s: Seconds
     p50_s: Seconds
@@ -236,6 +247,8 @@ class Chain(Record, frozen=True, kw_only=True):
     """A variant where it was placed, as it was measured.
 
     Attributes:
+        variant: which one.
+        placement: the device of each stage.
         exits: latency of leaving at each exit, forced, end to end.
         passing_s: what each exit but the last takes from those that do not leave there: its head, its call, and what the engine
             cannot join across the cut. Without that exit, later ones are faster by it. Empty where stages run on several devices.
@@ -254,7 +267,14 @@ class Chain(Record, frozen=True, kw_only=True):
 class StaticPoint(Record, frozen=True, kw_only=True):
     """The static network that ends at one exit, without the earlier heads; figures are of the same samples as the points'.
 
-    `energy_j` is its time by the power that the chain drew up to that exit.
+    Attributes:
+        variant, device: what ran where.
+        exit: which exit it ends at.
+        accuracy: share of right labels; None without labels.
+        drop: against the whole network of the bundle's first variant; None without labels.
+        disagreement: share of the inputs that get another label than that network gives them.
+        latency_s: mean latency.
+        energy_j: its time by the power that the chain drew up to that exit; None where no energy was measured.
     """
 
     variant: str
@@ -271,6 +291,8 @@ class Gate(Record, frozen=True, kw_only=True):
     """A compressed variant that took no part in the search, since it is slower or much worse than its parent here.
 
     Attributes:
+        variant, placement: what was left out, and the device of each of its stages.
+        parent: the variant it was made from.
         latency_s, parent_latency_s: median latency to the last exit.
         accuracy, parent_accuracy: at the exit where it loses too much and most, or else at the last, by the samples that choose;
             None where they are not known.
@@ -290,7 +312,10 @@ class Gate(Record, frozen=True, kw_only=True):
 class Tradeoff(Record, frozen=True, kw_only=True):
     """A way to run that no other one beats in accuracy, latency and energy at once. Nothing is promised of it.
 
-    `static` and `thresholds` are as in `OperatingPoint`; `accuracy` is agreement with the whole network without labels.
+    Attributes:
+        variant, placement, static, thresholds: as in `OperatingPoint`.
+        accuracy: share of right labels; without labels agreement with the whole network.
+        latency_s, energy_j: means; `energy_j` is None where no energy was measured.
     """
 
     variant: str
@@ -303,7 +328,13 @@ class Tradeoff(Record, frozen=True, kw_only=True):
 
 
 class Conditions(Record, frozen=True):
-    """The board before and after measuring: the fastest core's clock, the hottest zone, and what slowed it down meanwhile."""
+    """The board before and after measuring.
+
+    Attributes:
+        clock_hz: the fastest core's clock, before and after; None where it is unknown.
+        temperature_c: of the hottest zone, before and after; None where it is unknown.
+        throttled: what slowed the board down meanwhile.
+    """
 
     clock_hz: tuple[float | None, float | None]
     temperature_c: tuple[float | None, float | None]
@@ -314,6 +345,8 @@ class Calibration(Record, frozen=True, kw_only=True):
     """What calibration measured and found on one device.
 
     Attributes:
+        schema: the version of this form.
+        offramp: the version of offramp that wrote it.
         variants: the yardstick, whose whole network drops are held against, and those that were measured: which ones, exactly,
             by `Variant.digest`.
         fingerprint: the device and software it was measured on; see `devices.fingerprint`.

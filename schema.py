@@ -34,8 +34,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
 class Tensor(Record, frozen=True):
     """A named tensor.
 
-    In its shape `None` is the batch axis (a shape without one does not depend on the batch), and a name is an axis that differs
-    from call to call, such as the length of a sequence; axes of the same name are equally long.
+    Attributes:
+        name: as in the graph.
+        dtype: of its values.
+        shape: one entry per axis: a size; `None` (JSON null) for the batch axis, and a shape without one does not depend on the
+            batch; or a name for an axis that differs from call to call, such as the length of a sequence. Axes of the same name
+            are equally long.
     """
 
     name: str
@@ -48,11 +52,18 @@ class Tensor(Record, frozen=True):
 
 
 class Stage(Record, frozen=True):
-    """What runs between two exits: its graph, the boundary tensors it reads, and those it makes for later stages.
+    """What runs between two exits.
 
     The passes of a loop share one file. In it inputs, outputs and head have the names of the first stage that uses it, and the
-    others' correspond in order; a last pass may make fewer outputs. `guarded` is the same graph with guards on its inputs, where
-    ONNX Runtime was measured to run that faster; see `export/guard.py`.
+    others' correspond in order; a last pass may make fewer outputs.
+
+    Attributes:
+        file: its graph.
+        inputs: the network's inputs and the boundary tensors that it reads.
+        outputs: the boundary tensors that it makes for later stages; the head's outputs are named by its exit.
+        macs: its multiply-accumulates for one sample, head included.
+        guarded: the same graph with guards on its inputs, where ONNX Runtime was measured to run that faster; see
+            `export/guard.py`.
     """
 
     file: str
@@ -69,9 +80,16 @@ class Stage(Record, frozen=True):
 
 
 class Exit(Record, frozen=True):
-    """One exit: the names of its outputs, the static network that ends at it, and all multiply-accumulates up to it.
+    """One exit.
 
-    `temperature` has divided the logits before the score was made of them.
+    Attributes:
+        name: what people call it.
+        logits: the output with its logits, (batch, classes).
+        score: the output that says how sure it is, float32 (batch,), 0 to 1.
+        label: the output with the likeliest class, int64 (batch,).
+        static: the graph of the static network that ends at it, without the earlier heads.
+        macs: all multiply-accumulates for one sample of that static network.
+        temperature: what has divided the logits before the score was made of them.
     """
 
     name: str
@@ -84,14 +102,25 @@ class Exit(Record, frozen=True):
 
 
 class File(Record, frozen=True):
-    """A file's size in bytes and the sha256 of its content."""
+    """A file of a variant.
+
+    Attributes:
+        bytes: its size.
+        sha256: of its content, in hexadecimal.
+    """
 
     bytes: Count
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Origin(Record, frozen=True):
-    """What a variant was made from, by which of the functions of `export/`, and how, in words and figures by name."""
+    """What a variant was made from, and how.
+
+    Attributes:
+        parent: the variant it was made from, which stands before it.
+        how: the function of `export/` that made it.
+        settings: what that function was told, in words and figures by name.
+    """
 
     parent: str
     how: Literal["keep", "prune", "quantize"]
@@ -102,8 +131,16 @@ class Variant(Record, frozen=True):
     """One form of the network. File names are relative to its folder, which variants with the same weights share.
 
     Attributes:
+        name: unique in the bundle.
+        folder: where its files lie, `variants/<folder>`.
         precision: what it computes in: `fp16`, `fp32` or `fp64`, or `int8` where it is quantised.
         rule: how its scores are made.
+        weights: the external data of every graph beside it; empty where all weights lie in the graphs.
+        whole: the graph of the whole network, every exit's logits, score and label among its outputs.
+        golden: the golden samples.
+        stages: first to last, one per exit.
+        exits: first to last.
+        files: every file named here, by its name.
         origin: where it comes from; None for what was exported.
     """
 
@@ -187,10 +224,16 @@ class Manifest(Record, frozen=True):
     """What a bundle holds.
 
     Attributes:
+        schema: the version of this form.
+        offramp: the version of offramp that wrote it.
+        network: what was exported: a class's name, or a file's.
         captured: how the graph was had: by torch's `dynamo` exporter, by its older `torchscript` one, which records one run,
             or from an `onnx` file.
-        class_names: one per class.
-        preprocess: set where the network takes uint8 images (batch, height, width, channel).
+        classes: how many there are.
+        class_names: one per class; None where they have none.
+        preprocess: set where the network takes uint8 images (batch, height, width, channel); None elsewhere.
+        inputs: of the network, the same for every variant.
+        variants: the first is the yardstick that drops are held against; what was made of another stands after it.
     """
 
     schema: int

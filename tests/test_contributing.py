@@ -1,13 +1,9 @@
 """What CONTRIBUTING.md says is run: its rule on a network, its meter, and its commands."""
 
 import os
-import re
 import socketserver
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +13,18 @@ from offramp.devices.recording import Recording
 from offramp.export import decide, export
 from offramp.runtime.loading import load_uncalibrated
 
-ROOT = Path(__file__).parents[1]
+from pages import ROOT, blocks, run
+
 LONG = "product.py", "certify.py", "predict.py"
 """Benchmarks that take long however little they measure."""
 
-PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+PAGE = ROOT / "CONTRIBUTING.md"
 
 
 def test_the_rule_of_the_page_can_be_exported_with(dense_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(decide, "RULES", dict(decide.RULES))
-    block, _ = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    exec(block, {})
+    block, _ = blocks(PAGE, "python")
+    exec(block.text, {})
     bundle = export(dense_onnx, None, tmp_path / "b.offramp", rule="gini")
     x = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
     found = load_uncalibrated(bundle, logits=True).every_exit(x)
@@ -45,9 +42,9 @@ class FakeSupply(socketserver.StreamRequestHandler):
 
 
 def test_the_meter_of_the_page_measures_a_window():
-    _, block = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    _, block = blocks(PAGE, "python")
     names: dict[str, Any] = {}
-    exec(block, names)
+    exec(block.text, names)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), FakeSupply) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         names["ADDRESS"] = server.server_address
@@ -65,8 +62,8 @@ def test_the_meter_of_the_page_measures_a_window():
 
 
 def commands():
-    (block,) = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
-    return [line.partition("  #")[0].strip() for line in block.splitlines()]
+    (block,) = blocks(PAGE, "bash")
+    return block.commands
 
 
 @pytest.mark.parametrize("command", commands())
@@ -74,10 +71,7 @@ def test_the_commands_of_the_page_run(command):
     if any(name in command for name in LONG) and "OFFRAMP_BENCHMARKS" not in os.environ:
         pytest.skip("takes half a minute: OFFRAMP_BENCHMARKS=1 python -m pytest tests/test_contributing.py")
     command = f"{command} --collect-only -q" if "OFFRAMP_LARGE" in command else command
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command, shell=True, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PATH": path}
-    )
+    done = run(command, ROOT)
     assert done.returncode == 0, done.stderr
     assert any(
         word in done.stdout for word in ("plain", "two_gigabytes", "tiny", "coverage", "zoom", "simulated", "predicted")
