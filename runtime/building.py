@@ -248,7 +248,7 @@ def _compile_or_build(job: Job, why: str | None) -> tuple[Compiled, StageProvena
         kept = cache.fetch(job.key, job.label)[0] if where == "bundle" else None
         content, where = (_build_and_keep(job, str(error)), "now") if kept is None else (kept, "cache")
         compiled = compile_stage(built=content)
-    return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why)
+    return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why, compiled.half)
 
 
 def _not_built(job: Job, problem: str | None) -> MissingError:

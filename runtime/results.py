@@ -51,12 +51,14 @@ class StageProvenance(Struct, frozen=True):
         runs_on: what really runs it, as the engine reports it.
         built: where its compiled form comes from: `now`, `cache` or `bundle`.
         fallback: why it does not run on the device that was asked for; None where it does.
+        half: whether float32 is computed in half precision.
     """
 
     device: str
     runs_on: str
     built: str
     fallback: str | None = None
+    half: bool = False
 
 
 class Provenance(Struct, frozen=True):

@@ -68,6 +68,7 @@ class Compiled(Protocol):
         allocate: makes room for a tensor of a shape and dtype in that memory; None where it is the host's.
         batches: whether it takes more than one sample at once.
         clones: whether its bindings may run in several threads at once.
+        half: whether float32 is computed in half precision, as NPUs do.
     """
 
     runs_on: str
@@ -75,6 +76,7 @@ class Compiled(Protocol):
     allocate: Callable[[tuple[int, ...], Any], Any] | None
     batches: bool
     clones: bool
+    half: bool
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
         """Tie memory to the stage and return what runs it, without arguments, from the inputs into the outputs.

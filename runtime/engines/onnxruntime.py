@@ -134,6 +134,7 @@ class Session:
     """An ONNX Runtime session; any number of bindings of it may run at once."""
 
     clones = True
+    half = False
 
     def __init__(self, ort: Any, session: Any, runs_on: str, kind: str, number: int) -> None:
         memory = PROVIDERS[kind][1]

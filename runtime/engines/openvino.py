@@ -191,6 +191,7 @@ class Model:
         self._ov = ov
         self._compiled = compiled
         # Where shapes are left open, chains that share a model may get each other's answers, even one call after the other.
+        self.half = "NPU" in runs_on
         self.clones = not any(tensor.partial_shape.is_dynamic for tensor in compiled.inputs)
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:

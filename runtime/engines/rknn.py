@@ -327,6 +327,7 @@ class Model:
     allocate = None
     batches = False
     clones = False
+    half = True
 
     def __init__(self, lite: Any, header: Header, runs_on: str) -> None:
         self.runs_on = runs_on

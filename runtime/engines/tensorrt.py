@@ -292,6 +292,7 @@ class Plan:
 
     def __init__(self, trt: Any, gpu: "Gpu", runtime: Any, engine: Any, runs_on: str, number: int) -> None:
         self.runs_on = runs_on
+        self.half = "DLA" in runs_on
         self.memory = f"cuda-driver:{number}"
         self.allocate: Callable[[tuple[int, ...], Any], Any] | None = gpu.allocate
         self._trt, self._gpu, self._runtime, self._engine = trt, gpu, runtime, engine

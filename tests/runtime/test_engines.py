@@ -453,8 +453,10 @@ def test_an_npu_of_openvino_gets_fixed_shapes_and_keeps_what_it_built(npu, dense
     assert [one.was_there for one in build(dense, "openvino:NPU")] == [False] * 3
     with load_uncalibrated(dense, "openvino:NPU") as net, load_uncalibrated(dense, "cpu") as cpu:
         assert {stage.built for stage in net.provenance.stages} == {"cache"}
-        assert net.provenance.stages[0].runs_on.endswith(", NPU")
+        assert net.provenance.stages[0].runs_on.endswith(", NPU") and net.provenance.stages[0].half
         assert (net.every_exit(x).label == cpu.every_exit(x).label).all()
+    (on_cpu,), (on_npu,) = verify(dense, "openvino:CPU"), verify(dense, "openvino:NPU")
+    assert on_npu.passed and (on_cpu.tolerance, on_npu.tolerance) == (1e-4, 2e-2)  # an NPU computes in half precision
 
 
 def test_an_npu_that_leaves_its_work_to_the_cpu_is_found_out(npu, dense):
