@@ -28,6 +28,11 @@ def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
     click.echo(msgspec.json.encode(result).decode() if as_json else text())
 
 
+def _describe_meter(found: Any) -> str:
+    """Say by what joules were measured and of what; a modelled meter's scope says all."""
+    return str(found.scope) if found.grade == "modelled" else f"{found.grade}, {found.meter}: {found.scope}"
+
+
 def table(lines: Sequence[Sequence[str]]) -> str:
     """Align cells in columns."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -153,7 +158,7 @@ def describe_stats(stats: "Stats") -> str:
         if stats.energy_per_inference_j is not None:
             lines.append(("energy per inference", f"{stats.energy_per_inference_j * 1e3:.4g} mJ, rest included"))
         if stats.power.grade:
-            lines.append(("meter", f"{stats.power.grade}, {stats.power.meter}: {stats.power.scope}"))
+            lines.append(("meter", _describe_meter(stats.power)))
         if stats.power.mean_w is None or stats.power.problem:
             lines.append(("no power", stats.power.problem or "the run was too short to read the meter"))
     lines += _describe_state(stats.state)
@@ -172,7 +177,7 @@ def describe_power(seen: "Power", now_w: dict[str, float] | None = None) -> str:
     parts = [table(lines)] if seen.rails else []
     if seen.mean_w is not None:
         parts.append(f"{seen.energy_j:.4g} J +- {seen.half_j:.2g} J in {seen.seen_s:.1f} s, mean {seen.mean_w:.4g} W")
-    parts.append(f"{seen.grade}, {seen.meter}: {seen.scope}")
+    parts.append(_describe_meter(seen))
     if seen.unseen_s:
         parts.append(f"not seen for {seen.unseen_s:.1f} s: {seen.problem or 'reads failed'}")
     if seen.throttled:
@@ -200,7 +205,7 @@ def describe_energies(found: "ExitEnergies") -> str:
         parts.append(f"{found.trials} rounds of {found.window_s:.3g} s windows, {found.discarded} discarded")
     if throttled := sum(one.throttled for one in found.exits):
         parts.append(f"the board throttled in {throttled} of the windows that are kept, in each repetition")
-    parts.append(f"{found.grade}, {found.meter}: {found.scope}")
+    parts.append(_describe_meter(found))
     return "\n".join(parts)
 
 

@@ -10,6 +10,7 @@ from .loading import load, load_static  # isort: skip
 from .chain import Net  # isort: skip
 from .results import BatchResult, EveryExit, Provenance, Result, StageProvenance  # isort: skip
 from .verify import ExitCheck, Verification, verify  # isort: skip
+from .watching import MeterWarning  # isort: skip
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis, Engine, diagnose
@@ -22,6 +23,7 @@ __all__ = [
     "EngineWarning",
     "EveryExit",
     "ExitCheck",
+    "MeterWarning",
     "Net",
     "Provenance",
     "Result",

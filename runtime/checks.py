@@ -18,6 +18,11 @@ def check_thresholds(values: Sequence[float], exits: int) -> tuple[float, ...]:
     Raises:
         UsageError: there is not one for each exit but the last, or one is out of range.
     """
+    if exits == 1 and len(values):
+        raise UsageError(
+            "This network has one exit and takes no threshold: the point in use is a static network. For early exit load a "
+            "point that has it, such as balanced-early."
+        )
     if len(values) != exits - 1:
         raise UsageError(f"{exits} exits take {exits - 1} thresholds, not {len(values)}.")
     if not all(0 <= value <= NEVER for value in values):

@@ -63,8 +63,9 @@ def load(
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     chosen, found, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
-    said = []
-    if found is not None and best is not None and (differing := differs_here(found, threads)):
+    said: list[str] = []
+    differing = differs_here(found, threads) if found is not None and best is not None else []
+    if found is not None and best is not None and differing:
         said.append(describe_differences(differing))
         if point is None:  # its latencies are unknown here
             best = most_careful(found, best.variant if variant else None)
@@ -93,9 +94,10 @@ def load(
         said.append(f"the stages run on {', '.join(here)} here and ran on {', '.join(best.placement)} there")
     if said:
         name = next(name for name, one in found.points.items() if one is best)
+        where = "elsewhere" if differing else "with other devices"
         warnings.warn(
-            f"The calibration was made elsewhere ({'. '.join(said)}): its latencies do not hold here. Point {name} is in use. "
-            "Calibrate on this device.",
+            f"The calibration was made {where} ({'. '.join(said)}): its latencies do not hold here. Point {name} is in use. "
+            f"Calibrate {'on this device' if differing else 'with these'}.",
             UncalibratedWarning,
             stacklevel=2,
         )

@@ -131,5 +131,5 @@ def describe_missing(found: Found) -> str:
         lines.append(
             f"What can be read covers only a part, or something unknown: {', '.join(m.name for m in found.meters)}."
         )
-    lines.append("An external meter can be brought as file.py:function; CONTRIBUTING.md shows how.")
+    lines.append("An external meter can be brought as file.py:function that returns a Meter.")
     return "\n".join(lines)
