@@ -1,9 +1,12 @@
 """The commands that say where stages run, and that look after what was built ahead."""
 
 import json
+import time
 
 import numpy as np
 import pytest
+
+from offramp.cli import _run
 
 from command import clear_message, offramp
 
@@ -75,3 +78,28 @@ def test_what_cannot_be_run_on_says_so(dense, arguments, code, words):
 def test_falling_back_is_asked_for_and_said(dense):
     done = offramp("verify", dense.path, "--device", "cuda:0", "--fallback", "cpu")
     assert done.returncode == 0 and "runs on cpu, not on cuda:0" in done.stderr and "fp32 on cpu: passed" in done.stdout
+
+
+ABSENT = {
+    "cuda:0": "pip install onnxruntime-gpu",
+    "onnxruntime:tensorrt:0": "pip install onnxruntime-gpu",
+    "openvino:GPU": "Its driver must be installed",
+    "openvino:NPU": "Its driver must be installed",
+    "tensorrt:0": "Install the driver",
+    "tensorrt:dla0": "Install the driver",
+    "rknn:rk3588": "offramp build BUNDLE --device rknn:rk3588",
+    "rknn:rk3566": "offramp build BUNDLE --device rknn:rk3566",
+}
+
+
+@pytest.mark.parametrize("device", ABSENT)
+def test_a_device_that_is_not_here_ends_with_4_and_the_remedy_within_a_second(dense, data, device, capsys):
+    _run(["run", str(dense.path), str(data), "--json"])  # what any first run imports
+    capsys.readouterr()
+    start = time.process_time()
+    code = _run(["run", str(dense.path), str(data), "--device", device, "--json"])
+    spent_s = time.process_time() - start
+    if code == 0:
+        pytest.skip(f"{device} is here")
+    out, err = capsys.readouterr()
+    assert (code, out) == (4, "") and ABSENT[device] in err and spent_s < 1
