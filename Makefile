@@ -36,6 +36,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q -c constraints.txt setuptools
 	$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e $(PACKAGES)
+	@$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[qnn]' || echo "no onnxruntime-qnn for this system: its tests are skipped"
 	@touch $@
 
 $(RKNN)/.installed: runtime/rknn.txt

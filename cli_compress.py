@@ -32,6 +32,9 @@ COMPARED = 2000
 @click.option(
     "--symmetric", is_flag=True, help="Ranges around 0 and float biases, as TensorRT asks for; slower on CPUs."
 )
+@click.option(
+    "--float-heads", is_flag=True, help="The products that make the logits stay in float, as Qualcomm's NPUs ask for."
+)
 @with_seed
 @as_json
 def quantize(
@@ -44,6 +47,7 @@ def quantize(
     samples: int,
     full_range: bool,
     symmetric: bool,
+    float_heads: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -76,6 +80,7 @@ def quantize(
             samples=samples,
             full_range=full_range,
             symmetric=symmetric,
+            float_heads=float_heads,
             seed=seed,
             progress=progress,
         )

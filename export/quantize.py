@@ -55,6 +55,7 @@ def quantize(
     samples: int = 512,
     full_range: bool = False,
     symmetric: bool = False,
+    float_heads: bool = False,
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Bundle:
@@ -74,6 +75,8 @@ def quantize(
         samples: how many of the samples to use, drawn at random.
         full_range: use all 8 bits of the weights, for devices whose sums do not overflow: VNNI, Arm's dot product, GPUs, NPUs.
         symmetric: quantise values around 0 and leave biases as they are, as TensorRT asks for; slower on processors.
+        float_heads: leave the products that make the logits in float, as Qualcomm's NPUs ask for, which take no product of int8
+            whose result stays in float.
         seed: draws the samples.
         progress: called with what is being done, how much is done and how much there is.
 
@@ -92,8 +95,8 @@ def quantize(
         raise unknown("precision", to, ("int8", "fp16"))
     if ranges not in RANGES:
         raise unknown("way to find ranges", ranges, RANGES)
-    if to == "fp16" and (ranges != RANGES[0] or full_range or symmetric):
-        raise UsageError("ranges, full_range and symmetric say how int8 is made: leave them out for fp16.")
+    if to == "fp16" and (ranges != RANGES[0] or full_range or symmetric or float_heads):
+        raise UsageError("ranges, full_range, symmetric and float_heads say how int8 is made: leave them out for fp16.")
     if samples < 1:
         raise UsageError(f"samples={samples}: ranges are found from at least one.")
     bundle = open_bundle(root)
@@ -124,9 +127,10 @@ def quantize(
                     "seed": seed,
                     "weight_bits": 8 if full_range else 7,
                     "symmetric": int(symmetric),
+                    **({"float_heads": 1} if float_heads else {}),
                 }
                 found = _find_ranges(plain, bundle, chosen, ranges, symmetric, progress)
-                model = _insert(plain, found, full_range=full_range, symmetric=symmetric)
+                model = _insert(plain, found, full_range=full_range, symmetric=symmetric, float_heads=float_heads)
         _save(model, folder, parent)
         new = _cut(bundle, parent, folder, name, "int8" if to == "int8" else "fp16", settings)
         return commit_beside(root, folder, bundle.manifest, new)
@@ -206,7 +210,7 @@ def _batches(bundle: Bundle, samples: Samples, first: int) -> Iterator[dict[str,
     }
 
 
-def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool) -> ir.Model:
+def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool, float_heads: bool) -> ir.Model:
     """Put QuantizeLinear and DequantizeLinear around everything that computes in int8."""
     onnx = require("onnx", extra="onnx")
     quantization = require("onnxruntime.quantization", extra="onnx")
@@ -214,7 +218,7 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool) -> ir
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
     model = ir.load(plain)
-    inside = _before_products(model.graph)
+    inside = _before_products(model.graph, themselves=not float_heads)
     names = [
         str(node.name)
         for node in model.graph
@@ -252,10 +256,14 @@ def _reads_extremes(node: ir.Node) -> bool:
     return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < EXTREME).all() for a in arrays)
 
 
-def _before_products(graph: ir.Graph) -> set[ir.Node]:
-    """Return the products of the network and what lies before them: not the decisions, nor what else follows the last one."""
+def _before_products(graph: ir.Graph, *, themselves: bool = True) -> set[ir.Node]:
+    """Return the products of the network and what lies before them: not the decisions, nor what else follows the last one.
+
+    Without `themselves` a product is left out unless another one follows it.
+    """
     products = [node for node in graph if node.op_type in MULTIPLIES]
-    return set(products).union(*(ancestors(value) for node in products for value in node.outputs))
+    before = set().union(*(ancestors(value) for node in products for value in node.inputs if value is not None))
+    return before.union(products) if themselves else before
 
 
 def _leave_logits(graph: ir.Graph) -> None:

@@ -10,7 +10,7 @@ from ..errors import MissingError, OfframpError
 from ..schema import NEVER
 from .building import EngineWarning
 from .chain import Net
-from .engines import engines, name_device
+from .engines import SIMULATOR, engines, name_device
 from .placing import describe_devices
 
 MEASURE_S = 0.3
@@ -54,6 +54,9 @@ def choose_devices(
             continue
         for place in places:
             name = name_device(module, engine, place)
+            if place.partition(":")[0] == SIMULATOR:
+                left.append(f"{name}: its latency says nothing of the device.")
+                continue
             try:
                 net = _open_right(open_on, (name,) * stages, samples, scores)
             except OfframpError as error:

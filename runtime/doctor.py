@@ -20,6 +20,7 @@ GLANCE_S = 0.1
 EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "qnn": "onnxruntime_qnn",
     "nvml": "pynvml",
     "onnx": "onnx_ir",
     "export": "torch onnxscript",

@@ -87,6 +87,7 @@ ABSENT = {
     "openvino:NPU": "Its driver must be installed",
     "tensorrt:0": "Install the driver",
     "tensorrt:dla0": "Install the driver",
+    "qnn:htp": "qnn",
     "rknn:rk3588": "offramp build BUNDLE --device rknn:rk3588",
     "rknn:rk3566": "offramp build BUNDLE --device rknn:rk3566",
 }

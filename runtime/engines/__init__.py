@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Run = Callable[[], object]
 HOST = "host"
 """The memory that numpy sees."""
+SIMULATOR = "simulator"
+"""A place of this name, or that begins with it and a colon, computes what a device would, on the CPU: `auto` passes over it."""
 
 
 class Source(Struct, frozen=True):

@@ -90,7 +90,14 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
             raise UnsupportedError(f"{provider} cannot run {path} on {place}: {error}") from error
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
     runs_on = provider if kind == "cpu" else _assert_provider(session, provider, place)
-    return Session(ort, session, f"ONNX Runtime {ort.__version__}, {runs_on}", kind, number)
+    return Session(
+        ort,
+        session,
+        f"ONNX Runtime {ort.__version__}, {runs_on}",
+        memory=PROVIDERS[kind][1],
+        number=number,
+        batches=kind != "tensorrt",  # which builds its engine anew for a batch it has not seen
+    )
 
 
 def _parse(place: str) -> tuple[str, int]:
@@ -117,9 +124,7 @@ def _assert_provider(session: Any, provider: str, place: str) -> str:
         )
     if not hasattr(session, "get_provider_graph_assignment_info"):  # before ONNX Runtime 1.24
         return f"{provider}, as far as this version tells"
-    nodes: dict[str, list[str]] = {}
-    for part in session.get_provider_graph_assignment_info():
-        nodes.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+    nodes = {name: [node.op_type for node in own] for name, own in read_assignment(session).items()}
     left = sorted({op for name, ops in nodes.items() if name != provider for op in ops} - ON_HOST)
     if left or provider not in nodes:
         raise UnsupportedError(
@@ -130,16 +135,33 @@ def _assert_provider(session: Any, provider: str, place: str) -> str:
     return ", ".join([f"{provider} ({len(nodes[provider])} nodes)", *others])
 
 
+def read_assignment(session: Any) -> dict[str, list[Any]]:
+    """Return the nodes that each provider got, of a session that was told to record them."""
+    nodes: dict[str, list[Any]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        nodes.setdefault(part.ep_name, []).extend(part.get_nodes())
+    return nodes
+
+
 class Session:
     """An ONNX Runtime session; any number of bindings of it may run at once."""
 
     clones = True
-    half = False
 
-    def __init__(self, ort: Any, session: Any, runs_on: str, kind: str, number: int) -> None:
-        memory = PROVIDERS[kind][1]
+    def __init__(
+        self,
+        ort: Any,
+        session: Any,
+        runs_on: str,
+        *,
+        memory: str = HOST,
+        number: int = 0,
+        batches: bool = True,
+        half: bool = False,
+    ) -> None:
         self.runs_on = runs_on
-        self.batches = kind != "tensorrt"  # which builds its engine anew for a batch it has not seen
+        self.half = half
+        self.batches = batches
         self.memory = memory if memory == HOST else f"{memory}:{number}"
         self.allocate: Callable[[tuple[int, ...], Any], Any] | None = None if memory == HOST else self._allocate
         self._place = (memory, number)

@@ -5,7 +5,6 @@ the board rknn-toolkit-lite2 (RKNNLite) runs it. What is built is a line of JSON
 """
 
 import contextlib
-import ctypes
 import functools
 import json
 import os
@@ -16,7 +15,7 @@ import sys
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from msgspec import Struct
 from ...devices.sysfs import read_text
 from ...errors import BundleError, MissingError, UnsupportedError
 from ...files import explained
+from ..quiet import printing_to_stderr
 from . import HOST, Run, Source, pin_shapes
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
         raise BundleError(f"What was built of {source.path} for rknn:{place} cannot be read: {error}") from error
     lite = _lite()(verbose=False)
     with (
-        _printing_to_stderr(),
+        printing_to_stderr(),
         explained(Path(tempfile.gettempdir()), "write"),
         tempfile.NamedTemporaryFile(suffix=".rknn") as file,
     ):
@@ -291,21 +291,6 @@ def _succeeds(call: Any) -> bool:
     except Exception as error:
         print(error, file=sys.stderr)
         return False
-
-
-@contextlib.contextmanager
-def _printing_to_stderr() -> Iterator[None]:
-    """Let what the vendor's libraries print while they start go to stderr: on stdout are results."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # what C's printf still holds
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _describe(lite: Any, header: Header, place: str) -> str:

@@ -115,6 +115,17 @@ def test_every_product_runs_in_int8_on_the_engine(trained, tmp_path):
     assert not {"Conv", "FusedConv", "Gemm"} & set(found)
 
 
+def test_with_float_heads_only_the_products_that_make_logits_stay_in_float(dense):
+    x = np.random.default_rng(0).standard_normal((100, 16)).astype(np.float32)
+    variant = quantize(dense, x, float_heads=True).variant("int8")
+    assert variant.origin.settings["float_heads"] == 1
+    graph = onnx.load(dense.path / variant.folder / variant.whole).graph
+    plain = {w.name for w in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("Gemm", "MatMul")]
+    in_float = [node for node in products if node.input[1] in plain]
+    assert len(in_float) == len(variant.exits) < len(products)
+
+
 def test_the_symmetric_form_has_no_zero_points_and_float_biases(trained):
     variant = trained.variant("int8-symmetric")
     model = onnx.load(trained.path / variant.folder / variant.whole)
@@ -230,6 +241,7 @@ def test_what_cannot_be_quantised_is_said_and_the_bundle_stays(dense, tmp_path):
         "already has a variant fp32": {"name": "fp32"},
         "letters, digits": {"name": "a/b"},
         "leave them out for fp16": {"to": "fp16", "symmetric": True},
+        "float_heads say how int8": {"to": "fp16", "float_heads": True},
     }.items():
         with pytest.raises(UsageError, match=match):
             quantize(dense, **({"data": x} | options))

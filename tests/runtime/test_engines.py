@@ -367,8 +367,9 @@ def test_every_engine_offers_what_the_contract_says():
         assert isinstance(engine.PACKAGE, str) and isinstance(engine.ALIASES, tuple)
         try:
             places = engine.list_places()
-        except MissingError:
-            continue  # its package or device is not here
+        except MissingError:  # its package or its devices are not here; each engine's own tests say so
+            assert module not in ("onnxruntime", "openvino")
+            continue
         for place, what in places.items():
             device = find_device(name_device(module, engine, place))
             assert device.engine is engine and device.place == place and what
