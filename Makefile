@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RKNN_PYTHON ?= $(PYTHON)
 RKNN ?= .rknn
-PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend pytest pytest-xdist ruff mypy
+PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend seglearn pytest pytest-xdist ruff mypy
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
 

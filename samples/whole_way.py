@@ -7,12 +7,15 @@ import numpy as np
 
 from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
 from offramp.export import export
+from offramp.export.train import Epoch
 from offramp.runtime import load
 
 Samples = tuple[np.ndarray, np.ndarray]
 
 
-def whole_way(network: Any, calibration: Samples, test: Samples, output: Path, *, max_drop: float = 0.01) -> Benchmark:
+def whole_way(
+    network: Any, calibration: Samples, test: Samples, output: Path, *, max_drop: float = 0.01, **options: Any
+) -> Benchmark:
     """Take a network the whole way, print the comparison and leave the bundle and a picture in a folder.
 
     Args:
@@ -21,10 +24,11 @@ def whole_way(network: Any, calibration: Samples, test: Samples, output: Path, *
         test: samples and labels that nothing else has seen.
         output: the folder for `network.offramp` and `comparison.png`.
         max_drop: the accuracy that may be lost, as a fraction.
+        options: for `export`, such as the names of the classes.
     """
     output.mkdir(parents=True, exist_ok=True)
     print("exporting: capture, cut into stages, verify", flush=True)
-    bundle = export(network, calibration[0][:3], output / "network.offramp")
+    bundle = export(network, calibration[0][:3], output / "network.offramp", **options)
 
     print(f"calibrating for the least mean latency at an accuracy drop of at most {max_drop:.1%}", flush=True)
     found = calibrate(bundle, calibration, Target(max_drop=max_drop))
@@ -43,6 +47,12 @@ def whole_way(network: Any, calibration: Samples, test: Samples, output: Path, *
     draw(benchmark, found, output / "comparison.png")
     print(f"picture: {output / 'comparison.png'}")
     return benchmark
+
+
+def describe_epoch(epoch: Epoch) -> None:
+    """Print what a pass of training gave, as `progress` of `train`."""
+    shares = " ".join(f"{share:.1%}" for share in epoch.accuracy)
+    print(f"epoch {epoch.epoch}: right on the training samples, exit by exit: {shares}", flush=True)
 
 
 def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:

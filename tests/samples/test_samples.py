@@ -2,16 +2,20 @@
 
 import io
 import json
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from offramp.export.prune import count_macs, prune
+from offramp.runtime import load
 from offramp.sources import call_function
 
 import networks
@@ -103,3 +107,98 @@ def test_pruned_weights_load_in_the_sizes_that_pruning_left(tmp_path):
         call_function(f"{ROOT / 'samples/cifar10/resnets.py'}:{name}") for name in ("resnet", "resnet_pruned50")
     )
     assert 0.4 < count_macs(pruned, (x[:1],)) / count_macs(whole, (x[:1],)) <= 0.5
+
+
+@pytest.fixture
+def run_sample(checkout, brief):
+    """Run samples/<name>/<name>.py with options from a checkout, measuring briefly; returns what it printed."""
+
+    def run(name, *options):
+        script = f"samples/{name}/{name}.py"
+        command = brief(f"sys.path.insert(0, 'samples/{name}'); runpy.run_path({script!r}, run_name='__main__')")
+        done = subprocess.run([*command, *map(str, options)], cwd=checkout, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def percents(line):
+    return [float(number) / 100 for number in re.findall(r"([\d.]+)%", line)]
+
+
+def line_with(words, text):
+    return next(line for line in text.splitlines() if words in line)
+
+
+def check_table(printed, *, chance, exits):
+    """See that a comparison was printed with accuracy above chance, the shares of all exits, and a promise in words."""
+    for row in ("early exit  ", "whole static network"):
+        assert percents(line_with(row, printed))[0] > 2 * chance
+    shares = percents(line_with("share measured", printed))
+    assert len(shares) == exits and sum(shares) == pytest.approx(1, abs=0.01)
+    assert "With 90% confidence" in printed or "cannot be promised" in printed or "Nothing is promised" in printed
+
+
+def test_the_attach_sample_trains_heads_alone_and_leaves_the_network_as_it_was(run_sample, checkout):
+    printed = run_sample("attach", "--epochs", 3, "--head-epochs", 2, "--images", 600)
+    check_table(printed, chance=0.1, exits=4)
+    assert "says at its own end: the same as before" in printed
+    trained, total = (
+        int(number.replace(",", "")) for number in re.findall(r"([\d,]+) of ([\d,]+) parameters", printed)[0]
+    )
+    assert 0 < trained < total / 4
+    accuracies = percents(line_with("accuracy on the test samples, exit by exit", printed))
+    assert len(accuracies) == 4 and min(accuracies) > 0.4
+    with load(checkout / "build/attach/network.offramp") as net:
+        assert net(np.zeros((1, 28, 28), np.float32)).label in range(10)
+
+
+def test_the_sensor_sample_says_what_so_few_samples_can_promise(run_sample, checkout):
+    printed = run_sample("sensor", "--epochs", 2)
+    check_table(printed, chance=1 / 7, exits=3)
+    assert "1199 train, 665 calibrate, 505 judge" in printed
+    promises = printed.split("what so few samples can promise")[1].splitlines()[1:]
+    assert len(promises) == 2 and all("samples" in promise for promise in promises)
+    manifest = json.loads((checkout / "build/sensor/network.offramp/manifest.json").read_text())
+    assert manifest["class_names"][0] == "pendulum"
+
+
+def test_the_transformer_sample_runs_sequences_of_their_own_lengths(run_sample, checkout):
+    printed = run_sample("transformer", "--epochs", 3, "--images", 600)
+    check_table(printed, chance=0.1, exits=4)
+    longest, own = (line_with(steps, printed) for steps in ("20 steps  ", " to 20 steps"))
+    assert min(*percents(longest), *percents(own)) > 0.3
+    with load(checkout / "build/transformer/network.offramp") as net:
+        for length in (1, 9, 20):
+            assert net(np.zeros((length, 28), np.float32)).label in range(10)
+
+
+def test_the_fused_sample_agrees_with_offramp_in_every_language_that_is_here(
+    calibrated, labelled, run_sample, tmp_path
+):
+    np.savez(tmp_path / "x.npz", x=labelled[0], y=labelled[1])
+    output = tmp_path / "fused"
+    printed = run_sample("fused", "--bundle", calibrated.path, "--data", tmp_path / "x.npz", "--output", output)
+    rows = re.findall(r"sample (\d+), (.*)\n((?:  .*\n)+)", printed)
+    assert len(rows) > 1 and "DIFFERS" not in printed  # samples that leave at different exits
+    with load(calibrated) as net:
+        for row, file, answers in rows:
+            result = net(labelled[0][int(row)])
+            assert np.array_equal(np.fromfile(file, np.float32), labelled[0][int(row)])
+            assert f"offramp    label {result.label} score {result.score:.4f} exit {result.exit}" in answers
+            for language in ("javascript", "c++"):
+                assert (language in answers) != (f"{language}: left out, " in printed)
+
+
+@pytest.mark.parametrize(("language", "tool"), [("javascript", "node"), ("c++", "g++")])
+def test_the_fused_file_runs_in_another_language(calibrated, labelled, run_sample, tmp_path, language, tool):
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    np.save(tmp_path / "x.npy", labelled[0][:50])
+    printed = run_sample(
+        "fused", "--bundle", calibrated.path, "--data", tmp_path / "x.npy", "--output", tmp_path / "out"
+    )
+    if f"{language}: left out, " in printed:
+        pytest.skip(line_with(f"{language}: left out", printed))
+    assert len(re.findall(rf"^  {re.escape(language)} +label \d+ score 0\.\d+ exit \d$", printed, re.M)) > 1

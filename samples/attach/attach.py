@@ -1,0 +1,79 @@
+"""Add exits to a plain network that has none, train only their heads, and take it the whole way.
+
+    python samples/attach/attach.py
+
+The network in plain.py is a ResNet for the digits of the quickstart; it stands for one that you have trained already. `attach`
+finds places where the input goes on through one tensor alone and puts a head on each. The network's weights stay as they are, so
+what it says at its own end stays the same to the last bit; only the heads train, in seconds. build/attach/network.offramp is the
+bundle to go on with: `offramp inspect build/attach/network.offramp`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).parents[1]))
+sys.path.insert(1, str(Path(__file__).parents[1] / "quickstart"))
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from offramp.export import attach, train
+
+import digits
+from plain import train_plain
+from whole_way import describe_epoch, whole_way
+
+
+class GridHead(nn.Module):
+    """Pool maps to a grid of 4 x 4 and classify: early maps do not yet say what is where by their channels alone."""
+
+    def __init__(self, features: torch.Tensor, classes: int) -> None:
+        super().__init__()
+        self.side = features.shape[-1] // 4
+        self.norm = nn.BatchNorm1d(self.pool(features).shape[1])
+        self.out = nn.Linear(self.norm.num_features, classes)
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(x, self.side).flatten(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(self.norm(self.pool(x)))
+        return logits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=6, help="how long the plain network trains")
+    parser.add_argument("--head-epochs", type=int, default=6, help="how long the heads train")
+    parser.add_argument("--images", type=int, default=digits.TRAIN, help="how many images to train on")
+    options = parser.parse_args()
+    x, y = (part[: options.images] for part in digits.training())
+
+    print(f"training a plain network on {len(x)} digits", flush=True)
+    plain = train_plain(x, y, epochs=options.epochs)
+    test_x, test_y = digits.test()
+    with torch.no_grad():
+        before = plain(torch.from_numpy(test_x))
+
+    network = attach(plain, x[:1], head=GridHead)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in network.parameters())
+    print(f"exits behind {', '.join(network.places)}: {trained:,} of {total:,} parameters are in their heads and train")
+    samples = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    batches = DataLoader(samples, 50, shuffle=True, generator=torch.Generator().manual_seed(0))
+    train(network, batches, epochs=options.head_epochs, recipe="heads", lr=0.05, progress=describe_epoch)
+
+    with torch.no_grad():
+        logits = network(torch.from_numpy(test_x))
+    right = [f"{(z.argmax(1).numpy() == test_y).mean():.2%}" for z in logits]
+    print(f"accuracy on the test samples, exit by exit: {', '.join(right)}")
+    same = "the same as before" if torch.equal(logits[-1], before) else "CHANGED"
+    print(f"what the plain network says at its own end: {same}")
+    whole_way(network, digits.calibration(), digits.test(), Path("build/attach"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Movements of a smartwatch, and a one-dimensional network with three exits that tells them apart.
+
+The recordings are those that the PyPI package seglearn brings (BSD licence, from the study in arXiv 1802.01489): ten people did
+seven exercises of the shoulder with either arm, at 50 Hz, three axes of acceleration and three of rotation. Cut into pieces of
+two seconds that do not overlap they are 2,369 samples. Five people train the network, three others calibrate, and the last two
+judge.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import nn
+
+LENGTH = 100
+CLASS_NAMES = ("pendulum", "abduction", "elevation", "internal rotation", "external rotation", "trapezius", "row")
+TRAIN, CALIBRATION, TEST = (1, 3, 5, 7, 9), (2, 4, 6), (8, 10)
+
+Samples = tuple[np.ndarray, np.ndarray]
+
+
+@functools.cache
+def recordings() -> list[tuple[np.ndarray, int, int]]:
+    """Return every recording: float32 (axes, time), its exercise and who did it."""
+    from seglearn.datasets import load_watch
+
+    data = load_watch()
+    x = [np.ascontiguousarray(one.T, np.float32) for one in data["X"]]
+    return list(zip(x, data["y"].tolist(), data["subject"].tolist(), strict=True))
+
+
+def pieces(people: tuple[int, ...]) -> Samples:
+    """Return what some of the people did, float32 (N, 6, 100), and labels int64 (N,), in a fixed random order."""
+    x, y = [], []
+    for signal, exercise, person in recordings():
+        if person in people:
+            count = signal.shape[1] // LENGTH
+            x.append(signal[:, : count * LENGTH].reshape(6, count, LENGTH).swapaxes(0, 1))
+            y += [exercise] * count
+    order = np.random.default_rng(0).permutation(len(y))
+    return np.concatenate(x)[order], np.array(y)[order]
+
+
+def training() -> Samples:
+    """Return what five people did."""
+    return pieces(TRAIN)
+
+
+def calibration() -> Samples:
+    """Return what three others did."""
+    return pieces(CALIBRATION)
+
+
+def test() -> Samples:
+    """Return what the last two did."""
+    return pieces(TEST)
+
+
+def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(inputs, outputs, 5, stride, padding=2, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()
+    )
+
+
+class Head(nn.Module):
+    """Average and maximum over time, and a linear layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(2 * channels, len(CLASS_NAMES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(torch.cat([x.mean(2), x.amax(2)], 1))
+        return logits
+
+
+class Movements(nn.Module):
+    """Signals (N, 6, 100) as the sensor gives them -> the logits (N, 7) of three exits; 10 million multiply-accumulates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.BatchNorm1d(6)
+        self.stages = nn.ModuleList(
+            [
+                conv(6, 32, 2),
+                nn.Sequential(conv(32, 64), conv(64, 64)),
+                nn.Sequential(conv(64, 128, 2), conv(128, 192), conv(192, 192)),
+            ]
+        )
+        self.heads = nn.ModuleList([Head(32), Head(64), Head(192)])
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x, exits = self.scale(x), []
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            exits.append(head(x))
+        return exits
