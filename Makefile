@@ -1,6 +1,8 @@
 # make demo: train, export, calibrate, run and compare a network on handwritten digits.  make test: run the tests.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
 # make docs: build the pages of docs/ into site/.
+# make benchmarks [DATA=folder of CIFAR-10] [RECIPES='name=file.py:function ...']: write docs/benchmarks.md; takes hours, goes on
+# where it was stopped, and runs nothing again whose JSON lies in docs/benchmarks.
 PYTHON ?= python3
 VENV := .venv
 RKNN_PYTHON ?= $(PYTHON)
@@ -11,7 +13,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-rknn lint docs clean
+.PHONY: demo test test-rknn benchmarks lint docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -30,6 +32,11 @@ lint: $(VENV)/.installed
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
+benchmarks: $(VENV)/.installed
+	-$(VENV)/bin/pip install -q --no-deps earlyon==0.3.0 mapie==1.6.0
+	$(VENV)/bin/python tests/benchmarks/run_all.py $(if $(DATA),--data '$(DATA)') $(if $(RECIPES),--recipes $(RECIPES))
+	$(VENV)/bin/python tests/benchmarks/page.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV); this takes a few minutes the first time"

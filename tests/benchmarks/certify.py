@@ -50,6 +50,8 @@ EPS, DELTA = 0.01, 0.1
 
 COSTS = exit_costs(5)
 
+SEEDS = {"population": 123, "outside data": 7, "splits": "the number of samples", "size": 0}
+
 SCENARIOS = {"A": None, "B": UNEVEN}
 
 POOL, OUTSIDE = 200_000, 20_000
@@ -134,8 +136,8 @@ def splits(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     print(HEAD)
     for name, temperatures in SCENARIOS.items():
-        pool = exit_table(POOL, temperatures=temperatures, seed=123)
-        outside = exit_table(OUTSIDE, temperatures=temperatures, seed=7)
+        pool = exit_table(POOL, temperatures=temperatures, seed=SEEDS["population"])
+        outside = exit_table(OUTSIDE, temperatures=temperatures, seed=SEEDS["outside data"])
         for n in (1000, 5000):
             rows += compare(name, Population(pool, outside, COSTS), n, count)
     return rows
@@ -241,8 +243,8 @@ def free(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     print("scenario     n  disagreement  broken  mean cost  true drop")
     for name, temperatures in SCENARIOS.items():
-        pool = exit_table(POOL, temperatures=temperatures, seed=123)
-        outside = exit_table(OUTSIDE, temperatures=temperatures, seed=7)
+        pool = exit_table(POOL, temperatures=temperatures, seed=SEEDS["population"])
+        outside = exit_table(OUTSIDE, temperatures=temperatures, seed=SEEDS["outside data"])
         for n, most in ((1000, 0.02), (5000, 0.01), (5000, 0.02)):
             path = lay_path(outside["score"], choose(outside["score"], differs(outside), COSTS, n, most))
             losses, costs = follow(pool["score"], differs(pool), COSTS, path)
@@ -255,7 +257,8 @@ def free(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             cost = float(np.mean([1.0 if k is None else costs[k] for k in found]))
             drop = float(np.mean([0.0 if k is None else drops[k] for k in found]))
             print(f"{name:8} {n:5}  {most:12.0%}  {broken:6.3f}  {cost:9.3f}  {drop:9.2%}", flush=True)
-            rows.append({"scenario": name, "n": n, "most": most, "broken": broken, "cost": cost, "drop": drop})
+            row = {"scenario": name, "n": n, "most": most, "broken": broken, "cost": cost, "drop": drop}
+            rows.append(row | {"splits": count})
     return rows
 
 
@@ -266,7 +269,7 @@ def size(count: int, arguments: argparse.Namespace) -> list[dict[str, float]]:
         z, shares = critical_z(n, EPS, DELTA), np.linspace(0, (1 - EPS) / 2, 2001)
         sizes = size_of(z, n, EPS, shares)
         q = float(shares[sizes.argmax()])
-        a, b, _ = np.random.default_rng(0).multinomial(n, [q + EPS, q, max(0.0, 1 - 2 * q - EPS)], draws).T
+        a, b, _ = np.random.default_rng(SEEDS["size"]).multinomial(n, [q + EPS, q, max(0.0, 1 - 2 * q - EPS)], draws).T
         rate = float((noninferiority_z(a, b, n, EPS) <= z).mean())
         error = math.sqrt(DELTA * (1 - DELTA) / draws)
         print(f"{n:5}  {q:15.4f}  {sizes.max():13.5f}  {rate:9.5f}  {error:16.5f}")
@@ -289,7 +292,8 @@ def main() -> None:
         parser.error("recorded takes --network, --data and --outside.")
     result = {part: jobs[part](arguments.splits, arguments) for part in arguments.parts or jobs}
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=1))
+        fixed = {"seeds": SEEDS, "max_drop": EPS, "delta": DELTA}
+        Path(arguments.json).write_text(json.dumps({**fixed, **result}, indent=1))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ chain      latency of a network with sampling on over the same with sampling off
 import argparse
 import json
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -43,6 +42,8 @@ CASES = {
     "100 ms, 20 s": (Sensor(period_s=0.1), 20.0),
     "counter 1 ms, 5 s": (Sensor(period_s=0.001, counts="energy", wrap_j=262.0), 5.0),
 }
+
+SEEDS = {"order of turns": 0, "energy": "0 to the number of runs"}
 
 STAGES = ((0.004, 9.0), (0.0017, 6.0), (0.0083, 10.0))
 """Seconds and watts: exit 0 ends behind the first two, exit 1 behind all."""
@@ -222,10 +223,8 @@ def main() -> None:
     known = ("energy", "read", "sampling", "chain")
     if unknown := set(arguments.parts) - set(known):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
-    result: dict[str, Any] = {
-        "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
-    }
+    random.seed(SEEDS["order of turns"])
+    result: dict[str, Any] = {"seeds": SEEDS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         jobs = {

@@ -30,6 +30,8 @@ from offramp.sources import labelled, load_network, load_samples
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dense import write_onnx
 
+SEEDS = {"calibration": 0, "order of turns": 0, "exits left out": list(range(6))}
+
 DROPS = (0.0025, 0.005, 0.01, 0.02, 0.05)
 
 
@@ -90,7 +92,7 @@ def fewer(bundle, device, found, x):
             load_uncalibrated(bundle, device, variant="fp32") as net,
         ):
             before, after = (np.zeros((0, n)) for n in (exits, exits - 1))
-            for seed in range(6):  # side by side, a second each
+            for seed in SEEDS["exits left out"]:  # side by side, a second each
                 before = np.vstack([before, forced_latencies(net, x, seconds=1.0, seed=seed)])
                 after = np.vstack([after, forced_latencies(less, x, seconds=1.0, seed=seed)])
         for i, k in enumerate(kept):
@@ -127,17 +129,18 @@ def main() -> None:
         network = load_network(arguments.network)
         data, (x, y) = (labelled(load_samples(source), source) for source in (arguments.data, arguments.test))
     test = x[: arguments.samples], y[: arguments.samples]
-    results = {}
+    devices = {}
     for device in arguments.devices.split(","):
         with tempfile.TemporaryDirectory() as folder:
             bundle = export(network, data[0][:3], Path(folder) / "network.offramp")
             rows, found = points(bundle, device, data, test)
-            results[device] = {"points": rows}
+            devices[device] = {"points": rows}
             if "fewer" in parts:
                 x, _ = check_data(test, bundle.manifest)
-                results[device]["fewer"] = fewer(bundle, device, found, x)
+                devices[device]["fewer"] = fewer(bundle, device, found, x)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=1))
+        what = {"network": arguments.network or "random weights", "samples": len(test[1])}
+        Path(arguments.json).write_text(json.dumps({"seeds": SEEDS, **what, "devices": devices}, indent=1))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from offramp.runtime.loading import load_uncalibrated
 from dense import write_onnx
 from ladder import LADDER
 
+SEEDS = {"weights": 0, "samples": 0}
+
 END = "import psutil; print(time.process_time(), psutil.Process().memory_info().rss, hashing)"
 OURS = """
 import sys, time
@@ -105,8 +107,9 @@ def main():
     parser.add_argument("--json")
     options = parser.parse_args()
     make, shape = LADDER[options.network]
-    torch.manual_seed(0)
-    x, found = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32), {}
+    torch.manual_seed(SEEDS["weights"])
+    x = np.random.default_rng(SEEDS["samples"]).standard_normal((2, *shape)).astype(np.float32)
+    found = {"seeds": SEEDS, "network": options.network, "rounds": options.rounds, "calls": options.calls}
     with tempfile.TemporaryDirectory() as folder:
         bundle = export(make().eval(), x, Path(folder) / "b.offramp")
         found["cold_start"] = cold = cold_start(bundle, shape, options.rounds)

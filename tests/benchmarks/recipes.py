@@ -25,6 +25,7 @@ from offramp.runtime.loading import load_uncalibrated
 from offramp.sources import labelled, load_network, load_samples
 
 BUDGETS = 20
+SEEDS = {"order of turns": 0}
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -80,7 +81,8 @@ def main() -> None:
     print(f"{'latency, us':20}{''.join(f'{value * 1e6:9.0f}' for value in cost_s)}")
     if options.json:
         where = fingerprint(packages=packages_of([options.device]), threads=1)
-        result = {"rows": msgspec.to_builtins(rows), "latency_s": cost_s.tolist(), "fingerprint": where}
+        result = {"seeds": SEEDS, "samples": len(y), "rows": msgspec.to_builtins(rows), "latency_s": cost_s.tolist()}
+        result["fingerprint"] = where
         options.json.write_text(json.dumps(result, indent=1))
 
 

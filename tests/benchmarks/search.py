@@ -30,6 +30,9 @@ from offramp.calibrate.search import Limit, Problem, evaluate, exits_taken, sear
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from exit_tables import UNEVEN, exit_costs, exit_table, search_cases
 
+SEEDS = {"the whole grid": 123, "cases": [0, 1, 2, 3]}
+"""Those of the cases are in `exit_tables.search_cases`."""
+
 
 def lost(table):
     right = table["correct"]
@@ -83,7 +86,7 @@ def best_of(table, costs, drop, choices):
 
 
 def grid(samples: int) -> dict[str, float]:
-    table = exit_table(samples, temperatures=UNEVEN, seed=123)
+    table = exit_table(samples, temperatures=UNEVEN, seed=SEEDS["the whole grid"])
     values, grids, times = [exit_costs(5), lost(table)], threshold_grids(table["score"]), []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(7):
@@ -93,7 +96,7 @@ def grid(samples: int) -> dict[str, float]:
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     vectors = int(np.prod([len(g) for g in grids]))
     print(f"{samples} samples, {vectors} vectors: {median(times):.3f} s (median of 7), {grown_mb:.0f} MB more at most")
-    return {"seconds": median(times), "vectors": vectors, "grown_mb": grown_mb}
+    return {"samples": samples, "seconds": median(times), "vectors": vectors, "grown_mb": grown_mb}
 
 
 def gaps(cases: int) -> dict[str, Any]:
@@ -150,7 +153,7 @@ def main() -> None:
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(jobs)}.")
     result = {part: jobs[part]() for part in arguments.parts or jobs}
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=1))
+        Path(arguments.json).write_text(json.dumps({"seeds": SEEDS, **result}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,267 @@
+"""The sections of the benchmark page: each function makes Markdown of the JSON that the benchmark of its name wrote.
+
+A docstring is what the page says of its section: the title, and what was measured.
+"""
+
+from statistics import mean, median
+from typing import Any
+
+from tables import ENGINES, show, span, table
+
+SEARCHES = {
+    "zoom": "from a coarse grid to the fine one",
+    "descent": "coordinate descent, what more than 6 exits get",
+    "greedy": "earlyon 0.3.0's, exit after exit, restated",
+    "fractions": "MSDNet's: the same share leaves at each exit",
+    "shared": "one threshold for all exits",
+    "finer": "offramp's default: the whole grid, then between its values",
+}
+
+
+def chain(result: dict[str, Any]) -> list[str]:
+    """Chain overhead.
+
+    All samples take all exits, so nothing is saved: this is what running a network in stages costs. Ratios are CPU time over
+    that of the whole graph with the same outputs, run by one call in bound memory, on one thread, the median over turns in
+    random order: 1 is as fast, more is slower.
+    """
+    rows, lines = result["results"], []
+    for device in dict.fromkeys(row["device"] for row in rows):
+        for name, what in (("net", "offramp"), ("plain", "the plain loop"), ("earlyon", "earlyon")):
+            found = [row["ratio"][name] for row in rows if row["device"] == device and name in row["ratio"]]
+            if found:
+                lines.append(show("- {!e}: {} took {} times the whole graph's time.", device, what, span(found)))
+    if not any("earlyon" in row["ratio"] for row in rows):
+        lines.append("- earlyon is missing: it was not installed (`pip install --no-deps earlyon==0.3.0`).")
+    legend = (
+        "`Bare chain` is one bound call per stage; `offramp` is what users call, and `Python` what it takes more than the bare "
+        "chain. `Plain loop` is `session.run` stage by stage, and `earlyon` its staged model in torch. `Batch` is 16 samples "
+        "of which half leave at each exit: going through the stages together, over each sample alone."
+    )
+    shown = table(
+        rows,
+        "Network | Mmac | Stages | Engine | Whole graph, us | Bare chain | offramp | Python, us per stage | Plain loop | earlyon"
+        " | Batch | Turns",
+        "{network} | {mmac:.2f} | {stages} | {device!e} | {whole_s!u} | {ratio[chain]:.2f} | {ratio[net]:.2f} | "
+        "{python_s_per_stage!u} | {ratio[plain]:.2f} | {ratio[earlyon]:.2f} | {together:.2f} | {turns}",
+    )
+    return [shown, legend, "\n".join(lines)]
+
+
+def search(result: dict[str, Any]) -> list[str]:
+    """Search of thresholds.
+
+    Thresholds are searched on synthetic tables of scores, whose cheapest vector on a grid of 32 values per exit is known. A gap
+    is the mean cost above that optimum under the same limit on lost accuracy; one below 0 lies between the grid's values.
+    """
+    gaps, many = result["gaps"], result["many"]
+    ways = [
+        {"way": f"`{name}`: {SEARCHES[name]}", "mean": mean(gap), "most": max(gap), "cases": len(gap)}
+        | {"seconds": median(gaps["seconds"][name])}
+        for name, gap in gaps["gap"].items()
+    ]
+    deep = [
+        {"seconds": seconds, "cost": cost, "shared": shared}
+        for seconds, cost, shared in zip(many["seconds"], many["cost"], many["shared"], strict=True)
+    ]
+    grid = (
+        "Counting the whole joint grid of 5 exits, {vectors:,} threshold vectors on {samples:,} samples, takes {seconds:.2f} s "
+        "and {grown_mb:.0f} MB more memory at most."
+    )
+    return [
+        table(
+            ways,
+            "Way, 5 exits | Mean gap | Largest gap | Median seconds | Cases",
+            "{way} | {mean:+.2%} | {most:+.2%} | {seconds:.2f} | {cases}",
+        ),
+        show(grid, **result["grid"]),
+        table(
+            deep,
+            "12 exits, seconds | Mean cost | With one threshold for all exits",
+            "{seconds:.2f} | {cost:.4f} | {shared:.4f}",
+        ),
+    ]
+
+
+def certify(result: dict[str, Any]) -> list[str]:
+    """Certificate.
+
+    Promises are made from many draws of labelled samples of a population whose truth is known; A and B are synthetic ones.
+    Shown are how often the truth breaks the promise, and the mean cost of what was promised: 1 is the whole network, which runs
+    where no promise can be given.
+    """
+    rows = [*result.get("splits", []), *result.get("recorded", [])]
+    promised = (
+        "Promised is a drop of at most {max_drop:.1%}, and at most {delta:.1%} of the promises may break. `exact`: offramp's "
+        "test of paired losses; a shared threshold is one for all exits."
+    )
+    ways: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        ways.setdefault(row["way"], {"way": row["way"]})[f"{row['scenario']} {row['n']}"] = row
+    draws = list(dict.fromkeys(f"{row['scenario']} {row['n']}" for row in rows))
+    heads = " | ".join(["Way: broken of the draws, mean cost", *(f"{key} samples" for key in draws)])
+    cells = [f"{{{key}[broken]:.1%}} of {{{key}[splits]}}, {{{key}[cost]:.3f}}" for key in draws]
+    blocks = [show(promised, **result), table(ways.values(), heads, " | ".join(["{way}", *cells]))]
+    if not any("MAPIE" in way for way in ways):
+        blocks.append("MAPIE is missing: it was not installed (`pip install mapie==1.6.0 scikit-learn`).")
+    if "free" in result:
+        heads = "Without labels | Disagreement promised | Broken | Mean cost | Mean true drop | Draws"
+        free = "{scenario}, {n} samples | {most:.1%} | {broken:.1%} | {cost:.3f} | {drop:.2%} | {splits}"
+        blocks.append(table(result["free"], heads, free))
+    if "size" in result:
+        heads = "The exact test at its worst | Share won | Wrong, computed | Wrong, simulated | Draws"
+        size = "{n} samples | {share:.4f} | {computed:.3%} | {simulated:.3%} | {draws}"
+        blocks.append(table(result["size"], heads, size))
+    return blocks
+
+
+def recorded(result: dict[str, Any]) -> list[str]:
+    """Certificate on a trained network.
+
+    The same where the population is what a trained network says of the samples that it is tested on, and an exit costs its
+    multiply-accumulates. Draws are made with replacement.
+    """
+    return certify(result)
+
+
+def predict(result: dict[str, Any]) -> list[str]:
+    """Predicted against measured latency.
+
+    A network is calibrated for five limits on the accuracy drop; each operating point then runs on other samples, and its mean
+    latency is compared with what the calibration's costs predict at the exit shares that occurred. Then each exit but the last is
+    left out in turn.
+    """
+    points, fewer, lines = [], [], []
+    for device, found in result["devices"].items():
+        errors = [abs(row["error"]) for row in found["points"]]
+        line = "- {!e}: the error is {:.1%} in the mean and {:.1%} at worst."
+        lines.append(show(line, device, mean(errors), max(errors)))
+        points += [{"device": device, **row} for row in found["points"]]
+        for row in found.get("fewer", []):
+            fewer.append({"device": device, "error": row["predicted_s"] / row["measured_s"] - 1, **row})
+    shown = table(
+        points,
+        "Drop allowed | Share per exit | Measured, us | Predicted, us | Error | Without the machine's drift"
+        " | By costs of the same run",
+        "{drop:.2%}, {device!e} | {shares!l} | {measured_s!u} | {predicted_s!u} | {error:+.1%} | {error_less_drift:+.1%} | "
+        "{error_same_run:+.1%}",
+    )
+    left = table(
+        fewer,
+        "Exit left out | Leaving at exit | With all exits, us | Predicted, us | Measured, us | Error",
+        "{left_out}, {device!e} | {exit} | {full_s!u} | {predicted_s!u} | {measured_s!u} | {error:+.1%}",
+    )
+    network = show("The network is `{network}`, run on {samples:,} samples that calibration never saw.", **result)
+    return [network, shown, "\n".join(lines), *([left] if fewer else [])]
+
+
+def compressed(result: dict[str, Any]) -> list[str]:
+    """CIFAR-10: early exit beside static compression.
+
+    One trained network in every static form (whole, cut at an exit, int8, pruned) and early exit of each, one sample at a time on
+    one thread. All rows run on the test images, interleaved in one run.
+    """
+    about = (
+        "{samples[train]:,} images find the ranges of int8, {samples[held]:,} that training never saw choose and certify, "
+        "{samples[test]:,} test images judge. `Certified` says whether a drop of at most {max_drop:.1%} against the whole "
+        "network in fp32 holds, with a chance of {delta:.1%} to be wrong; `peak MB` is the most that a fresh process holds."
+    )
+    rows = [
+        {"number": k, "kept": "yes" if row["certified"] else "no", **row} for k, row in enumerate(result["rows"], 1)
+    ]
+    shown = table(
+        rows,
+        "Network | Certified | Accuracy, held back | Accuracy, test | Mean, us | p50, us | p99, us | MB | Peak MB"
+        " | Share per exit",
+        "{number}. {name} | {kept} | {held_accuracy:.2%} | {accuracy:.2%} | {mean_s!u} | {p50_s!u} | {p99_s!u} | {bytes!m} | "
+        "{peak_bytes!m} | {shares!l}",
+    )
+    rival = min((r for r in rows if r["certified"] and len(r["shares"]) == 1), key=lambda row: row["mean_s"])
+    words = show("The fastest certified static network is {name}, {mean_s!u} us in the mean. ", **rival)
+    ours = [row for row in rows if row["name"] == "early exit, all variants"]
+    for row in ours:
+        words += show("Early exit over all variants takes {mean_s!u} us; the static network takes ", **row)
+        words += f"{rival['mean_s'] / row['mean_s']:.2f} times that (above 1 early exit is faster, below 1 slower)."
+    words += "" if ours else "No early exit over all variants kept the promise."
+    reasons = [f"- {name}, no early exit: {' '.join(why.split())}" for name, why in result["no_early_exit"].items()]
+    return [show(about, **result), shown, words, *(["\n".join(reasons)] if reasons else [])]
+
+
+def recipes(result: dict[str, Any]) -> list[str]:
+    """Recipes of training.
+
+    Networks of the same layers, trained by different recipes. `Area` is the mean accuracy over 20 limits on the mean latency,
+    from the first exit's to the last exit's.
+    """
+    heads = [show("Exit {}, {!u} us", k, latency_s) for k, latency_s in enumerate(result["latency_s"])]
+    cells = [f"{{accuracy[{k}]:.2%}}" for k in range(len(heads))]
+    about = show("On {samples:,} samples; the first half chooses thresholds, the other half judges.", **result)
+    shown = table(result["rows"], " | ".join(["Recipe", *heads, "Area"]), " | ".join(["{name}", *cells, "{area:.2%}"]))
+    return [about, shown]
+
+
+def power(result: dict[str, Any]) -> list[str]:
+    """Energy on the simulated board, and what metering costs.
+
+    A simulated board's true joules are known, so measured joules per exit are compared with the truth. Reading meters is timed on
+    trees of files as boards have them, on this machine, not on those boards.
+    """
+    energy = table(
+        result["energy"],
+        "Sensor's period, window | Worst error | Mean error | Intervals that hold the truth, per exit | Of one window | Runs",
+        "{case} | {worst_error:.3%} | {mean_error:+.4%} | {coverage!l} | {window_coverage:.1%} | {runs}",
+    )
+    read = table(
+        result["read"],
+        "Board's files | Rails | Files | Reading all rails, us | Bare reads, us",
+        "{board} | {rails} | {files} | {all_us:.1f} | {bare_us:.1f}",
+    )
+    shares = [{"what": what, "share": share} for what, share in result["sampling"].items()]
+    beside = (
+        "A call of {call_us:.1f} us takes {ratio:.3f} times as long while the meter is read; off over off, which is noise, gives "
+        "{noise:.3f}."
+    )
+    sampling = table(shares, "In the background | CPU time, of one core", "{what} | {share:.2%}")
+    return [energy, read, sampling, show(beside, **result["chain"])]
+
+
+def product(result: dict[str, Any]) -> list[str]:
+    """Start-up and memory.
+
+    Fresh processes load a network and run one sample, by offramp and by a bare ONNX Runtime session of the whole network. Two
+    threads run clones of a chain, and a long loop shows whether memory grows.
+    """
+    cold = {name: 1e3 * value if name.endswith("_s") else value for name, value in result["cold_start"].items()}
+    cells = {
+        "A bare session's first result": "{bare_cpu_s:.1f} ms of CPU",
+        "offramp's, beyond that": "{extra_cpu_s:.1f} ms of CPU",
+        "Checking the files' hashes, besides": "{hashing_cpu_s:.2f} ms of CPU",
+        "Memory of a bare session at its first result": "{bare_bytes!m} MB",
+        "offramp's memory, beyond that": "{extra_bytes!m} MB",
+    }
+    rows = [{"what": what, "value": show(form, **cold)} for what, form in cells.items()]
+    for device, engine in ENGINES.items():
+        clones, grown = result[f"two_clones {device}"], result[f"growth_bytes {device}"]
+        rows.append({"what": f"Calls of two clones in two threads over one, {engine}", "value": f"{clones:.2f}"})
+        rows.append({"what": f"Memory that {result['calls']:,} calls add, {engine}", "value": f"{grown / 1e6:.3f} MB"})
+    return [table(rows, show("`{network}` | Median of {rounds} rounds", **result), "{what} | {value}")]
+
+
+def fuse(result: dict[str, Any]) -> list[str]:
+    """Fused file.
+
+    The fused ONNX file beside the chain, on ONNX Runtime with one thread, in CPU time per sample, where about the same share of
+    samples leaves at every exit. `Plain run` is the fused file by Python's `session.run`, without bound memory.
+    """
+    ratios = [row["ratio"] for row in result["results"]]
+    shown = table(
+        result["results"],
+        "Network | Mmac | Chain, us | Fused, us | Fused over chain | Quartiles | Plain run over chain | Share per exit | Blocks",
+        "{network} | {mmacs:.2f} | {chain_us:.1f} | {fused_us:.1f} | {ratio:.3f} | "
+        "{ratio_quartiles[0]:.3f} to {ratio_quartiles[1]:.3f} | {plain_run_ratio:.3f} | {exit_shares!l} | {blocks}",
+    )
+    words = f"The fused file takes {span(ratios)} times the chain's time, {median(ratios):.2f} in the median of the networks."
+    return [shown, words]
+
+
+SECTIONS = (chain, search, certify, recorded, predict, compressed, recipes, power, product, fuse)
