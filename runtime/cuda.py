@@ -17,7 +17,9 @@ import numpy as np
 from ..errors import MissingError
 
 LIBRARY = "libcuda.so.1"
-COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+MULTIPROCESSORS, COMPUTE_MAJOR, COMPUTE_MINOR = 16, 75, 76
+"""CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, _COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
@@ -126,6 +128,7 @@ class Gpu:
 
     Attributes:
         name, capability: such as `Orin` and `8.7`.
+        multiprocessors: how many there are; boards whose GPUs have the same name differ in that.
         driver: the newest CUDA version that the driver serves, such as `12.6`.
         stream: the handle of the stream.
     """
@@ -135,13 +138,14 @@ class Gpu:
         device, name, context, version = c_int(), ctypes.create_string_buffer(256), c_void_p(), c_int()
         self.call("cuDeviceGet", byref(device), number)
         self.call("cuDeviceGetName", name, len(name), device.value)
-        numbers = [c_int(), c_int()]
-        for place, attribute in zip(numbers, (COMPUTE_MAJOR, COMPUTE_MINOR), strict=True):
+        numbers = [c_int(), c_int(), c_int()]
+        for place, attribute in zip(numbers, (COMPUTE_MAJOR, COMPUTE_MINOR, MULTIPROCESSORS), strict=True):
             self.call("cuDeviceGetAttribute", byref(place), attribute, device.value)
         self.call("cuDriverGetVersion", byref(version))
         self.call("cuDevicePrimaryCtxRetain", byref(context), device.value)
         self.name = name.value.decode(errors="replace")
-        self.capability = ".".join(str(one.value) for one in numbers)
+        self.capability = f"{numbers[0].value}.{numbers[1].value}"
+        self.multiprocessors = numbers[2].value
         self.driver = f"{version.value // 1000}.{version.value % 1000 // 10}"
         self._context = context
         self.enter()

@@ -32,7 +32,7 @@ class FakeDriver:
     """The calls of `offramp.runtime.cuda`, on memory of this process. `fails` makes a call answer an error code."""
 
     def __init__(self, gpus=1):
-        self.gpus, self.fails, self.calls = gpus, {}, []
+        self.gpus, self.multiprocessors, self.fails, self.calls = gpus, 16, {}, []
         self.memory, self.streams, self.recording, self.graphs = {}, {}, {}, {}
         self._lock = threading.RLock()
         self.started, self._here, self._handles = False, threading.local(), iter(range(0x100, 1 << 30))
@@ -91,7 +91,7 @@ class FakeDriver:
         place.value = b"Fake Orin"
 
     def cuDeviceGetAttribute(self, place, attribute, device):
-        place._obj.value = {75: 8, 76: 7}[attribute]
+        place._obj.value = {75: 8, 76: 7, 16: self.multiprocessors}[attribute]
 
     def cuDevicePrimaryCtxRetain(self, place, device):
         place._obj.value = 0xC0 + device

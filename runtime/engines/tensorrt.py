@@ -60,7 +60,8 @@ def describe_build(place: str) -> dict[str, str]:
     """
     trt, gpu, _ = _open(place)
     about = {"engine": f"{trt.__name__.partition('_bindings')[0]} {trt.__version__}", "gpu": gpu.name}
-    return about | {"compute_capability": gpu.capability, "driver": gpu.driver, "threads": "any"}
+    about |= {"compute_capability": gpu.capability, "multiprocessors": str(gpu.multiprocessors)}
+    return about | {"driver": gpu.driver, "threads": "any"}
 
 
 def build(source: Source, place: str, *, threads: int) -> bytes:
@@ -126,7 +127,8 @@ def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: by
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise UnsupportedError(f"TensorRT {trt.__version__} cannot build {source.path} for {where}: {_said(trt)}")
-    return msgspec.json.encode(header) + b"\n" + bytes(plan), bytes(config.get_timing_cache().serialize())
+    learnt = config.get_timing_cache()  # none where what was known did not fit
+    return msgspec.json.encode(header) + b"\n" + bytes(plan), b"" if learnt is None else bytes(learnt.serialize())
 
 
 def _turn_to_dla(trt: Any, config: Any, network: Any, core: int, *, flagged: bool) -> Header:

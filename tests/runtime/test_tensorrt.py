@@ -181,6 +181,18 @@ def test_a_plan_is_built_once_and_what_was_learnt_is_kept(dense, monkeypatch, ca
         assert {stage.built for stage in net.provenance.stages} == {"cache"}
 
 
+def test_a_plan_of_a_smaller_gpu_of_the_same_name_does_not_fit(dense, monkeypatch):
+    driver, _ = fake(monkeypatch)
+    build(dense, "tensorrt:0", into_bundle=True)
+    driver.multiprocessors = 8
+    cuda.open_gpu.cache_clear()
+    with (
+        pytest.warns(EngineWarning, match="multiprocessors was 16 and is 8"),
+        load_uncalibrated(dense, "tensorrt:0") as net,
+    ):
+        assert {stage.built for stage in net.provenance.stages} == {"now"}
+
+
 def test_timings_of_another_version_are_not_used(dense, monkeypatch):
     _, module = fake(monkeypatch)
     (source, *_) = sources(dense, dense.variant())
