@@ -17,6 +17,7 @@ from .cli_build import build, cache
 from .cli_compress import prune, quantize
 from .cli_export import export, fuse, keep
 from .cli_power import choose_energy_meter, energy, open_meter, power
+from .cli_report import report
 from .errors import OfframpError
 from .options import (
     as_json,
@@ -319,7 +320,7 @@ def doctor(as_json: bool) -> None:
         raise MissingError("No engine runs here. Install one with: pip install 'offramp[onnxruntime]'")
 
 
-for command in (export, keep, quantize, prune, fuse, build, cache, power, energy):
+for command in (export, keep, quantize, prune, fuse, build, cache, power, energy, report):
     app.add_command(command)
 
 

@@ -31,7 +31,7 @@ def load_images(files: Sequence[Path], manifest: Manifest) -> np.ndarray:
     """
     pil = require("PIL.Image", extra="calibrate")
     tensor = manifest.inputs[0]
-    channels, height, width, first = _find_layout(manifest.inputs)
+    channels, height, width, first = find_layout(manifest.inputs)
     x = np.empty((len(files), height, width, channels), np.uint8)
     for i, file in enumerate(files):
         try:
@@ -71,8 +71,12 @@ def resize(image: "Image", width: int, height: int, how: Preprocess) -> "Image":
     return padded
 
 
-def _find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
-    """Return channels, height, width, and whether the channels come first."""
+def find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
+    """Return channels, height, width, and whether the channels come first.
+
+    Raises:
+        DataError: the network takes no images of 1 or 3 channels and a fixed size.
+    """
     shape = inputs[0].shape[1:]
     if (
         len(inputs) == 1

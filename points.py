@@ -388,6 +388,15 @@ class Calibration(Record, frozen=True, kw_only=True):
             if point.rival is not None and point.rival >= len(self.statics):
                 raise ValueError(f"operating point {name} names static network {point.rival} of {len(self.statics)}")
 
+    def took_part(self, static: StaticPoint) -> bool:
+        """Tell whether a static network took part in the search, rather than be kept out of it with its chain by a gate."""
+        gated = {(gate.variant, gate.placement) for gate in self.gates}
+        placed = [one.placement for one in self.chains if one.variant == static.variant]
+        return any(
+            (static.variant, where) not in gated and static.exit < len(where) and where[static.exit] == static.device
+            for where in placed
+        )
+
     @property
     def point(self) -> OperatingPoint:
         """The first point."""

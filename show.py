@@ -91,18 +91,11 @@ def describe_calibration(calibration: Calibration) -> str:
     ]
     for name, point in calibration.points.items():
         lines += ["", *_describe_point(name, point)]
-    gated = {(gate.variant, gate.placement) for gate in calibration.gates}
-    free = {
-        (one.variant, k, device)
-        for one in calibration.chains
-        for k, device in enumerate(one.placement)
-        if (one.variant, one.placement) not in gated
-    }
     rows = [("static network", "device", "accuracy", "mean us", "mJ", "")]
     for one in calibration.statics:
         right = f"{1 - one.disagreement:.2%} alike" if one.accuracy is None else f"{one.accuracy:.2%}"
         joules = "-" if one.energy_j is None else f"{one.energy_j * 1e3:.4g}"
-        mark = "" if (one.variant, one.exit, one.device) in free else "never recommended"
+        mark = "" if calibration.took_part(one) else "never recommended"
         rows.append(
             (f"{one.variant} to exit {one.exit}", one.device, right, f"{one.latency_s * 1e6:.0f}", joules, mark)
         )

@@ -3,16 +3,19 @@
 from ..points import Calibration, OperatingPoint, Target
 from .bench import Benchmark, Row, StageCost, bench
 from .calibration import calibrate
+from .report import Report, report
 from .target_file import read_targets
 
 __all__ = [
     "Benchmark",
     "Calibration",
     "OperatingPoint",
+    "Report",
     "Row",
     "StageCost",
     "Target",
     "bench",
     "calibrate",
     "read_targets",
+    "report",
 ]

@@ -17,6 +17,7 @@ from ..runtime import Provenance, Result, load, load_static
 from ..runtime.buffers import shape_at
 from ..runtime.calibrations import find_calibration, packages_of
 from ..runtime.loading import load_uncalibrated
+from ..runtime.samples import Samples
 from ..schema import Tensor, Variant
 from .measure import force_exits, latencies, measure, run_alone
 from .samples import Progress, check_labelled, no_progress
@@ -124,6 +125,21 @@ class Benchmark(Struct, frozen=True):
         return "\n".join(lines)
 
 
+class Comparison(Struct, frozen=True):
+    """What `bench` measured, with the results it was made of.
+
+    Attributes:
+        benchmark: what it says of them.
+        early, whole: of the chain with its thresholds and of the whole static network, in the order of the samples.
+        forced: for each exit, of leaving there whatever the score, in the mix in which the point leaves.
+    """
+
+    benchmark: Benchmark
+    early: list[Result]
+    whole: list[Result]
+    forced: list[list[Result]]
+
+
 def bench(
     bundle: str | os.PathLike[str] | Bundle,
     data: tuple[Any, np.ndarray],
@@ -153,20 +169,65 @@ def bench(
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     x, y = check_labelled(data, bundle.manifest)
     calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
-    if calibration is not None:
-        chains = [name for name, one in calibration.points.items() if one.static is None]
-        if point is None and not chains:
-            raise UsageError(
-                "No operating point exits early: no thresholds keep the target. There is nothing to compare."
-            )
-        point = point or chains[0]
-        if point not in calibration.points:
-            raise unknown("operating point", point, calibration.points)
-        if calibration.points[point].static is not None:
-            raise UsageError(
-                f"The operating point {point} is {calibration.points[point].engines}, which does not exit early. "
-                f"{'Name one that does: ' + ', '.join(chains) if chains else 'No other does either'}."
-            )
+    point = point if calibration is None else choose_early(calibration, point)
+    return compare(
+        bundle,
+        x,
+        y,
+        calibration,
+        device=device,
+        threads=threads,
+        fallback=fallback,
+        variant=variant,
+        point=point,
+        seed=seed,
+        progress=progress,
+    ).benchmark
+
+
+def choose_early(calibration: Calibration, point: str | None) -> str:
+    """Return the name of the point that is compared: the one that is named, or the first that exits early.
+
+    Raises:
+        UsageError: it is not known, does not exit early, or none does.
+    """
+    chains = [name for name, one in calibration.points.items() if one.static is None]
+    if point is None and not chains:
+        raise UsageError("No operating point exits early: no thresholds keep the target. There is nothing to compare.")
+    point = point or chains[0]
+    if point not in calibration.points:
+        raise unknown("operating point", point, calibration.points)
+    if calibration.points[point].static is not None:
+        raise UsageError(
+            f"The operating point {point} is {calibration.points[point].engines}, which does not exit early. "
+            f"{'Name one that does: ' + ', '.join(chains) if chains else 'No other does either'}."
+        )
+    return point
+
+
+def compare(
+    bundle: Bundle,
+    x: Samples,
+    y: np.ndarray,
+    calibration: Calibration | None,
+    *,
+    device: str | Sequence[str] | None,
+    threads: int,
+    fallback: str | None,
+    variant: str | None,
+    point: str | None,
+    seed: int,
+    progress: Progress,
+) -> Comparison:
+    """Do what `bench` says with samples that are checked, and keep the result of every sample.
+
+    Args:
+        bundle: the bundle.
+        x, y: as `check_labelled` returns them.
+        calibration, point: what `find_calibration` and `choose_early` return.
+        device, threads, fallback, variant, seed, progress: as for `bench`.
+    """
+    if calibration is not None and point is not None:
         variant = variant or calibration.points[point].variant
     rng = np.random.default_rng(seed)
     with ExitStack() as stack:
@@ -214,7 +275,7 @@ def bench(
     drop, interval = paired_drop(_right(early, y), _right(whole, y))
     mean_s, predicted_s = rows["early"].mean_s, float(shares @ costs)
     is_whole = rival is not None and (rival.variant, rival.exit) == (first.name, len(first.exits) - 1)
-    return Benchmark(
+    benchmark = Benchmark(
         early=rows["early"],
         whole=rows["whole"],
         single=None if is_whole else rows.get("single"),
@@ -239,6 +300,7 @@ def bench(
             target,
         ),
     )
+    return Comparison(benchmark, early, whole, results["forced"])
 
 
 def _stage_costs(

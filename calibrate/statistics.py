@@ -1,8 +1,18 @@
 """Intervals for what was measured on finitely many samples."""
 
+import math
+
 import numpy as np
 
 Z95 = 1.959964
+
+
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of which `count` of `n` samples were seen (Wilson, JASA 22, 1927)."""
+    share, z2 = count / n, Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def paired_error(lost: np.ndarray, won: np.ndarray, n: int) -> np.ndarray:

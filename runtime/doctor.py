@@ -26,7 +26,7 @@ EXTRAS = {
     "export": "torch onnxscript",
     "calibrate": "PIL scipy yaml",
     "compress": "torch_pruning torch onnxscript",
-    "report": "matplotlib",
+    "report": "matplotlib bokeh jinja2",
 }
 """For each extra, the packages by which it is recognised."""
 
