@@ -48,7 +48,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(RKNN)/.installed: runtime/rknn.txt
 	$(RKNN_PYTHON) -m venv $(RKNN)
-	$(RKNN)/bin/pip install -q -r runtime/rknn.txt
+	PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu" $(RKNN)/bin/pip install -q -r runtime/rknn.txt
 	$(RKNN)/bin/pip install -q --no-deps rknn-toolkit2==2.5.0
 	@touch $@
 

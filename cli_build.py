@@ -50,7 +50,7 @@ def build(
     for one in found:
         state = "was there" if one.was_there else "built"
         lines.append((one.stage, one.device, f"{one.bytes / 1e6:.2f}", state, one.path))
-    nothing = "There is nothing to build ahead: these engines compile a stage in milliseconds when it is loaded."
+    nothing = "There is nothing to build ahead: these engines compile a stage when it is loaded and keep nothing."
     print_result(found, as_json, lambda: table(lines) if found else nothing)
 
 

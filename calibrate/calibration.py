@@ -17,7 +17,7 @@ from ..bundle import Bundle, check_replaceable, open_bundle, write_calibration
 from ..devices import fingerprint
 from ..devices.meter import Meter
 from ..devices.state import BoardState, State, throttled_between
-from ..errors import TargetError, UsageError
+from ..errors import TargetError, UnsupportedError, UsageError
 from ..files import check_writable
 from ..points import CALIBRATION_SCHEMA, CAREFUL, Calibration, Chain, Conditions, Gate, Latency, StaticPoint, Target
 from ..runtime import load_static
@@ -135,6 +135,7 @@ def calibrate(
     with ExitStack() as stack:
         opener = Opener(bundle, {"threads": threads, "fallback": fallback, "progress": progress})
         stack.callback(opener.close)
+        pairs, left_out = (pairs, []) if variant is not None else _leave_out_unsupported(opener, pairs)
         opened = opener.open(*pairs[0])
         where = opened.placement[-1]
         whole = stack.enter_context(load_static(bundle, where, variant=first.name, threads=threads))
@@ -203,11 +204,34 @@ def calibrate(
         frontier=lay_frontier([one for one in contenders if one.way not in gates], names, points, progress=progress),
         points=points,
         gates=tuple(gates.values()),
-        notes=tuple(advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name)),
+        notes=(*left_out, *advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name)),
     )
     write_calibration(output, calibration)
     kept.clear()
     return calibration
+
+
+def _leave_out_unsupported(
+    opener: Opener, pairs: Sequence[tuple[Variant, str | Sequence[str]]]
+) -> tuple[list[tuple[Variant, str | Sequence[str]]], list[str]]:
+    """Return the pairs that can be loaded, and of those that cannot why not.
+
+    Raises:
+        UnsupportedError: none can.
+    """
+    kept, left_out = [], []
+    for pair in pairs:
+        one, placed = pair
+        try:
+            opener.open(one, placed)
+            kept.append(pair)
+        except UnsupportedError as error:
+            if not kept and pair is pairs[-1]:
+                raise
+            left_out.append(
+                f"{one.name} on {placed if isinstance(placed, str) else ', '.join(placed)} is left out: {error}"
+            )
+    return kept, left_out
 
 
 def _ask_yardstick(

@@ -66,8 +66,8 @@ def add_preprocess(captured: Captured, preprocess: Preprocess) -> Captured:
     old.name = f"{old.name}.normalised"
     tape = ir.tape.Tape()
     scale, shift = (array.reshape(-1, 1, 1) if first else array for array in _scale_and_shift(preprocess))
-    x = tape.op("Transpose", [new], {"perm": [0, 3, 1, 2]}) if first else new
-    x = tape.op("Cast", [x], {"to": ir.DataType.FLOAT})
+    x = tape.op("Cast", [new], {"to": ir.DataType.FLOAT})  # before all else: TensorRT only casts uint8
+    x = tape.op("Transpose", [x], {"perm": [0, 3, 1, 2]}) if first else x
     x = tape.op("Mul", [x, tape.initializer(ir.tensor(scale), name="offramp.scale")])
     x = tape.op("Add", [x, tape.initializer(ir.tensor(shift), name="offramp.shift")])
     if old.dtype != ir.DataType.FLOAT:

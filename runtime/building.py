@@ -40,7 +40,7 @@ class Built(Struct, frozen=True):
 class Job(Struct, frozen=True):
     """A stage's file to be compiled for a device; `key` is empty where the engine builds nothing ahead.
 
-    `number` is that of the first stage that the file serves, None for the only one.
+    `numbers` are those of the stages that the file serves; none for a network of one stage.
     """
 
     source: Source
@@ -50,7 +50,7 @@ class Job(Struct, frozen=True):
     label: str
     key: dict[str, str]
     inside: Path
-    number: int | None
+    numbers: tuple[int, ...]
 
     @property
     def record(self) -> Path:
@@ -162,7 +162,7 @@ def build(
                 inside = into_bundle or isinstance(engine, CrossBuilder)
                 found.append(_build_inside(job) if inside else _build_in_cache(job))
         else:
-            engine.list_places()  # an engine that is missing says so
+            engine.compile_stage(job.source, job.device.place, threads=threads)  # what is missing says so
     if progress is not None:
         progress("building", len(jobs), len(jobs))
     return tuple(found)
@@ -183,8 +183,8 @@ def _preparer(
 
     def prepare(file: str, device_name: str) -> Job:
         # Stages that share a file have the names of the first of them in it.
-        number = next(k for k, stage in enumerate(stages) if stage.file == file)
-        stage, exit_ = stages[number], exits[number]
+        numbers = tuple(k for k, stage in enumerate(stages) if stage.file == file)
+        stage, exit_ = stages[numbers[0]], exits[numbers[0]]
         guarded = stage.guarded
         device = find_device(device_name)
         travels = isinstance(device.engine, CrossBuilder)  # what runs it cannot build again, so one build serves both
@@ -213,7 +213,7 @@ def _preparer(
         ending = ".logits.built" if logits and not travels else ".built"
         inside = bundle.path / "engines" / device.name.replace(":", "-") / variant.name / f"{Path(file).stem}{ending}"
         label = f"{bundle.path.resolve()} {variant.name} {file}"
-        return Job(source, device, threads, file, label, key, inside, number if len(stages) > 1 else None)
+        return Job(source, device, threads, file, label, key, inside, numbers if len(stages) > 1 else ())
 
     return prepare
 
@@ -224,9 +224,10 @@ def _proposing(job: Job) -> Iterator[None]:
     try:
         yield
     except UnsupportedError as error:
-        if job.number is None or job.device.name == "cpu":
+        if not job.numbers or job.device.name == "cpu":
             raise
-        raise UnsupportedError(f"{error} To run this stage on the CPU: --place {job.number}=cpu.") from error
+        place = ",".join(f"{number}=cpu" for number in job.numbers)
+        raise UnsupportedError(f"{error} To run this stage on the CPU: --place {place}.") from error
 
 
 def _compile(job: Job, why: str | None = None) -> tuple[Compiled, StageProvenance]:

@@ -7,6 +7,7 @@ library comes with the driver, and a context of it that is the device's primary 
 import ctypes
 import functools
 import math
+import threading
 import weakref
 from collections.abc import Callable
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
@@ -21,7 +22,7 @@ MULTIPROCESSORS, COMPUTE_MAJOR, COMPUTE_MINOR = 16, 75, 76
 """CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, _COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
-THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: memory may be freed meanwhile, as when objects are collected
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
@@ -32,6 +33,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetAttribute": (c_void_p, c_int, c_int),
     "cuDevicePrimaryCtxRetain": (c_void_p, c_int),
     "cuCtxSetCurrent": (c_void_p,),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (c_void_p,),
     "cuMemAlloc_v2": (c_void_p, c_size_t),
     "cuMemFree_v2": (c_uint64,),
     "cuMemAllocHost_v2": (c_void_p, c_size_t),
@@ -98,17 +101,23 @@ def count_gpus() -> int:
     return count.value
 
 
-@functools.cache
 def open_gpu(number: int) -> "Gpu":
     """Return a GPU by its number; the same each time, since all that runs on it shares its stream.
 
     Raises:
         MissingError: it is not here.
     """
-    count = count_gpus()
-    if number >= count:
-        raise MissingError(f"There is no GPU {number} here: the driver finds {count}, numbered from 0.")
-    return Gpu(load_driver(), number)
+    with _opening:
+        if number not in _opened:
+            count = count_gpus()
+            if number >= count:
+                raise MissingError(f"There is no GPU {number} here: the driver finds {count}, numbered from 0.")
+            _opened[number] = Gpu(load_driver(), number)
+        return _opened[number]
+
+
+_opening = threading.RLock()
+_opened: "dict[int, Gpu]" = {}
 
 
 class Block:
@@ -204,10 +213,14 @@ class Gpu:
         The function must have run once before. It is recorded on a stream of its own, so that what other threads put on the
         shared one is not. None where something in it cannot be recorded.
         """
+        with _opening:
+            return self._capture(work)
+
+    def _capture(self, work: Callable[[int], object]) -> Callable[[], None] | None:
         self.enter()
         stream, graph, ready = self._make_stream(), c_void_p(), c_void_p()
         try:
-            if self._driver.cuStreamBeginCapture_v2(stream, THREAD_LOCAL):
+            if self._driver.cuStreamBeginCapture_v2(stream, RELAXED):
                 return None
             try:
                 work(stream)
@@ -234,8 +247,9 @@ class Gpu:
 
     def free(self, name: str, what: Any) -> None:
         """Let go of something; nothing can be done where that fails."""
-        self._driver.cuCtxSetCurrent(self._context)
+        self._driver.cuCtxPushCurrent_v2(self._context)  # whatever thread this is may be at work on another GPU
         getattr(self._driver, name)(what)
+        self._driver.cuCtxPopCurrent_v2(byref(c_void_p()))
 
 
 def _free_with(owner: Any, gpu: Gpu, name: str, what: Any) -> None:

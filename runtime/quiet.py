@@ -12,17 +12,17 @@ _one_at_a_time = threading.RLock()
 
 @contextlib.contextmanager
 def printing_to_stderr() -> Iterator[None]:
-    """Let everything that is printed inside go to stderr, by Python or by a library's own `printf`."""
+    """Let everything that the process prints meanwhile go to stderr, by Python or by a library's own `printf`."""
     with _one_at_a_time:
         try:
             kept = os.dup(1)
-        except OSError:  # there is no stdout
-            yield
-            return
-        try:
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 sys.stdout.flush()
             os.dup2(2, 1)
+        except OSError:  # there is no stdout, or no stderr
+            yield
+            return
+        try:
             with contextlib.redirect_stdout(sys.stderr):
                 yield
         finally:

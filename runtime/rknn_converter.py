@@ -225,7 +225,8 @@ class _Border:
         from onnx import numpy_helper
 
         self.before: list[Any] = []
-        self._inputs = {value.name for value in graph.input}
+        self._types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+        self._inputs = {*self._types}
         self._numbers = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
         self._makers = {name: node for node in graph.node for name in node.output}
         self._readers = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -235,6 +236,8 @@ class _Border:
 
         name = tensor["name"]
         reader = self._readers.get(name)
+        if reader is None and self._types.get(name) in (2, 3):  # uint8 and int8, such as pixels
+            return {"name": name, "tensor": name, "scale": 1.0, "zero_point": 0}
         if reader is None:
             return {"name": name, "tensor": name}
         made = f"{name}.float"

@@ -129,13 +129,16 @@ def _verify_variant(
     with load_uncalibrated(bundle, device, variant=variant.name, **how) as net:
         answers, stages = net.every_exit(inputs), net.provenance.stages
     devices = [stage.device for stage in stages]
-    half = any(stage.half for stage in stages)
-    tolerance = max(TOLERANCE[variant.precision], TOLERANCE["fp16"] if half else 0.0)
-    exits = tuple(_check_exit(k, exit_, answers, golden, tolerance) for k, exit_ in enumerate(variant.exits))
+    tolerances = [
+        max(TOLERANCE[variant.precision], TOLERANCE["fp16"] if any(stage.half for stage in stages[: k + 1]) else 0.0)
+        for k in range(len(stages))
+    ]
+    checked = zip(variant.exits, tolerances, strict=True)
+    exits = tuple(_check_exit(k, exit_, answers, golden, tolerance) for k, (exit_, tolerance) in enumerate(checked))
     return Verification(
         variant=variant.name,
         device=describe_devices(devices),
-        tolerance=tolerance,
+        tolerance=max(tolerances),
         passed=all(e.passed for e in exits),
         exits=exits,
         fingerprint=fingerprint(packages=packages_of(devices), threads=threads),

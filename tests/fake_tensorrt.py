@@ -49,7 +49,7 @@ class FakeDriver:
             self.calls.append(name)
             if name in self.fails:
                 return self.fails[name]
-            without = ("cuInit", "cuDevice", "cuDriver", "cuCtxSetCurrent")
+            without = ("cuInit", "cuDevice", "cuDriver", "cuCtx")
             if not name.startswith(without) and not getattr(self._here, "context", None):
                 return INVALID_CONTEXT
             return found(*arguments) or 0
@@ -98,6 +98,13 @@ class FakeDriver:
 
     def cuCtxSetCurrent(self, context):
         self._here.context = context.value
+
+    def cuCtxPushCurrent_v2(self, context):
+        self._here.before = getattr(self._here, "context", None)
+        self._here.context = context.value
+
+    def cuCtxPopCurrent_v2(self, place):
+        self._here.context = self._here.before
 
     def cuMemAlloc_v2(self, place, size):
         block = np.full(size, 0xAA, np.uint8)
@@ -170,7 +177,7 @@ def make_tensorrt(version, driver, *, dla=0, on_dla=("Conv", "Relu", "MaxPool"))
     trt = ModuleType("tensorrt")
     trt.__version__ = version
     trt.timings = []  # with what each build began
-    trt.refuse, trt.no_room, trt.no_capture = None, False, False  # what a test makes go wrong
+    trt.refuse, trt.no_room, trt.no_capture, trt.all_on_gpu = None, False, False, False  # what a test makes go wrong
 
     class Strict:
         """Offers, and takes, only what was recorded."""
@@ -218,6 +225,10 @@ def make_tensorrt(version, driver, *, dla=0, on_dla=("Conv", "Relu", "MaxPool"))
                 self._log.log(ILogger.ERROR, trt.refuse)
                 return None
             config._cache._content = b"timings learnt"
+            if getattr(config, "default_device_type", None) == trt.DeviceType.DLA:
+                for node in network._nodes:
+                    where = "Dla" if node.op_type in on_dla and not trt.all_on_gpu else "Gpu"
+                    self._log.log(2, f"[{where}Layer] {node.name}")
             plan = {"path": network._path, "outputs": [o.name for o in network._outputs]}
             plan |= {"shapes": config._profile._shapes, "typed": network._flags != 0, "flags": sorted(config._flags)}
             return json.dumps(plan).encode()
@@ -282,11 +293,14 @@ def make_tensorrt(version, driver, *, dla=0, on_dla=("Conv", "Relu", "MaxPool"))
             self._flags.discard(next(name for name, value in vars(trt.BuilderFlag).items() if value == flag))
 
         def create_timing_cache(self, content):
-            return ITimingCache(content) if content in (b"", b"timings learnt") else None
+            return None if content == b"damaged" else ITimingCache(content)
 
         def set_timing_cache(self, cache, ignore_mismatch):
+            if cache._content not in (b"", b"timings learnt"):
+                return False
             trt.timings.append(cache._content)
             self._cache = cache
+            return True
 
         def get_timing_cache(self):
             return self._cache

@@ -83,12 +83,15 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
             compiled = _core().import_model(built, place, _settings(place, threads))
         except Exception as error:
             raise BundleError(f"OpenVINO cannot load what was built of {source.path}: {_reason(error)}") from error
-    runs = [str(name) for name in compiled.get_property("EXECUTION_DEVICES")]
-    if any(place not in (name, name.partition(".")[0]) for name in runs):
-        raise MissingError(f"openvino:{place} was asked for, but OpenVINO runs {source.path} on {', '.join(runs)}.")
+    found = compiled.get_property("EXECUTION_DEVICES")  # NPUs give a text, others a list of them
+    runs = [found] if isinstance(found, str) else [str(name) for name in found]
+    if not runs or any(place not in (name, name.partition(".")[0]) for name in runs):
+        where = ", ".join(runs) or "something that it does not name"
+        raise MissingError(f"openvino:{place} was asked for, but OpenVINO runs {source.path} on {where}.")
     ov = require("openvino", extra="openvino")
     version = ov.__version__.partition("-")[0]
-    return Model(ov, compiled, f"OpenVINO {version}, {', '.join(runs)}")
+    half = place.partition(".")[0] == "NPU"
+    return Model(ov, compiled, f"OpenVINO {version}, {', '.join(runs)}", half=half)
 
 
 def _check_place(place: str) -> None:
@@ -137,7 +140,7 @@ def _settings(place: str, threads: int) -> dict[str, Any]:
         "ENABLE_CPU_PINNING": False,
     }
     known = _core().get_property(place, "SUPPORTED_PROPERTIES")
-    return {name: value for name, value in wanted.items() if name in known}
+    return {name: value for name, value in wanted.items() if name in known and known[name] == "RW"}
 
 
 def _compile(source: Source, place: str, *, threads: int) -> Any:
@@ -159,7 +162,19 @@ def _compile(source: Source, place: str, *, threads: int) -> Any:
             model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in source.inputs})
         return core.compile_model(model, place, _settings(place, threads))
     except Exception as error:
-        raise UnsupportedError(f"OpenVINO cannot run {source.path} on {place}: {_reason(error)}") from error
+        left = _left_out(core, model, place)
+        raise UnsupportedError(f"OpenVINO cannot run {source.path} on {place}: {_reason(error)}{left}") from error
+
+
+def _left_out(core: Any, model: Any, place: str) -> str:
+    """Name the nodes that a device does not know, where it tells."""
+    try:
+        known = core.query_model(model, place)
+        nodes = [node for node in model.get_ops() if node.get_friendly_name() not in known]
+    except Exception:
+        return ""
+    listed = ", ".join(f"{node.get_type_name()} {node.get_friendly_name()}" for node in nodes[:5])
+    return f" It does not know {listed}{' and others' if len(nodes) > 5 else ''}." if nodes else ""
 
 
 def _repeats_weights(model: Any) -> bool:
@@ -186,12 +201,11 @@ class Model:
     allocate = None
     batches = False
 
-    def __init__(self, ov: Any, compiled: Any, runs_on: str) -> None:
-        self.runs_on = runs_on
+    def __init__(self, ov: Any, compiled: Any, runs_on: str, *, half: bool) -> None:
+        self.runs_on, self.half = runs_on, half
         self._ov = ov
         self._compiled = compiled
         # Where shapes are left open, chains that share a model may get each other's answers, even one call after the other.
-        self.half = "NPU" in runs_on
         self.clones = not any(tensor.partial_shape.is_dynamic for tensor in compiled.inputs)
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ...devices.sysfs import read_text
 from ...errors import BundleError, MissingError, UnsupportedError, require
 from ..quiet import printing_to_stderr
 from . import SIMULATOR, Source, pin_shapes
@@ -49,11 +50,12 @@ def describe_build(place: str) -> dict[str, str]:
     ort, devices, settings = _find(place)
     package = require("onnxruntime_qnn", extra="qnn")
     sdk = getattr(package.build_and_package_info, "qnn_version", "unknown")
-    npu = devices[0].device
+    npu, soc = devices[0].device, read_text(Path("/sys/devices/soc0/soc_id")) or ""
     return {
         "engine": f"{PACKAGE} {package.__version__}, QNN {sdk}",
         "onnxruntime": ort.__version__,
-        "npu": settings.get("soc_model") or f"{npu.vendor} {npu.vendor_id} {npu.device_id} {dict(npu.metadata)}",
+        "npu": settings.get("soc_model") or f"{npu.vendor} {npu.vendor_id} {npu.device_id} {soc}".strip(),
+        "threads": "any",
     }
 
 

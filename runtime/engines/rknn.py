@@ -179,7 +179,9 @@ def _find_python() -> Path:
     given = os.environ.get("OFFRAMP_RKNN_PYTHON")
     base = Path(os.environ.get("XDG_DATA_HOME", ""))
     data = base if base.is_absolute() else Path.home() / ".local/share"
-    path = Path(given) if given else data / "offramp/rknn/bin/python"
+    path = (
+        Path(given).absolute() if given else data / "offramp/rknn/bin/python"
+    )  # a link is left one: it is the environment
     if not path.is_file():
         raise MissingError(
             f"Stages for Rockchip's NPUs are built by rknn-toolkit2, in an environment of its own, and there is none at {path}. "
@@ -237,11 +239,13 @@ def _convert(python: Path, job: dict[str, Any], folder: Path) -> tuple[dict[str,
 
 
 def _explain_end(code: int, log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("E RKNN")] or lines
+    said = f": {errors[-1]}" if errors else ""
     if code < 0:
         memory = ", as when memory runs out" if code == -signal.SIGKILL else ""
-        return f"it was ended by signal {-code}{memory}"
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return f"it ended with code {code}" + (f": {lines[-1]}" if lines else "")
+        return f"it was ended by signal {-code}{memory}{said}"
+    return f"it ended with code {code}{said}"
 
 
 def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Model":
@@ -348,11 +352,17 @@ class Model:
             _put(given[source] if isinstance(source, int) else source, place, edge)
 
     def _infer(self, arrays: list["np.ndarray"]) -> list["np.ndarray"]:
-        # Without data_format arrays of four axes would be taken as NHWC; with others it says nothing.
-        given = self._lite.inference(inputs=arrays, data_format=["nchw"] * len(arrays))
+        import numpy as np
+
+        # Four axes are NHWC to every version of RKNNLite; how to tell it otherwise differs between them.
+        last = [np.ascontiguousarray(np.moveaxis(one, 1, 3)) if one.ndim == 4 else one for one in arrays]
+        given = self._lite.inference(inputs=last)
         expected = sum(edge.tensor is not None for edge in self._header.outputs)
         if given is None or len(given) != expected:
-            raise RuntimeError(f"RKNNLite gave {len(given or ())} outputs of {expected}.")
+            raise MissingError(
+                f"The NPU failed: RKNNLite gave {len(given or ())} outputs of {expected}, and says why on stderr. Does the stage "
+                "read a type that it does not know? It takes int8, uint8, int16, float16 and float32."
+            )
         return list(given)
 
     def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:

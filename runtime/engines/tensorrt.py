@@ -1,7 +1,7 @@
 """Stages on TensorRT 10.3 or newer, as JetPack 6 and 7 bring it: `tensorrt:0`, and Jetson's DLA `tensorrt:dla0`.
 
 Precision lies in the stage (fp16 tensors, Q/DQ nodes): networks are strongly typed, and float32 is not rounded to TF32. Whether a
-version can do something is seen by the names it has, never by its number. TensorRT-RTX is taken where TensorRT is not there.
+version can do something is seen by the names it has, never by its number.
 """
 
 import contextlib
@@ -26,6 +26,9 @@ PACKAGE = "tensorrt"
 ALIASES = ()
 TIMINGS = "timings of TensorRT"
 """What the cache calls that which a build learns about the device, so that the next one is faster."""
+
+ON_DLA, ON_GPU = "[DlaLayer]", "[GpuLayer]"
+"""How the builder's messages begin that say where it placed a layer."""
 
 NAMED = 6
 """The most layers that are named in words."""
@@ -59,7 +62,7 @@ def describe_build(place: str) -> dict[str, str]:
         MissingError: they are not here.
     """
     trt, gpu, _ = _open(place)
-    about = {"engine": f"{trt.__name__.partition('_bindings')[0]} {trt.__version__}", "gpu": gpu.name}
+    about = {"engine": f"tensorrt {trt.__version__}", "gpu": gpu.name}
     about |= {"compute_capability": gpu.capability, "multiprocessors": str(gpu.multiprocessors)}
     return about | {"driver": gpu.driver, "threads": "any"}
 
@@ -101,6 +104,8 @@ def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: by
         UnsupportedError: TensorRT cannot run the stage.
     """
     where = "tensorrt" if core is None else f"tensorrt:dla{core}"
+    if double := [tensor.name for tensor in source.inputs if tensor.dtype == "float64"]:
+        raise UnsupportedError(f"TensorRT knows no float64, in which {source.path.name} reads {_list(double)}.")
     shapes = pin_shapes(source, where)
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise MissingError(f"TensorRT {trt.__version__} is too old: 10.3 or newer is needed, as JetPack 6 brings it.")
@@ -121,14 +126,17 @@ def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: by
     config.add_optimization_profile(profile)
     config.clear_flag(trt.BuilderFlag.TF32)
     header = Header() if core is None else _turn_to_dla(trt, config, network, core, flagged=flagged)
-    cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    _log(trt).said.clear()
+    cache = config.create_timing_cache(timings)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):  # of another device or version
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    _log(trt).clear()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise UnsupportedError(f"TensorRT {trt.__version__} cannot build {source.path} for {where}: {_said(trt)}")
-    learnt = config.get_timing_cache()  # none where what was known did not fit
-    return msgspec.json.encode(header) + b"\n" + bytes(plan), b"" if learnt is None else bytes(learnt.serialize())
+    if core is not None:
+        header = _read_placement(trt, header)
+    return msgspec.json.encode(header) + b"\n" + bytes(plan), bytes(cache.serialize())
 
 
 def _turn_to_dla(trt: Any, config: Any, network: Any, core: int, *, flagged: bool) -> Header:
@@ -153,6 +161,24 @@ def _turn_to_dla(trt: Any, config: Any, network: Any, core: int, *, flagged: boo
     return Header(tuple(left))
 
 
+def _read_placement(trt: Any, header: Header) -> Header:
+    """Return what the builder says that it placed on the GPU; what it was able to place, where it says nothing.
+
+    Raises:
+        UnsupportedError: it left all of it to the GPU, as it does in silence where the DLA cannot hold the network.
+    """
+    placed = _log(trt).placed
+    if placed and not any(message.startswith(ON_DLA) for message in placed):
+        raise UnsupportedError(
+            "TensorRT leaves all of the stage to the GPU, though the DLA knows its layers. Use tensorrt:0."
+        )
+    return (
+        Header(tuple(one.removeprefix(ON_GPU).strip() for one in placed if one.startswith(ON_GPU)))
+        if placed
+        else header
+    )
+
+
 def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Plan":
     """Load a stage's plan, or build it. `threads` is not looked at.
 
@@ -170,6 +196,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     runtime = _start(trt.Runtime, trt)
     if core is not None:
         runtime.DLA_core = core
+    _log(trt).clear()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BundleError(f"TensorRT {trt.__version__} cannot load what was built of {source.path}: {_said(trt)}")
@@ -181,9 +208,8 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     where = gpu.name if core is None else f"DLA core {core} in half precision"
     if header.on_gpu:
         where += f", {len(header.on_gpu)} layers on {gpu.name} ({_list(header.on_gpu)})"
-    return Plan(
-        trt, gpu, runtime, engine, f"{_title(trt)} {trt.__version__}, {where}", int(place) if core is None else 0
-    )
+    number = int(place) if core is None else 0
+    return Plan(trt, gpu, runtime, engine, f"TensorRT {trt.__version__}, {where}", number, half=core is not None)
 
 
 def _load() -> Any:
@@ -192,14 +218,13 @@ def _load() -> Any:
     Raises:
         MissingError: it is not installed, or does not load.
     """
-    for name in ("tensorrt", "tensorrt_rtx"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise MissingError(f"The package {name} is installed but needs {error.name}, which is not.") from error
-        except Exception as error:  # its libraries, of whatever version
-            raise MissingError(f"The package {name} is installed but does not import: {error}") from error
+    try:
+        return importlib.import_module("tensorrt")
+    except ModuleNotFoundError as error:
+        if error.name != "tensorrt":
+            raise MissingError(f"The package tensorrt is installed but needs {error.name}, which is not.") from error
+    except Exception as error:  # its libraries, of whatever version
+        raise MissingError(f"The package tensorrt is installed but does not import: {error}") from error
     raise MissingError(
         "TensorRT's Python package is not installed. On a Jetson it comes with JetPack (sudo apt install python3-libnvinfer), "
         "and a virtual environment made with --system-site-packages sees it; elsewhere: pip install tensorrt"
@@ -224,27 +249,29 @@ def _open(place: str) -> tuple[Any, "Gpu", int | None]:
     if core >= cores:
         raise MissingError(
             f"There is no DLA core {core} here: TensorRT {trt.__version__} finds {max(cores, 0)} beside {gpu.name}. Jetson Orin "
-            "NX and AGX have two, most others none. Use tensorrt:0."
+            "NX and AGX have two; TensorRT up to 10.7 runs them, and 11.4.1 on AGX Orin. Use tensorrt:0."
         )
     return trt, gpu, core
 
 
-def _title(trt: Any) -> str:
-    return "TensorRT-RTX" if trt.__name__.startswith("tensorrt_rtx") else "TensorRT"
-
-
 @functools.cache
 def _log(trt: Any) -> Any:
-    """Return the one logger that TensorRT is given; it keeps what went wrong, and prints nothing."""
+    """Return the one logger that TensorRT is given; it keeps what went wrong and where layers were placed, and prints nothing."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
+            self.clear()
+
+        def clear(self) -> None:
             self.said: list[str] = []
+            self.placed: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.said = [*self.said[-3:], message]
+            elif message.startswith((ON_DLA, ON_GPU)):
+                self.placed.append(message)
 
     return Log()
 
@@ -258,7 +285,7 @@ def _start(kind: Callable[[Any], Any], trt: Any) -> Any:
     try:
         return kind(_log(trt))
     except TypeError as error:  # pybind11's words for a factory that gave nothing
-        raise MissingError(f"{_title(trt)} {trt.__version__} does not start: {_said(trt)} ({error})") from error
+        raise MissingError(f"TensorRT {trt.__version__} does not start: {_said(trt)} ({error})") from error
 
 
 def _said(trt: Any) -> str:
@@ -292,9 +319,11 @@ class Plan:
     batches = False  # a DLA knows fixed shapes only, and a Jetson's memory is short
     clones = True
 
-    def __init__(self, trt: Any, gpu: "Gpu", runtime: Any, engine: Any, runs_on: str, number: int) -> None:
+    def __init__(
+        self, trt: Any, gpu: "Gpu", runtime: Any, engine: Any, runs_on: str, number: int, *, half: bool
+    ) -> None:
         self.runs_on = runs_on
-        self.half = "DLA" in runs_on
+        self.half = half
         self.memory = f"cuda-driver:{number}"
         self.allocate: Callable[[tuple[int, ...], Any], Any] | None = gpu.allocate
         self._trt, self._gpu, self._runtime, self._engine = trt, gpu, runtime, engine
@@ -313,6 +342,7 @@ class Plan:
 
         gpu = self._gpu
         gpu.enter()
+        _log(self._trt).clear()
         context = self._engine.create_execution_context()
         if context is None:
             raise MissingError(f"The GPU has no room for another chain: {_said(self._trt)}")
@@ -350,6 +380,8 @@ class Plan:
 
     def _tie(self, context: Any, bound: dict[str, Any]) -> dict[str, Any]:
         """Give every tensor of the plan its place on the GPU, by name: a block of the chain's, or one of its own."""
+        import numpy
+
         trt, engine, blocks = self._trt, self._engine, {}
         names = _names(engine)
         if strange := [name for name in bound if name not in names]:
@@ -361,24 +393,20 @@ class Plan:
                 if not context.set_input_shape(name, tuple(bound[name].shape)):
                     raise self._misfit(name, f"does not take the shape {tuple(bound[name].shape)}")
         for name in names:
-            block = self._gpu.allocate(tuple(context.get_tensor_shape(name)), trt.nptype(engine.get_tensor_dtype(name)))
-            value = bound.get(name, block)
-            if (tuple(value.shape), value.dtype) != (block.shape, block.dtype):
-                raise self._misfit(name, f"is {block.dtype} {block.shape}, not {value.dtype} {tuple(value.shape)}")
-            blocks[name] = value if isinstance(value, type(block)) else block
-            context.set_tensor_address(name, blocks[name].address)
+            shape, dtype = tuple(context.get_tensor_shape(name)), numpy.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+            value = bound.get(name)
+            if value is not None and (tuple(value.shape), value.dtype) != (shape, dtype):
+                raise self._misfit(name, f"is {dtype} {shape}, not {value.dtype} {tuple(value.shape)}")
+            if value is None or isinstance(value, numpy.ndarray):
+                value = self._gpu.allocate(shape, dtype)
+            blocks[name] = value
+            if not context.set_tensor_address(name, blocks[name].address):
+                raise self._misfit(name, f"takes no address: {_said(trt)}")
         return blocks
 
     def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
-        """Run the plan once into new arrays."""
-        import numpy
-
-        made = {}
-        for name in outputs:
-            shape = [1 if axis < 0 else axis for axis in self._engine.get_tensor_shape(name)]
-            made[name] = numpy.empty(shape, self._trt.nptype(self._engine.get_tensor_dtype(name)))
-        self.bind(inputs, made)()
-        return made
+        """Refuse: a chain asks for it where shapes are not known beforehand, and here they are fixed."""
+        raise UnsupportedError("TensorRT runs stages of fixed shapes only.")
 
     def _misfit(self, name: str, what: str) -> BundleError:
         return BundleError(f"A stage and its manifest do not fit together: {name} {what}. Export the network anew.")

@@ -14,10 +14,11 @@ from offramp.calibrate.certify import certify_drop
 from offramp.calibrate.search import exits_taken
 from offramp.calibrate.verdict import judge
 from offramp.devices.meters import modelled
-from offramp.errors import BundleError, DataError, MissingError, TargetError, UsageError
-from offramp.export import export, keep
+from offramp.errors import BundleError, DataError, MissingError, TargetError, UnsupportedError, UsageError
+from offramp.export import export, keep, quantize
 from offramp.points import Target
 from offramp.runtime import load
+from offramp.runtime.engines import openvino
 from offramp.runtime.loading import load_uncalibrated
 
 from dense import CLASSES, write_onnx
@@ -356,3 +357,24 @@ def test_a_calibration_that_names_no_such_static_network_is_refused(calibrated, 
     path.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="names static network 9 of 3"):
         bench(calibrated, labelled)
+
+
+def test_a_variant_that_a_device_cannot_run_is_left_out_with_its_reason_unless_it_is_named(
+    dense, labelled, monkeypatch
+):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    bundle = quantize(dense, labelled[0][:100], to="fp16")
+    compile_stage = openvino.compile_stage
+
+    def refuse(source, place, **how):  # as an NPU does that knows no half precision
+        if "fp16" in str(source.path):
+            raise UnsupportedError("The fake NPU knows no half precision.")
+        return compile_stage(source, place, **how)
+
+    monkeypatch.setattr(openvino, "compile_stage", refuse)
+    found = calibrate(bundle, labelled, Target(max_drop=0.1), device="openvino:CPU", also=["cpu"])
+    ran = {(chain.variant, chain.placement[0]) for chain in found.chains}
+    assert ran == {("fp32", "openvino:CPU"), ("fp32", "cpu"), ("fp16", "cpu")}
+    assert any("fp16 on openvino:CPU is left out: The fake NPU" in note for note in found.notes)
+    with pytest.raises(UnsupportedError, match="--place 0=cpu"):
+        calibrate(bundle, labelled, Target(max_drop=0.1), device="openvino:CPU", variant="fp16")

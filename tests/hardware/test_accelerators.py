@@ -11,10 +11,10 @@ import os
 import numpy as np
 import pytest
 
-from offramp.errors import MissingError, UnsupportedError, UsageError
+from offramp.errors import MissingError, UsageError
 from offramp.export import export, quantize
 from offramp.runtime import build
-from offramp.runtime.engines import engines, name_device
+from offramp.runtime.engines import SIMULATOR, engines, name_device
 from offramp.runtime.loading import load_uncalibrated
 
 import networks
@@ -29,13 +29,13 @@ def find_devices():
             found += [name_device(module, engine, place) for place in engine.list_places()]
         except MissingError as error:
             print(error)
-    return [name for name in found if name.rpartition(":")[2].lower() != "cpu"]
+    return [name for name in found if name.rpartition(":")[2].lower() != "cpu" and SIMULATOR not in name]
 
 
 def load_or_skip(bundle, device, variant):
     try:
         return load_uncalibrated(bundle, device, variant=variant)
-    except UnsupportedError as error:
+    except MissingError as error:  # it cannot run the stage, or what is built on another machine is not here
         pytest.skip(str(error))
 
 
@@ -75,7 +75,7 @@ def test_every_precision_says_what_the_cpu_says(compressed, device, precision):
         agreement = (ours.label == theirs.label).mean(0)
         print(f"\n{device} {variant}: {net.provenance.stages[0].runs_on}; score error {error:.1e}, labels {agreement}")
         print(f"us per exit {leave_at_each(net, x[0][:50])}, on the CPU {leave_at_each(cpu, x[0][:50])}")
-    half = "dla" in device or "npu" in device.lower()  # which compute in half precision whatever the stage says
+        half = any(stage.half for stage in net.provenance.stages)
     assert error <= max(SCORE_ERROR[precision], SCORE_ERROR["fp16"] * half)
     assert (agreement >= 0.95).all()
 

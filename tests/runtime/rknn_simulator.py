@@ -45,7 +45,7 @@ def build(job):
 
 def run(key, arrays):
     inputs = [np.frombuffer(content, dtype).reshape(shape) for dtype, shape, content in arrays]
-    given = stages[key].inference(inputs=inputs, data_format=["nchw"] * len(inputs))
+    given = stages[key].inference(inputs=inputs)
     return [(array.dtype.str, array.shape, array.tobytes()) for array in given]
 
 

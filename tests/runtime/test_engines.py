@@ -407,8 +407,8 @@ def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
 class FakeNpu:
     """OpenVINO's Core with a fake NPU, which computes on the CPU and, as NPUs do, refuses shapes that are open."""
 
-    def __init__(self, core, runs=("NPU",)):
-        self._core, self._runs = core, list(runs)
+    def __init__(self, core, runs="NPU"):
+        self._core, self._runs = core, runs
         self.available_devices = ["CPU", "NPU"]
 
     def __getattr__(self, name):
@@ -418,7 +418,7 @@ class FakeNpu:
         if place != "NPU":
             return self._core.get_property(place, name)
         about = {"FULL_DEVICE_NAME": "Fake AI Boost", "NPU_DRIVER_VERSION": "1782915121", "PERFORMANCE_HINT": "LATENCY"}
-        return list(about) if name == "SUPPORTED_PROPERTIES" else about[name]
+        return dict.fromkeys(about, "RW") if name == "SUPPORTED_PROPERTIES" else about[name]
 
     def compile_model(self, model, place, settings):
         if any(tensor.partial_shape.is_dynamic for tensor in model.inputs) and place == "NPU":

@@ -104,7 +104,8 @@ def test_the_simulator_says_what_onnx_runtime_says(forms, variant):
 
 @simulated
 @pytest.mark.skipif(
-    not os.environ.get("OFFRAMP_ZOO"), reason="takes minutes: OFFRAMP_ZOO=1 python -m pytest tests/runtime/test_qnn.py"
+    not os.environ.get("OFFRAMP_BENCHMARKS"),
+    reason="takes minutes: OFFRAMP_BENCHMARKS=1 python -m pytest",
 )
 def test_every_network_of_the_zoo_runs_on_the_simulator_or_is_refused_for_a_known_reason(zoo):
     import networks

@@ -23,7 +23,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from offramp.bundle import open_bundle
-from offramp.errors import BundleError, DataError, MissingError, UnsupportedError
+from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import build, verify
 from offramp.runtime import rknn_converter as converter
@@ -74,15 +74,14 @@ class FakeRKNNLite:
             raise self.answers["init_runtime"]
         return self.answers["init_runtime"]
 
-    def inference(self, inputs, data_format=None):
+    def inference(self, inputs):
         if self.session is None:
             options = ort.SessionOptions()  # as it stands: with weights in all 8 bits sums overflow on some processors
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.log_severity_level = 3
             self.session = ort.InferenceSession(self.content, options)
         names = [value.name for value in self.session.get_inputs()]
-        formats = data_format or ["nhwc"] * len(inputs)
-        fed = [x if x.ndim < 4 or f == "nchw" else np.moveaxis(x, 3, 1) for x, f in zip(inputs, formats, strict=True)]
+        fed = [x if x.ndim < 4 else np.moveaxis(x, 3, 1) for x in inputs]  # it takes NHWC
         given = self.session.run(None, dict(zip(names, fed, strict=True)))
         return [array.astype(np.float32) for array in given]  # it gives float32 where it is not asked for another type
 
@@ -171,11 +170,11 @@ def test_tensors_in_8_bits_that_stages_hand_over_are_converted_on_the_way(dense,
     assert off.mean() < 0.01 and off.max() < 0.05 and (npu.label == cpu.label).mean() > 0.95
 
 
-def test_images_go_in_as_nchw_and_an_input_in_8_bits_is_handed_over_without_the_npu():
+def test_images_go_in_as_nhwc_and_an_input_in_8_bits_is_handed_over_without_the_npu():
     class Doubles(FakeRKNNLite):
-        def inference(self, inputs, data_format=None):
-            assert data_format == ["nchw", "nchw"] and [x.dtype for x in inputs] == [np.float32, np.float32]
-            return [inputs[0] * 2, np.array([[3.0]], np.float32), inputs[1]]
+        def inference(self, inputs):
+            assert [x.dtype for x in inputs] == [np.float32, np.float32]
+            return [np.moveaxis(inputs[0], 3, 1) * 2, np.array([[3.0]], np.float32), inputs[1]]
 
     edges = rknn.Edge("image", "image"), rknn.Edge("q", "q.float", scale=0.5, zero_point=3)
     given = (
@@ -256,8 +255,8 @@ def test_what_rknnlite_refuses_is_an_error_with_the_usual_reason(dense, workstat
     assert [lite.released for lite in FakeRKNNLite.made] == [1, 1, 1]
     FakeRKNNLite.answers.update(load_rknn=0, init_runtime=0)
     net = load_uncalibrated(dense, DEVICE)
-    monkeypatch.setattr(FakeRKNNLite, "inference", lambda self, inputs, data_format: None)
-    with pytest.raises(DataError, match="RKNNLite gave 0 outputs of"):
+    monkeypatch.setattr(FakeRKNNLite, "inference", lambda self, inputs: None)
+    with pytest.raises(MissingError, match="The NPU failed: RKNNLite gave 0 outputs of"):
         net(draw(1)[0])
 
 
@@ -352,8 +351,7 @@ class Simulator:
 
     def lite(simulator):  # noqa: N805
         class SimulatedRKNNLite(FakeRKNNLite):
-            def inference(self, inputs, data_format=None):
-                assert data_format == ["nchw"] * len(inputs)
+            def inference(self, inputs):
                 sent = [(array.dtype.str, array.shape, array.tobytes()) for array in inputs]
                 given = simulator.ask("run", hashlib.sha256(self.content).hexdigest(), sent)
                 return [np.frombuffer(content, dtype).reshape(shape) for dtype, shape, content in given]

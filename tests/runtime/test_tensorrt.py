@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from offramp.errors import MissingError, UnsupportedError
-from offramp.export import quantize
+from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build, cuda
 from offramp.runtime.cache import list_cache
 from offramp.runtime.engines import Source, tensorrt
 from offramp.runtime.loading import load_uncalibrated
+from offramp.schema import Preprocess, Tensor
 
+import networks
 from dense import labels_of_clones
 from fake_tensorrt import VERSIONS, FakeDriver, make_tensorrt
 
@@ -46,14 +48,14 @@ def fake(monkeypatch, version=VERSIONS[0], **how):
     monkeypatch.setattr("ctypes.CDLL", lambda name: driver)
     monkeypatch.setattr(cuda, "_SIGNATURES", {})
     monkeypatch.setattr(importlib, "import_module", lambda name, *a: module if name == "tensorrt" else real(name, *a))
-    cuda.open_gpu.cache_clear()
+    cuda._opened.clear()
     return driver, module
 
 
 @pytest.fixture(autouse=True)
 def no_gpu_is_kept():
     yield
-    cuda.open_gpu.cache_clear()
+    cuda._opened.clear()
     tensorrt._log.cache_clear()
 
 
@@ -69,6 +71,18 @@ def test_stages_of_every_precision_are_built_by_the_real_builder(dense, rtx):
         for k, source in enumerate(sources(bundle, variant)):
             sizes[variant.precision, k] = len(tensorrt.build_plan(rtx, source)[0])
     assert len(sizes) == 9 and min(sizes.values()) > 1000
+
+
+def test_images_as_a_camera_gives_them_and_float64(tmp_path, rtx):
+    how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    bundle = export(
+        networks.build(networks.Plain), networks.ZOO["plain"].draw(3, 0), tmp_path / "net.offramp", preprocess=how
+    )
+    for source in sources(bundle, bundle.variant()):
+        assert len(tensorrt.build_plan(rtx, source)[0]) > 1000
+    double = Source(source.path, (Tensor(name="x", dtype="float64", shape=(None, 3)),), ("y",))
+    with pytest.raises(UnsupportedError, match="TensorRT knows no float64, in which stage2.onnx reads x"):
+        tensorrt.build_plan(rtx, double)
 
 
 def test_int8_with_zero_points_is_refused_with_the_remedy(dense, rtx):
@@ -185,7 +199,7 @@ def test_a_plan_of_a_smaller_gpu_of_the_same_name_does_not_fit(dense, monkeypatc
     driver, _ = fake(monkeypatch)
     build(dense, "tensorrt:0", into_bundle=True)
     driver.multiprocessors = 8
-    cuda.open_gpu.cache_clear()
+    cuda._opened.clear()
     with (
         pytest.warns(EngineWarning, match="multiprocessors was 16 and is 8"),
         load_uncalibrated(dense, "tensorrt:0") as net,
@@ -197,8 +211,9 @@ def test_timings_of_another_version_are_not_used(dense, monkeypatch):
     _, module = fake(monkeypatch)
     (source, *_) = sources(dense, dense.variant())
     cuda.open_gpu(0)
-    assert tensorrt.build_plan(module, source, timings=b"unfit")[1] == b"timings learnt"
-    assert module.timings == [b""]
+    for unfit in (b"of another device", b"damaged"):
+        assert tensorrt.build_plan(module, source, timings=unfit)[1] == b"timings learnt"
+    assert module.timings == [b"", b""]
 
 
 def test_networks_are_typed_strongly_and_float32_is_not_rounded(dense, monkeypatch, version):
@@ -221,6 +236,13 @@ def test_layers_that_a_dla_leaves_to_the_gpu_are_named(dense, monkeypatch, versi
     plan = (dense.path / built[0].path).read_bytes()
     assert (b"FP16" in plan) == version.startswith("10")  # since TensorRT 11 the stage alone says it
     assert b"GPU_FALLBACK" in plan
+
+
+def test_a_dla_that_holds_nothing_of_what_it_knows_is_found_out(dense, monkeypatch):
+    _, module = fake(monkeypatch, dla=1, on_dla=("MatMul", "Gemm"))
+    module.all_on_gpu = True
+    with pytest.raises(UnsupportedError, match="leaves all of the stage to the GPU, though the DLA knows its layers"):
+        load_uncalibrated(dense, "tensorrt:dla0")
 
 
 def test_a_stage_of_which_a_dla_runs_nothing_is_refused_with_another_placement(dense, monkeypatch):
