@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from offramp.bundle import write_calibration
+from offramp.bundle import open_bundle, write_calibration
 from offramp.calibrate import calibrate
 from offramp.export import export
 from offramp.points import Target
@@ -65,6 +66,12 @@ def zoo(tmp_path_factory):
         return made[name]
 
     return get
+
+
+@pytest.fixture
+def own_zoo(zoo, tmp_path):
+    """A network's bundle of the zoo as a copy that a test may add variants to."""
+    return lambda name: open_bundle(shutil.copytree(zoo(name)[1].path, tmp_path / f"{name}.offramp"))
 
 
 @pytest.fixture(scope="session")

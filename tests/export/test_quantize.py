@@ -214,8 +214,8 @@ def test_a_quantised_variant_goes_where_any_other_goes(trained, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["shapes", "encoder", "keyword-spotter", "two-inputs", "looped", "gated", "attached"])
-def test_networks_of_all_kinds_are_quantised(zoo, name):
-    _, bundle, _ = zoo(name)
+def test_networks_of_all_kinds_are_quantised(own_zoo, name):
+    bundle = own_zoo(name)
     entry = networks.ZOO[name]
     x = entry.draw(64, 1)
     for to, most in (("int8", 0.15), ("fp16", 5e-3)):

@@ -271,12 +271,12 @@ COMPRESSED = ("multi-scale-dense", "attached", "mixture-of-experts")
 
 @EVERY
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_every_stage_is_built_by_tensorrt(zoo, name, precision):
+def test_every_stage_is_built_by_tensorrt(own_zoo, name, precision):
     """By TensorRT-RTX, whose parser and builder need no GPU; int8 without zero points."""
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
     if precision != "fp32" and name not in COMPRESSED and "OFFRAMP_BENCHMARKS" not in os.environ:
         pytest.skip("takes long: OFFRAMP_BENCHMARKS=1 python -m pytest tests/export/test_zoo.py -k tensorrt")
-    _, bundle, _ = zoo(name)
+    bundle = own_zoo(name)
     if precision != "fp32":
         how = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}
         bundle = quantize(bundle, networks.ZOO[name].draw(16, 1), name=f"trt-{precision}", **how)
