@@ -15,7 +15,7 @@ from offramp.runtime.loading import load_uncalibrated
 
 from pages import ROOT, blocks, run
 
-LONG = "product.py", "certify.py", "predict.py"
+LONG = "product.py", "certify.py", "predict.py", "chain.py"
 """Benchmarks that take long however little they measure."""
 
 PAGE = ROOT / "CONTRIBUTING.md"
