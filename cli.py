@@ -18,22 +18,20 @@ from .cli_compress import prune, quantize
 from .cli_export import export, fuse, keep
 from .cli_power import choose_energy_meter, energy, open_meter, power
 from .cli_report import report
-from .errors import OfframpError
+from .errors import CheckError, MissingError, OfframpError, TargetError, UnsupportedError
 from .options import (
     as_json,
     calibrated_devices,
     devices_of,
     on_devices,
+    read_loading,
     read_target,
-    variant_to_run,
-    with_calibration,
     with_fallback,
+    with_loading,
     with_meter,
-    with_point,
     with_seed,
     with_target,
     with_threads,
-    with_variant,
 )
 from .show import (
     describe_bundle,
@@ -61,7 +59,7 @@ def app() -> None:
 @on_devices
 @with_fallback
 @with_threads
-@with_variant
+@click.option("--variant", help="Name of a variant; all by default.")
 @as_json
 def verify(
     bundle: str,
@@ -74,7 +72,6 @@ def verify(
 ) -> None:
     """Replay BUNDLE's golden samples through every stage on this device and compare with what was exported."""
     from .bundle import open_bundle
-    from .errors import CheckError, UnsupportedError
     from .runtime import Verification
     from .runtime import verify as verify_bundle
 
@@ -84,9 +81,10 @@ def verify(
     with progress_bars() as progress:
         for name in names:
             devices = devices_of(opened, name, device, place) or calibrated_devices(opened, name)
-            how: dict[str, Any] = {"variant": name, "threads": threads, "fallback": fallback, "progress": progress}
             try:
-                found += verify_bundle(opened, devices, **how)
+                found += verify_bundle(
+                    opened, devices, variant=name, threads=threads, fallback=fallback, progress=progress
+                )
             except UnsupportedError as error:
                 if name == names[-1] and not found:
                     raise
@@ -141,12 +139,13 @@ def calibrate(
     """
     from .bundle import open_bundle
     from .calibrate import calibrate as calibrate_bundle
-    from .errors import TargetError
+    from .runtime.placing import parse_placement
     from .sources import load_samples
 
     opened = open_bundle(bundle)
     named = variant[0] if len(variant) == 1 else None
     devices = devices_of(opened, named, device, place) or "cpu"
+    stages = len(opened.variant(named).stages)
     targets = read_target(**target)
     found = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
     samples = load_samples(data, opened.manifest)
@@ -157,7 +156,7 @@ def calibrate(
             samples,
             targets,
             device=devices,
-            also=[devices_of(opened, named, None, one) or "" if "=" in one else one for one in also],
+            also=[parse_placement(one, stages) if "=" in one else one for one in also],
             threads=threads,
             fallback=fallback,
             variant=list(variant) or None,
@@ -179,29 +178,11 @@ def calibrate(
 @app.command()
 @click.argument("bundle")
 @click.argument("inputs")
-@on_devices
-@with_fallback
-@with_threads
-@with_variant
-@with_point
-@with_calibration
+@with_loading
 @click.option("--power", is_flag=True, help="Watch the board's power meanwhile, and show the statistics.")
 @with_meter
 @as_json
-def run(
-    bundle: str,
-    inputs: str,
-    device: str | None,
-    place: str | None,
-    fallback: str | None,
-    threads: int,
-    variant: str | None,
-    point: str | None,
-    calibration: str | None,
-    power: bool,
-    meter: str,
-    as_json: bool,
-) -> None:
+def run(bundle: str, inputs: str, power: bool, meter: str, as_json: bool, **loading: Any) -> None:
     """Run BUNDLE on every sample of INPUTS: label, score, exit and latency, a line each.
 
     With --power the statistics of the run follow; in JSON, results, statistics and fingerprint are then fields of one document.
@@ -227,12 +208,7 @@ def run(
     with progress_bars() as progress:
         net = load(
             opened,
-            devices_of(opened, place and variant_to_run(opened, variant, calibration), device, place),
-            variant=variant,
-            point=point,
-            threads=threads,
-            calibration=calibration,
-            fallback=fallback,
+            **read_loading(opened, **loading),
             meter=(open_meter(meter) if ".py:" in meter else meter) if power else None,
             progress=progress,
         )
@@ -247,34 +223,17 @@ def run(
     text = lambda: f"{describe_results(results, names)}\n\n{describe_stats(stats)}"  # noqa: E731
     packages = packages_of([stage.device for stage in net.provenance.stages])
     scope = f"{stats.power.meter}: {stats.power.scope}" if stats.power and stats.power.meter else None
-    fields = fingerprint(packages=packages, threads=threads, meter=scope)
+    fields = fingerprint(packages=packages, threads=loading["threads"], meter=scope)
     print_result({"results": named, "stats": stats, "fingerprint": fields}, as_json, text)
 
 
 @app.command()
 @click.argument("bundle")
 @click.argument("data")
-@on_devices
-@with_fallback
-@with_threads
-@with_variant
-@with_point
-@with_calibration
+@with_loading
 @with_seed
 @as_json
-def bench(
-    bundle: str,
-    data: str,
-    device: str | None,
-    place: str | None,
-    fallback: str | None,
-    threads: int,
-    variant: str | None,
-    point: str | None,
-    calibration: str | None,
-    seed: int,
-    as_json: bool,
-) -> None:
+def bench(bundle: str, data: str, seed: int, as_json: bool, **loading: Any) -> None:
     """Compare BUNDLE with the whole static network and the best single exit, by labelled DATA that calibration never saw."""
     from .bundle import open_bundle
     from .calibrate import bench as bench_bundle
@@ -283,18 +242,7 @@ def bench(
     opened = open_bundle(bundle)
     samples = labelled(load_samples(data, opened.manifest), data)
     with progress_bars() as progress:
-        result = bench_bundle(
-            opened,
-            samples,
-            device=devices_of(opened, place and variant_to_run(opened, variant, calibration), device, place),
-            threads=threads,
-            fallback=fallback,
-            variant=variant,
-            point=point,
-            calibration=calibration,
-            seed=seed,
-            progress=progress,
-        )
+        result = bench_bundle(opened, samples, **read_loading(opened, **loading), seed=seed, progress=progress)
     print_result(result, as_json, lambda: str(result))
 
 
@@ -317,7 +265,6 @@ def inspect(bundle: str, as_json: bool) -> None:
 @as_json
 def doctor(as_json: bool) -> None:
     """Say what this board is, which engines and meters work here, and how to get what is missing."""
-    from .errors import MissingError
     from .runtime import diagnose
 
     found = diagnose()

@@ -34,7 +34,7 @@ def build(
     from .runtime import build as build_bundle
 
     opened = open_bundle(bundle)
-    variant = variant_to_run(opened, variant, None)
+    variant = variant_to_run(opened, variant)
     devices = devices_of(opened, variant, device, place) or calibrated_devices(opened, variant)
     with progress_bars() as progress:
         found = build_bundle(

@@ -112,7 +112,7 @@ def export(
 @click.command()
 @click.argument("bundle")
 @click.option("--exits", required=True, help="The exits to keep, by name or number: 0,2.")
-@with_variant
+@click.option("--variant", help="The variant to start from; the first by default.")
 @click.option("--name", help="What the new variant is called; after the exits by default.")
 @as_json
 def keep(bundle: str, exits: str, variant: str | None, name: str | None, as_json: bool) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from .errors import CheckError, MeasurementError, MissingError, UsageError
 from .options import (
     as_json,
+    calibrated_devices,
     devices_of,
     on_devices,
     parse_seconds,
@@ -306,26 +307,30 @@ def energy(
     window_s = None if window is None else parse_seconds("--window", window)
     x, _ = load_samples(data, opened.manifest)
     samples = check_samples(x, opened.manifest.inputs)
-    devices = devices_of(opened, place and variant_to_run(opened, variant, None), device, place) or "cpu"
+    variant = variant_to_run(opened, variant)
+    devices = devices_of(opened, variant, device, place) or calibrated_devices(opened, variant)
     where = [devices] if isinstance(devices, str) else devices
     found = open_meter(meter, where) if power_w is None else modelled(power_w)
-    with progress_bars() as progress:
-        how: dict[str, Any] = {"variant": variant, "threads": threads, "fallback": fallback, "progress": progress}
-        with load_uncalibrated(opened, devices, **how) as net:
-            packages = packages_of([stage.device for stage in net.provenance.stages])
-            fields = fingerprint(packages=packages, threads=threads, meter=f"{found.name}: {found.scope}")
-            if power_w is not None:
-                latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
-                result = model_energy(latency_s, power_w, fingerprint=fields)
-            else:
-                result = energy_per_exit(
-                    net,
-                    samples,
-                    found,
-                    trials=trials,
-                    window_s=window_s,
-                    seed=seed,
-                    fingerprint=fields,
-                    progress=progress,
-                )
+    with (
+        progress_bars() as progress,
+        load_uncalibrated(
+            opened, devices, variant=variant, threads=threads, fallback=fallback, progress=progress
+        ) as net,
+    ):
+        packages = packages_of([stage.device for stage in net.provenance.stages])
+        fields = fingerprint(packages=packages, threads=threads, meter=f"{found.name}: {found.scope}")
+        if power_w is not None:
+            latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
+            result = model_energy(latency_s, power_w, fingerprint=fields)
+        else:
+            result = energy_per_exit(
+                net,
+                samples,
+                found,
+                trials=trials,
+                window_s=window_s,
+                seed=seed,
+                fingerprint=fields,
+                progress=progress,
+            )
     print_result(result, as_json, lambda: describe_energies(result))

@@ -98,11 +98,11 @@ def calibrated_devices(bundle: Bundle, variant: str) -> str | tuple[str, ...]:
     return chains[0].placement if chains else "cpu"
 
 
-def variant_to_run(bundle: Bundle, variant: str | None, calibration: str | None) -> str:
+def variant_to_run(bundle: Bundle, variant: str | None) -> str:
     """Return the name of the variant that runs: the one that is asked for, or was calibrated, or the first."""
     from .runtime.calibrations import choose_point
 
-    return variant or choose_point(bundle, calibration)[0].name
+    return variant or choose_point(bundle)[0].name
 
 
 with_meter = click.option(
@@ -124,6 +124,23 @@ with_variant = click.option(
 )
 with_point = click.option("--point", help="Operating point; the only or first one by default.")
 with_calibration = click.option("--calibration", help="A calibration file outside the bundle.")
+
+
+def with_loading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what of a calibrated bundle is loaded, and how; `read_loading` takes their values."""
+    for option in (with_calibration, with_point, with_variant, with_threads, with_fallback, on_devices):
+        command = option(command)
+    return command
+
+
+def read_loading(bundle: Bundle, *, place: str | None, **how: Any) -> dict[str, Any]:
+    """Return the arguments of `runtime.load` that the options of `with_loading` ask for."""
+    if place is not None:
+        from .runtime.calibrations import choose_point
+
+        named = {name: how[name] for name in ("calibration", "variant", "point", "threads")}
+        how["device"] = devices_of(bundle, choose_point(bundle, **named)[0].name, how["device"], place)
+    return how
 
 
 def parse_seconds(option: str, text: str, *, least: float = 0.01) -> float:

@@ -8,6 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from offramp.calibrate import calibrate
+from offramp.export import keep
+from offramp.points import Target
 from offramp.runtime import diagnose
 from offramp.show import describe_diagnosis
 
@@ -207,6 +210,15 @@ def test_energy_is_modelled_where_there_is_no_meter(calibrated, inputs):
     for one in found["exits"]:
         assert one["energy_j"] == pytest.approx(5 * one["latency_s"]) and one["interval_j"] is None
     assert "nothing was measured" in offramp("energy", calibrated.path, inputs, "--power-w", "5").stdout
+
+
+def test_energy_is_of_what_was_calibrated(dense, labelled, inputs, monkeypatch):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    two = keep(dense.path, [0, 2], name="two")
+    calibrate(two, labelled, Target(max_drop=0.05), variant="two", device="openvino:CPU")
+    for place, engine in (([], "openvino"), (["--place", "0-1=cpu"], "onnxruntime")):
+        found = json.loads(offramp("energy", two.path, inputs, "--power-w", "5", *place, "--json").stdout)
+        assert len(found["exits"]) == 2 and found["fingerprint"]["engine"].startswith(engine)
 
 
 def test_energy_refuses_what_cannot_be_measured(calibrated, inputs, meter):
