@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from offramp.cli import _run
+from offramp.show import progress_bars
 
 import networks
 from command import clear_message, offramp
@@ -223,6 +225,18 @@ def test_progress_is_shown_to_a_person(files):
         shown += part
     out, _ = done.communicate()
     assert done.returncode == 0 and b"measuring" in shown and b"measuring" not in out
+
+
+def test_a_progress_bar_follows_a_total_that_changes(monkeypatch):
+    class Terminal(io.StringIO):
+        isatty = lambda self: True  # noqa: E731
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bars() as progress:
+        progress("measuring", 30, 30)
+        progress("measuring", 30, 90)
+    assert "33%" in sys.stderr.getvalue()
 
 
 def test_a_reader_that_leaves_early_is_no_failure(files):
