@@ -58,7 +58,7 @@ def quantize(
     from .calibrate.samples import check_labelled
     from .export.compare import compare_variants
     from .export.quantize import quantize as quantize_bundle
-    from .runtime.samples import Samples, convert_samples
+    from .runtime.samples import convert_samples
     from .sources import load_samples
 
     opened = open_bundle(bundle)
@@ -90,10 +90,10 @@ def quantize(
     shown = ""
     if checked is not None:
         rows = np.random.default_rng(seed).permutation(len(checked))[:COMPARED]  # data may be sorted by class
-        few = Samples(tuple(part[rows] for part in checked.arrays))
+        names = new.name, new.origin.parent
         with spinner("comparing with the parent"):
-            shifts = compare_variants(made, new.name, new.origin.parent, few, None if y is None else y[rows])
-        shown = f"On {len(rows)} of the samples:\n{describe_shifts(new, shifts)}"
+            shifts = compare_variants(made, *names, checked[rows], None if y is None else y[rows])
+        shown = f"On {len(rows)} of the samples:\n{describe_shifts(*names, shifts)}"
     text = lambda: f"{describe_bundle(made)}\n\n{shown}".rstrip()  # noqa: E731
     print_result({"manifest": made.manifest, "shifts": shifts}, as_json, text)
 

@@ -66,12 +66,9 @@ def _describe_variant(variant: Variant) -> str:
     return f"{head}\n{table(lines)}"
 
 
-def describe_shifts(variant: Variant, shifts: Sequence["Shift"]) -> str:
-    """Describe what compression changed at each exit; nothing where nothing was compared."""
-    if not shifts or variant.origin is None:
-        return ""
-    ours, theirs = variant.name, variant.origin.parent
-    lines = [("exit", f"accuracy of {ours}", f"of {theirs}", "same label", "score shift")]
+def describe_shifts(variant: str, parent: str, shifts: Sequence["Shift"]) -> str:
+    """Describe what compression changed at each exit."""
+    lines = [("exit", f"accuracy of {variant}", f"of {parent}", "same label", "score shift")]
     for one in shifts:
         ours, theirs = ("-" if share is None else f"{share:.2%}" for share in (one.accuracy, one.parent_accuracy))
         lines.append((str(one.exit), ours, theirs, f"{one.alike:.2%}", f"{one.score_shift:+.4f}"))
