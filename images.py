@@ -92,4 +92,6 @@ def find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
     if len(inputs) == 1 and any(isinstance(axis, str) for axis in shape):
         raise DataError(f"The network takes images of any size, {shape}: give arrays (.npz) of the size you want.")
     takes = ", ".join(str(shape if len(inputs) == 1 else tensor.shape) for tensor in inputs)
-    raise DataError(f"The network takes samples of shape {takes}, which are no images with 1 or 3 channels.")
+    raise DataError(
+        f"The network takes samples of shape {takes}, which are no images with 1 or 3 channels: give arrays (.npz)."
+    )

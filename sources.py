@@ -204,7 +204,7 @@ def _load_numpy(path: Path, manifest: Manifest | None) -> tuple[Any, np.ndarray 
 
 
 def _load_folder(path: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray | None]:
-    classes = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    classes = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
     groups = [_images_in(folder) for folder in classes] if classes else [_images_in(path)]
     files = [file for group in groups for file in group]
     if not files:
