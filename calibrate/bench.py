@@ -12,7 +12,7 @@ from msgspec import Struct
 from ..bundle import Bundle, open_bundle
 from ..devices import fingerprint
 from ..errors import UsageError, unknown
-from ..points import Calibration, Target, show_value
+from ..points import Calibration, StaticPoint, Target, show_value
 from ..runtime import Provenance, Result, load, load_static
 from ..runtime.buffers import shape_at
 from ..runtime.calibrations import find_calibration, packages_of
@@ -57,8 +57,8 @@ class Benchmark(Struct, frozen=True):
 
     Attributes:
         early, whole: the chain with its thresholds, and the whole static network of the bundle's first variant.
-        single: the best static network that keeps the target, as calibration chose it; None where it chose none.
-        single_name: which one that is.
+        single: the best static network that keeps the target, as calibration chose it; None where it chose none, or `whole`.
+        single_name: which one that is, with its device where `whole` runs on another.
         speedup: mean latency of `whole` over that of `early`.
         drop: accuracy of `whole` less that of `early`, paired, with its 95 % interval.
         exit_shares, predicted_shares: measured here, and predicted by the calibration (None without one).
@@ -90,7 +90,7 @@ class Benchmark(Struct, frozen=True):
     def __str__(self) -> str:
         low, high = self.drop_interval
         rows = [("early exit", self.early), ("whole static network", self.whole)]
-        if self.single is not None and self.single != self.whole:
+        if self.single is not None:
             rows.append((self.single_name or "", self.single))
         wide = max(24, *(len(name) for name, _ in rows))
         lines = [f"{'':{wide}} accuracy     mean      p50      p90      p99  us"]
@@ -259,7 +259,10 @@ def compare(
             )
 
         first = bundle.manifest.variants[0]
-        add_static("whole", placement[-1], first.name, len(first.exits) - 1)
+        whole_static = placement[-1], first.name, len(first.exits) - 1
+        add_static("whole", *whole_static)
+        if rival is not None and (rival.device, rival.variant, rival.exit) == whole_static:
+            rival = None  # it is measured already
         if rival is not None:
             add_static("single", rival.device, rival.variant, rival.exit)
         whole_chains = sorted(set(placement)) if len(set(placement)) > 1 else []
@@ -274,12 +277,11 @@ def compare(
     alone_s = {name: np.array([latencies(forced).mean() for forced in results[f"on {name}"]]) for name in whole_chains}
     drop, interval = paired_drop(_right(early, y), _right(whole, y))
     mean_s, predicted_s = rows["early"].mean_s, float(shares @ costs)
-    is_whole = rival is not None and (rival.variant, rival.exit) == (first.name, len(first.exits) - 1)
     benchmark = Benchmark(
         early=rows["early"],
         whole=rows["whole"],
-        single=None if is_whole else rows.get("single"),
-        single_name=None if rival is None or is_whole else f"static {rival.variant} to exit {rival.exit}",
+        single=rows.get("single"),
+        single_name=None if rival is None else _name_static(rival, placement[-1]),
         speedup=rows["whole"].mean_s / mean_s,
         drop=drop,
         drop_interval=interval,
@@ -295,12 +297,16 @@ def compare(
         verdict=_verdict(
             rows["early"],
             rows["whole"],
-            None if is_whole else rows.get("single"),
+            rows.get("single"),
             _measured(early, whole, y, target) if target else {},
             target,
         ),
     )
     return Comparison(benchmark, early, whole, results["forced"])
+
+
+def _name_static(one: StaticPoint, usual: str) -> str:
+    return f"static {one.variant} to exit {one.exit}" + ("" if one.device == usual else f" on {one.device}")
 
 
 def _stage_costs(

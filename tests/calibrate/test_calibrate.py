@@ -312,6 +312,18 @@ def test_bench_compares_on_the_same_samples(calibrated, labelled):
     assert "early exit" in str(result) and "paired 95 % interval" in str(result)
 
 
+def test_bench_shows_the_whole_network_on_a_faster_device_beside_that_on_the_chains_own(dense, labelled, monkeypatch):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    found = calibrate(dense, labelled, Target(max_drop=0.05), also=["openvino:CPU"])
+    point = replace(found.early, placement=("cpu",) * 3)
+    names = {}
+    for i, one in enumerate(found.statics):
+        if one.exit == 2:
+            chosen = replace(found, points={"default": replace(point, rival=i)})
+            names[one.device] = bench(dense, (labelled[0][:100], labelled[1][:100]), calibration=chosen).single_name
+    assert names == {"cpu": None, "openvino:CPU": "static fp32 to exit 2 on openvino:CPU"}
+
+
 def test_bench_says_when_early_exit_loses(dense, labelled):
     x, y = labelled
     with pytest.warns(UserWarning, match="no calibration"):
