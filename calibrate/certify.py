@@ -139,9 +139,7 @@ def certify_mean(values: np.ndarray, limit: float, *, least: float, most: float,
     return bool(money.max() >= math.log(1 / delta))
 
 
-def lay_path(
-    score: np.ndarray, thresholds: Sequence[float], *, steps: int = STEPS, reach: tuple[float, float] = REACH
-) -> np.ndarray:
+def lay_path(score: np.ndarray, thresholds: Sequence[float], *, reach: tuple[float, float] = REACH) -> np.ndarray:
     """Lay a nested path through a vector: at every step, at each exit, the same or more of the samples are sure enough.
 
     Of the samples, the share u is sure enough at an exit with the given threshold; at a step with factor f the odds of that are f
@@ -150,15 +148,14 @@ def lay_path(
     Args:
         score: float32 (N, exits) of samples that do not certify.
         thresholds: the vector, one for each exit but the last.
-        steps: how many.
         reach: the first and the last factor.
 
     Returns:
-        Thresholds, float32 (steps, exits - 1), each column falling where the factors rise.
+        Thresholds, float32 (STEPS, exits - 1), each column falling where the factors rise.
     """
     n = len(score)
-    factors = np.geomspace(*reach, steps)
-    path = np.full((steps, len(thresholds)), NEVER, np.float32)
+    factors = np.geomspace(*reach, STEPS)
+    path = np.full((STEPS, len(thresholds)), NEVER, np.float32)
     for k, threshold in enumerate(thresholds):
         column = np.sort(score[:, k])
         sure = min((column >= np.float32(threshold)).mean(), 1 - 1 / n)
@@ -167,12 +164,6 @@ def lay_path(
             at = n - np.round(share * n).astype(int)
             path[:, k] = np.where(at < n, column[np.minimum(at, n - 1)], NEVER)
     return path
-
-
-def last_before_failure(passed: Sequence[bool]) -> int | None:
-    """Return the index of the last candidate before the first that fails; None where the first fails."""
-    first = next((i for i, ok in enumerate(passed) if not ok), len(passed))
-    return first - 1 if first else None
 
 
 def _most_lost(z: float, n: int, eps: float, won: np.ndarray) -> np.ndarray:

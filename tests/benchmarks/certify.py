@@ -31,7 +31,6 @@ from scipy import special
 from offramp.calibrate.certify import (
     certify_mean,
     critical_z,
-    last_before_failure,
     lay_path,
     noninferiority_z,
     size_of,
@@ -83,6 +82,12 @@ def follow(score, value, costs, path):
         losses[i] = value[rows, taken]
         means.append(costs[taken].mean())
     return losses, np.array(means)
+
+
+def last_before_failure(passed):
+    """Return the index of the last candidate before the first that fails; None where the first fails."""
+    first = next((i for i, ok in enumerate(passed) if not ok), len(passed))
+    return first - 1 if first else None
 
 
 def exact(x, n):

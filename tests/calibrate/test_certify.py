@@ -8,7 +8,6 @@ from offramp.calibrate.certify import (
     certify_drop,
     certify_mean,
     critical_z,
-    last_before_failure,
     lay_path,
     noninferiority_z,
     share_bound,
@@ -101,10 +100,3 @@ def test_a_path_is_nested_and_leads_through_its_vector():
     assert early[0] < 0.02 and early[-1] > 0.95
     through = [(exits_taken(score, one) == exits_taken(score, thresholds)).mean() for one in path]
     assert max(through) > 0.98
-
-
-def test_a_walk_ends_before_its_first_failure():
-    assert last_before_failure([True, True, False, True]) == 1
-    assert last_before_failure([True, True]) == 1
-    assert last_before_failure([False, True]) is None
-    assert last_before_failure([]) is None
