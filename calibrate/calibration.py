@@ -159,10 +159,8 @@ def calibrate(
             check_labels(y, said, bundle.manifest.classes)
         contenders: list[Contender] = []
         for at, way in enumerate(ways):
-            known, table = (
-                _make_tables(way.answers, said, y, way, rows=select),
-                _make_tables(way.answers, said, y, way, rows=report),
-            )
+            known = _make_tables(way.answers, said, y, way, rows=select)
+            table = _make_tables(way.answers, said, y, way, rows=report)
             if way.outer is not None and outer_said is not None:
                 known = _make_tables(way.outer, outer_said, outer_y, way)
             contenders += _contenders(at, known, table, is_yardstick=at == yard)

@@ -8,13 +8,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..points import CAREFUL, Target
+from ..schema import NEVER
 from .search import MARGIN, exits_taken
 from .targets import Costs, Table, find_thresholds, goal_of, limited, mean_of
 
 FEW = 2000
 """With fewer samples that choose, thresholds are chosen by the disagreement with the last exit: certified they cost as little as
 those chosen by the drop, and less on a trained network (`tests/benchmarks/certify.py`)."""
-
 
 SURE = 1.64
 """Standard errors by which samples must show that a chain can be promised at all: the best of many looks better than it is."""
@@ -58,7 +58,7 @@ class Pick(Struct, frozen=True):
     def shares(self) -> np.ndarray:
         """Return how often the samples that choose leave at each exit of the chain; all at the last without thresholds."""
         exits = self.chain.known.score.shape[1]
-        taken = exits_taken(self.chain.known.score, self.thresholds or (2.0,) * (exits - 1))
+        taken = exits_taken(self.chain.known.score, self.thresholds or (NEVER,) * (exits - 1))
         return np.asarray(np.bincount(taken, minlength=exits) / len(taken))
 
     def prefers_static(self, target: Target) -> bool:

@@ -11,6 +11,7 @@ then fitted at once: idle power, and what each stage takes whenever it runs. In 
 that they fit too is what tells that stages add up.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -20,7 +21,6 @@ from msgspec import Struct
 from ..devices.integrate import LEAST_PERIODS, student95
 from ..devices.meter import Grade, Meter
 from ..devices.recording import Recording, WindowTooShortError
-from ..devices.state import State
 from ..devices.window import settle_s
 from ..errors import MeasurementError, UsageError
 from ..runtime import Net
@@ -123,15 +123,10 @@ def energy_per_exit(
     Raises:
         UsageError, MeasurementError: as for `measure_runs`.
     """
-    samples, at = list(x), 0
+    samples = itertools.cycle(x)
 
     def leave_at(chain: Net) -> Run:
-        def run() -> object:
-            nonlocal at
-            at = (at + 1) % len(samples)
-            return chain(samples[at])
-
-        return run
+        return lambda: chain(next(samples))
 
     runs = [leave_at(chain) for chain in leave_at_each(net)]
     return measure_runs(
@@ -347,7 +342,7 @@ def _measure_window(
         return start_s, clock.now_s(), counts
 
     work(lag_s)
-    before: State = recording.meter.state()
+    before = recording.meter.state()
     start_s, end_s, counts = work(window_s)
     after = recording.meter.state()
     work(lag_s)

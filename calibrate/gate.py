@@ -17,7 +17,6 @@ LOSES = {"quantize": 0.01, "prune": 0.05}
 SURE = 1.64
 """Standard errors by which it must be exceeded: few samples prove no loss."""
 
-
 _Shares = tuple[float | None, float | None]
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from .. import __version__
 from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import describe_differences
-from ..errors import UsageError
+from ..errors import OutdatedError, UsageError
 from ..files import check_writable, hash_file, write_atomically
 from ..points import Calibration, OperatingPoint
 from ..runtime import EveryExit
@@ -172,8 +172,6 @@ def _file_of(bundle: Bundle, found: Calibration) -> Path:
 
 
 def _holds(path: Path, found: Calibration) -> bool:
-    from ..errors import OutdatedError
-
     try:
         return read_calibration(path) == found
     except OutdatedError:

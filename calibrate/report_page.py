@@ -7,8 +7,7 @@ from typing import Any
 
 from ..errors import require
 from ..points import OperatingPoint
-from .bench import Benchmark
-from .report import Measured, Report
+from .report import Report
 from .report_plots import chain_of, draw_plots, show_placement, show_runs, show_thresholds, show_time
 
 PROBABILITIES = ("max_softmax", "ensemble")
@@ -54,7 +53,7 @@ def render_page(report: Report) -> str:
         chain=chain_of(report),
         board=_name_board(report.calibration.fingerprint),
         statics=_compare_statics(report),
-        predictions=_compare_predictions(report, report.measured),
+        predictions=_compare_predictions(report),
         is_probability=report.measured is not None and report.measured.rule in PROBABILITIES,
         plots={name: jinja2.utils.markupsafe.Markup(place) for name, place in places.items()},
         style=jinja2.utils.markupsafe.Markup(_read("report.css")),
@@ -76,9 +75,8 @@ def _name_board(fingerprint: dict[str, str]) -> str:
 def _compare_statics(report: Report) -> list[dict[str, Any]]:
     """Return a row for each way to run beside which the recommended one stands, that one first."""
     found, point = report.calibration, report.calibration.points[report.point]
-    rows = [
-        _row(f"{name}: {show_runs(one)}", one, point) for name, one in found.points.items() if _belongs(name, report)
-    ]
+    about = report.point, f"{report.point}-early"
+    rows = [_row(f"{name}: {show_runs(one)}", one, point) for name, one in found.points.items() if name in about]
     for i, one in enumerate(found.statics):
         row = _row(f"static network to exit {one.exit}, {one.variant} on {one.device}", one, point)
         row["note"] = "" if found.took_part(one) else "never recommended"
@@ -86,10 +84,6 @@ def _compare_statics(report: Report) -> list[dict[str, Any]]:
             row["note"] = "the best static network that keeps the target"
         rows.append(row)
     return rows
-
-
-def _belongs(name: str, report: Report) -> bool:
-    return name in (report.point, f"{report.point}-early")
 
 
 def _row(name: str, one: Any, point: OperatingPoint) -> dict[str, Any]:
@@ -105,15 +99,17 @@ def _row(name: str, one: Any, point: OperatingPoint) -> dict[str, Any]:
     }
 
 
-def _compare_predictions(report: Report, measured: Measured | None) -> list[tuple[str, str, str]]:
+def _compare_predictions(report: Report) -> list[tuple[str, str, str]]:
     """Return what calibration predicted of a point and what was measured, in words."""
+    measured = report.measured
     if measured is None or measured.benchmark is None or measured.point is None:
         return []
     point, seen = report.calibration.points[measured.point], measured.benchmark
     rows = []
     if point.accuracy is not None and point.drop_interval is not None and point.drop is not None:
         rows.append(("accuracy", f"{point.accuracy:.2%}", f"{seen.early.accuracy:.2%}"))
-        rows.append(("accuracy drop, 95 % interval", _drop(point.drop, point.drop_interval), _seen_drop(seen)))
+        drops = _drop(point.drop, point.drop_interval), _drop(seen.drop, seen.drop_interval)
+        rows.append(("accuracy drop, 95 % interval", *drops))
     rows.append(("mean latency", show_time(point.latency_s), show_time(seen.early.mean_s)))
     rows.append(("the same from the measured shares", show_time(seen.predicted_s), f"{seen.prediction_error:+.1%} off"))
     pairs = zip(point.exit_shares, seen.exit_shares, point.exit_latency_s, seen.exit_latency_s, strict=True)
@@ -121,10 +117,6 @@ def _compare_predictions(report: Report, measured: Measured | None) -> list[tupl
         rows.append((f"share that leaves at exit {k}", f"{share:.2%}", f"{seen_share:.2%}"))
         rows.append((f"mean latency of leaving at exit {k}", show_time(latency_s), show_time(seen_s)))
     return rows
-
-
-def _seen_drop(seen: Benchmark) -> str:
-    return _drop(seen.drop, seen.drop_interval)
 
 
 def _drop(drop: float, interval: tuple[float, float]) -> str:

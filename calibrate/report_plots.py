@@ -12,7 +12,7 @@ from .report import Distribution, Measured, Report
 if TYPE_CHECKING:
     from bokeh.plotting import figure
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
+BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#767676"
 """The colours of Okabe and Ito that stand apart for the colour-blind (Color Universal Design, 2008)."""
 
 TIP = '<div style="max-width:22em;white-space:pre-line"><b>@name</b>\n@said</div>'

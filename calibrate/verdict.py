@@ -28,8 +28,9 @@ def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[
         return False, f"{said}." if early.drop is None else f"{said}, an accuracy drop of {early.drop:.2%}."
     if static is not None and early.certificate is None and static.is_promised:
         return False, f"Do not use early exit here: {early.promise} {_show(early)}, {_show(static)}."
-    if static is None:
-        return True, f"Use early exit: no static network keeps the target, {_show(early)}."
+    if static is None or not static.met:
+        where = "" if static is None else " on the samples that did not choose"
+        return True, f"Use early exit: no static network keeps the target{where}, {_show(early)}."
     match early.target.goal:
         case "accuracy":
             ours, theirs = (
@@ -41,11 +42,6 @@ def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[
             pays, gain = ours < theirs, f"{theirs / ours:.2f} times as many inferences per joule" if ours else ""
         case _:
             pays, gain = early.latency_s < static.latency_s, f"{static.latency_s / early.latency_s:.2f} times the speed"
-    if not static.met:
-        return (
-            True,
-            f"Use early exit: no static network keeps the target on the samples that did not choose, {_show(early)}.",
-        )
     if pays:
         return True, f"Use early exit: {_show(early)}, {_show(static)} ({gain})."
     return False, f"Do not use early exit here: {_show(early)}, {_show(static)} ({gain})."
