@@ -1,14 +1,28 @@
 """What tests do with pages of text: find their blocks, and run their commands as a reader would."""
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
+
+from offramp.cli import _run
 
 ROOT = Path(__file__).parents[1]
+
+
+NEEDS = {
+    "Needs a board": "copies to a board, and calibrates there over ssh",
+    "Needs a power sensor": "measures for minutes, with a sensor that most machines do not have",
+}
+"""Titles of the blocks that do not run here, and why."""
 
 
 class Block(NamedTuple):
@@ -63,3 +77,61 @@ def check_install(command):
     arguments = shlex.join([*shlex.split(command)[1:], "--dry-run", "--no-build-isolation", "--no-deps", "-q"])
     done = run(f"python -m pip {arguments}", ROOT)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def lay_out(folder):
+    """Make a folder look like a checkout after the quickstart, with a small network in place of its own."""
+    (folder / "samples/quickstart").mkdir(parents=True)
+    shutil.copy(ROOT / "tests/few_digits.py", folder / "samples/quickstart/digits.py")
+
+
+def follow(page):
+    """Run the blocks of a page in order, as a reader would who has one Python open; return what the commands printed."""
+    names: dict[str, Any] = {}
+    printed = ""
+    with warnings.catch_warnings():
+        for block in blocks(page, "bash", "python", "yaml"):
+            if block.title in NEEDS:
+                continue
+            if block.title is not None:
+                Path(block.title).write_text(block.text)
+            elif block.language == "python":
+                exec(compile(block.text, f"{page.name}: {block.text}", "exec"), names)
+            else:
+                printed += "".join(map(run_command, block.commands))
+    return printed
+
+
+def run_command(command):
+    """Run a command of offramp in this process, and look at others; return what it printed."""
+    if command.startswith("make "):
+        return check_make(command)
+    if command.startswith("pip "):
+        return check_install(command)
+    words, _, file = command.partition(" > ")
+    program, *arguments = shlex.split(words)
+    assert program == "offramp"
+    with Path(file or "stdout.txt").open("w+") as out, Path("stderr.txt").open("w+") as err:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = _run(arguments)
+        said, complaint = ((stream.seek(0), stream.read())[1] for stream in (out, err))
+    # So few samples may miss a target, and this machine may have no sensor: the page says what happens then.
+    allowed = {0, 3} if "calibrate" in command else {0, 4} if "Looked for:" in complaint else {0}
+    assert code in allowed, (command, complaint)
+    return said
+
+
+@contextlib.contextmanager
+def reader_in(folder):
+    """Be in a folder, in a Python that has imported nothing from it, and measure latencies only briefly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PATH", environment()["PATH"])
+        patch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
+        for name in ("digits", "spotter"):
+            patch.setitem(sys.modules, name, None)  # so that what was there is put back
+            del sys.modules[name]
+        yield

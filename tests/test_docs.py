@@ -1,87 +1,24 @@
 """What docs/ says is run, page by page, from a folder laid out like a checkout after the quickstart; and the site is built."""
 
 import ast
-import contextlib
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-import warnings
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from offramp.cli import _run
-
-from pages import ROOT, blocks, check_make, environment, row_names
+from pages import NEEDS, ROOT, blocks, follow, lay_out, reader_in, row_names
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = sorted((ROOT / "docs/how-to").glob("*.md"))
-
-NEEDS = {
-    "Needs a board": "copies to a board, and calibrates there over ssh",
-    "Needs a power sensor": "measures for minutes, with a sensor that most machines do not have",
-}
-"""Titles of the blocks that do not run here, and why."""
-
-
-def follow(page):
-    """Run the blocks of a page in order, as a reader would who has one Python open; return what the commands printed."""
-    names: dict[str, Any] = {}
-    printed = ""
-    with warnings.catch_warnings():
-        for block in blocks(page, "bash", "python", "yaml"):
-            if block.title in NEEDS:
-                continue
-            if block.title is not None:
-                Path(block.title).write_text(block.text)
-            elif block.language == "python":
-                exec(compile(block.text, f"{page.name}: {block.text}", "exec"), names)
-            else:
-                printed += "".join(map(run_command, block.commands))
-    return printed
-
-
-def run_command(command):
-    """Run a command of offramp in this process; return what it printed."""
-    if command.startswith("make "):
-        return check_make(command)
-    words, _, file = command.partition(" > ")
-    program, *arguments = shlex.split(words)
-    assert program == "offramp"
-    with Path(file or "stdout.txt").open("w+") as out, Path("stderr.txt").open("w+") as err:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = _run(arguments)
-        said, complaint = ((stream.seek(0), stream.read())[1] for stream in (out, err))
-    # So few samples may miss a target, and this machine may have no sensor: the page says what happens then.
-    allowed = {0, 3} if "calibrate" in command else {0, 4} if "Looked for:" in complaint else {0}
-    assert code in allowed, (command, complaint)
-    return said
-
-
-@contextlib.contextmanager
-def reader_in(folder):
-    """Be in a folder, in a Python that has imported nothing from it, and measure latencies only briefly."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("PATH", environment()["PATH"])
-        patch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
-        patch.setattr(sys, "path", [str(folder), *sys.path])
-        patch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-        for name in ("digits", "spotter"):
-            patch.setitem(sys.modules, name, None)  # so that what was there is put back
-            del sys.modules[name]
-        yield
 
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """A folder laid out like a checkout after the quickstart, with a small network in place of its own; and what was printed."""
     folder = tmp_path_factory.mktemp("checkout")
-    (folder / "samples/quickstart").mkdir(parents=True)
-    shutil.copy(ROOT / "tests/few_digits.py", folder / "samples/quickstart/digits.py")
+    lay_out(folder)
     with reader_in(folder):
         return folder, follow(ROOT / "docs/quickstart.md")
 

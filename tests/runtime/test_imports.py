@@ -42,7 +42,7 @@ def test_importing_the_runtime_costs_at_most_40_ms_above_numpy(python, tmp_path,
         return float(python(f"import time, {module}; print(time.process_time())"))
 
     cost("offramp.runtime")
-    costs = [(cost("offramp.runtime"), cost("numpy")) for _ in range(10)]
+    costs = [(cost("offramp.runtime"), cost("numpy")) for _ in range(20)]
     ours, theirs = (min(column) for column in zip(*costs, strict=True))  # other work on the machine only adds
     slow = max(1.0, theirs / 0.13)  # numpy alone takes 0.13 s of a core that nobody else slows down
     assert ours - theirs <= 0.040 * slow
