@@ -145,14 +145,3 @@ def checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "samples").symlink_to(Path(__file__).parents[1] / "samples")
     return folder
-
-
-@pytest.fixture(scope="session")
-def quickstart_output(checkout, brief):
-    """What the quickstart prints when it trains and measures for a moment only."""
-    folder = "samples/quickstart"
-    start = brief(f"sys.path.insert(0, {folder!r}); runpy.run_path('{folder}/quickstart.py', run_name='__main__')")
-    command = [*start, "--epochs", "1", "--images", "1000"]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

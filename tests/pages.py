@@ -1,8 +1,10 @@
 """What tests do with pages of text: find their blocks, and run their commands as a reader would."""
 
 import contextlib
+import io
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -122,6 +124,10 @@ def run_command(command):
     return said
 
 
+SCRIPTS = {"spotter", *(path.stem for path in (ROOT / "samples").rglob("*.py"))}
+"""Modules that lie beside the one who imports them, so that each folder has its own."""
+
+
 @contextlib.contextmanager
 def reader_in(folder):
     """Be in a folder, in a Python that has imported nothing from it, and measure latencies only briefly."""
@@ -131,7 +137,16 @@ def reader_in(folder):
         patch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
         patch.setattr(sys, "path", [str(folder), *sys.path])
         patch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-        for name in ("digits", "spotter"):
+        for name in SCRIPTS:
             patch.setitem(sys.modules, name, None)  # so that what was there is put back
             del sys.modules[name]
         yield
+
+
+def run_script(folder, script, *options):
+    """Run a program in this process as one would in a folder; return what it printed."""
+    with reader_in(folder), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(sys, "argv", [script, *map(str, options)])
+        patch.syspath_prepend(str((folder / script).parent))
+        runpy.run_path(script, run_name="__main__")
+    return out.getvalue()

@@ -140,16 +140,16 @@ def test_the_whole_way_by_commands(files, tmp_path):
         assert done.returncode == 0 and done.stderr == "" and done.stdout
 
 
-def test_targets_come_from_flags_or_a_file_and_data_may_lack_labels(files, tmp_path):
-    shutil.copytree(files / "dense.offramp", tmp_path / "dense.offramp")
-    command = ["calibrate", tmp_path / "dense.offramp", files / "data.npz", "--json"]
+def test_targets_come_from_flags_or_a_file_and_data_may_lack_labels(files, tmp_path, call, monkeypatch):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    bundle = shutil.copytree(files / "dense.offramp", tmp_path / "dense.offramp")
     (tmp_path / "points.yaml").write_text("fast: {max_drop: 0.1}\nright: {goal: latency, min_accuracy: 0.5}\n")
-    done = offramp(*command, "--target", tmp_path / "points.yaml")
-    assert done.returncode == 0, done.stderr
-    points = json.loads(done.stdout)["points"]
-    assert list(points)[:2] == ["fast", "right"] and points["fast"]["target"] == {"goal": "latency", "max_drop": 0.1}
-    flags = ["--goal", "energy", "--max-drop", ".1", "--deadline-ms", "50", "--max-energy-mj", "1000", "--power-w", "5"]
-    found = json.loads(offramp(*command, *flags).stdout)
+    code, out, _ = call(f"calibrate {bundle} {{f}}/data.npz --json --target {tmp_path / 'points.yaml'}")
+    points = json.loads(out)["points"]
+    assert code == 0 and list(points)[:2] == ["fast", "right"]
+    assert points["fast"]["target"] == {"goal": "latency", "max_drop": 0.1}
+    flags = "--goal energy --max-drop .1 --deadline-ms 50 --max-energy-mj 1000 --power-w 5"
+    found = json.loads(call(f"calibrate {bundle} {{f}}/data.npz --json {flags}")[1])
     assert found["points"]["default"]["target"] == {
         "goal": "energy",
         "max_drop": 0.1,
@@ -157,9 +157,9 @@ def test_targets_come_from_flags_or_a_file_and_data_may_lack_labels(files, tmp_p
         "max_late": 0.01,
         "max_energy_j": 1.0,
     }
-    free = offramp("calibrate", tmp_path / "dense.offramp", files / "unlabelled.npz", "--max-disagreement", "0.1")
-    assert free.returncode == 0 and "disagreement" in free.stdout and "promise" in free.stdout
-    assert "balanced" in offramp("calibrate", tmp_path / "dense.offramp", files / "data.npz").stdout
+    code, out, _ = call(f"calibrate {bundle} {{f}}/unlabelled.npz --max-disagreement 0.1")
+    assert code == 0 and "disagreement" in out and "promise" in out
+    assert "balanced" in call(f"calibrate {bundle} {{f}}/data.npz")[1]
 
 
 def test_messages_go_to_stderr_and_results_to_stdout(files):
@@ -245,16 +245,16 @@ def test_a_reader_that_leaves_early_is_no_failure(files):
     assert done.returncode == 0 and done.stderr == ""
 
 
-def test_images_run_on_a_network_that_takes_images(files, tmp_path):
+def test_images_run_on_a_network_that_takes_images(files, tmp_path, call):
     bundle = tmp_path / "b.offramp"
-    assert offramp("export", files / "net.py:network", "--shape", "3x16x16", "-o", bundle).returncode == 0
+    assert call(f"export {{f}}/net.py:network --shape 3x16x16 -o {bundle}")[0] == 0
     for name, colour in (("cat", 10), ("dog", 240)):
         (tmp_path / "set" / name).mkdir(parents=True)
         for i in range(15):
             Image.new("RGB", (40 + i, 30), (colour, i, 0)).save(tmp_path / "set" / name / f"{i}.png")
-    assert len(json.loads(offramp("run", bundle, tmp_path / "set", "--json").stdout)) == 30
-    assert len(json.loads(offramp("run", bundle, tmp_path / "set/cat/3.png", "--json").stdout)) == 1
-    done = offramp("bench", bundle, tmp_path / "set", "--json")
-    assert json.loads(done.stdout)["samples"] == 30
+    assert len(json.loads(call(f"run {bundle} {tmp_path / 'set'} --json")[1])) == 30
+    assert len(json.loads(call(f"run {bundle} {tmp_path / 'set/cat/3.png'} --json")[1])) == 1
+    assert json.loads(call(f"bench {bundle} {tmp_path / 'set'} --json")[1])["samples"] == 30
     (tmp_path / "set/dog/3.png").write_text("no image")
-    clear_message(offramp("run", bundle, tmp_path / "set"), 5, "3.png is not a readable image")
+    code, _, err = call(f"run {bundle} {tmp_path / 'set'}")
+    assert code == 5 and "3.png is not a readable image" in err

@@ -19,8 +19,7 @@ from offramp.runtime import load
 from offramp.sources import call_function
 
 import networks
-
-ROOT = Path(__file__).parents[2]
+from pages import ROOT, run_script
 
 
 def write_images(folder, **counts):
@@ -110,17 +109,9 @@ def test_pruned_weights_load_in_the_sizes_that_pruning_left(tmp_path):
 
 
 @pytest.fixture
-def run_sample(checkout, brief):
+def run_sample(checkout):
     """Run samples/<name>/<name>.py with options from a checkout, measuring briefly; returns what it printed."""
-
-    def run(name, *options):
-        script = f"samples/{name}/{name}.py"
-        command = brief(f"sys.path.insert(0, 'samples/{name}'); runpy.run_path({script!r}, run_name='__main__')")
-        done = subprocess.run([*command, *map(str, options)], cwd=checkout, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
+    return lambda name, *options: run_script(checkout, f"samples/{name}/{name}.py", *options)
 
 
 def percents(line):
