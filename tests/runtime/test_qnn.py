@@ -17,9 +17,10 @@ from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build
 from offramp.runtime.engines import Source, qnn
 from offramp.runtime.loading import load_uncalibrated
-from offramp.schema import Tensor
+from offramp.schema import Preprocess, Tensor
 
 import mixed
+import networks
 from command import clear_message, offramp
 
 DEVICE = "qnn:simulator"
@@ -139,6 +140,15 @@ def test_mixed_chains_give_the_same_labels(tmp_path):
     for variant in bundle.manifest.variants:
         for found in mixed.compare(bundle, variant.name, x, mixed.rotate_places(len(variant.stages))):
             assert found.holds(variant.precision), (variant.name, found)
+
+
+@simulated
+def test_images_as_a_camera_gives_them_mean_the_same(tmp_path):
+    how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=how)
+    right, found = (load_uncalibrated(bundle, device).every_exit(pixels) for device in ("cpu", DEVICE))
+    assert np.abs(found.score - right.score).max() < 0.02
 
 
 @simulated
