@@ -29,6 +29,7 @@ from offramp.runtime import build, verify
 from offramp.runtime import rknn_converter as converter
 from offramp.runtime.engines import rknn
 from offramp.runtime.loading import load_static, load_uncalibrated
+from offramp.schema import Preprocess
 
 from command import offramp
 from dense import forge
@@ -432,6 +433,25 @@ def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, boar
     npu, cpu = (load_uncalibrated(bundle, where).every_exit(entry.draw(50, 7)) for where in (DEVICE, "cpu"))
     assert (npu.label == cpu.label).mean() >= LABELS["fp32"]
     assert np.abs(npu.score - cpu.score).max() <= SCORES["fp32"]
+
+
+@with_toolkit
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_images_as_a_camera_gives_them_mean_the_same(variant, tmp_path, simulator, board, monkeypatch):
+    import networks
+
+    how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
+    bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=how)
+    if variant == "int8":
+        bundle = quantize(bundle, pixels)
+    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    build(bundle, DEVICE, variant=variant)
+    board(lite=simulator.lite())
+    npu, cpu = (load_uncalibrated(bundle, where, variant=variant).every_exit(pixels) for where in (DEVICE, "cpu"))
+    assert (npu.label == cpu.label).mean() >= LABELS[variant]
+    off = np.abs(npu.score - cpu.score)
+    assert (off.max() if variant == "fp32" else off.mean()) <= SCORES[variant]
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
