@@ -21,7 +21,7 @@ from .engines import Compiled
 from .memory import CHUNK, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
 from .results import BatchResult, EveryExit, Provenance, Result
 from .samples import Samples, check_kind, check_samples, fits, split_inputs
-from .stats import Stats, Tally, make_stats
+from .stats import Family, Stats, Tally, make_stats
 
 LENGTHS = 8
 """How many sizes of a network's named axes memory is kept for; the one not used for longest goes first."""
@@ -77,12 +77,13 @@ class Net:
         self._together = None if self._batches else False
         self._named = any(isinstance(axis, str) for tensor in inputs for axis in tensor.shape)
         self._watch = watch
-        self._count_anew()
+        self._count_anew(Family())
         self._take_memory()
 
-    def _count_anew(self, family: list[Tally] | None = None) -> None:
+    def _count_anew(self, family: Family) -> None:
         """Count from nought, and see to it that the meter is read as long as this network lives."""
         self._tally = Tally(len(self.exits), family)
+        weakref.finalize(self, family.bury, self._tally).atexit = False
         self._counts, self._note = self._tally.counts, self._tally.recent.append
         self._let_go = _do_nothing
         if self._watch is not None:
@@ -259,10 +260,12 @@ class Net:
         """
         with self._lock:
             counts, recent = tuple(self._tally.counts), list(self._tally.recent)
-        found = make_stats(counts, recent, self._tally, self._watch)  # without the lock: no inference waits for it
+        found = make_stats(
+            counts, recent, self._tally.family, self._watch
+        )  # without the lock: no inference waits for it
         if reset:
             with self._lock:
-                self._tally.clear()
+                self._tally.family.clear()
             if self._watch is not None:
                 self._watch.reset()
         return found

@@ -41,25 +41,43 @@ class Stats(Struct, frozen=True, kw_only=True):
     state: State
 
 
-class Tally:
-    """Counts the answers of one network; `family` holds the tallies of all that share its power."""
+class Family:
+    """The tallies of a network and its clones, which share the board's power; of those that are gone only the sum is kept."""
 
-    def __init__(self, exits: int, family: "list[Tally] | None" = None) -> None:
+    def __init__(self) -> None:
+        self.tallies: list[Tally] = []
+        self.gone = 0
+
+    def count(self) -> int:
+        """Return how many samples all of them have answered."""
+        return self.gone + sum(sum(one.counts) for one in list(self.tallies))
+
+    def bury(self, tally: "Tally") -> None:
+        """Keep nothing of a tally but what it adds to the sum."""
+        self.tallies.remove(tally)
+        self.gone += sum(tally.counts)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.gone = 0
+        for one in list(self.tallies):
+            one.counts[:] = [0] * len(one.counts)
+            one.recent.clear()
+
+
+class Tally:
+    """Counts the answers of one network."""
+
+    def __init__(self, exits: int, family: Family) -> None:
         self.counts = [0] * exits
         self.recent: deque[int] = deque(maxlen=RECENT)
-        self.family = [] if family is None else family
-        self.family.append(self)
+        self.family = family
+        family.tallies.append(self)
 
     def add(self, exits: np.ndarray) -> None:
         """Count a batch, by the exits that were taken."""
         for k, count in enumerate(np.bincount(exits, minlength=len(self.counts)).tolist()):
             self.counts[k] += count
-
-    def clear(self) -> None:
-        """Begin anew, together with the family."""
-        for one in self.family:
-            one.counts[:] = [0] * len(one.counts)
-            one.recent.clear()
 
 
 @lru_cache(maxsize=1)
@@ -68,17 +86,16 @@ def _board_state() -> BoardState:
     return BoardState()
 
 
-def make_stats(counts: tuple[int, ...], recent: Sequence[int], tally: Tally, watch: Watch | None) -> Stats:
+def make_stats(counts: tuple[int, ...], recent: Sequence[int], family: Family, watch: Watch | None) -> Stats:
     """Make the statistics of a network: its answers by exit, nanoseconds of its last calls, those it shares its power with."""
     power = watch.power() if watch else None
-    everyone = sum(sum(one.counts) for one in tally.family)
     return Stats(
         inferences=sum(counts),
         exit_counts=counts,
         exit_shares=tuple(count / max(1, sum(counts)) for count in counts),
         latency_s=_latencies(recent),
         power=power,
-        energy_per_inference_j=_share_out(power, everyone),
+        energy_per_inference_j=_share_out(power, family.count()),
         state=power.state if power and power.meter else _board_state()(),
     )
 

@@ -1,5 +1,6 @@
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -66,6 +67,26 @@ def test_clones_share_the_board_and_so_its_joules(calibrated, labelled):
         other(labelled[0][0])
         other.close()
     assert all(thread.name != "offramp-meter" for thread in threading.enumerate())
+
+
+def test_clones_that_are_forgotten_leave_their_part_of_the_joules_and_no_memory(calibrated, labelled):
+    with load(calibrated, meter=steady()) as net:
+        forgotten = []
+        for sample in labelled[0][:50]:
+            clone = net.clone()
+            clone(sample)
+            forgotten.append(weakref.ref(clone._tally))
+            del clone
+        net(labelled[0][0])
+        time.sleep(0.8)
+        stats = net.stats()
+        assert stats.energy_per_inference_j == pytest.approx(7.01 * stats.power.seen_s / 51, rel=0.01)
+        assert not any(one() for one in forgotten)
+        net.stats(reset=True)
+        net(labelled[0][0])
+        time.sleep(0.8)
+        stats = net.stats()
+        assert stats.energy_per_inference_j == pytest.approx(7.01 * stats.power.seen_s, rel=0.01)
 
 
 def test_a_network_that_is_forgotten_stops_reading(calibrated):
