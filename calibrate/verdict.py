@@ -14,6 +14,9 @@ from .targets import Costs, limited, mean_of
 WORTH = 0.97
 """A chain with fewer exits is proposed where it is predicted to take at most this share of the time."""
 
+WEAK = 0.5
+"""An exit that is right on less than this share of what the last exit is right on has a head that learnt too little."""
+
 MOST_EXITS = 5
 """Of chains with more exits only single ones are left out."""
 
@@ -109,6 +112,8 @@ def advise(
             notes.append(
                 f"Exit {k} of {variant} gives every input the score {score[0, k]:.4g}: it cannot tell easy from hard."
             )
+    if chain.table.right is not None:
+        notes += _name_weak(chain.table.right.mean(0).tolist(), variant)
     early = [point for point in points.values() if point.static is None]
     unused = [k for k in range(score.shape[1] - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
     if unused and len(unused) == score.shape[1] - 1:
@@ -127,6 +132,19 @@ def advise(
             f"The board slowed down meanwhile ({', '.join(conditions.throttled)}): measure again when it is cool."
         )
     return notes
+
+
+def _name_weak(right: Sequence[float], variant: str) -> list[str]:
+    """Name the exits whose heads have learnt too little, by the share of samples that each exit is right on."""
+    weak = [k for k, share in enumerate(right) if share < WEAK * right[-1]]
+    if not weak:
+        return []
+    shares = ", ".join(f"{right[k]:.1%}" for k in weak)
+    return [
+        f"{_exits(weak).capitalize()} of {variant} {'is' if len(weak) == 1 else 'are'} right on {shares} of the samples, the "
+        f"last on {right[-1]:.1%}: too little to let anything leave. Train the heads for longer, together with the network, or "
+        "take other heads (attach has head=)."
+    ]
 
 
 def _propose_fewer(pick: Pick, target: Target, passing_s: Sequence[float], variant: str) -> list[str]:

@@ -88,6 +88,11 @@ def fuse(
                 f"{point or 'default'}-early."
             )
         limits = found.thresholds if found else (NEVER,) * (len(chosen.exits) - 1)
+        if found is not None and min(limits, default=NEVER) >= NEVER:
+            raise UsageError(
+                f"The operating point lets nothing leave early, so there is nothing to fuse: ship the static network "
+                f"{bundle.file(chosen, chosen.exits[-1].static)}, or give thresholds."
+            )
         if found is None:
             warnings.warn(
                 f"{bundle.path} has no calibration: the fused file runs to the last exit unless it is given thresholds.",

@@ -193,6 +193,7 @@ def test_scores_that_are_all_alike_and_exits_that_nobody_takes_are_noted(tmp_pat
     found = calibrate(bundle, (x, y), Target(max_drop=0.01))
     said = " ".join(found.notes)
     assert "Exit 0 of fp32 gives every input the score 0.2: it cannot tell easy from hard." in said
+    assert re.search(r"Exits 0, 1 of fp32 are right on [12]\d\.\d%, .* the last on 100\.0%: .* other heads", said)
     assert (
         "No sample leaves early at any exit of fp32." in said or "No sample leaves at exit 0 of fp32: without" in said
     )

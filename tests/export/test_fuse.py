@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from msgspec.structs import replace
 
+from offramp.bundle import read_calibration, write_calibration
 from offramp.errors import BundleError, CheckError, MissingError, UsageError
 from offramp.export import export, fuse
 from offramp.runtime import UncalibratedWarning, load
@@ -155,6 +157,14 @@ def test_an_input_that_nothing_reads_is_left_out(tmp_path):
 def test_thresholds_and_a_point_together_are_refused(calibrated, tmp_path):
     with pytest.raises(UsageError, match="not both"):
         fuse(calibrated, tmp_path / "one.onnx", thresholds=[0.5, 0.5], point="default")
+
+
+def test_a_point_that_lets_nothing_leave_is_refused(calibrated, tmp_path):
+    found = read_calibration(calibrated.calibrations()[0])
+    never = replace(found.points["default"], thresholds=(2.0, 2.0))
+    write_calibration(calibrated.calibrations()[0], replace(found, points={"default": never}))
+    with pytest.raises(UsageError, match=r"lets nothing leave early.*static2\.onnx, or give thresholds"):
+        fuse(calibrated, tmp_path / "one.onnx")
 
 
 def test_a_bundle_whose_graph_is_none_is_a_bundle_error(dense, tmp_path):
