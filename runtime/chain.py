@@ -260,9 +260,8 @@ class Net:
         """
         with self._lock:
             counts, recent = tuple(self._tally.counts), list(self._tally.recent)
-        found = make_stats(
-            counts, recent, self._tally.family, self._watch
-        )  # without the lock: no inference waits for it
+        # Without the lock: no inference waits for it.
+        found = make_stats(counts, recent, self._tally.family, self._watch)
         if reset:
             with self._lock:
                 self._tally.family.clear()
