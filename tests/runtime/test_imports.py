@@ -1,3 +1,5 @@
+import statistics
+
 BLOCK = """
 import sys
 for name in ("torch", "onnx", "onnx_ir", "onnxscript", "click", "rich", "typer"):
@@ -33,19 +35,19 @@ def test_calibrating_and_comparing_need_no_torch_and_no_onnx(python):
     python(BLOCK + "import offramp.calibrate, offramp.devices, offramp.bundle")
 
 
-def test_importing_the_runtime_costs_at_most_40_ms_above_numpy(python, tmp_path, monkeypatch):
+def test_importing_the_runtime_costs_at_most_40_ms_where_numpy_costs_86(python, tmp_path, monkeypatch):
     # An installed package is compiled; where a machine keeps no bytecode, every import would compile it anew.
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
-
-    def cost(module):
-        return float(python(f"import time, {module}; print(time.process_time())"))
-
-    cost("offramp.runtime")
-    costs = [(cost("offramp.runtime"), cost("numpy")) for _ in range(20)]
-    ours, theirs = (min(column) for column in zip(*costs, strict=True))  # other work on the machine only adds
-    slow = max(1.0, theirs / 0.13)  # numpy alone takes 0.13 s of a core that nobody else slows down
-    assert ours - theirs <= 0.040 * slow
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # whose threads spin for a while, which is nobody's import
+    code = (
+        "from time import process_time as now\n"
+        "start = now(); import numpy\nmiddle = now(); import offramp.runtime\nend = now()\n"
+        "print((end - middle) / (middle - start))"
+    )
+    python(code)
+    # Both in one process, as a ratio: what else runs on the machine slows both alike. 86 ms is numpy's on a quiet core.
+    assert statistics.median(float(python(code)) for _ in range(15)) <= 40 / 86
 
 
 def test_the_runtime_says_how_to_get_a_missing_engine(calibrated, python):
