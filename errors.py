@@ -98,7 +98,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingError(
             f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'"
         ) from error
-    except ImportError as error:
+    except Exception as error:  # whatever its own import does: OpenVINO's, for one, fails for a user without a home
         raise MissingError(f"The package {module} is installed but does not import: {error}") from error
 
 

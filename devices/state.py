@@ -1,6 +1,6 @@
 """What slows a board down: throttling, clocks, temperature."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -37,12 +37,18 @@ StateReader = Callable[[], State]
 
 def throttled_between(before: State, after: State) -> tuple[str, ...]:
     """Say what slowed the board down between two moments: what does now, and what was counted meanwhile."""
-    counted = [
-        f"{name} (+{count - before.events[name]})"
-        for name, count in after.events.items()
-        if count > before.events.get(name, count)
-    ]
-    return tuple(dict.fromkeys([*before.throttling, *after.throttling, *counted]))
+    return describe_throttling([*before.throttling, *after.throttling], count_events(before, after))
+
+
+def count_events(before: State, after: State) -> dict[str, int]:
+    """Return which of the kernel's counters of throttling moved between two moments, and by how much."""
+    moved = {name: count - before.events.get(name, count) for name, count in after.events.items()}
+    return {name: count for name, count in moved.items() if count > 0}
+
+
+def describe_throttling(names: Iterable[str], events: Mapping[str, int]) -> tuple[str, ...]:
+    """Say what slowed the board down, in words, each once, and how far the kernel's counters moved."""
+    return tuple(dict.fromkeys([*names, *(f"{name} (+{count})" for name, count in events.items())]))
 
 
 class BoardState:

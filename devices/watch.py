@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from .clock import HANGS, wait_for
 from .meter import NO_NUMBER, Grade, Meter, Probe, Rail, describe_failure
-from .state import State, throttled_between
+from .state import State, count_events, describe_throttling
 
 WATCH_S = 0.1
 """A meter is read no more often than this: a product that is woken more often sleeps less deeply, and over minutes even ten reads
@@ -161,6 +161,7 @@ class Watch:
         self._lock = RLock()  # what is collected while it is held may let go of the watch
         self._users = 0
         self._end: Callable[[], None] | None = None
+        self._looked_s = -math.inf  # infinity where a look hung: another would cost another thread
         self._clear()
 
     def _clear(self) -> None:
@@ -170,7 +171,8 @@ class Watch:
         self._counted = [self._courses[name] for name in self.meter.total or self._courses]
         chosen = {course.rail.name for course in self._counted}
         self._probes = [(one, any(rail.name in chosen for rail in one.rails)) for one in self.meter.probes]
-        self._throttled: tuple[str, ...] = ()
+        self._throttling: dict[str, None] = {}
+        self._events: dict[str, int] = {}
         self._past_s = 0.0
         self._start()
 
@@ -182,7 +184,8 @@ class Watch:
         self._turn, self._failures, self._next_turn = 0, 0, 1
         self._reading_since_s: float | None = None
         self._state: State | None = None
-        self._looked_s = -math.inf
+        if self._looked_s < math.inf:
+            self._looked_s = -math.inf
         for course in self._courses.values():
             course.pause()
 
@@ -240,7 +243,7 @@ class Watch:
                 scope=self.meter.scope,
                 grade=self.meter.grade,
                 problem=self._find_problem() if self._end else self._problem,
-                throttled=self._throttled,
+                throttled=describe_throttling(self._throttling, self._events),
                 state=self._state or State(),
             )
 
@@ -294,7 +297,7 @@ class Watch:
         if self.meter.clock.now_s() - self._looked_s >= LOOK_S:
             self._looked_s = self.meter.clock.now_s()
             if not wait_for(self._look):
-                self._looked_s = math.inf  # it is not asked again
+                self._looked_s = math.inf
 
     def _read(self, probe: Probe) -> bool:
         """Read some rails; tell whether that succeeded."""
@@ -325,8 +328,9 @@ class Watch:
         assert self.meter is not None
         state = self.meter.state()
         with self._lock:
-            found = throttled_between(self._state or state, state)
-            self._throttled = tuple(dict.fromkeys([*self._throttled, *found]))
+            self._throttling |= dict.fromkeys(state.throttling)
+            for name, count in count_events(self._state or state, state).items():
+                self._events[name] = self._events.get(name, 0) + count
             self._state = state
 
 

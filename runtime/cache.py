@@ -198,7 +198,7 @@ def list_cache() -> list[Kept]:
 def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
     """Remove the entries used least recently until the rest is within a limit; at 0 everything goes.
 
-    When everything goes, so does what is left of processes that were killed while they wrote, once it is an hour old.
+    What processes that were killed have left half written goes in any case, once it is an hour old; at 0 what is damaged too.
 
     Args:
         limit: in bytes.
@@ -212,12 +212,18 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
         total += kept.entry.bytes  # once the limit is passed, everything older goes
         if total > limit and kept.folder != keep and _remove(cache_folder() / kept.folder):
             removed, freed = removed + 1, freed + kept.entry.bytes
-    if limit == 0 and not keep:
-        with contextlib.suppress(OSError):
-            for left in cache_folder().iterdir():  # damaged, or being written, or abandoned while it was
-                if not left.name.startswith(NEW) or time.time() - left.stat().st_mtime > ABANDONED_S:
-                    _remove(left)
+    with contextlib.suppress(OSError):
+        for left in list(cache_folder().iterdir()):
+            if _is_abandoned(left) if left.name.startswith(NEW) else limit == 0 and not keep:
+                _remove(left)
     return removed, freed
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED_S
+    except OSError:  # another process has finished it
+        return False
 
 
 def _remove(path: Path) -> bool:

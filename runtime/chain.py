@@ -12,15 +12,15 @@ import numpy as np
 from numpy import ndarray
 
 from ..devices.watch import Watch
-from ..errors import DataError, UsageError, unknown
+from ..errors import UsageError, unknown
 from ..points import OperatingPoint
 from ..schema import NEVER, Exit, Stage, Tensor
 from .buffers import batch_axis, shape_at
-from .checks import CLOSED, check_thresholds, closed, explain, not_a_number, refuse_nan, run_stage, show_both
+from .checks import CLOSED, check_thresholds, closed, not_a_number, raise_explained, refuse_nan, run_stage
 from .engines import Compiled
 from .memory import CHUNK, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
 from .results import BatchResult, EveryExit, Provenance, Result
-from .samples import Samples, check_kind, check_samples, fits, split_inputs
+from .samples import Samples, check_samples, fill, single_out, split_inputs
 from .stats import Family, Stats, Tally, make_stats
 
 LENGTHS = 8
@@ -95,9 +95,7 @@ class Net:
         self._memories: dict[tuple[tuple[int, ...], ...], Memory] = {}
         self._memory: Memory | None = None
         self._places: list[tuple[np.ndarray, tuple[Any, ...]]] = []
-        self._alone: tuple[
-            Any, ...
-        ] = ()  # the shapes of an only input that can be copied without a look at anything else
+        self._alone: tuple[Any, ...] = ()  # shapes of an only input that are copied without a look at anything else
         self._steps: tuple[tuple[Any, ...], ...] = ()
         if not self._named:
             self._turn_to([np.empty(shape_at(tensor, 1), tensor.dtype) for tensor in self._inputs])
@@ -157,7 +155,7 @@ class Net:
                     if sure >= threshold:
                         break
             except Exception as error:
-                raise explain(error) from error
+                raise_explained(error)
             if sure != sure:
                 raise not_a_number(0)
             if logits is not None:
@@ -291,35 +289,15 @@ class Net:
         """Copy a sample into the inputs' memory."""
         parts = split_inputs(x, self._inputs)
         if not self._fits(parts):
-            self._turn_to(self._singles(parts))
+            self._check_open()
+            self._turn_to(single_out(parts, self._inputs))
         for part, (place, _), tensor in zip(parts, self._places, self._inputs, strict=True):
-            _copy(part, place, tensor)
+            fill(place, part, tensor)
 
     def _fits(self, parts: Sequence[np.ndarray]) -> bool:
         """Tell whether a sample's inputs have the shapes that the memory in use is for."""
         pairs = zip(parts, self._places, strict=False)
         return bool(self._places) and all(part.shape in shapes for part, (_, shapes) in pairs)
-
-    def _singles(self, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return one sample's inputs with their batch axis.
-
-        Raises:
-            DataError: a shape is not one that the network takes.
-            UsageError: the network is closed.
-        """
-        self._check_open()
-        singles = []
-        lengths: dict[str, int] = {}
-        for part, tensor in zip(parts, self._inputs, strict=True):
-            axis = batch_axis(tensor) or 0
-            single = np.expand_dims(part, axis) if part.ndim == len(tensor.shape) - 1 else part
-            right = single.ndim == len(tensor.shape) and single.shape[axis] == 1
-            if not right or not fits(single.shape, tensor.shape, lengths):
-                which = f" for {tensor.name}" if len(self._inputs) > 1 else ""
-                raise DataError(f"The network takes a sample of shape {show_both(tensor)}{which}, not {part.shape}.")
-            check_kind(single, tensor)
-            singles.append(np.ascontiguousarray(single, tensor.dtype))
-        return singles
 
     def _turn_to(self, singles: Sequence[np.ndarray]) -> None:
         """Use the memory for samples of these shapes; where they are new it is made, and the named axes inside are learnt."""
@@ -331,7 +309,7 @@ class Net:
                 try:
                     boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
                 except Exception as error:
-                    raise explain(error) from error
+                    raise_explained(error)
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
             memory = Memory(self._links, [*inputs, *boundaries, *self._heads])
         self._memories[key] = memory  # the last in the dictionary was used last
@@ -419,9 +397,3 @@ class Net:
 
 def _do_nothing() -> None:
     """Let go of nothing."""
-
-
-def _copy(part: np.ndarray, place: np.ndarray, tensor: Tensor) -> None:
-    if part.dtype != place.dtype:
-        check_kind(part, tensor)
-    place[...] = part.reshape(place.shape)

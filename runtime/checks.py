@@ -1,13 +1,13 @@
 """What a chain refuses: thresholds out of range, answers that are no numbers, samples that an engine cannot run."""
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 
 from ..errors import DataError, OfframpError, UsageError
-from ..schema import NEVER, Tensor
+from ..schema import NEVER
 from .engines import Run
-from .samples import show_shape
 
 CLOSED = "The network is closed. Load it again."
 
@@ -35,29 +35,23 @@ def run_stage(run: Run) -> None:
     try:
         run()
     except Exception as error:
-        raise explain(error) from error
+        raise_explained(error)
 
 
-def explain(error: Exception) -> OfframpError:
-    """Make the error for a sample that an engine cannot run; engines' exception types are their own."""
+def raise_explained(error: Exception) -> NoReturn:
+    """Raise the error for a sample that an engine cannot run; engines' exception types are their own."""
     if isinstance(error, OfframpError):
-        return error
+        raise error
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
     line = (lines or [type(error).__name__])[0]
-    return DataError(
+    raise DataError(
         f"The engine cannot run this sample: {line} Is a value out of range, or a sequence too short or long?"
-    )
+    ) from error
 
 
 def closed() -> None:
     """Refuse to run a network that was closed."""
     raise UsageError(CLOSED)
-
-
-def show_both(tensor: Tensor) -> str:
-    """Show a sample's shape, and its shape with a batch axis."""
-    alone = tuple(axis for axis in tensor.shape if axis is not None)
-    return f"{show_shape(alone)} (or {show_shape([1 if a is None else a for a in tensor.shape])})"
 
 
 def refuse_nan(score: np.ndarray) -> None:

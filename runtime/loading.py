@@ -8,7 +8,6 @@ from typing import Any
 from ..bundle import Bundle, open_bundle
 from ..devices import describe_differences
 from ..devices.meter import Meter
-from ..devices.watch import Watch
 from ..errors import UsageError
 from ..points import Calibration, OperatingPoint
 from ..schema import Exit, Stage, Variant
@@ -72,8 +71,13 @@ def load(
             chosen = variant_of(bundle, found, best) or chosen
     if device is None:
         device = best.placement if best else "cpu"
-    how: dict[str, Any] = {"threads": threads, "logits": logits, "fallback": fallback, "progress": progress}
-    how["watch"] = watch_power(meter, device)
+    how: dict[str, Any] = {
+        "threads": threads,
+        "logits": logits,
+        "fallback": fallback,
+        "progress": progress,
+        "meter": meter,
+    }
     how["points"] = found.points if found else None
     stages, exits = chosen.stages, chosen.exits
     if best is not None and best.static is not None:
@@ -155,11 +159,12 @@ def _open(
     points: Mapping[str, OperatingPoint] | None = None,
     fallback: str | None = None,
     progress: Progress | None = None,
-    watch: Watch | None = None,
+    meter: str | Meter | None = None,
 ) -> Net:
     """Compile some stages of a variant, and chain them."""
 
     def open_on(devices: Sequence[str], why: str | None = None) -> Net:
+        is_trial = device == AUTO and why is None
         compiled, provenance = compile_stages(
             bundle,
             variant,
@@ -181,7 +186,7 @@ def _open(
             point=point,
             points=points,
             provenance=Provenance(provenance, why),
-            watch=None if device == AUTO and why is None else watch,  # trials are not the product's work
+            watch=None if is_trial else watch_power(meter, [stage.device for stage in provenance]),
         )
 
     if device != AUTO:

@@ -86,6 +86,38 @@ def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
     return Samples(tuple(arrays))
 
 
+def single_out(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> list[np.ndarray]:
+    """Return one sample's arrays, with or without their batch axis of 1, contiguous, with it and in the network's dtypes.
+
+    Raises:
+        DataError: a shape or kind of dtype is not one that the network takes.
+    """
+    singles, lengths = [], dict[str, int]()
+    for part, tensor in zip(parts, inputs, strict=True):
+        axis = batch_axis(tensor) or 0
+        single = np.expand_dims(part, axis) if part.ndim == len(tensor.shape) - 1 else part
+        right = single.ndim == len(tensor.shape) and single.shape[axis] == 1
+        if not right or not fits(single.shape, tensor.shape, lengths):
+            which = f" for {tensor.name}" if len(inputs) > 1 else ""
+            alone = show_shape([size for size in tensor.shape if size is not None])
+            both = f"{alone} (or {show_shape([1 if size is None else size for size in tensor.shape])})"
+            raise DataError(f"The network takes a sample of shape {both}{which}, not {part.shape}.")
+        check_kind(single, tensor)
+        singles.append(np.ascontiguousarray(single, tensor.dtype))
+    return singles
+
+
+def fill(place: np.ndarray, part: np.ndarray, tensor: Tensor) -> None:
+    """Copy one sample's array into an input's memory.
+
+    Raises:
+        DataError: its kind of dtype is not one that the network takes.
+    """
+    if part.dtype != place.dtype:
+        check_kind(part, tensor)
+    place[...] = part.reshape(place.shape)
+
+
 def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
     """Return samples as `check_samples` does, contiguous and in the network's dtypes, before they are measured or run in bulk.
 

@@ -73,12 +73,12 @@ def _cards() -> int:
     return sum(meter.name.startswith("nvml") for meter in find_meters().meters)
 
 
-def watch_power(meter: str | Meter | None, device: str | Sequence[str]) -> Watch | None:
+def watch_power(meter: str | Meter | None, devices: Sequence[str]) -> Watch | None:
     """Return what watches the board's power; where the meter cannot be read, something that says why.
 
     Args:
         meter: `auto`, a name, a meter, or None for nothing.
-        device: where the network is to run: on a graphics card its own meter goes before the others.
+        devices: what the network's stages run on: on a graphics card its own meter goes before the others.
 
     Raises:
         UsageError: no meter has such a name, or it is something else.
@@ -95,10 +95,10 @@ def watch_power(meter: str | Meter | None, device: str | Sequence[str]) -> Watch
             f"Only the command line takes {meter}: import the function, and give the devices.Meter it returns."
         )
     try:
-        return Watch(choose_for(meter, [device] if isinstance(device, str) else device))
+        return Watch(choose_for(meter, devices))
     except UsageError:
         raise
     except Exception as error:  # whatever is wrong with a sensor, the network runs
         reason = str(error).partition("\n")[0].removesuffix(" Looked for:")
-        warnings.warn(f"No power is watched. {reason} Run: offramp doctor", MeterWarning, stacklevel=3)
+        warnings.warn(f"No power is watched. {reason} Run: offramp doctor", MeterWarning, stacklevel=5)
         return Watch(None, problem=reason)

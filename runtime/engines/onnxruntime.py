@@ -163,8 +163,10 @@ class Session:
         self.half = half
         self.batches = batches
         self.memory = memory if memory == HOST else f"{memory}:{number}"
-        self.allocate: Callable[[tuple[int, ...], Any], Any] | None = None if memory == HOST else self._allocate
-        self._place = (memory, number)
+        # Not a method: a session that held itself would keep a GPU's memory until the garbage collector comes by.
+        self.allocate: Callable[[tuple[int, ...], Any], Any] | None = None
+        if memory != HOST:
+            self.allocate = functools.partial(_allocate, ort, memory, number)
         self._ort = ort
         self._session = session
         # Without this entry the public call looks for a CUDA graph id, fails inside and takes ten times as long.
@@ -198,21 +200,22 @@ class Session:
         """Run the session once into new arrays."""
         return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
 
-    def _allocate(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        import numpy
-
-        return self._ort.OrtValue.ortvalue_from_shape_and_type(shape, numpy.dtype(dtype).type, *self._place)
-
     def _wrap(self, value: Any) -> Any:
         is_ours = isinstance(value, self._ort.OrtValue)
         return value if is_ours else self._ort.OrtValue.ortvalue_from_numpy(value)
 
     def _take(self, value: Any, copies: list[Run]) -> Any:
-        if self.memory == HOST or isinstance(value, self._ort.OrtValue):
+        if self.allocate is None or isinstance(value, self._ort.OrtValue):
             return self._wrap(value)
-        there = self._allocate(value.shape, value.dtype)
+        there = self.allocate(value.shape, value.dtype)
         copies.append(functools.partial(there.update_inplace, value))
         return there
+
+
+def _allocate(ort: Any, memory: str, number: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    import numpy
+
+    return ort.OrtValue.ortvalue_from_shape_and_type(shape, numpy.dtype(dtype).type, memory, number)
 
 
 def _copy_and_run(copies: Sequence[Run], run: Run) -> None:

@@ -252,6 +252,47 @@ def test_throttling_between_two_looks_is_told():
     assert watch.power().throttled == ("simulated heat",)
 
 
+def test_what_is_counted_is_added_up_and_not_listed_look_by_look():
+    counts = iter(range(0, 10**9, 3))
+    board = SimulatedBoard()
+    meter = Meter(
+        "m",
+        board.meter().probes,
+        scope="",
+        clock=board.clock,
+        state=lambda: State(throttling=("hot",), events={"cpu0 core_throttle": next(counts)}),
+    )
+    watch = Watch(meter)
+    watch.acquire()
+    board.clock.advance(1000.0)
+    (first, second) = watch.power().throttled
+    moved = int(second.removeprefix("cpu0 core_throttle (+").removesuffix(")"))
+    assert first == "hot" and moved % 3 == 0 and 500 < moved < 700
+    watch.reset()
+    assert watch.power().throttled == ()
+
+
+def test_a_state_that_does_not_return_costs_one_thread_however_often_it_begins_anew():
+    release = threading.Event()
+    asked: list[float] = []
+    rail = Rail(name="P", role="total", covers="a supply")
+    board = SimulatedBoard()
+
+    def state():
+        asked.append(board.clock.now_s())
+        release.wait(60)
+        return State()
+
+    watch = Watch(Meter("m", [Probe((rail,), lambda: (1.0,))], scope="", state=state, clock=board.clock))
+    watch.acquire()
+    board.clock.advance(20.0)
+    for _ in range(3):
+        watch.reset()
+        board.clock.advance(20.0)
+    release.set()
+    assert len(asked) == 1
+
+
 def test_power_waits_for_no_sensor_and_no_state():
     release = threading.Event()
     rail = Rail(name="P", role="total", covers="a supply")

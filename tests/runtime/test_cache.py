@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 import warnings
 
 import numpy as np
@@ -158,6 +159,17 @@ def test_the_cache_is_kept_below_its_limit(dense, monkeypatch):
     assert kept.clean_cache() == (1, pytest.approx(sizes[oldest], rel=1)) and not list(kept.cache_folder().iterdir())
 
 
+def test_what_killed_processes_left_goes_when_it_is_old_whatever_the_limit(dense, cache):
+    build(dense, DEVICE)
+    there = {one.name for one in cache.iterdir()}
+    for name, age_s in ((".new-killed", 2 * kept.ABANDONED_S), (".new-at-work", 10.0)):
+        (cache / name).mkdir()
+        (cache / name / "built").write_bytes(bytes(1000))
+        os.utime(cache / name, (time.time() - age_s,) * 2)
+    assert kept.clean_cache(kept.LIMIT_BYTES) == (0, 0)
+    assert {one.name for one in cache.iterdir()} == there | {".new-at-work"}
+
+
 def _store_many(seed):
     rng = np.random.default_rng(seed)
     for _ in range(60):
@@ -194,6 +206,7 @@ def test_a_build_that_the_engine_refuses_is_built_anew(dense, builds, monkeypatc
 
 
 def test_a_user_without_a_home_has_no_cache(dense, monkeypatch):
+    load_uncalibrated(dense, DEVICE)  # OpenVINO's own import looks for a home
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(kept.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     with pytest.warns(EngineWarning, match="at every load"):

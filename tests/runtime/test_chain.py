@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from offramp.bundle import read_calibration
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import UncalibratedWarning, load, load_static
+from offramp.runtime.checks import run_stage
 from offramp.runtime.engines import Source, find_device
 from offramp.runtime.loading import load_uncalibrated
 
@@ -145,6 +146,15 @@ def test_a_closed_network_says_so(dense):
 def test_sizes_that_no_memory_is_kept_for_are_refused(dense):
     with pytest.raises(UsageError, match="size is from 1 to 16"):
         load_uncalibrated(dense).every_exit(draw(40), size=17)
+
+
+def test_an_error_that_an_engine_explains_itself_is_not_its_own_cause():
+    def gone():
+        raise MissingError("The NPU is gone.")
+
+    with pytest.raises(MissingError, match="gone") as caught:
+        run_stage(gone)
+    assert caught.value.__cause__ is None
 
 
 def test_integers_do_not_wrap():

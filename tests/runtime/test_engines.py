@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import weakref
 from typing import Any
 
 import msgspec
@@ -120,6 +121,19 @@ def test_a_provider_that_did_not_load_is_an_error_and_not_the_cpu(dense, monkeyp
         net = load_uncalibrated(dense, "cuda:0", fallback="openvino:CPU")
     first = net.provenance.stages[0]
     assert first.device == "openvino:CPU" and "did not load" in first.fallback and first.runs_on.endswith(", CPU")
+
+
+def test_a_session_on_a_gpu_goes_when_nobody_has_it_any_more():
+    import onnxruntime as ort
+
+    gc.disable()  # a GPU's memory is not to wait for the garbage collector
+    try:
+        session = onnxruntime.Session(ort, object(), "", memory="cuda")
+        watcher = weakref.ref(session)
+        del session
+        assert watcher() is None
+    finally:
+        gc.enable()
 
 
 def test_work_that_a_provider_leaves_to_the_cpu_is_named():

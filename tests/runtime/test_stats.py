@@ -8,6 +8,7 @@ import pytest
 from offramp.devices import Fault, Meter, Probe, Rail, SimulatedBoard
 from offramp.errors import UsageError
 from offramp.runtime import load
+from offramp.runtime.loading import load_uncalibrated
 from offramp.runtime.watching import MeterWarning
 
 
@@ -146,6 +147,26 @@ def test_auto_without_a_sensor_warns_and_runs(calibrated, labelled, monkeypatch,
     stats = net.stats()
     assert stats.inferences == 1 and stats.power.problem.startswith("No meter here covers")
     assert stats.power.mean_w is None and stats.energy_per_inference_j is None
+
+
+def test_the_meter_is_that_of_what_runs_and_not_of_what_was_asked_for(calibrated, monkeypatch):
+    import onnxruntime as ort
+
+    import offramp.devices.meters as meters
+
+    # The CUDA provider is claimed to be part of this build; the stages fall back to the CPU.
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    rail = Rail(name="P", role="total", covers="a card")
+    both = [Meter(name, [Probe((rail,), lambda: (1.0,))], scope="") for name in ("rapl", "nvml:0")]
+    monkeypatch.setattr(meters, "find_meters", lambda root="/": meters.Found(both, [], {}))
+    with pytest.warns(Warning, match="on"), load(calibrated, "cuda:0", fallback="cpu", meter="auto") as net:
+        assert [stage.device for stage in net.provenance.stages] == ["cpu"] * len(net.exits)
+        assert net.stats().power.meter == "rapl"
+
+
+def test_a_network_without_a_calibration_is_watched_too(dense):
+    with load_uncalibrated(dense, meter=steady()) as net:
+        assert net.stats().power.meter == "bench"
 
 
 def test_what_is_no_meter_is_refused(calibrated):
