@@ -1,5 +1,6 @@
 """The part of `attach` that needs torch as it is imported: heads, and the network that carries them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+
+MOST_FEATURES = 1024
+"""A head that reads more costs much memory where there are many classes."""
 
 
 class Attached(nn.Module):
@@ -44,16 +48,28 @@ class Attached(nn.Module):
 
 
 def map_head(features: Tensor, classes: int) -> nn.Module:
-    """Make the head of Shallow-Deep Networks (arXiv 1810.07052): maximum and average mixed by a learnt weight, then linear.
+    """Make a head for maps: their average in each cell of a grid, batch normalisation, linear.
+
+    The grid has 4 cells along each axis, as in Shallow-Deep Networks (arXiv 1810.07052), since early layers do not tell by their
+    channels alone what is seen; 2 or 1 where there are so many channels that it would give over 1024 features.
 
     Args:
-        features: example maps (batch, channels, *space), with one axis of space or more.
+        features: example maps (batch, channels, *space), with one to three axes of space, which keep their sizes.
         classes: how many.
 
     Returns:
         A module: maps (batch, channels, *space) -> logits (batch, classes).
     """
-    return nn.Sequential(_MixedPooling(), nn.Linear(features.shape[1], classes))
+    channels, *space = features.shape[1:]
+    most = next((cells for cells in (4, 2) if channels * cells ** len(space) <= MOST_FEATURES), 1)
+    cells = [min(most, size) for size in space]
+    # Adaptive pooling would do, but neither ONNX nor engines have it for sizes that the grid does not divide: cells overlap then.
+    steps = [size // count for size, count in zip(space, cells, strict=True)]
+    sizes = [size - (count - 1) * step for size, count, step in zip(space, cells, steps, strict=True)]
+    kinds: Any = ((nn.AvgPool1d, nn.BatchNorm1d), (nn.AvgPool2d, nn.BatchNorm2d), (nn.AvgPool3d, nn.BatchNorm3d))
+    pool, norm = kinds[len(space) - 1]
+    out = nn.Linear(channels * math.prod(cells), classes)
+    return nn.Sequential(pool(sizes, steps), norm(channels), nn.Flatten(), out)
 
 
 def token_head(features: Tensor, classes: int) -> nn.Module:
@@ -74,16 +90,6 @@ def default_head(features: Tensor, classes: int) -> nn.Module:
     if features.ndim == 2:
         return nn.Linear(features.shape[1], classes)
     return (token_head if features.ndim == 3 else map_head)(features, classes)
-
-
-class _MixedPooling(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        space = tuple(range(2, x.ndim))
-        return self.mix * x.amax(space) + (1 - self.mix) * x.mean(space)
 
 
 class _TokenMean(nn.Module):

@@ -16,8 +16,6 @@ sys.path.insert(1, str(Path(__file__).parents[1]))
 sys.path.insert(1, str(Path(__file__).parents[1] / "quickstart"))
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from offramp.export import attach, train
@@ -25,23 +23,6 @@ from offramp.export import attach, train
 import digits
 from plain import train_plain
 from whole_way import describe_epoch, whole_way
-
-
-class GridHead(nn.Module):
-    """Pool maps to a grid of 4 x 4 and classify: early maps do not yet say what is where by their channels alone."""
-
-    def __init__(self, features: torch.Tensor, classes: int) -> None:
-        super().__init__()
-        self.side = features.shape[-1] // 4
-        self.norm = nn.BatchNorm1d(self.pool(features).shape[1])
-        self.out = nn.Linear(self.norm.num_features, classes)
-
-    def pool(self, x: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(x, self.side).flatten(1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.out(self.norm(self.pool(x)))
-        return logits
 
 
 def main() -> None:
@@ -58,7 +39,7 @@ def main() -> None:
     with torch.no_grad():
         before = plain(torch.from_numpy(test_x))
 
-    network = attach(plain, x[:1], head=GridHead)
+    network = attach(plain, x[:1])
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = sum(p.numel() for p in network.parameters())
     print(f"exits behind {', '.join(network.places)}: {trained:,} of {total:,} parameters are in their heads and train")

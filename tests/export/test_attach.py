@@ -244,13 +244,29 @@ def test_the_default_head_suits_the_axes_and_takes_dtype_from_the_features():
     assert nn.LayerNorm in kinds and type(attached.heads[1]) is type(attached.heads[2]) is nn.Linear
 
 
-def test_the_map_head_mixes_the_maximum_and_the_average_over_any_space():
-    for space in [(9,), (3, 5), (2, 3, 4)]:
-        x = torch.randn(2, 4, *space)
-        head: Any = map_head(x, CLASSES)
-        head[0].mix.data.fill_(0.25)
-        flat = x.flatten(2)
-        assert torch.allclose(head(x), head[1](0.25 * flat.amax(2) + 0.75 * flat.mean(2)))
+@pytest.mark.parametrize(
+    ("channels", "space", "cells"),
+    [(4, (8,), (4,)), (4, (3, 20), (3, 4)), (4, (2, 4, 8), (2, 4, 4)), (100, (8, 6), (2, 2))],
+)
+def test_the_map_head_averages_in_the_cells_of_a_grid(channels, space, cells):
+    x = torch.randn(2, channels, *space)
+    head: Any = map_head(x, CLASSES).eval()
+    pool = [nn.functional.adaptive_avg_pool1d, nn.functional.adaptive_avg_pool2d, nn.functional.adaptive_avg_pool3d]
+    means = pool[len(space) - 1](x, cells if len(space) > 1 else cells[0])  # the same where the cells divide the sizes
+    assert torch.allclose(head(x), head[3](head[1](means).flatten(1)), atol=1e-6)
+
+
+def test_the_map_head_sees_all_of_a_map_and_stays_small():
+    for sizes in [(1, 1), (5, 7), (30, 14), (56, 56)]:
+        x = torch.zeros(1, 8, *sizes, requires_grad=True)
+        map_head(x, CLASSES).eval()(x).abs().sum().backward()
+        assert x.grad is not None and (x.grad != 0).all()
+    for channels in (3, 64, 65, 256, 257, 2048):
+        assert map_head(torch.zeros(1, channels, 14, 14), CLASSES)[3].in_features <= max(1024, channels)
+
+
+def test_the_map_head_reads_one_axis_of_space_too():
+    head: Any = map_head(torch.randn(2, 8, 14), CLASSES)
     net = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Flatten(), nn.Linear(14 * 8, CLASSES))
     attached = attach(net, torch.randn(2, 3, 16), at=["0"], head=map_head)
     assert [name for name, _ in attached.heads.named_parameters()] == [
