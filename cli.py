@@ -168,10 +168,9 @@ def calibrate(
             progress=progress,
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))
-    if missed := [name for name, point in calibration.points.items() if not point.met and not name.endswith("-early")]:
+    if missed := [name for name, point in calibration.asked_for.items() if not point.met]:
         raise TargetError(
-            f"Stored, but the samples that did not choose miss the target of {', '.join(missed)}. Give more samples or "
-            "a wider limit."
+            f"The samples that did not choose miss the target of {', '.join(missed)}. Give more samples or a wider limit."
         )
 
 
@@ -296,8 +295,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return 130
-    except BrokenPipeError:  # whoever read the output has gone, as in `offramp run ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # click's, where whoever read the output has gone
+        return 0
     except OSError as error:
         click.echo(
             f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.", err=True

@@ -25,7 +25,7 @@ from .options import (
     with_threads,
     with_variant,
 )
-from .show import describe_energies, describe_power, print_result, progress_bars
+from .show import describe_energies, describe_power, print_result, print_text, progress_bars
 
 if TYPE_CHECKING:
     from .devices.meter import Meter
@@ -141,15 +141,15 @@ def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -
                         now_w[name] = (rail.energy_j - joules) / (rail.seen_s - seconds)
                     known[name] = rail.energy_j, rail.seen_s
                 show(seen, now_w, last - start)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BrokenPipeError):  # or nobody reads any more
             pass
         finally:
             watch.release()
     seen = watch.power()
     if as_json:
-        _print_line({"sum": seen})
+        print_text(msgspec.json.encode({"sum": seen}).decode())
     else:
-        click.echo(describe_power(seen))
+        print_text(describe_power(seen))
     if not seen.seen_s:
         raise MissingError(f"Nothing could be read: {seen.problem or 'there was no time for it'}.")
 
@@ -200,9 +200,9 @@ def _measure_command(meter: "Meter", command: Sequence[str], for_s: float | None
             raise CheckError(f"{failed} {error}") from error
         raise
     if as_json:
-        _print_line({"sum": energy, "exit_code": None if stopped else code})
+        print_text(msgspec.json.encode({"sum": energy, "exit_code": None if stopped else code}).decode())
     else:
-        click.echo(str(energy))
+        print_text(str(energy))
     if failed:
         raise CheckError(f"{failed} The joules are those until then.")
 

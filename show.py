@@ -1,6 +1,7 @@
 """What the command line prints: results as text or JSON on stdout, progress on stderr."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,22 @@ if TYPE_CHECKING:
     from .devices.watch import Power
     from .export.compare import Shift
     from .runtime import Diagnosis, Result
+    from .runtime.building import Progress
     from .runtime.stats import Stats
-
-Progress = Callable[[str, int, int], None]
 
 
 def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
     """Print a result as text, or as one JSON document."""
-    click.echo(msgspec.json.encode(result).decode() if as_json else text())
+    print_text(msgspec.json.encode(result).decode() if as_json else text())
+
+
+def print_text(text: str) -> None:
+    """Print on stdout. Where its reader has gone, as in `| head`, the command goes on: its exit code counts too."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _describe_meter(found: Any) -> str:
@@ -99,7 +108,7 @@ def describe_calibration(calibration: Calibration) -> str:
     lines += ["", table(rows)]
     lines += [
         "",
-        *(f"{name}: {point.verdict}" for name, point in calibration.points.items() if not name.endswith("-early")),
+        *(f"{name}: {point.verdict}" for name, point in calibration.asked_for.items()),
     ]
     notes = [*(gate.reason for gate in calibration.gates), *calibration.notes]
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
@@ -239,7 +248,7 @@ def describe_diagnosis(found: "Diagnosis") -> str:
 
 
 @contextlib.contextmanager
-def progress_bars() -> Iterator[Progress]:
+def progress_bars() -> "Iterator[Progress]":
     """Show progress bars on stderr when a person watches."""
     if not sys.stderr.isatty():
         yield lambda what, done, total: None

@@ -1,8 +1,11 @@
 """What the command line is given by name: networks and functions in Python files, samples in files and folders."""
 
 import importlib.util
+import re
 import sys
 import traceback
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +88,8 @@ def load_samples(source: str, manifest: Manifest | None = None) -> tuple[Any, np
     Args:
         source: an `.npz` file with `x`, or with an array for each of several inputs by its name, and perhaps `y`; an `.npy`
             file of samples; an image; a folder of images, or of one folder of images per class, named as the bundle's
-            classes are, or numbered in the order of their sorted names where it names none; or `file.py:function` that
-            returns `x` or `(x, y)`, where `x` is a dict for several inputs.
+            classes are; where it names none, by their numbers, or else counted in the order of their names; or
+            `file.py:function` that returns `x` or `(x, y)`, where `x` is a dict for several inputs.
         manifest: of the bundle they are for. Images are resized as it says; for a network that takes floats their pixels are
             scaled to 0..1 and nothing else, so one that was trained on normalised pixels needs `preprocess` or a function.
 
@@ -209,14 +212,32 @@ def _load_folder(path: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray
     files = [file for group in groups for file in group]
     if not files:
         raise DataError(f"The data set is empty: there are no images in {path}.")
-    numbers = list(range(len(groups)))
-    if classes and manifest.class_names is not None:
-        for folder in classes:
-            if folder.name not in manifest.class_names:
-                raise DataError(f"{folder}: {unknown('class', folder.name, manifest.class_names)}")
-        numbers = [manifest.class_names.index(folder.name) for folder in classes]
-    labels = np.repeat(numbers, [len(group) for group in groups])
-    return load_images(files, manifest), labels if classes else None
+    labels = np.repeat(_number_classes(classes, manifest), [len(group) for group in groups]) if classes else None
+    return load_images(files, manifest), labels
+
+
+def _number_classes(folders: Sequence[Path], manifest: Manifest) -> list[int]:
+    """Return each folder's class: by the bundle's names; else a name that is a number counts, or the order, which is said.
+
+    Raises:
+        DataError: the bundle has no such class.
+    """
+    names = [folder.name for folder in folders]
+    known = manifest.class_names
+    if known is not None:
+        for folder in folders:
+            if folder.name not in known:
+                raise DataError(f"{folder}: {unknown('class', folder.name, known)}")
+        return [known.index(name) for name in names]
+    if all(re.fullmatch("[0-9]{1,9}", name) for name in names):
+        return [int(name) for name in names]
+    shown = ", ".join(f"{name} {number}" for number, name in enumerate(names[:10]))
+    warnings.warn(
+        f"{folders[0].parent}: the bundle names no classes, so folders count in the order of their names: {shown}"
+        f"{', ...' if len(names) > 10 else ''}. Name them when you export: --classes.",
+        stacklevel=1,
+    )
+    return list(range(len(names)))
 
 
 def _images_in(folder: Path) -> list[Path]:

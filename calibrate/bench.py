@@ -12,16 +12,21 @@ from msgspec import Struct
 from ..bundle import Bundle, open_bundle
 from ..devices import fingerprint
 from ..errors import UsageError, unknown
-from ..points import Calibration, StaticPoint, Target, show_value
-from ..runtime import Provenance, Result, load, load_static
+from ..points import Calibration, StaticPoint
+from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.buffers import shape_at
+from ..runtime.building import Progress
 from ..runtime.calibrations import find_calibration, packages_of
 from ..runtime.loading import load_uncalibrated
 from ..runtime.samples import Samples
 from ..schema import Tensor, Variant
+from ..target import Target, show_value
 from .measure import force_exits, latencies, measure, run_alone
-from .samples import Progress, check_labelled, no_progress
+from .samples import LEAST, check_labelled, check_labels, no_progress
 from .statistics import paired_drop
+
+LOOK = 256
+"""On so many samples the labels are held against the network before anything is measured."""
 
 
 class Row(Struct, frozen=True):
@@ -253,14 +258,17 @@ def compare(
         mix = predicted_shares or (0.0,) * last + (1.0,)
         turns = {"early": run_alone(net), "forced": force_exits(net, mix, rng=rng)}
 
-        def add_static(name: str, where: str, of: str | None, exit_: int) -> None:
-            turns[name] = run_alone(
-                stack.enter_context(load_static(bundle, where, variant=of, exit=exit_, threads=threads))
-            )
+        def add_static(name: str, where: str, of: str | None, exit_: int) -> Net:
+            static = stack.enter_context(load_static(bundle, where, variant=of, exit=exit_, threads=threads))
+            turns[name] = run_alone(static)
+            return static
 
         first = bundle.manifest.variants[0]
         whole_static = placement[-1], first.name, len(first.exits) - 1
-        add_static("whole", *whole_static)
+        some = np.linspace(0, len(x) - 1, min(len(x), LOOK)).astype(int)
+        said = add_static("whole", *whole_static).batch(x[some]).label
+        if len(some) >= LEAST:
+            check_labels(y[some], said, bundle.manifest.classes)
         if rival is not None and (rival.device, rival.variant, rival.exit) == whole_static:
             rival = None  # it is measured already
         if rival is not None:

@@ -19,16 +19,17 @@ from ..devices.meter import Meter
 from ..devices.state import BoardState, State, throttled_between
 from ..errors import TargetError, UnsupportedError, UsageError
 from ..files import check_writable
-from ..points import CALIBRATION_SCHEMA, CAREFUL, Calibration, Chain, Conditions, Gate, Latency, StaticPoint, Target
+from ..points import CALIBRATION_SCHEMA, Calibration, Chain, Conditions, Gate, Latency, StaticPoint
 from ..runtime import load_static
+from ..runtime.building import Progress
 from ..runtime.calibrations import packages_of
 from ..schema import Variant
+from ..target import CAREFUL, Target
 from .choose import Contender, Pick, find, pick
 from .frontier import lay_frontier
 from .gate import find_gates
 from .measure import Turn, force_exits, run_alone
 from .prepare import (
-    check_labels,
     choose_variants,
     flatten,
     key_of,
@@ -39,7 +40,7 @@ from .prepare import (
 )
 from .promise import Named, make_points
 from .record import Kept, hash_samples
-from .samples import Progress, check_data, no_progress
+from .samples import check_classes, check_data, check_labels, no_progress
 from .targets import Costs, Table
 from .verdict import advise, explain_failure
 from .ways import Answers, Opened, Opener, Setting, Way, measure_turns, measure_way, table_of
@@ -88,7 +89,7 @@ def calibrate(
         also: other devices, or one for each stage, to try too.
         variant: name of the variant to calibrate, or several; all by default.
         output: where to store the calibration; in the bundle's `calibrations/` by default, as `default.json`, or as
-            `<variant>.json` where one other variant than the first is named.
+            `<variant>.json` where one other variant than the first is named. There one that misses a target replaces none.
         confidence: with what probability all promises are to be kept.
         outside: other samples and labels (or none), such as training data, that choose; all of `data` then certify.
         meter: what measures energy; see `devices.choose_meter`. Takes some minutes for each way.
@@ -96,7 +97,8 @@ def calibrate(
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
-        The calibration, which has been stored; its points say what they promise and whether early exit pays.
+        The calibration, which has been stored unless its notes say otherwise; its points say what they promise and whether
+        early exit pays.
 
     Raises:
         DataError: the samples do not fit the network, there are too few of them, or the labels are not this network's.
@@ -122,10 +124,10 @@ def calibrate(
     variants = choose_variants(bundle, variant)
     first = bundle.manifest.variants[0]
     if output is None:
-        output = bundle.path / "calibrations" / f"{name_file(first, variants)}.json"
-        check_writable(output)
+        path = bundle.path / "calibrations" / f"{name_file(first, variants)}.json"
+        check_writable(path)
     else:
-        output = check_replaceable(output)
+        path = check_replaceable(output)
     rng = np.random.default_rng(seed)
     select, report = split_samples(len(x), outer is not None, rng)
     pairs = pair_devices(variants, [device, *also])
@@ -156,6 +158,7 @@ def calibrate(
         ways = [measure_way(setting, opener.open(one, placed), one, seconds=MEASURE_S / 2) for one, placed in pairs]
         yard, said, outer_said = _ask_yardstick(setting, first, ways)
         if y is not None:
+            check_classes(y)
             check_labels(y, said, bundle.manifest.classes)
         contenders: list[Contender] = []
         for at, way in enumerate(ways):
@@ -204,7 +207,12 @@ def calibrate(
         gates=tuple(gates.values()),
         notes=(*left_out, *advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name)),
     )
-    write_calibration(output, calibration)
+    if output is None and path.exists() and not all(point.met for point in calibration.asked_for.values()):
+        stays = (
+            f"This one misses a target and was not stored: {path} stays as it was. To store this one, name a file (-o)."
+        )
+        return replace(calibration, notes=(*calibration.notes, stays))
+    write_calibration(path, calibration)
     kept.clear()
     return calibration
 

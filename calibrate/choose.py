@@ -7,8 +7,8 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..points import CAREFUL, Target
 from ..schema import NEVER
+from ..target import CAREFUL, Target
 from .search import MARGIN, exits_taken
 from .targets import Costs, Table, find_thresholds, goal_of, limited, mean_of
 

@@ -7,18 +7,16 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..devices.meter import Meter
-from ..errors import DataError, UsageError
-from ..points import Goal, Target
+from ..errors import UsageError
+from ..points import BESIDE
 from ..runtime.placing import AUTO, spread
 from ..runtime.samples import Samples
 from ..schema import PLAIN, Variant
+from ..target import Goal, Target
 from .record import hash_samples
 
 STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
 """Largest accuracy drops (without labels, disagreements) of the points that are made where no target is given."""
-
-CHANCE = 1.2
-"""So many times as often as by chance the whole network must be right at least."""
 
 SPLIT, LEAST_SELECT = 0.2, 200
 """Where nothing comes from outside this share of the samples chooses, and at least so many, but no more than half."""
@@ -37,9 +35,9 @@ def name_targets(
     if not targets:
         raise UsageError("There is no target: name one at least, or leave target out.")
     for name, one in targets.items():
-        if not re.fullmatch(PLAIN, name) or name.endswith("-early"):
+        if not re.fullmatch(PLAIN, name) or name.endswith(BESIDE):
             raise UsageError(
-                f"A point's name has letters, digits, '.', '_' and '-' and does not end in -early: not {name!r}."
+                f"A point's name has letters, digits, '.', '_' and '-' and does not end in {BESIDE}: not {name!r}."
             )
         if one.needs_labels and not has_labels:
             raise UsageError(
@@ -94,17 +92,3 @@ def key_of(fields: Mapping[str, str], devices: str, x: Samples, outer: Samples |
     given = {"device": devices, "outputs": "recording", "data": hash_samples(x)}
     given["outside"] = "" if outer is None else hash_samples(outer)
     return given | {name: text for name, text in fields.items() if name != "temperature"}
-
-
-def check_labels(y: np.ndarray, said: np.ndarray, classes: int) -> None:
-    """Refuse labels that the network knows no better than by chance, and those of one class alone."""
-    if len(np.unique(y)) == 1:
-        raise DataError(
-            f"All {len(y)} labels are class {y[0]}: samples of every class are needed, as the product meets them."
-        )
-    right = float((said == y).mean())
-    if right <= CHANCE / classes:
-        raise DataError(
-            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Are the "
-            "labels those of another set, or in another order, or the samples scaled differently than in training?"
-        )

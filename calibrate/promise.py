@@ -7,10 +7,12 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..points import CAREFUL, Certificate, OperatingPoint, Target, describe_limit
+from ..points import BESIDE, THE_WHOLE, Certificate, OperatingPoint
+from ..runtime.building import Progress
+from ..target import CAREFUL, Target, describe_limit
 from .certify import REACH, lay_path
 from .choose import Contender, Pick
-from .samples import Progress, no_progress
+from .samples import no_progress
 from .search import MARGIN, exits_taken
 from .statistics import paired_drop
 from .targets import Table, certify, find_thresholds, keeps, limited, mean_of
@@ -94,7 +96,7 @@ def _recommend(
         early = replace(early, pays=pays, verdict=verdict, rival=rival)
     if static is not None and not pays:
         if early is not None:
-            beside[f"{name}-early"] = early
+            beside[name + BESIDE] = early
         return {name: replace(static, verdict=verdict, rival=rival)}
     assert early is not None  # a target that neither keeps was refused
     return {name: early}
@@ -131,7 +133,7 @@ class _Test(Struct, frozen=True):
         named = Named(named.variant, named.placement[rival.static : (rival.static or 0) + 1])
         point = replace(predict(rival.table, (), self.target, named), static=rival.static)
         if _is_free(rival, self.target):
-            return replace(point, promise="It is the whole network: against itself nothing is lost.")
+            return replace(point, promise=THE_WHOLE)
         if not chosen:
             return replace(
                 point,

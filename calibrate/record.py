@@ -8,9 +8,9 @@ import numpy as np
 
 from ..errors import DataError, MissingError
 from ..runtime import EveryExit, Net
+from ..runtime.building import Progress
 from ..runtime.cache import discard, fetch, store
 from ..runtime.samples import Samples
-from .samples import Progress
 
 CHUNK = 100
 """Samples between two looks at the time."""

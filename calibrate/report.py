@@ -14,8 +14,9 @@ from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import describe_differences
 from ..errors import OutdatedError, UsageError
 from ..files import check_writable, hash_file, write_atomically
-from ..points import Calibration, OperatingPoint
+from ..points import BESIDE, Calibration, OperatingPoint
 from ..runtime import EveryExit
+from ..runtime.building import Progress
 from ..runtime.calibrations import choose_point, differs_here
 from ..runtime.loading import load_uncalibrated
 from ..runtime.samples import Samples
@@ -25,7 +26,7 @@ from .examples import Group, find_examples, has_images
 from .measure import latencies
 from .record import CHUNK, hash_samples
 from .reliability import Reliability, find_reliability
-from .samples import Progress, check_labelled, no_progress
+from .samples import check_labelled, no_progress
 from .search import exits_taken
 
 PERCENTILES = 201
@@ -189,7 +190,7 @@ def _early_beside(calibration: Calibration, name: str, variant: str | None) -> s
         for key, one in calibration.points.items()
         if one.static is None and (variant is None or one.variant == variant)
     ]
-    wanted = [key for key in (name, f"{name}-early") if key in chains]
+    wanted = [key for key in (name, name + BESIDE) if key in chains]
     return next(iter([*wanted, *chains]), None)
 
 

@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Any
 
 from ..errors import require
-from ..points import OperatingPoint
+from ..points import BESIDE, OperatingPoint
 from .report import Report
 from .report_plots import chain_of, draw_plots, show_placement, show_runs, show_thresholds, show_time
 
@@ -49,7 +49,7 @@ def render_page(report: Report) -> str:
         calibration=report.calibration,
         measured=report.measured,
         point=report.calibration.points[report.point],
-        points={name: one for name, one in report.calibration.points.items() if not name.endswith("-early")},
+        points=report.calibration.asked_for,
         chain=chain_of(report),
         board=_name_board(report.calibration.fingerprint),
         statics=_compare_statics(report),
@@ -75,7 +75,7 @@ def _name_board(fingerprint: dict[str, str]) -> str:
 def _compare_statics(report: Report) -> list[dict[str, Any]]:
     """Return a row for each way to run beside which the recommended one stands, that one first."""
     found, point = report.calibration, report.calibration.points[report.point]
-    about = report.point, f"{report.point}-early"
+    about = report.point, report.point + BESIDE
     rows = [_row(f"{name}: {show_runs(one)}", one, point) for name, one in found.points.items() if name in about]
     for i, one in enumerate(found.statics):
         row = _row(f"static network to exit {one.exit}, {one.variant} on {one.device}", one, point)

@@ -1,6 +1,5 @@
 """Samples are checked once, before anything is measured with them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from ..schema import Manifest
 LEAST = 20
 """Samples that calibrating takes whatever the number of classes."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and how much there is in all."""
+CHANCE = 1.2
+"""So many times as often as by chance the whole network must be right at least."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -64,3 +63,22 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> tuple[Sa
             f"There are {len(x)} samples in {name}; calibrating takes at least {needed}, and some thousands to be precise."
         )
     return x, y
+
+
+def check_classes(y: np.ndarray) -> None:
+    """Refuse labels of one class alone."""
+    if len(np.unique(y)) == 1:
+        raise DataError(
+            f"All {len(y)} labels are class {y[0]}: samples of every class are needed, as the product meets them."
+        )
+
+
+def check_labels(y: np.ndarray, said: np.ndarray, classes: int) -> None:
+    """Refuse labels that the network knows no better than by chance."""
+    right = float((said == y).mean())
+    if right <= CHANCE / classes:
+        raise DataError(
+            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Are the "
+            "labels those of another set, or in another order (as folders are sorted), or the samples scaled differently than in "
+            "training?"
+        )

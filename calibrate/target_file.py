@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UsageError, require, unknown
 from ..files import explained
-from ..points import Target
+from ..target import Target
 
 KEYS = Target.__struct_fields__
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import require
-from ..points import CAREFUL, Target, show_value
+from ..target import CAREFUL, Target, show_value
 from .certify import certify_drop, certify_mean, certify_share, share_bound
 from .search import Limit, Problem, exits_taken, search
 

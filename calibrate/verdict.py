@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from msgspec.structs import replace
 
-from ..points import Conditions, OperatingPoint, Target, describe_limit
+from ..points import Conditions, OperatingPoint
+from ..target import Target, describe_limit
 from .choose import Contender, Pick, find
 from .search import exits_taken
 from .targets import Costs, limited, mean_of
@@ -28,7 +29,9 @@ def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[
         return False, f"Do not use early exit here: no thresholds keep the target, {_show(static)} does."
     if not early.met:
         said = f"The target is missed on the samples that did not choose: {_show(early)}"
-        return False, f"{said}." if early.drop is None else f"{said}, an accuracy drop of {early.drop:.2%}."
+        if early.drop is None or early.accuracy is None:
+            return False, f"{said}."
+        return False, f"{said}, {early.drop:.2%} below the whole network's {early.accuracy + early.drop:.2%}."
     if static is not None and early.certificate is None and static.is_promised:
         return False, f"Do not use early exit here: {early.promise} {_show(early)}, {_show(static)}."
     if static is None or not static.met:

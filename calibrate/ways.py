@@ -16,6 +16,7 @@ from msgspec import Struct
 from ..bundle import Bundle
 from ..devices.meter import Meter
 from ..runtime import EveryExit, Net, load_static
+from ..runtime.building import Progress
 from ..runtime.loading import load_uncalibrated
 from ..runtime.placing import AUTO, spread
 from ..runtime.samples import Samples
@@ -23,7 +24,6 @@ from ..schema import Variant
 from .energy import ExitEnergies, energy_per_exit, model_energy
 from .measure import Turn, force_exits, latencies, measure, run_alone
 from .record import Kept, record
-from .samples import Progress
 from .targets import Costs, Table
 
 MIXED = 1024

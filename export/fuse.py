@@ -15,6 +15,7 @@ import onnx_ir as ir
 from ..bundle import Bundle, open_bundle
 from ..errors import BundleError, CheckError, ModelError, UsageError, require
 from ..files import NEW, check_writable, explained, sync
+from ..points import BESIDE
 from ..runtime import EveryExit, UncalibratedWarning
 from ..runtime.calibrations import choose_point
 from ..runtime.checks import check_thresholds
@@ -85,7 +86,7 @@ def fuse(
             raise UsageError(
                 f"The operating point is {found.engines}, which does not exit early and is one file already: "
                 f"{bundle.file(chosen, chosen.exits[found.static].static)}. For the chain name a point with early exit, such as "
-                f"{point or 'default'}-early."
+                f"{point or 'default'}{BESIDE}."
             )
         limits = found.thresholds if found else (NEVER,) * (len(chosen.exits) - 1)
         if found is not None and min(limits, default=NEVER) >= NEVER:

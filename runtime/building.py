@@ -21,6 +21,7 @@ from .placing import AUTO, spread
 from .results import StageProvenance
 
 Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done and how much there is in all."""
 
 
 class EngineWarning(UserWarning):

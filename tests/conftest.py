@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from offramp.bundle import open_bundle, write_calibration
 from offramp.calibrate import calibrate
 from offramp.export import export
-from offramp.points import Target
+from offramp.target import Target
 
 from dense import CLASSES, write_onnx
 

@@ -15,8 +15,8 @@ from offramp.bundle import (
     write_calibration,
 )
 from offramp.errors import BundleError, MissingError, UsageError
-from offramp.points import Target
 from offramp.runtime import UncalibratedWarning, load
+from offramp.target import Target
 
 
 def edit(path, change):

@@ -10,9 +10,9 @@ import pytest
 
 from offramp.calibrate import calibrate
 from offramp.export import keep
-from offramp.points import Target
 from offramp.runtime import diagnose
 from offramp.show import describe_diagnosis
+from offramp.target import Target
 
 from boards import BOARDS, plant
 from command import clear_message, offramp

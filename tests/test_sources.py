@@ -41,8 +41,17 @@ def test_class_folders_are_labelled_in_their_sorted_order(tmp_path):
         Image.new("L", (6, 4)).save(tmp_path / name / "1.png")
     (tmp_path / "a" / "notes.txt").touch()
     (tmp_path / ".ipynb_checkpoints").mkdir()
-    x, y = load_samples(str(tmp_path), CHW)
+    with pytest.warns(UserWarning, match="in the order of their names: a 0, b 1, c 2. .*--classes"):
+        x, y = load_samples(str(tmp_path), CHW)
     assert y is not None and y.tolist() == [0, 1, 2] and len(x) == 3
+
+
+def test_class_folders_whose_names_are_numbers_are_those_classes(tmp_path):
+    for name in ("10", "2", "0"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (6, 4)).save(tmp_path / name / "1.png")
+    y = load_samples(str(tmp_path), CHW)[1]
+    assert y is not None and sorted(y.tolist()) == [0, 2, 10]
 
 
 def test_a_network_that_takes_no_images_is_not_given_any(tmp_path):

@@ -40,7 +40,7 @@ from offramp.calibrate.prepare import LEAST_SELECT, SPLIT
 from offramp.calibrate.promise import lay_candidates
 from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search
 from offramp.calibrate.targets import Costs, Table, certify
-from offramp.points import Target
+from offramp.target import Target
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from exit_tables import UNEVEN, exit_costs, exit_table

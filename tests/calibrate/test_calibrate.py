@@ -16,10 +16,10 @@ from offramp.calibrate.verdict import judge
 from offramp.devices.meters import modelled
 from offramp.errors import BundleError, DataError, MissingError, TargetError, UnsupportedError, UsageError
 from offramp.export import export, keep, quantize
-from offramp.points import Target
-from offramp.runtime import load
+from offramp.runtime import load, load_static
 from offramp.runtime.engines import openvino
 from offramp.runtime.loading import load_uncalibrated
+from offramp.target import Target
 
 from dense import CLASSES, write_onnx
 
@@ -313,6 +313,30 @@ def test_bench_compares_on_the_same_samples(calibrated, labelled):
     assert "early exit" in str(result) and "paired 95 % interval" in str(result)
 
 
+def test_bench_refuses_labels_that_are_another_sets(calibrated, labelled):
+    x, y = labelled
+    with pytest.raises(DataError, match="no better than chance"):
+        bench(calibrated, (x[:300], (y[:300] + 1) % 5))
+
+
+def test_a_calibration_that_misses_its_target_replaces_none_unless_it_is_told_where(dense, labelled, monkeypatch):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    x, y = labelled
+    with load_static(dense) as whole:
+        right = whole.batch(x).label == y  # on these alone everything looks attainable
+    how = {"outside": (x[right], y[right])}
+    first = calibrate(dense, labelled, Target(min_accuracy=0.9999), **how)
+    (path,) = dense.calibrations()
+    assert not first.point.met and read_calibration(path) == first
+    good = calibrate(dense, labelled, Target(max_drop=0.05))
+    again = calibrate(dense, labelled, Target(min_accuracy=0.9999), **how)
+    assert read_calibration(path) == good and good.point.met and not again.point.met
+    assert f"{path} stays as it was" in again.notes[-1]
+    elsewhere = dense.path.parent / "missed.json"
+    named = calibrate(dense, labelled, Target(min_accuracy=0.9999), output=elsewhere, **how)
+    assert read_calibration(elsewhere) == named and "stays as it was" not in " ".join(named.notes)
+
+
 def test_bench_shows_the_whole_network_on_a_faster_device_beside_that_on_the_chains_own(dense, labelled, monkeypatch):
     monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
     found = calibrate(dense, labelled, Target(max_drop=0.05), also=["openvino:CPU"])
@@ -360,7 +384,7 @@ def test_a_missed_target_is_not_recommended(dense, labelled):
     point = calibrate(dense, labelled, Target(max_drop=0.05)).early
     missed = replace(point, met=False, accuracy=0.85, drop=0.08)
     pays, verdict = judge(missed, None)
-    assert not pays and "target is missed" in verdict and "8.00%" in verdict
+    assert not pays and "target is missed" in verdict and "8.00% below the whole network's 93.00%" in verdict
 
 
 def test_a_calibration_that_names_no_such_static_network_is_refused(calibrated, labelled):

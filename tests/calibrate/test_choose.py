@@ -6,7 +6,7 @@ import pytest
 from offramp.calibrate.choose import Contender, pick
 from offramp.calibrate.promise import Named, make_points
 from offramp.calibrate.targets import Costs, Table
-from offramp.points import Target
+from offramp.target import Target
 
 
 def make_chain(way, rng, whole, *, differs, loss, costs_us):

@@ -11,7 +11,7 @@ from offramp.bundle import read_calibration
 from offramp.calibrate import calibrate
 from offramp.errors import TargetError, UsageError
 from offramp.export import Origin, export, keep
-from offramp.points import Target
+from offramp.target import Target
 
 from command import offramp
 from dense import write_onnx

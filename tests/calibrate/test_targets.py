@@ -10,7 +10,8 @@ from offramp.calibrate.promise import Named, describe_promise, lay_candidates, m
 from offramp.calibrate.search import exits_taken
 from offramp.calibrate.targets import Costs, Table, certify, find_thresholds, keeps, limited, mean_of
 from offramp.calibrate.verdict import with_exits
-from offramp.points import Certificate, Target
+from offramp.points import Certificate
+from offramp.target import Target
 
 COSTS_S = np.array([1e-4, 2e-4, 4e-4])
 
