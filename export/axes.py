@@ -116,15 +116,17 @@ def other_lengths(
     Raises:
         ModelError: the network runs at the example's lengths only.
     """
-    if not sizes_of(arrays, axes):
-        return []
     sizes = sizes_of(arrays, axes)
+    if not sizes:
+        return []
     found = []
     reason = ""
     for choices in SHORTER, LONGER:
         # First every axis gets a length of its own, so that axes as long as each other are told apart.
         for (times, over, more), apart in product(choices, (1, 0)):
             lengths = {name: max(1, n * times // over + more + apart * i) for i, (name, n) in enumerate(sizes.items())}
+            if lengths == sizes:
+                continue
             changed = [_with_lengths(array, own, lengths) for array, own in zip(arrays, axes, strict=True)]
             try:
                 run(changed)

@@ -16,6 +16,8 @@ from .preprocess import is_channels_first, normalise
 ROWS = 3
 """Samples that verify the chain and become the golden ones."""
 
+ONE_IMAGE = "preprocess is for networks that take one image: give an example of that alone."
+
 
 def capture_with_example(
     model: Any,
@@ -47,7 +49,7 @@ def capture_with_example(
     golden = inputs = _golden(arrays, layout)
     if preprocess is not None:
         if len(golden) != 1:
-            raise UsageError("preprocess is for networks that take one image.")
+            raise UsageError(ONE_IMAGE)
         kinds = [str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()]
         inputs = [normalise(golden[0], preprocess, channels_first=True, dtype=kinds[0] if kinds else "float32")]
     return capture_torch(model, inputs, names=names, axes=layout, by_name=by_name, exits=exits, gates=gates), golden
@@ -75,7 +77,9 @@ def _capture_onnx(
         file.check(arrays)
         golden = _golden(arrays, file.axes)
         return file.capture(golden, exits=exits, gates=gates), golden
-    golden = _golden(arrays[:1], [(BATCH, None, None, None)])
+    if len(arrays) != 1:
+        raise UsageError(ONE_IMAGE)
+    golden = _golden(arrays, [(BATCH, None, None, None)])
     shape, dtype = tuple(file.shapes[0]), file.inputs[0].dtype
     assert dtype is not None
     first = is_channels_first(shape, preprocess)
@@ -86,11 +90,11 @@ def _capture_onnx(
 
 def _as_arrays(example: Any) -> tuple[list[str], list[np.ndarray]]:
     """Return the names of the inputs, where the example has some, and an array for each."""
-    if isinstance(example, Mapping):
-        return [str(name) for name in example], [_as_array(part) for part in example.values()]
-    if isinstance(example, (list, tuple)):
-        return [], [_as_array(part) for part in example]
-    return [], [_as_array(example)]
+    names = [str(name) for name in example] if isinstance(example, Mapping) else []
+    parts = example.values() if names else example if isinstance(example, (list, tuple)) else [example]
+    if not len(parts):
+        raise DataError("The example is empty: give samples with their batch axis, for several inputs a tuple of them.")
+    return names, [_as_array(part) for part in parts]
 
 
 def _as_array(example: Any) -> np.ndarray:
@@ -101,7 +105,10 @@ def _as_array(example: Any) -> np.ndarray:
             raise DataError(
                 f"The example is {example.dtype}, which NumPy does not have. Use float32 or float16."
             ) from error
-    array = np.asarray(example)
+    try:
+        array = np.asarray(example)
+    except ValueError as error:
+        raise DataError(f"The example is no array: {error}") from error
     if array.ndim < 1 or 0 in array.shape or array.dtype.kind not in "fiub":
         raise DataError(f"The example is {array.dtype} {array.shape}: it must be numbers with a batch axis, (N, ...).")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

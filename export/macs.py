@@ -60,7 +60,11 @@ def count_macs(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, int]:
 def _macs(node: ir.Node) -> int:
     shapes = [_static(value) for value in [*node.inputs[:3], node.outputs[0]]]
     left, right, out = (shapes[i] if i < len(shapes) else None for i in (0, 1, -1))
-    if left is None or right is None or out is None:
+    if left is None or right is None:
+        return 0
+    if node.op_type in ("GRU", "LSTM", "RNN"):  # every step multiplies by the input weights and by the recurrent ones
+        return left[0] * (math.prod(right) + math.prod(shapes[2] or ()))
+    if out is None:
         return 0
     match node.op_type:
         case "Conv":  # the kernel is (out, in / groups, ...)
@@ -71,8 +75,6 @@ def _macs(node: ir.Node) -> int:
             return math.prod(out) * (left[0] if node.attributes.get_int("transA", 0) else left[1])
         case "MatMul":
             return math.prod(out) * left[-1]
-        case "GRU" | "LSTM" | "RNN":  # every step multiplies by the input weights and by the recurrent ones
-            return left[0] * (math.prod(right) + math.prod(shapes[2] or ()))
         case _:
             return 0
 

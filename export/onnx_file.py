@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, NameFixPass
 
 from ..errors import DataError, MissingError, ModelError, UsageError, require
+from ..files import explained
 from ..runtime.verify import compare_logits
 from .axes import BATCH, Axes, first_line, resolve_axes, take
 from .capture import Arrays, Captured, infer_shapes
@@ -28,10 +29,11 @@ class OnnxFile:
     def __init__(self, path: str | os.PathLike[str], axes: Any = None) -> None:
         ort = require("onnxruntime", extra="onnx")
         self.path = path = Path(path)
-        if not path.is_file():
-            raise UsageError(
-                f"There is no file {path}." if not path.exists() else f"{path} is a folder, not an ONNX file."
-            )
+        with explained(path, "read"):
+            if not path.is_file():
+                raise UsageError(
+                    f"{path} is a folder, not an ONNX file." if path.exists() else f"There is no file {path}."
+                )
         if not os.access(path, os.R_OK):
             raise MissingError(f"Cannot read {path}. Check its permissions.")
         try:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from offramp.bundle import open_bundle
-from offramp.errors import CheckError, DataError, ModelError, UsageError
+from offramp.errors import CheckError, DataError, MissingError, ModelError, UsageError
 from offramp.export import export
 from offramp.export.onnx_file import OnnxFile
 from offramp.runtime.loading import load_uncalibrated
@@ -202,3 +202,14 @@ def test_a_failed_export_leaves_the_old_bundle(dense, tmp_path):
     with pytest.raises(ModelError):
         export(torch.nn.Flatten(), networks.samples(1), dense.path)
     assert open_bundle(dense.path).manifest == dense.manifest
+
+
+@pytest.mark.parametrize("example", [[], {}, [[[1.0, 2.0], [3.0]]]])
+def test_an_example_that_is_no_array_is_refused(tmp_path, example):
+    with pytest.raises(DataError, match="The example is"):
+        export(networks.build(networks.Plain), example, tmp_path / "b.offramp")
+
+
+def test_a_path_that_the_system_refuses_is_named(tmp_path):
+    with pytest.raises(MissingError, match="File name too long"):
+        export("n" * 300 + ".onnx", None, tmp_path / "b.offramp")

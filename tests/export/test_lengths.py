@@ -179,3 +179,22 @@ def test_a_branch_on_the_length_is_not_baked_in(tmp_path):
     with pytest.raises(ModelError, match="takes another way where time is 101: its graph holds from 0 to 100 only"):
         export(Branching().eval(), x, tmp_path / "b.offramp", axes=("batch", "time", None))
     assert export(Branching().eval(), x, tmp_path / "b.offramp").manifest.inputs[0].shape == (None, 16, 4)
+
+
+def test_an_example_of_length_one_hides_no_network_that_takes_that_length_only(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(8, 16), TwoHeads())
+    path = tmp_path / "net.onnx"
+    axes = {"x": {0: "batch", 1: "time"}}
+    torch.onnx.export(net, torch.zeros(2, 1, 8), path, dynamo=False, input_names=["x"], dynamic_axes=axes)
+    with pytest.raises(ModelError, match="does not run at other lengths than time 1"):
+        export(path, np.ones((3, 1, 8), np.float32), tmp_path / "b.offramp")
+
+
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(16, CLASSES), nn.Linear(16, 16), nn.Linear(16, CLASSES)
+
+    def forward(self, x):
+        return [self.first(x), self.last(torch.relu(self.middle(x)))]

@@ -403,3 +403,21 @@ def test_sparse_weights_are_refused(tmp_path):
     onnx.save(model, path)
     with pytest.raises(ModelError, match="has sparse weights"):
         export(path, None, tmp_path / "b.offramp")
+
+
+def test_the_work_of_a_recurrent_layer_counts_where_its_sequence_is_not_read(tmp_path):
+    w, r, a, b, c = weights((1, 24, 4), (1, 24, 8), (8, CLASSES), (8, 8), (8, CLASSES))
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+        helper.make_node("GRU", ["steps", "W", "R"], ["", "last"], hidden_size=8),
+        helper.make_node("Squeeze", ["last", "zero"], ["state"]),
+        helper.make_node("MatMul", ["state", "A"], ["z0"]),
+        helper.make_node("MatMul", ["state", "B"], ["u"]),
+        helper.make_node("Tanh", ["u"], ["v"]),
+        helper.make_node("MatMul", ["v", "C"], ["z1"]),
+    ]
+    arrays = {"W": w, "R": r, "A": a, "B": b, "C": c, "zero": np.array([0], np.int64)}
+    inputs = [helper.make_tensor_value_info("x", FLOAT, ["N", 7, 4])]
+    path = save(tmp_path / "gru.onnx", nodes, arrays, ["z0", "z1"], inputs=inputs)
+    first = export(path, None, tmp_path / "b.offramp").variant().stages[0]
+    assert first.macs == 7 * 24 * (4 + 8) + 8 * CLASSES

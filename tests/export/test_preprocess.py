@@ -144,3 +144,9 @@ def test_image_files_come_as_the_bundle_wants_them(tmp_path):
     bundle = export(net, images(3), tmp_path / "b.offramp", preprocess=how)
     x = load_images([tmp_path / "a.png"], bundle.manifest)
     assert x.dtype == np.uint8 and x.shape == (1, 16, 16, 3) and (x[0, :4] == 0).all() and (x[0, 8] > 0).any()
+
+
+def test_images_for_a_second_input_are_refused_not_left_out(tmp_path):
+    path = write_convolutions(tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match="one image"):
+        export(path, (images(3, size=12), images(3, size=12)), tmp_path / "b.offramp", preprocess=HOW)
