@@ -135,8 +135,9 @@ def check_replaceable(path: str | os.PathLike[str]) -> Path:
     check_writable(path)
     if path.exists():
         try:
-            msgspec.json.decode(path.read_bytes() if path.is_file() else b"", type=_AnyCalibration)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            with explained(path, "read"):
+                msgspec.json.decode(path.read_bytes() if path.is_file() else b"", type=_AnyCalibration)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UsageError(f"{path} is there and is no calibration. Name another file, or remove it.") from None
     return path
 
@@ -194,69 +195,37 @@ def list_files(folder: Path) -> dict[str, File]:
     return {path.name: File(bytes=path.stat().st_size, sha256=hash_file(path)) for path in contents}
 
 
-def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest) -> Bundle:
-    """Make a filled folder the bundle's only variant: put its files on disk, move it in place, replace the manifest.
+def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, shares: bool = False) -> Bundle:
+    """Make a filled folder the last variant of the bundle: put its files on disk, move them in place, replace the manifest.
 
-    Whoever opened the bundle before must open it again: its old files are removed.
-
-    Args:
-        path: the bundle.
-        folder: what `new_variant` gave, with the files in it.
-        manifest: with one variant, whose `folder` is filled in here.
-
-    Raises:
-        BundleError: the manifest is not one that could be read back; the bundle is left as it was.
-        MissingError: the place cannot be written.
-    """
-    root, variant = Path(path), manifest.variants[0]
-    with explained(root, "write"):
-        final = _free_name(root / "variants" / variant.name)
-        variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
-        content = _encode_checked(msgspec.structs.replace(manifest, variants=(variant,)))
-        for name in variant.files:
-            sync(folder / name)
-        sync(folder)
-        folder.rename(final)
-        sync(root / "variants")
-        write_atomically(root / "manifest.json", content)
-        with contextlib.suppress(OSError):  # the folder above may be closed to us
-            sync(root.parent)
-        _remove_unlisted(root, msgspec.structs.replace(manifest, variants=(variant,)))
-    return open_bundle(root)
-
-
-def commit_beside(
-    path: str | os.PathLike[str], folder: Path, manifest: Manifest, variant: Variant, *, shares: bool = False
-) -> Bundle:
-    """Add a variant beside those that are there: put its files on disk, move them in place, replace the manifest.
+    Variants that the manifest does not name any more are removed; whoever had opened such a one must open the bundle again.
 
     Args:
         path: the bundle.
         folder: what `new_variant` gave, with the new files in it.
-        manifest: as it is.
-        variant: the new one, of a name that none has.
-        shares: whether its `folder` is that of another variant, whose weights it shares; none of its new files has a name that is
-            there. Else it gets a folder of its own.
+        manifest: its last variant is the new one, the others are as they were.
+        shares: whether the new variant's `folder` is that of another, whose weights it shares; none of its new files has a name
+            that is there. Else it gets a folder of its own, which is filled in here.
 
     Raises:
         BundleError: the manifest is not one that could be read back; the bundle is left as it was.
         MissingError: the place cannot be written.
     """
-    root = Path(path)
+    root, (*others, variant) = Path(path), manifest.variants
     with explained(root, "write"):
         final = root / variant.folder if shares else _free_name(root / "variants" / variant.name)
         variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
-        manifest = msgspec.structs.replace(manifest, variants=(*manifest.variants, variant))
+        manifest = msgspec.structs.replace(manifest, variants=(*others, variant))
         content = _encode_checked(manifest)
-        for file in sorted(folder.iterdir()):
+        files = sorted(folder.iterdir())
+        for file in files:
             sync(file)
         if shares:
-            others = [one for one in manifest.variants[:-1] if one.folder == variant.folder]
-            listed = {name for one in others for name in one.files}
+            listed = {name for one in others if one.folder == variant.folder for name in one.files}
             for leftover in final.iterdir():  # of a process that was killed before its manifest was written
                 if leftover.name not in listed and _OURS.fullmatch(leftover.name):
                     leftover.unlink()
-            for file in sorted(folder.iterdir()):
+            for file in files:
                 file.replace(final / file.name)
             sync(final)
         else:
@@ -264,6 +233,8 @@ def commit_beside(
             folder.rename(final)
             sync(root / "variants")
         write_atomically(root / "manifest.json", content)
+        with contextlib.suppress(OSError):  # the folder above may be closed to us
+            sync(root.parent)
         _remove_unlisted(root, manifest)
     return open_bundle(root)
 

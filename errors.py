@@ -92,13 +92,11 @@ def require(module: str, *, extra: str) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise MissingError(f"The package {module} is installed but needs {error.name}, which is not.") from error
-        raise MissingError(
-            f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'"
-        ) from error
     except Exception as error:  # whatever its own import does: OpenVINO's, for one, fails for a user without a home
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            raise MissingError(
+                f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'"
+            ) from error
         raise MissingError(f"The package {module} is installed but does not import: {error}") from error
 
 

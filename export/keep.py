@@ -11,7 +11,7 @@ import onnx_ir as ir
 from msgspec.structs import replace
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ..bundle import Bundle, check_variant_name, commit_beside, new_variant, open_bundle
+from ..bundle import Bundle, check_variant_name, commit, new_variant, open_bundle
 from ..errors import UsageError, unknown
 from ..files import explained
 from ..runtime.golden import read_golden
@@ -96,7 +96,8 @@ def keep(
             (folder / file).unlink()
         files = new.files | {file: parent.files[file] for file in shared}
         new = replace(new, folder=parent.folder, files=files)
-        return commit_beside(root, folder, bundle.manifest, new, shares=True)
+        manifest = replace(bundle.manifest, variants=(*bundle.manifest.variants, new))
+        return commit(root, folder, manifest, shares=True)
 
 
 def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import onnx_ir as ir
+from msgspec.structs import replace
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     DeduplicateInitializersPass,
@@ -13,7 +14,7 @@ from onnx_ir.passes.common import (
 )
 
 from .. import __version__
-from ..bundle import Bundle, check_variant_name, commit, commit_beside, new_variant, open_bundle
+from ..bundle import Bundle, check_variant_name, commit, new_variant, open_bundle
 from ..errors import UsageError
 from ..runtime.golden import read_golden
 from ..schema import SCHEMA, Dtype, Manifest, Origin, Precision, Preprocess, Tensor
@@ -144,7 +145,7 @@ def export(
             origin=origin,
         )
         if bundle is not None:
-            return commit_beside(path, folder, bundle.manifest, variant)
+            return commit(path, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, variant)))
         manifest = Manifest(
             schema=SCHEMA,
             offramp=__version__,

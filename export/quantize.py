@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
-from ..bundle import Bundle, check_variant_name, commit_beside, new_variant, open_bundle
+from ..bundle import Bundle, check_variant_name, commit, new_variant, open_bundle
 from ..errors import ModelError, UsageError, require, unknown
 from ..runtime.golden import read_golden
 from ..runtime.samples import Samples, convert_samples
@@ -39,6 +40,9 @@ QUANTISED = (
 """Operators that compute in int8. Those that normalise, or take exponents, lose too much by it."""
 
 PERCENTILE, BINS, BATCH_ROWS = 99.99, 2048, 16
+
+PER_CHANNEL = 13
+"""The opset since which QuantizeLinear takes a scale per channel."""
 
 EXTREME = 1e4
 """Constants from here on are masks, which leave out what they are added to."""
@@ -133,7 +137,7 @@ def quantize(
                 model = _insert(plain, found, full_range=full_range, symmetric=symmetric, float_heads=float_heads)
         _save(model, folder, parent)
         new = _cut(bundle, parent, folder, name, "int8" if to == "int8" else "fp16", settings)
-        return commit_beside(root, folder, bundle.manifest, new)
+        return commit(root, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, new)))
 
 
 def _name(parent: Variant, to: str) -> str:
@@ -164,6 +168,11 @@ def _find_ranges(
     progress: Callable[[str, int, int], None],
 ) -> Any:
     """Run samples through the graph and return the range of every value that may be quantised."""
+    if (opset := ir.load(plain).graph.opset_imports[""]) < PER_CHANNEL:
+        raise ModelError(
+            f"int8 has a scale per channel, which takes opset {PER_CHANNEL}; the network has {opset}. Export it again "
+            "with a newer one, or take fp16."
+        )
     quantization = require("onnxruntime.quantization", extra="onnx")
     method = {
         "minmax": quantization.CalibrationMethod.MinMax,

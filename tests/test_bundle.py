@@ -7,6 +7,7 @@ import pytest
 
 from offramp.bundle import (
     check_bundle,
+    check_replaceable,
     commit,
     list_files,
     new_variant,
@@ -14,7 +15,7 @@ from offramp.bundle import (
     read_calibration,
     write_calibration,
 )
-from offramp.errors import BundleError, MissingError, UsageError
+from offramp.errors import BundleError, MissingError, UsageError, require
 from offramp.runtime import UncalibratedWarning, load
 from offramp.target import Target
 
@@ -356,3 +357,20 @@ def test_a_read_only_place_is_named(dense, calibrated, tmp_path):
         write_calibration("/proc/nowhere/c.json", calibration)
     with pytest.raises(MissingError, match="Cannot write /proc"), new_variant("/proc/nowhere"):
         pass
+
+
+def test_what_is_nested_too_deeply_to_read_is_no_calibration_to_replace(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"schema": 1, "points": {"a": ' + "[" * 100_000)
+    with pytest.raises(UsageError, match="is no calibration"):
+        check_replaceable(path)
+
+
+@pytest.mark.parametrize(
+    "line", ["raise OSError('libcudart.so: no such file')", "raise ModuleNotFoundError('no such file')"]
+)
+def test_a_package_that_does_not_load_is_named_with_the_reason(tmp_path, monkeypatch, line):
+    (tmp_path / "broken_package.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingError, match="broken_package is installed but does not import: .*no such file"):
+        require("broken_package", extra="export")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
-from offramp.errors import DataError, UsageError
+from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export, fuse, keep, quantize, train
 from offramp.export.compare import compare_variants
 from offramp.runtime import load_static, verify
@@ -16,6 +16,7 @@ from offramp.runtime.loading import load_uncalibrated
 from offramp.runtime.samples import convert_samples
 
 import networks
+from dense import write_onnx
 
 CLASSES = 4
 
@@ -255,3 +256,11 @@ def test_what_cannot_be_quantised_is_said_and_the_bundle_stays(dense, tmp_path):
     with pytest.raises(UsageError, match="is in int8; quantise one in fp32"):
         quantize(made, x, variant="int8")
     assert [variant.name for variant in open_bundle(dense.path).manifest.variants] == ["fp32", "int8"]
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+def test_a_network_whose_opset_has_no_scale_per_channel_is_refused_in_int8(tmp_path, opset):
+    bundle = export(write_onnx(tmp_path / "net.onnx", opset=opset), None, tmp_path / "b.offramp")
+    with pytest.raises(ModelError, match=f"takes opset 13; the network has {opset}"):
+        quantize(bundle, np.zeros((8, 16), np.float32))
+    assert quantize(bundle, to="fp16").variant("fp16").precision == "fp16"
