@@ -17,6 +17,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from ..errors import ModelError, require
 from .axes import BATCH, Axes, first_line, other_lengths, take
 from .outputs import check_gates, choose_exits, find_exits, flatten, pad_gates, read_exits
+from .session import open_session
 
 if TYPE_CHECKING:
     import torch
@@ -234,14 +235,11 @@ def _check_ranges(exported: Any, arrays: Arrays, layout: list[Axes], run: Callab
 
 def _run_graph(model: ir.Model, samples: Sequence[Arrays]) -> None:
     """See that a captured graph runs at other lengths: the exporter fixes some without a word."""
-    ort = require("onnxruntime", extra="onnx")
     if not samples:
         return
     with tempfile.TemporaryDirectory() as folder:
         ir.save(model, Path(folder) / "graph.onnx", external_data="graph.data")
-        options = ort.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        session = ort.InferenceSession(str(Path(folder) / "graph.onnx"), options, providers=["CPUExecutionProvider"])
+        session = open_session(Path(folder) / "graph.onnx")
         for arrays in samples:
             session.run(None, {str(v.name): array for v, array in zip(model.graph.inputs, arrays, strict=True)})
 

@@ -20,12 +20,12 @@ from ..runtime import EveryExit, UncalibratedWarning
 from ..runtime.calibrations import choose_point
 from ..runtime.checks import check_thresholds
 from ..runtime.golden import read_golden
-from ..runtime.verify import compare_logits
 from ..schema import NEVER
-from .axes import axes_of, take
+from .axes import axes_of, first_line, take
 from .nest import OUTPUTS, THRESHOLDS, nest_stages
+from .session import open_session
 from .stages import read_graph
-from .verify import TOLERANCE
+from .verify import TOLERANCE, relative_error
 
 INLINE = 1 << 30
 """Bytes of weights up to which the file holds them itself; protobuf ends at 2 GiB. Above, they lie in a data file beside it."""
@@ -155,13 +155,11 @@ def _check(
     path: Path, samples: list[dict[str, np.ndarray]], golden: EveryExit, limits: Sequence[float], tolerance: float
 ) -> None:
     """Run the file on the golden samples, forced to every exit in turn and with its own thresholds."""
-    ort = require("onnxruntime", extra="onnx")
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    require("onnxruntime", extra="onnx")
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path)
     except Exception as error:
-        raise ModelError(f"ONNX Runtime does not load the fused file: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"ONNX Runtime does not load the fused file: {first_line(error)}") from error
     assert golden.logits is not None
     exits = golden.score.shape[1]
     for row, sample in enumerate(samples):
@@ -169,8 +167,7 @@ def _check(
             values = np.where(np.arange(exits - 1) < forced, np.float32(NEVER), np.float32(0))
             _, _, exit_, logits = session.run(OUTPUTS, sample | {THRESHOLDS: values})
             theirs = golden.logits[row, forced]
-            absolute, largest = compare_logits(logits, theirs[None])
-            off = absolute / largest
+            off = relative_error(logits, theirs[None])
             if int(exit_[0]) != forced or not off <= 10 * tolerance:
                 raise CheckError(
                     f"The fused file differs from the bundle at exit {forced} by {off:.2g} of its largest logit; "

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..errors import DataError, MissingError, ModelError, UsageError, unknown
 from ..files import explained, write_atomically
+from .axes import first_line
 from .heads import Attached
 from .outputs import flatten
 from .train import Epoch, History
@@ -353,7 +354,7 @@ def _find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except Exception as error:  # torch has an exception of its own for each way to lack one
-        raise MissingError(f"torch has no device {name!r} here: {str(error).splitlines()[0]}") from error
+        raise MissingError(f"torch has no device {name!r} here: {first_line(error)}") from error
     return device
 
 

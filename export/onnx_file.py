@@ -11,10 +11,11 @@ from onnx_ir.passes.common import InlinePass, NameFixPass
 
 from ..errors import DataError, MissingError, ModelError, UsageError, require
 from ..files import explained
-from ..runtime.verify import compare_logits
 from .axes import BATCH, Axes, first_line, resolve_axes, take
 from .capture import Arrays, Captured, infer_shapes
 from .outputs import Source, check_gates, choose_exits, find_exits, pad_gates, read_exits
+from .session import open_session
+from .verify import relative_error
 
 
 class OnnxFile:
@@ -27,7 +28,7 @@ class OnnxFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], axes: Any = None) -> None:
-        ort = require("onnxruntime", extra="onnx")
+        require("onnxruntime", extra="onnx")
         self.path = path = Path(path)
         with explained(path, "read"):
             if not path.is_file():
@@ -37,10 +38,7 @@ class OnnxFile:
         if not os.access(path, os.R_OK):
             raise MissingError(f"Cannot read {path}. Check its permissions.")
         try:
-            options = ort.SessionOptions()
-            options.log_severity_level = 4
-            options.intra_op_num_threads = 1
-            self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = open_session(path)
             self.model = ir.load(path)
             if "" not in self.model.graph.opset_imports:  # the default domain by its other name
                 self.model.graph.opset_imports[""] = self.model.graph.opset_imports.pop("ai.onnx", 0)
@@ -183,14 +181,9 @@ class OnnxFile:
 
     def _measure_noise(self, example: Arrays, logits: list[np.ndarray], sources: Sequence[Source]) -> float:
         """Return how far the logits change when the engine does not optimise: a quantised value between two steps may fall."""
-        ort = require("onnxruntime", extra="onnx")
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        session = open_session(self.path, optimise="ORT_DISABLE_ALL")
         plain = read_exits(self.run(example, session), sources)
-        errors = [compare_logits(a, b) for a, b in zip(plain, logits, strict=True)]
-        return max(absolute / largest for absolute, largest in errors)
+        return max(relative_error(a, b) for a, b in zip(plain, logits, strict=True))
 
 
 def is_quantised(model: ir.Model) -> bool:

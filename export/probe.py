@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from ..errors import ModelError, require
 from ..schema import Dtype, Tensor
-from .axes import Axes, sizes_of, take
+from .axes import Axes, first_line, sizes_of, take
+from .session import open_session
 
 
 class Probed(NamedTuple):
@@ -48,7 +49,7 @@ def probe(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[P
     Raises:
         ModelError: the graph does not run at another batch size or length.
     """
-    ort = require("onnxruntime", extra="onnx")
+    require("onnxruntime", extra="onnx")
     if not values:
         return []
     inputs, axes, others, folder = prober
@@ -56,9 +57,6 @@ def probe(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[P
     for value in graph.outputs:
         value.shape = None
     ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / "probe.onnx")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     names = [str(value.name) for value in whole.graph.inputs]
 
     def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -66,13 +64,13 @@ def probe(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[P
 
     what = ""
     try:
-        session = ort.InferenceSession(str(folder / "probe.onnx"), options, providers=["CPUExecutionProvider"])
+        session = open_session(folder / "probe.onnx")
         what = "at batch sizes 2 and 3"
         two, three = run(take(inputs, axes, [0, 1])), run(take(inputs, axes, [0, 1, 2]))
         what = "when its named axes have other lengths"
         longer = [run(take(other, axes, [0, 1])) for other in others]
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if not what:
             raise ModelError(f"ONNX Runtime cannot load the captured graph: {reason}") from error
         remedy = "Export it with a dynamic batch axis." if "batch" in what else "Leave that axis fixed."

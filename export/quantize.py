@@ -21,14 +21,15 @@ from ..bundle import Bundle, check_variant_name, commit, new_variant, open_bundl
 from ..errors import ModelError, UsageError, require, unknown
 from ..runtime.golden import read_golden
 from ..runtime.samples import Samples, convert_samples
-from ..runtime.verify import compare_logits
 from ..schema import Origin, Precision, Variant
 from .axes import axes_of, other_lengths
 from .cut import ancestors
 from .macs import MULTIPLIES
 from .onnx_file import is_quantised
 from .probe import Prober
+from .session import open_session
 from .variant import WEIGHTS, WHOLE, cut_variant
+from .verify import relative_error
 
 RANGES = ("minmax", "percentile")
 
@@ -148,15 +149,11 @@ def _name(parent: Variant, to: str) -> str:
 
 def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
     """Write the whole graph with its constants computed and its normalisations folded into convolutions, weights included."""
-    ort = require("onnxruntime", extra="onnx")
     # What is written refers to the same weights, beside it.
     shutil.copyfile(bundle.file(parent, parent.weights), scratch / parent.weights)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(scratch / "plain.onnx")
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    ort.InferenceSession(str(bundle.file(parent, parent.whole)), options, providers=["CPUExecutionProvider"])
-    return scratch / "plain.onnx"
+    plain = scratch / "plain.onnx"
+    open_session(bundle.file(parent, parent.whole), optimise="ORT_ENABLE_BASIC", optimised=plain)
+    return plain
 
 
 def _find_ranges(
@@ -370,7 +367,6 @@ def _cut(
     settings: dict[str, str | int | float | None],
 ) -> Variant:
     """Cut the graph in a folder into stages that say what it says as a whole."""
-    ort = require("onnxruntime", extra="onnx")
     inputs, _ = read_golden(bundle, parent)
     axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
     logits = [end.logits for end in parent.exits]
@@ -379,19 +375,11 @@ def _cut(
     def run(session: Any, x: Sequence[np.ndarray]) -> list[np.ndarray]:
         return list(session.run(logits, dict(zip(names, x, strict=True))))
 
-    def open_session(level: Any) -> Any:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = level
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        return ort.InferenceSession(str(folder / WHOLE), options, providers=["CPUExecutionProvider"])
-
-    levels = ort.GraphOptimizationLevel
-    whole = open_session(levels.ORT_ENABLE_ALL)
-    plain, fast = run(open_session(levels.ORT_DISABLE_ALL), inputs), run(whole, inputs)
+    whole = open_session(folder / WHOLE)
+    plain, fast = run(open_session(folder / WHOLE, optimise="ORT_DISABLE_ALL"), inputs), run(whole, inputs)
     if not all(np.isfinite(values).all() for values in (*plain, *fast)):
         raise ModelError(f"In {precision} the network gives logits that are not finite. Leave this precision out.")
-    pairs = zip(plain, fast, strict=True)
-    noise = max(absolute / largest for absolute, largest in (compare_logits(a, b) for a, b in pairs))
+    noise = max(relative_error(a, b) for a, b in zip(plain, fast, strict=True))
     prober = Prober(inputs, axes, other_lengths(inputs, axes, lambda x: run(whole, x)), folder)
     return cut_variant(
         ir.load(folder / WHOLE),

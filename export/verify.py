@@ -79,6 +79,12 @@ def verify_chain(
     return answers
 
 
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the largest difference between logits that decide, relative to the largest of theirs."""
+    absolute, largest = compare_logits(ours, theirs)
+    return absolute / largest
+
+
 def _compile(folder: Path, stage: Stage) -> Compiled:
     guarded = None if stage.guarded is None else folder / stage.guarded
     return compile_stage(Source(folder / stage.file, stage.inputs, (), guarded), "cpu", threads=1)
@@ -104,8 +110,7 @@ def _check_compaction(net: Net, golden: Sequence[np.ndarray], answers: EveryExit
         batch = net.batch(tuple(golden))
         expected = answers.logits[np.arange(n), batch.exit]
         assert batch.logits is not None
-        absolute, largest = compare_logits(batch.logits, expected)
-        error = absolute / largest
+        error = relative_error(batch.logits, expected)
         if not error <= allowed:
             raise CheckError(
                 f"The network mixes the samples of a batch: what is left after exit {net.exits[k]} changes by {error:.2g} of the "
@@ -116,8 +121,7 @@ def _check_compaction(net: Net, golden: Sequence[np.ndarray], answers: EveryExit
 def _compare(ours: EveryExit, theirs: Sequence[np.ndarray], names: Sequence[str], where: str, tolerance: float) -> None:
     assert ours.logits is not None
     for k, (values, name) in enumerate(zip(theirs, names, strict=True)):
-        absolute, largest = compare_logits(ours.logits[:, k], values)
-        error = absolute / largest
+        error = relative_error(ours.logits[:, k], values)
         if not error <= tolerance:
             raise CheckError(
                 f"{name} differs from the original network {where} by {error:.2g} of its largest logit; {tolerance:.2g} is "
