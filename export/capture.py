@@ -321,6 +321,12 @@ def forward_names(module: "torch.nn.Module", count: int) -> list[str]:
     return found + [f"input{i}" for i in range(len(found), count)]
 
 
+def takes_by_name(module: Any, names: Sequence[str]) -> bool:
+    """Tell whether a network's forward has parameters of these names, but not first and in this order."""
+    known = inspect.signature(module.forward).parameters
+    return forward_names(module, len(names)) != list(names) and all(name in known for name in names)
+
+
 def _to_numpy(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value.detach().cpu().numpy())

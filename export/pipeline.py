@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..runtime.golden import read_golden
 from ..schema import SCHEMA, Dtype, Manifest, Origin, Precision, Preprocess, Tensor
 from .axes import BATCH, Axes, other_lengths, sizes_of
-from .capture import Captured
+from .capture import Captured, takes_by_name
 from .decide import add_decisions, are_probabilities, check_rule, decided_logits
 from .example import capture_with_example
 from .onnx_file import is_quantised
@@ -103,6 +103,9 @@ def export(
             preprocess = bundle.manifest.preprocess
             if example is None:
                 example, _ = read_golden(bundle, bundle.variant())
+                names = [tensor.name for tensor in bundle.manifest.inputs]
+                if hasattr(model, "forward") and takes_by_name(model, names):
+                    example = dict(zip(names, example, strict=True))
         captured, golden = capture_with_example(
             model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess
         )

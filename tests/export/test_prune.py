@@ -254,3 +254,13 @@ def test_names_are_checked_before_hours_of_training(tmp_path):
     ):
         with pytest.raises(UsageError):
             add_pruned(make(), Once(), tmp_path / f"{len(list(tmp_path.iterdir()))}.offramp", **({"macs": 0.5} | wrong))
+
+
+def test_a_network_whose_inputs_were_given_by_name_is_exported_beside_itself(tmp_path):
+    torch.manual_seed(0)
+    net, rng = networks.TwoInputs().eval(), np.random.default_rng(0)
+    shapes = {"vector": (3, 6), "image": (3, 3, 16, 16)}
+    example = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    export(net, example, tmp_path / "b.offramp")
+    bundle = export(net, None, tmp_path / "b.offramp", beside="again")
+    assert [tensor.name for tensor in bundle.variant("again").stages[0].inputs] == ["vector", "image"]
