@@ -14,7 +14,7 @@ OfframpError          1  the root; raised itself only for a fault of ours
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 
@@ -98,6 +98,13 @@ def require(module: str, *, extra: str) -> ModuleType:
                 f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'"
             ) from error
         raise MissingError(f"The package {module} is installed but does not import: {error}") from error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from, the deepest last."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

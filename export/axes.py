@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError, UsageError, unknown
+from ..errors import ModelError, UsageError, causes, unknown
 from ..schema import Tensor
 
 BATCH = "batch"
@@ -150,7 +150,6 @@ def _with_lengths(array: np.ndarray, axes: Axes, lengths: Mapping[str, int]) -> 
 
 def first_line(error: BaseException) -> str:
     """Return what the deepest cause says first, which is the one that names the user's code."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    *_, error = causes(error)
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from ..errors import ModelError, require
+from ..errors import ModelError, causes, require
 from .axes import BATCH, Axes, first_line, other_lengths, take
 from .outputs import check_gates, choose_exits, find_exits, flatten, pad_gates, read_exits
 from .session import open_session
@@ -178,9 +178,10 @@ def _export(
             _run_graph(exported.model, others)
             found = exported
         except Exception as error:
-            if (ours := _model_error(error)) is not None:
-                raise ours from error
-            if _depends_on_data(error):
+            for cause in causes(error):
+                if isinstance(cause, ModelError):
+                    raise cause from error
+            if any(_depends_on_data(cause) for cause in causes(error)):
                 raise ModelError(
                     f"torch cannot export the network: {first_line(error)} (a branch that depends on the values of a tensor: "
                     "replace it by torch.where, or by arithmetic)"
@@ -195,13 +196,6 @@ def _export(
             raise ModelError(
                 f"torch cannot export the network: {first_line(failure)} TorchScript cannot either: {first_line(error)}"
             ) from failure
-
-
-def _model_error(error: BaseException | None) -> ModelError | None:
-    """Return the ModelError that an exporter has wrapped, if there is one."""
-    while error is not None and not isinstance(error, ModelError):
-        error = error.__cause__
-    return error
 
 
 def _check_ranges(exported: Any, arrays: Arrays, layout: list[Axes], run: Callable[[Arrays], object]) -> None:
@@ -340,14 +334,10 @@ def _without(outputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[st
     return {name: value for name, value in outputs.items() if name not in names}
 
 
-def _depends_on_data(error: BaseException | None) -> bool:
-    """Tell whether an export failed because values of a tensor decide what is computed."""
-    while error is not None:
-        text = str(error).lower()
-        if type(error).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text or "control flow" in text:
-            return True
-        error = error.__cause__
-    return False
+def _depends_on_data(error: BaseException) -> bool:
+    """Tell whether an exporter's error says that values of a tensor decide what is computed."""
+    text = str(error).lower()
+    return type(error).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text or "control flow" in text
 
 
 @contextmanager

@@ -8,6 +8,7 @@ crosses as it is: its QuantizeLinear runs in the stage before, its DequantizeLin
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
 from ..errors import ModelError
@@ -87,7 +88,7 @@ def extract_stage(model: ir.Model, plan: Plan, head: Head, tensors: dict[str, Te
     values = {value.name: value for value in [*stage.inputs, *stage.outputs]}
     for name, tensor in tensors.items():
         if name in values:
-            values[name].dtype = ir.DataType[_onnx_name(tensor.dtype)]
+            values[name].dtype = ir.DataType.from_numpy(np.dtype(tensor.dtype))
             values[name].shape = ir.Shape([BATCH if axis is None else axis for axis in tensor.shape])
     if size is not None and size in reads:
         _read_own_batch_size(stage, tensors)
@@ -188,7 +189,3 @@ def _constant_nodes(graph: ir.Graph) -> set[ir.Node]:
         if node.op_type in ("Shape", "Size") or all(value.producer() in found for value in sources):
             found.add(node)
     return found
-
-
-def _onnx_name(dtype: str) -> str:
-    return {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
