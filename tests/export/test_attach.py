@@ -1,4 +1,5 @@
 import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -454,6 +455,7 @@ def test_an_attached_network_is_exported_and_run(tmp_path, kind):
     net, x = make(kind)
     attached = attach(net, x)
     bundle = export(attached, x, tmp_path / "net.offramp")
+    assert [tensor.name for tensor in bundle.manifest.inputs] == list(inspect.signature(net.forward).parameters)
     expected = np.stack([logits.numpy() for logits in run(attached, x)], 1)
     with load_uncalibrated(bundle, logits=True) as chain:
         assert close(chain.every_exit(x.numpy()).logits, expected)
