@@ -68,8 +68,10 @@ def map_head(features: Tensor, classes: int) -> nn.Module:
     sizes = [size - (count - 1) * step for size, count, step in zip(space, cells, steps, strict=True)]
     kinds: Any = ((nn.AvgPool1d, nn.BatchNorm1d), (nn.AvgPool2d, nn.BatchNorm2d), (nn.AvgPool3d, nn.BatchNorm3d))
     pool, norm = kinds[len(space) - 1]
-    out = nn.Linear(channels * math.prod(cells), classes)
-    return nn.Sequential(pool(sizes, steps), norm(channels), nn.Flatten(), out)
+    count = math.prod(cells)
+    # Of one mean per channel, torch does not take the statistics in a batch of one sample, as an epoch's last may be.
+    between = norm(channels) if count > 1 else nn.Identity()
+    return nn.Sequential(pool(sizes, steps), between, nn.Flatten(), nn.Linear(channels * count, classes))
 
 
 def token_head(features: Tensor, classes: int) -> nn.Module:

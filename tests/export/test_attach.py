@@ -266,6 +266,14 @@ def test_the_map_head_sees_all_of_a_map_and_stays_small():
         assert map_head(torch.zeros(1, channels, 14, 14), CLASSES)[3].in_features <= max(1024, channels)
 
 
+@pytest.mark.parametrize("channels", [8, 300])
+def test_the_map_head_trains_on_a_single_sample(channels):
+    assert map_head(torch.zeros(2, channels, 7, 7), CLASSES).train()(torch.randn(1, channels, 7, 7)).shape == (
+        1,
+        CLASSES,
+    )
+
+
 def test_the_map_head_reads_one_axis_of_space_too():
     head: Any = map_head(torch.randn(2, 8, 14), CLASSES)
     net = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Flatten(), nn.Linear(14 * 8, CLASSES))
