@@ -80,7 +80,8 @@ def prune(
         if name not in modules:
             raise unknown("module", name, modules)
     count = count_macs if goal == "macs" else count_parameters
-    inputs = _as_tensors(example)
+    kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
+    inputs = _as_tensors(example, kinds[0] if kinds else torch.float32)
     original = copy.deepcopy(network).cpu().eval()
     shapes = _run(original, inputs)
     whole = count(original, inputs)
@@ -225,7 +226,7 @@ def _sentence(error: BaseException) -> str:
     return f"{first_line(error).rstrip('.')}."
 
 
-def _as_tensors(example: Any) -> tuple["torch.Tensor", ...]:
+def _as_tensors(example: Any, kind: "torch.dtype") -> tuple["torch.Tensor", ...]:
     torch = require("torch", extra="export")
     parts = example if isinstance(example, (tuple, list)) else (example,)
     try:
@@ -234,4 +235,4 @@ def _as_tensors(example: Any) -> tuple["torch.Tensor", ...]:
         raise UsageError(
             f"The example is an array or a tensor, for several inputs a tuple of them: {_sentence(error)}"
         ) from error
-    return tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)
+    return tuple(tensor.to(kind) if tensor.is_floating_point() else tensor for tensor in tensors)

@@ -208,6 +208,12 @@ def test_a_network_of_ones_own_is_exported_beside_another(tmp_path):
     assert [variant.name for variant in check_bundle(path).manifest.variants] == ["fp32", "retrained"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_networks_in_other_precisions_are_pruned_as_they_are(dtype):
+    small = prune(make().to(dtype), X, macs=0.5)
+    assert small.stem[0].weight.dtype == dtype and count_macs(small, (X.to(dtype),)) < 0.5 * count_macs(make(), (X,))
+
+
 def test_layers_as_wide_as_there_are_classes_are_pruned_all_the_same():
     net = make()
     net.early, net.late = nn.Linear(32, 32), nn.Linear(24, 32)  # as many classes as the stem has channels
