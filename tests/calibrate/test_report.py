@@ -30,9 +30,9 @@ def text_of(page):
 
 
 def fresh(labelled, n=400):
-    """Samples that calibration never saw, some labelled wrongly."""
-    rng = np.random.default_rng(9)
-    return rng.standard_normal((n, 16)).astype(np.float32), np.resize(labelled[1], n)
+    """Samples that calibration never saw, near those that it saw."""
+    x, y = (np.resize(part, (n, *part.shape[1:])) for part in labelled)
+    return x + 0.1 * np.random.default_rng(9).standard_normal(x.shape).astype(np.float32), y
 
 
 def test_without_samples_it_says_what_the_calibration_says_and_what_is_missing(calibrated, tmp_path):
