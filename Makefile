@@ -35,8 +35,8 @@ docs: $(VENV)/.docs
 
 benchmarks: $(VENV)/.installed
 	-$(VENV)/bin/pip install -q --no-deps earlyon==0.3.0 mapie==1.6.0
-	$(VENV)/bin/python tests/benchmarks/run_all.py $(if $(DATA),--data '$(DATA)') $(if $(RECIPES),--recipes $(RECIPES))
-	$(VENV)/bin/python tests/benchmarks/page.py
+	$(VENV)/bin/python tests/benchmarks/run_all.py $(if $(DATA),--data '$(DATA)') $(if $(RECIPES),--recipes $(RECIPES)); \
+	failed=$$?; $(VENV)/bin/python tests/benchmarks/page.py && exit $$failed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV); this takes a few minutes the first time"

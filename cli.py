@@ -49,8 +49,8 @@ from .show import (
 def app() -> None:
     """Deploy early-exit classifiers on constrained hardware.
 
-    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), a folder with one folder of images per
-    class, or file.py:function returning (x, y).
+    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function returning (x, y), or,
+    where a bundle says their size, a folder with one folder of images per class.
     """
 
 

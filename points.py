@@ -1,5 +1,6 @@
 """What calibrations say: operating points and what is promised of them. Typed, and validated while they are decoded."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import Meta
@@ -20,6 +21,11 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Joules = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
+
+
+def show_thresholds(thresholds: Iterable[float]) -> str:
+    """Show thresholds; those that no score reaches are `never`."""
+    return ", ".join("never" if one >= NEVER else f"{one:.4f}" for one in thresholds)
 
 
 class Certificate(Record, frozen=True):
@@ -147,6 +153,14 @@ class Chain(Record, frozen=True, kw_only=True):
     passing_s: tuple[float, ...]
     exit_energy_j: tuple[Joules, ...] = ()
     accuracy: tuple[Share, ...] = ()
+
+    def __post_init__(self) -> None:
+        exits = len(self.exits)
+        if not exits or len(self.placement) != exits:
+            raise ValueError(f"a chain of {exits} exits has {len(self.placement)} devices")
+        for name, fits in (("passing_s", exits - 1), ("exit_energy_j", exits), ("accuracy", exits)):
+            if len(getattr(self, name)) not in (0, fits):
+                raise ValueError(f"a chain of {exits} exits has {len(getattr(self, name))} values of {name}")
 
 
 class StaticPoint(Record, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from .bundle import Bundle
-from .points import Calibration, OperatingPoint
+from .points import Calibration, OperatingPoint, show_thresholds
 from .schema import Tensor, Variant
 
 if TYPE_CHECKING:
@@ -117,9 +117,8 @@ def describe_calibration(calibration: Calibration) -> str:
 def _describe_point(name: str, point: OperatingPoint) -> list[str]:
     lines = [f"point {name}: {point.target}", f"  runs         {point.engines}"]
     if point.static is None:
-        thresholds = ", ".join("never" if t > 1 else f"{t:.4f}" for t in point.thresholds)
         lines += [
-            f"  thresholds   {thresholds}",
+            f"  thresholds   {show_thresholds(point.thresholds)}",
             f"  exit shares  {', '.join(f'{share:.1%}' for share in point.exit_shares)}",
         ]
     if point.accuracy is not None and point.full_accuracy is not None:

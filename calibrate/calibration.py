@@ -69,11 +69,11 @@ def calibrate(
     """Find the best way to run a bundle on this device that keeps a target, promise it, and store it.
 
     Every variant is recorded and measured wherever it may be placed, as a chain and as static networks; a compressed one that is
-    slower than its parent there, or much worse, is kept and marked but takes no part in the search. A fifth of the samples,
-    or, better, data from outside chooses among them and among the thresholds; every figure and the promise come from the others.
-    Candidates laid through the best thresholds are tested on those from the safe end, and the last one before the first that
-    fails is taken; see `certify`. All points together are promised with the given confidence. Use samples that the network was
-    not trained on.
+    slower than its parent there, or much worse, is kept and marked but takes no part in the search. A fifth of the samples, at
+    least 200 and at most half, or, better, data from outside chooses among them and among the thresholds; every figure and the
+    promise come from the others. Candidates laid through the best thresholds are tested on those from the safe end, and the last
+    one before the first that fails is taken; see `certify`. All points together are promised with the given confidence. Use
+    samples that the network was not trained on.
 
     A calibration that was killed goes on where it was when it is called again with the same arguments: recordings and joules are
     kept in the cache until it is done.

@@ -67,8 +67,9 @@ def find_examples(
     draw = _Painter(x, manifest)
     rows = np.arange(len(y))
     said, score, last = every.label[rows, taken], every.score[rows, taken], every.label[:, -1]
-    groups = list(_group(y, said, score, last, taken, exits=every.score.shape[1], rng=rng))
-    most = max(3, min(MOST, PICTURES // len(groups)))
+    exits = every.score.shape[1]
+    most = max(3, min(MOST, PICTURES // (2 * exits + 2)))
+    groups = list(_group(y, said, score, last, taken, exits=exits, most=most, rng=rng))
 
     def show(i: int) -> Example:
         return Example(i, int(y[i]), int(taken[i]), int(said[i]), float(score[i]), int(last[i]), draw(i))
@@ -84,6 +85,7 @@ def _group(
     taken: np.ndarray,
     *,
     exits: int,
+    most: int,
     rng: np.random.Generator,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Give each group's title and its samples, those to be shown first."""
@@ -91,7 +93,7 @@ def _group(
         there = np.flatnonzero(taken == k)
         order = there[np.argsort(score[there], kind="stable")]
         what = f"Leaves at exit {k}" if k < exits - 1 else f"Goes to the end, exit {k}"
-        if len(there) <= MOST:
+        if len(there) <= most:
             yield f"{what}: from the surest to the least sure", order[::-1]
         else:
             yield f"{what}: the surest", order[::-1]

@@ -12,9 +12,9 @@ from msgspec import Struct
 from .. import __version__
 from ..bundle import Bundle, open_bundle, read_calibration
 from ..devices import describe_differences
-from ..errors import OutdatedError, UsageError
+from ..errors import BundleError, OutdatedError, UsageError
 from ..files import check_writable, hash_file, write_atomically
-from ..points import BESIDE, Calibration, OperatingPoint
+from ..points import BESIDE, Calibration, Chain, OperatingPoint
 from ..runtime import EveryExit
 from ..runtime.building import Progress
 from ..runtime.calibrations import choose_point, differs_here
@@ -82,6 +82,7 @@ class Report(Struct, frozen=True, kw_only=True):
         point: the name of the operating point that the report is about.
         elsewhere: what differs between this device and the one of the calibration, in words; empty where nothing does.
         calibration: what it says.
+        chain: the chain of the point, or, where that is a static network, the one beside it.
         measured: what samples say; None where none were given.
     """
 
@@ -95,6 +96,7 @@ class Report(Struct, frozen=True, kw_only=True):
     point: str
     elsewhere: str
     calibration: Calibration
+    chain: Chain
     measured: Measured | None
 
 
@@ -145,11 +147,12 @@ def report(
         )
     file = Path(calibration) if calibration is not None else _file_of(bundle, found)
     name = next(name for name, one in found.points.items() if one is best)
+    early = _early_beside(found, name, variant)
+    chain = _find_chain(found, best if early is None else found.points[early], variant)
     measured = None
     if samples is not None:
-        early = _early_beside(found, name, variant)
         how: dict[str, Any] = {"threads": threads, "fallback": fallback, "progress": progress}
-        measured = _measure(bundle, *samples, found, early, device=device, variant=variant, seed=seed, how=how)
+        measured = _measure(bundle, *samples, found, early, chain, device=device, variant=variant, seed=seed, how=how)
     digests = {f"variant {key}": digest for key, digest in found.variants.items()}
     made = Report(
         bundle=bundle.path.resolve().name,
@@ -162,6 +165,7 @@ def report(
         point=name,
         elsewhere=describe_differences(differs_here(found, threads)),
         calibration=found,
+        chain=chain,
         measured=measured,
     )
     write_atomically(output, render_page(made).encode())
@@ -169,7 +173,10 @@ def report(
 
 
 def _file_of(bundle: Bundle, found: Calibration) -> Path:
-    return next(path for path in bundle.calibrations() if _holds(path, found))
+    file = next((path for path in bundle.calibrations() if _holds(path, found)), None)
+    if file is None:
+        raise BundleError(f"The calibration in {bundle.path} changed while it was read. Try again.")
+    return file
 
 
 def _holds(path: Path, found: Calibration) -> bool:
@@ -194,21 +201,28 @@ def _early_beside(calibration: Calibration, name: str, variant: str | None) -> s
     return next(iter([*wanted, *chains]), None)
 
 
+def _find_chain(calibration: Calibration, point: OperatingPoint, variant: str | None) -> Chain:
+    """Return what was measured of a point's chain; of a static network that of its variant, or the first."""
+    same = [one for one in calibration.chains if one.variant == (variant or point.variant)]
+    exact = [one for one in same if one.placement == point.placement]
+    return (exact or same or list(calibration.chains))[0]
+
+
 def _measure(
     bundle: Bundle,
     x: Samples,
     y: np.ndarray,
     calibration: Calibration,
     early: str | None,
+    chain: Chain,
     *,
     device: str | Sequence[str] | None,
     variant: str | None,
     seed: int,
     how: dict[str, Any],
 ) -> Measured:
-    """Measure the point `early`, or, where there is none, ask the exits of the first chain only."""
+    """Measure the point `early`, or, where there is none, ask the exits of the chain only."""
     point = None if early is None else calibration.points[early]
-    chain = calibration.chains[0]
     ran = bundle.variant(variant or (chain.variant if point is None else point.variant))
     comparison = None
     placement = device or chain.placement

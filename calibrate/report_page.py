@@ -6,9 +6,9 @@ from importlib import resources
 from typing import Any
 
 from ..errors import require
-from ..points import BESIDE, OperatingPoint
+from ..points import BESIDE, OperatingPoint, show_thresholds
 from .report import Report
-from .report_plots import chain_of, draw_plots, show_placement, show_runs, show_thresholds, show_time
+from .report_plots import draw_plots, show_placement, show_runs, show_time
 
 PROBABILITIES = ("max_softmax", "ensemble")
 """Rules whose score is meant to be the probability of being right."""
@@ -50,7 +50,6 @@ def render_page(report: Report) -> str:
         measured=report.measured,
         point=report.calibration.points[report.point],
         points=report.calibration.asked_for,
-        chain=chain_of(report),
         board=_name_board(report.calibration.fingerprint),
         statics=_compare_statics(report),
         predictions=_compare_predictions(report),
@@ -73,20 +72,25 @@ def _name_board(fingerprint: dict[str, str]) -> str:
 
 
 def _compare_statics(report: Report) -> list[dict[str, Any]]:
-    """Return a row for each way to run beside which the recommended one stands, that one first."""
+    """Return a row for each way to run beside which the report's point stands, that one first."""
     found, point = report.calibration, report.calibration.points[report.point]
     about = report.point, report.point + BESIDE
-    rows = [_row(f"{name}: {show_runs(one)}", one, point) for name, one in found.points.items() if name in about]
-    for i, one in enumerate(found.statics):
-        row = _row(f"static network to exit {one.exit}, {one.variant} on {one.device}", one, point)
-        row["note"] = "" if found.took_part(one) else "never recommended"
+    rows = []
+    for name, one in found.points.items():
+        if name in about:
+            note = "recommended" if name in found.asked_for and one.met else ""
+            rows.append(_row(f"{name}: {show_runs(one)}", one, point, note))
+    for i, static in enumerate(found.statics):
+        note = "" if found.took_part(static) else "never recommended"
         if i == point.rival:
-            row["note"] = "the best static network that keeps the target"
-        rows.append(row)
+            note = "the best static network that keeps the target"
+        rows.append(
+            _row(f"static network to exit {static.exit}, {static.variant} on {static.device}", static, point, note)
+        )
     return rows
 
 
-def _row(name: str, one: Any, point: OperatingPoint) -> dict[str, Any]:
+def _row(name: str, one: Any, point: OperatingPoint, note: str) -> dict[str, Any]:
     return {
         "name": name,
         "accuracy": one.accuracy,
@@ -95,7 +99,8 @@ def _row(name: str, one: Any, point: OperatingPoint) -> dict[str, Any]:
         "latency_s": one.latency_s,
         "ratio": one.latency_s / point.latency_s if point.latency_s else 1.0,
         "energy_j": one.energy_j,
-        "note": "recommended" if one is point else "",
+        "is_point": one is point,
+        "note": note,
     }
 
 
@@ -111,7 +116,8 @@ def _compare_predictions(report: Report) -> list[tuple[str, str, str]]:
         drops = _drop(point.drop, point.drop_interval), _drop(seen.drop, seen.drop_interval)
         rows.append(("accuracy drop, 95 % interval", *drops))
     rows.append(("mean latency", show_time(point.latency_s), show_time(seen.early.mean_s)))
-    rows.append(("the same from the measured shares", show_time(seen.predicted_s), f"{seen.prediction_error:+.1%} off"))
+    later_s = sum(share * cost_s for share, cost_s in zip(seen.exit_shares, point.exit_latency_s, strict=True))
+    rows.append(("mean latency by the measured shares", show_time(later_s), show_time(seen.early.mean_s)))
     pairs = zip(point.exit_shares, seen.exit_shares, point.exit_latency_s, seen.exit_latency_s, strict=True)
     for k, (share, seen_share, latency_s, seen_s) in enumerate(pairs):
         rows.append((f"share that leaves at exit {k}", f"{share:.2%}", f"{seen_share:.2%}"))

@@ -1,11 +1,12 @@
 """The plots of a report, by Bokeh: they answer to the mouse, and one file of JavaScript in the page draws them offline."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..points import Calibration, Chain, OperatingPoint
+from ..points import Calibration, Chain, OperatingPoint, show_thresholds
 from .reliability import BINS, Reliability
 from .report import Distribution, Measured, Report
 
@@ -25,21 +26,13 @@ def draw_plots(report: Report) -> dict[str, "figure"]:
     plots = {"frontier": _draw_frontier(report, energy=False), "shares": _draw_shares(found, measured)}
     if any(point.energy_j is not None for point in found.points.values()):
         plots["energy"] = _draw_frontier(report, energy=True)
-    plots["exits"] = _draw_exits(chain_of(report))
+    plots["exits"] = _draw_exits(report.chain)
     if measured is not None:
         if measured.distributions:
             plots["latency"] = _draw_distributions(measured.distributions)
-        for one, threshold in zip(measured.reliability, [*measured.thresholds, None], strict=False):
+        for one, threshold in zip_longest(measured.reliability, measured.thresholds):
             plots[f"reliability{one.exit}"] = _draw_reliability(one, threshold)
     return plots
-
-
-def chain_of(report: Report) -> Chain:
-    """Return the chain of the point that the report is about, or the first."""
-    point, chains = report.calibration.points[report.point], report.calibration.chains
-    wanted = report.calibration.early if point.static is not None else point
-    same = [one for one in chains if (one.variant, one.placement) == (wanted.variant, wanted.placement)]
-    return (same or list(chains))[0]
 
 
 def show_time(seconds: float) -> str:
@@ -59,11 +52,6 @@ def show_runs(point: OperatingPoint) -> str:
     """Say what an operating point runs."""
     what = "early exit" if point.static is None else f"static network to exit {point.static}"
     return f"{what}, {point.variant} on {show_placement(point.placement)}"
-
-
-def show_thresholds(thresholds: Sequence[float]) -> str:
-    """Show thresholds; those that no score reaches are `never`."""
-    return ", ".join("never" if one > 1 else f"{one:.4f}" for one in thresholds)
 
 
 def _draw_frontier(report: Report, *, energy: bool) -> "figure":

@@ -1,8 +1,10 @@
 """What mkdocs does besides rendering: it finds the package, generates references, and leaves out pages that are not there."""
 
+import atexit
 import importlib
 import inspect
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ SEVERAL = re.compile(r"^( *)(\w+(?:, \w+)+): (.*\n(?:\1    .*\n)*)", re.M)
 def link_package() -> str:
     """Make a folder in which the package lies under its name, without what else is in the repository."""
     folder = Path(tempfile.mkdtemp(prefix="offramp-docs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     package = folder / "offramp"
     package.mkdir()
     for entry in ROOT.iterdir():

@@ -46,8 +46,8 @@ def attach(
         fractions: for "auto", the shares of the multiply-accumulates at which exits are wanted, rising within (0, 1). Each
             gets the nearest place; two that share it give one exit, and one that is nearer to the network's end gives none.
         head: (example features, classes) -> a module that maps such features to logits (batch, classes), put on their device
-            and dtype. By default the axes decide: a linear layer for 2, `token_head` (batch, tokens, width) for 3, `map_head`
-            (batch, channels, *space) for more.
+            and dtype. By default the axes decide: a linear layer for 2, `heads.token_head` (batch, tokens, width) for 3,
+            `heads.map_head` (batch, channels, *space) for more, and for 3 where convolutions made them.
         frozen: only heads train: the network's parameters get no gradients, and `train()` leaves it in eval mode.
 
     Returns:
@@ -60,7 +60,7 @@ def attach(
         MissingError: torch is not installed.
     """
     torch = require("torch", extra="export")
-    from .heads import Attached, default_head
+    from .heads import Attached, default_head, map_head
 
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"attach takes a torch.nn.Module, not a {type(network).__name__}.")
@@ -80,13 +80,28 @@ def attach(
         heads = []
         for place, x, more in zip(places, features, grown, strict=True):
             with _blaming(f"The head of the exit at {place} fails on features of shape {tuple(x.shape)}"):
-                heads.append((head or default_head)(x, classes).to(x.device, x.dtype).eval())
+                by_default = map_head if x.ndim == 3 and _is_map(network, steps, place) else default_head
+                heads.append((head or by_default)(x, classes).to(x.device, x.dtype).eval())
                 shape = tuple(heads[-1](more).shape)
             if shape != (rows + 1, classes):
                 raise ModelError(f"The head of the exit at {place} gives {shape}, not logits {(rows + 1, classes)}.")
     if frozen:
         network.requires_grad_(False)
     return Attached(network, places, heads, frozen).eval()
+
+
+def _is_map(network: "torch.nn.Module", steps: list[_Step], place: str) -> bool:
+    """Tell whether features of three axes are (batch, channels, length): what ran last tells."""
+    from torch import nn
+
+    maps = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
+    tokens = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.Embedding, nn.RNNBase)
+    names = [step.name for step in steps]
+    for name in reversed(names[: names.index(place) + 1]):
+        module = network.get_submodule(name)
+        if isinstance(module, (*maps, *tokens)):
+            return isinstance(module, maps)
+    return False
 
 
 def _as_inputs(example: Any, network: "torch.nn.Module") -> "list[torch.Tensor]":

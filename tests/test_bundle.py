@@ -169,6 +169,13 @@ def test_a_damaged_calibration_is_named(calibrated):
         load(calibrated.path)
 
 
+def test_a_calibration_whose_lengths_do_not_fit_is_damaged(calibrated):
+    path = calibrated.calibrations()[0]
+    edit(path, lambda c: c["chains"][0].update(accuracy=[0.5]))
+    with pytest.raises(BundleError, match="3 exits has 1 values of accuracy"):
+        read_calibration(path)
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [

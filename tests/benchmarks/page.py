@@ -91,7 +91,7 @@ def describe_runs(runs: dict[str, dict[str, Any]]) -> str:
         "{benchmark} | {date} | {minutes:.1f} | {load_before:.2f} | {commit} | {seeds}",
     )
     about = (
-        "`Load before` is the machine's load average over the minute before: well below 1 means that nothing else ran. "
+        "`Load before` is the machine's load average over the minute before, in which the benchmark above may have run. "
         "A `+` behind a commit means that files differed from it."
     )
     return "\n\n".join(["## Runs", about, shown])

@@ -78,6 +78,26 @@ def test_where_early_exit_does_not_pay_it_says_so_first(dense, labelled, tmp_pat
     assert headline == "Do not use early exit here"
 
 
+def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    found = calibrate(dense, labelled, Target(max_drop=0.05))
+    assert found.point.static is not None
+    write_calibration(dense.calibrations()[0], replace(found, points={"default": found.point}))
+    made = report(dense, fresh(labelled), output=tmp_path / "report.html")
+    assert made.measured.benchmark is None and len(made.measured.reliability) == 3
+    assert "No operating point exits early" in (tmp_path / "report.html").read_text()
+
+
+def test_a_point_beside_a_static_network_is_not_called_recommended(dense, labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    calibrate(dense, labelled, Target(max_drop=0.05))
+    for point, note in (("default", "recommended"), ("default-early", "")):
+        report(dense, output=tmp_path / "report.html", point=point)
+        page = (tmp_path / "report.html").read_text()
+        row = re.search(r'<h2>Point .*?<tr class="first"><td>([^:]+): .*?<td>([^<]*)</td></tr>', page, re.S)
+        assert row is not None and row.groups() == (point, note)
+
+
 def test_text_from_a_bundle_runs_nothing(calibrated, tmp_path):
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     manifest = json.loads((calibrated.path / "manifest.json").read_text())

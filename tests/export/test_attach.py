@@ -241,8 +241,16 @@ def test_the_default_head_suits_the_axes_and_takes_dtype_from_the_features():
     x = torch.randn(4, 3, 16, dtype=torch.float64)
     attached = attach(net, x, at=["0", "1", "2"])
     assert [value.dtype for value in run(attached, x)] == [torch.float64] * 4
-    kinds = [type(part) for part in attached.heads.modules()]
-    assert nn.LayerNorm in kinds and type(attached.heads[1]) is type(attached.heads[2]) is nn.Linear
+    assert type(attached.heads[1]) is type(attached.heads[2]) is nn.Linear
+
+
+def test_three_axes_are_maps_where_convolutions_made_them_and_tokens_elsewhere():
+    convolved = nn.Sequential(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Flatten(), nn.Linear(112, CLASSES))
+    (head,) = attach(convolved, torch.randn(4, 3, 16), at=["2"]).heads
+    assert type(head[0]) is nn.AvgPool1d
+    tokens = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Flatten(), nn.Linear(24, CLASSES))
+    (head,) = attach(tokens, torch.randn(4, 3, 16), at=["1"]).heads
+    assert type(head[0]) is nn.LayerNorm
 
 
 @pytest.mark.parametrize(
