@@ -3,6 +3,7 @@
 A docstring is what the page says of its section: the title, and what was measured.
 """
 
+from math import sqrt
 from statistics import mean, median
 from typing import Any
 
@@ -103,7 +104,9 @@ def certify(result: dict[str, Any]) -> list[str]:
         "exits."
     )
     most = max(row["splits"] for row in rows)
-    over = result["delta"] + 1.96 * (result["delta"] * (1 - result["delta"]) / most) ** 0.5  # the normal approximation
+    over = result["delta"] + 1.96 * sqrt(
+        max(0.0, result["delta"] * (1 - result["delta"])) / most
+    )  # the normal approximation
     ways: dict[str, dict[str, Any]] = {}
     for row in rows:
         ways.setdefault(row["way"], {"way": row["way"]})[f"{row['scenario']} {row['n']}"] = row
