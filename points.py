@@ -292,6 +292,11 @@ class Calibration(Record, frozen=True, kw_only=True):
         """The points that targets were given for, by name, without those that stand beside one of a static network."""
         return {name: point for name, point in self.points.items() if not name.endswith(BESIDE)}
 
+    @property
+    def met(self) -> bool:
+        """Whether every target is met on the samples that did not choose."""
+        return all(point.met for point in self.asked_for.values())
+
     def took_part(self, static: StaticPoint) -> bool:
         """Tell whether a static network took part in the search, rather than be kept out of it with its chain by a gate."""
         gated = {(gate.variant, gate.placement) for gate in self.gates}

@@ -7,22 +7,23 @@ samples --+-- a fifth, or better, data from outside --> which way, which thresho
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
 
 from .. import __version__
-from ..bundle import Bundle, check_replaceable, open_bundle, write_calibration
+from ..bundle import Bundle, check_replaceable, open_bundle, read_calibration, write_calibration
 from ..devices import fingerprint
 from ..devices.meter import Meter
 from ..devices.state import BoardState, State, throttled_between
-from ..errors import TargetError, UnsupportedError, UsageError
+from ..errors import OfframpError, TargetError, UnsupportedError, UsageError
 from ..files import check_writable
 from ..points import CALIBRATION_SCHEMA, Calibration, Chain, Conditions, Gate, Latency, StaticPoint
 from ..runtime import load_static
 from ..runtime.building import Progress
-from ..runtime.calibrations import packages_of
+from ..runtime.calibrations import belongs, packages_of
 from ..schema import Variant
 from ..target import CAREFUL, Target
 from .choose import Contender, Pick, find, pick
@@ -89,7 +90,8 @@ def calibrate(
         also: other devices, or one for each stage, to try too.
         variant: name of the variant to calibrate, or several; all by default.
         output: where to store the calibration; in the bundle's `calibrations/` by default, as `default.json`, or as
-            `<variant>.json` where one other variant than the first is named. There one that misses a target replaces none.
+            `<variant>.json` where one other variant than the first is named. There one that misses a target replaces none that
+            meets its own.
         confidence: with what probability all promises are to be kept.
         outside: other samples and labels (or none), such as training data, that choose; all of `data` then certify.
         meter: what measures energy; see `devices.choose_meter`. Takes some minutes for each way.
@@ -207,7 +209,7 @@ def calibrate(
         gates=tuple(gates.values()),
         notes=(*left_out, *advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name)),
     )
-    if output is None and path.exists() and not all(point.met for point in calibration.asked_for.values()):
+    if output is None and not calibration.met and _is_good(path, bundle):
         stays = (
             f"This one misses a target and was not stored: {path} stays as it was. To store this one, name a file (-o)."
         )
@@ -215,6 +217,15 @@ def calibrate(
     write_calibration(path, calibration)
     kept.clear()
     return calibration
+
+
+def _is_good(path: Path, bundle: Bundle) -> bool:
+    """Tell whether a calibration lies at a path that meets its targets, of what the bundle holds."""
+    try:
+        found = read_calibration(path)
+    except OfframpError:
+        return False
+    return found.met and belongs(bundle, found)
 
 
 def _leave_out_unsupported(

@@ -43,7 +43,7 @@ def find_calibration(
             inside[path.name] = read_calibration(path)
         except OutdatedError as error:
             warnings.warn(f"{error} It is not used.", UncalibratedWarning, stacklevel=3)
-    valid = {name: found for name, found in inside.items() if _belongs(bundle, found)}
+    valid = {name: found for name, found in inside.items() if belongs(bundle, found)}
     if stale := sorted(inside.keys() - valid.keys()):
         warnings.warn(
             f"{bundle.path} has been exported anew since {', '.join(stale)}: not used. Run: offramp calibrate",
@@ -95,7 +95,7 @@ def choose_point(
                 f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
             )
         return bundle.variant(variant), None, None
-    if not _belongs(bundle, found):
+    if not belongs(bundle, found):
         raise BundleError(
             f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. Calibrate again, "
             "or bring the bundle it was made for."
@@ -141,7 +141,8 @@ def _loss(point: OperatingPoint) -> float:
     return point.disagreement if point.drop is None else point.drop
 
 
-def _belongs(bundle: Bundle, found: Calibration) -> bool:
+def belongs(bundle: Bundle, found: Calibration) -> bool:
+    """Tell whether a calibration is of what the bundle holds, and not of an earlier export."""
     return all(variant_of(bundle, found, point) is not None for point in found.points.values())
 
 

@@ -328,6 +328,8 @@ def test_a_calibration_that_misses_its_target_replaces_none_unless_it_is_told_wh
     first = calibrate(dense, labelled, Target(min_accuracy=0.9999), **how)
     (path,) = dense.calibrations()
     assert not first.point.met and read_calibration(path) == first
+    second = calibrate(dense, labelled, Target(min_accuracy=0.9998), **how)
+    assert read_calibration(path) == second  # which is no worse
     good = calibrate(dense, labelled, Target(max_drop=0.05))
     again = calibrate(dense, labelled, Target(min_accuracy=0.9999), **how)
     assert read_calibration(path) == good and good.point.met and not again.point.met
