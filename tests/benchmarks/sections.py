@@ -149,8 +149,9 @@ def predict(result: dict[str, Any]) -> list[str]:
     points, fewer, lines = [], [], []
     for device, found in result["devices"].items():
         errors = [abs(row["error"]) for row in found["points"]]
-        line = "- {!e}: the error is {:.1%} in the mean and {:.1%} at worst."
-        lines.append(show(line, device, mean(errors), max(errors)))
+        apart = mean(abs(row["error_less_drift"]) for row in found["points"])
+        line = "- {!e}: the error is {:.1%} in the mean and {:.1%} at worst; without the machine's drift since, {:.1%} in the mean."
+        lines.append(show(line, device, mean(errors), max(errors), apart))
         points += [{"device": device, **row} for row in found["points"]]
         for row in found.get("fewer", []):
             fewer.append({"device": device, "error": row["predicted_s"] / row["measured_s"] - 1, **row})
