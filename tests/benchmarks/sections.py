@@ -150,7 +150,9 @@ def predict(result: dict[str, Any]) -> list[str]:
     for device, found in result["devices"].items():
         errors = [abs(row["error"]) for row in found["points"]]
         apart = mean(abs(row["error_less_drift"]) for row in found["points"])
-        line = "- {!e}: the error is {:.1%} in the mean and {:.1%} at worst; without the machine's drift since, {:.1%} in the mean."
+        line = (
+            "- {!e}: the error is {:.1%} in the mean and {:.1%} at worst; less the machine's drift, {:.1%} in the mean."
+        )
         lines.append(show(line, device, mean(errors), max(errors), apart))
         points += [{"device": device, **row} for row in found["points"]]
         for row in found.get("fewer", []):
