@@ -248,7 +248,9 @@ def check_variant_name(name: str, bundle: Bundle) -> str:
     if not re.fullmatch(PLAIN, name):
         raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
     if name in (known.name for known in bundle.manifest.variants):
-        raise UsageError(f"{bundle.path} already has a variant {name}. Give another one a name: --name, or name=.")
+        raise UsageError(
+            f"{bundle.path} already has a variant {name}. Choose another name (--name, or --beside when exporting)."
+        )
     return name
 
 

@@ -39,6 +39,7 @@ from .show import (
     describe_diagnosis,
     describe_results,
     describe_stats,
+    note,
     print_result,
     progress_bars,
 )
@@ -282,33 +283,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    warnings.showwarning = lambda message, *_: click.echo(f"Note: {message}", err=True)
+    warnings.showwarning = lambda message, *_: note(f"Note: {message}")
     try:
         app.main(arguments, prog_name="offramp", standalone_mode=False)
         sys.stdout.flush()
     except OfframpError as error:
-        click.echo(f"Error: {error}", err=True)
+        note(f"Error: {error}")
         return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        note("Interrupted.")
         return 130
-    except SystemExit:  # click's, where whoever read the output has gone
-        return 0
     except OSError as error:
-        click.echo(
-            f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.", err=True
-        )
+        note(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")
         return 4
     except Exception as error:
         if os.environ.get("OFFRAMP_TRACEBACK"):
             raise
-        click.echo(
+        note(
             f"Error: a fault in offramp, please report it with what OFFRAMP_TRACEBACK=1 prints: "
-            f"{type(error).__name__}: {error}",
-            err=True,
+            f"{type(error).__name__}: {error}"
         )
         return 1
     return 0

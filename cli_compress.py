@@ -7,7 +7,7 @@ import click
 
 from .errors import UsageError
 from .options import as_json, split_names, with_seed
-from .show import describe_bundle, describe_shifts, print_result, progress_bars, spinner
+from .show import describe_bundle, describe_shifts, note, print_result, progress_bars, spinner
 
 if TYPE_CHECKING:
     from .export.train import Epoch
@@ -175,4 +175,4 @@ def prune(
 
 def _show_epoch(epoch: "Epoch", epochs: int) -> None:
     shares = " ".join(f"{share:.1%}" for share in epoch.accuracy)
-    click.echo(f"epoch {epoch.epoch} of {epochs}: accuracy in training {shares}, {epoch.seconds:.0f} s", err=True)
+    note(f"epoch {epoch.epoch} of {epochs}: accuracy in training {shares}, {epoch.seconds:.0f} s")

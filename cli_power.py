@@ -63,7 +63,8 @@ def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool
     if as_json:
         rails = [{"name": rail.name, "role": rail.role, "covers": rail.covers} for rail in found.rails]
         head = {"meter": found.name, "scope": found.scope, "grade": found.grade, "rails": rails, "fingerprint": fields}
-        _print_line(head)
+        if not print_text(msgspec.json.encode(head).decode()) and not command:
+            return
     with _ended_by_signals():
         if command:
             _measure_command(found, command, for_s, idle_s, as_json)

@@ -102,7 +102,9 @@ def require(module: str, *, extra: str) -> ModuleType:
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and what it was raised from, the deepest last."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # `raise e from e` makes an error its own cause
+        seen.add(id(error))
         yield error
         error = error.__cause__
 

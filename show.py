@@ -28,13 +28,21 @@ def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
     print_text(msgspec.json.encode(result).decode() if as_json else text())
 
 
-def print_text(text: str) -> None:
-    """Print on stdout. Where its reader has gone, as in `| head`, the command goes on: its exit code counts too."""
+def print_text(text: str) -> bool:
+    """Print on stdout. Where its reader has gone, as in `| head`, say so; the command goes on, since its exit code counts too."""
     try:
         click.echo(text)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def note(text: str) -> None:
+    """Say something on stderr; where nobody reads it the work goes on."""
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(text, err=True)
 
 
 def _describe_meter(found: Any) -> str:

@@ -230,7 +230,14 @@ def _number_classes(folders: Sequence[Path], manifest: Manifest) -> list[int]:
                 raise DataError(f"{folder}: {unknown('class', folder.name, known)}")
         return [known.index(name) for name in names]
     if all(re.fullmatch("[0-9]{1,9}", name) for name in names):
-        return [int(name) for name in names]
+        numbers = [int(name) for name in names]
+        if numbers != sorted(set(numbers)):
+            warnings.warn(
+                f"{folders[0].parent}: folders count by the numbers that they are named; torchvision's ImageFolder counts them "
+                "in the order of their names. Where the network learnt that, name its classes when you export: --classes.",
+                stacklevel=1,
+            )
+        return numbers
     shown = ", ".join(f"{name} {number}" for number, name in enumerate(names[:10]))
     warnings.warn(
         f"{folders[0].parent}: the bundle names no classes, so folders count in the order of their names: {shown}"

@@ -112,7 +112,7 @@ class Benchmark(Struct, frozen=True):
         lines += [
             f"{'latency if forced, us':24} {' '.join(f'{value * 1e6:8.1f}' for value in self.exit_latency_s)}",
             "",
-            f"mean predicted from these shares {self.predicted_s * 1e6:.1f} us, measured {self.early.mean_s * 1e6:.1f} us "
+            f"mean by these shares and latencies {self.predicted_s * 1e6:.1f} us, measured {self.early.mean_s * 1e6:.1f} us "
             f"({self.prediction_error:+.1%})",
         ]
         if self.share_error_s is not None:

@@ -75,8 +75,9 @@ def check_classes(y: np.ndarray) -> None:
 
 def check_labels(y: np.ndarray, said: np.ndarray, classes: int) -> None:
     """Refuse labels that the network knows no better than by chance."""
-    right = float((said == y).mean())
-    if right <= CHANCE / classes:
+    right, chance = float((said == y).mean()), 1 / classes
+    # Few samples may be right too seldom by bad luck: two standard deviations.
+    if right + 2 * (chance * (1 - chance) / len(y)) ** 0.5 <= CHANCE * chance:
         raise DataError(
             f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Are the "
             "labels those of another set, or in another order (as folders are sorted), or the samples scaled differently than in "

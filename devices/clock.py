@@ -21,7 +21,10 @@ def jitter(period_s: float, draw: Callable[[], float]) -> float:
 def wait_for(call: Callable[[], object], *, seconds: float = HANG_S) -> bool:
     """Call something, but wait for some seconds only; tell whether it has returned. A driver may hang for ever."""
     thread = threading.Thread(target=call, name="offramp-read", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads may be had, or the process ends
+        return False
     thread.join(seconds)
     return not thread.is_alive()
 

@@ -78,26 +78,26 @@ class BoardState:
         clocks = [khz for path in self._clocks if (khz := read_number(path)) is not None]
         counts = {name: count for name, path in self._counters.items() if (count := read_number(path)) is not None}
         bits = self._ask_firmware()
-        if self._vcgencmd is not None:
+        if bits is not None:
             counts |= {f"{name} since boot": bits >> (bit + 16) & 1 for bit, name in PI_BITS.items()}
         return State(
             clock_hz=max(clocks) * 1e3 if clocks else None,
             temperature_c=_hottest_c(self._zones),
-            throttling=tuple(name for bit, name in PI_BITS.items() if bits >> bit & 1),
+            throttling=tuple(name for bit, name in PI_BITS.items() if (bits or 0) >> bit & 1),
             events=counts,
         )
 
-    def _ask_firmware(self) -> int:
-        """Ask a Raspberry Pi's firmware what slows it down now, and what did since it booted; 0 elsewhere."""
+    def _ask_firmware(self) -> int | None:
+        """Ask a Raspberry Pi's firmware what slows it down now, and what did since it booted; None where it does not say."""
         if self._vcgencmd is None:
-            return 0
+            return None
         import subprocess  # which takes long to import
 
         try:
             said = subprocess.run([self._vcgencmd, "get_throttled"], capture_output=True, text=True, timeout=2).stdout
             return int(said.partition("=")[2], 16)
         except (OSError, ValueError, subprocess.SubprocessError):
-            return 0
+            return None
 
 
 def read_temperature(root: Path) -> float | None:

@@ -161,7 +161,7 @@ class Watch:
         self._lock = RLock()  # what is collected while it is held may let go of the watch
         self._users = 0
         self._end: Callable[[], None] | None = None
-        self._looked_s = -math.inf  # infinity where a look hung: another would cost another thread
+        self._is_looking = False
         self._clear()
 
     def _clear(self) -> None:
@@ -184,8 +184,7 @@ class Watch:
         self._turn, self._failures, self._next_turn = 0, 0, 1
         self._reading_since_s: float | None = None
         self._state: State | None = None
-        if self._looked_s < math.inf:
-            self._looked_s = -math.inf
+        self._looked_s = -math.inf
         for course in self._courses.values():
             course.pause()
 
@@ -244,8 +243,13 @@ class Watch:
                 grade=self.meter.grade,
                 problem=self._find_problem() if self._end else self._problem,
                 throttled=describe_throttling(self._throttling, self._events),
-                state=self._state or State(),
+                state=State() if self._state is None or self._is_stale() else self._state,
             )
+
+    def _is_stale(self) -> bool:
+        """Tell whether the state that was read last is older than it is said to be, since a look hangs."""
+        assert self.meter is not None
+        return self._is_looking and self.meter.clock.now_s() - self._looked_s > LOOK_S
 
     def _elapsed_s(self) -> float:
         assert self.meter is not None
@@ -292,12 +296,12 @@ class Watch:
         if self._turn >= self._next_turn:
             due = self._turn % PART
             good = [self._read(probe) for i, (probe, counts) in enumerate(self._probes) if counts or i % PART == due]
-            self._failures = 0 if any(good) else self._failures + 1
+            self._failures = 0 if any(good) else min(self._failures + 1, PATIENCE)
             self._next_turn = self._turn + min(PATIENCE, 2**self._failures if self._failures else 1)
-        if self.meter.clock.now_s() - self._looked_s >= LOOK_S:
+        # One that hangs is not joined by others, of which each would be a thread.
+        if not self._is_looking and self.meter.clock.now_s() - self._looked_s >= LOOK_S:
             self._looked_s = self.meter.clock.now_s()
-            if not wait_for(self._look):
-                self._looked_s = math.inf
+            wait_for(self._look)
 
     def _read(self, probe: Probe) -> bool:
         """Read some rails; tell whether that succeeded."""
@@ -326,7 +330,11 @@ class Watch:
     def _look(self) -> None:
         """Read the board's state, and remember what slowed it down since the last time."""
         assert self.meter is not None
-        state = self.meter.state()
+        self._is_looking = True
+        try:
+            state = self.meter.state()
+        finally:
+            self._is_looking = False
         with self._lock:
             self._throttling |= dict.fromkeys(state.throttling)
             for name, count in count_events(self._state or state, state).items():

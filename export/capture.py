@@ -311,18 +311,22 @@ def _flat(module: "torch.nn.Module", names: Sequence[str] | None, wanted: Sequen
 
 
 def forward_names(module: "torch.nn.Module", inputs: int) -> list[str]:
-    """Return the names of the first parameters of a network's forward; with exits attached, of the network that carries them."""
+    """Return the names of the first parameters of a network's forward."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [name for name, p in _parameters(module).items() if p.kind in kinds][:inputs]
+    return found + [f"input{i}" for i in range(len(found), inputs)]
+
+
+def _parameters(module: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a network's forward; with exits attached, of the network that carries them."""
     from .heads import Attached
 
-    module = module.network if isinstance(module, Attached) else module
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    found = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds][:inputs]
-    return found + [f"input{i}" for i in range(len(found), inputs)]
+    return inspect.signature((module.network if isinstance(module, Attached) else module).forward).parameters
 
 
 def takes_by_name(module: Any, names: Sequence[str]) -> bool:
     """Tell whether a network's forward has parameters of these names, but not first and in this order."""
-    known = inspect.signature(module.forward).parameters
+    known = _parameters(module)
     return forward_names(module, len(names)) != list(names) and all(name in known for name in names)
 
 

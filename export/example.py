@@ -90,8 +90,9 @@ def _capture_onnx(
 
 def _as_arrays(example: Any) -> tuple[list[str], list[np.ndarray]]:
     """Return the names of the inputs, where the example has some, and an array for each."""
-    names = [str(name) for name in example] if isinstance(example, Mapping) else []
-    parts = example.values() if names else example if isinstance(example, (list, tuple)) else [example]
+    by_name = isinstance(example, Mapping)
+    names = [str(name) for name in example] if by_name else []
+    parts = example.values() if by_name else example if isinstance(example, (list, tuple)) else [example]
     if not len(parts):
         raise DataError("The example is empty: give samples with their batch axis, for several inputs a tuple of them.")
     return names, [_as_array(part) for part in parts]

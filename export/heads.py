@@ -48,7 +48,7 @@ class Attached(nn.Module):
 
 
 def map_head(features: Tensor, classes: int) -> nn.Module:
-    """Make a head for maps: their average in each cell of a grid, batch normalisation, linear.
+    """Make a head for maps: their average in each cell of a grid, batch normalisation where there are several cells, linear.
 
     The grid has 4 cells along each axis, as in Shallow-Deep Networks (arXiv 1810.07052), since early layers do not tell by their
     channels alone what is seen; 2 or 1 where there are so many channels that it would give over 1024 features.

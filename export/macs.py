@@ -63,7 +63,7 @@ def _macs(node: ir.Node) -> int:
     if left is None or right is None:
         return 0
     if node.op_type in ("GRU", "LSTM", "RNN"):  # every step multiplies by the input weights and by the recurrent ones
-        return left[0] * (math.prod(right) + math.prod(shapes[2] or ()))
+        return left[0] * (math.prod(right) + (math.prod(shapes[2]) if shapes[2] else 0))
     if out is None:
         return 0
     match node.op_type:

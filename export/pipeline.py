@@ -198,7 +198,7 @@ def _write_whole(
     DeduplicateInitializersPass(size_limit=1 << 40)(captured.model)
     folder = prober.folder
     ir.save(captured.model, folder / WHOLE, external_data=WEIGHTS)
-    (folder / WEIGHTS).touch()  # a network so small that every weight lies in the graph
+    (folder / WEIGHTS).touch()  # so that it is there where every weight lies in the graph
     whole = ir.load(folder / WHOLE)
     rewrite_shapes(whole, lambda values: probe(whole, values, prober), captured.axes[0].index(BATCH))
     RemoveUnusedNodesPass()(whole)

@@ -242,15 +242,15 @@ def _compile_or_build(job: Job, why: str | None) -> tuple[Compiled, StageProvena
         engine.check_place(job.device.place)
     content, where = _fetch(job) if isinstance(engine, Builder) else (None, "now")
     compile_stage = functools.partial(engine.compile_stage, job.source, job.device.place, threads=job.threads)
-    try:
-        compiled = compile_stage(built=content)
-    except BundleError as error:
-        if where == "now" or isinstance(engine, CrossBuilder):
-            raise
-        kept = cache.fetch(job.key, job.label)[0] if where == "bundle" else None
-        content, where = (_build_and_keep(job, str(error)), "now") if kept is None else (kept, "cache")
-        compiled = compile_stage(built=content)
-    return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why, compiled.half)
+    while True:
+        try:
+            compiled = compile_stage(built=content)
+            return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why, compiled.half)
+        except BundleError as error:
+            if where == "now" or isinstance(engine, CrossBuilder):
+                raise
+            kept = cache.fetch(job.key, job.label)[0] if where == "bundle" else None
+            content, where = (_build_and_keep(job, str(error)), "now") if kept is None else (kept, "cache")
 
 
 def _not_built(job: Job, problem: str | None) -> MissingError:

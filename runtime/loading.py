@@ -162,6 +162,8 @@ def _open(
     meter: str | Meter | None = None,
 ) -> Net:
     """Compile some stages of a variant, and chain them."""
+    # A wrong name is said before anything is built for minutes; `auto` depends on what runs in the end.
+    named = None if meter == "auto" else watch_power(meter, (), stacklevel=4)
 
     def open_on(devices: Sequence[str], why: str | None = None) -> Net:
         is_trial = device == AUTO and why is None
@@ -186,7 +188,7 @@ def _open(
             point=point,
             points=points,
             provenance=Provenance(provenance, why),
-            watch=None if is_trial else watch_power(meter, [stage.device for stage in provenance]),
+            watch=None if is_trial else named or watch_power(meter, [one.device for one in provenance], stacklevel=5),
         )
 
     if device != AUTO:

@@ -15,14 +15,17 @@ def printing_to_stderr() -> Iterator[None]:
     """Let everything that the process prints meanwhile go to stderr, by Python or by a library's own `printf`."""
     with _one_at_a_time:
         try:
+            os.fstat(2)
             kept = os.dup(1)
-            with contextlib.suppress(AttributeError, OSError, ValueError):
-                sys.stdout.flush()
-            os.dup2(2, 1)
         except OSError:  # there is no stdout, or no stderr
+            kept = None
+        if kept is None:
             yield
             return
         try:
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                sys.stdout.flush()
+            os.dup2(2, 1)
             with contextlib.redirect_stdout(sys.stderr):
                 yield
         finally:

@@ -73,12 +73,13 @@ def _cards() -> int:
     return sum(meter.name.startswith("nvml") for meter in find_meters().meters)
 
 
-def watch_power(meter: str | Meter | None, devices: Sequence[str]) -> Watch | None:
+def watch_power(meter: str | Meter | None, devices: Sequence[str], *, stacklevel: int) -> Watch | None:
     """Return what watches the board's power; where the meter cannot be read, something that says why.
 
     Args:
         meter: `auto`, a name, a meter, or None for nothing.
-        devices: what the network's stages run on: on a graphics card its own meter goes before the others.
+        devices: what the network's stages run on, which `auto` needs: on a graphics card its own meter goes before the others.
+        stacklevel: whose line a warning names, as for `warnings.warn`.
 
     Raises:
         UsageError: no meter has such a name, or it is something else.
@@ -100,5 +101,5 @@ def watch_power(meter: str | Meter | None, devices: Sequence[str]) -> Watch | No
         raise
     except Exception as error:  # whatever is wrong with a sensor, the network runs
         reason = str(error).partition("\n")[0].removesuffix(" Looked for:")
-        warnings.warn(f"No power is watched. {reason} Run: offramp doctor", MeterWarning, stacklevel=5)
+        warnings.warn(f"No power is watched. {reason} Run: offramp doctor", MeterWarning, stacklevel=stacklevel)
         return Watch(None, problem=reason)

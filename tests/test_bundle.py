@@ -169,6 +169,16 @@ def test_a_damaged_calibration_is_named(calibrated):
         load(calibrated.path)
 
 
+def test_the_causes_of_an_error_end_where_it_is_its_own():
+    from offramp.errors import causes
+
+    deep, error = ValueError("deep"), ValueError("of itself")
+    error.__cause__ = error
+    assert list(causes(error)) == [error]
+    error.__cause__ = deep
+    assert list(causes(error)) == [error, deep]
+
+
 def test_a_calibration_whose_lengths_do_not_fit_is_damaged(calibrated):
     path = calibrated.calibrations()[0]
     edit(path, lambda c: c["chains"][0].update(accuracy=[0.5]))

@@ -20,6 +20,12 @@ def test_the_quickstart_prints_the_comparison_and_where_the_picture_lies(checkou
         assert image.width > 800
 
 
+def test_it_shows_the_same_run_as_the_quickstart():
+    start = "                         accuracy     mean"
+    table, whole = (path.read_text().partition(start)[2] for path in (README, ROOT / "docs/quickstart.md"))
+    assert table.partition("\n```")[0] == whole.partition("\n\npicture:")[0] != ""
+
+
 def test_every_block_runs_in_order(tmp_path, capsys):
     lay_out(tmp_path)
     with reader_in(tmp_path):

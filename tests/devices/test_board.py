@@ -281,7 +281,7 @@ def test_a_raspberry_pi_throttles_by_the_bits_of_now_and_not_by_those_since_boot
 @pytest.mark.parametrize("script", [None, "#!/bin/sh\nexit 255\n", "#!/bin/sh\necho throttled=\n"])
 def test_firmware_that_does_not_answer_says_nothing_of_throttling(board, script):
     state = BoardState(board("raspberry-pi-5", **{"usr/bin/vcgencmd": script}))()
-    assert (state.throttling, state.temperature_c) == ((), 51.25)
+    assert (state.throttling, state.temperature_c, state.events) == ((), 51.25, {})
 
 
 def test_the_hottest_zone_counts_and_one_that_is_offline_does_not(board):

@@ -289,8 +289,24 @@ def test_a_state_that_does_not_return_costs_one_thread_however_often_it_begins_a
     for _ in range(3):
         watch.reset()
         board.clock.advance(20.0)
+    assert len(asked) == 1 and watch.power().state == State()
     release.set()
-    assert len(asked) == 1
+    time.sleep(0.2)
+    board.clock.advance(20.0)
+    assert len(asked) > 1  # it is asked again when it has returned
+
+
+def test_a_sensor_that_is_gone_for_years_costs_no_more_than_one_that_is_gone_for_an_hour():
+    rail = Rail(name="P", role="total", covers="a supply")
+
+    def gone():
+        raise OSError("no such device")
+
+    watch = Watch(Meter("m", [Probe((rail,), gone)], scope=""))
+    for _ in range(5000):
+        watch._tick()
+        watch._turn = watch._next_turn
+    assert watch._failures.bit_length() < 10
 
 
 def test_power_waits_for_no_sensor_and_no_state():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from offramp.bundle import open_bundle
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export
 from offramp.export.attach import attach
@@ -464,6 +465,27 @@ def test_both_exporters_take_it_at_any_batch_size(tmp_path, dynamo):
     torch.onnx.export(Whole(attached).eval(), (x[:2],), path, dynamo=dynamo, input_names=["x"], **axes)
     outputs = onnxruntime.InferenceSession(path).run(None, {"x": x[:3].numpy()})
     assert all(close(a, b.numpy()) for a, b in zip(outputs, run(attached, x[:3]), strict=True))
+
+
+def test_an_attached_network_whose_inputs_were_given_by_name_is_exported_beside_itself(tmp_path):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+            self.classify = nn.Linear(8, CLASSES)
+
+        def forward(self, left, right):
+            return self.classify((self.left(left) - 2 * self.right(right)).mean((2, 3)))
+
+    net, x = make(Pair)
+    attached = attach(net, (x, x), at="left")
+    example = {"right": x.numpy(), "left": 2 * x.numpy()}
+    bundle = export(attached, example, tmp_path / "net.offramp")
+    export(attached, None, tmp_path / "net.offramp", beside="again")
+    expected = np.stack([logits.numpy() for logits in run(attached, 2 * x, x)], 1)
+    for variant in ("fp32", "again"):
+        with load_uncalibrated(open_bundle(bundle.path), variant=variant, logits=True) as chain:
+            assert close(chain.every_exit(example).logits, expected)
 
 
 @pytest.mark.parametrize("kind", [Residual, Tokens])
