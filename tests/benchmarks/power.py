@@ -194,7 +194,7 @@ def chain(folder: Path, seconds: float) -> dict[str, Any]:
     bundle = export(write_onnx(folder / "dense.onnx"), None, folder / "dense.offramp")
     meter = find_meters(plant("agx-orin", folder / "beside")).meters[0]
     x = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
-    nets = {"on": load_uncalibrated(bundle, watch=Watch(meter))}
+    nets = {"on": load_uncalibrated(bundle, meter=meter)}
     nets |= {name: load_uncalibrated(bundle) for name in ("off", "off again")}
     medians: dict[str, list[float]] = {name: [] for name in nets}
     end = time.perf_counter() + seconds
