@@ -81,14 +81,15 @@ def export(
         raise UsageError("Give --shape or --data, not both.")
     preprocess = parse_preprocess(mean, std, resize=resize, crop=crop, interpolation=interpolation)
     names = None if classes is None else load_lines(classes)
+    if not (data or shape or beside or network.endswith(".onnx")):
+        raise UsageError("A network from Python needs --shape (such as 3x32x32) or --data to make examples of.")
+    sizes = parse_shape(shape) if shape else None
     model = load_network(network)
     example = None
     if data:
         example = load_samples(data)[0]
-    elif shape:
-        example = random_example(parse_shape(shape), images=preprocess is not None)
-    elif not network.endswith(".onnx") and beside is None:
-        raise UsageError("A network from Python needs --shape (such as 3x32x32) or --data to make examples of.")
+    elif sizes is not None:
+        example = random_example(sizes, images=preprocess is not None)
     from .export import export as export_network
 
     with spinner("capturing, cutting and verifying"):

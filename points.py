@@ -69,7 +69,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         met: whether these samples keep the target's limits.
         certificate: what is promised; None where nothing is.
         promise: that, or why nothing is promised, in words.
-        rival: the best static network that keeps the target, as an index into the calibration's `statics`; None where none does.
+        rival: the best static network of which it can be promised that it keeps the target, else the best that keeps it, as an
+            index into the calibration's `statics`; None where none does.
         pays: whether the target is kept and that network is beaten.
         verdict: that in words.
     """

@@ -283,6 +283,11 @@ def compare(
     costs = np.array([latencies(forced).mean() for forced in results["forced"]])
     rows = {name: _row(name, results[name][0], y) for name in ("early", "whole", "single") if name in turns}
     alone_s = {name: np.array([latencies(forced).mean() for forced in results[f"on {name}"]]) for name in whole_chains}
+    same = (
+        f" All samples left at exit {early[0].exit}: the static network that ends there gives the same."
+        if max(shares) == 1
+        else ""
+    )
     drop, interval = paired_drop(_right(early, y), _right(whole, y))
     mean_s, predicted_s = rows["early"].mean_s, float(shares @ costs)
     benchmark = Benchmark(
@@ -308,7 +313,8 @@ def compare(
             rows.get("single"),
             _measured(early, whole, y, target) if target else {},
             target,
-        ),
+        )
+        + same,
     )
     return Comparison(benchmark, early, whole, results["forced"])
 
@@ -366,7 +372,7 @@ def _verdict(early: Row, whole: Row, single: Row | None, measured: dict[str, flo
     """Say who wins by the target that the thresholds were chosen for; without one, by mean latency."""
     names = [("the whole static network", whole)]
     if single is not None:
-        names.append(("the best static network that keeps the target", single))
+        names.append(("the best static network that can be promised to keep the target", single))
     ratio = whole.mean_s / early.mean_s
     ours = f"early exit {early.mean_s * 1e6:.0f} us at {early.accuracy:.2%}"
     for name, value in measured.items():

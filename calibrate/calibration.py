@@ -43,7 +43,7 @@ from .promise import Named, make_points
 from .record import Kept, hash_samples
 from .samples import check_classes, check_data, check_labels, no_progress
 from .targets import Costs, Table
-from .verdict import advise, explain_failure
+from .verdict import advise, explain_failure, name_unpromised
 from .ways import Answers, Opened, Opener, Setting, Way, measure_turns, measure_way, table_of
 
 MEASURE_S = 6.0
@@ -207,7 +207,11 @@ def calibrate(
         frontier=lay_frontier([one for one in contenders if one.way not in gates], names, points, progress=progress),
         points=points,
         gates=tuple(gates.values()),
-        notes=(*left_out, *advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name)),
+        notes=(
+            *left_out,
+            *name_unpromised(picks, targets, points, [name.variant for name in names]),
+            *advise(picks, targets, points, chosen.passing_s, conditions, chosen.variant.name),
+        ),
     )
     if output is None and not calibration.met and _is_good(path, bundle):
         stays = (

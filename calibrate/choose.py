@@ -46,7 +46,7 @@ class Pick(Struct, frozen=True):
 
     Attributes:
         chain, thresholds: the chain, and its thresholds; None where none keep the target.
-        rival: the best static network that keeps it; None where none does.
+        rival: the best static network that keeps it and can be promised to; else the best that keeps it; None where none does.
         others: the next best ones.
     """
 

@@ -83,7 +83,7 @@ def _compare_statics(report: Report) -> list[dict[str, Any]]:
     for i, static in enumerate(found.statics):
         note = "" if found.took_part(static) else "never recommended"
         if i == point.rival:
-            note = "the best static network that keeps the target"
+            note = "the rival of early exit"
         rows.append(
             _row(f"static network to exit {static.exit}, {static.variant} on {static.device}", static, point, note)
         )

@@ -1,16 +1,17 @@
 """What a calibration says in words: whether early exit pays, what nothing can meet, and what is worth knowing besides."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from msgspec.structs import replace
 
 from ..points import Conditions, OperatingPoint
-from ..target import Target, describe_limit
-from .choose import Contender, Pick, find
+from ..target import Target, describe_limit, show_value
+from .choose import Contender, Pick, find, may_fail
 from .search import exits_taken
-from .targets import Costs, limited, mean_of
+from .targets import Costs, goal_of, keeps, limited, mean_of
 
 WORTH = 0.97
 """A chain with fewer exits is proposed where it is predicted to take at most this share of the time."""
@@ -137,6 +138,38 @@ def advise(
     return notes
 
 
+def name_unpromised(
+    picks: Mapping[str, Pick],
+    targets: Mapping[str, Target],
+    points: Mapping[str, OperatingPoint],
+    variants: Sequence[str],
+) -> list[str]:
+    """Name the static network that would be cheaper than what is recommended, had the samples shown that it keeps the target.
+
+    Args:
+        picks, targets: by the points' names.
+        points: what came of them.
+        variants: of each way.
+    """
+    notes = []
+    for name, pick in picks.items():
+        target, point = targets[name], points[name]
+        by_energy = target.goal == "energy"
+        ours = point.energy_j if by_energy else point.latency_s
+        statics = [one for one in (pick.rival, *pick.others) if one is not None and may_fail(one, target)]
+        ends = [(one, exits_taken(one.table.score, ())) for one in statics]
+        costs = [(mean_of(goal_of(one.table, target), end), one) for one, end in ends if keeps(one.table, target, end)]
+        cost, best = min(costs, key=lambda pair: pair[0], default=(math.inf, None))
+        if target.goal != "accuracy" and best is not None and ours is not None and cost < WORTH * ours:
+            shown = show_value("max_energy_j" if by_energy else "max_latency_s", cost)
+            notes.append(
+                f"{name}: the static network to exit {best.static} of {variants[best.way]} takes {shown} and keeps the target on "
+                "these samples too, but by too little for so few of them to promise it. Give more samples, or others that choose "
+                "(outside)."
+            )
+    return notes
+
+
 def _name_weak(right: Sequence[float], variant: str) -> list[str]:
     """Name the exits whose heads have learnt too little, by the share of samples that each exit is right on."""
     weak = [k for k, share in enumerate(right) if share < WEAK * right[-1]]
@@ -167,8 +200,8 @@ def _propose_fewer(pick: Pick, target: Target, passing_s: Sequence[float], varia
     if best is None or best_s > WORTH * full:
         return []
     return [
-        f"With {_exits(best)} alone early exit is predicted to take {best_s * 1e6:.0f} us in the mean, not {full * 1e6:.0f}. "
-        f"Try: offramp keep BUNDLE --exits {','.join(map(str, best))} --variant {variant}"
+        f"With {_exits(best)} alone early exit is predicted to take {1 - best_s / full:.0%} less time in the mean. Try: "
+        f"offramp keep BUNDLE --exits {','.join(map(str, best))} --variant {variant}"
     ]
 
 
