@@ -81,7 +81,7 @@ def export(
         raise UsageError("Give --shape or --data, not both.")
     preprocess = parse_preprocess(mean, std, resize=resize, crop=crop, interpolation=interpolation)
     names = None if classes is None else load_lines(classes)
-    if not (data or shape or beside or network.endswith(".onnx")):
+    if ".py:" in network and not (data or shape or beside):
         raise UsageError("A network from Python needs --shape (such as 3x32x32) or --data to make examples of.")
     sizes = parse_shape(shape) if shape else None
     model = load_network(network)
