@@ -144,7 +144,7 @@ def name_unpromised(
     points: Mapping[str, OperatingPoint],
     variants: Sequence[str],
 ) -> list[str]:
-    """Name the static network that would be cheaper than what is recommended, had the samples shown that it keeps the target.
+    """Name the static network that would have been the rival, had the samples shown that it keeps the target.
 
     Args:
         picks, targets: by the points' names.
@@ -155,12 +155,15 @@ def name_unpromised(
     for name, pick in picks.items():
         target, point = targets[name], points[name]
         by_energy = target.goal == "energy"
-        ours = point.energy_j if by_energy else point.latency_s
+        known = [point.energy_j if by_energy else point.latency_s]
+        if pick.rival is not None:
+            known.append(mean_of(goal_of(pick.rival.table, target), exits_taken(pick.rival.table.score, ())))
+        most = max(cost or 0.0 for cost in known)
         statics = [one for one in (pick.rival, *pick.others) if one is not None and may_fail(one, target)]
         ends = [(one, exits_taken(one.table.score, ())) for one in statics]
         costs = [(mean_of(goal_of(one.table, target), end), one) for one, end in ends if keeps(one.table, target, end)]
         cost, best = min(costs, key=lambda pair: pair[0], default=(math.inf, None))
-        if target.goal != "accuracy" and best is not None and ours is not None and cost < WORTH * ours:
+        if target.goal != "accuracy" and best is not None and cost < WORTH * most:
             shown = show_value("max_energy_j" if by_energy else "max_latency_s", cost)
             notes.append(
                 f"{name}: the static network to exit {best.static} of {variants[best.way]} takes {shown} and keeps the target on "

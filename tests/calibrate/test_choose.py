@@ -62,17 +62,18 @@ def end_at(chain, k, us):
     return Contender(way=chain.way, static=k, **ends)
 
 
-def test_a_faster_static_network_that_cannot_be_promised_is_named():
+@pytest.mark.parametrize("us", [40, 370])
+def test_a_faster_static_network_that_cannot_be_promised_is_named(us):
     rng = np.random.default_rng(0)
     whole = rng.random(5000) < 0.92
     careful = make_chain(0, rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
     cheap = make_chain(1, rng, whole, differs=0.06, loss=0.0, costs_us=(50, 200))
-    statics = [end_at(careful, 1, 390), end_at(cheap, 1, 40)]
+    statics = [end_at(careful, 1, 390), end_at(cheap, 1, us)]
     targets = {"default": Target(max_drop=0.01)}
     picks = pick([careful, *statics], targets)
     points = make_points(picks, targets, [Named("fp32", ("cpu",) * 2)] * 2, statics, confidence=0.9)
     rival = picks["default"].rival
     assert rival is not None and rival is statics[0]  # which is slower, and is the last exit itself
     (note,) = name_unpromised(picks, targets, points, ["fp32", "int8"])
-    assert "the static network to exit 1 of int8 takes 40 us and keeps the target" in note
+    assert f"the static network to exit 1 of int8 takes {us} us and keeps the target" in note
     assert name_unpromised(pick([careful, rival], targets), targets, points, ["fp32"]) == []
