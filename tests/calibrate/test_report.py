@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -165,26 +164,32 @@ def test_the_command_writes_the_page_and_prints_the_recommendation(calibrated, t
 
 @pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt install chromium")
 def test_with_ten_thousand_samples_it_is_small_and_opens_at_once_without_a_word(calibrated, labelled, tmp_path):
+    import resource  # where there is no such module there is no such browser either
+
     report(calibrated, fresh(labelled, 10_000), output=tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < MOST_BYTES
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     flags += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
 
+    def browser_s():
+        """CPU time of all that has run and ended: what the clock says of two cores depends on what else they do."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     def open_page(name):
-        start = time.perf_counter()
+        start = browser_s()
         done = subprocess.run(
             [str(BROWSER), *flags, "--dump-dom", (tmp_path / name).as_uri()], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        return done, time.perf_counter() - start
+        return done, browser_s() - start
 
     (tmp_path / "empty.html").write_text("<!doctype html><title>empty</title>")
     open_page("empty.html")  # makes the profile
-    spent, empty = [], []
+    spent = []
     for _ in range(3):
         page, page_s = open_page("report.html")
-        empty.append(open_page("empty.html")[1])
-        spent.append(page_s - empty[-1])
+        spent.append(page_s - open_page("empty.html")[1])
     said = [line for line in page.stderr.splitlines() if ":CONSOLE" in line and "bokeh" not in line]
     assert not said and page.stdout.count("bk-") > 3  # the plots are drawn
-    assert min(spent) < MOST_S * max(1.0, min(empty))  # an empty page takes a second where nothing else runs
+    assert min(spent) < MOST_S
