@@ -217,7 +217,9 @@ def calibrate(
         stays = (
             f"This one misses a target and was not stored: {path} stays as it was. To store this one, name a file (-o)."
         )
-        return replace(calibration, notes=(*calibration.notes, stays))
+        return replace(
+            calibration, notes=(*calibration.notes, stays)
+        )  # what was recorded stays, for who names a file next
     write_calibration(path, calibration)
     kept.clear()
     return calibration

@@ -5,30 +5,25 @@ version can do something is seen by the names it has, never by its number.
 """
 
 import contextlib
-import functools
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
 from ...errors import BundleError, MissingError, UnsupportedError
-from . import Run, Source, pin_shapes
+from ..plan import ON_DLA, ON_GPU, Plan, log_of, said_by, tensor_names
+from . import Source, pin_shapes
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..cuda import Gpu
 
 PACKAGE = "tensorrt"
 ALIASES = ()
 TIMINGS = "timings of TensorRT"
 """What the cache calls that which a build learns about the device, so that the next one is faster."""
-
-ON_DLA, ON_GPU = "[DlaLayer]", "[GpuLayer]"
-"""How the builder's messages begin that say where it placed a layer."""
 
 NAMED = 6
 """The most layers that are named in words."""
@@ -114,7 +109,7 @@ def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: by
     # Before TensorRT 11 a DLA took its precision from a flag, and no strongly typed network.
     flagged = core is not None and hasattr(trt.BuilderFlag, "FP16")
     network = builder.create_network(0 if flagged else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, _log(trt))
+    parser = trt.OnnxParser(network, log_of(trt))
     if not parser.parse_from_file(str(source.path)):
         raise UnsupportedError(f"TensorRT {trt.__version__} cannot run {source.path}: {_explain_parser(parser)}")
     for output in [network.get_output(i) for i in range(network.num_outputs)]:
@@ -130,10 +125,10 @@ def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: by
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):  # of another device or version
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
-    _log(trt).clear()
+    log_of(trt).clear()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise UnsupportedError(f"TensorRT {trt.__version__} cannot build {source.path} for {where}: {_said(trt)}")
+        raise UnsupportedError(f"TensorRT {trt.__version__} cannot build {source.path} for {where}: {said_by(trt)}")
     if core is not None:
         header = _read_placement(trt, header)
     return msgspec.json.encode(header) + b"\n" + bytes(plan), bytes(cache.serialize())
@@ -167,7 +162,7 @@ def _read_placement(trt: Any, header: Header) -> Header:
     Raises:
         UnsupportedError: it left all of it to the GPU, as it does in silence where the DLA cannot hold the network.
     """
-    placed = _log(trt).placed
+    placed = log_of(trt).placed
     if placed and not any(message.startswith(ON_DLA) for message in placed):
         raise UnsupportedError(
             "TensorRT leaves all of the stage to the GPU, though the DLA knows its layers. Use tensorrt:0."
@@ -179,7 +174,7 @@ def _read_placement(trt: Any, header: Header) -> Header:
     )
 
 
-def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Plan":
+def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> Plan:
     """Load a stage's plan, or build it. `threads` is not looked at.
 
     Raises:
@@ -196,11 +191,11 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     runtime = _start(trt.Runtime, trt)
     if core is not None:
         runtime.DLA_core = core
-    _log(trt).clear()
+    log_of(trt).clear()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise BundleError(f"TensorRT {trt.__version__} cannot load what was built of {source.path}: {_said(trt)}")
-    host = [name for name in _names(engine) if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
+        raise BundleError(f"TensorRT {trt.__version__} cannot load what was built of {source.path}: {said_by(trt)}")
+    host = [name for name in tensor_names(engine) if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
     if host:
         raise UnsupportedError(
             f"{source.path.name} hands over {_list(host)}, by which TensorRT decides shapes and which the GPU cannot hold."
@@ -254,28 +249,6 @@ def _open(place: str) -> tuple[Any, "Gpu", int | None]:
     return trt, gpu, core
 
 
-@functools.cache
-def _log(trt: Any) -> Any:
-    """Return the one logger that TensorRT is given; it keeps what went wrong and where layers were placed, and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.clear()
-
-        def clear(self) -> None:
-            self.said: list[str] = []
-            self.placed: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.said = [*self.said[-3:], message]
-            elif message.startswith((ON_DLA, ON_GPU)):
-                self.placed.append(message)
-
-    return Log()
-
-
 def _start(kind: Callable[[Any], Any], trt: Any) -> Any:
     """Make a Builder or a Runtime.
 
@@ -283,13 +256,9 @@ def _start(kind: Callable[[Any], Any], trt: Any) -> Any:
         MissingError: TensorRT does not start.
     """
     try:
-        return kind(_log(trt))
+        return kind(log_of(trt))
     except TypeError as error:  # pybind11's words for a factory that gave nothing
-        raise MissingError(f"TensorRT {trt.__version__} does not start: {_said(trt)} ({error})") from error
-
-
-def _said(trt: Any) -> str:
-    return " ".join(_log(trt).said) or "it gives no reason."
+        raise MissingError(f"TensorRT {trt.__version__} does not start: {said_by(trt)} ({error})") from error
 
 
 def _explain_parser(parser: Any) -> str:
@@ -307,106 +276,3 @@ def _explain_parser(parser: Any) -> str:
 def _list(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
-
-
-def _names(engine: Any) -> list[str]:
-    return [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-
-
-class Plan:
-    """A plan that was loaded; each binding has an execution context of its own, and all share the GPU's stream."""
-
-    batches = False  # a DLA knows fixed shapes only, and a Jetson's memory is short
-    clones = True
-
-    def __init__(
-        self, trt: Any, gpu: "Gpu", runtime: Any, engine: Any, runs_on: str, number: int, *, half: bool
-    ) -> None:
-        self.runs_on = runs_on
-        self.half = half
-        self.memory = f"cuda-driver:{number}"
-        self.allocate: Callable[[tuple[int, ...], Any], Any] | None = gpu.allocate
-        self._trt, self._gpu, self._runtime, self._engine = trt, gpu, runtime, engine
-
-    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
-        """Tie arrays and blocks of the GPU's memory to an execution context of its own.
-
-        An array is copied to the GPU before each run, or from it afterwards. Copies and kernels are launched together as one CUDA
-        graph, where TensorRT lets them be recorded.
-
-        Raises:
-            BundleError: the stage has no input or output of a name, or one of another dtype or shape.
-            MissingError: the GPU has no memory left.
-        """
-        import numpy
-
-        gpu = self._gpu
-        gpu.enter()
-        _log(self._trt).clear()
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise MissingError(f"The GPU has no room for another chain: {_said(self._trt)}")
-        blocks = self._tie(context, {**inputs, **outputs})
-
-        def stage(tied: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
-            arrays = {name: value for name, value in tied.items() if isinstance(value, numpy.ndarray)}
-            return [(gpu.pin(array.shape, array.dtype), blocks[name], array) for name, array in arrays.items()]
-
-        fills, reads = stage(inputs), stage(outputs)
-
-        def enqueue(stream: int) -> None:
-            for pinned, block, _ in fills:
-                gpu.upload(block, pinned, stream)
-            if not context.execute_async_v3(stream):
-                raise MissingError(f"TensorRT does not run a stage: {_said(self._trt)}")
-            for pinned, block, _ in reads:
-                gpu.download(pinned, block, stream)
-
-        enqueue(gpu.stream)  # once before it is recorded, since TensorRT prepares some things at the first run
-        gpu.wait()
-        launch = gpu.capture(enqueue) or functools.partial(enqueue, gpu.stream)
-
-        def run() -> None:
-            gpu.enter()
-            for pinned, _, array in fills:
-                pinned[...] = array
-            launch()
-            gpu.wait()
-            for pinned, _, array in reads:
-                array[...] = pinned
-
-        run.keeps = enqueue, blocks  # type: ignore[attr-defined]  # a recorded graph does not keep what it works on
-        return run
-
-    def _tie(self, context: Any, bound: dict[str, Any]) -> dict[str, Any]:
-        """Give every tensor of the plan its place on the GPU, by name: a block of the chain's, or one of its own."""
-        import numpy
-
-        trt, engine, blocks = self._trt, self._engine, {}
-        names = _names(engine)
-        if strange := [name for name in bound if name not in names]:
-            raise self._misfit(strange[0], "is not in the plan")
-        for name in names:
-            if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-                if name not in bound:
-                    raise self._misfit(name, "is not among what the chain has")
-                if not context.set_input_shape(name, tuple(bound[name].shape)):
-                    raise self._misfit(name, f"does not take the shape {tuple(bound[name].shape)}")
-        for name in names:
-            shape, dtype = tuple(context.get_tensor_shape(name)), numpy.dtype(trt.nptype(engine.get_tensor_dtype(name)))
-            value = bound.get(name)
-            if value is not None and (tuple(value.shape), value.dtype) != (shape, dtype):
-                raise self._misfit(name, f"is {dtype} {shape}, not {value.dtype} {tuple(value.shape)}")
-            if value is None or isinstance(value, numpy.ndarray):
-                value = self._gpu.allocate(shape, dtype)
-            blocks[name] = value
-            if not context.set_tensor_address(name, blocks[name].address):
-                raise self._misfit(name, f"takes no address: {_said(trt)}")
-        return blocks
-
-    def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
-        """Refuse: a chain asks for it where shapes are not known beforehand, and here they are fixed."""
-        raise UnsupportedError("TensorRT runs stages of fixed shapes only.")
-
-    def _misfit(self, name: str, what: str) -> BundleError:
-        return BundleError(f"A stage and its manifest do not fit together: {name} {what}. Export the network anew.")

@@ -10,6 +10,7 @@ from typing import Any
 from tables import ENGINES, show, span, table
 
 LONG_S = 1e-3
+"""From here on noise hides what Python takes, which is the difference of two times."""
 
 SEARCHES = {
     "zoom": "from a coarse grid to the fine one",
@@ -28,7 +29,6 @@ def chain(result: dict[str, Any]) -> list[str]:
     that of the whole graph with the same outputs, run by one call in bound memory, on one thread, the median over turns in
     random order: 1 is as fast, more is slower.
     """
-    # What Python takes is the difference of two times, which the noise of long ones hides.
     rows = [row if row["whole_s"] < LONG_S else {**row, "python_s_per_stage": None} for row in result["results"]]
     lines = []
     for device in dict.fromkeys(row["device"] for row in rows):
@@ -104,9 +104,8 @@ def certify(result: dict[str, Any]) -> list[str]:
         "exits."
     )
     most = max(row["splits"] for row in rows)
-    over = result["delta"] + 1.96 * sqrt(
-        max(0.0, result["delta"] * (1 - result["delta"])) / most
-    )  # the normal approximation
+    delta = result["delta"]
+    over = delta + 1.96 * sqrt(max(0.0, delta * (1 - delta)) / most)
     ways: dict[str, dict[str, Any]] = {}
     for row in rows:
         ways.setdefault(row["way"], {"way": row["way"]})[f"{row['scenario']} {row['n']}"] = row

@@ -56,7 +56,7 @@ def fake(monkeypatch, version=VERSIONS[0], **how):
 def no_gpu_is_kept():
     yield
     cuda._opened.clear()
-    tensorrt._log.cache_clear()
+    tensorrt.log_of.cache_clear()
 
 
 @pytest.fixture(params=VERSIONS)
