@@ -1,3 +1,22 @@
 """offramp deploys early-exit neural networks on constrained hardware: export, calibrate, run."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def late_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__`, which imports a name from the module it lives in when somebody asks for it.
+
+    Example: `__getattr__ = late_names(__name__, {"diagnose": "diagnosis"})`.
+    """
+
+    def get(name: str) -> Any:
+        if name in homes:
+            from importlib import import_module
+
+            return getattr(import_module(f".{homes[name]}", package), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get

@@ -66,7 +66,7 @@ def cache() -> None:
 @as_json
 def list_entries(as_json: bool) -> None:
     """Show what the cache holds, used last first."""
-    from .runtime.cache import cache_folder, list_cache
+    from .cache import cache_folder, list_cache
 
     found = list_cache()
     lines = [("stage", "device", "engine", "MB", "used", "entry")]
@@ -98,7 +98,7 @@ def list_entries(as_json: bool) -> None:
 @as_json
 def clean(to_mb: int, as_json: bool) -> None:
     """Remove everything, or what was used least recently."""
-    from .runtime.cache import clean_cache
+    from .cache import clean_cache
 
     count, freed = clean_cache(to_mb * 1_000_000)
     print_result({"removed": count, "bytes": freed}, as_json, lambda: f"{count} entries removed, {freed / 1e6:.2f} MB")

@@ -55,7 +55,7 @@ def quantize(
     import numpy as np
 
     from .bundle import open_bundle
-    from .calibrate.samples import check_labelled
+    from .calibrate.labels import check_labelled
     from .export.compare import compare_variants
     from .export.quantize import quantize as quantize_bundle
     from .runtime.samples import convert_samples

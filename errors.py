@@ -117,3 +117,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+
+
+class EngineWarning(UserWarning):
+    """A stage was built anew, is built at every load, or runs elsewhere than was asked for."""
+
+
+class UncalibratedWarning(UserWarning):
+    """The network runs without thresholds, or with figures from another device."""
+
+
+class MeterWarning(UserWarning):
+    """No power is watched, although a meter was asked for."""

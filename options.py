@@ -5,9 +5,8 @@ from typing import Any
 
 import click
 
-from .bundle import Bundle
+from .bundle import Bundle, Preprocess
 from .errors import UsageError
-from .schema import Preprocess
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 

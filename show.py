@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from .bundle import Bundle
-from .points import Calibration, OperatingPoint, show_thresholds
-from .schema import Tensor, Variant
+from .bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
+from .bundle.calibration import show_thresholds
 
 if TYPE_CHECKING:
     from .calibrate.energy import ExitEnergies
     from .devices.state import State
     from .devices.watch import Power
     from .export.compare import Shift
+    from .progress import Progress
     from .runtime import Diagnosis, Result
-    from .runtime.building import Progress
     from .runtime.stats import Stats
 
 

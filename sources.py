@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from .bundle import Manifest
+from .calibrate.images import SUFFIXES, load_images
 from .errors import DataError, MissingError, ModelError, OfframpError, UsageError, require, unknown
 from .files import explained
-from .images import SUFFIXES, load_images
-from .schema import Manifest
 
 
 def call_function(source: str) -> Any:

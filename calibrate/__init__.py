@@ -1,7 +1,6 @@
 """Measure a bundle on the device and find the best way to run it that can be promised to meet a target."""
 
-from ..points import Calibration, OperatingPoint
-from ..target import Target
+from ..bundle import Calibration, OperatingPoint, Target
 from .bench import Benchmark, Row, StageCost, bench
 from .calibration import calibrate
 from .report import Report, report

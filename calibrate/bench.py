@@ -9,20 +9,18 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Bundle, open_bundle
+from ..bundle import Bundle, Calibration, Target, Variant, opened
+from ..bundle.calibration import StaticPoint
+from ..bundle.target import show_value
 from ..devices import fingerprint
 from ..errors import UsageError, unknown
-from ..points import Calibration, StaticPoint
+from ..progress import Progress, no_progress
 from ..runtime import Net, Provenance, Result, load, load_static
-from ..runtime.buffers import shape_at
-from ..runtime.building import Progress
 from ..runtime.calibrations import find_calibration, packages_of
 from ..runtime.loading import load_uncalibrated
 from ..runtime.samples import Samples
-from ..schema import Tensor, Variant
-from ..target import Target, show_value
+from .labels import LEAST, check_labelled, check_labels
 from .measure import force_exits, latencies, measure, run_alone
-from .samples import LEAST, check_labelled, check_labels, no_progress
 from .statistics import paired_drop
 
 LOOK = 256
@@ -171,7 +169,7 @@ def bench(
         DataError: the samples do not fit the network.
         UsageError, BundleError, MissingError: as for `runtime.load`.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    bundle = opened(bundle)
     x, y = check_labelled(data, bundle.manifest)
     calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
     point = point if calibration is None else choose_early(calibration, point)
@@ -333,13 +331,9 @@ def _stage_costs(
         made |= {tensor.name: ran.device for tensor in stage.outputs}
         latency_s = np.diff(costs, prepend=0.0)[k]
         extra_s = float(latency_s - np.diff(alone_s[ran.device], prepend=0.0)[k]) if crossing else None
-        size = sum(math.prod(shape_at(t, 1)) * np.dtype(t.dtype).itemsize for t in crossing if _is_sized(t))
+        size = sum(math.prod(t.at(1)) * np.dtype(t.dtype).itemsize for t in crossing if t.is_sized)
         found.append(StageCost(ran.device, ran.runs_on, float(latency_s), size, extra_s))
     return tuple(found)
-
-
-def _is_sized(tensor: Tensor) -> bool:
-    return not any(isinstance(axis, str) for axis in tensor.shape)
 
 
 def _right(results: Sequence[Result], y: np.ndarray) -> np.ndarray:

@@ -14,34 +14,26 @@ import numpy as np
 from msgspec.structs import replace
 
 from .. import __version__
-from ..bundle import Bundle, check_replaceable, open_bundle, read_calibration, write_calibration
+from ..bundle import Bundle, Calibration, Target, Variant, opened, read_calibration, write_calibration
+from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Gate, Latency, StaticPoint
+from ..bundle.target import CAREFUL
+from ..bundle.writing import check_replaceable
 from ..devices import fingerprint
 from ..devices.meter import Meter
 from ..devices.state import BoardState, State, throttled_between
 from ..errors import OfframpError, TargetError, UnsupportedError, UsageError
 from ..files import check_writable
-from ..points import CALIBRATION_SCHEMA, Calibration, Chain, Conditions, Gate, Latency, StaticPoint
+from ..progress import Progress, no_progress
 from ..runtime import load_static
-from ..runtime.building import Progress
 from ..runtime.calibrations import belongs, packages_of
-from ..schema import Variant
-from ..target import CAREFUL, Target
 from .choose import Contender, Pick, find, pick
 from .frontier import lay_frontier
 from .gate import find_gates
+from .labels import check_classes, check_data, check_labels
 from .measure import Turn, force_exits, run_alone
-from .prepare import (
-    choose_variants,
-    flatten,
-    key_of,
-    name_file,
-    name_targets,
-    pair_devices,
-    split_samples,
-)
+from .prepare import choose_variants, flatten, key_of, name_file, name_targets, pair_devices, split_samples
 from .promise import Named, make_points
 from .record import Kept, hash_samples
-from .samples import check_classes, check_data, check_labels, no_progress
 from .targets import Costs, Table
 from .verdict import advise, explain_failure, name_unpromised
 from .ways import Answers, Opened, Opener, Setting, Way, measure_turns, measure_way, table_of
@@ -109,7 +101,7 @@ def calibrate(
         BundleError, MissingError: as for `runtime.load`; MissingError too where the output cannot be written.
         MeasurementError: the meter failed; see `energy.measure_runs`.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    bundle = opened(bundle)
     x, y = check_data(data, bundle.manifest)
     outer, outer_y = (None, None) if outside is None else check_data(outside, bundle.manifest, name="outside")
     if outer is not None and hash_samples(outer) == hash_samples(x):
@@ -140,10 +132,10 @@ def calibrate(
         opener = Opener(bundle, {"threads": threads, "fallback": fallback, "progress": progress})
         stack.callback(opener.close)
         pairs, left_out = (pairs, []) if variant is not None else _leave_out_unsupported(opener, pairs)
-        opened = opener.open(*pairs[0])
-        where = opened.placement[-1]
+        loaded = opener.open(*pairs[0])
+        where = loaded.placement[-1]
         whole = stack.enter_context(load_static(bundle, where, variant=first.name, threads=threads))
-        packages = packages_of([*opened.placement, *flatten(also)])
+        packages = packages_of([*loaded.placement, *flatten(also)])
         fields = fingerprint(packages=packages, threads=threads, meter=meant)
         kept = Kept(key_of(fields, repr([device, *also]), x, outer))
         setting = Setting(
@@ -178,8 +170,8 @@ def calibrate(
             raise TargetError(f"{reasons} Calibrate with other variants too: leave out --variant.")
         picks = _pick(allowed, targets, gates.values())
         chosen = ways[next(iter(picks.values())).chain.way]
-        opened = opener.open(chosen.variant, chosen.placement)
-        picks, now_s = _measure_picks(setting, opener, opened, ways, picks, targets)
+        loaded = opener.open(chosen.variant, chosen.placement)
+        picks, now_s = _measure_picks(setting, opener, loaded, ways, picks, targets)
     contenders = _scale(contenders, ways, now_s)
     conditions = _conditions(before, state())
     statics = [one for one in contenders if one.static is not None]
@@ -311,7 +303,7 @@ def _pick(contenders: Sequence[Contender], targets: Mapping[str, Target], gates:
 def _measure_picks(
     setting: Setting,
     opener: Opener,
-    opened: Opened,
+    loaded: Opened,
     ways: Sequence[Way],
     picks: Mapping[str, Pick],
     targets: Mapping[str, Target],
@@ -323,7 +315,7 @@ def _measure_picks(
     """
     turns = dict[str, Turn]()
     for name, one in picks.items():
-        turns[name] = force_exits(opened.net, one.shares().tolist(), rng=setting.rng)
+        turns[name] = force_exits(loaded.net, one.shares().tolist(), rng=setting.rng)
         if one.rival is not None and (key := repr((one.rival.way, one.rival.static))) not in turns:
             way = ways[one.rival.way]
             turns[key] = run_alone(opener.open_static(way.variant, way.placement, one.rival.static or 0))

@@ -14,8 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..bundle.manifest import NEVER
 from ..errors import require
-from ..schema import NEVER
 
 NUISANCE = 8000
 """Points at which the nuisance parameter is tried. With 400 the worst is missed: a test of size 0.1 had 0.1002."""

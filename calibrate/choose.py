@@ -7,8 +7,9 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..schema import NEVER
-from ..target import CAREFUL, Target
+from ..bundle import Target
+from ..bundle.manifest import NEVER
+from ..bundle.target import CAREFUL
 from .search import MARGIN, exits_taken
 from .targets import Costs, Table, find_thresholds, goal_of, limited, mean_of
 

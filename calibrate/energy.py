@@ -23,12 +23,11 @@ from ..devices.meter import Grade, Meter
 from ..devices.recording import Recording, WindowTooShortError
 from ..devices.window import settle_s
 from ..errors import MeasurementError, UsageError
+from ..progress import Progress, no_progress
 from ..runtime import Net
-from ..runtime.building import Progress
 from ..runtime.samples import Samples
 from .decompose import Window, fit_stages, predict
 from .measure import leave_at_each
-from .samples import no_progress
 
 LEAST_TRIALS = 10
 """Rounds below which a Student interval says little."""

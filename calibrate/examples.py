@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 from msgspec import Struct
 
+from ..bundle import Manifest
+from ..bundle.manifest import find_layout
 from ..errors import DataError, require
-from ..images import find_layout
 from ..runtime import EveryExit
-from ..schema import Manifest
 
 MOST, PICTURES = 8, 96
 """Pictures in a group, and in all; a group keeps three at least."""

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from ..points import OperatingPoint, Tradeoff
-from ..runtime.building import Progress
-from ..target import Goal, Target
+from ..bundle import OperatingPoint, Target
+from ..bundle.calibration import Tradeoff
+from ..bundle.target import Goal
+from ..progress import Progress, no_progress
 from .choose import Contender
 from .promise import Named, predict
-from .samples import no_progress
 from .targets import find_thresholds
 
 DROPS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from ..points import Gate
-from ..schema import Variant
+from ..bundle import Variant
+from ..bundle.calibration import Gate
 from .choose import Contender
 from .ways import Way
 

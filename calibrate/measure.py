@@ -16,11 +16,10 @@ from time import perf_counter
 
 import numpy as np
 
+from ..bundle.manifest import NEVER
+from ..progress import Progress, no_progress
 from ..runtime import Net, Result
-from ..runtime.building import Progress
 from ..runtime.samples import Samples
-from ..schema import NEVER
-from .samples import no_progress
 
 BLOCK = 16
 """Samples per turn."""

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Target, Variant
+from ..bundle.calibration import BESIDE
+from ..bundle.manifest import PLAIN
+from ..bundle.target import Goal
 from ..devices.meter import Meter
 from ..errors import UsageError
-from ..points import BESIDE
 from ..runtime.placing import AUTO, spread
 from ..runtime.samples import Samples
-from ..schema import PLAIN, Variant
-from ..target import Goal, Target
 from .record import hash_samples
 
 STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}

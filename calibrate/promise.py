@@ -7,12 +7,12 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..points import BESIDE, THE_WHOLE, Certificate, OperatingPoint
-from ..runtime.building import Progress
-from ..target import CAREFUL, Target, describe_limit
+from ..bundle import Certificate, OperatingPoint, Target
+from ..bundle.calibration import BESIDE, THE_WHOLE
+from ..bundle.target import CAREFUL, describe_limit
+from ..progress import Progress, no_progress
 from .certify import REACH, lay_path
 from .choose import Contender, Pick
-from .samples import no_progress
 from .search import MARGIN, exits_taken
 from .statistics import paired_drop
 from .targets import Table, certify, find_thresholds, keeps, limited, mean_of

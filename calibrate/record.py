@@ -6,10 +6,10 @@ from time import monotonic
 
 import numpy as np
 
+from ..cache import discard, fetch, store
 from ..errors import DataError, MissingError
+from ..progress import Progress
 from ..runtime import EveryExit, Net
-from ..runtime.building import Progress
-from ..runtime.cache import discard, fetch, store
 from ..runtime.samples import Samples
 
 CHUNK = 100

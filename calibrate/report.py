@@ -10,23 +10,22 @@ import numpy as np
 from msgspec import Struct
 
 from .. import __version__
-from ..bundle import Bundle, open_bundle, read_calibration
+from ..bundle import Bundle, Calibration, OperatingPoint, Variant, opened, read_calibration
+from ..bundle.calibration import BESIDE, Chain
 from ..devices import describe_differences
 from ..errors import BundleError, OutdatedError, UsageError
 from ..files import check_writable, hash_file, write_atomically
-from ..points import BESIDE, Calibration, Chain, OperatingPoint
+from ..progress import Progress, no_progress
 from ..runtime import EveryExit
-from ..runtime.building import Progress
 from ..runtime.calibrations import choose_point, differs_here
 from ..runtime.loading import load_uncalibrated
 from ..runtime.samples import Samples
-from ..schema import Variant
 from .bench import Benchmark, Comparison, compare
 from .examples import Group, find_examples, has_images
+from .labels import check_labelled
 from .measure import latencies
 from .record import CHUNK, hash_samples
 from .reliability import Reliability, find_reliability
-from .samples import check_labelled, no_progress
 from .search import exits_taken
 
 PERCENTILES = 201
@@ -137,7 +136,7 @@ def report(
 
     output = Path(output)
     check_writable(output)
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    bundle = opened(bundle)
     samples = None if data is None else check_labelled(data, bundle.manifest)
     _, found, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
     if found is None or best is None:

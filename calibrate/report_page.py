@@ -5,8 +5,9 @@ import hashlib
 from importlib import resources
 from typing import Any
 
+from ..bundle import OperatingPoint
+from ..bundle.calibration import BESIDE, show_thresholds
 from ..errors import require
-from ..points import BESIDE, OperatingPoint, show_thresholds
 from .report import Report
 from .report_plots import draw_plots, show_placement, show_runs, show_time
 

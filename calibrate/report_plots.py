@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..points import Calibration, Chain, OperatingPoint, show_thresholds
+from ..bundle import Calibration, OperatingPoint
+from ..bundle.calibration import Chain, show_thresholds
 from .reliability import BINS, Reliability
 from .report import Distribution, Measured, Report
 

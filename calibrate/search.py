@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from msgspec import Struct
 
-from ..schema import NEVER
+from ..bundle.manifest import NEVER
 from .statistics import paired_error
 
 VALUES = 32

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..bundle import Target
 from ..errors import UsageError, require, unknown
 from ..files import explained
-from ..target import Target
 
 KEYS = Target.__struct_fields__
 

@@ -12,8 +12,9 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..bundle import Target
+from ..bundle.target import CAREFUL, show_value
 from ..errors import require
-from ..target import CAREFUL, Target, show_value
 from .certify import certify_drop, certify_mean, certify_share, share_bound
 from .search import Limit, Problem, exits_taken, search
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from msgspec.structs import replace
 
-from ..points import Conditions, OperatingPoint
-from ..target import Target, describe_limit, show_value
+from ..bundle import OperatingPoint, Target
+from ..bundle.calibration import Conditions
+from ..bundle.target import describe_limit, show_value
 from .choose import Contender, Pick, find, may_fail
 from .search import exits_taken
 from .targets import Costs, goal_of, keeps, limited, mean_of

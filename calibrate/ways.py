@@ -13,14 +13,13 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Variant
 from ..devices.meter import Meter
+from ..progress import Progress
 from ..runtime import EveryExit, Net, load_static
-from ..runtime.building import Progress
 from ..runtime.loading import load_uncalibrated
 from ..runtime.placing import AUTO, spread
 from ..runtime.samples import Samples
-from ..schema import Variant
 from .energy import ExitEnergies, energy_per_exit, model_energy
 from .measure import Turn, force_exits, latencies, measure, run_alone
 from .record import Kept, record

@@ -5,7 +5,7 @@ from ..errors import require
 require("onnx_ir", extra="onnx")
 
 # The check above gives the install line where these imports would only fail.
-from ..schema import Origin, Preprocess  # noqa: E402
+from ..bundle import Origin, Preprocess  # noqa: E402
 from .attach import attach  # noqa: E402
 from .fuse import Fused, fuse  # noqa: E402
 from .keep import keep  # noqa: E402

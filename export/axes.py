@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle import Tensor
 from ..errors import ModelError, UsageError, causes, unknown
-from ..schema import Tensor
 
 BATCH = "batch"
 """The name of the dynamic batch dimension in every graph that is written."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from ..bundle import Tensor
 from ..errors import ModelError
-from ..schema import Tensor
 from .axes import BATCH
 from .decide import Head
 from .shapes import BATCH_SIZE, is_length, read_batch_size

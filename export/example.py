@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle import Preprocess
 from ..errors import DataError, UsageError, require
-from ..schema import Preprocess
 from .axes import BATCH, Axes, count, resolve_axes, take
 from .capture import Captured, capture_torch, forward_names
 from .onnx_file import OnnxFile

@@ -13,14 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..bundle import Bundle, open_bundle
+from ..bundle.calibration import BESIDE
+from ..bundle.golden import Golden, read_golden
+from ..bundle.manifest import NEVER
 from ..errors import BundleError, CheckError, ModelError, UsageError, require
 from ..files import NEW, check_writable, explained, sync
-from ..points import BESIDE
-from ..runtime import EveryExit, UncalibratedWarning
+from ..runtime import UncalibratedWarning
 from ..runtime.calibrations import choose_point
 from ..runtime.checks import check_thresholds
-from ..runtime.golden import read_golden
-from ..schema import NEVER
 from .axes import axes_of, first_line, take
 from .nest import OUTPUTS, THRESHOLDS, nest_stages
 from .session import open_session
@@ -104,7 +104,7 @@ def fuse(
     if output.resolve().is_relative_to(bundle.path.resolve()):
         raise UsageError(f"{output} lies inside the bundle. Write the fused file beside it.")
     check_writable(output)
-    inputs, golden = read_golden(bundle, chosen)
+    golden = read_golden(bundle, chosen)
     bundle.file(chosen, chosen.weights)  # checks its content
     stages = [_load_stage(bundle.file(chosen, stage.file)) for stage in chosen.stages]
     weights = sum(tensor.nbytes for model in stages for tensor in _weights_of(model.graph))
@@ -125,7 +125,8 @@ def fuse(
         read = {tensor.name for stage in chosen.stages for tensor in stage.inputs}
         used = [i for i, tensor in enumerate(manifest.inputs) if tensor.name in read]
         singles = [
-            [single[i] for i in used] for single in (take(inputs, axes, [row]) for row in range(len(golden.label)))
+            [single[i] for i in used]
+            for single in (take(golden.inputs, axes, [row]) for row in range(len(golden.label)))
         ]
         _check(
             new,
@@ -152,7 +153,7 @@ def _weights_of(graph: ir.Graph) -> list[ir.TensorProtocol]:
 
 
 def _check(
-    path: Path, samples: list[dict[str, np.ndarray]], golden: EveryExit, limits: Sequence[float], tolerance: float
+    path: Path, samples: list[dict[str, np.ndarray]], golden: Golden, limits: Sequence[float], tolerance: float
 ) -> None:
     """Run the file on the golden samples, forced to every exit in turn and with its own thresholds."""
     require("onnxruntime", extra="onnx")

@@ -14,10 +14,10 @@ from time import perf_counter
 import numpy as np
 import onnx_ir as ir
 
+from ..bundle import Stage, Tensor
 from ..runtime.buffers import Buffers
 from ..runtime.engines import Run, Source
 from ..runtime.engines.onnxruntime import compile_stage
-from ..schema import Stage, Tensor
 from .decide import Head
 
 LEAST_MACS = 1_000_000
@@ -40,7 +40,7 @@ def write_guarded(folder: Path, stage: Stage, head: Head) -> str | None:
     Returns:
         The name of the file; None where guards do not pay, or cannot be measured since this is no x86-64.
     """
-    fixed = all(not isinstance(axis, str) for tensor in (*stage.inputs, *stage.outputs) for axis in tensor.shape)
+    fixed = all(tensor.is_sized for tensor in (*stage.inputs, *stage.outputs))
     if platform.machine() not in ("x86_64", "AMD64") or stage.macs < LEAST_MACS or not fixed:
         return None
     maps = [t.name for t in stage.inputs if len(t.shape) == 4 and t.shape[0] is None and t.dtype == "float32"]

@@ -11,12 +11,12 @@ import onnx_ir as ir
 from msgspec.structs import replace
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ..bundle import Bundle, check_variant_name, commit, new_variant, open_bundle
+from ..bundle import Bundle, Origin, Variant, open_bundle
+from ..bundle.golden import read_golden
+from ..bundle.writing import check_variant_name, commit, new_variant
 from ..errors import UsageError, unknown
 from ..files import explained
-from ..runtime.golden import read_golden
 from ..runtime.loading import load_uncalibrated
-from ..schema import Origin, Variant
 from .axes import axes_of, count, other_lengths
 from .probe import Prober
 from .stages import read_graph, read_heads
@@ -59,7 +59,7 @@ def keep(
                 "The scores of an ensemble are made of all heads so far, so no exit can be dropped afterwards: export the "
                 "network again with exits=[...]."
             )
-        inputs, _ = read_golden(bundle, parent)
+        inputs = read_golden(bundle, parent).inputs
         ends = tuple(parent.exits[k] for k in numbers)
         shared = [parent.weights, *(end.static for end in ends)]
         for file in shared:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from ..schema import Variant
+from ..bundle import Variant
 from .cut import subgraphs
 from .decide import Head
 

@@ -14,10 +14,11 @@ from onnx_ir.passes.common import (
 )
 
 from .. import __version__
-from ..bundle import Bundle, check_variant_name, commit, new_variant, open_bundle
+from ..bundle import Bundle, Manifest, Origin, Preprocess, Tensor, open_bundle
+from ..bundle.golden import read_golden
+from ..bundle.manifest import SCHEMA, Dtype, Precision
+from ..bundle.writing import check_variant_name, commit, new_variant
 from ..errors import UsageError
-from ..runtime.golden import read_golden
-from ..schema import SCHEMA, Dtype, Manifest, Origin, Precision, Preprocess, Tensor
 from .axes import BATCH, Axes, other_lengths, sizes_of
 from .capture import Captured, takes_by_name
 from .decide import add_decisions, are_probabilities, check_rule, decided_logits
@@ -102,7 +103,7 @@ def export(
                 bundle.variant(origin.parent)
             preprocess = bundle.manifest.preprocess
             if example is None:
-                example, _ = read_golden(bundle, bundle.variant())
+                example = read_golden(bundle, bundle.variant()).inputs
                 names = [tensor.name for tensor in bundle.manifest.inputs]
                 if hasattr(model, "forward") and takes_by_name(model, names):
                     example = dict(zip(names, example, strict=True))

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from ..bundle import Preprocess
 from ..errors import DataError, ModelError
-from ..schema import Preprocess
 from .axes import BATCH
 from .capture import Arrays, Captured
 

@@ -8,8 +8,9 @@ from typing import NamedTuple, cast, get_args
 import numpy as np
 import onnx_ir as ir
 
+from ..bundle import Tensor
+from ..bundle.manifest import Dtype
 from ..errors import ModelError, require
-from ..schema import Dtype, Tensor
 from .axes import Axes, first_line, sizes_of, take
 from .session import open_session
 

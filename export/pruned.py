@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle import Bundle, check_variant_name, open_bundle
+from ..bundle import Bundle, Origin, Variant, open_bundle
+from ..bundle.golden import read_golden
+from ..bundle.writing import check_variant_name
 from ..errors import DataError, UsageError, require, unknown
-from ..runtime.golden import read_golden
-from ..schema import Origin, Variant
 from .axes import axes_of, first_line
 from .pipeline import export
 from .preprocess import normalise
@@ -146,16 +146,15 @@ def _check_same(bundle: Bundle, parent: Variant, network: "torch.nn.Module") -> 
     torch = require("torch", extra="export")
     from .loop import logits_of_exits
 
-    inputs, golden = read_golden(bundle, parent)
+    golden = read_golden(bundle, parent)
     preprocess = bundle.manifest.preprocess
-    arrays = [normalise(inputs[0], preprocess, channels_first=True)] if preprocess else list(inputs)
+    arrays = [normalise(golden.inputs[0], preprocess, channels_first=True)] if preprocess else list(golden.inputs)
     original = copy.deepcopy(network).cpu().eval()
     try:
         with torch.no_grad():
             values = logits_of_exits(original(*[torch.as_tensor(array) for array in arrays]))
     except Exception as error:
         raise UsageError(f"The network does not run on the samples of {bundle.path}: {first_line(error)}") from error
-    assert golden.logits is not None
     if parent.rule != "ensemble":  # whose logits are made of several heads
         theirs = golden.logits
         ours = torch.stack(values, 1).numpy()

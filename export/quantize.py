@@ -17,11 +17,12 @@ import onnx_ir as ir
 from msgspec.structs import replace
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
-from ..bundle import Bundle, check_variant_name, commit, new_variant, open_bundle
+from ..bundle import Bundle, Origin, Variant, open_bundle
+from ..bundle.golden import read_golden
+from ..bundle.manifest import Precision
+from ..bundle.writing import check_variant_name, commit, new_variant
 from ..errors import ModelError, UsageError, require, unknown
-from ..runtime.golden import read_golden
 from ..runtime.samples import Samples, convert_samples
-from ..schema import Origin, Precision, Variant
 from .axes import axes_of, other_lengths
 from .cut import ancestors
 from .macs import MULTIPLIES
@@ -367,7 +368,7 @@ def _cut(
     settings: dict[str, str | int | float | None],
 ) -> Variant:
     """Cut the graph in a folder into stages that say what it says as a whole."""
-    inputs, _ = read_golden(bundle, parent)
+    inputs = read_golden(bundle, parent).inputs
     axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
     logits = [end.logits for end in parent.exits]
     names = [tensor.name for tensor in bundle.manifest.inputs]

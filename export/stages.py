@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import onnx_ir as ir
 
+from ..bundle import Exit, Stage, Tensor
 from ..errors import BundleError
-from ..runtime import EveryExit
-from ..schema import Exit, Stage, Tensor
 from .cut import Plan, ancestors, extract_stage
 from .decide import Head
 from .guard import write_guarded
@@ -103,9 +101,3 @@ def write_static(
         macs=sum(macs[str(node.name)] for node in needed),
         temperature=float(temperature),
     )
-
-
-def write_golden(path: Path, inputs: Sequence[np.ndarray], answers: EveryExit) -> None:
-    """Write the golden samples: `input0`, `input1`, ... as the network takes them, and what every exit says of them."""
-    arrays = {f"input{i}": array for i, array in enumerate(inputs)}
-    np.savez(path, label=answers.label, score=answers.score, logits=answers.logits, **arrays)  # type: ignore[arg-type]

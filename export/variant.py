@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ..bundle import list_files
-from ..schema import Exit, Origin, Precision, Tensor, Variant
+from ..bundle import Exit, Origin, Tensor, Variant
+from ..bundle.golden import Golden, write_golden
+from ..bundle.manifest import Precision
+from ..bundle.writing import list_files
 from .axes import sizes_of
 from .cut import plan_stages
 from .macs import count_macs
 from .probe import Prober, describe_boundaries
-from .stages import read_heads, write_golden, write_stages, write_static
+from .stages import read_heads, write_stages, write_static
 from .verify import verify_chain
 
 WEIGHTS, WHOLE, GOLDEN = "weights.bin", "whole.onnx", "golden.npz"
@@ -79,7 +81,8 @@ def cut_variant(
         noise=noise,
         reference=reference,
     )
-    write_golden(folder / f"{prefix}{GOLDEN}", golden, answers)
+    assert answers.logits is not None
+    write_golden(folder / f"{prefix}{GOLDEN}", Golden(tuple(golden), answers.label, answers.score, answers.logits))
     return Variant(
         name=name,
         folder=f"variants/{name}",

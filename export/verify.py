@@ -6,12 +6,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ..bundle import Exit, Stage, Tensor
+from ..bundle.manifest import NEVER, Precision
 from ..errors import CheckError, ModelError
 from ..runtime import EveryExit, Net
 from ..runtime.engines import Compiled, Source
 from ..runtime.engines.onnxruntime import compile_stage
 from ..runtime.verify import compare_logits
-from ..schema import NEVER, Exit, Precision, Stage, Tensor
 from .axes import Axes, count, sizes_of, take
 
 TOLERANCE: dict[Precision, float] = {"fp64": 1e-5, "fp32": 1e-5, "fp16": 4e-3, "int8": 5e-2}

@@ -2,15 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-# numpy comes last, with the chain: its BLAS threads spin for a while, and whatever is imported meanwhile costs twice.
-from .building import Built, EngineWarning, build  # isort: skip
-from .calibrations import UncalibratedWarning
+from ..errors import EngineWarning, MeterWarning, UncalibratedWarning  # isort: skip
 
+# numpy comes last, with the chain: its BLAS threads spin for a while, and whatever is imported meanwhile costs twice.
+from .building import Built, build  # isort: skip
 from .loading import load, load_static  # isort: skip
 from .chain import Net  # isort: skip
 from .results import BatchResult, EveryExit, Provenance, Result, StageProvenance  # isort: skip
 from .verify import ExitCheck, Verification, verify  # isort: skip
-from .watching import MeterWarning  # isort: skip
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis, Engine, diagnose

@@ -6,9 +6,8 @@ from time import perf_counter
 
 import numpy as np
 
-from ..errors import MissingError, OfframpError
-from ..schema import NEVER
-from .building import EngineWarning
+from ..bundle.manifest import NEVER
+from ..errors import EngineWarning, MissingError, OfframpError
 from .chain import Net
 from .engines import SIMULATOR, engines, name_device
 from .placing import describe_devices

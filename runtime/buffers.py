@@ -5,20 +5,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..schema import Tensor
+from ..bundle import Tensor
 
 ALIGNMENT = 64
 """Bytes. ONNX Runtime's blocked convolutions are 6 % slower on the 16 that numpy gives."""
-
-
-def shape_at(tensor: Tensor, batch: int) -> tuple[int, ...]:
-    """Return a tensor's shape at a batch size; its named axes have been sized."""
-    return tuple(batch if axis is None else int(axis) for axis in tensor.shape)
-
-
-def batch_axis(tensor: Tensor) -> int | None:
-    """Return the axis that grows with the batch, or None."""
-    return tensor.shape.index(None) if None in tensor.shape else None
 
 
 class Buffers:
@@ -32,13 +22,13 @@ class Buffers:
         """Return every tensor at a batch size, contiguous whatever its batch axis is; all share the same memory."""
         views = {}
         for name, tensor in self._tensors.items():
-            shape = shape_at(tensor, batch)
+            shape = tensor.at(batch)
             views[name] = self._blocks[name][: math.prod(shape)].reshape(shape)
         return views
 
 
 def _aligned(tensor: Tensor, batch: int) -> np.ndarray:
-    size = math.prod(shape_at(tensor, batch)) * np.dtype(tensor.dtype).itemsize
+    size = math.prod(tensor.at(batch)) * np.dtype(tensor.dtype).itemsize
     raw = np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(tensor.dtype)

@@ -10,22 +10,14 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from .. import __version__
-from ..bundle import Bundle, open_bundle
-from ..errors import BundleError, MissingError, UnsupportedError, UsageError
+from .. import __version__, cache
+from ..bundle import Bundle, Exit, Stage, Variant, opened
+from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable
-from ..schema import Exit, Stage, Variant
-from . import cache
+from ..progress import Progress
 from .engines import Builder, Compiled, CrossBuilder, Device, Source, find_device
 from .placing import AUTO, spread
 from .results import StageProvenance
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and how much there is in all."""
-
-
-class EngineWarning(UserWarning):
-    """A stage was built anew, is built at every load, or runs elsewhere than was asked for."""
 
 
 class Built(Struct, frozen=True):
@@ -138,20 +130,20 @@ def build(
     Raises:
         UsageError, BundleError, MissingError: as for `compile_stages`; MissingError too where a build cannot be kept.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    chosen = opened.variant(variant)
+    bundle = opened(bundle)
+    chosen = bundle.variant(variant)
     if threads < 1:
         raise UsageError(f"threads is at least 1, not {threads}.")
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.")
     devices = spread(device, len(chosen.stages))
-    prepare_from = functools.partial(_preparer, opened, chosen, threads=threads, logits=logits)
+    prepare_from = functools.partial(_preparer, bundle, chosen, threads=threads, logits=logits)
     prepare = prepare_from(chosen.stages, chosen.exits)
     pairs = dict.fromkeys((stage.file, name) for stage, name in zip(chosen.stages, devices, strict=True))
     jobs = [prepare(file, name) for file, name in pairs]
     for k, name in enumerate(devices):
         if isinstance(find_device(name).engine, CrossBuilder):
-            stages, exits = cut_static(opened, chosen, k)
+            stages, exits = cut_static(bundle, chosen, k)
             jobs.append(prepare_from(stages, exits)(stages[0].file, name))
     found = []
     for k, job in enumerate(jobs):

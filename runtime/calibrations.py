@@ -4,17 +4,11 @@ import os
 import warnings
 from collections.abc import Sequence
 
-from ..bundle import Bundle, read_calibration
+from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
 from ..devices import differences, fingerprint
 from ..devices.fingerprint import Difference
-from ..errors import BundleError, MissingError, OutdatedError, UsageError, unknown
-from ..points import Calibration, OperatingPoint
-from ..schema import Variant
+from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown
 from .engines import find_device
-
-
-class UncalibratedWarning(UserWarning):
-    """The network runs without thresholds, or with figures from another device."""
 
 
 def find_calibration(

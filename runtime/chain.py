@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from ..bundle import Exit, OperatingPoint, Stage, Tensor
+from ..bundle.manifest import NEVER
 from ..devices.watch import Watch
 from ..errors import UsageError, unknown
-from ..points import OperatingPoint
-from ..schema import NEVER, Exit, Stage, Tensor
-from .buffers import batch_axis, shape_at
 from .checks import CLOSED, check_thresholds, closed, not_a_number, raise_explained, refuse_nan, run_stage
 from .engines import Compiled
 from .memory import CHUNK, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
@@ -75,7 +74,7 @@ class Net:
         self._thresholds: tuple[float, ...] = point.thresholds if point else (NEVER,) * (len(exits) - 1)
         self._batches = all(one.batches for one in compiled)
         self._together = None if self._batches else False
-        self._named = any(isinstance(axis, str) for tensor in inputs for axis in tensor.shape)
+        self._named = not all(tensor.is_sized for tensor in inputs)
         self._watch = watch
         self._count_anew(Family())
         self._take_memory()
@@ -98,7 +97,7 @@ class Net:
         self._alone: tuple[Any, ...] = ()  # shapes of an only input that are copied without a look at anything else
         self._steps: tuple[tuple[Any, ...], ...] = ()
         if not self._named:
-            self._turn_to([np.empty(shape_at(tensor, 1), tensor.dtype) for tensor in self._inputs])
+            self._turn_to([np.empty(tensor.at(1), tensor.dtype) for tensor in self._inputs])
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -320,10 +319,10 @@ class Net:
         self._memory = memory
         self._places = []
         for tensor in self._inputs:
-            place, axis = memory.single.views[tensor.name], batch_axis(tensor) or 0
+            place, axis = memory.single.views[tensor.name], tensor.batch_axis or 0
             self._places.append((place, (place.shape, place.shape[:axis] + place.shape[axis + 1 :])))
         self._place, self._dtype = self._places[0][0], self._places[0][0].dtype
-        self._alone = self._places[0][1] if len(self._places) == 1 and batch_axis(self._inputs[0]) == 0 else ()
+        self._alone = self._places[0][1] if len(self._places) == 1 and self._inputs[0].batch_axis == 0 else ()
         self._set_steps()
 
     def _set_steps(self) -> None:
@@ -340,13 +339,13 @@ class Net:
         self._check_open()
         samples = check_samples(x, self._inputs)
         parts = zip(samples.arrays, self._inputs, strict=True)
-        self._turn_to([np.ascontiguousarray(np.moveaxis(a[:1], 0, batch_axis(t) or 0), t.dtype) for a, t in parts])
+        self._turn_to([np.ascontiguousarray(np.moveaxis(a[:1], 0, t.batch_axis or 0), t.dtype) for a, t in parts])
         assert self._memory is not None
         return samples, self._memory
 
     def _fill(self, bound: Bound, samples: Samples) -> None:
         for tensor, array in zip(self._inputs, samples.arrays, strict=True):
-            bound.views[tensor.name][...] = np.moveaxis(array, 0, batch_axis(tensor) or 0)
+            bound.views[tensor.name][...] = np.moveaxis(array, 0, tensor.batch_axis or 0)
 
     def _is_faster_together(self, memory: Memory, x: Samples, into: Answers) -> bool:
         """Run a chunk both ways; a twentieth is what a machine's noise may decide."""
@@ -391,7 +390,7 @@ class Net:
                 rows, side = rows[stay], 1 - side
                 smaller = memory.at(len(rows), side)
                 for tensor in self._live[k]:
-                    keep_rows(bound.views[tensor.name], smaller.views[tensor.name], stay, batch_axis(tensor))
+                    keep_rows(bound.views[tensor.name], smaller.views[tensor.name], stay, tensor.batch_axis)
                 bound = smaller
 
 

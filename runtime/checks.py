@@ -5,8 +5,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from ..bundle.manifest import NEVER
 from ..errors import DataError, OfframpError, UsageError
-from ..schema import NEVER
 from .engines import Run
 
 CLOSED = "The network is closed. Load it again."

@@ -5,17 +5,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..bundle import Bundle, open_bundle
+from ..bundle import Bundle, Calibration, Exit, OperatingPoint, Stage, Variant, open_bundle
+from ..bundle.golden import read_golden
 from ..devices import describe_differences
 from ..devices.meter import Meter
-from ..errors import UsageError
-from ..points import Calibration, OperatingPoint
-from ..schema import Exit, Stage, Variant
+from ..errors import EngineWarning, UncalibratedWarning, UsageError
+from ..progress import Progress
 from .auto import choose_devices
-from .building import EngineWarning, Progress, compile_stages, cut_static
-from .calibrations import UncalibratedWarning, choose_point, differs_here, most_careful, variant_of
+from .building import compile_stages, cut_static
+from .calibrations import choose_point, differs_here, most_careful, variant_of
 from .chain import Net
-from .golden import read_golden
 from .placing import AUTO, spread
 from .results import Provenance
 from .samples import check_samples
@@ -193,10 +192,10 @@ def _open(
 
     if device != AUTO:
         return open_on(spread(device, len(stages)))
-    inputs, golden = read_golden(bundle, variant)
+    golden = read_golden(bundle, variant)
     columns = [[end.name for end in variant.exits].index(exit_.name) for exit_ in exits]
     shares = point.exit_shares if point else (0.0,) * (len(exits) - 1) + (1.0,)
-    samples = check_samples(inputs, bundle.manifest.inputs)
+    samples = check_samples(golden.inputs, bundle.manifest.inputs)
     devices, why = choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares)
     warnings.warn(why, EngineWarning, stacklevel=3)
     return open_on(devices, why)

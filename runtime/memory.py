@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from ..schema import Exit, Stage, Tensor
-from .buffers import Buffers, shape_at
+from ..bundle import Exit, Stage, Tensor
+from .buffers import Buffers
 from .engines import Compiled, Run
 
 CHUNK = 16
@@ -68,7 +68,7 @@ class Memory:
         self._bound: dict[tuple[int, int], Bound] = {}
         inside = _handed_over(links)
         views = Buffers([tensor for tensor in tensors if tensor.name not in inside], batch=1).views(1)
-        own = {t.name: inside[t.name](shape_at(t, 1), t.dtype) for t in tensors if t.name in inside}
+        own = {t.name: inside[t.name](t.at(1), t.dtype) for t in tensors if t.name in inside}
         self.single = self._bind(views, own)
         self.heads: list[Any] = [
             (run, memoryview(score), memoryview(label), values[0] if values is not None else None)

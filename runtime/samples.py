@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from ..bundle import Tensor
 from ..errors import DataError, unknown
-from ..schema import Tensor
-from .buffers import batch_axis
 
 
 class Samples(Struct, frozen=True):
@@ -71,10 +70,10 @@ def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
         return x
     arrays, lengths = [], dict[str, int]()
     for part, tensor in zip(split_inputs(x, inputs), inputs, strict=True):
-        axis = batch_axis(tensor) or 0
+        axis = tensor.batch_axis or 0
         if part.ndim == 0 or part.size == 0:
             raise DataError("The data set is empty: there are no samples in it.")
-        if part.ndim != len(tensor.shape) or not fits(part.shape, tensor.shape, lengths):
+        if not tensor.fits(part.shape, lengths):
             raise DataError(
                 f"The network takes samples of shape {show_shape(tensor.shape)} for {tensor.name}, not {part.shape}."
             )
@@ -94,10 +93,10 @@ def single_out(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> list[np
     """
     singles, lengths = [], dict[str, int]()
     for part, tensor in zip(parts, inputs, strict=True):
-        axis = batch_axis(tensor) or 0
+        axis = tensor.batch_axis or 0
         single = np.expand_dims(part, axis) if part.ndim == len(tensor.shape) - 1 else part
         right = single.ndim == len(tensor.shape) and single.shape[axis] == 1
-        if not right or not fits(single.shape, tensor.shape, lengths):
+        if not right or not tensor.fits(single.shape, lengths):
             which = f" for {tensor.name}" if len(inputs) > 1 else ""
             alone = show_shape([size for size in tensor.shape if size is not None])
             both = f"{alone} (or {show_shape([1 if size is None else size for size in tensor.shape])})"
@@ -133,16 +132,6 @@ def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
             raise DataError(f"Sample {int(np.argmin(finite))} holds NaN or infinity.")
         arrays.append(part)
     return Samples(tuple(arrays))
-
-
-def fits(shape: Sequence[int], wanted: Sequence["int | str | None"], lengths: dict[str, int]) -> bool:
-    """Tell whether a shape is one that the network takes; `lengths` learns the sizes of named axes, which must agree."""
-    for size, axis in zip(shape, wanted, strict=True):
-        if isinstance(axis, str) and (size == 0 or lengths.setdefault(axis, size) != size):
-            return False
-        if isinstance(axis, int) and size != axis:
-            return False
-    return True
 
 
 def show_shape(axes: Sequence["int | str | None"]) -> str:

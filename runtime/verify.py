@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Bundle, open_bundle
+from ..bundle import Bundle, Exit, Variant, open_bundle
+from ..bundle.golden import Golden, read_golden
+from ..bundle.manifest import Precision
 from ..devices import fingerprint
-from ..schema import Exit, Precision, Variant
-from .building import Progress
+from ..progress import Progress
 from .calibrations import packages_of
-from .golden import read_golden
 from .loading import load_uncalibrated
 from .placing import describe_devices
 from .results import EveryExit
@@ -124,10 +124,10 @@ def _verify_variant(
     fallback: str | None,
     progress: Progress | None,
 ) -> Verification:
-    inputs, golden = read_golden(bundle, variant)
+    golden = read_golden(bundle, variant)
     how: dict[str, Any] = {"threads": threads, "logits": True, "fallback": fallback, "progress": progress}
     with load_uncalibrated(bundle, device, variant=variant.name, **how) as net:
-        answers, stages = net.every_exit(inputs), net.provenance.stages
+        answers, stages = net.every_exit(golden.inputs), net.provenance.stages
     devices = [stage.device for stage in stages]
     tolerances = [
         max(TOLERANCE[variant.precision], TOLERANCE["fp16"] if any(stage.half for stage in stages[: k + 1]) else 0.0)
@@ -145,8 +145,8 @@ def _verify_variant(
     )
 
 
-def _check_exit(k: int, exit_: Exit, answers: EveryExit, golden: EveryExit, tolerance: float) -> ExitCheck:
-    assert answers.logits is not None and golden.logits is not None
+def _check_exit(k: int, exit_: Exit, answers: EveryExit, golden: Golden, tolerance: float) -> ExitCheck:
+    assert answers.logits is not None
     ours, theirs = answers.logits[:, k], golden.logits[:, k]
     absolute, largest = compare_logits(ours, theirs)
     score = float(np.abs(answers.score[:, k] - golden.score[:, k]).max())

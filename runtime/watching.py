@@ -7,11 +7,7 @@ from collections.abc import Sequence
 
 from ..devices.meter import Meter
 from ..devices.watch import Watch
-from ..errors import MissingError, UsageError
-
-
-class MeterWarning(UserWarning):
-    """No power is watched, although a meter was asked for."""
+from ..errors import MeterWarning, MissingError, UsageError
 
 
 def card_of(devices: Sequence[str]) -> int | None:

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from offramp.bundle import open_bundle, write_calibration
+from offramp.bundle import Target, open_bundle, write_calibration
 from offramp.calibrate import calibrate
 from offramp.export import export
-from offramp.target import Target
 
 from dense import CLASSES, write_onnx
 

@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 
+from offramp.bundle import Target
 from offramp.calibrate import calibrate
 from offramp.export import keep
 from offramp.runtime import diagnose
 from offramp.show import describe_diagnosis
-from offramp.target import Target
 
 from boards import BOARDS, plant
 from command import clear_message, offramp

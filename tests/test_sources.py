@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from offramp.bundle import Manifest, Tensor
 from offramp.errors import DataError, ModelError, UsageError
-from offramp.schema import Manifest, Tensor
 from offramp.sources import call_function, load_network, load_samples
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_check
 
 from msgspec import Struct
 
+from ...bundle import Tensor
 from ...errors import MissingError, UnsupportedError
-from ...schema import Tensor
 
 if TYPE_CHECKING:
     import numpy as np

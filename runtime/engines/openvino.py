@@ -155,7 +155,7 @@ def _compile(source: Source, place: str, *, threads: int) -> Any:
         raise BundleError(f"OpenVINO cannot load {source.path}: {_reason(error)}") from error
     pinned = pin_shapes(source, f"openvino:{place}") if place.partition(".")[0] == "NPU" else None
     try:
-        named = any(isinstance(axis, str) for tensor in source.inputs for axis in tensor.shape)
+        named = not all(tensor.is_sized for tensor in source.inputs)
         if pinned is not None:
             model.reshape({name: list(shape) for name, shape in pinned.items()})
         elif not named and not _repeats_weights(model):  # lengths that differ stay open, and the batch with them

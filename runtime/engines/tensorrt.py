@@ -71,7 +71,7 @@ def build(source: Source, place: str, *, threads: int) -> bytes:
         BundleError: it is no ONNX file.
     """
     trt, gpu, core = _open(place)
-    from .. import cache
+    from ... import cache
 
     gpu.enter()
     key = {"device": f"tensorrt:{place}", "outputs": "timings", **describe_build(place)}

@@ -28,19 +28,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from offramp.calibrate.certify import (
-    certify_mean,
-    critical_z,
-    lay_path,
-    noninferiority_z,
-    size_of,
-)
+from offramp.bundle import Target
+from offramp.calibrate.certify import certify_mean, critical_z, lay_path, noninferiority_z, size_of
 from offramp.calibrate.choose import Contender, find
 from offramp.calibrate.prepare import LEAST_SELECT, SPLIT
 from offramp.calibrate.promise import lay_candidates
 from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search
 from offramp.calibrate.targets import Costs, Table, certify
-from offramp.target import Target
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from exit_tables import UNEVEN, exit_costs, exit_table

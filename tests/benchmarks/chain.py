@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from offramp.bundle import Tensor
 from offramp.export import export
 from offramp.runtime.buffers import Buffers
 from offramp.runtime.engines import Source, find_device
 from offramp.runtime.loading import load_uncalibrated
-from offramp.schema import Tensor
 
 from ladder import LADDER
 

@@ -26,16 +26,15 @@ import msgspec
 import numpy as np
 import onnx
 
-from offramp.bundle import Bundle, write_calibration
+from offramp.bundle import Bundle, OperatingPoint, write_calibration
 from offramp.calibrate import Target, calibrate
 from offramp.calibrate import calibration as calibration_module
 from offramp.calibrate.certify import certify_drop
+from offramp.calibrate.labels import check_labelled
 from offramp.calibrate.measure import latencies, measure, run_alone
-from offramp.calibrate.samples import check_labelled
 from offramp.devices import fingerprint
 from offramp.errors import TargetError
 from offramp.export import Origin, export, keep, quantize
-from offramp.points import OperatingPoint
 from offramp.runtime import load, load_static
 from offramp.runtime.calibrations import packages_of
 from offramp.runtime.loading import load_uncalibrated

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from offramp.calibrate import Target, bench, calibrate
+from offramp.calibrate.labels import check_data
 from offramp.calibrate.measure import forced_latencies
-from offramp.calibrate.samples import check_data
 from offramp.export import export, keep
 from offramp.runtime.loading import load_uncalibrated
 from offramp.sources import labelled, load_network, load_samples

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from offramp.calibrate.labels import check_labelled
 from offramp.calibrate.measure import forced_latencies
-from offramp.calibrate.samples import check_labelled
 from offramp.calibrate.search import Limit, Problem, exits_taken, search
 from offramp.devices import fingerprint
 from offramp.export import export

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from msgspec.structs import replace
 
-from offramp.bundle import read_calibration
+from offramp.bundle import Target, read_calibration
 from offramp.calibrate import Row, bench, calibrate
 from offramp.calibrate.bench import _verdict
 from offramp.calibrate.certify import certify_drop
@@ -19,7 +19,6 @@ from offramp.export import export, keep, quantize
 from offramp.runtime import load, load_static
 from offramp.runtime.engines import openvino
 from offramp.runtime.loading import load_uncalibrated
-from offramp.target import Target
 
 from dense import CLASSES, write_onnx
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from offramp.bundle.manifest import NEVER
 from offramp.calibrate.certify import (
     certify_drop,
     certify_mean,
@@ -14,7 +15,6 @@ from offramp.calibrate.certify import (
     size_of,
 )
 from offramp.calibrate.search import exits_taken
-from offramp.schema import NEVER
 
 from exit_tables import UNEVEN, exit_table
 

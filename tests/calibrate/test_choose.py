@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from offramp.bundle import Target
 from offramp.calibrate.choose import Contender, pick
 from offramp.calibrate.promise import Named, make_points
 from offramp.calibrate.targets import Costs, Table
 from offramp.calibrate.verdict import name_unpromised
-from offramp.target import Target
 
 
 def make_chain(way, rng, whole, *, differs, loss, costs_us):

@@ -7,11 +7,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from offramp.bundle import read_calibration
+from offramp.bundle import Target, read_calibration
 from offramp.calibrate import calibrate
 from offramp.errors import TargetError, UsageError
 from offramp.export import Origin, export, keep
-from offramp.target import Target
 
 from command import offramp
 from dense import write_onnx

@@ -3,12 +3,12 @@ import contextlib
 import numpy as np
 import pytest
 
+from offramp.cache import list_cache
 from offramp.calibrate import Target, calibrate
 from offramp.calibrate.energy import model_energy
 from offramp.calibrate.record import Kept, record
 from offramp.devices.simulated import SimulatedBoard
 from offramp.errors import DataError
-from offramp.runtime.cache import list_cache
 from offramp.runtime.loading import load_uncalibrated
 from offramp.runtime.samples import check_samples
 

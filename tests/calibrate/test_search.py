@@ -3,9 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
+from offramp.bundle.manifest import NEVER
 from offramp.calibrate.search import MARGIN, Limit, Problem, evaluate, exits_taken, search, threshold_grids
 from offramp.calibrate.statistics import paired_error
-from offramp.schema import NEVER
 
 
 def table(n, exits, seed=0):

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from offramp.bundle import Certificate, Target
 from offramp.calibrate.choose import Contender, pick
 from offramp.calibrate.promise import Named, describe_promise, lay_candidates, make_points
 from offramp.calibrate.search import exits_taken
 from offramp.calibrate.targets import Costs, Table, certify, find_thresholds, keeps, limited, mean_of
 from offramp.calibrate.verdict import with_exits
-from offramp.points import Certificate
-from offramp.target import Target
 
 COSTS_S = np.array([1e-4, 2e-4, 4e-4])
 

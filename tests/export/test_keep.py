@@ -4,13 +4,12 @@ import numpy as np
 import onnx
 import pytest
 
-from offramp.bundle import check_bundle, open_bundle
+from offramp.bundle import Target, check_bundle, open_bundle
 from offramp.calibrate import bench, calibrate
 from offramp.errors import BundleError, UsageError
 from offramp.export import export, keep
 from offramp.runtime import load, load_static
 from offramp.runtime.loading import load_uncalibrated
-from offramp.target import Target
 
 from dense import write_onnx
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from offramp.calibrate.images import load_images, resize
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import Preprocess, export, fuse
-from offramp.images import load_images, resize
 from offramp.runtime.loading import load_uncalibrated
 
 import networks

@@ -158,8 +158,8 @@ def test_an_error_that_an_engine_explains_itself_is_not_its_own_cause():
 
 
 def test_integers_do_not_wrap():
+    from offramp.bundle import Tensor
     from offramp.runtime.samples import check_kind
-    from offramp.schema import Tensor
 
     pixels = Tensor(name="x", dtype="uint8", shape=(None, 1))
     check_kind(np.array([255], np.uint16), pixels)

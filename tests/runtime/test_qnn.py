@@ -11,13 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from offramp.bundle import open_bundle
+from offramp.bundle import Preprocess, Tensor, open_bundle
 from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build
 from offramp.runtime.engines import Source, qnn
 from offramp.runtime.loading import load_uncalibrated
-from offramp.schema import Preprocess, Tensor
 
 import mixed
 import networks

@@ -22,14 +22,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from offramp.bundle import open_bundle
+from offramp.bundle import Preprocess, open_bundle
 from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import build, verify
 from offramp.runtime import rknn_converter as converter
 from offramp.runtime.engines import rknn
 from offramp.runtime.loading import load_static, load_uncalibrated
-from offramp.schema import Preprocess
 
 from command import offramp
 from dense import forge

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from offramp.devices import Fault, Meter, Probe, Rail, SimulatedBoard
-from offramp.errors import UsageError
+from offramp.errors import MeterWarning, UsageError
 from offramp.runtime import load
 from offramp.runtime.loading import load_uncalibrated
-from offramp.runtime.watching import MeterWarning
 
 
 def steady(watts=7.0):

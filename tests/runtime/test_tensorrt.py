@@ -6,13 +6,13 @@ import time
 import numpy as np
 import pytest
 
+from offramp.bundle import Preprocess, Tensor
+from offramp.cache import list_cache
 from offramp.errors import MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build, cuda
-from offramp.runtime.cache import list_cache
 from offramp.runtime.engines import Source, tensorrt
 from offramp.runtime.loading import load_uncalibrated
-from offramp.schema import Preprocess, Tensor
 
 import networks
 from dense import labels_of_clones

@@ -8,11 +8,11 @@ import warnings
 import numpy as np
 import pytest
 
+from offramp import cache as kept
 from offramp.bundle import open_bundle
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime import EngineWarning, build
-from offramp.runtime import cache as kept
 from offramp.runtime.engines import openvino
 from offramp.runtime.loading import load_uncalibrated
 

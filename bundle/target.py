@@ -5,8 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from .errors import UsageError, unknown
-from .schema import Record
+from ..errors import UsageError, unknown
+from .manifest import Record
 
 Goal = Literal["latency", "energy", "accuracy"]
 

@@ -5,19 +5,10 @@ import sys
 import msgspec
 import pytest
 
-from offramp.bundle import (
-    check_bundle,
-    check_replaceable,
-    commit,
-    list_files,
-    new_variant,
-    open_bundle,
-    read_calibration,
-    write_calibration,
-)
+from offramp.bundle import Target, check_bundle, open_bundle, read_calibration, write_calibration
+from offramp.bundle.writing import check_replaceable, commit, list_files, new_variant
 from offramp.errors import BundleError, MissingError, UsageError, require
 from offramp.runtime import UncalibratedWarning, load
-from offramp.target import Target
 
 
 def edit(path, change):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from .schema import NEVER, Count, Positive, Record
+from .manifest import NEVER, Count, Positive, Record
 from .target import Target
 
 CALIBRATION_SCHEMA = 3

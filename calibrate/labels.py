@@ -4,19 +4,15 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle import Manifest
 from ..errors import DataError, UsageError
 from ..runtime.samples import Samples, convert_samples
-from ..schema import Manifest
 
 LEAST = 20
 """Samples that calibrating takes whatever the number of classes."""
 
 CHANCE = 1.2
 """So many times as often as by chance the whole network must be right at least."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
 
 
 def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Samples, np.ndarray]:

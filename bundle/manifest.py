@@ -3,12 +3,13 @@
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from .errors import UsageError, unknown
+from ..errors import DataError, UsageError, unknown
 
 SCHEMA = 2
 PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -49,6 +50,36 @@ class Tensor(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.shape.count(None) > 1:
             raise ValueError(f"tensor {self.name} has several batch axes: {self.shape}")
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The axis that grows with the batch; None where there is none."""
+        return self.shape.index(None) if None in self.shape else None
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether every axis but the batch has a fixed size: (None, 3, 32, 32) does, (None, "time", 64) does not."""
+        return not any(isinstance(axis, str) for axis in self.shape)
+
+    def at(self, batch: int) -> tuple[int, ...]:
+        """Return the shape at a batch size: (None, 3, 32, 32) at 8 is (8, 3, 32, 32). Its named axes have been sized."""
+        return tuple(batch if axis is None else int(axis) for axis in self.shape)
+
+    def fits(self, shape: Sequence[int], lengths: dict[str, int]) -> bool:
+        """Return True if an array of this shape can be the tensor.
+
+        Args:
+            shape: of the array, batch axis included.
+            lengths: the sizes of named axes that are known so far; it learns new ones, and later tensors must agree with them.
+        """
+        if len(shape) != len(self.shape):
+            return False
+        for size, axis in zip(shape, self.shape, strict=True):
+            if isinstance(axis, str) and (size == 0 or lengths.setdefault(axis, size) != size):
+                return False
+            if isinstance(axis, int) and size != axis:
+                return False
+        return True
 
 
 class Stage(Record, frozen=True):
@@ -256,10 +287,10 @@ class Manifest(Record, frozen=True):
             raise ValueError(f"there are {len(self.class_names)} class names for {self.classes} classes")
         if any(None not in tensor.shape for tensor in self.inputs):
             raise ValueError("an input has no batch axis")
-        named = any(isinstance(axis, str) for tensor in self.inputs for axis in tensor.shape)
+        named = not all(tensor.is_sized for tensor in self.inputs)
         for variant in self.variants:
             tensors = [tensor for stage in variant.stages for tensor in stage.outputs]
-            if not named and any(isinstance(axis, str) for tensor in tensors for axis in tensor.shape):
+            if not named and not all(tensor.is_sized for tensor in tensors):
                 raise ValueError(f"a tensor of variant {variant.name} has a named axis, but no input has one")
             known = list(self.inputs)
             for stage in variant.stages:
@@ -267,3 +298,29 @@ class Manifest(Record, frozen=True):
                     if tensor not in known:
                         raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
                 known += stage.outputs
+
+
+def find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
+    """Return channels, height, width, and whether the channels come first.
+
+    Raises:
+        DataError: the network takes no images of 1 or 3 channels and a fixed size.
+    """
+    shape = inputs[0].shape[1:]
+    if (
+        len(inputs) == 1
+        and inputs[0].shape[0] is None
+        and len(shape) == 3
+        and all(isinstance(axis, int) for axis in shape)
+    ):
+        sizes = [int(axis) for axis in shape if axis is not None]
+        if sizes[0] in (1, 3):
+            return sizes[0], sizes[1], sizes[2], True
+        if sizes[2] in (1, 3):
+            return sizes[2], sizes[0], sizes[1], False
+    if len(inputs) == 1 and not inputs[0].is_sized:
+        raise DataError(f"The network takes images of any size, {shape}: give arrays (.npz) of the size you want.")
+    takes = ", ".join(str(shape if len(inputs) == 1 else tensor.shape) for tensor in inputs)
+    raise DataError(
+        f"The network takes samples of shape {takes}, which are no images with 1 or 3 channels: give arrays (.npz)."
+    )

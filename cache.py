@@ -19,9 +19,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from ..errors import UsageError
-from ..files import NEW, explained, new_name, remove_tree, write_atomically
-from ..schema import Count
+from .bundle.manifest import Count
+from .errors import UsageError
+from .files import NEW, explained, new_name, remove_tree, write_atomically
 
 LIMIT_BYTES = 2 << 30
 """The size that the cache is kept below, unless OFFRAMP_CACHE_MB says otherwise."""

@@ -1,0 +1,70 @@
+"""Golden samples: a few inputs of a variant, and what every exit said of them when it was exported."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+
+from ..errors import BundleError
+from .manifest import Tensor, Variant
+from .reading import Bundle
+
+__all__ = ["Golden", "read_golden", "write_golden"]
+
+
+class Golden(Struct, frozen=True):
+    """The golden samples of a variant.
+
+    Attributes:
+        inputs: one array per input of the network, as the network takes them, N samples each.
+        label: int64 (N, exits), the class that each exit gave.
+        score: float32 (N, exits), how sure it was.
+        logits: float (N, exits, classes).
+    """
+
+    inputs: tuple[np.ndarray, ...]
+    label: np.ndarray
+    score: np.ndarray
+    logits: np.ndarray
+
+
+def read_golden(bundle: Bundle, variant: Variant) -> Golden:
+    """Return a variant's golden samples.
+
+    Raises:
+        BundleError: the file is damaged, or does not belong to the variant.
+    """
+    path = bundle.file(variant, variant.golden)
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            inputs = tuple(loaded[f"input{i}"] for i in range(len(bundle.manifest.inputs)))
+            golden = Golden(inputs, loaded["label"], loaded["score"], loaded["logits"])
+    except Exception as error:  # a damaged archive raises one of a dozen types
+        raise BundleError(f"{path} does not hold golden samples: {error} Export the network anew.") from error
+    if (rows := _count_rows(inputs, bundle.manifest.inputs)) is None:
+        raise BundleError(f"{path} does not hold samples of this network. Export the network anew.")
+    exits = len(variant.exits)
+    shapes = (golden.label.shape, golden.score.shape, golden.logits.shape)
+    if shapes != ((rows, exits), (rows, exits), (rows, exits, bundle.manifest.classes)):
+        raise BundleError(
+            f"{path} does not fit variant {variant.name}, which has {exits} exits. Export the network anew."
+        )
+    return golden
+
+
+def _count_rows(inputs: Sequence[np.ndarray], tensors: Sequence[Tensor]) -> int | None:
+    """Return how many samples there are; None if there are none, or if they are not samples of these inputs."""
+    lengths: dict[str, int] = {}
+    rows = set()
+    for array, tensor in zip(inputs, tensors, strict=True):
+        if array.size == 0 or array.dtype != tensor.dtype or not tensor.fits(array.shape, lengths):
+            return None
+        rows.add(array.shape[tensor.batch_axis or 0])
+    return rows.pop() if len(rows) == 1 else None
+
+
+def write_golden(path: Path, golden: Golden) -> None:
+    """Write golden samples as arrays `input0`, `input1`, ..., `label`, `score` and `logits`."""
+    arrays = {f"input{i}": array for i, array in enumerate(golden.inputs)}
+    np.savez(path, label=golden.label, score=golden.score, logits=golden.logits, **arrays)  # type: ignore[arg-type]
