@@ -104,7 +104,7 @@ def errors_table() -> str:
 
 def describe_commands() -> str:
     """Return a section for each command: what it does, and its options as its help shows them."""
-    from offramp.cli import app
+    from offramp.cli.app import app
 
     return "\n".join(_describe_command(app, click.Context(app, info_name="offramp"), 2))
 

@@ -125,11 +125,11 @@ def python():
 @pytest.fixture
 def call(files, capfd, monkeypatch):
     """Run a command line, {f} in it being the module's folder of files; returns exit code, stdout, and stderr without notes."""
-    from offramp.cli import _run
+    from offramp.cli.app import exit_code_of
 
     def run(line):
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-        code = _run([part.format(f=files) for part in line.split()])
+        code = exit_code_of([part.format(f=files) for part in line.split()])
         out, err = capfd.readouterr()
         assert "Traceback" not in err
         notes = "Note: ", "\x1b"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from offramp.cli import _run
+from offramp.cli.app import exit_code_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,7 +116,7 @@ def run_command(command):
     assert program == "offramp"
     with Path(file or "stdout.txt").open("w+") as out, Path("stderr.txt").open("w+") as err:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = _run(arguments)
+            code = exit_code_of(arguments)
         said, complaint = ((stream.seek(0), stream.read())[1] for stream in (out, err))
     # So few samples may miss a target, and this machine may have no sensor: the page says what happens then.
     allowed = {0, 3} if "calibrate" in command else {0, 4} if "Looked for:" in complaint else {0}

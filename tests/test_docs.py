@@ -71,7 +71,7 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(site):
 
 def test_the_references_name_everything_that_is_public(site):
     from offramp import calibrate, devices, export, runtime
-    from offramp.cli import app
+    from offramp.cli.app import app
 
     text = (site / "reference/api.html").read_text()
     for name in [name for package in (export, calibrate, runtime, devices) for name in package.__all__]:

@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from offramp.cli import app
+from offramp.cli.app import app
 
 HEAVY = (
     "torch",
@@ -53,7 +53,7 @@ def test_a_product_gets_few_packages_beyond_those_of_its_engine(extra):
 def test_every_command_answers_h_where_no_extra_is_installed():
     code = (
         f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
-        "import click\nfrom offramp.cli import app\n"
+        "import click\nfrom offramp.cli.app import app\n"
         "for name, command in app.commands.items():\n"
         "    print(name, len(command.get_help(click.Context(command, info_name=name))))\n"
     )

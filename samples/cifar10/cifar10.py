@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from PIL import Image
 
-from offramp.sources import load_network
+from offramp.cli.inputs import load_network
 
 from whole_way import whole_way
 

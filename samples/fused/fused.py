@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from offramp.cli.inputs import load_samples
 from offramp.export import fuse
 from offramp.runtime import load
-from offramp.sources import load_samples
 
 HERE = Path(__file__).resolve().parent
 QUICKSTART = HERE.parent / "quickstart"

@@ -145,9 +145,9 @@ def splits(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def recorded(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     if arguments.network is None:
         return []
+    from offramp.cli.inputs import load_network, load_samples
     from offramp.export import export
     from offramp.runtime.loading import load_uncalibrated
-    from offramp.sources import load_network, load_samples
 
     tables = []
     with tempfile.TemporaryDirectory() as folder:

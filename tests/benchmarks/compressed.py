@@ -32,13 +32,14 @@ from offramp.calibrate import calibration as calibration_module
 from offramp.calibrate.certify import certify_drop
 from offramp.calibrate.labels import check_labelled
 from offramp.calibrate.measure import latencies, measure, run_alone
+from offramp.calibrate.sample_files import labelled
+from offramp.cli.inputs import load_network, load_samples
 from offramp.devices import fingerprint
 from offramp.errors import TargetError
 from offramp.export import Origin, export, keep, quantize
 from offramp.runtime import load, load_static
 from offramp.runtime.calibrations import packages_of
 from offramp.runtime.loading import load_uncalibrated
-from offramp.sources import labelled, load_network, load_samples
 
 DELTA = 0.1
 SEEDS = {"images for int8": 0, "calibration": 0, "order of turns": 0}

@@ -23,9 +23,10 @@ import numpy as np
 from offramp.calibrate import Target, bench, calibrate
 from offramp.calibrate.labels import check_data
 from offramp.calibrate.measure import forced_latencies
+from offramp.calibrate.sample_files import labelled
+from offramp.cli.inputs import load_network, load_samples
 from offramp.export import export, keep
 from offramp.runtime.loading import load_uncalibrated
-from offramp.sources import labelled, load_network, load_samples
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dense import write_onnx

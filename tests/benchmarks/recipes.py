@@ -17,12 +17,13 @@ import numpy as np
 
 from offramp.calibrate.labels import check_labelled
 from offramp.calibrate.measure import forced_latencies
+from offramp.calibrate.sample_files import labelled
 from offramp.calibrate.search import Limit, Problem, exits_taken, search
+from offramp.cli.inputs import load_network, load_samples
 from offramp.devices import fingerprint
 from offramp.export import export
 from offramp.runtime.calibrations import packages_of
 from offramp.runtime.loading import load_uncalibrated
-from offramp.sources import labelled, load_network, load_samples
 
 BUDGETS = 20
 SEEDS = {"order of turns": 0}

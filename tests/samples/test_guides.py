@@ -12,7 +12,7 @@ import click
 import numpy as np
 import pytest
 
-from offramp.cli import app
+from offramp.cli.app import app
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 GUIDES = sorted(path for path in SAMPLES.glob("*/README.md") if path.parent.name in ("jetson", "npu"))

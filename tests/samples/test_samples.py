@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from offramp.cli.inputs import call_function
 from offramp.export.prune import count_macs, prune
 from offramp.runtime import load
-from offramp.sources import call_function
 
 from pages import ROOT, run_script
 

@@ -10,9 +10,9 @@ import pytest
 
 from offramp.bundle import Target
 from offramp.calibrate import calibrate
+from offramp.cli.describe import describe_diagnosis
 from offramp.export import keep
 from offramp.runtime import diagnose
-from offramp.show import describe_diagnosis
 
 from boards import BOARDS, plant
 from command import clear_message, offramp
@@ -94,7 +94,7 @@ def test_power_streams_json_lines(meter):
 
 
 def test_an_interrupt_ends_the_watching_with_the_sum(meter):
-    code = "from offramp.cli import main; main()"
+    code = "from offramp.cli.app import main; main()"
     command = [sys.executable, "-c", code, "power", "--meter", meter("supply"), "--every", "300ms"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     assert process.stdout.readline().strip()  # it watches
@@ -129,7 +129,7 @@ def test_what_a_command_has_started_is_stopped_with_it(meter):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_with_its_joules(meter, number):
-    code = "from offramp.cli import main; main()"
+    code = "from offramp.cli.app import main; main()"
     command = [
         sys.executable,
         "-c",

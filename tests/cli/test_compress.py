@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from offramp.bundle import open_bundle
-from offramp.cli import _run
+from offramp.cli.app import exit_code_of
 
 import networks
 from dense import write_onnx
@@ -31,7 +31,7 @@ def loader():
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compress")
     (folder / "net.py").write_text(NETWORK.format(tests=str(Path(networks.__file__).parent)))
-    assert _run(["export", str(write_onnx(folder / "dense.onnx")), "-o", str(folder / "dense.offramp")]) == 0
+    assert exit_code_of(["export", str(write_onnx(folder / "dense.onnx")), "-o", str(folder / "dense.offramp")]) == 0
     rng = np.random.default_rng(0)
     np.savez(folder / "x.npz", x=rng.standard_normal((100, 16)).astype(np.float32), y=np.arange(100) % 5)
     np.savez(folder / "short.npz", x=np.zeros((100, 16), np.float32), y=np.arange(99) % 5)

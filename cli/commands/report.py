@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from .options import as_json, read_loading, with_loading, with_seed
-from .show import print_result, progress_bars
+from ..options import as_json, read_loading, with_loading, with_seed
+from ..output import print_result, progress_bars
 
 
 @click.command()
@@ -21,9 +21,10 @@ def report(bundle: str, data: str | None, output: str, seed: int, as_json: bool,
     With labelled DATA that calibration never saw it also shows figures beside their predictions, the reliability of the exits'
     scores and, of images, examples.
     """
-    from .bundle import open_bundle
-    from .calibrate import report as write_report
-    from .sources import labelled, load_samples
+    from ...bundle import open_bundle
+    from ...calibrate import report as write_report
+    from ...calibrate.sample_files import labelled
+    from ..inputs import load_samples
 
     opened = open_bundle(bundle)
     samples = None if data is None else labelled(load_samples(data, opened.manifest), data)

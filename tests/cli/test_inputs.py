@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from offramp.bundle import Manifest, Tensor
+from offramp.cli.inputs import call_function, load_network, load_samples
 from offramp.errors import DataError, ModelError, UsageError
-from offramp.sources import call_function, load_network, load_samples
 
 
 def bundle_with(*inputs, names=None, preprocess=None):

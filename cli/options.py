@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from .bundle import Bundle, Preprocess
-from .errors import UsageError
+from ..bundle import Bundle, Preprocess
+from ..errors import UsageError
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
@@ -57,7 +57,7 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_target(*, target_file: str | None, goal: Any, **limits: float | None) -> Any:
     """Return the target that flags or a file ask for; None where there are none."""
-    from .calibrate import Target, read_targets
+    from ..calibrate import Target, read_targets
 
     given = {name: value * TARGETS[name][1] for name, value in limits.items() if value is not None}
     if target_file is None:
@@ -78,7 +78,7 @@ def devices_of(
     """Return what --device and --place ask for: a device, one for each stage, or None where they say nothing."""
     if place is None:
         return device
-    from .runtime.placing import AUTO, parse_placement
+    from ..runtime.placing import AUTO, parse_placement
 
     if device == AUTO:
         raise UsageError("--device auto chooses for all stages at once: leave --place out.")
@@ -87,7 +87,7 @@ def devices_of(
 
 def calibrated_devices(bundle: Bundle, variant: str) -> str | tuple[str, ...]:
     """Return where a variant's chain was calibrated, or `cpu` where it was not, or several times."""
-    from .runtime.calibrations import choose_point
+    from ..runtime.calibrations import choose_point
 
     try:
         _, found, _ = choose_point(bundle, variant=variant)
@@ -99,7 +99,7 @@ def calibrated_devices(bundle: Bundle, variant: str) -> str | tuple[str, ...]:
 
 def variant_to_run(bundle: Bundle, variant: str | None) -> str:
     """Return the name of the variant that runs: the one that is asked for, or was calibrated, or the first."""
-    from .runtime.calibrations import choose_point
+    from ..runtime.calibrations import choose_point
 
     return variant or choose_point(bundle)[0].name
 
@@ -135,7 +135,7 @@ def with_loading(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_loading(bundle: Bundle, *, place: str | None, **how: Any) -> dict[str, Any]:
     """Return the arguments of `runtime.load` that the options of `with_loading` ask for."""
     if place is not None:
-        from .runtime.calibrations import choose_point
+        from ..runtime.calibrations import choose_point
 
         named = {name: how[name] for name in ("calibration", "variant", "point", "threads")}
         how["device"] = devices_of(bundle, choose_point(bundle, **named)[0].name, how["device"], place)

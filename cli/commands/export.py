@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import click
 
-from .errors import UsageError
-from .options import (
+from ...errors import UsageError
+from ..describe import describe_bundle
+from ..options import (
     as_json,
     parse_axes,
     parse_numbers,
@@ -13,11 +14,8 @@ from .options import (
     parse_shape,
     random_example,
     split_names,
-    with_calibration,
-    with_point,
-    with_variant,
 )
-from .show import describe_bundle, print_result, spinner
+from ..output import print_result, spinner
 
 
 @click.command()
@@ -75,7 +73,7 @@ def export(
     as_json: bool,
 ) -> None:
     """Cut NETWORK into stages, verify them and write a bundle."""
-    from .sources import load_lines, load_network, load_samples
+    from ..inputs import load_lines, load_network, load_samples
 
     if shape and data:
         raise UsageError("Give --shape or --data, not both.")
@@ -90,7 +88,7 @@ def export(
         example = load_samples(data)[0]
     elif sizes is not None:
         example = random_example(sizes, images=preprocess is not None)
-    from .export import export as export_network
+    from ...export import export as export_network
 
     with spinner("capturing, cutting and verifying"):
         bundle = export_network(
@@ -108,54 +106,3 @@ def export(
             beside=beside,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
-
-
-@click.command()
-@click.argument("bundle")
-@click.option("--exits", required=True, help="The exits to keep, by name or number: 0,2.")
-@click.option("--variant", help="The variant to start from; the first by default.")
-@click.option("--name", help="What the new variant is called; after the exits by default.")
-@as_json
-def keep(bundle: str, exits: str, variant: str | None, name: str | None, as_json: bool) -> None:
-    """Add a variant to BUNDLE that has only some of its exits, since every exit costs."""
-    from .export import keep as keep_exits
-
-    with spinner("cutting and verifying"):
-        made = keep_exits(bundle, split_names(exits) or (), variant=variant, name=name)
-    print_result(made.manifest, as_json, lambda: describe_bundle(made))
-
-
-@click.command()
-@click.argument("bundle")
-@click.option("-o", "--output", required=True, help="The ONNX file to write.")
-@with_variant
-@with_point
-@with_calibration
-@click.option(
-    "--thresholds", help="One per exit but the last instead of a calibration's, such as 0.9,0.8; 2 means never."
-)
-@as_json
-def fuse(
-    bundle: str,
-    output: str,
-    variant: str | None,
-    point: str | None,
-    calibration: str | None,
-    thresholds: str | None,
-    as_json: bool,
-) -> None:
-    """Write BUNDLE as one ONNX file that exits early by itself, without offramp."""
-    from .export import fuse as fuse_bundle
-
-    if thresholds and (point or calibration):
-        raise UsageError("Give --thresholds, or a point or calibration, not both.")
-    with spinner("fusing"):
-        fused = fuse_bundle(
-            bundle,
-            output,
-            variant=variant,
-            point=point,
-            calibration=calibration,
-            thresholds=parse_numbers("--thresholds", thresholds),
-        )
-    print_result(fused, as_json, lambda: str(fused))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from offramp.cli import _run
-from offramp.show import progress_bars
+from offramp.cli.app import exit_code_of
+from offramp.cli.output import progress_bars
 
 import networks
 from command import clear_message, offramp
@@ -105,7 +105,7 @@ WRONG = [
 def test_a_wrong_call_gives_one_clear_message(files, arguments, code, words, capfd, monkeypatch):
     monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-    code_given = _run([argument.format(f=files) for argument in arguments])
+    code_given = exit_code_of([argument.format(f=files) for argument in arguments])
     out, err = capfd.readouterr()
     err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("Note: "))
     clear_message(subprocess.CompletedProcess(arguments, code_given, out, err), code, *words)
@@ -190,7 +190,7 @@ def test_inspect_reads_every_byte(files, tmp_path):
 
 
 def test_an_interrupted_command_ends_with_130(files):
-    command = "from offramp.cli import main; main()"
+    command = "from offramp.cli.app import main; main()"
     arguments = ["calibrate", files / "dense.offramp", files / "data.npz", "--max-drop", "0.1"]
     running = subprocess.Popen(
         [sys.executable, "-c", command, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -207,7 +207,7 @@ def test_progress_is_shown_to_a_person(files):
         [
             sys.executable,
             "-c",
-            "from offramp.cli import main; main()",
+            "from offramp.cli.app import main; main()",
             "bench",
             files / "dense.offramp",
             files / "data.npz",
@@ -249,7 +249,7 @@ def test_a_reader_that_leaves_early_changes_no_exit_code(files, tmp_path):
     np.savez(tmp_path / "right.npz", x=x[right], y=y[right])
     missed = f"calibrate {bundle} {files}/data.npz --min-accuracy 0.9999 --outside {tmp_path}/right.npz"
     for line, code in ((f"run {bundle} {files}/data.npz", 0), (missed, 3)):
-        command = f"{sys.executable} -c 'from offramp.cli import main; main()' {line}"
+        command = f"{sys.executable} -c 'from offramp.cli.app import main; main()' {line}"
         for pipe in (f"2>{tmp_path}/said | true", "2>&1 | true"):
             done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} {pipe}"])
             said = (tmp_path / "said").read_text()

@@ -11,25 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from .errors import CheckError, MeasurementError, MissingError, UsageError
-from .options import (
-    as_json,
-    calibrated_devices,
-    devices_of,
-    on_devices,
+from ...errors import CheckError, MeasurementError, MissingError, UsageError
+from ..describe import describe_power
+from ..meters import open_meter
+from ..options import (
     parse_seconds,
-    variant_to_run,
-    with_fallback,
     with_meter,
-    with_seed,
-    with_threads,
-    with_variant,
 )
-from .show import describe_energies, describe_power, print_result, print_text, progress_bars
+from ..output import print_text
 
 if TYPE_CHECKING:
-    from .devices.meter import Meter
-    from .devices.watch import Power
+    from ...devices.meter import Meter
+    from ...devices.watch import Power
 
 
 STOP_S = 5.0
@@ -51,8 +44,8 @@ def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool
     An interrupt ends it, COMMAND too, and prints the sum. COMMAND is measured until it ends; with --for it is stopped after that
     time. What it prints goes to stderr.
     """
-    from .devices import fingerprint
-    from .devices.meter import Meter
+    from ...devices import fingerprint
+    from ...devices.meter import Meter
 
     for_s = None if duration is None else parse_seconds("--for", duration, least=0.01 if command else 1.0)
     every_s, idle_s = parse_seconds("--every", every), parse_seconds("--idle", idle, least=0.0)
@@ -72,53 +65,9 @@ def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool
             _watch(found, for_s, every_s, as_json)
 
 
-def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
-    """Return the meter of a name, for a network on some devices if there is one, or the one that `file.py:function` makes.
-
-    Raises:
-        UsageError: there is no such meter, or the function makes something else.
-        MissingError: it cannot be read here.
-    """
-    from .devices.meter import Meter
-    from .devices.meters import choose_meter
-    from .runtime.watching import choose_for
-
-    if name.endswith(".py"):
-        raise UsageError(f"Name the function in it that makes the meter: {name}:function")
-    if ".py:" not in name:
-        return choose_meter(name) if devices is None else choose_for(name, devices)
-    from .sources import call_function
-
-    made = call_function(name)
-    if not isinstance(made, Meter):
-        raise UsageError(f"{name} returns {type(made).__name__}; a meter is an offramp.devices.Meter.")
-    return made
-
-
-def choose_energy_meter(
-    name: str | None, power_w: float | None, devices: Sequence[str], targets: Any
-) -> "Meter | None":
-    """Return the meter that a calibration measures energy with: the one that is named, or where a target takes one, `auto`.
-
-    Raises:
-        UsageError: a meter and a stated power are given both.
-        MissingError: it cannot be read here.
-    """
-    if power_w is not None:
-        from .devices.meters import modelled
-
-        if name is not None:
-            raise UsageError("--power-w states the power that --meter would measure: give one of them.")
-        return modelled(power_w)
-    listed = targets.values() if isinstance(targets, dict) else [targets] if targets else []
-    if name is None and not any(target.needs_energy for target in listed):
-        return None
-    return open_meter(name or "auto", devices)
-
-
 def _watch(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -> None:
     """Show the rails until the time is over or somebody interrupts, then the sum."""
-    from .devices.watch import WATCH_S, Watch
+    from ...devices.watch import WATCH_S, Watch
 
     watch = Watch(meter, poll_s=max(meter.poll_s, WATCH_S))
     watch.acquire()
@@ -261,77 +210,3 @@ def _ended_by_signals() -> Iterator[None]:
 def _print_line(document: Any) -> None:
     click.echo(msgspec.json.encode(document).decode())
     sys.stdout.flush()
-
-
-@click.command()
-@click.argument("bundle")
-@click.argument("data")
-@with_meter
-@click.option("--power-w", type=float, help="Without a meter: the board's power at work; the joules are then modelled.")
-@click.option("--trials", default=10, show_default=True, help="Rounds, each with a window for every exit.")
-@click.option("--window", help="Length of a window: 5s; by default what the sensor needs.")
-@on_devices
-@with_fallback
-@with_threads
-@with_variant
-@with_seed
-@as_json
-def energy(
-    bundle: str,
-    data: str,
-    meter: str,
-    power_w: float | None,
-    trials: int,
-    window: str | None,
-    device: str | None,
-    place: str | None,
-    fallback: str | None,
-    threads: int,
-    variant: str | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Measure what leaving at each exit of BUNDLE costs in joules, by inputs like those of DATA."""
-    from .bundle import open_bundle
-    from .calibrate.energy import energy_per_exit, model_energy
-    from .calibrate.measure import forced_latencies
-    from .devices import fingerprint
-    from .devices.meters import modelled
-    from .runtime.calibrations import packages_of
-    from .runtime.loading import load_uncalibrated
-    from .runtime.samples import check_samples
-    from .sources import load_samples
-
-    if power_w is not None and meter != "auto":
-        raise UsageError("--power-w states the power that --meter would measure: give one of them.")
-    opened = open_bundle(bundle)
-    window_s = None if window is None else parse_seconds("--window", window)
-    x, _ = load_samples(data, opened.manifest)
-    samples = check_samples(x, opened.manifest.inputs)
-    variant = variant_to_run(opened, variant)
-    devices = devices_of(opened, variant, device, place) or calibrated_devices(opened, variant)
-    where = [devices] if isinstance(devices, str) else devices
-    found = open_meter(meter, where) if power_w is None else modelled(power_w)
-    with (
-        progress_bars() as progress,
-        load_uncalibrated(
-            opened, devices, variant=variant, threads=threads, fallback=fallback, progress=progress
-        ) as net,
-    ):
-        packages = packages_of([stage.device for stage in net.provenance.stages])
-        fields = fingerprint(packages=packages, threads=threads, meter=f"{found.name}: {found.scope}")
-        if power_w is not None:
-            latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
-            result = model_energy(latency_s, power_w, fingerprint=fields)
-        else:
-            result = energy_per_exit(
-                net,
-                samples,
-                found,
-                trials=trials,
-                window_s=window_s,
-                seed=seed,
-                fingerprint=fields,
-                progress=progress,
-            )
-    print_result(result, as_json, lambda: describe_energies(result))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from offramp.bundle import open_bundle
-from offramp.cli import _run
+from offramp.cli.app import exit_code_of
 
 import networks
 from dense import write_convolutions, write_onnx
@@ -39,7 +39,7 @@ def files(tmp_path_factory):
         (folder / "images" / name).mkdir(parents=True)
         for i in range(2):
             Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(folder / "images" / name / f"{i}.png")
-    assert _run(["export", str(folder / "dense.onnx"), "-o", str(folder / "dense.offramp")]) == 0
+    assert exit_code_of(["export", str(folder / "dense.onnx"), "-o", str(folder / "dense.offramp")]) == 0
     return folder
 
 
@@ -57,7 +57,7 @@ def test_images_are_exported_with_their_names_and_run_from_files(files, call):
 
 
 def test_folders_are_labelled_by_the_names_of_the_classes(files, call):
-    from offramp.sources import load_samples
+    from offramp.cli.inputs import load_samples
 
     call("export {f}/conv.onnx -o {f}/named.offramp --classes {f}/classes.txt --mean 0.5,0.5,0.5")
     manifest = open_bundle(files / "named.offramp").manifest

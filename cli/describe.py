@@ -1,58 +1,24 @@
-"""What the command line prints: results as text or JSON on stdout, progress on stderr."""
+"""Results in words and tables, as the commands print them."""
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-import msgspec
-
-from .bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
-from .bundle.calibration import show_thresholds
+from ..bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
+from ..bundle.calibration import show_thresholds
+from .output import table
 
 if TYPE_CHECKING:
-    from .calibrate.energy import ExitEnergies
-    from .devices.state import State
-    from .devices.watch import Power
-    from .export.compare import Shift
-    from .progress import Progress
-    from .runtime import Diagnosis, Result
-    from .runtime.stats import Stats
-
-
-def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
-    """Print a result as text, or as one JSON document."""
-    print_text(msgspec.json.encode(result).decode() if as_json else text())
-
-
-def print_text(text: str) -> bool:
-    """Print on stdout. Where its reader has gone, as in `| head`, say so; the command goes on, since its exit code counts too."""
-    try:
-        click.echo(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
-
-
-def note(text: str) -> None:
-    """Say something on stderr; where nobody reads it the work goes on."""
-    with contextlib.suppress(BrokenPipeError):
-        click.echo(text, err=True)
+    from ..calibrate.energy import ExitEnergies
+    from ..devices.state import State
+    from ..devices.watch import Power
+    from ..export.compare import Shift
+    from ..runtime import Diagnosis, Result
+    from ..runtime.stats import Stats
 
 
 def _describe_meter(found: Any) -> str:
     """Say by what joules were measured and of what; a modelled meter's scope says all."""
     return str(found.scope) if found.grade == "modelled" else f"{found.grade}, {found.meter}: {found.scope}"
-
-
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Align cells in columns."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def describe_bundle(bundle: Bundle) -> str:
@@ -251,35 +217,3 @@ def describe_diagnosis(found: "Diagnosis") -> str:
         lines.append((f"no meter {one.meter}", f"{one.reason}. {one.remedy}".rstrip()))
     lines += [(f"looked for {kind}", what) for kind, what in found.looked_for.items()]
     return table(lines)
-
-
-@contextlib.contextmanager
-def progress_bars() -> "Iterator[Progress]":
-    """Show progress bars on stderr when a person watches."""
-    if not sys.stderr.isatty():
-        yield lambda what, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield show
-
-
-@contextlib.contextmanager
-def spinner(what: str) -> Iterator[None]:
-    """Show on stderr that something is under way when a person watches."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
-        yield

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from offramp.cli import _run
+from offramp.cli.app import exit_code_of
 
 from command import clear_message, offramp
 
@@ -95,14 +95,17 @@ ABSENT = {
 
 @pytest.mark.parametrize("device", ABSENT)
 def test_a_device_that_is_not_here_ends_with_4_and_the_remedy_within_a_second(dense, data, device, capsys):
-    _run(["run", str(dense.path), str(data), "--json"])  # what any first run imports
+    exit_code_of(["run", str(dense.path), str(data), "--json"])  # what any first run imports
     capsys.readouterr()
     start = time.process_time()
-    code = _run(["run", str(dense.path), str(data), "--device", device, "--json"])
+    code = exit_code_of(["run", str(dense.path), str(data), "--device", device, "--json"])
     spent_s = time.process_time() - start
     if code == 0:
         pytest.skip(f"{device} is here")
     out, err = capsys.readouterr()
     assert (code, out) == (4, "") and ABSENT[device] in err and spent_s < 1
     if not device.startswith("rknn"):  # for which another machine builds
-        assert _run(["build", str(dense.path), "--device", device]) == 4 and ABSENT[device] in capsys.readouterr().err
+        assert (
+            exit_code_of(["build", str(dense.path), "--device", device]) == 4
+            and ABSENT[device] in capsys.readouterr().err
+        )

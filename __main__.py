@@ -1,0 +1,5 @@
+"""`python -m offramp` runs the command line."""
+
+from .cli import main
+
+main()

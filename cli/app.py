@@ -1,0 +1,85 @@
+"""The command line: parse, call one public function, print. Results go to stdout, messages to stderr.
+
+Exit codes: 0 done, also when the answer is not to use early exit; 1 our fault; 2 usage; 3 the target is not met or a check
+failed; 4 a package, device, permission or disk is missing; 5 a file that is not what it claims; 130 interrupted.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import click
+
+from .. import __version__
+from ..errors import OfframpError
+from .commands.bench import bench
+from .commands.build import build
+from .commands.cache import cache
+from .commands.calibrate import calibrate
+from .commands.doctor import doctor
+from .commands.energy import energy
+from .commands.export import export
+from .commands.fuse import fuse
+from .commands.inspect import inspect
+from .commands.keep import keep
+from .commands.power import power
+from .commands.prune import prune
+from .commands.quantize import quantize
+from .commands.report import report
+from .commands.run import run
+from .commands.verify import verify
+from .output import note
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.partition("\n\n")[2])
+@click.version_option(__version__, prog_name="offramp")
+def app() -> None:
+    """Deploy early-exit classifiers on constrained hardware.
+
+    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function returning (x, y), or,
+    where a bundle says their size, a folder with one folder of images per class.
+    """
+
+
+COMMANDS = (
+    *(export, keep, quantize, prune, fuse),
+    *(verify, calibrate, run, bench, inspect, report),
+    *(build, cache, power, energy, doctor),
+)
+for command in COMMANDS:
+    app.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the documented code."""
+    sys.exit(exit_code_of(arguments))
+
+
+def exit_code_of(arguments: Sequence[str] | None) -> int:
+    """Run the command line and return its exit code; messages go to stderr."""
+    warnings.showwarning = lambda message, *_: note(f"Note: {message}")
+    try:
+        app.main(arguments, prog_name="offramp", standalone_mode=False)
+        sys.stdout.flush()
+    except OfframpError as error:
+        note(f"Error: {error}")
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        note("Interrupted.")
+        return 130
+    except OSError as error:
+        note(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")
+        return 4
+    except Exception as error:
+        if os.environ.get("OFFRAMP_TRACEBACK"):
+            raise
+        note(
+            f"Error: a fault in offramp, please report it with what OFFRAMP_TRACEBACK=1 prints: "
+            f"{type(error).__name__}: {error}"
+        )
+        return 1
+    return 0

@@ -1,0 +1,22 @@
+"""offramp keep"""
+
+import click
+
+from ..describe import describe_bundle
+from ..options import as_json, split_names
+from ..output import print_result, spinner
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--exits", required=True, help="The exits to keep, by name or number: 0,2.")
+@click.option("--variant", help="The variant to start from; the first by default.")
+@click.option("--name", help="What the new variant is called; after the exits by default.")
+@as_json
+def keep(bundle: str, exits: str, variant: str | None, name: str | None, as_json: bool) -> None:
+    """Add a variant to BUNDLE that has only some of its exits, since every exit costs."""
+    from ...export import keep as keep_exits
+
+    with spinner("cutting and verifying"):
+        made = keep_exits(bundle, split_names(exits) or (), variant=variant, name=name)
+    print_result(made.manifest, as_json, lambda: describe_bundle(made))

@@ -1,0 +1,94 @@
+"""offramp prune"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ...errors import UsageError
+from ..describe import describe_bundle
+from ..options import as_json, split_names, with_seed
+from ..output import note, print_result
+
+if TYPE_CHECKING:
+    from ...export.train import Epoch
+
+
+@click.command()
+@click.argument("network")
+@click.option(
+    "--data", required=True, help="Labelled samples to fine-tune with, or a function that returns a DataLoader."
+)
+@click.option("-o", "--output", required=True, help="The network's bundle; it is exported first where there is none.")
+@click.option("--macs", type=float, help="The share of multiply-accumulates that stays, such as 0.6.")
+@click.option("--parameters", type=float, help="The share of parameters that stays, instead.")
+@click.option(
+    "--spread", default="uniform", show_default=True, help="uniform, the same share of each layer, or global."
+)
+@click.option("--round-to", default=8, show_default=True, help="Numbers of channels are multiples of it.")
+@click.option("--keep", help="Modules whose outputs stay as they are: head.out,stem.")
+@click.option("--recipe", default="joint", show_default=True, help="How to fine-tune: joint, distill or gated.")
+@click.option("--epochs", default=10, show_default=True, help="Passes over the data; 0 leaves the network untrained.")
+@click.option("--batch", default=64, show_default=True, help="Samples in a batch.")
+@click.option("--lr", default=0.02, show_default=True, help="The highest rate.")
+@click.option("--train-on", default="cpu", show_default=True, help="Where to fine-tune: cpu or cuda.")
+@click.option("--checkpoint", help="A file to go on from when fine-tuning was interrupted.")
+@click.option("--variant", help="Which variant of the bundle NETWORK is; the first by default.")
+@click.option("--name", help="What the new variant is called; pruned40 where 40 % were to go.")
+@with_seed
+@as_json
+def prune(
+    network: str,
+    data: str,
+    output: str,
+    macs: float | None,
+    parameters: float | None,
+    spread: str,
+    round_to: int,
+    keep: str | None,
+    recipe: str,
+    epochs: int,
+    batch: int,
+    lr: float,
+    train_on: str,
+    checkpoint: str | None,
+    variant: str | None,
+    name: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Take channels out of NETWORK, fine-tune what is left with the whole network as its teacher, and add it to its bundle."""
+    from ...export.pruned import add_pruned
+    from ..inputs import load_batches, load_network
+
+    if epochs < 0 or batch < 1:
+        raise UsageError(f"--epochs {epochs} and --batch {batch}: 0 or more passes, over batches of 1 or more.")
+    model = load_network(network)
+    if isinstance(model, Path):
+        raise UsageError(
+            f"prune takes a torch network, file.py:function, not {network}: ONNX files cannot be fine-tuned."
+        )
+    made = add_pruned(
+        model,
+        load_batches(data, batch=batch, seed=seed),
+        output,
+        macs=macs,
+        parameters=parameters,
+        spread=spread,
+        round_to=round_to,
+        keep=split_names(keep) or (),
+        recipe=recipe,
+        epochs=epochs,
+        lr=lr,
+        device=train_on,
+        checkpoint=checkpoint,
+        variant=variant,
+        name=name,
+        progress=lambda epoch: _show_epoch(epoch, epochs),
+    )
+    print_result(made.manifest, as_json, lambda: describe_bundle(made))
+
+
+def _show_epoch(epoch: "Epoch", epochs: int) -> None:
+    shares = " ".join(f"{share:.1%}" for share in epoch.accuracy)
+    note(f"epoch {epoch.epoch} of {epochs}: accuracy in training {shares}, {epoch.seconds:.0f} s")
