@@ -22,7 +22,7 @@ test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
-	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest tests/runtime/test_rknn.py
+	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest tests/runtime/engines/test_rknn.py
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -46,9 +46,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[qnn]' || echo "no onnxruntime-qnn for this system: its tests are skipped"
 	@touch $@
 
-$(RKNN)/.installed: runtime/rknn.txt
+$(RKNN)/.installed: runtime/engines/rknn/requirements.txt
 	$(RKNN_PYTHON) -m venv $(RKNN)
-	PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu" $(RKNN)/bin/pip install -q -r runtime/rknn.txt
+	PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu" $(RKNN)/bin/pip install -q -r runtime/engines/rknn/requirements.txt
 	$(RKNN)/bin/pip install -q --no-deps rknn-toolkit2==2.5.0
 	@touch $@
 

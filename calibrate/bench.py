@@ -16,9 +16,9 @@ from ..devices import fingerprint
 from ..errors import UsageError, unknown
 from ..progress import Progress, no_progress
 from ..runtime import Net, Provenance, Result, load, load_static
-from ..runtime.calibrations import find_calibration, packages_of
+from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
-from ..runtime.samples import Samples
+from ..runtime.selection import find_calibration, packages_of
 from .labels import LEAST, check_labelled, check_labels
 from .measure import force_exits, latencies, measure, run_alone
 from .statistics import paired_drop

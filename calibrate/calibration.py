@@ -25,7 +25,7 @@ from ..errors import OfframpError, TargetError, UnsupportedError, UsageError
 from ..files import check_writable
 from ..progress import Progress, no_progress
 from ..runtime import load_static
-from ..runtime.calibrations import belongs, packages_of
+from ..runtime.selection import belongs, packages_of
 from .choose import Contender, Pick, find, pick
 from .frontier import lay_frontier
 from .gate import find_gates

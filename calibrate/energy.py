@@ -18,14 +18,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from msgspec import Struct
 
-from ..devices.integrate import LEAST_PERIODS, student95
-from ..devices.meter import Grade, Meter
+from ..devices.integration import LEAST_PERIODS, student95
+from ..devices.meter import Meter
+from ..devices.rail import Grade
 from ..devices.recording import Recording, WindowTooShortError
 from ..devices.window import settle_s
 from ..errors import MeasurementError, UsageError
 from ..progress import Progress, no_progress
 from ..runtime import Net
-from ..runtime.samples import Samples
+from ..runtime.chain.samples import Samples
 from .decompose import Window, fit_stages, predict
 from .measure import leave_at_each
 

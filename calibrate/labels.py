@@ -6,7 +6,7 @@ import numpy as np
 
 from ..bundle import Manifest
 from ..errors import DataError, UsageError
-from ..runtime.samples import Samples, convert_samples
+from ..runtime.chain.samples import Samples, convert_samples
 
 LEAST = 20
 """Samples that calibrating takes whatever the number of classes."""

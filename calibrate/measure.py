@@ -19,7 +19,7 @@ import numpy as np
 from ..bundle.manifest import NEVER
 from ..progress import Progress, no_progress
 from ..runtime import Net, Result
-from ..runtime.samples import Samples
+from ..runtime.chain.samples import Samples
 
 BLOCK = 16
 """Samples per turn."""

@@ -11,8 +11,8 @@ from ..bundle.manifest import PLAIN
 from ..bundle.target import Goal
 from ..devices.meter import Meter
 from ..errors import UsageError
-from ..runtime.placing import AUTO, spread
-from ..runtime.samples import Samples
+from ..runtime.chain.samples import Samples
+from ..runtime.placement import AUTO, spread
 from .record import hash_samples
 
 STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}

@@ -10,7 +10,7 @@ from ..cache import discard, fetch, store
 from ..errors import DataError, MissingError
 from ..progress import Progress
 from ..runtime import EveryExit, Net
-from ..runtime.samples import Samples
+from ..runtime.chain.samples import Samples
 
 CHUNK = 100
 """Samples between two looks at the time."""

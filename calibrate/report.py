@@ -17,9 +17,9 @@ from ..errors import BundleError, OutdatedError, UsageError
 from ..files import check_writable, hash_file, write_atomically
 from ..progress import Progress, no_progress
 from ..runtime import EveryExit
-from ..runtime.calibrations import choose_point, differs_here
+from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
-from ..runtime.samples import Samples
+from ..runtime.selection import choose_point, differs_here
 from .bench import Benchmark, Comparison, compare
 from .examples import Group, find_examples, has_images
 from .labels import check_labelled

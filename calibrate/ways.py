@@ -17,9 +17,9 @@ from ..bundle import Bundle, Variant
 from ..devices.meter import Meter
 from ..progress import Progress
 from ..runtime import EveryExit, Net, load_static
+from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
-from ..runtime.placing import AUTO, spread
-from ..runtime.samples import Samples
+from ..runtime.placement import AUTO, spread
 from .energy import ExitEnergies, energy_per_exit, model_energy
 from .measure import Turn, force_exits, latencies, measure, run_alone
 from .record import Kept, record

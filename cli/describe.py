@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..devices.watch import Power
     from ..export.compare import Shift
     from ..runtime import Diagnosis, Result
-    from ..runtime.stats import Stats
+    from ..runtime.chain.stats import Stats
 
 
 def _describe_meter(found: Any) -> str:

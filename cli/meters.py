@@ -18,7 +18,7 @@ def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
     """
     from ..devices.meter import Meter
     from ..devices.meters import choose_meter
-    from ..runtime.watching import choose_for
+    from ..runtime.power import choose_for
 
     if name.endswith(".py"):
         raise UsageError(f"Name the function in it that makes the meter: {name}:function")

@@ -78,7 +78,7 @@ def devices_of(
     """Return what --device and --place ask for: a device, one for each stage, or None where they say nothing."""
     if place is None:
         return device
-    from ..runtime.placing import AUTO, parse_placement
+    from ..runtime.placement import AUTO, parse_placement
 
     if device == AUTO:
         raise UsageError("--device auto chooses for all stages at once: leave --place out.")
@@ -87,7 +87,7 @@ def devices_of(
 
 def calibrated_devices(bundle: Bundle, variant: str) -> str | tuple[str, ...]:
     """Return where a variant's chain was calibrated, or `cpu` where it was not, or several times."""
-    from ..runtime.calibrations import choose_point
+    from ..runtime.selection import choose_point
 
     try:
         _, found, _ = choose_point(bundle, variant=variant)
@@ -99,7 +99,7 @@ def calibrated_devices(bundle: Bundle, variant: str) -> str | tuple[str, ...]:
 
 def variant_to_run(bundle: Bundle, variant: str | None) -> str:
     """Return the name of the variant that runs: the one that is asked for, or was calibrated, or the first."""
-    from ..runtime.calibrations import choose_point
+    from ..runtime.selection import choose_point
 
     return variant or choose_point(bundle)[0].name
 
@@ -135,7 +135,7 @@ def with_loading(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_loading(bundle: Bundle, *, place: str | None, **how: Any) -> dict[str, Any]:
     """Return the arguments of `runtime.load` that the options of `with_loading` ask for."""
     if place is not None:
-        from ..runtime.calibrations import choose_point
+        from ..runtime.selection import choose_point
 
         named = {name: how[name] for name in ("calibration", "variant", "point", "threads")}
         how["device"] = devices_of(bundle, choose_point(bundle, **named)[0].name, how["device"], place)

@@ -1,11 +1,12 @@
 """What board this is, what power it draws, and whether what was measured elsewhere holds on it."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .. import late_names
 from .board import Board, PowerMode, identify
 from .fingerprint import Difference, describe_differences, differences, fingerprint, version_of
-from .meter import Meter, Probe, Rail, Unavailable
+from .meter import Meter
+from .rail import Probe, Rail, Unavailable
 from .state import State
 from .watch import Power
 
@@ -53,8 +54,4 @@ LATE = {
 """What is imported when it is asked for: most products never do."""
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is late."""
-    if name in LATE:
-        return getattr(import_module(f".{LATE[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = late_names(__name__, LATE)

@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from ..errors import MeasurementError
 from .clock import HANGS, wait_for
-from .integrate import LEAST_S, LEAST_UPDATES, Course, integrate, interval
-from .meter import Grade, Meter, Probe, Rail, describe_failure
+from .integration import LEAST_S, LEAST_UPDATES, Course, integrate, interval
+from .meter import Meter
+from .rail import Grade, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
 SLOW = 10

@@ -21,7 +21,8 @@ from msgspec import Struct
 
 from ..errors import UsageError, unknown
 from .clock import Clock, jitter
-from .meter import COUNTS, Meter, Probe, Rail
+from .meter import Meter
+from .rail import COUNTS, Probe, Rail
 from .state import State
 
 TOTAL = "VDD_IN"

@@ -8,7 +8,8 @@ from threading import RLock
 from msgspec import Struct
 
 from .clock import HANGS, wait_for
-from .meter import NO_NUMBER, Grade, Meter, Probe, Rail, describe_failure
+from .meter import Meter
+from .rail import NO_NUMBER, Grade, Probe, Rail, describe_failure
 from .state import State, count_events, describe_throttling
 
 WATCH_S = 0.1

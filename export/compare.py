@@ -4,8 +4,8 @@ import numpy as np
 from msgspec import Struct
 
 from ..bundle import Bundle
+from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
-from ..runtime.samples import Samples
 
 
 class Shift(Struct, frozen=True, kw_only=True):

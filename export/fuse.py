@@ -19,8 +19,8 @@ from ..bundle.manifest import NEVER
 from ..errors import BundleError, CheckError, ModelError, UsageError, require
 from ..files import NEW, check_writable, explained, sync
 from ..runtime import UncalibratedWarning
-from ..runtime.calibrations import choose_point
-from ..runtime.checks import check_thresholds
+from ..runtime.chain.checks import check_thresholds
+from ..runtime.selection import choose_point
 from .axes import axes_of, first_line, take
 from .nest import OUTPUTS, THRESHOLDS, nest_stages
 from .session import open_session

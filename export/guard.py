@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..bundle import Stage, Tensor
-from ..runtime.buffers import Buffers
+from ..runtime.chain.buffers import Buffers
 from ..runtime.engines import Run, Source
 from ..runtime.engines.onnxruntime import compile_stage
 from .decide import Head

@@ -22,7 +22,7 @@ from ..bundle.golden import read_golden
 from ..bundle.manifest import Precision
 from ..bundle.writing import check_variant_name, commit, new_variant
 from ..errors import ModelError, UsageError, require, unknown
-from ..runtime.samples import Samples, convert_samples
+from ..runtime.chain.samples import Samples, convert_samples
 from .axes import axes_of, other_lengths
 from .cut import ancestors
 from .macs import MULTIPLIES

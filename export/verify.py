@@ -12,7 +12,7 @@ from ..errors import CheckError, ModelError
 from ..runtime import EveryExit, Net
 from ..runtime.engines import Compiled, Source
 from ..runtime.engines.onnxruntime import compile_stage
-from ..runtime.verify import compare_logits
+from ..runtime.verification import compare_logits
 from .axes import Axes, count, sizes_of, take
 
 TOLERANCE: dict[Precision, float] = {"fp64": 1e-5, "fp32": 1e-5, "fp16": 4e-3, "int8": 5e-2}

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..bundle.manifest import NEVER
 from ..errors import EngineWarning, MissingError, OfframpError
-from .chain import Net
+from .chain.net import Net
 from .engines import SIMULATOR, engines, name_device
-from .placing import describe_devices
+from .placement import describe_devices
 
 MEASURE_S = 0.3
 """Time spent on each candidate."""

@@ -15,9 +15,9 @@ from ..bundle import Bundle, Exit, Stage, Variant, opened
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable
 from ..progress import Progress
+from .chain.results import StageProvenance
 from .engines import Builder, Compiled, CrossBuilder, Device, Source, find_device
-from .placing import AUTO, spread
-from .results import StageProvenance
+from .placement import AUTO, spread
 
 
 class Built(Struct, frozen=True):

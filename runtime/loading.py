@@ -13,12 +13,12 @@ from ..errors import EngineWarning, UncalibratedWarning, UsageError
 from ..progress import Progress
 from .auto import choose_devices
 from .building import compile_stages, cut_static
-from .calibrations import choose_point, differs_here, most_careful, variant_of
-from .chain import Net
-from .placing import AUTO, spread
-from .results import Provenance
-from .samples import check_samples
-from .watching import watch_power
+from .chain.net import Net
+from .chain.results import Provenance
+from .chain.samples import check_samples
+from .placement import AUTO, spread
+from .power import watch_power
+from .selection import choose_point, differs_here, most_careful, variant_of
 
 
 def load(

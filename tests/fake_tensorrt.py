@@ -29,7 +29,9 @@ NAMES = {
 
 
 class FakeDriver:
-    """The calls of `offramp.runtime.cuda`, on memory of this process. `fails` makes a call answer an error code."""
+    """The calls of `offramp.runtime.engines.tensorrt.cuda`, on memory of this process.
+
+    `fails` makes a call answer an error code."""
 
     def __init__(self, gpus=1):
         self.gpus, self.multiprocessors, self.fails, self.calls = gpus, 16, {}, []

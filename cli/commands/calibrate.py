@@ -54,7 +54,7 @@ def calibrate(
     """
     from ...bundle import open_bundle
     from ...calibrate import calibrate as calibrate_bundle
-    from ...runtime.placing import parse_placement
+    from ...runtime.placement import parse_placement
     from ..inputs import load_samples
 
     opened = open_bundle(bundle)

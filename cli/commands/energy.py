@@ -55,9 +55,9 @@ def energy(
     from ...calibrate.measure import forced_latencies
     from ...devices import fingerprint
     from ...devices.meters import modelled
-    from ...runtime.calibrations import packages_of
+    from ...runtime.chain.samples import check_samples
     from ...runtime.loading import load_uncalibrated
-    from ...runtime.samples import check_samples
+    from ...runtime.selection import packages_of
     from ..inputs import load_samples
 
     if power_w is not None and meter != "auto":

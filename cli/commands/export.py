@@ -6,15 +6,7 @@ import click
 
 from ...errors import UsageError
 from ..describe import describe_bundle
-from ..options import (
-    as_json,
-    parse_axes,
-    parse_numbers,
-    parse_preprocess,
-    parse_shape,
-    random_example,
-    split_names,
-)
+from ..options import as_json, parse_axes, parse_numbers, parse_preprocess, parse_shape, random_example, split_names
 from ..output import print_result, spinner
 
 

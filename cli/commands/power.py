@@ -14,10 +14,7 @@ import msgspec
 from ...errors import CheckError, MeasurementError, MissingError, UsageError
 from ..describe import describe_power
 from ..meters import open_meter
-from ..options import (
-    parse_seconds,
-    with_meter,
-)
+from ..options import parse_seconds, with_meter
 from ..output import print_text
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def quantize(
     from ...calibrate.labels import check_labelled
     from ...export.compare import compare_variants
     from ...export.quantize import quantize as quantize_bundle
-    from ...runtime.samples import convert_samples
+    from ...runtime.chain.samples import convert_samples
     from ..inputs import load_samples
 
     opened = open_bundle(bundle)

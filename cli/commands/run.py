@@ -28,8 +28,8 @@ def run(bundle: str, inputs: str, power: bool, meter: str, as_json: bool, **load
     from ...bundle import open_bundle
     from ...devices import fingerprint
     from ...runtime import load
-    from ...runtime.calibrations import packages_of
-    from ...runtime.samples import convert_samples
+    from ...runtime.chain.samples import convert_samples
+    from ...runtime.selection import packages_of
     from ..inputs import load_samples
 
     power = power or meter != "auto"

@@ -16,9 +16,10 @@ from msgspec import Struct
 from ...errors import MissingError, unknown
 from ..board import identify
 from ..clock import wait_for
-from ..meter import Meter, Unavailable
+from ..meter import Meter
+from ..rail import Unavailable
 from ..state import BoardState
-from .modelled import modelled
+from ._modelled import modelled
 
 __all__ = ["Found", "choose_meter", "find_meters", "modelled"]
 
@@ -49,7 +50,7 @@ def find_meters(root: str | Path = "/") -> Found:
     """
     root = Path(root)
     board, state = identify(root), BoardState(root)
-    names = sorted(module.name for module in iter_modules(__path__) if module.name != "modelled")
+    names = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
     modules = {name: import_module(f".{name}", __name__) for name in names}
     ones = [one for name, module in modules.items() for one in _find(name, partial(module.find, root, board, state))]
     meters = [one for one in ones if isinstance(one, Meter)]

@@ -4,7 +4,8 @@ import errno
 from pathlib import Path
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable
+from ..meter import Meter
+from ..rail import Probe, Rail, Unavailable
 from ..state import StateReader
 from ..sysfs import Node, list_numbered, read_text
 

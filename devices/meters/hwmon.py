@@ -5,7 +5,8 @@ from collections import Counter
 from pathlib import Path
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable, tell_apart
+from ..meter import Meter
+from ..rail import Probe, Rail, Unavailable, tell_apart
 from ..state import StateReader
 from ..sysfs import Node, device_of, find_hwmon, hwmon_chips, read_number, read_text
 

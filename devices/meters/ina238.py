@@ -4,8 +4,9 @@ from functools import partial
 from pathlib import Path
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable, tell_apart
-from ..rails import find_table
+from ..jetson_rails import find_table
+from ..meter import Meter
+from ..rail import Probe, Rail, Unavailable, tell_apart
 from ..state import StateReader
 from ..sysfs import Node, device_of, find_hwmon, hwmon_chips, read_text
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable, tell_apart
-from ..rails import Table, find_table
+from ..jetson_rails import Table, find_table
+from ..meter import Meter
+from ..rail import Probe, Rail, Unavailable, tell_apart
 from ..state import StateReader
 from ..sysfs import Node, list_numbered, read_number, read_text
 

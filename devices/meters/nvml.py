@@ -11,7 +11,8 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable
+from ..meter import Meter
+from ..rail import Probe, Rail, Unavailable
 from ..state import State, StateReader
 
 LOOKS_FOR = "NVIDIA graphics cards in /proc/driver/nvidia, asked through the package nvidia-ml-py"

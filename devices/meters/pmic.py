@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..board import Board
-from ..meter import Meter, Probe, Rail, Unavailable
+from ..meter import Meter
+from ..rail import Probe, Rail, Unavailable
 from ..state import StateReader
 
 LOOKS_FOR = "Raspberry Pi 5's power chip through /usr/bin/vcgencmd pmic_read_adc"

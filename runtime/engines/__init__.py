@@ -174,7 +174,8 @@ class Device(NamedTuple):
 
 def engines() -> dict[str, Engine]:
     """Return every engine by its module's name; the ones that need no engine's name in front come first."""
-    found = {name: importlib.import_module(f"{__name__}.{name}") for _, name, _ in pkgutil.iter_modules(__path__)}
+    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    found = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
     return cast(dict[str, Engine], dict(sorted(found.items(), key=lambda item: not item[1].ALIASES)))
 
 

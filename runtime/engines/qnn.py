@@ -15,8 +15,8 @@ from typing import Any
 
 from ...devices.sysfs import read_text
 from ...errors import BundleError, MissingError, UnsupportedError, require
-from ..quiet import printing_to_stderr
 from . import SIMULATOR, Source, pin_shapes
+from ._stdout import printing_to_stderr
 from .onnxruntime import Session, read_assignment
 
 PACKAGE = "onnxruntime-qnn"

@@ -31,7 +31,7 @@ from torch import nn
 
 from offramp.bundle import Tensor
 from offramp.export import export
-from offramp.runtime.buffers import Buffers
+from offramp.runtime.chain.buffers import Buffers
 from offramp.runtime.engines import Source, find_device
 from offramp.runtime.loading import load_uncalibrated
 

@@ -38,8 +38,8 @@ from offramp.devices import fingerprint
 from offramp.errors import TargetError
 from offramp.export import Origin, export, keep, quantize
 from offramp.runtime import load, load_static
-from offramp.runtime.calibrations import packages_of
 from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime.selection import packages_of
 
 DELTA = 0.1
 SEEDS = {"images for int8": 0, "calibration": 0, "order of turns": 0}

@@ -22,8 +22,8 @@ from offramp.calibrate.search import Limit, Problem, exits_taken, search
 from offramp.cli.inputs import load_network, load_samples
 from offramp.devices import fingerprint
 from offramp.export import export
-from offramp.runtime.calibrations import packages_of
 from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime.selection import packages_of
 
 BUDGETS = 20
 SEEDS = {"order of turns": 0}

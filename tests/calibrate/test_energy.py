@@ -5,7 +5,7 @@ from offramp.calibrate.energy import MOST_RETRIES, energy_per_exit, measure_runs
 from offramp.devices import Fault, Sensor, SimulatedBoard, modelled
 from offramp.errors import MeasurementError, UsageError
 from offramp.runtime import load
-from offramp.runtime.samples import check_samples
+from offramp.runtime.chain.samples import check_samples
 
 
 def stages(board, *spans):

@@ -9,8 +9,8 @@ from offramp.calibrate.energy import model_energy
 from offramp.calibrate.record import Kept, record
 from offramp.devices.simulated import SimulatedBoard
 from offramp.errors import DataError
+from offramp.runtime.chain.samples import check_samples
 from offramp.runtime.loading import load_uncalibrated
-from offramp.runtime.samples import check_samples
 
 
 class Killed(BaseException):

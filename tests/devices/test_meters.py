@@ -8,7 +8,7 @@ from offramp.devices import Meter, Probe, Rail
 from offramp.devices.meters import choose_meter, find_meters
 from offramp.devices.state import BoardState
 from offramp.errors import MeasurementError, MissingError, UsageError
-from offramp.runtime.watching import card_of, choose_for
+from offramp.runtime.power import card_of, choose_for
 
 from boards import ADC, BOARDS, HWMON, POWERCAP, RAPL_RANGE, hwmon, ina3221, put, rapl_zone, tree, vcgencmd
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from scipy import stats
 
 from offramp.devices import Fault, Meter, Probe, Rail, Sensor, SimulatedBoard, modelled
-from offramp.devices.integrate import integrate, student95
+from offramp.devices.integration import integrate, student95
 from offramp.devices.recording import Recording
 from offramp.errors import MeasurementError, OfframpError, UsageError
 

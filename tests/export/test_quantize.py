@@ -12,8 +12,8 @@ from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export, fuse, keep, quantize, train
 from offramp.export.compare import compare_variants
 from offramp.runtime import load_static, verify
+from offramp.runtime.chain.samples import convert_samples
 from offramp.runtime.loading import load_uncalibrated
-from offramp.runtime.samples import convert_samples
 
 import networks
 from dense import write_onnx

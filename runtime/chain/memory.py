@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Exit, Stage, Tensor
+from ...bundle import Exit, Stage, Tensor
+from ..engines import Compiled, Run
 from .buffers import Buffers
-from .engines import Compiled, Run
 
 CHUNK = 16
 """The most samples that go through a stage at once; bounds the memory."""

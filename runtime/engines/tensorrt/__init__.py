@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from ...errors import BundleError, MissingError, UnsupportedError
-from ..plan import ON_DLA, ON_GPU, Plan, log_of, said_by, tensor_names
-from . import Source, pin_shapes
+from ....errors import BundleError, MissingError, UnsupportedError
+from .. import Source, pin_shapes
+from .plan import ON_DLA, ON_GPU, Plan, log_of, said_by, tensor_names
 
 if TYPE_CHECKING:
-    from ..cuda import Gpu
+    from .cuda import Gpu
 
 PACKAGE = "tensorrt"
 ALIASES = ()
@@ -41,7 +41,7 @@ def list_places() -> dict[str, str]:
     Raises:
         MissingError: there is no GPU, or TensorRT is not installed or does not load.
     """
-    from ..cuda import count_gpus, open_gpu
+    from .cuda import count_gpus, open_gpu
 
     count, trt = count_gpus(), _load()
     gpus = [open_gpu(number) for number in range(count)]
@@ -71,7 +71,7 @@ def build(source: Source, place: str, *, threads: int) -> bytes:
         BundleError: it is no ONNX file.
     """
     trt, gpu, core = _open(place)
-    from ... import cache
+    from .... import cache
 
     gpu.enter()
     key = {"device": f"tensorrt:{place}", "outputs": "timings", **describe_build(place)}
@@ -232,7 +232,7 @@ def _open(place: str) -> tuple[Any, "Gpu", int | None]:
     Raises:
         MissingError: one of them is not here, or there is no place of this name.
     """
-    from ..cuda import open_gpu
+    from .cuda import open_gpu
 
     found = re.fullmatch("([0-9]{1,3})|dla([0-9]{1,2})", place)
     if not found:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from ..bundle import Exit, OperatingPoint, Stage, Tensor
-from ..bundle.manifest import NEVER
-from ..devices.watch import Watch
-from ..errors import UsageError, unknown
+from ...bundle import Exit, OperatingPoint, Stage, Tensor
+from ...bundle.manifest import NEVER
+from ...devices.watch import Watch
+from ...errors import UsageError, unknown
+from ..engines import Compiled
 from .checks import CLOSED, check_thresholds, closed, not_a_number, raise_explained, refuse_nan, run_stage
-from .engines import Compiled
 from .memory import CHUNK, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
 from .results import BatchResult, EveryExit, Provenance, Result
 from .samples import Samples, check_samples, fill, single_out, split_inputs

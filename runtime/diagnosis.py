@@ -7,8 +7,9 @@ from msgspec import Struct
 
 from ..devices import Board, fingerprint, identify, version_of
 from ..devices.clock import HANGS, wait_for
-from ..devices.meter import Grade, Meter, Unavailable
+from ..devices.meter import Meter
 from ..devices.meters import choose_among, find_meters
+from ..devices.rail import Grade, Unavailable
 from ..devices.state import BoardState, State
 from ..errors import MissingError
 from .engines import Engine as EngineModule

@@ -26,8 +26,8 @@ from offramp.bundle import Preprocess, open_bundle
 from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import build, verify
-from offramp.runtime import rknn_converter as converter
 from offramp.runtime.engines import rknn
+from offramp.runtime.engines.rknn import converter
 from offramp.runtime.loading import load_static, load_uncalibrated
 
 from command import offramp

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from .meter import Rail
+from .rail import Rail
 
 BLOCKS = 20
 """How many blocks a window is divided into to find its error."""

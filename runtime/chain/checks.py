@@ -5,9 +5,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from ..bundle.manifest import NEVER
-from ..errors import DataError, OfframpError, UsageError
-from .engines import Run
+from ...bundle.manifest import NEVER
+from ...errors import DataError, OfframpError, UsageError
+from ..engines import Run
 
 CLOSED = "The network is closed. Load it again."
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingError
+from ....errors import MissingError
 
 LIBRARY = "libcuda.so.1"
 MULTIPROCESSORS, COMPUTE_MAJOR, COMPUTE_MINOR = 16, 75, 76

@@ -12,10 +12,10 @@ from ..bundle.golden import Golden, read_golden
 from ..bundle.manifest import Precision
 from ..devices import fingerprint
 from ..progress import Progress
-from .calibrations import packages_of
+from .chain.results import EveryExit
 from .loading import load_uncalibrated
-from .placing import describe_devices
-from .results import EveryExit
+from .placement import describe_devices
+from .selection import packages_of
 
 TOLERANCE: dict[Precision, float] = {"fp64": 1e-4, "fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
 """The largest max|a - b| / max|b| of an exit's logits that counts as the same network on another engine.

@@ -4,7 +4,8 @@ import math
 
 from ...errors import UsageError
 from ..clock import Clock
-from ..meter import Meter, Probe, Rail
+from ..meter import Meter
+from ..rail import Probe, Rail
 
 
 def modelled(power_w: float, *, clock: Clock | None = None) -> Meter:

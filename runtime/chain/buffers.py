@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..bundle import Tensor
+from ...bundle import Tensor
 
 ALIGNMENT = 64
 """Bytes. ONNX Runtime's blocked convolutions are 6 % slower on the 16 that numpy gives."""

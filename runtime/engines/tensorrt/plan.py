@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BundleError, MissingError, UnsupportedError
-from .engines import Run
+from ....errors import BundleError, MissingError, UnsupportedError
+from .. import Run
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,6 @@
 """A stage's ONNX file to Rockchip's form: a script that `engines/rknn.py` runs in an environment that has rknn-toolkit2.
 
-    python rknn_converter.py < job.json    # in an empty folder; rknn-toolkit2 prints to stdout and stderr
+    python converter.py < job.json    # in an empty folder; rknn-toolkit2 prints to stdout and stderr
 
 It knows nothing of offramp. The job names `onnx` (a path), `soc`, `inputs` (name and fixed shape of each) and `outputs` (their
 names, in the order wanted). It leaves `reply.json`, what was made or `error` with its `kind` (`unsupported`, `missing`), and

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from ...devices.sysfs import read_text
-from ...errors import BundleError, MissingError, UnsupportedError
-from ...files import explained
-from ..quiet import printing_to_stderr
-from . import HOST, Run, Source, pin_shapes
+from ....devices.sysfs import read_text
+from ....errors import BundleError, MissingError, UnsupportedError
+from ....files import explained
+from .. import HOST, Run, Source, pin_shapes
+from .._stdout import printing_to_stderr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ FORM = 1
 """Of what is built; counted up when `Header` or the converter changes so that older builds do not fit."""
 
 TOOLKIT = "rknn-toolkit2==2.5.0"
-FOLDER = Path(__file__).parents[1]
+FOLDER = Path(__file__).parent
 
 
 class Edge(Struct, frozen=True):
@@ -194,7 +194,7 @@ def _how_to_make(python: Path) -> str:
     pip = python.with_name("pip")
     return (
         f"Make it (x86-64, Python 3.10 to 3.12, 2 GB):\n  python3.11 -m venv {python.parents[1]}\n"
-        f"  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu {pip} install -r {FOLDER / 'rknn.txt'}\n"
+        f"  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu {pip} install -r {FOLDER / 'requirements.txt'}\n"
         f"  {pip} install --no-deps {TOOLKIT}\n"
         "or let OFFRAMP_RKNN_PYTHON name the Python of another one."
     )
@@ -206,7 +206,7 @@ def _convert(python: Path, job: dict[str, Any], folder: Path) -> tuple[dict[str,
     command = [
         str(python),
         "-I",
-        str(FOLDER / "rknn_converter.py"),
+        str(FOLDER / "converter.py"),
     ]  # -I: our modules are not to be found as `cache` or `stats`
     with log.open("wb") as out:
         try:

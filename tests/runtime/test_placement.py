@@ -1,7 +1,7 @@
 import pytest
 
 from offramp.errors import UsageError
-from offramp.runtime.placing import describe_devices, parse_placement, spread
+from offramp.runtime.placement import describe_devices, parse_placement, spread
 
 
 @pytest.mark.parametrize(

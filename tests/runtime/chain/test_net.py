@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from offramp.bundle import read_calibration
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import UncalibratedWarning, load, load_static
-from offramp.runtime.checks import run_stage
+from offramp.runtime.chain.checks import run_stage
 from offramp.runtime.engines import Source, find_device
 from offramp.runtime.loading import load_uncalibrated
 
@@ -159,7 +159,7 @@ def test_an_error_that_an_engine_explains_itself_is_not_its_own_cause():
 
 def test_integers_do_not_wrap():
     from offramp.bundle import Tensor
-    from offramp.runtime.samples import check_kind
+    from offramp.runtime.chain.samples import check_kind
 
     pixels = Tensor(name="x", dtype="uint8", shape=(None, 1))
     check_kind(np.array([255], np.uint16), pixels)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.errors import UncalibratedWarning, UsageError
 from offramp.runtime import load
-from offramp.runtime.calibrations import find_calibration
+from offramp.runtime.selection import find_calibration
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Tensor
-from ..errors import DataError, unknown
+from ...bundle import Tensor
+from ...errors import DataError, unknown
 
 
 class Samples(Struct, frozen=True):

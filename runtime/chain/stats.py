@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 from msgspec import Struct
 
-from ..devices.state import BoardState, State
-from ..devices.watch import Power, Watch
+from ...devices.state import BoardState, State
+from ...devices.watch import Power, Watch
 
 RECENT = 4096
 """So many calls make the latency percentiles."""
