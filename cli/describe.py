@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..calibrate.energy import ExitEnergies
     from ..devices.state import State
     from ..devices.watch import Power
-    from ..export.compare import Shift
+    from ..export.variants.comparison import Shift
     from ..runtime import Diagnosis, Result
     from ..runtime.chain.stats import Stats
 

@@ -1,17 +1,59 @@
 """Turn a network with several exits into a bundle of stages. Needs the `export` extra, or `onnx` for ONNX files alone."""
 
+from typing import TYPE_CHECKING
+
+from .. import late_names
+from ..bundle import Origin, Preprocess
 from ..errors import require
 
+# Said here with the install line, where an import further down would only fail.
 require("onnx_ir", extra="onnx")
 
-# The check above gives the install line where these imports would only fail.
-from ..bundle import Origin, Preprocess  # noqa: E402
-from .attach import attach  # noqa: E402
-from .fuse import Fused, fuse  # noqa: E402
-from .keep import keep  # noqa: E402
-from .pipeline import export  # noqa: E402
-from .prune import prune  # noqa: E402
-from .quantize import quantize  # noqa: E402
-from .train import train  # noqa: E402
+if TYPE_CHECKING:
+    from .fusion import Fused, fuse
+    from .networks.attachment import attach
+    from .networks.history import Epoch, History
+    from .networks.pruning import prune
+    from .networks.training import train
+    from .pipeline import export
+    from .variants.comparison import Shift, compare_variants
+    from .variants.fewer_exits import keep
+    from .variants.pruned import add_pruned
+    from .variants.quantization import quantize
 
-__all__ = ["Fused", "Origin", "Preprocess", "attach", "export", "fuse", "keep", "prune", "quantize", "train"]
+__all__ = [
+    "Epoch",
+    "Fused",
+    "History",
+    "Origin",
+    "Preprocess",
+    "Shift",
+    "add_pruned",
+    "attach",
+    "compare_variants",
+    "export",
+    "fuse",
+    "keep",
+    "prune",
+    "quantize",
+    "train",
+]
+
+__getattr__ = late_names(
+    __name__,
+    {
+        "Epoch": "networks.history",
+        "Fused": "fusion",
+        "History": "networks.history",
+        "Shift": "variants.comparison",
+        "add_pruned": "variants.pruned",
+        "attach": "networks.attachment",
+        "compare_variants": "variants.comparison",
+        "export": "pipeline",
+        "fuse": "fusion",
+        "keep": "variants.fewer_exits",
+        "prune": "networks.pruning",
+        "quantize": "variants.quantization",
+        "train": "networks.training",
+    },
+)

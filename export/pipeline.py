@@ -19,16 +19,17 @@ from ..bundle.golden import read_golden
 from ..bundle.manifest import SCHEMA, Dtype, Precision
 from ..bundle.writing import check_variant_name, commit, new_variant
 from ..errors import UsageError
-from .axes import BATCH, Axes, other_lengths, sizes_of
-from .capture import Captured, takes_by_name
-from .decide import add_decisions, are_probabilities, check_rule, decided_logits
-from .example import capture_with_example
-from .onnx_file import is_quantised
-from .order import find_order, reorder
-from .preprocess import add_preprocess
-from .probe import Prober, probe
-from .shapes import rewrite_shapes
-from .variant import WEIGHTS, WHOLE, cut_variant
+from .capture.captured import Captured
+from .capture.example import capture_with_example
+from .capture.exit_order import find_order, reorder
+from .capture.onnx_file import is_quantised
+from .capture.preprocess import add_preprocess
+from .capture.torch_module import takes_by_name
+from .cut.boundaries import Prober, probe
+from .cut.rules import add_decisions, are_probabilities, check_rule, decided_logits
+from .cut.shape_arithmetic import rewrite_shapes
+from .cut.variant import WEIGHTS, WHOLE, cut_variant
+from .graph.axes import BATCH, Axes, other_lengths, sizes_of
 
 if TYPE_CHECKING:
     import torch

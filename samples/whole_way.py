@@ -7,7 +7,7 @@ import numpy as np
 
 from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
 from offramp.export import export
-from offramp.export.train import Epoch
+from offramp.export.networks.history import Epoch
 from offramp.runtime import load
 
 Samples = tuple[np.ndarray, np.ndarray]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from offramp.devices.recording import Recording
-from offramp.export import decide, export
+from offramp.export import export
+from offramp.export.cut import rules
 from offramp.runtime.loading import load_uncalibrated
 
 from pages import ROOT, blocks, run
@@ -22,7 +23,7 @@ PAGE = ROOT / "CONTRIBUTING.md"
 
 
 def test_the_rule_of_the_page_can_be_exported_with(dense_onnx, tmp_path, monkeypatch):
-    monkeypatch.setattr(decide, "RULES", dict(decide.RULES))
+    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
     block, _ = blocks(PAGE, "python")
     exec(block.text, {})
     bundle = export(dense_onnx, None, tmp_path / "b.offramp", rule="gini")

@@ -11,7 +11,7 @@ from ..options import as_json, split_names, with_seed
 from ..output import note, print_result
 
 if TYPE_CHECKING:
-    from ...export.train import Epoch
+    from ...export.networks.history import Epoch
 
 
 @click.command()
@@ -58,7 +58,7 @@ def prune(
     as_json: bool,
 ) -> None:
     """Take channels out of NETWORK, fine-tune what is left with the whole network as its teacher, and add it to its bundle."""
-    from ...export.pruned import add_pruned
+    from ...export.variants.pruned import add_pruned
     from ..inputs import load_batches, load_network
 
     if epochs < 0 or batch < 1:

@@ -55,8 +55,8 @@ def quantize(
 
     from ...bundle import open_bundle
     from ...calibrate.labels import check_labelled
-    from ...export.compare import compare_variants
-    from ...export.quantize import quantize as quantize_bundle
+    from ...export.variants.comparison import compare_variants
+    from ...export.variants.quantization import quantize as quantize_bundle
     from ...runtime.chain.samples import convert_samples
     from ..inputs import load_samples
 

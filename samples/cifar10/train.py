@@ -34,7 +34,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offramp.export import prune
-from offramp.export.train import Epoch, train
+from offramp.export.networks.history import Epoch
+from offramp.export.networks.training import train
 from offramp.files import check_writable, hash_file, write_atomically
 
 import resnets

@@ -6,7 +6,7 @@ import torch
 from offramp.bundle import open_bundle
 from offramp.errors import CheckError, DataError, MissingError, ModelError, UsageError
 from offramp.export import export
-from offramp.export.onnx_file import OnnxFile
+from offramp.export.capture.onnx_file import OnnxFile
 from offramp.runtime.loading import load_uncalibrated
 
 import networks

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from offramp.cli.inputs import call_function
-from offramp.export.prune import count_macs, prune
+from offramp.export.networks.pruning import count_macs, prune
 from offramp.runtime import load
 
 from pages import ROOT, run_script

@@ -1,0 +1,1 @@
+"""Torch network in, torch network out: exits attached, trained, pruned."""

@@ -1,0 +1,1 @@
+"""A bundle to another variant in it: fewer exits, lower precision, pruned."""

@@ -1,0 +1,166 @@
+"""Add a pruned and fine-tuned network to the bundle of the one that it was made of."""
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...bundle import Bundle, Origin, Variant, open_bundle
+from ...bundle.golden import read_golden
+from ...bundle.writing import check_variant_name
+from ...errors import DataError, UsageError, require, unknown
+from ..capture.preprocess import normalise
+from ..graph.axes import axes_of, first_line
+from ..networks.history import Epoch
+from ..networks.pruning import check_goal, prune
+from ..networks.training import train
+from ..pipeline import export
+
+if TYPE_CHECKING:
+    import torch
+
+
+RECIPES = ("joint", "distill", "gated")
+"""Those that train the whole network."""
+
+
+def add_pruned(
+    network: "torch.nn.Module",
+    batches: Iterable[tuple[Any, Any]],
+    path: str | os.PathLike[str],
+    *,
+    macs: float | None = None,
+    parameters: float | None = None,
+    spread: str = "uniform",
+    round_to: int = 8,
+    keep: Sequence[str] = (),
+    recipe: str = "joint",
+    epochs: int = 10,
+    lr: float = 0.02,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    variant: str | None = None,
+    name: str | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+) -> Bundle:
+    """Prune a network, fine-tune it with the whole network as its teacher, and add it to the whole network's bundle.
+
+    All of it is fine-tuned, also what was frozen. The whole network is left in eval mode.
+
+    Args:
+        network: the trained network.
+        batches: labelled samples, as for `train`.
+        path: the network's bundle; where nothing is there, the network is exported first.
+        macs, parameters, spread, round_to, keep: as for `prune`.
+        recipe, epochs, lr, device, checkpoint, progress: as for `train`; with no epochs it is left as pruning leaves it.
+        variant: which variant the network was exported as; the first by default.
+        name: of the new variant; by default `pruned40` where 40 % were to go.
+
+    Returns:
+        The bundle with the new variant in it.
+
+    Raises:
+        UsageError: an argument does not make sense, the name is taken, the bundle is of another network, or its scores are made
+            by gates.
+        DataError: there are no batches.
+        ModelError, CheckError, BundleError, MissingError: as for `prune`, `train` and `export`.
+    """
+    x, _ = next(iter(batches), (None, None))
+    if x is None:
+        raise DataError("There are no batches to fine-tune with.")
+    _, share = check_goal(macs, parameters)
+    name = name or f"pruned{round(100 * (1 - share))}"
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    if there := Path(path).exists():
+        bundle = open_bundle(path)
+        check_variant_name(name, bundle)
+        _check_same(bundle, bundle.variant(variant), network)
+    smaller = prune(network, x, macs=macs, parameters=parameters, spread=spread, round_to=round_to, keep=keep)
+    if not there:
+        bundle = export(network, x[:3], path)
+        check_variant_name(name, bundle)
+        bundle.variant(variant)
+    settings: dict[str, str | int | float | None] = {
+        "macs": macs,
+        "parameters": parameters,
+        "spread": spread,
+        "round_to": round_to,
+        "keep": ", ".join(keep) or None,
+        "epochs": epochs,
+    }
+    if epochs:
+        for parameter in smaller.parameters():  # pruning changed those that were frozen, too
+            parameter.requires_grad_(parameter.is_floating_point())
+        history = train(
+            smaller,
+            batches,
+            epochs=epochs,
+            recipe=recipe,
+            teacher=network,
+            lr=lr,
+            device=device,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        settings |= {"recipe": recipe, "lr": lr}
+        settings |= {f"accuracy_in_training_{k}": share for k, share in enumerate(history.epochs[-1].accuracy)}
+    return _export_beside(bundle, bundle.variant(variant), smaller, name, settings)
+
+
+def _export_beside(
+    bundle: Bundle,
+    parent: Variant,
+    network: "torch.nn.Module",
+    name: str,
+    settings: dict[str, str | int | float | None],
+) -> Bundle:
+    """Export a network as its parent was exported, as far as the bundle says how."""
+    manifest = bundle.manifest
+    return export(
+        network,
+        None,
+        bundle.path,
+        exits=[end.name for end in parent.exits],
+        axes=None if manifest.preprocess else {tensor.name: axes_of(tensor) for tensor in manifest.inputs},
+        rule=parent.rule,
+        temperatures=None if parent.rule.startswith("gate") else [end.temperature for end in parent.exits],
+        beside=name,
+        origin=Origin(parent.name, "prune", settings),
+    )
+
+
+def _check_same(bundle: Bundle, parent: Variant, network: "torch.nn.Module") -> None:
+    """See that a network is the one that a variant was exported from, by the logits of the golden samples.
+
+    Raises:
+        UsageError: it is another, or the variant cannot be exported again from what the bundle says.
+    """
+    if parent.rule.startswith("gate"):
+        raise UsageError(
+            f"The scores of {parent.name} are made by gates: export the pruned network with its gates, by "
+            "export(..., gates=[...], beside=NAME)."
+        )
+    torch = require("torch", extra="export")
+    from ..networks.trainer import logits_of_exits
+
+    golden = read_golden(bundle, parent)
+    preprocess = bundle.manifest.preprocess
+    arrays = [normalise(golden.inputs[0], preprocess, channels_first=True)] if preprocess else list(golden.inputs)
+    original = copy.deepcopy(network).cpu().eval()
+    try:
+        with torch.no_grad():
+            values = logits_of_exits(original(*[torch.as_tensor(array) for array in arrays]))
+    except Exception as error:
+        raise UsageError(f"The network does not run on the samples of {bundle.path}: {first_line(error)}") from error
+    if parent.rule != "ensemble":  # whose logits are made of several heads
+        theirs = golden.logits
+        ours = torch.stack(values, 1).numpy()
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-3 * float(np.abs(theirs).max())):
+            raise UsageError(
+                f"The network is not the one in {bundle.path}: its exits give other logits. Name the bundle of this network, "
+                "or a new one."
+            )

@@ -1,0 +1,266 @@
+"""Variants in lower precision: quantised as a whole, cut where values are quantised already."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from offramp.bundle import check_bundle, open_bundle
+from offramp.errors import DataError, ModelError, UsageError
+from offramp.export import export, fuse, keep, quantize, train
+from offramp.export.variants.comparison import compare_variants
+from offramp.runtime import load_static, verify
+from offramp.runtime.chain.samples import convert_samples
+from offramp.runtime.loading import load_uncalibrated
+
+import networks
+from dense import write_onnx
+
+CLASSES = 4
+
+
+class Three(nn.Module):
+    """Three exits over convolutions with a shortcut, and heads that end in a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        widths = [(3, 16), (16, 16), (16, 24)]
+        self.parts = nn.ModuleList(
+            [nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()) for i, o in widths]
+        )
+        self.heads = nn.ModuleList([nn.Linear(o, CLASSES) for _, o in widths])
+
+    def forward(self, x):
+        exits = []
+        for part, head in zip(self.parts, self.heads, strict=True):
+            y = part(x)
+            x = y + x if y.shape == x.shape else y
+            exits.append(head(x.mean((2, 3))))
+        return exits
+
+
+def draw(n, seed):
+    """Images of noise with a patch of one of three colours, or of none."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(0, 1.0, (n, 3, 12, 12)).astype(np.float32), rng.integers(0, CLASSES, n)
+    for i, label in enumerate(y):
+        if label < 3:
+            row, column = rng.integers(0, 8, 2)
+            x[i, label, row : row + 4, column : column + 4] += 1.2
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A bundle of a network that was trained for some seconds, and its int8, fp16 and symmetric variants."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    x, y = draw(1200, 0)
+    samples = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    net = Three()
+    train(net, torch.utils.data.DataLoader(samples, 50, shuffle=True), epochs=3, lr=0.1)
+    torch.set_num_threads(threads)
+    bundle = export(net, x[:4], tmp_path_factory.mktemp("trained") / "three.offramp")
+    quantize(bundle, x)
+    quantize(bundle, x, symmetric=True, name="int8-symmetric")
+    return quantize(bundle, to="fp16")
+
+
+def operators(path):
+    return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+
+
+def test_accuracy_and_scores_hardly_change(trained):
+    x, y = draw(1500, 1)
+    for name, most in (("int8", 0.005), ("int8-symmetric", 0.01), ("fp16", 0.001)):
+        for shift in compare_variants(trained, name, "fp32", convert_samples(x, trained.manifest.inputs), y):
+            assert shift.accuracy is not None and shift.parent_accuracy is not None
+            assert shift.parent_accuracy > 0.5  # else there would be nothing to lose
+            assert abs(shift.accuracy - shift.parent_accuracy) <= most
+            assert abs(shift.score_shift) <= most
+            assert shift.alike >= 0.97
+
+
+def test_a_variant_says_what_it_was_made_from(trained):
+    first, int8, _, fp16 = check_bundle(trained.path).manifest.variants
+    assert first.origin is None
+    assert (int8.name, int8.precision, int8.origin.parent, int8.origin.how) == ("int8", "int8", "fp32", "quantize")
+    assert int8.origin.settings == {"ranges": "minmax", "samples": 512, "seed": 0, "weight_bits": 7, "symmetric": 0}
+    assert (fp16.name, fp16.precision, fp16.origin.settings) == ("fp16", "fp16", {})
+    assert [s.macs for s in int8.stages] == [s.macs for s in first.stages] == [s.macs for s in fp16.stages]
+    sizes = [variant.files["weights.bin"].bytes for variant in (first, int8, fp16)]
+    assert sizes[1] < 0.35 * sizes[0] and sizes[2] < 0.6 * sizes[0]
+
+
+def test_what_crosses_a_cut_is_quantised_and_the_score_is_not(trained):
+    for name, dtype in (("int8", "uint8"), ("int8-symmetric", "int8"), ("fp16", "float16")):
+        variant = trained.variant(name)
+        assert [tensor.dtype for stage in variant.stages[1:] for tensor in stage.inputs] == [dtype] * 2
+        x = draw(300, 2)[0]
+        with load_uncalibrated(trained, variant=name, logits=True) as net:
+            every = net.every_exit(x)
+        assert every.logits.dtype == np.float32 and every.score.dtype == np.float32
+        assert all(len(np.unique(every.score[:, k])) > 280 for k in range(3))  # 8 bits would give many the same
+
+
+def test_every_product_runs_in_int8_on_the_engine(trained, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    folder = trained.path / trained.variant("int8").folder
+    onnxruntime.InferenceSession(str(folder / "stage1.onnx"), options, providers=["CPUExecutionProvider"])
+    found = operators(tmp_path / "optimised.onnx")
+    assert "QLinearConv" in found and "QGemm" in found
+    assert not {"Conv", "FusedConv", "Gemm"} & set(found)
+
+
+def test_with_float_heads_only_the_products_that_make_logits_stay_in_float(dense):
+    x = np.random.default_rng(0).standard_normal((100, 16)).astype(np.float32)
+    variant = quantize(dense, x, float_heads=True).variant("int8")
+    assert variant.origin.settings["float_heads"] == 1
+    graph = onnx.load(dense.path / variant.folder / variant.whole).graph
+    plain = {w.name for w in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("Gemm", "MatMul")]
+    in_float = [node for node in products if node.input[1] in plain]
+    assert len(in_float) == len(variant.exits) < len(products)
+
+
+def test_the_symmetric_form_has_no_zero_points_and_float_biases(trained):
+    variant = trained.variant("int8-symmetric")
+    model = onnx.load(trained.path / variant.folder / variant.whole)
+    weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = weights[node.input[2]]
+            assert zero.dtype == np.int8 and not zero.any()
+    biases = [
+        weights[node.input[2]] for node in model.graph.node if node.op_type == "Conv" and node.input[2] in weights
+    ]
+    assert biases and all(bias.dtype == np.float32 for bias in biases)
+
+
+def test_weights_use_7_bits_unless_the_full_range_is_asked_for(trained):
+    full = quantize(trained, draw(100, 3)[0], full_range=True, name="full")
+    for name, most in (("int8", 64), ("full", 127)):
+        variant = full.variant(name)
+        model = onnx.load(full.path / variant.folder / variant.whole)
+        stored = [onnx.numpy_helper.to_array(w) for w in model.graph.initializer]
+        assert max(np.abs(w.astype(int)).max() for w in stored if w.dtype == np.int8 and w.ndim > 1) == most
+
+
+class Rounding(nn.Module):
+    """Two exits whose logits go through whole numbers; their sum is added to a mask before an attention."""
+
+    def __init__(self, fill):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.early, self.late = nn.Linear(8, CLASSES), nn.Linear(8, CLASSES)
+        self.register_buffer("mask", torch.triu(torch.full((6, 6), fill), 1))
+
+    def forward(self, x):
+        early = (8 * self.early(x.mean(1))).to(torch.int32).to(torch.float32)
+        attention = (self.q(x) @ self.k(x).transpose(1, 2) / 8**0.5 + self.mask).softmax(-1)
+        return [early, self.late((x + attention @ self.v(x)).mean(1))]
+
+
+@pytest.mark.parametrize("fill", [float("-inf"), -1e9])
+def test_masks_and_casts_of_the_network_stay_what_they_are(tmp_path, fill):
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((64, 6, 8)).astype(np.float32)
+    bundle = export(Rounding(fill).eval(), x[:3], tmp_path / "b.offramp")
+    bundle = quantize(quantize(bundle, x), to="fp16")
+    samples = convert_samples(x, bundle.manifest.inputs)
+    for name in ("int8", "fp16"):
+        with load_uncalibrated(bundle, variant=name, logits=True) as net:
+            early = net.every_exit(x).logits[:, 0]
+        assert (early == early.round()).all()
+        late = compare_variants(bundle, name, "fp32", samples)[1]
+        assert late.alike > 0.95 and abs(late.score_shift) < 0.005
+
+
+def test_quiet_samples_do_not_decide_how_ranges_are_found(dense):
+    x = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32)
+    x[:16] *= 1e-6
+    assert quantize(dense, x, ranges="percentile").manifest.variants[-1].name == "int8"
+
+
+def test_ranges_differ_by_how_they_are_found(trained):
+    x = draw(300, 3)[0]
+    x[0] *= 30  # one sample that stretches every range
+    scales = {}
+    for ranges in ("minmax", "percentile"):
+        bundle = quantize(trained, x, ranges=ranges, name=ranges)
+        variant = bundle.manifest.variants[-1]
+        model = onnx.load(bundle.path / variant.folder / variant.whole)
+        (scales[ranges],) = (onnx.numpy_helper.to_array(w) for w in model.graph.initializer if w.name == "x_scale")
+    assert scales["percentile"] < 0.8 * scales["minmax"]
+
+
+def test_a_quantised_variant_goes_where_any_other_goes(trained, tmp_path):
+    x = draw(40, 4)[0]
+    for name in ("int8", "fp16"):
+        assert all(found.passed for found in verify(trained, variant=name))
+        fewer = keep(trained, [0, 2], variant=name)
+        two = fewer.manifest.variants[-1]
+        assert (two.precision, two.origin.parent) == (trained.variant(name).precision, name)
+        with load_uncalibrated(fewer, variant=two.name) as a, load_uncalibrated(fewer, variant=name) as b:
+            assert (a.every_exit(x).label == b.every_exit(x).label[:, [0, 2]]).mean() > 0.95
+        fuse(trained, tmp_path / f"{name}.onnx", variant=name, thresholds=[0.8, 0.8])
+        with load_static(trained, variant=name, exit=1) as static:
+            assert static(x[0]).label in range(CLASSES)
+    fewer = quantize(keep(trained, [0, 1], name="early"), x, variant="early")
+    assert fewer.manifest.variants[-1].name == "early-int8"
+
+
+@pytest.mark.parametrize("name", ["shapes", "encoder", "keyword-spotter", "two-inputs", "looped", "gated", "attached"])
+def test_networks_of_all_kinds_are_quantised(own_zoo, name):
+    bundle = own_zoo(name)
+    entry = networks.ZOO[name]
+    x = entry.draw(64, 1)
+    for to, most in (("int8", 0.15), ("fp16", 5e-3)):
+        made = quantize(bundle, x, to=to, name=f"{name}-{to}")
+        with (
+            load_uncalibrated(made, logits=True) as one,
+            load_uncalibrated(made, variant=f"{name}-{to}", logits=True) as other,
+        ):
+            ours, theirs = other.every_exit(entry.draw(40, 5)).logits, one.every_exit(entry.draw(40, 5)).logits
+        error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+        assert 0 < error <= most
+
+
+def test_what_cannot_be_quantised_is_said_and_the_bundle_stays(dense, tmp_path):
+    before = (dense.path / "manifest.json").read_bytes()
+    x = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
+    for match, options in {
+        "Unknown precision 'int9'. Did you mean 'int8'": {"to": "int9"},
+        "Unknown way to find ranges 'minmaks'": {"ranges": "minmaks"},
+        "needs samples": {"data": None},
+        "at least one": {"samples": 0},
+        "Unknown variant": {"variant": "nowhere"},
+        "already has a variant fp32": {"name": "fp32"},
+        "letters, digits": {"name": "a/b"},
+        "leave them out for fp16": {"to": "fp16", "symmetric": True},
+        "float_heads say how int8": {"to": "fp16", "float_heads": True},
+    }.items():
+        with pytest.raises(UsageError, match=match):
+            quantize(dense, **({"data": x} | options))
+    with pytest.raises(DataError, match="takes samples of shape"):
+        quantize(dense, x[:, :3])
+    with pytest.raises(DataError, match="NaN"):
+        quantize(dense, np.full((50, 16), np.nan, np.float32))
+    assert (dense.path / "manifest.json").read_bytes() == before
+    assert [path.name for path in (dense.path / "variants").iterdir()] == ["fp32"]
+    made = quantize(dense, x)
+    with pytest.raises(UsageError, match="is in int8; quantise one in fp32"):
+        quantize(made, x, variant="int8")
+    assert [variant.name for variant in open_bundle(dense.path).manifest.variants] == ["fp32", "int8"]
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+def test_a_network_whose_opset_has_no_scale_per_channel_is_refused_in_int8(tmp_path, opset):
+    bundle = export(write_onnx(tmp_path / "net.onnx", opset=opset), None, tmp_path / "b.offramp")
+    with pytest.raises(ModelError, match=f"takes opset 13; the network has {opset}"):
+        quantize(bundle, np.zeros((8, 16), np.float32))
+    assert quantize(bundle, to="fp16").variant("fp16").precision == "fp16"
