@@ -1,14 +1,24 @@
 """Measure a bundle on the device and find the best way to run it that can be promised to meet a target."""
 
+from typing import TYPE_CHECKING
+
+from .. import late_names
 from ..bundle import Calibration, OperatingPoint, Target
-from .bench import Benchmark, Row, StageCost, bench
-from .calibration import calibrate
-from .report import Report, report
-from .target_file import read_targets
+
+if TYPE_CHECKING:
+    from .benchmark import Benchmark, Row, StageCost, bench
+    from .html_report.contents import Report
+    from .html_report.making import report
+    from .measure.energy import ExitEnergies, ExitEnergy, energy_per_exit, model_energy
+    from .pipeline import calibrate
+    from .sample_files import load_samples
+    from .target_file import read_targets
 
 __all__ = [
     "Benchmark",
     "Calibration",
+    "ExitEnergies",
+    "ExitEnergy",
     "OperatingPoint",
     "Report",
     "Row",
@@ -16,6 +26,28 @@ __all__ = [
     "Target",
     "bench",
     "calibrate",
+    "energy_per_exit",
+    "load_samples",
+    "model_energy",
     "read_targets",
     "report",
 ]
+
+__getattr__ = late_names(
+    __name__,
+    {
+        "Benchmark": "benchmark",
+        "ExitEnergies": "measure.energy",
+        "ExitEnergy": "measure.energy",
+        "Report": "html_report.contents",
+        "Row": "benchmark",
+        "StageCost": "benchmark",
+        "bench": "benchmark",
+        "calibrate": "pipeline",
+        "energy_per_exit": "measure.energy",
+        "load_samples": "sample_files",
+        "model_energy": "measure.energy",
+        "read_targets": "target_file",
+        "report": "html_report.making",
+    },
+)

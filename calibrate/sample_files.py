@@ -1,5 +1,6 @@
 """Samples in files and folders."""
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -8,9 +9,50 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Manifest
-from ..errors import DataError, unknown
+from ..bundle import Bundle, Manifest, opened
+from ..errors import DataError, MissingError, UsageError, unknown
 from .images import SUFFIXES, load_images
+
+
+def load_samples(
+    path: "str | os.PathLike[str]", bundle: "str | os.PathLike[str] | Bundle | Manifest | None" = None
+) -> tuple[Any, np.ndarray | None]:
+    """Load samples from a file or a folder, and labels where there are some.
+
+    Args:
+        path: an `.npz` file with `x`, or with an array for each of several inputs by its name, and perhaps `y`; an `.npy` file of
+            samples; an image; a folder of images, or of one folder of images per class. Folders are named as the bundle's classes
+            are; where the bundle names none, they count by their numbers, or else in the order of their names.
+        bundle: the bundle that the samples are for, its folder or its manifest. Images are resized as it says; for a network that
+            takes floats their pixels are scaled to 0..1 and nothing else, so one that was trained on normalised pixels needs
+            `preprocess`.
+
+    Returns:
+        Samples as the network takes them, and labels (N,) or None.
+
+    Raises:
+        UsageError: nothing is there, or its kind is not known.
+        DataError: the file is not what its name says, or holds no samples.
+        MissingError: it may not be read, or images need a package that is not installed.
+
+    Example: `x, y = load_samples("test.npz", "digits.offramp")`.
+    """
+    manifest = bundle if bundle is None or isinstance(bundle, Manifest) else opened(bundle).manifest
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"There is no file or folder {path}.")
+    try:
+        if path.suffix in (".npz", ".npy") and path.is_file():
+            return _load_numpy(path, manifest)
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
+            if manifest is None:
+                raise UsageError("Images need a network whose input says their size; give arrays (.npz) here.")
+            if path.is_dir():
+                return _load_folder(path, manifest)
+            return load_images([path], manifest), None
+    except OSError as error:
+        raise MissingError(f"Cannot read {error.filename or path}: {error.strerror or error}.") from error
+    raise UsageError(f"Samples come from .npz, .npy, an image, a folder of images or file.py:function, not {path}.")
 
 
 def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, np.ndarray]:
@@ -23,24 +65,6 @@ def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, 
     if y is None:
         raise DataError(f"{source} has no labels: give `y` beside `x`, or a folder of images per class.")
     return x, y
-
-
-def _as_samples(value: Any, source: str) -> tuple[Any, np.ndarray | None]:
-    x, y = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
-    try:
-        return _as_arrays(x), None if y is None else _as_array(y)
-    except ValueError as error:
-        raise DataError(f"{source} does not return arrays x or (x, y): {error}") from error
-
-
-def _as_arrays(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {name: _as_array(part) for name, part in x.items()}
-    return tuple(_as_array(part) for part in x) if isinstance(x, tuple) else _as_array(x)
-
-
-def _as_array(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 def _load_numpy(path: Path, manifest: Manifest | None) -> tuple[Any, np.ndarray | None]:

@@ -8,7 +8,7 @@ from ..bundle.calibration import show_thresholds
 from .output import table
 
 if TYPE_CHECKING:
-    from ..calibrate.energy import ExitEnergies
+    from ..calibrate.measure.energy import ExitEnergies
     from ..devices.state import State
     from ..devices.watch import Power
     from ..export.variants.comparison import Shift

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Manifest
-from ..calibrate.images import SUFFIXES, load_images
-from ..calibrate.sample_files import _as_samples, _load_folder, _load_numpy, labelled
-from ..errors import DataError, MissingError, ModelError, OfframpError, UsageError, require, unknown
+from ..calibrate import sample_files
+from ..calibrate.sample_files import labelled
+from ..errors import DataError, ModelError, OfframpError, UsageError, require, unknown
 from ..files import explained
 
 
@@ -81,42 +81,22 @@ def load_lines(source: str) -> list[str]:
 
 
 def load_samples(source: str, manifest: Manifest | None = None) -> tuple[Any, np.ndarray | None]:
-    """Load samples, and labels where there are some.
+    """Load samples, and labels where there are some, from `file.py:function` or what `calibrate.load_samples` takes.
 
     Args:
-        source: an `.npz` file with `x`, or with an array for each of several inputs by its name, and perhaps `y`; an `.npy`
-            file of samples; an image; a folder of images, or of one folder of images per class, named as the bundle's
-            classes are; where it names none, by their numbers, or else counted in the order of their names; or
-            `file.py:function` that returns `x` or `(x, y)`, where `x` is a dict for several inputs.
-        manifest: of the bundle they are for. Images are resized as it says; for a network that takes floats their pixels are
-            scaled to 0..1 and nothing else, so one that was trained on normalised pixels needs `preprocess` or a function.
+        source: a file or a folder, or `file.py:function` that returns `x` or `(x, y)`, where `x` is a dict for several inputs.
+        manifest: of the bundle they are for.
 
     Returns:
         Samples as the network takes them, and labels (N,) or None.
 
     Raises:
-        UsageError: nothing is there, or its kind is not known.
-        DataError: the file is not what its name says, or holds no samples.
         ModelError: the function fails.
-        MissingError: it may not be read, or images need a package that is not installed.
+        UsageError, DataError, MissingError: as for `calibrate.load_samples`; DataError too where the function returns no arrays.
     """
     if ".py:" in source:
         return _as_samples(call_function(source), source)
-    path = Path(source)
-    if not path.exists():
-        raise UsageError(f"There is no file or folder {path}.")
-    try:
-        if path.suffix in (".npz", ".npy") and path.is_file():
-            return _load_numpy(path, manifest)
-        if path.is_dir() or path.suffix.lower() in SUFFIXES:
-            if manifest is None:
-                raise UsageError("Images need a network whose input says their size; give arrays (.npz) here.")
-            if path.is_dir():
-                return _load_folder(path, manifest)
-            return load_images([path], manifest), None
-    except OSError as error:
-        raise MissingError(f"Cannot read {error.filename or path}: {error.strerror or error}.") from error
-    raise UsageError(f"Samples come from .npz, .npy, an image, a folder of images or file.py:function, not {path}.")
+    return sample_files.load_samples(source, manifest)
 
 
 def load_batches(source: str, *, batch: int, seed: int) -> Any:
@@ -149,6 +129,24 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
     samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y.astype(np.int64)))
     generator = torch.Generator().manual_seed(seed)
     return torch.utils.data.DataLoader(samples, batch, shuffle=True, generator=generator)
+
+
+def _as_samples(value: Any, source: str) -> tuple[Any, np.ndarray | None]:
+    x, y = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
+    try:
+        return _as_arrays(x), None if y is None else _as_array(y)
+    except ValueError as error:
+        raise DataError(f"{source} does not return arrays x or (x, y): {error}") from error
+
+
+def _as_arrays(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {name: _as_array(part) for name, part in x.items()}
+    return tuple(_as_array(part) for part in x) if isinstance(x, tuple) else _as_array(x)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 def _where(error: BaseException, path: Path) -> str:

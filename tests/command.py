@@ -6,7 +6,7 @@ import sys
 
 def offramp(*arguments):
     """Run the command line in a process of its own; what calibrates measures briefly."""
-    brief = "import offramp.calibrate.calibration as c; c.MEASURE_S = 0.2; " if arguments[0] == "calibrate" else ""
+    brief = "import offramp.calibrate.pipeline as c; c.MEASURE_S = 0.2; " if arguments[0] == "calibrate" else ""
     code = brief + "from offramp.cli.app import main; main()"
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 

@@ -17,7 +17,7 @@ from offramp.export import export
 
 from dense import CLASSES, write_onnx
 
-BRIEF = "import runpy, sys, offramp.calibrate.calibration as c; c.MEASURE_S = 0.2; sys.argv = sys.argv[1:]; "
+BRIEF = "import runpy, sys, offramp.calibrate.pipeline as c; c.MEASURE_S = 0.2; sys.argv = sys.argv[1:]; "
 
 
 def pytest_collection_modifyitems(items):
@@ -104,7 +104,7 @@ def calibrated(dense, labelled, monkeypatch):
 
     A network that small is faster whole, which is what would be recommended: the point with early exit is put in its place.
     """
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     found = calibrate(dense, labelled, Target(max_drop=0.05))
     write_calibration(dense.calibrations()[0], replace(found, points={"default": found.early}))
     return dense

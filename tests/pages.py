@@ -134,7 +134,7 @@ def reader_in(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PATH", environment()["PATH"])
-        patch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+        patch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
         patch.setattr(sys, "path", [str(folder), *sys.path])
         patch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
         for name in SCRIPTS:

@@ -51,8 +51,8 @@ def energy(
 ) -> None:
     """Measure what leaving at each exit of BUNDLE costs in joules, by inputs like those of DATA."""
     from ...bundle import open_bundle
-    from ...calibrate.energy import energy_per_exit, model_energy
-    from ...calibrate.measure import forced_latencies
+    from ...calibrate.measure.energy import energy_per_exit, model_energy
+    from ...calibrate.measure.latency import forced_latencies
     from ...devices import fingerprint
     from ...devices.meters import modelled
     from ...runtime.chain.samples import check_samples

@@ -29,12 +29,14 @@ import numpy as np
 from scipy import special
 
 from offramp.bundle import Target
-from offramp.calibrate.certify import certify_mean, critical_z, lay_path, noninferiority_z, size_of
-from offramp.calibrate.choose import Contender, find
-from offramp.calibrate.prepare import LEAST_SELECT, SPLIT
-from offramp.calibrate.promise import lay_candidates
-from offramp.calibrate.search import MARGIN, Limit, Problem, exits_taken, search
-from offramp.calibrate.targets import Costs, Table, certify
+from offramp.calibrate.certify.exact_tests import certify_mean, critical_z, noninferiority_z, size_of
+from offramp.calibrate.certify.paths import lay_candidates, lay_path
+from offramp.calibrate.certify.promises import certify
+from offramp.calibrate.measure.tables import Costs, Table, exits_taken
+from offramp.calibrate.requests import LEAST_SELECT, SPLIT
+from offramp.calibrate.search.contenders import Contender
+from offramp.calibrate.search.picks import find
+from offramp.calibrate.search.thresholds import MARGIN, Limit, Problem, search
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from exit_tables import UNEVEN, exit_costs, exit_table

@@ -28,10 +28,10 @@ import onnx
 
 from offramp.bundle import Bundle, OperatingPoint, write_calibration
 from offramp.calibrate import Target, calibrate
-from offramp.calibrate import calibration as calibration_module
-from offramp.calibrate.certify import certify_drop
+from offramp.calibrate import pipeline as calibration_module
+from offramp.calibrate.certify.exact_tests import certify_drop
 from offramp.calibrate.labels import check_labelled
-from offramp.calibrate.measure import latencies, measure, run_alone
+from offramp.calibrate.measure.latency import latencies, measure, run_alone
 from offramp.calibrate.sample_files import labelled
 from offramp.cli.inputs import load_network, load_samples
 from offramp.devices import fingerprint

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from offramp.calibrate.energy import measure_runs
+from offramp.calibrate.measure.energy import measure_runs
 from offramp.devices import Meter, Sensor, SimulatedBoard, find_meters
 from offramp.devices.clock import Clock
 from offramp.devices.recording import Recording

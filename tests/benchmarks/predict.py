@@ -22,7 +22,7 @@ import numpy as np
 
 from offramp.calibrate import Target, bench, calibrate
 from offramp.calibrate.labels import check_data
-from offramp.calibrate.measure import forced_latencies
+from offramp.calibrate.measure.latency import forced_latencies
 from offramp.calibrate.sample_files import labelled
 from offramp.cli.inputs import load_network, load_samples
 from offramp.export import export, keep

@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 
 from offramp.calibrate.labels import check_labelled
-from offramp.calibrate.measure import forced_latencies
+from offramp.calibrate.measure.latency import forced_latencies
+from offramp.calibrate.measure.tables import exits_taken
 from offramp.calibrate.sample_files import labelled
-from offramp.calibrate.search import Limit, Problem, exits_taken, search
+from offramp.calibrate.search.thresholds import Limit, Problem, search
 from offramp.cli.inputs import load_network, load_samples
 from offramp.devices import fingerprint
 from offramp.export import export

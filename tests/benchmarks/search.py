@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from offramp.calibrate.search import Limit, Problem, evaluate, exits_taken, search, threshold_grids
+from offramp.calibrate.measure.tables import exits_taken
+from offramp.calibrate.search.thresholds import Limit, Problem, evaluate, search, threshold_grids
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from exit_tables import UNEVEN, exit_costs, exit_table, search_cases

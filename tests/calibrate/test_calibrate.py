@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from offramp.bundle import Target, read_calibration
 from offramp.calibrate import Row, bench, calibrate
-from offramp.calibrate.bench import _verdict
-from offramp.calibrate.certify import certify_drop
-from offramp.calibrate.search import exits_taken
-from offramp.calibrate.verdict import judge
+from offramp.calibrate.advice import judge
+from offramp.calibrate.benchmark import _verdict
+from offramp.calibrate.certify.exact_tests import certify_drop
+from offramp.calibrate.measure.tables import exits_taken
 from offramp.devices.meters import modelled
 from offramp.errors import BundleError, DataError, MissingError, TargetError, UnsupportedError, UsageError
 from offramp.export import export, keep, quantize
@@ -25,7 +25,7 @@ from dense import CLASSES, write_onnx
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.3)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.3)
 
 
 def test_the_figures_come_from_the_samples_that_did_not_choose(dense, labelled):
@@ -319,7 +319,7 @@ def test_bench_refuses_labels_that_are_another_sets(calibrated, labelled):
 
 
 def test_a_calibration_that_misses_its_target_replaces_none_unless_it_is_told_where(dense, labelled, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     x, y = labelled
     with load_static(dense) as whole:
         right = whole.batch(x).label == y  # on these alone everything looks attainable
@@ -339,7 +339,7 @@ def test_a_calibration_that_misses_its_target_replaces_none_unless_it_is_told_wh
 
 
 def test_bench_shows_the_whole_network_on_a_faster_device_beside_that_on_the_chains_own(dense, labelled, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     found = calibrate(dense, labelled, Target(max_drop=0.05), also=["openvino:CPU"])
     point = replace(found.early, placement=("cpu",) * 3)
     names = {}
@@ -400,7 +400,7 @@ def test_a_calibration_that_names_no_such_static_network_is_refused(calibrated, 
 def test_a_variant_that_a_device_cannot_run_is_left_out_with_its_reason_unless_it_is_named(
     dense, labelled, monkeypatch
 ):
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     bundle = quantize(dense, labelled[0][:100], to="fp16")
     compile_stage = openvino.compile_stage
 

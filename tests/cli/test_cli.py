@@ -103,7 +103,7 @@ WRONG = [
     ("arguments", "code", "words"), WRONG, ids=[" ".join(a).replace("{f}/", "") for a, _, _ in WRONG]
 )
 def test_a_wrong_call_gives_one_clear_message(files, arguments, code, words, capfd, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
     code_given = exit_code_of([argument.format(f=files) for argument in arguments])
     out, err = capfd.readouterr()
@@ -141,7 +141,7 @@ def test_the_whole_way_by_commands(files, tmp_path):
 
 
 def test_targets_come_from_flags_or_a_file_and_data_may_lack_labels(files, tmp_path, call, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     bundle = shutil.copytree(files / "dense.offramp", tmp_path / "dense.offramp")
     (tmp_path / "points.yaml").write_text("fast: {max_drop: 0.1}\nright: {goal: latency, min_accuracy: 0.5}\n")
     code, out, _ = call(f"calibrate {bundle} {{f}}/data.npz --json --target {tmp_path / 'points.yaml'}")

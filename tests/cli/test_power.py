@@ -213,7 +213,7 @@ def test_energy_is_modelled_where_there_is_no_meter(calibrated, inputs):
 
 
 def test_energy_is_of_what_was_calibrated(dense, labelled, inputs, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     two = keep(dense.path, [0, 2], name="two")
     calibrate(two, labelled, Target(max_drop=0.05), variant="two", device="openvino:CPU")
     for place, engine in (([], "openvino"), (["--place", "0-1=cpu"], "onnxruntime")):

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from offramp.calibrate.energy import measure_runs
+from offramp.calibrate.measure.energy import measure_runs
 from offramp.devices import differences, find_meters, fingerprint, identify
 from offramp.devices.watch import Watch
 

@@ -46,7 +46,7 @@ def test_weights_are_not_stored_again_and_every_file_is_checked(dense):
 
 
 def test_a_new_variant_leaves_calibrations_valid_and_can_be_calibrated_itself(calibrated, labelled, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.calibration.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     bundle = keep(calibrated.path, [0, 2], name="two")
     assert load(bundle).exits == ("z0", "z1", "z2")
     found = calibrate(bundle, labelled, Target(max_drop=0.05), variant="two")

@@ -1,0 +1,1 @@
+"""What can be promised of a choice, tested on the samples that report."""

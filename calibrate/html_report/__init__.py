@@ -1,0 +1,1 @@
+"""A calibration and its figures as one HTML page."""

@@ -1,0 +1,125 @@
+"""Latencies measured side by side.
+
+    block 0:  [ chain x16 ] [ static 3 x16 ] [ forced exits, mixed, x32 ]
+    block 1:  [ forced exits, mixed, x32 ] [ chain x16 ] [ static 3 x16 ]      order drawn anew
+    ...
+
+Machines drift and share their cores, so every contender runs in every block, on the same samples. Within its turn a contender
+runs alone, as in a product, with warm caches. The exits of one chain are forced in the mix in which they occur, since a stage
+that seldom runs is cold when it does: forced in equal shares, they took 6 to 9 % too long, each on its own 1 to 2 % too short.
+No sample is discarded: what an outlier does to one contender it does to all.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from ...bundle.manifest import NEVER
+from ...progress import Progress, no_progress
+from ...runtime import Net, Result
+from ...runtime.chain.samples import Samples
+
+BLOCK = 16
+"""Samples per turn."""
+
+LEAST = 8
+"""Blocks that are measured however slow the network is."""
+
+Turn = Callable[[Samples], Sequence[Sequence[Result]]]
+"""Runs a block of samples; gives for each of its contenders one result per sample."""
+
+
+def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator) -> Turn:
+    """Make the turn that leaves a chain at drawn exits, whatever the scores; each exit occurs at least once per block.
+
+    Args:
+        net: the chain.
+        shares: how often samples leave at each exit in use, (exits,), summing to 1.
+        rng: draws the exits.
+    """
+    forced = leave_at_each(net)
+    count = len(forced)
+
+    def turn(x: Samples) -> Sequence[Sequence[Result]]:
+        results: list[list[Result]] = [[] for _ in range(count)]
+        drawn = np.concatenate([np.arange(count), rng.choice(count, 2 * BLOCK, p=shares)])
+        for i, k in enumerate(rng.permutation(drawn)):
+            results[k].append(forced[k](x[i % len(x)]))
+        return results
+
+    return turn
+
+
+def leave_at_each(net: Net) -> list[Net]:
+    """Make for each exit a copy of a chain that always leaves there; the copies share its stages and memory."""
+    forced = [copy.copy(net) for _ in net.exits]
+    for k, chain in enumerate(forced):
+        chain.thresholds = [NEVER] * k + [0.0] * (len(forced) - 1 - k)
+    return forced
+
+
+def forced_latencies(
+    net: Net, x: Samples, *, seconds: float = 3.0, seed: int = 0, progress: Progress = no_progress
+) -> list[float]:
+    """Measure the mean latency of leaving at each exit, in seconds, all exits in equal shares."""
+    rng, shares = np.random.default_rng(seed), np.full(len(net.exits), 1 / len(net.exits))
+    turns = {"forced": force_exits(net, shares.tolist(), rng=rng)}
+    results = measure(turns, x, rng=rng, progress=progress, seconds=seconds)["forced"]
+    return [float(latencies(one).mean()) for one in results]
+
+
+def run_alone(net: Net) -> Turn:
+    """Make the turn of a single network."""
+    return lambda x: [[net(sample) for sample in x]]
+
+
+def measure(
+    turns: Mapping[str, Turn],
+    x: Samples,
+    *,
+    rng: np.random.Generator,
+    progress: Progress,
+    seconds: float | None = None,
+) -> dict[str, list[list[Result]]]:
+    """Run every turn on every block of samples, interleaved.
+
+    Args:
+        turns: by name.
+        x: the samples.
+        rng: draws the order within each block.
+        progress: is told after each block.
+        seconds: stop after the block in which this much time has passed, but not before `LEAST` blocks, going round the
+            samples as often as it takes; None runs every sample once.
+
+    Returns:
+        For each turn, for each of its contenders, the results; those of a network that runs alone in the order of the samples.
+    """
+    for turn in turns.values():  # first calls allocate and compile
+        turn(x[:BLOCK])
+    collected: dict[str, list[list[Result]]] = {name: [] for name in turns}
+    start, names, block = perf_counter(), list(turns), 0
+    blocks = -(-len(x) // BLOCK)
+    while True:
+        part = x[block % blocks * BLOCK : (block % blocks + 1) * BLOCK]
+        for i in rng.permutation(len(names)):
+            results = turns[names[i]](part)
+            collected[names[i]] = collected[names[i]] or [[] for _ in results]
+            for known, new in zip(collected[names[i]], results, strict=True):
+                known.extend(new)
+        block += 1
+        spent = perf_counter() - start
+        if seconds is None:
+            progress("measuring", min(block * BLOCK, len(x)), len(x))
+            if block == blocks:
+                return collected
+        else:
+            progress("measuring", min(int(spent * 10), int(seconds * 10)), int(seconds * 10))
+            if spent >= seconds and block >= LEAST:
+                return collected
+
+
+def latencies(results: Sequence[Result]) -> np.ndarray:
+    """Return the latencies in seconds, float64 (N,)."""
+    return np.array([result.latency_s for result in results])

@@ -1,0 +1,102 @@
+import contextlib
+
+import numpy as np
+import pytest
+
+from offramp.cache import list_cache
+from offramp.calibrate import Target, calibrate
+from offramp.calibrate.measure.answers import record
+from offramp.calibrate.measure.energy import model_energy
+from offramp.calibrate.measure.resume import Kept
+from offramp.devices.simulated import SimulatedBoard
+from offramp.errors import DataError
+from offramp.runtime.chain.samples import check_samples
+from offramp.runtime.loading import load_uncalibrated
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+    monkeypatch.setattr("offramp.calibrate.measure.answers.SAVE_S", 0.0)
+
+
+def run(bundle, data, *, kill_at=None, **how):
+    """Calibrate; die when so many samples are recorded. Returns how far recordings went, or the calibration too."""
+    seen = []
+
+    def progress(what, done, total):
+        if what == "recording":
+            seen.append(done)
+            if done == kill_at:
+                raise Killed
+
+    found = None
+    with contextlib.suppress(Killed):
+        found = calibrate(bundle, data, Target(max_drop=0.05), progress=progress, **how)
+    return seen, found
+
+
+def test_a_calibration_that_was_killed_goes_on_where_it_was(dense, labelled):
+    seen, _ = run(dense, labelled, kill_at=500)
+    assert seen[-1] == 500 and not dense.calibrations()
+    (kept,) = list_cache()
+    assert kept.entry.label.startswith("unfinished calibration: fp32")
+    seen, found = run(dense, labelled)
+    assert seen == [500, 600, 700, 800]  # the chunk in which it died was not kept yet
+    assert not list_cache()
+    again = run(dense, labelled)[1]
+    assert [one.accuracy for one in found.statics] == [one.accuracy for one in again.statics]
+
+
+def test_other_samples_or_another_device_begin_anew(dense, labelled):
+    x, y = labelled
+    run(dense, labelled, kill_at=500)
+    assert run(dense, (x + 1e-3, y))[0][0] == 100
+    run(dense, labelled, kill_at=500)
+    assert run(dense, labelled, threads=2)[0][0] == 100
+    run(dense, labelled, kill_at=500)
+    assert run(dense, labelled, device="openvino:CPU")[0][0] == 100
+
+
+def test_joules_are_kept_too(dense, labelled, monkeypatch):
+    calls = []
+
+    def fake_energy_per_exit(net, x, meter, **_):  # no meter is at hand, and the simulated one has a time of its own
+        calls.append(1)
+        return model_energy([1e-4, 2e-4, 3e-4], 10.0)
+
+    monkeypatch.setattr("offramp.calibrate.measure.configurations.energy_per_exit", fake_energy_per_exit)
+    meter = SimulatedBoard().meter()
+    with monkeypatch.context() as patch:
+        patch.setattr("offramp.calibrate.pipeline.pick", lambda *_: (_ for _ in ()).throw(Killed))
+        run(dense, labelled, meter=meter)
+    _, found = run(dense, labelled, meter=meter)
+    assert len(calls) == 1 and [one.mean_s for one in found.chains[0].exits] == pytest.approx(
+        [joules / 10.0 for joules in found.chains[0].exit_energy_j]
+    )
+    assert found.meter.startswith(meter.name) and not list_cache()
+
+
+def test_without_a_cache_nothing_is_kept_and_nothing_fails(dense, labelled, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert run(dense, labelled)[1].early.met
+
+
+def test_an_answer_that_is_no_number_is_named(dense):
+    x = np.full((150, 16), 1.0, np.float32)
+    x[120, 3] = np.nan  # past the check of samples, as an overflow inside the network would be
+    with pytest.raises(
+        DataError, match="Counted from sample 100 on: The network's answer to sample 20 is not a number"
+    ):
+        record(
+            load_uncalibrated(dense),
+            check_samples(x, dense.manifest.inputs),
+            kept=Kept({}),
+            part={},
+            progress=lambda *_: None,
+        )
