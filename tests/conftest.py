@@ -14,8 +14,7 @@ from msgspec.structs import replace
 from offramp.bundle import Target, open_bundle, write_calibration
 from offramp.calibrate import calibrate
 from offramp.export import export
-
-from dense import CLASSES, write_onnx
+from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 BRIEF = "import runpy, sys, offramp.calibrate.pipeline as c; c.MEASURE_S = 0.2; sys.argv = sys.argv[1:]; "
 
@@ -44,7 +43,7 @@ def zoo(tmp_path_factory):
     """Exports a network of the zoo once: name -> (torch module, bundle, the ONNX file that torch's dynamo exporter made)."""
     import torch
 
-    import networks
+    from offramp.tests.zoo import networks
 
     folder, made = tmp_path_factory.mktemp("zoo"), {}
 

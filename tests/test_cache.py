@@ -15,8 +15,7 @@ from offramp.export import export
 from offramp.runtime import EngineWarning, build
 from offramp.runtime.engines import openvino
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import write_onnx
+from offramp.tests.zoo.dense import write_onnx
 
 DEVICE = "openvino:CPU"
 

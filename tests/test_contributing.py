@@ -13,8 +13,7 @@ from offramp.devices.recording import Recording
 from offramp.export import export
 from offramp.export.cut import rules
 from offramp.runtime.loading import load_uncalibrated
-
-from pages import ROOT, blocks, run
+from offramp.tests.helpers.pages import ROOT, blocks, run
 
 LONG = "product.py", "certify.py", "predict.py", "chain.py"
 """Benchmarks that take long however little they measure."""

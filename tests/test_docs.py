@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pages import NEEDS, ROOT, blocks, follow, lay_out, reader_in, row_names
+from offramp.tests.helpers.pages import NEEDS, ROOT, blocks, follow, lay_out, reader_in, row_names
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = sorted((ROOT / "docs/how-to").glob("*.md"))

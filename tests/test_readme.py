@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from pages import ROOT, blocks, check_make, follow, lay_out, reader_in, row_names, run_script
+from offramp.tests.helpers.pages import ROOT, blocks, check_make, follow, lay_out, reader_in, row_names, run_script
 
 README = ROOT / "README.md"
 

@@ -17,12 +17,11 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "quickstart"))
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-
-from offramp.export import attach, train
+from whole_way import describe_epoch, whole_way
 
 import digits
+from offramp.export import attach, train
 from plain import train_plain
-from whole_way import describe_epoch, whole_way
 
 
 def main() -> None:

@@ -16,10 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from PIL import Image
+from whole_way import whole_way
 
 from offramp.cli.inputs import load_network
-
-from whole_way import whole_way
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

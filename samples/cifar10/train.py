@@ -33,12 +33,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+import resnets
 from offramp.export import prune
 from offramp.export.networks.history import Epoch
 from offramp.export.networks.training import train
 from offramp.files import check_writable, hash_file, write_atomically
-
-import resnets
 
 
 class Setting(NamedTuple):

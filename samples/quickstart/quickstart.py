@@ -9,8 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import digits
 from whole_way import whole_way
+
+import digits
 
 
 def main() -> None:

@@ -17,12 +17,11 @@ sys.path.insert(1, str(Path(__file__).parents[1]))
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-
-from offramp.calibrate import Target, calibrate
-from offramp.export import train
+from whole_way import describe_epoch, whole_way
 
 import watch
-from whole_way import describe_epoch, whole_way
+from offramp.calibrate import Target, calibrate
+from offramp.export import train
 
 
 def main() -> None:

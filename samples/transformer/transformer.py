@@ -17,12 +17,11 @@ sys.path.insert(1, str(Path(__file__).parents[1]))
 sys.path.insert(1, str(Path(__file__).parents[1] / "quickstart"))
 
 import numpy as np
-
-from offramp.runtime import load
+from whole_way import whole_way
 
 import digits
 import encoder
-from whole_way import whole_way
+from offramp.runtime import load
 
 
 def main() -> None:

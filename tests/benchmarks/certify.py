@@ -19,7 +19,6 @@ import argparse
 import importlib.util
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +36,7 @@ from offramp.calibrate.requests import LEAST_SELECT, SPLIT
 from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.picks import find
 from offramp.calibrate.search.thresholds import MARGIN, Limit, Problem, search
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from exit_tables import UNEVEN, exit_costs, exit_table
+from offramp.tests.zoo.exit_tables import UNEVEN, exit_costs, exit_table
 
 EPS, DELTA = 0.01, 0.1
 

@@ -29,13 +29,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from ladder import LADDER
 from offramp.bundle import Tensor
 from offramp.export import export
 from offramp.runtime.chain.buffers import Buffers
 from offramp.runtime.engines import Source, find_device
 from offramp.runtime.loading import load_uncalibrated
-
-from ladder import LADDER
 
 DEVICES = ("cpu", "openvino:CPU")
 TURN_S = 0.02

@@ -9,7 +9,6 @@ bound to its memory once, as the chain is, and by the plain `session.run` of Pyt
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,12 +18,9 @@ import onnxruntime
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from offramp.export import export, fuse
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
+from offramp.tests.zoo import networks
 
 BLOCK = 32
 SEEDS = {"weights": 0, "samples": 7, "blocks": 0}

@@ -22,7 +22,6 @@ from offramp.runtime.loading import load_uncalibrated
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "samples/cifar10"))
 import cifar10
-
 import resnets
 
 PLACES = ("qnn:simulator", "openvino:CPU", "cpu")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from offramp.files import write_atomically
-
 from plots import PLOTS, draw
 from run_all import FOLDER, PAGE, RUNS, command_of, show
 from sections import SECTIONS

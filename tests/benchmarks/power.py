@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,10 +31,8 @@ from offramp.devices.recording import Recording
 from offramp.devices.watch import WATCH_S, Watch
 from offramp.export import export
 from offramp.runtime.loading import load_uncalibrated
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from boards import BOARDS, plant
-from dense import write_onnx
+from offramp.tests.fakes.boards import BOARDS, plant
+from offramp.tests.zoo.dense import write_onnx
 
 CASES = {
     "6.6 ms, 5 s": (Sensor(period_s=0.0066), 5.0),

@@ -27,9 +27,7 @@ from offramp.calibrate.sample_files import labelled
 from offramp.cli.inputs import load_network, load_samples
 from offramp.export import export, keep
 from offramp.runtime.loading import load_uncalibrated
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from dense import write_onnx
+from offramp.tests.zoo.dense import write_onnx
 
 SEEDS = {"calibration": 0, "order of turns": 0, "exits left out": list(range(6))}
 

@@ -23,13 +23,10 @@ import numpy as np
 import psutil
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from ladder import LADDER
 from offramp.export import export
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import write_onnx
-from ladder import LADDER
+from offramp.tests.zoo.dense import write_onnx
 
 SEEDS = {"weights": 0, "samples": 0}
 

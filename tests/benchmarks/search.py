@@ -16,7 +16,6 @@ many    12 exits: seconds, and mean cost beside the best shared threshold
 import argparse
 import json
 import resource
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -27,9 +26,7 @@ import numpy as np
 
 from offramp.calibrate.measure.tables import exits_taken
 from offramp.calibrate.search.thresholds import Limit, Problem, evaluate, search, threshold_grids
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from exit_tables import UNEVEN, exit_costs, exit_table, search_cases
+from offramp.tests.zoo.exit_tables import UNEVEN, exit_costs, exit_table, search_cases
 
 SEEDS = {"the whole grid": 123, "cases": [0, 1, 2, 3]}
 """Those of the cases are in `exit_tables.search_cases`."""

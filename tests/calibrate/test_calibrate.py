@@ -19,8 +19,7 @@ from offramp.export import export, keep, quantize
 from offramp.runtime import load, load_static
 from offramp.runtime.engines import openvino
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import CLASSES, write_onnx
+from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 
 @pytest.fixture(autouse=True)

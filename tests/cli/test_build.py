@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from offramp.cli.app import exit_code_of
-
-from command import clear_message, offramp
+from offramp.tests.helpers.command import clear_message, offramp
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +15,12 @@ from PIL import Image
 
 from offramp.cli.app import exit_code_of
 from offramp.cli.output import progress_bars
-
-import networks
-from command import clear_message, offramp
-from dense import CLASSES
+from offramp.tests.helpers.command import clear_message, offramp
+from offramp.tests.zoo.dense import CLASSES
 
 NETWORK = """
-import sys; sys.path.insert(0, {tests!r})
-import networks, torch
+import torch
+from offramp.tests.zoo import networks
 def network(): return networks.build(networks.Plain)
 def wrong(): return 1 / 0
 def pairs():
@@ -44,7 +41,7 @@ def files(tmp_path_factory, dense_onnx, labelled):
     np.savez(folder / "unlabelled.npz", x=x)
     (folder / "text.onnx").write_text("this is no network")
     (folder / "text.npz").write_text("this is no archive")
-    (folder / "net.py").write_text(NETWORK.format(tests=str(Path(networks.__file__).parent)))
+    (folder / "net.py").write_text(NETWORK)
     (folder / "bad.offramp").mkdir()
     (folder / "bad.offramp" / "manifest.json").write_text('{"schema": 1')
     (folder / "images" / "a").mkdir(parents=True)

@@ -1,19 +1,15 @@
 """The commands that add compressed variants, as a user would call them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from offramp.bundle import open_bundle
 from offramp.cli.app import exit_code_of
-
-import networks
-from dense import write_onnx
+from offramp.tests.zoo.dense import write_onnx
 
 NETWORK = """
-import sys; sys.path.insert(0, {tests!r})
 import numpy as np, torch, networks
 def network(): return networks.build(networks.ZOO["plain"])
 def other(): return networks.build(networks.ZOO["plain"], seed=1)
@@ -30,7 +26,7 @@ def loader():
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compress")
-    (folder / "net.py").write_text(NETWORK.format(tests=str(Path(networks.__file__).parent)))
+    (folder / "net.py").write_text(NETWORK)
     assert exit_code_of(["export", str(write_onnx(folder / "dense.onnx")), "-o", str(folder / "dense.offramp")]) == 0
     rng = np.random.default_rng(0)
     np.savez(folder / "x.npz", x=rng.standard_normal((100, 16)).astype(np.float32), y=np.arange(100) % 5)

@@ -1,7 +1,6 @@
 """The commands that make bundles and change them, and `verify`; as a user would call them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -10,13 +9,11 @@ from PIL import Image
 
 from offramp.bundle import open_bundle
 from offramp.cli.app import exit_code_of
-
-import networks
-from dense import write_convolutions, write_onnx
+from offramp.tests.zoo import networks
+from offramp.tests.zoo.dense import write_convolutions, write_onnx
 
 NETWORK = """
-import sys; sys.path.insert(0, {tests!r})
-import networks
+from offramp.tests.zoo import networks
 def encoder(): return networks.build(networks.ZOO["encoder"])
 def tokens(): return networks.ZOO["encoder"].draw(3, 0)[0]
 def dataclass(): return networks.build(networks.ZOO["dataclass"])
@@ -30,7 +27,7 @@ def both(): return dict(zip(("image", "vector"), networks.ZOO["two-inputs"].draw
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands")
-    (folder / "net.py").write_text(NETWORK.format(tests=str(Path(networks.__file__).parent)))
+    (folder / "net.py").write_text(NETWORK)
     write_onnx(folder / "dense.onnx")
     write_convolutions(folder / "conv.onnx")
     (folder / "classes.txt").write_text("ant\nbee\ncat\ndog\neel\n")

@@ -13,9 +13,8 @@ from offramp.calibrate import calibrate
 from offramp.cli.describe import describe_diagnosis
 from offramp.export import keep
 from offramp.runtime import diagnose
-
-from boards import BOARDS, plant
-from command import clear_message, offramp
+from offramp.tests.fakes.boards import BOARDS, plant
+from offramp.tests.helpers.command import clear_message, offramp
 
 METER = """
 import random

@@ -10,8 +10,7 @@ import pytest
 from offramp.devices.meters import choose_meter
 from offramp.devices.recording import Recording
 from offramp.devices.simulated import SimulatedClock
-
-from boards import plant
+from offramp.tests.fakes.boards import plant
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import pytest
 
 from offramp.devices import describe_differences, differences, fingerprint, identify
 from offramp.devices.state import BoardState, State, throttled_between
-
-from boards import BOARDS, CPU, plant, put, soctherm, thermal, tree, vcgencmd
+from offramp.tests.fakes.boards import BOARDS, CPU, plant, put, soctherm, thermal, tree, vcgencmd
 
 CONF, STATUS = "etc/nvpmodel.conf", "var/lib/nvpmodel/status"
 COMPATIBLE = "proc/device-tree/compatible"

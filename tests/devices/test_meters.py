@@ -9,8 +9,19 @@ from offramp.devices.meters import choose_meter, find_meters
 from offramp.devices.state import BoardState
 from offramp.errors import MeasurementError, MissingError, UsageError
 from offramp.runtime.power import card_of, choose_for
-
-from boards import ADC, BOARDS, HWMON, POWERCAP, RAPL_RANGE, hwmon, ina3221, put, rapl_zone, tree, vcgencmd
+from offramp.tests.fakes.boards import (
+    ADC,
+    BOARDS,
+    HWMON,
+    POWERCAP,
+    RAPL_RANGE,
+    hwmon,
+    ina3221,
+    put,
+    rapl_zone,
+    tree,
+    vcgencmd,
+)
 
 INA3221 = "sys/bus/i2c/drivers/ina3221"
 ORIN_CHIP = f"{INA3221}/1-0040/hwmon/hwmon1"

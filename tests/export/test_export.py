@@ -8,9 +8,8 @@ from offramp.errors import CheckError, DataError, MissingError, ModelError, Usag
 from offramp.export import export
 from offramp.export.capture.onnx_file import OnnxFile
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
-from dense import write_onnx
+from offramp.tests.zoo import networks
+from offramp.tests.zoo.dense import write_onnx
 
 
 def test_nothing_of_the_workstation_is_written(zoo):

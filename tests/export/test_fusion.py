@@ -14,8 +14,7 @@ from offramp.errors import BundleError, CheckError, MissingError, UsageError
 from offramp.export import export, fuse
 from offramp.runtime import UncalibratedWarning, load
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import forge, write_onnx
+from offramp.tests.zoo.dense import forge, write_onnx
 
 
 def draw(n, seed=0):

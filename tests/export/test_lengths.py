@@ -9,8 +9,7 @@ from torch import nn
 from offramp.errors import DataError, ModelError
 from offramp.export import export, fuse
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import CLASSES
+from offramp.tests.zoo.dense import CLASSES
 
 
 def close(a, b):

@@ -14,8 +14,7 @@ from offramp.export import export, fuse, keep, quantize
 from offramp.runtime import verify
 from offramp.runtime.engines import Source, tensorrt
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
+from offramp.tests.zoo import networks
 
 EVERY = pytest.mark.parametrize("name", networks.ZOO)
 

@@ -16,9 +16,8 @@ from offramp.export import export, quantize
 from offramp.runtime import build
 from offramp.runtime.engines import SIMULATOR, engines, name_device
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
-from dense import labels_of_clones
+from offramp.tests.zoo import networks
+from offramp.tests.zoo.dense import labels_of_clones
 
 
 def find_devices():

@@ -7,8 +7,7 @@ import pytest
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import keep
 from offramp.runtime import verify
-
-from dense import forge
+from offramp.tests.zoo.dense import forge
 
 
 def scale_weights(factor):

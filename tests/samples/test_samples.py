@@ -16,8 +16,7 @@ from PIL import Image
 from offramp.cli.inputs import call_function
 from offramp.export.networks.pruning import count_macs, prune
 from offramp.runtime import load
-
-from pages import ROOT, run_script
+from offramp.tests.helpers.pages import ROOT, run_script
 
 
 def write_images(folder, **counts):

@@ -15,8 +15,7 @@ from offramp.calibrate.certify.exact_tests import (
 )
 from offramp.calibrate.certify.paths import lay_path
 from offramp.calibrate.measure.tables import exits_taken
-
-from exit_tables import UNEVEN, exit_table
+from offramp.tests.zoo.exit_tables import UNEVEN, exit_table
 
 
 @pytest.mark.parametrize(("lost", "won"), [(3, 1), (0, 0), (0, 7), (12, 2), (1, 12), (40, 30)])

@@ -14,9 +14,8 @@ from offramp.calibrate import Target, calibrate, report
 from offramp.errors import DataError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
-from command import offramp
+from offramp.tests.helpers.command import offramp
+from offramp.tests.zoo import networks
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MOST_BYTES, MOST_S = 6_000_000, 2.0

@@ -11,9 +11,8 @@ from offramp.bundle import Target, read_calibration
 from offramp.calibrate import calibrate
 from offramp.errors import TargetError, UsageError
 from offramp.export import Origin, export, keep
-
-from command import offramp
-from dense import write_onnx
+from offramp.tests.helpers.command import offramp
+from offramp.tests.zoo.dense import write_onnx
 
 
 @pytest.fixture(autouse=True)

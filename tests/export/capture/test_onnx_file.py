@@ -9,8 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export, fuse
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import CLASSES, write_convolutions, write_onnx
+from offramp.tests.zoo.dense import CLASSES, write_convolutions, write_onnx
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

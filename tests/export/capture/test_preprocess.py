@@ -11,9 +11,8 @@ from offramp.calibrate.images import load_images, resize
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import Preprocess, export, fuse
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
-from dense import write_convolutions
+from offramp.tests.zoo import networks
+from offramp.tests.zoo.dense import write_convolutions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HOW = Preprocess(mean=MEAN, std=STD)

@@ -13,9 +13,8 @@ from offramp.errors import CheckError, ModelError, UsageError
 from offramp.export import Preprocess, export
 from offramp.export.capture import example
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
-from dense import CLASSES
+from offramp.tests.zoo import networks
+from offramp.tests.zoo.dense import CLASSES
 
 
 def logits_of(bundle, *inputs, size=None):

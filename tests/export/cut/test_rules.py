@@ -7,8 +7,7 @@ import pytest
 from offramp.errors import ModelError, UsageError
 from offramp.export import export
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import CLASSES, write_onnx
+from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 
 def softmax(z):

@@ -15,8 +15,7 @@ from offramp.export.networks.history import Epoch
 from offramp.export.networks.pruning import count_macs, count_parameters
 from offramp.export.variants.pruned import add_pruned
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
+from offramp.tests.zoo import networks
 
 CLASSES = 4
 

@@ -10,8 +10,7 @@ from offramp.errors import BundleError, UsageError
 from offramp.export import export, keep
 from offramp.runtime import load, load_static
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import write_onnx
+from offramp.tests.zoo.dense import write_onnx
 
 
 def draw(n, seed=0):

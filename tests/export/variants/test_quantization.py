@@ -14,9 +14,8 @@ from offramp.export.variants.comparison import compare_variants
 from offramp.runtime import load_static, verify
 from offramp.runtime.chain.samples import convert_samples
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
-from dense import write_onnx
+from offramp.tests.zoo import networks
+from offramp.tests.zoo.dense import write_onnx
 
 CLASSES = 4
 

@@ -9,8 +9,7 @@ from offramp.runtime import UncalibratedWarning, load, load_static
 from offramp.runtime.chain.checks import run_stage
 from offramp.runtime.engines import Source, find_device
 from offramp.runtime.loading import load_uncalibrated
-
-import dense as dense_network
+from offramp.tests.zoo import dense as dense_network
 
 
 def draw(n, seed=0):

@@ -15,8 +15,7 @@ from offramp.export import export
 from offramp.runtime import EngineWarning, build, load_static, verify
 from offramp.runtime.engines import engines, find_device, name_device, onnxruntime, openvino
 from offramp.runtime.loading import load_uncalibrated
-
-from dense import forge
+from offramp.tests.zoo.dense import forge
 
 MIXED = ("openvino:CPU", "cpu", "openvino:CPU")
 
@@ -41,7 +40,7 @@ def test_engines_and_mixed_placements_give_the_same_labels_and_exits_on_500_inpu
     if name == "dense":
         bundle, x = request.getfixturevalue("dense"), draw(500)
     else:
-        import networks
+        from offramp.tests.zoo import networks
 
         zoo, entry = request.getfixturevalue("zoo"), networks.ZOO
         if name not in entry:
@@ -220,7 +219,7 @@ def test_clones_and_one_chain_called_from_several_threads_give_what_one_gives_al
 
 
 def test_threads_that_learn_lengths_at_once_get_what_one_gets_alone(zoo):
-    import networks
+    from offramp.tests.zoo import networks
 
     _, bundle, _ = zoo("encoder")
     (x,) = networks.ZOO["encoder"].draw(20, 3)
@@ -310,7 +309,7 @@ def test_a_stage_that_does_not_compile_is_one_error(dense, device):
 
 
 def test_static_networks_and_lengths_of_any_size_run_on_openvino(zoo):
-    import networks
+    from offramp.tests.zoo import networks
 
     _, bundle, _ = zoo("keyword-spotter")
     x = networks.ZOO["keyword-spotter"].draw(3, 5)

@@ -11,16 +11,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import mixed
 from offramp.bundle import Preprocess, Tensor, open_bundle
 from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build
 from offramp.runtime.engines import Source, qnn
 from offramp.runtime.loading import load_uncalibrated
-
-import mixed
-import networks
-from command import clear_message, offramp
+from offramp.tests.helpers.command import clear_message, offramp
+from offramp.tests.zoo import networks
 
 DEVICE = "qnn:simulator"
 TOLERANCE = {"fp32": (0.02, 0.15), "fp16": (0.02, 0.15), "int8-npu": (0.05, 0.3)}
@@ -108,7 +107,7 @@ def test_the_simulator_says_what_onnx_runtime_says(forms, variant):
     reason="takes minutes: OFFRAMP_BENCHMARKS=1 python -m pytest",
 )
 def test_every_network_of_the_zoo_runs_on_the_simulator_or_is_refused_for_a_known_reason(zoo):
-    import networks
+    from offramp.tests.zoo import networks
 
     for name, entry in networks.ZOO.items():
         _, bundle, _ = zoo(name)

@@ -29,9 +29,8 @@ from offramp.runtime import build, verify
 from offramp.runtime.engines import rknn
 from offramp.runtime.engines.rknn import converter
 from offramp.runtime.loading import load_static, load_uncalibrated
-
-from command import offramp
-from dense import forge
+from offramp.tests.helpers.command import offramp
+from offramp.tests.zoo.dense import forge
 
 DEVICE = "rknn:rk3588"
 PYTHON = os.environ.get("OFFRAMP_RKNN_PYTHON")
@@ -334,7 +333,7 @@ class Simulator:
     """The simulator of rknn-toolkit2, in a process of its own; builds instead of the converter and answers for RKNNLite."""
 
     def __init__(self):
-        script = Path(__file__).with_name("rknn_simulator.py")
+        script = Path(__file__).parents[2] / "fakes/rknn_simulator.py"
         command = [PYTHON, "-I", str(script), converter.__file__]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -371,7 +370,7 @@ def zoo_names():
     """Importing the zoo takes seconds: only where it is used."""
     if not PYTHON:
         return ["every network of the zoo"]
-    import networks
+    from offramp.tests.zoo import networks
 
     return list(networks.ZOO)
 
@@ -380,7 +379,7 @@ def zoo_names():
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 @pytest.mark.parametrize("name", zoo_names())
 def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_path, simulator, board, monkeypatch):
-    import networks
+    from offramp.tests.zoo import networks
 
     _, bundle, _ = zoo(name)
     shutil.copytree(bundle.path, tmp_path / "copy.offramp")
@@ -407,7 +406,7 @@ def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_p
 @with_toolkit
 @pytest.mark.parametrize("to", ["fp16", "int8"])
 def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, board, monkeypatch):
-    import networks
+    from offramp.tests.zoo import networks
 
     _, bundle, _ = zoo("multi-scale")
     shutil.copytree(bundle.path, tmp_path / "copy.offramp")
@@ -422,7 +421,7 @@ def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, b
 
 @with_toolkit
 def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, board, monkeypatch):
-    import networks
+    from offramp.tests.zoo import networks
 
     entry = networks.ZOO["encoder"]
     bundle = export(networks.build(entry), entry.draw(3, 0), tmp_path / "encoder.offramp")
@@ -437,7 +436,7 @@ def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, boar
 @with_toolkit
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 def test_images_as_a_camera_gives_them_mean_the_same(variant, tmp_path, simulator, board, monkeypatch):
-    import networks
+    from offramp.tests.zoo import networks
 
     how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)

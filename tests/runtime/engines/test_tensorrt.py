@@ -14,10 +14,9 @@ from offramp.runtime import EngineWarning, build
 from offramp.runtime.engines import Source, tensorrt
 from offramp.runtime.engines.tensorrt import cuda
 from offramp.runtime.loading import load_uncalibrated
-
-import networks
-from dense import labels_of_clones
-from fake_tensorrt import VERSIONS, FakeDriver, make_tensorrt
+from offramp.tests.fakes.tensorrt import VERSIONS, FakeDriver, make_tensorrt
+from offramp.tests.zoo import networks
+from offramp.tests.zoo.dense import labels_of_clones
 
 
 @pytest.fixture(autouse=True)

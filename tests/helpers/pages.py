@@ -17,7 +17,7 @@ import pytest
 
 from offramp.cli.app import exit_code_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 NEEDS = {
@@ -85,7 +85,7 @@ def check_install(command):
 def lay_out(folder):
     """Make a folder look like a checkout after the quickstart, with a small network in place of its own."""
     (folder / "samples/quickstart").mkdir(parents=True)
-    shutil.copy(ROOT / "tests/few_digits.py", folder / "samples/quickstart/digits.py")
+    shutil.copy(ROOT / "tests/zoo/few_digits.py", folder / "samples/quickstart/digits.py")
 
 
 def follow(page):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dense import CLASSES
+from offramp.tests.zoo.dense import CLASSES
 
 
 class Head(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from convolutions import (
+from offramp.tests.zoo.convolutions import (
     DeepResidual,
     DepthwiseSeparable,
     MixtureOfExperts,
@@ -18,8 +18,8 @@ from convolutions import (
     classify,
     conv,
 )
-from dense import CLASSES
-from sequences import Encoder, Head, KeywordSpotter, Looped, Spotter1d
+from offramp.tests.zoo.dense import CLASSES
+from offramp.tests.zoo.sequences import Encoder, Head, KeywordSpotter, Looped, Spotter1d
 
 SHAPE = (3, 16, 16)
 

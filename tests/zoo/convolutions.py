@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sequences import Head
+from offramp.tests.zoo.sequences import Head
 
 
 def conv(i, o, stride=1):
