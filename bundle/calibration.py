@@ -1,6 +1,5 @@
 """What calibrations say: operating points and what is promised of them. Typed, and validated while they are decoded."""
 
-from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import Meta
@@ -21,11 +20,6 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Joules = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
-
-
-def show_thresholds(thresholds: Iterable[float]) -> str:
-    """Show thresholds; those that no score reaches are `never`."""
-    return ", ".join("never" if one >= NEVER else f"{one:.4f}" for one in thresholds)
 
 
 class Certificate(Record, frozen=True):

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from ..errors import UsageError, unknown
+from ..units import show_value
 from .manifest import Record
 
 Goal = Literal["latency", "energy", "accuracy"]
@@ -120,10 +121,3 @@ def describe_limit(name: str, value: float, target: Target) -> str:
             return f"at most {shown} of the inputs later than {show_value('deadline_s', target.deadline_s or 0.0)}"
         case _:
             return f"a mean energy of at most {shown}"
-
-
-def show_value(name: str, value: float) -> str:
-    """Show a value of what a limit limits, in the unit that people read."""
-    if name == "max_energy_j":
-        return f"{value * 1e3:.4g} mJ"
-    return f"{value * 1e6:.0f} us" if name.endswith("_s") else f"{value:.2%}"

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from ..bundle import OperatingPoint, Target
 from ..bundle.calibration import Conditions
-from ..bundle.target import describe_limit, show_value
+from ..bundle.target import describe_limit
+from ..units import show_value
 from .measure.tables import Costs, exits_taken, mean_of
 from .search.contenders import Contender
 from .search.objective import goal_of, keeps, limited

@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from ..bundle import Bundle, Calibration, Target, Variant, opened
 from ..bundle.calibration import StaticPoint
-from ..bundle.target import show_value
 from ..devices import fingerprint
 from ..errors import UsageError, unknown
 from ..progress import Progress, no_progress
@@ -19,6 +18,7 @@ from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
+from ..units import show_value
 from .intervals import paired_drop
 from .labels import LEAST, check_labelled, check_labels
 from .measure.latency import force_exits, latencies, measure, run_alone

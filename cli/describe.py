@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
-from ..bundle.calibration import show_thresholds
+from ..units import show_thresholds
 from .output import table
 
 if TYPE_CHECKING:

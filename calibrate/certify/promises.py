@@ -6,8 +6,9 @@ from statistics import NormalDist
 import numpy as np
 
 from ...bundle import Target
-from ...bundle.target import CAREFUL, show_value
+from ...bundle.target import CAREFUL
 from ...errors import require
+from ...units import show_value
 from ..measure.tables import Costs, Table, at_exits, exits_taken
 from ..search.objective import limited
 from .exact_tests import certify_drop, certify_mean, certify_share, share_bound

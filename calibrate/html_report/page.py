@@ -6,10 +6,11 @@ from importlib import resources
 from typing import Any
 
 from ...bundle import OperatingPoint
-from ...bundle.calibration import BESIDE, show_thresholds
+from ...bundle.calibration import BESIDE
 from ...errors import require
+from ...units import show_thresholds, show_time
 from .contents import Report
-from .plots import draw_plots, show_placement, show_runs, show_time
+from .plots import draw_plots, show_placement, show_runs
 
 PROBABILITIES = ("max_softmax", "ensemble")
 """Rules whose score is meant to be the probability of being right."""

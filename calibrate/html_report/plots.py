@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...bundle import Calibration, OperatingPoint
-from ...bundle.calibration import Chain, show_thresholds
+from ...bundle.calibration import Chain
+from ...units import show_thresholds, show_time
 from .contents import Distribution, Measured, Report
 from .reliability import BINS, Reliability
 
@@ -34,14 +35,6 @@ def draw_plots(report: Report) -> dict[str, "figure"]:
         for one, threshold in zip_longest(measured.reliability, measured.thresholds):
             plots[f"reliability{one.exit}"] = _draw_reliability(one, threshold)
     return plots
-
-
-def show_time(seconds: float) -> str:
-    """Show a time in the unit that leaves three or four digits."""
-    for unit, factor in (("us", 1e6), ("ms", 1e3)):
-        if abs(seconds) * factor < 9999.5:
-            return f"{seconds * factor:.4g} {unit}"
-    return f"{seconds:.4g} s"
 
 
 def show_placement(placement: Sequence[str]) -> str:

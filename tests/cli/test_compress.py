@@ -10,7 +10,8 @@ from offramp.cli.app import exit_code_of
 from offramp.tests.zoo.dense import write_onnx
 
 NETWORK = """
-import numpy as np, torch, networks
+import numpy as np, torch
+from offramp.tests.zoo import networks
 def network(): return networks.build(networks.ZOO["plain"])
 def other(): return networks.build(networks.ZOO["plain"], seed=1)
 def data():

@@ -13,6 +13,7 @@ from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_convolutions, write_onnx
 
 NETWORK = """
+import sys
 from offramp.tests.zoo import networks
 def encoder(): return networks.build(networks.ZOO["encoder"])
 def tokens(): return networks.ZOO["encoder"].draw(3, 0)[0]
