@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 
 from .bundle.manifest import Count
 from .errors import UsageError
-from .files import NEW, explained, new_name, remove_tree, write_atomically
+from .files import NEW, new_name, os_errors_explained, remove_tree, write_atomically
 
 LIMIT_BYTES = 2 << 30
 """The size that the cache is kept below, unless OFFRAMP_CACHE_MB says otherwise."""
@@ -152,7 +152,7 @@ def store(key: Key, label: str, content: bytes) -> None:
     """
     root = cache_folder()
     final = root / digest_key(key)
-    with explained(root, "write"):
+    with os_errors_explained(root, "write"):
         root.mkdir(parents=True, exist_ok=True)
         folder = new_name(root)
         folder.mkdir()

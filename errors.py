@@ -14,14 +14,51 @@ OfframpError          1  the root; raised itself only for a fault of ours
 """
 
 import importlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 
 
 class OfframpError(Exception):
-    """Root of the hierarchy. `exit_code` is what the command line ends with."""
+    """Root of the hierarchy.
+
+    What a program needs to react stands in attributes, None or empty where it does not apply; the message says it in words.
+
+    Attributes:
+        exit_code: what the command line ends with.
+        device: the device that failed or is missing, such as `cuda:0`.
+        stage: the stage that cannot run, by its file: `stage1.onnx`.
+        nodes: names of the graph's nodes that cannot run or be cut.
+        package: the package that is missing, by its import name.
+        extra: the extra of offramp that brings it: `pip install 'offramp[extra]'`.
+        path: the file or folder that is wrong.
+
+    Example:
+        >>> try:
+        ...     require("no_such_package", extra="export")
+        ... except MissingError as error:
+        ...     print(error.package, error.extra, error.exit_code)
+        no_such_package export 4
+    """
 
     exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        device: str | None = None,
+        stage: str | None = None,
+        nodes: Sequence[str] = (),
+        package: str | None = None,
+        extra: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.device, self.stage, self.nodes = device, stage, tuple(nodes)
+        self.package, self.extra = package, extra
+        self.path = None if path is None else Path(path)
 
 
 class UsageError(OfframpError):
@@ -95,9 +132,13 @@ def require(module: str, *, extra: str) -> ModuleType:
     except Exception as error:  # whatever its own import does: OpenVINO's, for one, fails for a user without a home
         if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
             raise MissingError(
-                f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'"
+                f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'",
+                package=module,
+                extra=extra,
             ) from error
-        raise MissingError(f"The package {module} is installed but does not import: {error}") from error
+        raise MissingError(
+            f"The package {module} is installed but does not import: {error}", package=module, extra=extra
+        ) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -109,7 +150,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Make the error for a name that is not among the known ones; it proposes the nearest."""
     import difflib
 

@@ -41,7 +41,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         MissingError: the folder cannot be written or the disk is full.
     """
-    with explained(path, "write"):
+    with os_errors_explained(path, "write"):
         temporary = new_name(path.parent)
         try:
             with temporary.open("xb") as file:
@@ -62,7 +62,7 @@ def check_writable(path: Path) -> None:
         UsageError: there is a folder at `path`.
         MissingError: it cannot be written.
     """
-    with explained(path, "write"):
+    with os_errors_explained(path, "write"):
         if path.is_dir():
             raise UsageError(f"{path} is a folder. Name a file to write.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: Path, what: str) -> Iterator[None]:
+def os_errors_explained(path: Path, what: str) -> Iterator[None]:
     """Turn an operating system's refusal to read or write `path` into a MissingError that names it."""
     try:
         yield
@@ -80,7 +80,7 @@ def explained(path: Path, what: str) -> Iterator[None]:
         remedy = (
             "Check permissions and free space, or write elsewhere." if what == "write" else "Check its permissions."
         )
-        raise MissingError(f"Cannot {what} {path}: {error.strerror or error}. {remedy}") from error
+        raise MissingError(f"Cannot {what} {path}: {error.strerror or error}. {remedy}", path=path) from error
 
 
 def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:

@@ -109,6 +109,11 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         return self.certificate is not None or self.promise == THE_WHOLE
 
     @property
+    def exits_early(self) -> bool:
+        """Whether it runs the chain, in which samples may leave early; else it runs a static network."""
+        return self.static is None
+
+    @property
     def engines(self) -> str:
         """What runs: points that say the same can be switched between."""
         what = "the chain" if self.static is None else f"the static network to exit {self.static}"

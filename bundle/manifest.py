@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ..errors import DataError, UsageError, unknown
+from ..errors import DataError, UsageError, unknown_name
 
 SCHEMA = 2
 PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -248,7 +248,7 @@ class Preprocess(Record, frozen=True):
             ("interpolation", ("bilinear", "bicubic", "nearest")),
         ):
             if getattr(self, name) not in known:
-                raise unknown(name, str(getattr(self, name)), known)
+                raise unknown_name(name, str(getattr(self, name)), known)
 
 
 class Manifest(Record, frozen=True):

@@ -23,8 +23,8 @@ import msgspec
 from msgspec import Struct
 
 from .. import __version__
-from ..errors import BundleError, MissingError, OutdatedError, UsageError, unknown
-from ..files import explained, hash_file
+from ..errors import BundleError, MissingError, OutdatedError, UsageError, unknown_name
+from ..files import hash_file, os_errors_explained
 from .calibration import CALIBRATION_SCHEMA, Calibration
 from .manifest import SCHEMA, Manifest, Variant
 
@@ -44,7 +44,7 @@ class Bundle(Struct, frozen=True):
         for variant in self.manifest.variants:
             if name in (None, variant.name):
                 return variant
-        raise unknown("variant", str(name), [variant.name for variant in self.manifest.variants])
+        raise unknown_name("variant", str(name), [variant.name for variant in self.manifest.variants])
 
     def file(self, variant: Variant, name: str) -> Path:
         """Return the path of a variant's file after checking its content against the manifest.
@@ -53,7 +53,7 @@ class Bundle(Struct, frozen=True):
             BundleError: its sha256 differs.
         """
         path = _locate(self.path, variant, name)
-        with explained(path, "read"):
+        with os_errors_explained(path, "read"):
             digest = hash_file(path)
         if digest != variant.files[name].sha256:
             raise BundleError(
@@ -77,7 +77,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         MissingError: it may not be read.
     """
     root = Path(path)
-    with explained(root, "read"):
+    with os_errors_explained(root, "read"):
         there, whole = root.exists(), root.is_dir() and (root / "manifest.json").is_file()
     if not there:
         raise UsageError(f"There is no bundle at {root}.")
@@ -115,7 +115,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         UsageError: there is nothing at this path.
         BundleError: it is no calibration, damaged, or newer than this version.
     """
-    with explained(Path(path), "read"):
+    with os_errors_explained(Path(path), "read"):
         if not Path(path).is_file():
             raise UsageError(f"There is no calibration at {path}.")
     return _decode(Path(path), Calibration)
@@ -157,7 +157,7 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
 
 def _locate(root: Path, variant: Variant, name: str) -> Path:
     path = root / variant.folder / name
-    with explained(path, "read"):
+    with os_errors_explained(path, "read"):
         there = path.is_file()
         inside = path.resolve().is_relative_to(root.resolve())
         size = path.stat().st_size if there else 0

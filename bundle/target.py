@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from ..errors import UsageError, unknown
+from ..errors import UsageError, unknown_name
 from ..units import show_value
 from .manifest import Record
 
@@ -73,7 +73,7 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
         if self.deadline_s is not None and self.max_late is None:
             msgspec.structs.force_setattr(self, "max_late", MAX_LATE)
         if self.goal is not None and self.goal not in list(GOALS):
-            raise unknown("goal", str(self.goal), GOALS)
+            raise unknown_name("goal", str(self.goal), GOALS)
         if not self.limits:
             raise UsageError("A target needs a limit, such as max_drop=0.01 or max_latency_s=0.002.")
         careful = any(name in CAREFUL for name in self.limits)

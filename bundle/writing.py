@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import BundleError, UsageError
-from ..files import NEW, check_writable, explained, hash_file, new_name, remove_tree, sync, write_atomically
+from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
 from .calibration import Calibration
 from .manifest import PLAIN, File, Manifest
 from .reading import Bundle, open_bundle
@@ -33,7 +33,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> Path:
     check_writable(path)
     if path.exists():
         try:
-            with explained(path, "read"):
+            with os_errors_explained(path, "read"):
                 msgspec.json.decode(path.read_bytes() if path.is_file() else b"", type=_AnyCalibration)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UsageError(f"{path} is there and is no calibration. Name another file, or remove it.") from None
@@ -63,7 +63,7 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
         MissingError: the place cannot be written.
     """
     root = Path(path)
-    with explained(root, "write"):
+    with os_errors_explained(root, "write"):
         if root.exists() and not root.is_dir():
             raise UsageError(f"{root} is a file. Name a new folder or a bundle to replace.")
         if root.is_dir() and (strange := _not_ours(root)):
@@ -73,7 +73,7 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with _locked(root):
             folder = new_name(root / "variants")
-            with explained(root, "write"):
+            with os_errors_explained(root, "write"):
                 for leftover in [*root.glob(f"{NEW}*"), *(root / "variants").glob(f"{NEW}*")]:
                     remove_tree(leftover) if leftover.is_dir() else leftover.unlink()
                 folder.mkdir()
@@ -110,7 +110,7 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
         MissingError: the place cannot be written.
     """
     root, (*others, variant) = Path(path), manifest.variants
-    with explained(root, "write"):
+    with os_errors_explained(root, "write"):
         final = root / variant.folder if shares else _free_name(root / "variants" / variant.name)
         variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
         manifest = msgspec.structs.replace(manifest, variants=(*others, variant))

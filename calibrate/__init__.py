@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .benchmark import Benchmark, Row, StageCost, bench
     from .html_report.contents import Report
     from .html_report.making import report
-    from .measure.energy import ExitEnergies, ExitEnergy, energy_per_exit, model_energy
+    from .measure.energy import ExitEnergies, ExitEnergy, measure_energy, model_energy
     from .pipeline import calibrate
     from .sample_files import load_samples
     from .target_file import read_targets
@@ -26,8 +26,8 @@ __all__ = [
     "Target",
     "bench",
     "calibrate",
-    "energy_per_exit",
     "load_samples",
+    "measure_energy",
     "model_energy",
     "read_targets",
     "report",
@@ -44,7 +44,7 @@ __getattr__ = late_names(
         "StageCost": "benchmark",
         "bench": "benchmark",
         "calibrate": "pipeline",
-        "energy_per_exit": "measure.energy",
+        "measure_energy": "measure.energy",
         "load_samples": "sample_files",
         "model_energy": "measure.energy",
         "read_targets": "target_file",

@@ -12,7 +12,7 @@ from msgspec import Struct
 from ..bundle import Bundle, Calibration, Target, Variant, opened
 from ..bundle.calibration import StaticPoint
 from ..devices import fingerprint
-from ..errors import UsageError, unknown
+from ..errors import UsageError, unknown_name
 from ..progress import Progress, no_progress
 from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
@@ -199,7 +199,7 @@ def choose_early(calibration: Calibration, point: str | None) -> str:
         raise UsageError("No operating point exits early: no thresholds keep the target. There is nothing to compare.")
     point = point or chains[0]
     if point not in calibration.points:
-        raise unknown("operating point", point, calibration.points)
+        raise unknown_name("operating point", point, calibration.points)
     if calibration.points[point].static is not None:
         raise UsageError(
             f"The operating point {point} is {calibration.points[point].engines}, which does not exit early. "
@@ -246,7 +246,7 @@ def compare(
                 progress=progress,
             )
         )
-        placement = [stage.device for stage in net.provenance.stages]
+        placement = list(net.provenance.devices)
         last = len(net.exits) - 1
         rival = (
             calibration.statics[net.point.rival] if calibration and net.point and net.point.rival is not None else None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle, Manifest, opened
-from ..errors import DataError, MissingError, UsageError, unknown
+from ..errors import DataError, MissingError, UsageError, unknown_name
 from .images import SUFFIXES, load_images
 
 
@@ -111,7 +111,7 @@ def _number_classes(folders: Sequence[Path], manifest: Manifest) -> list[int]:
     if known is not None:
         for folder in folders:
             if folder.name not in known:
-                raise DataError(f"{folder}: {unknown('class', folder.name, known)}")
+                raise DataError(f"{folder}: {unknown_name('class', folder.name, known)}")
         return [known.index(name) for name in names]
     if all(re.fullmatch("[0-9]{1,9}", name) for name in names):
         numbers = [int(name) for name in names]

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Target
-from ..errors import UsageError, require, unknown
-from ..files import explained
+from ..errors import UsageError, require, unknown_name
+from ..files import os_errors_explained
 
 KEYS = Target.__struct_fields__
 
@@ -25,7 +25,7 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
         MissingError: it cannot be read, or PyYAML is not installed.
     """
     path, yaml = Path(path), require("yaml", extra="calibrate")
-    with explained(path, "read"):
+    with os_errors_explained(path, "read"):
         if not path.is_file():
             raise UsageError(f"There is no file {path}.")
         content = path.read_bytes()
@@ -69,7 +69,9 @@ def _make(fields: Any, where: str) -> Target:
         raise UsageError(f"{where}: a target has fields such as max_drop, not {fields!r}.")
     for key in fields:
         if key not in KEYS:
-            raise UsageError(f"{where}: {unknown('key', str(key), KEYS)} Times are in seconds, energies in joules.")
+            raise UsageError(
+                f"{where}: {unknown_name('key', str(key), KEYS)} Times are in seconds, energies in joules."
+            )
     numbers = {key: _number(key, value, where) for key, value in fields.items() if key != "goal"}
     try:
         return Target(goal=fields.get("goal"), **numbers)

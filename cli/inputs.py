@@ -11,8 +11,8 @@ import numpy as np
 from ..bundle import Manifest
 from ..calibrate import sample_files
 from ..calibrate.sample_files import labelled
-from ..errors import DataError, ModelError, OfframpError, UsageError, require, unknown
-from ..files import explained
+from ..errors import DataError, ModelError, OfframpError, UsageError, require, unknown_name
+from ..files import os_errors_explained
 
 
 def call_function(source: str) -> Any:
@@ -38,7 +38,7 @@ def call_function(source: str) -> Any:
         spec.loader.exec_module(module)
         found = getattr(module, function, None)
         if not callable(found):
-            raise unknown(f"function in {path}", function, [n for n, v in vars(module).items() if callable(v)])
+            raise unknown_name(f"function in {path}", function, [n for n, v in vars(module).items() if callable(v)])
         return found()
     except OfframpError:
         raise
@@ -74,7 +74,7 @@ def load_lines(source: str) -> list[str]:
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
     try:
-        with explained(path, "read"):
+        with os_errors_explained(path, "read"):
             return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8: {error.reason}.") from error

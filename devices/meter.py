@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, unknown
+from ..errors import UsageError, unknown_name
 from .clock import Clock
 from .rail import GRADES, LEAST_POLL_S, NO_NUMBER, Grade, Probe, Unavailable, describe_failure
 from .state import State, StateReader
@@ -101,7 +101,7 @@ class Meter:
         rails = [rails] if isinstance(rails, str) else rails
         for name in rails or ():
             if name not in known:
-                raise unknown(f"rail of {self.name}", name, known)
+                raise unknown_name(f"rail of {self.name}", name, known)
         if {"total", "part"} <= {roles[name] for name in rails or ()}:
             parts = ", ".join(name for name in rails or () if roles[name] == "part")
             raise UsageError(f"{parts} of {self.name} lies inside the total: to add both counts it twice.")

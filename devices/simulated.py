@@ -19,7 +19,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from ..errors import UsageError, unknown
+from ..errors import UsageError, unknown_name
 from .clock import Clock, jitter
 from .meter import Meter
 from .rail import COUNTS, Probe, Rail
@@ -143,7 +143,7 @@ class SimulatedBoard:
             raise UsageError(f"{TOTAL} is the board's total and no part of it.")
         for fault in faults:
             if fault.rail not in (known := (TOTAL, *(parts or {}))):
-                raise unknown("rail of the simulated board", fault.rail, known)
+                raise unknown_name("rail of the simulated board", fault.rail, known)
         self.clock = SimulatedClock(seed=seed)
         self.spent_j = 0.0
         self.idle_w, self._power_w, self._since_s = idle_w, idle_w, 0.0

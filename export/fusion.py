@@ -17,7 +17,7 @@ from ..bundle.calibration import BESIDE
 from ..bundle.golden import Golden, read_golden
 from ..bundle.manifest import NEVER
 from ..errors import BundleError, CheckError, ModelError, UsageError, require
-from ..files import NEW, check_writable, explained, sync
+from ..files import NEW, check_writable, os_errors_explained, sync
 from ..runtime import UncalibratedWarning
 from ..runtime.chain.checks import check_thresholds
 from ..runtime.selection import choose_point
@@ -117,7 +117,7 @@ def fuse(
     if manifest.class_names:
         model.metadata_props["offramp.class_names"] = "\n".join(manifest.class_names)
     names = tuple(str(value.name) for value in model.graph.inputs if value.name != THRESHOLDS)
-    with explained(output, "write"), tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder:
+    with os_errors_explained(output, "write"), tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder:
         new = Path(folder) / output.name
         data = f"{output.name}.{secrets.token_hex(4)}.data" if weights > INLINE else None
         ir.save(model, new, external_data=data)

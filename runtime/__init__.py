@@ -8,7 +8,7 @@ from ..errors import EngineWarning, MeterWarning, UncalibratedWarning  # isort: 
 
 # numpy comes last, with the chain: its BLAS threads spin for a while, and whatever is imported meanwhile costs twice.
 from .building import Built, build  # isort: skip
-from .loading import load, load_static  # isort: skip
+from .loading import load, load_static, load_uncalibrated  # isort: skip
 from .chain.net import Net  # isort: skip
 from .chain.results import BatchResult, EveryExit, Provenance, Result, StageProvenance  # isort: skip
 from .verification import ExitCheck, Verification, verify  # isort: skip
@@ -35,6 +35,7 @@ __all__ = [
     "diagnose",
     "load",
     "load_static",
+    "load_uncalibrated",
     "verify",
 ]
 

@@ -92,7 +92,7 @@ def load(
             stacklevel=2,
         )
         return net
-    here = [stage.device for stage in net.provenance.stages]
+    here = list(net.provenance.devices)
     if tuple(here) != best.placement:
         said.append(f"the stages run on {', '.join(here)} here and ran on {', '.join(best.placement)} there")
     if said:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
 from ..devices import differences, fingerprint
 from ..devices.fingerprint import Difference
-from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown
+from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
 from .engines import find_device
 
 
@@ -96,7 +96,7 @@ def choose_point(
         )
     wanted = None if variant is None else bundle.variant(variant).name
     if point is not None and point not in found.points:
-        raise unknown("operating point", point, found.points)
+        raise unknown_name("operating point", point, found.points)
     names = [name for name in found.points if wanted is None or _is_of(bundle, found, name, wanted)]
     name = point or next(iter(names), None)
     if name is None or name not in names:

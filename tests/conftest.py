@@ -86,7 +86,7 @@ def dense(dense_onnx, tmp_path):
 @pytest.fixture(scope="session")
 def labelled(dense_onnx, tmp_path_factory):
     """Samples of the dense network, labelled by its last exit except for one in ten."""
-    from offramp.runtime.loading import load_uncalibrated
+    from offramp.runtime import load_uncalibrated
 
     rng = np.random.default_rng(1)
     x = rng.standard_normal((800, 16)).astype(np.float32)

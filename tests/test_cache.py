@@ -12,9 +12,8 @@ from offramp import cache as kept
 from offramp.bundle import open_bundle
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import export
-from offramp.runtime import EngineWarning, build
+from offramp.runtime import EngineWarning, build, load_uncalibrated
 from offramp.runtime.engines import openvino
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.zoo.dense import write_onnx
 
 DEVICE = "openvino:CPU"

@@ -12,7 +12,7 @@ import pytest
 from offramp.devices.recording import Recording
 from offramp.export import export
 from offramp.export.cut import rules
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.helpers.pages import ROOT, blocks, run
 
 LONG = "product.py", "certify.py", "predict.py", "chain.py"

@@ -21,7 +21,7 @@ from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
 from ...runtime.placement import AUTO, spread
 from .answers import record
-from .energy import ExitEnergies, energy_per_exit, model_energy
+from .energy import ExitEnergies, measure_energy, model_energy
 from .latency import Turn, force_exits, latencies, measure, run_alone
 from .resume import Kept
 from .tables import Costs, Table
@@ -67,7 +67,7 @@ class Opened(Struct, frozen=True):
     @property
     def placement(self) -> tuple[str, ...]:
         """The device of each stage."""
-        return tuple(stage.device for stage in self.net.provenance.stages)
+        return self.net.provenance.devices
 
 
 class Answers(Struct, frozen=True):
@@ -130,7 +130,7 @@ class Opener:
         if key not in self._opened:
             self.close()
             net = self._held.enter_context(load_uncalibrated(self._bundle, device, variant=variant.name, **self._how))
-            ran = [stage.device for stage in net.provenance.stages]
+            ran = list(net.provenance.devices)
             self._opened[key] = Opened(net, tuple(self.open_static(variant, ran, k) for k in range(len(ran))))
         return self._opened[key]
 
@@ -236,7 +236,7 @@ def _measure_energy(setting: Setting, net: Net, times: Sequence[np.ndarray], par
     part = part | {"samples": "energy"}
     if (content := setting.kept.load(part)) is not None:
         return msgspec.json.decode(content, type=ExitEnergies)
-    found = energy_per_exit(
+    found = measure_energy(
         net, setting.x[:MIXED], setting.meter, fingerprint=setting.fingerprint, progress=setting.progress
     )
     setting.kept.save(part, msgspec.json.encode(found))

@@ -101,7 +101,7 @@ class ExitEnergies(Struct, frozen=True, kw_only=True):
     fingerprint: dict[str, str]
 
 
-def energy_per_exit(
+def measure_energy(
     net: Net,
     x: Samples,
     meter: Meter,

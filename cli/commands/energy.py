@@ -51,7 +51,7 @@ def energy(
 ) -> None:
     """Measure what leaving at each exit of BUNDLE costs in joules, by inputs like those of DATA."""
     from ...bundle import open_bundle
-    from ...calibrate.measure.energy import energy_per_exit, model_energy
+    from ...calibrate.measure.energy import measure_energy, model_energy
     from ...calibrate.measure.latency import forced_latencies
     from ...devices import fingerprint
     from ...devices.meters import modelled
@@ -76,13 +76,13 @@ def energy(
             opened, devices, variant=variant, threads=threads, fallback=fallback, progress=progress
         ) as net,
     ):
-        packages = packages_of([stage.device for stage in net.provenance.stages])
+        packages = packages_of(list(net.provenance.devices))
         fields = fingerprint(packages=packages, threads=threads, meter=f"{found.name}: {found.scope}")
         if power_w is not None:
             latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
             result = model_energy(latency_s, power_w, fingerprint=fields)
         else:
-            result = energy_per_exit(
+            result = measure_energy(
                 net,
                 samples,
                 found,

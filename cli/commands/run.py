@@ -56,7 +56,7 @@ def run(bundle: str, inputs: str, power: bool, meter: str, as_json: bool, **load
         return
     stats = net.stats()
     text = lambda: f"{describe_results(results, names)}\n\n{describe_stats(stats)}"  # noqa: E731
-    packages = packages_of([stage.device for stage in net.provenance.stages])
+    packages = packages_of(list(net.provenance.devices))
     scope = f"{stats.power.meter}: {stats.power.scope}" if stats.power and stats.power.meter else None
     fields = fingerprint(packages=packages, threads=loading["threads"], meter=scope)
     print_result({"results": named, "stats": stats, "fingerprint": fields}, as_json, text)

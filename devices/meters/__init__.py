@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 
 from msgspec import Struct
 
-from ...errors import MissingError, unknown
+from ...errors import MissingError, unknown_name
 from ..board import identify
 from ..clock import wait_for
 from ..meter import Meter
@@ -108,7 +108,7 @@ def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: int | None 
         raise MissingError(
             f"There is no meter {name} here. Here are: {', '.join(m.name for m in found.meters) or 'none'}."
         )
-    raise unknown("meter", name, ["auto", *found.looked_for, *(meter.name for meter in found.meters)])
+    raise unknown_name("meter", name, ["auto", *found.looked_for, *(meter.name for meter in found.meters)])
 
 
 def choose_among(found: Found, *, gpu: int | None = None) -> Meter | None:

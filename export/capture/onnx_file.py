@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, NameFixPass
 
 from ...errors import DataError, MissingError, ModelError, UsageError, require
-from ...files import explained
+from ...files import os_errors_explained
 from ..graph.axes import BATCH, Axes, first_line, resolve_axes, take
 from ..graph.running import open_session, relative_error
 from .captured import Arrays, Captured, infer_shapes
@@ -29,7 +29,7 @@ class OnnxFile:
     def __init__(self, path: str | os.PathLike[str], axes: Any = None) -> None:
         require("onnxruntime", extra="onnx")
         self.path = path = Path(path)
-        with explained(path, "read"):
+        with os_errors_explained(path, "read"):
             if not path.is_file():
                 raise UsageError(
                     f"{path} is a folder, not an ONNX file." if path.exists() else f"There is no file {path}."

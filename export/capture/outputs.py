@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from ...errors import ModelError, UsageError, unknown
+from ...errors import ModelError, UsageError, unknown_name
 
 HINT = "Name the outputs that are exits, in order, with exits=[...] (--exits)."
 
@@ -80,7 +80,7 @@ def choose_exits(
     """
     for name in exits or ():
         if name not in many:
-            raise unknown("output", name, many)
+            raise unknown_name("output", name, many)
     if exits is not None and len(set(exits)) < len(exits):
         raise UsageError(f"An output is named twice among the exits {', '.join(exits)}: list each once.")
     sources, classes = [], {}
@@ -118,7 +118,7 @@ def check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources
     """
     for name in gates:
         if name not in outputs:
-            raise unknown("output", name, outputs)
+            raise unknown_name("output", name, outputs)
         shape = outputs[name].shape
         if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or outputs[name].dtype.kind != "f":
             raise ModelError(f"The gate {name} is {outputs[name].dtype} {shape}; a gate is one float per sample.")

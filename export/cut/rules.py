@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from ...errors import UsageError, unknown
+from ...errors import UsageError, unknown_name
 from ..graph.axes import BATCH
 
 LEAST = 1e-30
@@ -67,7 +67,7 @@ def check_rule(rule: str, gates: Sequence[str], temperatures: Sequence[float] | 
         UsageError: it is unknown, or gates or temperatures do not fit it.
     """
     if rule not in RULES:
-        raise unknown("rule", rule, RULES)
+        raise unknown_name("rule", rule, RULES)
     if bool(gates) != rule.startswith("gate"):
         raise UsageError(
             "The rules gate and gate_logit need gates=[...], the names of the gate outputs, and no other does."

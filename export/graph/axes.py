@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle import Tensor
-from ...errors import ModelError, UsageError, causes, unknown
+from ...errors import ModelError, UsageError, causes, unknown_name
 
 BATCH = "batch"
 """The name of the dynamic batch dimension in every graph that is written."""
@@ -35,7 +35,7 @@ def resolve_axes(axes: Any, names: Sequence[str], arrays: Sequence[np.ndarray]) 
     if isinstance(axes, Mapping):
         for name in axes:
             if name not in names:
-                raise unknown("input", str(name), names)
+                raise unknown_name("input", str(name), names)
         given = dict(axes)
     elif axes is not None:
         if len(names) != 1:

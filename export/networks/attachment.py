@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...errors import DataError, ModelError, OfframpError, UsageError, require, unknown
+from ...errors import DataError, ModelError, OfframpError, UsageError, require, unknown_name
 from ..capture.torch_module import evaluating
 from ..graph.axes import first_line
 
@@ -149,7 +149,7 @@ def _check_places(network: "torch.nn.Module", steps: list[_Step], places: list[s
     known = [name for name, _ in network.named_modules() if name]
     for name in places:
         if name not in known:
-            raise unknown("module", str(name), known)
+            raise unknown_name("module", str(name), known)
         runs = [step for step in steps if step.name == name]
         if len(runs) != 1:
             raise ModelError(f"The module {name} is run {len(runs)} times on the example; an exit's is run once.")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ModelError, UsageError, require, unknown
+from ...errors import ModelError, UsageError, require, unknown_name
 from ..capture.outputs import flatten
 from ..graph.axes import first_line
 
@@ -70,7 +70,7 @@ def prune(
         raise UsageError(f"prune takes a torch.nn.Module, not a {type(network).__name__}.")
     goal, share = check_goal(macs, parameters)
     if spread not in SPREADS:
-        raise unknown("spread", spread, SPREADS)
+        raise unknown_name("spread", spread, SPREADS)
     if not isinstance(round_to, int) or round_to < 1:
         raise UsageError(f"round_to={round_to}: numbers of channels are multiples of a whole number, 1 or more.")
     if isinstance(keep, str):
@@ -78,7 +78,7 @@ def prune(
     modules = dict(network.named_modules())
     for name in keep:
         if name not in modules:
-            raise unknown("module", name, modules)
+            raise unknown_name("module", name, modules)
     count = count_macs if goal == "macs" else count_parameters
     kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
     inputs = _as_tensors(example, kinds[0] if kinds else torch.float32)

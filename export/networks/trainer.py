@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import DataError, MissingError, ModelError, UsageError, unknown
-from ...files import explained, write_atomically
+from ...errors import DataError, MissingError, ModelError, UsageError, unknown_name
+from ...files import os_errors_explained, write_atomically
 from ..capture.outputs import flatten
 from ..graph.axes import first_line
 from .heads import Attached
@@ -298,7 +298,7 @@ class Loop:
 
     def _resume(self, path: Path, optimizer: torch.optim.Optimizer, loader: Iterable[tuple[Any, Any]]) -> list[Epoch]:
         try:
-            with explained(path, "read"):
+            with os_errors_explained(path, "read"):
                 content = path.read_bytes()
             # The states of random generators must stay on the CPU; load_state_dict moves the rest.
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -345,7 +345,7 @@ def _find_heads(network: nn.Module, heads: Sequence[str]) -> list[str]:
         raise UsageError(f"Name the modules that are heads with heads=[...]; the network consists of {children}.")
     for name in heads:
         if name not in known:
-            raise unknown("module", name, known)
+            raise unknown_name("module", name, known)
     return list(heads)
 
 

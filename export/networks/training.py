@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UsageError, require, unknown
+from ...errors import UsageError, require, unknown_name
 from ...files import check_writable
 from .history import Epoch, History
 
@@ -79,7 +79,7 @@ def train(
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"train takes a torch.nn.Module, not a {type(network).__name__}.")
     if recipe not in RECIPES:
-        raise unknown("recipe", recipe, RECIPES)
+        raise unknown_name("recipe", recipe, RECIPES)
     if heads and recipe != "heads":
         raise UsageError(f"heads={list(heads)} are for recipe='heads'; {recipe!r} trains the whole network.")
     if epochs < 1 or (seconds is not None and not seconds > 0):

@@ -14,8 +14,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.writing import check_variant_name, commit, new_variant
-from ...errors import UsageError, unknown
-from ...files import explained
+from ...errors import UsageError, unknown_name
+from ...files import os_errors_explained
 from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
 from ..cut.stage_files import read_graph, read_heads
@@ -63,7 +63,7 @@ def keep(
         ends = tuple(parent.exits[k] for k in numbers)
         shared = [parent.weights, *(end.static for end in ends)]
         for file in shared:
-            with explained(
+            with os_errors_explained(
                 folder / file, "write"
             ):  # engines read weights only from beside the graph, and follow no links
                 shutil.copyfile(bundle.file(parent, file), folder / file)
@@ -107,7 +107,7 @@ def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:
     for wanted in exits:
         if by_name or not re.fullmatch(r"-?[0-9]+", str(wanted)):
             if wanted not in names:
-                raise unknown("exit", str(wanted), names)
+                raise unknown_name("exit", str(wanted), names)
             number = names.index(str(wanted))
         else:
             number = int(wanted)

@@ -11,7 +11,7 @@ import numpy as np
 from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.writing import check_variant_name
-from ...errors import DataError, UsageError, require, unknown
+from ...errors import DataError, UsageError, require, unknown_name
 from ..capture.preprocess import normalise
 from ..graph.axes import axes_of, first_line
 from ..networks.history import Epoch
@@ -74,7 +74,7 @@ def add_pruned(
     _, share = check_goal(macs, parameters)
     name = name or f"pruned{round(100 * (1 - share))}"
     if recipe not in RECIPES:
-        raise unknown("recipe", recipe, RECIPES)
+        raise unknown_name("recipe", recipe, RECIPES)
     if there := Path(path).exists():
         bundle = open_bundle(path)
         check_variant_name(name, bundle)

@@ -19,7 +19,7 @@ from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.manifest import Precision
 from ...bundle.writing import check_variant_name, commit, new_variant
-from ...errors import ModelError, UsageError, unknown
+from ...errors import ModelError, UsageError, unknown_name
 from ...runtime.chain.samples import Samples, convert_samples
 from ..cut.boundaries import Prober
 from ..cut.variant import WEIGHTS, WHOLE, cut_variant
@@ -77,9 +77,9 @@ def quantize(
     """
     root = path.path if isinstance(path, Bundle) else Path(path)
     if to not in ("int8", "fp16"):
-        raise unknown("precision", to, ("int8", "fp16"))
+        raise unknown_name("precision", to, ("int8", "fp16"))
     if ranges not in RANGES:
-        raise unknown("way to find ranges", ranges, RANGES)
+        raise unknown_name("way to find ranges", ranges, RANGES)
     if to == "fp16" and (ranges != RANGES[0] or full_range or symmetric or float_heads):
         raise UsageError("ranges, full_range, symmetric and float_heads say how int8 is made: leave them out for fp16.")
     if samples < 1:

@@ -14,7 +14,7 @@ from numpy import ndarray
 from ...bundle import Exit, OperatingPoint, Stage, Tensor
 from ...bundle.manifest import NEVER
 from ...devices.watch import Watch
-from ...errors import UsageError, unknown
+from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import CLOSED, check_thresholds, closed, not_a_number, raise_explained, refuse_nan, run_stage
 from .memory import CHUNK, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
@@ -118,7 +118,7 @@ class Net:
             UsageError: the calibration has no such point, or it runs on other engines than this network.
         """
         if point not in self.points:
-            raise unknown("operating point", str(point), self.points)
+            raise unknown_name("operating point", str(point), self.points)
         chosen = self.points[point]
         if self.point is not None and chosen.engines != self.point.engines:
             raise UsageError(

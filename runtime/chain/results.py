@@ -66,3 +66,8 @@ class Provenance(Struct, frozen=True):
 
     stages: tuple[StageProvenance, ...]
     chosen: str | None = None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of each stage: ("cpu", "cuda:0")."""
+        return tuple(stage.device for stage in self.stages)

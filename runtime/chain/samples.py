@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Tensor
-from ...errors import DataError, unknown
+from ...errors import DataError, unknown_name
 
 
 class Samples(Struct, frozen=True):
@@ -43,7 +43,7 @@ def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
     if isinstance(x, Mapping):
         for name in x:
             if name not in names:
-                raise DataError(str(unknown("input", str(name), names)))
+                raise DataError(str(unknown_name("input", str(name), names)))
         if missing := [name for name in names if name not in x]:
             raise DataError(f"The input {missing[0]} is missing: the network takes {', '.join(names)}.")
         return [np.asarray(x[name]) for name in names]

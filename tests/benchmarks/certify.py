@@ -146,7 +146,7 @@ def recorded(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         return []
     from offramp.cli.inputs import load_network, load_samples
     from offramp.export import export
-    from offramp.runtime.loading import load_uncalibrated
+    from offramp.runtime import load_uncalibrated
 
     tables = []
     with tempfile.TemporaryDirectory() as folder:

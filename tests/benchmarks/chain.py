@@ -32,9 +32,9 @@ from torch import nn
 from ladder import LADDER
 from offramp.bundle import Tensor
 from offramp.export import export
+from offramp.runtime import load_uncalibrated
 from offramp.runtime.chain.buffers import Buffers
 from offramp.runtime.engines import Source, find_device
-from offramp.runtime.loading import load_uncalibrated
 
 DEVICES = ("cpu", "openvino:CPU")
 TURN_S = 0.02

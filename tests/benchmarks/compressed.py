@@ -37,8 +37,7 @@ from offramp.cli.inputs import load_network, load_samples
 from offramp.devices import fingerprint
 from offramp.errors import TargetError
 from offramp.export import Origin, export, keep, quantize
-from offramp.runtime import load, load_static
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load, load_static, load_uncalibrated
 from offramp.runtime.selection import packages_of
 
 DELTA = 0.1

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from offramp.export import export, fuse
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
 
 BLOCK = 32

@@ -18,7 +18,7 @@ import numpy as np
 
 from offramp.bundle import Bundle
 from offramp.export import export, quantize
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "samples/cifar10"))
 import cifar10
@@ -59,7 +59,7 @@ def compare(bundle: Bundle, variant: str, x: np.ndarray, placements: list[tuple[
     found = []
     for devices in placements:
         net = load_uncalibrated(bundle, devices, variant=variant)
-        assert [stage.device for stage in net.provenance.stages] == list(devices)
+        assert list(net.provenance.devices) == list(devices)
         start = time.perf_counter()
         here = net.every_exit(x)
         seconds = (time.perf_counter() - start) / len(x)

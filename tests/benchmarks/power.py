@@ -30,7 +30,7 @@ from offramp.devices.clock import Clock
 from offramp.devices.recording import Recording
 from offramp.devices.watch import WATCH_S, Watch
 from offramp.export import export
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.fakes.boards import BOARDS, plant
 from offramp.tests.zoo.dense import write_onnx
 

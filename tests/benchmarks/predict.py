@@ -26,7 +26,7 @@ from offramp.calibrate.measure.latency import forced_latencies
 from offramp.calibrate.sample_files import labelled
 from offramp.cli.inputs import load_network, load_samples
 from offramp.export import export, keep
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo.dense import write_onnx
 
 SEEDS = {"calibration": 0, "order of turns": 0, "exits left out": list(range(6))}

@@ -25,7 +25,7 @@ import torch
 
 from ladder import LADDER
 from offramp.export import export
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo.dense import write_onnx
 
 SEEDS = {"weights": 0, "samples": 0}
@@ -42,7 +42,7 @@ def timed(path):
     start = time.process_time(); found = original(path); hashing += time.process_time() - start
     return found
 b.hash_file = timed
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.bundle import open_bundle
 net = load_uncalibrated(open_bundle(sys.argv[1]))
 net(np.zeros([int(a) for a in sys.argv[3].split("x")], np.float32))

@@ -23,7 +23,7 @@ from offramp.calibrate.search.thresholds import Limit, Problem, search
 from offramp.cli.inputs import load_network, load_samples
 from offramp.devices import fingerprint
 from offramp.export import export
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.runtime.selection import packages_of
 
 BUDGETS = 20

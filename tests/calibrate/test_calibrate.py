@@ -16,9 +16,8 @@ from offramp.calibrate.measure.tables import exits_taken
 from offramp.devices.meters import modelled
 from offramp.errors import BundleError, DataError, MissingError, TargetError, UnsupportedError, UsageError
 from offramp.export import export, keep, quantize
-from offramp.runtime import load, load_static
+from offramp.runtime import load, load_static, load_uncalibrated
 from offramp.runtime.engines import openvino
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 

@@ -7,7 +7,7 @@ from offramp.bundle import open_bundle
 from offramp.errors import CheckError, DataError, MissingError, ModelError, UsageError
 from offramp.export import export
 from offramp.export.capture.onnx_file import OnnxFile
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_onnx
 

@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from offramp.bundle import read_calibration, write_calibration
 from offramp.errors import BundleError, CheckError, MissingError, UsageError
 from offramp.export import export, fuse
-from offramp.runtime import UncalibratedWarning, load
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import UncalibratedWarning, load, load_uncalibrated
 from offramp.tests.zoo.dense import forge, write_onnx
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from offramp.errors import DataError, ModelError
 from offramp.export import export, fuse
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo.dense import CLASSES
 
 

@@ -11,9 +11,8 @@ import torch
 
 from offramp.errors import UnsupportedError
 from offramp.export import export, fuse, keep, quantize
-from offramp.runtime import verify
+from offramp.runtime import load_uncalibrated, verify
 from offramp.runtime.engines import Source, tensorrt
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.zoo import networks
 
 EVERY = pytest.mark.parametrize("name", networks.ZOO)

@@ -13,9 +13,8 @@ import pytest
 
 from offramp.errors import MissingError, UsageError
 from offramp.export import export, quantize
-from offramp.runtime import build
+from offramp.runtime import build, load_uncalibrated
 from offramp.runtime.engines import SIMULATOR, engines, name_device
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import labels_of_clones
 

@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from ....devices.sysfs import read_text
 from ....errors import BundleError, MissingError, UnsupportedError
-from ....files import explained
+from ....files import os_errors_explained
 from .. import HOST, Run, Source, pin_shapes
 from .._stdout import printing_to_stderr
 
@@ -269,7 +269,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     lite = _lite()(verbose=False)
     with (
         printing_to_stderr(),
-        explained(Path(tempfile.gettempdir()), "write"),
+        os_errors_explained(Path(tempfile.gettempdir()), "write"),
         tempfile.NamedTemporaryFile(suffix=".rknn") as file,
     ):
         file.write(model)

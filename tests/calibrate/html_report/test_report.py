@@ -13,7 +13,7 @@ from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.calibrate import Target, calibrate, report
 from offramp.errors import DataError, MissingError, UsageError
 from offramp.export import export
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo import networks
 

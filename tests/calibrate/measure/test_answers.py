@@ -10,8 +10,8 @@ from offramp.calibrate.measure.energy import model_energy
 from offramp.calibrate.measure.resume import Kept
 from offramp.devices.simulated import SimulatedBoard
 from offramp.errors import DataError
+from offramp.runtime import load_uncalibrated
 from offramp.runtime.chain.samples import check_samples
-from offramp.runtime.loading import load_uncalibrated
 
 
 class Killed(BaseException):
@@ -70,7 +70,7 @@ def test_joules_are_kept_too(dense, labelled, monkeypatch):
         calls.append(1)
         return model_energy([1e-4, 2e-4, 3e-4], 10.0)
 
-    monkeypatch.setattr("offramp.calibrate.measure.configurations.energy_per_exit", fake_energy_per_exit)
+    monkeypatch.setattr("offramp.calibrate.measure.configurations.measure_energy", fake_energy_per_exit)
     meter = SimulatedBoard().meter()
     with monkeypatch.context() as patch:
         patch.setattr("offramp.calibrate.pipeline.pick", lambda *_: (_ for _ in ()).throw(Killed))

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export, fuse
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo.dense import CLASSES, write_convolutions, write_onnx
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

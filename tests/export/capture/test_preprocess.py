@@ -10,7 +10,7 @@ from PIL import Image
 from offramp.calibrate.images import load_images, resize
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import Preprocess, export, fuse
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_convolutions
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from offramp.errors import CheckError, ModelError, UsageError
 from offramp.export import Preprocess, export
 from offramp.export.capture import example
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import CLASSES
 

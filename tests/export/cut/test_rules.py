@@ -6,7 +6,7 @@ import pytest
 
 from offramp.errors import ModelError, UsageError
 from offramp.export import export
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 

@@ -14,7 +14,7 @@ from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export
 from offramp.export.networks.attachment import attach
 from offramp.export.networks.heads import map_head
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 
 CLASSES, WORDS = 5, 30
 

@@ -14,7 +14,7 @@ from offramp.export import Preprocess, attach, export, prune
 from offramp.export.networks.history import Epoch
 from offramp.export.networks.pruning import count_macs, count_parameters
 from offramp.export.variants.pruned import add_pruned
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
 
 CLASSES = 4

@@ -8,8 +8,7 @@ from offramp.bundle import Target, check_bundle, open_bundle
 from offramp.calibrate import bench, calibrate
 from offramp.errors import BundleError, UsageError
 from offramp.export import export, keep
-from offramp.runtime import load, load_static
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load, load_static, load_uncalibrated
 from offramp.tests.zoo.dense import write_onnx
 
 

@@ -11,9 +11,8 @@ from offramp.bundle import check_bundle, open_bundle
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export, fuse, keep, quantize, train
 from offramp.export.variants.comparison import compare_variants
-from offramp.runtime import load_static, verify
+from offramp.runtime import load_static, load_uncalibrated, verify
 from offramp.runtime.chain.samples import convert_samples
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_onnx
 

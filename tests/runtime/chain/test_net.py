@@ -5,10 +5,9 @@ from msgspec.structs import replace
 
 from offramp.bundle import read_calibration
 from offramp.errors import BundleError, DataError, MissingError, UsageError
-from offramp.runtime import UncalibratedWarning, load, load_static
+from offramp.runtime import UncalibratedWarning, load, load_static, load_uncalibrated
 from offramp.runtime.chain.checks import run_stage
 from offramp.runtime.engines import Source, find_device
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.zoo import dense as dense_network
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from offramp.devices import Fault, Meter, Probe, Rail, SimulatedBoard
 from offramp.errors import MeterWarning, UsageError
-from offramp.runtime import load
-from offramp.runtime.loading import load_uncalibrated
+from offramp.runtime import load, load_uncalibrated
 
 
 def steady(watts=7.0):
@@ -159,7 +158,7 @@ def test_the_meter_is_that_of_what_runs_and_not_of_what_was_asked_for(calibrated
     both = [Meter(name, [Probe((rail,), lambda: (1.0,))], scope="") for name in ("rapl", "nvml:0")]
     monkeypatch.setattr(meters, "find_meters", lambda root="/": meters.Found(both, [], {}))
     with pytest.warns(Warning, match="on"), load(calibrated, "cuda:0", fallback="cpu", meter="auto") as net:
-        assert [stage.device for stage in net.provenance.stages] == ["cpu"] * len(net.exits)
+        assert list(net.provenance.devices) == ["cpu"] * len(net.exits)
         assert net.stats().power.meter == "rapl"
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from offramp.errors import BundleError, DataError, MissingError, UnsupportedError, UsageError
 from offramp.export import export
-from offramp.runtime import EngineWarning, build, load_static, verify
+from offramp.runtime import EngineWarning, build, load_static, load_uncalibrated, verify
 from offramp.runtime.engines import engines, find_device, name_device, onnxruntime, openvino
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.zoo.dense import forge
 
 MIXED = ("openvino:CPU", "cpu", "openvino:CPU")
@@ -94,7 +93,7 @@ def test_a_device_that_is_not_here_is_an_error_that_says_how_to_get_it(dense, de
     else:
         with pytest.warns(EngineWarning, match=r"stage0.onnx runs on cpu, not on"):
             net = load_uncalibrated(dense, device, fallback="cpu")
-        assert {stage.device for stage in net.provenance.stages} == {"cpu"}
+        assert set(net.provenance.devices) == {"cpu"}
         assert all(stage.fallback for stage in net.provenance.stages)
         assert net(draw(1)).label >= 0
 
@@ -347,7 +346,7 @@ def test_verify_names_where_it_ran(dense):
 
 def test_auto_measures_what_is_here_and_says_why(dense):
     net = load_uncalibrated(dense, "auto")
-    assert len({stage.device for stage in net.provenance.stages}) >= 1
+    assert len(set(net.provenance.devices)) >= 1
     assert net.provenance.chosen.startswith("auto chose ") and "cpu " in net.provenance.chosen
     assert "openvino:CPU " in net.provenance.chosen and " us" in net.provenance.chosen
 
@@ -370,7 +369,7 @@ def test_auto_leaves_out_what_answers_differently_or_is_missing(dense, monkeypat
 
     monkeypatch.setattr(openvino, "compile_stage", wrong)
     net = load_uncalibrated(dense, "auto")
-    assert {stage.device for stage in net.provenance.stages} == {"cpu"}
+    assert set(net.provenance.devices) == {"cpu"}
     assert "openvino:CPU: its score at exit 0 is off" in net.provenance.chosen
     assert "openvino:NPU: OpenVINO finds no device NPU" in net.provenance.chosen
 
@@ -479,7 +478,7 @@ def test_an_npu_that_leaves_its_work_to_the_cpu_is_found_out(npu, dense):
         load_uncalibrated(dense, "openvino:NPU")
     with pytest.warns(EngineWarning, match="runs on cpu, not on openvino:NPU"):
         net = load_uncalibrated(dense, "openvino:NPU", fallback="cpu")
-    assert {stage.device for stage in net.provenance.stages} == {"cpu"}
+    assert set(net.provenance.devices) == {"cpu"}
 
 
 def test_what_an_npu_cannot_take_names_it_and_proposes_another_placement(npu, zoo):

@@ -15,9 +15,8 @@ import mixed
 from offramp.bundle import Preprocess, Tensor, open_bundle
 from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
-from offramp.runtime import EngineWarning, build
+from offramp.runtime import EngineWarning, build, load_uncalibrated
 from offramp.runtime.engines import Source, qnn
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.helpers.command import clear_message, offramp
 from offramp.tests.zoo import networks
 

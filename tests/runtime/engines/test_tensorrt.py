@@ -10,10 +10,9 @@ from offramp.bundle import Preprocess, Tensor
 from offramp.cache import list_cache
 from offramp.errors import MissingError, UnsupportedError
 from offramp.export import export, quantize
-from offramp.runtime import EngineWarning, build
+from offramp.runtime import EngineWarning, build, load_uncalibrated
 from offramp.runtime.engines import Source, tensorrt
 from offramp.runtime.engines.tensorrt import cuda
-from offramp.runtime.loading import load_uncalibrated
 from offramp.tests.fakes.tensorrt import VERSIONS, FakeDriver, make_tensorrt
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import labels_of_clones
