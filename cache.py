@@ -47,7 +47,7 @@ class Entry(Struct, frozen=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Kept(Struct, frozen=True):
+class CachedBuild(Struct, frozen=True):
     """An entry of the cache, with the time it was last used, in seconds since 1970."""
 
     folder: str
@@ -183,7 +183,7 @@ def _move(folder: Path, final: Path) -> None:
                 raise
 
 
-def list_cache() -> list[Kept]:
+def list_cache() -> list[CachedBuild]:
     """Return every entry, the one used last first."""
     kept = []
     with contextlib.suppress(OSError):
@@ -191,7 +191,7 @@ def list_cache() -> list[Kept]:
             entry = None if folder.name.startswith(NEW) else _read_entry(folder / "entry.json")
             with contextlib.suppress(OSError):
                 if entry is not None:
-                    kept.append(Kept(folder.name, entry, folder.stat().st_mtime))
+                    kept.append(CachedBuild(folder.name, entry, folder.stat().st_mtime))
     return sorted(kept, key=lambda one: -one.used_s)
 
 

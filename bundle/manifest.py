@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from ..errors import DataError, UsageError, unknown_name
 
 SCHEMA = 2
-PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
+PLAIN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
 
@@ -175,7 +175,7 @@ class Variant(Record, frozen=True):
         origin: where it comes from; None for what was exported.
     """
 
-    name: Annotated[str, Meta(pattern=f"^{PLAIN}$")]
+    name: Annotated[str, Meta(pattern=f"^{PLAIN_NAME}$")]
     folder: str
     precision: Precision
     rule: str
@@ -204,7 +204,7 @@ class Variant(Record, frozen=True):
             if name not in self.files:
                 raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
         for name in self.files:
-            if not re.fullmatch(f"variants/{PLAIN}/{PLAIN}", f"{self.folder}/{name}"):
+            if not re.fullmatch(f"variants/{PLAIN_NAME}/{PLAIN_NAME}", f"{self.folder}/{name}"):
                 raise ValueError(f"the path {self.folder}/{name} leads outside the bundle's variants")
 
     @property

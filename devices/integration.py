@@ -23,11 +23,11 @@ BLOCKS = 20
 
 LEAST_UPDATES = 20
 LEAST_PERIODS = 50
-LEAST_S = {"power": 2.0, "energy": 0.1}
+LEAST_WINDOW_S = {"power": 2.0, "energy": 0.1}
 """What a window must hold; a sampled power needs two seconds however fast its sensor is, a counter misses nothing."""
 
 
-class Course(Struct, frozen=True, kw_only=True):
+class RailEnergy(Struct, frozen=True, kw_only=True):
     """What a rail did between two times.
 
     Attributes:
@@ -55,7 +55,7 @@ class Course(Struct, frozen=True, kw_only=True):
     gap_s: float
 
 
-def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float, *, poll_s: float) -> Course:
+def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float, *, poll_s: float) -> RailEnergy:
     """Integrate a rail between two times.
 
     Args:
@@ -114,7 +114,7 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
     else:
         bias.append(0.8 * min(period_s, step_s) * high)
         bias.append(0.25 * period_s * high if period_s > 1.5 * step_s else 0.0)
-    return Course(
+    return RailEnergy(
         energy_j=float(blocks.sum()),
         blocks_j=blocks,
         noise_j=blocks if rail.counts == "power" else blocks[:0],
@@ -123,7 +123,7 @@ def integrate(times: Any, values: Any, rail: Rail, start_s: float, end_s: float,
         max_w=high,
         period_s=period_s,
         updates=updates,
-        needs_s=max(LEAST_S[rail.counts], LEAST_PERIODS * period_s, 1.1 * LEAST_UPDATES * step_s),
+        needs_s=max(LEAST_WINDOW_S[rail.counts], LEAST_PERIODS * period_s, 1.1 * LEAST_UPDATES * step_s),
         gaps=int((lengths[unseen] > 0).sum()),
         gap_s=gap_s,
     )
@@ -165,11 +165,11 @@ def student95(freedom: float) -> float:
     return z + sum(term / n**i for i, term in enumerate(terms, 1))
 
 
-def _nothing(seconds: float) -> Course:
+def _nothing(seconds: float) -> RailEnergy:
     import numpy as np
 
     nan = math.nan
-    return Course(
+    return RailEnergy(
         energy_j=nan,
         blocks_j=np.empty(0),
         noise_j=np.empty(0),

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ..errors import MeasurementError
 from .clock import HANGS, wait_for
-from .integration import LEAST_S, LEAST_UPDATES, Course, integrate, interval
+from .integration import LEAST_UPDATES, LEAST_WINDOW_S, RailEnergy, integrate, interval
 from .meter import Meter
 from .rail import Grade, Probe, Rail, describe_failure
 from .state import State, throttled_between
@@ -148,7 +148,7 @@ class Recording:
             series.readings.append(at)
             series.readings.extend(values)
 
-    def course(self, rail: Rail, start_s: float, end_s: float) -> Course:
+    def integrate_rail(self, rail: Rail, start_s: float, end_s: float) -> RailEnergy:
         """Integrate one rail between two times."""
         import numpy as np
 
@@ -160,7 +160,7 @@ class Recording:
 
     def mean_w(self, start_s: float, end_s: float) -> tuple[float, float]:
         """Return the mean power of the chosen rails between two times, and half its 95 % interval."""
-        courses = [self.course(rail, start_s, end_s) for rail in self.chosen]
+        courses = [self.integrate_rail(rail, start_s, end_s) for rail in self.chosen]
         self._refuse(courses, end_s - start_s, still=True)
         half = interval(_noise(courses), sum(course.bias_j for course in courses))
         return sum(course.energy_j for course in courses) / (end_s - start_s), half / (end_s - start_s)
@@ -193,8 +193,8 @@ class Recording:
             MeasurementError: the window is too short for the sensor, or too much of it was not seen.
         """
         length = end_s - start_s
-        courses = [self.course(rail, start_s, end_s + tail_s) for rail in self.chosen]
-        inner = [self.course(rail, start_s, end_s) for rail in self.chosen] if tail_s else courses
+        courses = [self.integrate_rail(rail, start_s, end_s + tail_s) for rail in self.chosen]
+        inner = [self.integrate_rail(rail, start_s, end_s) for rail in self.chosen] if tail_s else courses
         self._refuse(inner, length)
         bias = sum(course.bias_j for course in courses)
         gross = sum(course.energy_j for course in courses)
@@ -237,12 +237,12 @@ class Recording:
     def _rails(self, start_s: float, end_s: float) -> dict[str, float]:
         found = {}
         for rail in self.meter.rails:
-            course = self.course(rail, start_s, end_s)
+            course = self.integrate_rail(rail, start_s, end_s)
             if course.updates >= LEAST_UPDATES and course.gap_s <= MOST_GAP * (end_s - start_s):
                 found[rail.name] = course.energy_j
         return found
 
-    def _refuse(self, courses: Sequence[Course], length: float, *, still: bool = False) -> None:
+    def _refuse(self, courses: Sequence[RailEnergy], length: float, *, still: bool = False) -> None:
         """Refuse what says nothing. Where the board is `still`, a coarse sensor may well show one value only.
 
         Raises:
@@ -256,7 +256,7 @@ class Recording:
                 )
             if length < course.needs_s or course.updates < LEAST_UPDATES:
                 needs_s = max(course.needs_s, 1.1 * LEAST_UPDATES * course.period_s)
-                if course.updates == 0 and length >= LEAST_S[rail.counts]:
+                if course.updates == 0 and length >= LEAST_WINDOW_S[rail.counts]:
                     if self.meter.grade == "modelled":
                         continue
                     if still and rail.counts == "power":
@@ -275,7 +275,7 @@ class Recording:
                 )
 
 
-def _noise(courses: Sequence[Course]) -> Any:
+def _noise(courses: Sequence[RailEnergy]) -> Any:
     """Return the blocks that tell how noisy a sum of rails is; a counter has no noise."""
     import numpy as np
 
@@ -285,7 +285,7 @@ def _noise(courses: Sequence[Course]) -> Any:
     )
 
 
-def _extremes(courses: Sequence[Course], length: float) -> tuple[float, float]:
+def _extremes(courses: Sequence[RailEnergy], length: float) -> tuple[float, float]:
     """Return the least and the most power of a sum of rails."""
     if len(courses) == 1:
         return courses[0].min_w, courses[0].max_w
