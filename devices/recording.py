@@ -4,14 +4,13 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from ..errors import MeasurementError
-from .clock import HANGS, wait_for
+from .clock import HANGS, Clock, wait_for
 from .integration import LEAST_UPDATES, LEAST_WINDOW_S, RailEnergy, integrate, interval
-from .meter import Meter
 from .rail import Grade, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
@@ -89,6 +88,22 @@ class WindowTooShortError(MeasurementError):
         self.needs_s = needs_s
 
 
+class RailSource(Protocol):
+    """What a recording needs of a `Meter`, which itself imports the window that records it."""
+
+    name: str
+    scope: str
+    grade: Grade
+    poll_s: float
+    probes: tuple[Probe, ...]
+    rails: tuple[Rail, ...]
+    total: tuple[str, ...]
+    clock: Clock
+
+    def state(self) -> State:
+        """Read throttling, clocks and temperature."""
+
+
 class _Series:
     """What a probe gave: for each reading its time and a value for each rail, one after the other."""
 
@@ -100,7 +115,7 @@ class _Series:
 class Recording:
     """The readings of a meter's rails from `start` to `stop`. About 6 MB an hour and rail at 100 reads a second."""
 
-    def __init__(self, meter: Meter, rails: Sequence[str]) -> None:
+    def __init__(self, meter: RailSource, rails: Sequence[str]) -> None:
         self.meter, self.rails = meter, tuple(rails)
         self.errors: dict[str, str] = {}
         self._series = [_Series(probe) for probe in meter.probes]
