@@ -12,6 +12,30 @@ NEW = ".new-"
 """What is being written has a name that starts so."""
 
 
+def cache_home() -> Path:
+    """Return the folder for what may be removed at any time: `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def data_home() -> Path:
+    """Return the folder for a user's own installations: `$XDG_DATA_HOME`, by default `~/.local/share`."""
+    return _user_folder("XDG_DATA_HOME", ".local/share")
+
+
+def _user_folder(variable: str, default: str) -> Path:
+    """Return a folder of the XDG Base Directory Specification, which ignores relative paths.
+
+    A user without a home, as in some containers, gets a folder in which nothing can be found or written: /dev/null.
+    """
+    path = Path(os.environ.get(variable, ""))
+    if path.is_absolute():
+        return path
+    try:
+        return Path.home() / default
+    except RuntimeError:
+        return Path(os.devnull)
+
+
 def new_name(folder: Path) -> Path:
     """Return a path in a folder for something that will be moved to its place when it is whole."""
     return folder / f"{NEW}{os.urandom(4).hex()}"

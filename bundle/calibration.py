@@ -10,10 +10,10 @@ from .target import Target
 CALIBRATION_SCHEMA = 3
 """The version of calibrations that this offramp writes, and the only one that it reads."""
 
-BESIDE = "-early"
+EARLY_SUFFIX = "-early"
 """How the name of a point ends that stands beside one of a static network."""
 
-THE_WHOLE = "It is the whole network: against itself nothing is lost."
+WHOLE_NETWORK_PROMISE = "It is the whole network: against itself nothing is lost."
 """The promise of the whole network under limits of what is lost against it."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -106,7 +106,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     @property
     def is_promised(self) -> bool:
         """Whether something is promised of it, as it always is of the whole network under limits of what is lost against it."""
-        return self.certificate is not None or self.promise == THE_WHOLE
+        return self.certificate is not None or self.promise == WHOLE_NETWORK_PROMISE
 
     @property
     def exits_early(self) -> bool:
@@ -290,7 +290,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     @property
     def asked_for(self) -> dict[str, OperatingPoint]:
         """The points that targets were given for, by name, without those that stand beside one of a static network."""
-        return {name: point for name, point in self.points.items() if not name.endswith(BESIDE)}
+        return {name: point for name, point in self.points.items() if not name.endswith(EARLY_SUFFIX)}
 
     @property
     def met(self) -> bool:

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ..errors import DataError, UsageError, unknown_name
+from ..errors import UsageError, unknown_name
 
 SCHEMA = 2
-PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
+PLAIN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
 
@@ -175,7 +175,7 @@ class Variant(Record, frozen=True):
         origin: where it comes from; None for what was exported.
     """
 
-    name: Annotated[str, Meta(pattern=f"^{PLAIN}$")]
+    name: Annotated[str, Meta(pattern=f"^{PLAIN_NAME}$")]
     folder: str
     precision: Precision
     rule: str
@@ -204,7 +204,7 @@ class Variant(Record, frozen=True):
             if name not in self.files:
                 raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
         for name in self.files:
-            if not re.fullmatch(f"variants/{PLAIN}/{PLAIN}", f"{self.folder}/{name}"):
+            if not re.fullmatch(f"variants/{PLAIN_NAME}/{PLAIN_NAME}", f"{self.folder}/{name}"):
                 raise ValueError(f"the path {self.folder}/{name} leads outside the bundle's variants")
 
     @property
@@ -298,29 +298,3 @@ class Manifest(Record, frozen=True):
                     if tensor not in known:
                         raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
                 known += stage.outputs
-
-
-def find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
-    """Return channels, height, width, and whether the channels come first.
-
-    Raises:
-        DataError: the network takes no images of 1 or 3 channels and a fixed size.
-    """
-    shape = inputs[0].shape[1:]
-    if (
-        len(inputs) == 1
-        and inputs[0].shape[0] is None
-        and len(shape) == 3
-        and all(isinstance(axis, int) for axis in shape)
-    ):
-        sizes = [int(axis) for axis in shape if axis is not None]
-        if sizes[0] in (1, 3):
-            return sizes[0], sizes[1], sizes[2], True
-        if sizes[2] in (1, 3):
-            return sizes[2], sizes[0], sizes[1], False
-    if len(inputs) == 1 and not inputs[0].is_sized:
-        raise DataError(f"The network takes images of any size, {shape}: give arrays (.npz) of the size you want.")
-    takes = ", ".join(str(shape if len(inputs) == 1 else tensor.shape) for tensor in inputs)
-    raise DataError(
-        f"The network takes samples of shape {takes}, which are no images with 1 or 3 channels: give arrays (.npz)."
-    )

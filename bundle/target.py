@@ -13,7 +13,7 @@ Goal = Literal["latency", "energy", "accuracy"]
 
 GOALS = {"latency": "the least mean latency", "energy": "the least mean energy", "accuracy": "the best accuracy"}
 
-CAREFUL = ("min_accuracy", "max_drop", "max_disagreement")
+LOSS_LIMITS = ("min_accuracy", "max_drop", "max_disagreement")
 """Limits that ask for late exits; the others ask for early ones."""
 
 MAX_LATE = 0.01
@@ -56,7 +56,7 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
                 and (isinstance(value, bool) or not isinstance(value, (int, float)))
             ):
                 raise UsageError(f"{name} is a number, not {value!r}.")
-        for name in (*CAREFUL, "max_late"):
+        for name in (*LOSS_LIMITS, "max_late"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"{name} is a fraction from 0 to below 1 (0.01 is one percent), not {value}.")
@@ -76,14 +76,14 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
             raise unknown_name("goal", str(self.goal), GOALS)
         if not self.limits:
             raise UsageError("A target needs a limit, such as max_drop=0.01 or max_latency_s=0.002.")
-        careful = any(name in CAREFUL for name in self.limits)
+        careful = any(name in LOSS_LIMITS for name in self.limits)
         if self.goal is None:
             msgspec.structs.force_setattr(self, "goal", "latency" if careful else "accuracy")
 
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are given, by name; of a deadline the share that may be late, as `max_late`."""
-        names = (*CAREFUL, "max_latency_s", "max_late", "max_energy_j")
+        names = (*LOSS_LIMITS, "max_latency_s", "max_late", "max_energy_j")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property

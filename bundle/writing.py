@@ -13,7 +13,7 @@ from msgspec import Struct
 from ..errors import BundleError, UsageError
 from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
 from .calibration import Calibration
-from .manifest import PLAIN, File, Manifest
+from .manifest import PLAIN_NAME, File, Manifest
 from .reading import Bundle, open_bundle
 
 _OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+(\.guarded)?|static\d+)\.onnx)")
@@ -143,7 +143,7 @@ def check_variant_name(name: str, bundle: Bundle) -> str:
     Raises:
         UsageError: it is taken, or no plain name.
     """
-    if not re.fullmatch(PLAIN, name):
+    if not re.fullmatch(PLAIN_NAME, name):
         raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
     if name in (known.name for known in bundle.manifest.variants):
         raise UsageError(

@@ -125,6 +125,11 @@ def identify(root: str | Path = "/") -> Board:
     )
 
 
+def is_x86_64() -> bool:
+    """Return True if Python runs on a 64-bit x86 processor, as Linux (`x86_64`) and Windows (`AMD64`) call it."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 def _chip(compatible: tuple[str, ...]) -> str:
     """Return the chip: the Tegra wherever it stands, since overlays add names behind it, else what stands last."""
     parts = [name.partition(",")[2] or name for name in compatible]

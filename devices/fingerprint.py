@@ -20,9 +20,9 @@ SOFT = ("module", "memory", "os", "power_mode", "cores", "max_clocks", "governor
 RECORD = ("serial", "temperature", "driver_version", "kernel", "offramp", "python")
 """These are kept to look things up, and never compared."""
 
-NAMES = {"soc": "SoC", "os": "operating system", "power_mode": "power mode", "max_clocks": "highest clocks"}
+FIELD_NAMES = {"soc": "SoC", "os": "operating system", "power_mode": "power mode", "max_clocks": "highest clocks"}
 
-MEANING = {
+KIND_MEANINGS = {
     "hard": "engines built there must not run here, and thresholds hold only where `offramp verify` passes",
     "soft": "latencies and joules measured there do not hold here",
 }
@@ -37,7 +37,7 @@ class Difference(Struct, frozen=True):
     there: str
 
     def __str__(self) -> str:
-        return f"{NAMES.get(self.field, self.field)} is {self.here} here and was {self.there} there"
+        return f"{FIELD_NAMES.get(self.field, self.field)} is {self.here} here and was {self.there} there"
 
 
 def fingerprint(
@@ -127,7 +127,7 @@ def differences(ours: dict[str, str], theirs: dict[str, str]) -> list[Difference
 def describe_differences(found: Sequence[Difference]) -> str:
     """Say what differs, and what that means."""
     parts = []
-    for kind, meaning in MEANING.items():
+    for kind, meaning in KIND_MEANINGS.items():
         if of_kind := [str(difference) for difference in found if difference.kind == kind]:
             parts.append(f"{'; '.join(of_kind)}: {meaning}")
     return ". ".join(parts)

@@ -16,16 +16,16 @@ WATCH_S = 0.1
 """A meter is read no more often than this: a product that is woken more often sleeps less deeply, and over minutes even ten reads
 a second at random moments tell the mean."""
 
-SLOWER = 5
+WATCH_SLOWDOWN = 5
 """Nor more often than a fifth as often as for a measurement: to ask some sensors takes milliseconds."""
 
-PART = 10
+SELDOM = 10
 """Rails outside the total are read at every tenth turn."""
 
-PATIENCE = 100
+LONGEST_PAUSE = 100
 """A sensor that fails is asked again after 2, 4, 8, ... turns, at most after so many."""
 
-LOOK_S = 5.0
+STATE_S = 5.0
 """How often the board's state is read."""
 
 SOON_S, STILL_S = 1.0, 10.0
@@ -69,7 +69,7 @@ class Power(Struct, frozen=True, kw_only=True):
     state: State
 
 
-class _Course:
+class RailTotals:
     """What a rail has done until now: joules from reading to reading, or from move to move of a counter."""
 
     def __init__(self, rail: Rail) -> None:
@@ -155,7 +155,7 @@ class Watch:
 
     def __init__(self, meter: Meter | None, *, problem: str | None = None, poll_s: float | None = None) -> None:
         self.meter = meter
-        self._poll_s = poll_s or (max(SLOWER * meter.poll_s, WATCH_S) if meter else 0.0)
+        self._poll_s = poll_s or (max(WATCH_SLOWDOWN * meter.poll_s, WATCH_S) if meter else 0.0)
         self._soon_s = max(SOON_S, 5 * self._poll_s)
         self._problem = problem
         self._process = os.getpid()
@@ -168,7 +168,7 @@ class Watch:
     def _clear(self) -> None:
         if self.meter is None:
             return
-        self._courses = {rail.name: _Course(rail) for rail in self.meter.rails}
+        self._courses = {rail.name: RailTotals(rail) for rail in self.meter.rails}
         self._counted = [self._courses[name] for name in self.meter.total or self._courses]
         chosen = {course.rail.name for course in self._counted}
         self._probes = [(one, any(rail.name in chosen for rail in one.rails)) for one in self.meter.probes]
@@ -250,7 +250,7 @@ class Watch:
     def _is_stale(self) -> bool:
         """Tell whether the state that was read last is older than it is said to be, since a look hangs."""
         assert self.meter is not None
-        return self._is_looking and self.meter.clock.now_s() - self._looked_s > LOOK_S
+        return self._is_looking and self.meter.clock.now_s() - self._looked_s > STATE_S
 
     def _elapsed_s(self) -> float:
         assert self.meter is not None
@@ -295,12 +295,12 @@ class Watch:
         assert self.meter is not None
         self._turn += 1
         if self._turn >= self._next_turn:
-            due = self._turn % PART
-            good = [self._read(probe) for i, (probe, counts) in enumerate(self._probes) if counts or i % PART == due]
-            self._failures = 0 if any(good) else min(self._failures + 1, PATIENCE)
-            self._next_turn = self._turn + min(PATIENCE, 2**self._failures if self._failures else 1)
+            due = self._turn % SELDOM
+            good = [self._read(probe) for i, (probe, counts) in enumerate(self._probes) if counts or i % SELDOM == due]
+            self._failures = 0 if any(good) else min(self._failures + 1, LONGEST_PAUSE)
+            self._next_turn = self._turn + min(LONGEST_PAUSE, 2**self._failures if self._failures else 1)
         # One that hangs is not joined by others, of which each would be a thread.
-        if not self._is_looking and self.meter.clock.now_s() - self._looked_s >= LOOK_S:
+        if not self._is_looking and self.meter.clock.now_s() - self._looked_s >= STATE_S:
             self._looked_s = self.meter.clock.now_s()
             wait_for(self._look)
 
@@ -325,7 +325,7 @@ class Watch:
             for rail, value in zip(probe.rails, values, strict=True):
                 course = self._courses[rail.name]
                 course.problem = problem
-                course.add(at, value, self._soon_s if course in self._counted else PART * self._soon_s)
+                course.add(at, value, self._soon_s if course in self._counted else SELDOM * self._soon_s)
         return problem is None
 
     def _look(self) -> None:

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from ..errors import MeasurementError, OfframpError, UsageError
-from .meter import Meter
-from .recording import Energy, Recording
+from .recording import Energy, RailSource, Recording
 from .state import State
 
 
 class Window:
     """Made by `Meter.window`. What was measured is in `energy` when the block has ended."""
 
-    def __init__(self, meter: Meter, *, idle_s: float, rails: Sequence[str]) -> None:
+    def __init__(self, meter: RailSource, *, idle_s: float, rails: Sequence[str]) -> None:
         if not 0 <= idle_s < math.inf:
             raise UsageError(f"idle_s is a time in seconds, 0 or more, not {idle_s}.")
         self._meter, self._idle_s = meter, idle_s

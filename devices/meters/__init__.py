@@ -21,12 +21,12 @@ from ..rail import Unavailable
 from ..state import BoardState
 from ._modelled import modelled
 
-__all__ = ["Found", "choose_meter", "find_meters", "modelled"]
+__all__ = ["FoundMeters", "choose_meter", "find_meters", "modelled"]
 
 WHOLE = ("ina238", "ina3221", "hwmon:power_meter", "battery")
 """These see the whole board, a graphics card in it too."""
 
-LOOK_S = 5.0
+SEARCH_S = 5.0
 """So long a look may take."""
 
 ORDER = ("ina238", "ina3221", "hwmon:power_meter", "pmic", "rapl", "battery", "nvml:0")
@@ -34,7 +34,7 @@ ORDER = ("ina238", "ina3221", "hwmon:power_meter", "pmic", "rapl", "battery", "n
 cover a part only, or something unknown."""
 
 
-class Found(Struct, frozen=True):
+class FoundMeters(Struct, frozen=True):
     """The meters of this board, those that cannot be read, and what was looked for, by module."""
 
     meters: tuple[Meter, ...]
@@ -42,7 +42,7 @@ class Found(Struct, frozen=True):
     looked_for: dict[str, str]
 
 
-def find_meters(root: str | Path = "/") -> Found:
+def find_meters(root: str | Path = "/") -> FoundMeters:
     """Look for every kind of sensor.
 
     Args:
@@ -55,7 +55,7 @@ def find_meters(root: str | Path = "/") -> Found:
     ones = [one for name, module in modules.items() for one in _find(name, partial(module.find, root, board, state))]
     meters = [one for one in ones if isinstance(one, Meter)]
     problems = [problem for meter in meters for problem in meter.problems]
-    return Found(
+    return FoundMeters(
         tuple(meters),
         (*(one for one in ones if isinstance(one, Unavailable)), *problems),
         {name: module.LOOKS_FOR for name, module in modules.items()},
@@ -76,9 +76,9 @@ def _find(name: str, find: Callable[[], list[Meter | Unavailable]]) -> list[Mete
                 )
             ]
 
-    if wait_for(look, seconds=LOOK_S):
+    if wait_for(look, seconds=SEARCH_S):
         return found
-    return [Unavailable(name, f"a read did not return within {LOOK_S:.0f} s", "Its driver hangs: see dmesg.")]
+    return [Unavailable(name, f"a read did not return within {SEARCH_S:.0f} s", "Its driver hangs: see dmesg.")]
 
 
 def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: int | None = None) -> Meter:
@@ -111,14 +111,14 @@ def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: int | None 
     raise unknown_name("meter", name, ["auto", *found.looked_for, *(meter.name for meter in found.meters)])
 
 
-def choose_among(found: Found, *, gpu: int | None = None) -> Meter | None:
+def choose_among(found: FoundMeters, *, gpu: int | None = None) -> Meter | None:
     """Return the meter that covers most of the board; None where none is known to. `gpu` as for `choose_meter`."""
     able = {meter.name: meter for meter in found.meters if meter.total}
     order = ORDER if gpu is None else (f"nvml:{gpu}", *ORDER)
     return next((able[name] for name in order if name in able), None)
 
 
-def describe_missing(found: Found) -> str:
+def describe_missing(found: FoundMeters) -> str:
     """Say that no meter covers the board, what was looked for where, and what could be done."""
     lines = ["No meter here covers the board's power. Looked for:"]
     for kind, what in found.looked_for.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ..board import Board
-from ..jetson_rails import Table, find_table
+from ..jetson_rails import RailTable, find_table
 from ..meter import Meter
 from ..rail import Probe, Rail, Unavailable, tell_apart
 from ..state import StateReader
@@ -60,7 +60,7 @@ def _label(folder: Path, channel: int) -> str | None:
     return None if not name or name.upper() == "NC" else name
 
 
-def _open(root: Path, table: Table | None, folder: Path, channel: int, name: str) -> Probe | Unavailable:
+def _open(root: Path, table: RailTable | None, folder: Path, channel: int, name: str) -> Probe | Unavailable:
     """Open a channel."""
     shunt = read_number(folder / f"shunt{channel}_resistor")
     where = f"/{(folder / f'shunt{channel}_resistor').relative_to(root)}"
