@@ -13,13 +13,13 @@ from ...bundle import Bundle
 from ...errors import ModelError, require
 from ...runtime.chain.samples import Samples
 from ..capture.onnx_file import is_quantised
-from ..graph.edits import _before_products, _bypass
+from ..graph.edits import bypass_node, nodes_up_to_products
 
 PERCENTILE, BINS, BATCH_ROWS = 99.99, 2048, 16
-RANGES = ("minmax", "percentile")
+RANGE_METHODS = ("minmax", "percentile")
 
 
-QUANTISED = (
+QUANTISED_OPERATORS = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul"),
     *("AveragePool", "GlobalAveragePool", "MaxPool", "Clip", "LeakyRelu", "Relu"),
     *("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
@@ -27,15 +27,15 @@ QUANTISED = (
 """Operators that compute in int8. Those that normalise, or take exponents, lose too much by it."""
 
 
-PER_CHANNEL = 13
+PER_CHANNEL_OPSET = 13
 """The opset since which QuantizeLinear takes a scale per channel."""
 
 
-EXTREME = 1e4
+EXTREME_CONSTANT = 1e4
 """Constants from here on are masks, which leave out what they are added to."""
 
 
-def _find_ranges(
+def find_ranges(
     plain: Path,
     bundle: Bundle,
     samples: Samples,
@@ -44,9 +44,9 @@ def _find_ranges(
     progress: Callable[[str, int, int], None],
 ) -> Any:
     """Run samples through the graph and return the range of every value that may be quantised."""
-    if (opset := ir.load(plain).graph.opset_imports[""]) < PER_CHANNEL:
+    if (opset := ir.load(plain).graph.opset_imports[""]) < PER_CHANNEL_OPSET:
         raise ModelError(
-            f"int8 has a scale per channel, which takes opset {PER_CHANNEL}; the network has {opset}. Export it again "
+            f"int8 has a scale per channel, which takes opset {PER_CHANNEL_OPSET}; the network has {opset}. Export it again "
             "with a newer one, or take fp16."
         )
     quantization = require("onnxruntime.quantization", extra="onnx")
@@ -58,7 +58,7 @@ def _find_ranges(
     with contextlib.redirect_stdout(io.StringIO()):  # it prints
         calibrator = quantization.calibrate.create_calibrator(
             plain,
-            QUANTISED,
+            QUANTISED_OPERATORS,
             augmented_model_path=str(plain.with_name("watched.onnx")),
             calibrate_method=method,
             extra_options=extra,
@@ -95,7 +95,7 @@ def _batches(bundle: Bundle, samples: Samples, first: int) -> Iterator[dict[str,
     }
 
 
-def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool, float_heads: bool) -> ir.Model:
+def quantize_graph(plain: Path, found: Any, *, full_range: bool, symmetric: bool, float_heads: bool) -> ir.Model:
     """Put QuantizeLinear and DequantizeLinear around everything that computes in int8."""
     onnx = require("onnx", extra="onnx")
     quantization = require("onnxruntime.quantization", extra="onnx")
@@ -103,11 +103,11 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool, float
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
     model = ir.load(plain)
-    inside = _before_products(model.graph, themselves=not float_heads)
+    inside = nodes_up_to_products(model.graph, include_products=not float_heads)
     names = [
         str(node.name)
         for node in model.graph
-        if node in inside and node.op_type in QUANTISED and not _reads_extremes(node)
+        if node in inside and node.op_type in QUANTISED_OPERATORS and not _reads_extremes(node)
     ]
     kind = quantization.QuantType
     with np.errstate(invalid="ignore"):  # ranges of masks, which are not used
@@ -120,7 +120,7 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool, float
             tensors_range=found,
             nodes_to_quantize=names,
             nodes_to_exclude=[],
-            op_types_to_quantize=list(QUANTISED),
+            op_types_to_quantize=list(QUANTISED_OPERATORS),
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
         )
         quantizer.quantize_model()
@@ -138,17 +138,17 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool, float
 def _reads_extremes(node: ir.Node) -> bool:
     """Tell whether a node reads constants such as a mask of minus infinity, beside which 8 bits hold nothing else."""
     arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
-    return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < EXTREME).all() for a in arrays)
+    return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < EXTREME_CONSTANT).all() for a in arrays)
 
 
 def _leave_logits(graph: ir.Graph) -> None:
     """Let what nothing but decisions reads stay as it was computed: 8 bits are too few for a score."""
-    inside = _before_products(graph)
+    inside = nodes_up_to_products(graph)
     for node in list(graph):
         if node.op_type == "DequantizeLinear" and node not in inside and node.inputs[0] is not None:
             source = node.inputs[0].producer()
             if source is not None and source.op_type == "QuantizeLinear" and source.inputs[0] is not None:
-                _bypass(graph, node, source.inputs[0])
+                bypass_node(graph, node, source.inputs[0])
 
 
 def _leave_scalars(graph: ir.Graph) -> None:
@@ -167,4 +167,4 @@ def _leave_scalars(graph: ir.Graph) -> None:
         real = np.float32((value.astype(np.float32) - (zero[0] if zero else 0)) * scale)
         constant = ir.Value(name=f"{source.name}.real", const_value=ir.tensor(np.array(real)))
         graph.initializers[str(constant.name)] = constant
-        _bypass(graph, node, constant)
+        bypass_node(graph, node, constant)

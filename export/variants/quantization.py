@@ -25,8 +25,8 @@ from ..cut.boundaries import Prober
 from ..cut.variant import WEIGHTS, WHOLE, cut_variant
 from ..graph.axes import axes_of, other_lengths
 from ..graph.running import open_session, relative_error
-from .fp16 import _halve
-from .int8 import RANGES, _find_ranges, _insert
+from .fp16 import convert_to_half
+from .int8 import RANGE_METHODS, find_ranges, quantize_graph
 
 
 def quantize(
@@ -78,9 +78,9 @@ def quantize(
     root = path.path if isinstance(path, Bundle) else Path(path)
     if to not in ("int8", "fp16"):
         raise unknown_name("precision", to, ("int8", "fp16"))
-    if ranges not in RANGES:
-        raise unknown_name("way to find ranges", ranges, RANGES)
-    if to == "fp16" and (ranges != RANGES[0] or full_range or symmetric or float_heads):
+    if ranges not in RANGE_METHODS:
+        raise unknown_name("way to find ranges", ranges, RANGE_METHODS)
+    if to == "fp16" and (ranges != RANGE_METHODS[0] or full_range or symmetric or float_heads):
         raise UsageError("ranges, full_range, symmetric and float_heads say how int8 is made: leave them out for fp16.")
     if samples < 1:
         raise UsageError(f"samples={samples}: ranges are found from at least one.")
@@ -104,7 +104,7 @@ def quantize(
         with tempfile.TemporaryDirectory(prefix="offramp.") as scratch:
             plain = _simplify(bundle, parent, Path(scratch))
             if chosen is None:
-                model = _halve(plain)
+                model = convert_to_half(plain)
             else:
                 settings = {
                     "ranges": ranges,
@@ -114,8 +114,10 @@ def quantize(
                     "symmetric": int(symmetric),
                     **({"float_heads": 1} if float_heads else {}),
                 }
-                found = _find_ranges(plain, bundle, chosen, ranges, symmetric, progress)
-                model = _insert(plain, found, full_range=full_range, symmetric=symmetric, float_heads=float_heads)
+                found = find_ranges(plain, bundle, chosen, ranges, symmetric, progress)
+                model = quantize_graph(
+                    plain, found, full_range=full_range, symmetric=symmetric, float_heads=float_heads
+                )
         _save(model, folder, parent)
         new = _cut(bundle, parent, folder, name, "int8" if to == "int8" else "fp16", settings)
         return commit(root, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, new)))
