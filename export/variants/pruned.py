@@ -145,7 +145,7 @@ def _check_same(bundle: Bundle, parent: Variant, network: "torch.nn.Module") -> 
             "export(..., gates=[...], beside=NAME)."
         )
     torch = require("torch", extra="export")
-    from ..networks.trainer import logits_of_exits
+    from ..networks.losses import logits_of_exits
 
     golden = read_golden(bundle, parent)
     preprocess = bundle.manifest.preprocess
