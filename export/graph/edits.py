@@ -6,7 +6,7 @@ from .macs import MULTIPLIES
 from .walk import ancestors
 
 
-def _before_products(graph: ir.Graph, *, themselves: bool = True) -> set[ir.Node]:
+def nodes_to_products(graph: ir.Graph, *, themselves: bool = True) -> set[ir.Node]:
     """Return the products of the network and what lies before them: not the decisions, nor what else follows the last one.
 
     Without `themselves` a product is left out unless another one follows it.
@@ -16,7 +16,7 @@ def _before_products(graph: ir.Graph, *, themselves: bool = True) -> set[ir.Node
     return before.union(products) if themselves else before
 
 
-def _bypass(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+def bypass(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     """Let what reads a node's output read another value instead, which takes its name if it is an output of the graph."""
     gone = node.outputs[0]
     is_output = gone in graph.outputs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError, UsageError, require, unknown_name
-from ..capture.outputs import flatten
+from ..capture.outputs import flatten_outputs
 from ..graph.axes import first_line
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _take_out(
                 max_pruning_ratio=MOST,
                 ignored_layers=ignored,
                 round_to=round_to,
-                output_transform=lambda output: list(flatten(output).values()),
+                output_transform=lambda output: list(flatten_outputs(output).values()),
             ).step()
     except Exception as error:  # whatever the tracing of a stranger's network raises
         raise ModelError(f"torch-pruning cannot prune the network: {_sentence(error)} {REMEDY}") from error
@@ -190,7 +190,7 @@ REMEDY = "Leave out the modules that cannot change: keep=[names]."
 
 def _find_logit_layers(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list["torch.nn.Module"]:
     """Return the layers whose products give the logits: the last ones with weights on the way to each output."""
-    open_ = [value.grad_fn for value in flatten(network(*inputs)).values() if value.ndim in (2, 3)]
+    open_ = [value.grad_fn for value in flatten_outputs(network(*inputs)).values() if value.ndim in (2, 3)]
     seen, weights = set(), set()
     while open_:
         step = open_.pop()
@@ -216,7 +216,7 @@ def _run(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[t
     torch = require("torch", extra="export")
     try:
         with torch.no_grad():
-            shapes = [tuple(value.shape) for value in flatten(network(*inputs)).values()]
+            shapes = [tuple(value.shape) for value in flatten_outputs(network(*inputs)).values()]
     except Exception as error:
         raise ModelError(f"The network does not run on the example: {_sentence(error)}") from error
     return [shape for shape in shapes if len(shape) in (2, 3)]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import DataError, MissingError, ModelError, UsageError, unknown_name
 from ...files import os_errors_explained, write_atomically
-from ..capture.outputs import flatten
+from ..capture.outputs import flatten_outputs
 from ..graph.axes import first_line
 from .heads import Attached
 from .history import Epoch, History
@@ -71,7 +71,7 @@ def logits_of_exits(output: Any) -> list[Tensor]:
     Raises:
         ModelError: something else is among its outputs.
     """
-    found = flatten(output)
+    found = flatten_outputs(output)
     exits = [z for value in found.values() for z in (value.unbind(0) if value.ndim == 3 else [value])]
     if not exits or any(z.ndim != 2 or z.shape != exits[0].shape or not z.is_floating_point() for z in exits):
         given = ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())

@@ -13,7 +13,7 @@ from ...bundle import Bundle
 from ...errors import ModelError, require
 from ...runtime.chain.samples import Samples
 from ..capture.onnx_file import is_quantised
-from ..graph.edits import _before_products, _bypass
+from ..graph.edits import bypass, nodes_to_products
 
 PERCENTILE, BINS, BATCH_ROWS = 99.99, 2048, 16
 RANGES = ("minmax", "percentile")
@@ -103,7 +103,7 @@ def _insert(plain: Path, found: Any, *, full_range: bool, symmetric: bool, float
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
     model = ir.load(plain)
-    inside = _before_products(model.graph, themselves=not float_heads)
+    inside = nodes_to_products(model.graph, themselves=not float_heads)
     names = [
         str(node.name)
         for node in model.graph
@@ -143,12 +143,12 @@ def _reads_extremes(node: ir.Node) -> bool:
 
 def _leave_logits(graph: ir.Graph) -> None:
     """Let what nothing but decisions reads stay as it was computed: 8 bits are too few for a score."""
-    inside = _before_products(graph)
+    inside = nodes_to_products(graph)
     for node in list(graph):
         if node.op_type == "DequantizeLinear" and node not in inside and node.inputs[0] is not None:
             source = node.inputs[0].producer()
             if source is not None and source.op_type == "QuantizeLinear" and source.inputs[0] is not None:
-                _bypass(graph, node, source.inputs[0])
+                bypass(graph, node, source.inputs[0])
 
 
 def _leave_scalars(graph: ir.Graph) -> None:
@@ -167,4 +167,4 @@ def _leave_scalars(graph: ir.Graph) -> None:
         real = np.float32((value.astype(np.float32) - (zero[0] if zero else 0)) * scale)
         constant = ir.Value(name=f"{source.name}.real", const_value=ir.tensor(np.array(real)))
         graph.initializers[str(constant.name)] = constant
-        _bypass(graph, node, constant)
+        bypass(graph, node, constant)
