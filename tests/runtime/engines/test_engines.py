@@ -390,9 +390,9 @@ def test_every_engine_offers_what_the_contract_says():
 def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
     from offramp.export.cut import guards
 
-    monkeypatch.setattr(guards, "LEAST_MACS", 0)
-    monkeypatch.setattr(guards, "GAIN", 1e9)
-    monkeypatch.setattr(guards, "ROUNDS", 1)
+    monkeypatch.setattr(guards, "LEAST_GUARDED_MACS", 0)
+    monkeypatch.setattr(guards, "MOST_GUARDED_SHARE", 1e9)
+    monkeypatch.setattr(guards, "GUARD_ROUNDS", 1)
     from torch import nn
 
     import ladder
@@ -402,7 +402,7 @@ def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
     bundle = export(net, x, tmp_path / "guarded.offramp")
     assert [stage.guarded for stage in bundle.variant().stages] == [None, "stage1.guarded.onnx"]
-    monkeypatch.setattr(guards, "GAIN", 0.0)
+    monkeypatch.setattr(guards, "MOST_GUARDED_SHARE", 0.0)
     plain = export(net, x, tmp_path / "plain.offramp")
     assert [stage.guarded for stage in plain.variant().stages] == [None, None]
     variant = bundle.variant()
