@@ -22,7 +22,7 @@ test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
-	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest tests/runtime/engines/test_rknn.py
+	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
