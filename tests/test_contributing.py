@@ -1,6 +1,5 @@
 """What CONTRIBUTING.md and docs/development say is run: the rule on a network, the meter, and the commands."""
 
-import os
 import socketserver
 import threading
 import time
@@ -67,11 +66,13 @@ def commands():
     return block.commands
 
 
-@pytest.mark.parametrize("command", commands())
+def marks_of(command):
+    return pytest.mark.slow if any(name in command for name in LONG) else ()
+
+
+@pytest.mark.parametrize("command", [pytest.param(command, marks=marks_of(command)) for command in commands()])
 def test_the_commands_of_the_page_run(command):
-    if any(name in command for name in LONG) and "OFFRAMP_BENCHMARKS" not in os.environ:
-        pytest.skip("takes half a minute: OFFRAMP_BENCHMARKS=1 python -m pytest tests/test_contributing.py")
-    command = f"{command} --collect-only -q" if "OFFRAMP_LARGE" in command else command
+    command = f"{command} --collect-only -q" if "-m large" in command else command
     done = run(command, ROOT)
     assert done.returncode == 0, done.stderr
     assert any(
