@@ -8,12 +8,12 @@ from ..benchmark import Benchmark
 from .examples import Group
 from .reliability import Reliability
 
-PERCENTILES = 201
+LATENCY_PERCENTILES = 201
 """A distribution of latencies is kept as its percentiles from 0 to 100 in this many equal steps, both ends included."""
 
 
 class Distribution(Struct, frozen=True):
-    """Latencies of one contender: how many were measured, their mean, and `PERCENTILES` of them, in seconds."""
+    """Latencies of one contender: how many were measured, their mean, and `LATENCY_PERCENTILES` of them, in seconds."""
 
     name: str
     samples: int
