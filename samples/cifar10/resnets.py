@@ -110,8 +110,8 @@ def resnet8() -> Exits:
 def load(network: Exits, path: Path) -> Exits:
     """Load weights from a file in the safetensors format into a network, if the file exists; return it in eval mode.
 
-    Each layer takes the size that it has in the file, since pruning changes sizes. The format is: the length of the header, 8 bytes,
-    little endian; the header, JSON with type, shape and place of each tensor; the bytes of the tensors.
+    Each layer takes the size that it has in the file, since pruning changes sizes. The format is: the length of the header,
+    8 bytes, little endian; the header, JSON with type, shape and place of each tensor; the bytes of the tensors.
     """
     if path.exists():
         content = path.read_bytes()

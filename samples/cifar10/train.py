@@ -6,13 +6,13 @@
     python samples/cifar10/train.py --data FOLDER --network resnet --teacher teacher.safetensors --device cuda \\
         --start resnet.safetensors --prune 0.5 --out resnet-pruned50.safetensors
 
-With --prune and without --teacher, the network in --start is the teacher of its pruned form. The stored weights of `resnet` and of
-its pruned form were trained with --weights 1 1 2, then further with --batch 1024 --lr 0.3 --seed 1; see the .json files.
+With --prune and without --teacher, the network in --start is the teacher of its pruned form. The stored weights of `resnet` and
+of its pruned form were trained with --weights 1 1 2, then further with --batch 1024 --lr 0.3 --seed 1; see the .json files.
 
-FOLDER holds cifar10_train.npz with three arrays: `jpeg`, uint8, the bytes of all images one after the other; `offset`, where image i
-is `jpeg[offset[i]:offset[i+1]]`; and `label`. A tenth of the images is held back for calibration: the first tenth of
-numpy.random.RandomState(0).permutation. Each epoch prints the accuracy on them, which chooses nothing. The test images are not read.
-A .json file of the same name, beside the weights, records how they were trained.
+FOLDER holds cifar10_train.npz with three arrays: `jpeg`, uint8, the bytes of all images one after the other; `offset`, where
+image i is `jpeg[offset[i]:offset[i+1]]`; and `label`. A tenth of the images is held back for calibration: the first tenth of
+numpy.random.RandomState(0).permutation. Each epoch prints the accuracy on them, which chooses nothing. The test images are not
+read. A .json file of the same name, beside the weights, records how they were trained.
 """
 
 import argparse
@@ -110,7 +110,7 @@ class Batches:
         return x * self.between(0.75, 1.25, *each) + self.between(-0.3, 0.3, *each)
 
     def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace a rectangle of each image: in half of the images by part of another (CutMix, arXiv 1905.04899), else by grey."""
+        """Replace a rectangle of each image: in half of them by part of another image (CutMix, arXiv 1905.04899), else by grey."""
         count, line = len(x), torch.arange(x.shape[-1], device=x.device)
         mixed = self.draw(count, 1) < 0.5
         side = torch.where(mixed, len(line) * self.draw(count, 1).sqrt(), 10.0)
@@ -144,7 +144,7 @@ def describe(epoch: Epoch) -> str:
     return f"epoch {epoch.epoch:3d}: loss {loss}, {right}, {epoch.seconds:.1f} s"
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="folder of cifar10_train.npz")
     parser.add_argument("--out", required=True, type=Path, help="file for the weights, .safetensors")
@@ -163,6 +163,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, help="file to resume from after an interruption")
     options = parser.parse_args()
+    if options.prune is not None and options.start is None:
+        parser.error("--prune needs --start: the weights of the network to prune")
+    return options
+
+
+def describe_options(options: argparse.Namespace) -> dict[str, object]:
+    """Return the options for the .json file beside the weights; `before` is that file of the weights in --start."""
+    before = options.start and options.start.with_suffix(".json")
+    return {
+        "network": options.network,
+        "recipe": options.recipe,
+        "start": options.start and hash_file(options.start),
+        "before": json.loads(before.read_bytes()) if before and before.exists() else None,
+        "prune": options.prune,
+        "mild": options.mild,
+        "epochs": options.epochs,
+        "seconds_at_most": options.seconds,
+        "batch": options.batch,
+        "lr": options.lr,
+        "weights": options.weights,
+        "seed": options.seed,
+    }
+
+
+def main() -> None:
+    options = read_options()
     start, path = time.perf_counter(), options.data / "cifar10_train.npz"
     check_writable(options.out)
     torch.manual_seed(options.seed)
@@ -178,8 +204,6 @@ def main() -> None:
         teacher_hash = hash_file(options.teacher)
         teacher = resnets.load(resnets.make_teacher(), options.teacher)
     if options.prune is not None:
-        if options.start is None:
-            parser.error("--prune needs --start: the weights of the network to prune")
         if teacher is None:
             teacher, teacher_hash = whole, hash_file(options.start)
         network = prune(whole, torch.zeros(1, 3, 32, 32), macs=options.prune)
@@ -203,22 +227,10 @@ def main() -> None:
         progress=lambda epoch: print(describe(epoch), flush=True),
     )
     write_atomically(options.out, resnets.save(network))
-    before = options.start and options.start.with_suffix(".json")
     log = {
-        "network": options.network,
-        "recipe": options.recipe,
+        **describe_options(options),
         "teacher": teacher_hash,
-        "start": options.start and hash_file(options.start),
-        "before": json.loads(before.read_bytes()) if before and before.exists() else None,
-        "prune": options.prune,
-        "mild": options.mild,
-        "epochs": options.epochs,
-        "seconds_at_most": options.seconds,
-        "batch": options.batch,
-        "lr": options.lr,
         "weight_decay": setup.weight_decay,
-        "weights": options.weights,
-        "seed": options.seed,
         "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device,
         "torch": torch.__version__,
         "seconds": time.perf_counter() - start,
