@@ -189,9 +189,9 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
     except OSError as error:
         raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.", path=path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, UsageError, RecursionError) as error:
-        what = "manifest" if kind is Manifest else "calibration"
+        artefact = "manifest" if kind is Manifest else "calibration"
         raise BundleError(
-            f"{path} is not a valid {what}: {error}. Copy it again or make it anew.", path=path
+            f"{path} is not a valid {artefact}: {error}. Copy it again or make it anew.", path=path
         ) from error
 
 

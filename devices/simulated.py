@@ -136,7 +136,7 @@ class Fault(Struct, frozen=True, kw_only=True):
 
 
 class SimulatedBoard:
-    """A board whose true power and energy are choices.
+    """A board whose true power and energy are known.
 
     Args:
         idle_w: power at rest.

@@ -111,22 +111,22 @@ def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: int | None 
         >>> choose_meter("rapl").scope  # doctest: +SKIP
         'processor packages, without memory and the rest of the board'
     """
-    found = find_meters(root)
+    search = find_meters(root)
     if name == "auto":
-        if (best := choose_among(found, gpu=gpu)) is None:
-            raise MissingError(describe_missing(found))
+        if (best := choose_among(search, gpu=gpu)) is None:
+            raise MissingError(describe_missing(search))
         return best
-    for meter in found.meters:
+    for meter in search.meters:
         if meter.name == name:
             return meter
-    for problem in found.unavailable:
+    for problem in search.unavailable:
         if name in (problem.meter, problem.meter.partition(":")[0]):
             raise MissingError(f"The meter {name} cannot be read here: {problem.reason}. {problem.remedy}".strip())
-    if name.partition(":")[0] in found.looked_for:
+    if name.partition(":")[0] in search.looked_for:
         raise MissingError(
-            f"There is no meter {name} here. Here are: {', '.join(m.name for m in found.meters) or 'none'}."
+            f"There is no meter {name} here. Here are: {', '.join(m.name for m in search.meters) or 'none'}."
         )
-    raise unknown_name("meter", name, ["auto", *found.looked_for, *(meter.name for meter in found.meters)])
+    raise unknown_name("meter", name, ["auto", *search.looked_for, *(meter.name for meter in search.meters)])
 
 
 def choose_among(found: FoundMeters, *, gpu: int | None = None) -> Meter | None:
