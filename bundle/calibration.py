@@ -50,10 +50,10 @@ class Certificate(Record, frozen=True):
         step, steps: the index of the certified candidate, and how many candidates the path has.
 
     Example:
-        >>> from offramp.bundle import open_bundle, read_calibration
-        >>> point = read_calibration(open_bundle("digits.offramp").calibrations()[0]).early
-        >>> point.certificate is None or point.certificate.confidence
-        0.9
+        >>> from offramp.bundle import Certificate
+        >>> certificate = Certificate({"max_drop": 0.01}, confidence=0.9, promises=1, samples=1600, step=3, steps=240)
+        >>> certificate.limits
+        {'max_drop': 0.01}
     """
 
     limits: dict[str, float]
@@ -95,8 +95,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         >>> from offramp.bundle import open_bundle, read_calibration
         >>> calibration = read_calibration(open_bundle("digits.offramp").calibrations()[0])
         >>> point = calibration.early
-        >>> len(point.thresholds), len(point.exit_shares), point.exits_early
-        (2, 3, True)
+        >>> len(point.exit_shares) == len(point.placement) == len(point.thresholds) + 1
+        True
     """
 
     variant: str
