@@ -170,14 +170,23 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Make the error for an unknown name, which proposes the nearest known one."""
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], *, path: str | os.PathLike[str] | None = None
+) -> UsageError:
+    """Make the error for an unknown name, which proposes the nearest known one.
+
+    Args:
+        kind: what has the name: `variant`.
+        name: the unknown name.
+        known: the names that there are.
+        path: the file or folder in which the name was looked up.
+    """
     import difflib
 
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+    return UsageError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.", path=path)
 
 
 class EngineWarning(UserWarning):

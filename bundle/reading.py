@@ -44,7 +44,8 @@ class Bundle(Struct, frozen=True):
         for variant in self.manifest.variants:
             if name in (None, variant.name):
                 return variant
-        raise unknown_name("variant", str(name), [variant.name for variant in self.manifest.variants])
+        names = [variant.name for variant in self.manifest.variants]
+        raise unknown_name("variant", str(name), names, path=self.path)
 
     def file(self, variant: Variant, name: str) -> Path:
         """Return the path of a variant's file after comparing its content with the manifest.

@@ -19,6 +19,12 @@ def test_what_is_no_bundle_is_refused(tmp_path):
         open_bundle(tmp_path)
 
 
+def test_an_unknown_variant_is_named_with_those_that_there_are(dense):
+    with pytest.raises(UsageError, match="Unknown variant 'fp33'. Did you mean 'fp32'") as unknown:
+        dense.variant("fp33")
+    assert unknown.value.path == dense.path
+
+
 def test_calibrations_lie_beside_the_bundle_or_elsewhere(calibrated, tmp_path):
     inside = calibrated.path / "calibrations" / "default.json"
     outside = tmp_path / "deep" / "board.json"
