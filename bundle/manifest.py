@@ -319,12 +319,12 @@ class Preprocess(Record, frozen=True):
             raise UsageError(f"mean and std are finite numbers, not {self.mean} and {self.std}.")
         if min(self.std) <= 0 or not 0 < self.crop <= 1:
             raise UsageError(f"std is above 0 and crop between 0 and 1, not {self.std} and {self.crop}.")
-        for name, known in (
+        for name, choices in (
             ("resize", ("stretch", "crop", "pad")),
             ("interpolation", ("bilinear", "bicubic", "nearest")),
         ):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, str(getattr(self, name)), known)
+            if getattr(self, name) not in choices:
+                raise unknown_name(name, str(getattr(self, name)), choices)
 
 
 class Manifest(Record, frozen=True):

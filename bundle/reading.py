@@ -44,7 +44,8 @@ class Bundle(Struct, frozen=True):
         for variant in self.manifest.variants:
             if name in (None, variant.name):
                 return variant
-        raise unknown_name("variant", str(name), [variant.name for variant in self.manifest.variants])
+        names = [variant.name for variant in self.manifest.variants]
+        raise unknown_name("variant", str(name), names, path=self.path)
 
     def file(self, variant: Variant, name: str) -> Path:
         """Return the path of a variant's file after comparing its content with the manifest.
@@ -140,8 +141,8 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     Example:
         >>> from offramp.bundle import open_bundle, read_calibration
         >>> calibration = read_calibration(open_bundle("digits.offramp").calibrations()[0])
-        >>> len(calibration.early.thresholds)
-        2
+        >>> calibration.point.variant in calibration.variants
+        True
     """
     with os_errors_explained(Path(path), "read"):
         if not Path(path).is_file():
@@ -189,9 +190,9 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
     except OSError as error:
         raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.", path=path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, UsageError, RecursionError) as error:
-        what = "manifest" if kind is Manifest else "calibration"
+        artefact = "manifest" if kind is Manifest else "calibration"
         raise BundleError(
-            f"{path} is not a valid {what}: {error}. Copy it again or make it anew.", path=path
+            f"{path} is not a valid {artefact}: {error}. Copy it again or make it anew.", path=path
         ) from error
 
 

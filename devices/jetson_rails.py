@@ -1,7 +1,7 @@
-"""Which supplies a board measures, which of them make its total, and which lie inside that total.
+"""The rails of Jetson modules: which of them make the total, and which lie inside that total.
 
-From NVIDIA's device trees and Jetson Linux Developer Guides ("Power Consumption"). To add a total to its own parts is the
-commonest mistake in published figures; to take the supply of the inputs and outputs for the total is the next.
+The tables are from NVIDIA's device trees and Jetson Linux Developer Guides ("Power Consumption"). The commonest mistake in
+published figures is to add a total to its own parts; the next is to take the supply of the inputs and outputs for the total.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ class RailTable(Struct, frozen=True, kw_only=True):
     Attributes:
         modules: beginnings of the module's name in the device tree.
         total: the rails that add up to the scope.
-        scope: what they cover.
-        parts: what lies inside them, and of what.
+        scope: what the total covers, in words.
+        parts: the rails that lie inside the total, and what each of them feeds.
     """
 
     modules: tuple[str, ...]
@@ -101,11 +101,11 @@ TABLES = {
         },
     ),
 }
-"""By the name of the module. Those before Xavier run a mainline kernel, since JetPack 5 does not support them."""
+"""Tables by the name of the module. Modules before Xavier run a mainline kernel, since JetPack 5 does not support them."""
 
 
 def find_table(board: Board, rails: Sequence[str]) -> RailTable | None:
-    """Return the table of a board: by its module's name, or on a board of others by its rails; None where there is none."""
+    """Return the table of a board, found by its module's name or else by its rails; None if no table fits."""
     for table in TABLES.values():
         if any(module in part for part in board.compatible for module in table.modules):
             return table

@@ -84,7 +84,7 @@ def simulate():
 
 @pytest.fixture
 def counted(board, failing, simulate):
-    """Reads a RAPL counter once a second, which shows these microjoules or, where None, fails; returns its course."""
+    """Reads a RAPL counter once a second, which shows these microjoules or, where None, fails; returns its energy."""
 
     def count(*values):
         root = board("intel-n100")
