@@ -133,8 +133,7 @@ class Benchmark(Struct, frozen=True):
         ]
         if self.share_error_s is not None:
             lines.append(
-                "Predicted and measured exit shares differ: that alone changes the predicted mean latency by "
-                f"{self.share_error_s * 1e6:+.1f} us"
+                f"Effect of predicted instead of measured exit shares on the mean latency: {self.share_error_s * 1e6:+.1f} us"
             )
         return lines
 
