@@ -37,22 +37,32 @@ def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
     return meter
 
 
+def open_energy_meter(name: str | None, power_w: float | None, devices: Sequence[str]) -> "Meter":
+    """Return the meter that energy is measured with: the named one, `auto` without a name, or one that only states a power.
+
+    Args:
+        name: as for `open_meter`; None if the user named none.
+        power_w: the board's power in watts; None to measure.
+        devices: devices that the network runs on.
+
+    Raises:
+        UsageError: both a meter and a power are given.
+        MissingError: the meter cannot be read here.
+    """
+    if power_w is None:
+        return open_meter(name or "auto", devices)
+    from ..devices.meters import modelled
+
+    if name is not None:
+        raise UsageError("--power-w states the power that --meter would measure: give one of them.")
+    return modelled(power_w)
+
+
 def choose_energy_meter(
     name: str | None, power_w: float | None, devices: Sequence[str], targets: "Target | dict[str, Target] | None"
 ) -> "Meter | None":
-    """Return the meter that a calibration measures energy with: the named one, or `auto` if a target needs energy, or None.
-
-    Raises:
-        UsageError: both a meter and a stated power are given.
-        MissingError: the meter cannot be read here.
-    """
-    if power_w is not None:
-        from ..devices.meters import modelled
-
-        if name is not None:
-            raise UsageError("--power-w states the power that --meter would measure: give one of them.")
-        return modelled(power_w)
+    """Return the meter for a calibration as `open_energy_meter` does; None if nothing is given and no target needs energy."""
     listed = targets.values() if isinstance(targets, dict) else [targets] if targets else []
-    if name is None and not any(target.needs_energy for target in listed):
+    if name is None and power_w is None and not any(target.needs_energy for target in listed):
         return None
-    return open_meter(name or "auto", devices)
+    return open_energy_meter(name, power_w, devices)

@@ -2,10 +2,9 @@
 
 import click
 
-from ...errors import UsageError
 from ..describe import describe_energies
 from ..loading import Loading, with_loading
-from ..meters import open_meter
+from ..meters import open_energy_meter
 from ..options import as_json, parse_seconds, with_meter, with_seed
 from ..output import print_result, progress_bars
 
@@ -36,22 +35,20 @@ def energy(
     """Measure what leaving at each exit of BUNDLE costs in joules, with inputs like those of DATA."""
     from ...bundle import open_bundle
     from ...calibrate import measure_bundle_energy
-    from ...devices.meters import modelled
     from ..inputs import load_samples
 
-    if power_w is not None and meter != "auto":
-        raise UsageError("--power-w states the power that --meter would measure: give one of them.")
     opened = open_bundle(bundle)
     window_s = None if window is None else parse_seconds("--window", window)
     x, _ = load_samples(data, opened.manifest)
     variant = loading.variant_to_run(opened)
     devices = loading.devices_or_calibrated(opened, variant)
     names = [devices] if isinstance(devices, str) else devices
+    chosen = open_energy_meter(None if meter == "auto" else meter, power_w, names)
     with progress_bars() as progress:
         energies = measure_bundle_energy(
             opened,
             x,
-            open_meter(meter, names) if power_w is None else modelled(power_w),
+            chosen,
             device=devices,
             variant=variant,
             threads=loading.threads,
