@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..bundle import Bundle, Target, Variant
-from ..bundle.calibration import BESIDE
-from ..bundle.manifest import PLAIN
+from ..bundle.calibration import EARLY_SUFFIX
+from ..bundle.manifest import PLAIN_NAME
 from ..bundle.target import Goal
 from ..devices.meter import Meter
 from ..errors import UsageError
@@ -35,9 +35,9 @@ def name_targets(
     if not targets:
         raise UsageError("There is no target: name one at least, or leave target out.")
     for name, one in targets.items():
-        if not re.fullmatch(PLAIN, name) or name.endswith(BESIDE):
+        if not re.fullmatch(PLAIN_NAME, name) or name.endswith(EARLY_SUFFIX):
             raise UsageError(
-                f"A point's name has letters, digits, '.', '_' and '-' and does not end in {BESIDE}: not {name!r}."
+                f"A point's name has letters, digits, '.', '_' and '-' and does not end in {EARLY_SUFFIX}: not {name!r}."
             )
         if one.needs_labels and not has_labels:
             raise UsageError(

@@ -10,7 +10,7 @@ from ..units import show_mj, show_share, show_thresholds, show_us
 from .output import table
 
 if TYPE_CHECKING:
-    from ..cache import Kept
+    from ..cache import CachedBuild
     from ..calibrate import ExitEnergies
     from ..devices.state import State
     from ..devices.watch import Power
@@ -201,14 +201,14 @@ def describe_builds(builds: Sequence["Built"]) -> str:
     return table(lines)
 
 
-def describe_cache(folder: Path, entries: Sequence["Kept"]) -> str:
+def describe_cache(folder: Path, entries: Sequence["CachedBuild"]) -> str:
     """Describe the entries of the cache, which lies in a folder."""
     lines = [("stage", "device", "engine", "MB", "used", "entry")]
-    for kept in entries:
-        device, engine = (kept.entry.key.get(name, "") for name in ("device", "engine"))
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.used_s))
-        lines.append((kept.entry.label, device, engine, f"{kept.entry.bytes / 1e6:.2f}", used, kept.folder[:12]))
-    total = sum(kept.entry.bytes for kept in entries) / 1e6
+    for build in entries:
+        device, engine = (build.entry.key.get(name, "") for name in ("device", "engine"))
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(build.used_s))
+        lines.append((build.entry.label, device, engine, f"{build.entry.bytes / 1e6:.2f}", used, build.folder[:12]))
+    total = sum(build.entry.bytes for build in entries) / 1e6
     return f"{table(lines)}\n{len(entries)} entries, {total:.2f} MB in {folder}"
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Manifest
-from ...bundle.manifest import find_layout
 from ...errors import DataError, require
 from ...runtime import EveryExit
+from ..images import find_layout
 
 MOST_IN_GROUP, MOST_PICTURES = 8, 96
 """Pictures in one group, and in the whole report; a group shows at least three all the same."""

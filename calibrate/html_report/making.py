@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ... import __version__
 from ...bundle import Bundle, Calibration, OperatingPoint, Variant, opened, read_calibration
-from ...bundle.calibration import BESIDE, Chain
+from ...bundle.calibration import EARLY_SUFFIX, Chain
 from ...devices import describe_differences
 from ...errors import BundleError, OutdatedError, UsageError
 from ...files import check_writable, hash_file, write_atomically
@@ -187,7 +187,7 @@ def _early_beside(calibration: Calibration, name: str, variant: str | None) -> s
         for key, point in calibration.points.items()
         if point.exits_early and (variant is None or point.variant == variant)
     ]
-    preferred = [key for key in (name, name + BESIDE) if key in chains]
+    preferred = [key for key in (name, name + EARLY_SUFFIX) if key in chains]
     return next(iter([*preferred, *chains]), None)
 
 

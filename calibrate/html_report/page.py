@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Any
 
 from ...bundle import OperatingPoint
-from ...bundle.calibration import BESIDE, StaticPoint
+from ...bundle.calibration import EARLY_SUFFIX, StaticPoint
 from ...errors import require
 from ...units import show_share, show_thresholds, show_time
 from .contents import Report
@@ -80,7 +80,7 @@ def _compare_statics(report: Report) -> list[dict[str, Any]]:
     calibration, point = report.calibration, report.calibration.points[report.point]
     rows = []
     for name, candidate in calibration.points.items():
-        if name in (report.point, report.point + BESIDE):
+        if name in (report.point, report.point + EARLY_SUFFIX):
             note = "recommended" if name in calibration.asked_for and candidate.met else ""
             rows.append(_row(f"{name}: {show_runs(candidate)}", candidate, point, note))
     for i, static in enumerate(calibration.statics):
