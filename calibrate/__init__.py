@@ -7,6 +7,7 @@ from ..bundle import Calibration, OperatingPoint, Target
 
 if TYPE_CHECKING:
     from .benchmark import Benchmark, Row, StageCost
+    from .bundle_energy import measure_bundle_energy
     from .comparison import bench
     from .html_report.contents import Report
     from .html_report.making import report
@@ -28,6 +29,7 @@ __all__ = [
     "bench",
     "calibrate",
     "load_samples",
+    "measure_bundle_energy",
     "measure_energy",
     "model_energy",
     "read_targets",
@@ -45,6 +47,7 @@ __getattr__ = late_names(
         "StageCost": "benchmark",
         "bench": "comparison",
         "calibrate": "pipeline",
+        "measure_bundle_energy": "bundle_energy",
         "measure_energy": "measure.energy",
         "load_samples": "sample_files",
         "model_energy": "measure.energy",
