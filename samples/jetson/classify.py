@@ -2,8 +2,9 @@
 
     python classify.py net.offramp samples.npz > answers.jsonl
 
-Replace `read_inputs` by your camera or microphone. The program writes one line of JSON per input to stdout. The log goes to stderr,
-which systemd keeps in its journal. On SIGTERM, which systemd sends to stop a service, it finishes the current input and ends.
+Replace `read_inputs` by your camera or microphone. The program writes one line of JSON per input to stdout. The log goes to
+stderr, which systemd keeps in its journal. On SIGTERM, which systemd sends to stop a service, it finishes the current input and
+ends.
 """
 
 import argparse
