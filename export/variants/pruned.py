@@ -171,7 +171,9 @@ def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Modu
         with torch.no_grad():
             logits = logits_of_exits(original(*[torch.as_tensor(array) for array in arrays]))
     except Exception as error:
-        raise UsageError(f"The network does not run on the samples of {bundle.path}: {first_line(error)}") from error
+        raise UsageError(
+            f"The network does not run on the samples of {bundle.path}: {first_line(error)}", path=bundle.path
+        ) from error
     if parent.rule != "ensemble":  # an ensemble stores logits that combine several heads
         theirs = golden.logits
         ours = torch.stack(logits, 1).numpy()
