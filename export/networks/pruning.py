@@ -116,6 +116,9 @@ def prune(
             f"{share:.0%} of the {goal} cannot be reached: {search.smallest / search.whole:.1%} can. Try a smaller round_to."
         )
     logger.debug("pruned to %.1f%% of the %s", 100 * search.best_size / search.whole, goal)
+    for (name, before), after in zip(search.network.named_parameters(), search.best.parameters(), strict=True):
+        if before.shape != after.shape:
+            logger.debug("%s: %s to %s", name, tuple(before.shape), tuple(after.shape))
     return search.best
 
 

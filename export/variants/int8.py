@@ -98,7 +98,7 @@ def find_ranges(
         ranges = calibrator.compute_data()
     if logger.isEnabledFor(logging.DEBUG):
         for name, value in ranges.items():
-            logger.debug("range of %s: %s to %s", name, *value.range_value)
+            logger.debug("range of %s: %.4g to %.4g", name, *(bound.item() for bound in value.range_value))
     return ranges
 
 
