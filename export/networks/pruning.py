@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Pruning(msgspec.Struct, frozen=True, kw_only=True):
-    """What `prune` was asked for: the goal is `macs` or `parameters`, the share of it that stays at most."""
+    """The arguments of `prune`: `goal` is `macs` or `parameters`, `share` is the share of these that may stay."""
 
     goal: str
     share: float

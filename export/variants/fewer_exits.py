@@ -58,8 +58,8 @@ def keep(
     root = path.path if isinstance(path, Bundle) else Path(path)
     if isinstance(exits, str):
         raise UsageError(f"exits is a list of names or numbers: [{exits!r}, ...].")
-    open_bundle(root)  # refuse what is no bundle before a folder is made in it
-    with new_variant(root) as folder:  # it holds the bundle's lock: what is read from here on stays as it is
+    open_bundle(root)  # refuse a path that is not a bundle before a folder is made in it
+    with new_variant(root) as folder:  # it holds the bundle's lock: nobody else writes the bundle meanwhile
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
         numbers = _number_exits(exits, parent)

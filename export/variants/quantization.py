@@ -96,7 +96,7 @@ def quantize(
     _check_options(to, options, samples)
     bundle = open_bundle(root)
     drawn = _draw_samples(data, bundle.manifest.inputs, samples, seed) if to == "int8" else None
-    with new_variant(root) as folder:  # it holds the bundle's lock: what is read from here on stays as it is
+    with new_variant(root) as folder:  # it holds the bundle's lock: nobody else writes the bundle meanwhile
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
         if parent.precision != "fp32":
@@ -157,7 +157,7 @@ def _default_name(parent: Variant, to: str) -> str:
 
 def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
     """Write the whole graph with constants computed and normalisations folded into convolutions; return its file."""
-    # The file that ONNX Runtime writes refers to the weights of the one that it read, so they must lie beside it.
+    # ONNX Runtime writes the graph alone; the graph refers to its old file of weights, which must lie beside it.
     shutil.copyfile(bundle.file(parent, parent.weights), scratch / parent.weights)
     plain = scratch / "plain.onnx"
     open_session(bundle.file(parent, parent.whole), optimise="ORT_ENABLE_BASIC", optimised=plain)
