@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attach"]
 
-Edge = tuple[Any, int]
+GradientEdge = tuple[Any, int]
 """A tensor in torch's graph of gradients: the function that made it, and which output of that function it is."""
 
 logger = logging.getLogger(__name__)
@@ -249,13 +249,13 @@ def _find_bottlenecks(network: "torch.nn.Module", inputs: "list[torch.Tensor]") 
     logits, edges = _record_edges(network, inputs)
     if not logits.requires_grad:
         return set()
-    end: Edge = get_gradient_edge(logits)[:2]
+    end: GradientEdge = get_gradient_edge(logits)[:2]
     return {name for name, edge in edges if not _reaches_input_without(edge, end)}
 
 
 def _record_edges(
     network: "torch.nn.Module", inputs: "list[torch.Tensor]"
-) -> "tuple[torch.Tensor, list[tuple[str, Edge]]]":
+) -> "tuple[torch.Tensor, list[tuple[str, GradientEdge]]]":
     """Run the network with gradients to its inputs alone; return its logits, and the edge of each module's output.
 
     Whole numbers have no gradient: with such inputs, the output of each `nn.Embedding` counts as an input.
@@ -267,7 +267,7 @@ def _record_edges(
 
     names = {module: name for name, module in network.named_modules()}
     whole_numbers = not all(x.is_floating_point() for x in inputs)
-    edges: list[tuple[str, Edge]] = []
+    edges: list[tuple[str, GradientEdge]] = []
 
     def begin(x: "torch.Tensor") -> "torch.Tensor":
         """Make a tensor a leaf of the graph of gradients; return a clone, which a layer may change in place."""
@@ -298,7 +298,7 @@ def _record_edges(
             p.requires_grad_(requires)
 
 
-def _reaches_input_without(edge: Edge, end: Edge) -> bool:
+def _reaches_input_without(edge: GradientEdge, end: GradientEdge) -> bool:
     """Tell whether a path leads back from an end to an input if it may not pass an edge. Only inputs are leaves of the graph."""
     todo, seen = [end], {edge}
     while todo:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_pruned"]
 
-Settings = dict[str, "str | int | float | None"]
-
 
 def add_pruned(
     network: "torch.nn.Module",
@@ -95,7 +93,7 @@ def add_pruned(
         bundle = export(network, x[:3], path)
         check_variant_name(name, bundle)
         bundle.variant(variant)
-    settings: Settings = {
+    settings: dict[str, str | int | float | None] = {
         "macs": macs,
         "parameters": parameters,
         "spread": spread,
@@ -132,7 +130,7 @@ def _export_beside(
     parent: Variant,
     network: "torch.nn.Module",
     name: str,
-    settings: Settings,
+    settings: dict[str, str | int | float | None],
 ) -> Bundle:
     """Export a pruned network beside its parent, with the parent's exits, axes, rule and temperatures."""
     manifest = bundle.manifest
