@@ -6,7 +6,8 @@ from .. import late_names
 from ..bundle import Calibration, OperatingPoint, Target
 
 if TYPE_CHECKING:
-    from .benchmark import Benchmark, Row, StageCost, bench
+    from .benchmark import Benchmark, Row, StageCost
+    from .comparison import bench
     from .html_report.contents import Report
     from .html_report.making import report
     from .measure.energy import ExitEnergies, ExitEnergy, measure_energy, model_energy
@@ -42,7 +43,7 @@ __getattr__ = late_names(
         "Report": "html_report.contents",
         "Row": "benchmark",
         "StageCost": "benchmark",
-        "bench": "benchmark",
+        "bench": "comparison",
         "calibrate": "pipeline",
         "measure_energy": "measure.energy",
         "load_samples": "sample_files",

@@ -19,6 +19,18 @@ from offramp.tests.zoo.dense import CLASSES, write_onnx
 BRIEF = "import runpy, sys, offramp.calibrate.pipeline as c; c.MEASURE_S = 0.2; sys.argv = sys.argv[1:]; "
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10 as samples/cifar10 reads it, for some tests"
+    )
+
+
+@pytest.fixture
+def cifar10_folder(pytestconfig):
+    """The folder of CIFAR-10 that `--cifar10` names, or None."""
+    return pytestconfig.getoption("--cifar10")
+
+
 def pytest_collection_modifyitems(items):
     """Put the files that take longest first, so that no worker ends alone with one of them."""
     items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_contributing.py"))

@@ -32,6 +32,11 @@ class Attached(nn.Module):
         self.network, self.heads = network, nn.ModuleList(heads)
         self.places, self.frozen = tuple(places), frozen
 
+    @property
+    def takes_inputs(self) -> nn.Module:
+        """The module that all inputs are passed to; `export` names the inputs by its forward."""
+        return self.network
+
     def forward(self, *inputs: Any, **named: Any) -> list[Tensor]:
         """Return the logits (batch, classes) of every exit, the network's own last."""
         modules = [self.network.get_submodule(place) for place in self.places]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import ModelError
-from ..capture.outputs import flatten
+from ..capture.outputs import flatten_outputs
 
 __all__ = ["LOSSES", "distill", "gated", "joint", "logits_of_exits", "mix", "true_classes"]
 
@@ -91,7 +91,7 @@ def logits_of_exits(output: Any) -> list[Tensor]:
     Raises:
         ModelError: the output holds something besides logits.
     """
-    outputs = flatten(output)
+    outputs = flatten_outputs(output)
     exits = [z for value in outputs.values() for z in (value.unbind(0) if value.ndim == 3 else [value])]
     if not exits or any(z.ndim != 2 or z.shape != exits[0].shape or not z.is_floating_point() for z in exits):
         given = ", ".join(f"{name} {tuple(value.shape)}" for name, value in outputs.items())

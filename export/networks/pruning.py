@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ...errors import ModelError, UsageError, require, unknown_name
-from ..capture.outputs import flatten
+from ..capture.outputs import flatten_outputs
 from ..graph.axes import first_line
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _take_channels_out(
                 max_pruning_ratio=MOST_PRUNED,
                 ignored_layers=ignored,
                 round_to=pruning.round_to,
-                output_transform=lambda output: list(flatten(output).values()),
+                output_transform=lambda output: list(flatten_outputs(output).values()),
             ).step()
     except Exception as error:  # tracing a stranger's network may raise anything
         raise ModelError(f"torch-pruning cannot prune the network: {_sentence(error)} {KEEP_HINT}") from error
@@ -255,7 +255,7 @@ def _take_channels_out(
 
 def _find_logit_layers(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list["torch.nn.Module"]:
     """Return the layers that make the logits: walking back from each output, the first product with a weight."""
-    todo = [value.grad_fn for value in flatten(network(*inputs)).values() if value.ndim in (2, 3)]
+    todo = [value.grad_fn for value in flatten_outputs(network(*inputs)).values() if value.ndim in (2, 3)]
     seen, weights = set(), set()
     while todo:
         function = todo.pop()
@@ -282,7 +282,7 @@ def _logit_shapes(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) 
     torch = require("torch", extra="export")
     try:
         with torch.no_grad():
-            shapes = [tuple(value.shape) for value in flatten(network(*inputs)).values()]
+            shapes = [tuple(value.shape) for value in flatten_outputs(network(*inputs)).values()]
     except Exception as error:
         raise ModelError(f"The network does not run on the example: {_sentence(error)}") from error
     return [shape for shape in shapes if len(shape) in (2, 3)]

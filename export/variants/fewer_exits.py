@@ -20,7 +20,7 @@ from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
 from ..cut.stage_files import read_graph, read_heads
 from ..cut.variant import WHOLE, cut_variant
-from ..graph.axes import axes_of, count, other_lengths
+from ..graph.axes import axes_of, count_samples, other_lengths
 
 __all__ = ["keep"]
 
@@ -123,7 +123,7 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
 
         def reference(x: Sequence[np.ndarray]) -> list[np.ndarray]:
             """Return the logits that the parent gives at the exits that stay."""
-            logits = net.every_exit(tuple(x), size=count(x, axes)).logits
+            logits = net.every_exit(tuple(x), size=count_samples(x, axes)).logits
             assert logits is not None
             return [logits[:, k] for k in numbers]
 

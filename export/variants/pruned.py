@@ -12,7 +12,7 @@ from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.writing import check_variant_name
 from ...errors import DataError, UsageError, require, unknown_name
-from ..capture.preprocess import normalise
+from ..capture.preprocess import normalise_images
 from ..graph.axes import axes_of, first_line
 from ..networks.history import Epoch
 from ..networks.pruning import check_goal, prune
@@ -163,7 +163,9 @@ def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Modu
 
     golden = read_golden(bundle, parent)
     preprocess = bundle.manifest.preprocess
-    arrays = [normalise(golden.inputs[0], preprocess, channels_first=True)] if preprocess else list(golden.inputs)
+    arrays = (
+        [normalise_images(golden.inputs[0], preprocess, channels_first=True)] if preprocess else list(golden.inputs)
+    )
     original = copy.deepcopy(network).cpu().eval()
     try:
         with torch.no_grad():
