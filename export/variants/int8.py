@@ -19,8 +19,8 @@ from ...bundle import Bundle
 from ...errors import ModelError, require
 from ...progress import Progress
 from ...runtime.chain.samples import Samples
-from ..capture.onnx_file import is_quantised
 from ..graph.edits import bypass_node, nodes_up_to_products
+from ..graph.precision import is_quantised
 
 __all__ = ["RANGE_METHODS", "Int8Options", "find_ranges", "quantize_graph"]
 
