@@ -205,4 +205,5 @@ def split_names(docstring: str) -> str:
         indent, names, meaning = found.groups()
         return "".join(f"{indent}{name}: {meaning}" for name in names.split(", "))
 
-    return SEVERAL.sub(split, f"{docstring}\n")
+    # griffe shows a section as code if it is called `Examples:`, and takes `Example:` for text.
+    return re.sub(r"^( *)Example:$", r"\1Examples:", SEVERAL.sub(split, f"{docstring}\n"), flags=re.M)

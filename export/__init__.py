@@ -1,4 +1,7 @@
-"""Turn a network with several exits into a bundle of stages. Needs the `export` extra, or `onnx` for ONNX files alone."""
+"""From a network to a bundle: add exits, train, prune, cut into stages, and add smaller variants.
+
+Needs the `export` extra; for ONNX files alone the `onnx` extra is enough.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +9,7 @@ from .. import late_names
 from ..bundle import Origin, Preprocess
 from ..errors import require
 
-# Said here with the install line, where an import further down would only fail.
+# Without onnx_ir nothing here works: fail now with the install line, not later with an ImportError.
 require("onnx_ir", extra="onnx")
 
 if TYPE_CHECKING:

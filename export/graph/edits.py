@@ -1,11 +1,38 @@
-"""Small edits of a graph."""
+"""Small edits of a graph. New nodes are recorded on a tape (`onnx_ir.tape.Tape`), then put into the graph together."""
 
+import numpy as np
 import onnx_ir as ir
 
 from .macs import MULTIPLIES
 from .walk import ancestors
 
-__all__ = ["bypass_node", "nodes_up_to_products"]
+__all__ = ["bypass_node", "constant", "insert_tape", "nodes_up_to_products", "reduce"]
+
+
+def constant(tape: ir.tape.Tape, value: "float | int | list[int]", name: str | None = None) -> ir.Value:
+    """Record a constant: float32 for a float, int64 for a whole number or a list of them."""
+    array = np.array(value, np.float32 if isinstance(value, float) else np.int64)
+    result = tape.op("Constant", [], {"value": ir.tensor(array)})
+    if name is not None:
+        result.name, result.dtype, result.shape = name, ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+    return result
+
+
+def reduce(tape: ir.tape.Tape, operator: str, value: ir.Value, opset: int) -> ir.Value:
+    """Record a reduction over the last axis, which is dropped: (batch, classes) -> (batch,).
+
+    The axes are an input since opset 13 for ReduceSum and since opset 18 for the others (ONNX changelog); before, an attribute.
+    """
+    if opset < (13 if operator == "ReduceSum" else 18):
+        return tape.op(operator, [value], {"axes": [-1], "keepdims": 0})
+    return tape.op(operator, [value, constant(tape, [-1])], {"keepdims": 0})
+
+
+def insert_tape(graph: ir.Graph, tape: ir.tape.Tape, before: ir.Node | None = None) -> None:
+    """Put recorded nodes and their initializers into a graph, before a node or, without one, at the start."""
+    graph.insert_before(next(iter(graph)) if before is None else before, tape.nodes)
+    for initializer in tape.initializers:
+        graph.register_initializer(initializer)
 
 
 def nodes_up_to_products(graph: ir.Graph, *, include_products: bool = True) -> set[ir.Node]:

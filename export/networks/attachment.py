@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...errors import DataError, ModelError, OfframpError, UsageError, require, unknown_name
+from ...runtime.chain.samples import list_parts
 from ..capture.torch_module import evaluating
 from ..graph.axes import first_line
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attach"]
 
-Edge = tuple[Any, int]
+GradientEdge = tuple[Any, int]
 """A tensor in torch's graph of gradients: the function that made it, and which output of that function it is."""
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def _as_inputs(example: Any, network: "torch.nn.Module") -> "list[torch.Tensor]"
     """Return the inputs as tensors on the network's device."""
     import torch
 
-    values = example if isinstance(example, (tuple, list)) else [example]
+    values = list_parts(example)
     arrays = all(isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim for x in values)
     if not arrays or len(rows := {len(x) for x in values}) != 1 or 0 in rows:
         raise DataError("The example is a tensor or array (N, ...) with its batch axis first, or a tuple of several.")
@@ -249,13 +250,13 @@ def _find_bottlenecks(network: "torch.nn.Module", inputs: "list[torch.Tensor]") 
     logits, edges = _record_edges(network, inputs)
     if not logits.requires_grad:
         return set()
-    end: Edge = get_gradient_edge(logits)[:2]
+    end: GradientEdge = get_gradient_edge(logits)[:2]
     return {name for name, edge in edges if not _reaches_input_without(edge, end)}
 
 
 def _record_edges(
     network: "torch.nn.Module", inputs: "list[torch.Tensor]"
-) -> "tuple[torch.Tensor, list[tuple[str, Edge]]]":
+) -> "tuple[torch.Tensor, list[tuple[str, GradientEdge]]]":
     """Run the network with gradients to its inputs alone; return its logits, and the edge of each module's output.
 
     Whole numbers have no gradient: with such inputs, the output of each `nn.Embedding` counts as an input.
@@ -267,7 +268,7 @@ def _record_edges(
 
     names = {module: name for name, module in network.named_modules()}
     whole_numbers = not all(x.is_floating_point() for x in inputs)
-    edges: list[tuple[str, Edge]] = []
+    edges: list[tuple[str, GradientEdge]] = []
 
     def begin(x: "torch.Tensor") -> "torch.Tensor":
         """Make a tensor a leaf of the graph of gradients; return a clone, which a layer may change in place."""
@@ -298,7 +299,7 @@ def _record_edges(
             p.requires_grad_(requires)
 
 
-def _reaches_input_without(edge: Edge, end: Edge) -> bool:
+def _reaches_input_without(edge: GradientEdge, end: GradientEdge) -> bool:
     """Tell whether a path leads back from an end to an input if it may not pass an edge. Only inputs are leaves of the graph."""
     todo, seen = [end], {edge}
     while todo:

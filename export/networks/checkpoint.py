@@ -20,11 +20,11 @@ __all__ = ["Checkpoint", "describe_network"]
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint file and what is saved in it.
+    """A checkpoint file and the objects whose states it holds.
 
     Attributes:
         path: the file.
-        identity: what must be the same when a training goes on: the arguments of `train` and the layout of the network.
+        identity: arguments of `train` and the layout of the network. They must be the same when a training goes on.
         network, optimizer: their states are saved and restored.
         device: where the network trains; on CUDA its random state is saved too.
         loader: the batches; the state of their `generator`, if they have one, is saved too.

@@ -33,7 +33,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """The record of a training, which `train` returns.
 
     Attributes:
-        recipe: what it minimised.
+        recipe: the recipe of the training, such as `joint`.
         epochs: one `Epoch` per pass over the samples, the first pass first.
 
     Example:

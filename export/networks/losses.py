@@ -1,4 +1,4 @@
-"""What each recipe of `train` minimises: from a network's output to a loss for every sample at every exit. Needs torch."""
+"""The losses of each recipe of `train`: from a network's output to a loss for every sample at every exit. Needs torch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,7 +41,7 @@ def joint(logits: Sequence[Tensor], y: Tensor, smoothing: float, teacher: Tensor
 def distill(logits: Sequence[Tensor], y: Tensor, smoothing: float, teacher: Tensor | None = None) -> Tensor:
     """Return the losses of the recipe `distill`: as `joint`, and every earlier exit also learns from the last one.
 
-    The last exit is its teacher only: it gets no gradient from what the earlier exits learn.
+    The last exit only teaches: it gets no gradient from the losses of the earlier exits.
     """
     losses = joint(logits, y, smoothing, teacher)
     return torch.cat([mix(losses[:, :-1], logits[:-1], logits[-1].detach()), losses[:, -1:]], 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ...errors import ModelError, UsageError, require, unknown_name
+from ...runtime.chain.samples import list_parts
 from ..capture.outputs import flatten_outputs
 from ..graph.axes import first_line
 
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Pruning(msgspec.Struct, frozen=True, kw_only=True):
-    """What `prune` was asked for: the goal is `macs` or `parameters`, the share of it that stays at most."""
+    """The arguments of `prune`: `goal` is `macs` or `parameters`, `share` is the share of these that may stay."""
 
     goal: str
     share: float
@@ -116,6 +117,9 @@ def prune(
             f"{share:.0%} of the {goal} cannot be reached: {search.smallest / search.whole:.1%} can. Try a smaller round_to."
         )
     logger.debug("pruned to %.1f%% of the %s", 100 * search.best_size / search.whole, goal)
+    for (name, before), after in zip(search.network.named_parameters(), search.best.parameters(), strict=True):
+        if before.shape != after.shape:
+            logger.debug("%s: %s to %s", name, tuple(before.shape), tuple(after.shape))
     return search.best
 
 
@@ -291,9 +295,8 @@ def _sentence(error: BaseException) -> str:
 
 def _as_tensors(example: Any, kind: "torch.dtype") -> tuple["torch.Tensor", ...]:
     torch = require("torch", extra="export")
-    parts = example if isinstance(example, (tuple, list)) else (example,)
     try:
-        tensors = [torch.as_tensor(part)[:1].cpu() for part in parts]
+        tensors = [torch.as_tensor(part)[:1].cpu() for part in list_parts(example)]
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise UsageError(
             f"The example is an array or a tensor, for several inputs a tuple of them: {_sentence(error)}"

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ...bundle import Bundle
-from ...bundle.reading import opened
+from ...bundle import Bundle, opened
 from ...runtime.chain.results import EveryExit
 from ...runtime.chain.samples import convert_samples
 from ...runtime.loading import load_uncalibrated

@@ -18,8 +18,9 @@ from ...errors import UsageError, unknown_name
 from ...files import os_errors_explained
 from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
+from ..cut.equivalence import Original
 from ..cut.stage_files import read_graph, read_heads
-from ..cut.variant import WHOLE, cut_variant
+from ..cut.variant import WHOLE, Draft, cut_variant
 from ..graph.axes import axes_of, count_samples, other_lengths
 
 __all__ = ["keep"]
@@ -58,8 +59,8 @@ def keep(
     root = path.path if isinstance(path, Bundle) else Path(path)
     if isinstance(exits, str):
         raise UsageError(f"exits is a list of names or numbers: [{exits!r}, ...].")
-    open_bundle(root)  # refuse what is no bundle before a folder is made in it
-    with new_variant(root) as folder:  # it holds the bundle's lock: what is read from here on stays as it is
+    open_bundle(root)  # refuse a path that is not a bundle before a folder is made in it
+    with new_variant(root) as folder:  # it holds the bundle's lock: nobody else writes the bundle meanwhile
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
         numbers = _number_exits(exits, parent)
@@ -130,17 +131,20 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
         return cut_variant(
             whole,
             Prober(inputs, axes, other_lengths(inputs, axes, reference), folder),
-            name=name,
-            precision=parent.precision,
-            rule=parent.rule,
-            inputs=bundle.manifest.inputs,
-            classes=bundle.manifest.classes,
-            exits=names,
-            temperatures=None,
-            reference=reference,
-            statics=exits,
-            prefix=f"{name}.",
-            origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
+            Original(
+                inputs=bundle.manifest.inputs,
+                classes=bundle.manifest.classes,
+                precision=parent.precision,
+                run=reference,
+            ),
+            Draft(
+                name=name,
+                rule=parent.rule,
+                exits=tuple(names),
+                statics=exits,
+                prefix=f"{name}.",
+                origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
+            ),
         )
 
 

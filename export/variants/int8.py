@@ -19,8 +19,8 @@ from ...bundle import Bundle
 from ...errors import ModelError, require
 from ...progress import Progress
 from ...runtime.chain.samples import Samples
-from ..capture.onnx_file import is_quantised
 from ..graph.edits import bypass_node, nodes_up_to_products
+from ..graph.precision import is_quantised
 
 __all__ = ["RANGE_METHODS", "Int8Options", "find_ranges", "quantize_graph"]
 
@@ -98,7 +98,7 @@ def find_ranges(
         ranges = calibrator.compute_data()
     if logger.isEnabledFor(logging.DEBUG):
         for name, value in ranges.items():
-            logger.debug("range of %s: %s to %s", name, *value.range_value)
+            logger.debug("range of %s: %.4g to %.4g", name, *(bound.item() for bound in value.range_value))
     return ranges
 
 

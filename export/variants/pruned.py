@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_pruned"]
 
-Settings = dict[str, "str | int | float | None"]
-
 
 def add_pruned(
     network: "torch.nn.Module",
@@ -95,7 +93,7 @@ def add_pruned(
         bundle = export(network, x[:3], path)
         check_variant_name(name, bundle)
         bundle.variant(variant)
-    settings: Settings = {
+    settings: dict[str, str | int | float | None] = {
         "macs": macs,
         "parameters": parameters,
         "spread": spread,
@@ -132,7 +130,7 @@ def _export_beside(
     parent: Variant,
     network: "torch.nn.Module",
     name: str,
-    settings: Settings,
+    settings: dict[str, str | int | float | None],
 ) -> Bundle:
     """Export a pruned network beside its parent, with the parent's exits, axes, rule and temperatures."""
     manifest = bundle.manifest
@@ -173,7 +171,9 @@ def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Modu
         with torch.no_grad():
             logits = logits_of_exits(original(*[torch.as_tensor(array) for array in arrays]))
     except Exception as error:
-        raise UsageError(f"The network does not run on the samples of {bundle.path}: {first_line(error)}") from error
+        raise UsageError(
+            f"The network does not run on the samples of {bundle.path}: {first_line(error)}", path=bundle.path
+        ) from error
     if parent.rule != "ensemble":  # an ensemble stores logits that combine several heads
         theirs = golden.logits
         ours = torch.stack(logits, 1).numpy()

@@ -23,7 +23,8 @@ from ...errors import ModelError, UsageError, unknown_name
 from ...progress import Progress, no_progress
 from ...runtime.chain.samples import Samples, convert_samples
 from ..cut.boundaries import Prober
-from ..cut.variant import WEIGHTS, WHOLE, cut_variant
+from ..cut.equivalence import Original
+from ..cut.variant import WEIGHTS, WHOLE, Draft, cut_variant
 from ..graph.axes import axes_of, other_lengths
 from ..graph.running import open_session, relative_error
 from .fp16 import convert_to_half
@@ -96,7 +97,7 @@ def quantize(
     _check_options(to, options, samples)
     bundle = open_bundle(root)
     drawn = _draw_samples(data, bundle.manifest.inputs, samples, seed) if to == "int8" else None
-    with new_variant(root) as folder:  # it holds the bundle's lock: what is read from here on stays as it is
+    with new_variant(root) as folder:  # it holds the bundle's lock: nobody else writes the bundle meanwhile
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
         if parent.precision != "fp32":
@@ -157,7 +158,7 @@ def _default_name(parent: Variant, to: str) -> str:
 
 def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
     """Write the whole graph with constants computed and normalisations folded into convolutions; return its file."""
-    # The file that ONNX Runtime writes refers to the weights of the one that it read, so they must lie beside it.
+    # ONNX Runtime writes the graph alone; the graph refers to its old file of weights, which must lie beside it.
     shutil.copyfile(bundle.file(parent, parent.weights), scratch / parent.weights)
     plain = scratch / "plain.onnx"
     open_session(bundle.file(parent, parent.whole), optimise="ORT_ENABLE_BASIC", optimised=plain)
@@ -214,14 +215,18 @@ def _cut(
     return cut_variant(
         ir.load(folder / WHOLE),
         prober,
-        name=name,
-        precision=precision,
-        rule=parent.rule,
-        inputs=bundle.manifest.inputs,
-        classes=bundle.manifest.classes,
-        exits=[end.name for end in parent.exits],
-        temperatures=[end.temperature for end in parent.exits],
-        reference=lambda x: run(whole, x),
-        noise=noise,
-        origin=Origin(parent.name, "quantize", settings),
+        Original(
+            inputs=bundle.manifest.inputs,
+            classes=bundle.manifest.classes,
+            precision=precision,
+            run=lambda x: run(whole, x),
+            noise=noise,
+        ),
+        Draft(
+            name=name,
+            rule=parent.rule,
+            exits=tuple(end.name for end in parent.exits),
+            temperatures=tuple(end.temperature for end in parent.exits),
+            origin=Origin(parent.name, "quantize", settings),
+        ),
     )

@@ -110,7 +110,7 @@ class Batches:
         return x * self.between(0.75, 1.25, *each) + self.between(-0.3, 0.3, *each)
 
     def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace a rectangle of each image: in half of them by part of another image (CutMix, arXiv 1905.04899), else by grey."""
+        """Replace a rectangle of each image: in half of them by part of another (CutMix, arXiv 1905.04899), else by grey."""
         count, line = len(x), torch.arange(x.shape[-1], device=x.device)
         mixed = self.draw(count, 1) < 0.5
         side = torch.where(mixed, len(line) * self.draw(count, 1).sqrt(), 10.0)

@@ -4,10 +4,10 @@
     python samples/fused/fused.py
 
 --ignore-scripts skips a download of CUDA libraries; those for the processor are in the package. C++ needs ONNX Runtime's headers
-and library: unpack a release and name its folder with --onnxruntime, or install Debian's libonnxruntime-dev (Debian 13 or later). If
-a language is not installed, the script leaves it out and prints why. The bundle is the quickstart's, which runs first if it has not
-run yet; any bundle with one float input works. Copy run.js or run.cpp into your program: they read a sample from a file of float32
-values. The script writes build/fused/model.onnx.
+and library: unpack a release and name its folder with --onnxruntime, or install Debian's libonnxruntime-dev (Debian 13 or later).
+If a language is not installed, the script leaves it out and prints why. The bundle is the quickstart's, which runs first if it
+has not run yet; any bundle with one float input works. Copy run.js or run.cpp into your program: they read a sample from a file
+of float32 values. The script writes build/fused/model.onnx.
 """
 
 import argparse

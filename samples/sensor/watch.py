@@ -1,9 +1,9 @@
 """Movements recorded by a smartwatch, and a one-dimensional network with three exits that classifies them.
 
-The recordings come with the PyPI package seglearn (BSD licence, from the study in arXiv 1802.01489). Ten people did seven exercises
-of the shoulder with either arm; the watch recorded three axes of acceleration and three of rotation at 50 Hz. Cut into pieces of
-two seconds, which do not overlap, they are 2,369 samples. Five people are for training, three others for calibration, and the last
-two for the test.
+The recordings come with the PyPI package seglearn (BSD licence, from the study in arXiv 1802.01489). Ten people did seven
+exercises of the shoulder with either arm; the watch recorded three axes of acceleration and three of rotation at 50 Hz. Cut into
+pieces of two seconds, which do not overlap, they are 2,369 samples. Five people are for training, three others for calibration,
+and the last two for the test.
 """
 
 import functools

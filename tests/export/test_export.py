@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from msgspec.structs import replace
 
 from offramp.bundle import open_bundle
 from offramp.errors import CheckError, DataError, MissingError, ModelError, UsageError
@@ -174,8 +175,9 @@ def test_an_onnx_graph_fixed_to_one_sample_inside_is_refused(tmp_path):
 
 def test_a_text_file_named_onnx_is_refused(tmp_path):
     (tmp_path / "net.onnx").write_text("not a network")
-    with pytest.raises(ModelError, match="not an ONNX file"):
+    with pytest.raises(ModelError, match="not an ONNX file") as raised:
         export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+    assert raised.value.path == tmp_path / "net.onnx"
 
 
 def test_a_chain_that_differs_from_the_original_is_not_written(tmp_path, dense_onnx, monkeypatch):
@@ -183,7 +185,7 @@ def test_a_chain_that_differs_from_the_original_is_not_written(tmp_path, dense_o
 
     def wrong(*arguments, **options):
         captured = capture(*arguments, **options)
-        return captured._replace(reference=lambda x: [values + 1e-4 for values in captured.reference(x)])
+        return replace(captured, reference=lambda x: [values + 1e-4 for values in captured.reference(x)])
 
     monkeypatch.setattr(OnnxFile, "capture", wrong)
     with pytest.raises(CheckError, match="Nothing was written"):

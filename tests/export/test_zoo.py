@@ -283,8 +283,8 @@ def test_every_stage_is_built_by_tensorrt(own_zoo, name, precision):
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
     bundle = own_zoo(name)
     if precision != "fp32":
-        how = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}
-        bundle = quantize(bundle, networks.ZOO[name].draw(16, 1), name=f"trt-{precision}", **how)
+        settings = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}
+        bundle = quantize(bundle, networks.ZOO[name].draw(16, 1), name=f"trt-{precision}", **settings)
     variant = bundle.manifest.variants[-1] if precision != "fp32" else bundle.variant()
     files = {
         stage.file: (stage, exit_) for stage, exit_ in reversed([*zip(variant.stages, variant.exits, strict=True)])

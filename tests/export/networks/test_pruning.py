@@ -10,10 +10,8 @@ from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
 from offramp.errors import DataError, ModelError, UsageError
-from offramp.export import Preprocess, attach, export, prune
-from offramp.export.networks.history import Epoch
+from offramp.export import Epoch, Preprocess, add_pruned, attach, export, prune
 from offramp.export.networks.pruning import count_macs, count_parameters
-from offramp.export.variants.pruned import add_pruned
 from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
 
@@ -133,14 +131,21 @@ def test_what_does_not_make_sense_is_said():
 
 
 def test_a_pruned_network_stands_beside_the_whole_one_with_its_lineage(tmp_path):
-    seen: list[Epoch] = []
+    reported: list[Epoch] = []
     bundle = add_pruned(
-        make(), batches(), tmp_path / "b.offramp", macs=0.6, epochs=2, recipe="distill", lr=0.05, progress=seen.append
+        make(),
+        batches(),
+        tmp_path / "b.offramp",
+        macs=0.6,
+        epochs=2,
+        recipe="distill",
+        lr=0.05,
+        progress=reported.append,
     )
     whole, small = check_bundle(bundle.path).manifest.variants
     assert (small.name, small.origin.parent, small.origin.how) == ("pruned40", "fp32", "prune")
     settings = small.origin.settings
-    assert (settings["macs"], settings["epochs"], settings["recipe"]) == (0.6, 2, "distill") and len(seen) == 2
+    assert (settings["macs"], settings["epochs"], settings["recipe"]) == (0.6, 2, "distill") and len(reported) == 2
     assert sum(s.macs for s in small.stages) <= 0.6 * sum(s.macs for s in whole.stages)
     assert [e.name for e in small.exits] == ["early", "late"] and small.folder != whole.folder
     x = draw(10, 3)
@@ -225,13 +230,13 @@ def test_what_was_frozen_is_fine_tuned_too(tmp_path):
     torch.manual_seed(0)
     plain = nn.Sequential(*trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES)).eval()
     net = attach(plain, X, at=["1"])
-    found = {}
+    weights = {}
     for epochs in (0, 1):
         bundle = add_pruned(net, batches(40), tmp_path / "b.offramp", macs=0.5, epochs=epochs, name=f"after{epochs}")
         variant = bundle.manifest.variants[-1]
         model = onnx.load(bundle.path / variant.folder / variant.whole)
-        found[epochs] = [onnx.numpy_helper.to_array(w) for w in model.graph.initializer if len(w.dims) == 4]
-    assert all(not np.allclose(a, b, atol=1e-5) for a, b in zip(found[0], found[1], strict=True))
+        weights[epochs] = [onnx.numpy_helper.to_array(w) for w in model.graph.initializer if len(w.dims) == 4]
+    assert all(not np.allclose(a, b, atol=1e-5) for a, b in zip(weights[0], weights[1], strict=True))
 
 
 def test_names_are_checked_before_hours_of_training(tmp_path):

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from offramp.errors import DataError, MissingError, ModelError, UsageError
-from offramp.export import attach, train
-from offramp.export.networks.history import Epoch
+from offramp.export import Epoch, attach, train
 from offramp.export.networks.losses import gated, mix
 
 CLASSES = 4
@@ -78,15 +77,15 @@ def make(cls=Three, *arguments):
     return cls(*arguments)
 
 
-def same(one, two):
-    one, two = one.state_dict(), two.state_dict()
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+def same(network, other):
+    ours, theirs = network.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize("recipe", ["joint", "distill", "gated"])
 @pytest.mark.parametrize("shape", ["list", "stacked", "dict"])
 def test_every_exit_learns(recipe, shape):
-    told: list[Epoch] = []
+    reported: list[Epoch] = []
     network = make(Three, shape)
     history = train(
         network,
@@ -94,13 +93,17 @@ def test_every_exit_learns(recipe, shape):
         validation=[draw(64, seed=1)],
         recipe=recipe,
         epochs=12,
-        progress=told.append,
+        progress=reported.append,
     )
-    assert history.recipe == recipe and list(history.epochs) == told and [e.epoch for e in told] == list(range(1, 13))
-    last = told[-1]
+    assert (
+        history.recipe == recipe
+        and list(history.epochs) == reported
+        and [e.epoch for e in reported] == list(range(1, 13))
+    )
+    last = reported[-1]
     assert len(last.loss) == len(last.accuracy) == len(last.validation) == 3
     assert min(last.validation) > 0.95 and min(last.accuracy) > 0.9
-    assert all(b < a for a, b in zip(told[0].loss, last.loss, strict=True))
+    assert all(b < a for a, b in zip(reported[0].loss, last.loss, strict=True))
     assert not network.training and all(p.requires_grad and p.grad is None for p in network.parameters())
 
 
@@ -256,8 +259,15 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         with pytest.raises(UsageError, match=words):
             train(network, loader, **{"epochs": 1, "checkpoint": path, **options})
     path.write_bytes(b"something else")
-    with pytest.raises(UsageError, match="no checkpoint that train wrote"):
+    with pytest.raises(UsageError, match="no checkpoint that train wrote") as refused:
         train(make(), loader, epochs=1, checkpoint=path)
+    assert refused.value.path == path
+
+
+def test_an_error_for_a_missing_device_has_its_name():
+    with pytest.raises(MissingError) as missing:
+        train(make(), [draw(32)], epochs=1, device="cuda:77")
+    assert missing.value.device == "cuda:77"
 
 
 def test_what_cannot_be_trained_is_said():

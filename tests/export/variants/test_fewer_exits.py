@@ -47,8 +47,8 @@ def test_a_new_variant_leaves_calibrations_valid_and_can_be_calibrated_itself(ca
     monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     bundle = keep(calibrated.path, [0, 2], name="two")
     assert load(bundle).exits == ("z0", "z1", "z2")
-    found = calibrate(bundle, labelled, Target(max_drop=0.05), variant="two")
-    assert list(found.variants) == ["fp32", "two"] and len(found.early.exit_latency_s) == 2
+    calibration = calibrate(bundle, labelled, Target(max_drop=0.05), variant="two")
+    assert list(calibration.variants) == ["fp32", "two"] and len(calibration.early.exit_latency_s) == 2
     assert (bundle.path / "calibrations" / "two.json").exists()
     assert load(bundle, variant="two", point="default-early").exits == ("z0", "z2")
     assert load(bundle, variant="fp32").exits == ("z0", "z1", "z2")

@@ -1,5 +1,7 @@
 """Variants in lower precision: quantised as a whole, cut where values are quantised already."""
 
+from unittest import TestCase
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,10 +11,8 @@ from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
 from offramp.errors import DataError, ModelError, UsageError
-from offramp.export import export, fuse, keep, quantize, train
-from offramp.export.variants.comparison import compare_variants
+from offramp.export import compare_variants, export, fuse, keep, quantize, train
 from offramp.runtime import load_static, load_uncalibrated, verify
-from offramp.runtime.chain.samples import convert_samples
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_onnx
 
@@ -74,7 +74,7 @@ def operators(path):
 def test_accuracy_and_scores_hardly_change(trained):
     x, y = draw(1500, 1)
     for name, most in (("int8", 0.005), ("int8-symmetric", 0.01), ("fp16", 0.001)):
-        for shift in compare_variants(trained, name, "fp32", convert_samples(x, trained.manifest.inputs), y):
+        for shift in compare_variants(trained.path, name, "fp32", x, y):
             assert shift.accuracy is not None and shift.parent_accuracy is not None
             assert shift.parent_accuracy > 0.5  # else there would be nothing to lose
             assert abs(shift.accuracy - shift.parent_accuracy) <= most
@@ -109,9 +109,9 @@ def test_every_product_runs_in_int8_on_the_engine(trained, tmp_path):
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     folder = trained.path / trained.variant("int8").folder
     onnxruntime.InferenceSession(str(folder / "stage1.onnx"), options, providers=["CPUExecutionProvider"])
-    found = operators(tmp_path / "optimised.onnx")
-    assert "QLinearConv" in found and "QGemm" in found
-    assert not {"Conv", "FusedConv", "Gemm"} & set(found)
+    optimised = operators(tmp_path / "optimised.onnx")
+    assert "QLinearConv" in optimised and "QGemm" in optimised
+    assert not {"Conv", "FusedConv", "Gemm"} & set(optimised)
 
 
 def test_with_float_heads_only_the_products_that_make_logits_stay_in_float(dense):
@@ -169,13 +169,19 @@ def test_masks_and_casts_of_the_network_stay_what_they_are(tmp_path, fill):
     x = np.random.default_rng(0).standard_normal((64, 6, 8)).astype(np.float32)
     bundle = export(Rounding(fill).eval(), x[:3], tmp_path / "b.offramp")
     bundle = quantize(quantize(bundle, x), to="fp16")
-    samples = convert_samples(x, bundle.manifest.inputs)
     for name in ("int8", "fp16"):
         with load_uncalibrated(bundle, variant=name, logits=True) as net:
             early = net.every_exit(x).logits[:, 0]
         assert (early == early.round()).all()
-        late = compare_variants(bundle, name, "fp32", samples)[1]
+        late = compare_variants(bundle, name, "fp32", x)[1]
         assert late.alike > 0.95 and abs(late.score_shift) < 0.005
+
+
+def test_the_log_says_which_ranges_were_found_and_what_was_quantised(dense):
+    with TestCase().assertLogs("offramp.export", "DEBUG") as logs:
+        quantize(dense, np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32))
+    text = "\n".join(logs.output)
+    assert "range of x: -" in text and "quantised nodes: " in text
 
 
 def test_quiet_samples_do_not_decide_how_ranges_are_found(dense):
@@ -199,7 +205,7 @@ def test_ranges_differ_by_how_they_are_found(trained):
 def test_a_quantised_variant_goes_where_any_other_goes(trained, tmp_path):
     x = draw(40, 4)[0]
     for name in ("int8", "fp16"):
-        assert all(found.passed for found in verify(trained, variant=name))
+        assert all(check.passed for check in verify(trained, variant=name))
         fewer = keep(trained, [0, 2], variant=name)
         two = fewer.manifest.variants[-1]
         assert (two.precision, two.origin.parent) == (trained.variant(name).precision, name)
@@ -218,12 +224,12 @@ def test_networks_of_all_kinds_are_quantised(own_zoo, name):
     entry = networks.ZOO[name]
     x = entry.draw(64, 1)
     for to, most in (("int8", 0.15), ("fp16", 5e-3)):
-        made = quantize(bundle, x, to=to, name=f"{name}-{to}")
+        quantised = quantize(bundle, x, to=to, name=f"{name}-{to}")
         with (
-            load_uncalibrated(made, logits=True) as one,
-            load_uncalibrated(made, variant=f"{name}-{to}", logits=True) as other,
+            load_uncalibrated(quantised, logits=True) as parent,
+            load_uncalibrated(quantised, variant=f"{name}-{to}", logits=True) as variant,
         ):
-            ours, theirs = other.every_exit(entry.draw(40, 5)).logits, one.every_exit(entry.draw(40, 5)).logits
+            ours, theirs = variant.every_exit(entry.draw(40, 5)).logits, parent.every_exit(entry.draw(40, 5)).logits
         error = np.abs(ours - theirs).max() / np.abs(theirs).max()
         assert 0 < error <= most
 
@@ -250,9 +256,9 @@ def test_what_cannot_be_quantised_is_said_and_the_bundle_stays(dense, tmp_path):
         quantize(dense, np.full((50, 16), np.nan, np.float32))
     assert (dense.path / "manifest.json").read_bytes() == before
     assert [path.name for path in (dense.path / "variants").iterdir()] == ["fp32"]
-    made = quantize(dense, x)
+    quantised = quantize(dense, x)
     with pytest.raises(UsageError, match="is in int8; quantise one in fp32"):
-        quantize(made, x, variant="int8")
+        quantize(quantised, x, variant="int8")
     assert [variant.name for variant in open_bundle(dense.path).manifest.variants] == ["fp32", "int8"]
 
 
