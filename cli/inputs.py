@@ -13,6 +13,7 @@ from ..calibrate import sample_files
 from ..calibrate.sample_files import labelled
 from ..errors import DataError, ModelError, OfframpError, UsageError, require, unknown_name
 from ..files import os_errors_explained
+from ..runtime.chain.samples import to_array
 
 
 def call_function(source: str) -> Any:
@@ -134,19 +135,15 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
 def _as_samples(value: Any, source: str) -> tuple[Any, np.ndarray | None]:
     x, y = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
     try:
-        return _as_arrays(x), None if y is None else _as_array(y)
+        return _as_arrays(x), None if y is None else to_array(y)
     except ValueError as error:
         raise DataError(f"{source} does not return arrays x or (x, y): {error}") from error
 
 
 def _as_arrays(x: Any) -> Any:
     if isinstance(x, dict):
-        return {name: _as_array(part) for name, part in x.items()}
-    return tuple(_as_array(part) for part in x) if isinstance(x, tuple) else _as_array(x)
-
-
-def _as_array(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+        return {name: to_array(part) for name, part in x.items()}
+    return tuple(to_array(part) for part in x) if isinstance(x, tuple) else to_array(x)
 
 
 def _where(error: BaseException, path: Path) -> str:

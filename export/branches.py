@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..bundle import Variant
 from .cut.rules import Head
+from .graph.edits import constant
 from .graph.walk import subgraphs
 
 THRESHOLDS = "thresholds"
@@ -119,7 +120,7 @@ def _branching_body(
 
 def _answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
     """Return label, score, exit and logits of an exit, for one sample."""
-    number = _constant(tape, [k], f"{NAME_PREFIX}{k}.exit")
+    number = constant(tape, [k], f"{NAME_PREFIX}{k}.exit")
     for value in (head.label, head.score):
         value.shape = ir.Shape([1])
     assert head.logits.shape is not None
@@ -129,8 +130,8 @@ def _answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
 
 def _compare(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opset: int) -> ir.Value:
     """Return whether score >= thresholds[k], as the single bool that every engine takes for a condition."""
-    limit = tape.op("Gather", [limits, _constant(tape, k, f"{NAME_PREFIX}{k}.at")], {"axis": 0})
-    single = tape.op("Gather", [score, _constant(tape, 0, f"{NAME_PREFIX}{k}.first")], {"axis": 0})
+    limit = tape.op("Gather", [limits, constant(tape, k, f"{NAME_PREFIX}{k}.at")], {"axis": 0})
+    single = tape.op("Gather", [score, constant(tape, 0, f"{NAME_PREFIX}{k}.first")], {"axis": 0})
     limit.name, single.name = f"{NAME_PREFIX}{k}.limit", f"{NAME_PREFIX}{k}.single"
     if opset >= 12:
         sure = tape.op("GreaterOrEqual", [single, limit])
@@ -140,13 +141,6 @@ def _compare(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opse
         sure = tape.op("Or", [above, equal])
     sure.name = f"{NAME_PREFIX}{k}.sure"
     return sure
-
-
-def _constant(tape: ir.tape.Tape, value: "int | list[int]", name: str) -> ir.Value:
-    array = np.array(value, np.int64)
-    made = tape.op("Constant", [], {"value": ir.tensor(array)})
-    made.name, made.dtype, made.shape = name, ir.DataType.INT64, ir.Shape(array.shape)
-    return made
 
 
 def _prefix(graph: ir.Graph, prefix: str) -> None:

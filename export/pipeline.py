@@ -1,4 +1,4 @@
-"""The whole of an export: capture, decide, cut, verify, commit."""
+"""The steps of an export: capture, add decisions, cut, compare, commit."""
 
 import os
 from collections.abc import Sequence
@@ -16,23 +16,25 @@ from onnx_ir.passes.common import (
 from .. import __version__
 from ..bundle import Bundle, Manifest, Origin, Preprocess, Tensor, open_bundle
 from ..bundle.golden import read_golden
-from ..bundle.manifest import SCHEMA, Dtype, Precision
+from ..bundle.manifest import SCHEMA, Dtype
 from ..bundle.writing import check_variant_name, commit, new_variant
 from ..errors import UsageError
-from .capture.captured import Captured
-from .capture.example import capture_with_example
-from .capture.exit_order import find_order, reorder
-from .capture.onnx_file import is_quantised
-from .capture.preprocess import add_preprocess
+from .capture import Captured, capture
 from .capture.torch_module import takes_by_name
 from .cut.boundaries import Prober, probe_values
-from .cut.rules import add_decisions, are_probabilities, check_rule, decided_logits
+from .cut.equivalence import Original
+from .cut.rules import Scoring, add_decisions, check_rule, decided_logits
 from .cut.shape_arithmetic import rewrite_shapes
-from .cut.variant import WEIGHTS, WHOLE, cut_variant
-from .graph.axes import BATCH, Axes, other_lengths, sizes_of
+from .cut.variant import WEIGHTS, WHOLE, Draft, cut_variant
+from .graph.axes import BATCH, Axes, other_lengths
 
 if TYPE_CHECKING:
     import torch
+
+__all__ = ["export"]
+
+MOST_DEDUPLICATED_BYTES = 1 << 40
+"""Weights up to this size are compared and stored once if they are equal: all of them."""
 
 
 def export(
@@ -90,133 +92,121 @@ def export(
         MissingError: a package is not installed, or the path cannot be written.
     """
     check_rule(rule, gates, temperatures)
-    if origin is not None and beside is None:
-        raise UsageError("origin says which variant of the bundle a further one was made from: give beside too.")
-    if beside is not None:
-        if preprocess is not None or class_names is not None:
-            raise UsageError("Beside other variants preprocess and class_names are the bundle's: leave them out.")
-        open_bundle(path)  # what is no bundle is refused before a folder is made for it
+    _check_placing(path, beside, origin, preprocess, class_names)
     with new_variant(path) as folder:
-        bundle = None if beside is None else open_bundle(path)
+        bundle = None if beside is None else open_bundle(path)  # again: from here on nobody else changes it
         if bundle is not None and beside is not None:
             check_variant_name(beside, bundle)
             if origin is not None:
                 bundle.variant(origin.parent)
             preprocess = bundle.manifest.preprocess
             if example is None:
-                example = read_golden(bundle, bundle.variant()).inputs
-                names = [tensor.name for tensor in bundle.manifest.inputs]
-                if hasattr(model, "forward") and takes_by_name(model, names):
-                    example = dict(zip(names, example, strict=True))
-        captured, golden = capture_with_example(
-            model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess
-        )
-        if preprocess is not None:
-            captured = add_preprocess(captured, preprocess)
-        precision = _precision(captured)
-        if temperatures is not None and len(temperatures) != len(captured.logits):
-            raise UsageError(
-                f"There are {len(temperatures)} temperatures for {len(captured.logits)} exits: give one each."
-            )
-        order = find_order(captured, sizes_of(golden, captured.axes), sort=sort)
-        captured = reorder(captured, order)
-        temperatures = None if temperatures is None else [temperatures[k] for k in order]
-        raw = captured.reference
-        original = raw(golden)
-        classes = int(original[0].shape[1])
-        if class_names is not None and len(class_names) != classes:
-            raise UsageError(f"There are {len(class_names)} class names for {classes} classes.")
-        for value in captured.logits.values():
-            value.shape = ir.Shape([BATCH, classes])
-        others = other_lengths(golden, captured.axes, raw)
-        prober = Prober(golden, captured.axes, others, folder)
-        probabilities = [are_probabilities(values) for values in original]
-        whole = _write_whole(captured, prober, rule, temperatures, probabilities)
-        inputs = tuple(_describe_input(v, own) for v, own in zip(whole.graph.inputs, captured.axes, strict=True))
+                example = _read_example_of(bundle, model)
+        network, golden = capture(model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess, sort=sort)
+        scoring = _describe_scoring(network, rule, temperatures)
+        if class_names is not None and len(class_names) != network.classes:
+            raise UsageError(f"There are {len(class_names)} class names for {network.classes} classes.")
+        prober = Prober(golden, network.axes, other_lengths(golden, network.axes, network.reference), folder)
+        whole = _write_whole(network, scoring, prober)
+        original = _describe_original(whole, network, scoring)
         if bundle is not None:
-            _check_same(bundle.manifest, inputs, classes)
-        variant = cut_variant(
-            whole,
-            prober,
-            name=beside or precision,
-            precision=precision,
+            _check_same_form(bundle.manifest, original)
+        draft = Draft(
+            name=beside or network.precision,
             rule=rule,
-            inputs=inputs,
-            classes=classes,
-            exits=list(captured.logits),
-            temperatures=temperatures,
-            noise=captured.noise,
-            reference=lambda x: decided_logits(raw(x), rule, temperatures, probabilities=probabilities),
+            exits=tuple(network.logits),
+            temperatures=scoring.temperatures,
             origin=origin,
         )
+        variant = cut_variant(whole, prober, original, draft)
         if bundle is not None:
             return commit(path, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, variant)))
         manifest = Manifest(
             schema=SCHEMA,
             offramp=__version__,
-            network=captured.name,
-            captured=captured.how,  # type: ignore[arg-type]
-            classes=classes,
+            network=network.name,
+            captured=network.captured_by,  # type: ignore[arg-type]
+            classes=network.classes,
             class_names=None if class_names is None else tuple(class_names),
             preprocess=preprocess,
-            inputs=inputs,
+            inputs=original.inputs,
             variants=(variant,),
         )
         return commit(path, folder, manifest)
 
 
-def _check_same(manifest: Manifest, inputs: Sequence[Tensor], classes: int) -> None:
-    """See that a network can be another form of a bundle's.
+def _check_placing(
+    path: "str | os.PathLike[str]",
+    beside: str | None,
+    origin: Origin | None,
+    preprocess: Preprocess | None,
+    class_names: Sequence[str] | None,
+) -> None:
+    """See that the arguments fit each other and, with `beside`, that there is a bundle, before a folder is made.
 
     Raises:
-        UsageError: it takes other inputs, or has other classes.
+        UsageError, BundleError: they do not, or there is none.
     """
-    if classes != manifest.classes:
-        raise UsageError(
-            f"The network has {classes} classes, the bundle's {manifest.classes}: it is no other form of it."
-        )
-    if tuple(inputs) != manifest.inputs:
-        ours, theirs = (
-            ", ".join(f"{one.name} {one.dtype} {one.shape}" for one in part) for part in (inputs, manifest.inputs)
-        )
-        raise UsageError(f"The network takes {ours}, the bundle's {theirs}: give it the same inputs by the same names.")
+    if origin is not None and beside is None:
+        raise UsageError("origin says which variant of the bundle a further one was made from: give beside too.")
+    if beside is None:
+        return
+    if preprocess is not None or class_names is not None:
+        raise UsageError("Beside other variants preprocess and class_names are the bundle's: leave them out.")
+    open_bundle(path)
 
 
-def _write_whole(
-    captured: Captured, prober: Prober, rule: str, temperatures: Sequence[float] | None, probabilities: Sequence[bool]
-) -> ir.Model:
-    """Write the whole graph, decisions included, with its weights beside it; every cut refers to those weights."""
-    add_decisions(
-        captured.model,
-        captured.logits,
-        rule,
-        gates=captured.gates,
-        temperatures=temperatures,
-        probabilities=probabilities,
+def _read_example_of(bundle: Bundle, model: Any) -> Any:
+    """Return a bundle's golden samples as an example: a dict if the network takes its inputs in another order than the bundle."""
+    arrays = read_golden(bundle, bundle.variant()).inputs
+    names = [tensor.name for tensor in bundle.manifest.inputs]
+    if hasattr(model, "forward") and takes_by_name(model, names):
+        return dict(zip(names, arrays, strict=True))
+    return arrays
+
+
+def _describe_scoring(network: Captured, rule: str, temperatures: Sequence[float] | None) -> Scoring:
+    """Return how scores are made, with the temperatures in the order of the exits.
+
+    Raises:
+        UsageError: there is not one temperature for each exit.
+    """
+    if temperatures is not None and len(temperatures) != len(network.logits):
+        raise UsageError(f"There are {len(temperatures)} temperatures for {len(network.logits)} exits: give one each.")
+    return Scoring(
+        rule=rule,
+        probabilities=network.probabilities,
+        temperatures=None if temperatures is None else tuple(temperatures[k] for k in network.order),
+        gates=network.gates,
     )
-    RemoveUnusedNodesPass()(captured.model)
-    ClearMetadataAndDocStringPass()(captured.model)  # exporters leave stack traces with the workstation's paths
-    LiftConstantsToInitializersPass()(captured.model)
-    DeduplicateInitializersPass(size_limit=1 << 40)(captured.model)
-    folder = prober.folder
-    ir.save(captured.model, folder / WHOLE, external_data=WEIGHTS)
-    (folder / WEIGHTS).touch()  # so that it is there where every weight lies in the graph
+
+
+def _write_whole(network: Captured, scoring: Scoring, prober: Prober) -> ir.Model:
+    """Write the whole graph, decisions included, with its weights beside it; every cut refers to those weights."""
+    model, folder = network.model, prober.folder
+    add_decisions(model, network.logits, scoring)
+    RemoveUnusedNodesPass()(model)
+    ClearMetadataAndDocStringPass()(model)  # exporters leave stack traces with the workstation's paths
+    LiftConstantsToInitializersPass()(model)
+    DeduplicateInitializersPass(size_limit=MOST_DEDUPLICATED_BYTES)(model)
+    ir.save(model, folder / WHOLE, external_data=WEIGHTS)
+    (folder / WEIGHTS).touch()  # a network so small that every weight lies in the graph
     whole = ir.load(folder / WHOLE)
-    rewrite_shapes(whole, lambda values: probe_values(whole, values, prober), captured.axes[0].index(BATCH))
+    rewrite_shapes(whole, lambda values: probe_values(whole, values, prober), network.axes[0].index(BATCH))
     RemoveUnusedNodesPass()(whole)
     ir.save(whole, folder / WHOLE)
     return ir.load(folder / WHOLE)
 
 
-def _precision(captured: Captured) -> Precision:
-    """Name what the network computes in."""
-    if is_quantised(captured.model):
-        return "int8"
-    dtype = next(iter(captured.logits.values())).dtype
-    values = [output for node in captured.model.graph for output in node.outputs]
-    if any(value.dtype == ir.DataType.FLOAT16 for value in [*values, *captured.model.graph.initializers.values()]):
-        return "fp16"
-    return "fp64" if dtype == ir.DataType.DOUBLE else "fp32"
+def _describe_original(whole: ir.Model, network: Captured, scoring: Scoring) -> Original:
+    """Describe the network that was captured, as the chain is compared with it."""
+    return Original(
+        inputs=tuple(_describe_input(v, own) for v, own in zip(whole.graph.inputs, network.axes, strict=True)),
+        classes=network.classes,
+        precision=network.precision,
+        run=lambda samples: decided_logits(network.reference(samples), scoring),
+        noise=network.noise,
+    )
 
 
 def _describe_input(value: ir.Value, names: Axes) -> Tensor:
@@ -226,3 +216,21 @@ def _describe_input(value: ir.Value, names: Axes) -> Tensor:
         for size, name in zip(value.shape, names, strict=True)
     )
     return Tensor(name=str(value.name), dtype=cast(Dtype, value.dtype.numpy().name), shape=shape)
+
+
+def _check_same_form(manifest: Manifest, network: Original) -> None:
+    """See that a network can be another variant of a bundle.
+
+    Raises:
+        UsageError: it takes other inputs, or has other classes.
+    """
+    if network.classes != manifest.classes:
+        raise UsageError(
+            f"The network has {network.classes} classes, the bundle's {manifest.classes}: it is no other form of it."
+        )
+    if network.inputs != manifest.inputs:
+        ours, theirs = (
+            ", ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in inputs)
+            for inputs in (network.inputs, manifest.inputs)
+        )
+        raise UsageError(f"The network takes {ours}, the bundle's {theirs}: give it the same inputs by the same names.")

@@ -1,44 +1,104 @@
-"""What capturing a network gives: one graph, its exits, and a way to run the original."""
+"""The record of a captured network: one graph, its exits, and a way to run the original."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from msgspec import Struct
 from onnx_ir.passes.common import ShapeInferencePass
 
-from ..graph.axes import Axes
+from ...bundle.manifest import Precision
+from ..graph.axes import BATCH, Axes
+from ..graph.precision import find_precision
+from .outputs import ExitSource, are_probabilities, find_exits, pad_gates, read_exits
 
 Arrays = Sequence[np.ndarray]
-"""One array per input, each in its own layout."""
+"""One array for each input, each in its own layout."""
 
 
-class Captured(NamedTuple):
+class Captured(Struct, frozen=True, kw_only=True):
     """A captured network.
 
     Attributes:
-        model: the graph; in its inputs' shapes the batch is called `batch` and other dynamic axes have their names.
+        model: the graph. In the shapes of its inputs the batch axis is called `batch`, other dynamic axes have their names.
         axes: the names of the axes of every input.
         logits: the exits in order, by name; each value is (batch, classes).
-        gates: what the network itself says of how sure each exit is, None where it says nothing; empty if it was not asked.
-        reference: runs the original: inputs -> one (N, classes) array per exit.
-        name: what the network is called.
-        how: what captured it: `dynamo`, `torchscript` or `onnx`.
-        noise: how far the original is from itself when its engine optimises otherwise, relative to its largest logit.
+        gates: for each exit the network's own gate, None for an exit without one; empty if no gates were asked for.
+        reference: runs the original: inputs -> one (N, classes) array for each exit.
+        name: the network's name: its class, or the file's name.
+        captured_by: `dynamo`, `torchscript` or `onnx`.
+        classes: how many.
+        probabilities: for each exit True if it ends in a softmax.
+        precision: what the network computes in.
+        noise: the largest difference of the original's logits with and without its engine's optimisations, relative to the
+            largest logit.
+        order: the exits' positions in the list that the user gave.
     """
 
     model: ir.Model
     axes: list[Axes]
     logits: dict[str, ir.Value]
-    gates: list[ir.Value | None]
+    gates: tuple[ir.Value | None, ...]
     reference: Callable[[Arrays], list[np.ndarray]]
     name: str
-    how: str
+    captured_by: str
+    classes: int
+    probabilities: tuple[bool, ...]
+    precision: Precision
     noise: float = 0.0
+    order: tuple[int, ...] = ()
+
+
+def describe_captured(
+    model: ir.Model,
+    axes: list[Axes],
+    *,
+    outputs: Mapping[str, ir.Value],
+    answers: Mapping[str, np.ndarray],
+    sources: Sequence[ExitSource],
+    gates: Sequence[str],
+    run: Callable[[Arrays], Mapping[str, np.ndarray]],
+    name: str,
+    captured_by: str,
+    noise: float = 0.0,
+) -> Captured:
+    """Find the exits in a captured graph.
+
+    Args:
+        model, axes, name, captured_by, noise: as in `Captured`.
+        outputs: the graph's outputs by the names that the network gives them.
+        answers: the original's outputs for several samples, by the same names.
+        sources: where the logits of each exit are.
+        gates: the names of the outputs that are gates.
+        run: runs the original: inputs -> outputs by name.
+
+    Raises:
+        ModelError: the exits are stacked in one tensor that cannot be taken apart.
+    """
+    values = find_exits(model.graph, outputs, sources)
+    logits = read_exits(answers, sources)
+    precision = find_precision(model, values[0].dtype)
+    classes = int(logits[0].shape[1])
+    for value in values:
+        value.shape = ir.Shape([BATCH, classes])
+    return Captured(
+        model=model,
+        axes=axes,
+        logits={source.name: value for source, value in zip(sources, values, strict=True)},
+        gates=pad_gates([outputs[gate] for gate in gates], len(sources)),
+        reference=lambda inputs: read_exits(run(inputs), sources),
+        name=name,
+        captured_by=captured_by,
+        classes=classes,
+        probabilities=tuple(are_probabilities(values) for values in logits),
+        precision=precision,
+        noise=noise,
+        order=tuple(range(len(sources))),
+    )
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer every shape anew from those of the inputs."""
+    """Infer every shape anew from the shapes of the inputs."""
     for node in model.graph:
         for output in node.outputs:
             output.shape = None

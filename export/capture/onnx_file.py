@@ -1,5 +1,6 @@
-"""From an ONNX file that somebody else exported to one graph with the logits of every exit. Needs no torch."""
+"""Somebody else's ONNX file as one graph with the logits of every exit. Needs no torch."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,94 +13,95 @@ from onnx_ir.passes.common import InlinePass, NameFixPass
 from ...errors import DataError, MissingError, ModelError, UsageError, require
 from ...files import os_errors_explained
 from ..graph.axes import BATCH, Axes, first_line, resolve_axes, take_samples
+from ..graph.precision import is_quantised
 from ..graph.running import open_session, relative_error
-from .captured import Arrays, Captured, infer_shapes
-from .outputs import ExitSource, check_gates, choose_exits, find_exits, pad_gates, read_exits
+from .captured import Arrays, Captured, describe_captured, infer_shapes
+from .outputs import ExitSource, choose_exits, read_exits
+
+LEAST_OPSET = 11
+"""The oldest opset that is read."""
+
+log = logging.getLogger(__name__)
 
 
 class OnnxFile:
     """An ONNX file that ONNX Runtime has loaded.
 
     Attributes:
+        path: the file.
+        session: runs it.
         model: its graph, functions inlined.
         inputs: its inputs without the weights that old files list among them.
-        axes: the names of the axes of every input: those given, or those that the file says are dynamic.
+        shapes: the inputs' shapes as the file gives them: a number, a name or None for each axis.
+        axes: the names of the axes of every input: those that were given, else those that the file says are dynamic.
+        is_fixed: whether its batch is fixed to one sample.
     """
 
     def __init__(self, path: str | os.PathLike[str], axes: Any = None) -> None:
         require("onnxruntime", extra="onnx")
-        self.path = path = Path(path)
-        with os_errors_explained(path, "read"):
-            if not path.is_file():
-                raise UsageError(
-                    f"{path} is a folder, not an ONNX file." if path.exists() else f"There is no file {path}."
-                )
-        if not os.access(path, os.R_OK):
-            raise MissingError(f"Cannot read {path}. Check its permissions.")
-        try:
-            self.session = open_session(path)
-            self.model = ir.load(path)
-            if "" not in self.model.graph.opset_imports:  # the default domain by its other name
-                self.model.graph.opset_imports[""] = self.model.graph.opset_imports.pop("ai.onnx", 0)
-            InlinePass()(self.model)
-            NameFixPass()(self.model)
-        except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
-            raise ModelError(f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}") from error
-        opset = self.model.graph.opset_imports[""]
-        if opset < 11:
-            raise ModelError(f"{path} has opset {opset}, but 11 or newer is needed. Export it again with a newer one.")
-        for found in self.session.get_inputs():
-            if not found.type.startswith("tensor("):
-                raise ModelError(f"The input {found.name} of {path} is a {found.type}, not a tensor.")
-        if _has_sparse_weights(path):
-            raise ModelError(f"{path} has sparse weights, which are not cut. Store them dense.")
+        self.path = Path(path)
+        self.session, self.model = _load(self.path)
+        for given in self.session.get_inputs():
+            if not given.type.startswith("tensor("):
+                raise ModelError(f"The input {given.name} of {path} is a {given.type}, not a tensor.", path=path)
+        if _has_sparse_weights(self.path):
+            raise ModelError(f"{path} has sparse weights, which are not cut. Store them dense.", path=path)
         self.inputs = [value for value in self.model.graph.inputs if not value.is_initializer()]
         if not self.inputs:
-            raise ModelError(f"{path} has no inputs.")
+            raise ModelError(f"{path} has no inputs.", path=path)
         self.model.graph.inputs[:] = self.inputs  # before IR version 4 weights were listed among the inputs
         for value in [*self.model.graph.initializers.values(), *(o for n in self.model.graph for o in n.outputs)]:
-            if str(value.name).startswith("offramp."):  # a graph that was cut before has names that are given out anew
+            if str(value.name).startswith("offramp."):  # left from an earlier export, which gave out the same names
                 value.name = f"was.{value.name}"
-        self.shapes = [list(found.shape) for found in self.session.get_inputs()]
+        self.shapes = [list(given.shape) for given in self.session.get_inputs()]
         self.axes = self._name_axes(axes)
-        self.fixed = any(isinstance(s[own.index(BATCH)], int) for s, own in zip(self.shapes, self.axes, strict=True))
+        self.is_fixed = any(isinstance(s[own.index(BATCH)], int) for s, own in zip(self.shapes, self.axes, strict=True))
 
     def _name_axes(self, axes: Any) -> list[Axes]:
-        """Name the dynamic axes of every input; the batch is the one that is called as the first axis of the exits is."""
+        """Name the dynamic axes of every input. The batch is the axis named like the exits' first axis, or else the first.
+
+        Raises:
+            UsageError: the axes that the user gave do not fit.
+            ModelError: the file fixes an axis that should be dynamic, or an axis that it leaves open has no name.
+        """
         names = [str(value.name) for value in self.inputs]
-        outputs = [found.shape for found in self.session.get_outputs() if found.shape]
+        outputs = [output.shape for output in self.session.get_outputs() if output.shape]
         batch = next((shape[0] for shape in outputs if isinstance(shape[0], str)), None)
-        found: dict[str, Axes] = {}
+        by_file: dict[str, Axes] = {}
         for name, shape in zip(names, self.shapes, strict=True):
             if not shape:
-                raise ModelError(f"The input {name} of {self.path} is a single number without a batch axis.")
+                raise self._error(f"The input {name} of {self.path} is a single number without a batch axis.")
             at = shape.index(batch) if batch is not None and batch in shape else 0
             listed = [None if isinstance(a, int) else a or f"{name}.{i}" for i, a in enumerate(shape)]
-            found[name] = tuple(BATCH if i == at else f"{a}_" if a == BATCH else a for i, a in enumerate(listed))
-        examples = [np.empty((0,) * len(shape)) for shape in self.shapes]
-        given = axes or {}
-        if not isinstance(given, Mapping) and len(names) == 1:
-            given = {names[0]: given}
-        resolved = resolve_axes({**found, **given} if isinstance(given, Mapping) else given, names, examples)
+            by_file[name] = tuple(BATCH if i == at else f"{a}_" if a == BATCH else a for i, a in enumerate(listed))
+        by_user = axes or {}
+        if not isinstance(by_user, Mapping) and len(names) == 1:
+            by_user = {names[0]: by_user}
+        if isinstance(by_user, Mapping):
+            by_user = {**by_file, **by_user}
+        resolved = resolve_axes(by_user, names, [np.empty((0,) * len(shape)) for shape in self.shapes])
         for name, shape, own in zip(names, self.shapes, resolved, strict=True):
             for size, axis in zip(shape, own, strict=True):
-                if axis == BATCH and isinstance(size, int) and size != 1:
-                    raise ModelError(f"{self.path} is fixed to batches of {size}. Export it with a dynamic batch axis.")
-                if axis not in (None, BATCH) and isinstance(size, int):
-                    raise ModelError(
-                        f"The axis {axis} of input {name} of {self.path} is fixed to {size}. Export it dynamic."
-                    )
-                if axis is None and not isinstance(size, int):
-                    raise ModelError(
-                        f"The axis {size} of input {name} of {self.path} is dynamic: give it a name in axes."
-                    )
+                self._check_axis(name, size, axis)
         return resolved
+
+    def _check_axis(self, name: str, size: "int | str | None", axis: str | None) -> None:
+        """See that the file gives an axis of input `name` the size (a number, or a name or None) that its name asks for."""
+        if axis == BATCH and isinstance(size, int) and size != 1:
+            raise self._error(f"{self.path} is fixed to batches of {size}. Export it with a dynamic batch axis.")
+        if axis not in (None, BATCH) and isinstance(size, int):
+            raise self._error(f"The axis {axis} of input {name} of {self.path} is fixed to {size}. Export it dynamic.")
+        if axis is None and not isinstance(size, int):
+            raise self._error(f"The axis {size} of input {name} of {self.path} is dynamic: give it a name in axes.")
+
+    def _error(self, message: str) -> ModelError:
+        return ModelError(message, path=self.path)
 
     def draw(self, rows: int) -> list[np.ndarray]:
         """Draw standard normal samples; named axes are 16 long.
 
         Raises:
-            UsageError: an input is not of floats.
+            UsageError: an input takes no floats.
         """
         rng, arrays = np.random.default_rng(0), []
         for value, shape, own in zip(self.inputs, self.shapes, self.axes, strict=True):
@@ -114,7 +116,7 @@ class OnnxFile:
         """See that an example fits the inputs.
 
         Raises:
-            DataError: a shape or dtype does not.
+            DataError: the number of inputs, a shape or a dtype does not fit.
         """
         if len(arrays) != len(self.inputs):
             raise DataError(f"The example has {len(arrays)} inputs; {self.path} takes {len(self.inputs)}.")
@@ -132,19 +134,20 @@ class OnnxFile:
     def run(self, inputs: Arrays, session: Any = None) -> dict[str, np.ndarray]:
         """Run the file as it is, sample by sample where its batch is fixed to one; in another session if one is given."""
         session = session or self.session
-        names = [found.name for found in self.session.get_inputs()]
-        outputs = [found.name for found in self.session.get_outputs() if found.type.startswith("tensor(")]
+        names = [value.name for value in self.session.get_inputs()]
+        outputs = [value.name for value in self.session.get_outputs() if value.type.startswith("tensor(")]
         rows = inputs[0].shape[self.axes[0].index(BATCH)]
-        parts = [take_samples(inputs, self.axes, [i]) for i in range(rows)] if self.fixed else [inputs]
+        parts = [take_samples(inputs, self.axes, [i]) for i in range(rows)] if self.is_fixed else [inputs]
         answers = [session.run(outputs, dict(zip(names, part, strict=True))) for part in parts]
         # A stack (exit, batch, class) has the batch in its middle.
         joined = [
-            np.concatenate(v, 1 if v[0].ndim == 3 else 0) if v[0].ndim else v[0] for v in zip(*answers, strict=True)
+            np.concatenate(part, 1 if part[0].ndim == 3 else 0) if part[0].ndim else part[0]
+            for part in zip(*answers, strict=True)
         ]
         return dict(zip(outputs, joined, strict=True))
 
     def capture(self, example: Arrays, *, exits: Sequence[str] | None = None, gates: Sequence[str] = ()) -> Captured:
-        """Find the exits, and make the batch dynamic where it is fixed to one.
+        """Find the exits, and make a batch that is fixed to one dynamic.
 
         Raises:
             UsageError: a name is not an output's.
@@ -153,42 +156,69 @@ class OnnxFile:
         try:
             one, many = self.run(take_samples(example, self.axes, [0])), self.run(example)
         except Exception as error:
-            raise ModelError(f"{self.path} does not run on the example: {first_line(error)}") from error
-        gone = set(gates)
-        sources = choose_exits(
-            {k: v for k, v in one.items() if k not in gone}, {k: v for k, v in many.items() if k not in gone}, exits
-        )
-        check_gates(many, gates, sources)
+            raise self._error(f"{self.path} does not run on the example: {first_line(error)}") from error
+        sources = choose_exits(one, many, exits, gates)
         for value, own, shape in zip(self.inputs, self.axes, self.shapes, strict=True):
             value.shape = ir.Shape([name or size for name, size in zip(own, shape, strict=True)])
         infer_shapes(self.model)
-        outputs = {str(value.name): value for value in self.model.graph.outputs}
-        values = find_exits(self.model.graph, outputs, sources)
-        logits = {source.name: value for source, value in zip(sources, values, strict=True)}
-        chosen = pad_gates([outputs[name] for name in gates], len(sources))
-        noise = self._measure_noise(example, read_exits(many, sources), sources) if is_quantised(self.model) else 0.0
-        return Captured(
+        return describe_captured(
             self.model,
             self.axes,
-            logits,
-            chosen,
-            lambda x: read_exits(self.run(x), sources),
-            self.path.stem,
-            "onnx",
-            noise,
+            outputs={str(value.name): value for value in self.model.graph.outputs},
+            answers=many,
+            sources=sources,
+            gates=gates,
+            run=self.run,
+            name=self.path.stem,
+            captured_by="onnx",
+            noise=self._measure_noise(example, many, sources) if is_quantised(self.model) else 0.0,
         )
 
-    def _measure_noise(self, example: Arrays, logits: list[np.ndarray], sources: Sequence[ExitSource]) -> float:
-        """Return how far the logits change when the engine does not optimise: a quantised value between two steps may fall."""
-        session = open_session(self.path, optimise="ORT_DISABLE_ALL")
-        plain = read_exits(self.run(example, session), sources)
-        return max(relative_error(a, b) for a, b in zip(plain, logits, strict=True))
+    def _measure_noise(
+        self, example: Arrays, answers: Mapping[str, np.ndarray], sources: Sequence[ExitSource]
+    ) -> float:
+        """Return how much the logits change when ONNX Runtime does not optimise, relative to the largest.
+
+        A quantised value halfway between two steps is then rounded to the other one.
+        """
+        plain = self.run(example, open_session(self.path, optimise="ORT_DISABLE_ALL"))
+        pairs = zip(read_exits(plain, sources), read_exits(answers, sources), strict=True)
+        noise = max(relative_error(ours, theirs) for ours, theirs in pairs)
+        log.debug("%s differs by %.2g from itself without optimisations", self.path, noise)
+        return noise
 
 
-def is_quantised(model: ir.Model) -> bool:
-    """Tell whether a graph computes with quantised values."""
-    operators = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
-    return any(node.op_type in operators for node in model.graph)
+def _load(path: Path) -> tuple[Any, ir.Model]:
+    """Load a file in ONNX Runtime, and as a graph.
+
+    Raises:
+        UsageError, MissingError: there is no such file, or it may not be read.
+        ModelError: ONNX Runtime does not load it, or its opset is too old.
+    """
+    with os_errors_explained(path, "read"):
+        if not path.is_file():
+            raise UsageError(
+                f"{path} is a folder, not an ONNX file." if path.exists() else f"There is no file {path}.", path=path
+            )
+    if not os.access(path, os.R_OK):
+        raise MissingError(f"Cannot read {path}. Check its permissions.", path=path)
+    try:
+        session, model = open_session(path), ir.load(path)
+        if "" not in model.graph.opset_imports:  # the default domain by its other name
+            model.graph.opset_imports[""] = model.graph.opset_imports.pop("ai.onnx", 0)
+        InlinePass()(model)
+        NameFixPass()(model)
+    except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
+        raise ModelError(
+            f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}", path=path
+        ) from error
+    opset = model.graph.opset_imports[""]
+    if opset < LEAST_OPSET:
+        raise ModelError(
+            f"{path} has opset {opset}, but {LEAST_OPSET} or newer is needed. Export it again with a newer one.",
+            path=path,
+        )
+    return session, model
 
 
 def _has_sparse_weights(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Which of a network's outputs are its exits."""
+"""The exits and gates among a network's outputs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,27 @@ import onnx_ir as ir
 
 from ...errors import ModelError, UsageError, unknown_name
 
+__all__ = [
+    "ExitSource",
+    "are_probabilities",
+    "choose_exits",
+    "find_exits",
+    "flatten_outputs",
+    "pad_gates",
+    "read_exits",
+]
+
 EXITS_HINT = "Name the outputs that are exits, in order, with exits=[...] (--exits)."
 
 
 class ExitSource(NamedTuple):
-    """Where an exit's logits are: the exit's name, the output, and the row of it where the output stacks several exits."""
+    """Where an exit's logits are.
+
+    Attributes:
+        name: the exit's name.
+        output: the name of the network's output.
+        row: the exit's row in the output if it stacks several exits (exit, batch, class), else None.
+    """
 
     name: str
     output: str
@@ -23,26 +39,27 @@ class ExitSource(NamedTuple):
 def flatten_outputs(output: Any) -> dict[str, Any]:
     """Name every tensor in what a torch network returns.
 
-    A list's or tuple's are `exit0`, `exit1`, ...; a dict's and a dataclass's have their keys; nested ones are joined by dots.
+    The tensors of a list or tuple are called `exit0`, `exit1`, ...; those of a dict or dataclass have their keys. Names of nested
+    ones are joined by dots: `aux.exit0`.
 
     Raises:
-        ModelError: two have the same name, or something is neither a tensor nor holds some.
+        ModelError: two tensors have the same name, or a part is neither a tensor nor a container of tensors.
     """
     if isinstance(output, (list, tuple)) and not hasattr(output, "_fields"):
         output = {f"exit{k}": value for k, value in enumerate(output)}
-    found: dict[str, Any] = {}
-    _flatten("", output, found)
-    return found
+    tensors: dict[str, Any] = {}
+    _collect_tensors("", output, tensors)
+    return tensors
 
 
-def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
+def _collect_tensors(name: str, value: Any, tensors: dict[str, Any]) -> None:
     inner: list[tuple[str, Any]]
     if value is None:
         return
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        if (name or "output") in found:
+        if (name or "output") in tensors:
             raise ModelError(f"Two outputs of the network have the same name, {name}.")
-        found[name or "output"] = value
+        tensors[name or "output"] = value
         return
     if isinstance(value, Mapping):
         inner = [(str(key), part) for key, part in value.items()]
@@ -53,71 +70,83 @@ def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
     elif isinstance(value, (list, tuple)):
         inner = [(str(k), part) for k, part in enumerate(value)]
     else:
-        what = f"Output {name}" if name else "What the network returns"
+        subject = f"Output {name}" if name else "What the network returns"
         raise ModelError(
-            f"{what} is a {type(value).__name__}: a network returns its exits as a list, tuple, dict or dataclass of logits, "
+            f"{subject} is a {type(value).__name__}: a network returns its exits as a list, tuple, dict or dataclass of logits, "
             "or as one stacked tensor (exit, batch, class)."
         )
     for key, part in inner:
-        _flatten(f"{name}.{key}" if name else key, part, found)
+        _collect_tensors(f"{name}.{key}" if name else key, part, tensors)
 
 
 def choose_exits(
-    one: Mapping[str, np.ndarray], many: Mapping[str, np.ndarray], exits: Sequence[str] | None
+    one: Mapping[str, np.ndarray],
+    many: Mapping[str, np.ndarray],
+    exits: Sequence[str] | None,
+    gates: Sequence[str] = (),
 ) -> list[ExitSource]:
     """Find the exits among the outputs of a network.
 
     Args:
-        one, many: what it gives for one sample and for several, by name.
-        exits: the outputs that are exits, in order; None where all are.
+        one, many: its outputs for one sample and for several, by name.
+        exits: the names of the outputs that are exits, in order; None if all are but the gates.
+        gates: the names of the outputs that are gates.
 
     Returns:
-        One source per exit.
+        The source of each exit's logits.
 
     Raises:
-        UsageError: there is no output of a name.
-        ModelError: an output is no logits (batch, classes), nor a stack of them, or they differ in their classes.
+        UsageError: there is no output of a name, or the number of gates does not fit.
+        ModelError: an exit is neither logits (batch, classes) nor a stack of them, the exits differ in their classes, or a gate
+            is not one float for each sample.
     """
+    candidates = {name: values for name, values in many.items() if name not in gates}
     for name in exits or ():
-        if name not in many:
-            raise unknown_name("output", name, many)
+        if name not in candidates:
+            raise unknown_name("output", name, candidates)
     if exits is not None and len(set(exits)) < len(exits):
         raise UsageError(f"An output is named twice among the exits {', '.join(exits)}: list each once.")
-    sources, classes = [], {}
-    for name in many if exits is None else exits:
-        shape, rows = many[name].shape, _batch_axis(one[name], many[name])
-        if len(shape) == 2 and rows == 0:
-            sources.append(ExitSource(name, name, None))
-        elif len(shape) == 3 and rows == 1:
-            alone = len(many) == 1
-            sources += [ExitSource(f"exit{k}" if alone else f"{name}.{k}", name, k) for k in range(shape[0])]
-        else:
-            raise ModelError(
-                f"Output {name} has the shape {shape} for {shape[rows] if rows is not None else 'several'} samples; an exit's "
-                f"logits are (batch, classes), or stacked (exit, batch, class). {EXITS_HINT}"
-            )
-        if many[name].dtype.name not in ("float16", "float32", "float64"):
-            raise ModelError(
-                f"Output {name} is {many[name].dtype}; logits are float16, float32 or float64. {EXITS_HINT}"
-            )
-        classes[name] = shape[-1]
+    sources = [
+        source
+        for name in (candidates if exits is None else exits)
+        for source in _find_sources(name, one[name], many[name], alone=len(candidates) == 1)
+    ]
+    _check_classes(sources, many)
+    _check_gates(many, gates, sources)
+    return sources
+
+
+def _find_sources(name: str, one: np.ndarray, many: np.ndarray, *, alone: bool) -> list[ExitSource]:
+    """Return the exits in an output, from its values for one sample and for several; `alone` if it is the only output."""
+    shape, axis = many.shape, _batch_axis(one, many)
+    if len(shape) == 2 and axis == 0:
+        sources = [ExitSource(name, name, None)]
+    elif len(shape) == 3 and axis == 1:
+        sources = [ExitSource(f"exit{k}" if alone else f"{name}.{k}", name, k) for k in range(shape[0])]
+    else:
+        raise ModelError(
+            f"Output {name} has the shape {shape} for {'several' if axis is None else shape[axis]} samples; an exit's "
+            f"logits are (batch, classes), or stacked (exit, batch, class). {EXITS_HINT}"
+        )
+    if many.dtype.name not in ("float16", "float32", "float64"):
+        raise ModelError(f"Output {name} is {many.dtype}; logits are float16, float32 or float64. {EXITS_HINT}")
+    return sources
+
+
+def _check_classes(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarray]) -> None:
+    """See that there are several exits with the same classes."""
     if len(sources) < 2:
         raise ModelError(f"The network has {len(sources)} exit; early exit needs at least two. attach() adds some.")
+    classes = {source.output: outputs[source.output].shape[-1] for source in sources}
     if len(set(classes.values())) > 1:
         each = ", ".join(f"{name} has {count}" for name, count in classes.items())
         raise ModelError(f"The exits differ in their number of classes: {each}. {EXITS_HINT}")
     if min(classes.values()) < 2:
         raise ModelError("The exits have one class only; offramp serves classification with at least two.")
-    return sources
 
 
-def check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources: Sequence[ExitSource]) -> None:
-    """See that a network's own gates are there: one per exit, or per exit but the last, each (batch,) or (batch, 1) of floats.
-
-    Raises:
-        UsageError: there is no output of a name, or too few or too many.
-        ModelError: one has another shape.
-    """
+def _check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources: Sequence[ExitSource]) -> None:
+    """See that each gate is (batch,) or (batch, 1) of floats, and that each exit has one; the last may go without."""
     for name in gates:
         if name not in outputs:
             raise unknown_name("output", name, outputs)
@@ -130,9 +159,9 @@ def check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources
         )
 
 
-def pad_gates(gates: Sequence[ir.Value], exits: int) -> list[ir.Value | None]:
-    """Return one gate per exit; the last listed may have none."""
-    return [*gates, *[None] * (exits - len(gates))] if gates else []
+def pad_gates(gates: Sequence[ir.Value], exits: int) -> tuple[ir.Value | None, ...]:
+    """Return one gate for each exit, None for a last exit without one; nothing if there are no gates."""
+    return (*gates, *[None] * (exits - len(gates))) if gates else ()
 
 
 def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[ExitSource]) -> list[np.ndarray]:
@@ -140,11 +169,16 @@ def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[ExitSource])
     return [outputs[s.output] if s.row is None else outputs[s.output][s.row] for s in sources]
 
 
+def are_probabilities(logits: np.ndarray) -> bool:
+    """Tell whether an exit gives probabilities: no value is below 0, and each row adds up to 1."""
+    return bool((logits >= 0).all() and np.allclose(logits.astype(np.float64).sum(-1), 1, atol=2e-3))
+
+
 def find_exits(graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequence[ExitSource]) -> list[ir.Value]:
     """Return the value of each exit's logits in the graph; stacked ones are followed back to the parts they were stacked from.
 
     Raises:
-        ModelError: a stacked output is not put together along its first axis, so no exit can be had without the others.
+        ModelError: a stacked output is not put together along its first axis, so an exit needs all others computed.
     """
     stacked = {source.output for source in sources if source.row is not None}
     stacks = {name: _unstack(graph, outputs[name]) for name in stacked}
@@ -159,31 +193,28 @@ def _unstack(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
     node = value.producer()
     while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if not _joins_rows(node):
+    if node is None or not _joins_rows(node):
         raise ModelError(
             f"Output {value.name} is one tensor of all exits that is not stacked from them along its first axis at the end: "
-            "return the exits as a list instead."
+            "return the exits as a list instead.",
+            nodes=() if node is None else (str(node.name),),
         )
     rows: list[ir.Value] = []
-    for part in node.inputs:  # type: ignore[union-attr]
+    for part in node.inputs:
         assert part is not None
         source = part.producer()
-        if (
-            source is not None
-            and source.op_type == "Unsqueeze"
-            and _unsqueezed(source) == [0]
-            and source.inputs[0] is not None
-        ):
+        adds_axis = source is not None and source.op_type == "Unsqueeze" and _unsqueezed_axes(source) == [0]
+        if source is not None and adds_axis and source.inputs[0] is not None:
             rows.append(source.inputs[0])
-        elif _joins_rows(source):
+        elif source is not None and _joins_rows(source):
             rows += _unstack(graph, part)
         else:
             rows += _take_rows(graph, part)
     return rows
 
 
-def _joins_rows(node: ir.Node | None) -> bool:
-    return node is not None and node.op_type == "Concat" and node.attributes.get_int("axis", 1) == 0
+def _joins_rows(node: ir.Node) -> bool:
+    return node.op_type == "Concat" and node.attributes.get_int("axis", 1) == 0
 
 
 def _take_rows(graph: ir.Graph, part: ir.Value) -> list[ir.Value]:
@@ -201,8 +232,8 @@ def _take_rows(graph: ir.Graph, part: ir.Value) -> list[ir.Value]:
     return rows
 
 
-def _unsqueezed(node: ir.Node) -> list[int] | None:
-    """Return the axes of an Unsqueeze: an attribute up to opset 12, an input since."""
+def _unsqueezed_axes(node: ir.Node) -> list[int] | None:
+    """Return the axes that an Unsqueeze adds: an attribute up to opset 12, an input since. None if they are not constant."""
     if "axes" in node.attributes:
         return list(node.attributes["axes"].as_ints())
     axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None

@@ -1,4 +1,4 @@
-"""What a graph's tensors look like at other sizes, found by running it."""
+"""The tensors that cross an exit: their dtypes, and which of their axes change. Found by running the graph at several sizes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from ...errors import ModelError, require
 from ..graph.axes import Axes, first_line, sizes_of, take_samples
 from ..graph.running import open_session
 
+__all__ = ["ProbedValue", "Prober", "describe_boundaries", "probe_values"]
+
 
 class ProbedValue(NamedTuple):
     """A value at batch 2, at batch 3, and at batch 2 with other lengths of the named axes."""
@@ -24,13 +26,13 @@ class ProbedValue(NamedTuple):
 
 
 class Prober(NamedTuple):
-    """What it takes to look at a graph's values: samples, the same ones at other lengths, and a folder.
+    """Samples to run a graph with, and a folder to write it to.
 
     Attributes:
-        inputs: at least three samples.
-        axes: of the inputs.
-        others: as `axes.other_lengths` gives them.
-        folder: where the weights lie, and a graph may be written for a moment.
+        inputs: at least three samples: one array for each input.
+        axes: the names of the axes of every input.
+        others: the samples with their named axes at other lengths, as `axes.other_lengths` returns them.
+        folder: holds the graph's weights; the graph that is run is written here for a moment.
     """
 
     inputs: Sequence[np.ndarray]
@@ -40,12 +42,7 @@ class Prober(NamedTuple):
 
 
 def probe_values(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[ProbedValue]:
-    """Run the graph up to some values at several sizes.
-
-    Args:
-        whole: the graph.
-        values: what to look at.
-        prober: with what.
+    """Run a graph at several sizes and return some of its values.
 
     Raises:
         ModelError: the graph does not run at another batch size or length.
@@ -57,27 +54,31 @@ def probe_values(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) ->
     graph = ir.convenience.extract(whole.graph, list(whole.graph.inputs), list(values))
     for value in graph.outputs:
         value.shape = None
-    ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / "probe.onnx")
+    file = folder / "probe.onnx"
+    ir.save(ir.Model(graph, ir_version=whole.ir_version), file)
     names = [str(value.name) for value in whole.graph.inputs]
-
-    def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return list(session.run(None, dict(zip(names, arrays, strict=True))))
-
-    what = ""
     try:
-        session = open_session(folder / "probe.onnx")
-        what = "at batch sizes 2 and 3"
-        two, three = run(take_samples(inputs, axes, [0, 1])), run(take_samples(inputs, axes, [0, 1, 2]))
-        what = "when its named axes have other lengths"
-        longer = [run(take_samples(other, axes, [0, 1])) for other in others]
+        session = open_session(file)
     except Exception as error:
-        reason = first_line(error)
-        if not what:
-            raise ModelError(f"ONNX Runtime cannot load the captured graph: {reason}") from error
-        remedy = "Export it with a dynamic batch axis." if "batch" in what else "Leave that axis fixed."
-        raise ModelError(f"The graph does not run {what}: {reason} {remedy}") from error
+        raise ModelError(f"ONNX Runtime cannot load the captured graph: {first_line(error)}") from error
     finally:
-        (folder / "probe.onnx").unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+
+    def run(arrays: Sequence[np.ndarray], rows: Sequence[int]) -> list[np.ndarray]:
+        return list(session.run(None, dict(zip(names, take_samples(arrays, axes, rows), strict=True))))
+
+    try:
+        two, three = run(inputs, [0, 1]), run(inputs, [0, 1, 2])
+    except Exception as error:
+        raise ModelError(
+            f"The graph does not run at batch sizes 2 and 3: {first_line(error)} Export it with a dynamic batch axis."
+        ) from error
+    try:
+        longer = [run(other, [0, 1]) for other in others]
+    except Exception as error:
+        raise ModelError(
+            f"The graph does not run when its named axes have other lengths: {first_line(error)} Leave that axis fixed."
+        ) from error
     return [
         ProbedValue(a, b, tuple(part[i] for part in longer)) for i, (a, b) in enumerate(zip(two, three, strict=True))
     ]
@@ -86,40 +87,44 @@ def probe_values(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) ->
 def describe_boundaries(
     whole: ir.Model, values: Sequence[ir.Value], inputs: Sequence[Tensor], prober: Prober
 ) -> dict[str, Tensor]:
-    """Describe the inputs and every tensor that crosses an exit, by name; axes that are equally long have the same name.
+    """Describe the inputs and every tensor that crosses an exit, by name. Axes that are always equally long share a name.
 
     Raises:
         ModelError: a tensor mixes the batch with another axis, or no stage can take in its dtype.
     """
     lengths = [sizes_of(arrays, prober.axes) for arrays in (prober.inputs, *prober.others)]
-    patterns = Counter(tuple(sizes[name] for sizes in lengths) for name in lengths[0])
-    # Axes that no length told apart stay apart: a tensor's axis is then called after the tensor.
-    known = {tuple(sizes[name] for sizes in lengths): name for name in lengths[0]}
-    names = {sizes: name for sizes, name in known.items() if patterns[sizes] == 1}
+    # An axis is told by its lengths in all runs. Two named axes with the same lengths cannot be told apart: a tensor's axis of
+    # these lengths is then called after the tensor.
+    patterns = {name: tuple(sizes[name] for sizes in lengths) for name in lengths[0]}
+    uses = Counter(patterns.values())
+    names = {pattern: name for name, pattern in patterns.items() if uses[pattern] == 1}
     tensors = {tensor.name: tensor for tensor in inputs}
-    for value, seen in zip(values, probe_values(whole, values, prober), strict=True):
-        tensors[str(value.name)] = _describe(str(value.name), seen, names)
+    for value, probed in zip(values, probe_values(whole, values, prober), strict=True):
+        tensors[str(value.name)] = _describe(value, probed, names)
     return tensors
 
 
-def _describe(name: str, seen: ProbedValue, names: dict[tuple[int, ...], str]) -> Tensor:
-    """Describe a tensor that crosses an exit.
+def _describe(value: ir.Value, probed: ProbedValue, names: dict[tuple[int, ...], str]) -> Tensor:
+    """Describe a tensor that crosses an exit. `names` maps an axis's lengths to its name; new ones are added.
 
     Raises:
-        ModelError: it mixes the batch with another axis, or no stage can take in its dtype.
+        ModelError: the tensor mixes the batch with another axis, or no stage can take in its dtype.
     """
-    two, three = seen.two, seen.three
+    name, two, three = str(value.name), probed.two, probed.three
+    node = value.producer()
+    nodes = () if node is None else (str(node.name),)
     batch = [i for i, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
     if len(batch) > 1 or any((two.shape[i], three.shape[i]) != (2, 3) for i in batch):
         raise ModelError(
             f"The tensor {name} crosses an exit with the shapes {two.shape} and {three.shape} at batch sizes 2 and 3: "
-            "it needs the batch on an axis of its own."
+            "it needs the batch on an axis of its own.",
+            nodes=nodes,
         )
     if two.dtype.name not in get_args(Dtype):
-        raise ModelError(f"The tensor {name} is {two.dtype.name}, which no stage can take in.")
+        raise ModelError(f"The tensor {name} is {two.dtype.name}, which no stage can take in.", nodes=nodes)
     shape: list[int | str | None] = [None if i in batch else size for i, size in enumerate(two.shape)]
     for i in range(two.ndim):
-        sizes = (two.shape[i], *(other.shape[i] for other in seen.others))
+        sizes = (two.shape[i], *(other.shape[i] for other in probed.others))
         if len(set(sizes)) > 1:
             shape[i] = names.setdefault(sizes, f"{name}.{i}")
     return Tensor(name=name, dtype=cast(Dtype, two.dtype.name), shape=tuple(shape))

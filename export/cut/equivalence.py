@@ -1,10 +1,11 @@
-"""The comparison that every export must pass before it is committed."""
+"""The comparison that every variant must pass before it is committed: its stages and static networks beside the original."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from msgspec import Struct
 
 from ...bundle import Exit, Stage, Tensor
 from ...bundle.manifest import NEVER, Precision
@@ -12,77 +13,118 @@ from ...errors import CheckError, ModelError
 from ...runtime import EveryExit, Net
 from ...runtime.engines import Compiled, Source
 from ...runtime.engines.onnxruntime import compile_stage
-from ..graph.axes import Axes, count_samples, sizes_of, take_samples
+from ..graph.axes import count_samples, sizes_of, take_samples
 from ..graph.running import relative_error
+from .boundaries import Prober
+
+__all__ = ["LOGITS_TOLERANCE", "Original", "verify_chain"]
 
 LOGITS_TOLERANCE: dict[Precision, float] = {"fp64": 1e-5, "fp32": 1e-5, "fp16": 4e-3, "int8": 5e-2}
-"""The largest max|a - b| / max|b| between the chain's logits and the original's, on the same engine.
+"""The largest allowed max|a - b| / max|b| between the chain's logits a and the original's b, both on ONNX Runtime.
 
-Half precision rounds at 1e-3. A quantised value that lies between two steps may fall to either when an engine fuses otherwise.
+Half precision rounds at 1e-3. A quantised value halfway between two steps may be rounded to either when an engine fuses other
+operators.
 """
 
 SHRINKING_TOLERANCE = 1e-2
-"""The same between samples alone and in a batch that shrinks; beyond what half precision rounds."""
+"""Tolerance between a sample run alone and the same sample in a batch from which others have left. Larger than fp16 rounding."""
 
 
-def verify_chain(
-    folder: Path,
-    stages: Sequence[Stage],
-    exits: Sequence[Exit],
-    *,
-    inputs: Sequence[Tensor],
-    axes: Sequence[Axes],
-    classes: int,
-    golden: Sequence[np.ndarray],
-    others: Sequence[Sequence[np.ndarray]],
-    precision: Precision,
-    noise: float,
-    reference: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
-) -> EveryExit:
+class Original(Struct, frozen=True, kw_only=True):
+    """The network that a chain is compared with.
+
+    Attributes:
+        inputs: what it takes, as the manifest lists it.
+        classes: how many.
+        precision: what it computes in; its entry in `LOGITS_TOLERANCE` is allowed.
+        run: from samples, one array for each input, to the logits (N, classes) of every exit.
+        noise: the largest difference of its logits with and without its engine's optimisations, relative to the largest logit.
+            Twice that is allowed if it is more than the precision's tolerance.
+    """
+
+    inputs: tuple[Tensor, ...]
+    classes: int
+    precision: Precision
+    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    noise: float = 0.0
+
+    @property
+    def tolerance(self) -> float:
+        """The largest relative difference of logits that is allowed."""
+        return max(LOGITS_TOLERANCE[self.precision], 2 * self.noise)
+
+
+def verify_chain(stages: Sequence[Stage], exits: Sequence[Exit], original: Original, prober: Prober) -> EveryExit:
     """Compare the chain and every static network with the original at batch 1, at all golden samples, and at other lengths.
 
-    `noise` is how far the original is from itself when the engine optimises otherwise; twice that is allowed.
+    Args:
+        stages, exits: what was written into the prober's folder.
+        original: what they are compared with.
+        prober: the golden samples.
 
     Returns:
-        What the chain says of each golden sample on its own.
+        The chain's answers at every exit for each golden sample run alone.
 
     Raises:
-        CheckError: an exit's logits differ by more than `LOGITS_TOLERANCE`.
+        CheckError: an exit's logits differ by more than the original's tolerance.
         ModelError: a gate leaves 0..1.
     """
-    n, tolerance = count_samples(golden, axes), max(LOGITS_TOLERANCE[precision], 2 * noise)
-    files: dict[str, Compiled] = {}
-    for stage in stages:
-        files[stage.file] = files.get(stage.file) or _compile(folder, stage)
-    compiled = [files[stage.file] for stage in stages]
-    names = [f"Exit {exit_.name}" for exit_ in exits]
-    with Net(compiled, stages, exits, inputs=inputs, classes=classes, logits=True) as net:
-        answers = net.every_exit(tuple(golden), size=1)
-        whole = reference(golden)
-        alone = [reference(take_samples(golden, axes, [i])) for i in range(n)]
-        joined = [np.concatenate([values[k] for values in alone]) for k in range(len(exits))]
-        _compare(answers, joined, names, "at batch 1", tolerance)
-        _compare(net.every_exit(tuple(golden), size=n), whole, names, f"at batch {n}", tolerance)
-        for other in others:
-            sizes = ", ".join(f"{name} {size}" for name, size in sizes_of(other, axes).items())
-            _compare(net.every_exit(tuple(other)), reference(other), names, f"with {sizes}", tolerance)
+    golden, axes = prober.inputs, prober.axes
+    alone = [original.run(take_samples(golden, axes, [i])) for i in range(count_samples(golden, axes))]
+    expected = [np.concatenate([logits[k] for logits in alone]) for k in range(len(exits))]
+    compiled: dict[str, Compiled] = {}
+    for stage in stages:  # stages that are the same computation share a file
+        compiled[stage.file] = compiled.get(stage.file) or _compile(prober.folder, stage)
+    with _open_net([compiled[stage.file] for stage in stages], stages, exits, original) as net:
+        answers = _compare_chain(net, expected, original, prober)
         _check_scores(answers, exits)
-        if any(stage.guarded for stage in stages):  # what other engines run
-            plain = [_compile(folder, msgspec.structs.replace(stage, guarded=None)) for stage in stages]
-            with Net(plain, stages, exits, inputs=inputs, classes=classes, logits=True) as unguarded:
-                _compare(unguarded.every_exit(tuple(golden)), joined, names, "without guards", tolerance)
-        _check_compaction(net, golden, answers, max(SHRINKING_TOLERANCE, 2 * tolerance))
-    for k, exit_ in enumerate(exits):
-        static = Stage(file=exit_.static, inputs=tuple(inputs), outputs=(), macs=exit_.macs)
-        with Net([_compile(folder, static)], [static], [exit_], inputs=inputs, classes=classes, logits=True) as net:
-            name = f"The static network that ends at exit {exit_.name}"
-            _compare(net.every_exit(tuple(golden)), [joined[k]], [name], "at batch 1", tolerance)
+        if any(stage.guarded for stage in stages):
+            _compare_unguarded(stages, exits, expected, original, prober)
+        _check_shrinking(net, golden, answers, max(SHRINKING_TOLERANCE, 2 * original.tolerance))
+    for exit_, logits in zip(exits, expected, strict=True):
+        _compare_static(exit_, logits, original, prober)
     return answers
+
+
+def _compare_chain(net: Net, expected: Sequence[np.ndarray], original: Original, prober: Prober) -> EveryExit:
+    """Compare the chain at batch 1, at all golden samples in one batch, and at other lengths; return the answers at batch 1."""
+    golden, axes, others = prober.inputs, prober.axes, prober.others
+    n, tolerance = count_samples(golden, axes), original.tolerance
+    names = [f"Exit {name}" for name in net.exits]
+    answers = net.every_exit(tuple(golden), size=1)
+    _compare(answers, expected, names, "at batch 1", tolerance)
+    _compare(net.every_exit(tuple(golden), size=n), original.run(golden), names, f"at batch {n}", tolerance)
+    for other in others:
+        sizes = ", ".join(f"{name} {size}" for name, size in sizes_of(other, axes).items())
+        _compare(net.every_exit(tuple(other)), original.run(other), names, f"with {sizes}", tolerance)
+    return answers
+
+
+def _compare_unguarded(
+    stages: Sequence[Stage], exits: Sequence[Exit], expected: Sequence[np.ndarray], original: Original, prober: Prober
+) -> None:
+    """Compare the stages without guards, which all engines but ONNX Runtime run."""
+    plain = [_compile(prober.folder, msgspec.structs.replace(stage, guarded=None)) for stage in stages]
+    with _open_net(plain, stages, exits, original) as net:
+        names = [f"Exit {name}" for name in net.exits]
+        _compare(net.every_exit(tuple(prober.inputs)), expected, names, "without guards", original.tolerance)
+
+
+def _compare_static(exit_: Exit, expected: np.ndarray, original: Original, prober: Prober) -> None:
+    static = Stage(file=exit_.static, inputs=original.inputs, outputs=(), macs=exit_.macs)
+    with _open_net([_compile(prober.folder, static)], [static], [exit_], original) as net:
+        name = f"The static network that ends at exit {exit_.name}"
+        answers = net.every_exit(tuple(prober.inputs))
+        _compare(answers, [expected], [name], "at batch 1", original.tolerance)
 
 
 def _compile(folder: Path, stage: Stage) -> Compiled:
     guarded = None if stage.guarded is None else folder / stage.guarded
     return compile_stage(Source(folder / stage.file, stage.inputs, (), guarded), "cpu", threads=1)
+
+
+def _open_net(compiled: list[Compiled], stages: Sequence[Stage], exits: Sequence[Exit], original: Original) -> Net:
+    return Net(compiled, stages, exits, inputs=original.inputs, classes=original.classes, logits=True)
 
 
 def _check_scores(answers: EveryExit, exits: Sequence[Exit]) -> None:
@@ -95,28 +137,31 @@ def _check_scores(answers: EveryExit, exits: Sequence[Exit]) -> None:
             )
 
 
-def _check_compaction(net: Net, golden: Sequence[np.ndarray], answers: EveryExit, allowed: float) -> None:
-    """Let the samples of a batch leave at different exits, which must not change what the others get."""
+def _check_shrinking(net: Net, golden: Sequence[np.ndarray], answers: EveryExit, tolerance: float) -> None:
+    """See that samples that leave a batch early do not change the answers of those that stay in it."""
     assert answers.logits is not None
-    n = len(answers.score)
-    for k in range(len(net.exits) - 1):
-        never, middle = [NEVER] * len(net.exits), float(np.sort(answers.score[:, k])[n // 2])
-        net.thresholds = [*never[:k], middle, *never[k + 1 : -1]]
+    n, exits = len(answers.score), len(net.exits)
+    for k in range(exits - 1):
+        median = float(np.sort(answers.score[:, k])[n // 2])
+        net.thresholds = [median if j == k else NEVER for j in range(exits - 1)]
         batch = net.batch(tuple(golden))
         expected = answers.logits[np.arange(n), batch.exit]
         assert batch.logits is not None
         error = relative_error(batch.logits, expected)
-        if not error <= allowed:
+        if not error <= tolerance:
             raise CheckError(
-                f"The network mixes the samples of a batch: what is left after exit {net.exits[k]} changes by {error:.2g} of the "
-                "largest logit when other samples leave, as it does where scales are found per batch. Nothing was written."
+                f"The network mixes the samples of a batch: the logits of the samples that stay after exit {net.exits[k]} change "
+                f"by {error:.2g} of the largest logit when other samples leave. Scales found for each batch do that. Nothing was "
+                "written."
             )
 
 
-def _compare(ours: EveryExit, theirs: Sequence[np.ndarray], names: Sequence[str], where: str, tolerance: float) -> None:
-    assert ours.logits is not None
-    for k, (values, name) in enumerate(zip(theirs, names, strict=True)):
-        error = relative_error(ours.logits[:, k], values)
+def _compare(
+    answers: EveryExit, expected: Sequence[np.ndarray], names: Sequence[str], where: str, tolerance: float
+) -> None:
+    assert answers.logits is not None
+    for k, (logits, name) in enumerate(zip(expected, names, strict=True)):
+        error = relative_error(answers.logits[:, k], logits)
         if not error <= tolerance:
             raise CheckError(
                 f"{name} differs from the original network {where} by {error:.2g} of its largest logit; {tolerance:.2g} is "

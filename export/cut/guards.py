@@ -1,11 +1,11 @@
-"""Guards: a pooling of 1x1, which changes nothing, on the maps that enter a stage.
+"""Guards: poolings of 1x1 on the maps that enter a stage. They change no value and let ONNX Runtime fuse a shortcut's addition.
 
-ONNX Runtime computes convolutions on blocked tensors (NCHWc) and adds a shortcut within the convolution, but not where the
-shortcut comes in as an input of the graph, which is not blocked. Behind a pooling it is. Whether the pass over the map costs more
-than it saves depends on the network, so both are measured here; the guarded graph lies beside the other, which all other engines
-run.
+ONNX Runtime fuses conv + add only if both tensors are in its blocked layout (NCHWc). A graph input is not. A 1x1 MaxPool on the
+input converts it, so the fusion happens again. The pass over the map may cost more than the fusion saves, so both graphs are
+measured here. The guarded graph lies beside the plain one, which all other engines run.
 """
 
+import logging
 import platform
 from pathlib import Path
 from statistics import median
@@ -18,19 +18,23 @@ from ...bundle import Stage, Tensor
 from ...runtime.chain.buffers import Buffers
 from ...runtime.engines import Run, Source
 from ...runtime.engines.onnxruntime import compile_stage
+from ..graph.edits import insert_tape
 from .rules import Head
 
 LEAST_GUARDED_MACS = 1_000_000
-"""Below, a stage takes tens of microseconds, most of them the call."""
+"""Smaller stages are not guarded: they take tens of microseconds, most of them the call."""
 
 MOST_GUARDED_SHARE = 0.99
-"""A guarded stage must take at most this much of the plain one's time."""
+"""A guarded stage is kept if it takes at most this share of the plain one's time."""
 
 GUARD_ROUNDS, GUARD_TURN_S = 40, 2e-3
+"""How often both graphs are measured in turn, and for how long each time."""
+
+log = logging.getLogger(__name__)
 
 
 def write_guarded(folder: Path, stage: Stage, head: Head) -> str | None:
-    """Write a stage with guards where it is measured to be faster on ONNX Runtime here.
+    """Write a stage with guards if it is measured to be faster on ONNX Runtime here.
 
     Args:
         folder: where the stage's file and its weights lie.
@@ -38,23 +42,26 @@ def write_guarded(folder: Path, stage: Stage, head: Head) -> str | None:
         head: its exit's values.
 
     Returns:
-        The name of the file; None where guards do not pay, or cannot be measured since this is no x86-64.
+        The name of the file. None if the stage is not faster with guards, or is not measured: it is small, has an axis of open
+        length, or this machine is not x86-64.
     """
-    fixed = all(tensor.is_sized for tensor in (*stage.inputs, *stage.outputs))
-    if platform.machine() not in ("x86_64", "AMD64") or stage.macs < LEAST_GUARDED_MACS or not fixed:
+    is_sized = all(tensor.is_sized for tensor in (*stage.inputs, *stage.outputs))
+    if platform.machine() not in ("x86_64", "AMD64") or stage.macs < LEAST_GUARDED_MACS or not is_sized:
         return None
     maps = [t.name for t in stage.inputs if len(t.shape) == 4 and t.shape[0] is None and t.dtype == "float32"]
     name = f"{Path(stage.file).stem}.guarded.onnx"
-    if not _guard(folder / stage.file, maps, folder / name):
+    if not _add_guards(folder / stage.file, maps, folder / name):
         return None
-    if _is_faster(folder / name, folder / stage.file, stage, head):
+    share = _compare_times(folder / name, folder / stage.file, stage, head)
+    log.debug("%s with guards takes %.3f of its time, at most %.2f is kept", stage.file, share, MOST_GUARDED_SHARE)
+    if share <= MOST_GUARDED_SHARE:
         return name
     (folder / name).unlink()
     return None
 
 
-def _guard(path: Path, names: list[str], output: Path) -> bool:
-    """Write a graph with guards on those of its inputs that an addition reads; False where none does."""
+def _add_guards(path: Path, names: list[str], output: Path) -> bool:
+    """Write a graph with a guard on each of the named inputs that an addition reads; False if no addition reads one."""
     model = ir.load(path)
     guarded = False
     for value in model.graph.inputs:
@@ -66,15 +73,15 @@ def _guard(path: Path, names: list[str], output: Path) -> bool:
             readers = [use for use in value.uses() if use.node is not pooled.producer()]
             for node, index in readers:
                 node.replace_input_with(index, pooled)
-            model.graph.insert_before(next(iter(model.graph)), tape.nodes)
+            insert_tape(model.graph, tape)
             guarded = True
     if guarded:
         ir.save(model, output)
     return guarded
 
 
-def _is_faster(guarded: Path, plain: Path, stage: Stage, head: Head) -> bool:
-    """Run both in turn on the same random input."""
+def _compare_times(guarded: Path, plain: Path, stage: Stage, head: Head) -> float:
+    """Run both graphs in turn on the same random input; return the median share of the plain one's time."""
     score, label = str(head.score.name), str(head.label.name)
     answers = [Tensor(name=score, dtype="float32", shape=(None,)), Tensor(name=label, dtype="int64", shape=(None,))]
     views = Buffers([*stage.inputs, *stage.outputs, *answers], batch=1).views(1)
@@ -88,14 +95,13 @@ def _is_faster(guarded: Path, plain: Path, stage: Stage, head: Head) -> bool:
         compile_stage(Source(path, stage.inputs, tuple(outputs)), "cpu", threads=1).bind(inputs, outputs)
         for path in (guarded, plain)
     ]
-    count = max(1, round(GUARD_TURN_S / _time(runs[1], 3)))
-    ratios = [_time(runs[0], count) / _time(runs[1], count) for _ in range(GUARD_ROUNDS)]
-    return median(ratios) <= MOST_GUARDED_SHARE
+    count = max(1, round(GUARD_TURN_S / _time_run(runs[1], 3)))
+    return median(_time_run(runs[0], count) / _time_run(runs[1], count) for _ in range(GUARD_ROUNDS))
 
 
-def _time(run: Run, count: int) -> float:
+def _time_run(run: Run, count: int) -> float:
     run()
-    start = perf_counter()
+    start_s = perf_counter()
     for _ in range(count):
         run()
-    return (perf_counter() - start) / count
+    return (perf_counter() - start_s) / count

@@ -1,8 +1,8 @@
-"""Cut a graph with several exits into stages.
+"""The nodes of each stage of a graph with several exits.
 
-Stage k is the nodes that exit k needs and no earlier stage has run. Its boundary is every value made before and read in it.
-Nodes that depend on weights or shapes alone are repeated in each stage that needs them rather than passed. What is quantised
-crosses as it is: its QuantizeLinear runs in the stage before, its DequantizeLinear in every stage that reads it.
+Stage k runs the nodes that exit k needs and that no earlier stage has run. Its boundary is every value that it reads and an
+earlier stage makes. A node that depends on weights or shapes alone is repeated in each stage that needs it, so it never crosses.
+Quantised values cross as integers: QuantizeLinear runs in the stage before, DequantizeLinear in every stage that reads the value.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,22 @@ import onnx_ir as ir
 from ...bundle import Tensor
 from ...errors import ModelError
 from ..graph.axes import BATCH
+from ..graph.edits import insert_tape
 from ..graph.walk import ancestors, values_read
 from .rules import Head
 from .shape_arithmetic import BATCH_SIZE, is_length, read_batch_size
 
+__all__ = ["StageNodes", "assign_nodes", "extract_stage"]
+
 
 class StageNodes(NamedTuple):
-    """One stage: the values it reads, those it makes that later stages read, and its nodes that no other stage has."""
+    """One stage of a graph.
+
+    Attributes:
+        reads: the values that it takes from earlier stages and from the network's inputs.
+        makes: the values that it computes and later stages read.
+        nodes: the nodes that it runs and no other stage does.
+    """
 
     reads: list[ir.Value]
     makes: list[ir.Value]
@@ -32,59 +41,66 @@ def assign_nodes(graph: ir.Graph, heads: list[Head]) -> list[StageNodes]:
     Raises:
         ModelError: an exit's logits are computed on the way to an earlier exit.
     """
-    constant = _constant_nodes(graph)
-    repeated = constant | {node for node in graph if node.op_type == "DequantizeLinear"}
+    # Nodes that belong to no stage, since every stage that needs them computes them itself.
+    constant_nodes = _find_constant_nodes(graph)
+    repeated = constant_nodes | {node for node in graph if node.op_type == "DequantizeLinear"}
     needed = set().union(*(ancestors(value) for head in heads for value in head))
-    order = {node: index for index, node in enumerate(graph)}
-    owner: dict[ir.Node, int] = {}
+    # From the first exit to the last: what the exit needs beyond the stages before it is its stage.
+    stage_of: dict[ir.Node, int] = {}
     reads: list[list[ir.Value]] = []
+    position = {node: index for index, node in enumerate(graph)}
     for k, head in enumerate(heads):
-        new, crossing = _collect(head, owner, repeated)
+        own_nodes, crossing = _collect_nodes(head, stage_of, repeated)
         if head.logits in crossing:
-            name = str(head.logits.name).removesuffix(".logits")
-            raise ModelError(f"Exit {name} is already computed by an earlier exit: is it listed twice?")
-        owner.update(dict.fromkeys(new, k))
-        owner.update(dict.fromkeys(_produced_ahead(graph, owner, needed, constant), k))
-        reads.append(sorted(crossing, key=lambda value: (order.get(value.producer(), -1), value.index() or 0)))  # type: ignore[arg-type]
-    plans = []
-    for k, inputs in enumerate(reads):
-        later = {value: None for values in reads[k + 1 :] for value in values}
-        makes = [value for value in later if owner.get(value.producer()) == k]  # type: ignore[arg-type]
-        plans.append(StageNodes(inputs, makes, {node for node, stage in owner.items() if stage == k}))
-    return plans
+            name, node = str(head.logits.name).removesuffix(".logits"), head.logits.producer()
+            raise ModelError(
+                f"Exit {name} is already computed by an earlier exit: is it listed twice?",
+                nodes=() if node is None else (str(node.name),),
+            )
+        stage_of.update(dict.fromkeys(own_nodes, k))
+        stage_of.update(dict.fromkeys(_produced_ahead(graph, stage_of, needed, constant_nodes), k))
+        reads.append(sorted(crossing, key=lambda v: (position.get(v.producer(), -1), v.index() or 0)))  # type: ignore[arg-type]
+    # A stage makes what a later one reads and its own nodes compute.
+    stages = []
+    for k, crossing_in in enumerate(reads):
+        read_later = dict.fromkeys(value for values in reads[k + 1 :] for value in values)
+        makes = [value for value in read_later if stage_of.get(value.producer()) == k]  # type: ignore[arg-type]
+        stages.append(StageNodes(crossing_in, makes, {node for node, stage in stage_of.items() if stage == k}))
+    return stages
 
 
-def extract_stage(model: ir.Model, plan: StageNodes, head: Head, tensors: dict[str, Tensor]) -> ir.Model:
-    """Make a stage a model of its own: inputs the boundary, outputs what later stages read and the head.
+def extract_stage(model: ir.Model, part: StageNodes, head: Head, tensors: dict[str, Tensor]) -> ir.Model:
+    """Make a stage a model of its own. Its inputs are the boundary; its outputs are what later stages read, and the head.
 
     Args:
-        model: the whole, whose weights are external; the stage refers to the same file.
-        plan: the stage.
+        model: the whole graph, whose weights are external; the stage refers to the same file.
+        part: the stage.
         head: its exit.
-        tensors: the signature of each boundary tensor by name.
+        tensors: the shape and dtype of each boundary tensor by name.
 
     Raises:
         ModelError: the stage needs the batch size, and none of its inputs has a batch axis.
     """
     graph = model.graph
-    reads = list(plan.reads)
-    size = next((o for node in graph for o in node.outputs if o.name == BATCH_SIZE), None)
-    if size is not None and graph.inputs[0] not in reads:
-        reads.append(size)
-    outputs = list(dict.fromkeys([*plan.makes, *head]))
+    reads = list(part.reads)
+    # A stage without the network's first input gets the batch size as an input for now.
+    batch_size = next((o for node in graph for o in node.outputs if o.name == BATCH_SIZE), None)
+    if batch_size is not None and graph.inputs[0] not in reads:
+        reads.append(batch_size)
+    outputs = list(dict.fromkeys([*part.makes, *head]))
     stage = ir.convenience.extract(graph, reads, outputs)
     values = {value.name: value for value in [*stage.inputs, *stage.outputs]}
     for name, tensor in tensors.items():
         if name in values:
             values[name].dtype = ir.DataType.from_numpy(np.dtype(tensor.dtype))
             values[name].shape = ir.Shape([BATCH if axis is None else axis for axis in tensor.shape])
-    if size is not None and size in reads:
+    if batch_size is not None and batch_size in reads:
         _read_own_batch_size(stage, tensors)
     return ir.Model(stage, ir_version=model.ir_version)
 
 
 def _read_own_batch_size(stage: ir.Graph, tensors: dict[str, Tensor]) -> None:
-    """Replace the stage's input that holds the batch size by a reading of one of its own tensors."""
+    """Replace the stage's input that holds the batch size: read it off one of the stage's own tensors instead."""
     passed = next(value for value in stage.inputs if value.name == BATCH_SIZE)
     stage.inputs.remove(passed)
     if not passed.uses():
@@ -95,18 +111,26 @@ def _read_own_batch_size(stage: ir.Graph, tensors: dict[str, Tensor]) -> None:
             passed.name = f"{BATCH_SIZE}.passed"
             size = read_batch_size(tape, value, tensors[str(value.name)].shape.index(None))
             passed.replace_all_uses_with(size)
-            stage.insert_before(next(iter(stage)), tape.nodes)
             for initializer in tape.initializers:
-                if initializer.name in stage.initializers:  # constants of one value may share one of this name
+                if initializer.name in stage.initializers:  # equal constants were merged under this name
                     initializer.name = f"{initializer.name}.own"
-                stage.register_initializer(initializer)
+            insert_tape(stage, tape)
             return
-    raise ModelError("A stage needs the batch size, but none of the tensors that enter it has a batch axis.")
+    raise ModelError(
+        "A stage needs the batch size, but none of the tensors that enter it has a batch axis.",
+        nodes=[str(use.node.name) for use in passed.uses()],
+    )
 
 
-def _collect(head: Head, owner: dict[ir.Node, int], repeated: set[ir.Node]) -> tuple[set[ir.Node], set[ir.Value]]:
-    """Walk back from a head to what earlier stages made: the new nodes, and the values that cross."""
-    new: set[ir.Node] = set()
+def _collect_nodes(
+    head: Head, stage_of: dict[ir.Node, int], repeated: set[ir.Node]
+) -> tuple[set[ir.Node], set[ir.Value]]:
+    """Walk back from a head to what earlier stages made.
+
+    Returns:
+        The nodes that this stage runs alone, and the values that cross into it.
+    """
+    own_nodes: set[ir.Node] = set()
     crossing: set[ir.Value] = set()
     seen: set[ir.Value] = set()
     stack: list[ir.Value] = list(head)
@@ -116,48 +140,49 @@ def _collect(head: Head, owner: dict[ir.Node, int], repeated: set[ir.Node]) -> t
             continue
         seen.add(value)
         node = value.producer()
-        if node is None or node in owner:
+        # A network's input, or a value of an earlier stage: the walk ends here.
+        if node is None or node in stage_of:
             crossing.add(value)
             continue
         if node not in repeated:
-            new.add(node)
+            own_nodes.add(node)
         stack += values_read(node)
-    return new, crossing
+    return own_nodes, crossing
 
 
 def _produced_ahead(
-    graph: ir.Graph, owner: dict[ir.Node, int], needed: set[ir.Node], constant: set[ir.Node]
+    graph: ir.Graph, stage_of: dict[ir.Node, int], needed: set[ir.Node], constant_nodes: set[ir.Node]
 ) -> set[ir.Node]:
-    """Return what later stages need and this one should run, since it makes what crosses smaller.
+    """Return nodes needed only by later stages that this stage runs anyway, because their output is smaller than their input.
 
-    That is a QuantizeLinear that is all that later stages read of a value, and the length of a tensor that is known here.
+    They are a QuantizeLinear that is a value's only later reader, and the length of a tensor of this stage.
     """
-    early: set[ir.Node] = set()
+    ahead: set[ir.Node] = set()
     for node in graph:
-        if node not in needed or node in owner or not node.inputs or node.inputs[0] is None:
+        if node not in needed or node in stage_of or not node.inputs or node.inputs[0] is None:
             continue
         source = node.inputs[0]
-        if node.op_type == "QuantizeLinear" and source.producer() in owner:
-            waiting = {user for user in source.consumers() if user in needed and user not in owner}
+        if node.op_type == "QuantizeLinear" and source.producer() in stage_of:
+            waiting = {user for user in source.consumers() if user in needed and user not in stage_of}
             if all(user.op_type == "QuantizeLinear" for user in waiting):
-                early.add(node)
+                ahead.add(node)
         if is_length(node.outputs[0]):
             shape = source.producer()
             measured = shape.inputs[0] if shape is not None else None
-            known = measured is not None and (measured.producer() in owner or measured in graph.inputs)
-            if known or (measured is not None and measured.producer() in constant):
-                early.add(node)
-    return early
+            is_at_hand = measured is not None and (measured.producer() in stage_of or measured in graph.inputs)
+            if is_at_hand or (measured is not None and measured.producer() in constant_nodes):
+                ahead.add(node)
+    return ahead
 
 
-def _constant_nodes(graph: ir.Graph) -> set[ir.Node]:
+def _find_constant_nodes(graph: ir.Graph) -> set[ir.Node]:
     """Return the nodes that depend on weights, the batch size or lengths alone."""
-    found: set[ir.Node] = set()
+    constant_nodes: set[ir.Node] = set()
     for node in graph:
         random = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
         if random or any(is_length(value) for value in node.outputs):
             continue
         sources = [v for v in values_read(node) if not (v.is_initializer() or v.name == BATCH_SIZE or is_length(v))]
-        if node.op_type in ("Shape", "Size") or all(value.producer() in found for value in sources):
-            found.add(node)
-    return found
+        if node.op_type in ("Shape", "Size") or all(value.producer() in constant_nodes for value in sources):
+            constant_nodes.add(node)
+    return constant_nodes

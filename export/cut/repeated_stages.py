@@ -1,4 +1,4 @@
-"""Find stages that are the same computation on the same weights, as the passes of a loop are."""
+"""Stages that are the same computation on the same weights, such as the passes of a loop."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import onnx_ir as ir
 
 
 def same_computation(a: ir.Model, b: ir.Model, makes: tuple[int, int]) -> bool:
-    """Tell whether two stages compute the same from their inputs, whatever their values are called.
+    """Tell whether two stages compute the same from their inputs; the names of their values do not count.
 
     Args:
         a, b: the stages.
         makes: how many of each one's first outputs are for later stages; `b` may make fewer.
     """
-    return bool(_describe(a.graph, makes[1], makes[0]) == _describe(b.graph, makes[1], makes[1]))
+    return bool(_describe_graph(a.graph, makes[1], makes[0]) == _describe_graph(b.graph, makes[1], makes[1]))
 
 
-def _describe(graph: ir.Graph, keep: int, makes: int) -> Any:
-    """Describe a graph by operators, attributes, weights and wiring; of its first `makes` outputs only `keep` count."""
+def _describe_graph(graph: ir.Graph, compared: int, makes: int) -> Any:
+    """Describe a graph by operators, attributes, weights and wiring. Of its first `makes` outputs, `compared` are described."""
     numbers: dict[ir.Value, Any] = {value: ("input", i) for i, value in enumerate(graph.inputs)}
     for value in graph.initializers.values():
         numbers[value] = _describe_weight(value.const_value)
@@ -28,7 +28,7 @@ def _describe(graph: ir.Graph, keep: int, makes: int) -> Any:
         nodes.append((node.domain, node.op_type, attributes, [None if v is None else numbers[v] for v in node.inputs]))
         numbers |= {value: (i, j) for j, value in enumerate(node.outputs)}
     outputs = list(graph.outputs)
-    return nodes, [numbers[value] for value in [*outputs[:keep], *outputs[makes:]]]
+    return nodes, [numbers[value] for value in [*outputs[:compared], *outputs[makes:]]]
 
 
 def _describe_weight(tensor: Any) -> Any:

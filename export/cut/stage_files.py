@@ -1,10 +1,11 @@
-"""Write what a variant consists of beside its weights: stages, static networks, golden samples."""
+"""The ONNX files of a variant: read its whole graph, write its stages and static networks."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import onnx_ir as ir
+from msgspec.structs import replace
 
 from ...bundle import Exit, Stage, Tensor
 from ...errors import BundleError
@@ -14,17 +15,21 @@ from .partition import StageNodes, extract_stage
 from .repeated_stages import same_computation
 from .rules import Head
 
+__all__ = ["read_graph", "read_heads", "write_stages", "write_static"]
+
+log = logging.getLogger(__name__)
+
 
 def read_graph(path: Path) -> ir.Model:
     """Read a graph of a bundle.
 
     Raises:
-        BundleError: it is no ONNX file.
+        BundleError: it is not an ONNX file.
     """
     try:
         return ir.load(path)
     except Exception as error:  # protobuf's and onnx-ir's exception types vary
-        raise BundleError(f"{path} is not an ONNX graph: {error} Export the network anew.") from error
+        raise BundleError(f"{path} is not an ONNX graph: {error} Export the network anew.", path=path) from error
 
 
 def read_heads(whole: ir.Model, names: Sequence[str]) -> list[Head]:
@@ -42,53 +47,61 @@ def read_heads(whole: ir.Model, names: Sequence[str]) -> list[Head]:
 
 def write_stages(
     whole: ir.Model,
-    plans: Sequence[StageNodes],
+    parts: Sequence[StageNodes],
     heads: Sequence[Head],
     tensors: dict[str, Tensor],
-    macs: dict[str, int],
+    macs: Mapping[str, int],
     folder: Path,
     *,
     prefix: str = "",
 ) -> tuple[Stage, ...]:
-    """Write every stage once, and again with guards where they pay.
+    """Write every stage, and the guarded form of those that are faster with guards.
 
-    A stage that computes what an earlier one does, on the same weights, is served by its file.
+    A stage that computes the same as an earlier one, on the same weights, uses the earlier one's file.
 
     Args:
         whole: the graph; its weights lie in `folder`.
-        plans, heads: the stages and their exits.
-        tensors: the signature of every input and boundary tensor by name.
+        parts, heads: the nodes and the exit of each stage.
+        tensors: the shape and dtype of every input and boundary tensor by name.
         macs: multiply-accumulates by node name.
         folder: where to write.
-        prefix: of the files' names.
+        prefix: put before the files' names.
     """
     written: list[tuple[Stage, ir.Model]] = []
     stages: list[Stage] = []
-    for k, (plan, head) in enumerate(zip(plans, heads, strict=True)):
-        model = extract_stage(whole, plan, head, tensors)
+    for k, (part, head) in enumerate(zip(parts, heads, strict=True)):
+        model = extract_stage(whole, part, head, tensors)
         stage = Stage(
             file=f"{prefix}stage{k}.onnx",
-            inputs=tuple(tensors[str(value.name)] for value in plan.reads),
-            outputs=tuple(tensors[str(value.name)] for value in plan.makes),
-            macs=sum(macs[str(node.name)] for node in plan.nodes),
+            inputs=tuple(tensors[str(value.name)] for value in part.reads),
+            outputs=tuple(tensors[str(value.name)] for value in part.makes),
+            macs=sum(macs[str(node.name)] for node in part.nodes),
         )
-        for other, known in written:
-            makes = (len(other.outputs), len(stage.outputs))
-            if other.serves(stage) and same_computation(known, model, makes):
-                stage = msgspec.structs.replace(stage, file=other.file, guarded=other.guarded)
-                break
+        twin = _find_twin(stage, model, written)
+        if twin is not None:
+            log.debug("%s is the same computation as %s", stage.file, twin.file)
+            stage = replace(stage, file=twin.file, guarded=twin.guarded)
         else:
             ir.save(model, folder / stage.file)
-            stage = msgspec.structs.replace(stage, guarded=write_guarded(folder, stage, head))
+            stage = replace(stage, guarded=write_guarded(folder, stage, head))
             written.append((stage, model))
         stages.append(stage)
     return tuple(stages)
 
 
+def _find_twin(stage: Stage, model: ir.Model, written: Sequence[tuple[Stage, ir.Model]]) -> Stage | None:
+    """Return the first written stage whose file computes this stage too."""
+    for earlier, earlier_model in written:
+        makes = (len(earlier.outputs), len(stage.outputs))
+        if earlier.serves(stage) and same_computation(earlier_model, model, makes):
+            return earlier
+    return None
+
+
 def write_static(
-    whole: ir.Model, k: int, name: str, head: Head, macs: dict[str, int], folder: Path, *, temperature: float
+    whole: ir.Model, k: int, name: str, head: Head, macs: Mapping[str, int], folder: Path, *, temperature: float
 ) -> Exit:
-    """Write the plain network that ends at an exit."""
+    """Write the static network that ends at exit k, and describe the exit."""
     needed = set().union(*(ancestors(value) for value in head))
     graph = ir.convenience.extract(whole.graph, list(whole.graph.inputs), list(head))
     ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / f"static{k}.onnx")

@@ -1,98 +1,94 @@
-"""Cut a whole graph into a variant, and see that it says what it should."""
+"""A variant cut from its whole graph: stages, static networks and golden samples, compared with the original."""
 
-from collections.abc import Callable, Sequence
+import logging
 
-import numpy as np
 import onnx_ir as ir
+from msgspec import Struct
 
-from ...bundle import Exit, Origin, Tensor, Variant
+from ...bundle import Exit, Origin, Variant
 from ...bundle.golden import Golden, write_golden
-from ...bundle.manifest import Precision
 from ...bundle.writing import list_files
 from ..graph.axes import sizes_of
 from ..graph.macs import count_macs
 from .boundaries import Prober, describe_boundaries
-from .equivalence import verify_chain
+from .equivalence import Original, verify_chain
 from .partition import assign_nodes
 from .stage_files import read_heads, write_stages, write_static
 
+__all__ = ["WEIGHTS", "WHOLE", "Draft", "cut_variant"]
+
 WEIGHTS, WHOLE, GOLDEN = "weights.bin", "whole.onnx", "golden.npz"
+"""The names of a variant's files: all weights, the whole graph, the golden samples."""
+
+log = logging.getLogger(__name__)
 
 
-def cut_variant(
-    whole: ir.Model,
-    prober: Prober,
-    *,
-    name: str,
-    precision: Precision,
-    rule: str,
-    inputs: Sequence[Tensor],
-    classes: int,
-    exits: Sequence[str],
-    temperatures: Sequence[float] | None,
-    reference: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
-    noise: float = 0.0,
-    statics: Sequence[Exit] | None = None,
-    prefix: str = "",
-    origin: Origin | None = None,
-) -> Variant:
-    """Write a variant's stages, static networks and golden samples beside its whole graph, and compare them with a reference.
+class Draft(Struct, frozen=True, kw_only=True):
+    """A variant before it is cut: what its manifest entry says that the graph does not.
+
+    Attributes:
+        name: of the variant.
+        rule: how its scores are made.
+        exits: the names of its exits.
+        temperatures: one for each exit; None for 1 everywhere.
+        origin: what the variant was made from; None if it was exported.
+        statics: its static networks, if their files lie in the folder already; None to write them.
+        prefix: put before the names of all files that are written: the graph is read from `<prefix>whole.onnx`.
+    """
+
+    name: str
+    rule: str
+    exits: tuple[str, ...]
+    temperatures: tuple[float, ...] | None = None
+    origin: Origin | None = None
+    statics: tuple[Exit, ...] | None = None
+    prefix: str = ""
+
+
+def cut_variant(whole: ir.Model, prober: Prober, original: Original, draft: Draft) -> Variant:
+    """Write a variant's stages, static networks and golden samples beside its whole graph, and compare them with the original.
 
     Args:
-        whole: the graph, whose decisions are called as `stages.read_heads` reads them.
-        prober: golden samples, and the folder in which the graph lies with its weights.
-        name, precision, rule, origin: of the variant.
-        inputs, classes: of the bundle.
-        exits: their names.
-        temperatures: of the exits.
-        reference: from golden samples, or as many at other lengths, to the logits of every exit.
-        noise: how far the reference may be from itself; see `verify_chain`.
-        statics: the static networks, where they are there already.
-        prefix: of the names of all files; that of the graph is `<prefix>whole.onnx`.
+        whole: the graph, with the exits' outputs named as `stage_files.read_heads` reads them.
+        prober: the golden samples, and the folder in which the graph and its weights lie.
+        original: the network to compare with.
+        draft: the variant's name, exits and origin.
 
     Returns:
         The variant, with all files of the folder, in `variants/<name>`.
 
     Raises:
-        CheckError: the chain or a static network differs from the reference.
+        CheckError: the chain or a static network differs from the original.
         ModelError: the graph cannot be cut here.
     """
-    golden, axes, others, folder = prober
-    heads = read_heads(whole, exits)
-    plans = assign_nodes(whole.graph, heads)
-    values = list(dict.fromkeys(v for plan in plans for v in plan.reads if v not in whole.graph.inputs))
-    tensors = describe_boundaries(whole, values, inputs, prober)
-    macs = count_macs(whole, sizes_of(golden, axes))
-    stages = write_stages(whole, plans, heads, tensors, macs, folder, prefix=prefix)
-    ends = statics or [
-        write_static(whole, k, exit_, head, macs, folder, temperature=temperatures[k] if temperatures else 1.0)
-        for k, (exit_, head) in enumerate(zip(exits, heads, strict=True))
-    ]
-    answers = verify_chain(
-        folder,
-        stages,
-        ends,
-        inputs=inputs,
-        axes=axes,
-        classes=classes,
-        golden=golden,
-        others=others,
-        precision=precision,
-        noise=noise,
-        reference=reference,
+    folder, prefix = prober.folder, draft.prefix
+    heads = read_heads(whole, draft.exits)
+    parts = assign_nodes(whole.graph, heads)
+    crossing = list(dict.fromkeys(v for part in parts for v in part.reads if v not in whole.graph.inputs))
+    log.debug("%s: %d stages, crossed by %s", draft.name, len(parts), ", ".join(str(v.name) for v in crossing))
+    tensors = describe_boundaries(whole, crossing, original.inputs, prober)
+    macs = count_macs(whole, sizes_of(prober.inputs, prober.axes))
+    stages = write_stages(whole, parts, heads, tensors, macs, folder, prefix=prefix)
+    exits = draft.statics or tuple(
+        write_static(
+            whole, k, name, head, macs, folder, temperature=draft.temperatures[k] if draft.temperatures else 1.0
+        )
+        for k, (name, head) in enumerate(zip(draft.exits, heads, strict=True))
     )
+    answers = verify_chain(stages, exits, original, prober)
     assert answers.logits is not None
-    write_golden(folder / f"{prefix}{GOLDEN}", Golden(tuple(golden), answers.label, answers.score, answers.logits))
+    golden = Golden(tuple(prober.inputs), answers.label, answers.score, answers.logits)
+    write_golden(folder / f"{prefix}{GOLDEN}", golden)
     return Variant(
-        name=name,
-        folder=f"variants/{name}",
-        precision=precision,
-        rule=rule,
+        name=draft.name,
+        folder=f"variants/{draft.name}",
+        precision=original.precision,
+        rule=draft.rule,
         weights=WEIGHTS,
         whole=f"{prefix}{WHOLE}",
         golden=f"{prefix}{GOLDEN}",
         stages=stages,
-        exits=tuple(ends),
+        exits=exits,
         files=list_files(folder),
-        origin=origin,
+        origin=draft.origin,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...errors import DataError, ModelError, OfframpError, UsageError, require, unknown_name
+from ...runtime.chain.samples import list_parts
 from ..capture.torch_module import evaluating
 from ..graph.axes import first_line
 
@@ -108,7 +109,7 @@ def _as_inputs(example: Any, network: "torch.nn.Module") -> "list[torch.Tensor]"
     """Return the inputs as tensors on the network's device."""
     import torch
 
-    values = example if isinstance(example, (tuple, list)) else [example]
+    values = list_parts(example)
     arrays = all(isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim for x in values)
     if not arrays or len(rows := {len(x) for x in values}) != 1 or 0 in rows:
         raise DataError("The example is a tensor or array (N, ...) with its batch axis first, or a tuple of several.")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError, UsageError, require, unknown_name
+from ...runtime.chain.samples import list_parts
 from ..capture.outputs import flatten_outputs
 from ..graph.axes import first_line
 
@@ -228,9 +229,8 @@ def _sentence(error: BaseException) -> str:
 
 def _as_tensors(example: Any, kind: "torch.dtype") -> tuple["torch.Tensor", ...]:
     torch = require("torch", extra="export")
-    parts = example if isinstance(example, (tuple, list)) else (example,)
     try:
-        tensors = [torch.as_tensor(part)[:1].cpu() for part in parts]
+        tensors = [torch.as_tensor(part)[:1].cpu() for part in list_parts(example)]
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise UsageError(
             f"The example is an array or a tensor, for several inputs a tuple of them: {_sentence(error)}"

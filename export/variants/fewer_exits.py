@@ -18,8 +18,9 @@ from ...errors import UsageError, unknown_name
 from ...files import os_errors_explained
 from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
+from ..cut.equivalence import Original
 from ..cut.stage_files import read_graph, read_heads
-from ..cut.variant import WHOLE, cut_variant
+from ..cut.variant import WHOLE, Draft, cut_variant
 from ..graph.axes import axes_of, count_samples, other_lengths
 
 
@@ -80,17 +81,20 @@ def keep(
             new = cut_variant(
                 whole,
                 Prober(inputs, axes, other_lengths(inputs, axes, reference), folder),
-                name=name,
-                precision=parent.precision,
-                rule=parent.rule,
-                inputs=bundle.manifest.inputs,
-                classes=bundle.manifest.classes,
-                exits=[end.name for end in ends],
-                temperatures=None,
-                reference=reference,
-                statics=ends,
-                prefix=f"{name}.",
-                origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
+                Original(
+                    inputs=bundle.manifest.inputs,
+                    classes=bundle.manifest.classes,
+                    precision=parent.precision,
+                    run=reference,
+                ),
+                Draft(
+                    name=name,
+                    rule=parent.rule,
+                    exits=tuple(end.name for end in ends),
+                    statics=ends,
+                    prefix=f"{name}.",
+                    origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
+                ),
             )
         for file in shared:
             (folder / file).unlink()

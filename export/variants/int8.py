@@ -12,8 +12,8 @@ import onnx_ir as ir
 from ...bundle import Bundle
 from ...errors import ModelError, require
 from ...runtime.chain.samples import Samples
-from ..capture.onnx_file import is_quantised
 from ..graph.edits import bypass, nodes_to_products
+from ..graph.precision import is_quantised
 
 PERCENTILE, BINS, BATCH_ROWS = 99.99, 2048, 16
 RANGES = ("minmax", "percentile")

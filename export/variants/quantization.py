@@ -22,7 +22,8 @@ from ...bundle.writing import check_variant_name, commit, new_variant
 from ...errors import ModelError, UsageError, unknown_name
 from ...runtime.chain.samples import Samples, convert_samples
 from ..cut.boundaries import Prober
-from ..cut.variant import WEIGHTS, WHOLE, cut_variant
+from ..cut.equivalence import Original
+from ..cut.variant import WEIGHTS, WHOLE, Draft, cut_variant
 from ..graph.axes import axes_of, other_lengths
 from ..graph.running import open_session, relative_error
 from .fp16 import _halve
@@ -180,14 +181,18 @@ def _cut(
     return cut_variant(
         ir.load(folder / WHOLE),
         prober,
-        name=name,
-        precision=precision,
-        rule=parent.rule,
-        inputs=bundle.manifest.inputs,
-        classes=bundle.manifest.classes,
-        exits=[end.name for end in parent.exits],
-        temperatures=[end.temperature for end in parent.exits],
-        reference=lambda x: run(whole, x),
-        noise=noise,
-        origin=Origin(parent.name, "quantize", settings),
+        Original(
+            inputs=bundle.manifest.inputs,
+            classes=bundle.manifest.classes,
+            precision=precision,
+            run=lambda x: run(whole, x),
+            noise=noise,
+        ),
+        Draft(
+            name=name,
+            rule=parent.rule,
+            exits=tuple(end.name for end in parent.exits),
+            temperatures=tuple(end.temperature for end in parent.exits),
+            origin=Origin(parent.name, "quantize", settings),
+        ),
     )

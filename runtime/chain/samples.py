@@ -158,3 +158,18 @@ def check_kind(x: np.ndarray, tensor: Tensor) -> None:
         limits = np.iinfo(dtype)
         if x.min() < limits.min or x.max() > limits.max:
             raise DataError(f"A value from {x.min()} to {x.max()} does not fit into the network's {dtype}.")
+
+
+def list_parts(x: Any) -> list[Any]:
+    """Return what a user gives for each input, in order: the parts of a tuple or list, else `x` alone."""
+    return list(x) if isinstance(x, (list, tuple)) else [x]
+
+
+def to_array(x: Any) -> np.ndarray:
+    """Return numbers, an array or a torch tensor, on whichever device it lies, as a numpy array.
+
+    Raises:
+        TypeError: the tensor has a dtype that NumPy does not have.
+        ValueError: the rows differ in their lengths.
+    """
+    return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)

@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from msgspec.structs import replace
 
 from offramp.bundle import open_bundle
 from offramp.errors import CheckError, DataError, MissingError, ModelError, UsageError
@@ -183,7 +184,7 @@ def test_a_chain_that_differs_from_the_original_is_not_written(tmp_path, dense_o
 
     def wrong(*arguments, **options):
         captured = capture(*arguments, **options)
-        return captured._replace(reference=lambda x: [values + 1e-4 for values in captured.reference(x)])
+        return replace(captured, reference=lambda x: [values + 1e-4 for values in captured.reference(x)])
 
     monkeypatch.setattr(OnnxFile, "capture", wrong)
     with pytest.raises(CheckError, match="Nothing was written"):

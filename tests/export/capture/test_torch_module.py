@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 from torch.nn import functional as F
 
 from offramp.errors import CheckError, ModelError, UsageError
-from offramp.export import Preprocess, export
-from offramp.export.capture import example
+from offramp.export import Preprocess, capture, export
 from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import CLASSES
@@ -337,13 +337,13 @@ def test_a_masked_class_hides_no_error_of_the_others(masked, tmp_path, monkeypat
 
     net = networks.build(lambda: Returns(mask))
     export(net, networks.samples(3), tmp_path / "b.offramp")
-    captured = example.capture_torch
+    captured = capture.capture_torch
 
     def wrong(*arguments, **options):
         found = captured(*arguments, **options)
-        return found._replace(reference=lambda x: [values * 1.001 for values in found.reference(x)])
+        return replace(found, reference=lambda x: [values * 1.001 for values in found.reference(x)])
 
-    monkeypatch.setattr(example, "capture_torch", wrong)
+    monkeypatch.setattr(capture, "capture_torch", wrong)
     with pytest.raises(CheckError, match="differs from the original"):
         export(net, networks.samples(3), tmp_path / "c.offramp")
 

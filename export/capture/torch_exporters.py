@@ -1,0 +1,209 @@
+"""A torch module as an ONNX graph, by one of torch's two exporters.
+
+The dynamo exporter is tried first. If it fails, TorchScript records one run instead; what such a record would take for granted,
+such as a branch on a value, is an error. A network whose values decide what is computed is refused by both.
+"""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ...errors import ModelError, causes
+from ..graph.axes import BATCH, Axes, first_line
+from ..graph.running import open_session
+from .captured import Arrays, infer_shapes
+
+TORCHSCRIPT_OPSET = 17
+"""The opset that TorchScript exports to: the newest that torch's older exporter writes well."""
+
+MOST_PROBED_LENGTH = 1 << 20
+"""No longer axis is tried when the limits of a graph's lengths are checked."""
+
+log = logging.getLogger(__name__)
+
+
+def export_graph(
+    program: Any, arrays: Arrays, layout: list[Axes], others: Sequence[Arrays], run: Callable[[Arrays], object]
+) -> tuple[ir.Model, str]:
+    """Export a module that returns a tuple of tensors.
+
+    Args:
+        program: the module.
+        arrays, layout: an example of each input, and the names of its axes.
+        others: the example with its named axes at other lengths, at which the graph must run too.
+        run: runs the original network.
+
+    Returns:
+        The graph, and what captured it: `dynamo` or `torchscript`.
+
+    Raises:
+        ModelError: neither exporter can, or the graph would be wrong at other lengths.
+    """
+    import torch
+
+    from .exporter_patches import SlicedPooling
+
+    tensors = tuple(torch.from_numpy(np.array(array)) for array in arrays)
+    with torch.no_grad(), _quiet_exporters(), SlicedPooling():
+        try:
+            exported = _export_dynamo(program, tensors, layout)
+            _run_graph(exported.model, others)
+        except Exception as error:
+            _reraise_final(error)
+            failure = error
+        else:
+            _check_ranges(exported, arrays, layout, run)
+            log.debug("captured by dynamo")
+            return exported.model, "dynamo"
+        log.debug("dynamo failed (%s): TorchScript is tried", first_line(failure))
+        try:
+            return _trace(program, tensors, layout), "torchscript"
+        except Exception as error:
+            raise ModelError(
+                f"torch cannot export the network: {first_line(failure)} TorchScript cannot either: {first_line(error)}"
+            ) from failure
+
+
+def _export_dynamo(program: Any, tensors: Any, layout: list[Axes]) -> Any:
+    import torch
+
+    batch = torch.export.Dim(BATCH)
+    dims = tuple(
+        {i: batch if name == BATCH else torch.export.Dim.DYNAMIC for i, name in enumerate(own) if name is not None}
+        for own in layout
+    )
+    exported = torch.onnx.export(program, tensors, dynamo=True, dynamic_shapes=(dims,), verbose=False)
+    assert exported is not None
+    return exported
+
+
+def _reraise_final(error: Exception) -> None:
+    """Raise an error of dynamo's that TorchScript could only hide.
+
+    Raises:
+        ModelError: it came from a patch of ours, or says that the values of a tensor decide what is computed.
+    """
+    for cause in causes(error):
+        if isinstance(cause, ModelError):
+            raise cause from error
+    if any(_depends_on_data(cause) for cause in causes(error)):
+        raise ModelError(
+            f"torch cannot export the network: {first_line(error)} (a branch that depends on the values of a tensor: "
+            "replace it by torch.where, or by arithmetic)"
+        ) from error
+
+
+def _depends_on_data(error: BaseException) -> bool:
+    """Tell whether an exporter's error says that values of a tensor decide what is computed."""
+    text = str(error).lower()
+    return type(error).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text or "control flow" in text
+
+
+def _check_ranges(exported: Any, arrays: Arrays, layout: list[Axes], run: Callable[[Arrays], object]) -> None:
+    """See that the network does not run at lengths outside the range that the exporter states for its graph.
+
+    Raises:
+        ModelError: it runs there: it branches on the length, and the graph has one branch only.
+    """
+    ranges = {str(symbol): limits for symbol, limits in exported.exported_program.range_constraints.items()}
+    for i, (value, own) in enumerate(zip(exported.model.graph.inputs, layout, strict=True)):
+        for axis, (dim, name) in enumerate(zip(value.shape, own, strict=True)):
+            limits = None if name in (None, BATCH) or isinstance(dim, int) else ranges.get(str(dim.value))
+            if limits is None:
+                continue
+            for length in (limits.lower - 1, limits.upper + 1):
+                # Exporters state "2 or more" for every axis.
+                if not length.is_finite or not 2 <= length < MOST_PROBED_LENGTH:
+                    continue
+                changed = list(arrays)
+                rows = np.arange(int(length)) % arrays[i].shape[axis]
+                changed[i] = np.ascontiguousarray(np.take(arrays[i], rows, axis))
+                try:
+                    run(changed)
+                except Exception:  # the network itself does not take this length
+                    continue
+                raise ModelError(
+                    f"The network takes another way where {name} is {int(length)}: its graph holds from {limits.lower} to "
+                    f"{limits.upper} only. Leave that axis fixed, or take the branch on the length out."
+                )
+
+
+def _run_graph(model: ir.Model, samples: Sequence[Arrays]) -> None:
+    """See that a captured graph runs at other lengths: the exporter fixes some without a word."""
+    if not samples:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ir.save(model, Path(folder) / "graph.onnx", external_data="graph.data")
+        session = open_session(Path(folder) / "graph.onnx")
+        for arrays in samples:
+            session.run(None, {str(v.name): array for v, array in zip(model.graph.inputs, arrays, strict=True)})
+
+
+def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
+    """Export by recording one run. A warning that the record takes something for granted, such as a branch, is an error."""
+    import torch
+
+    from .exporter_patches import QuietRecurrent
+
+    names = [f"input{i}" for i in range(len(tensors))]
+    dynamic = {
+        name: {i: f"{axis}" for i, axis in enumerate(own) if axis is not None}
+        for name, own in zip(names, layout, strict=True)
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        QuietRecurrent(),
+        redirect_stdout(StringIO()),
+    ):
+        warnings.filterwarnings("error", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        path = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            program,
+            tensors,
+            path,
+            dynamo=False,
+            opset_version=TORCHSCRIPT_OPSET,
+            input_names=names,
+            dynamic_axes=dynamic,
+            verbose=False,
+        )
+        model = ir.load(path)
+        ir.external_data.load_to_model(model)
+    inputs = {value.name: value for value in model.graph.inputs}
+    model.graph.inputs[:] = [  # an input that nothing reads is left out of the file
+        inputs.get(name) or _make_input(name, tensor, dynamic[name])
+        for name, tensor in zip(names, tensors, strict=True)
+    ]
+    infer_shapes(model)
+    return model
+
+
+def _make_input(name: str, tensor: Any, names: Mapping[int, str]) -> ir.Value:
+    dtype = ir.DataType.from_numpy(tensor.numpy().dtype)
+    shape = ir.Shape([names.get(i, size) for i, size in enumerate(tensor.shape)])
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
+
+
+@contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Hide the exporters' warnings about themselves; failures still come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
