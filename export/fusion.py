@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from ..bundle import Bundle, open_bundle
+from ..bundle import Bundle, Calibration, OperatingPoint, Variant, opened
 from ..bundle.calibration import BESIDE
 from ..bundle.golden import Golden, read_golden
 from ..bundle.manifest import NEVER
@@ -27,12 +27,31 @@ from .cut.stage_files import read_graph
 from .graph.axes import axes_of, first_line, take_samples
 from .graph.running import open_session, relative_error
 
+__all__ = ["Fused", "fuse"]
+
 MOST_INLINE_BYTES = 1 << 30
-"""Bytes of weights up to which the file holds them itself; protobuf ends at 2 GiB. Above, they lie in a data file beside it."""
+"""Weights up to this size lie in the file itself; more lie in a data file beside it. A protobuf file ends at 2 GiB."""
+
+TOLERANCE_FACTOR = 10
+"""The fused file may differ from the golden logits by this many times what the chain may differ from the original."""
 
 
 class Fused(msgspec.Struct, frozen=True):
-    """What was fused: the file, what it takes and gives, and the thresholds it exits by unless it is given others."""
+    """A fused file.
+
+    Attributes:
+        path: the file.
+        inputs: the names of the network's inputs that it takes.
+        outputs: the names of its outputs: `label`, `score`, `exit`, `logits`.
+        thresholds: the thresholds that it exits by unless it is given others.
+        bytes: its size, with its data file if it has one.
+
+    Example:
+        >>> from offramp.export import fuse
+        >>> fused = fuse("digits.offramp", "digits.onnx", thresholds=[0.9, 0.8])
+        >>> fused.outputs
+        ('label', 'score', 'exit', 'logits')
+    """
 
     path: str
     inputs: tuple[str, ...]
@@ -57,105 +76,157 @@ def fuse(
     calibration: str | os.PathLike[str] | None = None,
     thresholds: Sequence[float] | None = None,
 ) -> Fused:
-    """Write a bundle as one ONNX file for one sample at a time.
+    """Write a bundle as one ONNX file for one sample at a time, and run it on the golden samples.
 
     The file takes the bundle's inputs with a batch of one, and `thresholds`, float32 (exits - 1,), which may be left out. It
-    gives `label` int64 (1,), `score` float32 (1,), `exit` int64 (1,) and `logits` float32 (1, classes). It has been run on the
-    golden samples. More than a gigabyte of weights lies in a data file beside it, which must stay there.
+    gives `label` int64 (1,), `score` float32 (1,), `exit` int64 (1,) and `logits` float32 (1, classes). More than a gigabyte of
+    weights lies in a data file beside it, which must stay there.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        output: the file to write; one that is there is replaced.
-        variant, point, calibration: which thresholds it exits by, as for `runtime.load`.
-        thresholds: these instead of a calibration's.
+        output: the file to write; an existing one is replaced.
+        variant, point, calibration: name the operating point whose thresholds it exits by, as for `runtime.load`.
+        thresholds: thresholds to exit by, one for each exit but the last, instead of a calibration's.
 
     Raises:
-        UsageError: the thresholds do not fit, or a name is unknown.
-        BundleError, MissingError: as for `runtime.load`; MissingError too where the file cannot be written.
-        CheckError: the file does not say what the golden samples say.
+        UsageError: the thresholds do not fit, a name is unknown, or the operating point does not exit early.
+        BundleError, MissingError: as for `runtime.load`; MissingError also if the file cannot be written.
+        CheckError: the file's answers for the golden samples differ from the bundle's.
+
+    Example:
+        >>> from offramp.export import fuse
+        >>> fused = fuse("digits.offramp", "digits.onnx", thresholds=[0.75, 0.5])
+        >>> print(fused.path, fused.thresholds)
+        digits.onnx (0.75, 0.5)
     """
-    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    bundle = opened(path)
+    chosen, limits = _choose_thresholds(bundle, variant, point, calibration, thresholds)
+    output = Path(output)
+    if output.resolve().is_relative_to(bundle.path.resolve()):
+        raise UsageError(f"{output} lies inside the bundle. Write the fused file beside it.", path=output)
+    check_writable(output)
+    golden = read_golden(bundle, chosen)
+    model, weight_bytes = _nest_variant(bundle, chosen, limits)
+    names = tuple(str(value.name) for value in model.graph.inputs if value.name != THRESHOLDS)
+    with os_errors_explained(output, "write"), tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder:
+        new = Path(folder) / output.name
+        data = f"{output.name}.{secrets.token_hex(4)}.data" if weight_bytes > MOST_INLINE_BYTES else None
+        ir.save(model, new, external_data=data)
+        samples = _single_samples(bundle, chosen, golden, names)
+        _check_fused(new, samples, golden, limits, LOGITS_TOLERANCE[chosen.precision])
+        total_bytes = _move_files(Path(folder), output)
+    return Fused(path=str(output), inputs=names, outputs=OUTPUTS, thresholds=limits, bytes=total_bytes)
+
+
+def _choose_thresholds(
+    bundle: Bundle,
+    variant: str | None,
+    point: str | None,
+    calibration: "str | os.PathLike[str] | Calibration | None",
+    thresholds: Sequence[float] | None,
+) -> tuple[Variant, tuple[float, ...]]:
+    """Return the variant to fuse and its thresholds: those given, else an operating point's, else never to exit early.
+
+    Raises:
+        UsageError: the thresholds do not fit, a name is unknown, or the operating point does not exit early.
+        BundleError: the calibration is damaged, or was made for something else.
+    """
     if thresholds is not None:
         if point is not None or calibration is not None:
             raise UsageError("Give thresholds, or a point or calibration to take them from, not both.")
         chosen = bundle.variant(variant)
-        limits = check_thresholds(thresholds, len(chosen.exits))
-    else:
-        chosen, _, found = choose_point(bundle, calibration, variant=variant, point=point)
-        if found is not None and found.static is not None:
-            raise UsageError(
-                f"The operating point is {found.engines}, which does not exit early and is one file already: "
-                f"{bundle.file(chosen, chosen.exits[found.static].static)}. For the chain name a point with early exit, such as "
-                f"{point or 'default'}{BESIDE}."
-            )
-        limits = found.thresholds if found else (NEVER,) * (len(chosen.exits) - 1)
-        if found is not None and min(limits, default=NEVER) >= NEVER:
-            raise UsageError(
-                f"The operating point lets nothing leave early, so there is nothing to fuse: ship the static network "
-                f"{bundle.file(chosen, chosen.exits[-1].static)}, or give thresholds."
-            )
-        if found is None:
-            warnings.warn(
-                f"{bundle.path} has no calibration: the fused file runs to the last exit unless it is given thresholds.",
-                UncalibratedWarning,
-                stacklevel=2,
-            )
-    output = Path(output)
-    if output.resolve().is_relative_to(bundle.path.resolve()):
-        raise UsageError(f"{output} lies inside the bundle. Write the fused file beside it.")
-    check_writable(output)
-    golden = read_golden(bundle, chosen)
-    bundle.file(chosen, chosen.weights)  # checks its content
-    stages = [_load_stage(bundle.file(chosen, stage.file)) for stage in chosen.stages]
-    weights = sum(tensor.nbytes for model in stages for tensor in _weights_of(model.graph))
+        return chosen, check_thresholds(thresholds, len(chosen.exits))
+    chosen, _, operating_point = choose_point(bundle, calibration, variant=variant, point=point)
+    if operating_point is None:
+        warnings.warn(
+            f"{bundle.path} has no calibration: the fused file runs to the last exit unless it is given thresholds.",
+            UncalibratedWarning,
+            stacklevel=3,
+        )
+        return chosen, (NEVER,) * (len(chosen.exits) - 1)
+    _check_exits_early(bundle, chosen, operating_point, point)
+    return chosen, operating_point.thresholds
+
+
+def _check_exits_early(bundle: Bundle, variant: Variant, operating_point: OperatingPoint, name: str | None) -> None:
+    """See that there is something to fuse: an operating point at which some samples may leave early.
+
+    Raises:
+        UsageError: it is a static network, or its thresholds let no sample leave.
+    """
+    if operating_point.static is not None:
+        raise UsageError(
+            f"The operating point is {operating_point.engines}, which does not exit early and is one file already: "
+            f"{bundle.file(variant, variant.exits[operating_point.static].static)}. For the chain name a point with early exit, "
+            f"such as {name or 'default'}{BESIDE}."
+        )
+    if min(operating_point.thresholds, default=NEVER) >= NEVER:
+        raise UsageError(
+            f"The operating point lets nothing leave early, so there is nothing to fuse: ship the static network "
+            f"{bundle.file(variant, variant.exits[-1].static)}, or give thresholds."
+        )
+
+
+def _nest_variant(bundle: Bundle, variant: Variant, thresholds: Sequence[float]) -> tuple[ir.Model, int]:
+    """Nest a variant's stages in one model; return it and the bytes of its weights.
+
+    Raises:
+        BundleError: the stages or their weights do not fit together.
+    """
+    bundle.file(variant, variant.weights)  # checks its content
+    stages = [_load_stage(bundle.file(variant, stage.file)) for stage in variant.stages]
+    weight_bytes = sum(
+        value.const_value.nbytes
+        for stage in stages
+        for value in stage.graph.initializers.values()
+        if value.const_value is not None
+    )
     manifest = bundle.manifest
     try:
-        model = nest_stages(stages, chosen, [tensor.name for tensor in manifest.inputs], limits)
+        model = nest_stages(stages, variant, [tensor.name for tensor in manifest.inputs], thresholds)
     except KeyError as error:
-        raise BundleError(f"The stages of {bundle.path} have no tensor {error}. Export the network anew.") from error
+        raise BundleError(
+            f"The stages of {bundle.path} have no tensor {error}. Export the network anew.", path=bundle.path
+        ) from error
     model.metadata_props["offramp.network"] = manifest.network
     if manifest.class_names:
         model.metadata_props["offramp.class_names"] = "\n".join(manifest.class_names)
-    names = tuple(str(value.name) for value in model.graph.inputs if value.name != THRESHOLDS)
-    with os_errors_explained(output, "write"), tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder:
-        new = Path(folder) / output.name
-        data = f"{output.name}.{secrets.token_hex(4)}.data" if weights > MOST_INLINE_BYTES else None
-        ir.save(model, new, external_data=data)
-        axes = [axes_of(tensor) for tensor in manifest.inputs]
-        read = {tensor.name for stage in chosen.stages for tensor in stage.inputs}
-        used = [i for i, tensor in enumerate(manifest.inputs) if tensor.name in read]
-        singles = [
-            [single[i] for i in used]
-            for single in (take_samples(golden.inputs, axes, [row]) for row in range(len(golden.label)))
-        ]
-        _check(
-            new,
-            [dict(zip(names, single, strict=True)) for single in singles],
-            golden,
-            limits,
-            LOGITS_TOLERANCE[chosen.precision],
-        )
-        written = _move(Path(folder), output)
-    return Fused(path=str(output), inputs=names, outputs=OUTPUTS, thresholds=limits, bytes=written)
+    return model, weight_bytes
 
 
 def _load_stage(path: Path) -> ir.Model:
+    """Load a stage's graph with its weights."""
     model = read_graph(path)
     try:
         ir.external_data.load_to_model(model)
     except Exception as error:  # such as weights that the graph looks for elsewhere
-        raise BundleError(f"The weights of {path} cannot be read: {error} Export the network anew.") from error
+        raise BundleError(
+            f"The weights of {path} cannot be read: {error} Export the network anew.", stage=path.name, path=path
+        ) from error
     return model
 
 
-def _weights_of(graph: ir.Graph) -> list[ir.TensorProtocol]:
-    return [value.const_value for value in graph.initializers.values() if value.const_value is not None]
+def _single_samples(
+    bundle: Bundle, variant: Variant, golden: Golden, names: Sequence[str]
+) -> list[dict[str, np.ndarray]]:
+    """Return each golden sample alone, by the names of the fused file's inputs; inputs that no stage reads are left out."""
+    inputs = bundle.manifest.inputs
+    axes = [axes_of(tensor) for tensor in inputs]
+    read = {tensor.name for stage in variant.stages for tensor in stage.inputs}
+    used = [i for i, tensor in enumerate(inputs) if tensor.name in read]
+    singles = (take_samples(golden.inputs, axes, [row]) for row in range(len(golden.label)))
+    return [dict(zip(names, [single[i] for i in used], strict=True)) for single in singles]
 
 
-def _check(
-    path: Path, samples: list[dict[str, np.ndarray]], golden: Golden, limits: Sequence[float], tolerance: float
+def _check_fused(
+    path: Path, samples: list[dict[str, np.ndarray]], golden: Golden, thresholds: Sequence[float], tolerance: float
 ) -> None:
-    """Run the file on the golden samples, forced to every exit in turn and with its own thresholds."""
+    """Run the file on the golden samples, forced to every exit in turn and with its own thresholds.
+
+    Raises:
+        ModelError: ONNX Runtime does not load it.
+        CheckError: it gives other logits, or leaves at another exit.
+    """
     require("onnxruntime", extra="onnx")
     try:
         session = open_session(path)
@@ -163,40 +234,40 @@ def _check(
         raise ModelError(f"ONNX Runtime does not load the fused file: {first_line(error)}") from error
     assert golden.logits is not None
     exits = golden.score.shape[1]
+    allowed = TOLERANCE_FACTOR * tolerance
     for row, sample in enumerate(samples):
-        for forced in range(exits):
-            values = np.where(np.arange(exits - 1) < forced, np.float32(NEVER), np.float32(0))
-            _, _, exit_, logits = session.run(OUTPUTS, sample | {THRESHOLDS: values})
-            theirs = golden.logits[row, forced]
-            off = relative_error(logits, theirs[None])
-            if int(exit_[0]) != forced or not off <= 10 * tolerance:
+        for k in range(exits):
+            forcing = np.where(np.arange(exits - 1) < k, np.float32(NEVER), np.float32(0))
+            _, _, exit_, logits = session.run(OUTPUTS, sample | {THRESHOLDS: forcing})
+            error_share = relative_error(logits, golden.logits[row, k][None])
+            if int(exit_[0]) != k or not error_share <= allowed:
                 raise CheckError(
-                    f"The fused file differs from the bundle at exit {forced} by {off:.2g} of its largest logit; "
-                    f"{10 * tolerance:.2g} is allowed. Nothing was written."
+                    f"The fused file differs from the bundle at exit {k} by {error_share:.2g} of its largest logit; "
+                    f"{allowed:.2g} is allowed. Nothing was written."
                 )
-        score, own = golden.score[row, :-1], np.array(limits, np.float32)
-        if np.abs(score - own).min() > tolerance:
-            wanted = int(np.argmax([*(score >= own), True]))
-            if int(session.run(["exit"], sample)[0][0]) != wanted:
+        scores, limits = golden.score[row, :-1], np.array(thresholds, np.float32)
+        if np.abs(scores - limits).min() > tolerance:  # else rounding may decide
+            expected = int(np.argmax([*(scores >= limits), True]))
+            if int(session.run(["exit"], sample)[0][0]) != expected:
                 raise CheckError(
-                    f"The fused file does not leave golden sample {row} at exit {wanted}. Nothing was written."
+                    f"The fused file does not leave golden sample {row} at exit {expected}. Nothing was written."
                 )
 
 
-def _move(folder: Path, output: Path) -> int:
-    """Move what was written into place, the graph last; then remove the data file of the graph that was there before.
+def _move_files(folder: Path, output: Path) -> int:
+    """Move the files of a folder into place, the graph last; then remove the data file of the graph that it replaces.
 
     Returns:
-        The bytes of it all.
+        The bytes of all files.
     """
     written = sorted(folder.iterdir(), key=lambda path: path.name == output.name)
-    total = sum(path.stat().st_size for path in written)
+    total_bytes = sum(path.stat().st_size for path in written)
     for path in written:
         sync(path)
         path.replace(output.parent / path.name)
     sync(output.parent)
     for path in output.parent.iterdir():
-        ours = re.fullmatch(re.escape(output.name) + r"\.[0-9a-f]{8}\.data", path.name)
-        if ours and path.name not in [new.name for new in written]:
+        is_data_file = re.fullmatch(re.escape(output.name) + r"\.[0-9a-f]{8}\.data", path.name)
+        if is_data_file and path.name not in [new.name for new in written]:
             path.unlink()
-    return total
+    return total_bytes

@@ -90,6 +90,14 @@ def export(
         CheckError: the chain's logits differ from the original's by more than 1e-5 of the largest (more in half precision or
             quantised), or the network mixes the samples of a batch.
         MissingError: a package is not installed, or the path cannot be written.
+
+    Example:
+        >>> from net import data, network
+        >>> from offramp.export import export
+        >>> x, y = data()
+        >>> bundle = export(network(), x[:3], "small.offramp", rule="entropy")
+        >>> print(bundle.variant().name, bundle.variant().rule, len(bundle.variant().exits))
+        fp32 entropy 3
     """
     check_rule(rule, gates, temperatures)
     _check_placing(path, beside, origin, preprocess, class_names)
