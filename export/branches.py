@@ -4,8 +4,8 @@
                                   : stage 1 -> score >= threshold ? its answer
                                                                   : stage 2 -> its answer
 
-Every weight lies inside the branch that reads it, biases too: ONNX Runtime optimises a convolution's layout only then, and with
-the weights outside the file takes 1.3 to 1.7 times as long.
+Every weight, biases too, lies inside the branch that reads it: ONNX Runtime optimises a convolution's layout only then. With the
+weights outside, the file takes 1.3 to 1.7 times as long.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,18 @@ from .cut.rules import Head
 from .graph.edits import constant
 from .graph.walk import subgraphs
 
+__all__ = ["OUTPUTS", "THRESHOLDS", "nest_stages"]
+
 THRESHOLDS = "thresholds"
+"""The name of the optional input with a threshold for each exit but the last."""
+
 OUTPUTS = ("label", "score", "exit", "logits")
 NAME_PREFIX = "offramp.stage"
-"""How the values that are added to a stage are named: the network's own begin with `stage`."""
+"""How the names of added values begin; the network's own begin with `stage`."""
 
 
-class _Part(NamedTuple):
-    """A stage taken out of its file: its nodes, its weights and its exit's answer."""
+class _StageParts(NamedTuple):
+    """A stage taken out of its file: its nodes, its weights and its exit's outputs."""
 
     nodes: list[ir.Node]
     weights: list[ir.Value]
@@ -36,22 +40,22 @@ class _Part(NamedTuple):
 def nest_stages(
     stages: Sequence[ir.Model], variant: Variant, names: Sequence[str], thresholds: Sequence[float]
 ) -> ir.Model:
-    """Put every stage into the branch that is taken where the one before was not sure enough.
+    """Put every stage into the branch that is taken when a sample does not leave at the exit before.
 
     Args:
         stages: the graphs of the variant's stages with their weights; they are taken apart.
-        variant: what they belong to.
-        names: the network's inputs, in order.
+        variant: the variant.
+        names: the names of the network's inputs, in order.
         thresholds: the initial values of the input `thresholds`.
 
     Returns:
         A model whose inputs are the network's with a batch of one, in order, then the thresholds. An input that is called like
-        an output or the thresholds has an underscore appended.
+        an output or the thresholds gets an underscore appended.
     """
     opset = stages[0].graph.opset_imports[""]
-    known: dict[str, ir.Value] = {}
-    parts = _take_apart(stages, variant, known)
-    inputs = [known[name] for name in names if name in known]
+    tensors: dict[str, ir.Value] = {}
+    parts = _take_apart(stages, variant, tensors)
+    inputs = [tensors[name] for name in names if name in tensors]
     for value in inputs:
         while value.name in (*OUTPUTS, THRESHOLDS, *(other.name for other in inputs if other is not value)):
             value.name = f"{value.name}_"
@@ -69,45 +73,49 @@ def nest_stages(
     return ir.Model(body, ir_version=max(model.ir_version for model in stages), producer_name="offramp")
 
 
-def _take_apart(stages: Sequence[ir.Model], variant: Variant, known: dict[str, ir.Value]) -> list[_Part]:
-    """Empty every stage's graph and wire its inputs to what earlier stages made; `known` receives every tensor by name."""
+def _take_apart(stages: Sequence[ir.Model], variant: Variant, tensors: dict[str, ir.Value]) -> list[_StageParts]:
+    """Empty every stage's graph and wire its inputs to the outputs of earlier stages; `tensors` receives every tensor by name."""
     parts = []
-    first: dict[str, int] = {}
+    first_with_file: dict[str, int] = {}
     for k, (model, stage) in enumerate(zip(stages, variant.stages, strict=True)):
-        graph, owner = model.graph, first.setdefault(stage.file, k)
+        # Stages that are the same computation share a file, whose outputs are named as in the first of them.
+        graph, first = model.graph, first_with_file.setdefault(stage.file, k)
         outputs = {value.name: value for value in graph.outputs}
-        own, exit_ = variant.stages[owner], variant.exits[owner]
-        made = {mine.name: tensor.name for mine, tensor in zip(own.outputs, stage.outputs, strict=False)}
+        exit_ = variant.exits[first]
+        makes = {
+            tensor.name: outputs[in_file.name]
+            for in_file, tensor in zip(variant.stages[first].outputs, stage.outputs, strict=False)
+        }
         head = Head(outputs[exit_.logits], outputs[exit_.score], outputs[exit_.label])
-        _prefix(graph, f"stage{k}.")
-        for mine, tensor in zip(list(graph.inputs), stage.inputs, strict=True):
-            if tensor.name in known:
-                mine.replace_all_uses_with(known[tensor.name])
+        _prefix_names(graph, f"stage{k}.")
+        for value, tensor in zip(list(graph.inputs), stage.inputs, strict=True):
+            if tensor.name in tensors:
+                value.replace_all_uses_with(tensors[tensor.name])
             else:
-                mine.name = tensor.name
-                mine.shape = ir.Shape([1 if axis is None else axis for axis in tensor.shape])
-                known[tensor.name] = mine
-        known |= {name: outputs[mine] for mine, name in made.items()}
+                value.name = tensor.name
+                value.shape = ir.Shape([1 if axis is None else axis for axis in tensor.shape])
+                tensors[tensor.name] = value
+        tensors |= makes
         nodes, weights = list(graph), list(graph.initializers.values())
         graph.inputs[:], graph.outputs[:] = [], []
         graph.initializers.clear()
         graph.remove(nodes)
-        parts.append(_Part(nodes, weights, head))
+        parts.append(_StageParts(nodes, weights, head))
     return parts
 
 
-def _last_body(part: _Part, k: int) -> tuple[ir.Graph, list[ir.Value]]:
+def _last_body(part: _StageParts, k: int) -> tuple[ir.Graph, list[ir.Value]]:
     tape = ir.tape.Tape()
-    answer = [*_answer(part.head, k, tape)]
+    answer = [*_make_answer(part.head, k, tape)]
     return ir.Graph([], answer, nodes=[*part.nodes, *tape.nodes], initializers=part.weights, name=f"stage{k}"), answer
 
 
 def _branching_body(
-    part: _Part, k: int, rest: ir.Graph, limits: ir.Value, opset: int
+    part: _StageParts, k: int, rest: ir.Graph, limits: ir.Value, opset: int
 ) -> tuple[ir.Graph, list[ir.Value]]:
-    """Make the graph of a stage that ends in an `If` between its own answer and the rest of the chain."""
+    """Make the graph of a stage that ends in an `If`: its own answer or the rest of the chain."""
     tape, branch = ir.tape.Tape(), ir.tape.Tape()
-    answer = _answer(part.head, k, tape)
+    answer = _make_answer(part.head, k, tape)
     taken = [branch.op("Identity", [value]) for value in answer]  # a branch gives out values of its own only
     sure = _compare(tape, part.head.score, limits, k, opset)
     branches = {"then_branch": ir.Graph([], taken, nodes=branch.nodes, name=f"exit{k}"), "else_branch": rest}
@@ -118,8 +126,8 @@ def _branching_body(
     return ir.Graph([], result, nodes=[*part.nodes, *tape.nodes], initializers=part.weights, name=f"stage{k}"), result
 
 
-def _answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
-    """Return label, score, exit and logits of an exit, for one sample."""
+def _make_answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
+    """Return label, score, exit and logits of exit k, for one sample."""
     number = constant(tape, [k], f"{NAME_PREFIX}{k}.exit")
     for value in (head.label, head.score):
         value.shape = ir.Shape([1])
@@ -129,7 +137,7 @@ def _answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
 
 
 def _compare(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opset: int) -> ir.Value:
-    """Return whether score >= thresholds[k], as the single bool that every engine takes for a condition."""
+    """Return whether score >= thresholds[k], as a single bool, which every engine takes for a condition."""
     limit = tape.op("Gather", [limits, constant(tape, k, f"{NAME_PREFIX}{k}.at")], {"axis": 0})
     single = tape.op("Gather", [score, constant(tape, 0, f"{NAME_PREFIX}{k}.first")], {"axis": 0})
     limit.name, single.name = f"{NAME_PREFIX}{k}.limit", f"{NAME_PREFIX}{k}.single"
@@ -143,8 +151,8 @@ def _compare(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opse
     return sure
 
 
-def _prefix(graph: ir.Graph, prefix: str) -> None:
-    """Rename every value and node, within branches and loops too: no name of an outer graph may come again inside it."""
+def _prefix_names(graph: ir.Graph, prefix: str) -> None:
+    """Put a prefix before every name, within branches and loops too: no name of an outer graph may come again inside it."""
     weights = list(graph.initializers.values())
     graph.initializers.clear()
     for value in weights:
@@ -160,4 +168,4 @@ def _prefix(graph: ir.Graph, prefix: str) -> None:
                 value.name = f"{prefix}{value.name}"
         for attribute in node.attributes.values():
             for inner in subgraphs(attribute):
-                _prefix(inner, prefix)
+                _prefix_names(inner, prefix)

@@ -56,32 +56,33 @@ def export(
     """Export a multi-exit classifier as a bundle.
 
     Args:
-        model: a torch network, or the path of an ONNX file. It gives the logits (batch, classes) of its exits, shallowest
-            first, as a list, tuple, dict or dataclass, or as one stacked tensor (exit, batch, class). Exits that end in a
-            softmax are seen by their sums, and scored by the probabilities they give.
+        model: a torch network, or the path of an ONNX file. It returns the logits (batch, classes) of its exits, shallowest
+            first, as a list, tuple, dict or dataclass, or as one stacked tensor (exit, batch, class). An exit that ends in a
+            softmax is recognised by its sums of 1 and scored by its probabilities.
         example: one or more samples with their batch axis, as a numpy array or torch tensor; for several inputs a tuple, or a
-            dict by name. Real ones verify best. None draws random ones, for ONNX files with float inputs only.
-        path: the bundle to write. One that is there is replaced when all has succeeded, and is left as it was otherwise.
-        exits: the names of the outputs that are exits, in order, where some are not: dict keys or field names, `exit0` and so
-            on for a list, joined by dots where nested, an ONNX file's output names.
+            dict by name. Real samples verify best. None draws random ones, for ONNX files with float inputs only.
+        path: the bundle to write. An existing one is replaced at the end; if the export fails, it stays as it was.
+        exits: the names of the outputs that are exits, in order, if others are none: dict keys or field names, `exit0` and so
+            on for a list, joined by dots for nested ones (`aux.exit0`), an ONNX file's output names.
         sort: put the exits in order by the multiply-accumulates below them, instead of refusing another order.
-        axes: for an input whose batch is not its first axis, or that has others of no fixed size: its axes, such as
+        axes: the names of an input's axes, if its batch is not the first or other axes have no fixed size:
             `("batch", "time")` or `(None, "batch", None)`; for several inputs a dict by name.
         rule: how an exit's score is made: `max_softmax`, `entropy`, `margin`, `ensemble` (geometric mean of the heads so far),
             or `gate` and `gate_logit` for a network with gates of its own.
-        gates: for these two the names of the outputs that say how sure each exit is, as a probability or before the sigmoid.
-        temperatures: one per exit; it divides the logits before the score is made of them.
-        preprocess: makes the bundle take uint8 images (batch, height, width, channel), and says how to resize images; then
-            the example is such images too.
-        class_names: one per class.
-        beside: a name: adds the network to the bundle that is there, as a variant of this name, instead of replacing the bundle.
-            It takes the same inputs and has the same classes; `preprocess`, `class_names` and by default the example are the
+        gates: for the rules `gate` and `gate_logit`, the names of the outputs that are gates: probabilities, or values before
+            the sigmoid.
+        temperatures: one for each exit; its logits are divided by it before they are scored.
+        preprocess: makes the bundle take uint8 images (batch, height, width, channel), and says how images are resized; the
+            example then is such images too.
+        class_names: one for each class.
+        beside: the name of a variant: the network is added under it to the existing bundle, which is not replaced. The network
+            takes the same inputs and has the same classes; `preprocess`, `class_names` and by default the example are the
             bundle's.
-        origin: what that variant was made from.
+        origin: the record of what that variant was made from.
 
     Returns:
-        The bundle, whose chain has been compared with the original network at batch sizes 1 and 3, at other lengths where an axis
-        has no fixed size, and with itself on a batch whose samples leave at different exits.
+        The bundle. Its chain has been compared with the original network at batch sizes 1 and 3, at other lengths of axes that
+        have no fixed size, and with itself on a batch whose samples leave at different exits.
 
     Raises:
         UsageError: the path or a name cannot be used.
@@ -102,14 +103,11 @@ def export(
     check_rule(rule, gates, temperatures)
     _check_placing(path, beside, origin, preprocess, class_names)
     with new_variant(path) as folder:
-        bundle = None if beside is None else open_bundle(path)  # again: from here on nobody else changes it
-        if bundle is not None and beside is not None:
-            check_variant_name(beside, bundle)
-            if origin is not None:
-                bundle.variant(origin.parent)
+        bundle = None
+        if beside is not None:
+            bundle = _open_beside(path, beside, origin)
             preprocess = bundle.manifest.preprocess
-            if example is None:
-                example = _read_example_of(bundle, model)
+            example = _golden_example(bundle, model) if example is None else example
         network, golden = capture(model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess, sort=sort)
         scoring = _describe_scoring(network, rule, temperatures)
         if class_names is not None and len(class_names) != network.classes:
@@ -133,7 +131,7 @@ def export(
             schema=SCHEMA,
             offramp=__version__,
             network=network.name,
-            captured=network.captured_by,  # type: ignore[arg-type]
+            captured=network.captured_by,
             classes=network.classes,
             class_names=None if class_names is None else tuple(class_names),
             preprocess=preprocess,
@@ -164,8 +162,21 @@ def _check_placing(
     open_bundle(path)
 
 
-def _read_example_of(bundle: Bundle, model: Any) -> Any:
-    """Return a bundle's golden samples as an example: a dict if the network takes its inputs in another order than the bundle."""
+def _open_beside(path: "str | os.PathLike[str]", name: str, origin: Origin | None) -> Bundle:
+    """Open the bundle that a variant is added to, once it is locked and nobody else changes it.
+
+    Raises:
+        UsageError: the variant's name is taken or cannot be used, or the bundle has no variant that it was made from.
+    """
+    bundle = open_bundle(path)
+    check_variant_name(name, bundle)
+    if origin is not None:
+        bundle.variant(origin.parent)
+    return bundle
+
+
+def _golden_example(bundle: Bundle, model: Any) -> Any:
+    """Return a bundle's golden samples as an example; a dict if the network takes its inputs in another order than the bundle."""
     arrays = read_golden(bundle, bundle.variant()).inputs
     names = [tensor.name for tensor in bundle.manifest.inputs]
     if hasattr(model, "forward") and takes_by_name(model, names):

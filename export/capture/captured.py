@@ -1,6 +1,7 @@
 """The record of a captured network: one graph, its exits, and a way to run the original."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,8 @@ from ...bundle.manifest import Precision
 from ..graph.axes import BATCH, Axes
 from ..graph.precision import find_precision
 from .outputs import ExitSource, are_probabilities, find_exits, pad_gates, read_exits
+
+Exporter = Literal["dynamo", "torchscript", "onnx"]
 
 Arrays = Sequence[np.ndarray]
 """One array for each input, each in its own layout."""
@@ -41,7 +44,7 @@ class Captured(Struct, frozen=True, kw_only=True):
     gates: tuple[ir.Value | None, ...]
     reference: Callable[[Arrays], list[np.ndarray]]
     name: str
-    captured_by: str
+    captured_by: Exporter
     classes: int
     probabilities: tuple[bool, ...]
     precision: Precision
@@ -59,7 +62,7 @@ def describe_captured(
     gates: Sequence[str],
     run: Callable[[Arrays], Mapping[str, np.ndarray]],
     name: str,
-    captured_by: str,
+    captured_by: Exporter,
     noise: float = 0.0,
 ) -> Captured:
     """Find the exits in a captured graph.

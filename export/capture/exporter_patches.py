@@ -1,4 +1,4 @@
-"""What torch's exporters are helped with: adaptive pooling to sizes that do not divide, and recurrent layers."""
+"""Patches for torch's exporters: adaptive pooling to sizes that do not divide, and recurrent layers."""
 
 import sys
 import warnings
@@ -25,17 +25,17 @@ ADAPTIVE_POOLS: dict[Any, tuple[int, Callable[..., torch.Tensor]]] = {
 
 
 class SlicedPooling(TorchFunctionMode):
-    """While this is active, adaptive pooling to a size that does not divide its input is done by slices."""
+    """While this is active, adaptive pooling to a size that does not divide its input is computed by slices."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace the call where it is such a pooling."""
+        """Replace the call if it is such a pooling."""
         kwargs = kwargs or {}
         pool = ADAPTIVE_POOLS.get(function)
         if pool is not None and not kwargs.get("return_indices"):
             axes, reduce = pool
             names = dict(zip(("input", "output_size"), args, strict=False)) | kwargs
             x = names.get("input", names.get("self"))
-            sizes = _sizes(x, names["output_size"], axes)
+            sizes = _uneven_sizes(x, names["output_size"], axes)
             if sizes is not None:
                 for i, size in enumerate(sizes):
                     x = _pool_axis(x, i - axes, size, reduce)
@@ -47,7 +47,7 @@ class QuietRecurrent(TorchFunctionMode):
     """While this is active, comparisons of sizes within torch's own recurrent layers give no tracer warning."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Hide the warning where the layers ask; what they decide is compared afterwards, at other sizes."""
+        """Hide the warning if the layers compare; the graph is compared afterwards at other sizes."""
         if (
             function is torch.Tensor.__bool__
             and sys._getframe(1).f_globals.get("__name__") == torch.nn.modules.rnn.__name__
@@ -58,19 +58,18 @@ class QuietRecurrent(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _sizes(x: torch.Tensor, wanted: Any, axes: int) -> list[int] | None:
-    """Return the output sizes where one of them does not divide its axis.
+def _uneven_sizes(x: torch.Tensor, wanted: Any, axes: int) -> list[int] | None:
+    """Return the output sizes if one of them does not divide its axis, else None.
 
     Raises:
-        ModelError: such an axis is dynamic.
+        ModelError: a pooled axis is dynamic and its output size is not 1.
     """
     wanted = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted] * axes
     sizes, uneven = [], False
     for i, size in enumerate(wanted):
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # tracing warns of int(); a size that really changes fails the checks that follow
+            # Tracing warns of int(); a size that really changes fails the checks that follow.
+            warnings.simplefilter("ignore")
             length = x.shape[i - axes]
             if isinstance(length, torch.SymInt) and size not in (1, None):
                 raise ModelError(

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from ...errors import ModelError, causes
 from ..graph.axes import BATCH, Axes, first_line
 from ..graph.running import open_session
-from .captured import Arrays, infer_shapes
+from .captured import Arrays, Exporter, infer_shapes
 
 TORCHSCRIPT_OPSET = 17
 """The opset that TorchScript exports to: the newest that torch's older exporter writes well."""
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 def export_graph(
     program: Any, arrays: Arrays, layout: list[Axes], others: Sequence[Arrays], run: Callable[[Arrays], object]
-) -> tuple[ir.Model, str]:
+) -> tuple[ir.Model, Exporter]:
     """Export a module that returns a tuple of tensors.
 
     Args:

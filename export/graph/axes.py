@@ -1,5 +1,6 @@
-"""The axes of a network's inputs: which one is the batch, and which differ from call to call."""
+"""The axes of a network's inputs: the batch axis, and the axes whose lengths differ from call to call."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -9,27 +10,32 @@ import numpy as np
 from ...bundle import Tensor
 from ...errors import ModelError, UsageError, causes, unknown_name
 
+log = logging.getLogger(__name__)
+
 BATCH = "batch"
 """The name of the dynamic batch dimension in every graph that is written."""
 
-SHORTER, LONGER = ((2, 3, 0), (1, 1, -1)), ((4, 1, 1), (2, 1, 1), (1, 1, 1))
-"""Other lengths to try for one of n: times, divided by, and more: 2n/3 or else n - 1; 4n + 1 or else 2n + 1 or n + 1."""
+SHORTER_LENGTHS, LONGER_LENGTHS = ((2, 3, 0), (1, 1, -1)), ((4, 1, 1), (2, 1, 1), (1, 1, 1))
+"""(multiply, divide, add): test lengths for an axis of length n; the first at which the network runs is used.
+
+Shorter: 2n/3, then n-1. Longer: 4n+1, 2n+1, n+1.
+"""
 
 Axes = tuple["str | None", ...]
-"""The names of one input's axes: `batch` once, others for sizes that differ, None where the size is fixed."""
+"""The names of one input's axes, such as `("batch", "time", None)`: None is an axis of fixed size."""
 
 
 def resolve_axes(axes: Any, names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[Axes]:
-    """Return the axes of every input from what the user gave.
+    """Return the axes of every input from the argument `axes` of `export`.
 
     Args:
-        axes: None for the batch first and all else fixed; the names of the axes for a network with one input; or a mapping
-            from an input's name to them (what it leaves out has the batch first).
-        names: the inputs.
-        arrays: an example of each.
+        axes: None for the batch first and all other sizes fixed; the names of the axes for a network with one input; or a
+            mapping from an input's name to the names of its axes. An input that it leaves out has the batch first.
+        names: the names of the inputs.
+        arrays: an example of each input.
 
     Raises:
-        UsageError: they do not fit the example, or an input has not exactly one axis named `batch`.
+        UsageError: the axes do not fit the example, or an input has not exactly one axis named `batch`.
     """
     given: dict[str, Any] = {}
     if isinstance(axes, Mapping):
@@ -64,7 +70,7 @@ def axes_of(tensor: Tensor) -> Axes:
 
 
 def take_samples(arrays: Sequence[np.ndarray], axes: Sequence[Axes], rows: Any) -> list[np.ndarray]:
-    """Return some samples of each input, in the input's own layout."""
+    """Return the samples with the numbers `rows` of each input, in the input's own layout."""
     return [
         np.ascontiguousarray(np.take(array, rows, axis=own.index(BATCH)))
         for array, own in zip(arrays, axes, strict=True)
@@ -75,7 +81,7 @@ def count_samples(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> int:
     """Return how many samples the inputs hold.
 
     Raises:
-        UsageError: the inputs differ, or there is none.
+        UsageError: the inputs differ in their number of samples, or have none.
     """
     counts = {array.shape[own.index(BATCH)] for array, own in zip(arrays, axes, strict=True)}
     if len(counts) > 1 or 0 in counts:
@@ -86,10 +92,10 @@ def count_samples(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> int:
 
 
 def sizes_of(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> dict[str, int]:
-    """Return the size of every named axis but the batch.
+    """Return the size of every named axis but the batch: `{"time": 20}`.
 
     Raises:
-        UsageError: axes of the same name differ.
+        UsageError: axes of the same name have different sizes.
     """
     sizes: dict[str, int] = {}
     for array, own in zip(arrays, axes, strict=True):
@@ -102,16 +108,16 @@ def sizes_of(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> dict[str, in
 def other_lengths(
     arrays: Sequence[np.ndarray], axes: Sequence[Axes], run: Callable[[Sequence[np.ndarray]], object]
 ) -> list[list[np.ndarray]]:
-    """Return the samples with their named axes shorter and much longer, as far as the network runs on such.
+    """Return the samples with their named axes shorter, and with them much longer, as far as the network runs on such.
 
-    What stays the same over all of these lengths does not depend on them: a stride hides small differences only.
+    A value that is the same at all these lengths does not depend on them. Small changes would not show that: a stride hides them.
 
     Args:
-        arrays, axes: samples of the inputs.
-        run: the network.
+        arrays, axes: samples of the inputs, and the names of their axes.
+        run: runs the network.
 
     Returns:
-        Nothing where no axis is named, else one or two sets of samples.
+        One or two sets of samples; none if no axis is named.
 
     Raises:
         ModelError: the network runs at the example's lengths only.
@@ -119,9 +125,9 @@ def other_lengths(
     sizes = sizes_of(arrays, axes)
     if not sizes:
         return []
-    found = []
+    changed_samples = []
     reason = ""
-    for choices in SHORTER, LONGER:
+    for choices in SHORTER_LENGTHS, LONGER_LENGTHS:
         # First every axis gets a length of its own, so that axes as long as each other are told apart.
         for (times, over, more), apart in product(choices, (1, 0)):
             lengths = {name: max(1, n * times // over + more + apart * i) for i, (name, n) in enumerate(sizes.items())}
@@ -130,15 +136,16 @@ def other_lengths(
             changed = [_with_lengths(array, own, lengths) for array, own in zip(arrays, axes, strict=True)]
             try:
                 run(changed)
-            except Exception as error:  # whatever the network raises at a length that it does not take
+            except Exception as error:  # a network may raise anything at a length that it does not take
                 reason = first_line(error)
                 continue
-            found.append(changed)
+            log.debug("the network runs with %s", lengths)
+            changed_samples.append(changed)
             break
-    if not found:
+    if not changed_samples:
         shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ModelError(f"The network does not run at other lengths than {shown}: {reason} Leave that axis fixed.")
-    return found
+    return changed_samples
 
 
 def _with_lengths(array: np.ndarray, axes: Axes, lengths: Mapping[str, int]) -> np.ndarray:
@@ -149,7 +156,7 @@ def _with_lengths(array: np.ndarray, axes: Axes, lengths: Mapping[str, int]) -> 
 
 
 def first_line(error: BaseException) -> str:
-    """Return what the deepest cause says first, which is the one that names the user's code."""
+    """Return the first line of an error's deepest cause, which names the user's code."""
     *_, error = causes(error)
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -32,18 +32,18 @@ MULTIPLIES = (
     "RNN",
     "Scan",
 )
-"""Operators that may do the work of a network, counted or not."""
+"""Operators that multiply matrices or may contain such a product. `count_macs` knows some of them only."""
 
 
 def count_macs(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, int]:
     """Count the multiply-accumulates of convolutions, matrix products and recurrent layers, by node name.
 
-    Other operators count nothing: their share is small and depends on the engine. Every shape is inferred at batch 1, on a
-    copy. A node whose shapes cannot be inferred counts nothing.
+    Every other operator counts 0: its share is small and depends on the engine. Shapes are inferred at batch 1, on a copy. A
+    node whose shapes cannot be inferred counts 0.
 
     Args:
         model: the graph.
-        sizes: of the named axes.
+        sizes: the size of each named axis.
     """
     single, fixed = model.clone(), {BATCH: 1, **sizes}
     for value in single.graph.inputs:
@@ -54,11 +54,11 @@ def count_macs(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, int]:
         for output in node.outputs:
             output.shape = None
     ShapeInferencePass(check_type=False, strict_mode=False)(single)
-    return {str(node.name): _macs(node) for node in single.graph}
+    return {str(node.name): _count_node(node) for node in single.graph}
 
 
-def _macs(node: ir.Node) -> int:
-    shapes = [_static(value) for value in [*node.inputs[:3], node.outputs[0]]]
+def _count_node(node: ir.Node) -> int:
+    shapes = [_static_shape(value) for value in [*node.inputs[:3], node.outputs[0]]]
     left, right, out = (shapes[i] if i < len(shapes) else None for i in (0, 1, -1))
     if left is None or right is None:
         return 0
@@ -79,7 +79,7 @@ def _macs(node: ir.Node) -> int:
             return 0
 
 
-def _static(value: ir.Value | None) -> tuple[int, ...] | None:
+def _static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     if value is None or value.shape is None or not value.shape.is_static():
         return None
     return tuple(int(axis) for axis in value.shape)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The ONNX Runtime that graphs are checked with: one thread of the CPU, and nothing printed."""
+"""ONNX Runtime as graphs are checked with it: on one thread of the CPU, printing nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,13 @@ from ...runtime.verification import compare_logits
 
 
 def open_session(path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Path | None = None) -> Any:
-    """Load a graph, optimised as far as ONNX Runtime's level says, and write what that makes of it where that is asked for."""
+    """Load a graph.
+
+    Args:
+        path: the graph.
+        optimise: a level of ONNX Runtime's optimisations.
+        optimised: where to write the optimised graph; None to write nothing.
+    """
     ort = require("onnxruntime", extra="onnx")
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, optimise)
@@ -21,6 +27,9 @@ def open_session(path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Pat
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the largest difference between logits that decide, relative to the largest of theirs."""
+    """Return the largest difference between logits, relative to the largest of theirs.
+
+    Only classes near their sample's largest logit count: a class masked by -1e9 would hide every other difference.
+    """
     absolute, largest = compare_logits(ours, theirs)
     return absolute / largest

@@ -1,4 +1,4 @@
-"""Walks through a graph."""
+"""Walks through a graph along its values, into branches and loops too."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,18 +7,18 @@ import onnx_ir as ir
 
 def ancestors(value: ir.Value) -> set[ir.Node]:
     """Return every node that a value depends on."""
-    found: set[ir.Node] = set()
+    nodes: set[ir.Node] = set()
     stack = [value]
     while stack:
         node = stack.pop().producer()
-        if node is not None and node not in found:
-            found.add(node)
+        if node is not None and node not in nodes:
+            nodes.add(node)
             stack += values_read(node)
-    return found
+    return nodes
 
 
 def values_read(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield the values of the same graph that a node reads, also from within its branches and loops."""
+    """Yield the values of its own graph that a node reads, also those that only its branches and loops read."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         for inner in subgraphs(attribute):
@@ -29,7 +29,7 @@ def values_read(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def subgraphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
-    """Return the graphs of an attribute: a branch, a loop's body."""
+    """Return the graphs in a node's attribute: a branch, a loop's body."""
     if attribute.type == ir.AttributeType.GRAPH:
         return [attribute.as_graph()]
     return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else []
