@@ -49,7 +49,7 @@ def nest_stages(
         thresholds: the initial values of the input `thresholds`.
 
     Returns:
-        A model whose inputs are the network's with a batch of one, in order, then the thresholds. An input that is called like
+        A model. It takes the network's inputs with a batch of one, in order, then the thresholds. An input that is called like
         an output or the thresholds gets an underscore appended.
     """
     opset = stages[0].graph.opset_imports[""]
@@ -61,9 +61,9 @@ def nest_stages(
             value.name = f"{value.name}_"
     limits = ir.Value(name=THRESHOLDS, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([len(thresholds)]))
     limits.const_value = ir.tensor(np.array(thresholds, np.float32), name=THRESHOLDS)
-    body, answer = _last_body(parts[-1], len(parts) - 1)
+    body, answer = _make_last_body(parts[-1], len(parts) - 1)
     for k in range(len(parts) - 2, -1, -1):
-        body, answer = _branching_body(parts[k], k, body, limits, opset)
+        body, answer = _make_branching_body(parts[k], k, body, limits, opset)
     for value, name in zip(answer, OUTPUTS, strict=True):
         value.name = name
     body.inputs[:] = [*inputs, limits]
@@ -104,20 +104,20 @@ def _take_apart(stages: Sequence[ir.Model], variant: Variant, tensors: dict[str,
     return parts
 
 
-def _last_body(part: _StageParts, k: int) -> tuple[ir.Graph, list[ir.Value]]:
+def _make_last_body(part: _StageParts, k: int) -> tuple[ir.Graph, list[ir.Value]]:
     tape = ir.tape.Tape()
     answer = [*_make_answer(part.head, k, tape)]
     return ir.Graph([], answer, nodes=[*part.nodes, *tape.nodes], initializers=part.weights, name=f"stage{k}"), answer
 
 
-def _branching_body(
+def _make_branching_body(
     part: _StageParts, k: int, rest: ir.Graph, limits: ir.Value, opset: int
 ) -> tuple[ir.Graph, list[ir.Value]]:
     """Make the graph of a stage that ends in an `If`: its own answer or the rest of the chain."""
     tape, branch = ir.tape.Tape(), ir.tape.Tape()
     answer = _make_answer(part.head, k, tape)
-    taken = [branch.op("Identity", [value]) for value in answer]  # a branch gives out values of its own only
-    sure = _compare(tape, part.head.score, limits, k, opset)
+    taken = [branch.op("Identity", [value]) for value in answer]  # a branch returns values of its own only
+    sure = _compare_score(tape, part.head.score, limits, k, opset)
     branches = {"then_branch": ir.Graph([], taken, nodes=branch.nodes, name=f"exit{k}"), "else_branch": rest}
     result = list(tape.op_multi_out("If", [sure], branches, num_outputs=len(OUTPUTS)))
     for i, (value, name) in enumerate(zip(answer, OUTPUTS, strict=True)):
@@ -136,7 +136,7 @@ def _make_answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
     return [head.label, head.score, number, head.logits]
 
 
-def _compare(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opset: int) -> ir.Value:
+def _compare_score(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opset: int) -> ir.Value:
     """Return whether score >= thresholds[k], as a single bool, which every engine takes for a condition."""
     limit = tape.op("Gather", [limits, constant(tape, k, f"{NAME_PREFIX}{k}.at")], {"axis": 0})
     single = tape.op("Gather", [score, constant(tape, 0, f"{NAME_PREFIX}{k}.first")], {"axis": 0})

@@ -220,7 +220,9 @@ def _write_whole(network: Captured, scoring: Scoring, prober: Prober) -> ir.Mode
 def _describe_original(whole: ir.Model, network: Captured, scoring: Scoring) -> Original:
     """Describe the network that was captured, as the chain is compared with it."""
     return Original(
-        inputs=tuple(_describe_input(v, own) for v, own in zip(whole.graph.inputs, network.axes, strict=True)),
+        inputs=tuple(
+            _describe_input(v, axis_names) for v, axis_names in zip(whole.graph.inputs, network.axes, strict=True)
+        ),
         classes=network.classes,
         precision=network.precision,
         run=lambda samples: decided_logits(network.reference(samples), scoring),
@@ -248,8 +250,10 @@ def _check_same_form(manifest: Manifest, network: Original) -> None:
             f"The network has {network.classes} classes, the bundle's {manifest.classes}: it is no other form of it."
         )
     if network.inputs != manifest.inputs:
-        ours, theirs = (
+        taken, expected = (
             ", ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in inputs)
             for inputs in (network.inputs, manifest.inputs)
         )
-        raise UsageError(f"The network takes {ours}, the bundle's {theirs}: give it the same inputs by the same names.")
+        raise UsageError(
+            f"The network takes {taken}, the bundle's {expected}: give it the same inputs by the same names."
+        )

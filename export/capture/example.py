@@ -32,8 +32,8 @@ def make_golden(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> list[np.n
     """Return `GOLDEN_SAMPLES` samples of an example. If it has fewer, samples are repeated and changed, so that all differ."""
     n = count_samples(arrays, axes)
     golden = []
-    for array, own in zip(take_samples(arrays, axes, np.arange(GOLDEN_SAMPLES) % n), axes, strict=True):
-        rows = np.moveaxis(array, own.index(BATCH), 0)
+    for array, axis_names in zip(take_samples(arrays, axes, np.arange(GOLDEN_SAMPLES) % n), axes, strict=True):
+        rows = np.moveaxis(array, axis_names.index(BATCH), 0)
         for i in range(n, GOLDEN_SAMPLES):
             # Floats are scaled a little. Whole numbers may be indices into a table: they only change places.
             rows[i] = rows[i] * (1 - (i - n + 1) / 8) if array.dtype.kind == "f" else np.roll(rows[i], i)

@@ -55,7 +55,9 @@ class OnnxFile:
                 value.name = f"was.{value.name}"
         self.shapes = [list(given.shape) for given in self.session.get_inputs()]
         self.axes = self._name_axes(axes)
-        self.is_fixed = any(isinstance(s[own.index(BATCH)], int) for s, own in zip(self.shapes, self.axes, strict=True))
+        self.is_fixed = any(
+            isinstance(s[axis_names.index(BATCH)], int) for s, axis_names in zip(self.shapes, self.axes, strict=True)
+        )
 
     def _name_axes(self, axes: Any) -> list[Axes]:
         """Name the dynamic axes of every input. The batch is the axis named like the exits' first axis, or else the first.
@@ -80,8 +82,8 @@ class OnnxFile:
         if isinstance(by_user, Mapping):
             by_user = {**by_file, **by_user}
         resolved = resolve_axes(by_user, names, [np.empty((0,) * len(shape)) for shape in self.shapes])
-        for name, shape, own in zip(names, self.shapes, resolved, strict=True):
-            for size, axis in zip(shape, own, strict=True):
+        for name, shape, axis_names in zip(names, self.shapes, resolved, strict=True):
+            for size, axis in zip(shape, axis_names, strict=True):
                 self._check_axis(name, size, axis)
         return resolved
 
@@ -104,11 +106,13 @@ class OnnxFile:
             UsageError: an input takes no floats.
         """
         rng, arrays = np.random.default_rng(0), []
-        for value, shape, own in zip(self.inputs, self.shapes, self.axes, strict=True):
+        for value, shape, axis_names in zip(self.inputs, self.shapes, self.axes, strict=True):
             if value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
                 kind = value.dtype.name if value.dtype else "of no type"
                 raise UsageError(f"The input {value.name} is {kind}: pass an example, random ones make no sense.")
-            sizes = [rows if name == BATCH else 16 if name else size for size, name in zip(shape, own, strict=True)]
+            sizes = [
+                rows if name == BATCH else 16 if name else size for size, name in zip(shape, axis_names, strict=True)
+            ]
             arrays.append(rng.standard_normal(sizes).astype(value.dtype.numpy()))
         return arrays
 
@@ -120,11 +124,11 @@ class OnnxFile:
         """
         if len(arrays) != len(self.inputs):
             raise DataError(f"The example has {len(arrays)} inputs; {self.path} takes {len(self.inputs)}.")
-        for array, value, shape, own in zip(arrays, self.inputs, self.shapes, self.axes, strict=True):
+        for array, value, shape, axis_names in zip(arrays, self.inputs, self.shapes, self.axes, strict=True):
             assert value.dtype is not None
-            sizes = zip(array.shape, shape, own, strict=False)
+            sizes = zip(array.shape, shape, axis_names, strict=False)
             if array.ndim != len(shape) or any(name is None and a != b for a, b, name in sizes):
-                wanted = tuple(name or size for size, name in zip(shape, own, strict=True))
+                wanted = tuple(name or size for size, name in zip(shape, axis_names, strict=True))
                 raise DataError(f"The example of {value.name} has the shape {array.shape}; the network takes {wanted}.")
             if array.dtype != value.dtype.numpy():
                 raise DataError(
@@ -158,8 +162,8 @@ class OnnxFile:
         except Exception as error:
             raise self._error(f"{self.path} does not run on the example: {first_line(error)}") from error
         sources = choose_exits(one, many, exits, gates)
-        for value, own, shape in zip(self.inputs, self.axes, self.shapes, strict=True):
-            value.shape = ir.Shape([name or size for name, size in zip(own, shape, strict=True)])
+        for value, axis_names, shape in zip(self.inputs, self.axes, self.shapes, strict=True):
+            value.shape = ir.Shape([name or size for name, size in zip(axis_names, shape, strict=True)])
         infer_shapes(self.model)
         return describe_captured(
             self.model,

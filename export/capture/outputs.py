@@ -118,7 +118,7 @@ def choose_exits(
 
 def _find_sources(name: str, one: np.ndarray, many: np.ndarray, *, alone: bool) -> list[ExitSource]:
     """Return the exits in an output, from its values for one sample and for several; `alone` if it is the only output."""
-    shape, axis = many.shape, _batch_axis(one, many)
+    shape, axis = many.shape, _find_batch_axis(one, many)
     if len(shape) == 2 and axis == 0:
         sources = [ExitSource(name, name, None)]
     elif len(shape) == 3 and axis == 1:
@@ -203,7 +203,7 @@ def _unstack(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
     for part in node.inputs:
         assert part is not None
         source = part.producer()
-        adds_axis = source is not None and source.op_type == "Unsqueeze" and _unsqueezed_axes(source) == [0]
+        adds_axis = source is not None and source.op_type == "Unsqueeze" and _find_unsqueezed_axes(source) == [0]
         if source is not None and adds_axis and source.inputs[0] is not None:
             rows.append(source.inputs[0])
         elif source is not None and _joins_rows(source):
@@ -232,7 +232,7 @@ def _take_rows(graph: ir.Graph, part: ir.Value) -> list[ir.Value]:
     return rows
 
 
-def _unsqueezed_axes(node: ir.Node) -> list[int] | None:
+def _find_unsqueezed_axes(node: ir.Node) -> list[int] | None:
     """Return the axes that an Unsqueeze adds: an attribute up to opset 12, an input since. None if they are not constant."""
     if "axes" in node.attributes:
         return list(node.attributes["axes"].as_ints())
@@ -240,6 +240,6 @@ def _unsqueezed_axes(node: ir.Node) -> list[int] | None:
     return None if axes is None else [int(axis) for axis in axes.numpy().reshape(-1)]
 
 
-def _batch_axis(one: np.ndarray, many: np.ndarray) -> int | None:
+def _find_batch_axis(one: np.ndarray, many: np.ndarray) -> int | None:
     changed = [i for i, (a, b) in enumerate(zip(one.shape, many.shape, strict=False)) if a != b]
     return changed[0] if len(changed) == 1 else None

@@ -26,7 +26,7 @@ def normalise_images(
             f"With preprocess the example is uint8 images (N, height, width, {len(preprocess.mean)}), "
             f"not {images.dtype} {images.shape}."
         )
-    scale, shift = _scale_and_shift(preprocess)
+    scale, shift = _find_scale_and_shift(preprocess)
     x = images.astype(np.float32) * scale + shift
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2) if channels_first else x, dtype)
 
@@ -83,7 +83,7 @@ def _insert_normalising(
     """Compute from the pixels what the graph reads as `floats`, in its first nodes."""
     assert floats.dtype is not None
     tape = ir.tape.Tape()
-    scale, shift = (array.reshape(-1, 1, 1) if channels_first else array for array in _scale_and_shift(preprocess))
+    scale, shift = (array.reshape(-1, 1, 1) if channels_first else array for array in _find_scale_and_shift(preprocess))
     # The cast is the first node, since TensorRT does nothing else with uint8. It goes by way of half precision, which holds every
     # pixel exactly and costs ONNX Runtime nothing: in one cast from uint8 to float, Qualcomm's QNN 2.7 makes 1.0 of all but 0.
     x = tape.op("Cast", [tape.op("Cast", [pixels], {"to": ir.DataType.FLOAT16})], {"to": ir.DataType.FLOAT})
@@ -97,6 +97,6 @@ def _insert_normalising(
     insert_tape(graph, tape)
 
 
-def _scale_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+def _find_scale_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)

@@ -1,7 +1,7 @@
 """A torch module as an ONNX graph, by one of torch's two exporters.
 
 The dynamo exporter is tried first. If it fails, TorchScript records one run instead; what such a record would take for granted,
-such as a branch on a value, is an error. A network whose values decide what is computed is refused by both.
+such as a branch on a value, is an error.
 """
 
 import logging
@@ -77,8 +77,12 @@ def _export_dynamo(program: Any, tensors: Any, layout: list[Axes]) -> Any:
 
     batch = torch.export.Dim(BATCH)
     dims = tuple(
-        {i: batch if name == BATCH else torch.export.Dim.DYNAMIC for i, name in enumerate(own) if name is not None}
-        for own in layout
+        {
+            i: batch if name == BATCH else torch.export.Dim.DYNAMIC
+            for i, name in enumerate(axis_names)
+            if name is not None
+        }
+        for axis_names in layout
     )
     exported = torch.onnx.export(program, tensors, dynamo=True, dynamic_shapes=(dims,), verbose=False)
     assert exported is not None
@@ -89,7 +93,7 @@ def _reraise_final(error: Exception) -> None:
     """Raise an error of dynamo's that TorchScript could only hide.
 
     Raises:
-        ModelError: it came from a patch of ours, or says that the values of a tensor decide what is computed.
+        ModelError: one of our patches raised it, or it says that a branch depends on the values of a tensor.
     """
     for cause in causes(error):
         if isinstance(cause, ModelError):
@@ -102,7 +106,7 @@ def _reraise_final(error: Exception) -> None:
 
 
 def _depends_on_data(error: BaseException) -> bool:
-    """Tell whether an exporter's error says that values of a tensor decide what is computed."""
+    """Tell whether an exporter's error says that a branch depends on the values of a tensor."""
     text = str(error).lower()
     return type(error).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text or "control flow" in text
 
@@ -114,8 +118,8 @@ def _check_ranges(exported: Any, arrays: Arrays, layout: list[Axes], run: Callab
         ModelError: it runs there: it branches on the length, and the graph has one branch only.
     """
     ranges = {str(symbol): limits for symbol, limits in exported.exported_program.range_constraints.items()}
-    for i, (value, own) in enumerate(zip(exported.model.graph.inputs, layout, strict=True)):
-        for axis, (dim, name) in enumerate(zip(value.shape, own, strict=True)):
+    for i, (value, axis_names) in enumerate(zip(exported.model.graph.inputs, layout, strict=True)):
+        for axis, (dim, name) in enumerate(zip(value.shape, axis_names, strict=True)):
             limits = None if name in (None, BATCH) or isinstance(dim, int) else ranges.get(str(dim.value))
             if limits is None:
                 continue
@@ -155,8 +159,8 @@ def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
 
     names = [f"input{i}" for i in range(len(tensors))]
     dynamic = {
-        name: {i: f"{axis}" for i, axis in enumerate(own) if axis is not None}
-        for name, own in zip(names, layout, strict=True)
+        name: {i: f"{axis}" for i, axis in enumerate(axis_names) if axis is not None}
+        for name, axis_names in zip(names, layout, strict=True)
     }
     with (
         tempfile.TemporaryDirectory() as folder,

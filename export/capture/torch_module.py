@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...errors import ModelError, require
+from ...runtime.chain.samples import to_array
 from ..graph.axes import Axes, count_samples, first_line, other_lengths, take_samples
 from .captured import Arrays, Captured, describe_captured
 from .outputs import choose_exits, flatten_outputs
@@ -65,8 +66,8 @@ def capture_torch(
     with evaluating(module):
         program = _flatten_module(module, names if by_name else None, wanted)
         model, exporter = export_graph(program, example, layout, other_lengths(example, layout, run), run)
-    for value, name, own in zip(model.graph.inputs, names, layout, strict=True):
-        rename_axes(model, value, own)
+    for value, name, axis_names in zip(model.graph.inputs, names, layout, strict=True):
+        rename_axes(model, value, axis_names)
         value.name = name
     return describe_captured(
         model,
@@ -170,7 +171,7 @@ def _flatten_module(module: "torch.nn.Module", names: Sequence[str] | None, want
 
 def _to_numpy(name: str, value: Any) -> np.ndarray:
     try:
-        return np.asarray(value.detach().cpu().numpy())
+        return to_array(value)
     except TypeError as error:
         raise ModelError(
             f"Output {name} is {value.dtype}, which NumPy does not have; logits are float32 or float16."

@@ -32,7 +32,7 @@ class Prober(NamedTuple):
         inputs: at least three samples: one array for each input.
         axes: the names of the axes of every input.
         others: the samples with their named axes at other lengths, as `axes.other_lengths` returns them.
-        folder: holds the graph's weights; the graph that is run is written here for a moment.
+        folder: holds the graph's weights; the graph is written here while it is loaded.
     """
 
     inputs: Sequence[np.ndarray]

@@ -120,7 +120,7 @@ def add_decisions(model: ir.Model, logits: dict[str, ir.Value], scoring: Scoring
     total = None
     for k, value in enumerate(logits.values()):
         shape = value.shape
-        if value.dtype != ir.DataType.FLOAT:  # the runtime reads float32, whatever the network computes in
+        if value.dtype != ir.DataType.FLOAT:  # the runtime reads float32 only
             value = tape.op("Cast", [value], {"to": ir.DataType.FLOAT})
         scaled = _scale(tape, value, scoring, k)
         if scoring.rule == "ensemble":

@@ -49,18 +49,18 @@ def resolve_axes(axes: Any, names: Sequence[str], arrays: Sequence[np.ndarray]) 
         given = {names[0]: axes}
     resolved = []
     for name, array in zip(names, arrays, strict=True):
-        own = given.get(name, (BATCH,) + (None,) * (array.ndim - 1))
-        own = tuple(own) if isinstance(own, (list, tuple)) else (own,)
+        axis_names = given.get(name, (BATCH,) + (None,) * (array.ndim - 1))
+        axis_names = tuple(axis_names) if isinstance(axis_names, (list, tuple)) else (axis_names,)
         if (
-            len(own) != array.ndim
-            or own.count(BATCH) != 1
-            or not all(a is None or (a and isinstance(a, str)) for a in own)
+            len(axis_names) != array.ndim
+            or axis_names.count(BATCH) != 1
+            or not all(a is None or (a and isinstance(a, str)) for a in axis_names)
         ):
             raise UsageError(
-                f"The axes of input {name} are {own}, its example has the shape {array.shape}: give one entry per axis, "
+                f"The axes of input {name} are {axis_names}, its example has the shape {array.shape}: give one entry per axis, "
                 f"'{BATCH}' once, a name where the size differs from call to call, None where it is fixed."
             )
-        resolved.append(own)
+        resolved.append(axis_names)
     return resolved
 
 
@@ -72,8 +72,8 @@ def axes_of(tensor: Tensor) -> Axes:
 def take_samples(arrays: Sequence[np.ndarray], axes: Sequence[Axes], rows: Any) -> list[np.ndarray]:
     """Return the samples with the numbers `rows` of each input, in the input's own layout."""
     return [
-        np.ascontiguousarray(np.take(array, rows, axis=own.index(BATCH)))
-        for array, own in zip(arrays, axes, strict=True)
+        np.ascontiguousarray(np.take(array, rows, axis=axis_names.index(BATCH)))
+        for array, axis_names in zip(arrays, axes, strict=True)
     ]
 
 
@@ -83,7 +83,7 @@ def count_samples(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> int:
     Raises:
         UsageError: the inputs differ in their number of samples, or have none.
     """
-    counts = {array.shape[own.index(BATCH)] for array, own in zip(arrays, axes, strict=True)}
+    counts = {array.shape[axis_names.index(BATCH)] for array, axis_names in zip(arrays, axes, strict=True)}
     if len(counts) > 1 or 0 in counts:
         raise UsageError(
             f"The inputs of the example hold {sorted(counts)} samples: give the same number of each, at least one."
@@ -98,8 +98,8 @@ def sizes_of(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> dict[str, in
         UsageError: axes of the same name have different sizes.
     """
     sizes: dict[str, int] = {}
-    for array, own in zip(arrays, axes, strict=True):
-        for name, size in zip(own, array.shape, strict=True):
+    for array, axis_names in zip(arrays, axes, strict=True):
+        for name, size in zip(axis_names, array.shape, strict=True):
             if name not in (None, BATCH) and sizes.setdefault(name, size) != size:
                 raise UsageError(f"The axis {name} is {sizes[name]} and {size} long in the example: use two names.")
     return sizes
@@ -133,7 +133,9 @@ def other_lengths(
             lengths = {name: max(1, n * times // over + more + apart * i) for i, (name, n) in enumerate(sizes.items())}
             if lengths == sizes:
                 continue
-            changed = [_with_lengths(array, own, lengths) for array, own in zip(arrays, axes, strict=True)]
+            changed = [
+                _change_lengths(array, axis_names, lengths) for array, axis_names in zip(arrays, axes, strict=True)
+            ]
             try:
                 run(changed)
             except Exception as error:  # a network may raise anything at a length that it does not take
@@ -148,7 +150,7 @@ def other_lengths(
     return changed_samples
 
 
-def _with_lengths(array: np.ndarray, axes: Axes, lengths: Mapping[str, int]) -> np.ndarray:
+def _change_lengths(array: np.ndarray, axes: Axes, lengths: Mapping[str, int]) -> np.ndarray:
     for i, name in enumerate(axes):
         if name is not None and name in lengths:
             array = np.take(array, np.arange(lengths[name]) % array.shape[i], axis=i)
