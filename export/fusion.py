@@ -155,15 +155,18 @@ def _check_exits_early(bundle: Bundle, variant: Variant, operating_point: Operat
         UsageError: it is a static network, or its thresholds let no sample leave.
     """
     if operating_point.static is not None:
+        static = bundle.file(variant, variant.exits[operating_point.static].static)
         raise UsageError(
             f"The operating point is {operating_point.engines}, which does not exit early and is one file already: "
-            f"{bundle.file(variant, variant.exits[operating_point.static].static)}. For the chain name a point with early exit, "
-            f"such as {name or 'default'}{BESIDE}."
+            f"{static}. For the chain name a point with early exit, such as {name or 'default'}{BESIDE}.",
+            path=static,
         )
     if min(operating_point.thresholds, default=NEVER) >= NEVER:
+        static = bundle.file(variant, variant.exits[-1].static)
         raise UsageError(
-            f"The operating point lets nothing leave early, so there is nothing to fuse: ship the static network "
-            f"{bundle.file(variant, variant.exits[-1].static)}, or give thresholds."
+            f"The operating point lets nothing leave early, so there is nothing to fuse: ship the static network {static}, or "
+            "give thresholds.",
+            path=static,
         )
 
 

@@ -124,5 +124,7 @@ def _order_example(file: OnnxFile, example: Any) -> list[np.ndarray]:
         return arrays
     inputs = [str(value.name) for value in file.inputs]
     if sorted(names) != sorted(inputs):
-        raise UsageError(f"The example is for the inputs {', '.join(names)}; {file.path} has {', '.join(inputs)}.")
+        raise UsageError(
+            f"The example is for the inputs {', '.join(names)}; {file.path} has {', '.join(inputs)}.", path=file.path
+        )
     return [arrays[names.index(name)] for name in inputs]

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ...errors import ModelError, UsageError
 from ..graph.macs import MULTIPLIES, count_macs
-from ..graph.walk import ancestors
+from ..graph.walk import ancestors, name_producers
 from .captured import Captured
 
 __all__ = ["find_order", "reorder_exits"]
@@ -27,7 +27,10 @@ def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list
     names, values = list(captured.logits), list(captured.logits.values())
     for k, value in enumerate(values):
         if value in values[:k]:
-            raise ModelError(f"The exits {names[values.index(value)]} and {names[k]} are the same: list each once.")
+            raise ModelError(
+                f"The exits {names[values.index(value)]} and {names[k]} are the same: list each once.",
+                nodes=name_producers(value),
+            )
     depths, unit = _measure_depths(captured.model, [ancestors(value) for value in values], sizes)
     if all(a[1] < b[1] for a, b in pairwise(depths)):
         return list(range(len(names)))
@@ -36,7 +39,8 @@ def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list
         if depths[earlier] == depths[later]:
             raise ModelError(
                 f"The exits {names[earlier]} and {names[later]} take the same work ({depths[later][1]} {unit}): "
-                "is one exit listed twice, or are they no exits of one chain?"
+                "is one exit listed twice, or are they no exits of one chain?",
+                nodes=name_producers(values[earlier], values[later]),
             )
     if order != list(range(len(names))) and not sort:
         listed = ", ".join(f"{name} {depths[k][1]}" for k, name in enumerate(names))

@@ -123,7 +123,9 @@ class OnnxFile:
             DataError: the number of inputs, a shape or a dtype does not fit.
         """
         if len(arrays) != len(self.inputs):
-            raise DataError(f"The example has {len(arrays)} inputs; {self.path} takes {len(self.inputs)}.")
+            raise DataError(
+                f"The example has {len(arrays)} inputs; {self.path} takes {len(self.inputs)}.", path=self.path
+            )
         for array, value, shape, axis_names in zip(arrays, self.inputs, self.shapes, self.axes, strict=True):
             assert value.dtype is not None
             sizes = zip(array.shape, shape, axis_names, strict=False)

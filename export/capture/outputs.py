@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...errors import ModelError, UsageError, unknown_name
+from ..graph.walk import name_producers
 
 __all__ = [
     "ExitSource",
@@ -184,7 +185,10 @@ def find_exits(graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequen
     stacks = {name: _unstack(graph, outputs[name]) for name in stacked}
     for name, parts in stacks.items():
         if len(parts) != sum(s.output == name for s in sources):
-            raise ModelError(f"Output {name} stacks its exits in parts of unknown size: return them as a list instead.")
+            raise ModelError(
+                f"Output {name} stacks its exits in parts of unknown size: return them as a list instead.",
+                nodes=name_producers(outputs[name]),
+            )
     return [outputs[s.output] if s.row is None else stacks[s.output][s.row] for s in sources]
 
 
@@ -197,7 +201,7 @@ def _unstack(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
         raise ModelError(
             f"Output {value.name} is one tensor of all exits that is not stacked from them along its first axis at the end: "
             "return the exits as a list instead.",
-            nodes=() if node is None else (str(node.name),),
+            nodes=name_producers(value),
         )
     rows: list[ir.Value] = []
     for part in node.inputs:
@@ -222,7 +226,8 @@ def _take_rows(graph: ir.Graph, part: ir.Value) -> list[ir.Value]:
     count = part.shape[0] if part.shape is not None and len(part.shape) else None
     if not isinstance(count, int):
         raise ModelError(
-            f"The exits are stacked from parts of unknown size ({part.name}): return them as a list instead."
+            f"The exits are stacked from parts of unknown size ({part.name}): return them as a list instead.",
+            nodes=name_producers(part),
         )
     tape, rows = ir.tape.Tape(graph), []
     for row in range(count):

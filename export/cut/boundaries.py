@@ -13,6 +13,7 @@ from ...bundle.manifest import Dtype
 from ...errors import ModelError, require
 from ..graph.axes import Axes, first_line, sizes_of, take_samples
 from ..graph.running import open_session
+from ..graph.walk import name_producers
 
 __all__ = ["ProbedValue", "Prober", "describe_boundaries", "probe_values"]
 
@@ -111,17 +112,17 @@ def _describe(value: ir.Value, probed: ProbedValue, names: dict[tuple[int, ...],
         ModelError: the tensor mixes the batch with another axis, or no stage can take in its dtype.
     """
     name, two, three = str(value.name), probed.two, probed.three
-    node = value.producer()
-    nodes = () if node is None else (str(node.name),)
     batch = [i for i, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
     if len(batch) > 1 or any((two.shape[i], three.shape[i]) != (2, 3) for i in batch):
         raise ModelError(
             f"The tensor {name} crosses an exit with the shapes {two.shape} and {three.shape} at batch sizes 2 and 3: "
             "it needs the batch on an axis of its own.",
-            nodes=nodes,
+            nodes=name_producers(value),
         )
     if two.dtype.name not in get_args(Dtype):
-        raise ModelError(f"The tensor {name} is {two.dtype.name}, which no stage can take in.", nodes=nodes)
+        raise ModelError(
+            f"The tensor {name} is {two.dtype.name}, which no stage can take in.", nodes=name_producers(value)
+        )
     shape: list[int | str | None] = [None if i in batch else size for i, size in enumerate(two.shape)]
     for i in range(two.ndim):
         sizes = (two.shape[i], *(other.shape[i] for other in probed.others))

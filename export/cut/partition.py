@@ -14,7 +14,7 @@ from ...bundle import Tensor
 from ...errors import ModelError
 from ..graph.axes import BATCH
 from ..graph.edits import insert_tape
-from ..graph.walk import ancestors, values_read
+from ..graph.walk import ancestors, name_producers, values_read
 from .rules import Head
 from .shape_arithmetic import BATCH_SIZE, is_length, read_batch_size
 
@@ -52,10 +52,10 @@ def assign_nodes(graph: ir.Graph, heads: list[Head]) -> list[StageNodes]:
     for k, head in enumerate(heads):
         own_nodes, crossing = _collect_nodes(head, stage_of, repeated)
         if head.logits in crossing:
-            name, node = str(head.logits.name).removesuffix(".logits"), head.logits.producer()
+            name = str(head.logits.name).removesuffix(".logits")
             raise ModelError(
                 f"Exit {name} is already computed by an earlier exit: is it listed twice?",
-                nodes=() if node is None else (str(node.name),),
+                nodes=name_producers(head.logits),
             )
         stage_of.update(dict.fromkeys(own_nodes, k))
         stage_of.update(dict.fromkeys(_produced_ahead(graph, stage_of, needed, constant_nodes), k))

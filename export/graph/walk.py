@@ -28,6 +28,11 @@ def values_read(node: ir.Node) -> Iterator[ir.Value]:
                 yield from (v for v in graph.outputs if v.graph is node.graph)
 
 
+def name_producers(*values: ir.Value) -> tuple[str, ...]:
+    """Return the names of the nodes that make values, for an error's `nodes`; inputs of the graph have none."""
+    return tuple(str(node.name) for value in values if (node := value.producer()) is not None)
+
+
 def subgraphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
     """Return the graphs in a node's attribute: a branch, a loop's body."""
     if attribute.type == ir.AttributeType.GRAPH:

@@ -175,8 +175,9 @@ def test_an_onnx_graph_fixed_to_one_sample_inside_is_refused(tmp_path):
 
 def test_a_text_file_named_onnx_is_refused(tmp_path):
     (tmp_path / "net.onnx").write_text("not a network")
-    with pytest.raises(ModelError, match="not an ONNX file"):
+    with pytest.raises(ModelError, match="not an ONNX file") as raised:
         export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+    assert raised.value.path == tmp_path / "net.onnx"
 
 
 def test_a_chain_that_differs_from_the_original_is_not_written(tmp_path, dense_onnx, monkeypatch):

@@ -1,0 +1,68 @@
+"""What `capture` gives of an ONNX file: its exits in order, what they compute in, and errors that name nodes and files."""
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+
+from offramp.errors import DataError, ModelError, UsageError
+from offramp.export import export
+from offramp.export.capture import capture
+from offramp.tests.zoo.dense import CLASSES, write_onnx
+
+
+def test_exits_are_sorted_with_their_temperatures(dense_onnx, tmp_path):
+    network, golden = capture(dense_onnx, None, exits=["z2", "z0", "z1"], sort=True)
+    assert list(network.logits) == ["z0", "z1", "z2"] and network.order == (1, 2, 0)
+    original, _ = capture(dense_onnx, None)
+    for ours, theirs in zip(network.reference(golden), original.reference(golden), strict=True):
+        assert np.array_equal(ours, theirs)
+    bundle = export(
+        dense_onnx, None, tmp_path / "b.offramp", exits=["z2", "z0", "z1"], sort=True, temperatures=[3, 1, 2]
+    )
+    assert [end.temperature for end in bundle.variant().exits] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [(np.float16, "fp16"), (np.float32, "fp32"), (np.float64, "fp64")])
+def test_it_knows_classes_probabilities_and_precision(dtype, precision, tmp_path):
+    path = write_onnx(tmp_path / "net.onnx", dtype=dtype)
+    model = onnx.load(path)
+    model.graph.node[-1].output[0] = "raw"
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["raw"], ["z2"], axis=-1))
+    onnx.save(model, path)
+    network, golden = capture(path, None)
+    assert network.classes == CLASSES and network.probabilities == (False, False, True)
+    assert network.precision == precision and network.captured_by == "onnx" and network.name == "net"
+    assert len(golden) == 1 and golden[0].shape == (3, 16)
+
+
+def test_an_exit_listed_twice_is_named_by_its_nodes(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.node[-1].name = "last"
+    model.graph.node.append(onnx.helper.make_node("Identity", ["z2"], ["again"], name="copy"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("again", onnx.TensorProto.FLOAT, ["N", CLASSES]))
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="z2 and again take the same work") as raised:
+        capture(path, None)
+    assert raised.value.nodes == ("last", "copy")
+
+
+def test_an_example_that_does_not_fit_names_the_file(dense_onnx):
+    with pytest.raises(UsageError, match="The example is for the inputs y") as raised:
+        capture(dense_onnx, {"y": np.zeros((2, 16), np.float32)})
+    assert raised.value.path == dense_onnx
+    with pytest.raises(DataError, match="The example has 2 inputs") as unfit:
+        capture(dense_onnx, (np.zeros((2, 16), np.float32), np.zeros((2, 16), np.float32)))
+    assert unfit.value.path == dense_onnx
+
+
+def test_the_log_says_at_debug_what_captured_the_network(dense_onnx, monkeypatch):
+    lines = []
+    log = logging.getLogger("offramp.export.capture")
+    monkeypatch.setattr(log, "handle", lambda record: lines.append((record.levelno, record.getMessage())))
+    log.setLevel(logging.DEBUG)
+    capture(dense_onnx, None)
+    log.setLevel(logging.NOTSET)
+    assert lines == [(logging.DEBUG, "dense captured by onnx: fp32, exits ['z0', 'z1', 'z2']")]
