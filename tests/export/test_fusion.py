@@ -48,14 +48,14 @@ def test_its_outputs_have_fixed_shapes_and_types(dense, tmp_path):
 def test_every_weight_lies_inside_the_branch_that_reads_it(dense, tmp_path):
     fused = fuse(dense, tmp_path / "one.onnx", thresholds=[0.5, 0.5])
     graph = onnx.load(fused.path).graph
-    found = []
+    weights = []
     while True:
-        found.append(sum(int(np.prod(t.dims)) for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT))
+        weights.append(sum(int(np.prod(t.dims)) for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT))
         branches = [a.g for n in graph.node if n.op_type == "If" for a in n.attribute if a.name == "else_branch"]
         if not branches:
             break
         (graph,) = branches
-    assert found == [16 * 16 + 16 * 5 + 2, *[16 * 16 + 16 * 5] * 2]  # the thresholds are outermost
+    assert weights == [16 * 16 + 16 * 5 + 2, *[16 * 16 + 16 * 5] * 2]  # the thresholds are outermost
 
 
 @pytest.mark.parametrize("opset", [11, 12, 18, 21])
@@ -160,9 +160,9 @@ def test_thresholds_and_a_point_together_are_refused(calibrated, tmp_path):
 
 
 def test_a_point_that_lets_nothing_leave_is_refused(calibrated, tmp_path):
-    found = read_calibration(calibrated.calibrations()[0])
-    never = replace(found.points["default"], thresholds=(2.0, 2.0))
-    write_calibration(calibrated.calibrations()[0], replace(found, points={"default": never}))
+    calibration = read_calibration(calibrated.calibrations()[0])
+    never = replace(calibration.points["default"], thresholds=(2.0, 2.0))
+    write_calibration(calibrated.calibrations()[0], replace(calibration, points={"default": never}))
     with pytest.raises(UsageError, match=r"lets nothing leave early.*static2\.onnx, or give thresholds"):
         fuse(calibrated, tmp_path / "one.onnx")
 

@@ -280,8 +280,8 @@ def test_every_stage_is_built_by_tensorrt(own_zoo, name, precision):
         pytest.skip("takes long: OFFRAMP_BENCHMARKS=1 python -m pytest tests/export/test_zoo.py -k tensorrt")
     bundle = own_zoo(name)
     if precision != "fp32":
-        how = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}
-        bundle = quantize(bundle, networks.ZOO[name].draw(16, 1), name=f"trt-{precision}", **how)
+        settings = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}
+        bundle = quantize(bundle, networks.ZOO[name].draw(16, 1), name=f"trt-{precision}", **settings)
     variant = bundle.manifest.variants[-1] if precision != "fp32" else bundle.variant()
     files = {
         stage.file: (stage, exit_) for stage, exit_ in reversed([*zip(variant.stages, variant.exits, strict=True)])

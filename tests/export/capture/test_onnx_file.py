@@ -156,7 +156,7 @@ def test_a_quantised_graph_is_cut_at_its_quantised_tensors(tmp_path):
     stages = [onnx.load(folder / stage.file, load_external_data=False).graph.node for stage in variant.stages]
     assert any(node.op_type == "QuantizeLinear" and boundary.name in node.output for node in stages[0])
     assert all(node.op_type == "DequantizeLinear" for node in stages[1] if boundary.name in node.input)
-    assert variant.stages[1].macs > 2 * 8 * 8 * 9 * 144  # what is quantised is counted too
+    assert variant.stages[1].macs > 2 * 8 * 8 * 9 * 144  # quantised products are counted too
     check(tmp_path / "int8.onnx", bundle, x, tolerance=0.05)
     fused = onnxruntime.InferenceSession(fuse(bundle, tmp_path / "one.onnx", thresholds=[2.0]).path)
     with load_uncalibrated(bundle, logits=True) as net:

@@ -15,7 +15,7 @@ from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_convolutions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HOW = Preprocess(mean=MEAN, std=STD)
+PREPROCESS = Preprocess(mean=MEAN, std=STD)
 
 
 def images(n, seed=0, size=16):
@@ -28,10 +28,10 @@ def normalised(x):
 
 def test_the_bundle_takes_uint8_and_says_what_the_network_says_of_normalised_pixels(tmp_path):
     net = networks.build(networks.Plain)
-    bundle = export(net, images(2), tmp_path / "b.offramp", preprocess=HOW)
+    bundle = export(net, images(2), tmp_path / "b.offramp", preprocess=PREPROCESS)
     (tensor,) = bundle.manifest.inputs
     assert (tensor.name, tensor.dtype, tensor.shape) == ("x", "uint8", (None, 16, 16, 3))
-    assert bundle.manifest.preprocess == HOW
+    assert bundle.manifest.preprocess == PREPROCESS
     x = images(5, 1)
     with torch.no_grad():
         expected = np.stack([y.numpy() for y in net(torch.from_numpy(normalised(x)))], 1)
@@ -47,7 +47,7 @@ def test_onnx_files_are_preprocessed_too_and_so_is_the_fused_file(example, tmp_p
     import onnxruntime
 
     path = write_convolutions(tmp_path / "net.onnx")
-    bundle = export(path, example, tmp_path / "b.offramp", preprocess=HOW)
+    bundle = export(path, example, tmp_path / "b.offramp", preprocess=PREPROCESS)
     x = images(4, 1, size=12)
     expected = onnxruntime.InferenceSession(path).run(["z1"], {"x": normalised(x)})[0]
     assert np.allclose(load_uncalibrated(bundle, logits=True).every_exit(x).logits[:, 1], expected, atol=1e-4)
@@ -62,27 +62,27 @@ def test_a_network_with_channels_last_needs_no_transpose(tmp_path):
     model.graph.node.insert(0, onnx.helper.make_node("Transpose", ["image"], ["x"], perm=[0, 3, 1, 2]))
     model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 12, 12, 3]))
     onnx.save(model, path)
-    bundle = export(path, None, tmp_path / "b.offramp", preprocess=HOW)
+    bundle = export(path, None, tmp_path / "b.offramp", preprocess=PREPROCESS)
     assert bundle.manifest.inputs[0].shape == (None, 12, 12, 3)
 
 
 @pytest.mark.parametrize(
-    ("example", "how", "error", "words"),
+    ("example", "preprocess", "error", "words"),
     [
-        (networks.samples(3), HOW, DataError, r"uint8 images \(N, height, width, 3\), not float32"),
-        (images(3)[..., :1], HOW, DataError, r"not uint8 \(3, 16, 16, 1\)"),
+        (networks.samples(3), PREPROCESS, DataError, r"uint8 images \(N, height, width, 3\), not float32"),
+        (images(3)[..., :1], PREPROCESS, DataError, r"not uint8 \(3, 16, 16, 1\)"),
         (images(3), Preprocess(mean=(0.5,), std=(0.5,)), DataError, r"\(N, height, width, 1\)"),
-        ((images(3), images(3)), HOW, UsageError, "one image"),
+        ((images(3), images(3)), PREPROCESS, UsageError, "one image"),
     ],
 )
-def test_examples_that_are_no_images_are_refused(example, how, error, words, tmp_path):
+def test_examples_that_are_no_images_are_refused(example, preprocess, error, words, tmp_path):
     with pytest.raises(error, match=words):
-        export(networks.build(networks.Plain), example, tmp_path / "b.offramp", preprocess=how)
+        export(networks.build(networks.Plain), example, tmp_path / "b.offramp", preprocess=preprocess)
 
 
 def test_a_network_that_takes_no_images_cannot_be_preprocessed(dense_onnx, tmp_path):
     with pytest.raises(ModelError, match="preprocess is for images of 3 channels"):
-        export(dense_onnx, None, tmp_path / "b.offramp", preprocess=HOW)
+        export(dense_onnx, None, tmp_path / "b.offramp", preprocess=PREPROCESS)
 
 
 @pytest.mark.parametrize(
@@ -132,15 +132,15 @@ def test_images_are_stretched_cropped_or_padded():
 
 @pytest.mark.parametrize("size", [(224, 224), (640, 480), (333, 500), (3, 900)])
 def test_a_crop_is_what_torchvision_would_cut_out(size):
-    how = Preprocess(mean=MEAN, std=STD, resize="crop", crop=0.875)
-    assert resize(gradient(*size), 224, 224, how).size == (224, 224)
+    preprocess = Preprocess(mean=MEAN, std=STD, resize="crop", crop=0.875)
+    assert resize(gradient(*size), 224, 224, preprocess).size == (224, 224)
 
 
 def test_image_files_come_as_the_bundle_wants_them(tmp_path):
     gradient(40, 20).save(tmp_path / "a.png")
     net = networks.build(networks.Plain)
-    how = msgspec.structs.replace(HOW, resize="pad")
-    bundle = export(net, images(3), tmp_path / "b.offramp", preprocess=how)
+    preprocess = msgspec.structs.replace(PREPROCESS, resize="pad")
+    bundle = export(net, images(3), tmp_path / "b.offramp", preprocess=preprocess)
     x = load_images([tmp_path / "a.png"], bundle.manifest)
     assert x.dtype == np.uint8 and x.shape == (1, 16, 16, 3) and (x[0, :4] == 0).all() and (x[0, 8] > 0).any()
 
@@ -148,4 +148,4 @@ def test_image_files_come_as_the_bundle_wants_them(tmp_path):
 def test_images_for_a_second_input_are_refused_not_left_out(tmp_path):
     path = write_convolutions(tmp_path / "net.onnx")
     with pytest.raises(UsageError, match="one image"):
-        export(path, (images(3, size=12), images(3, size=12)), tmp_path / "b.offramp", preprocess=HOW)
+        export(path, (images(3, size=12), images(3, size=12)), tmp_path / "b.offramp", preprocess=PREPROCESS)

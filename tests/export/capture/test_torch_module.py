@@ -31,12 +31,12 @@ def close(a, b):
 class Returns(networks.Plain):
     """The plain network, its exits handed through a function."""
 
-    def __init__(self, how):
+    def __init__(self, change):
         super().__init__()
-        self.how = how
+        self.change = change
 
     def forward(self, x):
-        return self.how(super().forward(x), x)
+        return self.change(super().forward(x), x)
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Inner:
 
 
 @pytest.mark.parametrize(
-    ("how", "exits", "names"),
+    ("change", "exits", "names"),
     [
         (lambda e, x: {"a": e[0], "b": e[1:]}, None, ["a", "b.0", "b.1"]),
         (lambda e, x: (e[0], Inner(e[1], e[2])), None, ["exit0", "exit1.shallow", "exit1.deep"]),
@@ -57,8 +57,8 @@ class Inner:
     ],
     ids=["nested", "dataclass", "selected", "stacked", "stacked in a dict", "joined"],
 )
-def test_exits_are_found_in_whatever_a_network_returns(how, exits, names, tmp_path):
-    net = networks.build(lambda: Returns(how))
+def test_exits_are_found_in_whatever_a_network_returns(change, exits, names, tmp_path):
+    net = networks.build(lambda: Returns(change))
     bundle = export(net, networks.samples(3), tmp_path / "b.offramp", exits=exits)
     assert [exit_.name for exit_ in bundle.variant().exits] == names
     x = networks.samples(4, 1)
@@ -68,7 +68,7 @@ def test_exits_are_found_in_whatever_a_network_returns(how, exits, names, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("how", "options", "error", "words"),
+    ("change", "options", "error", "words"),
     [
         (lambda e, x: [*e, x.mean((2, 3))], {}, ModelError, "exit3 has 3. Name the outputs that are exits"),
         (lambda e, x: [*e, x], {}, ModelError, r"Output exit3 has the shape \(3, 3, 16, 16\)"),
@@ -83,9 +83,9 @@ def test_exits_are_found_in_whatever_a_network_returns(how, exits, names, tmp_pa
         (lambda e, x: [y[:, :1] for y in e], {}, ModelError, "one class only"),
     ],
 )
-def test_what_are_no_exits_is_refused_in_one_sentence(how, options, error, words, tmp_path):
+def test_what_are_no_exits_is_refused_in_one_sentence(change, options, error, words, tmp_path):
     with pytest.raises(error, match=words):
-        export(networks.build(lambda: Returns(how)), networks.samples(3), tmp_path / "b.offramp", **options)
+        export(networks.build(lambda: Returns(change)), networks.samples(3), tmp_path / "b.offramp", **options)
 
 
 def test_exits_are_sorted_by_the_work_below_them_when_asked(tmp_path):
@@ -340,8 +340,8 @@ def test_a_masked_class_hides_no_error_of_the_others(masked, tmp_path, monkeypat
     captured = capture.capture_torch
 
     def wrong(*arguments, **options):
-        found = captured(*arguments, **options)
-        return replace(found, reference=lambda x: [values * 1.001 for values in found.reference(x)])
+        network = captured(*arguments, **options)
+        return replace(network, reference=lambda x: [values * 1.001 for values in network.reference(x)])
 
     monkeypatch.setattr(capture, "capture_torch", wrong)
     with pytest.raises(CheckError, match="differs from the original"):

@@ -33,7 +33,7 @@ def draw(n, seed=0):
     return np.random.default_rng(seed).standard_normal((n, 16)).astype(np.float32)
 
 
-def answers(path, folder, **options):
+def export_and_run(path, folder, **options):
     bundle = export(path, None, folder / "b.offramp", **options)
     with load_uncalibrated(bundle, logits=True) as net:
         return bundle, net.every_exit(draw(50, 1))
@@ -51,10 +51,10 @@ def raw(dense_onnx, tmp_path):
 @pytest.mark.parametrize("temperatures", [None, [0.5, 2.0, 1.0]], ids=["plain", "temperatures"])
 def test_a_score_is_what_its_rule_says(raw, rule, opset, temperatures, tmp_path):
     path = write_onnx(tmp_path / "net.onnx", opset=opset)
-    bundle, found = answers(path, tmp_path, rule=rule, temperatures=temperatures)
+    bundle, answers = export_and_run(path, tmp_path, rule=rule, temperatures=temperatures)
     z = raw / np.reshape(temperatures or [1] * 3, (3, 1))
-    assert np.allclose(found.score, SCORES[rule](z), atol=2e-6)
-    assert (found.label == (ensemble(z) if rule == "ensemble" else z).argmax(-1)).all()
+    assert np.allclose(answers.score, SCORES[rule](z), atol=2e-6)
+    assert (answers.label == (ensemble(z) if rule == "ensemble" else z).argmax(-1)).all()
     assert bundle.variant().rule == rule
     assert [e.temperature for e in bundle.variant().exits] == (temperatures or [1.0] * 3)
 
@@ -100,20 +100,20 @@ def test_a_gate_of_the_networks_own_is_the_score(raw, last, shape, tmp_path):
     import onnxruntime
 
     path, gates = write_gated(tmp_path / "net.onnx", last=last, shape=shape)
-    _, found = answers(path, tmp_path, rule="gate", gates=gates)
+    _, answers = export_and_run(path, tmp_path, rule="gate", gates=gates)
     expected = onnxruntime.InferenceSession(path).run(gates, {"x": draw(50, 1)})
     for k, gate in enumerate(expected):
-        assert np.allclose(found.score[:, k], gate.reshape(-1), atol=1e-6)
+        assert np.allclose(answers.score[:, k], gate.reshape(-1), atol=1e-6)
     if not last:
-        assert np.allclose(found.score[:, 2], softmax(raw[:, 2]).max(-1), atol=1e-6)
+        assert np.allclose(answers.score[:, 2], softmax(raw[:, 2]).max(-1), atol=1e-6)
 
 
 def test_a_gate_before_its_sigmoid_is_refused_until_it_is_called_one(tmp_path):
     path, gates = write_gated(tmp_path / "net.onnx", sigmoid=False)
     with pytest.raises(ModelError, match="score of exit z[01] runs from .* gate_logit"):
         export(path, draw(50), tmp_path / "b.offramp", rule="gate", gates=gates)
-    _, found = answers(path, tmp_path, rule="gate_logit", gates=gates)
-    assert (found.score > 0).all() and (found.score <= 1).all()
+    _, answers = export_and_run(path, tmp_path, rule="gate_logit", gates=gates)
+    assert (answers.score > 0).all() and (answers.score <= 1).all()
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_exits_that_end_in_a_softmax_are_scored_by_their_probabilities(raw, rule
         model.graph.node.append(onnx.helper.make_node("Softmax", [f"z{k}"], [f"p{k}"], axis=-1))
         model.graph.output[k].name = f"p{k}"
     onnx.save(model, path)
-    _, found = answers(path, tmp_path, rule=rule, temperatures=temperatures)
+    _, answers = export_and_run(path, tmp_path, rule=rule, temperatures=temperatures)
     z = raw / np.reshape(temperatures or [1] * 3, (3, 1))
-    assert np.allclose(found.score, SCORES[rule](z), atol=1e-5)
+    assert np.allclose(answers.score, SCORES[rule](z), atol=1e-5)
     if rule != "ensemble":
-        assert np.allclose(found.logits, softmax(raw), atol=1e-6)
+        assert np.allclose(answers.logits, softmax(raw), atol=1e-6)
 
 
 def test_sorting_takes_temperatures_and_gates_along(tmp_path):
@@ -156,13 +156,13 @@ def test_sorting_takes_temperatures_and_gates_along(tmp_path):
     bundle = export(path, None, tmp_path / "b.offramp", exits=["z2", "z0", "z1"], sort=True, temperatures=[1, 2, 3])
     assert [(e.name, e.temperature) for e in bundle.variant().exits] == [("z0", 2), ("z1", 3), ("z2", 1)]
     path, gates = write_gated(tmp_path / "gated.onnx", last=True)
-    how = {"rule": "gate", "sort": True}
-    one = export(path, None, tmp_path / "1.offramp", exits=["z0", "z1", "z2"], gates=gates, **how)
-    two = export(path, None, tmp_path / "2.offramp", exits=["z2", "z0", "z1"], gates=["g2", "g0", "g1"], **how)
+    options = {"rule": "gate", "sort": True}
+    one = export(path, None, tmp_path / "1.offramp", exits=["z0", "z1", "z2"], gates=gates, **options)
+    two = export(path, None, tmp_path / "2.offramp", exits=["z2", "z0", "z1"], gates=["g2", "g0", "g1"], **options)
     scores = [load_uncalibrated(bundle).every_exit(draw(20)).score for bundle in (one, two)]
     assert (scores[0] == scores[1]).all()
     with pytest.raises(UsageError, match="The exit z1 has no gate"):
-        export(path, None, tmp_path / "3.offramp", exits=["z2", "z0", "z1"], gates=["g2", "g0"], **how)
+        export(path, None, tmp_path / "3.offramp", exits=["z2", "z0", "z1"], gates=["g2", "g0"], **options)
 
 
 @pytest.mark.parametrize("rule", ["entropy", "margin", "ensemble"])
@@ -182,8 +182,8 @@ def test_logits_of_a_shape_that_cannot_be_inferred_are_scored(raw, rule, tmp_pat
     )
     model.graph.output[2].CopyFrom(helper.make_tensor_value_info("y2", onnx.TensorProto.FLOAT, None))
     onnx.save(model, path)
-    _, found = answers(path, tmp_path, rule=rule)
-    assert np.allclose(found.score, SCORES[rule](raw), atol=1e-5)
+    _, answers = export_and_run(path, tmp_path, rule=rule)
+    assert np.allclose(answers.score, SCORES[rule](raw), atol=1e-5)
 
 
 def test_a_softmax_at_some_exits_only_is_seen_at_those(raw, tmp_path):
@@ -193,5 +193,5 @@ def test_a_softmax_at_some_exits_only_is_seen_at_those(raw, tmp_path):
     model.graph.output[0].name = "p0"
     onnx.save(model, path)
     for rule in ("max_softmax", "ensemble"):
-        _, found = answers(path, tmp_path, rule=rule)
-        assert np.allclose(found.score, SCORES[rule](raw), atol=1e-5)
+        _, answers = export_and_run(path, tmp_path, rule=rule)
+        assert np.allclose(answers.score, SCORES[rule](raw), atol=1e-5)
