@@ -154,7 +154,7 @@ def _check_placing(
         UsageError, BundleError: they do not, or there is none.
     """
     if origin is not None and beside is None:
-        raise UsageError("origin says which variant of the bundle a further one was made from: give beside too.")
+        raise UsageError("origin says which variant of the bundle the new one was made from: give beside too.")
     if beside is None:
         return
     if preprocess is not None or class_names is not None:
@@ -247,7 +247,7 @@ def _check_same_form(manifest: Manifest, network: Original) -> None:
     """
     if network.classes != manifest.classes:
         raise UsageError(
-            f"The network has {network.classes} classes, the bundle's {manifest.classes}: it is no other form of it."
+            f"The network has {network.classes} classes, the bundle's {manifest.classes}: it cannot be a variant of the bundle."
         )
     if network.inputs != manifest.inputs:
         taken, expected = (

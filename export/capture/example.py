@@ -48,7 +48,7 @@ def _read_array(part: Any) -> np.ndarray:
         dtype = getattr(part, "dtype", type(part).__name__)
         raise DataError(f"The example is {dtype}, which NumPy does not have. Use float32 or float16.") from error
     except ValueError as error:
-        raise DataError(f"The example is no array: {error}") from error
+        raise DataError(f"The example is not an array: {error}") from error
     if array.ndim < 1 or 0 in array.shape or array.dtype.kind not in "fiub":
         raise DataError(f"The example is {array.dtype} {array.shape}: it must be numbers with a batch axis, (N, ...).")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

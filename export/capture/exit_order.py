@@ -39,7 +39,7 @@ def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list
         if depths[earlier] == depths[later]:
             raise ModelError(
                 f"The exits {names[earlier]} and {names[later]} take the same work ({depths[later][1]} {unit}): "
-                "is one exit listed twice, or are they no exits of one chain?",
+                "is one exit listed twice, or are they not exits of one chain?",
                 nodes=name_producers(values[earlier], values[later]),
             )
     if order != list(range(len(names))) and not sort:

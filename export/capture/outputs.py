@@ -71,7 +71,7 @@ def _collect_tensors(name: str, value: Any, tensors: dict[str, Any]) -> None:
     elif isinstance(value, (list, tuple)):
         inner = [(str(k), part) for k, part in enumerate(value)]
     else:
-        subject = f"Output {name}" if name else "What the network returns"
+        subject = f"Output {name}" if name else "The network's output"
         raise ModelError(
             f"{subject} is a {type(value).__name__}: a network returns its exits as a list, tuple, dict or dataclass of logits, "
             "or as one stacked tensor (exit, batch, class)."

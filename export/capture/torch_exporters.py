@@ -135,8 +135,8 @@ def _check_ranges(exported: Any, arrays: Arrays, layout: list[Axes], run: Callab
                 except Exception:  # the network itself does not take this length
                     continue
                 raise ModelError(
-                    f"The network takes another way where {name} is {int(length)}: its graph holds from {limits.lower} to "
-                    f"{limits.upper} only. Leave that axis fixed, or take the branch on the length out."
+                    f"The network branches on the length of {name}: it runs at {int(length)}, but its graph holds from "
+                    f"{limits.lower} to {limits.upper} only. Leave that axis fixed, or take the branch out."
                 )
 
 

@@ -58,7 +58,7 @@ def resolve_axes(axes: Any, names: Sequence[str], arrays: Sequence[np.ndarray]) 
         ):
             raise UsageError(
                 f"The axes of input {name} are {axis_names}, its example has the shape {array.shape}: give one entry per axis, "
-                f"'{BATCH}' once, a name where the size differs from call to call, None where it is fixed."
+                f"'{BATCH}' once, a name for an axis whose size differs from call to call, None for a fixed one."
             )
         resolved.append(axis_names)
     return resolved
@@ -128,7 +128,7 @@ def other_lengths(
     changed_samples = []
     reason = ""
     for choices in SHORTER_LENGTHS, LONGER_LENGTHS:
-        # First every axis gets a length of its own, so that axes as long as each other are told apart.
+        # First every axis gets a length of its own (`apart`), so that two axes of the same length are told apart.
         for (times, over, more), apart in product(choices, (1, 0)):
             lengths = {name: max(1, n * times // over + more + apart * i) for i, (name, n) in enumerate(sizes.items())}
             if lengths == sizes:
