@@ -39,7 +39,7 @@ class OnnxFile:
 
     def __init__(self, path: str | os.PathLike[str], axes: Any = None) -> None:
         require("onnxruntime", extra="onnx")
-        self.path = Path(path)
+        self.path = path = Path(path)
         self.session, self.model = _load(self.path)
         for given in self.session.get_inputs():
             if not given.type.startswith("tensor("):
@@ -109,7 +109,7 @@ class OnnxFile:
         for value, shape, axis_names in zip(self.inputs, self.shapes, self.axes, strict=True):
             if value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
                 kind = value.dtype.name if value.dtype else "of no type"
-                raise UsageError(f"The input {value.name} is {kind}: pass an example, random ones make no sense.")
+                raise UsageError(f"The input {value.name} is {kind}: pass an example, random values make no sense.")
             sizes = [
                 rows if name == BATCH else 16 if name else size for size, name in zip(shape, axis_names, strict=True)
             ]
@@ -130,15 +130,17 @@ class OnnxFile:
             assert value.dtype is not None
             sizes = zip(array.shape, shape, axis_names, strict=False)
             if array.ndim != len(shape) or any(name is None and a != b for a, b, name in sizes):
-                wanted = tuple(name or size for size, name in zip(shape, axis_names, strict=True))
-                raise DataError(f"The example of {value.name} has the shape {array.shape}; the network takes {wanted}.")
+                expected = tuple(name or size for size, name in zip(shape, axis_names, strict=True))
+                raise DataError(
+                    f"The example of {value.name} has the shape {array.shape}; the network takes {expected}."
+                )
             if array.dtype != value.dtype.numpy():
                 raise DataError(
                     f"The example of {value.name} is {array.dtype}; the network takes {value.dtype.numpy()}."
                 )
 
     def run(self, inputs: Arrays, session: Any = None) -> dict[str, np.ndarray]:
-        """Run the file as it is, sample by sample where its batch is fixed to one; in another session if one is given."""
+        """Run the file as it is, sample by sample if its batch is fixed to one; `session` runs it instead of its own."""
         session = session or self.session
         names = [value.name for value in self.session.get_inputs()]
         outputs = [value.name for value in self.session.get_outputs() if value.type.startswith("tensor(")]
