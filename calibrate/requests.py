@@ -12,7 +12,7 @@ from ..bundle.target import Goal
 from ..devices.meter import Meter
 from ..errors import UsageError
 from ..runtime.chain.samples import Samples
-from ..runtime.placement import AUTO, spread
+from ..runtime.placement import AUTO, one_device_per_stage
 from .measure.resume import hash_samples
 
 STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
@@ -78,7 +78,7 @@ def pair_devices(
     fit = [(v, d) for v in variants for d in devices if isinstance(d, str) or len(d) == len(v.stages)]
     for one in devices:
         if not any(d is one for _, d in fit):
-            spread(one, len(variants[0].stages))  # says what does not fit
+            one_device_per_stage(one, len(variants[0].stages))  # says what does not fit
     return fit
 
 

@@ -14,13 +14,13 @@ from .chain.results import BatchResult, EveryExit, Provenance, Result, StageProv
 from .verification import ExitCheck, Verification, verify  # isort: skip
 
 if TYPE_CHECKING:
-    from .diagnosis import Diagnosis, Engine, diagnose
+    from .diagnosis import Diagnosis, EngineSeen, diagnose
 
 __all__ = [
     "BatchResult",
     "Built",
     "Diagnosis",
-    "Engine",
+    "EngineSeen",
     "EngineWarning",
     "EveryExit",
     "ExitCheck",
@@ -41,4 +41,4 @@ __all__ = [
 
 
 # A product that runs needs no doctor.
-__getattr__ = late_names(__name__, dict.fromkeys(("Diagnosis", "Engine", "diagnose"), "diagnosis"))
+__getattr__ = late_names(__name__, dict.fromkeys(("Diagnosis", "EngineSeen", "diagnose"), "diagnosis"))

@@ -12,10 +12,10 @@ from .chain.net import Net
 from .engines import SIMULATOR, engines, name_device
 from .placement import describe_devices
 
-MEASURE_S = 0.3
+CANDIDATE_S = 0.3
 """Time spent on each candidate."""
 
-LEAST = 5
+LEAST_ROUNDS = 5
 """Rounds that are measured however slow the network is."""
 
 SCORE_ERROR = 0.02
@@ -113,7 +113,7 @@ def _measure(
     exits = len(shares)
     times: dict[tuple[str, ...], list[list[float]]] = {devices: [[] for _ in shares] for devices in nets}
     start, rounds = perf_counter(), 0
-    while rounds < LEAST or perf_counter() - start < MEASURE_S * len(nets):
+    while rounds < LEAST_ROUNDS or perf_counter() - start < CANDIDATE_S * len(nets):
         for devices, net in nets.items():
             for k in range(exits):
                 net.thresholds = (NEVER,) * k + (0.0,) * (exits - 1 - k)

@@ -16,8 +16,8 @@ from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError,
 from ..files import check_writable
 from ..progress import Progress
 from .chain.results import StageProvenance
-from .engines import Builder, Compiled, CrossBuilder, Device, Source, find_device
-from .placement import AUTO, spread
+from .engines import Builder, Compiled, CrossBuilder, Device, StageFile, find_device
+from .placement import AUTO, one_device_per_stage
 
 
 class Built(Struct, frozen=True):
@@ -36,7 +36,7 @@ class Job(Struct, frozen=True):
     `numbers` are those of the stages that the file serves; none for a network of one stage.
     """
 
-    source: Source
+    source: StageFile
     device: Device
     threads: int
     file: str
@@ -136,7 +136,7 @@ def build(
         raise UsageError(f"threads is at least 1, not {threads}.")
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.")
-    devices = spread(device, len(chosen.stages))
+    devices = one_device_per_stage(device, len(chosen.stages))
     prepare_from = functools.partial(_preparer, bundle, chosen, threads=threads, logits=logits)
     prepare = prepare_from(chosen.stages, chosen.exits)
     pairs = dict.fromkeys((stage.file, name) for stage, name in zip(chosen.stages, devices, strict=True))
@@ -183,7 +183,7 @@ def _preparer(
         travels = isinstance(device.engine, CrossBuilder)  # what runs it cannot build again, so one build serves both
         tells = logits or travels
         outputs = [tensor.name for tensor in stage.outputs] + [exit_.score, exit_.label] + [exit_.logits] * tells
-        source = Source(
+        source = StageFile(
             path=folder / file,
             inputs=stage.inputs,
             outputs=tuple(dict.fromkeys(outputs)),

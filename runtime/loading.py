@@ -16,7 +16,7 @@ from .building import compile_stages, cut_static
 from .chain.net import Net
 from .chain.results import Provenance
 from .chain.samples import check_samples
-from .placement import AUTO, spread
+from .placement import AUTO, one_device_per_stage
 from .power import watch_power
 from .selection import choose_point, differs_here, most_careful, variant_of
 
@@ -191,7 +191,7 @@ def _open(
         )
 
     if device != AUTO:
-        return open_on(spread(device, len(stages)))
+        return open_on(one_device_per_stage(device, len(stages)))
     golden = read_golden(bundle, variant)
     columns = [[end.name for end in variant.exits].index(exit_.name) for exit_ in exits]
     shares = point.exit_shares if point else (0.0,) * (len(exits) - 1) + (1.0,)

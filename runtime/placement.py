@@ -40,7 +40,7 @@ def parse_placement(text: str, stages: int, *, device: str = "cpu") -> tuple[str
     return tuple(placed.get(k, device) for k in range(stages))
 
 
-def spread(device: str | Sequence[str], stages: int) -> tuple[str, ...]:
+def one_device_per_stage(device: str | Sequence[str], stages: int) -> tuple[str, ...]:
     """Return a device for each stage.
 
     Raises:

@@ -17,7 +17,7 @@ from .loading import load_uncalibrated
 from .placement import describe_devices
 from .selection import packages_of
 
-TOLERANCE: dict[Precision, float] = {"fp64": 1e-4, "fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
+LOGIT_TOLERANCES: dict[Precision, float] = {"fp64": 1e-4, "fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
 """The largest max|a - b| / max|b| of an exit's logits that counts as the same network on another engine.
 
 Engines add in another order and transform convolutions: ten times what two builds of one engine differ by. Half precision
@@ -25,7 +25,7 @@ rounds at 1e-3 in every layer, and a quantised value between two steps may fall 
 """
 
 
-DECIDES = 50.0
+DECIDING_RANGE = 50.0
 """Logits this far below the largest have probabilities under exp(-50) and decide nothing."""
 
 
@@ -100,7 +100,7 @@ def verify(
 
 
 def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Compare logits (N, classes) where they can decide: within `DECIDES` of their sample's largest.
+    """Compare logits (N, classes) where they can decide: within `DECIDING_RANGE` of their sample's largest.
 
     A class that is masked by a huge negative number, or minus infinity, would otherwise hide every error of the others.
 
@@ -109,8 +109,8 @@ def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     """
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     top = theirs.max(-1, keepdims=True)
-    decides = theirs >= top - DECIDES
-    low = np.broadcast_to(top - DECIDES / 2, theirs.shape)
+    decides = theirs >= top - DECIDING_RANGE
+    low = np.broadcast_to(top - DECIDING_RANGE / 2, theirs.shape)
     if np.isnan(ours).any() or not np.isfinite(top).all() or (ours > low)[~decides].any():
         return float("inf"), 1.0
     return float(np.abs(ours[decides] - theirs[decides]).max()), max(float(np.abs(theirs[decides]).max()), 1e-30)
@@ -130,7 +130,10 @@ def _verify_variant(
         answers, stages = net.every_exit(golden.inputs), net.provenance.stages
     devices = [stage.device for stage in stages]
     tolerances = [
-        max(TOLERANCE[variant.precision], TOLERANCE["fp16"] if any(stage.half for stage in stages[: k + 1]) else 0.0)
+        max(
+            LOGIT_TOLERANCES[variant.precision],
+            LOGIT_TOLERANCES["fp16"] if any(stage.half for stage in stages[: k + 1]) else 0.0,
+        )
         for k in range(len(stages))
     ]
     checked = zip(variant.exits, tolerances, strict=True)

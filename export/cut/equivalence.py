@@ -10,7 +10,7 @@ from ...bundle import Exit, Stage, Tensor
 from ...bundle.manifest import NEVER, Precision
 from ...errors import CheckError, ModelError
 from ...runtime import EveryExit, Net
-from ...runtime.engines import Compiled, Source
+from ...runtime.engines import Compiled, StageFile
 from ...runtime.engines.onnxruntime import compile_stage
 from ..graph.axes import Axes, count, sizes_of, take
 from ..graph.running import relative_error
@@ -82,7 +82,7 @@ def verify_chain(
 
 def _compile(folder: Path, stage: Stage) -> Compiled:
     guarded = None if stage.guarded is None else folder / stage.guarded
-    return compile_stage(Source(folder / stage.file, stage.inputs, (), guarded), "cpu", threads=1)
+    return compile_stage(StageFile(folder / stage.file, stage.inputs, (), guarded), "cpu", threads=1)
 
 
 def _check_scores(answers: EveryExit, exits: Sequence[Exit]) -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ...bundle import Stage, Tensor
 from ...devices.board import is_x86_64
 from ...runtime.chain.buffers import Buffers
-from ...runtime.engines import Run, Source
+from ...runtime.engines import Run, StageFile
 from ...runtime.engines.onnxruntime import compile_stage
 from .rules import Head
 
@@ -85,7 +85,7 @@ def _is_faster(guarded: Path, plain: Path, stage: Stage, head: Head) -> bool:
     inputs = {tensor.name: views[tensor.name] for tensor in stage.inputs}
     outputs = {tensor.name: views[tensor.name] for tensor in (*stage.outputs, *answers)}
     runs = [
-        compile_stage(Source(path, stage.inputs, tuple(outputs)), "cpu", threads=1).bind(inputs, outputs)
+        compile_stage(StageFile(path, stage.inputs, tuple(outputs)), "cpu", threads=1).bind(inputs, outputs)
         for path in (guarded, plain)
     ]
     count = max(1, round(TURN_S / _time(runs[1], 3)))

@@ -26,7 +26,7 @@ SIMULATOR = "simulator"
 """A place of this name, or that begins with it and a colon, computes what a device would, on the CPU: `auto` passes over it."""
 
 
-class Source(Struct, frozen=True):
+class StageFile(Struct, frozen=True):
     """A stage to compile.
 
     Attributes:
@@ -44,17 +44,17 @@ class Source(Struct, frozen=True):
     check: Callable[[], object] = lambda: None
 
 
-def pin_shapes(source: Source, place: str) -> dict[str, tuple[int, ...]]:
+def pin_shapes(stage: StageFile, place: str) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a stage's inputs at batch 1, for places that want every shape fixed.
 
     Raises:
         UnsupportedError: an axis differs from call to call.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for tensor in source.inputs:
+    for tensor in stage.inputs:
         if named := [axis for axis in tensor.shape if isinstance(axis, str)]:
             raise UnsupportedError(
-                f"{place} takes fixed shapes only, and the axis {named[0]} of {tensor.name} in {source.path.name} differs from "
+                f"{place} takes fixed shapes only, and the axis {named[0]} of {tensor.name} in {stage.path.name} differs from "
                 "call to call. Export the network at one length (without that name in the axes) for it."
             )
         shapes[tensor.name] = tuple(1 if axis is None else int(axis) for axis in tensor.shape)
@@ -115,11 +115,11 @@ class Engine(Protocol):
         """
         ...
 
-    def compile_stage(self, source: Source, place: str, *, threads: int, built: bytes | None = None) -> Compiled:
+    def compile_stage(self, stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> Compiled:
         """Compile a stage, or take what was built ahead.
 
         Args:
-            source: the stage.
+            stage: the stage.
             place: where it is to run.
             threads: threads that it may use.
             built: what `Builder.build` made.
@@ -143,7 +143,7 @@ class Builder(Engine, Protocol):
         """
         ...
 
-    def build(self, source: Source, place: str, *, threads: int) -> bytes:
+    def build(self, stage: StageFile, place: str, *, threads: int) -> bytes:
         """Compile a stage ahead into bytes that `compile_stage` takes as `built`."""
         ...
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.board import is_x86_64
 from ...errors import BundleError, MissingError, UnsupportedError, require
-from . import HOST, Run, Source
+from . import HOST, Run, StageFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ PROVIDERS = {
 }
 """For each kind of place its execution provider, and the memory that its stages hand tensors over in."""
 
-ON_HOST = {
+SHAPE_OPERATORS = {
     *(
         "Shape",
         "Size",
@@ -49,7 +49,7 @@ def list_places() -> dict[str, str]:
     return {place: provider for place, provider in places.items() if provider in there}
 
 
-def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Session":
+def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> "OnnxRuntimeStage":
     """Load an ONNX file for a place.
 
     Threads do not spin when there is more than one, so that other processes keep their share.
@@ -77,8 +77,8 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Guards were measured on x86-64: elsewhere ONNX Runtime may not block its tensors.
     blocks = kind == "cpu" and is_x86_64()
-    path = source.guarded if blocks and source.guarded is not None else source.path
-    source.check()
+    path = stage.guarded if blocks and stage.guarded is not None else stage.path
+    stage.check()
     settings = {"device_id": str(number)}
     if kind == "cuda":
         settings["use_tf32"] = "0"  # else float32 is computed in 10 bits, and scores move
@@ -90,7 +90,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
             raise UnsupportedError(f"{provider} cannot run {path} on {place}: {error}") from error
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
     runs_on = provider if kind == "cpu" else _assert_provider(session, provider, place)
-    return Session(
+    return OnnxRuntimeStage(
         ort,
         session,
         f"ONNX Runtime {ort.__version__}, {runs_on}",
@@ -125,7 +125,7 @@ def _assert_provider(session: Any, provider: str, place: str) -> str:
     if not hasattr(session, "get_provider_graph_assignment_info"):  # before ONNX Runtime 1.24
         return f"{provider}, as far as this version tells"
     nodes = {name: [node.op_type for node in own] for name, own in read_assignment(session).items()}
-    left = sorted({op for name, ops in nodes.items() if name != provider for op in ops} - ON_HOST)
+    left = sorted({op for name, ops in nodes.items() if name != provider for op in ops} - SHAPE_OPERATORS)
     if left or provider not in nodes:
         raise UnsupportedError(
             f"{provider} does not run all of the stage on {place}: {', '.join(left) or 'every node'} would run on the CPU. "
@@ -143,7 +143,7 @@ def read_assignment(session: Any) -> dict[str, list[Any]]:
     return nodes
 
 
-class Session:
+class OnnxRuntimeStage:
     """An ONNX Runtime session; any number of bindings of it may run at once."""
 
     clones = True

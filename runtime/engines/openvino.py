@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BundleError, MissingError, UnsupportedError, require
-from . import HOST, Run, Source, pin_shapes
+from . import HOST, Run, StageFile, pin_shapes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,17 +57,17 @@ def describe_build(place: str) -> dict[str, str]:
         raise MissingError(f"OpenVINO's device {place} does not answer: {_reason(error)}") from error
 
 
-def build(source: Source, place: str, *, threads: int) -> bytes:
+def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     """Compile a stage at batch 1 into a blob.
 
     Raises:
         MissingError, BundleError: as for `compile_stage`.
     """
-    exported = _compile(source, place, threads=threads).export_model()
+    exported = _compile(stage, place, threads=threads).export_model()
     return bytes(exported.getvalue() if hasattr(exported, "getvalue") else exported)
 
 
-def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Model":
+def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> "OpenVinoStage":
     """Compile an ONNX file for batch 1, at which it is 5 to 13 % faster than compiled for any batch.
 
     Raises:
@@ -77,21 +77,21 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     """
     _check_place(place)
     if built is None:
-        compiled = _compile(source, place, threads=threads)
+        compiled = _compile(stage, place, threads=threads)
     else:
         try:
             compiled = _core().import_model(built, place, _settings(place, threads))
         except Exception as error:
-            raise BundleError(f"OpenVINO cannot load what was built of {source.path}: {_reason(error)}") from error
+            raise BundleError(f"OpenVINO cannot load what was built of {stage.path}: {_reason(error)}") from error
     found = compiled.get_property("EXECUTION_DEVICES")  # NPUs give a text, others a list of them
     runs = [found] if isinstance(found, str) else [str(name) for name in found]
     if not runs or any(place not in (name, name.partition(".")[0]) for name in runs):
         where = ", ".join(runs) or "something that it does not name"
-        raise MissingError(f"openvino:{place} was asked for, but OpenVINO runs {source.path} on {where}.")
+        raise MissingError(f"openvino:{place} was asked for, but OpenVINO runs {stage.path} on {where}.")
     ov = require("openvino", extra="openvino")
     version = ov.__version__.partition("-")[0]
     half = place.partition(".")[0] == "NPU"
-    return Model(ov, compiled, f"OpenVINO {version}, {', '.join(runs)}", half=half)
+    return OpenVinoStage(ov, compiled, f"OpenVINO {version}, {', '.join(runs)}", half=half)
 
 
 def _check_place(place: str) -> None:
@@ -143,27 +143,27 @@ def _settings(place: str, threads: int) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name in known and known[name] == "RW"}
 
 
-def _compile(source: Source, place: str, *, threads: int) -> Any:
+def _compile(stage: StageFile, place: str, *, threads: int) -> Any:
     ov, core = require("openvino", extra="openvino"), _core()
     _check_place(place)
-    source.check()
+    stage.check()
     try:
-        whole = core.read_model(str(source.path))
-        results = [whole.output(name).get_node() for name in source.outputs]
-        model = ov.Model(results, whole.get_parameters(), source.path.stem)
+        whole = core.read_model(str(stage.path))
+        results = [whole.output(name).get_node() for name in stage.outputs]
+        model = ov.Model(results, whole.get_parameters(), stage.path.stem)
     except Exception as error:
-        raise BundleError(f"OpenVINO cannot load {source.path}: {_reason(error)}") from error
-    pinned = pin_shapes(source, f"openvino:{place}") if place.partition(".")[0] == "NPU" else None
+        raise BundleError(f"OpenVINO cannot load {stage.path}: {_reason(error)}") from error
+    pinned = pin_shapes(stage, f"openvino:{place}") if place.partition(".")[0] == "NPU" else None
     try:
-        named = not all(tensor.is_sized for tensor in source.inputs)
+        named = not all(tensor.is_sized for tensor in stage.inputs)
         if pinned is not None:
             model.reshape({name: list(shape) for name, shape in pinned.items()})
         elif not named and not _repeats_weights(model):  # lengths that differ stay open, and the batch with them
-            model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in source.inputs})
+            model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in stage.inputs})
         return core.compile_model(model, place, _settings(place, threads))
     except Exception as error:
         left = _left_out(core, model, place)
-        raise UnsupportedError(f"OpenVINO cannot run {source.path} on {place}: {_reason(error)}{left}") from error
+        raise UnsupportedError(f"OpenVINO cannot run {stage.path} on {place}: {_reason(error)}{left}") from error
 
 
 def _left_out(core: Any, model: Any, place: str) -> str:
@@ -190,7 +190,7 @@ def _repeats_weights(model: Any) -> bool:
     return False
 
 
-class Model:
+class OpenVinoStage:
     """A compiled model; each binding has an inference request of its own.
 
     It takes one sample at a time: NPUs know no other way, and at larger batches OpenVINO 2026.4 computes convolutions of few

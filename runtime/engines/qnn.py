@@ -16,9 +16,9 @@ from typing import Any
 from ...devices.board import is_x86_64
 from ...devices.sysfs import read_text
 from ...errors import BundleError, MissingError, UnsupportedError, require
-from . import SIMULATOR, Source, pin_shapes
+from . import SIMULATOR, StageFile, pin_shapes
 from ._stdout import printing_to_stderr
-from .onnxruntime import Session, read_assignment
+from .onnxruntime import OnnxRuntimeStage, read_assignment
 
 PACKAGE = "onnxruntime-qnn"
 ALIASES = ()
@@ -60,7 +60,7 @@ def describe_build(place: str) -> dict[str, str]:
     }
 
 
-def build(source: Source, place: str, *, threads: int) -> bytes:
+def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     """Compile a stage at batch 1 into an ONNX file that holds QNN's context binary.
 
     Raises:
@@ -69,8 +69,8 @@ def build(source: Source, place: str, *, threads: int) -> bytes:
         BundleError: ONNX Runtime cannot read the file.
     """
     _find(place)
-    pin_shapes(source, f"qnn:{place}")
-    source.check()
+    pin_shapes(stage, f"qnn:{place}")
+    stage.check()
     with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
         context = Path(folder, "context.onnx")
         kept = {
@@ -80,15 +80,15 @@ def build(source: Source, place: str, *, threads: int) -> bytes:
             "session.disable_cpu_ep_fallback": "1",
         }
         try:
-            _open(str(source.path), place, threads, kept)
+            _open(str(stage.path), place, threads, kept)
             return context.read_bytes()
         except MissingError:
             raise
         except Exception as error:  # ONNX Runtime's exception types are private and differ between versions
-            raise _explain(source, place, threads, str(error)) from error
+            raise _explain(stage, place, threads, str(error)) from error
 
 
-def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> Session:
+def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> OnnxRuntimeStage:
     """Load what was built ahead of a stage, or build it.
 
     Raises:
@@ -97,20 +97,20 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
         BundleError: ONNX Runtime cannot read the file, or what was built.
     """
     ort, _, settings = _find(place)
-    content = build(source, place, threads=threads) if built is None else built
+    content = build(stage, place, threads=threads) if built is None else built
     try:
         session = _open(content, place, threads, {"session.disable_cpu_ep_fallback": "1"})
         nodes = read_assignment(session)
     except MissingError:
         raise
     except Exception as error:
-        raise BundleError(f"QNN cannot load what was built of {source.path}: {_reason(str(error))}") from error
+        raise BundleError(f"QNN cannot load what was built of {stage.path}: {_reason(str(error))}") from error
     if set(nodes) != {PROVIDER}:
-        raise BundleError(f"What was built of {source.path} for qnn:{place} is run by {', '.join(nodes) or 'nothing'}.")
+        raise BundleError(f"What was built of {stage.path} for qnn:{place} is run by {', '.join(nodes) or 'nothing'}.")
     package = require("onnxruntime_qnn", extra="qnn")
     what = f"simulator of {settings['soc_model']}'s NPU on the CPU" if "soc_model" in settings else "NPU"
     runs_on = f"QNN {package.__version__} on ONNX Runtime {ort.__version__}, {what}"
-    return Session(ort, session, runs_on, batches=False, half=True)
+    return OnnxRuntimeStage(ort, session, runs_on, batches=False, half=True)
 
 
 @functools.cache
@@ -206,19 +206,19 @@ def _open(model: str | bytes, place: str, threads: int, entries: dict[str, str])
         raise
 
 
-def _explain(source: Source, place: str, threads: int, message: str) -> BundleError | UnsupportedError:
+def _explain(stage: StageFile, place: str, threads: int, message: str) -> BundleError | UnsupportedError:
     """Return the error for a stage that cannot be built, with the nodes that QNN leaves to the CPU where it may."""
     reason = _reason(message)
     if "INVALID_PROTOBUF" in message or "NO_SUCHFILE" in message or "INVALID_GRAPH" in message:
-        return BundleError(f"ONNX Runtime cannot load {source.path}: {reason}")
+        return BundleError(f"ONNX Runtime cannot load {stage.path}: {reason}")
     nodes: dict[str, list[Any]] = {}
     with contextlib.suppress(Exception):  # it fails with the CPU's help as well
-        nodes = read_assignment(_open(str(source.path), place, threads, {}))
+        nodes = read_assignment(_open(str(stage.path), place, threads, {}))
     if "finalize" in reason:
         reason += " QNN does not say at which node. An NPU without half precision refuses much in float: take an int8 variant."
     left = [node for name, own in nodes.items() if name != PROVIDER for node in own]
     if not left:
-        return UnsupportedError(f"qnn:{place} cannot run {source.path}: {reason}")
+        return UnsupportedError(f"qnn:{place} cannot run {stage.path}: {reason}")
     listed = ", ".join(f"{node.op_type} {node.name}" for node in left[:5]) + (", ..." if len(left) > 5 else "")
     hint = ""
     if any(node.op_type == "DequantizeLinear" for node in left):
@@ -226,7 +226,7 @@ def _explain(source: Source, place: str, threads: int, message: str) -> BundleEr
             " QNN takes no product of int8 whose result stays in float: quantize with float_heads=True (--float-heads)."
         )
     return UnsupportedError(
-        f"qnn:{place} does not run all of {source.path}: QNN leaves {listed} ({len(left)} nodes) to the CPU.{hint}"
+        f"qnn:{place} does not run all of {stage.path}: QNN leaves {listed} ({len(left)} nodes) to the CPU.{hint}"
     )
 
 

@@ -99,9 +99,9 @@ def test_exits_are_dropped_verified_and_fused_by_variant(files, call):
 
 
 def test_verify_ends_with_3_on_an_engine_that_computes_something_else(files, call, monkeypatch):
-    from offramp.runtime.engines.onnxruntime import Session
+    from offramp.runtime.engines.onnxruntime import OnnxRuntimeStage
 
-    bind = Session.bind
+    bind = OnnxRuntimeStage.bind
 
     def wrong(self, inputs, outputs):
         run = bind(self, inputs, outputs)
@@ -113,7 +113,7 @@ def test_verify_ends_with_3_on_an_engine_that_computes_something_else(files, cal
 
         return spoil
 
-    monkeypatch.setattr(Session, "bind", wrong)
+    monkeypatch.setattr(OnnxRuntimeStage, "bind", wrong)
     code, out, err = call("verify {f}/dense.offramp --variant fp32")
     assert code == 3 and "failed" in out and "fp32: what runs on cpu is not what was exported" in err
 

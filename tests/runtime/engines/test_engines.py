@@ -126,7 +126,7 @@ def test_a_session_on_a_gpu_goes_when_nobody_has_it_any_more():
 
     gc.disable()  # a GPU's memory is not to wait for the garbage collector
     try:
-        session = onnxruntime.Session(ort, object(), "", memory="cuda")
+        session = onnxruntime.OnnxRuntimeStage(ort, object(), "", memory="cuda")
         watcher = weakref.ref(session)
         del session
         assert watcher() is None
