@@ -1,5 +1,6 @@
 """The device `auto`: the devices of this machine are measured, and the fastest is chosen."""
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
@@ -12,10 +13,11 @@ from ..errors import EngineWarning, MissingError, OfframpError
 from ..units import show_us
 from .chain.net import Net
 from .engines import SIMULATOR, engines, name_device
-from .notices import log_debug
 from .placement import describe_devices
 
 __all__ = ["choose_devices"]
+
+LOG = logging.getLogger(__name__)
 
 CANDIDATE_S = 0.3
 """Time spent on measuring each candidate."""
@@ -100,9 +102,9 @@ def choose_devices(
     listed = ", ".join(f"{describe_devices(devices)} {show_us(cost.mean_s)}" for devices, cost in costs.items())
     skipped = f" Left out: {' '.join(refusals)}" if refusals else ""
     for devices, cost in costs.items():
-        log_debug(__name__, "%s: leaving at the exits takes %s s", describe_devices(devices), cost.exits_s)
+        LOG.debug("%s: leaving at the exits takes %s s", describe_devices(devices), cost.exits_s)
     reason = f"auto chose {describe_devices(best)} by the mean latency measured here: {listed}.{skipped}"
-    log_debug(__name__, "%s", reason)
+    LOG.debug("%s", reason)
     return best, reason
 
 

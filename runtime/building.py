@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,13 @@ from ..files import check_writable
 from ..progress import Progress
 from .chain.results import StageProvenance
 from .engines import Builder, Compiled, CrossBuilder, Device, StageFile, find_device
-from .notices import log_debug, warn_caller
+from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 
 __all__ = ["Built", "build", "compile_stages"]
+
+LOG = logging.getLogger(__name__)
 
 
 class Built(Struct, frozen=True):
@@ -293,13 +296,11 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
             except BundleError as error:
                 if origin == "now" or isinstance(engine, CrossBuilder):
                     raise
-                log_debug(
-                    __name__, "%s for %s from the %s does not load: %s", job.label, job.device.name, origin, error
-                )
+                LOG.debug("%s for %s from the %s does not load: %s", job.label, job.device.name, origin, error)
                 in_cache = cache.fetch(job.key, job.label)[0] if origin == "bundle" else None
                 content, origin = (_build_and_keep(job, str(error)), "now") if in_cache is None else (in_cache, "cache")
             else:
-                log_debug(__name__, "%s for %s: compiled form from %s", job.label, job.device.name, origin)
+                LOG.debug("%s for %s: compiled form from %s", job.label, job.device.name, origin)
                 return compiled, StageProvenance(
                     job.device.name, compiled.runs_on, origin, fallback_reason, compiled.half
                 )
@@ -311,7 +312,7 @@ def _fetch(job: Job) -> tuple[bytes, str]:
     if content is not None:
         return content, "bundle"
     if damage is not None:
-        log_debug(__name__, "%s is not used: %s", job.inside, damage)
+        LOG.debug("%s is not used: %s", job.inside, damage)
     if isinstance(job.device.engine, CrossBuilder):
         raise _not_built(job, damage)
     content, stale = cache.fetch(job.key, job.label)
@@ -321,7 +322,7 @@ def _fetch(job: Job) -> tuple[bytes, str]:
                 f"{job.inside} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
             )
         return content, "cache"
-    log_debug(__name__, "the cache has no build of %s for %s: %s", job.label, job.device.name, stale or "none was made")
+    LOG.debug("the cache has no build of %s for %s: %s", job.label, job.device.name, stale or "none was made")
     return _build_and_keep(job, damage or stale), "now"
 
 

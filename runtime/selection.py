@@ -1,5 +1,6 @@
 """Which calibration and which operating point a bundle runs with on this device."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +9,7 @@ from ..devices import differences, fingerprint
 from ..devices.fingerprint import Difference
 from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
 from .engines import find_device
-from .notices import log_debug, warn_caller
+from .notices import warn_caller
 
 __all__ = [
     "belongs",
@@ -19,6 +20,8 @@ __all__ = [
     "packages_of",
     "variant_of",
 ]
+
+LOG = logging.getLogger(__name__)
 
 
 def find_calibration(
@@ -51,7 +54,7 @@ def find_calibration(
             if any(_is_of(bundle, candidate, point, name) for point in candidate.points)
         }
     if len(fitting) < 2:
-        log_debug(__name__, "calibrations of %s that fit: %s", bundle.path, ", ".join(fitting) or "none")
+        LOG.debug("calibrations of %s that fit: %s", bundle.path, ", ".join(fitting) or "none")
         return next(iter(fitting.values()), None)
     misfits = {file: _misfit(candidate, threads) for file, candidate in fitting.items()}
     best = [file for file, misfit in misfits.items() if misfit == min(misfits.values())]
@@ -68,7 +71,7 @@ def find_calibration(
     file = min(best, key=lambda file: min(map(_loss, fitting[file].points.values())))
     for name, (hard, soft) in misfits.items():
         verdict = "chosen" if name == file else "not chosen"
-        log_debug(__name__, "calibration %s: %d hard and %d soft differences, %s", name, hard, soft, verdict)
+        LOG.debug("calibration %s: %d hard and %d soft differences, %s", name, hard, soft, verdict)
     return fitting[file]
 
 
@@ -130,7 +133,7 @@ def choose_point(
     name = _name_of_point(bundle, fitting, variant, point)
     made_for = variant_of(bundle, fitting, fitting.points[name])
     assert made_for is not None
-    log_debug(__name__, "operating point %s of variant %s is in use", name, made_for.name)
+    LOG.debug("operating point %s of variant %s is in use", name, made_for.name)
     return made_for, fitting, fitting.points[name]
 
 
