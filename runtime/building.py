@@ -263,14 +263,14 @@ def errors_attributed(device: str, stage: str, *, numbers: Sequence[int] = ()) -
     try:
         yield
     except OfframpError as error:
-        error.device, error.stage = error.device or device, error.stage or stage
+        error.device, error.stage = device, stage
         if not isinstance(error, UnsupportedError) or not numbers or device == "cpu":
             raise
         place = ",".join(f"{number}=cpu" for number in numbers)
         raise UnsupportedError(
             f"{error} To run this stage on the CPU: --place {place}.",
-            device=error.device,
-            stage=error.stage,
+            device=device,
+            stage=stage,
             nodes=error.nodes,
             package=error.package,
             extra=error.extra,

@@ -137,7 +137,7 @@ def test_a_session_on_a_gpu_goes_when_nobody_has_it_any_more():
 def test_work_that_a_provider_leaves_to_the_cpu_is_named():
     class Node:
         def __init__(self, op_type):
-            self.op_type = op_type
+            self.op_type, self.name = op_type, f"{op_type}_1"
 
     class Part:  # what ONNX Runtime reports where a GPU is: a fake, since there is none here
         def __init__(self, ep_name, *ops):
@@ -160,8 +160,9 @@ def test_work_that_a_provider_leaves_to_the_cpu_is_named():
     shapes, work = Part("CPUExecutionProvider", "Shape", "Gather"), Part("CPUExecutionProvider", "GRU")
     check = lambda *parts: onnxruntime._assert_provider(Reported(*parts), "CUDAExecutionProvider", "cuda:0")  # noqa: E731
     assert check(gpu, shapes) == "CUDAExecutionProvider (2 nodes), CPUExecutionProvider (Gather, Shape)"
-    with pytest.raises(MissingError, match="GRU would run on the CPU"):
+    with pytest.raises(MissingError, match="GRU would run on the CPU") as caught:
         check(gpu, work)
+    assert caught.value.nodes == ("GRU_1",)
     with pytest.raises(MissingError, match="every node would run on the CPU"):
         check(shapes)
 
