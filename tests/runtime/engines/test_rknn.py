@@ -27,7 +27,8 @@ from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import build, verify
 from offramp.runtime.engines import rknn
-from offramp.runtime.engines.rknn import converter
+from offramp.runtime.engines.rknn import converter, toolkit
+from offramp.runtime.engines.rknn.stage import Edge, RknnHeader, RknnStage
 from offramp.runtime.loading import load_static, load_uncalibrated
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo.dense import forge
@@ -107,7 +108,7 @@ def workstation(tmp_path, monkeypatch):
         return reply, model.SerializeToString(), table
 
     monkeypatch.setenv("OFFRAMP_RKNN_PYTHON", sys.executable)
-    monkeypatch.setattr(rknn, "_convert", convert)
+    monkeypatch.setattr(toolkit, "convert", convert)
 
 
 @pytest.fixture
@@ -175,14 +176,14 @@ def test_images_go_in_as_nhwc_and_an_input_in_8_bits_is_handed_over_without_the_
             assert [x.dtype for x in inputs] == [np.float32, np.float32]
             return [np.moveaxis(inputs[0], 3, 1) * 2, np.array([[3.0]], np.float32), inputs[1]]
 
-    edges = rknn.Edge("image", "image"), rknn.Edge("q", "q.float", scale=0.5, zero_point=3)
+    edges = Edge("image", "image"), Edge("q", "q.float", scale=0.5, zero_point=3)
     given = (
-        rknn.Edge("y", "y", scale=0.25, zero_point=128),
-        rknn.Edge("image.q", input="image", scale=1.0, zero_point=-1),
-        rknn.Edge("label", "label"),
-        rknn.Edge("back", "back"),
+        Edge("y", "y", scale=0.25, zero_point=128),
+        Edge("image.q", input="image", scale=1.0, zero_point=-1),
+        Edge("label", "label"),
+        Edge("back", "back"),
     )
-    model = rknn.RknnStage(Doubles(), rknn.RknnHeader("2.5.0", edges, given, {}, ()), "")
+    model = RknnStage(Doubles(), RknnHeader("2.5.0", edges, given, {}, ()), "")
     image = np.arange(-8, 8, dtype=np.float32).reshape(1, 4, 2, 2)
     quantised = np.array([[3, 4, 255]], np.uint8)
     outputs = {
@@ -296,7 +297,7 @@ def test_a_converter_that_fails_is_an_error_and_leaves_nothing(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("OFFRAMP_RKNN_PYTHON", str(python))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(rknn, "CONVERT_S", 0.5)
+    monkeypatch.setattr(toolkit, "CONVERT_S", 0.5)
     with pytest.raises(error, match=words):
         build(dense, DEVICE)
     assert list((tmp_path / "tmp").iterdir()) == [] and capfd.readouterr().out == ""
@@ -386,7 +387,7 @@ def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_p
     bundle = open_bundle(tmp_path / "copy.offramp")
     if variant == "int8":
         bundle = quantize(bundle, networks.ZOO[name].draw(64, 5))
-    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    monkeypatch.setattr(toolkit, "convert", simulator.convert)
     if (name, variant) in REFUSED:
         with pytest.raises(UnsupportedError, match=REFUSED[name, variant]):
             build(bundle, DEVICE, variant=variant)
@@ -412,7 +413,7 @@ def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, b
     shutil.copytree(bundle.path, tmp_path / "copy.offramp")
     data = networks.ZOO["multi-scale"].draw(64, 5) if to == "int8" else None
     bundle = quantize(tmp_path / "copy.offramp", data, to=to)
-    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    monkeypatch.setattr(toolkit, "convert", simulator.convert)
     build(bundle, DEVICE, variant=to)
     board(lite=simulator.lite())
     (found,) = verify(bundle, DEVICE, variant=to)
@@ -425,7 +426,7 @@ def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, boar
 
     entry = networks.ZOO["encoder"]
     bundle = export(networks.build(entry), entry.draw(3, 0), tmp_path / "encoder.offramp")
-    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    monkeypatch.setattr(toolkit, "convert", simulator.convert)
     build(bundle, DEVICE)
     board(lite=simulator.lite())
     npu, cpu = (load_uncalibrated(bundle, where).every_exit(entry.draw(50, 7)) for where in (DEVICE, "cpu"))
@@ -443,7 +444,7 @@ def test_images_as_a_camera_gives_them_mean_the_same(variant, tmp_path, simulato
     bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=how)
     if variant == "int8":
         bundle = quantize(bundle, pixels)
-    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    monkeypatch.setattr(toolkit, "convert", simulator.convert)
     build(bundle, DEVICE, variant=variant)
     board(lite=simulator.lite())
     npu, cpu = (load_uncalibrated(bundle, where, variant=variant).every_exit(pixels) for where in (DEVICE, "cpu"))

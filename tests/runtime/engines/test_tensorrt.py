@@ -13,6 +13,7 @@ from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build, load_uncalibrated
 from offramp.runtime.engines import StageFile, tensorrt
 from offramp.runtime.engines.tensorrt import cuda
+from offramp.runtime.engines.tensorrt.builder import build_plan
 from offramp.tests.fakes.tensorrt import VERSIONS, FakeDriver, make_tensorrt
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import labels_of_clones
@@ -68,7 +69,7 @@ def test_stages_of_every_precision_are_built_by_the_real_builder(dense, rtx):
     sizes = {}
     for variant in bundle.manifest.variants:
         for k, source in enumerate(sources(bundle, variant)):
-            sizes[variant.precision, k] = len(tensorrt.build_plan(rtx, source)[0])
+            sizes[variant.precision, k] = len(build_plan(rtx, source)[0])
     assert len(sizes) == 9 and min(sizes.values()) > 1000
 
 
@@ -77,17 +78,17 @@ def test_images_as_a_camera_gives_them_and_float64(tmp_path, rtx):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     bundle = export(networks.build(networks.Plain), pixels, tmp_path / "net.offramp", preprocess=how)
     for source in sources(bundle, bundle.variant()):
-        assert len(tensorrt.build_plan(rtx, source)[0]) > 1000
+        assert len(build_plan(rtx, source)[0]) > 1000
     double = StageFile(source.path, (Tensor(name="x", dtype="float64", shape=(None, 3)),), ("y",))
     with pytest.raises(UnsupportedError, match="TensorRT knows no float64, in which stage2.onnx reads x"):
-        tensorrt.build_plan(rtx, double)
+        build_plan(rtx, double)
 
 
 def test_int8_with_zero_points_is_refused_with_the_remedy(dense, rtx):
     bundle = quantize(dense, draw(64))
     with pytest.raises(UnsupportedError, match=r"zero point.*offramp quantize --symmetric"):
         for source in sources(bundle, bundle.manifest.variants[1]):
-            tensorrt.build_plan(rtx, source)
+            build_plan(rtx, source)
 
 
 def test_what_the_real_parser_cannot_take_is_named(tmp_path, rtx):
@@ -99,7 +100,7 @@ def test_what_the_real_parser_cannot_take_is_named(tmp_path, rtx):
     graph = helper.make_graph([node], "g", [value("x")], [value("y")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "odd.onnx")
     with pytest.raises(UnsupportedError, match="cannot run .*odd.onnx: StringNormalizer odd: |odd.onnx: .*tring"):
-        tensorrt.build_plan(rtx, StageFile(path=tmp_path / "odd.onnx", inputs=(), outputs=("y",)))
+        build_plan(rtx, StageFile(path=tmp_path / "odd.onnx", inputs=(), outputs=("y",)))
 
 
 def test_a_tensorrt_that_cannot_type_strongly_is_too_old(dense, monkeypatch):
@@ -210,7 +211,7 @@ def test_timings_of_another_version_are_not_used(dense, monkeypatch):
     (source, *_) = sources(dense, dense.variant())
     cuda.open_gpu(0)
     for unfit in (b"of another device", b"damaged"):
-        assert tensorrt.build_plan(module, source, timings=unfit)[1] == b"timings learnt"
+        assert build_plan(module, source, timings=unfit)[1] == b"timings learnt"
     assert module.timings == [b"", b""]
 
 
