@@ -3,8 +3,8 @@
     python converter.py < job.json    # in an empty folder; rknn-toolkit2 prints to stdout and stderr
 
 The script knows nothing of offramp. The job has `onnx` (a path), `soc`, `inputs` (name and fixed shape of each) and `outputs`
-(names, in the order wanted). The script writes `stage.rknn` and `reply.json`: the toolkit's version and the edges of the stage, or
-`error` with its `kind` (`unsupported` or `missing`).
+(names, in the order wanted). The script writes `stage.rknn` and `reply.json`, which has the toolkit's version and the edges of
+the stage, or `error` with its `kind` (`unsupported` or `missing`).
 
 Stages of a quantised network hand over tensors in 8 bits. Here they become float32, since rknn-toolkit2 takes QuantizeLinear and
 DequantizeLinear only inside a graph, not at its border. `reply.json` has their scales and zero points, by which the stage is run.

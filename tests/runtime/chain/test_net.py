@@ -151,8 +151,9 @@ def test_an_error_that_an_engine_explains_itself_is_not_its_own_cause():
         raise MissingError("The NPU is gone.")
 
     with pytest.raises(MissingError, match="gone") as caught:
-        run_stage(gone)
+        run_stage(gone, ("rknn:rk3588", "stage1.onnx"))
     assert caught.value.__cause__ is None
+    assert (caught.value.device, caught.value.stage) == ("rknn:rk3588", "stage1.onnx")
 
 
 def test_integers_do_not_wrap():

@@ -134,6 +134,29 @@ def test_a_session_on_a_gpu_goes_when_nobody_has_it_any_more():
         gc.enable()
 
 
+def test_a_program_finds_what_failed_without_reading_words(dense, monkeypatch):
+    compile_stage = openvino._compile
+
+    def refuse(stage, place, *, threads):
+        if stage.path.name == "stage1.onnx":
+            raise UnsupportedError("It does not know Odd.", nodes=["/odd"], path=stage.path)
+        return compile_stage(stage, place, threads=threads)
+
+    monkeypatch.setattr(openvino, "_compile", refuse)
+    with pytest.raises(UnsupportedError, match="--place 1=cpu") as caught:
+        load_uncalibrated(dense, "openvino:CPU")
+    error = caught.value
+    assert (error.device, error.stage, error.nodes) == ("openvino:CPU", "stage1.onnx", ("/odd",))
+    assert error.path == dense.path / "variants/fp32/stage1.onnx"
+    with load_uncalibrated(dense, ("openvino:CPU", "cpu", "openvino:CPU")) as net:  # the remedy, from attributes alone
+        assert net(draw(1)[0]).label >= 0
+    for device in ("openvino:NPU", "cuda:0", "nowhere"):
+        with pytest.raises(MissingError) as missing:
+            load_uncalibrated(dense, ("cpu", device, "cpu"))
+        assert missing.value.device == device
+        assert missing.value.stage == (None if device == "nowhere" else "stage1.onnx")
+
+
 def test_work_that_a_provider_leaves_to_the_cpu_is_named():
     class Node:
         def __init__(self, op_type):
@@ -286,8 +309,11 @@ def test_an_engine_that_fails_in_the_middle_of_a_chain_says_so_and_goes_on(dense
     kept = memory.heads[1]
     memory.heads[1] = (fail, *kept[1:])
     net.thresholds = net.thresholds
-    with pytest.raises(DataError, match="cannot run this sample: out of device memory"):
-        net(x)
+    for call in (net, lambda sample: net.batch(sample[None])):
+        net._together = False
+        with pytest.raises(DataError, match="cannot run this sample: out of device memory") as caught:
+            call(x)
+        assert (caught.value.device, caught.value.stage) == (device, "stage1.onnx")
     memory.heads[1] = kept
     net.thresholds = net.thresholds
     assert net(x).score == right.score
