@@ -1,4 +1,4 @@
-"""Compile a network's stages for their devices, with what was built ahead where an engine takes long."""
+"""Compile a network's stages for their devices. Engines that take long have builds, in the bundle or the cache."""
 
 import contextlib
 import functools
@@ -128,7 +128,7 @@ class Jobs:
         )
 
     def _key(self, stage: Stage, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
-        """Return what decides whether a build fits; `engine` is what the engine adds, or sets to a value of its own."""
+        """Return what decides whether a build fits. `engine` is the engine's part, which goes before the other values."""
         variant = self._parts.variant
         return {
             "device": device.name,
@@ -154,7 +154,7 @@ def compile_stages(
         options: how they are loaded.
 
     Returns:
-        For each stage what runs it, and what is to be said of it.
+        For each stage the compiled stage and its provenance.
 
     Raises:
         BundleError: a file is damaged, or an engine cannot read it.
@@ -279,7 +279,7 @@ def errors_attributed(device: str, stage: str, *, numbers: Sequence[int] = ()) -
 
 
 def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, StageProvenance]:
-    """Compile a file, or load what was built of it.
+    """Compile a file, or load its build.
 
     Args:
         job: the file and the device.
@@ -307,7 +307,7 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
 
 
 def _fetch(job: Job) -> tuple[bytes, str]:
-    """Return what was built ahead and where it was, in the `bundle` or the `cache`; build and keep it if it is in neither."""
+    """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
     content, damage = cache.read_build(job.record, job.inside, job.key)
     if content is not None:
         return content, "bundle"
@@ -327,7 +327,7 @@ def _fetch(job: Job) -> tuple[bytes, str]:
 
 
 def _not_built(job: Job, problem: str | None) -> MissingError:
-    """Make the error that says how to get a stage which is built on another machine."""
+    """Return the error for a stage whose build must come from another machine. It says how to get the build."""
     reason = f": {problem}" if problem else ""
     return MissingError(
         f"{job.stage.path} is not built for {job.device.name}{reason}. Build it into the bundle on "
@@ -337,6 +337,7 @@ def _not_built(job: Job, problem: str | None) -> MissingError:
 
 
 def _build_and_keep(job: Job, problem: str | None) -> bytes:
+    """Build a stage and put the build into the cache, if the cache can be written."""
     content = _build_anew(job, problem)
     try:
         cache.store(job.key, job.label, content)
@@ -346,6 +347,7 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
 
 
 def _build_inside(job: Job) -> Built:
+    """Build a stage into the bundle, unless the bundle has a build that fits."""
     check_writable(job.inside)
     content, problem = cache.read_build(job.record, job.inside, job.key)
     was_there = content is not None
@@ -356,6 +358,7 @@ def _build_inside(job: Job) -> Built:
 
 
 def _build_in_cache(job: Job) -> Built:
+    """Build a stage into the cache, unless the cache has a build that fits."""
     content, problem = cache.fetch(job.key, job.label)
     was_there = content is not None
     if content is None:

@@ -42,9 +42,9 @@ class Net(Runner):
         >>> from offramp.runtime import load_uncalibrated
         >>> x = np.load("test.npz")["x"]
         >>> with load_uncalibrated("digits.offramp") as net:
-        ...     net.thresholds = (0.9, 0.9)
-        ...     print(net.inputs, net.batch(x).label.shape)
-        ('x',) (200,)
+        ...     net.thresholds = (0.75, 0.75)
+        ...     print(net.thresholds, net.batch(x).label.shape)
+        (0.75, 0.75) (200,)
     """
 
     def __init__(

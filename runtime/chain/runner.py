@@ -18,7 +18,7 @@ from .samples import Samples, check_samples, fill_input, prepare_single, split_i
 __all__ = ["Answers", "Runner"]
 
 MOST_LENGTHS = 8
-"""For so many sizes of a network's named axes memory is kept; the one that was not used for longest goes first."""
+"""A network with named axes keeps memory for so many sizes. The size that was not used for longest goes first."""
 
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 """Arrays to be filled for a chunk of samples: labels, scores, exits and, if wanted, logits."""

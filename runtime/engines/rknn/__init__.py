@@ -137,7 +137,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         header = msgspec.json.decode(line, type=RknnHeader)
     except msgspec.DecodeError as error:
         raise BundleError(
-            f"What was built of {stage.path} for rknn:{place} cannot be read: {error}", path=stage.path
+            f"The build of {stage.path} for rknn:{place} cannot be read: {error}", path=stage.path
         ) from error
     lite = _import_lite()(verbose=False)
     with (
@@ -152,7 +152,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     if not started:
         lite.release()
         if not loaded:
-            raise BundleError(f"RKNNLite cannot read what was built of {stage.path} for rknn:{place}.", path=stage.path)
+            raise BundleError(f"RKNNLite cannot read the build of {stage.path} for rknn:{place}.", path=stage.path)
         raise MissingError(
             f"RKNNLite cannot start {stage.path} on {place}. Most often librknnrt.so here is older than rknn-toolkit2 "
             f"{header.toolkit}, which built it: update it from github.com/airockchip/rknn-toolkit2. Or remove engines/"

@@ -89,7 +89,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         header = msgspec.json.decode(line, type=TensorRtHeader)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(
-            f"What was built of {stage.path} for tensorrt:{place} is damaged: {error}", path=stage.path
+            f"The build of {stage.path} for tensorrt:{place} is damaged: {error}", path=stage.path
         ) from error
     runtime = start(trt.Runtime, trt)
     if core is not None:
@@ -98,7 +98,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BundleError(
-            f"TensorRT {trt.__version__} cannot load what was built of {stage.path}: {last_errors(trt)}",
+            f"TensorRT {trt.__version__} cannot load the build of {stage.path}: {last_errors(trt)}",
             path=stage.path,
         )
     on_host = [name for name in tensor_names(engine) if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]

@@ -191,7 +191,7 @@ def test_what_is_no_context_is_refused(dense, tmp_path):
     path = dense.path / dense.variant().folder / stage.file
     source = StageFile(path=path, inputs=stage.inputs, outputs=("exit0.score",))
     for content in (b"no context", write_determinant(tmp_path / "d.onnx").path.read_bytes()):
-        with pytest.raises(BundleError, match="QNN cannot load what was built of"):
+        with pytest.raises(BundleError, match="QNN cannot load the build of"):
             qnn.compile_stage(source, "simulator", threads=1, built=content)
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(BundleError, match="ONNX Runtime cannot load"):
@@ -255,7 +255,7 @@ def test_clones_in_threads_give_what_one_gives_alone(dense):
 def test_auto_passes_over_the_simulator(dense):
     net = load_uncalibrated(dense, "auto")
     assert not any("qnn" in stage.device for stage in net.provenance.stages)
-    assert "qnn:simulator: its latency says nothing of the device." in net.provenance.chosen
+    assert "qnn:simulator: a simulator's latency is not the device's." in net.provenance.chosen
 
 
 @simulated

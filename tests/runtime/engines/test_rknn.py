@@ -250,7 +250,7 @@ def test_what_rknnlite_refuses_is_an_error_with_the_usual_reason(dense, workstat
         with pytest.raises(MissingError, match="librknnrt.so here is older than rknn-toolkit2 2.5.0"):
             load_uncalibrated(dense, DEVICE)
     FakeRKNNLite.answers["load_rknn"] = -1
-    with pytest.raises(BundleError, match=r"RKNNLite cannot read what was built of .*stage0.onnx"):
+    with pytest.raises(BundleError, match=r"RKNNLite cannot read the build of .*stage0.onnx"):
         load_uncalibrated(dense, DEVICE)
     assert [lite.released for lite in FakeRKNNLite.made] == [1, 1, 1]
     FakeRKNNLite.answers.update(load_rknn=0, init_runtime=0)
