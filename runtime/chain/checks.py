@@ -1,18 +1,20 @@
 """What a chain refuses: thresholds out of range, answers that are not numbers, samples that an engine cannot run."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import numpy as np
 
 from ...bundle.manifest import NEVER
-from ...errors import DataError, MissingError, OfframpError, UsageError
+from ...errors import BundleError, DataError, MissingError, OfframpError, UsageError
 from ..engines import Run
 
 __all__ = [
     "CLOSED",
     "Where",
     "check_thresholds",
+    "errors_located",
     "nan_error",
     "raise_explained",
     "refuse_closed",
@@ -52,11 +54,21 @@ def run_stage(run: Run, where: Where) -> None:
         raise_explained(error, where)
 
 
-def raise_explained(error: Exception, where: Where = (None, "")) -> NoReturn:
+@contextlib.contextmanager
+def errors_located(where: Where) -> Iterator[None]:
+    """Let an error of a device or a stage's file say which they are."""
+    try:
+        yield
+    except (BundleError, MissingError) as error:
+        error.device, error.stage = where
+        raise
+
+
+def raise_explained(error: Exception, where: Where) -> NoReturn:
     """Raise the error for a sample that an engine cannot run. Engines raise various types, which nobody can catch by name."""
     device, stage = where
     if isinstance(error, MissingError):
-        error.device, error.stage = error.device or device, error.stage or stage or None
+        error.device, error.stage = where
     if isinstance(error, OfframpError):
         raise error
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
@@ -64,7 +76,7 @@ def raise_explained(error: Exception, where: Where = (None, "")) -> NoReturn:
     raise DataError(
         f"The engine cannot run this sample: {line} Is a value out of range, or a sequence too short or long?",
         device=device,
-        stage=stage or None,
+        stage=stage,
     ) from error
 
 

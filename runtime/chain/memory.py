@@ -9,6 +9,7 @@ from msgspec import Struct
 from ...bundle import Exit, Stage, Tensor
 from ..engines import Compiled, Run
 from .buffers import Buffers
+from .checks import Where, errors_located, raise_explained
 
 CHUNK_SAMPLES = 16
 """The most samples that go through a stage at once. More would need more memory."""
@@ -22,6 +23,7 @@ class Link(NamedTuple):
         reads, writes: the chain's tensors by the names that the stage's file has for them: {"x": "exit0.features"}.
         exit: the exit at which the stage ends.
         logits: True if the exit's logits are read.
+        where: the stage's device and file, for errors.
     """
 
     compiled: Compiled
@@ -29,10 +31,15 @@ class Link(NamedTuple):
     writes: dict[str, str]
     exit: Exit
     logits: bool
+    where: Where
 
 
 def link_stages(
-    compiled: Sequence[Compiled], stages: Sequence[Stage], exits: Sequence[Exit], logits: bool
+    compiled: Sequence[Compiled],
+    stages: Sequence[Stage],
+    exits: Sequence[Exit],
+    logits: bool,
+    devices: Sequence[str | None],
 ) -> list[Link]:
     """Join stages to the chain's tensors. Stages that share a file share its names, which are those of the first of them."""
     links = []
@@ -46,7 +53,7 @@ def link_stages(
         writes |= {exit_in_file.score: exit_.score, exit_in_file.label: exit_.label}
         if logits:
             writes[exit_in_file.logits] = exit_.logits
-        links.append(Link(compiled[k], reads, writes, exit_, logits))
+        links.append(Link(compiled[k], reads, writes, exit_, logits, (devices[k], stage.file)))
     return links
 
 
@@ -95,9 +102,10 @@ class Memory:
     def _bind(self, views: dict[str, np.ndarray], on_device: dict[str, Any]) -> Bound:
         """Tie the chain to arrays, and to memory of the engines' devices."""
         places, steps = views | on_device, []
-        for compiled, reads, writes, exit_, logits in self._links:
+        for compiled, reads, writes, exit_, logits, where in self._links:
             inputs = {in_file: places[name] for in_file, name in reads.items()}
-            run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
+            with errors_located(where):
+                run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
             steps.append((run, views[exit_.score], views[exit_.label], views[exit_.logits] if logits else None))
         return Bound(views, steps)
 
@@ -120,6 +128,9 @@ def learn_shapes(links: Sequence[Link], stages: Sequence[Stage], inputs: dict[st
     Args:
         links, stages: the chain.
         inputs: one sample by the names of the inputs, with the batch axis.
+
+    Raises:
+        DataError: an engine cannot run the sample.
     """
     values, sized = dict(inputs), []
     for link, stage in zip(links, stages, strict=True):
@@ -127,7 +138,10 @@ def learn_shapes(links: Sequence[Link], stages: Sequence[Stage], inputs: dict[st
         names = {in_file: name for in_file, name in link.writes.items() if name in boundaries}
         if names:
             feeds = {in_file: values[name] for in_file, name in link.reads.items()}
-            arrays = link.compiled.infer(feeds, list(names))
+            try:
+                arrays = link.compiled.infer(feeds, list(names))
+            except Exception as error:
+                raise_explained(error, link.where)
             values |= {names[in_file]: array for in_file, array in arrays.items()}
         sized += [resize(tensor, values[tensor.name].shape) for tensor in stage.outputs]
     return sized

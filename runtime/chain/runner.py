@@ -41,7 +41,8 @@ class Runner:
     ) -> None:
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
-        self._links = link_stages(compiled, stages, exits, logits)
+        self._links = link_stages(compiled, stages, exits, logits, devices or (None,) * len(stages))
+        self._where = [link.where for link in self._links]
         self._stages = list(stages)
         self._inputs = tuple(inputs)
         self._live = live_after(stages)
@@ -54,9 +55,6 @@ class Runner:
         self._batches = all(stage.batches for stage in compiled)
         self._together = None if self._batches else False
         self._named = not all(tensor.is_sized for tensor in inputs)
-        # What an error that a stage raises is about: its device and its file.
-        names: Sequence[str | None] = devices or (None,) * len(stages)
-        self._where = [(device, stage.file) for device, stage in zip(names, stages, strict=True)]
         self._take_memory()
 
     def _take_memory(self) -> None:
@@ -101,10 +99,7 @@ class Runner:
         if memory is None:
             boundaries = [tensor for stage in self._stages for tensor in stage.outputs]
             if self._named:
-                try:
-                    boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
-                except Exception as error:
-                    raise_explained(error)
+                boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
             memory = Memory(self._links, [*inputs, *boundaries, *self._heads])
         self._memories[key] = memory  # the last in the dictionary was used last

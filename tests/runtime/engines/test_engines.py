@@ -227,18 +227,18 @@ def test_clones_and_one_chain_called_from_several_threads_give_what_one_gives_al
     net.thresholds = (0.9, 0.9)
     expected = [(r.label, r.exit, r.score) for r in map(net, x)]
     clones = [net.clone(), net.clone(), net, net]
-    found: list[Any] = [[] for _ in clones]
+    by_thread: list[Any] = [[] for _ in clones]
 
     def work(k):
         for _ in range(5):
-            found[k] = [(r.label, r.exit, r.score) for r in map(clones[k], x)]
+            by_thread[k] = [(r.label, r.exit, r.score) for r in map(clones[k], x)]
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(len(clones))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(answers == expected for answers in found)
+    assert all(answers == expected for answers in by_thread)
 
 
 def test_threads_that_learn_lengths_at_once_get_what_one_gets_alone(zoo):
@@ -259,18 +259,18 @@ def test_threads_that_learn_lengths_at_once_get_what_one_gets_alone(zoo):
                 net.clone()
             nets = [load_uncalibrated(bundle, device) for _ in range(3)]
         nets += [net, net]
-        found: list[Any] = [None] * len(nets)
+        scores: list[Any] = [None] * len(nets)
 
-        def work(k, nets=nets, found=found):
+        def work(k, nets=nets, scores=scores):
             for _ in range(5):
-                found[k] = [nets[k](sample).score for sample in samples]
+                scores[k] = [nets[k](sample).score for sample in samples]
 
         threads = [threading.Thread(target=work, args=(k,)) for k in range(len(nets))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert np.allclose(found, expected, atol=1e-6)
+        assert np.allclose(scores, expected, atol=1e-6)
 
 
 def test_a_clone_has_thresholds_and_a_life_of_its_own(dense):
@@ -306,15 +306,15 @@ def test_an_engine_that_fails_in_the_middle_of_a_chain_says_so_and_goes_on(dense
     def fail():
         raise RuntimeError("Exception from src/somewhere.cpp:1:\nout of device memory")
 
-    kept = memory.heads[1]
-    memory.heads[1] = (fail, *kept[1:])
+    head = memory.heads[1]
+    memory.heads[1] = (fail, *head[1:])
     net.thresholds = net.thresholds
     for call in (net, lambda sample: net.batch(sample[None])):
         net._together = False
         with pytest.raises(DataError, match="cannot run this sample: out of device memory") as caught:
             call(x)
         assert (caught.value.device, caught.value.stage) == (device, "stage1.onnx")
-    memory.heads[1] = kept
+    memory.heads[1] = head
     net.thresholds = net.thresholds
     assert net(x).score == right.score
 
@@ -367,12 +367,15 @@ def test_a_batch_names_the_sample_that_is_not_a_number(dense):
 
 
 def test_verify_names_where_it_ran(dense):
-    (found,) = verify(dense, MIXED)
-    assert found.passed and found.device == "0=openvino:CPU,1=cpu,2=openvino:CPU"
+    (verification,) = verify(dense, MIXED)
+    assert verification.passed and verification.device == "0=openvino:CPU,1=cpu,2=openvino:CPU"
 
 
-def test_auto_measures_what_is_here_and_says_why(dense):
-    net = load_uncalibrated(dense, "auto")
+def test_auto_measures_what_is_here_and_says_why(dense, caplog):
+    with caplog.at_level("DEBUG", "offramp"):
+        net = load_uncalibrated(dense, "auto")
+    assert net.provenance.chosen in caplog.messages
+    assert any("cpu: leaving at the exits takes [" in message for message in caplog.messages)
     assert len(set(net.provenance.devices)) >= 1
     assert net.provenance.chosen.startswith("auto chose ") and "cpu " in net.provenance.chosen
     assert "openvino:CPU " in net.provenance.chosen and " us" in net.provenance.chosen
@@ -409,9 +412,9 @@ def test_every_engine_offers_what_the_contract_says():
         except MissingError:  # its package or its devices are not here; each engine's own tests say so
             assert module not in ("onnxruntime", "openvino")
             continue
-        for place, what in places.items():
+        for place, description in places.items():
             device = find_device(name_device(module, engine, place))
-            assert device.engine is engine and device.place == place and what
+            assert device.engine is engine and device.place == place and description
 
 
 def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
@@ -490,7 +493,7 @@ def npu(monkeypatch):
 def test_an_npu_of_openvino_gets_fixed_shapes_and_keeps_what_it_built(npu, dense):
     npu()
     x = draw(50)
-    assert [one.was_there for one in build(dense, "openvino:NPU")] == [False] * 3
+    assert [built.was_there for built in build(dense, "openvino:NPU")] == [False] * 3
     with load_uncalibrated(dense, "openvino:NPU") as net, load_uncalibrated(dense, "cpu") as cpu:
         assert {stage.built for stage in net.provenance.stages} == {"cache"}
         assert net.provenance.stages[0].runs_on.endswith(", NPU") and net.provenance.stages[0].half

@@ -82,8 +82,10 @@ class FakeRKNNLite:
             self.session = ort.InferenceSession(self.content, options)
         names = [value.name for value in self.session.get_inputs()]
         fed = [x if x.ndim < 4 else np.moveaxis(x, 3, 1) for x in inputs]  # it takes NHWC
-        given = self.session.run(None, dict(zip(names, fed, strict=True)))
-        return [array.astype(np.float32) for array in given]  # it gives float32 where it is not asked for another type
+        results = self.session.run(None, dict(zip(names, fed, strict=True)))
+        return [
+            array.astype(np.float32) for array in results
+        ]  # it gives float32 where it is not asked for another type
 
     def get_sdk_version(self):
         return (
@@ -137,9 +139,9 @@ def draw(n, seed=0):
 
 def test_a_bundle_built_on_a_workstation_runs_on_the_board_and_says_what_runs_it(dense, workstation, board, capfd):
     built = build(dense, DEVICE)
-    assert [one.stage for one in built] == [f"{kind}{k}.onnx" for kind in ("stage", "static") for k in range(3)]
-    assert all(Path(one.path).is_relative_to(dense.path / "engines/rknn-rk3588/fp32") for one in built)
-    assert all(one.was_there for one in build(dense, DEVICE, threads=4, logits=True))
+    assert [record.stage for record in built] == [f"{kind}{k}.onnx" for kind in ("stage", "static") for k in range(3)]
+    assert all(Path(record.path).is_relative_to(dense.path / "engines/rknn-rk3588/fp32") for record in built)
+    assert all(stage.was_there for stage in build(dense, DEVICE, threads=4, logits=True))
     board()
     x, cpu = draw(50), load_uncalibrated(dense)
     capfd.readouterr()
@@ -177,13 +179,13 @@ def test_images_go_in_as_nhwc_and_an_input_in_8_bits_is_handed_over_without_the_
             return [np.moveaxis(inputs[0], 3, 1) * 2, np.array([[3.0]], np.float32), inputs[1]]
 
     edges = Edge("image", "image"), Edge("q", "q.float", scale=0.5, zero_point=3)
-    given = (
+    out_edges = (
         Edge("y", "y", scale=0.25, zero_point=128),
         Edge("image.q", input="image", scale=1.0, zero_point=-1),
         Edge("label", "label"),
         Edge("back", "back"),
     )
-    model = RknnStage(Doubles(), RknnHeader("2.5.0", edges, given, {}, ()), "")
+    model = RknnStage(Doubles(), RknnHeader("2.5.0", edges, out_edges, {}, ()), "")
     image = np.arange(-8, 8, dtype=np.float32).reshape(1, 4, 2, 2)
     quantised = np.array([[3, 4, 255]], np.uint8)
     outputs = {
@@ -344,8 +346,8 @@ class Simulator:
         return pickle.load(self.process.stdout)
 
     def convert(self, python, job, folder):
-        what, *rest = self.ask("build", job)
-        if what == "refused":
+        answer, *rest = self.ask("build", job)
+        if answer == "refused":
             return {"error": rest[0], "kind": "unsupported"}, b"", ""
         return *rest, ""
 
@@ -353,18 +355,18 @@ class Simulator:
         class SimulatedRKNNLite(FakeRKNNLite):
             def inference(self, inputs):
                 sent = [(array.dtype.str, array.shape, array.tobytes()) for array in inputs]
-                given = simulator.ask("run", hashlib.sha256(self.content).hexdigest(), sent)
-                return [np.frombuffer(content, dtype).reshape(shape) for dtype, shape, content in given]
+                results = simulator.ask("run", hashlib.sha256(self.content).hexdigest(), sent)
+                return [np.frombuffer(content, dtype).reshape(shape) for dtype, shape, content in results]
 
         return SimulatedRKNNLite
 
 
 @pytest.fixture(scope="module")
 def simulator():
-    made = Simulator()
-    yield made
-    made.process.stdin.close()
-    made.process.wait()
+    simulator = Simulator()
+    yield simulator
+    simulator.process.stdin.close()
+    simulator.process.wait()
 
 
 def zoo_names():
@@ -416,8 +418,8 @@ def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, b
     monkeypatch.setattr(toolkit, "convert", simulator.convert)
     build(bundle, DEVICE, variant=to)
     board(lite=simulator.lite())
-    (found,) = verify(bundle, DEVICE, variant=to)
-    assert found.passed, found
+    (verification,) = verify(bundle, DEVICE, variant=to)
+    assert verification.passed, verification
 
 
 @with_toolkit
@@ -439,9 +441,9 @@ def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, boar
 def test_images_as_a_camera_gives_them_mean_the_same(variant, tmp_path, simulator, board, monkeypatch):
     from offramp.tests.zoo import networks
 
-    how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    preprocess = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
-    bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=how)
+    bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=preprocess)
     if variant == "int8":
         bundle = quantize(bundle, pixels)
     monkeypatch.setattr(toolkit, "convert", simulator.convert)
@@ -473,10 +475,10 @@ def test_gelu_is_written_out_for_the_opset_of_the_toolkit(tmp_path, approximate)
 def test_the_command_builds_with_the_toolkit_and_tells_what_is_left_to_the_cpu(dense, chip):
     done = offramp("build", dense.path, "--place", f"0=rknn:{chip}", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert [one["stage"] for one in found] == ["stage0.onnx", "static0.onnx"]
-    for one in found:
-        line, _, content = Path(one["path"]).read_bytes().partition(b"\n")
+    builds = json.loads(done.stdout)
+    assert [stage["stage"] for stage in builds] == ["stage0.onnx", "static0.onnx"]
+    for stage in builds:
+        line, _, content = Path(stage["path"]).read_bytes().partition(b"\n")
         header = json.loads(line)
         assert header["toolkit"] == "2.5.0" and header["npu"]["float16"] > 0 and "ArgMax" in header["cpu"]
         assert content.startswith(b"RKNN") and f'"target_platform":["{chip}"]'.encode() in content
