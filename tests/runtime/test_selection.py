@@ -11,6 +11,7 @@ from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.errors import UncalibratedWarning, UsageError
 from offramp.runtime import load
 from offramp.runtime.selection import find_calibration
+from offramp.tests.helpers.logs import log_lines
 
 
 @pytest.fixture
@@ -68,16 +69,16 @@ def test_a_point_that_is_asked_for_runs_on_another_board_too(three):
         assert load(three, point="eco").thresholds == (0.5, 0.5)
 
 
-def test_of_several_power_modes_the_one_that_fits_is_taken(three, caplog):
+def test_of_several_power_modes_the_one_that_fits_is_taken(three):
     path = three.path / "calibrations"
     (path / "default.json").rename(path / "maxn.json")
     for name in ("15w", "30w"):
         (path / f"{name}.json").write_bytes((path / "maxn.json").read_bytes())
         elsewhere(three, name, power_mode=name)
-    with caplog.at_level("DEBUG", "offramp"):
+    with log_lines() as lines:
         assert "power_mode" not in find_calibration(three).fingerprint
-    assert "calibration maxn.json: 0 hard and 0 soft differences, chosen" in caplog.messages
-    assert sum(message.endswith(" differences, not chosen") for message in caplog.messages) == 2
+    assert "calibration maxn.json: 0 hard and 0 soft differences, chosen" in lines
+    assert sum(line.endswith(" differences, not chosen") for line in lines) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load(three).point == read_calibration(path / "maxn.json").points["balanced"]

@@ -14,6 +14,7 @@ from offramp.errors import BundleError, DataError, MissingError, UnsupportedErro
 from offramp.export import export
 from offramp.runtime import EngineWarning, build, load_static, load_uncalibrated, verify
 from offramp.runtime.engines import engines, find_device, name_device, onnxruntime, openvino
+from offramp.tests.helpers.logs import log_lines
 from offramp.tests.zoo.dense import forge
 
 MIXED = ("openvino:CPU", "cpu", "openvino:CPU")
@@ -371,11 +372,11 @@ def test_verify_names_where_it_ran(dense):
     assert verification.passed and verification.device == "0=openvino:CPU,1=cpu,2=openvino:CPU"
 
 
-def test_auto_measures_what_is_here_and_says_why(dense, caplog):
-    with caplog.at_level("DEBUG", "offramp"):
+def test_auto_measures_what_is_here_and_says_why(dense):
+    with log_lines() as lines:
         net = load_uncalibrated(dense, "auto")
-    assert net.provenance.chosen in caplog.messages
-    assert any("cpu: leaving at the exits takes [" in message for message in caplog.messages)
+    assert net.provenance.chosen in lines
+    assert any("cpu: leaving at the exits takes [" in line for line in lines)
     assert len(set(net.provenance.devices)) >= 1
     assert net.provenance.chosen.startswith("auto chose ") and "cpu " in net.provenance.chosen
     assert "openvino:CPU " in net.provenance.chosen and " us" in net.provenance.chosen
