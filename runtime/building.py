@@ -59,7 +59,7 @@ class Job(Struct, frozen=True):
         file: the file's name, such as `stage1.onnx`.
         label: bundle, variant and file, for people.
         key: what decides whether a build fits, by name; empty if the engine builds nothing ahead.
-        inside: where the bundle has a build of it.
+        path_in_bundle: where the bundle has a build of it, or would have.
         numbers: the numbers of the stages that share the file; empty for a network of one stage.
     """
 
@@ -69,13 +69,13 @@ class Job(Struct, frozen=True):
     file: str
     label: str
     key: dict[str, str]
-    inside: Path
+    path_in_bundle: Path
     numbers: tuple[int, ...]
 
     @property
     def record(self) -> Path:
-        """Where the bundle describes the build that lies at `inside`."""
-        return self.inside.with_name(f"{self.inside.name}.json")
+        """Where the bundle describes the build that lies at `path_in_bundle`."""
+        return self.path_in_bundle.with_name(f"{self.path_in_bundle.name}.json")
 
 
 class Jobs:
@@ -108,7 +108,7 @@ class Jobs:
             file=file,
             label=f"{parts.bundle.path.resolve()} {parts.variant.name} {file}",
             key=key,
-            inside=folder / f"{Path(file).stem}{ending}",
+            path_in_bundle=folder / f"{Path(file).stem}{ending}",
             numbers=numbers if len(parts.stages) > 1 else (),
         )
 
@@ -232,7 +232,7 @@ def build(
         engine = job.device.engine
         with errors_attributed(job.device.name, job.file, numbers=job.numbers):
             if isinstance(engine, CrossBuilder) or (into_bundle and isinstance(engine, Builder)):
-                builds.append(_build_inside(job))
+                builds.append(_build_into_bundle(job))
             elif isinstance(engine, Builder):
                 builds.append(_build_in_cache(job))
             else:
@@ -308,18 +308,18 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
 
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
-    content, damage = cache.read_build(job.record, job.inside, job.key)
+    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key)
     if content is not None:
         return content, "bundle"
     if damage is not None:
-        LOG.debug("%s is not used: %s", job.inside, damage)
+        LOG.debug("%s is not used: %s", job.path_in_bundle, damage)
     if isinstance(job.device.engine, CrossBuilder):
         raise _not_built(job, damage)
     content, stale = cache.fetch(job.key, job.label)
     if content is not None:
         if damage is not None:
             _warn(
-                f"{job.inside} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
+                f"{job.path_in_bundle} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
             )
         return content, "cache"
     LOG.debug("the cache has no build of %s for %s: %s", job.label, job.device.name, stale or "none was made")
@@ -331,8 +331,8 @@ def _not_built(job: Job, problem: str | None) -> MissingError:
     reason = f": {problem}" if problem else ""
     return MissingError(
         f"{job.stage.path} is not built for {job.device.name}{reason}. Build it into the bundle on "
-        f"a workstation: offramp build BUNDLE --device {job.device.name} --variant {job.inside.parent.name}",
-        path=job.inside,
+        f"a workstation: offramp build BUNDLE --device {job.device.name} --variant {job.path_in_bundle.parent.name}",
+        path=job.path_in_bundle,
     )
 
 
@@ -346,15 +346,15 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
     return content
 
 
-def _build_inside(job: Job) -> Built:
+def _build_into_bundle(job: Job) -> Built:
     """Build a stage into the bundle, unless the bundle has a build that fits."""
-    check_writable(job.inside)
-    content, problem = cache.read_build(job.record, job.inside, job.key)
+    check_writable(job.path_in_bundle)
+    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key)
     was_there = content is not None
     if content is None:
         content = _build_anew(job, problem)
-        cache.write_build(job.record, job.inside, job.key, job.label, content)
-    return Built(job.file, job.device.name, str(job.inside), len(content), was_there)
+        cache.write_build(job.record, job.path_in_bundle, job.key, job.label, content)
+    return Built(job.file, job.device.name, str(job.path_in_bundle), len(content), was_there)
 
 
 def _build_in_cache(job: Job) -> Built:
