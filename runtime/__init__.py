@@ -1,4 +1,4 @@
-"""What ships in the product: load a bundle, run it, leave early. Needs numpy, msgspec and the engine; never torch or onnx."""
+"""The runtime, which ships in the product: load a bundle, run it, leave early. Needs numpy, msgspec and an engine, no torch."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ from .. import late_names
 
 from ..errors import EngineWarning, MeterWarning, UncalibratedWarning  # isort: skip
 
-# numpy comes last, with the chain: its BLAS threads spin for a while, and whatever is imported meanwhile costs twice.
+# numpy comes last, with the chain: its BLAS threads spin for a while, during which other imports take twice as long.
 from .building import Built, build  # isort: skip
 from .loading import load, load_static, load_uncalibrated  # isort: skip
 from .chain.net import Net  # isort: skip

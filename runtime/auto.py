@@ -45,7 +45,7 @@ class Cost(Struct, frozen=True):
 
     @property
     def stages_s(self) -> list[float]:
-        """What each stage adds. The first stage's time holds what every call takes, whatever the exit."""
+        """What each stage adds. The first stage's time includes what every call takes."""
         return [late - early for early, late in zip((0.0, *self.exits_s), self.exits_s, strict=False)]
 
 
@@ -124,7 +124,7 @@ def _open_everywhere(
         for place in places:
             name = name_device(module, engine, place)
             if place.partition(":")[0] == SIMULATOR:
-                refusals.append(f"{name}: its latency says nothing of the device.")
+                refusals.append(f"{name}: a simulator's latency is not the device's.")
                 continue
             try:
                 nets[(name,) * stages] = _open_checked(open_on, (name,) * stages, golden)

@@ -1,4 +1,4 @@
-"""Compile a network's stages for their devices, with what was built ahead where an engine takes long."""
+"""Compile a network's stages for their devices. Engines that take long have builds, in the bundle or the cache."""
 
 import contextlib
 import functools
@@ -59,7 +59,7 @@ class Job(Struct, frozen=True):
         file: the file's name, such as `stage1.onnx`.
         label: bundle, variant and file, for people.
         key: what decides whether a build fits, by name; empty if the engine builds nothing ahead.
-        inside: where the bundle has a build of it.
+        path_in_bundle: where the bundle has a build of it, or would have.
         numbers: the numbers of the stages that share the file; empty for a network of one stage.
     """
 
@@ -69,13 +69,78 @@ class Job(Struct, frozen=True):
     file: str
     label: str
     key: dict[str, str]
-    inside: Path
+    path_in_bundle: Path
     numbers: tuple[int, ...]
 
     @property
     def record(self) -> Path:
-        """Where the bundle describes the build that lies at `inside`."""
-        return self.inside.with_name(f"{self.inside.name}.json")
+        """Where the bundle describes the build that lies at `path_in_bundle`."""
+        return self.path_in_bundle.with_name(f"{self.path_in_bundle.name}.json")
+
+
+class Jobs:
+    """Makes the jobs of a network. Every file is hashed at most once, when an engine first reads it."""
+
+    def __init__(self, parts: NetworkParts, options: LoadOptions) -> None:
+        self._parts, self._threads, self._logits = parts, options.threads, options.logits
+        self._check = functools.cache(lambda name: parts.bundle.file(parts.variant, name))
+
+    def job(self, file: str, device_name: str) -> Job:
+        """Return the job of compiling one file for one device."""
+        parts = self._parts
+        # Stages that share a file have the names of the first of them in it.
+        numbers = tuple(k for k, stage in enumerate(parts.stages) if stage.file == file)
+        stage, exit_ = parts.stages[numbers[0]], parts.exits[numbers[0]]
+        device = find_device(device_name)
+        # A board cannot rebuild, so cross-built stages always output logits: one build serves `load` and `verify`.
+        is_cross_built = isinstance(device.engine, CrossBuilder)
+        stage_file = self._stage_file(stage, exit_, outputs_logits=self._logits or is_cross_built)
+        key: dict[str, str] = {}
+        if isinstance(device.engine, Builder):
+            with errors_attributed(device.name, file):
+                key = self._key(stage, stage_file, device, device.engine.describe_build(device.place))
+        ending = ".logits.built" if self._logits and not is_cross_built else ".built"
+        folder = parts.bundle.path / "engines" / device.name.replace(":", "-") / parts.variant.name
+        return Job(
+            stage=stage_file,
+            device=device,
+            threads=self._threads,
+            file=file,
+            label=f"{parts.bundle.path.resolve()} {parts.variant.name} {file}",
+            key=key,
+            path_in_bundle=folder / f"{Path(file).stem}{ending}",
+            numbers=numbers if len(parts.stages) > 1 else (),
+        )
+
+    def _stage_file(self, stage: Stage, exit_: Exit, *, outputs_logits: bool) -> StageFile:
+        bundle, variant = self._parts.bundle, self._parts.variant
+        folder = bundle.path / variant.folder
+        outputs = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label]
+        if outputs_logits:
+            outputs.append(exit_.logits)
+        files = [name for name in (variant.weights, stage.file, stage.guarded) if name is not None]
+        return StageFile(
+            path=folder / stage.file,
+            inputs=stage.inputs,
+            outputs=tuple(dict.fromkeys(outputs)),
+            guarded=None if stage.guarded is None else folder / stage.guarded,
+            check=lambda: [self._check(name) for name in files],
+        )
+
+    def _key(self, stage: Stage, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
+        """Return what decides whether a build fits. `engine` is the engine's part, which goes before the other values."""
+        variant = self._parts.variant
+        return {
+            "device": device.name,
+            "graph": variant.files[stage.file].sha256,
+            "weights": variant.files[variant.weights].sha256,
+            "inputs": ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in stage.inputs),
+            "outputs": ", ".join(stage_file.outputs),
+            "threads": str(self._threads),
+            "offramp": __version__,
+            "architecture": platform.machine(),
+            **engine,
+        }
 
 
 class Jobs:
@@ -154,7 +219,7 @@ def compile_stages(
         options: how they are loaded.
 
     Returns:
-        For each stage what runs it, and what is to be said of it.
+        For each stage the compiled stage and its provenance.
 
     Raises:
         BundleError: a file is damaged, or an engine cannot read it.
@@ -232,7 +297,7 @@ def build(
         engine = job.device.engine
         with errors_attributed(job.device.name, job.file, numbers=job.numbers):
             if isinstance(engine, CrossBuilder) or (into_bundle and isinstance(engine, Builder)):
-                builds.append(_build_inside(job))
+                builds.append(_build_into_bundle(job))
             elif isinstance(engine, Builder):
                 builds.append(_build_in_cache(job))
             else:
@@ -279,7 +344,7 @@ def errors_attributed(device: str, stage: str, *, numbers: Sequence[int] = ()) -
 
 
 def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, StageProvenance]:
-    """Compile a file, or load what was built of it.
+    """Compile a file, or load its build.
 
     Args:
         job: the file and the device.
@@ -307,19 +372,19 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
 
 
 def _fetch(job: Job) -> tuple[bytes, str]:
-    """Return what was built ahead and where it was, in the `bundle` or the `cache`; build and keep it if it is in neither."""
-    content, damage = cache.read_build(job.record, job.inside, job.key)
+    """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
+    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key)
     if content is not None:
         return content, "bundle"
     if damage is not None:
-        LOG.debug("%s is not used: %s", job.inside, damage)
+        LOG.debug("%s is not used: %s", job.path_in_bundle, damage)
     if isinstance(job.device.engine, CrossBuilder):
         raise _not_built(job, damage)
     content, stale = cache.fetch(job.key, job.label)
     if content is not None:
         if damage is not None:
             _warn(
-                f"{job.inside} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
+                f"{job.path_in_bundle} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
             )
         return content, "cache"
     LOG.debug("the cache has no build of %s for %s: %s", job.label, job.device.name, stale or "none was made")
@@ -327,16 +392,17 @@ def _fetch(job: Job) -> tuple[bytes, str]:
 
 
 def _not_built(job: Job, problem: str | None) -> MissingError:
-    """Make the error that says how to get a stage which is built on another machine."""
+    """Return the error for a stage whose build must come from another machine. It says how to get the build."""
     reason = f": {problem}" if problem else ""
     return MissingError(
         f"{job.stage.path} is not built for {job.device.name}{reason}. Build it into the bundle on "
-        f"a workstation: offramp build BUNDLE --device {job.device.name} --variant {job.inside.parent.name}",
-        path=job.inside,
+        f"a workstation: offramp build BUNDLE --device {job.device.name} --variant {job.path_in_bundle.parent.name}",
+        path=job.path_in_bundle,
     )
 
 
 def _build_and_keep(job: Job, problem: str | None) -> bytes:
+    """Build a stage and put the build into the cache, if the cache can be written."""
     content = _build_anew(job, problem)
     try:
         cache.store(job.key, job.label, content)
@@ -345,17 +411,19 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
     return content
 
 
-def _build_inside(job: Job) -> Built:
-    check_writable(job.inside)
-    content, problem = cache.read_build(job.record, job.inside, job.key)
+def _build_into_bundle(job: Job) -> Built:
+    """Build a stage into the bundle, unless the bundle has a build that fits."""
+    check_writable(job.path_in_bundle)
+    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key)
     was_there = content is not None
     if content is None:
         content = _build_anew(job, problem)
-        cache.write_build(job.record, job.inside, job.key, job.label, content)
-    return Built(job.file, job.device.name, str(job.inside), len(content), was_there)
+        cache.write_build(job.record, job.path_in_bundle, job.key, job.label, content)
+    return Built(job.file, job.device.name, str(job.path_in_bundle), len(content), was_there)
 
 
 def _build_in_cache(job: Job) -> Built:
+    """Build a stage into the cache, unless the cache has a build that fits."""
     content, problem = cache.fetch(job.key, job.label)
     was_there = content is not None
     if content is None:

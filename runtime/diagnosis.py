@@ -1,4 +1,4 @@
-"""What can run here, and what is missing."""
+"""What this machine can run, and what is missing on it."""
 
 import time
 from pathlib import Path
@@ -14,8 +14,10 @@ from ..devices.state import BoardState, State
 from ..errors import MissingError
 from .engines import Engine, engines, name_device
 
+__all__ = ["Diagnosis", "EngineSeen", "MeterSeen", "RailSeen", "diagnose"]
+
 GLANCE_S = 0.1
-"""Time between two looks at a counter."""
+"""Time between two readings of a counter."""
 
 EXTRAS = {
     "onnxruntime": "onnxruntime",
@@ -28,11 +30,23 @@ EXTRAS = {
     "compress": "torch_pruning torch onnxscript",
     "report": "matplotlib bokeh jinja2",
 }
-"""For each extra, the packages by which it is recognised."""
+"""For each extra of offramp the packages by which it is recognised."""
 
 
 class EngineSeen(Struct, frozen=True):
-    """An engine: its package, the version if it can run, the devices it finds with descriptions, otherwise what to do."""
+    """An engine as it is on this machine.
+
+    Attributes:
+        package: the package that does the work.
+        version: the package's version; None if it cannot run.
+        devices: the devices that it finds, each with a description.
+        problem: why it cannot run and what to do; None if it can.
+
+    Example:
+        >>> from offramp.runtime import diagnose
+        >>> [engine.package for engine in diagnose().engines if "cpu" in engine.devices]
+        ['onnxruntime']
+    """
 
     package: str
     version: str | None
@@ -41,7 +55,18 @@ class EngineSeen(Struct, frozen=True):
 
 
 class RailSeen(Struct, frozen=True):
-    """A rail of a meter: its role, what it covers, and its power now; None with the reason where it cannot be read."""
+    """A rail of a meter.
+
+    Attributes:
+        name, role, covers: as for `devices.Rail`.
+        power_w: its power now; None if it cannot be read.
+        problem: why it cannot be read; None if it can.
+
+    Example:
+        >>> from offramp.runtime import diagnose
+        >>> [rail.power_w for meter in diagnose().meters for rail in meter.rails]  # doctest: +SKIP
+        [4.95, 1.2]
+    """
 
     name: str
     role: str
@@ -51,7 +76,17 @@ class RailSeen(Struct, frozen=True):
 
 
 class MeterSeen(Struct, frozen=True):
-    """A meter that can be read here: what its total covers, the grade of its joules, and its rails."""
+    """A meter that can be read on this machine.
+
+    Attributes:
+        name, scope, grade: as for `devices.Meter`.
+        rails: its rails, each with its power now.
+
+    Example:
+        >>> from offramp.runtime import diagnose
+        >>> [meter.name for meter in diagnose().meters]  # doctest: +SKIP
+        ['ina3221']
+    """
 
     name: str
     scope: str
@@ -60,16 +95,23 @@ class MeterSeen(Struct, frozen=True):
 
 
 class Diagnosis(Struct, frozen=True):
-    """This device.
+    """What this machine is and has.
 
     Attributes:
-        board, state: what it is, and its clocks, temperature and throttling now.
-        fingerprint: what must agree for figures to carry over; see `devices.fingerprint`.
-        engines: those that offramp knows.
-        meters: those that can be read here; `meter` is the one that `auto` takes, None where there is none.
+        board: the board.
+        state: its clocks, temperature and throttling now.
+        fingerprint: what must agree so that figures measured elsewhere hold here; see `devices.fingerprint`.
+        engines: the engines that offramp knows.
+        meters: the meters that can be read.
+        meter: the name of the meter that `auto` takes; None if there is none.
         unavailable: the meters and rails that cannot be read, each with its reason and remedy.
-        looked_for: what was looked for and where, by the kind of meter.
-        extras: which extras of offramp are installed.
+        looked_for: by the kind of meter what was looked for, and where.
+        extras: by the name of each extra of offramp, True if it is installed.
+
+    Example:
+        >>> from offramp.runtime import diagnose
+        >>> diagnose().extras["onnxruntime"]
+        True
     """
 
     board: Board
@@ -84,13 +126,19 @@ class Diagnosis(Struct, frozen=True):
 
 
 def diagnose(root: str | Path = "/") -> Diagnosis:
-    """Look at this device. Engines are imported, since an installed one may still not load.
+    """Examine this machine. Engines are imported, since one that is installed may still not load.
 
     Args:
-        root: where `/proc`, `/sys` and `/etc` are looked for.
+        root: the folder in which `/proc`, `/sys` and `/etc` are looked for.
+
+    Example:
+        >>> from offramp.runtime import diagnose
+        >>> diagnosis = diagnose()
+        >>> any("cpu" in engine.devices for engine in diagnosis.engines)
+        True
     """
-    found = tuple(_examine(module, engine) for module, engine in engines().items())
-    packages = [engine.package for engine in found if engine.version]
+    examined = tuple(_examine(module, engine) for module, engine in engines().items())
+    packages = [engine.package for engine in examined if engine.version]
     board, meters = identify(root), find_meters(root)
     chosen = choose_among(meters)
     scope = f"{chosen.name}: {chosen.scope}" if chosen else None
@@ -98,7 +146,7 @@ def diagnose(root: str | Path = "/") -> Diagnosis:
         board=board,
         state=BoardState(root)(),
         fingerprint=fingerprint(packages=packages, meter=scope, board=board),
-        engines=found,
+        engines=examined,
         meters=tuple(_try_to_read(meter) for meter in meters.meters),
         meter=chosen.name if chosen else None,
         unavailable=meters.unavailable,
@@ -109,15 +157,15 @@ def diagnose(root: str | Path = "/") -> Diagnosis:
 
 def _try_to_read(meter: Meter) -> MeterSeen:
     """Read a meter's rails, but do not wait for a driver that hangs."""
-    found: list[MeterSeen] = []
-    if wait_for(lambda: found.append(_read(meter))) and found:
-        return found[0]
+    readings: list[MeterSeen] = []
+    if wait_for(lambda: readings.append(_read(meter))) and readings:
+        return readings[0]
     rails = tuple(RailSeen(rail.name, rail.role, rail.covers, None, HANGS) for rail in meter.rails)
     return MeterSeen(meter.name, meter.scope, meter.grade, rails)
 
 
 def _read(meter: Meter) -> MeterSeen:
-    """Read a meter's rails; a counter twice, since its power is a difference."""
+    """Read a meter's rails. Counters of energy are read twice, since power is a difference."""
     first, start_s = meter.read(), time.perf_counter()
     if any(rail.counts == "energy" for rail in meter.rails):
         time.sleep(GLANCE_S)
@@ -139,7 +187,7 @@ def _examine(module: str, engine: Engine) -> EngineSeen:
         places = engine.list_places()
     except MissingError as error:
         return EngineSeen(engine.PACKAGE, None, {}, str(error))
-    devices = {name_device(module, engine, place): what for place, what in places.items()}
+    devices = {name_device(module, engine, place): description for place, description in places.items()}
     return EngineSeen(engine.PACKAGE, version_of(engine.PACKAGE), devices, None)
 
 

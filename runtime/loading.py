@@ -167,7 +167,7 @@ def load_static(
 def _device_of(point: OperatingPoint, device: str | Sequence[str] | None, stages: int) -> str | Sequence[str]:
     """Return where the network of a point runs: where the caller wants it, or where the point was calibrated.
 
-    A static network takes its device from a list for the `stages` of the whole chain: that of the stage at whose exit it ends.
+    If the caller gives a device for each of the chain's `stages`, the static network to exit k takes the device of stage k.
     """
     if device is None:
         return point.placement
@@ -183,7 +183,7 @@ def _warn_where_it_differs(
     reasons = [describe_differences(differing)] if differing else []
     devices = net.provenance.devices
     if devices != point.placement:
-        reasons.append(f"the stages run on {', '.join(devices)} here and ran on {', '.join(point.placement)} there")
+        reasons.append(f"the stages run on {', '.join(devices)}, but were calibrated on {', '.join(point.placement)}")
     if reasons:
         name = next(name for name, other in calibration.points.items() if other is point)
         where, what = ("elsewhere", "on this device") if differing else ("with other devices", "with these")

@@ -199,11 +199,11 @@ def test_processes_may_use_the_cache_at_once(cache):
 def test_a_build_that_the_engine_refuses_is_built_anew(dense, builds, monkeypatch):
     original, refused = openvino.build, []
     monkeypatch.setattr(openvino, "build", lambda *_, **__: b"not a blob")
-    with pytest.raises(BundleError, match="cannot load what was built of"):
+    with pytest.raises(BundleError, match="cannot load the build of"):
         load_uncalibrated(dense, DEVICE)
     build(dense, DEVICE)
     monkeypatch.setattr(openvino, "build", lambda *a, **k: (refused.append(1), original(*a, **k))[1])
-    with pytest.warns(EngineWarning, match="built anew .* cannot load what was built of"):
+    with pytest.warns(EngineWarning, match="built anew .* cannot load the build of"):
         load_uncalibrated(dense, DEVICE)
     assert len(refused) == 3 and states(load_uncalibrated(dense, DEVICE)) == ["cache"] * 3
 

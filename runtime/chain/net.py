@@ -1,4 +1,4 @@
-"""The chain: stages run one after the other until an exit is sure enough."""
+"""The loaded network: call it with samples, switch its operating point, ask for its statistics."""
 
 import copy
 import weakref
@@ -12,35 +12,39 @@ import numpy as np
 from numpy import ndarray
 
 from ...bundle import Exit, OperatingPoint, Stage, Tensor
-from ...bundle.manifest import NEVER
 from ...devices.watch import Watch
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
-from .checks import CLOSED, check_thresholds, closed, not_a_number, raise_explained, refuse_nan, run_stage
-from .memory import CHUNK_SAMPLES, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
+from .checks import check_thresholds, nan_error, raise_explained, refuse_closed, refuse_nan
+from .memory import CHUNK_SAMPLES
 from .results import BatchResult, EveryExit, Provenance, Result
-from .samples import Samples, check_samples, fill, single_out, split_inputs
+from .runner import Runner
 from .stats import Family, Stats, Tally, make_stats
 
-MOST_LENGTHS = 8
-"""How many sizes of a network's named axes memory is kept for; the one not used for longest goes first."""
-
-Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
-"""Labels, scores, exits and logits of a chunk, to be filled."""
+__all__ = ["Net"]
 
 
-class Net:
+class Net(Runner):
     """A loaded network. Made by `load`; may be called from any thread, and runs one call at a time.
 
-    For threads that shall run at once make a `clone` for each. A network with named axes (a sequence length) learns the shapes
-    inside it whenever a length is new, by running once more.
+    Make a `clone` for each thread that shall run at the same time. A network with named axes (a sequence length) runs the first
+    sample of a new length twice, since it learns the shapes inside it.
 
     Attributes:
         exits: the names of the exits, first to last.
         inputs: the names of the inputs.
-        point: the operating point in use, or None when the network runs to its last exit.
+        point: the operating point in use; None if the network runs to its last exit.
         points: the operating points of its calibration, by name, between which `use` switches.
         provenance: what runs each stage, as the engines report it.
+
+    Example:
+        >>> import numpy as np
+        >>> from offramp.runtime import load_uncalibrated
+        >>> x = np.load("test.npz")["x"]
+        >>> with load_uncalibrated("digits.offramp") as net:
+        ...     net.thresholds = (0.75, 0.75)
+        ...     print(net.thresholds, net.batch(x).label.shape)
+        (0.75, 0.75) (200,)
     """
 
     def __init__(
@@ -59,49 +63,41 @@ class Net:
     ) -> None:
         self._lock = RLock()
         self.provenance = provenance or Provenance(())
-        self.exits = tuple(exit_.name for exit_ in exits)
-        self.inputs = tuple(tensor.name for tensor in inputs)
         self.point, self.points = point, dict(points or {})
-        self._links = link_stages(compiled, stages, exits, logits)
-        self._stages = list(stages)
-        self._inputs = tuple(inputs)
-        self._live = live_after(stages)
-        self._classes = classes if logits else None
-        heads = [Tensor(name=e.score, dtype="float32", shape=(None,)) for e in exits]
-        heads += [Tensor(name=e.label, dtype="int64", shape=(None,)) for e in exits]
-        heads += [Tensor(name=e.logits, dtype="float32", shape=(None, classes)) for e in exits if logits]
-        self._heads = heads
-        self._thresholds: tuple[float, ...] = point.thresholds if point else (NEVER,) * (len(exits) - 1)
-        self._batches = all(one.batches for one in compiled)
-        self._together = None if self._batches else False
-        self._named = not all(tensor.is_sized for tensor in inputs)
         self._watch = watch
+        super().__init__(
+            compiled,
+            stages,
+            exits,
+            inputs=inputs,
+            classes=classes,
+            logits=logits,
+            devices=self.provenance.devices,
+            thresholds=point.thresholds if point else None,
+        )
         self._count_anew(Family())
-        self._take_memory()
 
     def _count_anew(self, family: Family) -> None:
-        """Count from nought, and see to it that the meter is read as long as this network lives."""
+        """Start to count at 0, and have the meter read as long as this network lives."""
         self._tally = Tally(len(self.exits), family)
-        weakref.finalize(self, family.bury, self._tally).atexit = False
+        weakref.finalize(self, family.forget, self._tally).atexit = False
         self._counts, self._note = self._tally.counts, self._tally.recent.append
         self._let_go = _do_nothing
         if self._watch is not None:
             self._watch.acquire()
             self._let_go = weakref.finalize(self, self._watch.release)
 
-    def _take_memory(self) -> None:
-        """Start with memory of one's own, and none yet where the lengths are not known."""
-        self._memories: dict[tuple[tuple[int, ...], ...], Memory] = {}
-        self._memory: Memory | None = None
-        self._places: list[tuple[np.ndarray, tuple[Any, ...]]] = []
-        self._alone: tuple[Any, ...] = ()  # shapes of an only input that are copied without a look at anything else
-        self._steps: tuple[tuple[Any, ...], ...] = ()
-        if not self._named:
-            self._turn_to([np.empty(tensor.at(1), tensor.dtype) for tensor in self._inputs])
-
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """One threshold for each exit but the last, which always accepts. 2.0 means never; set it to change all at once."""
+        """One threshold for each exit but the last, which always accepts. 2.0 means never. Assign a tuple to change all at once.
+
+        Example:
+            >>> from offramp.runtime import load_uncalibrated
+            >>> net = load_uncalibrated("digits.offramp")
+            >>> net.thresholds = (0.5, 2.0)
+            >>> net.thresholds
+            (0.5, 2.0)
+        """
         return self._thresholds
 
     @thresholds.setter
@@ -112,10 +108,16 @@ class Net:
             self._set_steps()
 
     def use(self, point: str) -> None:
-        """Switch to another operating point, between two inferences: its thresholds hold from the next call on.
+        """Switch to another operating point, between two inferences. Its thresholds hold from the next call on.
 
         Raises:
-            UsageError: the calibration has no such point, or it runs on other engines than this network.
+            UsageError: the calibration has no such point, or the point runs on other engines than this network.
+
+        Example:
+            >>> from offramp.runtime import load
+            >>> net = load("digits.offramp")
+            >>> name = next(name for name, point in net.points.items() if point is net.point)
+            >>> net.use(name)
         """
         if point not in self.points:
             raise unknown_name("operating point", str(point), self.points)
@@ -137,9 +139,17 @@ class Net:
                 network with several inputs a tuple of arrays, or a dict by name.
 
         Raises:
-            DataError: `x` has another shape or kind of dtype, or the network's answer is not a number; engines may answer an
-                input that is not a number, as OpenVINO often does.
+            DataError: `x` has another shape or kind of dtype, or the network's answer is not a number. Some engines, OpenVINO
+                among them, often answer an input that is not a number with a number.
             UsageError: the network is closed.
+
+        Example:
+            >>> import numpy as np
+            >>> from offramp.runtime import load_uncalibrated
+            >>> net = load_uncalibrated("digits.offramp", logits=True)
+            >>> result = net(np.load("test.npz")["x"][0])
+            >>> result.exit, result.logits.shape
+            (2, (10,))
         """
         start = perf_counter_ns()
         with self._lock:
@@ -154,9 +164,9 @@ class Net:
                     if sure >= threshold:
                         break
             except Exception as error:
-                raise_explained(error)
+                raise_explained(error, self._where[k])
             if sure != sure:
-                raise not_a_number(0)
+                raise nan_error(0)
             if logits is not None:
                 logits = logits.copy()
             spent = perf_counter_ns() - start
@@ -172,10 +182,18 @@ class Net:
         faster one is used from then on.
 
         Args:
-            x: the samples, of the network's dtype, the batch on the input's batch axis; for several inputs a tuple or dict.
+            x: the samples, of the network's dtype, the batch on the input's batch axis. For several inputs a tuple or dict.
 
         Raises:
             DataError: `x` has another shape or kind of dtype, holds no sample, or an answer is not a number.
+
+        Example:
+            >>> import numpy as np
+            >>> from offramp.runtime import load_uncalibrated
+            >>> net = load_uncalibrated("digits.offramp")
+            >>> results = net.batch(np.load("test.npz")["x"])
+            >>> results.label.shape, set(results.exit.tolist())
+            ((200,), {2})
         """
         start = perf_counter_ns()
         with self._lock:
@@ -190,15 +208,15 @@ class Net:
                 if self._together is None and first > 0 and first + CHUNK_SAMPLES <= n:
                     self._together = self._is_faster_together(memory, samples[part], into)
                 elif self._together is False:
-                    self._leave_alone(samples[part], into)
+                    self._run_alone(samples[part], into)
                 else:
-                    self._leave(memory, samples[part], into)
+                    self._run_together(memory, samples[part], into)
             refuse_nan(score)
             self._tally.add(exit_)
             return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits)
 
     def every_exit(self, x: Any, *, size: int = 1) -> EveryExit:
-        """Run many samples through every exit, whatever the thresholds.
+        """Run many samples through every exit, without regard to thresholds.
 
         Args:
             x: as for `batch`.
@@ -207,42 +225,40 @@ class Net:
         Raises:
             DataError: as for `batch`.
             UsageError: `size` is out of range, or the network is closed.
+
+        Example:
+            >>> import numpy as np
+            >>> from offramp.runtime import load_uncalibrated
+            >>> net = load_uncalibrated("digits.offramp")
+            >>> net.every_exit(np.load("test.npz")["x"]).score.shape
+            (200, 3)
         """
         if not 1 <= size <= CHUNK_SAMPLES:
             raise UsageError(f"size is from 1 to {CHUNK_SAMPLES}, not {size}.")
         with self._lock:
             return self._every_exit(x, size)
 
-    def _every_exit(self, x: Any, size: int) -> EveryExit:
-        samples, memory = self._check_batch(x)
-        size = size if self._batches else 1
-        n, exits = len(samples), len(self.exits)
-        label, score = np.empty((n, exits), np.int64), np.empty((n, exits), np.float32)
-        logits = None if self._classes is None else np.empty((n, exits, self._classes), np.float32)
-        for first in range(0, n, size):
-            part = samples[first : first + size]
-            bound = memory.single if len(part) == 1 else memory.at(len(part), 0)
-            self._fill(bound, part)
-            for k, (run, scores, labels, values) in enumerate(bound.steps):
-                run_stage(run)
-                label[first : first + size, k], score[first : first + size, k] = labels, scores
-                if logits is not None:
-                    logits[first : first + size, k] = values
-        refuse_nan(score)
-        return EveryExit(label, score, logits)
-
     def clone(self) -> "Net":
         """Make a second chain over the same compiled stages, with memory of its own, for another thread.
 
         Raises:
             UsageError: the network is closed, or an engine does not allow it.
+
+        Example:
+            >>> from offramp.runtime import load_uncalibrated
+            >>> first = load_uncalibrated("digits.offramp")
+            >>> second = first.clone()
+            >>> first.close()  # the clone goes on
         """
         with self._lock:
             self._check_open()
             for k, link in enumerate(self._links):
                 if not link.compiled.clones:
+                    device, file = self._where[k]
                     raise UsageError(
-                        f"Chains cannot share stage {k} on {link.compiled.runs_on}: load the bundle once for each thread."
+                        f"Chains cannot share stage {k} on {link.compiled.runs_on}: load the bundle once for each thread.",
+                        device=device,
+                        stage=file,
                     )
             other = copy.copy(self)
         other._lock = RLock()
@@ -251,28 +267,36 @@ class Net:
         return other
 
     def stats(self, *, reset: bool = False) -> Stats:
-        """Say how often each exit was taken, how long calls took, and, if loaded with a meter, what power the board drew.
+        """Return how often each exit was taken, how long calls took and, if loaded with a meter, what power the board drew.
 
         Args:
-            reset: count anew from now on, the clones of this network too.
+            reset: True starts all counts again, those of this network's clones too.
+
+        Example:
+            >>> import numpy as np
+            >>> from offramp.runtime import load_uncalibrated
+            >>> net = load_uncalibrated("digits.offramp")
+            >>> result = net.batch(np.load("test.npz")["x"])
+            >>> net.stats().exit_counts
+            (0, 0, 200)
         """
         with self._lock:
             counts, recent = tuple(self._tally.counts), list(self._tally.recent)
-        # Without the lock: no inference waits for it.
-        found = make_stats(counts, recent, self._tally.family, self._watch)
+        # Without the lock, so that no inference waits.
+        stats = make_stats(counts, recent, self._tally.family, self._watch)
         if reset:
             with self._lock:
                 self._tally.family.clear()
             if self._watch is not None:
                 self._watch.reset()
-        return found
+        return stats
 
     def close(self) -> None:
-        """Let go of the engine's memory; the network cannot be called afterwards. Its clones can."""
+        """Let go of the engine's memory. The network cannot be called afterwards; its clones can."""
         self._let_go()
         with self._lock:
             self._links, self._places, self._alone = [], [], ()
-            self._steps = ((0, closed, [0.0], [0], None, 0.0),)
+            self._steps = ((0, refuse_closed, [0.0], [0], None, 0.0),)
             self._memories, self._memory = {}, None
 
     def __enter__(self) -> "Net":
@@ -285,115 +309,6 @@ class Net:
         """Close the network."""
         self.close()
 
-    def _put(self, x: Any) -> None:
-        """Copy a sample into the inputs' memory."""
-        parts = split_inputs(x, self._inputs)
-        if not self._fits(parts):
-            self._check_open()
-            self._turn_to(single_out(parts, self._inputs))
-        for part, (place, _), tensor in zip(parts, self._places, self._inputs, strict=True):
-            fill(place, part, tensor)
-
-    def _fits(self, parts: Sequence[np.ndarray]) -> bool:
-        """Tell whether a sample's inputs have the shapes that the memory in use is for."""
-        pairs = zip(parts, self._places, strict=False)
-        return bool(self._places) and all(part.shape in shapes for part, (_, shapes) in pairs)
-
-    def _turn_to(self, singles: Sequence[np.ndarray]) -> None:
-        """Use the memory for samples of these shapes; where they are new it is made, and the named axes inside are learnt."""
-        key = tuple(single.shape for single in singles)
-        memory = self._memories.pop(key, None)
-        if memory is None:
-            boundaries = [tensor for stage in self._stages for tensor in stage.outputs]
-            if self._named:
-                try:
-                    boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
-                except Exception as error:
-                    raise_explained(error)
-            inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
-            memory = Memory(self._links, [*inputs, *boundaries, *self._heads])
-        self._memories[key] = memory  # the last in the dictionary was used last
-        if len(self._memories) > MOST_LENGTHS:
-            del self._memories[next(iter(self._memories))]
-        if memory is self._memory:
-            return
-        self._memory = memory
-        self._places = []
-        for tensor in self._inputs:
-            place, axis = memory.single.views[tensor.name], tensor.batch_axis or 0
-            self._places.append((place, (place.shape, place.shape[:axis] + place.shape[axis + 1 :])))
-        self._place, self._dtype = self._places[0][0], self._places[0][0].dtype
-        self._alone = self._places[0][1] if len(self._places) == 1 and self._inputs[0].batch_axis == 0 else ()
-        self._set_steps()
-
-    def _set_steps(self) -> None:
-        if self._memory is not None:
-            ends = (*self._thresholds, 0.0)
-            self._steps = tuple((k, *h, t) for k, (h, t) in enumerate(zip(self._memory.heads, ends, strict=True)))
-
-    def _check_open(self) -> None:
-        if not self._links:
-            raise UsageError(CLOSED)
-
-    def _check_batch(self, x: Any) -> tuple[Samples, Memory]:
-        """Return the samples with the batch axis first, and the memory for their shapes."""
-        self._check_open()
-        samples = check_samples(x, self._inputs)
-        parts = zip(samples.arrays, self._inputs, strict=True)
-        self._turn_to([np.ascontiguousarray(np.moveaxis(a[:1], 0, t.batch_axis or 0), t.dtype) for a, t in parts])
-        assert self._memory is not None
-        return samples, self._memory
-
-    def _fill(self, bound: Bound, samples: Samples) -> None:
-        for tensor, array in zip(self._inputs, samples.arrays, strict=True):
-            bound.views[tensor.name][...] = np.moveaxis(array, 0, tensor.batch_axis or 0)
-
-    def _is_faster_together(self, memory: Memory, x: Samples, into: Answers) -> bool:
-        """Run a chunk both ways; a twentieth is what a machine's noise may decide."""
-        start = perf_counter_ns()
-        self._leave_alone(x, into)
-        middle = perf_counter_ns()
-        self._leave(memory, x, into)
-        return perf_counter_ns() - middle < 1.05 * (middle - start)
-
-    def _leave_alone(self, x: Samples, into: Answers) -> None:
-        """Run each sample of a chunk through the chain by itself."""
-        label, score, exit_, logits = into
-        for i, sample in enumerate(x):
-            self._put(sample)
-            for k, run, sure, best, values, threshold in self._steps:
-                run_stage(run)
-                if sure[0] >= threshold:
-                    break
-            label[i], score[i], exit_[i] = best[0], sure[0], k
-            if logits is not None:
-                logits[i] = values
-
-    def _leave(self, memory: Memory, x: Samples, into: Answers) -> None:
-        """Run one chunk, dropping what leaves, and write each sample's answer into the given arrays."""
-        label, score, exit_, logits = into
-        rows, side = np.arange(len(x)), 0
-        bound = memory.at(len(x), side)
-        self._fill(bound, x)
-        for k, threshold in enumerate((*self._thresholds, 0.0)):
-            run, scores, labels, values = bound.steps[k]
-            run_stage(run)
-            stay = ~(scores >= threshold)
-            if k == len(self.exits) - 1:
-                stay[:] = False
-            gone = rows[~stay]
-            label[gone], score[gone], exit_[gone] = labels[~stay], scores[~stay], k
-            if logits is not None and values is not None:
-                logits[gone] = values[~stay]
-            if not stay.any():
-                return
-            if len(gone):
-                rows, side = rows[stay], 1 - side
-                smaller = memory.at(len(rows), side)
-                for tensor in self._live[k]:
-                    keep_rows(bound.views[tensor.name], smaller.views[tensor.name], stay, tensor.batch_axis)
-                bound = smaller
-
 
 def _do_nothing() -> None:
-    """Let go of nothing."""
+    """Stand in for the release of a meter that the network has not."""

@@ -1,18 +1,23 @@
-"""What a network answers."""
+"""What a network answers, and what runs it."""
 
 import numpy as np
 from msgspec import Struct
 
 
 class Result(Struct, frozen=True, gc=False):
-    """What the network says of one sample.
+    """The answer to one sample.
 
     Attributes:
         label: index of the class.
         score: how sure the exit is, 0 to 1.
-        exit: where the sample left, the index of its name in `Net.exits`; a static network has one exit only, 0.
+        exit: the number of the exit where the sample left, an index into `Net.exits`. A static network has one exit, 0.
         latency_s: time from the call to the result.
-        logits: float array (classes,) of that exit, if the network was loaded with `logits=True`.
+        logits: float array (classes,) of that exit; None unless the network was loaded with `logits=True`.
+
+    Example:
+        >>> from offramp.runtime import Result
+        >>> Result(label=3, score=0.98, exit=0, latency_s=0.0002).label
+        3
     """
 
     label: int
@@ -23,9 +28,20 @@ class Result(Struct, frozen=True, gc=False):
 
 
 class BatchResult(Struct, frozen=True):
-    """What the network says of many samples: `label` int64 (N,), `score` float32 (N,), `exit` int64 (N,).
+    """The answers to many samples.
 
-    `latency_s` is the time of the whole batch. `logits` as in `Result`, (N, classes).
+    Attributes:
+        label: index of each sample's class, int64 (N,).
+        score: how sure its exit is, float32 (N,).
+        exit: the number of the exit where it left, int64 (N,).
+        latency_s: time of the whole batch.
+        logits: those of its exit, float (N, classes); None unless the network was loaded with `logits=True`.
+
+    Example:
+        >>> import numpy as np
+        >>> from offramp.runtime import load_uncalibrated
+        >>> load_uncalibrated("digits.offramp").batch(np.load("test.npz")["x"]).exit.shape
+        (200,)
     """
 
     label: np.ndarray
@@ -36,7 +52,19 @@ class BatchResult(Struct, frozen=True):
 
 
 class EveryExit(Struct, frozen=True):
-    """What every exit says of every sample: `label` int64 (N, exits), `score` float32 (N, exits), `logits` (N, exits, C)."""
+    """The answers of every exit to every sample.
+
+    Attributes:
+        label: index of the class, int64 (N, exits).
+        score: how sure the exit is, float32 (N, exits).
+        logits: float (N, exits, classes); None unless the network was loaded with `logits=True`.
+
+    Example:
+        >>> import numpy as np
+        >>> from offramp.runtime import load_uncalibrated
+        >>> load_uncalibrated("digits.offramp").every_exit(np.load("test.npz")["x"]).label.shape
+        (200, 3)
+    """
 
     label: np.ndarray
     score: np.ndarray
@@ -48,10 +76,16 @@ class StageProvenance(Struct, frozen=True):
 
     Attributes:
         device: the name of the device.
-        runs_on: what really runs it, as the engine reports it.
-        built: where its compiled form comes from: `now`, `cache` or `bundle`.
-        fallback: why it does not run on the device that was asked for; None where it does.
-        half: whether float32 is computed in half precision.
+        runs_on: what really runs the stage, as the engine reports it.
+        built: where the compiled stage comes from: `now`, `cache` or `bundle`.
+        fallback: why the stage does not run on the device that was asked for; None if it does.
+        half: True if float32 is computed in half precision.
+
+    Example:
+        >>> from offramp.runtime import load_uncalibrated
+        >>> stage = load_uncalibrated("digits.offramp").provenance.stages[0]
+        >>> stage.device, stage.built, stage.half
+        ('cpu', 'now', False)
     """
 
     device: str
@@ -62,7 +96,17 @@ class StageProvenance(Struct, frozen=True):
 
 
 class Provenance(Struct, frozen=True):
-    """What runs each stage of a network and, where `auto` chose the devices, why it chose them."""
+    """What runs the stages of a network.
+
+    Attributes:
+        stages: what runs each stage.
+        chosen: why `auto` chose the devices; None if they were named.
+
+    Example:
+        >>> from offramp.runtime import load_uncalibrated
+        >>> load_uncalibrated("digits.offramp").provenance.devices
+        ('cpu', 'cpu', 'cpu')
+    """
 
     stages: tuple[StageProvenance, ...]
     chosen: str | None = None

@@ -1,4 +1,4 @@
-"""Samples from outside: told apart by input, checked, and brought into one order, the batch axis first."""
+"""A program's samples: split by input, checked, and brought into one order, the batch axis first."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,6 +8,17 @@ from msgspec import Struct
 
 from ...bundle import Tensor
 from ...errors import DataError, unknown_name
+
+__all__ = [
+    "Samples",
+    "check_kind",
+    "check_samples",
+    "convert_samples",
+    "fill_input",
+    "prepare_single",
+    "show_shape",
+    "split_inputs",
+]
 
 
 class Samples(Struct, frozen=True):
@@ -19,7 +30,7 @@ class Samples(Struct, frozen=True):
         return len(self.arrays[0])
 
     def __getitem__(self, rows: Any) -> Any:
-        """Return one sample for a number (an array, or a tuple of them for several inputs), `Samples` for a slice or array."""
+        """Return one sample for a number, `Samples` for a slice or array. A sample of several inputs is a tuple of arrays."""
         parts = tuple(array[rows] for array in self.arrays)
         if not isinstance(rows, (int, np.integer)):
             return Samples(parts)
@@ -33,11 +44,11 @@ def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
     """Return one array per input.
 
     Args:
-        x: an array where there is one input; else a sequence in the inputs' order, or a mapping by their names.
-        inputs: the network's.
+        x: an array for a network with one input; else a sequence in the order of the inputs, or a mapping by their names.
+        inputs: the network's inputs.
 
     Raises:
-        DataError: there are more or fewer, or a name is no input's.
+        DataError: `x` has more or fewer arrays than the network has inputs, or a name that no input has.
     """
     names = [tensor.name for tensor in inputs]
     if isinstance(x, Mapping):
@@ -57,14 +68,14 @@ def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
-    """Return samples whose shapes and kinds of dtype fit the network, the batch axis first; dtypes are left as they are.
+    """Return samples with the batch axis first. Shapes and kinds of dtype are checked; dtypes stay as they are.
 
     Args:
         x: samples as `split_inputs` takes them, each array with the batch on its input's batch axis.
-        inputs: the network's.
+        inputs: the network's inputs.
 
     Raises:
-        DataError: there are none, or a shape or kind of dtype does not fit.
+        DataError: there are no samples, or a shape or kind of dtype does not fit.
     """
     if isinstance(x, Samples):
         return x
@@ -85,18 +96,22 @@ def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
     return Samples(tuple(arrays))
 
 
-def single_out(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> list[np.ndarray]:
-    """Return one sample's arrays, with or without their batch axis of 1, contiguous, with it and in the network's dtypes.
+def prepare_single(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> list[np.ndarray]:
+    """Return one sample's arrays with a batch axis of 1, contiguous and in the network's dtypes.
+
+    Args:
+        parts: the arrays, with or without the batch axis.
+        inputs: the network's inputs.
 
     Raises:
-        DataError: a shape or kind of dtype is not one that the network takes.
+        DataError: the network does not take a shape or kind of dtype.
     """
     singles, lengths = [], dict[str, int]()
     for part, tensor in zip(parts, inputs, strict=True):
         axis = tensor.batch_axis or 0
         single = np.expand_dims(part, axis) if part.ndim == len(tensor.shape) - 1 else part
-        right = single.ndim == len(tensor.shape) and single.shape[axis] == 1
-        if not right or not tensor.fits(single.shape, lengths):
+        has_axis = single.ndim == len(tensor.shape) and single.shape[axis] == 1
+        if not has_axis or not tensor.fits(single.shape, lengths):
             which = f" for {tensor.name}" if len(inputs) > 1 else ""
             alone = show_shape([size for size in tensor.shape if size is not None])
             both = f"{alone} (or {show_shape([1 if size is None else size for size in tensor.shape])})"
@@ -106,11 +121,11 @@ def single_out(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> list[np
     return singles
 
 
-def fill(place: np.ndarray, part: np.ndarray, tensor: Tensor) -> None:
+def fill_input(place: np.ndarray, part: np.ndarray, tensor: Tensor) -> None:
     """Copy one sample's array into an input's memory.
 
     Raises:
-        DataError: its kind of dtype is not one that the network takes.
+        DataError: the network does not take the array's kind of dtype.
     """
     if part.dtype != place.dtype:
         check_kind(part, tensor)
@@ -118,10 +133,10 @@ def fill(place: np.ndarray, part: np.ndarray, tensor: Tensor) -> None:
 
 
 def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
-    """Return samples as `check_samples` does, contiguous and in the network's dtypes, before they are measured or run in bulk.
+    """Return samples as `check_samples` does, contiguous and in the network's dtypes, so that running many does not convert them.
 
     Raises:
-        DataError: as `check_samples`, or a value is not finite.
+        DataError: as for `check_samples`, or a value is not finite.
     """
     arrays = []
     for part, tensor in zip(check_samples(x, inputs).arrays, inputs, strict=True):
@@ -135,16 +150,16 @@ def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
 
 
 def show_shape(axes: Sequence["int | str | None"]) -> str:
-    """Write a shape for a message, named axes by their names and the batch as N: `(N, time, 12)`."""
-    shown = ["N" if axis is None else str(axis) for axis in axes]
-    return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+    """Write a shape for a message, with the names of named axes and N for the batch: `(N, time, 12)`."""
+    sizes = ["N" if axis is None else str(axis) for axis in axes]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 def check_kind(x: np.ndarray, tensor: Tensor) -> None:
-    """See that an array can be converted to an input's dtype without losing its meaning; it is not empty.
+    """Check that an array, which is not empty, can be converted to an input's dtype without changing its meaning.
 
     Raises:
-        DataError: it is of another kind, or an integer does not fit.
+        DataError: the array is of another kind, or an integer does not fit.
     """
     dtype = np.dtype(tensor.dtype)
     if x.dtype == dtype:

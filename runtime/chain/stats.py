@@ -1,4 +1,4 @@
-"""What a running network tells of itself: how often each exit was taken, how long it took, and what power the board drew."""
+"""The statistics of a running network: how often each exit was taken, how long calls took, and what power the board drew."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from ...devices.state import BoardState, State
 from ...devices.watch import Power, Watch
 
 RECENT_CALLS = 4096
-"""So many calls make the latency percentiles."""
+"""The latency percentiles are those of so many calls."""
 
 MOST_UNSEEN = 0.1
-"""The share of the time that may pass unseen, until joules per inference say nothing."""
+"""If the meter missed more than this share of the time, joules per inference are not known."""
 
 LATENCY_PERCENTILES = (50, 90, 99, 99.9)
 
@@ -23,13 +23,22 @@ class Stats(Struct, frozen=True, kw_only=True):
     """What a network has done since it was loaded, or since the last reset.
 
     Attributes:
-        inferences: samples that were answered, one by one or in batches.
-        exit_counts, exit_shares: how many of them left at each exit, and their share; shares are 0 where there are none.
+        inferences: the number of samples answered, one by one or in batches.
+        exit_counts: how many samples left at each exit.
+        exit_shares: the same as shares of `inferences`; all 0 before the first sample.
         latency_s: `mean`, `p50`, `p90`, `p99`, `p99.9` and `most` of the last 4096 calls with one sample; empty before the first.
-        power: what the board drew; None where the network was loaded without a meter.
-        energy_per_inference_j: the board's energy, its rest included, over the inferences of this network and its clones; None
-            where it is not known. `power.grade` says what kind of joules these are.
+        power: what the board drew; None if the network was loaded without a meter.
+        energy_per_inference_j: the whole board's energy, divided by the inferences of this network and its clones; None if it is
+            not known. `power.grade` says how the joules were got.
         state: the board's clocks and temperature now, and what throttles it.
+
+    Example:
+        >>> import numpy as np
+        >>> from offramp.runtime import load_uncalibrated
+        >>> net = load_uncalibrated("digits.offramp")
+        >>> result = net(np.load("test.npz")["x"][0])
+        >>> net.stats().inferences, net.stats().power
+        (1, None)
     """
 
     inferences: int
@@ -42,31 +51,42 @@ class Stats(Struct, frozen=True, kw_only=True):
 
 
 class Family:
-    """The tallies of a network and its clones, which share the board's power; of those that are gone only the sum is kept."""
+    """The tallies of a network and its clones, which share the board's power.
+
+    Attributes:
+        tallies: those of the networks that live.
+        earlier: the number of samples that networks answered which do not live any more.
+    """
 
     def __init__(self) -> None:
         self.tallies: list[Tally] = []
-        self.gone = 0
+        self.earlier = 0
 
     def count(self) -> int:
-        """Return how many samples all of them have answered."""
-        return self.gone + sum(sum(one.counts) for one in list(self.tallies))
+        """Return how many samples all networks have answered."""
+        return self.earlier + sum(sum(tally.counts) for tally in list(self.tallies))
 
-    def bury(self, tally: "Tally") -> None:
-        """Keep nothing of a tally but what it adds to the sum."""
+    def forget(self, tally: "Tally") -> None:
+        """Drop the tally of a network that goes; its number of samples stays in the sum."""
         self.tallies.remove(tally)
-        self.gone += sum(tally.counts)
+        self.earlier += sum(tally.counts)
 
     def clear(self) -> None:
-        """Begin anew."""
-        self.gone = 0
-        for one in list(self.tallies):
-            one.counts[:] = [0] * len(one.counts)
-            one.recent.clear()
+        """Set every count to 0."""
+        self.earlier = 0
+        for tally in list(self.tallies):
+            tally.counts[:] = [0] * len(tally.counts)
+            tally.recent.clear()
 
 
 class Tally:
-    """Counts the answers of one network."""
+    """Counts the answers of one network.
+
+    Attributes:
+        counts: answers by exit.
+        recent: nanoseconds of the last calls with one sample.
+        family: the tallies of this network and its clones.
+    """
 
     def __init__(self, exits: int, family: Family) -> None:
         self.counts = [0] * exits
@@ -75,19 +95,26 @@ class Tally:
         family.tallies.append(self)
 
     def add(self, exits: np.ndarray) -> None:
-        """Count a batch, by the exits that were taken."""
+        """Count a batch whose samples left at these exits."""
         for k, count in enumerate(np.bincount(exits, minlength=len(self.counts)).tolist()):
             self.counts[k] += count
 
 
 @lru_cache(maxsize=1)
 def _board_state() -> BoardState:
-    """Look once for what tells the board's state."""
+    """Return the reader of the board's state; its files are looked for once."""
     return BoardState()
 
 
 def make_stats(counts: tuple[int, ...], recent: Sequence[int], family: Family, watch: Watch | None) -> Stats:
-    """Make the statistics of a network: its answers by exit, nanoseconds of its last calls, those it shares its power with."""
+    """Make the statistics of a network.
+
+    Args:
+        counts: its answers by exit.
+        recent: nanoseconds of its last calls with one sample.
+        family: its own tally and those of its clones, which share the board's power.
+        watch: what watches the power.
+    """
     power = watch.power() if watch else None
     return Stats(
         inferences=sum(counts),
@@ -110,7 +137,7 @@ def _latencies(recent: Sequence[int]) -> dict[str, float]:
 
 
 def _share_out(power: Power | None, inferences: int) -> float | None:
-    """Return joules per inference; None where there are no inferences, or where too much of the time went unseen."""
+    """Return joules per inference; None if there was no inference, or if the meter missed too much of the time."""
     if power is None or power.mean_w is None or not inferences:
         return None
     time_s = power.seen_s + power.unseen_s

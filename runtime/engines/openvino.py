@@ -90,7 +90,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
             compiled = _core().import_model(built, place, _settings(place, threads))
         except Exception as error:
             raise BundleError(
-                f"OpenVINO cannot load what was built of {stage.path}: {_reason(error)}", path=stage.path
+                f"OpenVINO cannot load the build of {stage.path}: {_reason(error)}", path=stage.path
             ) from error
     reported = compiled.get_property("EXECUTION_DEVICES")  # NPUs give a text, other devices a list of texts
     devices = [reported] if isinstance(reported, str) else [str(name) for name in reported]
@@ -114,7 +114,8 @@ def _check_place(place: str) -> None:
         return
     if place.partition(":")[0] in ("AUTO", "MULTI", "HETERO", "BATCH"):
         raise MissingError(
-            f"{place} leaves open where a stage runs. Name one device: {', '.join(available)}; or auto.", device=device
+            f"{place} lets OpenVINO choose where a stage runs. Name one device: {', '.join(available)}; or auto.",
+            device=device,
         )
     if place.upper() in available:
         raise MissingError(f"OpenVINO knows no device {place!r}. Did you mean openvino:{place.upper()}?", device=device)

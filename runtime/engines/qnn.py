@@ -108,11 +108,11 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         raise
     except Exception as error:
         raise BundleError(
-            f"QNN cannot load what was built of {stage.path}: {_reason(str(error))}", path=stage.path
+            f"QNN cannot load the build of {stage.path}: {_reason(str(error))}", path=stage.path
         ) from error
     if set(nodes) != {PROVIDER}:
         raise BundleError(
-            f"What was built of {stage.path} for qnn:{place} is run by {', '.join(nodes) or 'nothing'}.",
+            f"The build of {stage.path} for qnn:{place} is run by {', '.join(nodes) or 'nothing'}.",
             path=stage.path,
         )
     package = require("onnxruntime_qnn", extra="qnn")

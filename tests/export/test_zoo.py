@@ -11,7 +11,8 @@ import torch
 from offramp.errors import UnsupportedError
 from offramp.export import export, fuse, keep, quantize
 from offramp.runtime import load_uncalibrated, verify
-from offramp.runtime.engines import StageFile, tensorrt
+from offramp.runtime.engines import StageFile
+from offramp.runtime.engines.tensorrt.builder import build_plan
 from offramp.tests.zoo import networks
 
 EVERY = pytest.mark.parametrize("name", networks.ZOO)
@@ -294,6 +295,6 @@ def test_every_stage_is_built_by_tensorrt(own_zoo, name, precision):
         source = StageFile(path=bundle.path / variant.folder / file, inputs=stage.inputs, outputs=outputs)
         if name == "encoder":  # whose length is open
             with pytest.raises(UnsupportedError, match="fixed shapes only, and the axis time of"):
-                tensorrt.build_plan(trt, source)
+                build_plan(trt, source)
         else:
-            assert len(tensorrt.build_plan(trt, source)[0]) > 1000
+            assert len(build_plan(trt, source)[0]) > 1000

@@ -1,9 +1,9 @@
-"""Every GPU, DLA and NPU that this machine has, of which no other test sees one:
+"""Every GPU, DLA and NPU of this machine; all other tests run without one:
 
 python -m pytest -s -m hardware tests/hardware/test_accelerators.py
 
-Small networks in three precisions are run there and on the CPU; printed are what runs them, how far their scores are apart, and
-the latency of leaving at each exit. What a device cannot run is skipped with its reason.
+Small networks in three precisions run on each device and on the CPU. The tests print what runs them, how far their scores are
+apart, and the latency of leaving at each exit. A network that a device cannot run is skipped with the reason.
 """
 
 import numpy as np
@@ -19,20 +19,20 @@ from offramp.tests.zoo.dense import labels_of_clones
 
 
 def find_devices():
-    """Return the devices that are here and are no CPU."""
-    found = []
-    for module, engine in engines().items():
+    """Return the devices of this machine that are no CPU."""
+    devices = []
+    for module, engine in engines().items() if os.environ.get("OFFRAMP_HARDWARE") else ():
         try:
-            found += [name_device(module, engine, place) for place in engine.list_places()]
+            devices += [name_device(module, engine, place) for place in engine.list_places()]
         except MissingError as error:
             print(error)
-    return [name for name in found if name.rpartition(":")[2].lower() != "cpu" and SIMULATOR not in name]
+    return [name for name in devices if name.rpartition(":")[2].lower() != "cpu" and SIMULATOR not in name]
 
 
 def load_or_skip(bundle, device, variant):
     try:
         return load_uncalibrated(bundle, device, variant=variant)
-    except MissingError as error:  # it cannot run the stage, or what is built on another machine is not here
+    except MissingError as error:  # the device cannot run the stage, or its builds come from another machine
         pytest.skip(str(error))
 
 
@@ -46,7 +46,7 @@ def leave_at_each(net, samples):
 
 
 SCORE_ERROR = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.1}
-"""How far a score may be from the same variant's on the CPU."""
+"""How far a score may be from the score of the same variant on the CPU."""
 
 pytestmark = pytest.mark.hardware
 
@@ -68,7 +68,7 @@ def compressed(request, tmp_path_factory):
 def test_every_precision_says_what_the_cpu_says(compressed, device, precision):
     entry, bundle = compressed
     x = entry.draw(200, 2)
-    variant = next(one.name for one in bundle.manifest.variants if one.precision == precision)
+    variant = next(variant.name for variant in bundle.manifest.variants if variant.precision == precision)
     with load_or_skip(bundle, device, variant) as net, load_uncalibrated(bundle, "cpu", variant=variant) as cpu:
         ours, theirs = net.every_exit(x), cpu.every_exit(x)
         error = float(np.abs(ours.score - theirs.score).max())

@@ -1,8 +1,8 @@
-"""The sensors that this machine has, of which no other test sees one:
+"""The sensors of this machine; all other tests run without them:
 
 python -m pytest -s -m hardware tests/hardware/test_sensors.py
 
-The machine should be at rest; the test loads its cores, and its graphics card if torch is there. It takes six minutes a meter.
+The machine should be at rest. The tests load its cores, and its graphics card if torch is installed. A meter takes six minutes.
 """
 
 import time
@@ -26,11 +26,11 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(autouse=True)
 def no_nvml():
-    """Here the tests see what is installed."""
+    """Let these tests see NVML, which is hidden from all others."""
 
 
 def work_of(meter):
-    """Return a function that loads what a meter measures with so many equal pieces of work, and waits for them."""
+    """Return a function that runs a number of equal pieces of work on what a meter measures, and waits for them."""
     if meter.name.startswith("nvml"):
         torch = pytest.importorskip("torch")
         if not torch.cuda.is_available():
@@ -82,9 +82,9 @@ def test_twice_the_work_takes_twice_the_energy_beyond_rest(meter):
     start = time.perf_counter()
     work(20)
     pieces = max(1, int(20 * 0.005 / (time.perf_counter() - start)))
-    found = measure_runs([lambda: work(pieces), lambda: work(2 * pieces)], meter, window_s=6.0)
-    once, twice = found.exits
-    print(f"\n{found}")
+    energy = measure_runs([lambda: work(pieces), lambda: work(2 * pieces)], meter, window_s=6.0)
+    once, twice = energy.exits
+    print(f"\n{energy}")
     assert once.net_j > 0
     assert abs(twice.net_j / once.net_j / 2 - 1) < 0.1
-    assert found.residual < 0.1
+    assert energy.residual < 0.1

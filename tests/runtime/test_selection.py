@@ -11,28 +11,29 @@ from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.errors import UncalibratedWarning, UsageError
 from offramp.runtime import load
 from offramp.runtime.selection import find_calibration
+from offramp.tests.helpers.logs import log_lines
 
 
 @pytest.fixture
 def three(calibrated):
     """A calibration with three points of one chain, which lose 1, 0 and 4 %."""
     path = calibrated.calibrations()[0]
-    found = read_calibration(path)
-    point = found.points["default"]
+    calibration = read_calibration(path)
+    point = calibration.points["default"]
     points = {
         "balanced": replace(point, drop=0.01),
         "accurate": replace(point, drop=0.0, thresholds=(2.0, 2.0), exit_shares=(0.0, 0.0, 1.0)),
         "eco": replace(point, drop=0.04, thresholds=(0.5, 0.5)),
     }
-    write_calibration(path, replace(found, points=points))
+    write_calibration(path, replace(calibration, points=points))
     return calibrated
 
 
 def elsewhere(bundle, name, **fields):
     """Change fields of a calibration's fingerprint, as if it had been made on another board or in another power mode."""
     path = bundle.path / "calibrations" / f"{name}.json"
-    found = read_calibration(path)
-    write_calibration(path, replace(found, fingerprint=found.fingerprint | fields))
+    calibration = read_calibration(path)
+    write_calibration(path, replace(calibration, fingerprint=calibration.fingerprint | fields))
 
 
 def test_here_the_first_point_runs_without_a_word(three):
@@ -56,10 +57,10 @@ def test_here_the_first_point_runs_without_a_word(three):
 )
 def test_on_another_board_or_in_another_mode_the_careful_point_runs_and_it_is_said(three, field, words):
     elsewhere(three, "default", **{field: "15W"})
-    with pytest.warns(UncalibratedWarning, match=words) as said:
+    with pytest.warns(UncalibratedWarning, match=words) as caught:
         net = load(three)
     assert net.point == net.points["accurate"]
-    assert "Point accurate is in use. Calibrate on this device." in str(said[0].message)
+    assert "Point accurate is in use. Calibrate on this device." in str(caught[0].message)
 
 
 def test_a_point_that_is_asked_for_runs_on_another_board_too(three):
@@ -74,7 +75,10 @@ def test_of_several_power_modes_the_one_that_fits_is_taken(three):
     for name in ("15w", "30w"):
         (path / f"{name}.json").write_bytes((path / "maxn.json").read_bytes())
         elsewhere(three, name, power_mode=name)
-    assert "power_mode" not in find_calibration(three).fingerprint
+    with log_lines() as lines:
+        assert "power_mode" not in find_calibration(three).fingerprint
+    assert "calibration maxn.json: 0 hard and 0 soft differences, chosen" in lines
+    assert sum(line.endswith(" differences, not chosen") for line in lines) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load(three).point == read_calibration(path / "maxn.json").points["balanced"]

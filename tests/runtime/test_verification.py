@@ -20,26 +20,26 @@ def scale_weights(factor):
 
 def test_a_whole_bundle_passes_with_every_variant_and_says_how_far_off_it_is(dense):
     keep(dense.path, [0, 2], name="two")
-    one, two = verify(dense.path)
-    assert one.passed and two.passed and (one.variant, two.variant) == ("fp32", "two")
+    fp32, two = verify(dense.path)
+    assert fp32.passed and two.passed and (fp32.variant, two.variant) == ("fp32", "two")
     assert [e.exit for e in two.exits] == ["z0", "z2"]
-    assert all(e.relative <= 1e-6 and e.labels_equal == e.samples == 3 for e in one.exits)
-    assert "variant fp32 on cpu: passed" in str(one)
+    assert all(e.relative <= 1e-6 and e.labels_equal == e.samples == 3 for e in fp32.exits)
+    assert "variant fp32 on cpu: passed" in str(fp32)
     (two,) = verify(dense.path, variant="two")
     assert two.variant == "two"
 
 
 def test_an_engine_that_computes_something_else_fails(dense):
     forge(dense, "weights.bin", scale_weights(1.001))
-    (found,) = verify(dense.path)
-    assert not found.passed and found.exits[0].relative > found.tolerance
-    assert "failed" in str(found)
+    (verification,) = verify(dense.path)
+    assert not verification.passed and verification.exits[0].relative > verification.tolerance
+    assert "failed" in str(verification)
 
 
 def test_errors_of_the_size_of_rounding_pass(dense):
     forge(dense, "weights.bin", scale_weights(1 + 1e-6))
-    (found,) = verify(dense.path)
-    assert found.passed and max(e.absolute for e in found.exits) > 0
+    (verification,) = verify(dense.path)
+    assert verification.passed and max(e.absolute for e in verification.exits) > 0
 
 
 def test_an_answer_that_is_not_a_number_does_not_pass(dense):
@@ -61,7 +61,7 @@ def test_golden_samples_of_something_else_are_refused(dense):
 
 def test_names_that_are_not_there(dense):
     with pytest.raises(UsageError, match="Unknown variant"):
-        verify(dense.path, variant="int8")
+        verify(dense.path, variant="two")
     with pytest.raises(MissingError, match="no device 'npu'"):
         verify(dense.path, "npu")
     with pytest.raises(UsageError, match="There is no bundle"):
@@ -92,8 +92,8 @@ def golden_with(**changes):
 def test_scores_and_labels_count_as_logits_do(dense, part):
     changes = {"score": lambda a: a * 0, "label": lambda a: (a + 1) % 5}
     forge(dense, "golden.npz", golden_with(**{part: changes[part]}))
-    (found,) = verify(dense.path)
-    assert not found.passed and found.exits[0].relative <= 1e-6
+    (verification,) = verify(dense.path)
+    assert not verification.passed and verification.exits[0].relative <= 1e-6
 
 
 @pytest.mark.parametrize("part", ["logits", "score", "label", "input0"])

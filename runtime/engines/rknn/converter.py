@@ -1,13 +1,13 @@
-"""A stage's ONNX file to Rockchip's form: a script that `engines/rknn.py` runs in an environment that has rknn-toolkit2.
+"""A stage's ONNX file to Rockchip's form: a script that `toolkit.py` beside it runs in an environment that has rknn-toolkit2.
 
     python converter.py < job.json    # in an empty folder; rknn-toolkit2 prints to stdout and stderr
 
-It knows nothing of offramp. The job names `onnx` (a path), `soc`, `inputs` (name and fixed shape of each) and `outputs` (their
-names, in the order wanted). It leaves `reply.json`, what was made or `error` with its `kind` (`unsupported`, `missing`), and
-beside it `stage.rknn`.
+The script knows nothing of offramp. The job has `onnx` (a path), `soc`, `inputs` (name and fixed shape of each) and `outputs`
+(names, in the order wanted). The script writes `stage.rknn` and `reply.json`, which has the toolkit's version and the edges of
+the stage, or `error` with its `kind` (`unsupported` or `missing`).
 
-Tensors in 8 bits that stages of a quantised network hand over become float32 here: rknn-toolkit2 takes QuantizeLinear and
-DequantizeLinear inside a graph only, not at its border. `reply.json` has their scales and zero points for who runs the stage.
+Stages of a quantised network hand over tensors in 8 bits. Here they become float32, since rknn-toolkit2 takes QuantizeLinear and
+DequantizeLinear only inside a graph, not at its border. `reply.json` has their scales and zero points, by which the stage is run.
 """
 
 import importlib.metadata
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 NEWEST_OPSET = 19
-"""The newest one that rknn-toolkit2 2.5 reads."""
+"""The newest opset that rknn-toolkit2 2.5 reads."""
 
 
 class UnsupportedStage(Exception):
-    """The stage holds what rknn-toolkit2 does not take."""
+    """rknn-toolkit2 does not take something in the stage."""
 
 
 def main() -> None:
@@ -40,20 +40,20 @@ def main() -> None:
 def _start() -> Any:
     from rknn.api import RKNN
 
-    return RKNN(verbose=True)  # only then does it tell what runs where
+    return RKNN(verbose=True)  # only then does it print which layer runs where
 
 
 def convert(job: dict[str, Any], rknn: Any) -> dict[str, Any]:
-    """Convert the stage of a job with an RKNN object, which can then simulate it.
+    """Convert the stage of a job with an RKNN object, which can then simulate the stage.
 
     Raises:
-        UnsupportedStage: with the reason.
+        UnsupportedStage: rknn-toolkit2 refuses the stage; has its reason.
     """
     import onnx
 
     model, inputs, outputs = prepare(job)
     onnx.save_model(model, "stage.onnx")
-    # rknn-toolkit2 says of itself that level 3 makes quantised models less accurate than level 2.
+    # rknn-toolkit2's own words: level 3 makes quantised models less accurate than level 2.
     level = 2 if any(node.op_type == "QuantizeLinear" for node in model.graph.node) else 3
     steps: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("config", lambda: rknn.config(target_platform=job["soc"], optimization_level=level)),
@@ -64,7 +64,7 @@ def convert(job: dict[str, Any], rknn: Any) -> dict[str, Any]:
     for name, step in steps:
         try:
             code = step()
-        except Exception as error:  # it raises ValueError with a traceback inside, and whatever it stumbles over
+        except Exception as error:  # ValueError with a traceback inside, or any other error
             raise UnsupportedStage(_last_line(error)) from error
         if code != 0:
             raise UnsupportedStage(f"rknn-toolkit2 says no more than that it failed to {name} the stage")
@@ -77,10 +77,10 @@ def _last_line(error: Exception) -> str:
 
 
 def prepare(job: dict[str, Any]) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the stage as rknn-toolkit2 takes it, and how its inputs and outputs differ from the stage's own.
+    """Return the stage as rknn-toolkit2 takes it, and the edges: for each input and output its name and what stands in its place.
 
     Raises:
-        UnsupportedStage: it has control flow, or cannot be brought to the opset.
+        UnsupportedStage: the stage has control flow, or cannot be converted to the opset.
     """
     import onnx
     from onnx import TensorProto, helper, version_converter
@@ -91,7 +91,7 @@ def prepare(job: dict[str, Any]) -> tuple[Any, list[dict[str, Any]], list[dict[s
             raise UnsupportedStage(
                 f"the node {node.name or node.output[0]} is an {node.op_type}, and NPUs take no branches"
             )
-    if any(known.domain in ("", "ai.onnx") and known.version > NEWEST_OPSET for known in model.opset_import):
+    if any(opset.domain in ("", "ai.onnx") and opset.version > NEWEST_OPSET for opset in model.opset_import):
         _spell_gelu(model)
         try:
             model = version_converter.convert_version(model, NEWEST_OPSET)
@@ -103,25 +103,22 @@ def prepare(job: dict[str, Any]) -> tuple[Any, list[dict[str, Any]], list[dict[s
     _widen_weights(graph)
     _part_readers(graph)
     border = _Border(graph)
-    inputs = [border.read(tensor) for tensor in job["inputs"]]
+    inputs = [border.read_input(tensor["name"]) for tensor in job["inputs"]]
     shapes = {tensor["name"]: tensor["shape"] for tensor in job["inputs"]}
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
-    outputs = [border.write(name) for name in job["outputs"]]
+    outputs = [border.write_output(name) for name in job["outputs"]]
     nodes = [*border.before, *graph.node]
-    values = [
-        helper.make_tensor_value_info(
-            one["tensor"], TensorProto.FLOAT if "scale" in one else types[one["name"]], shapes[one["name"]]
-        )
-        for one in inputs
-    ]
+
+    def make_value(edge: dict[str, Any], shape: Any) -> Any:
+        dtype = TensorProto.FLOAT if "scale" in edge else types[edge["name"]]
+        return helper.make_tensor_value_info(edge["tensor"], dtype, shape)
+
+    in_values = [make_value(edge, shapes[edge["name"]]) for edge in inputs]
+    out_values = [make_value(edge, None) for edge in outputs if "tensor" in edge]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.input.extend(values)
-    graph.output.extend(
-        helper.make_tensor_value_info(one["tensor"], TensorProto.FLOAT if "scale" in one else types[one["name"]], None)
-        for one in outputs
-        if "tensor" in one
-    )
+    graph.input.extend(in_values)
+    graph.output.extend(out_values)
     return onnx.shape_inference.infer_shapes(model, data_prop=True), inputs, outputs
 
 
@@ -167,17 +164,17 @@ def _spell_gelu(model: Any) -> None:
 
 
 def _drop_layout(node: Any) -> None:
-    """Leave the attribute `layout` of recurrent nodes out where it says what is so without it: rknn-toolkit2 stumbles over it."""
-    kept = [attribute for attribute in node.attribute if attribute.name != "layout" or attribute.i != 0]
-    if len(kept) < len(node.attribute):
+    """Remove the attribute `layout` of a recurrent node if it has its default value: rknn-toolkit2 stumbles over it."""
+    attributes = [attribute for attribute in node.attribute if attribute.name != "layout" or attribute.i != 0]
+    if len(attributes) < len(node.attribute):
         del node.attribute[:]
-        node.attribute.extend(kept)
+        node.attribute.extend(attributes)
 
 
 def _widen_weights(graph: Any) -> None:
-    """Write weights that fill 7 bits only, for processors, in 8: every number twice as large, its scale half as large.
+    """Write weights of 7 bits, as processors want them, in 8 bits: every number twice as large, its scale half as large.
 
-    With 7 bits rknn-toolkit2 2.5 computes products that are 0.8 % too large.
+    From weights of 7 bits rknn-toolkit2 2.5 computes products that are 0.8 % too large.
     """
     import numpy as np
     from onnx import numpy_helper
@@ -188,7 +185,9 @@ def _widen_weights(graph: Any) -> None:
             weights = numpy_helper.to_array(stored[node.input[0]])
             if weights.dtype == np.int8 and weights.size and np.abs(weights.astype(int)).max() <= 64:
                 scale = numpy_helper.to_array(stored[node.input[1]])
-                doubled = np.minimum(weights.astype(int) * 2, 127).astype(np.int8)  # 64 doubled is one too many
+                doubled = np.minimum(weights.astype(int) * 2, 127).astype(
+                    np.int8
+                )  # 64 doubled is 128, one more than int8 holds
                 for k, values in enumerate((doubled, scale / np.float32(2))):
                     name = f"{node.output[0]}.wide{k}"
                     graph.initializer.append(numpy_helper.from_array(values, name))
@@ -196,7 +195,7 @@ def _widen_weights(graph: Any) -> None:
 
 
 def _part_readers(graph: Any) -> None:
-    """Give every reader of a dequantised tensor a DequantizeLinear of its own: rknn-toolkit2 loses types where they share one."""
+    """Give every reader of a dequantised tensor its own DequantizeLinear: rknn-toolkit2 loses types if readers share one."""
     from onnx import helper
 
     makers = {name: node for node in graph.node for name in node.output}
@@ -207,11 +206,11 @@ def _part_readers(graph: Any) -> None:
             if maker is None or maker.op_type != "DequantizeLinear":
                 continue
             if name in read:
-                own = f"{name}.for.{node.output[0]}.{k}"
-                copy = helper.make_node("DequantizeLinear", maker.input, [own], name=own)
+                copied = f"{name}.for.{node.output[0]}.{k}"
+                copy = helper.make_node("DequantizeLinear", maker.input, [copied], name=copied)
                 copy.attribute.extend(maker.attribute)
                 nodes.append(copy)
-                node.input[k] = own
+                node.input[k] = copied
             read.add(name)
         nodes.append(node)
     del graph.node[:]
@@ -219,7 +218,11 @@ def _part_readers(graph: Any) -> None:
 
 
 class _Border:
-    """Moves the quantisation of tensors that enter or leave a graph out of it."""
+    """Moves the quantisation of a graph's inputs and outputs out of the graph.
+
+    Attributes:
+        before: nodes to run before the graph's own, which quantise inputs that come as float32.
+    """
 
     def __init__(self, graph: Any) -> None:
         from onnx import numpy_helper
@@ -231,22 +234,23 @@ class _Border:
         self._makers = {name: node for node in graph.node for name in node.output}
         self._readers = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
 
-    def read(self, tensor: dict[str, Any]) -> dict[str, Any]:
+    def read_input(self, name: str) -> dict[str, Any]:
+        """Return the edge of an input; one that the graph dequantises comes as float32 instead."""
         from onnx import helper
 
-        name = tensor["name"]
         reader = self._readers.get(name)
         if reader is None and self._types.get(name) in (2, 3):  # uint8 and int8, such as pixels
             return {"name": name, "tensor": name, "scale": 1.0, "zero_point": 0}
         if reader is None:
             return {"name": name, "tensor": name}
-        made = f"{name}.float"
+        float_name = f"{name}.float"
         self.before.append(
-            helper.make_node("QuantizeLinear", [made, *reader.input[1:]], [name], name=f"{name}.quantize")
+            helper.make_node("QuantizeLinear", [float_name, *reader.input[1:]], [name], name=f"{name}.quantize")
         )
-        return {"name": name, "tensor": made, **self._scale(reader)}
+        return {"name": name, "tensor": float_name, **self._scale(reader)}
 
-    def write(self, name: str) -> dict[str, Any]:
+    def write_output(self, name: str) -> dict[str, Any]:
+        """Return the edge of an output; one that the graph quantises at its end is taken as float32 before that."""
         maker = self._makers.get(name)
         if maker is None or maker.op_type != "QuantizeLinear":
             return {"name": name, "tensor": name}

@@ -1,7 +1,7 @@
 """CUDA through its driver library by ctypes: memory, one stream, captured graphs. No package of CUDA is needed.
 
 Names, argument types and error codes are those of the CUDA driver API's reference (docs.nvidia.com/cuda/cuda-driver-api). The
-library comes with the driver, and a context of it that is the device's primary one is shared with TensorRT's own calls.
+library comes with the driver. Everything runs in the device's primary context, which TensorRT's own calls share.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ MULTIPROCESSORS, COMPUTE_MAJOR, COMPUTE_MINOR = 16, 75, 76
 """CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, _COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
-RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: memory may be freed meanwhile, as when objects are collected
+RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: the garbage collector may free memory meanwhile
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
@@ -59,7 +59,7 @@ def load_driver() -> Any:
     """Load and start the driver's library.
 
     Raises:
-        MissingError: there is no driver, or it finds no GPU.
+        MissingError: there is no driver, or the driver finds no GPU.
     """
     try:
         driver = ctypes.CDLL(LIBRARY)
@@ -81,19 +81,20 @@ def load_driver() -> Any:
 
 
 def _name_error(driver: Any, code: int) -> str:
-    said = []
+    """Return name and description of an error code: `CUDA_ERROR_OUT_OF_MEMORY, out of memory (2)`."""
+    words = []
     for ask in (driver.cuGetErrorName, driver.cuGetErrorString):
         text = c_char_p()
         if ask(code, byref(text)) == 0 and text.value is not None:
-            said.append(text.value.decode(errors="replace"))
-    return f"{', '.join(said) or 'with error'} ({code})"
+            words.append(text.value.decode(errors="replace"))
+    return f"{', '.join(words) or 'with error'} ({code})"
 
 
 def count_gpus() -> int:
     """Return how many GPUs the driver finds.
 
     Raises:
-        MissingError: none can be used.
+        MissingError: no GPU can be used.
     """
     driver, count = load_driver(), c_int()
     if code := driver.cuDeviceGetCount(byref(count)):
@@ -102,16 +103,19 @@ def count_gpus() -> int:
 
 
 def open_gpu(number: int) -> "Gpu":
-    """Return a GPU by its number; the same each time, since all that runs on it shares its stream.
+    """Return a GPU by its number. It is the same object each time, since everything on a GPU shares one stream.
 
     Raises:
-        MissingError: it is not here.
+        MissingError: the GPU does not exist.
     """
     with _opening:
         if number not in _opened:
             count = count_gpus()
             if number >= count:
-                raise MissingError(f"There is no GPU {number} here: the driver finds {count}, numbered from 0.")
+                raise MissingError(
+                    f"There is no GPU {number} here: the driver finds {count}, numbered from 0.",
+                    device=f"tensorrt:{number}",
+                )
             _opened[number] = Gpu(load_driver(), number)
         return _opened[number]
 
@@ -121,7 +125,7 @@ _opened: "dict[int, Gpu]" = {}
 
 
 class GpuBlock:
-    """Memory of a GPU for one tensor; `address` is what kernels see. Freed with the object."""
+    """Memory of a GPU for one tensor, freed with the object. Kernels see it at `address`."""
 
     def __init__(self, gpu: "Gpu", shape: tuple[int, ...], dtype: Any) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
@@ -136,8 +140,9 @@ class Gpu:
     """A GPU, its primary context and the stream on which everything runs.
 
     Attributes:
-        name, capability: such as `Orin` and `8.7`.
-        multiprocessors: how many there are; boards whose GPUs have the same name differ in that.
+        name: the GPU's name, such as `Orin`.
+        capability: its compute capability, such as `8.7`.
+        multiprocessors: the number of its multiprocessors, in which boards differ whose GPUs have the same name.
         driver: the newest CUDA version that the driver serves, such as `12.6`.
         stream: the handle of the stream.
     """
@@ -164,7 +169,7 @@ class Gpu:
         """Call a function of the driver.
 
         Raises:
-            MissingError: it fails, as for want of memory.
+            MissingError: the function fails, for lack of memory for example.
         """
         if code := getattr(self._driver, name)(*arguments):
             raise MissingError(f"The GPU fails: {name} answers {_name_error(self._driver, code)}.")
@@ -202,16 +207,22 @@ class Gpu:
         """Wait until everything on the stream is done.
 
         Raises:
-            MissingError: some of it failed.
+            MissingError: something on it failed.
         """
         if code := self._driver.cuStreamSynchronize(self.stream):
             raise MissingError(f"The GPU fails: {_name_error(self._driver, code)}.")
 
     def capture(self, work: Callable[[int], object]) -> Callable[[], None] | None:
-        """Record what a function puts on a stream; return what launches all of it at once on `stream`.
+        """Record what a function puts on a stream; return a function that launches all of it at once on `stream`.
 
-        The function must have run once before. It is recorded on a stream of its own, so that what other threads put on the
-        shared one is not. None where something in it cannot be recorded.
+        The function must have run once before. It is recorded on a new stream, so that the work of other threads on the shared
+        stream is not recorded with it.
+
+        Args:
+            work: puts copies and kernels on the stream that it is given.
+
+        Returns:
+            The function, or None if something cannot be recorded.
         """
         with _opening:
             return self._capture(work)
@@ -224,7 +235,7 @@ class Gpu:
                 return None
             try:
                 work(stream)
-            except Exception:  # whatever an engine raises where it cannot be captured
+            except Exception:  # engines raise various errors if they cannot be recorded
                 self._driver.cuStreamEndCapture(stream, byref(graph))
                 return None
             if self._driver.cuStreamEndCapture(stream, byref(graph)) or not graph.value:
@@ -245,13 +256,13 @@ class Gpu:
         assert stream.value is not None
         return stream.value
 
-    def free(self, name: str, what: Any) -> None:
-        """Let go of something; nothing can be done where that fails."""
-        self._driver.cuCtxPushCurrent_v2(self._context)  # whatever thread this is may be at work on another GPU
-        getattr(self._driver, name)(what)
+    def free(self, name: str, handle: Any) -> None:
+        """Free something by the driver's function of that name. Failures are ignored: nothing can be done about them."""
+        self._driver.cuCtxPushCurrent_v2(self._context)  # this may be any thread, at work on another GPU
+        getattr(self._driver, name)(handle)
         self._driver.cuCtxPopCurrent_v2(byref(c_void_p()))
 
 
-def _free_with(owner: Any, gpu: Gpu, name: str, what: Any) -> None:
-    """Free something when its owner goes; at the end of the process the driver does."""
-    weakref.finalize(owner, gpu.free, name, what).atexit = False
+def _free_with(owner: Any, gpu: Gpu, name: str, handle: Any) -> None:
+    """Free something together with its owner. At the end of the process the driver frees everything."""
+    weakref.finalize(owner, gpu.free, name, handle).atexit = False

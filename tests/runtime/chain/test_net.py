@@ -60,9 +60,9 @@ def test_a_sample_may_carry_its_batch_axis(dense):
 def test_a_result_does_not_change_with_the_next_call(dense):
     net, (a, b) = load_uncalibrated(dense, logits=True), draw(2)
     first = net(a)
-    kept = first.logits.copy()
+    copied = first.logits.copy()
     net(b)
-    assert (first.logits == kept).all()
+    assert (first.logits == copied).all()
 
 
 def test_the_batch_reports_time_and_arrays(dense):
@@ -151,8 +151,9 @@ def test_an_error_that_an_engine_explains_itself_is_not_its_own_cause():
         raise MissingError("The NPU is gone.")
 
     with pytest.raises(MissingError, match="gone") as caught:
-        run_stage(gone)
+        run_stage(gone, ("rknn:rk3588", "stage1.onnx"))
     assert caught.value.__cause__ is None
+    assert (caught.value.device, caught.value.stage) == ("rknn:rk3588", "stage1.onnx")
 
 
 def test_integers_do_not_wrap():
@@ -228,12 +229,12 @@ def test_two_threads_give_the_same_answers(dense):
 @pytest.fixture
 def two_points(calibrated, tmp_path):
     """A calibration with a second point, which always leaves at the first exit."""
-    found = read_calibration(calibrated.calibrations()[0])
-    eco = replace(found.points["default"], thresholds=(0.0, 0.0), exit_shares=(1.0, 0.0, 0.0))
+    calibration = read_calibration(calibrated.calibrations()[0])
+    eco = replace(calibration.points["default"], thresholds=(0.0, 0.0), exit_shares=(1.0, 0.0, 0.0))
     elsewhere = replace(eco, placement=("openvino:CPU",) * 3)
     path = tmp_path / "two.json"
-    points = {**found.points, "eco": eco, "elsewhere": elsewhere}
-    path.write_bytes(msgspec.json.encode(replace(found, points=points)))
+    points = {**calibration.points, "eco": eco, "elsewhere": elsewhere}
+    path.write_bytes(msgspec.json.encode(replace(calibration, points=points)))
     return path
 
 

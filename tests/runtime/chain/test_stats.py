@@ -80,7 +80,7 @@ def test_clones_that_are_forgotten_leave_their_part_of_the_joules_and_no_memory(
         time.sleep(0.8)
         stats = net.stats()
         assert stats.energy_per_inference_j == pytest.approx(7.01 * stats.power.seen_s / 51, rel=0.01)
-        assert not any(one() for one in forgotten)
+        assert not any(reference() for reference in forgotten)
         net.stats(reset=True)
         net(labelled[0][0])
         time.sleep(0.8)
@@ -110,13 +110,13 @@ def test_a_meter_that_dies_changes_nothing_but_the_statistic(calibrated, labelle
     with load(calibrated) as net:
         expected = [(r.label, r.score, r.exit) for r in map(net, x)]
     with load(calibrated, meter=board.meter()) as net:
-        found = []
+        statistics = []
         for sample in x:
             r = net(sample)
-            found.append((r.label, r.score, r.exit))
+            statistics.append((r.label, r.score, r.exit))
             board.work(0.1, power_w=9.0)
         stats = net.stats()
-    assert found == expected
+    assert statistics == expected
     assert stats.power.problem == "VDD_IN of simulated: simulated fault"
     assert stats.energy_per_inference_j is None and stats.inferences == 200
     assert stats.state.temperature_c is not None

@@ -14,6 +14,7 @@ from offramp.errors import BundleError, DataError, MissingError, UnsupportedErro
 from offramp.export import export
 from offramp.runtime import EngineWarning, build, load_static, load_uncalibrated, verify
 from offramp.runtime.engines import engines, find_device, name_device, onnxruntime, openvino
+from offramp.tests.helpers.logs import log_lines
 from offramp.tests.zoo.dense import forge
 
 MIXED = ("openvino:CPU", "cpu", "openvino:CPU")
@@ -134,6 +135,29 @@ def test_a_session_on_a_gpu_goes_when_nobody_has_it_any_more():
         gc.enable()
 
 
+def test_a_program_finds_what_failed_without_reading_words(dense, monkeypatch):
+    compile_stage = openvino._compile
+
+    def refuse(stage, place, *, threads):
+        if stage.path.name == "stage1.onnx":
+            raise UnsupportedError("It does not know Odd.", nodes=["/odd"], path=stage.path)
+        return compile_stage(stage, place, threads=threads)
+
+    monkeypatch.setattr(openvino, "_compile", refuse)
+    with pytest.raises(UnsupportedError, match="--place 1=cpu") as caught:
+        load_uncalibrated(dense, "openvino:CPU")
+    error = caught.value
+    assert (error.device, error.stage, error.nodes) == ("openvino:CPU", "stage1.onnx", ("/odd",))
+    assert error.path == dense.path / "variants/fp32/stage1.onnx"
+    with load_uncalibrated(dense, ("openvino:CPU", "cpu", "openvino:CPU")) as net:  # the remedy, from attributes alone
+        assert net(draw(1)[0]).label >= 0
+    for device in ("openvino:NPU", "cuda:0", "nowhere"):
+        with pytest.raises(MissingError) as missing:
+            load_uncalibrated(dense, ("cpu", device, "cpu"))
+        assert missing.value.device == device
+        assert missing.value.stage == (None if device == "nowhere" else "stage1.onnx")
+
+
 def test_work_that_a_provider_leaves_to_the_cpu_is_named():
     class Node:
         def __init__(self, op_type):
@@ -204,18 +228,18 @@ def test_clones_and_one_chain_called_from_several_threads_give_what_one_gives_al
     net.thresholds = (0.9, 0.9)
     expected = [(r.label, r.exit, r.score) for r in map(net, x)]
     clones = [net.clone(), net.clone(), net, net]
-    found: list[Any] = [[] for _ in clones]
+    by_thread: list[Any] = [[] for _ in clones]
 
     def work(k):
         for _ in range(5):
-            found[k] = [(r.label, r.exit, r.score) for r in map(clones[k], x)]
+            by_thread[k] = [(r.label, r.exit, r.score) for r in map(clones[k], x)]
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(len(clones))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(answers == expected for answers in found)
+    assert all(answers == expected for answers in by_thread)
 
 
 def test_threads_that_learn_lengths_at_once_get_what_one_gets_alone(zoo):
@@ -236,18 +260,18 @@ def test_threads_that_learn_lengths_at_once_get_what_one_gets_alone(zoo):
                 net.clone()
             nets = [load_uncalibrated(bundle, device) for _ in range(3)]
         nets += [net, net]
-        found: list[Any] = [None] * len(nets)
+        scores: list[Any] = [None] * len(nets)
 
-        def work(k, nets=nets, found=found):
+        def work(k, nets=nets, scores=scores):
             for _ in range(5):
-                found[k] = [nets[k](sample).score for sample in samples]
+                scores[k] = [nets[k](sample).score for sample in samples]
 
         threads = [threading.Thread(target=work, args=(k,)) for k in range(len(nets))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert np.allclose(found, expected, atol=1e-6)
+        assert np.allclose(scores, expected, atol=1e-6)
 
 
 def test_a_clone_has_thresholds_and_a_life_of_its_own(dense):
@@ -283,12 +307,15 @@ def test_an_engine_that_fails_in_the_middle_of_a_chain_says_so_and_goes_on(dense
     def fail():
         raise RuntimeError("Exception from src/somewhere.cpp:1:\nout of device memory")
 
-    kept = memory.heads[1]
-    memory.heads[1] = (fail, *kept[1:])
+    head = memory.heads[1]
+    memory.heads[1] = (fail, *head[1:])
     net.thresholds = net.thresholds
-    with pytest.raises(DataError, match="cannot run this sample: out of device memory"):
-        net(x)
-    memory.heads[1] = kept
+    for call in (net, lambda sample: net.batch(sample[None])):
+        net._together = False
+        with pytest.raises(DataError, match="cannot run this sample: out of device memory") as caught:
+            call(x)
+        assert (caught.value.device, caught.value.stage) == (device, "stage1.onnx")
+    memory.heads[1] = head
     net.thresholds = net.thresholds
     assert net(x).score == right.score
 
@@ -341,12 +368,15 @@ def test_a_batch_names_the_sample_that_is_not_a_number(dense):
 
 
 def test_verify_names_where_it_ran(dense):
-    (found,) = verify(dense, MIXED)
-    assert found.passed and found.device == "0=openvino:CPU,1=cpu,2=openvino:CPU"
+    (verification,) = verify(dense, MIXED)
+    assert verification.passed and verification.device == "0=openvino:CPU,1=cpu,2=openvino:CPU"
 
 
 def test_auto_measures_what_is_here_and_says_why(dense):
-    net = load_uncalibrated(dense, "auto")
+    with log_lines() as lines:
+        net = load_uncalibrated(dense, "auto")
+    assert net.provenance.chosen in lines
+    assert any("cpu: leaving at the exits takes [" in line for line in lines)
     assert len(set(net.provenance.devices)) >= 1
     assert net.provenance.chosen.startswith("auto chose ") and "cpu " in net.provenance.chosen
     assert "openvino:CPU " in net.provenance.chosen and " us" in net.provenance.chosen
@@ -383,9 +413,9 @@ def test_every_engine_offers_what_the_contract_says():
         except MissingError:  # its package or its devices are not here; each engine's own tests say so
             assert module not in ("onnxruntime", "openvino")
             continue
-        for place, what in places.items():
+        for place, description in places.items():
             device = find_device(name_device(module, engine, place))
-            assert device.engine is engine and device.place == place and what
+            assert device.engine is engine and device.place == place and description
 
 
 def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
@@ -464,7 +494,7 @@ def npu(monkeypatch):
 def test_an_npu_of_openvino_gets_fixed_shapes_and_keeps_what_it_built(npu, dense):
     npu()
     x = draw(50)
-    assert [one.was_there for one in build(dense, "openvino:NPU")] == [False] * 3
+    assert [built.was_there for built in build(dense, "openvino:NPU")] == [False] * 3
     with load_uncalibrated(dense, "openvino:NPU") as net, load_uncalibrated(dense, "cpu") as cpu:
         assert {stage.built for stage in net.provenance.stages} == {"cache"}
         assert net.provenance.stages[0].runs_on.endswith(", NPU") and net.provenance.stages[0].half

@@ -90,12 +90,12 @@ def test_the_simulator_says_what_onnx_runtime_says(forms, variant):
     bundle, x = forms
     net = load_uncalibrated(bundle, DEVICE, variant=variant, logits=True)
     assert all("simulator of SM8550's NPU" in stage.runs_on for stage in net.provenance.stages)
-    here, right = net.every_exit(x), load_uncalibrated(bundle, variant=variant, logits=True).every_exit(x)
+    on_npu, right = net.every_exit(x), load_uncalibrated(bundle, variant=variant, logits=True).every_exit(x)
     score, logit = TOLERANCE[variant]
-    assert np.abs(here.score - right.score).max() <= score and np.abs(here.logits - right.logits).max() <= logit
-    assert (here.label == right.label).mean() > 0.97
+    assert np.abs(on_npu.score - right.score).max() <= score and np.abs(on_npu.logits - right.logits).max() <= logit
+    assert (on_npu.label == right.label).mean() > 0.97
     again = net.every_exit(x)
-    assert (again.score == here.score).all() and (again.logits == here.logits).all()
+    assert (again.score == on_npu.score).all() and (again.logits == on_npu.logits).all()
 
 
 @simulated
@@ -110,10 +110,10 @@ def test_every_network_of_the_zoo_runs_on_the_simulator_or_is_refused_for_a_know
             with pytest.raises(UnsupportedError, match="qnn:simulator takes fixed shapes only, and the axis time"):
                 load_uncalibrated(bundle, DEVICE)
             continue
-        here, right = (
+        on_npu, right = (
             load_uncalibrated(bundle, device).every_exit(x if len(x) > 1 else x[0]) for device in (DEVICE, "cpu")
         )
-        assert np.abs(here.score - right.score).max() <= 0.06, name
+        assert np.abs(on_npu.score - right.score).max() <= 0.06, name
 
 
 @simulated
@@ -130,17 +130,17 @@ def test_mixed_chains_give_the_same_labels(tmp_path, cifar10_folder):
         training, x = smooth[4:], smooth[:4]
     bundle = mixed.make_bundle(tmp_path, training)
     for variant in bundle.manifest.variants:
-        for found in mixed.compare(bundle, variant.name, x, mixed.rotate_places(len(variant.stages))):
-            assert found.holds(variant.precision), (variant.name, found)
+        for comparison in mixed.compare(bundle, variant.name, x, mixed.rotate_places(len(variant.stages))):
+            assert comparison.holds(variant.precision), (variant.name, comparison)
 
 
 @simulated
 def test_images_as_a_camera_gives_them_mean_the_same(tmp_path):
-    how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    preprocess = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
-    bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=how)
-    right, found = (load_uncalibrated(bundle, device).every_exit(pixels) for device in ("cpu", DEVICE))
-    assert np.abs(found.score - right.score).max() < 0.02
+    bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=preprocess)
+    right, on_npu = (load_uncalibrated(bundle, device).every_exit(pixels) for device in ("cpu", DEVICE))
+    assert np.abs(on_npu.score - right.score).max() < 0.02
 
 
 @simulated
@@ -169,8 +169,8 @@ def test_a_context_is_built_ahead_and_loaded_from_cache_or_bundle(dense, cache, 
 @simulated
 def test_a_build_for_another_npu_or_version_is_not_taken(dense, monkeypatch):
     build(dense, DEVICE)
-    found = build(dense, f"{DEVICE}:SM8650")
-    assert not any(one.was_there for one in found)
+    builds = build(dense, f"{DEVICE}:SM8650")
+    assert not any(stage.was_there for stage in builds)
     described = qnn.describe_build("simulator:sm8650")
     assert described["npu"] == "SM8650" and "QNN 2." in described["engine"] and described["onnxruntime"]
     monkeypatch.setattr(
@@ -186,7 +186,7 @@ def test_what_is_no_context_is_refused(dense, tmp_path):
     path = dense.path / dense.variant().folder / stage.file
     source = StageFile(path=path, inputs=stage.inputs, outputs=("exit0.score",))
     for content in (b"no context", write_determinant(tmp_path / "d.onnx").path.read_bytes()):
-        with pytest.raises(BundleError, match="QNN cannot load what was built of"):
+        with pytest.raises(BundleError, match="QNN cannot load the build of"):
             qnn.compile_stage(source, "simulator", threads=1, built=content)
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(BundleError, match="ONNX Runtime cannot load"):
@@ -225,8 +225,8 @@ def test_an_if_runs_with_half_precision_and_is_refused_without_it(tmp_path):
     source = write_branches(tmp_path / "if.onnx")
     stage = qnn.compile_stage(source, "simulator", threads=1)
     for value in (2.0, -3.0):
-        found = stage.infer({"x": np.full((1, 4), value, np.float32)}, ["y"])["y"]
-        assert np.allclose(found, abs(value), rtol=1e-3)
+        result = stage.infer({"x": np.full((1, 4), value, np.float32)}, ["y"])["y"]
+        assert np.allclose(result, abs(value), rtol=1e-3)
     with pytest.raises(UnsupportedError, match="finalize.* QNN does not say at which node.* take an int8 variant"):
         qnn.build(source, "simulator:SM8350", threads=1)
 
@@ -236,21 +236,21 @@ def test_clones_in_threads_give_what_one_gives_alone(dense):
     x = np.random.default_rng(1).standard_normal((10, 16)).astype(np.float32)
     net = load_uncalibrated(dense, DEVICE)
     expected = [(r.label, r.score) for r in map(net, x)]
-    clones, found = [net.clone() for _ in range(3)], {}
-    work = lambda k: found.update({k: [(r.label, r.score) for r in map(clones[k], x)]})  # noqa: E731
+    clones, answers = [net.clone() for _ in range(3)], {}
+    work = lambda k: answers.update({k: [(r.label, r.score) for r in map(clones[k], x)]})  # noqa: E731
     threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(found[k] == expected for k in range(3))
+    assert all(answers[k] == expected for k in range(3))
 
 
 @simulated
 def test_auto_passes_over_the_simulator(dense):
     net = load_uncalibrated(dense, "auto")
     assert not any("qnn" in stage.device for stage in net.provenance.stages)
-    assert "qnn:simulator: its latency says nothing of the device." in net.provenance.chosen
+    assert "qnn:simulator: a simulator's latency is not the device's." in net.provenance.chosen
 
 
 @simulated

@@ -26,7 +26,8 @@ from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import build, verify
 from offramp.runtime.engines import rknn
-from offramp.runtime.engines.rknn import converter
+from offramp.runtime.engines.rknn import converter, toolkit
+from offramp.runtime.engines.rknn.stage import Edge, RknnHeader, RknnStage
 from offramp.runtime.loading import load_static, load_uncalibrated
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo import networks
@@ -79,8 +80,10 @@ class FakeRKNNLite:
             self.session = ort.InferenceSession(self.content, options)
         names = [value.name for value in self.session.get_inputs()]
         fed = [x if x.ndim < 4 else np.moveaxis(x, 3, 1) for x in inputs]  # it takes NHWC
-        given = self.session.run(None, dict(zip(names, fed, strict=True)))
-        return [array.astype(np.float32) for array in given]  # it gives float32 where it is not asked for another type
+        results = self.session.run(None, dict(zip(names, fed, strict=True)))
+        return [
+            array.astype(np.float32) for array in results
+        ]  # it gives float32 where it is not asked for another type
 
     def get_sdk_version(self):
         return (
@@ -105,7 +108,7 @@ def workstation(tmp_path, monkeypatch):
         return reply, model.SerializeToString(), table
 
     monkeypatch.setenv("OFFRAMP_RKNN_PYTHON", sys.executable)
-    monkeypatch.setattr(rknn, "_convert", convert)
+    monkeypatch.setattr(toolkit, "convert", convert)
 
 
 @pytest.fixture
@@ -134,9 +137,9 @@ def draw(n, seed=0):
 
 def test_a_bundle_built_on_a_workstation_runs_on_the_board_and_says_what_runs_it(dense, workstation, board, capfd):
     built = build(dense, DEVICE)
-    assert [one.stage for one in built] == [f"{kind}{k}.onnx" for kind in ("stage", "static") for k in range(3)]
-    assert all(Path(one.path).is_relative_to(dense.path / "engines/rknn-rk3588/fp32") for one in built)
-    assert all(one.was_there for one in build(dense, DEVICE, threads=4, logits=True))
+    assert [record.stage for record in built] == [f"{kind}{k}.onnx" for kind in ("stage", "static") for k in range(3)]
+    assert all(Path(record.path).is_relative_to(dense.path / "engines/rknn-rk3588/fp32") for record in built)
+    assert all(stage.was_there for stage in build(dense, DEVICE, threads=4, logits=True))
     board()
     x, cpu = draw(50), load_uncalibrated(dense)
     capfd.readouterr()
@@ -173,14 +176,14 @@ def test_images_go_in_as_nhwc_and_an_input_in_8_bits_is_handed_over_without_the_
             assert [x.dtype for x in inputs] == [np.float32, np.float32]
             return [np.moveaxis(inputs[0], 3, 1) * 2, np.array([[3.0]], np.float32), inputs[1]]
 
-    edges = rknn.Edge("image", "image"), rknn.Edge("q", "q.float", scale=0.5, zero_point=3)
-    given = (
-        rknn.Edge("y", "y", scale=0.25, zero_point=128),
-        rknn.Edge("image.q", input="image", scale=1.0, zero_point=-1),
-        rknn.Edge("label", "label"),
-        rknn.Edge("back", "back"),
+    edges = Edge("image", "image"), Edge("q", "q.float", scale=0.5, zero_point=3)
+    out_edges = (
+        Edge("y", "y", scale=0.25, zero_point=128),
+        Edge("image.q", input="image", scale=1.0, zero_point=-1),
+        Edge("label", "label"),
+        Edge("back", "back"),
     )
-    model = rknn.RknnStage(Doubles(), rknn.RknnHeader("2.5.0", edges, given, {}, ()), "")
+    model = RknnStage(Doubles(), RknnHeader("2.5.0", edges, out_edges, {}, ()), "")
     image = np.arange(-8, 8, dtype=np.float32).reshape(1, 4, 2, 2)
     quantised = np.array([[3, 4, 255]], np.uint8)
     outputs = {
@@ -247,7 +250,7 @@ def test_what_rknnlite_refuses_is_an_error_with_the_usual_reason(dense, workstat
         with pytest.raises(MissingError, match="librknnrt.so here is older than rknn-toolkit2 2.5.0"):
             load_uncalibrated(dense, DEVICE)
     FakeRKNNLite.answers["load_rknn"] = -1
-    with pytest.raises(BundleError, match=r"RKNNLite cannot read what was built of .*stage0.onnx"):
+    with pytest.raises(BundleError, match=r"RKNNLite cannot read the build of .*stage0.onnx"):
         load_uncalibrated(dense, DEVICE)
     assert [lite.released for lite in FakeRKNNLite.made] == [1, 1, 1]
     FakeRKNNLite.answers.update(load_rknn=0, init_runtime=0)
@@ -294,7 +297,7 @@ def test_a_converter_that_fails_is_an_error_and_leaves_nothing(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("OFFRAMP_RKNN_PYTHON", str(python))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(rknn, "CONVERT_S", 0.5)
+    monkeypatch.setattr(toolkit, "CONVERT_S", 0.5)
     with pytest.raises(error, match=words):
         build(dense, DEVICE)
     assert list((tmp_path / "tmp").iterdir()) == [] and capfd.readouterr().out == ""
@@ -341,8 +344,8 @@ class Simulator:
         return pickle.load(self.process.stdout)
 
     def convert(self, python, job, folder):
-        what, *rest = self.ask("build", job)
-        if what == "refused":
+        answer, *rest = self.ask("build", job)
+        if answer == "refused":
             return {"error": rest[0], "kind": "unsupported"}, b"", ""
         return *rest, ""
 
@@ -350,18 +353,18 @@ class Simulator:
         class SimulatedRKNNLite(FakeRKNNLite):
             def inference(self, inputs):
                 sent = [(array.dtype.str, array.shape, array.tobytes()) for array in inputs]
-                given = simulator.ask("run", hashlib.sha256(self.content).hexdigest(), sent)
-                return [np.frombuffer(content, dtype).reshape(shape) for dtype, shape, content in given]
+                results = simulator.ask("run", hashlib.sha256(self.content).hexdigest(), sent)
+                return [np.frombuffer(content, dtype).reshape(shape) for dtype, shape, content in results]
 
         return SimulatedRKNNLite
 
 
 @pytest.fixture(scope="module")
 def simulator():
-    made = Simulator()
-    yield made
-    made.process.stdin.close()
-    made.process.wait()
+    simulator = Simulator()
+    yield simulator
+    simulator.process.stdin.close()
+    simulator.process.wait()
 
 
 @pytest.mark.rknn
@@ -373,7 +376,7 @@ def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_p
     bundle = open_bundle(tmp_path / "copy.offramp")
     if variant == "int8":
         bundle = quantize(bundle, networks.ZOO[name].draw(64, 5))
-    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    monkeypatch.setattr(toolkit, "convert", simulator.convert)
     if (name, variant) in REFUSED:
         with pytest.raises(UnsupportedError, match=REFUSED[name, variant]):
             build(bundle, DEVICE, variant=variant)
@@ -397,18 +400,18 @@ def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, b
     shutil.copytree(bundle.path, tmp_path / "copy.offramp")
     data = networks.ZOO["multi-scale"].draw(64, 5) if to == "int8" else None
     bundle = quantize(tmp_path / "copy.offramp", data, to=to)
-    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    monkeypatch.setattr(toolkit, "convert", simulator.convert)
     build(bundle, DEVICE, variant=to)
     board(lite=simulator.lite())
-    (found,) = verify(bundle, DEVICE, variant=to)
-    assert found.passed, found
+    (verification,) = verify(bundle, DEVICE, variant=to)
+    assert verification.passed, verification
 
 
 @pytest.mark.rknn
 def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, board, monkeypatch):
     entry = networks.ZOO["encoder"]
     bundle = export(networks.build(entry), entry.draw(3, 0), tmp_path / "encoder.offramp")
-    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    monkeypatch.setattr(toolkit, "convert", simulator.convert)
     build(bundle, DEVICE)
     board(lite=simulator.lite())
     npu, cpu = (load_uncalibrated(bundle, where).every_exit(entry.draw(50, 7)) for where in (DEVICE, "cpu"))
@@ -419,12 +422,14 @@ def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, boar
 @pytest.mark.rknn
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 def test_images_as_a_camera_gives_them_mean_the_same(variant, tmp_path, simulator, board, monkeypatch):
-    how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    from offramp.tests.zoo import networks
+
+    preprocess = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
-    bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=how)
+    bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=preprocess)
     if variant == "int8":
         bundle = quantize(bundle, pixels)
-    monkeypatch.setattr(rknn, "_convert", simulator.convert)
+    monkeypatch.setattr(toolkit, "convert", simulator.convert)
     build(bundle, DEVICE, variant=variant)
     board(lite=simulator.lite())
     npu, cpu = (load_uncalibrated(bundle, where, variant=variant).every_exit(pixels) for where in (DEVICE, "cpu"))
@@ -453,10 +458,10 @@ def test_gelu_is_written_out_for_the_opset_of_the_toolkit(tmp_path, approximate)
 def test_the_command_builds_with_the_toolkit_and_tells_what_is_left_to_the_cpu(dense, chip):
     done = offramp("build", dense.path, "--place", f"0=rknn:{chip}", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert [one["stage"] for one in found] == ["stage0.onnx", "static0.onnx"]
-    for one in found:
-        line, _, content = Path(one["path"]).read_bytes().partition(b"\n")
+    builds = json.loads(done.stdout)
+    assert [stage["stage"] for stage in builds] == ["stage0.onnx", "static0.onnx"]
+    for stage in builds:
+        line, _, content = Path(stage["path"]).read_bytes().partition(b"\n")
         header = json.loads(line)
         assert header["toolkit"] == "2.5.0" and header["npu"]["float16"] > 0 and "ArgMax" in header["cpu"]
         assert content.startswith(b"RKNN") and f'"target_platform":["{chip}"]'.encode() in content

@@ -13,6 +13,7 @@ from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build, load_uncalibrated
 from offramp.runtime.engines import StageFile, tensorrt
 from offramp.runtime.engines.tensorrt import cuda
+from offramp.runtime.engines.tensorrt.builder import build_plan
 from offramp.tests.fakes.tensorrt import VERSIONS, FakeDriver, make_tensorrt
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import labels_of_clones
@@ -68,26 +69,26 @@ def test_stages_of_every_precision_are_built_by_the_real_builder(dense, rtx):
     sizes = {}
     for variant in bundle.manifest.variants:
         for k, source in enumerate(sources(bundle, variant)):
-            sizes[variant.precision, k] = len(tensorrt.build_plan(rtx, source)[0])
+            sizes[variant.precision, k] = len(build_plan(rtx, source)[0])
     assert len(sizes) == 9 and min(sizes.values()) > 1000
 
 
 def test_images_as_a_camera_gives_them_and_float64(tmp_path, rtx):
-    how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    preprocess = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    bundle = export(networks.build(networks.Plain), pixels, tmp_path / "net.offramp", preprocess=how)
+    bundle = export(networks.build(networks.Plain), pixels, tmp_path / "net.offramp", preprocess=preprocess)
     for source in sources(bundle, bundle.variant()):
-        assert len(tensorrt.build_plan(rtx, source)[0]) > 1000
+        assert len(build_plan(rtx, source)[0]) > 1000
     double = StageFile(source.path, (Tensor(name="x", dtype="float64", shape=(None, 3)),), ("y",))
     with pytest.raises(UnsupportedError, match="TensorRT knows no float64, in which stage2.onnx reads x"):
-        tensorrt.build_plan(rtx, double)
+        build_plan(rtx, double)
 
 
 def test_int8_with_zero_points_is_refused_with_the_remedy(dense, rtx):
     bundle = quantize(dense, draw(64))
     with pytest.raises(UnsupportedError, match=r"zero point.*offramp quantize --symmetric"):
         for source in sources(bundle, bundle.manifest.variants[1]):
-            tensorrt.build_plan(rtx, source)
+            build_plan(rtx, source)
 
 
 def test_what_the_real_parser_cannot_take_is_named(tmp_path, rtx):
@@ -99,7 +100,7 @@ def test_what_the_real_parser_cannot_take_is_named(tmp_path, rtx):
     graph = helper.make_graph([node], "g", [value("x")], [value("y")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "odd.onnx")
     with pytest.raises(UnsupportedError, match="cannot run .*odd.onnx: StringNormalizer odd: |odd.onnx: .*tring"):
-        tensorrt.build_plan(rtx, StageFile(path=tmp_path / "odd.onnx", inputs=(), outputs=("y",)))
+        build_plan(rtx, StageFile(path=tmp_path / "odd.onnx", inputs=(), outputs=("y",)))
 
 
 def test_a_tensorrt_that_cannot_type_strongly_is_too_old(dense, monkeypatch):
@@ -118,13 +119,13 @@ def test_a_chain_on_a_fake_gpu_says_what_the_cpu_says(dense, monkeypatch, versio
         right = cpu.every_exit(x)
         thresholds = [float(np.quantile(right.score[:, k], 0.6)) for k in range(2)]
         cpu.thresholds = net.thresholds = thresholds
-        one, other = cpu.batch(x), net.batch(x)
+        on_cpu, on_gpu = cpu.batch(x), net.batch(x)
         alone = [net(sample) for sample in x]
         assert f"TensorRT {version}, Fake Orin" in net.provenance.stages[0].runs_on
-    assert len(set(one.exit)) == 3
-    assert (one.exit == other.exit).all() and (one.label == other.label).all()
-    np.testing.assert_allclose(other.logits, one.logits, atol=1e-5)
-    assert [answer.exit for answer in alone] == list(one.exit)
+    assert len(set(on_cpu.exit)) == 3
+    assert (on_cpu.exit == on_gpu.exit).all() and (on_cpu.label == on_gpu.label).all()
+    np.testing.assert_allclose(on_gpu.logits, on_cpu.logits, atol=1e-5)
+    assert [answer.exit for answer in alone] == list(on_cpu.exit)
 
 
 def test_between_stages_nothing_but_score_and_label_leaves_the_gpu(dense, monkeypatch):
@@ -153,9 +154,9 @@ def test_stages_beside_other_engines_get_and_give_what_they_need(dense, monkeypa
     fake(monkeypatch)
     x = draw(40)
     with load_uncalibrated(dense, placement) as net, load_uncalibrated(dense, "cpu") as cpu:
-        one, other = cpu.every_exit(x), net.every_exit(x)
-    assert (one.label == other.label).all()
-    np.testing.assert_allclose(one.score, other.score, atol=1e-5)
+        on_cpu, mixed = cpu.every_exit(x), net.every_exit(x)
+    assert (on_cpu.label == mixed.label).all()
+    np.testing.assert_allclose(on_cpu.score, mixed.score, atol=1e-5)
 
 
 def test_clones_run_in_threads_of_their_own(dense, monkeypatch):
@@ -182,12 +183,12 @@ def test_closing_gives_the_memory_back(dense, monkeypatch):
 def test_a_plan_is_built_once_and_what_was_learnt_is_kept(dense, monkeypatch, cache):
     _, module = fake(monkeypatch)
     first = build(dense, "tensorrt:0", threads=1)
-    assert [one.was_there for one in first] == [False] * 3 and module.timings == [
+    assert [build.was_there for build in first] == [False] * 3 and module.timings == [
         b"",
         b"timings learnt",
         b"timings learnt",
     ]
-    assert tensorrt.TIMINGS in [kept.entry.label for kept in list_cache()]
+    assert tensorrt.TIMINGS in [cached.entry.label for cached in list_cache()]
     module.refuse = "nothing is built anew"
     with load_uncalibrated(dense, "tensorrt:0", threads=4) as net:  # threads decide nothing on a GPU
         assert {stage.built for stage in net.provenance.stages} == {"cache"}
@@ -210,7 +211,7 @@ def test_timings_of_another_version_are_not_used(dense, monkeypatch):
     (source, *_) = sources(dense, dense.variant())
     cuda.open_gpu(0)
     for unfit in (b"of another device", b"damaged"):
-        assert tensorrt.build_plan(module, source, timings=unfit)[1] == b"timings learnt"
+        assert build_plan(module, source, timings=unfit)[1] == b"timings learnt"
     assert module.timings == [b"", b""]
 
 
@@ -316,8 +317,9 @@ def test_a_gpu_that_fails_or_has_no_room_says_so(dense, monkeypatch):
             net(draw(1)[0])
         driver.fails.clear()
         module.no_room = True
-        with pytest.raises(MissingError, match="no room for another chain"):
+        with pytest.raises(MissingError, match="no room for another chain") as caught:
             net.clone()
+        assert (caught.value.device, caught.value.stage) == ("tensorrt:0", "stage0.onnx")
         module.no_room = False
         driver.fails["cuMemAlloc_v2"] = 2
         with pytest.raises(MissingError, match="cuMemAlloc_v2 answers CUDA_ERROR_OUT_OF_MEMORY"):
