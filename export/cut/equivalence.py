@@ -123,6 +123,10 @@ def _compile(folder: Path, stage: Stage) -> Compiled:
     return compile_stage(StageFile(folder / stage.file, stage.inputs, (), guarded), "cpu", threads=1)
 
 
+def _open_net(compiled: list[Compiled], stages: Sequence[Stage], exits: Sequence[Exit], original: Original) -> Net:
+    return Net(compiled, stages, exits, inputs=original.inputs, classes=original.classes, logits=True)
+
+
 def _check_scores(answers: EveryExit, exits: Sequence[Exit]) -> None:
     for k, exit_ in enumerate(exits):
         low, high = float(answers.score[:, k].min()), float(answers.score[:, k].max())
