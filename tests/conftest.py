@@ -16,8 +16,6 @@ from offramp.calibrate import calibrate
 from offramp.export import export
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
-BRIEF = "import runpy, sys, offramp.calibrate.pipeline as c; c.MEASURE_S = 0.2; sys.argv = sys.argv[1:]; "
-
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -42,12 +40,6 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(scope="session")
-def brief():
-    """How to start Python code that measures latencies only briefly: [*brief(code), arguments...]."""
-    return lambda code: [sys.executable, "-c", BRIEF + code, "offramp"]
 
 
 @pytest.fixture(scope="session")

@@ -56,18 +56,12 @@ def network():
 """
 
 
-def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_path, brief):
+def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_path, checkout):
     write_images(tmp_path, train=80, test=40)
     (tmp_path / "mine.py").write_text(BRIGHTNESS)
-    command = brief(f"runpy.run_path({str(ROOT / 'samples/cifar10/cifar10.py')!r}, run_name='__main__')")
     options = ["--network", tmp_path / "mine.py:network", "--data", tmp_path, "--output", tmp_path / "out"]
-    done = subprocess.run(
-        [*command, *options, "--calibration", "60", "--max-drop", "0.3"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "on 40 samples" in done.stdout and (tmp_path / "out/comparison.png").exists()
+    printed = run_script(checkout, "samples/cifar10/cifar10.py", *options, "--calibration", "60", "--max-drop", "0.3")
+    assert "on 40 samples" in printed and (tmp_path / "out/comparison.png").exists()
     assert (tmp_path / "out/network.offramp/manifest.json").exists()
 
 
