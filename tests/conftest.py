@@ -1,3 +1,4 @@
+import functools
 import os
 import shutil
 import subprocess
@@ -34,6 +35,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_contributing.py"))
 
 
+def pytest_runtest_setup():
+    """Let torch read its 500 operators once, not anew for each export, where that is half of the time."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    read = registration and registration.ONNXRegistry.from_torchlib
+    if read and not hasattr(read, "cache_info"):
+        registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Nothing that a test builds goes into the user's cache."""
@@ -44,28 +53,39 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    """Exports a network of the zoo once: name -> (torch module, bundle, the ONNX file that torch's dynamo exporter made)."""
+    """Exports a network of the zoo once: name -> (torch module, bundle, the ONNX file that torch's dynamo exporter made).
+
+    Workers share what they export. Nobody writes into it: `own_zoo` gives a copy.
+    """
     import torch
+    from filelock import FileLock
 
     from offramp.tests.zoo import networks
 
-    folder, made = tmp_path_factory.mktemp("zoo"), {}
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "zoo"
+    folder.mkdir(exist_ok=True)
 
+    def write(net, entry, name):
+        original = torch.onnx.export
+
+        def save_too(*arguments, **options):  # the capture takes seconds: once is enough
+            program = original(*arguments, **options)
+            program.save(folder / f"{name}.onnx")
+            return program
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.onnx, "export", save_too)
+            export(net, entry.draw(3, 0), folder / f"{name}.offramp", **entry.options)
+
+    @functools.cache
     def get(name):
-        if name not in made:
-            entry, original = networks.ZOO[name], torch.onnx.export
-            net = networks.build(entry)
-
-            def save_too(*arguments, **options):  # the capture takes seconds: once is enough
-                program = original(*arguments, **options)
-                program.save(folder / f"{name}.onnx")
-                return program
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(torch.onnx, "export", save_too)
-                bundle = export(net, entry.draw(3, 0), folder / f"{name}.offramp", **entry.options)
-            made[name] = net, bundle, folder / f"{name}.onnx"
-        return made[name]
+        entry = networks.ZOO[name]
+        net, path = networks.build(entry), folder / f"{name}.offramp"
+        with FileLock(folder / f"{name}.lock"):
+            if not path.exists():
+                write(net, entry, name)
+        return net, open_bundle(path), folder / f"{name}.onnx"
 
     return get
 
