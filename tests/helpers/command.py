@@ -12,8 +12,11 @@ import pytest
 from offramp.calibrate import pipeline
 from offramp.cli.app import exit_code_of
 
-PROCESS = [sys.executable, "-c", "from offramp.cli.app import main; main()"]
-"""How to start the command line in a process of its own."""
+PROCESS = [
+    *(sys.executable, "-c"),
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from offramp.cli.app import main; main()",
+]
+"""How to start the command line in a process of its own; Ctrl-C reaches it even where the tests run in the background."""
 
 BRIEF_PROCESS = [*PROCESS[:2], f"import offramp.calibrate.pipeline as c; c.MEASURE_S = 0.2; {PROCESS[2]}"]
 """The same, measuring latencies only briefly."""
