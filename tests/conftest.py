@@ -30,26 +30,36 @@ def cifar10_folder(pytestconfig):
     return pytestconfig.getoption("--cifar10")
 
 
-LONG = (
-    *("test_readme.py", "test_samples.py", "test_zoo.py", "test_docs.py", "test_power.py", "test_cli.py"),
-    *("test_engines.py", "test_torch_module.py", "test_pruning.py", "test_objective.py", "test_quantization.py"),
-    *(
-        "test_contributing.py",
-        "test_lengths.py",
-        "test_calibrate.py",
-        "test_qnn.py",
-        "test_report.py",
-        "test_examples.py",
-    ),
-    *("test_attachment.py", "test_training.py", "test_export.py", "test_compress.py"),
-)
-"""Files that train, export many networks or measure, the longest first; all others together take 90 s."""
+LONG = [
+    "readme",
+    "samples",
+    "zoo",
+    "docs",
+    "power",
+    "cli",
+    "engines",
+    "torch_module",
+    "pruning",
+    "objective",
+    "quantization",
+    "contributing",
+    "lengths",
+    "calibrate",
+    "qnn",
+    "report",
+    "examples",
+    "attachment",
+    "training",
+    "export",
+    "compress",
+]
+"""Files test_*.py that train, export many networks or measure, the longest first; all others together take 90 s."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark what takes long, and put it first, so that no worker ends alone with it."""
-    order = {name: position for position, name in enumerate(LONG)}
+    order = {f"test_{name}.py": position for position, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
     for item in items:
         if item.path.name in order:
