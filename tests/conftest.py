@@ -30,29 +30,11 @@ def cifar10_folder(pytestconfig):
     return pytestconfig.getoption("--cifar10")
 
 
-LONG = [
-    "readme",
-    "samples",
-    "zoo",
-    "docs",
-    "power",
-    "cli",
-    "engines",
-    "torch_module",
-    "pruning",
-    "objective",
-    "quantization",
-    "contributing",
-    "lengths",
-    "calibrate",
-    "qnn",
-    "report",
-    "examples",
-    "attachment",
-    "training",
-    "export",
-    "compress",
-]
+LONG = (
+    *("readme", "samples", "zoo", "docs", "power", "cli", "engines", "torch_module", "pruning", "objective"),
+    *("quantization", "contributing", "lengths", "calibrate", "qnn", "report", "examples", "attachment"),
+    *("training", "export", "compress"),
+)
 """Files test_*.py that train, export many networks or measure, the longest first; all others together take 90 s."""
 
 
