@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from .. import __version__
 from ..bundle import Bundle, Calibration, Target, Variant, opened, read_calibration, write_calibration
 from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Gate, Latency, StaticPoint
-from ..bundle.target import CAREFUL
+from ..bundle.target import LOSS_LIMITS
 from ..bundle.writing import check_replaceable
 from ..devices import fingerprint
 from ..devices.meter import Meter
@@ -324,7 +324,7 @@ def _measure_picks(
     seconds = MEASURE_S / 2 * len(picks)
     times, yardstick_s = measure_turns(setting, turns, seconds=seconds)
     proof: dict[str, tuple[np.ndarray, ...]] = {}
-    if any(name not in CAREFUL for target in targets.values() for name in target.limits):
+    if any(name not in LOSS_LIMITS for target in targets.values() for name in target.limits):
         proof, _ = measure_turns(setting, turns, seconds=seconds)
     measured = {}
     for name, one in picks.items():

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..bundle import Bundle, Target, Variant
-from ..bundle.calibration import BESIDE
-from ..bundle.manifest import PLAIN
+from ..bundle.calibration import EARLY_SUFFIX
+from ..bundle.manifest import PLAIN_NAME
 from ..bundle.target import Goal
 from ..devices.meter import Meter
 from ..errors import UsageError
 from ..runtime.chain.samples import Samples
-from ..runtime.placement import AUTO, spread
+from ..runtime.placement import AUTO, one_device_per_stage
 from .measure.resume import hash_samples
 
 STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
@@ -35,9 +35,9 @@ def name_targets(
     if not targets:
         raise UsageError("There is no target: name one at least, or leave target out.")
     for name, one in targets.items():
-        if not re.fullmatch(PLAIN, name) or name.endswith(BESIDE):
+        if not re.fullmatch(PLAIN_NAME, name) or name.endswith(EARLY_SUFFIX):
             raise UsageError(
-                f"A point's name has letters, digits, '.', '_' and '-' and does not end in {BESIDE}: not {name!r}."
+                f"A point's name has letters, digits, '.', '_' and '-' and does not end in {EARLY_SUFFIX}: not {name!r}."
             )
         if one.needs_labels and not has_labels:
             raise UsageError(
@@ -78,7 +78,7 @@ def pair_devices(
     fit = [(v, d) for v in variants for d in devices if isinstance(d, str) or len(d) == len(v.stages)]
     for one in devices:
         if not any(d is one for _, d in fit):
-            spread(one, len(variants[0].stages))  # says what does not fit
+            one_device_per_stage(one, len(variants[0].stages))  # says what does not fit
     return fit
 
 

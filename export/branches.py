@@ -20,7 +20,7 @@ from .graph.walk import subgraphs
 
 THRESHOLDS = "thresholds"
 OUTPUTS = ("label", "score", "exit", "logits")
-OURS = "offramp.stage"
+NAME_PREFIX = "offramp.stage"
 """How the values that are added to a stage are named: the network's own begin with `stage`."""
 
 
@@ -113,13 +113,13 @@ def _branching_body(
     result = list(tape.op_multi_out("If", [sure], branches, num_outputs=len(OUTPUTS)))
     for i, (value, name) in enumerate(zip(answer, OUTPUTS, strict=True)):
         for new, where in ((taken[i], "taken"), (result[i], "answer")):
-            new.name, new.type, new.shape = f"{OURS}{k}.{where}.{name}", value.type, value.shape
+            new.name, new.type, new.shape = f"{NAME_PREFIX}{k}.{where}.{name}", value.type, value.shape
     return ir.Graph([], result, nodes=[*part.nodes, *tape.nodes], initializers=part.weights, name=f"stage{k}"), result
 
 
 def _answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
     """Return label, score, exit and logits of an exit, for one sample."""
-    number = _constant(tape, [k], f"{OURS}{k}.exit")
+    number = _constant(tape, [k], f"{NAME_PREFIX}{k}.exit")
     for value in (head.label, head.score):
         value.shape = ir.Shape([1])
     assert head.logits.shape is not None
@@ -129,16 +129,16 @@ def _answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
 
 def _compare(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opset: int) -> ir.Value:
     """Return whether score >= thresholds[k], as the single bool that every engine takes for a condition."""
-    limit = tape.op("Gather", [limits, _constant(tape, k, f"{OURS}{k}.at")], {"axis": 0})
-    single = tape.op("Gather", [score, _constant(tape, 0, f"{OURS}{k}.first")], {"axis": 0})
-    limit.name, single.name = f"{OURS}{k}.limit", f"{OURS}{k}.single"
+    limit = tape.op("Gather", [limits, _constant(tape, k, f"{NAME_PREFIX}{k}.at")], {"axis": 0})
+    single = tape.op("Gather", [score, _constant(tape, 0, f"{NAME_PREFIX}{k}.first")], {"axis": 0})
+    limit.name, single.name = f"{NAME_PREFIX}{k}.limit", f"{NAME_PREFIX}{k}.single"
     if opset >= 12:
         sure = tape.op("GreaterOrEqual", [single, limit])
     else:
         above, equal = tape.op("Greater", [single, limit]), tape.op("Equal", [single, limit])
-        above.name, equal.name = f"{OURS}{k}.above", f"{OURS}{k}.equal"
+        above.name, equal.name = f"{NAME_PREFIX}{k}.above", f"{NAME_PREFIX}{k}.equal"
         sure = tape.op("Or", [above, equal])
-    sure.name = f"{OURS}{k}.sure"
+    sure.name = f"{NAME_PREFIX}{k}.sure"
     return sure
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..bundle import Bundle, open_bundle
-from ..bundle.calibration import BESIDE
+from ..bundle.calibration import EARLY_SUFFIX
 from ..bundle.golden import Golden, read_golden
 from ..bundle.manifest import NEVER
 from ..errors import BundleError, CheckError, ModelError, UsageError, require
@@ -22,12 +22,12 @@ from ..runtime import UncalibratedWarning
 from ..runtime.chain.checks import check_thresholds
 from ..runtime.selection import choose_point
 from .branches import OUTPUTS, THRESHOLDS, nest_stages
-from .cut.equivalence import TOLERANCE
+from .cut.equivalence import LOGITS_TOLERANCE
 from .cut.stage_files import read_graph
-from .graph.axes import axes_of, first_line, take
+from .graph.axes import axes_of, first_line, take_samples
 from .graph.running import open_session, relative_error
 
-INLINE = 1 << 30
+MOST_INLINE_BYTES = 1 << 30
 """Bytes of weights up to which the file holds them itself; protobuf ends at 2 GiB. Above, they lie in a data file beside it."""
 
 
@@ -86,7 +86,7 @@ def fuse(
             raise UsageError(
                 f"The operating point is {found.engines}, which does not exit early and is one file already: "
                 f"{bundle.file(chosen, chosen.exits[found.static].static)}. For the chain name a point with early exit, such as "
-                f"{point or 'default'}{BESIDE}."
+                f"{point or 'default'}{EARLY_SUFFIX}."
             )
         limits = found.thresholds if found else (NEVER,) * (len(chosen.exits) - 1)
         if found is not None and min(limits, default=NEVER) >= NEVER:
@@ -119,21 +119,21 @@ def fuse(
     names = tuple(str(value.name) for value in model.graph.inputs if value.name != THRESHOLDS)
     with os_errors_explained(output, "write"), tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder:
         new = Path(folder) / output.name
-        data = f"{output.name}.{secrets.token_hex(4)}.data" if weights > INLINE else None
+        data = f"{output.name}.{secrets.token_hex(4)}.data" if weights > MOST_INLINE_BYTES else None
         ir.save(model, new, external_data=data)
         axes = [axes_of(tensor) for tensor in manifest.inputs]
         read = {tensor.name for stage in chosen.stages for tensor in stage.inputs}
         used = [i for i, tensor in enumerate(manifest.inputs) if tensor.name in read]
         singles = [
             [single[i] for i in used]
-            for single in (take(golden.inputs, axes, [row]) for row in range(len(golden.label)))
+            for single in (take_samples(golden.inputs, axes, [row]) for row in range(len(golden.label)))
         ]
         _check(
             new,
             [dict(zip(names, single, strict=True)) for single in singles],
             golden,
             limits,
-            TOLERANCE[chosen.precision],
+            LOGITS_TOLERANCE[chosen.precision],
         )
         written = _move(Path(folder), output)
     return Fused(path=str(output), inputs=names, outputs=OUTPUTS, thresholds=limits, bytes=written)

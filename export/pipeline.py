@@ -25,7 +25,7 @@ from .capture.exit_order import find_order, reorder
 from .capture.onnx_file import is_quantised
 from .capture.preprocess import add_preprocess
 from .capture.torch_module import takes_by_name
-from .cut.boundaries import Prober, probe
+from .cut.boundaries import Prober, probe_values
 from .cut.rules import add_decisions, are_probabilities, check_rule, decided_logits
 from .cut.shape_arithmetic import rewrite_shapes
 from .cut.variant import WEIGHTS, WHOLE, cut_variant
@@ -202,7 +202,7 @@ def _write_whole(
     ir.save(captured.model, folder / WHOLE, external_data=WEIGHTS)
     (folder / WEIGHTS).touch()  # so that it is there where every weight lies in the graph
     whole = ir.load(folder / WHOLE)
-    rewrite_shapes(whole, lambda values: probe(whole, values, prober), captured.axes[0].index(BATCH))
+    rewrite_shapes(whole, lambda values: probe_values(whole, values, prober), captured.axes[0].index(BATCH))
     RemoveUnusedNodesPass()(whole)
     ir.save(whole, folder / WHOLE)
     return ir.load(folder / WHOLE)

@@ -11,28 +11,36 @@ from .building import Built, build  # isort: skip
 from .loading import load, load_static, load_uncalibrated  # isort: skip
 from .chain.net import Net  # isort: skip
 from .chain.results import BatchResult, EveryExit, Provenance, Result, StageProvenance  # isort: skip
+from .chain.stats import Stats  # isort: skip
 from .verification import ExitCheck, Verification, verify  # isort: skip
 
 if TYPE_CHECKING:
-    from .diagnosis import Diagnosis, Engine, diagnose
+    from ..cache import CachedBuild, clean_cache, list_cache
+    from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
 
 __all__ = [
     "BatchResult",
     "Built",
+    "CachedBuild",
     "Diagnosis",
-    "Engine",
+    "EngineSeen",
     "EngineWarning",
     "EveryExit",
     "ExitCheck",
+    "MeterSeen",
     "MeterWarning",
     "Net",
     "Provenance",
+    "RailSeen",
     "Result",
     "StageProvenance",
+    "Stats",
     "UncalibratedWarning",
     "Verification",
     "build",
+    "clean_cache",
     "diagnose",
+    "list_cache",
     "load",
     "load_static",
     "load_uncalibrated",
@@ -40,5 +48,9 @@ __all__ = [
 ]
 
 
-# A product that runs needs no doctor.
-__getattr__ = late_names(__name__, dict.fromkeys(("Diagnosis", "Engine", "diagnose"), "diagnosis"))
+# A product that runs a network neither diagnoses the board nor looks after the cache.
+__getattr__ = late_names(
+    __name__,
+    dict.fromkeys(("Diagnosis", "EngineSeen", "MeterSeen", "RailSeen", "diagnose"), "diagnosis")
+    | dict.fromkeys(("CachedBuild", "clean_cache", "list_cache"), ".cache"),
+)

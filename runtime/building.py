@@ -1,27 +1,46 @@
-"""Compile a variant's stages for their devices, with what was built ahead where an engine takes long."""
+"""Compile a network's stages for their devices, with what was built ahead where an engine takes long."""
 
 import contextlib
 import functools
+import logging
 import os
 import platform
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from .. import __version__, cache
-from ..bundle import Bundle, Exit, Stage, Variant, opened
-from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
+from ..bundle import Bundle, Exit, Stage, opened
+from ..errors import BundleError, EngineWarning, MissingError, OfframpError, UnsupportedError, UsageError
 from ..files import check_writable
 from ..progress import Progress
 from .chain.results import StageProvenance
-from .engines import Builder, Compiled, CrossBuilder, Device, Source, find_device
-from .placement import AUTO, spread
+from .engines import Builder, Compiled, CrossBuilder, Device, StageFile, find_device
+from .notices import warn_caller
+from .placement import AUTO, one_device_per_stage
+from .request import LoadOptions, NetworkParts, chain_parts, static_parts
+
+__all__ = ["Built", "build", "compile_stages"]
+
+LOG = logging.getLogger(__name__)
 
 
 class Built(Struct, frozen=True):
-    """A stage that was built ahead, where it lies, and its size."""
+    """A stage that was built ahead.
+
+    Attributes:
+        stage: the stage's file, such as `stage1.onnx`.
+        device: the device that it was built for.
+        path: where the build lies.
+        bytes: its size.
+        was_there: True if it had been built before and nothing had to be done.
+
+    Example:
+        >>> from offramp.runtime import Built
+        >>> Built("stage0.onnx", "tensorrt:0", "/home/me/.cache/offramp/engines/4fd1", 120_000, False).device
+        'tensorrt:0'
+    """
 
     stage: str
     device: str
@@ -31,12 +50,20 @@ class Built(Struct, frozen=True):
 
 
 class Job(Struct, frozen=True):
-    """A stage's file to be compiled for a device; `key` is empty where the engine builds nothing ahead.
+    """One file of a network, to be compiled for one device.
 
-    `numbers` are those of the stages that the file serves; none for a network of one stage.
+    Attributes:
+        stage: the file, as engines take it.
+        device: the device.
+        threads: threads that the engine may use.
+        file: the file's name, such as `stage1.onnx`.
+        label: bundle, variant and file, for people.
+        key: what decides whether a build fits, by name; empty if the engine builds nothing ahead.
+        inside: where the bundle has a build of it.
+        numbers: the numbers of the stages that share the file; empty for a network of one stage.
     """
 
-    source: Source
+    stage: StageFile
     device: Device
     threads: int
     file: str
@@ -47,60 +74,113 @@ class Job(Struct, frozen=True):
 
     @property
     def record(self) -> Path:
-        """Where the bundle keeps what is known of a build inside it."""
+        """Where the bundle describes the build that lies at `inside`."""
         return self.inside.with_name(f"{self.inside.name}.json")
 
 
+class Jobs:
+    """Makes the jobs of a network. Every file is hashed at most once, when an engine first reads it."""
+
+    def __init__(self, parts: NetworkParts, options: LoadOptions) -> None:
+        self._parts, self._threads, self._logits = parts, options.threads, options.logits
+        self._check = functools.cache(lambda name: parts.bundle.file(parts.variant, name))
+
+    def job(self, file: str, device_name: str) -> Job:
+        """Return the job of compiling one file for one device."""
+        parts = self._parts
+        # Stages that share a file have the names of the first of them in it.
+        numbers = tuple(k for k, stage in enumerate(parts.stages) if stage.file == file)
+        stage, exit_ = parts.stages[numbers[0]], parts.exits[numbers[0]]
+        device = find_device(device_name)
+        # A board cannot rebuild, so cross-built stages always output logits: one build serves `load` and `verify`.
+        is_cross_built = isinstance(device.engine, CrossBuilder)
+        stage_file = self._stage_file(stage, exit_, outputs_logits=self._logits or is_cross_built)
+        key: dict[str, str] = {}
+        if isinstance(device.engine, Builder):
+            with errors_attributed(device.name, file):
+                key = self._key(stage, stage_file, device, device.engine.describe_build(device.place))
+        ending = ".logits.built" if self._logits and not is_cross_built else ".built"
+        folder = parts.bundle.path / "engines" / device.name.replace(":", "-") / parts.variant.name
+        return Job(
+            stage=stage_file,
+            device=device,
+            threads=self._threads,
+            file=file,
+            label=f"{parts.bundle.path.resolve()} {parts.variant.name} {file}",
+            key=key,
+            inside=folder / f"{Path(file).stem}{ending}",
+            numbers=numbers if len(parts.stages) > 1 else (),
+        )
+
+    def _stage_file(self, stage: Stage, exit_: Exit, *, outputs_logits: bool) -> StageFile:
+        bundle, variant = self._parts.bundle, self._parts.variant
+        folder = bundle.path / variant.folder
+        outputs = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label]
+        if outputs_logits:
+            outputs.append(exit_.logits)
+        files = [name for name in (variant.weights, stage.file, stage.guarded) if name is not None]
+        return StageFile(
+            path=folder / stage.file,
+            inputs=stage.inputs,
+            outputs=tuple(dict.fromkeys(outputs)),
+            guarded=None if stage.guarded is None else folder / stage.guarded,
+            check=lambda: [self._check(name) for name in files],
+        )
+
+    def _key(self, stage: Stage, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
+        """Return what decides whether a build fits; `engine` is what the engine adds, or sets to a value of its own."""
+        variant = self._parts.variant
+        return {
+            "device": device.name,
+            "graph": variant.files[stage.file].sha256,
+            "weights": variant.files[variant.weights].sha256,
+            "inputs": ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in stage.inputs),
+            "outputs": ", ".join(stage_file.outputs),
+            "threads": str(self._threads),
+            "offramp": __version__,
+            "architecture": platform.machine(),
+            **engine,
+        }
+
+
 def compile_stages(
-    bundle: Bundle,
-    variant: Variant,
-    stages: Sequence[Stage],
-    exits: Sequence[Exit],
-    devices: Sequence[str],
-    *,
-    threads: int = 1,
-    logits: bool = False,
-    fallback: str | None = None,
-    progress: Progress | None = None,
+    parts: NetworkParts, devices: Sequence[str], options: LoadOptions
 ) -> tuple[list[Compiled], tuple[StageProvenance, ...]]:
     """Compile stages, each file once for each of its devices.
 
     Args:
-        bundle, variant: whose they are.
-        stages, exits: the stages and their exits.
+        parts: the stages and their exits.
         devices: a device name for each stage.
-        threads: threads that an engine may use within a stage.
-        logits: whether the exits' logits will be read.
-        fallback: the device to take where another is missing or cannot run a stage.
-        progress: called with what is being done, how much is done, and how much there is.
+        options: how they are loaded.
+
+    Returns:
+        For each stage what runs it, and what is to be said of it.
 
     Raises:
-        UsageError: `threads` is below 1.
         BundleError: a file is damaged, or an engine cannot read it.
-        MissingError: a device or its engine's package is not here, or cannot run a stage.
+        MissingError: a device or its engine's package is missing, or the device cannot run a stage.
     """
-    if threads < 1:
-        raise UsageError(f"threads is at least 1, not {threads}.")
+    fallback, progress = options.fallback, options.progress
     for name in {*devices, *([fallback] if fallback is not None else [])}:
-        find_device(name)  # a name that no engine has is no device that is missing here
-    prepare = _preparer(bundle, variant, stages, exits, threads=threads, logits=logits)
-    made: dict[tuple[str, str], tuple[Compiled, StageProvenance]] = {}
-    for k, (stage, name) in enumerate(zip(stages, devices, strict=True)):
-        if (stage.file, name) in made:
+        find_device(name)  # a name that no engine has is a mistake, which the fallback does not mend
+    jobs = Jobs(parts, options)
+    results: dict[tuple[str, str], tuple[Compiled, StageProvenance]] = {}
+    pairs = [(stage.file, name) for stage, name in zip(parts.stages, devices, strict=True)]
+    for k, (file, name) in enumerate(pairs):
+        if (file, name) in results:
             continue
         if progress is not None:
-            progress("compiling", k, len(stages))
+            progress("compiling", k, len(pairs))
         try:
-            made[stage.file, name] = _compile(prepare(stage.file, name))
+            results[file, name] = _compile(jobs.job(file, name))
         except (BundleError, MissingError) as error:
             if fallback is None or fallback == name:
                 raise
-            warnings.warn(f"{stage.file} runs on {fallback}, not on {name}: {error}", EngineWarning, stacklevel=5)
-            made[stage.file, name] = _compile(prepare(stage.file, fallback), str(error))
+            warn_caller(f"{file} runs on {fallback}, not on {name}: {error}", EngineWarning)
+            results[file, name] = _compile(jobs.job(file, fallback), str(error))
     if progress is not None:
-        progress("compiling", len(stages), len(stages))
-    found = [made[stage.file, name] for stage, name in zip(stages, devices, strict=True)]
-    return [compiled for compiled, _ in found], tuple(provenance for _, provenance in found)
+        progress("compiling", len(pairs), len(pairs))
+    return [results[pair][0] for pair in pairs], tuple(results[pair][1] for pair in pairs)
 
 
 def build(
@@ -113,151 +193,126 @@ def build(
     into_bundle: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Built, ...]:
-    """Compile a variant's stages ahead, so that loading it need not.
+    """Compile a variant's stages ahead, so that loading the variant need not.
 
     Args:
         bundle: the bundle or its folder.
-        device: a device, or one for each stage; not `auto`, which measures when it loads.
+        device: a device, or one for each stage. Not `auto`, which measures when it loads.
         variant: name of the variant; the first by default.
-        threads, logits: as it will be loaded with, since other builds do not fit; `verify` reads logits.
-        into_bundle: keep them in the bundle's `engines/` instead of the cache; they then travel with it. What is built for
-            another machine always goes there, and with it the static networks that calibrating compares with.
+        threads, logits: as the variant will be loaded with, since other builds do not fit; `verify` reads logits.
+        into_bundle: True keeps the builds in the bundle's `engines/`, with which they travel; False in the cache. Builds for
+            another machine always go into the bundle, and with them the static networks that calibrating compares with.
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
-        One for each file that its engine builds ahead; empty where none does, as ONNX Runtime on the CPU.
+        A record for each file that its engine builds ahead. Empty for engines that build nothing ahead, such as ONNX Runtime.
 
     Raises:
-        UsageError, BundleError, MissingError: as for `compile_stages`; MissingError too where a build cannot be kept.
+        UsageError: `threads` is below 1, or the device is `auto`.
+        BundleError: a file is damaged, or an engine cannot read it.
+        MissingError: a device or its package is missing, the device cannot run a stage, or a build cannot be written.
+
+    Example:
+        >>> from offramp.runtime import build
+        >>> build("digits.offramp", "cpu")  # ONNX Runtime compiles in no time
+        ()
+        >>> build("digits.offramp", "tensorrt:0", into_bundle=True)  # doctest: +SKIP
+        (Built(stage='stage0.onnx', device='tensorrt:0', ...), ...)
     """
     bundle = opened(bundle)
-    chosen = bundle.variant(variant)
-    if threads < 1:
-        raise UsageError(f"threads is at least 1, not {threads}.")
+    parts = chain_parts(bundle, bundle.variant(variant))
+    options = LoadOptions(threads=threads, logits=logits)
     if device == AUTO:
-        raise UsageError("auto chooses when it loads: name the device that is to be built for.")
-    devices = spread(device, len(chosen.stages))
-    prepare_from = functools.partial(_preparer, bundle, chosen, threads=threads, logits=logits)
-    prepare = prepare_from(chosen.stages, chosen.exits)
-    pairs = dict.fromkeys((stage.file, name) for stage, name in zip(chosen.stages, devices, strict=True))
-    jobs = [prepare(file, name) for file, name in pairs]
-    for k, name in enumerate(devices):
-        if isinstance(find_device(name).engine, CrossBuilder):
-            stages, exits = cut_static(bundle, chosen, k)
-            jobs.append(prepare_from(stages, exits)(stages[0].file, name))
-    found = []
+        raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)
+    jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options)
+    builds = []
     for k, job in enumerate(jobs):
         if progress is not None:
             progress("building", k, len(jobs))
         engine = job.device.engine
-        if isinstance(engine, Builder):
-            with _proposing(job):
-                inside = into_bundle or isinstance(engine, CrossBuilder)
-                found.append(_build_inside(job) if inside else _build_in_cache(job))
-        else:
-            engine.compile_stage(job.source, job.device.place, threads=threads)  # what is missing says so
+        with errors_attributed(job.device.name, job.file, numbers=job.numbers):
+            if isinstance(engine, CrossBuilder) or (into_bundle and isinstance(engine, Builder)):
+                builds.append(_build_inside(job))
+            elif isinstance(engine, Builder):
+                builds.append(_build_in_cache(job))
+            else:
+                engine.compile_stage(job.stage, job.device.place, threads=threads)  # raises if something is missing
     if progress is not None:
         progress("building", len(jobs), len(jobs))
-    return tuple(found)
+    return tuple(builds)
 
 
-def cut_static(bundle: Bundle, variant: Variant, exit_: int) -> tuple[tuple[Stage, ...], tuple[Exit, ...]]:
-    """Return the one stage and the one exit of the static network that ends at an exit."""
-    end = variant.exits[exit_]
-    return (Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs),), (end,)
-
-
-def _preparer(
-    bundle: Bundle, variant: Variant, stages: Sequence[Stage], exits: Sequence[Exit], *, threads: int, logits: bool
-) -> Callable[[str, str], Job]:
-    """Return what makes the job of compiling a stage's file for a device; every file is hashed once, if it is read at all."""
-    folder = bundle.path / variant.folder
-    check = functools.cache(lambda name: bundle.file(variant, name))
-
-    def prepare(file: str, device_name: str) -> Job:
-        # Stages that share a file have the names of the first of them in it.
-        numbers = tuple(k for k, stage in enumerate(stages) if stage.file == file)
-        stage, exit_ = stages[numbers[0]], exits[numbers[0]]
-        guarded = stage.guarded
-        device = find_device(device_name)
-        travels = isinstance(device.engine, CrossBuilder)  # what runs it cannot build again, so one build serves both
-        tells = logits or travels
-        outputs = [tensor.name for tensor in stage.outputs] + [exit_.score, exit_.label] + [exit_.logits] * tells
-        source = Source(
-            path=folder / file,
-            inputs=stage.inputs,
-            outputs=tuple(dict.fromkeys(outputs)),
-            guarded=None if guarded is None else folder / guarded,
-            check=lambda: [check(name) for name in (variant.weights, file, guarded) if name is not None],
-        )
-        key: dict[str, str] = {}
-        if isinstance(device.engine, Builder):
-            key = {
-                "device": device.name,
-                "graph": variant.files[file].sha256,
-                "weights": variant.files[variant.weights].sha256,
-                "inputs": ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in stage.inputs),
-                "outputs": ", ".join(source.outputs),
-                "threads": str(threads),
-                "offramp": __version__,
-                "architecture": platform.machine(),
-                **device.engine.describe_build(device.place),
-            }
-        ending = ".logits.built" if logits and not travels else ".built"
-        inside = bundle.path / "engines" / device.name.replace(":", "-") / variant.name / f"{Path(file).stem}{ending}"
-        label = f"{bundle.path.resolve()} {variant.name} {file}"
-        return Job(source, device, threads, file, label, key, inside, numbers if len(stages) > 1 else ())
-
-    return prepare
+def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOptions) -> list[Job]:
+    """Return a job for each file and device of the chain, and for the static networks of devices that are built for elsewhere."""
+    chain = Jobs(parts, options)
+    pairs = dict.fromkeys((stage.file, name) for stage, name in zip(parts.stages, devices, strict=True))
+    jobs = [chain.job(file, name) for file, name in pairs]
+    for k, name in enumerate(devices):
+        if isinstance(find_device(name).engine, CrossBuilder):
+            static = static_parts(parts.bundle, parts.variant, k)
+            jobs.append(Jobs(static, options).job(static.stages[0].file, name))
+    return jobs
 
 
 @contextlib.contextmanager
-def _proposing(job: Job) -> Iterator[None]:
-    """Propose another placement where the device cannot run the stage."""
+def errors_attributed(device: str, stage: str, *, numbers: Sequence[int] = ()) -> Iterator[None]:
+    """Let every error say which device and which stage it is about; engines know neither by the caller's names.
+
+    With `numbers`, those of the stages that share the file, an error of a device that cannot run them proposes a placement.
+    """
     try:
         yield
-    except UnsupportedError as error:
-        if not job.numbers or job.device.name == "cpu":
+    except OfframpError as error:
+        error.device, error.stage = device, stage
+        if not isinstance(error, UnsupportedError) or not numbers or device == "cpu":
             raise
-        place = ",".join(f"{number}=cpu" for number in job.numbers)
-        raise UnsupportedError(f"{error} To run this stage on the CPU: --place {place}.") from error
+        place = ",".join(f"{number}=cpu" for number in numbers)
+        raise UnsupportedError(
+            f"{error} To run this stage on the CPU: --place {place}.",
+            device=device,
+            stage=stage,
+            nodes=error.nodes,
+            package=error.package,
+            extra=error.extra,
+            path=error.path,
+        ) from error
 
 
-def _compile(job: Job, why: str | None = None) -> tuple[Compiled, StageProvenance]:
-    with _proposing(job):
-        return _compile_or_build(job, why)
+def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, StageProvenance]:
+    """Compile a file, or load what was built of it.
 
-
-def _compile_or_build(job: Job, why: str | None) -> tuple[Compiled, StageProvenance]:
-    engine = job.device.engine
-    if isinstance(engine, CrossBuilder):
-        engine.check_place(job.device.place)
-    content, where = _fetch(job) if isinstance(engine, Builder) else (None, "now")
-    compile_stage = functools.partial(engine.compile_stage, job.source, job.device.place, threads=job.threads)
-    while True:
-        try:
-            compiled = compile_stage(built=content)
-            return compiled, StageProvenance(job.device.name, compiled.runs_on, where, why, compiled.half)
-        except BundleError as error:
-            if where == "now" or isinstance(engine, CrossBuilder):
-                raise
-            kept = cache.fetch(job.key, job.label)[0] if where == "bundle" else None
-            content, where = (_build_and_keep(job, str(error)), "now") if kept is None else (kept, "cache")
-
-
-def _not_built(job: Job, problem: str | None) -> MissingError:
-    """Say how to get a stage that is built on another machine."""
-    return MissingError(
-        f"{job.source.path} is not built for {job.device.name}{f': {problem}' if problem else ''}. Build it into the bundle on "
-        f"a workstation: offramp build BUNDLE --device {job.device.name} --variant {job.inside.parent.name}"
-    )
+    Args:
+        job: the file and the device.
+        fallback_reason: why it does not run on the device that was asked for.
+    """
+    with errors_attributed(job.device.name, job.file, numbers=job.numbers):
+        engine = job.device.engine
+        if isinstance(engine, CrossBuilder):
+            engine.check_place(job.device.place)
+        content, origin = _fetch(job) if isinstance(engine, Builder) else (None, "now")
+        while True:
+            try:
+                compiled = engine.compile_stage(job.stage, job.device.place, threads=job.threads, built=content)
+            except BundleError as error:
+                if origin == "now" or isinstance(engine, CrossBuilder):
+                    raise
+                LOG.debug("%s for %s from the %s does not load: %s", job.label, job.device.name, origin, error)
+                in_cache = cache.fetch(job.key, job.label)[0] if origin == "bundle" else None
+                content, origin = (_build_and_keep(job, str(error)), "now") if in_cache is None else (in_cache, "cache")
+            else:
+                LOG.debug("%s for %s: compiled form from %s", job.label, job.device.name, origin)
+                return compiled, StageProvenance(
+                    job.device.name, compiled.runs_on, origin, fallback_reason, compiled.half
+                )
 
 
 def _fetch(job: Job) -> tuple[bytes, str]:
-    """Return what was built ahead, or build and keep it; and where it was."""
+    """Return what was built ahead and where it was, in the `bundle` or the `cache`; build and keep it if it is in neither."""
     content, damage = cache.read_build(job.record, job.inside, job.key)
     if content is not None:
         return content, "bundle"
+    if damage is not None:
+        LOG.debug("%s is not used: %s", job.inside, damage)
     if isinstance(job.device.engine, CrossBuilder):
         raise _not_built(job, damage)
     content, stale = cache.fetch(job.key, job.label)
@@ -267,7 +322,18 @@ def _fetch(job: Job) -> tuple[bytes, str]:
                 f"{job.inside} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
             )
         return content, "cache"
+    LOG.debug("the cache has no build of %s for %s: %s", job.label, job.device.name, stale or "none was made")
     return _build_and_keep(job, damage or stale), "now"
+
+
+def _not_built(job: Job, problem: str | None) -> MissingError:
+    """Make the error that says how to get a stage which is built on another machine."""
+    reason = f": {problem}" if problem else ""
+    return MissingError(
+        f"{job.stage.path} is not built for {job.device.name}{reason}. Build it into the bundle on "
+        f"a workstation: offramp build BUNDLE --device {job.device.name} --variant {job.inside.parent.name}",
+        path=job.inside,
+    )
 
 
 def _build_and_keep(job: Job, problem: str | None) -> bytes:
@@ -300,12 +366,12 @@ def _build_in_cache(job: Job) -> Built:
 
 
 def _build_anew(job: Job, problem: str | None) -> bytes:
-    """Build a stage; say why, where something was there that does not fit."""
+    """Build a stage; `problem` says why an earlier build of it cannot be used."""
     if problem is not None:
         _warn(f"{job.label} is built anew for {job.device.name}: {problem}.")
     assert isinstance(job.device.engine, Builder)
-    return job.device.engine.build(job.source, job.device.place, threads=job.threads)
+    return job.device.engine.build(job.stage, job.device.place, threads=job.threads)
 
 
 def _warn(words: str) -> None:
-    warnings.warn(words, EngineWarning, stacklevel=2)
+    warn_caller(words, EngineWarning)

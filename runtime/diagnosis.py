@@ -12,8 +12,7 @@ from ..devices.meters import choose_among, find_meters
 from ..devices.rail import Grade, Unavailable
 from ..devices.state import BoardState, State
 from ..errors import MissingError
-from .engines import Engine as EngineModule
-from .engines import engines, name_device
+from .engines import Engine, engines, name_device
 
 GLANCE_S = 0.1
 """Time between two looks at a counter."""
@@ -32,7 +31,7 @@ EXTRAS = {
 """For each extra, the packages by which it is recognised."""
 
 
-class Engine(Struct, frozen=True):
+class EngineSeen(Struct, frozen=True):
     """An engine: its package, the version if it can run, the devices it finds with descriptions, otherwise what to do."""
 
     package: str
@@ -76,7 +75,7 @@ class Diagnosis(Struct, frozen=True):
     board: Board
     state: State
     fingerprint: dict[str, str]
-    engines: tuple[Engine, ...]
+    engines: tuple[EngineSeen, ...]
     meters: tuple[MeterSeen, ...]
     meter: str | None
     unavailable: tuple[Unavailable, ...]
@@ -135,13 +134,13 @@ def _read(meter: Meter) -> MeterSeen:
     return MeterSeen(meter.name, meter.scope, meter.grade, tuple(rails))
 
 
-def _examine(module: str, engine: EngineModule) -> Engine:
+def _examine(module: str, engine: Engine) -> EngineSeen:
     try:
         places = engine.list_places()
     except MissingError as error:
-        return Engine(engine.PACKAGE, None, {}, str(error))
+        return EngineSeen(engine.PACKAGE, None, {}, str(error))
     devices = {name_device(module, engine, place): what for place, what in places.items()}
-    return Engine(engine.PACKAGE, version_of(engine.PACKAGE), devices, None)
+    return EngineSeen(engine.PACKAGE, version_of(engine.PACKAGE), devices, None)
 
 
 def _is_installed(modules: str) -> bool:

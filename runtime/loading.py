@@ -1,24 +1,30 @@
 """From a bundle on disk to a network that runs."""
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from ..bundle import Bundle, Calibration, Exit, OperatingPoint, Stage, Variant, open_bundle
+from msgspec.structs import replace
+
+from ..bundle import Bundle, Calibration, OperatingPoint, opened
 from ..bundle.golden import read_golden
 from ..devices import describe_differences
+from ..devices.fingerprint import Difference
 from ..devices.meter import Meter
+from ..devices.watch import Watch
 from ..errors import EngineWarning, UncalibratedWarning, UsageError
 from ..progress import Progress
 from .auto import choose_devices
-from .building import compile_stages, cut_static
+from .building import compile_stages
 from .chain.net import Net
 from .chain.results import Provenance
 from .chain.samples import check_samples
-from .placement import AUTO, spread
+from .notices import warn_caller
+from .placement import AUTO, one_device_per_stage
 from .power import watch_power
+from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 from .selection import choose_point, differs_here, most_careful, variant_of
+
+__all__ = ["load", "load_static", "load_uncalibrated", "open_network"]
 
 
 def load(
@@ -38,81 +44,89 @@ def load(
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        device: where to run: `cpu` (ONNX Runtime), `cuda:0`, `openvino:CPU`, `openvino:NPU`, ...; one for each stage to place
-            them apart; or `auto`, which measures what is here for a moment and chooses. Where the calibration was made, or
-            `cpu`, by default.
-        variant: name of a variant; the one that the calibration was made for, or the first, by default.
-        point: name of an operating point in the calibration; its only or first one by default.
+        device: where to run: `cpu` (ONNX Runtime), `cuda:0`, `openvino:CPU`, `openvino:NPU`, ...; or a device for each stage; or
+            `auto`, which measures the devices of this machine for a moment and takes the fastest. By default the devices that
+            the calibration was made on, or `cpu`.
+        variant: name of a variant. By default the one that the calibration was made for, or the first.
+        point: name of an operating point in the calibration; its first one by default.
         threads: threads that the engine may use within a stage.
-        logits: whether results carry the logits of the exit taken.
-        calibration: a calibration outside the bundle, or one already read; the bundle's only one by default.
-        fallback: the device to take where another is missing or cannot run a stage, such as `cpu`; `Net.provenance` shows it.
-        meter: what to watch the board's power with while the network lives: `auto`, a name that `offramp doctor` lists, or a
-            `devices.Meter` of your own; `Net.stats()` tells. A meter that is not here, or dies, changes nothing but that.
+        logits: True if results shall carry the logits of the exit taken.
+        calibration: a calibration outside the bundle, or one already read. By default the one in the bundle that fits.
+        fallback: a device such as `cpu` that takes the stages which their own device cannot run, or all of a device that is
+            missing; `Net.provenance` shows where it was taken.
+        meter: what watches the board's power while the network lives, for `Net.stats()`: `auto`, a name that `offramp doctor`
+            lists, or a `devices.Meter` of your own. The network runs on if the meter is missing or stops.
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
         The network. Without a calibration every input runs to the last exit, and an `UncalibratedWarning` says so.
 
     Raises:
-        UsageError: nothing lies at a path, there is no such point, or several calibrations to choose from.
-        BundleError: the bundle or calibration is damaged, newer, or they do not belong together.
-        MissingError: a device or its engine's package is not here, or it cannot run a stage.
+        UsageError: nothing lies at a path, the point does not exist, or several calibrations fit equally well.
+        BundleError: the bundle or calibration is damaged or newer than this offramp, or they do not belong together.
+        MissingError: a device or its engine's package is missing, or the device cannot run a stage.
+
+    Example:
+        >>> import numpy as np
+        >>> from offramp.runtime import load
+        >>> net = load("digits.offramp")
+        >>> result = net(np.load("test.npz")["x"][0])
+        >>> result.label in range(10)
+        True
     """
-    bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    chosen, found, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
-    said: list[str] = []
-    differing = differs_here(found, threads) if found is not None and best is not None else []
-    if found is not None and best is not None and differing:
-        said.append(describe_differences(differing))
-        if point is None:  # its latencies are unknown here
-            best = most_careful(found, best.variant if variant else None)
-            chosen = variant_of(bundle, found, best) or chosen
-    if device is None:
-        device = best.placement if best else "cpu"
-    how: dict[str, Any] = {
-        "threads": threads,
-        "logits": logits,
-        "fallback": fallback,
-        "progress": progress,
-        "meter": meter,
-    }
-    how["points"] = found.points if found else None
-    stages, exits = chosen.stages, chosen.exits
-    if best is not None and best.static is not None:
-        stages, exits = cut_static(bundle, chosen, best.static)
-        if not isinstance(device, str) and len(device) == len(chosen.stages):
-            device = device[best.static]  # given for the chain
-    net = _open(bundle, chosen, stages, exits, device, point=best, **how)
-    if found is None or best is None:
-        warnings.warn(
-            f"{bundle.path} has no calibration{f' of variant {variant}' if variant else ''}: every input runs to the last exit. "
-            "Run: offramp calibrate",
+    bundle = opened(path)
+    options = LoadOptions(threads=threads, logits=logits, fallback=fallback, meter=meter, progress=progress)
+    chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
+    if calibration is None or best is None:
+        net = open_network(chain_parts(bundle, chosen), device or "cpu", options)
+        which = f" of variant {variant}" if variant else ""
+        warn_caller(
+            f"{bundle.path} has no calibration{which}: every input runs to the last exit. Run: offramp calibrate",
             UncalibratedWarning,
-            stacklevel=2,
         )
         return net
-    here = list(net.provenance.devices)
-    if tuple(here) != best.placement:
-        said.append(f"the stages run on {', '.join(here)} here and ran on {', '.join(best.placement)} there")
-    if said:
-        name = next(name for name, one in found.points.items() if one is best)
-        where = "elsewhere" if differing else "with other devices"
-        warnings.warn(
-            f"The calibration was made {where} ({'. '.join(said)}): its latencies do not hold here. Point {name} is in use. "
-            f"Calibrate {'on this device' if differing else 'with these'}.",
-            UncalibratedWarning,
-            stacklevel=2,
-        )
+    differing = differs_here(calibration, threads)
+    if differing and point is None:  # the latencies by which points were chosen do not hold here
+        best = most_careful(calibration, best.variant if variant else None)
+        chosen = variant_of(bundle, calibration, best) or chosen
+    parts = chain_parts(bundle, chosen) if best.static is None else static_parts(bundle, chosen, best.static)
+    net = open_network(
+        parts, _device_of(best, device, len(chosen.stages)), options, point=best, points=calibration.points
+    )
+    _warn_where_it_differs(net, calibration, best, differing)
     return net
 
 
 def load_uncalibrated(
-    bundle: Bundle, device: str | Sequence[str] = "cpu", *, variant: str | None = None, **how: Any
+    path: str | os.PathLike[str] | Bundle,
+    device: str | Sequence[str] = "cpu",
+    *,
+    variant: str | None = None,
+    threads: int = 1,
+    logits: bool = False,
+    fallback: str | None = None,
+    meter: str | Meter | None = None,
+    progress: Progress | None = None,
 ) -> Net:
-    """Load a bundle without looking for a calibration; every threshold is 2.0, never. `how` is as for `load`."""
-    chosen = bundle.variant(variant)
-    return _open(bundle, chosen, chosen.stages, chosen.exits, device, **how)
+    """Load a bundle without looking for a calibration: every sample runs to the last exit until you set `Net.thresholds`.
+
+    Args:
+        path: the bundle's folder, or a bundle already opened.
+        variant: name of a variant; the first by default.
+        device, threads, logits, fallback, meter, progress: as for `load`.
+
+    Raises:
+        UsageError, BundleError, MissingError: as for `load`.
+
+    Example:
+        >>> from offramp.runtime import load_uncalibrated
+        >>> net = load_uncalibrated("digits.offramp")
+        >>> net.thresholds
+        (2.0, 2.0)
+    """
+    bundle = opened(path)
+    options = LoadOptions(threads=threads, logits=logits, fallback=fallback, meter=meter, progress=progress)
+    return open_network(chain_parts(bundle, bundle.variant(variant)), device, options)
 
 
 def load_static(
@@ -124,78 +138,130 @@ def load_static(
     threads: int = 1,
     logits: bool = False,
 ) -> Net:
-    """Load the static network that ends at one exit, without the earlier heads: what a product without early exit runs.
+    """Load the static network that ends at one exit: what a product without early exit would run.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
         device, threads, logits: as for `load`.
         variant: name of a variant; the first by default.
-        exit: which exit it ends at; the last by default.
+        exit: the number of the exit at which the network ends; the last by default.
 
     Raises:
-        UsageError: there is no such exit, or `threads` is below 1.
+        UsageError: the exit does not exist, or `threads` is below 1.
         BundleError, MissingError: as for `load`.
+
+    Example:
+        >>> from offramp.runtime import load_static
+        >>> net = load_static("digits.offramp", exit=1)
+        >>> len(net.exits), net.thresholds
+        (1, ())
     """
-    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    bundle = opened(path)
     chosen = bundle.variant(variant)
     count = len(chosen.exits)
     if not -count <= exit < count:
-        raise UsageError(f"There is no exit {exit}: {bundle.path} has exits 0 to {count - 1}.")
-    stages, exits = cut_static(bundle, chosen, exit)
-    return _open(bundle, chosen, stages, exits, device, threads=threads, logits=logits)
+        raise UsageError(f"There is no exit {exit}: {bundle.path} has exits 0 to {count - 1}.", path=bundle.path)
+    return open_network(static_parts(bundle, chosen, exit), device, LoadOptions(threads=threads, logits=logits))
 
 
-def _open(
-    bundle: Bundle,
-    variant: Variant,
-    stages: Sequence[Stage],
-    exits: Sequence[Exit],
+def _device_of(point: OperatingPoint, device: str | Sequence[str] | None, stages: int) -> str | Sequence[str]:
+    """Return where the network of a point runs: where the caller wants it, or where the point was calibrated.
+
+    A static network takes its device from a list for the `stages` of the whole chain: that of the stage at whose exit it ends.
+    """
+    if device is None:
+        return point.placement
+    if point.static is not None and not isinstance(device, str) and len(device) == stages:
+        return device[point.static]
+    return device
+
+
+def _warn_where_it_differs(
+    net: Net, calibration: Calibration, point: OperatingPoint, differing: Sequence[Difference]
+) -> None:
+    """Warn if the calibration's latencies do not hold: the board or its software differs, or the stages' devices do."""
+    reasons = [describe_differences(differing)] if differing else []
+    devices = net.provenance.devices
+    if devices != point.placement:
+        reasons.append(f"the stages run on {', '.join(devices)} here and ran on {', '.join(point.placement)} there")
+    if reasons:
+        name = next(name for name, other in calibration.points.items() if other is point)
+        where, what = ("elsewhere", "on this device") if differing else ("with other devices", "with these")
+        warn_caller(
+            f"The calibration was made {where} ({'. '.join(reasons)}): its latencies do not hold here. Point {name} is in use. "
+            f"Calibrate {what}.",
+            UncalibratedWarning,
+        )
+
+
+def open_network(
+    parts: NetworkParts,
     device: str | Sequence[str],
+    options: LoadOptions,
     *,
-    threads: int = 1,
-    logits: bool = False,
     point: OperatingPoint | None = None,
     points: Mapping[str, OperatingPoint] | None = None,
-    fallback: str | None = None,
-    progress: Progress | None = None,
-    meter: str | Meter | None = None,
 ) -> Net:
-    """Compile some stages of a variant, and chain them."""
-    # A wrong name is said before anything is built for minutes; `auto` depends on what runs in the end.
-    named = None if meter == "auto" else watch_power(meter, (), stacklevel=4)
+    """Compile the stages of a network and chain them.
 
-    def open_on(devices: Sequence[str], why: str | None = None) -> Net:
-        is_trial = device == AUTO and why is None
-        compiled, provenance = compile_stages(
-            bundle,
-            variant,
-            stages,
-            exits,
-            devices,
-            threads=threads,
-            logits=logits,
-            fallback=None if device == AUTO else fallback,
-            progress=progress,
-        )
-        return Net(
-            compiled,
-            stages,
-            exits,
-            inputs=bundle.manifest.inputs,
-            classes=bundle.manifest.classes,
-            logits=logits,
-            point=point,
-            points=points,
-            provenance=Provenance(provenance, why),
-            watch=None if is_trial else named or watch_power(meter, [one.device for one in provenance], stacklevel=5),
-        )
+    Args:
+        parts: the stages and exits.
+        device: a device, one for each stage, or `auto`.
+        options: how they are loaded.
+        point: the operating point that the network runs.
+        points: the points between which it can switch.
+    """
+    # A wrong name of a meter is refused before anything is built for minutes. `auto` depends on what runs in the end.
+    watch = None if options.meter == "auto" else watch_power(options.meter, ())
+    reason = None
+    if device == AUTO:
+        options = replace(options, fallback=None)
+        devices, reason = _choose_devices(parts, options, point)
+        warn_caller(reason, EngineWarning)
+    else:
+        devices = one_device_per_stage(device, len(parts.stages))
+    return _chain(parts, devices, options, point=point, points=points, reason=reason, watch=watch)
 
-    if device != AUTO:
-        return open_on(spread(device, len(stages)))
-    golden = read_golden(bundle, variant)
-    columns = [[end.name for end in variant.exits].index(exit_.name) for exit_ in exits]
-    shares = point.exit_shares if point else (0.0,) * (len(exits) - 1) + (1.0,)
-    samples = check_samples(golden.inputs, bundle.manifest.inputs)
-    devices, why = choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares)
-    warnings.warn(why, EngineWarning, stacklevel=3)
-    return open_on(devices, why)
+
+def _chain(
+    parts: NetworkParts,
+    devices: Sequence[str],
+    options: LoadOptions,
+    *,
+    point: OperatingPoint | None = None,
+    points: Mapping[str, OperatingPoint] | None = None,
+    reason: str | None = None,
+    watch: Watch | None = None,
+) -> Net:
+    """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
+    compiled, stages = compile_stages(parts, devices, options)
+    manifest = parts.bundle.manifest
+    return Net(
+        compiled,
+        parts.stages,
+        parts.exits,
+        inputs=manifest.inputs,
+        classes=manifest.classes,
+        logits=options.logits,
+        point=point,
+        points=points,
+        provenance=Provenance(stages, reason),
+        watch=watch or watch_power(options.meter, [stage.device for stage in stages]),
+    )
+
+
+def _choose_devices(
+    parts: NetworkParts, options: LoadOptions, point: OperatingPoint | None
+) -> tuple[tuple[str, ...], str]:
+    """Measure the devices of this machine on the golden samples; return those that `auto` chooses, and why."""
+    golden = read_golden(parts.bundle, parts.variant)
+    names = [end.name for end in parts.variant.exits]
+    columns = [names.index(end.name) for end in parts.exits]
+    shares = point.exit_shares if point else (0.0,) * (len(columns) - 1) + (1.0,)
+    samples = check_samples(golden.inputs, parts.bundle.manifest.inputs)
+    quiet = replace(options, meter=None)  # a trial watches no power
+
+    def open_on(devices: Sequence[str]) -> Net:
+        return _chain(parts, devices, quiet)
+
+    return choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares)

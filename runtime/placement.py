@@ -1,50 +1,54 @@
-"""Which device runs which stage, as it is asked for."""
+"""Which device runs which stage, as users write it: `cpu`, or `0=openvino:CPU,1-=cpu`."""
 
 import re
 from collections.abc import Sequence
 
 from ..errors import UsageError
 
+__all__ = ["AUTO", "describe_devices", "one_device_per_stage", "parse_placement"]
+
 AUTO = "auto"
-"""The device that is chosen by measuring; see `auto.py`."""
+"""The device name by which the fastest device is chosen by measuring; see `auto.py`."""
 
 
 def parse_placement(text: str, stages: int, *, device: str = "cpu") -> tuple[str, ...]:
-    """Read which stage runs where, such as `0=openvino:CPU,1-=cpu` or `0-1=openvino:CPU`.
+    """Return the device of each stage from a text such as `0=openvino:CPU,1-=cpu` or `0-1=openvino:CPU`.
 
     Args:
-        text: stages or ranges of them with a device each.
-        stages: how many there are.
-        device: of the stages that `text` does not name.
+        text: stages or ranges of stages, each with a device.
+        stages: how many stages the network has.
+        device: the device of the stages that `text` does not name.
 
     Raises:
-        UsageError: it is not of that form, names a stage twice, or one that is not there.
+        UsageError: the text is not of that form, names a stage twice, or names a stage that does not exist.
     """
     placed: dict[int, str] = {}
     for part in text.split(","):
-        found = re.fullmatch(r"\s*([0-9]{1,4})(-([0-9]{0,4}))?=([^=\s]+)\s*", part)
-        if not found:
+        match = re.fullmatch(r"\s*([0-9]{1,4})(-([0-9]{0,4}))?=([^=\s]+)\s*", part)
+        if not match:
             raise UsageError(
                 f"A placement looks like 0=openvino:CPU,1-=cpu (stage or range, then device), not {text!r}."
             )
-        first = int(found[1])
-        last = first if found[2] is None else int(found[3] or stages - 1)
+        first = int(match[1])
+        last = first if match[2] is None else int(match[3] or stages - 1)
         if not first <= last < stages:
             raise UsageError(f"{part.strip()} names stages that are not there: there are stages 0 to {stages - 1}.")
         for k in range(first, last + 1):
             if k in placed:
                 raise UsageError(f"Stage {k} is placed twice in {text!r}.")
-            placed[k] = found[4]
+            placed[k] = match[4]
     if AUTO in placed.values():
-        raise UsageError("auto chooses for all stages at once: give it as the device, without a placement.")
+        raise UsageError(
+            "auto chooses for all stages at once: give it as the device, without a placement.", device=AUTO
+        )
     return tuple(placed.get(k, device) for k in range(stages))
 
 
-def spread(device: str | Sequence[str], stages: int) -> tuple[str, ...]:
-    """Return a device for each stage.
+def one_device_per_stage(device: str | Sequence[str], stages: int) -> tuple[str, ...]:
+    """Return a device for each stage: one name stands for all stages, a sequence has a name for each.
 
     Raises:
-        UsageError: there are more or fewer devices than stages.
+        UsageError: a sequence has more or fewer devices than there are stages.
     """
     if isinstance(device, str):
         return (device,) * stages
@@ -54,5 +58,5 @@ def spread(device: str | Sequence[str], stages: int) -> tuple[str, ...]:
 
 
 def describe_devices(devices: Sequence[str]) -> str:
-    """Name the device where there is one, and otherwise each stage's, as `parse_placement` reads them."""
+    """Write devices as `parse_placement` reads them: `cpu` if all stages share one, else `0=cpu,1=cuda:0`."""
     return devices[0] if len(set(devices)) == 1 else ",".join(f"{k}={name}" for k, name in enumerate(devices))

@@ -1,20 +1,25 @@
 """Which meter watches a network's power."""
 
+import logging
 import os
 import re
-import warnings
 from collections.abc import Sequence
 
 from ..devices.meter import Meter
 from ..devices.watch import Watch
 from ..errors import MeterWarning, MissingError, UsageError
+from .notices import warn_caller
+
+__all__ = ["card_of", "choose_for", "watch_power"]
+
+LOG = logging.getLogger(__name__)
 
 
 def card_of(devices: Sequence[str]) -> int | None:
-    """Return which graphics card some devices run on, as NVML counts them; None where on none.
+    """Return the number of the graphics card that some devices run on, as NVML counts cards; None if they run on none.
 
     Raises:
-        MissingError: `CUDA_VISIBLE_DEVICES` does not tell it by a number.
+        MissingError: `CUDA_VISIBLE_DEVICES` names cards otherwise than by their numbers.
     """
     cards = [re.search(r"(?:cuda|tensorrt)(?::(\d+))?$", device) for device in devices]
     card = next((int(match[1] or 0) for match in cards if match), None)
@@ -25,41 +30,45 @@ def card_of(devices: Sequence[str]) -> int | None:
     if card < len(numbers) and numbers[card].strip().isdigit():
         return int(numbers[card])
     raise MissingError(
-        f"CUDA_VISIBLE_DEVICES={visible} does not tell which card cuda:{card} is. Name its meter: nvml:0, ..."
+        f"CUDA_VISIBLE_DEVICES={visible} does not tell which card cuda:{card} is. Name its meter: nvml:0, ...",
+        device=f"cuda:{card}",
     )
 
 
 def choose_for(name: str, devices: Sequence[str]) -> Meter:
-    """Return the meter of a name; for `auto` that of the graphics card that a network on these devices runs on, or the board's.
+    """Return the meter of a name. `auto` is the meter of the graphics card that the devices are on, or else the board's.
 
     Raises:
         UsageError: no meter has such a name.
-        MissingError: it cannot be read, or nothing covers what the network runs on.
+        MissingError: the meter cannot be read, or no meter covers the devices.
     """
     from ..devices.meters import WHOLE, choose_meter
 
     if name != "auto":
         return choose_meter(name)
     card = card_of(devices)
-    found = choose_meter(name, gpu=card)
-    covers = found.name in WHOLE or (
-        found.name == f"nvml:{card}" if card is not None else not found.name.startswith("nvml")
+    meter = choose_meter(name, gpu=card)
+    covers = meter.name in WHOLE or (
+        meter.name == f"nvml:{card}" if card is not None else not meter.name.startswith("nvml")
     )
     if not covers:
         raise MissingError(
-            f"{found.name} measures {found.scope}, but the network runs on {', '.join(dict.fromkeys(devices))}. Name the meter "
+            f"{meter.name} measures {meter.scope}, but the network runs on {', '.join(dict.fromkeys(devices))}. Name the meter "
             "that covers it, or bring one."
         )
     if (
         card is not None
-        and found.name not in WHOLE
+        and meter.name not in WHOLE
         and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
         and _cards() > 1
     ):
         raise MissingError(
-            "CUDA counts cards by speed and NVML by slot: set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the card's meter: nvml:0, ..."
+            "CUDA counts cards by speed and NVML by slot: set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the card's meter: nvml:0, "
+            "...",
+            device=f"cuda:{card}",
         )
-    return found
+    LOG.debug("power of %s is watched by %s (%s)", ", ".join(devices), meter.name, meter.scope)
+    return meter
 
 
 def _cards() -> int:
@@ -69,16 +78,15 @@ def _cards() -> int:
     return sum(meter.name.startswith("nvml") for meter in find_meters().meters)
 
 
-def watch_power(meter: str | Meter | None, devices: Sequence[str], *, stacklevel: int) -> Watch | None:
-    """Return what watches the board's power; where the meter cannot be read, something that says why.
+def watch_power(meter: str | Meter | None, devices: Sequence[str]) -> Watch | None:
+    """Return a watch of the board's power. If the meter cannot be read, a warning says why, and so do the watch's figures.
 
     Args:
-        meter: `auto`, a name, a meter, or None for nothing.
-        devices: what the network's stages run on, which `auto` needs: on a graphics card its own meter goes before the others.
-        stacklevel: whose line a warning names, as for `warnings.warn`.
+        meter: `auto`, a name, a meter, or None for no watch.
+        devices: the devices of the network's stages, for `auto`: a graphics card's own meter goes before the others.
 
     Raises:
-        UsageError: no meter has such a name, or it is something else.
+        UsageError: no meter has such a name, or `meter` is neither a name nor a meter.
     """
     if meter is None:
         return None
@@ -95,7 +103,7 @@ def watch_power(meter: str | Meter | None, devices: Sequence[str], *, stacklevel
         return Watch(choose_for(meter, devices))
     except UsageError:
         raise
-    except Exception as error:  # whatever is wrong with a sensor, the network runs
+    except Exception as error:  # a broken sensor must not keep the network from running
         reason = str(error).partition("\n")[0].removesuffix(" Looked for:")
-        warnings.warn(f"No power is watched. {reason} Run: offramp doctor", MeterWarning, stacklevel=stacklevel)
+        warn_caller(f"No power is watched. {reason} Run: offramp doctor", MeterWarning)
         return Watch(None, problem=reason)

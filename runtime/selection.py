@@ -1,14 +1,27 @@
 """Which calibration and which operating point a bundle runs with on this device."""
 
+import logging
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
 from ..devices import differences, fingerprint
 from ..devices.fingerprint import Difference
 from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
 from .engines import find_device
+from .notices import warn_caller
+
+__all__ = [
+    "belongs",
+    "choose_point",
+    "differs_here",
+    "find_calibration",
+    "most_careful",
+    "packages_of",
+    "variant_of",
+]
+
+LOG = logging.getLogger(__name__)
 
 
 def find_calibration(
@@ -18,54 +31,65 @@ def find_calibration(
     variant: str | None = None,
     threads: int = 1,
 ) -> Calibration | None:
-    """Return the calibration that is given, or the one inside the bundle that belongs to what it holds and fits this device.
+    """Return the calibration that is given, or the one in the bundle that fits this device best; None if the bundle has none.
 
-    A variant's name leaves those out that have no point of it. Of several, as of a board's power modes, the one is taken whose
-    fingerprint differs least from this device's.
+    A calibration fits if it was made for the variants that the bundle holds now. With `variant` it must have a point of that
+    variant. If several fit (one for each of a board's power modes, say), the one counts whose fingerprint differs least from
+    this device's; among equals the one that compared most variants, or with `variant` fewest.
 
     Raises:
-        UsageError: nothing lies at the path, or several fit.
-        BundleError: a calibration is damaged or newer.
+        UsageError: nothing lies at the path, or several fit equally well.
+        BundleError: a calibration is damaged or newer than this offramp.
     """
     if isinstance(calibration, Calibration):
         return calibration
     if calibration is not None:
         return read_calibration(calibration)
-    inside = {}
-    for path in bundle.calibrations():
-        try:
-            inside[path.name] = read_calibration(path)
-        except OutdatedError as error:
-            warnings.warn(f"{error} It is not used.", UncalibratedWarning, stacklevel=3)
-    valid = {name: found for name, found in inside.items() if belongs(bundle, found)}
-    if stale := sorted(inside.keys() - valid.keys()):
-        warnings.warn(
-            f"{bundle.path} has been exported anew since {', '.join(stale)}: not used. Run: offramp calibrate",
-            UncalibratedWarning,
-            stacklevel=3,
-        )
+    fitting = _read_fitting(bundle)
     if variant is not None:
         name = bundle.variant(variant).name
-        valid = {
-            file: found
-            for file, found in valid.items()
-            if any(_is_of(bundle, found, one, name) for one in found.points)
+        fitting = {
+            file: candidate
+            for file, candidate in fitting.items()
+            if any(_is_of(bundle, candidate, point, name) for point in candidate.points)
         }
-    if len(valid) < 2:
-        return next(iter(valid.values()), None)
-    misfits = {name: _misfit(found, threads) for name, found in valid.items()}
-    best = [name for name, misfit in misfits.items() if misfit == min(misfits.values())]
-    # Of those that fit alike the one counts that looked at most variants, or where one is named, at that alone.
-    counts = {name: len({chain.variant for chain in valid[name].chains}) for name in best}
+    if len(fitting) < 2:
+        LOG.debug("calibrations of %s that fit: %s", bundle.path, ", ".join(fitting) or "none")
+        return next(iter(fitting.values()), None)
+    misfits = {file: _misfit(candidate, threads) for file, candidate in fitting.items()}
+    best = [file for file, misfit in misfits.items() if misfit == min(misfits.values())]
+    counts = {file: len({chain.variant for chain in fitting[file].chains}) for file in best}
     wanted = max(counts.values()) if variant is None else min(counts.values())
-    best = [name for name in best if counts[name] == wanted]
+    best = [file for file in best if counts[file] == wanted]
     if len(best) > 1 and misfits[best[0]] == (0, 0):
-        listed = ", ".join(f"{name} of {', '.join(valid[name].variants)}" for name in best)
+        listed = ", ".join(f"{file} of {', '.join(fitting[file].variants)}" for file in best)
         raise UsageError(
             f"{bundle.path} has several calibrations that fit this device ({listed}). Name one with calibration=, or its variant "
-            "with variant=."
+            "with variant=.",
+            path=bundle.path,
         )
-    return min((valid[name] for name in best), key=lambda found: min(map(_loss, found.points.values())))
+    file = min(best, key=lambda file: min(map(_loss, fitting[file].points.values())))
+    for name, (hard, soft) in misfits.items():
+        verdict = "chosen" if name == file else "not chosen"
+        LOG.debug("calibration %s: %d hard and %d soft differences, %s", name, hard, soft, verdict)
+    return fitting[file]
+
+
+def _read_fitting(bundle: Bundle) -> dict[str, Calibration]:
+    """Read the calibrations in a bundle that were made for what it holds now; warn of the others. By the file's name."""
+    readable = {}
+    for path in bundle.calibrations():
+        try:
+            readable[path.name] = read_calibration(path)
+        except OutdatedError as error:
+            warn_caller(f"{error} It is not used.", UncalibratedWarning)
+    fitting = {file: calibration for file, calibration in readable.items() if belongs(bundle, calibration)}
+    if stale := sorted(readable.keys() - fitting.keys()):
+        warn_caller(
+            f"{bundle.path} has been exported anew since {', '.join(stale)}: not used. Run: offramp calibrate",
+            UncalibratedWarning,
+        )
+    return fitting
 
 
 def choose_point(
@@ -76,58 +100,89 @@ def choose_point(
     point: str | None = None,
     threads: int = 1,
 ) -> tuple[Variant, Calibration | None, OperatingPoint | None]:
-    """Return the variant that is to run, and the calibration and operating point it runs with where there are some.
+    """Return the variant that is to run, and the calibration and operating point that it runs with.
+
+    Args:
+        bundle: the bundle.
+        calibration: a calibration or its path; by default the one that `find_calibration` finds.
+        variant: name of a variant; by default that of the point.
+        point: name of an operating point; by default the first one of the variant.
+        threads: threads with which the network will run; part of this device's fingerprint.
+
+    Returns:
+        The variant, the calibration and the point. Both are None if the bundle has no calibration for the variant.
 
     Raises:
-        UsageError: there is no such variant, point or calibration, or there are several calibrations to choose from.
-        BundleError: the calibration is damaged, newer, or was made for something else.
+        UsageError: the variant or point does not exist, nothing lies at the path, or several calibrations fit equally well.
+        BundleError: the calibration is damaged, newer than this offramp, or was made for something else.
     """
-    found = find_calibration(bundle, calibration, variant=variant, threads=threads)
-    if found is None:
+    fitting = find_calibration(bundle, calibration, variant=variant, threads=threads)
+    if fitting is None:
         if point is not None:
             raise UsageError(
-                f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate"
+                f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate",
+                path=bundle.path,
             )
         return bundle.variant(variant), None, None
-    if not belongs(bundle, found):
+    if not belongs(bundle, fitting):
         raise BundleError(
             f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. Calibrate again, "
-            "or bring the bundle it was made for."
+            "or bring the bundle it was made for.",
+            path=bundle.path,
         )
+    name = _name_of_point(bundle, fitting, variant, point)
+    made_for = variant_of(bundle, fitting, fitting.points[name])
+    assert made_for is not None
+    LOG.debug("operating point %s of variant %s is in use", name, made_for.name)
+    return made_for, fitting, fitting.points[name]
+
+
+def _name_of_point(bundle: Bundle, calibration: Calibration, variant: str | None, point: str | None) -> str:
+    """Return the point's name if it is given, else that of the first point of the variant.
+
+    Raises:
+        UsageError: the variant or the point does not exist.
+        BundleError: the calibration has no such point of the variant.
+    """
     wanted = None if variant is None else bundle.variant(variant).name
-    if point is not None and point not in found.points:
-        raise unknown_name("operating point", point, found.points)
-    names = [name for name in found.points if wanted is None or _is_of(bundle, found, name, wanted)]
+    points: Mapping[str, OperatingPoint] = calibration.points
+    if point is not None and point not in points:
+        raise unknown_name("operating point", point, points)
+    names = [name for name in points if wanted is None or _is_of(bundle, calibration, name, wanted)]
     name = point or next(iter(names), None)
     if name is None or name not in names:
         which = f"operating point {point!r}" if point else "operating points"
         raise BundleError(
             f"The calibration was made for another variant of {bundle.path.name}: its {which} are not of {wanted}. Calibrate "
-            "that variant, or leave it out."
+            "that variant, or leave it out.",
+            path=bundle.path,
         )
-    made_for = variant_of(bundle, found, found.points[name])
-    assert made_for is not None
-    return made_for, found, found.points[name]
+    return name
 
 
-def differs_here(found: Calibration, threads: int) -> list[Difference]:
+def differs_here(calibration: Calibration, threads: int) -> list[Difference]:
     """Return what differs between this device and the one that a calibration was made on."""
     try:
-        packages = packages_of([name for point in found.points.values() for name in point.placement])
+        packages = packages_of([name for point in calibration.points.values() for name in point.placement])
     except MissingError as error:
-        return [Difference("engine", "hard", str(error), found.fingerprint.get("engine", "none"))]
-    return differences(fingerprint(packages=packages, threads=threads), found.fingerprint)
+        return [Difference("engine", "hard", str(error), calibration.fingerprint.get("engine", "none"))]
+    return differences(fingerprint(packages=packages, threads=threads), calibration.fingerprint)
 
 
-def _misfit(found: Calibration, threads: int) -> tuple[float, float]:
-    """Return how many hard and soft fields of a calibration's fingerprint differ from this device's."""
-    differing = differs_here(found, threads)
-    return tuple(sum(one.kind == kind for one in differing) for kind in ("hard", "soft"))  # type: ignore[return-value]
+def _misfit(calibration: Calibration, threads: int) -> tuple[int, int]:
+    """Return how many hard and how many soft fields of a calibration's fingerprint differ from this device's."""
+    kinds = [difference.kind for difference in differs_here(calibration, threads)]
+    return kinds.count("hard"), kinds.count("soft")
 
 
-def most_careful(found: Calibration, variant: str | None) -> OperatingPoint:
-    """Return the point that loses least, of those that are promised if any are; of one variant if it is named."""
-    points = [point for point in found.points.values() if variant in (None, point.variant)]
+def most_careful(calibration: Calibration, variant: str | None) -> OperatingPoint:
+    """Return the point that loses least accuracy. Points with a promise go before points without.
+
+    Args:
+        calibration: the calibration.
+        variant: only points of this variant count; None for all.
+    """
+    points = [point for point in calibration.points.values() if variant in (None, point.variant)]
     return min(points, key=lambda point: (not point.is_promised, _loss(point)))
 
 
@@ -135,30 +190,30 @@ def _loss(point: OperatingPoint) -> float:
     return point.disagreement if point.drop is None else point.drop
 
 
-def belongs(bundle: Bundle, found: Calibration) -> bool:
-    """Tell whether a calibration is of what the bundle holds, and not of an earlier export."""
-    return all(variant_of(bundle, found, point) is not None for point in found.points.values())
+def belongs(bundle: Bundle, calibration: Calibration) -> bool:
+    """Return True if a calibration was made for what the bundle holds, and not for an earlier export of it."""
+    return all(variant_of(bundle, calibration, point) is not None for point in calibration.points.values())
 
 
-def _is_of(bundle: Bundle, found: Calibration, point: str, variant: str) -> bool:
-    made_for = variant_of(bundle, found, found.points[point])
+def _is_of(bundle: Bundle, calibration: Calibration, point: str, variant: str) -> bool:
+    made_for = variant_of(bundle, calibration, calibration.points[point])
     return made_for is not None and made_for.name == variant
 
 
-def variant_of(bundle: Bundle, found: Calibration, point: OperatingPoint) -> Variant | None:
-    """Return the variant that an operating point was made for, or None where the bundle does not hold it."""
+def variant_of(bundle: Bundle, calibration: Calibration, point: OperatingPoint) -> Variant | None:
+    """Return the variant that an operating point was made for; None if the bundle does not hold it any more."""
     for variant in bundle.manifest.variants:
         exits = len(variant.exits)
         fits = len(point.exit_shares) == exits if point.static is None else point.static < exits
-        if variant.digest == found.variants[point.variant] and fits:
+        if variant.digest == calibration.variants[point.variant] and fits:
             return variant
     return None
 
 
 def packages_of(devices: Sequence[str]) -> list[str]:
-    """Return the packages that serve some devices, each once.
+    """Return the packages that serve some devices, each once: ["onnxruntime", "openvino"].
 
     Raises:
-        MissingError: no engine serves one of them.
+        MissingError: no engine serves a device.
     """
     return list(dict.fromkeys(find_device(device).engine.PACKAGE for device in devices))

@@ -1,4 +1,4 @@
-"""The whole way with offramp: export, calibrate, run, compare, draw. What the samples share."""
+"""Shared by the samples: export a network, calibrate it, run it, compare it with its static networks, and draw the comparison."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
-from offramp.export import export
-from offramp.export.networks.history import Epoch
+from offramp.export import Epoch, export
 from offramp.runtime import load
 
 Samples = tuple[np.ndarray, np.ndarray]
@@ -16,47 +15,50 @@ Samples = tuple[np.ndarray, np.ndarray]
 def whole_way(
     network: Any, calibration: Samples, test: Samples, output: Path, *, max_drop: float = 0.01, **options: Any
 ) -> Benchmark:
-    """Take a network the whole way, print the comparison and leave the bundle and a picture in a folder.
+    """Export, calibrate, run and compare a network; print the comparison and write a bundle and a picture.
 
     Args:
-        network: a torch module that returns its exits, or the path of an ONNX file.
+        network: a torch module that returns the logits of its exits, or the path of an ONNX file.
         calibration: samples and labels that the network was not trained on.
-        test: samples and labels that nothing else has seen.
+        test: samples and labels used for nothing but the comparison.
         output: the folder for `network.offramp` and `comparison.png`.
-        max_drop: the accuracy that may be lost, as a fraction.
-        options: for `export`, such as the names of the classes.
+        max_drop: the accuracy that may be lost, as a fraction: 0.01 is one point.
+        options: passed to `export`, such as `class_names`.
+
+    Returns:
+        The comparison on the test samples.
     """
     output.mkdir(parents=True, exist_ok=True)
     print("exporting: capture, cut into stages, verify", flush=True)
     bundle = export(network, calibration[0][:3], output / "network.offramp", **options)
 
     print(f"calibrating for the least mean latency at an accuracy drop of at most {max_drop:.1%}", flush=True)
-    found = calibrate(bundle, calibration, Target(max_drop=max_drop))
-    print(f"  {found.verdict}")
-    print(f"  {found.point.promise}")
-    if not found.point.met:
-        print("  the target is missed there: give more samples, or a wider limit")
+    calibrated = calibrate(bundle, calibration, Target(max_drop=max_drop))
+    print(f"  {calibrated.verdict}")
+    print(f"  {calibrated.point.promise}")
+    if not calibrated.point.met:
+        print("  this point misses the target: give more samples, or a wider limit")
 
-    with load(bundle) as net:  # runs what is recommended: early exit, or a static network
+    with load(bundle) as net:  # loads the recommended operating point: early exit, or a static network
         result = net(test[0][0])
     print(f"running one sample: label {result.label}, score {result.score:.3f}, left at exit {result.exit}")
 
     print("comparing on samples that calibration never saw", flush=True)
     benchmark = bench(bundle, test)
     print(f"\n{benchmark}\n")
-    draw(benchmark, found, output / "comparison.png")
+    draw(benchmark, calibrated, output / "comparison.png")
     print(f"picture: {output / 'comparison.png'}")
     return benchmark
 
 
 def describe_epoch(epoch: Epoch) -> None:
-    """Print what a pass of training gave, as `progress` of `train`."""
+    """Print the accuracy after a pass of training; for `train(..., progress=describe_epoch)`."""
     shares = " ".join(f"{share:.1%}" for share in epoch.accuracy)
-    print(f"epoch {epoch.epoch}: right on the training samples, exit by exit: {shares}", flush=True)
+    print(f"epoch {epoch.epoch}: accuracy on the training samples, exit by exit: {shares}", flush=True)
 
 
 def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
-    """Draw accuracy over mean latency, and the exit shares predicted and measured."""
+    """Draw accuracy over mean latency, and predicted and measured exit shares."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says is run: its rule on a network, its meter, and its commands."""
+"""What CONTRIBUTING.md and docs/development say is run: the rule on a network, the meter, and the commands."""
 
 import shlex
 import socketserver
@@ -19,11 +19,12 @@ LONG = "product.py", "certify.py", "predict.py", "chain.py"
 """Benchmarks that take long however little they measure."""
 
 PAGE = ROOT / "CONTRIBUTING.md"
+GUIDES = ROOT / "docs/development"
 
 
 def test_the_rule_of_the_page_can_be_exported_with(dense_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
-    block, _ = blocks(PAGE, "python")
+    (block,) = blocks(GUIDES / "add-a-rule.md", "python")
     exec(block.text, {})
     bundle = export(dense_onnx, None, tmp_path / "b.offramp", rule="gini")
     x = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
@@ -42,7 +43,7 @@ class FakeSupply(socketserver.StreamRequestHandler):
 
 
 def test_the_meter_of_the_page_measures_a_window():
-    _, block = blocks(PAGE, "python")
+    (block,) = blocks(GUIDES / "add-a-meter.md", "python")
     names: dict[str, Any] = {}
     exec(block.text, names)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), FakeSupply) as server:
@@ -57,7 +58,7 @@ def test_the_meter_of_the_page_measures_a_window():
         end_s = time.perf_counter()
         recording.stop()
         server.shutdown()
-    found = recording.course(meter.rails[0], start_s, end_s)
+    found = recording.integrate_rail(meter.rails[0], start_s, end_s)
     assert abs(found.energy_j / (end_s - start_s) - 12.5) < 1e-6 and found.gaps == 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...bundle import Target
 from ...bundle.manifest import NEVER
-from ...bundle.target import CAREFUL
+from ...bundle.target import LOSS_LIMITS
 from ..measure.tables import Table, exits_taken, mean_of
 from ..search.objective import find_thresholds
 from ..search.thresholds import MARGIN
@@ -62,7 +62,7 @@ def lay_candidates(known: Table, thresholds: Sequence[float], target: Target, *,
     Returns:
         Thresholds, float32 (steps, exits - 1).
     """
-    score, careful = known.score, [name in CAREFUL for name in target.limits]
+    score, careful = known.score, [name in LOSS_LIMITS for name in target.limits]
     if target.goal != "accuracy" and all(careful):
         return lay_path(score, thresholds)
     if target.goal == "accuracy" and not any(careful):

@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...bundle import Certificate, OperatingPoint, Target
-from ...bundle.calibration import BESIDE, THE_WHOLE
+from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE
 from ...bundle.target import describe_limit
 from ...progress import Progress, no_progress
 from ..advice import judge
@@ -90,7 +90,7 @@ def _recommend(
         early = replace(early, pays=pays, verdict=verdict, rival=rival)
     if static is not None and not pays:
         if early is not None:
-            beside[name + BESIDE] = early
+            beside[name + EARLY_SUFFIX] = early
         return {name: replace(static, verdict=verdict, rival=rival)}
     assert early is not None  # a target that neither keeps was refused
     return {name: early}
@@ -127,7 +127,7 @@ class _Test(Struct, frozen=True):
         named = Named(named.variant, named.placement[rival.static : (rival.static or 0) + 1])
         point = replace(predict(rival.table, (), self.target, named), static=rival.static)
         if _is_free(rival, self.target):
-            return replace(point, promise=THE_WHOLE)
+            return replace(point, promise=WHOLE_NETWORK_PROMISE)
         if not chosen:
             return replace(
                 point,

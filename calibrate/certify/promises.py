@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ...bundle import Target
-from ...bundle.target import CAREFUL
+from ...bundle.target import LOSS_LIMITS
 from ...errors import require
 from ...units import show_value
 from ..measure.tables import Costs, Table, at_exits, exits_taken
@@ -40,7 +40,7 @@ def certify(table: Table, target: Target, path: np.ndarray, *, delta: float) -> 
     for name in ("max_drop", "max_disagreement"):
         if found.get(name, (0, 1.0))[1] <= 0 and not table.is_whole:
             return None, f"Nothing is promised: no number of samples shows that {WORDS[name][0]} is 0."
-    if costly := [name for name in found if name not in CAREFUL]:
+    if costly := [name for name in found if name not in LOSS_LIMITS]:
         # One half of what may go wrong is for the exits' costs, the other for how often each is taken.
         delta /= 2
         for name in costly:

@@ -19,7 +19,7 @@ from ...progress import Progress
 from ...runtime import EveryExit, Net, load_static
 from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
-from ...runtime.placement import AUTO, spread
+from ...runtime.placement import AUTO, one_device_per_stage
 from .answers import record
 from .energy import ExitEnergies, measure_energy, model_energy
 from .latency import Turn, force_exits, latencies, measure, run_alone
@@ -125,7 +125,7 @@ class Opener:
 
     def open(self, variant: Variant, device: str | Sequence[str]) -> Opened:
         """Load a variant on a device, or on one for each stage."""
-        placement = (AUTO,) if device == AUTO else spread(device, len(variant.stages))
+        placement = (AUTO,) if device == AUTO else one_device_per_stage(device, len(variant.stages))
         key = variant.name, placement
         if key not in self._opened:
             self.close()

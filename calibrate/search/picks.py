@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ...bundle import Target
 from ...bundle.manifest import NEVER
-from ...bundle.target import CAREFUL
+from ...bundle.target import LOSS_LIMITS
 from ..measure.tables import exits_taken, mean_of
 from .contenders import Contender
 from .objective import find_thresholds, goal_of, limited
@@ -109,7 +109,7 @@ def may_fail(one: Contender, target: Target) -> bool:
     if one.known.is_whole and "min_accuracy" not in target.limits:
         return False
     for name, (value, most) in limited(one.known, target).items():
-        if name in CAREFUL:
+        if name in LOSS_LIMITS:
             last = value[:, -1]
             known, tested = (float(last.var()) / len(table) for table in (one.known, one.table))
             if last.mean() + MARGIN * math.sqrt(tested) + SURE * math.sqrt(known + tested) > most:

@@ -8,13 +8,13 @@ import numpy as np
 
 from ...bundle import Preprocess
 from ...errors import DataError, UsageError, require
-from ..graph.axes import BATCH, Axes, count, resolve_axes, take
+from ..graph.axes import BATCH, Axes, count_samples, resolve_axes, take_samples
 from .captured import Captured
 from .onnx_file import OnnxFile
-from .preprocess import is_channels_first, normalise
+from .preprocess import is_channels_first, normalise_images
 from .torch_module import capture_torch, forward_names
 
-ROWS = 3
+GOLDEN_SAMPLES = 3
 """Samples that verify the chain and become the golden ones."""
 
 ONE_IMAGE = "preprocess is for networks that take one image: give an example of that alone."
@@ -29,7 +29,7 @@ def capture_with_example(
     axes: Any,
     preprocess: Preprocess | None,
 ) -> tuple[Captured, list[np.ndarray]]:
-    """Capture a network and make its golden samples, `ROWS` different ones, one array per input as the bundle takes them.
+    """Capture a network and make its golden samples: three different ones, one array per input as the bundle takes them.
 
     Raises:
         UsageError, DataError, ModelError, MissingError: as for `export`.
@@ -52,7 +52,7 @@ def capture_with_example(
         if len(golden) != 1:
             raise UsageError(ONE_IMAGE)
         kinds = [str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()]
-        inputs = [normalise(golden[0], preprocess, channels_first=True, dtype=kinds[0] if kinds else "float32")]
+        inputs = [normalise_images(golden[0], preprocess, channels_first=True, dtype=kinds[0] if kinds else "float32")]
     return capture_torch(model, inputs, names=names, axes=layout, by_name=by_name, exits=exits, gates=gates), golden
 
 
@@ -60,7 +60,7 @@ def _capture_onnx(
     file: OnnxFile, example: Any, *, exits: Sequence[str] | None, gates: Sequence[str], preprocess: Preprocess | None
 ) -> tuple[Captured, list[np.ndarray]]:
     if example is None:
-        arrays = file.draw(ROWS)
+        arrays = file.draw(GOLDEN_SAMPLES)
         if preprocess is not None:
             first = is_channels_first(arrays[0].shape, preprocess)
             shape = np.moveaxis(arrays[0], 1, 3).shape if first else arrays[0].shape
@@ -84,7 +84,7 @@ def _capture_onnx(
     shape, dtype = tuple(file.shapes[0]), file.inputs[0].dtype
     assert dtype is not None
     first = is_channels_first(shape, preprocess)
-    normal = normalise(golden[0], preprocess, channels_first=first, dtype=dtype.numpy().name)
+    normal = normalise_images(golden[0], preprocess, channels_first=first, dtype=dtype.numpy().name)
     file.check([normal])
     return file.capture([normal], exits=exits, gates=gates), golden
 
@@ -119,12 +119,12 @@ def _as_array(example: Any) -> np.ndarray:
 
 
 def _golden(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> list[np.ndarray]:
-    """Make `ROWS` samples of the example; where it has fewer, repeated ones are changed so that no two are alike."""
-    n = count(arrays, axes)
+    """Make `GOLDEN_SAMPLES` samples of the example; where it has fewer, repeated ones are changed so that no two are alike."""
+    n = count_samples(arrays, axes)
     golden = []
-    for array, own in zip(take(arrays, axes, np.arange(ROWS) % n), axes, strict=True):
+    for array, own in zip(take_samples(arrays, axes, np.arange(GOLDEN_SAMPLES) % n), axes, strict=True):
         rows = np.moveaxis(array, own.index(BATCH), 0)
-        for i in range(n, ROWS):
+        for i in range(n, GOLDEN_SAMPLES):
             # Scaled floats stay like their kind; whole numbers, which may be indices, only change places.
             rows[i] = rows[i] * (1 - (i - n + 1) / 8) if array.dtype.kind == "f" else np.roll(rows[i], i)
         golden.append(array)

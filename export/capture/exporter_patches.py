@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import ModelError
 
-POOLS: dict[Any, tuple[int, Callable[..., torch.Tensor]]] = {
+ADAPTIVE_POOLS: dict[Any, tuple[int, Callable[..., torch.Tensor]]] = {
     F.adaptive_avg_pool1d: (1, torch.mean),
     F.adaptive_avg_pool2d: (2, torch.mean),
     F.adaptive_avg_pool3d: (3, torch.mean),
@@ -30,7 +30,7 @@ class SlicedPooling(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace the call where it is such a pooling."""
         kwargs = kwargs or {}
-        pool = POOLS.get(function)
+        pool = ADAPTIVE_POOLS.get(function)
         if pool is not None and not kwargs.get("return_indices"):
             axes, reduce = pool
             names = dict(zip(("input", "output_size"), args, strict=False)) | kwargs

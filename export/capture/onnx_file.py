@@ -11,10 +11,10 @@ from onnx_ir.passes.common import InlinePass, NameFixPass
 
 from ...errors import DataError, MissingError, ModelError, UsageError, require
 from ...files import os_errors_explained
-from ..graph.axes import BATCH, Axes, first_line, resolve_axes, take
+from ..graph.axes import BATCH, Axes, first_line, resolve_axes, take_samples
 from ..graph.running import open_session, relative_error
 from .captured import Arrays, Captured, infer_shapes
-from .outputs import Source, check_gates, choose_exits, find_exits, pad_gates, read_exits
+from .outputs import ExitSource, check_gates, choose_exits, find_exits, pad_gates, read_exits
 
 
 class OnnxFile:
@@ -135,7 +135,7 @@ class OnnxFile:
         names = [found.name for found in self.session.get_inputs()]
         outputs = [found.name for found in self.session.get_outputs() if found.type.startswith("tensor(")]
         rows = inputs[0].shape[self.axes[0].index(BATCH)]
-        parts = [take(inputs, self.axes, [i]) for i in range(rows)] if self.fixed else [inputs]
+        parts = [take_samples(inputs, self.axes, [i]) for i in range(rows)] if self.fixed else [inputs]
         answers = [session.run(outputs, dict(zip(names, part, strict=True))) for part in parts]
         # A stack (exit, batch, class) has the batch in its middle.
         joined = [
@@ -151,7 +151,7 @@ class OnnxFile:
             ModelError: the file does not run on the example, or its outputs are not several exits.
         """
         try:
-            one, many = self.run(take(example, self.axes, [0])), self.run(example)
+            one, many = self.run(take_samples(example, self.axes, [0])), self.run(example)
         except Exception as error:
             raise ModelError(f"{self.path} does not run on the example: {first_line(error)}") from error
         gone = set(gates)
@@ -178,7 +178,7 @@ class OnnxFile:
             noise,
         )
 
-    def _measure_noise(self, example: Arrays, logits: list[np.ndarray], sources: Sequence[Source]) -> float:
+    def _measure_noise(self, example: Arrays, logits: list[np.ndarray], sources: Sequence[ExitSource]) -> float:
         """Return how far the logits change when the engine does not optimise: a quantised value between two steps may fall."""
         session = open_session(self.path, optimise="ORT_DISABLE_ALL")
         plain = read_exits(self.run(example, session), sources)

@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from ...errors import ModelError, UsageError, unknown_name
 
-HINT = "Name the outputs that are exits, in order, with exits=[...] (--exits)."
+EXITS_HINT = "Name the outputs that are exits, in order, with exits=[...] (--exits)."
 
 
-class Source(NamedTuple):
+class ExitSource(NamedTuple):
     """Where an exit's logits are: the exit's name, the output, and the row of it where the output stacks several exits."""
 
     name: str
@@ -20,7 +20,7 @@ class Source(NamedTuple):
     row: int | None
 
 
-def flatten(output: Any) -> dict[str, Any]:
+def flatten_outputs(output: Any) -> dict[str, Any]:
     """Name every tensor in what a torch network returns.
 
     A list's or tuple's are `exit0`, `exit1`, ...; a dict's and a dataclass's have their keys; nested ones are joined by dots.
@@ -64,7 +64,7 @@ def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
 
 def choose_exits(
     one: Mapping[str, np.ndarray], many: Mapping[str, np.ndarray], exits: Sequence[str] | None
-) -> list[Source]:
+) -> list[ExitSource]:
     """Find the exits among the outputs of a network.
 
     Args:
@@ -87,29 +87,31 @@ def choose_exits(
     for name in many if exits is None else exits:
         shape, rows = many[name].shape, _batch_axis(one[name], many[name])
         if len(shape) == 2 and rows == 0:
-            sources.append(Source(name, name, None))
+            sources.append(ExitSource(name, name, None))
         elif len(shape) == 3 and rows == 1:
             alone = len(many) == 1
-            sources += [Source(f"exit{k}" if alone else f"{name}.{k}", name, k) for k in range(shape[0])]
+            sources += [ExitSource(f"exit{k}" if alone else f"{name}.{k}", name, k) for k in range(shape[0])]
         else:
             raise ModelError(
                 f"Output {name} has the shape {shape} for {shape[rows] if rows is not None else 'several'} samples; an exit's "
-                f"logits are (batch, classes), or stacked (exit, batch, class). {HINT}"
+                f"logits are (batch, classes), or stacked (exit, batch, class). {EXITS_HINT}"
             )
         if many[name].dtype.name not in ("float16", "float32", "float64"):
-            raise ModelError(f"Output {name} is {many[name].dtype}; logits are float16, float32 or float64. {HINT}")
+            raise ModelError(
+                f"Output {name} is {many[name].dtype}; logits are float16, float32 or float64. {EXITS_HINT}"
+            )
         classes[name] = shape[-1]
     if len(sources) < 2:
         raise ModelError(f"The network has {len(sources)} exit; early exit needs at least two. attach() adds some.")
     if len(set(classes.values())) > 1:
         each = ", ".join(f"{name} has {count}" for name, count in classes.items())
-        raise ModelError(f"The exits differ in their number of classes: {each}. {HINT}")
+        raise ModelError(f"The exits differ in their number of classes: {each}. {EXITS_HINT}")
     if min(classes.values()) < 2:
         raise ModelError("The exits have one class only; offramp serves classification with at least two.")
     return sources
 
 
-def check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources: Sequence[Source]) -> None:
+def check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources: Sequence[ExitSource]) -> None:
     """See that a network's own gates are there: one per exit, or per exit but the last, each (batch,) or (batch, 1) of floats.
 
     Raises:
@@ -133,12 +135,12 @@ def pad_gates(gates: Sequence[ir.Value], exits: int) -> list[ir.Value | None]:
     return [*gates, *[None] * (exits - len(gates))] if gates else []
 
 
-def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[Source]) -> list[np.ndarray]:
+def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[ExitSource]) -> list[np.ndarray]:
     """Return each exit's logits (N, classes) from a network's outputs."""
     return [outputs[s.output] if s.row is None else outputs[s.output][s.row] for s in sources]
 
 
-def find_exits(graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequence[Source]) -> list[ir.Value]:
+def find_exits(graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequence[ExitSource]) -> list[ir.Value]:
     """Return the value of each exit's logits in the graph; stacked ones are followed back to the parts they were stacked from.
 
     Raises:

@@ -11,7 +11,7 @@ from ..graph.axes import BATCH
 from .captured import Arrays, Captured
 
 
-def normalise(
+def normalise_images(
     images: np.ndarray, preprocess: Preprocess, *, channels_first: bool, dtype: str = "float32"
 ) -> np.ndarray:
     """Return uint8 images (N, H, W, C) as the network takes them.
@@ -83,7 +83,9 @@ def add_preprocess(captured: Captured, preprocess: Preprocess) -> Captured:
     names = captured.axes[0]
     return captured._replace(
         axes=[tuple(names[i] for i in ((0, 2, 3, 1) if first else range(4)))],
-        reference=_after(captured.reference, lambda x: normalise(x, preprocess, channels_first=first, dtype=dtype)),
+        reference=_after(
+            captured.reference, lambda x: normalise_images(x, preprocess, channels_first=first, dtype=dtype)
+        ),
     )
 
 

@@ -14,15 +14,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ...errors import ModelError, causes, require
-from ..graph.axes import BATCH, Axes, count, first_line, other_lengths, take
+from ..graph.axes import BATCH, Axes, count_samples, first_line, other_lengths, take_samples
 from ..graph.running import open_session
 from .captured import Arrays, Captured, infer_shapes
-from .outputs import check_gates, choose_exits, find_exits, flatten, pad_gates, read_exits
+from .outputs import check_gates, choose_exits, find_exits, flatten_outputs, pad_gates, read_exits
 
 if TYPE_CHECKING:
     import torch
 
-OPSET = 17
+TORCHSCRIPT_OPSET = 17
 """The opset that TorchScript exports to; the newest that torch's older exporter writes well."""
 
 
@@ -62,16 +62,17 @@ def capture_torch(
         tensors = [torch.from_numpy(np.array(part)) for part in inputs]
         with evaluating(module), torch.no_grad():
             output = module(**dict(zip(names, tensors, strict=True))) if by_name else module(*tensors)
-        return {name: _to_numpy(name, value) for name, value in flatten(output).items()}
+        return {name: _to_numpy(name, value) for name, value in flatten_outputs(output).items()}
 
     try:
-        one, many, again = run(take(arrays, layout, [0])), run(arrays), run(arrays)
+        one, many, again = run(take_samples(arrays, layout, [0])), run(arrays), run(arrays)
     except ModelError:
         raise
     except Exception as error:
         shapes = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
         raise ModelError(
-            f"The network does not run on the example of shape {shapes}, {count(arrays, layout)} samples: {first_line(error)}"
+            f"The network does not run on the example of shape {shapes}, {count_samples(arrays, layout)} samples: "
+            f"{first_line(error)}"
         ) from error
     for name, first in many.items():
         if not np.array_equal(first, again[name], equal_nan=first.dtype.kind == "f"):
@@ -237,7 +238,7 @@ def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
             tensors,
             path,
             dynamo=False,
-            opset_version=OPSET,
+            opset_version=TORCHSCRIPT_OPSET,
             input_names=names,
             dynamic_axes=dynamic,
             verbose=False,
@@ -269,7 +270,7 @@ def _flat(module: "torch.nn.Module", names: Sequence[str] | None, wanted: Sequen
 
         def forward(self, *inputs: Any) -> tuple[Any, ...]:
             output = self.network(*inputs) if names is None else self.network(**dict(zip(names, inputs, strict=True)))
-            found = flatten(output)
+            found = flatten_outputs(output)
             return tuple(found[name] for name in wanted)
 
     return Flat().eval()
@@ -283,10 +284,11 @@ def forward_names(module: "torch.nn.Module", inputs: int) -> list[str]:
 
 
 def _parameters(module: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a network's forward; with exits attached, of the network that carries them."""
-    from ..networks.heads import Attached
+    """Return the parameters of a network's forward.
 
-    return inspect.signature((module.network if isinstance(module, Attached) else module).forward).parameters
+    A module that passes all inputs on names the inner module that takes them as its attribute `takes_inputs`.
+    """
+    return inspect.signature(getattr(module, "takes_inputs", module).forward).parameters
 
 
 def takes_by_name(module: Any, names: Sequence[str]) -> bool:

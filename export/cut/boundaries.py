@@ -11,11 +11,11 @@ import onnx_ir as ir
 from ...bundle import Tensor
 from ...bundle.manifest import Dtype
 from ...errors import ModelError, require
-from ..graph.axes import Axes, first_line, sizes_of, take
+from ..graph.axes import Axes, first_line, sizes_of, take_samples
 from ..graph.running import open_session
 
 
-class Probed(NamedTuple):
+class ProbedValue(NamedTuple):
     """A value at batch 2, at batch 3, and at batch 2 with other lengths of the named axes."""
 
     two: np.ndarray
@@ -39,7 +39,7 @@ class Prober(NamedTuple):
     folder: Path
 
 
-def probe(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[Probed]:
+def probe_values(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[ProbedValue]:
     """Run the graph up to some values at several sizes.
 
     Args:
@@ -67,9 +67,9 @@ def probe(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[P
     try:
         session = open_session(folder / "probe.onnx")
         what = "at batch sizes 2 and 3"
-        two, three = run(take(inputs, axes, [0, 1])), run(take(inputs, axes, [0, 1, 2]))
+        two, three = run(take_samples(inputs, axes, [0, 1])), run(take_samples(inputs, axes, [0, 1, 2]))
         what = "when its named axes have other lengths"
-        longer = [run(take(other, axes, [0, 1])) for other in others]
+        longer = [run(take_samples(other, axes, [0, 1])) for other in others]
     except Exception as error:
         reason = first_line(error)
         if not what:
@@ -78,7 +78,9 @@ def probe(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) -> list[P
         raise ModelError(f"The graph does not run {what}: {reason} {remedy}") from error
     finally:
         (folder / "probe.onnx").unlink(missing_ok=True)
-    return [Probed(a, b, tuple(part[i] for part in longer)) for i, (a, b) in enumerate(zip(two, three, strict=True))]
+    return [
+        ProbedValue(a, b, tuple(part[i] for part in longer)) for i, (a, b) in enumerate(zip(two, three, strict=True))
+    ]
 
 
 def describe_boundaries(
@@ -95,12 +97,12 @@ def describe_boundaries(
     known = {tuple(sizes[name] for sizes in lengths): name for name in lengths[0]}
     names = {sizes: name for sizes, name in known.items() if patterns[sizes] == 1}
     tensors = {tensor.name: tensor for tensor in inputs}
-    for value, seen in zip(values, probe(whole, values, prober), strict=True):
+    for value, seen in zip(values, probe_values(whole, values, prober), strict=True):
         tensors[str(value.name)] = _describe(str(value.name), seen, names)
     return tensors
 
 
-def _describe(name: str, seen: Probed, names: dict[tuple[int, ...], str]) -> Tensor:
+def _describe(name: str, seen: ProbedValue, names: dict[tuple[int, ...], str]) -> Tensor:
     """Describe a tensor that crosses an exit.
 
     Raises:

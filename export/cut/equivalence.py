@@ -10,18 +10,18 @@ from ...bundle import Exit, Stage, Tensor
 from ...bundle.manifest import NEVER, Precision
 from ...errors import CheckError, ModelError
 from ...runtime import EveryExit, Net
-from ...runtime.engines import Compiled, Source
+from ...runtime.engines import Compiled, StageFile
 from ...runtime.engines.onnxruntime import compile_stage
-from ..graph.axes import Axes, count, sizes_of, take
+from ..graph.axes import Axes, count_samples, sizes_of, take_samples
 from ..graph.running import relative_error
 
-TOLERANCE: dict[Precision, float] = {"fp64": 1e-5, "fp32": 1e-5, "fp16": 4e-3, "int8": 5e-2}
+LOGITS_TOLERANCE: dict[Precision, float] = {"fp64": 1e-5, "fp32": 1e-5, "fp16": 4e-3, "int8": 5e-2}
 """The largest max|a - b| / max|b| between the chain's logits and the original's, on the same engine.
 
 Half precision rounds at 1e-3. A quantised value that lies between two steps may fall to either when an engine fuses otherwise.
 """
 
-MIXED = 1e-2
+SHRINKING_TOLERANCE = 1e-2
 """The same between samples alone and in a batch that shrinks; beyond what half precision rounds."""
 
 
@@ -47,10 +47,10 @@ def verify_chain(
         What the chain says of each golden sample on its own.
 
     Raises:
-        CheckError: an exit's logits differ by more than `TOLERANCE`.
+        CheckError: an exit's logits differ by more than `LOGITS_TOLERANCE`.
         ModelError: a gate leaves 0..1.
     """
-    n, tolerance = count(golden, axes), max(TOLERANCE[precision], 2 * noise)
+    n, tolerance = count_samples(golden, axes), max(LOGITS_TOLERANCE[precision], 2 * noise)
     files: dict[str, Compiled] = {}
     for stage in stages:
         files[stage.file] = files.get(stage.file) or _compile(folder, stage)
@@ -59,7 +59,7 @@ def verify_chain(
     with Net(compiled, stages, exits, inputs=inputs, classes=classes, logits=True) as net:
         answers = net.every_exit(tuple(golden), size=1)
         whole = reference(golden)
-        alone = [reference(take(golden, axes, [i])) for i in range(n)]
+        alone = [reference(take_samples(golden, axes, [i])) for i in range(n)]
         joined = [np.concatenate([values[k] for values in alone]) for k in range(len(exits))]
         _compare(answers, joined, names, "at batch 1", tolerance)
         _compare(net.every_exit(tuple(golden), size=n), whole, names, f"at batch {n}", tolerance)
@@ -71,7 +71,7 @@ def verify_chain(
             plain = [_compile(folder, msgspec.structs.replace(stage, guarded=None)) for stage in stages]
             with Net(plain, stages, exits, inputs=inputs, classes=classes, logits=True) as unguarded:
                 _compare(unguarded.every_exit(tuple(golden)), joined, names, "without guards", tolerance)
-        _check_compaction(net, golden, answers, max(MIXED, 2 * tolerance))
+        _check_compaction(net, golden, answers, max(SHRINKING_TOLERANCE, 2 * tolerance))
     for k, exit_ in enumerate(exits):
         static = Stage(file=exit_.static, inputs=tuple(inputs), outputs=(), macs=exit_.macs)
         with Net([_compile(folder, static)], [static], [exit_], inputs=inputs, classes=classes, logits=True) as net:
@@ -82,7 +82,7 @@ def verify_chain(
 
 def _compile(folder: Path, stage: Stage) -> Compiled:
     guarded = None if stage.guarded is None else folder / stage.guarded
-    return compile_stage(Source(folder / stage.file, stage.inputs, (), guarded), "cpu", threads=1)
+    return compile_stage(StageFile(folder / stage.file, stage.inputs, (), guarded), "cpu", threads=1)
 
 
 def _check_scores(answers: EveryExit, exits: Sequence[Exit]) -> None:

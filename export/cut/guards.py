@@ -6,7 +6,6 @@ than it saves depends on the network, so both are measured here; the guarded gra
 run.
 """
 
-import platform
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -15,18 +14,19 @@ import numpy as np
 import onnx_ir as ir
 
 from ...bundle import Stage, Tensor
+from ...devices.board import is_x86_64
 from ...runtime.chain.buffers import Buffers
-from ...runtime.engines import Run, Source
+from ...runtime.engines import Run, StageFile
 from ...runtime.engines.onnxruntime import compile_stage
 from .rules import Head
 
-LEAST_MACS = 1_000_000
+LEAST_GUARDED_MACS = 1_000_000
 """Below, a stage takes tens of microseconds, most of them the call."""
 
-GAIN = 0.99
+MOST_GUARDED_SHARE = 0.99
 """A guarded stage must take at most this much of the plain one's time."""
 
-ROUNDS, TURN_S = 40, 2e-3
+GUARD_ROUNDS, GUARD_TURN_S = 40, 2e-3
 
 
 def write_guarded(folder: Path, stage: Stage, head: Head) -> str | None:
@@ -41,7 +41,7 @@ def write_guarded(folder: Path, stage: Stage, head: Head) -> str | None:
         The name of the file; None where guards do not pay, or cannot be measured since this is no x86-64.
     """
     fixed = all(tensor.is_sized for tensor in (*stage.inputs, *stage.outputs))
-    if platform.machine() not in ("x86_64", "AMD64") or stage.macs < LEAST_MACS or not fixed:
+    if not is_x86_64() or stage.macs < LEAST_GUARDED_MACS or not fixed:
         return None
     maps = [t.name for t in stage.inputs if len(t.shape) == 4 and t.shape[0] is None and t.dtype == "float32"]
     name = f"{Path(stage.file).stem}.guarded.onnx"
@@ -85,12 +85,12 @@ def _is_faster(guarded: Path, plain: Path, stage: Stage, head: Head) -> bool:
     inputs = {tensor.name: views[tensor.name] for tensor in stage.inputs}
     outputs = {tensor.name: views[tensor.name] for tensor in (*stage.outputs, *answers)}
     runs = [
-        compile_stage(Source(path, stage.inputs, tuple(outputs)), "cpu", threads=1).bind(inputs, outputs)
+        compile_stage(StageFile(path, stage.inputs, tuple(outputs)), "cpu", threads=1).bind(inputs, outputs)
         for path in (guarded, plain)
     ]
-    count = max(1, round(TURN_S / _time(runs[1], 3)))
-    ratios = [_time(runs[0], count) / _time(runs[1], count) for _ in range(ROUNDS)]
-    return median(ratios) <= GAIN
+    count = max(1, round(GUARD_TURN_S / _time(runs[1], 3)))
+    ratios = [_time(runs[0], count) / _time(runs[1], count) for _ in range(GUARD_ROUNDS)]
+    return median(ratios) <= MOST_GUARDED_SHARE
 
 
 def _time(run: Run, count: int) -> float:

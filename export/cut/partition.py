@@ -18,7 +18,7 @@ from .rules import Head
 from .shape_arithmetic import BATCH_SIZE, is_length, read_batch_size
 
 
-class Plan(NamedTuple):
+class StageNodes(NamedTuple):
     """One stage: the values it reads, those it makes that later stages read, and its nodes that no other stage has."""
 
     reads: list[ir.Value]
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     nodes: set[ir.Node]
 
 
-def plan_stages(graph: ir.Graph, heads: list[Head]) -> list[Plan]:
+def assign_nodes(graph: ir.Graph, heads: list[Head]) -> list[StageNodes]:
     """Assign every node to the first exit that needs it.
 
     Raises:
@@ -44,17 +44,17 @@ def plan_stages(graph: ir.Graph, heads: list[Head]) -> list[Plan]:
             name = str(head.logits.name).removesuffix(".logits")
             raise ModelError(f"Exit {name} is already computed by an earlier exit: is it listed twice?")
         owner.update(dict.fromkeys(new, k))
-        owner.update(dict.fromkeys(_early(graph, owner, needed, constant), k))
+        owner.update(dict.fromkeys(_produced_ahead(graph, owner, needed, constant), k))
         reads.append(sorted(crossing, key=lambda value: (order.get(value.producer(), -1), value.index() or 0)))  # type: ignore[arg-type]
     plans = []
     for k, inputs in enumerate(reads):
         later = {value: None for values in reads[k + 1 :] for value in values}
         makes = [value for value in later if owner.get(value.producer()) == k]  # type: ignore[arg-type]
-        plans.append(Plan(inputs, makes, {node for node, stage in owner.items() if stage == k}))
+        plans.append(StageNodes(inputs, makes, {node for node, stage in owner.items() if stage == k}))
     return plans
 
 
-def extract_stage(model: ir.Model, plan: Plan, head: Head, tensors: dict[str, Tensor]) -> ir.Model:
+def extract_stage(model: ir.Model, plan: StageNodes, head: Head, tensors: dict[str, Tensor]) -> ir.Model:
     """Make a stage a model of its own: inputs the boundary, outputs what later stages read and the head.
 
     Args:
@@ -125,7 +125,9 @@ def _collect(head: Head, owner: dict[ir.Node, int], repeated: set[ir.Node]) -> t
     return new, crossing
 
 
-def _early(graph: ir.Graph, owner: dict[ir.Node, int], needed: set[ir.Node], constant: set[ir.Node]) -> set[ir.Node]:
+def _produced_ahead(
+    graph: ir.Graph, owner: dict[ir.Node, int], needed: set[ir.Node], constant: set[ir.Node]
+) -> set[ir.Node]:
     """Return what later stages need and this one should run, since it makes what crosses smaller.
 
     That is a QuantizeLinear that is all that later stages read of a value, and the length of a tensor that is known here.

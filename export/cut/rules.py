@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ...errors import UsageError, unknown_name
 from ..graph.axes import BATCH
 
-LEAST = 1e-30
+LEAST_PROBABILITY = 1e-30
 """The least probability that a logarithm is taken of."""
 
 
@@ -108,7 +108,11 @@ def add_decisions(
         shape = value.shape
         if value.dtype != ir.DataType.FLOAT:  # the runtime reads float32, whatever the network computes in
             value = tape.op("Cast", [value], {"to": ir.DataType.FLOAT})
-        scaled = tape.op("Log", [tape.op("Clip", [value, _constant(tape, LEAST)])]) if probabilities[k] else value
+        scaled = (
+            tape.op("Log", [tape.op("Clip", [value, _constant(tape, LEAST_PROBABILITY)])])
+            if probabilities[k]
+            else value
+        )
         if temperatures is not None and temperatures[k] != 1:
             scaled = tape.op("Mul", [scaled, _constant(tape, 1 / temperatures[k])])
         if rule == "ensemble":
@@ -142,7 +146,7 @@ def decided_logits(
     total, found = np.float64(0), []
     for k, values in enumerate(logits):
         wide = values.astype(np.float64)
-        scaled = (np.log(np.maximum(wide, LEAST)) if probabilities[k] else wide) / (
+        scaled = (np.log(np.maximum(wide, LEAST_PROBABILITY)) if probabilities[k] else wide) / (
             temperatures[k] if temperatures else 1
         )
         scaled -= scaled.max(-1, keepdims=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from .boundaries import Probed
+from .boundaries import ProbedValue
 
 BATCH_SIZE = "offramp.batch_size"
 """The value, int64 (1,), that holds the batch size."""
@@ -27,7 +27,7 @@ def read_batch_size(tape: ir.tape.Tape, value: ir.Value, axis: int) -> ir.Value:
 
 
 def rewrite_shapes(
-    model: ir.Model, probe: Callable[[Sequence[ir.Value]], list[Probed]], batch_axis: int
+    model: ir.Model, probe: Callable[[Sequence[ir.Value]], list[ProbedValue]], batch_axis: int
 ) -> ir.Value | None:
     """Replace every Shape node whose entries are constants, the batch size, or lengths.
 
@@ -83,7 +83,7 @@ def is_length(value: ir.Value) -> bool:
     return str(value.name).startswith(f"{LENGTH}.") and node is not None and node.op_type == "Gather"
 
 
-def _kind(i: int, seen: Probed) -> str | None:
+def _kind(i: int, seen: ProbedValue) -> str | None:
     """Tell what an entry of a shape is; None where it mixes the batch with something."""
     two, three = int(seen.two[i]), int(seen.three[i])
     longer = any(int(other[i]) != two for other in seen.others)

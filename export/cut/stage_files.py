@@ -10,7 +10,7 @@ from ...bundle import Exit, Stage, Tensor
 from ...errors import BundleError
 from ..graph.walk import ancestors
 from .guards import write_guarded
-from .partition import Plan, extract_stage
+from .partition import StageNodes, extract_stage
 from .repeated_stages import same_computation
 from .rules import Head
 
@@ -42,7 +42,7 @@ def read_heads(whole: ir.Model, names: Sequence[str]) -> list[Head]:
 
 def write_stages(
     whole: ir.Model,
-    plans: Sequence[Plan],
+    plans: Sequence[StageNodes],
     heads: Sequence[Head],
     tensors: dict[str, Tensor],
     macs: dict[str, int],

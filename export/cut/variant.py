@@ -13,7 +13,7 @@ from ..graph.axes import sizes_of
 from ..graph.macs import count_macs
 from .boundaries import Prober, describe_boundaries
 from .equivalence import verify_chain
-from .partition import plan_stages
+from .partition import assign_nodes
 from .stage_files import read_heads, write_stages, write_static
 
 WEIGHTS, WHOLE, GOLDEN = "weights.bin", "whole.onnx", "golden.npz"
@@ -59,7 +59,7 @@ def cut_variant(
     """
     golden, axes, others, folder = prober
     heads = read_heads(whole, exits)
-    plans = plan_stages(whole.graph, heads)
+    plans = assign_nodes(whole.graph, heads)
     values = list(dict.fromkeys(v for plan in plans for v in plan.reads if v not in whole.graph.inputs))
     tensors = describe_boundaries(whole, values, inputs, prober)
     macs = count_macs(whole, sizes_of(golden, axes))

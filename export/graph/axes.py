@@ -63,7 +63,7 @@ def axes_of(tensor: Tensor) -> Axes:
     return tuple(BATCH if axis is None else axis if isinstance(axis, str) else None for axis in tensor.shape)
 
 
-def take(arrays: Sequence[np.ndarray], axes: Sequence[Axes], rows: Any) -> list[np.ndarray]:
+def take_samples(arrays: Sequence[np.ndarray], axes: Sequence[Axes], rows: Any) -> list[np.ndarray]:
     """Return some samples of each input, in the input's own layout."""
     return [
         np.ascontiguousarray(np.take(array, rows, axis=own.index(BATCH)))
@@ -71,7 +71,7 @@ def take(arrays: Sequence[np.ndarray], axes: Sequence[Axes], rows: Any) -> list[
     ]
 
 
-def count(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> int:
+def count_samples(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> int:
     """Return how many samples the inputs hold.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Torch network in, torch network out: exits attached, trained, pruned."""
+"""Torch network in, torch network out: attach exits, train, prune."""

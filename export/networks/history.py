@@ -1,24 +1,48 @@
-"""What training reports, epoch by epoch."""
+"""The record of a training: what `train` measured in each epoch."""
 
 import msgspec
 
+__all__ = ["Epoch", "History"]
+
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
-    """What one pass over the training samples gave, per exit, shallowest first."""
+    """Figures of one pass over the training samples. Tuples hold one figure per exit, shallowest first.
+
+    Attributes:
+        epoch: its number, counted from 1.
+        loss: the mean loss of the recipe, before the weights of the exits.
+        accuracy: the share of training samples that the exit got right during the epoch, while it was still learning.
+        validation: the share of validation samples that it got right after the epoch; None without validation samples.
+        seconds: how long the epoch took.
+
+    Example:
+        >>> from offramp.export import Epoch
+        >>> epoch = Epoch(epoch=1, loss=(0.9, 0.6), accuracy=(0.7, 0.8), validation=None, seconds=2.5)
+        >>> print(f"epoch {epoch.epoch}: the last exit is right for {epoch.accuracy[-1]:.0%}")
+        epoch 1: the last exit is right for 80%
+    """
 
     epoch: int
-    """Counted from 1."""
     loss: tuple[float, ...]
-    """Mean of what the recipe minimises, before the exits' weights."""
     accuracy: tuple[float, ...]
-    """Share of the training samples, as they came, that the exit got right while it was being trained."""
     validation: tuple[float, ...] | None
-    """Share of the validation samples that it got right after the epoch."""
     seconds: float
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """How a training went."""
+    """The record of a training, which `train` returns.
+
+    Attributes:
+        recipe: what it minimised.
+        epochs: one `Epoch` per pass over the samples, the first pass first.
+
+    Example:
+        >>> from net import data, network
+        >>> from offramp.export import train
+        >>> history = train(network(), [data()], epochs=3)
+        >>> [epoch.epoch for epoch in history.epochs]
+        [1, 2, 3]
+    """
 
     recipe: str
     epochs: tuple[Epoch, ...]

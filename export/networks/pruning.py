@@ -1,33 +1,53 @@
-"""Make a network smaller by taking channels out of it, across all of its exits."""
+"""`prune`: make a network smaller by taking channels out of it, across all of its exits."""
 
 import copy
+import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ...errors import ModelError, UsageError, require, unknown_name
-from ..capture.outputs import flatten
+from ..capture.outputs import flatten_outputs
 from ..graph.axes import first_line
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["check_goal", "count_macs", "count_parameters", "prune"]
+
 SPREADS = ("uniform", "global")
 
-MOST = 0.9
-"""No layer loses more of its channels than this share."""
+MOST_PRUNED = 0.9
+"""No layer loses a larger share of its channels."""
 
-STEPS = 60
-"""Shares of channels to take out that can be tried, up to `MOST`: every `COARSE`-th, then those about the best."""
+RATIO_STEPS = 60
+"""Shares of channels that can be tried, from `MOST_PRUNED / RATIO_STEPS` in equal steps up to `MOST_PRUNED`."""
 
-COARSE = 4
+COARSE_STEP = 4
+"""The search first tries every fourth share, then those between the best of these and the one before."""
 
-PRODUCTS = re.compile("Addmm|Mm|Bmm|Convolution|Linear")
-"""Names of torch's gradients of what multiplies by weights."""
+KEEP_HINT = "Leave out the modules that cannot change: keep=[names]."
 
-TURNS = re.compile("T|Transpose|Permute|Expand")
-"""Those of what may stand between weights and product."""
+PRODUCT_GRADIENTS = re.compile("Addmm|Mm|Bmm|Convolution|Linear")
+"""Names of torch's gradient functions of convolutions and matrix products."""
+
+LAYOUT_GRADIENTS = re.compile("T|Transpose|Permute|Expand")
+"""Names of torch's gradient functions that may stand between a weight and its product."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Pruning(msgspec.Struct, frozen=True, kw_only=True):
+    """What `prune` was asked for: the goal is `macs` or `parameters`, the share of it that stays at most."""
+
+    goal: str
+    share: float
+    spread: str
+    round_to: int
+    keep: list[str]
 
 
 def prune(
@@ -40,77 +60,117 @@ def prune(
     round_to: int = 8,
     keep: Sequence[str] = (),
 ) -> "torch.nn.Module":
-    """Return a copy of a network with fewer channels; it has to be fine-tuned, see `train`.
+    """Return a copy of a network with fewer channels. Its accuracy has suffered: fine-tune it with `train`.
 
-    Channels that cross a stage, a shortcut or a head leave together (dependency graph, arXiv 2301.12900). Those whose weights are
-    smallest leave first. Layers that give the logits keep their outputs.
+    Channels that are added to each other, as over a shortcut, or read by several layers, as by a stage and a head, are taken out
+    together (dependency graph, arXiv 2301.12900). The channels with the smallest weights go first. The layers that make the
+    logits keep their outputs.
 
     Args:
-        network: float inputs (batch, ...) -> its exits' logits, as `export` takes them.
-        example: one or more samples with their batch axis, as a numpy array or torch tensor; for several inputs a tuple.
-        macs, parameters: the share of multiply-accumulates (of convolutions and matrix products) or of parameters that is to
-            stay at most. Give one.
-        spread: `uniform` takes the same share of the channels of each layer; `global` takes the least important of all layers,
-            which often strips the early ones that early exits need.
-        round_to: numbers of channels are multiples of it, as engines compute them in blocks. The network may become smaller
-            than asked for by it.
+        network: takes float inputs (batch, ...) and returns its exits' logits, as for `export`.
+        example: one or more samples with a batch axis, as a numpy array or torch tensor; a tuple of these for several inputs.
+        macs: the share of multiply-accumulates (of convolutions and matrix products) that may stay, such as 0.6.
+        parameters: the share of parameters that may stay. Give this or `macs`.
+        spread: `uniform` takes the same share of channels from every layer. `global` takes the least important channels of all
+            layers, which often strips the early layers that early exits need.
+        round_to: every layer keeps a multiple of this many channels, since engines compute channels in blocks. The network may
+            therefore become smaller than asked for.
         keep: names of modules whose outputs stay as they are, as in `named_modules()`.
 
     Returns:
         The smaller network, in eval mode, on the CPU.
 
     Raises:
-        UsageError: an argument does not make sense, or the network cannot be made that small.
+        UsageError: an argument cannot be used, or the network cannot be made that small.
         ModelError: the network cannot be pruned.
         MissingError: torch or torch-pruning is not installed.
+
+    Example:
+        >>> import torch
+        >>> from net import network
+        >>> from offramp.export import prune
+        >>> smaller = prune(network(), torch.zeros(1, 1, 8, 8), parameters=0.7, round_to=1)
+        >>> count = lambda module: sum(p.numel() for p in module.parameters())
+        >>> count(smaller) <= 0.7 * count(network())
+        True
     """
     torch = require("torch", extra="export")
     require("torch_pruning", extra="compress")
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"prune takes a torch.nn.Module, not a {type(network).__name__}.")
     goal, share = check_goal(macs, parameters)
-    if spread not in SPREADS:
-        raise unknown_name("spread", spread, SPREADS)
-    if not isinstance(round_to, int) or round_to < 1:
-        raise UsageError(f"round_to={round_to}: numbers of channels are multiples of a whole number, 1 or more.")
     if isinstance(keep, str):
         raise UsageError(f"keep is a list of names: [{keep!r}].")
-    modules = dict(network.named_modules())
-    for name in keep:
+    pruning = _Pruning(goal=goal, share=share, spread=spread, round_to=round_to, keep=list(keep))
+    _check(pruning, [name for name, _ in network.named_modules()])
+    dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
+    inputs = _as_tensors(example, dtypes[0] if dtypes else torch.float32)
+    search = _Search(copy.deepcopy(network).cpu().eval(), inputs, pruning)
+    search.try_steps(range(COARSE_STEP, RATIO_STEPS + 1, COARSE_STEP))
+    if search.best is not None:
+        search.try_steps(range(search.best_step - COARSE_STEP + 1, search.best_step))
+    else:
+        search.try_steps(range(1, RATIO_STEPS + 1))
+    if search.best is None:
+        raise UsageError(
+            f"{share:.0%} of the {goal} cannot be reached: {search.smallest / search.whole:.1%} can. Try a smaller round_to."
+        )
+    logger.debug("pruned to %.1f%% of the %s", 100 * search.best_size / search.whole, goal)
+    return search.best
+
+
+def _check(pruning: _Pruning, modules: Sequence[str]) -> None:
+    """Refuse settings that cannot be used and modules that do not exist."""
+    if pruning.spread not in SPREADS:
+        raise unknown_name("spread", pruning.spread, SPREADS)
+    if not isinstance(pruning.round_to, int) or pruning.round_to < 1:
+        raise UsageError(
+            f"round_to={pruning.round_to}: numbers of channels are multiples of a whole number, 1 or more."
+        )
+    for name in pruning.keep:
         if name not in modules:
             raise unknown_name("module", name, modules)
-    count = count_macs if goal == "macs" else count_parameters
-    kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
-    inputs = _as_tensors(example, kinds[0] if kinds else torch.float32)
-    original = copy.deepcopy(network).cpu().eval()
-    shapes = _run(original, inputs)
-    whole = count(original, inputs)
-    best, size, at, least = None, 0, STEPS + 1, whole
 
-    def look(steps: Sequence[int]) -> None:
-        # Rounding makes sizes jump, and a layer that would vanish stays whole: larger steps may give larger networks.
-        nonlocal best, size, at, least
+
+class _Search:
+    """A search for the largest pruned network that meets the goal.
+
+    Sizes jump with the share of channels taken out, since channels are rounded and a layer that would vanish stays whole: a
+    larger share may give a larger network. So each share is tried, not bisected.
+
+    Attributes:
+        whole: the size of the network before, in the measure of the goal.
+        smallest: the smallest size seen.
+        best, best_size, best_step: the largest network that meets the goal; None, 0 and 0 if none does so far.
+    """
+
+    def __init__(self, network: "torch.nn.Module", inputs: Sequence["torch.Tensor"], pruning: _Pruning) -> None:
+        self.network, self.inputs, self.pruning = network, inputs, pruning
+        self.count: Callable[..., int] = count_macs if pruning.goal == "macs" else count_parameters
+        self.shapes = _logit_shapes(network, inputs)
+        self.whole = self.smallest = self.count(network, inputs)
+        self.best: torch.nn.Module | None = None
+        self.best_size = self.best_step = 0
+
+    def try_steps(self, steps: Iterable[int]) -> None:
+        """Prune by each of these shares, in steps of `MOST_PRUNED / RATIO_STEPS`, and keep the best network."""
         for step in steps:
-            smaller = _take_out(original, inputs, MOST * step / STEPS, spread, round_to, keep, shapes)
-            now = count(smaller, inputs)
-            least = min(least, now)
-            if size < now <= share * whole:
-                best, size, at = smaller, now, step
-
-    look(range(COARSE, STEPS + 1, COARSE))
-    look(range(at - COARSE + 1, at) if best is not None else range(1, STEPS + 1))
-    if best is None:
-        raise UsageError(
-            f"{share:.0%} of the {goal} cannot be reached: {least / whole:.1%} can. Try a smaller round_to."
-        )
-    return best
+            ratio = MOST_PRUNED * step / RATIO_STEPS
+            smaller = _take_channels_out(self.network, self.inputs, ratio, self.pruning, self.shapes)
+            size = self.count(smaller, self.inputs)
+            logger.debug(
+                "without %.1f%% of the channels: %s %s of %s", 100 * ratio, size, self.pruning.goal, self.whole
+            )
+            self.smallest = min(self.smallest, size)
+            if self.best_size < size <= self.pruning.share * self.whole:
+                self.best, self.best_size, self.best_step = smaller, size, step
 
 
 def check_goal(macs: float | None, parameters: float | None) -> tuple[str, float]:
-    """Return which of the two is given, and the share.
+    """Return which of the two is given, `macs` or `parameters`, and its share.
 
     Raises:
-        UsageError: none or both are, or it is no share.
+        UsageError: none or both are given, or the share is not between 0 and 1.
     """
     goals = {"macs": macs, "parameters": parameters}
     given = {name: share for name, share in goals.items() if share is not None}
@@ -134,30 +194,35 @@ def count_macs(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> 
 
 
 def count_parameters(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"] = ()) -> int:
-    """Return the number of parameters."""
+    """Return the number of parameters; the inputs do not matter."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _take_out(
+def _take_channels_out(
     network: "torch.nn.Module",
     inputs: Sequence["torch.Tensor"],
     ratio: float,
-    spread: str,
-    round_to: int,
-    keep: Sequence[str],
+    pruning: _Pruning,
     shapes: Sequence[tuple[int, ...]],
 ) -> "torch.nn.Module":
-    """Return a copy without a share of its channels.
+    """Return a copy of a network without a share of its channels.
+
+    Args:
+        network: the whole network.
+        inputs: one sample.
+        ratio: the share of channels to take out.
+        pruning: how.
+        shapes: of the logits, which must stay.
 
     Raises:
-        ModelError: that cannot be done, or the copy does not run.
+        ModelError: torch-pruning cannot prune the network, or the copy does not run or has other logits.
     """
     tp = require("torch_pruning", extra="compress")
     smaller = copy.deepcopy(network)
     for parameter in smaller.parameters():
-        parameter.requires_grad_(True)  # the graph of dependencies is traced by gradients
+        parameter.requires_grad_(True)  # torch-pruning traces the dependency graph by gradients
     modules = dict(smaller.named_modules())
-    ignored = [modules[name] for name in keep] + _find_logit_layers(smaller, inputs)
+    ignored = [modules[name] for name in pruning.keep] + _find_logit_layers(smaller, inputs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -165,50 +230,48 @@ def _take_out(
                 smaller,
                 tuple(inputs),
                 importance=tp.importance.GroupMagnitudeImportance(p=2),
-                global_pruning=spread == "global",
+                global_pruning=pruning.spread == "global",
                 pruning_ratio=ratio,
-                max_pruning_ratio=MOST,
+                max_pruning_ratio=MOST_PRUNED,
                 ignored_layers=ignored,
-                round_to=round_to,
-                output_transform=lambda output: list(flatten(output).values()),
+                round_to=pruning.round_to,
+                output_transform=lambda output: list(flatten_outputs(output).values()),
             ).step()
-    except Exception as error:  # whatever the tracing of a stranger's network raises
-        raise ModelError(f"torch-pruning cannot prune the network: {_sentence(error)} {REMEDY}") from error
+    except Exception as error:  # tracing a stranger's network may raise anything
+        raise ModelError(f"torch-pruning cannot prune the network: {_sentence(error)} {KEEP_HINT}") from error
     try:
-        now = _run(smaller, inputs)
+        pruned_shapes = _logit_shapes(smaller, inputs)
     except ModelError as error:
-        raise ModelError(f"What pruning leaves does not run: {_sentence(error)} {REMEDY}") from error
-    if now != list(shapes):
-        raise ModelError(f"The pruned network gives {now}, not {list(shapes)}. {REMEDY}")
+        raise ModelError(f"What pruning leaves does not run: {_sentence(error)} {KEEP_HINT}") from error
+    if pruned_shapes != list(shapes):
+        raise ModelError(f"The pruned network gives {pruned_shapes}, not {list(shapes)}. {KEEP_HINT}")
     for (_, before), (_, after) in zip(network.named_parameters(), smaller.named_parameters(), strict=True):
         after.requires_grad_(before.requires_grad)
     return smaller.eval()
 
 
-REMEDY = "Leave out the modules that cannot change: keep=[names]."
-
-
 def _find_logit_layers(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list["torch.nn.Module"]:
-    """Return the layers whose products give the logits: the last ones with weights on the way to each output."""
-    open_ = [value.grad_fn for value in flatten(network(*inputs)).values() if value.ndim in (2, 3)]
+    """Return the layers that make the logits: walking back from each output, the first product with a weight."""
+    todo = [value.grad_fn for value in flatten_outputs(network(*inputs)).values() if value.ndim in (2, 3)]
     seen, weights = set(), set()
-    while open_:
-        step = open_.pop()
-        if step is None or step in seen:
+    while todo:
+        function = todo.pop()
+        if function is None or function in seen:
             continue
-        seen.add(step)
-        before = [function for function, _ in step.next_functions if function is not None]
-        if PRODUCTS.search(step.name()):
-            turned = [g for f in before if TURNS.match(f.name()) for g, _ in f.next_functions]
-            if found := {id(one.variable) for one in (*before, *turned) if hasattr(one, "variable")}:
-                weights |= found
+        seen.add(function)
+        sources = [source for source, _ in function.next_functions if source is not None]
+        if PRODUCT_GRADIENTS.search(function.name()):
+            # Leaves of the graph have a `variable`, the parameter itself; a weight may be transposed before its product.
+            transposed = [g for f in sources if LAYOUT_GRADIENTS.match(f.name()) for g, _ in f.next_functions]
+            if parameters := {id(leaf.variable) for leaf in (*sources, *transposed) if hasattr(leaf, "variable")}:
+                weights |= parameters
                 continue
-        open_ += before
+        todo += sources
     return [m for m in network.modules() if id(getattr(m, "weight", None)) in weights]
 
 
-def _run(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[tuple[int, ...]]:
-    """Return the shapes of what may be logits among the outputs: (batch, classes), or stacked (exit, batch, classes).
+def _logit_shapes(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[tuple[int, ...]]:
+    """Return the shapes of all outputs that may be logits: (batch, classes), or stacked (exit, batch, classes).
 
     Raises:
         ModelError: the network does not run.
@@ -216,7 +279,7 @@ def _run(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[t
     torch = require("torch", extra="export")
     try:
         with torch.no_grad():
-            shapes = [tuple(value.shape) for value in flatten(network(*inputs)).values()]
+            shapes = [tuple(value.shape) for value in flatten_outputs(network(*inputs)).values()]
     except Exception as error:
         raise ModelError(f"The network does not run on the example: {_sentence(error)}") from error
     return [shape for shape in shapes if len(shape) in (2, 3)]

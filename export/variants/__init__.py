@@ -1,1 +1,1 @@
-"""A bundle to another variant in it: fewer exits, lower precision, pruned."""
+"""Add a variant to a bundle, made from one of its variants: fewer exits, lower precision, pruned. And compare the two."""

@@ -1,21 +1,36 @@
-"""How far a compressed variant is from the one that it was made of."""
+"""`compare_variants`: how much a compressed variant differs from its parent."""
+
+import os
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
 
 from ...bundle import Bundle
-from ...runtime.chain.samples import Samples
+from ...bundle.reading import opened
+from ...runtime.chain.results import EveryExit
+from ...runtime.chain.samples import convert_samples
 from ...runtime.loading import load_uncalibrated
+
+__all__ = ["Shift", "compare_variants"]
 
 
 class Shift(Struct, frozen=True, kw_only=True):
-    """What compression changed at one exit, on the samples that were given.
+    """What compression changed at one exit, on the samples that were compared.
 
     Attributes:
-        accuracy, parent_accuracy: the share of right labels; None without labels.
-        alike: the share of samples that get the same label.
-        score_shift: the mean of the scores less that of the parent's. Thresholds that were found for the parent do not fit where
-            it is far from 0.
+        exit: the exit's number.
+        accuracy: the share of right labels of the new variant; None if the samples have no labels.
+        parent_accuracy: the share of right labels of its parent; None if the samples have no labels.
+        alike: the share of samples that get the same label from both.
+        score_shift: the mean score minus the parent's mean score. If it is far from 0, thresholds found for the parent do not
+            fit the new variant.
+
+    Example:
+        >>> from offramp.export import Shift
+        >>> shift = Shift(exit=0, accuracy=0.91, parent_accuracy=0.92, alike=0.98, score_shift=-0.004)
+        >>> f"exit {shift.exit} loses {shift.parent_accuracy - shift.accuracy:.1%}"
+        'exit 0 loses 1.0%'
     """
 
     exit: int
@@ -26,31 +41,49 @@ class Shift(Struct, frozen=True, kw_only=True):
 
 
 def compare_variants(
-    bundle: Bundle, name: str, parent: str, samples: Samples, labels: np.ndarray | None = None
+    bundle: str | os.PathLike[str] | Bundle, name: str, parent: str, samples: Any, labels: np.ndarray | None = None
 ) -> tuple[Shift, ...]:
-    """Run samples through all exits of two variants, on ONNX Runtime here, and compare what they say.
+    """Run samples through all exits of two variants, with ONNX Runtime on this machine's processor, and compare the answers.
 
     Args:
-        bundle: the bundle.
-        name, parent: the variants; both have the same exits.
-        samples: as the network takes them.
-        labels: int (N,), or None.
+        bundle: the bundle's folder, or a bundle already opened.
+        name: the new variant.
+        parent: the variant it is compared with; both have the same exits.
+        samples: samples as the network takes them: an array (N, ...), for several inputs a tuple or a dict of them.
+        labels: whole numbers (N,), or None.
+
+    Returns:
+        One `Shift` per exit, shallowest first.
+
+    Raises:
+        UsageError: there is no such variant.
+        DataError: the samples do not fit the network.
+
+    Example:
+        >>> import numpy as np
+        >>> from offramp.export import compare_variants
+        >>> test = np.load("test.npz")
+        >>> shifts = compare_variants("digits.offramp", "int8", "fp32", test["x"], test["y"])
+        >>> [shift.alike > 0.8 for shift in shifts]
+        [True, True, True]
     """
-    found = []
+    bundle = opened(bundle)
+    converted = convert_samples(samples, bundle.manifest.inputs)
+    answers = []
     for variant in (name, parent):
         with load_uncalibrated(bundle, variant=variant) as net:
-            found.append(net.every_exit(samples))
-    ours, theirs = found
-    shifts = []
-    for k in range(ours.label.shape[1]):
-        right = [None if labels is None else float((part.label[:, k] == labels).mean()) for part in (ours, theirs)]
-        shifts.append(
-            Shift(
-                exit=k,
-                accuracy=right[0],
-                parent_accuracy=right[1],
-                alike=float((ours.label[:, k] == theirs.label[:, k]).mean()),
-                score_shift=float(ours.score[:, k].mean(dtype=np.float64) - theirs.score[:, k].mean(dtype=np.float64)),
-            )
-        )
-    return tuple(shifts)
+            answers.append(net.every_exit(converted))
+    ours, theirs = answers
+    return tuple(_compare_exit(k, ours, theirs, labels) for k in range(ours.label.shape[1]))
+
+
+def _compare_exit(k: int, ours: EveryExit, theirs: EveryExit, labels: np.ndarray | None) -> Shift:
+    """Compare the answers of two variants at one exit."""
+    accuracies = [None if labels is None else float((each.label[:, k] == labels).mean()) for each in (ours, theirs)]
+    return Shift(
+        exit=k,
+        accuracy=accuracies[0],
+        parent_accuracy=accuracies[1],
+        alike=float((ours.label[:, k] == theirs.label[:, k]).mean()),
+        score_shift=float(ours.score[:, k].mean(dtype=np.float64) - theirs.score[:, k].mean(dtype=np.float64)),
+    )

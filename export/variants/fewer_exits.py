@@ -1,4 +1,4 @@
-"""Drop exits of a bundle, since every exit costs."""
+"""`keep`: add a variant with fewer exits to a bundle, since every exit costs time."""
 
 import os
 import re
@@ -20,7 +20,9 @@ from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
 from ..cut.stage_files import read_graph, read_heads
 from ..cut.variant import WHOLE, cut_variant
-from ..graph.axes import axes_of, count, other_lengths
+from ..graph.axes import axes_of, count_samples, other_lengths
+
+__all__ = ["keep"]
 
 
 def keep(
@@ -30,68 +32,48 @@ def keep(
     variant: str | None = None,
     name: str | None = None,
 ) -> Bundle:
-    """Add a variant that has only some of the exits; it shares the weights and the static networks of the one it comes from.
+    """Add a variant that has only some of the exits. It shares the weights and the static networks of its parent.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        exits: the exits to keep, by name or number, at least two. The last of them always accepts, be it the network's last
-            or not.
-        variant: the variant to take them from; the first by default.
-        name: of the new variant; the old one's name and the exits' numbers by default, such as `fp32-exits0-2`.
+        exits: the exits to keep, by name or number, at least two. Every sample that reaches the last of them leaves there, also
+            if the parent has later exits.
+        variant: the parent; the first variant by default.
+        name: name of the new variant; by default the parent's name and the exits' numbers, such as `fp32-exits0-2`.
 
     Returns:
         The bundle with the new variant in it.
 
     Raises:
-        UsageError: there is no such exit or variant, the name is taken or no plain name, or the scores are an ensemble's.
-        CheckError: the new chain does not say what the old one says.
-        BundleError, MissingError: as for `open_bundle`; MissingError too where the bundle cannot be written.
+        UsageError: there is no such exit or variant, the name is taken or cannot be used, or the scores are an ensemble's.
+        CheckError: the new stages give other logits than the parent.
+        BundleError, MissingError: as for `open_bundle`; MissingError too if the bundle cannot be written.
+
+    Example:
+        >>> from offramp.export import keep
+        >>> bundle = keep("digits.offramp", [0, 2], variant="fp32")
+        >>> bundle.manifest.variants[-1].name
+        'fp32-exits0-2'
     """
     root = path.path if isinstance(path, Bundle) else Path(path)
-    open_bundle(root)  # what is no bundle is refused before a folder is made for it
-    with new_variant(root) as folder:  # it holds the lock: from here on nobody else changes what is read
+    if isinstance(exits, str):
+        raise UsageError(f"exits is a list of names or numbers: [{exits!r}, ...].")
+    open_bundle(root)  # refuse what is no bundle before a folder is made in it
+    with new_variant(root) as folder:  # it holds the bundle's lock: what is read from here on stays as it is
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
-        numbers = _number(exits, parent)
+        numbers = _number_exits(exits, parent)
         name = check_variant_name(name or f"{parent.name}-exits{'-'.join(map(str, numbers))}", bundle)
         if parent.rule == "ensemble":
             raise UsageError(
                 "The scores of an ensemble are made of all heads so far, so no exit can be dropped afterwards: export the "
                 "network again with exits=[...]."
             )
-        inputs = read_golden(bundle, parent).inputs
-        ends = tuple(parent.exits[k] for k in numbers)
-        shared = [parent.weights, *(end.static for end in ends)]
-        for file in shared:
-            with os_errors_explained(
-                folder / file, "write"
-            ):  # engines read weights only from beside the graph, and follow no links
+        shared = [parent.weights, *(parent.exits[k].static for k in numbers)]
+        for file in shared:  # copied for now: engines read weights only beside the graph, and follow no links
+            with os_errors_explained(folder / file, "write"):
                 shutil.copyfile(bundle.file(parent, file), folder / file)
-        whole = _restrict(read_graph(bundle.file(parent, parent.whole)), [end.name for end in ends])
-        ir.save(whole, folder / f"{name}.{WHOLE}")
-        axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
-        with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
-
-            def reference(x: Sequence[np.ndarray]) -> list[np.ndarray]:
-                logits = net.every_exit(tuple(x), size=count(x, axes)).logits
-                assert logits is not None
-                return [logits[:, k] for k in numbers]
-
-            new = cut_variant(
-                whole,
-                Prober(inputs, axes, other_lengths(inputs, axes, reference), folder),
-                name=name,
-                precision=parent.precision,
-                rule=parent.rule,
-                inputs=bundle.manifest.inputs,
-                classes=bundle.manifest.classes,
-                exits=[end.name for end in ends],
-                temperatures=None,
-                reference=reference,
-                statics=ends,
-                prefix=f"{name}.",
-                origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
-            )
+        new = _cut(bundle, parent, folder, name, numbers)
         for file in shared:
             (folder / file).unlink()
         files = new.files | {file: parent.files[file] for file in shared}
@@ -100,12 +82,19 @@ def keep(
         return commit(root, folder, manifest, shares=True)
 
 
-def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:
+def _number_exits(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:
+    """Return the numbers of exits that are given by name or number, in rising order.
+
+    Text is a name if all of `exits` are names of exits; else text of digits is a number.
+
+    Raises:
+        UsageError: an exit does not exist or is named twice, or there are fewer than two.
+    """
     names = [exit_.name for exit_ in parent.exits]
+    all_named = all(wanted in names for wanted in exits)
     numbers = []
-    by_name = all(wanted in names for wanted in exits)  # else what is written in digits is a number
     for wanted in exits:
-        if by_name or not re.fullmatch(r"-?[0-9]+", str(wanted)):
+        if all_named or not re.fullmatch(r"-?[0-9]+", str(wanted)):
             if wanted not in names:
                 raise unknown_name("exit", str(wanted), names)
             number = names.index(str(wanted))
@@ -122,7 +111,41 @@ def _number(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...]:
     return chosen
 
 
-def _restrict(whole: ir.Model, names: Sequence[str]) -> ir.Model:
+def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequence[int]) -> Variant:
+    """Write the parent's whole graph with fewer exits into a folder, and cut it into stages that are compared with the parent."""
+    inputs = read_golden(bundle, parent).inputs
+    axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
+    exits = tuple(parent.exits[k] for k in numbers)
+    names = [exit_.name for exit_ in exits]
+    whole = _drop_heads(read_graph(bundle.file(parent, parent.whole)), names)
+    ir.save(whole, folder / f"{name}.{WHOLE}")
+    with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
+
+        def reference(x: Sequence[np.ndarray]) -> list[np.ndarray]:
+            """Return the logits that the parent gives at the exits that stay."""
+            logits = net.every_exit(tuple(x), size=count_samples(x, axes)).logits
+            assert logits is not None
+            return [logits[:, k] for k in numbers]
+
+        return cut_variant(
+            whole,
+            Prober(inputs, axes, other_lengths(inputs, axes, reference), folder),
+            name=name,
+            precision=parent.precision,
+            rule=parent.rule,
+            inputs=bundle.manifest.inputs,
+            classes=bundle.manifest.classes,
+            exits=names,
+            temperatures=None,
+            reference=reference,
+            statics=exits,
+            prefix=f"{name}.",
+            origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
+        )
+
+
+def _drop_heads(whole: ir.Model, names: Sequence[str]) -> ir.Model:
+    """Remove the heads of all exits but these from a whole graph, in place."""
     heads = read_heads(whole, names)
     whole.graph.outputs[:] = [value for head in heads for value in head]
     RemoveUnusedNodesPass()(whole)

@@ -1,4 +1,4 @@
-"""Add a pruned and fine-tuned network to the bundle of the one that it was made of."""
+"""`add_pruned`: prune a network, fine-tune it, and add it to the bundle of the whole network."""
 
 import copy
 import os
@@ -12,19 +12,19 @@ from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.writing import check_variant_name
 from ...errors import DataError, UsageError, require, unknown_name
-from ..capture.preprocess import normalise
+from ..capture.preprocess import normalise_images
 from ..graph.axes import axes_of, first_line
 from ..networks.history import Epoch
 from ..networks.pruning import check_goal, prune
-from ..networks.training import train
+from ..networks.training import WHOLE_NETWORK_RECIPES, train
 from ..pipeline import export
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["add_pruned"]
 
-RECIPES = ("joint", "distill", "gated")
-"""Those that train the whole network."""
+Settings = dict[str, "str | int | float | None"]
 
 
 def add_pruned(
@@ -48,43 +48,54 @@ def add_pruned(
 ) -> Bundle:
     """Prune a network, fine-tune it with the whole network as its teacher, and add it to the whole network's bundle.
 
-    All of it is fine-tuned, also what was frozen. The whole network is left in eval mode.
+    All parameters are fine-tuned, also frozen ones. The whole network is left in eval mode.
 
     Args:
         network: the trained network.
         batches: labelled samples, as for `train`.
-        path: the network's bundle; where nothing is there, the network is exported first.
+        path: the network's bundle. If nothing is there, the network is exported first.
         macs, parameters, spread, round_to, keep: as for `prune`.
-        recipe, epochs, lr, device, checkpoint, progress: as for `train`; with no epochs it is left as pruning leaves it.
-        variant: which variant the network was exported as; the first by default.
-        name: of the new variant; by default `pruned40` where 40 % were to go.
+        recipe: `joint`, `distill` or `gated`, as for `train`.
+        epochs: as for `train`; 0 adds the network as pruning leaves it.
+        lr, device, checkpoint, progress: as for `train`.
+        variant: the variant that the network was exported as; the first by default.
+        name: name of the new variant; by default `pruned40` if 40 % were to go.
 
     Returns:
         The bundle with the new variant in it.
 
     Raises:
-        UsageError: an argument does not make sense, the name is taken, the bundle is of another network, or its scores are made
-            by gates.
+        UsageError: an argument cannot be used, the name is taken, the bundle is of another network, or its scores are made by
+            gates.
         DataError: there are no batches.
         ModelError, CheckError, BundleError, MissingError: as for `prune`, `train` and `export`.
+
+    Example:
+        >>> from net import data, network
+        >>> from offramp.export import add_pruned
+        >>> x, y = data()
+        >>> bundle = add_pruned(network(), [(x, y)], "pruned.offramp", parameters=0.7, round_to=1, epochs=1)
+        >>> [variant.name for variant in bundle.manifest.variants]
+        ['fp32', 'pruned30']
     """
     x, _ = next(iter(batches), (None, None))
     if x is None:
         raise DataError("There are no batches to fine-tune with.")
     _, share = check_goal(macs, parameters)
     name = name or f"pruned{round(100 * (1 - share))}"
-    if recipe not in RECIPES:
-        raise unknown_name("recipe", recipe, RECIPES)
-    if there := Path(path).exists():
-        bundle = open_bundle(path)
+    if recipe not in WHOLE_NETWORK_RECIPES:
+        raise unknown_name("recipe", recipe, WHOLE_NETWORK_RECIPES)
+    # Everything that can be refused is refused before the hours of training.
+    bundle = open_bundle(path) if Path(path).exists() else None
+    if bundle is not None:
         check_variant_name(name, bundle)
-        _check_same(bundle, bundle.variant(variant), network)
+        _check_same_network(bundle, bundle.variant(variant), network)
     smaller = prune(network, x, macs=macs, parameters=parameters, spread=spread, round_to=round_to, keep=keep)
-    if not there:
+    if bundle is None:
         bundle = export(network, x[:3], path)
         check_variant_name(name, bundle)
         bundle.variant(variant)
-    settings: dict[str, str | int | float | None] = {
+    settings: Settings = {
         "macs": macs,
         "parameters": parameters,
         "spread": spread,
@@ -93,8 +104,7 @@ def add_pruned(
         "epochs": epochs,
     }
     if epochs:
-        for parameter in smaller.parameters():  # pruning changed those that were frozen, too
-            parameter.requires_grad_(parameter.is_floating_point())
+        _free_parameters(smaller)
         history = train(
             smaller,
             batches,
@@ -107,8 +117,14 @@ def add_pruned(
             progress=progress,
         )
         settings |= {"recipe": recipe, "lr": lr}
-        settings |= {f"accuracy_in_training_{k}": share for k, share in enumerate(history.epochs[-1].accuracy)}
+        settings |= {f"accuracy_in_training_{k}": right for k, right in enumerate(history.epochs[-1].accuracy)}
     return _export_beside(bundle, bundle.variant(variant), smaller, name, settings)
+
+
+def _free_parameters(network: "torch.nn.Module") -> None:
+    """Let all parameters take gradients: pruning changed the frozen ones as well."""
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
 
 
 def _export_beside(
@@ -116,9 +132,9 @@ def _export_beside(
     parent: Variant,
     network: "torch.nn.Module",
     name: str,
-    settings: dict[str, str | int | float | None],
+    settings: Settings,
 ) -> Bundle:
-    """Export a network as its parent was exported, as far as the bundle says how."""
+    """Export a pruned network beside its parent, with the parent's exits, axes, rule and temperatures."""
     manifest = bundle.manifest
     return export(
         network,
@@ -133,11 +149,11 @@ def _export_beside(
     )
 
 
-def _check_same(bundle: Bundle, parent: Variant, network: "torch.nn.Module") -> None:
-    """See that a network is the one that a variant was exported from, by the logits of the golden samples.
+def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Module") -> None:
+    """Check that a variant was exported from this network: its logits on the golden samples must be the same.
 
     Raises:
-        UsageError: it is another, or the variant cannot be exported again from what the bundle says.
+        UsageError: it is another network, or the variant's scores are made by gates, which this function cannot export again.
     """
     if parent.rule.startswith("gate"):
         raise UsageError(
@@ -145,22 +161,25 @@ def _check_same(bundle: Bundle, parent: Variant, network: "torch.nn.Module") -> 
             "export(..., gates=[...], beside=NAME)."
         )
     torch = require("torch", extra="export")
-    from ..networks.trainer import logits_of_exits
+    from ..networks.losses import logits_of_exits
 
     golden = read_golden(bundle, parent)
     preprocess = bundle.manifest.preprocess
-    arrays = [normalise(golden.inputs[0], preprocess, channels_first=True)] if preprocess else list(golden.inputs)
+    arrays = (
+        [normalise_images(golden.inputs[0], preprocess, channels_first=True)] if preprocess else list(golden.inputs)
+    )
     original = copy.deepcopy(network).cpu().eval()
     try:
         with torch.no_grad():
-            values = logits_of_exits(original(*[torch.as_tensor(array) for array in arrays]))
+            logits = logits_of_exits(original(*[torch.as_tensor(array) for array in arrays]))
     except Exception as error:
         raise UsageError(f"The network does not run on the samples of {bundle.path}: {first_line(error)}") from error
-    if parent.rule != "ensemble":  # whose logits are made of several heads
+    if parent.rule != "ensemble":  # an ensemble stores logits that combine several heads
         theirs = golden.logits
-        ours = torch.stack(values, 1).numpy()
+        ours = torch.stack(logits, 1).numpy()
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-3 * float(np.abs(theirs).max())):
             raise UsageError(
                 f"The network is not the one in {bundle.path}: its exits give other logits. Name the bundle of this network, "
-                "or a new one."
+                "or a new one.",
+                path=bundle.path,
             )

@@ -1,12 +1,12 @@
-"""Add variants in lower precision: int8 by ONNX Runtime's quantiser, or half precision. Needs no torch.
+"""Add a variant in lower precision to a bundle: int8 by ONNX Runtime's quantiser, or half precision. Needs no torch.
 
-The whole graph is quantised, with all exits, and then cut where its values are quantised already.
+The whole graph is quantised first, with all of its exits, and then cut into stages: what crosses a boundary is quantised already.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,21 @@ from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodes
 
 from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
-from ...bundle.manifest import Precision
+from ...bundle.manifest import Precision, Tensor
 from ...bundle.writing import check_variant_name, commit, new_variant
 from ...errors import ModelError, UsageError, unknown_name
+from ...progress import Progress, no_progress
 from ...runtime.chain.samples import Samples, convert_samples
 from ..cut.boundaries import Prober
 from ..cut.variant import WEIGHTS, WHOLE, cut_variant
 from ..graph.axes import axes_of, other_lengths
 from ..graph.running import open_session, relative_error
-from .fp16 import _halve
-from .int8 import RANGES, _find_ranges, _insert
+from .fp16 import convert_to_half
+from .int8 import RANGE_METHODS, Int8Options, find_ranges, quantize_graph
+
+__all__ = ["quantize"]
+
+Settings = dict[str, "str | int | float | None"]
 
 
 def quantize(
@@ -42,94 +47,117 @@ def quantize(
     symmetric: bool = False,
     float_heads: bool = False,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> Bundle:
     """Add a variant in lower precision.
 
-    Weights in int8 have a scale per channel. By default they use 7 of their 8 bits: on processors without VNNI, sums of products
-    overflow else, which costs accuracy and confidence in silence. Values between layers are uint8, and cross the cuts as such;
-    logits stay as they are.
+    In int8, weights have a scale per channel and use 7 of their 8 bits by default: processors without VNNI overflow with 8 bits,
+    which costs accuracy without any error. Values between layers are uint8, also those that cross from one stage to the next.
+    Logits and scores stay in float32.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        data: for int8: samples as the network takes them, best of those that it was trained on. Labels are not needed.
+        data: for int8, samples as the network takes them; training samples are best. Labels are not needed.
         to: `int8` or `fp16`.
         variant: the variant to start from, in fp32; the first by default.
-        name: of the new variant; by default `int8` or `fp16`, with what the old one is called besides its precision.
-        ranges: how a value's range is found from the samples: `minmax`, all of it; `percentile`, without the outermost 0.01 %.
+        name: name of the new variant. By default it is `int8` or `fp16`, behind the parent's name if that says more than its
+            precision: `int8` from `fp32`, `pruned40-int8` from `pruned40`.
+        ranges: how the range of a value is found from the samples. `minmax` takes the smallest and the largest value;
+            `percentile` leaves out the outermost 0.01 %.
         samples: how many of the samples to use, drawn at random.
-        full_range: use all 8 bits of the weights, for devices whose sums do not overflow: VNNI, Arm's dot product, GPUs, NPUs.
-        symmetric: quantise values around 0 and leave biases as they are, as TensorRT asks for; slower on processors.
-        float_heads: leave the products that make the logits in float, as Qualcomm's NPUs ask for, which take no product of int8
-            whose result stays in float.
-        seed: draws the samples.
-        progress: called with what is being done, how much is done and how much there is.
+        full_range: use all 8 bits of the weights. For devices whose sums do not overflow: processors with VNNI or Arm's dot
+            product, GPUs, NPUs.
+        symmetric: quantise values around 0 and leave biases in float, as TensorRT requires; slower on processors.
+        float_heads: leave the products that make logits in float. Qualcomm's NPUs require it: they have no product of int8
+            with a float result.
+        seed: seed of the draw of samples.
+        progress: called with a description, the number of steps done, and of all steps.
 
     Returns:
         The bundle with the new variant in it.
 
     Raises:
-        UsageError: an argument does not make sense, the name is taken, or the variant is not in fp32.
-        DataError: the samples do not fit.
-        ModelError: nothing in the network can be quantised, no ranges can be found, or it gives no finite logits any more.
-        CheckError: the new chain does not say what the new whole network says.
-        BundleError, MissingError: as for `open_bundle`; MissingError too where the bundle cannot be written.
+        UsageError: an argument cannot be used, the name is taken, or the variant is not in fp32.
+        DataError: the samples do not fit the network.
+        ModelError: the network cannot be quantised, no ranges can be found, or the new variant's logits are not finite.
+        CheckError: the stages give other logits than the new whole network.
+        BundleError, MissingError: as for `open_bundle`; MissingError too if the bundle cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from offramp.export import quantize
+        >>> x = np.load("train.npz")["x"]
+        >>> bundle = quantize("digits.offramp", x, ranges="percentile", name="int8-percentile")
+        >>> bundle.variant("int8-percentile").precision
+        'int8'
     """
+    options = Int8Options(ranges=ranges, full_range=full_range, symmetric=symmetric, float_heads=float_heads)
     root = path.path if isinstance(path, Bundle) else Path(path)
-    if to not in ("int8", "fp16"):
-        raise unknown_name("precision", to, ("int8", "fp16"))
-    if ranges not in RANGES:
-        raise unknown_name("way to find ranges", ranges, RANGES)
-    if to == "fp16" and (ranges != RANGES[0] or full_range or symmetric or float_heads):
-        raise UsageError("ranges, full_range, symmetric and float_heads say how int8 is made: leave them out for fp16.")
-    if samples < 1:
-        raise UsageError(f"samples={samples}: ranges are found from at least one.")
+    _check_options(to, options, samples)
     bundle = open_bundle(root)
-    chosen = None
-    if to == "int8":
-        if data is None:
-            raise UsageError("int8 needs samples to find the ranges of values from: give data.")
-        chosen = convert_samples(data, bundle.manifest.inputs)
-        rows = np.random.default_rng(seed).permutation(len(chosen))[
-            :samples
-        ]  # the first batch decides how wide bins are
-        chosen = Samples(tuple(part[rows] for part in chosen.arrays))
-    with new_variant(root) as folder:  # it holds the lock: from here on nobody else changes what is read
+    drawn = _draw_samples(data, bundle.manifest.inputs, samples, seed) if to == "int8" else None
+    with new_variant(root) as folder:  # it holds the bundle's lock: what is read from here on stays as it is
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
         if parent.precision != "fp32":
             raise UsageError(f"Variant {parent.name} is in {parent.precision}; quantise one in fp32.")
-        name = check_variant_name(name or _name(parent, to), bundle)
-        settings: dict[str, str | int | float | None] = {}
+        name = check_variant_name(name or _default_name(parent, to), bundle)
+        settings: Settings = {}
         with tempfile.TemporaryDirectory(prefix="offramp.") as scratch:
             plain = _simplify(bundle, parent, Path(scratch))
-            if chosen is None:
-                model = _halve(plain)
+            if drawn is None:
+                model = convert_to_half(plain)
             else:
-                settings = {
-                    "ranges": ranges,
-                    "samples": len(chosen),
-                    "seed": seed,
-                    "weight_bits": 8 if full_range else 7,
-                    "symmetric": int(symmetric),
-                    **({"float_heads": 1} if float_heads else {}),
-                }
-                found = _find_ranges(plain, bundle, chosen, ranges, symmetric, progress)
-                model = _insert(plain, found, full_range=full_range, symmetric=symmetric, float_heads=float_heads)
+                model = quantize_graph(plain, find_ranges(plain, bundle, drawn, options, progress), options)
+                settings = _describe_settings(options, len(drawn), seed)
         _save(model, folder, parent)
         new = _cut(bundle, parent, folder, name, "int8" if to == "int8" else "fp16", settings)
         return commit(root, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, new)))
 
 
-def _name(parent: Variant, to: str) -> str:
-    """Say `int8` for `fp32`, and `pruned40-int8` for `pruned40` or `pruned40-fp32`."""
+def _check_options(to: str, options: Int8Options, samples: int) -> None:
+    """Refuse unknown precisions and ranges, options of int8 for fp16, and a count of samples below 1."""
+    if to not in ("int8", "fp16"):
+        raise unknown_name("precision", to, ("int8", "fp16"))
+    if options.ranges not in RANGE_METHODS:
+        raise unknown_name("way to find ranges", options.ranges, RANGE_METHODS)
+    if to == "fp16" and options != Int8Options():
+        raise UsageError("ranges, full_range, symmetric and float_heads say how int8 is made: leave them out for fp16.")
+    if samples < 1:
+        raise UsageError(f"samples={samples}: ranges are found from at least one.")
+
+
+def _draw_samples(data: Any, inputs: Sequence[Tensor], count: int, seed: int) -> Samples:
+    """Return at most `count` of the samples, drawn at random."""
+    if data is None:
+        raise UsageError("int8 needs samples to find the ranges of values from: give data.")
+    samples = convert_samples(data, inputs)
+    # In random order, since the first batch decides how wide the bins of a histogram are.
+    rows = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return Samples(tuple(part[rows] for part in samples.arrays))
+
+
+def _describe_settings(options: Int8Options, samples: int, seed: int) -> Settings:
+    """Return the settings that the manifest keeps in the new variant's origin."""
+    settings: Settings = {
+        "ranges": options.ranges,
+        "samples": samples,
+        "seed": seed,
+        "weight_bits": 8 if options.full_range else 7,
+        "symmetric": int(options.symmetric),
+    }
+    return settings | ({"float_heads": 1} if options.float_heads else {})
+
+
+def _default_name(parent: Variant, to: str) -> str:
+    """Return the new variant's name: `int8` from `fp32`, `pruned40-int8` from `pruned40` or `pruned40-fp32`."""
     rest = parent.name.removesuffix(parent.precision).rstrip("-.")
     return f"{rest}-{to}" if rest else to
 
 
 def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
-    """Write the whole graph with its constants computed and its normalisations folded into convolutions, weights included."""
-    # What is written refers to the same weights, beside it.
+    """Write the whole graph with constants computed and normalisations folded into convolutions; return its file."""
+    # The file that ONNX Runtime writes refers to the weights of the one that it read, so they must lie beside it.
     shutil.copyfile(bundle.file(parent, parent.weights), scratch / parent.weights)
     plain = scratch / "plain.onnx"
     open_session(bundle.file(parent, parent.whole), optimise="ORT_ENABLE_BASIC", optimised=plain)
@@ -137,12 +165,12 @@ def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
 
 
 def _save(model: ir.Model, folder: Path, parent: Variant) -> None:
-    """Write the graph and its weights, its outputs called as they were."""
+    """Write the graph, with its outputs in the order and by the names that the parent has, and its weights."""
     wanted = [name for end in parent.exits for name in (end.logits, end.score, end.label)]
     outputs = {value.name: value for value in model.graph.outputs}
     model.graph.outputs[:] = [outputs[name] for name in wanted]
     for value in (value for node in model.graph for value in node.outputs if not value.is_graph_output()):
-        value.type = value.shape = None  # what they were before; shapes are inferred anew where they are needed
+        value.type = value.shape = None  # these are the types before quantising; they are inferred anew later
     for value in model.graph.initializers.values():
         assert value.const_value is not None
         value.dtype = value.const_value.dtype
@@ -151,7 +179,7 @@ def _save(model: ir.Model, folder: Path, parent: Variant) -> None:
     DeduplicateInitializersPass(size_limit=1 << 40)(model)
     model.graph.metadata_props.clear()
     ir.save(model, folder / WHOLE, external_data=WEIGHTS)
-    (folder / WEIGHTS).touch()  # a network so small that every weight lies in the graph
+    (folder / WEIGHTS).touch()  # a small network has all its weights in the graph, but the bundle needs the file
 
 
 def _cut(
@@ -160,9 +188,14 @@ def _cut(
     folder: Path,
     name: str,
     precision: Precision,
-    settings: dict[str, str | int | float | None],
+    settings: Settings,
 ) -> Variant:
-    """Cut the graph in a folder into stages that say what it says as a whole."""
+    """Cut the quantised graph in a folder into stages and check that they give the logits of the whole graph.
+
+    Raises:
+        ModelError: the logits are not finite.
+        CheckError: the stages give other logits.
+    """
     inputs = read_golden(bundle, parent).inputs
     axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
     logits = [end.logits for end in parent.exits]
@@ -172,10 +205,11 @@ def _cut(
         return list(session.run(logits, dict(zip(names, x, strict=True))))
 
     whole = open_session(folder / WHOLE)
-    plain, fast = run(open_session(folder / WHOLE, optimise="ORT_DISABLE_ALL"), inputs), run(whole, inputs)
-    if not all(np.isfinite(values).all() for values in (*plain, *fast)):
+    plain, optimised = run(open_session(folder / WHOLE, optimise="ORT_DISABLE_ALL"), inputs), run(whole, inputs)
+    if not all(np.isfinite(values).all() for values in (*plain, *optimised)):
         raise ModelError(f"In {precision} the network gives logits that are not finite. Leave this precision out.")
-    noise = max(relative_error(a, b) for a, b in zip(plain, fast, strict=True))
+    # Rounding differs between kernels: the stages may differ from the whole graph as it differs from itself.
+    noise = max(relative_error(a, b) for a, b in zip(plain, optimised, strict=True))
     prober = Prober(inputs, axes, other_lengths(inputs, axes, lambda x: run(whole, x)), folder)
     return cut_variant(
         ir.load(folder / WHOLE),

@@ -10,7 +10,7 @@ from ...bundle import Exit, Stage, Tensor
 from ..engines import Compiled, Run
 from .buffers import Buffers
 
-CHUNK = 16
+CHUNK_SAMPLES = 16
 """The most samples that go through a stage at once; bounds the memory."""
 
 
@@ -78,7 +78,7 @@ class Memory:
     def at(self, batch: int, side: int) -> Bound:
         """Return the chain tied to one of two memories, so that a batch can be compacted from one into the other."""
         if not self._sides:
-            self._sides = [Buffers(self._tensors, batch=CHUNK) for _ in range(2)]
+            self._sides = [Buffers(self._tensors, batch=CHUNK_SAMPLES) for _ in range(2)]
         if (batch, side) not in self._bound:
             self._bound[batch, side] = self._bind(self._sides[side].views(batch), {})
         return self._bound[batch, side]

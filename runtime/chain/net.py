@@ -17,12 +17,12 @@ from ...devices.watch import Watch
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import CLOSED, check_thresholds, closed, not_a_number, raise_explained, refuse_nan, run_stage
-from .memory import CHUNK, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
+from .memory import CHUNK_SAMPLES, Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
 from .results import BatchResult, EveryExit, Provenance, Result
 from .samples import Samples, check_samples, fill, single_out, split_inputs
 from .stats import Family, Stats, Tally, make_stats
 
-LENGTHS = 8
+MOST_LENGTHS = 8
 """How many sizes of a network's named axes memory is kept for; the one not used for longest goes first."""
 
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
@@ -167,8 +167,9 @@ class Net:
     def batch(self, x: Any) -> BatchResult:
         """Run many samples.
 
-        Either up to `CHUNK` go through a stage at once, and those that leave at an exit are dropped from the rest of the chain;
-        or each goes through the chain alone. The first call with at least 32 samples tries both and keeps to what was faster.
+        There are two ways. Together: 16 samples go through a stage at once, and those that leave are dropped from the stages that
+        follow. Alone: each sample goes through the chain by itself. The first call with at least 32 samples tries both ways; the
+        faster one is used from then on.
 
         Args:
             x: the samples, of the network's dtype, the batch on the input's batch axis; for several inputs a tuple or dict.
@@ -183,10 +184,10 @@ class Net:
             label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
             score = np.empty(n, np.float32)
             logits = None if self._classes is None else np.empty((n, self._classes), np.float32)
-            for first in range(0, n, CHUNK):
-                part = slice(first, first + CHUNK)
+            for first in range(0, n, CHUNK_SAMPLES):
+                part = slice(first, first + CHUNK_SAMPLES)
                 into = label[part], score[part], exit_[part], None if logits is None else logits[part]
-                if self._together is None and first > 0 and first + CHUNK <= n:
+                if self._together is None and first > 0 and first + CHUNK_SAMPLES <= n:
                     self._together = self._is_faster_together(memory, samples[part], into)
                 elif self._together is False:
                     self._leave_alone(samples[part], into)
@@ -201,14 +202,14 @@ class Net:
 
         Args:
             x: as for `batch`.
-            size: how many samples go through a stage at once, up to `CHUNK`; at 1 the numbers are those that `net(x)` sees.
+            size: how many samples go through a stage at once, up to 16. At 1 the numbers are exactly those that `net(x)` sees.
 
         Raises:
             DataError: as for `batch`.
             UsageError: `size` is out of range, or the network is closed.
         """
-        if not 1 <= size <= CHUNK:
-            raise UsageError(f"size is from 1 to {CHUNK}, not {size}.")
+        if not 1 <= size <= CHUNK_SAMPLES:
+            raise UsageError(f"size is from 1 to {CHUNK_SAMPLES}, not {size}.")
         with self._lock:
             return self._every_exit(x, size)
 
@@ -312,7 +313,7 @@ class Net:
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
             memory = Memory(self._links, [*inputs, *boundaries, *self._heads])
         self._memories[key] = memory  # the last in the dictionary was used last
-        if len(self._memories) > LENGTHS:
+        if len(self._memories) > MOST_LENGTHS:
             del self._memories[next(iter(self._memories))]
         if memory is self._memory:
             return

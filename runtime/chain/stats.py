@@ -10,13 +10,13 @@ from msgspec import Struct
 from ...devices.state import BoardState, State
 from ...devices.watch import Power, Watch
 
-RECENT = 4096
+RECENT_CALLS = 4096
 """So many calls make the latency percentiles."""
 
 MOST_UNSEEN = 0.1
 """The share of the time that may pass unseen, until joules per inference say nothing."""
 
-PERCENTILES = (50, 90, 99, 99.9)
+LATENCY_PERCENTILES = (50, 90, 99, 99.9)
 
 
 class Stats(Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class Tally:
 
     def __init__(self, exits: int, family: Family) -> None:
         self.counts = [0] * exits
-        self.recent: deque[int] = deque(maxlen=RECENT)
+        self.recent: deque[int] = deque(maxlen=RECENT_CALLS)
         self.family = family
         family.tallies.append(self)
 
@@ -104,8 +104,8 @@ def _latencies(recent: Sequence[int]) -> dict[str, float]:
     if not recent:
         return {}
     seconds = np.array(recent) * 1e-9
-    values = np.percentile(seconds, PERCENTILES, method="inverted_cdf").tolist()
-    named = {f"p{p}": value for p, value in zip(PERCENTILES, values, strict=True)}
+    values = np.percentile(seconds, LATENCY_PERCENTILES, method="inverted_cdf").tolist()
+    named = {f"p{p}": value for p, value in zip(LATENCY_PERCENTILES, values, strict=True)}
     return {"mean": float(seconds.mean()), **named, "most": float(seconds.max())}
 
 

@@ -1,8 +1,23 @@
-"""The engines that run stages, one module each: a module put here is an engine, and nothing else names it.
+"""The engines that run stages, one module or package each. A module put here is an engine, and nothing else names it.
 
 A device is named by an engine's module and a place it runs on, `openvino:CPU`, or by one of the short names in `ALIASES`: `cpu`,
-`cuda:0`. `Engine` says what a module offers, `Compiled` what a compiled stage does. Modules import their package only inside
-functions, since all modules are looked through for a name.
+`cuda:0`. How a stage gets from its file to a run:
+
+    StageFile --- compile_stage(stage, place) ---> Compiled --- bind(inputs, outputs) ---> Run --- run() ---> outputs are filled
+                                                      |                                     |
+                                    once per load; shared by clones        once per memory; called for every sample
+
+A new engine is a module here with:
+
+- `PACKAGE` and `ALIASES`, the package that does the work and the short names of its places;
+- `list_places()`, what of it exists on this machine;
+- `compile_stage(stage, place, *, threads, built=None)`, which returns an object with the attributes and the two methods of
+  `Compiled`;
+- `describe_build` and `build` too, if compiling takes so long that it is done ahead (`Builder`), and `check_place` if that is
+  done on another machine (`CrossBuilder`).
+
+It imports its package only inside functions, since all modules are looked through for a device's name. A module whose name begins
+with `_` is a helper and no engine. Errors need not name device or stage: whoever compiles adds both.
 """
 
 import importlib
@@ -19,22 +34,38 @@ from ...errors import MissingError, UnsupportedError
 if TYPE_CHECKING:
     import numpy as np
 
+__all__ = [
+    "HOST",
+    "SIMULATOR",
+    "Builder",
+    "Compiled",
+    "CrossBuilder",
+    "Device",
+    "Engine",
+    "Run",
+    "StageFile",
+    "engines",
+    "find_device",
+    "name_device",
+    "pin_shapes",
+]
+
 Run = Callable[[], object]
 HOST = "host"
 """The memory that numpy sees."""
 SIMULATOR = "simulator"
-"""A place of this name, or that begins with it and a colon, computes what a device would, on the CPU: `auto` passes over it."""
+"""A place named `simulator` or `simulator:...` computes on the CPU what a device would. `auto` passes over it."""
 
 
-class Source(Struct, frozen=True):
-    """A stage to compile.
+class StageFile(Struct, frozen=True):
+    """The file of a stage, to be compiled.
 
     Attributes:
-        path: its ONNX file; external data lie beside it.
-        inputs: what it reads, by the names in the file.
-        outputs: the names of the outputs that will be bound; an engine may leave the others out.
-        guarded: the same stage with guards on its inputs, for ONNX Runtime on x86-64; see `export/guard.py`.
-        check: sees that the files are what they should be; an engine calls it before it reads them.
+        path: the ONNX file; its external data lie beside it.
+        inputs: the stage's inputs, by their names in the file.
+        outputs: the names of the outputs that will be bound; an engine may leave out the others.
+        guarded: the same stage with guards on its inputs, for ONNX Runtime on x86-64; see `export/cut/guards.py`.
+        check: compares the files with their hashes; an engine calls it before it reads them.
     """
 
     path: Path
@@ -44,18 +75,19 @@ class Source(Struct, frozen=True):
     check: Callable[[], object] = lambda: None
 
 
-def pin_shapes(source: Source, place: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a stage's inputs at batch 1, for places that want every shape fixed.
+def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a stage's inputs at batch 1, for devices that want every shape fixed: `{"x": (1, 3, 32, 32)}`.
 
     Raises:
-        UnsupportedError: an axis differs from call to call.
+        UnsupportedError: an axis has a name, so its length differs from call to call.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for tensor in source.inputs:
+    for tensor in stage.inputs:
         if named := [axis for axis in tensor.shape if isinstance(axis, str)]:
             raise UnsupportedError(
-                f"{place} takes fixed shapes only, and the axis {named[0]} of {tensor.name} in {source.path.name} differs from "
-                "call to call. Export the network at one length (without that name in the axes) for it."
+                f"{device} takes fixed shapes only, and the axis {named[0]} of {tensor.name} in {stage.path.name} differs from "
+                "call to call. Export the network at one length (without that name in the axes) for it.",
+                path=stage.path,
             )
         shapes[tensor.name] = tuple(1 if axis is None else int(axis) for axis in tensor.shape)
     return shapes
@@ -65,12 +97,13 @@ class Compiled(Protocol):
     """A stage compiled for a device.
 
     Attributes:
-        runs_on: what runs it, as the engine reports it.
-        memory: where tensors lie that stages hand to each other: `HOST`, or a name that stages share which share a memory.
-        allocate: makes room for a tensor of a shape and dtype in that memory; None where it is the host's.
-        batches: whether it takes more than one sample at once.
-        clones: whether its bindings may run in several threads at once.
-        half: whether float32 is computed in half precision, as NPUs do.
+        runs_on: what runs the stage, as the engine reports it.
+        memory: the memory in which stages hand tensors to each other: `HOST`, or a name that is equal for stages that share a
+            device's memory.
+        allocate: makes room for a tensor of a shape and dtype in that memory; None for the host's.
+        batches: True if the stage takes more than one sample at once.
+        clones: True if several bindings may run in different threads at once.
+        half: True if float32 is computed in half precision, as NPUs do.
     """
 
     runs_on: str
@@ -81,10 +114,11 @@ class Compiled(Protocol):
     half: bool
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
-        """Tie memory to the stage and return what runs it, without arguments, from the inputs into the outputs.
+        """Tie memory to the stage; return a function without arguments that runs it from the inputs into the outputs.
 
-        What is tied are arrays (C-contiguous, of the stage's dtypes and shapes), which stay in place, so that one stage's output
-        is the next one's input; or what `allocate` gave. The function returned keeps all of it alive.
+        Args:
+            inputs, outputs: by name an array (C-contiguous, of the stage's dtype and shape), or memory that `allocate` gave. They
+                stay in place, so that one stage's output is the next stage's input. The function returned keeps them alive.
 
         Raises:
             BundleError: the stage has no input or output of a name.
@@ -92,42 +126,42 @@ class Compiled(Protocol):
         ...
 
     def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
-        """Run the stage once into new arrays, for outputs whose shapes are not known beforehand."""
+        """Run the stage once into new arrays, for outputs whose shapes are not known before."""
         ...
 
 
 class Engine(Protocol):
-    """What a module here offers.
+    """What every engine's module offers.
 
     Attributes:
-        PACKAGE: the package that does the work, under which its version is looked up; also the extra that brings it.
-        ALIASES: first parts of device names that mean a place of this engine without naming the engine.
+        PACKAGE: the package that does the work; its version is looked up under this name.
+        ALIASES: first parts of device names that mean a place of this engine: `cuda` of `cuda:0`.
     """
 
     PACKAGE: str
     ALIASES: tuple[str, ...]
 
     def list_places(self) -> dict[str, str]:
-        """Return the places that exist here, each with a description.
+        """Return the places that exist on this machine, each with a description: `{"CPU": "Intel Core i7"}`.
 
         Raises:
             MissingError: the package is not installed or does not load.
         """
         ...
 
-    def compile_stage(self, source: Source, place: str, *, threads: int, built: bytes | None = None) -> Compiled:
-        """Compile a stage, or take what was built ahead.
+    def compile_stage(self, stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> Compiled:
+        """Compile a stage, or load a build of it.
 
         Args:
-            source: the stage.
+            stage: the stage.
             place: where it is to run.
             threads: threads that it may use.
-            built: what `Builder.build` made.
+            built: what `Builder.build` returned.
 
         Raises:
-            MissingError: the package or the place is not here.
-            UnsupportedError: the place is here and cannot run all of the stage; names the node, where the engine tells.
-            BundleError: the engine cannot read the stage, or what was built.
+            MissingError: the package or the place is missing.
+            UnsupportedError: the place exists and cannot run all of the stage. `nodes` names the nodes, if the engine tells.
+            BundleError: the engine cannot read the stage or the build.
         """
         ...
 
@@ -137,35 +171,36 @@ class Builder(Engine, Protocol):
     """An engine that takes long to compile a stage, and can do so ahead."""
 
     def describe_build(self, place: str) -> dict[str, str]:
-        """Return what of the engine and the device decides whether a stage that was built ahead fits, by name.
+        """Return by name what decides whether a build fits the engine and the device of this machine.
 
-        Where `architecture`, `threads` or `offramp` decide nothing, it gives them a value of its own that is always the same.
+        The caller adds `architecture`, `threads` and `offramp`. An engine for which one of them decides nothing gives it a value
+        that is always the same, such as `{"threads": "any"}`.
         """
         ...
 
-    def build(self, source: Source, place: str, *, threads: int) -> bytes:
+    def build(self, stage: StageFile, place: str, *, threads: int) -> bytes:
         """Compile a stage ahead into bytes that `compile_stage` takes as `built`."""
         ...
 
 
 @runtime_checkable
 class CrossBuilder(Builder, Protocol):
-    """A builder whose stages are built on another machine than runs them: its builds belong into the bundle, never into a cache.
+    """A builder for another machine than the one that runs the stages. Its builds go into the bundle, never into a cache.
 
     `build` and `describe_build` work without the device.
     """
 
     def check_place(self, place: str) -> None:
-        """See that stages can run on a place.
+        """Check that stages can run on a place of this machine.
 
         Raises:
-            MissingError: they cannot here.
+            MissingError: they cannot.
         """
         ...
 
 
 class Device(NamedTuple):
-    """A place of an engine, by the name under which it is asked for."""
+    """A place of an engine, with the name by which users ask for it."""
 
     name: str
     engine: Engine
@@ -173,31 +208,33 @@ class Device(NamedTuple):
 
 
 def engines() -> dict[str, Engine]:
-    """Return every engine by its module's name; the ones that need no engine's name in front come first."""
+    """Return every engine by its module's name; those with short names for their places come first."""
     names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
-    found = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-    return cast(dict[str, Engine], dict(sorted(found.items(), key=lambda item: not item[1].ALIASES)))
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    return cast(dict[str, Engine], dict(sorted(modules.items(), key=lambda item: not item[1].ALIASES)))
 
 
 def find_device(name: str) -> Device:
-    """Find the engine that serves a device name.
+    """Return the engine and the place that a device name stands for. Whether the device exists shows when it is used.
 
     Raises:
-        MissingError: none does.
+        MissingError: no engine has such a device.
     """
     first, _, place = name.partition(":")
-    known = engines()
-    for module, engine in known.items():
+    by_module = engines()
+    for module, engine in by_module.items():
         if first == module and place:
             return Device(name_device(module, engine, place), engine, place)
         if first in engine.ALIASES:
             return Device(name, engine, name)
-    names = [alias for engine in known.values() for alias in engine.ALIASES] + [f"{module}:..." for module in known]
+    names = [alias for engine in by_module.values() for alias in engine.ALIASES]
+    names += [f"{module}:..." for module in by_module]
     raise MissingError(
-        f"There is no device {name!r}. Devices are named {', '.join(names)}; offramp doctor lists those that are here."
+        f"There is no device {name!r}. Devices are named {', '.join(names)}; offramp doctor lists those that are here.",
+        device=name,
     )
 
 
 def name_device(module: str, engine: Engine, place: str) -> str:
-    """Return the name by which a place is asked for."""
+    """Return the name by which users ask for a place: `cuda:0` of ONNX Runtime, `openvino:CPU` of OpenVINO."""
     return place if place.partition(":")[0] in engine.ALIASES else f"{module}:{place}"

@@ -1,4 +1,4 @@
-"""What libraries of vendors print while they start goes to stderr: on stdout are results."""
+"""What vendors' libraries print while they start goes to stderr, since results go to stdout."""
 
 import contextlib
 import ctypes
@@ -12,14 +12,14 @@ _one_at_a_time = threading.RLock()
 
 @contextlib.contextmanager
 def printing_to_stderr() -> Iterator[None]:
-    """Let everything that the process prints meanwhile go to stderr, by Python or by a library's own `printf`."""
+    """Send to stderr whatever the process prints in this block, from Python or by a library's own `printf`."""
     with _one_at_a_time:
         try:
             os.fstat(2)
-            kept = os.dup(1)
-        except OSError:  # there is no stdout, or no stderr
-            kept = None
-        if kept is None:
+            stdout = os.dup(1)
+        except OSError:  # the process has no stdout, or no stderr
+            stdout = None
+        if stdout is None:
             yield
             return
         try:
@@ -30,6 +30,6 @@ def printing_to_stderr() -> Iterator[None]:
                 yield
         finally:
             if os.name == "posix":
-                ctypes.CDLL(None).fflush(None)  # what C's printf still holds
-            os.dup2(kept, 1)
-            os.close(kept)
+                ctypes.CDLL(None).fflush(None)  # what C's printf still buffers
+            os.dup2(stdout, 1)
+            os.close(stdout)

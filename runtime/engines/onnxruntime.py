@@ -1,13 +1,13 @@
 """Stages on ONNX Runtime, by public calls only: `cpu`, `cuda:0`, `onnxruntime:tensorrt:0`."""
 
 import functools
-import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...devices.board import is_x86_64
 from ...errors import BundleError, MissingError, UnsupportedError, require
-from . import HOST, Run, Source
+from . import HOST, Run, StageFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,9 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "cuda"),
     "tensorrt": ("TensorrtExecutionProvider", "cuda"),
 }
-"""For each kind of place its execution provider, and the memory that its stages hand tensors over in."""
+"""For each kind of place the execution provider, and the memory in which its stages hand tensors to each other."""
 
-ON_HOST = {
+SHAPE_OPERATORS = {
     *(
         "Shape",
         "Size",
@@ -38,24 +38,24 @@ ON_HOST = {
     ),
     *("Add", "Sub", "Mul", "Div", "Range", "Equal", "Where", "ReduceProd", "MemcpyFromHost", "MemcpyToHost"),
 }
-"""Operators that providers leave to the CPU on purpose, since they compute shapes."""
+"""Operators that compute shapes; providers leave them to the CPU on purpose."""
 
 
 def list_places() -> dict[str, str]:
-    """Return the places whose provider is part of this build; whether there is a GPU shows when a stage is compiled."""
+    """Return the places whose provider is in this build of ONNX Runtime. Whether a GPU exists shows when a stage is compiled."""
     ort = require("onnxruntime", extra="onnxruntime")
-    there = ort.get_available_providers()
+    available = ort.get_available_providers()
     places = {kind if kind == "cpu" else f"{kind}:0": provider for kind, (provider, _) in PROVIDERS.items()}
-    return {place: provider for place, provider in places.items() if provider in there}
+    return {place: provider for place, provider in places.items() if provider in available}
 
 
-def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Session":
+def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> "OnnxRuntimeStage":
     """Load an ONNX file for a place.
 
-    Threads do not spin when there is more than one, so that other processes keep their share.
+    Several threads do not spin while they wait, so that other processes keep their share of the cores.
 
     Raises:
-        MissingError: ONNX Runtime or the provider is not here.
+        MissingError: ONNX Runtime or the provider is missing.
         UnsupportedError: the provider does not run all of the stage.
         BundleError: ONNX Runtime cannot read the file.
     """
@@ -65,7 +65,8 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     if provider not in ort.get_available_providers():
         raise MissingError(
             f"This build of ONNX Runtime {ort.__version__} has no {provider}, which {place} needs. Install one that has: "
-            "pip uninstall onnxruntime, then pip install onnxruntime-gpu (on a Jetson the wheel that NVIDIA offers)."
+            "pip uninstall onnxruntime, then pip install onnxruntime-gpu (on a Jetson the wheel that NVIDIA offers).",
+            package="onnxruntime-gpu",
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -76,32 +77,33 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     if kind != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Guards were measured on x86-64: elsewhere ONNX Runtime may not block its tensors.
-    blocks = kind == "cpu" and platform.machine() in ("x86_64", "AMD64")
-    path = source.guarded if blocks and source.guarded is not None else source.path
-    source.check()
+    blocks = kind == "cpu" and is_x86_64()
+    path = stage.guarded if blocks and stage.guarded is not None else stage.path
+    stage.check()
     settings = {"device_id": str(number)}
     if kind == "cuda":
         settings["use_tf32"] = "0"  # else float32 is computed in 10 bits, and scores move
-    wanted = provider if kind == "cpu" else (provider, settings)
     try:
-        session = ort.InferenceSession(str(path), options, providers=[wanted])
+        session = ort.InferenceSession(
+            str(path), options, providers=[provider if kind == "cpu" else (provider, settings)]
+        )
     except Exception as error:  # its exception types are private and differ between versions
         if kind != "cpu":
-            raise UnsupportedError(f"{provider} cannot run {path} on {place}: {error}") from error
-        raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
+            raise UnsupportedError(f"{provider} cannot run {path} on {place}: {error}", path=path) from error
+        raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", path=path) from error
     runs_on = provider if kind == "cpu" else _assert_provider(session, provider, place)
-    return Session(
+    return OnnxRuntimeStage(
         ort,
         session,
         f"ONNX Runtime {ort.__version__}, {runs_on}",
         memory=PROVIDERS[kind][1],
         number=number,
-        batches=kind != "tensorrt",  # which builds its engine anew for a batch it has not seen
+        batches=kind != "tensorrt",  # this provider builds its engine anew for every new batch size
     )
 
 
 def _parse(place: str) -> tuple[str, int]:
-    """Read `cpu`, `cuda` or `cuda:1`."""
+    """Return kind and number of a place: `cuda:1` is ("cuda", 1), and `cuda` is ("cuda", 0)."""
     kind, _, number = place.partition(":")
     if kind not in PROVIDERS or not re.fullmatch("[0-9]{0,4}", number) or (kind == "cpu" and number):
         raise MissingError(
@@ -111,11 +113,11 @@ def _parse(place: str) -> tuple[str, int]:
 
 
 def _assert_provider(session: Any, provider: str, place: str) -> str:
-    """Return what runs a session, by the nodes that each provider got.
+    """Return which providers run how many nodes of a session: "CUDAExecutionProvider (12 nodes)".
 
     Raises:
         MissingError: the provider did not load.
-        UnsupportedError: work was left to the CPU.
+        UnsupportedError: the provider left work to the CPU.
     """
     if provider not in session.get_providers():
         raise MissingError(
@@ -124,27 +126,30 @@ def _assert_provider(session: Any, provider: str, place: str) -> str:
         )
     if not hasattr(session, "get_provider_graph_assignment_info"):  # before ONNX Runtime 1.24
         return f"{provider}, as far as this version tells"
-    nodes = {name: [node.op_type for node in own] for name, own in read_assignment(session).items()}
-    left = sorted({op for name, ops in nodes.items() if name != provider for op in ops} - ON_HOST)
-    if left or provider not in nodes:
+    assignment = read_assignment(session)
+    others = {name: nodes for name, nodes in assignment.items() if name != provider}
+    left = [node for nodes in others.values() for node in nodes if node.op_type not in SHAPE_OPERATORS]
+    if left or provider not in assignment:
+        operators = ", ".join(sorted({node.op_type for node in left})) or "every node"
         raise UnsupportedError(
-            f"{provider} does not run all of the stage on {place}: {', '.join(left) or 'every node'} would run on the CPU. "
-            "To run the stage on the CPU instead, ask for it: fallback='cpu'."
+            f"{provider} does not run all of the stage on {place}: {operators} would run on the CPU. "
+            "To run the stage on the CPU instead, ask for it: fallback='cpu'.",
+            nodes=[node.name for node in left],
         )
-    others = [f"{name} ({', '.join(sorted(set(ops)))})" for name, ops in nodes.items() if name != provider]
-    return ", ".join([f"{provider} ({len(nodes[provider])} nodes)", *others])
+    helpers = [f"{name} ({', '.join(sorted({node.op_type for node in nodes}))})" for name, nodes in others.items()]
+    return ", ".join([f"{provider} ({len(assignment[provider])} nodes)", *helpers])
 
 
 def read_assignment(session: Any) -> dict[str, list[Any]]:
-    """Return the nodes that each provider got, of a session that was told to record them."""
+    """Return the nodes that each provider runs, of a session with `session.record_ep_graph_assignment_info`."""
     nodes: dict[str, list[Any]] = {}
     for part in session.get_provider_graph_assignment_info():
         nodes.setdefault(part.ep_name, []).extend(part.get_nodes())
     return nodes
 
 
-class Session:
-    """An ONNX Runtime session; any number of bindings of it may run at once."""
+class OnnxRuntimeStage:
+    """A stage in an ONNX Runtime session. Any number of its bindings may run at once."""
 
     clones = True
 
@@ -163,7 +168,7 @@ class Session:
         self.half = half
         self.batches = batches
         self.memory = memory if memory == HOST else f"{memory}:{number}"
-        # Not a method: a session that held itself would keep a GPU's memory until the garbage collector comes by.
+        # No bound method: an object that held itself would keep a GPU's memory until the garbage collector comes by.
         self.allocate: Callable[[tuple[int, ...], Any], Any] | None = None
         if memory != HOST:
             self.allocate = functools.partial(_allocate, ort, memory, number)
@@ -176,8 +181,8 @@ class Session:
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
         """Tie arrays or device memory to the session's inputs and outputs.
 
-        Arrays are used in place by the CPU. For a device an input array is copied there before each run, since ONNX Runtime
-        would copy it only once, when it is bound; into an output array ONNX Runtime copies by itself.
+        The CPU uses arrays in place. For another device an input array is copied there before each run, since ONNX Runtime
+        copies it only once, when it is bound. ONNX Runtime itself copies results into an output array.
 
         Raises:
             BundleError: the stage has no input or output of a name.
@@ -201,15 +206,17 @@ class Session:
         return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
 
     def _wrap(self, value: Any) -> Any:
+        """Return an array as an OrtValue over the same memory."""
         is_ours = isinstance(value, self._ort.OrtValue)
         return value if is_ours else self._ort.OrtValue.ortvalue_from_numpy(value)
 
     def _take(self, value: Any, copies: list[Run]) -> Any:
+        """Return an input as an OrtValue; one that must be copied to the device first adds its copy to `copies`."""
         if self.allocate is None or isinstance(value, self._ort.OrtValue):
             return self._wrap(value)
-        there = self.allocate(value.shape, value.dtype)
-        copies.append(functools.partial(there.update_inplace, value))
-        return there
+        on_device = self.allocate(value.shape, value.dtype)
+        copies.append(functools.partial(on_device.update_inplace, value))
+        return on_device
 
 
 def _allocate(ort: Any, memory: str, number: int, shape: tuple[int, ...], dtype: Any) -> Any:

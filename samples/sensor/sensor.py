@@ -1,12 +1,12 @@
-"""Tell seven movements of a smartwatch apart: a one-dimensional network on real signals, trained and taken the whole way.
+"""Classify seven movements from a smartwatch's signals with a one-dimensional network: train, export, calibrate and compare it.
 
     pip install seglearn
     python samples/sensor/sensor.py
 
-The signals come inside the PyPI package seglearn; watch.py says what they are. There are few, from ten people, which shows in two
-places: the samples that are left to test a promise are some hundreds, so a tight limit cannot be promised, and the sample says
-how many it would take; and the two people who judge are not the three who calibrate, so a promise about movements like those of
-the three need not hold for them. build/sensor/network.offramp is the bundle to go on with.
+The signals come with the PyPI package seglearn; watch.py describes them. There are few samples, from ten people, and this shows
+twice. Only some hundreds of samples are left to test a promise, so a tight limit cannot be promised; the script prints how many
+samples it would take. And the test comes from other people than the calibration: a promise holds for movements like those of the
+three people who calibrated, so it need not hold for the two others. The script writes the bundle build/sensor/network.offramp.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     calibration, test = watch.calibration(), watch.test()
     x, y = watch.training()
-    print(f"samples of two seconds: {len(x)} train, {len(calibration[1])} calibrate, {len(test[1])} judge", flush=True)
+    print(f"samples of two seconds: {len(x)} train, {len(calibration[1])} calibrate, {len(test[1])} test", flush=True)
 
     torch.manual_seed(0)
     network, samples = watch.Movements(), TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
@@ -40,10 +40,10 @@ def main() -> None:
     output = Path("build/sensor")
     whole_way(network, calibration, test, output, max_drop=0.02, class_names=watch.CLASS_NAMES)
 
-    print("what so few samples can promise of early exit, by the accuracy that may be lost:")
+    print("promises that these few samples allow for early exit, by the accuracy that may be lost:")
     for drop in (0.002, 0.05):
-        found = calibrate(output / "network.offramp", calibration, Target(max_drop=drop), output=output / "tried.json")
-        print(f"  {drop:.1%}: {found.early.promise}")
+        tried = calibrate(output / "network.offramp", calibration, Target(max_drop=drop), output=output / "tried.json")
+        print(f"  {drop:.1%}: {tried.early.promise}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Movements of a smartwatch, and a one-dimensional network with three exits that tells them apart.
+"""Movements recorded by a smartwatch, and a one-dimensional network with three exits that classifies them.
 
-The recordings are those that the PyPI package seglearn brings (BSD licence, from the study in arXiv 1802.01489): ten people did
-seven exercises of the shoulder with either arm, at 50 Hz, three axes of acceleration and three of rotation. Cut into pieces of
-two seconds that do not overlap they are 2,369 samples. Five people train the network, three others calibrate, and the last two
-judge.
+The recordings come with the PyPI package seglearn (BSD licence, from the study in arXiv 1802.01489). Ten people did seven exercises
+of the shoulder with either arm; the watch recorded three axes of acceleration and three of rotation at 50 Hz. Cut into pieces of
+two seconds, which do not overlap, they are 2,369 samples. Five people are for training, three others for calibration, and the last
+two for the test.
 """
 
 import functools
@@ -21,16 +21,16 @@ Samples = tuple[np.ndarray, np.ndarray]
 
 @functools.cache
 def recordings() -> list[tuple[np.ndarray, int, int]]:
-    """Return every recording: float32 (axes, time), its exercise and who did it."""
+    """Return every recording: the signal float32 (axes, time), the number of its exercise, and the number of the person."""
     from seglearn.datasets import load_watch
 
     data = load_watch()
-    x = [np.ascontiguousarray(one.T, np.float32) for one in data["X"]]
+    x = [np.ascontiguousarray(recording.T, np.float32) for recording in data["X"]]
     return list(zip(x, data["y"].tolist(), data["subject"].tolist(), strict=True))
 
 
 def pieces(people: tuple[int, ...]) -> Samples:
-    """Return what some of the people did, float32 (N, 6, 100), and labels int64 (N,), in a fixed random order."""
+    """Return samples of some of the people, float32 (N, 6, 100), and labels int64 (N,), in a fixed random order."""
     x, y = [], []
     for signal, exercise, person in recordings():
         if person in people:
@@ -42,17 +42,17 @@ def pieces(people: tuple[int, ...]) -> Samples:
 
 
 def training() -> Samples:
-    """Return what five people did."""
+    """Return the training samples, of five people."""
     return pieces(TRAIN)
 
 
 def calibration() -> Samples:
-    """Return what three others did."""
+    """Return the calibration samples, of three other people."""
     return pieces(CALIBRATION)
 
 
 def test() -> Samples:
-    """Return what the last two did."""
+    """Return the test samples, of the last two people."""
     return pieces(TEST)
 
 
@@ -63,7 +63,7 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Head(nn.Module):
-    """Average and maximum over time, and a linear layer."""
+    """Average and maximum over time, then a linear layer."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Head(nn.Module):
 
 
 class Movements(nn.Module):
-    """Signals (N, 6, 100) as the sensor gives them -> the logits (N, 7) of three exits; 10 million multiply-accumulates."""
+    """Signals (N, 6, 100) in the sensor's units -> the logits (N, 7) of three exits; 10 million multiply-accumulates."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A transformer encoder with an exit behind each of its four blocks, and the digits of the quickstart as sequences.
+"""A transformer encoder with an exit after each of its four blocks, and the digits of the quickstart as sequences.
 
-A digit is read as a line of text would be, its columns from left to right, each a vector of 28 pixels. A sequence starts with the
-first column that has ink and ends with the last, so a one is a few steps long and a zero some twenty.
+A digit is read like a line of text, column by column from left to right; each column is a vector of 28 pixels. A sequence starts
+with the first column that has ink and ends with the last one, so a one has a few steps and a zero about twenty.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def sequences(images: np.ndarray) -> list[np.ndarray]:
 
 
 def padded(samples: list[np.ndarray], length: int = LONGEST) -> np.ndarray:
-    """Return sequences with empty columns at their ends, float32 (N, length, 28)."""
+    """Return sequences of one length, float32 (N, length, 28): empty columns fill up their ends."""
     x = np.zeros((len(samples), length, samples[0].shape[1]), np.float32)
     for row, sample in zip(x, samples, strict=True):
         row[: len(sample)] = sample
@@ -29,7 +29,7 @@ def padded(samples: list[np.ndarray], length: int = LONGEST) -> np.ndarray:
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward part, each on normalised input and added."""
+    """Attention and a feed-forward part; each reads normalised input, and its output is added to the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class Encoder(nn.Module):
 
 
 def train_encoder(samples: list[np.ndarray], labels: np.ndarray, *, epochs: int) -> nn.Module:
-    """Train all exits together, by AdamW since stochastic gradient descent does little for a transformer.
+    """Train all exits together with AdamW; plain stochastic gradient descent hardly trains a transformer.
 
-    A batch has sequences of about one length, padded by a random number of steps, so that the network meets every length with
-    and without padding; it is moved up or down by two pixels at most.
+    A batch has sequences of about the same length, padded by a random number of steps, so that the network sees every length
+    with and without padding. Each batch is shifted up or down by up to two pixels.
     """
     torch.manual_seed(0)
     network, batch = Encoder().train(), 25

@@ -1,12 +1,12 @@
-"""Train a transformer encoder with four exits on sequences of any length and take it the whole way.
+"""Train a transformer encoder with four exits on sequences of any length; export, calibrate and compare it.
 
     python samples/transformer/transformer.py
 
-encoder.py turns the digits of the quickstart into sequences, one step for each column of pixels that has ink. `axes=` says which
-axis of the input has no fixed size, and the bundle then takes sequences of any length. Calibrating measures one length, so the
-sequences are padded to the longest for that; at the end each runs about as long as it is. These lengths are rounded up, since
-a loaded network keeps memory for eight lengths. What is promised holds for the padded ones: calibrate as the product will run.
-build/transformer/network.offramp is the bundle to go on with.
+encoder.py turns the digits of the quickstart into sequences with one step per column of pixels that has ink. `axes=` names the
+axis of the input whose size is not fixed; the bundle then takes sequences of any length. Calibration measures one length, so its
+sequences are padded to the longest. The promise holds for padded sequences only: calibrate with the lengths that the product will
+run. At the end the script runs each test sequence at its own length, rounded up to a multiple of four, since a loaded network
+keeps memory for eight lengths. It writes the bundle build/transformer/network.offramp.
 """
 
 import argparse
@@ -37,21 +37,22 @@ def main() -> None:
     (calibration, test), output = [(encoder.padded(part), labels) for part, labels in parts], Path("build/transformer")
     whole_way(network, calibration, test, output, axes=("batch", "time", None))
 
-    own, labels = parts[1]
-    lengths = [-(-len(sample) // 4) * 4 for sample in own]
+    sequences, labels = parts[1]
+    lengths = [-(-len(sample) // 4) * 4 for sample in sequences]
     pairs = [
-        (long, encoder.padded([sample], length)[0]) for long, sample, length in zip(test[0], own, lengths, strict=True)
+        (long, encoder.padded([sample], length)[0])
+        for long, sample, length in zip(test[0], sequences, lengths, strict=True)
     ]
     print("running every test sequence at the longest length and at its own, rounded up to a multiple of four")
     with load(output / "network.offramp") as net:
         for length in {*lengths, encoder.LONGEST}:
-            net(np.zeros((length, 28), np.float32))  # a length that is new costs a run more
+            net(np.zeros((length, 28), np.float32))  # the first run at a length is slower
         results = [[net(sample) for sample in pair] for pair in pairs]
     print(f"  {'':20} accuracy      p50  us")
     for column, name in enumerate((f"{encoder.LONGEST} steps", f"{min(lengths)} to {max(lengths)} steps")):
-        found = [pair[column] for pair in results]
-        right = np.mean([result.label == label for result, label in zip(found, labels, strict=True)])
-        latency_us = np.median([result.latency_s for result in found]) * 1e6
+        answers = [pair[column] for pair in results]
+        right = np.mean([answer.label == label for answer, label in zip(answers, labels, strict=True)])
+        latency_us = np.median([answer.latency_s for answer in answers]) * 1e6
         print(f"  {name:20} {right:8.2%} {latency_us:8.1f}")
 
 

@@ -34,7 +34,7 @@ from offramp.bundle import Tensor
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.chain.buffers import Buffers
-from offramp.runtime.engines import Source, find_device
+from offramp.runtime.engines import StageFile, find_device
 
 DEVICES = ("cpu", "openvino:CPU")
 TURN_S = 0.02
@@ -48,7 +48,7 @@ def heads_of(variant):
 
 def compile_file(bundle, name, inputs, outputs, device, guarded=None):
     folder = bundle.path / bundle.variant().folder
-    source = Source(folder / name, inputs, tuple(outputs), guarded and folder / guarded)
+    source = StageFile(folder / name, inputs, tuple(outputs), guarded and folder / guarded)
     found = find_device(device)
     return found.engine.compile_stage(source, found.place, threads=1)
 

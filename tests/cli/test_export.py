@@ -99,9 +99,9 @@ def test_exits_are_dropped_verified_and_fused_by_variant(files, call):
 
 
 def test_verify_ends_with_3_on_an_engine_that_computes_something_else(files, call, monkeypatch):
-    from offramp.runtime.engines.onnxruntime import Session
+    from offramp.runtime.engines.onnxruntime import OnnxRuntimeStage
 
-    bind = Session.bind
+    bind = OnnxRuntimeStage.bind
 
     def wrong(self, inputs, outputs):
         run = bind(self, inputs, outputs)
@@ -113,7 +113,7 @@ def test_verify_ends_with_3_on_an_engine_that_computes_something_else(files, cal
 
         return spoil
 
-    monkeypatch.setattr(Session, "bind", wrong)
+    monkeypatch.setattr(OnnxRuntimeStage, "bind", wrong)
     code, out, err = call("verify {f}/dense.offramp --variant fp32")
     assert code == 3 and "failed" in out and "fp32: what runs on cpu is not what was exported" in err
 
@@ -124,7 +124,7 @@ WRONG = [
     ("export {f}/dense.onnx -o {f}/x.offramp --temperatures 1,two,3", 2, "--temperatures takes numbers"),
     ("export {f}/dense.onnx -o {f}/x.offramp --axes x=batch", 2, "one entry per axis"),
     ("export {f}/dense.onnx -o {f}/x.offramp --axes y=batch,-", 2, "Unknown input 'y'"),
-    ("export {f}/dense.onnx -o {f}/x.offramp --axes batch,- --axes x=batch,-", 2, "begins with the input's name"),
+    ("export {f}/dense.onnx -o {f}/x.offramp --axes batch,- --axes x=batch,-", 2, "begins with the name of its input"),
     ("export {f}/dense.onnx -o {f}/x.offramp --mean 0.5", 5, "preprocess is for images of 1 channels"),
     ("export {f}/conv.onnx -o {f}/x.offramp --mean 0.5,0.5,0.5 --resize croped", 2, "Did you mean 'crop'"),
     ("export {f}/conv.onnx -o {f}/x.offramp --mean 0.5,0.5,0.5 --std 1", 2, "mean has 3 channels and std 1"),

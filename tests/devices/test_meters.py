@@ -397,7 +397,7 @@ def test_a_kind_of_sensor_that_fails_or_hangs_takes_no_other_with_it(board, monk
     def fail(*_):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr(meters, "LOOK_S", 0.3)
+    monkeypatch.setattr(meters, "SEARCH_S", 0.3)
     monkeypatch.setattr(hwmon, "find", hang)
     monkeypatch.setattr(rapl, "find", fail)
     found = find_meters(board("intel-laptop"))

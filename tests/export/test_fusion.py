@@ -85,7 +85,7 @@ def test_class_names_travel_with_it(dense_onnx, tmp_path):
 
 def test_large_weights_lie_beside_it_stored_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        sys.modules["offramp.export.fusion"], "INLINE", 100
+        sys.modules["offramp.export.fusion"], "MOST_INLINE_BYTES", 100
     )  # the package's name for it is the function
     bundle = export(write_onnx(tmp_path / "net.onnx"), None, tmp_path / "b.offramp")
     (tmp_path / "out").mkdir()

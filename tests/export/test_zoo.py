@@ -11,7 +11,7 @@ import torch
 from offramp.errors import UnsupportedError
 from offramp.export import export, fuse, keep, quantize
 from offramp.runtime import load_uncalibrated, verify
-from offramp.runtime.engines import Source, tensorrt
+from offramp.runtime.engines import StageFile, tensorrt
 from offramp.tests.zoo import networks
 
 EVERY = pytest.mark.parametrize("name", networks.ZOO)
@@ -291,7 +291,7 @@ def test_every_stage_is_built_by_tensorrt(own_zoo, name, precision):
     }
     for file, (stage, exit_) in files.items():
         outputs = (*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label)
-        source = Source(path=bundle.path / variant.folder / file, inputs=stage.inputs, outputs=outputs)
+        source = StageFile(path=bundle.path / variant.folder / file, inputs=stage.inputs, outputs=outputs)
         if name == "encoder":  # whose length is open
             with pytest.raises(UnsupportedError, match="fixed shapes only, and the axis time of"):
                 tensorrt.build_plan(trt, source)

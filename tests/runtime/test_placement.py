@@ -1,7 +1,7 @@
 import pytest
 
 from offramp.errors import UsageError
-from offramp.runtime.placement import describe_devices, parse_placement, spread
+from offramp.runtime.placement import describe_devices, one_device_per_stage, parse_placement
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,6 @@ def test_placements_that_cannot_be_read(text, words):
 
 
 def test_devices_are_one_for_all_or_one_for_each():
-    assert spread("cpu", 3) == ("cpu",) * 3 and spread(["a", "b"], 2) == ("a", "b")
+    assert one_device_per_stage("cpu", 3) == ("cpu",) * 3 and one_device_per_stage(["a", "b"], 2) == ("a", "b")
     with pytest.raises(UsageError, match="1 devices for 2 stages"):
-        spread(["cpu"], 2)
+        one_device_per_stage(["cpu"], 2)

@@ -131,7 +131,7 @@ def check_table(printed, *, chance, exits):
 def test_the_attach_sample_trains_heads_alone_and_leaves_the_network_as_it_was(run_sample, checkout):
     printed = run_sample("attach", "--epochs", 3, "--head-epochs", 2, "--images", 600)
     check_table(printed, chance=0.1, exits=4)
-    assert "says at its own end: the same as before" in printed
+    assert "the plain network's own logits: the same as before" in printed
     trained, total = (
         int(number.replace(",", "")) for number in re.findall(r"([\d,]+) of ([\d,]+) parameters", printed)[0]
     )
@@ -145,8 +145,8 @@ def test_the_attach_sample_trains_heads_alone_and_leaves_the_network_as_it_was(r
 def test_the_sensor_sample_says_what_so_few_samples_can_promise(run_sample, checkout):
     printed = run_sample("sensor", "--epochs", 2)
     check_table(printed, chance=1 / 7, exits=3)
-    assert "1199 train, 665 calibrate, 505 judge" in printed
-    promises = printed.split("what so few samples can promise")[1].splitlines()[1:]
+    assert "1199 train, 665 calibrate, 505 test" in printed
+    promises = printed.split("promises that these few samples allow")[1].splitlines()[1:]
     assert len(promises) == 2 and all("samples" in promise for promise in promises)
     manifest = json.loads((checkout / "build/sensor/network.offramp/manifest.json").read_text())
     assert manifest["class_names"][0] == "pendulum"

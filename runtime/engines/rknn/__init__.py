@@ -1,7 +1,7 @@
-"""Stages on Rockchip's NPUs: `rknn:rk3588` and the other chips of `SOCS`.
+"""Stages on Rockchip's NPUs: `rknn:rk3588` and the other chips of `RKNN_SOCS`.
 
 A stage is built on a workstation by rknn-toolkit2, which wants old versions of much else and so has an environment of its own. On
-the board rknn-toolkit-lite2 (RKNNLite) runs it. What is built is a line of JSON, `Header`, and the `.rknn` file.
+the board rknn-toolkit-lite2 (RKNNLite) runs it. What is built is a line of JSON, `RknnHeader`, and the `.rknn` file.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from msgspec import Struct
 from ....devices.sysfs import read_text
 from ....errors import BundleError, MissingError, UnsupportedError
 from ....files import os_errors_explained
-from .. import HOST, Run, Source, pin_shapes
+from .. import HOST, Run, StageFile, pin_shapes
 from .._stdout import printing_to_stderr
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 PACKAGE = "rknn-toolkit-lite2"
 ALIASES = ()
-SOCS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rv1126b")
+RKNN_SOCS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rv1126b")
 """The chips that RKNNLite runs on."""
 
-ROOT = Path("/")
+BOARD_ROOT = Path("/")
 CONVERT_S = 3600.0
 """After that long rknn-toolkit2 is taken to hang."""
 
-FORM = 1
-"""Of what is built; counted up when `Header` or the converter changes so that older builds do not fit."""
+BUILD_FORM = 1
+"""Of what is built; counted up when `RknnHeader` or the converter changes so that older builds do not fit."""
 
 TOOLKIT = "rknn-toolkit2==2.5.0"
 FOLDER = Path(__file__).parent
@@ -64,7 +64,7 @@ class Edge(Struct, frozen=True):
     zero_point: int = 0
 
 
-class Header(Struct, frozen=True):
+class RknnHeader(Struct, frozen=True):
     """What is known of a build: the toolkit's version, the borders, the NPU's layers by dtype, and the operators of the CPU."""
 
     toolkit: str
@@ -113,19 +113,19 @@ def describe_build(place: str) -> dict[str, str]:
     The toolkit's version is left to the board's runtime, which refuses what is newer than itself.
     """
     _check_name(place)
-    return {"engine": "rknn", "architecture": place, "threads": "any", "offramp": f"form {FORM}"}
+    return {"engine": "rknn", "architecture": place, "threads": "any", "offramp": f"form {BUILD_FORM}"}
 
 
 def _check_name(place: str) -> None:
-    if place not in SOCS:
-        raise MissingError(f"RKNN has no place {place!r}. It has {', '.join(SOCS)}.")
+    if place not in RKNN_SOCS:
+        raise MissingError(f"RKNN has no place {place!r}. It has {', '.join(RKNN_SOCS)}.")
 
 
 def _find_soc() -> str | None:
     """Read the chip from the device tree: `rockchip,rk3588s` is a variant of rk3588."""
-    for name in (read_text(ROOT / "proc/device-tree/compatible") or "").split("\0"):
+    for name in (read_text(BOARD_ROOT / "proc/device-tree/compatible") or "").split("\0"):
         maker, _, chip = name.partition(",")
-        for soc in SOCS:
+        for soc in RKNN_SOCS:
             if maker == "rockchip" and chip.startswith(soc):
                 return soc
     return None
@@ -143,7 +143,7 @@ def _lite() -> Any:
     return RKNNLite
 
 
-def build(source: Source, place: str, *, threads: int) -> bytes:
+def build(source: StageFile, place: str, *, threads: int) -> bytes:
     """Convert a stage at batch 1 with rknn-toolkit2, in float16 or, where it is quantised, in int8 with its own ranges.
 
     Raises:
@@ -170,7 +170,7 @@ def build(source: Source, place: str, *, threads: int) -> bytes:
     layers = re.findall(r"^D RKNN: \[[\d:.]+\] \d+ +(\w+) +(\w+) +(CPU|NPU|GPU) ", log, re.MULTILINE)
     left = {name for name, _, target in layers if target != "NPU"} - {"InputOperator", "OutputOperator"}
     count = Counter(dtype.lower() for _, dtype, target in layers if target == "NPU")
-    header = msgspec.convert(reply | {"npu": dict(count), "cpu": sorted(left)}, Header)
+    header = msgspec.convert(reply | {"npu": dict(count), "cpu": sorted(left)}, RknnHeader)
     return msgspec.json.encode(header) + b"\n" + model
 
 
@@ -248,7 +248,7 @@ def _explain_end(code: int, log: str) -> str:
     return f"it ended with code {code}{said}"
 
 
-def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> "Model":
+def compile_stage(source: StageFile, place: str, *, threads: int, built: bytes | None = None) -> "RknnStage":
     """Load what was built ahead into RKNNLite.
 
     Raises:
@@ -263,7 +263,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
         )
     line, _, model = built.partition(b"\n")
     try:
-        header = msgspec.json.decode(line, type=Header)
+        header = msgspec.json.decode(line, type=RknnHeader)
     except msgspec.DecodeError as error:
         raise BundleError(f"What was built of {source.path} for rknn:{place} cannot be read: {error}") from error
     lite = _lite()(verbose=False)
@@ -285,7 +285,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
             f"{header.toolkit}, which built it: update it from github.com/airockchip/rknn-toolkit2. Or remove engines/"
             f"rknn-{place} in the bundle and build again with the older toolkit."
         )
-    return Model(lite, header, _describe(lite, header, place))
+    return RknnStage(lite, header, _describe(lite, header, place))
 
 
 def _succeeds(call: Any) -> bool:
@@ -297,7 +297,7 @@ def _succeeds(call: Any) -> bool:
         return False
 
 
-def _describe(lite: Any, header: Header, place: str) -> str:
+def _describe(lite: Any, header: RknnHeader, place: str) -> str:
     """Say what runs: the runtime's and the driver's version, as RKNNLite tells, and which layers the build left to the CPU."""
     said = lite.get_sdk_version() or ""
     names = {"API": "runtime", "DRV": "driver"}
@@ -309,7 +309,7 @@ def _describe(lite: Any, header: Header, place: str) -> str:
     )
 
 
-class Model:
+class RknnStage:
     """A stage in RKNNLite, one sample at a time; its bindings share one context."""
 
     memory = HOST
@@ -318,7 +318,7 @@ class Model:
     clones = False
     half = True
 
-    def __init__(self, lite: Any, header: Header, runs_on: str) -> None:
+    def __init__(self, lite: Any, header: RknnHeader, runs_on: str) -> None:
         self.runs_on = runs_on
         self._lite, self._header = lite, header
         weakref.finalize(self, lite.release)

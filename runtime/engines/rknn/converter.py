@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-OPSET = 19
+NEWEST_OPSET = 19
 """The newest one that rknn-toolkit2 2.5 reads."""
 
 
@@ -91,12 +91,12 @@ def prepare(job: dict[str, Any]) -> tuple[Any, list[dict[str, Any]], list[dict[s
             raise UnsupportedStage(
                 f"the node {node.name or node.output[0]} is an {node.op_type}, and NPUs take no branches"
             )
-    if any(known.domain in ("", "ai.onnx") and known.version > OPSET for known in model.opset_import):
+    if any(known.domain in ("", "ai.onnx") and known.version > NEWEST_OPSET for known in model.opset_import):
         _spell_gelu(model)
         try:
-            model = version_converter.convert_version(model, OPSET)
+            model = version_converter.convert_version(model, NEWEST_OPSET)
         except Exception as error:
-            raise UnsupportedStage(f"it is not to be had in opset {OPSET}: {_last_line(error)}") from error
+            raise UnsupportedStage(f"it is not to be had in opset {NEWEST_OPSET}: {_last_line(error)}") from error
     graph = model.graph
     for node in graph.node:
         _drop_layout(node)

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from ....errors import BundleError, MissingError, UnsupportedError
-from .. import Source, pin_shapes
-from .plan import ON_DLA, ON_GPU, Plan, log_of, said_by, tensor_names
+from .. import StageFile, pin_shapes
+from .plan import ON_DLA, ON_GPU, TensorRtStage, log_of, said_by, tensor_names
 
 if TYPE_CHECKING:
     from .cuda import Gpu
@@ -25,11 +25,11 @@ ALIASES = ()
 TIMINGS = "timings of TensorRT"
 """What the cache calls that which a build learns about the device, so that the next one is faster."""
 
-NAMED = 6
+MOST_NAMED = 6
 """The most layers that are named in words."""
 
 
-class Header(Struct, frozen=True):
+class TensorRtHeader(Struct, frozen=True):
     """What stands before a plan, in one line of JSON: the layers that the DLA leaves to the GPU."""
 
     on_gpu: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ def describe_build(place: str) -> dict[str, str]:
     return about | {"driver": gpu.driver, "threads": "any"}
 
 
-def build(source: Source, place: str, *, threads: int) -> bytes:
+def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     """Build a stage's plan at batch 1. `threads` is not looked at.
 
     Raises:
@@ -76,18 +76,18 @@ def build(source: Source, place: str, *, threads: int) -> bytes:
     gpu.enter()
     key = {"device": f"tensorrt:{place}", "outputs": "timings", **describe_build(place)}
     known, _ = cache.fetch(key, TIMINGS)
-    content, timed = build_plan(trt, source, core=core, timings=known or b"")
+    content, timed = build_plan(trt, stage, core=core, timings=known or b"")
     with contextlib.suppress(MissingError):  # where they cannot be kept the next build takes longer, which is all
         cache.store(key, TIMINGS, timed)
     return content
 
 
-def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: bytes = b"") -> tuple[bytes, bytes]:
+def build_plan(trt: Any, stage: StageFile, *, core: int | None = None, timings: bytes = b"") -> tuple[bytes, bytes]:
     """Parse a stage and build it at batch 1.
 
     Args:
         trt: TensorRT's module.
-        source: the stage.
+        stage: the stage.
         core: the DLA core, None for the GPU.
         timings: what an earlier build on the same device learnt; empty, or unfit, it is learnt anew.
 
@@ -99,28 +99,28 @@ def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: by
         UnsupportedError: TensorRT cannot run the stage.
     """
     where = "tensorrt" if core is None else f"tensorrt:dla{core}"
-    if double := [tensor.name for tensor in source.inputs if tensor.dtype == "float64"]:
-        raise UnsupportedError(f"TensorRT knows no float64, in which {source.path.name} reads {_list(double)}.")
-    shapes = pin_shapes(source, where)
+    if double := [tensor.name for tensor in stage.inputs if tensor.dtype == "float64"]:
+        raise UnsupportedError(f"TensorRT knows no float64, in which {stage.path.name} reads {_list(double)}.")
+    shapes = pin_shapes(stage, where)
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise MissingError(f"TensorRT {trt.__version__} is too old: 10.3 or newer is needed, as JetPack 6 brings it.")
-    source.check()
+    stage.check()
     builder = _start(trt.Builder, trt)
     # Before TensorRT 11 a DLA took its precision from a flag, and no strongly typed network.
     flagged = core is not None and hasattr(trt.BuilderFlag, "FP16")
     network = builder.create_network(0 if flagged else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log_of(trt))
-    if not parser.parse_from_file(str(source.path)):
-        raise UnsupportedError(f"TensorRT {trt.__version__} cannot run {source.path}: {_explain_parser(parser)}")
+    if not parser.parse_from_file(str(stage.path)):
+        raise UnsupportedError(f"TensorRT {trt.__version__} cannot run {stage.path}: {_explain_parser(parser)}")
     for output in [network.get_output(i) for i in range(network.num_outputs)]:
-        if output.name not in source.outputs:
+        if output.name not in stage.outputs:
             network.unmark_output(output)
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for name, shape in shapes.items():
         profile.set_shape(name, shape, shape, shape)
     config.add_optimization_profile(profile)
     config.clear_flag(trt.BuilderFlag.TF32)
-    header = Header() if core is None else _turn_to_dla(trt, config, network, core, flagged=flagged)
+    header = TensorRtHeader() if core is None else _turn_to_dla(trt, config, network, core, flagged=flagged)
     cache = config.create_timing_cache(timings)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):  # of another device or version
         cache = config.create_timing_cache(b"")
@@ -128,13 +128,13 @@ def build_plan(trt: Any, source: Source, *, core: int | None = None, timings: by
     log_of(trt).clear()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise UnsupportedError(f"TensorRT {trt.__version__} cannot build {source.path} for {where}: {said_by(trt)}")
+        raise UnsupportedError(f"TensorRT {trt.__version__} cannot build {stage.path} for {where}: {said_by(trt)}")
     if core is not None:
         header = _read_placement(trt, header)
     return msgspec.json.encode(header) + b"\n" + bytes(plan), bytes(cache.serialize())
 
 
-def _turn_to_dla(trt: Any, config: Any, network: Any, core: int, *, flagged: bool) -> Header:
+def _turn_to_dla(trt: Any, config: Any, network: Any, core: int, *, flagged: bool) -> TensorRtHeader:
     """Give a DLA core the layers that it can run, and say which those are that it cannot.
 
     Raises:
@@ -153,10 +153,10 @@ def _turn_to_dla(trt: Any, config: Any, network: Any, core: int, *, flagged: boo
             f"The DLA runs none of the stage's layers ({_list(left)}). It computes convolutions of fp16 networks; quantised ones "
             "(Q/DQ) it does not take. Add a variant: offramp quantize --to fp16; or use tensorrt:0."
         )
-    return Header(tuple(left))
+    return TensorRtHeader(tuple(left))
 
 
-def _read_placement(trt: Any, header: Header) -> Header:
+def _read_placement(trt: Any, header: TensorRtHeader) -> TensorRtHeader:
     """Return what the builder says that it placed on the GPU; what it was able to place, where it says nothing.
 
     Raises:
@@ -168,13 +168,13 @@ def _read_placement(trt: Any, header: Header) -> Header:
             "TensorRT leaves all of the stage to the GPU, though the DLA knows its layers. Use tensorrt:0."
         )
     return (
-        Header(tuple(one.removeprefix(ON_GPU).strip() for one in placed if one.startswith(ON_GPU)))
+        TensorRtHeader(tuple(one.removeprefix(ON_GPU).strip() for one in placed if one.startswith(ON_GPU)))
         if placed
         else header
     )
 
 
-def compile_stage(source: Source, place: str, *, threads: int, built: bytes | None = None) -> Plan:
+def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> TensorRtStage:
     """Load a stage's plan, or build it. `threads` is not looked at.
 
     Raises:
@@ -183,28 +183,30 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     """
     trt, gpu, core = _open(place)
     gpu.enter()
-    line, _, plan = (build(source, place, threads=threads) if built is None else built).partition(b"\n")
+    line, _, plan = (build(stage, place, threads=threads) if built is None else built).partition(b"\n")
     try:
-        header = msgspec.json.decode(line, type=Header)
+        header = msgspec.json.decode(line, type=TensorRtHeader)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"What was built of {source.path} for tensorrt:{place} is damaged: {error}") from error
+        raise BundleError(f"What was built of {stage.path} for tensorrt:{place} is damaged: {error}") from error
     runtime = _start(trt.Runtime, trt)
     if core is not None:
         runtime.DLA_core = core
     log_of(trt).clear()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise BundleError(f"TensorRT {trt.__version__} cannot load what was built of {source.path}: {said_by(trt)}")
+        raise BundleError(f"TensorRT {trt.__version__} cannot load what was built of {stage.path}: {said_by(trt)}")
     host = [name for name in tensor_names(engine) if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
     if host:
         raise UnsupportedError(
-            f"{source.path.name} hands over {_list(host)}, by which TensorRT decides shapes and which the GPU cannot hold."
+            f"{stage.path.name} hands over {_list(host)}, by which TensorRT decides shapes and which the GPU cannot hold."
         )
     where = gpu.name if core is None else f"DLA core {core} in half precision"
     if header.on_gpu:
         where += f", {len(header.on_gpu)} layers on {gpu.name} ({_list(header.on_gpu)})"
     number = int(place) if core is None else 0
-    return Plan(trt, gpu, runtime, engine, f"TensorRT {trt.__version__}, {where}", number, half=core is not None)
+    return TensorRtStage(
+        trt, gpu, runtime, engine, f"TensorRT {trt.__version__}, {where}", number, half=core is not None
+    )
 
 
 def _load() -> Any:
@@ -264,7 +266,7 @@ def _start(kind: Callable[[Any], Any], trt: Any) -> Any:
 def _explain_parser(parser: Any) -> str:
     """Say which nodes TensorRT cannot take, and why."""
     said = []
-    for error in [parser.get_error(i) for i in range(parser.num_errors)][:NAMED]:
+    for error in [parser.get_error(i) for i in range(parser.num_errors)][:MOST_NAMED]:
         node = f"{error.node_operator()} {error.node_name()}: " if hasattr(error, "node_name") else ""
         said.append(f"{node}{error.desc()}".strip())
     words = "; ".join(said) or "it gives no reason."
@@ -274,5 +276,5 @@ def _explain_parser(parser: Any) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

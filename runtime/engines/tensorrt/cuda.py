@@ -120,7 +120,7 @@ _opening = threading.RLock()
 _opened: "dict[int, Gpu]" = {}
 
 
-class Block:
+class GpuBlock:
     """Memory of a GPU for one tensor; `address` is what kernels see. Freed with the object."""
 
     def __init__(self, gpu: "Gpu", shape: tuple[int, ...], dtype: Any) -> None:
@@ -174,10 +174,10 @@ class Gpu:
         if self._driver.cuCtxSetCurrent(self._context):
             self.call("cuCtxSetCurrent", self._context)
 
-    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Block:
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> GpuBlock:
         """Make room for a tensor on the GPU."""
         self.enter()
-        return Block(self, shape, dtype)
+        return GpuBlock(self, shape, dtype)
 
     def pin(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Return an array in memory that the GPU copies from and to without the processor's help."""
@@ -190,11 +190,11 @@ class Gpu:
         _free_with(raw, self, "cuMemFreeHost", place.value)  # an array over it keeps it alive
         return np.frombuffer(raw, np.dtype(dtype), count=math.prod(shape)).reshape(shape)
 
-    def upload(self, block: Block, pinned: np.ndarray, stream: int) -> None:
+    def upload(self, block: GpuBlock, pinned: np.ndarray, stream: int) -> None:
         """Start to copy an array of `pin` to the GPU."""
         self.call("cuMemcpyHtoDAsync_v2", block.address, pinned.ctypes.data, block.bytes, stream)
 
-    def download(self, pinned: np.ndarray, block: Block, stream: int) -> None:
+    def download(self, pinned: np.ndarray, block: GpuBlock, stream: int) -> None:
         """Start to copy from the GPU into an array of `pin`."""
         self.call("cuMemcpyDtoHAsync_v2", pinned.ctypes.data, block.address, block.bytes, stream)
 

@@ -49,7 +49,7 @@ def tensor_names(engine: Any) -> list[str]:
     return [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
 
 
-class Plan:
+class TensorRtStage:
     """A plan that was loaded; each binding has an execution context of its own, and all share the GPU's stream."""
 
     batches = False  # a DLA knows fixed shapes only, and a Jetson's memory is short

@@ -11,7 +11,7 @@ from torch import nn
 from offramp.errors import DataError, MissingError, ModelError, UsageError
 from offramp.export import attach, train
 from offramp.export.networks.history import Epoch
-from offramp.export.networks.trainer import gated, mix
+from offramp.export.networks.losses import gated, mix
 
 CLASSES = 4
 
@@ -118,6 +118,13 @@ def test_only_the_heads_learn_and_the_backbone_stays_bitwise_the_same(named):
     assert [p.requires_grad for p in network.parameters()] == [p.requires_grad for p in before.parameters()]
     if named:
         assert same(network.heads[2], before.heads[2])
+
+
+def test_heads_takes_the_name_of_one_module():
+    network = make()
+    before = copy.deepcopy(network)
+    train(network, Shuffled(*draw()), recipe="heads", heads="heads", epochs=1)
+    assert same(network.parts, before.parts) and not same(network.heads, before.heads)
 
 
 def test_attached_heads_learn_by_any_recipe_while_the_network_is_frozen():

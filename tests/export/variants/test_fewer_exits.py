@@ -84,6 +84,7 @@ def test_exits_can_be_dropped_from_what_was_kept(tmp_path):
         ([0, 3], {}, "no exit 3"),
         ([0, "z9"], {}, "Unknown exit 'z9'. Known: z0, z1, z2"),
         ([0, 0, 1], {}, "named twice"),
+        ("z0", {}, "exits is a list"),
         ([0, 1], {"variant": "int8"}, "Unknown variant 'int8'"),
         ([0, 1], {"name": "../x"}, "not '../x'"),
         ([0, 1], {"name": "fp32"}, "already has a variant fp32"),

@@ -7,7 +7,7 @@ from offramp.bundle import read_calibration
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import UncalibratedWarning, load, load_static, load_uncalibrated
 from offramp.runtime.chain.checks import run_stage
-from offramp.runtime.engines import Source, find_device
+from offramp.runtime.engines import StageFile, find_device
 from offramp.tests.zoo import dense as dense_network
 
 
@@ -212,7 +212,7 @@ def test_several_calibrations_must_be_told_apart(calibrated):
 
 def test_a_stage_that_the_engine_cannot_read_is_a_bundle_error(tmp_path):
     (tmp_path / "stage0.onnx").write_text("no")
-    source = Source(tmp_path / "stage0.onnx", (), ())
+    source = StageFile(tmp_path / "stage0.onnx", (), ())
     for name in ("cpu", "openvino:CPU"):
         device = find_device(name)
         with pytest.raises(BundleError, match=r"cannot load .*stage0.onnx"):

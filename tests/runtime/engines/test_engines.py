@@ -126,7 +126,7 @@ def test_a_session_on_a_gpu_goes_when_nobody_has_it_any_more():
 
     gc.disable()  # a GPU's memory is not to wait for the garbage collector
     try:
-        session = onnxruntime.Session(ort, object(), "", memory="cuda")
+        session = onnxruntime.OnnxRuntimeStage(ort, object(), "", memory="cuda")
         watcher = weakref.ref(session)
         del session
         assert watcher() is None
@@ -137,7 +137,7 @@ def test_a_session_on_a_gpu_goes_when_nobody_has_it_any_more():
 def test_work_that_a_provider_leaves_to_the_cpu_is_named():
     class Node:
         def __init__(self, op_type):
-            self.op_type = op_type
+            self.op_type, self.name = op_type, f"{op_type}_1"
 
     class Part:  # what ONNX Runtime reports where a GPU is: a fake, since there is none here
         def __init__(self, ep_name, *ops):
@@ -160,8 +160,9 @@ def test_work_that_a_provider_leaves_to_the_cpu_is_named():
     shapes, work = Part("CPUExecutionProvider", "Shape", "Gather"), Part("CPUExecutionProvider", "GRU")
     check = lambda *parts: onnxruntime._assert_provider(Reported(*parts), "CUDAExecutionProvider", "cuda:0")  # noqa: E731
     assert check(gpu, shapes) == "CUDAExecutionProvider (2 nodes), CPUExecutionProvider (Gather, Shape)"
-    with pytest.raises(MissingError, match="GRU would run on the CPU"):
+    with pytest.raises(MissingError, match="GRU would run on the CPU") as caught:
         check(gpu, work)
+    assert caught.value.nodes == ("GRU_1",)
     with pytest.raises(MissingError, match="every node would run on the CPU"):
         check(shapes)
 
@@ -390,9 +391,9 @@ def test_every_engine_offers_what_the_contract_says():
 def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
     from offramp.export.cut import guards
 
-    monkeypatch.setattr(guards, "LEAST_MACS", 0)
-    monkeypatch.setattr(guards, "GAIN", 1e9)
-    monkeypatch.setattr(guards, "ROUNDS", 1)
+    monkeypatch.setattr(guards, "LEAST_GUARDED_MACS", 0)
+    monkeypatch.setattr(guards, "MOST_GUARDED_SHARE", 1e9)
+    monkeypatch.setattr(guards, "GUARD_ROUNDS", 1)
     from torch import nn
 
     import ladder
@@ -402,7 +403,7 @@ def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
     bundle = export(net, x, tmp_path / "guarded.offramp")
     assert [stage.guarded for stage in bundle.variant().stages] == [None, "stage1.guarded.onnx"]
-    monkeypatch.setattr(guards, "GAIN", 0.0)
+    monkeypatch.setattr(guards, "MOST_GUARDED_SHARE", 0.0)
     plain = export(net, x, tmp_path / "plain.offramp")
     assert [stage.guarded for stage in plain.variant().stages] == [None, None]
     variant = bundle.variant()
@@ -412,7 +413,7 @@ def test_guards_change_nothing_but_the_time(tmp_path, monkeypatch):
     assert variant.digest == msgspec.structs.replace(variant, stages=stages, files=files).digest
     answers = [load_uncalibrated(b).every_exit(x).score for b in (bundle, plain)]
     assert np.allclose(*answers, atol=1e-6)
-    monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert np.allclose(load_uncalibrated(bundle).every_exit(x).score, answers[1], atol=1e-6)
 
 

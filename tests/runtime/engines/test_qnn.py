@@ -14,7 +14,7 @@ from offramp.bundle import Preprocess, Tensor, open_bundle
 from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build, load_uncalibrated
-from offramp.runtime.engines import Source, qnn
+from offramp.runtime.engines import StageFile, qnn
 from offramp.tests.helpers.command import clear_message, offramp
 from offramp.tests.zoo import networks
 
@@ -56,7 +56,7 @@ def write_stage(path, nodes):
     )
     graph = helper.make_graph(nodes, "stage", *ends, [shape, zero])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return Source(path=path, inputs=(Tensor(name="x", dtype="float32", shape=(None, 4)),), outputs=("y",))
+    return StageFile(path=path, inputs=(Tensor(name="x", dtype="float32", shape=(None, 4)),), outputs=("y",))
 
 
 def write_determinant(path):
@@ -184,13 +184,13 @@ def test_a_build_for_another_npu_or_version_is_not_taken(dense, monkeypatch):
 def test_what_is_no_context_is_refused(dense, tmp_path):
     stage = dense.variant().stages[0]
     path = dense.path / dense.variant().folder / stage.file
-    source = Source(path=path, inputs=stage.inputs, outputs=("exit0.score",))
+    source = StageFile(path=path, inputs=stage.inputs, outputs=("exit0.score",))
     for content in (b"no context", write_determinant(tmp_path / "d.onnx").path.read_bytes()):
         with pytest.raises(BundleError, match="QNN cannot load what was built of"):
             qnn.compile_stage(source, "simulator", threads=1, built=content)
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(BundleError, match="ONNX Runtime cannot load"):
-        qnn.build(Source(path=tmp_path / "junk.onnx", inputs=(), outputs=()), "simulator", threads=1)
+        qnn.build(StageFile(path=tmp_path / "junk.onnx", inputs=(), outputs=()), "simulator", threads=1)
 
 
 @simulated
@@ -213,7 +213,7 @@ def test_plain_int8_names_its_last_product_and_proposes_what_helps(forms):
 
 @simulated
 def test_a_length_that_differs_is_refused_before_anything_is_read(tmp_path):
-    source = Source(
+    source = StageFile(
         path=tmp_path / "none.onnx", inputs=(Tensor(name="x", dtype="float32", shape=(None, "time")),), outputs=()
     )
     with pytest.raises(UnsupportedError, match="qnn:simulator takes fixed shapes only, and the axis time"):

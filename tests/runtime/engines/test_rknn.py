@@ -116,7 +116,7 @@ def board(tmp_path, monkeypatch):
         tree = tmp_path / "root/proc/device-tree"
         tree.mkdir(parents=True, exist_ok=True)
         (tree / "compatible").write_text(compatible)
-        monkeypatch.setattr(rknn, "ROOT", tmp_path / "root")
+        monkeypatch.setattr(rknn, "BOARD_ROOT", tmp_path / "root")
         monkeypatch.setattr("platform.machine", lambda: "aarch64")
         monkeypatch.setattr(FakeRKNNLite, "made", [])
         monkeypatch.setattr(FakeRKNNLite, "answers", {"load_rknn": 0, "init_runtime": 0})
@@ -180,7 +180,7 @@ def test_images_go_in_as_nhwc_and_an_input_in_8_bits_is_handed_over_without_the_
         rknn.Edge("label", "label"),
         rknn.Edge("back", "back"),
     )
-    model = rknn.Model(Doubles(), rknn.Header("2.5.0", edges, given, {}, ()), "")
+    model = rknn.RknnStage(Doubles(), rknn.RknnHeader("2.5.0", edges, given, {}, ()), "")
     image = np.arange(-8, 8, dtype=np.float32).reshape(1, 4, 2, 2)
     quantised = np.array([[3, 4, 255]], np.uint8)
     outputs = {
@@ -216,7 +216,7 @@ def test_what_was_not_built_or_does_not_fit_gives_the_command_that_builds_it(den
         load_uncalibrated(dense, DEVICE)
 
 
-@pytest.mark.parametrize("chip", rknn.SOCS)
+@pytest.mark.parametrize("chip", rknn.RKNN_SOCS)
 def test_where_no_board_is_the_error_says_so_within_a_second(dense, chip):
     start_s = time.perf_counter()
     with pytest.raises(MissingError, match=f"rknn:{chip} runs on a board with that chip, and this is none"):

@@ -11,7 +11,7 @@ from offramp.cache import list_cache
 from offramp.errors import MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import EngineWarning, build, load_uncalibrated
-from offramp.runtime.engines import Source, tensorrt
+from offramp.runtime.engines import StageFile, tensorrt
 from offramp.runtime.engines.tensorrt import cuda
 from offramp.tests.fakes.tensorrt import VERSIONS, FakeDriver, make_tensorrt
 from offramp.tests.zoo import networks
@@ -31,7 +31,7 @@ def draw(n, seed=0):
 def sources(bundle, variant):
     for stage, exit_ in zip(variant.stages, variant.exits, strict=True):
         outputs = (*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label)
-        yield Source(path=bundle.path / variant.folder / stage.file, inputs=stage.inputs, outputs=outputs)
+        yield StageFile(path=bundle.path / variant.folder / stage.file, inputs=stage.inputs, outputs=outputs)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,7 @@ def test_images_as_a_camera_gives_them_and_float64(tmp_path, rtx):
     bundle = export(networks.build(networks.Plain), pixels, tmp_path / "net.offramp", preprocess=how)
     for source in sources(bundle, bundle.variant()):
         assert len(tensorrt.build_plan(rtx, source)[0]) > 1000
-    double = Source(source.path, (Tensor(name="x", dtype="float64", shape=(None, 3)),), ("y",))
+    double = StageFile(source.path, (Tensor(name="x", dtype="float64", shape=(None, 3)),), ("y",))
     with pytest.raises(UnsupportedError, match="TensorRT knows no float64, in which stage2.onnx reads x"):
         tensorrt.build_plan(rtx, double)
 
@@ -99,7 +99,7 @@ def test_what_the_real_parser_cannot_take_is_named(tmp_path, rtx):
     graph = helper.make_graph([node], "g", [value("x")], [value("y")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "odd.onnx")
     with pytest.raises(UnsupportedError, match="cannot run .*odd.onnx: StringNormalizer odd: |odd.onnx: .*tring"):
-        tensorrt.build_plan(rtx, Source(path=tmp_path / "odd.onnx", inputs=(), outputs=("y",)))
+        tensorrt.build_plan(rtx, StageFile(path=tmp_path / "odd.onnx", inputs=(), outputs=("y",)))
 
 
 def test_a_tensorrt_that_cannot_type_strongly_is_too_old(dense, monkeypatch):

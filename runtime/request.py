@@ -1,0 +1,56 @@
+"""What is to be loaded, and how: what `load`, `load_static`, `verify` and `build` hand on to each other."""
+
+from msgspec import Struct
+
+from ..bundle import Bundle, Exit, Stage, Variant
+from ..devices.meter import Meter
+from ..errors import UsageError
+from ..progress import Progress
+
+__all__ = ["LoadOptions", "NetworkParts", "chain_parts", "static_parts"]
+
+
+class LoadOptions(Struct, frozen=True):
+    """How stages are loaded; each field means what it means for `load`.
+
+    Attributes:
+        threads: threads that an engine may use within a stage.
+        logits: True if results carry the logits of the exit taken.
+        fallback: the device that takes a stage which another device cannot run.
+        meter: what watches the board's power.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Raises:
+        UsageError: `threads` is below 1.
+    """
+
+    threads: int = 1
+    logits: bool = False
+    fallback: str | None = None
+    meter: str | Meter | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UsageError(f"threads is at least 1, not {self.threads}.")
+
+
+class NetworkParts(Struct, frozen=True):
+    """The stages and exits that make one network: a variant's chain, or the static network to one of its exits."""
+
+    bundle: Bundle
+    variant: Variant
+    stages: tuple[Stage, ...]
+    exits: tuple[Exit, ...]
+
+
+def chain_parts(bundle: Bundle, variant: Variant) -> NetworkParts:
+    """Return the parts of a variant's chain: a stage for each exit."""
+    return NetworkParts(bundle, variant, variant.stages, variant.exits)
+
+
+def static_parts(bundle: Bundle, variant: Variant, exit_: int) -> NetworkParts:
+    """Return the parts of the static network that ends at an exit: one stage and one exit."""
+    end = variant.exits[exit_]
+    stage = Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs)
+    return NetworkParts(bundle, variant, (stage,), (end,))
