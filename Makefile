@@ -1,5 +1,5 @@
 # make demo: train, export, calibrate, run and compare a network on handwritten digits.
-# make test: run the tests (eight minutes).  make test-fast: run those that start and train little (90 s).
+# make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
 # make docs: build the pages of docs/ into site/.
@@ -22,6 +22,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+
+test-fast: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	-m "not long and not slow and not hardware and not large and not rknn"
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
 	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn
