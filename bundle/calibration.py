@@ -1,4 +1,4 @@
-"""What calibrations say: operating points and what is promised of them. Typed, and validated while they are decoded."""
+"""The calibration file: operating points, their promises, and what was measured. Typed, and validated while it is decoded."""
 
 from typing import Annotated
 
@@ -11,10 +11,10 @@ CALIBRATION_SCHEMA = 3
 """The version of calibrations that this offramp writes, and the only one that it reads."""
 
 BESIDE = "-early"
-"""How the name of a point ends that stands beside one of a static network."""
+"""Suffix of the early-exit point stored next to a recommended static network: `balanced` and `balanced-early`."""
 
 THE_WHOLE = "It is the whole network: against itself nothing is lost."
-"""The promise of the whole network under limits of what is lost against it."""
+"""Promise text of the whole network: losses are measured against it, so it loses nothing."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -105,7 +105,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
 
     @property
     def is_promised(self) -> bool:
-        """Whether something is promised of it, as it always is of the whole network under limits of what is lost against it."""
+        """True if a certificate exists, or if the point is the whole network itself, which cannot lose against itself."""
         return self.certificate is not None or self.promise == THE_WHOLE
 
     @property
@@ -186,16 +186,16 @@ class StaticPoint(Record, frozen=True, kw_only=True):
     energy_j: Joules | None = None
 
 
-class Gate(Record, frozen=True, kw_only=True):
-    """A compressed variant that took no part in the search, since it is slower or much worse than its parent here.
+class Exclusion(Record, frozen=True, kw_only=True):
+    """A compressed variant that was barred from the search, because it is slower or much worse than its parent on this device.
 
     Attributes:
-        variant, placement: what was left out, and the device of each of its stages.
-        parent: the variant it was made from.
+        variant, placement: the variant, and the device of each of its stages.
+        parent: the variant it was compared with.
         latency_s, parent_latency_s: median latency to the last exit.
-        accuracy, parent_accuracy: at the exit where it loses too much and most, or else at the last, by the samples that choose;
-            None where they are not known.
-        reason: which of them, in words.
+        accuracy, parent_accuracy: share of right labels on the selecting samples, at the exit that loses most beyond the limit;
+            at the last exit if none does. None if unknown.
+        reason: why it was barred, in words.
     """
 
     variant: str
@@ -277,7 +277,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     statics: tuple[StaticPoint, ...]
     frontier: tuple[Tradeoff, ...]
     points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[Exclusion, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -298,12 +298,14 @@ class Calibration(Record, frozen=True, kw_only=True):
         return all(point.met for point in self.asked_for.values())
 
     def took_part(self, static: StaticPoint) -> bool:
-        """Tell whether a static network took part in the search, rather than be kept out of it with its chain by a gate."""
-        gated = {(gate.variant, gate.placement) for gate in self.gates}
-        placed = [one.placement for one in self.chains if one.variant == static.variant]
+        """Return True if a static network took part in the search; its chain was not excluded."""
+        excluded = {(exclusion.variant, exclusion.placement) for exclusion in self.gates}
+        placements = [chain.placement for chain in self.chains if chain.variant == static.variant]
         return any(
-            (static.variant, where) not in gated and static.exit < len(where) and where[static.exit] == static.device
-            for where in placed
+            (static.variant, placement) not in excluded
+            and static.exit < len(placement)
+            and placement[static.exit] == static.device
+            for placement in placements
         )
 
     @property

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from .. import __version__
 from ..bundle import Bundle, Calibration, Target, Variant, opened, read_calibration, write_calibration
-from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Gate, Latency, StaticPoint
+from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Exclusion, Latency, StaticPoint
 from ..bundle.target import CAREFUL
 from ..bundle.writing import check_replaceable
 from ..devices import fingerprint
@@ -293,7 +293,9 @@ def _scale(contenders: Sequence[Contender], ways: Sequence[Way], yardstick_s: fl
     return [one.with_costs(one.known.costs.scaled(ways[one.way].drift(yardstick_s))) for one in contenders]
 
 
-def _pick(contenders: Sequence[Contender], targets: Mapping[str, Target], gates: Iterable[Gate]) -> dict[str, Pick]:
+def _pick(
+    contenders: Sequence[Contender], targets: Mapping[str, Target], gates: Iterable[Exclusion]
+) -> dict[str, Pick]:
     picks = pick(contenders, targets)
     for name, one in picks.items():
         if one.thresholds is None and one.rival is None:

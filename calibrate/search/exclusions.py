@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Variant
-from ...bundle.calibration import Gate
+from ...bundle.calibration import Exclusion
 from ..measure.configurations import Way
 from .contenders import Contender
 
@@ -35,7 +35,7 @@ def find_gates(
     *,
     device: str,
     yardstick_s: float,
-) -> dict[int, Gate]:
+) -> dict[int, Exclusion]:
     """Return by way what keeps a variant out of the search, by the samples that choose.
 
     A compressed variant is compared with what it was made of, where that was measured on the same devices and takes part itself;
@@ -48,7 +48,7 @@ def find_gates(
         variants: of the bundle, parents before what is made of them.
         device, yardstick_s: where the yardstick runs, and its median latency.
     """
-    gates: dict[int, Gate] = {}
+    gates: dict[int, Exclusion] = {}
     by_name = {variant.name: variant for variant in variants}
     for at in sorted(range(len(ways)), key=lambda i: list(by_name).index(ways[i].variant.name)):
         way, loses, one = ways[at], 0.0, ways[at].variant
@@ -118,9 +118,9 @@ def _accuracies(ours: _Ends, theirs: _Ends, exit_name: str) -> _Shares:
     return first, second
 
 
-def _gate(way: Way, ours: _Ends, theirs: _Ends, parent: str, why: str, shares: _Shares) -> Gate:
+def _gate(way: Way, ours: _Ends, theirs: _Ends, parent: str, why: str, shares: _Shares) -> Exclusion:
     where = f"{way.variant.name} on {', '.join(dict.fromkeys(way.placement))}"
-    return Gate(
+    return Exclusion(
         variant=way.variant.name,
         placement=way.placement,
         parent=parent,
