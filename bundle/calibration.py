@@ -300,12 +300,12 @@ class Calibration(Record, frozen=True, kw_only=True):
     def took_part(self, static: StaticPoint) -> bool:
         """Return True if a static network took part in the search; its chain was not excluded."""
         excluded = {(exclusion.variant, exclusion.placement) for exclusion in self.gates}
-        placements = [chain.placement for chain in self.chains if chain.variant == static.variant]
         return any(
-            (static.variant, placement) not in excluded
-            and static.exit < len(placement)
-            and placement[static.exit] == static.device
-            for placement in placements
+            (chain.variant, chain.placement) not in excluded
+            and chain.variant == static.variant
+            and static.exit < len(chain.placement)
+            and chain.placement[static.exit] == static.device
+            for chain in self.chains
         )
 
     @property

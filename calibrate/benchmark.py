@@ -20,7 +20,7 @@ from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
 from ..units import show_value
 from .intervals import paired_drop
-from .labels import LEAST, check_labelled, check_labels
+from .labels import LEAST_SAMPLES, check_labelled, check_labels
 from .measure.latency import force_exits, latencies, measure, run_alone
 
 LOOK = 256
@@ -265,7 +265,7 @@ def compare(
         whole_static = placement[-1], first.name, len(first.exits) - 1
         some = np.linspace(0, len(x) - 1, min(len(x), LOOK)).astype(int)
         said = add_static("whole", *whole_static).batch(x[some]).label
-        if len(some) >= LEAST:
+        if len(some) >= LEAST_SAMPLES:
             check_labels(y[some], said, bundle.manifest.classes)
         if rival is not None and (rival.device, rival.variant, rival.exit) == whole_static:
             rival = None  # it is measured already

@@ -20,10 +20,9 @@ from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
 from ...runtime.selection import choose_point, differs_here
 from ..benchmark import Comparison, compare
-from ..labels import check_labelled
-from ..measure.answers import CHUNK
+from ..labels import check_labelled, hash_samples
+from ..measure.answers import SAMPLES_AT_ONCE
 from ..measure.latency import latencies
-from ..measure.resume import hash_samples
 from ..measure.tables import exits_taken
 from .contents import PERCENTILES, Distribution, Measured, Report
 from .examples import Group, find_examples, has_images
@@ -182,9 +181,9 @@ def _ask_exits(
 ) -> EveryExit:
     parts = []
     with load_uncalibrated(bundle, placement, variant=variant.name, **how) as net:
-        for first in range(0, len(x), CHUNK):
-            parts.append(net.every_exit(x[first : first + CHUNK]))
-            how["progress"]("asking every exit", min(first + CHUNK, len(x)), len(x))
+        for first in range(0, len(x), SAMPLES_AT_ONCE):
+            parts.append(net.every_exit(x[first : first + SAMPLES_AT_ONCE]))
+            how["progress"]("asking every exit", min(first + SAMPLES_AT_ONCE, len(x)), len(x))
     return EveryExit(np.concatenate([one.label for one in parts]), np.concatenate([one.score for one in parts]))
 
 

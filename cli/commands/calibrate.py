@@ -28,6 +28,7 @@ from ..output import print_result, progress_bars
 )
 @click.option("--power-w", type=float, help="State the board's power in watts, instead of measuring energy.")
 @with_seed
+@click.option("--measure-s", type=float, default=6.0, hidden=True)
 @as_json
 def calibrate(
     bundle: str,
@@ -44,6 +45,7 @@ def calibrate(
     meter: str | None,
     power_w: float | None,
     seed: int,
+    measure_s: float,
     as_json: bool,
     **target: Any,
 ) -> None:
@@ -80,6 +82,7 @@ def calibrate(
             outside=others,
             meter=found,
             seed=seed,
+            measure_s=measure_s,
             progress=progress,
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))

@@ -1,6 +1,7 @@
 """offramp energy"""
 
 import click
+from msgspec.structs import replace
 
 from ...errors import UsageError
 from ..describe import describe_energies
@@ -80,7 +81,7 @@ def energy(
         fields = fingerprint(packages=packages, threads=threads, meter=f"{found.name}: {found.scope}")
         if power_w is not None:
             latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
-            result = model_energy(latency_s, power_w, fingerprint=fields)
+            result = model_energy(latency_s, power_w)
         else:
             result = measure_energy(
                 net,
@@ -89,7 +90,7 @@ def energy(
                 trials=trials,
                 window_s=window_s,
                 seed=seed,
-                fingerprint=fields,
                 progress=progress,
             )
+        result = replace(result, fingerprint=fields)
     print_result(result, as_json, lambda: describe_energies(result))

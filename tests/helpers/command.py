@@ -3,12 +3,13 @@
 import subprocess
 import sys
 
+from offramp.tests.helpers.briefly import brief_arguments
+
 
 def offramp(*arguments):
     """Run the command line in a process of its own; what calibrates measures briefly."""
-    brief = "import offramp.calibrate.pipeline as c; c.MEASURE_S = 0.2; " if arguments[0] == "calibrate" else ""
-    code = brief + "from offramp.cli.app import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    code = "from offramp.cli.app import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *brief_arguments(arguments)], capture_output=True, text=True)
 
 
 def clear_message(done, code, *words):
