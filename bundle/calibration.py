@@ -63,10 +63,10 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         met: whether these samples keep the target's limits.
         certificate: what is promised; None where nothing is.
         promise: that, or why nothing is promised, in words.
-        rival: the best static network of which it can be promised that it keeps the target, else the best that keeps it, as an
-            index into the calibration's `statics`; None where none does.
-        pays: whether the target is kept and that network is beaten.
-        verdict: that in words.
+        rival: the best static network, as an index into the calibration's `statics`: the cheapest that meets the target by enough
+            to be proven, else the cheapest that meets it; None if none does.
+        pays: True if the target is met and that network is beaten.
+        verdict: whether early exit pays, in words.
     """
 
     variant: str
@@ -246,8 +246,8 @@ class Calibration(Record, frozen=True, kw_only=True):
     Attributes:
         schema: the version of this form.
         offramp: the version of offramp that wrote it.
-        variants: the yardstick, whose whole network drops are held against, and those that were measured: which ones, exactly,
-            by `Variant.digest`.
+        variants: `Variant.digest` by name: of the first variant, whose whole network losses are counted against, and of all that
+            were measured.
         fingerprint: the device and software it was measured on; see `devices.fingerprint`.
         conditions: of the board meanwhile.
         confidence, seed: as they were given.

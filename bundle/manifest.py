@@ -264,7 +264,8 @@ class Manifest(Record, frozen=True):
         class_names: one per class; None where they have none.
         preprocess: set where the network takes uint8 images (batch, height, width, channel); None elsewhere.
         inputs: of the network, the same for every variant.
-        variants: the first is the yardstick that drops are held against; what was made of another stands after it.
+        variants: the whole network of the first is the reference that losses are counted against; parents stand before the
+            variants made from them.
     """
 
     schema: int

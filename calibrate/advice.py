@@ -33,7 +33,7 @@ def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[
         assert static is not None
         return False, f"Do not use early exit here: no thresholds keep the target, {_show(static)} does."
     if not early.met:
-        missed = f"The target is missed on the samples that did not choose: {_show(early)}"
+        missed = f"The target is missed on the reporting samples: {_show(early)}"
         if early.drop is None or early.accuracy is None:
             return False, f"{missed}."
         whole = show_share(early.accuracy + early.drop)
@@ -41,7 +41,7 @@ def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[
     if static is not None and early.certificate is None and static.is_promised:
         return False, f"Do not use early exit here: {early.promise} {_show(early)}, {_show(static)}."
     if static is None or not static.met:
-        where = "" if static is None else " on the samples that did not choose"
+        where = "" if static is None else " on the reporting samples"
         return True, f"Use early exit: no static network keeps the target{where}, {_show(early)}."
     pays, gain = _compare(early, static)
     if pays:

@@ -96,11 +96,11 @@ def calibrate(
         MeasurementError: the meter failed.
 
     Example:
-        >>> import numpy as np
-        >>> test = np.load("test.npz")
-        >>> calibration = calibrate("digits.offramp", (test["x"], test["y"]), Target(max_drop=0.05), measure_s=0.2)
-        >>> calibration.point.target
-        Target(max_drop=0.05)
+        >>> from offramp.calibrate import Target, calibrate, load_samples
+        >>> samples = load_samples("test.npz")
+        >>> calibration = calibrate("digits.offramp", samples, Target(max_drop=0.1), output="tried.json", measure_s=1)
+        >>> calibration.point.target.max_drop
+        0.1
     """
     request = read_request(
         bundle,

@@ -242,11 +242,11 @@ def _check_outside(samples: SampleSet, outside: SampleSet | None, targets: Mappi
         return
     if outside.sha256 == samples.sha256:
         raise UsageError(
-            "outside holds the same samples as data: what chooses must not certify too. Leave outside out."
+            "outside holds the same samples as data: samples that choose must not certify too. Leave outside out."
         )
     if outside.y is None and any(target.min_accuracy is not None for target in targets.values()):
         raise UsageError(
-            "Without labels outside cannot choose for min_accuracy: limit max_drop instead, or give labels."
+            "outside has no labels, so it cannot choose thresholds for min_accuracy: limit max_drop instead, or give labels."
         )
 
 

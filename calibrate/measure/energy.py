@@ -38,6 +38,10 @@ class ExitEnergy(Struct, frozen=True, kw_only=True):
         net_j, net_interval_j: the part above the board's rest, with its interval; None if modelled.
         latency_s: mean time of one inference in the same windows.
         throttled: windows that count although the board throttled in each repetition.
+
+    Example:
+        >>> model_energy([0.001, 0.002], power_w=5.0).exits[1].energy_j
+        0.01
     """
 
     exit: int
@@ -107,10 +111,12 @@ def measure_energy(
         UsageError, MeasurementError: as for `measure_runs`.
 
     Example:
+        >>> from offramp.calibrate import load_samples, measure_energy
         >>> from offramp.devices import choose_meter
         >>> from offramp.runtime import load
+        >>> x, _ = load_samples("test.npz")
         >>> with load("digits.offramp") as net:  # doctest: +SKIP
-        ...     energies = measure_energy(net, np.load("test.npz")["x"], choose_meter())
+        ...     energies = measure_energy(net, x, choose_meter())
     """
     samples = itertools.cycle(x)
 
