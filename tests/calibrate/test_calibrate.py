@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 from pathlib import Path
@@ -18,8 +19,10 @@ from offramp.errors import BundleError, DataError, MissingError, TargetError, Un
 from offramp.export import export, keep, quantize
 from offramp.runtime import load, load_static, load_uncalibrated
 from offramp.runtime.engines import openvino
-from offramp.tests.helpers.briefly import calibrate
+from offramp.tests.helpers import briefly
 from offramp.tests.zoo.dense import CLASSES, write_onnx
+
+calibrate = functools.partial(briefly.calibrate, measure_s=0.3)  # latencies are compared
 
 
 def test_the_figures_come_from_the_samples_that_did_not_choose(dense, labelled):

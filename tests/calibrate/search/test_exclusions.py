@@ -1,5 +1,6 @@
 """Compressed variants that are slower or much worse than what they were made of are kept, marked and never recommended."""
 
+import functools
 import re
 
 import numpy as np
@@ -10,9 +11,11 @@ from onnx import helper, numpy_helper
 from offramp.bundle import Target, read_calibration
 from offramp.errors import TargetError, UsageError
 from offramp.export import Origin, export, keep
-from offramp.tests.helpers.briefly import calibrate
+from offramp.tests.helpers import briefly
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo.dense import write_onnx
+
+calibrate = functools.partial(briefly.calibrate, measure_s=0.3)  # latencies are compared
 
 
 def write_slow(path):
