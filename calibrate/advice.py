@@ -1,4 +1,4 @@
-"""A calibration's verdicts and notes in words: whether early exit pays, and what is worth knowing besides."""
+"""The verdicts and notes of a calibration in words: whether early exit pays, and how exits and samples could be improved."""
 
 import itertools
 import math

@@ -76,7 +76,7 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
         name: what `data` is called in messages.
 
     Raises:
-        UsageError: it is no pair.
+        UsageError: `data` is no pair.
         DataError: as for `check_labelled`, or there are too few.
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2:
@@ -107,9 +107,9 @@ def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
     # Few samples may be right too seldom by bad luck: two standard deviations.
     if right + 2 * (chance * (1 - chance) / len(y)) ** 0.5 <= LEAST_OVER_CHANCE * chance:
         raise DataError(
-            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Are the "
-            "labels those of another set, or in another order (as folders are sorted), or the samples scaled differently than in "
-            "training?"
+            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Do the "
+            "labels belong to another set? Are they in another order (as folders are sorted)? Are the samples scaled differently "
+            "than in training?"
         )
 
 

@@ -187,7 +187,7 @@ def name_targets(
     else:
         targets = {"default": target} if isinstance(target, Target) else dict(target)
     if not targets:
-        raise UsageError("There is no target: name one at least, or leave target out.")
+        raise UsageError("There is no target: name at least one, or leave target out.")
     for name, each in targets.items():
         if not re.fullmatch(PLAIN, name) or name.endswith(BESIDE):
             raise UsageError(
@@ -208,7 +208,7 @@ def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list
         return list(bundle.manifest.variants)
     names = [variant] if isinstance(variant, str) else list(variant)
     if not names:
-        raise UsageError("There is no variant to calibrate: name one at least, or leave variant out.")
+        raise UsageError("There is no variant to calibrate: name at least one, or leave variant out.")
     return [bundle.variant(name) for name in dict.fromkeys(names)]
 
 

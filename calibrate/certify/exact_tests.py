@@ -4,7 +4,7 @@
     tests       pass   pass   pass   pass   FAIL                                stop: the last that passed is certified
 
 The candidates are fixed before the certifying samples are looked at, and tested in order until the first failure. A false promise
-then has at most the chance `delta`, whatever the data (fixed-sequence testing: Maurer, Hothorn and Lehmacher, 1995). Several
+then has at most the chance `delta` for any data (fixed-sequence testing: Maurer, Hothorn and Lehmacher, 1995). Several
 limits are promised together where each of them passes at `delta` (intersection-union test: Berger, Technometrics 24, 1982).
 """
 

@@ -65,7 +65,7 @@ class ExitEnergies(Struct, frozen=True, kw_only=True):
         trials, window_s: how many rounds were measured, and the length of a window.
         discarded: windows that were thrown away because the board throttled or the sensor failed.
         meter, scope, grade: as in `devices.Energy`; `modelled` joules are time by a stated power, and nothing was measured.
-        fingerprint: of the device; empty unless the caller attaches one.
+        fingerprint: the device's, if the caller attached it.
 
     Example:
         >>> model_energy([0.001, 0.002], power_w=5.0).grade
@@ -174,8 +174,8 @@ def model_energy(latency_s: Sequence[float], power_w: float) -> ExitEnergies:
 
     Example:
         >>> energies = model_energy([0.001, 0.002], power_w=5.0)
-        >>> [exit.energy_j for exit in energies.exits]
-        [0.005, 0.01]
+        >>> energies.exits[1].energy_j
+        0.01
     """
     from ...devices.meters import modelled
 

@@ -15,7 +15,7 @@ __all__ = ["Contender", "ContenderKey", "tabulate"]
 
 
 class ContenderKey(NamedTuple):
-    """Which contender it is, whatever its costs: a configuration, and the exit of a static network or None for the chain."""
+    """Identifies a contender: its configuration, and the exit of a static network or None for the chain. Costs do not count."""
 
     configuration: Configuration
     static: int | None
@@ -41,7 +41,7 @@ class Contender(Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def key(self) -> ContenderKey:
-        """Which contender it is, whatever its costs."""
+        """Identifies the contender; two with the same key differ only in their costs."""
         return ContenderKey(self.configuration, self.static)
 
     @property

@@ -64,9 +64,9 @@ class Pick(Struct, frozen=True, eq=False):
 def make_picks(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict[str, Pick]:
     """Pick the chain that serves all targets best together, and for each target the best static network.
 
-    All points of a calibration run the same chain, so that a product can switch between them. It is the chain that meets the
-    most targets; among those, the one of which the most promises can be expected to hold; and among those, the one with the
-    least mean cost, relative to the best for each target.
+    All points of a calibration run the same chain, so that a product can switch between them. The chain must meet the most
+    targets. Among such chains those with the most provable promises come first, and among those the one with the least mean
+    cost, relative to the best for each target.
 
     Args:
         contenders: chains and static networks, at least one chain.

@@ -86,7 +86,7 @@ def solve(
             [np.unique(np.linspace(0, len(grid) - 1, values).round().astype(int)).tolist() for grid in grids]
         )
     else:
-        best = min((fine.best_of([[i] for i in start]) for start in fine.descend()), key=lambda found: found[0])
+        best = min((fine.best_of([[i] for i in start]) for start in fine.descend()), key=lambda best: best[0])
     if grids and values < fine_values:
         best = fine.zoom(best, max(1, fine_values // (2 * values)))
     (violation, *_), vector = best
@@ -180,7 +180,7 @@ class _FineGrids:
                     for k in group:
                         around = best[1][k] + step * np.arange(-half, half + 1)
                         candidates[k] = np.unique(around.clip(0, len(self.grids[k]) - 1)).tolist()
-                    best = min(best, self.best_of(candidates), key=lambda found: found[0])
+                    best = min(best, self.best_of(candidates), key=lambda each: each[0])
             if best[0] == before[0]:
                 if step == 1:
                     return best

@@ -206,9 +206,9 @@ def test_without_labels_the_whole_network_is_the_reference(dense, labelled):
     assert [name for name in names if not name.endswith("-early")] == ["balanced", "accurate", "eco"]
     with pytest.raises(UsageError, match="no labels, so nothing tells whether an accuracy drop"):
         calibrate(dense, (labelled[0], None), Target(max_drop=0.05))
-    with pytest.raises(UsageError, match="cannot choose for min_accuracy"):
+    with pytest.raises(UsageError, match="cannot choose thresholds for min_accuracy"):
         calibrate(dense, labelled, Target(min_accuracy=0.5), outside=(labelled[0][:500], None))
-    with pytest.raises(UsageError, match="what chooses must not certify too"):
+    with pytest.raises(UsageError, match="samples that choose must not certify too"):
         calibrate(dense, labelled, Target(max_drop=0.05), outside=labelled)
 
 
