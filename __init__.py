@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def late_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's `__getattr__`, which imports a name from the module it lives in when somebody asks for it.
+    """Return a `__getattr__` for a package that imports each name from its module when it is asked for.
 
     Example: `__getattr__ = late_names(__name__, {"diagnose": "diagnosis"})`.
     """

@@ -2,13 +2,14 @@
 
     $XDG_CACHE_HOME/offramp/engines/<sha256 of the key>/{built, entry.json}
 
-The key names everything that matters: a build that it does not fit is not looked at. An entry is moved in place when it is whole
-and moved away before it is removed, so any number of processes may use the cache at once. What was used least recently goes
-first when the cache passes its limit.
+A key names everything that a build depends on, so a build whose key differs is never used. An entry is written under a temporary
+name and moved in place when it is whole, and is moved away before it is removed: any number of processes may use the cache at
+once. When the cache passes its limit, the entries that were used least recently are removed first.
 """
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import time
@@ -21,24 +22,46 @@ from msgspec import Meta, Struct
 
 from .bundle.manifest import Count
 from .errors import UsageError
-from .files import NEW, new_name, os_errors_explained, remove_tree, write_atomically
+from .files import NEW, cache_home, new_name, os_errors_explained, remove_tree, write_atomically
+
+__all__ = [
+    "CachedBuild",
+    "Entry",
+    "Key",
+    "cache_folder",
+    "cache_limit",
+    "clean_cache",
+    "digest_key",
+    "discard",
+    "fetch",
+    "list_cache",
+    "read_build",
+    "store",
+    "write_build",
+]
+
+LOG = logging.getLogger(__name__)
 
 LIMIT_BYTES = 2 << 30
-"""The size that the cache is kept below, unless OFFRAMP_CACHE_MB says otherwise."""
+"""The cache's size limit, unless OFFRAMP_CACHE_MB gives another."""
 
 ABANDONED_S = 3600.0
-"""After this time something unfinished belongs to a process that was killed."""
+"""An unfinished entry that is older than this belongs to a process that was killed."""
+
+ATTEMPTS = 10
+"""How often a move into place is tried: another process may remove what a third has put there."""
 
 Key = Mapping[str, str]
 
 
 class Entry(Struct, frozen=True):
-    """What stands beside a build.
+    """The record of a build.
 
     Attributes:
         label: which stage of which bundle it was built of, for people.
-        key: what decides whether it fits, by name.
-        bytes, sha256: of the build.
+        key: what the build depends on, by name.
+        bytes: the build's size.
+        sha256: of the build, in hexadecimal.
     """
 
     label: str
@@ -47,8 +70,14 @@ class Entry(Struct, frozen=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Kept(Struct, frozen=True):
-    """An entry of the cache, with the time it was last used, in seconds since 1970."""
+class CachedBuild(Struct, frozen=True):
+    """An entry of the cache.
+
+    Attributes:
+        folder: its name in the cache's folder.
+        entry: its record.
+        used_s: when it was used last, in seconds since 1970.
+    """
 
     folder: str
     entry: Entry
@@ -56,14 +85,11 @@ class Kept(Struct, frozen=True):
 
 
 def cache_folder() -> Path:
-    """Return where builds are kept: `$XDG_CACHE_HOME/offramp/engines`, by default below `~/.cache` (XDG base directories)."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():
-        try:
-            base = Path.home() / ".cache"
-        except RuntimeError:  # a user without a home, as in some containers
-            base = Path(os.devnull)  # nothing is found in it, and nothing can be written, which is said
-    return base / "offramp" / "engines"
+    """Return the cache's folder: `$XDG_CACHE_HOME/offramp/engines`, by default below `~/.cache`.
+
+    A user without a home gets a folder that cannot be written, and writing to it raises MissingError.
+    """
+    return cache_home() / "offramp" / "engines"
 
 
 def cache_limit() -> int:
@@ -84,32 +110,49 @@ def digest_key(key: Key) -> str:
 
 
 def fetch(key: Key, label: str) -> tuple[bytes | None, str | None]:
-    """Return what was built under a key, or None and, where there is something like it, why it cannot be used."""
-    cache_limit()  # a wrong limit is said before anything is built
+    """Look up the build of a key.
+
+    Args:
+        key: what the build depends on.
+        label: the stage that it was built of.
+
+    Returns:
+        The build and None; or None and the reason why a build of this stage cannot be used; or None and None if there is none.
+    """
+    cache_limit()  # refuses a wrong limit before anything is built
     folder = cache_folder() / digest_key(key)
     content, problem = read_build(folder / "entry.json", folder / "built", key)
     if content is not None:
         with contextlib.suppress(OSError):
             os.utime(folder)
+        LOG.debug("hit: %s in %s", label, folder)
         return content, None
     if problem is not None:
         _remove(folder)
+        LOG.debug("miss: %s, removed: %s", label, problem)
         return None, problem
-    others = [kept.entry.key for kept in list_cache() if kept.entry.label == label]
-    # What was built for another device, number of threads or set of outputs is not stale: both may be in use.
-    alike = [
-        other for other in others if all(other.get(part) == key[part] for part in ("device", "threads", "outputs"))
-    ]
-    if not alike:
-        return None, None
-    return None, compare_keys(key, min(alike, key=lambda other: len(_differing(key, other))))
+    problem = _describe_nearest(key, label)
+    LOG.debug("miss: %s: %s", label, problem or "not built for this device before")
+    return None, problem
+
+
+def _describe_nearest(key: Key, label: str) -> str | None:
+    """Say how the most similar build of the same stage differs from a key; None if there is no stale one.
+
+    Builds for other devices, numbers of threads or sets of outputs are not stale: both may be in use.
+    """
+    keys = [cached.entry.key for cached in list_cache() if cached.entry.label == label]
+    stale = [other for other in keys if all(other.get(part) == key[part] for part in ("device", "threads", "outputs"))]
+    if not stale:
+        return None
+    return compare_keys(key, min(stale, key=lambda other: len(_differing(key, other))))
 
 
 def read_build(record: Path, path: Path, key: Key) -> tuple[bytes | None, str | None]:
     """Read a build and the record beside it.
 
     Returns:
-        The build, or None with the reason why it cannot be used; None and None where there is nothing.
+        The build and None; or None and the reason why it cannot be used; or None and None if neither file exists.
     """
     entry = _read_entry(record)
     if entry is None:
@@ -126,15 +169,16 @@ def read_build(record: Path, path: Path, key: Key) -> tuple[bytes | None, str | 
 
 
 def compare_keys(ours: Key, theirs: Key) -> str:
-    """Say which parts of two keys differ."""
+    """Say which parts of two keys differ: `engine was 1.20 and is 1.21; threads was 1 and is 2`."""
     parts = [
-        f"{name} was {_brief(theirs.get(name))} and is {_brief(ours.get(name))}" for name in _differing(ours, theirs)
+        f"{name} was {_shorten(theirs.get(name))} and is {_shorten(ours.get(name))}"
+        for name in _differing(ours, theirs)
     ]
     return "; ".join(parts)
 
 
 def write_build(record: Path, path: Path, key: Key, label: str, content: bytes) -> None:
-    """Write a build and the record beside it; each is whole or as it was, and one without the other counts as damaged.
+    """Write a build and the record beside it. Each file is replaced as a whole; a build without its record counts as damaged.
 
     Raises:
         MissingError: the folder cannot be written or the disk is full.
@@ -145,7 +189,7 @@ def write_build(record: Path, path: Path, key: Key, label: str, content: bytes) 
 
 
 def store(key: Key, label: str, content: bytes) -> None:
-    """Keep a build, and remove what was used least recently where the cache passes its limit.
+    """Put a build into the cache, then remove the entries used least recently until the cache is within its limit.
 
     Raises:
         MissingError: the cache cannot be written or the disk is full.
@@ -158,64 +202,70 @@ def store(key: Key, label: str, content: bytes) -> None:
         folder.mkdir()
         try:
             write_build(folder / "entry.json", folder / "built", key, label, content)
-            _remove(final)  # what the engine could not load
+            _remove(final)  # a build that the engine could not load
             _move(folder, final)
         finally:
             remove_tree(folder, ignore_errors=True)
+    LOG.debug("stored: %s in %s, %d bytes", label, final, len(content))
     clean_cache(cache_limit(), keep=final.name)
 
 
 def discard(key: Key) -> None:
-    """Remove what was kept under a key."""
-    _remove(cache_folder() / digest_key(key))
+    """Remove the build of a key."""
+    folder = cache_folder() / digest_key(key)
+    if _remove(folder):
+        LOG.debug("discarded: %s", folder)
 
 
 def _move(folder: Path, final: Path) -> None:
-    """Move a whole entry in place, unless another process was first with the same; a third may remove that meanwhile."""
-    for attempt in range(10):
+    """Move a whole entry in place, unless another process has put the same entry there."""
+    for attempt in range(ATTEMPTS):
         try:
             folder.rename(final)
             return
         except OSError:
             if final.is_dir():
                 return
-            if attempt == 9:
+            if attempt == ATTEMPTS - 1:
                 raise
 
 
-def list_cache() -> list[Kept]:
-    """Return every entry, the one used last first."""
-    kept = []
+def list_cache() -> list[CachedBuild]:
+    """Return every entry, the most recently used first."""
+    builds = []
     with contextlib.suppress(OSError):
         for folder in cache_folder().iterdir():
             entry = None if folder.name.startswith(NEW) else _read_entry(folder / "entry.json")
             with contextlib.suppress(OSError):
                 if entry is not None:
-                    kept.append(Kept(folder.name, entry, folder.stat().st_mtime))
-    return sorted(kept, key=lambda one: -one.used_s)
+                    builds.append(CachedBuild(folder.name, entry, folder.stat().st_mtime))
+    return sorted(builds, key=lambda build: -build.used_s)
 
 
 def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
-    """Remove the entries used least recently until the rest is within a limit; at 0 everything goes.
+    """Remove the entries used least recently until the rest is within a limit; a limit of 0 removes all.
 
-    What processes that were killed have left half written goes in any case, once it is an hour old; at 0 what is damaged too.
+    Unfinished entries of processes that were killed are removed in any case, an hour after they were begun. A limit of 0 removes
+    damaged entries too.
 
     Args:
         limit: in bytes.
-        keep: an entry that stays whatever its size.
+        keep: the folder of an entry that stays, however large it is.
 
     Returns:
         How many entries were removed, and their bytes.
     """
     total, removed, freed = 0, 0, 0
-    for kept in list_cache():
-        total += kept.entry.bytes  # once the limit is passed, everything older goes
-        if total > limit and kept.folder != keep and _remove(cache_folder() / kept.folder):
-            removed, freed = removed + 1, freed + kept.entry.bytes
+    for build in list_cache():
+        total += build.entry.bytes  # beyond the limit, everything that was used earlier goes
+        if total > limit and build.folder != keep and _remove(cache_folder() / build.folder):
+            removed, freed = removed + 1, freed + build.entry.bytes
+            LOG.debug("removed: %s, %d bytes, beyond the limit of %d", build.entry.label, build.entry.bytes, limit)
     with contextlib.suppress(OSError):
-        for left in list(cache_folder().iterdir()):
-            if _is_abandoned(left) if left.name.startswith(NEW) else limit == 0 and not keep:
-                _remove(left)
+        for leftover in list(cache_folder().iterdir()):
+            if _is_abandoned(leftover) if leftover.name.startswith(NEW) else limit == 0 and not keep:
+                _remove(leftover)
+                LOG.debug("removed: %s, unfinished or damaged", leftover)
     return removed, freed
 
 
@@ -227,7 +277,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _remove(path: Path) -> bool:
-    """Move an entry away, so that nobody finds half of it, and remove it; False where it is not there or stays."""
+    """Move an entry away, so that nobody finds half of it, and remove it. Return False if it is missing or cannot be moved."""
     away = new_name(path.parent)
     try:
         path.rename(away)
@@ -241,6 +291,7 @@ def _remove(path: Path) -> bool:
 
 
 def _read_entry(path: Path) -> Entry | None:
+    """Return the record in a file; None if it is missing or damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Entry)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
@@ -248,10 +299,11 @@ def _read_entry(path: Path) -> Entry | None:
 
 
 def _differing(ours: Key, theirs: Key) -> list[str]:
+    """Return the names whose values differ between two keys."""
     return [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
 
 
-def _brief(value: str | None) -> str:
+def _shorten(value: str | None) -> str:
     if value is None:
         return "not recorded"
     return value if len(value) <= 60 else f"{value[:12]}..."

@@ -19,19 +19,39 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+__all__ = [
+    "BundleError",
+    "CheckError",
+    "DataError",
+    "EngineWarning",
+    "MeasurementError",
+    "MeterWarning",
+    "MissingError",
+    "ModelError",
+    "OfframpError",
+    "OutdatedError",
+    "TargetError",
+    "UncalibratedWarning",
+    "UnsupportedError",
+    "UsageError",
+    "causes",
+    "require",
+    "unknown_name",
+]
+
 
 class OfframpError(Exception):
     """Root of the hierarchy.
 
-    What a program needs to react stands in attributes, None or empty where it does not apply; the message says it in words.
+    The message is for people. Programs read the attributes, which are None or empty if they do not apply.
 
     Attributes:
-        exit_code: what the command line ends with.
+        exit_code: the exit code with which the command line ends.
         device: the device that failed or is missing, such as `cuda:0`.
         stage: the stage that cannot run, by its file: `stage1.onnx`.
         nodes: names of the graph's nodes that cannot run or be cut.
-        package: the package that is missing, by its import name.
-        extra: the extra of offramp that brings it: `pip install 'offramp[extra]'`.
+        package: the missing package, by its import name.
+        extra: the extra of offramp that installs it: `pip install 'offramp[extra]'`.
         path: the file or folder that is wrong.
 
     Example:
@@ -80,7 +100,7 @@ class CheckError(OfframpError):
 
 
 class MeasurementError(OfframpError):
-    """A measurement that says nothing."""
+    """A measurement that says nothing: too short for its sensor, or with too many failed reads."""
 
     exit_code = 3
 
@@ -92,7 +112,7 @@ class MissingError(OfframpError):
 
 
 class UnsupportedError(MissingError):
-    """A device that is here cannot run a stage: an operator, a shape or a precision that it does not know."""
+    """A device is here but cannot run a stage: it does not know an operator, a shape or a precision."""
 
 
 class BundleError(OfframpError):
@@ -102,7 +122,7 @@ class BundleError(OfframpError):
 
 
 class OutdatedError(BundleError):
-    """A bundle or calibration of an older form than is read."""
+    """A bundle or calibration of an older schema than this version reads."""
 
 
 class ModelError(OfframpError):
@@ -121,15 +141,15 @@ def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional package.
 
     Args:
-        module: its import name.
-        extra: the extra of offramp that brings it.
+        module: the package's import name.
+        extra: the extra of offramp that installs it.
 
     Raises:
-        MissingError: it is not installed, with the install line, or its own import fails, with the reason.
+        MissingError: the package is not installed, or its own import fails. The message has the install line or the reason.
     """
     try:
         return importlib.import_module(module)
-    except Exception as error:  # whatever its own import does: OpenVINO's, for one, fails for a user without a home
+    except Exception as error:  # imports fail in many ways: OpenVINO's does for a user without a home
         if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
             raise MissingError(
                 f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'",
@@ -142,7 +162,7 @@ def require(module: str, *, extra: str) -> ModuleType:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and what it was raised from, the deepest last."""
+    """Yield an exception, the one that it was raised from, and so on to the deepest."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:  # `raise e from e` makes an error its own cause
         seen.add(id(error))
@@ -151,7 +171,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Make the error for a name that is not among the known ones; it proposes the nearest."""
+    """Make the error for an unknown name, which proposes the nearest known one."""
     import difflib
 
     known = list(known)
@@ -161,12 +181,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
 
 
 class EngineWarning(UserWarning):
-    """A stage was built anew, is built at every load, or runs elsewhere than was asked for."""
+    """A stage was built anew, is built at every load, or runs on another device than the one asked for."""
 
 
 class UncalibratedWarning(UserWarning):
-    """The network runs without thresholds, or with figures from another device."""
+    """The network runs without thresholds, or with figures that were measured on another device."""
 
 
 class MeterWarning(UserWarning):
-    """No power is watched, although a meter was asked for."""
+    """A meter was asked for, but no power is watched."""

@@ -1,19 +1,57 @@
-"""Files written so that a kill at any moment leaves the old content or the new, and read so that damage is seen."""
+"""Files and folders: written atomically, so that a kill at any moment leaves the old content or the new; and the user's own."""
 
 import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from .errors import MissingError, UsageError
 
+__all__ = [
+    "NEW",
+    "cache_home",
+    "check_writable",
+    "data_home",
+    "hash_file",
+    "new_name",
+    "os_errors_explained",
+    "remove_tree",
+    "sync",
+    "write_atomically",
+]
+
 NEW = ".new-"
-"""What is being written has a name that starts so."""
+"""Prefix of unfinished files and folders."""
+
+
+def cache_home() -> Path:
+    """Return the folder for what may be removed at any time: `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def data_home() -> Path:
+    """Return the folder for a user's own installations: `$XDG_DATA_HOME`, by default `~/.local/share`."""
+    return _user_folder("XDG_DATA_HOME", ".local/share")
+
+
+def _user_folder(variable: str, default: str) -> Path:
+    """Return a folder of the XDG Base Directory Specification, which ignores relative paths.
+
+    A user without a home, as in some containers, gets a folder in which nothing can be found or written: /dev/null.
+    """
+    path = Path(os.environ.get(variable, ""))
+    if path.is_absolute():
+        return path
+    try:
+        return Path.home() / default
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 def new_name(folder: Path) -> Path:
-    """Return a path in a folder for something that will be moved to its place when it is whole."""
+    """Return an unused path in a folder, for a file that is moved to its place when it is whole."""
     return folder / f"{NEW}{os.urandom(4).hex()}"
 
 
@@ -27,7 +65,7 @@ def hash_file(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Ask the kernel to put a file or a folder's entries on the disk."""
+    """Make the kernel put a file, or a folder's entries, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,15 +94,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """See that a file can be written at `path` before long work that ends in it; makes its folder where that is missing.
+    """Check that a file can be written before long work whose result it will hold. Its folder is made if it is missing.
 
     Raises:
         UsageError: there is a folder at `path`.
-        MissingError: it cannot be written.
+        MissingError: the file cannot be written.
     """
     with os_errors_explained(path, "write"):
         if path.is_dir():
-            raise UsageError(f"{path} is a folder. Name a file to write.")
+            raise UsageError(f"{path} is a folder. Name a file to write.", path=path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = new_name(path.parent)
         temporary.touch()
@@ -72,19 +110,19 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def os_errors_explained(path: Path, what: str) -> Iterator[None]:
-    """Turn an operating system's refusal to read or write `path` into a MissingError that names it."""
+def os_errors_explained(path: Path, action: Literal["read", "write"]) -> Iterator[None]:
+    """Turn an OSError of a block that reads or writes `path` into a MissingError that names the path and a remedy."""
     try:
         yield
     except OSError as error:
         remedy = (
-            "Check permissions and free space, or write elsewhere." if what == "write" else "Check its permissions."
+            "Check permissions and free space, or write elsewhere." if action == "write" else "Check its permissions."
         )
-        raise MissingError(f"Cannot {what} {path}: {error.strerror or error}. {remedy}", path=path) from error
+        raise MissingError(f"Cannot {action} {path}: {error.strerror or error}. {remedy}", path=path) from error
 
 
 def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a folder and what is in it."""
-    import shutil  # whose compressors take long to import
+    """Remove a folder and all that it holds."""
+    import shutil  # its compressors take long to import
 
     shutil.rmtree(folder, ignore_errors=ignore_errors)

@@ -1,9 +1,11 @@
-"""How long work says how far it is."""
+"""How long work reports its progress."""
 
 from collections.abc import Callable
 
+__all__ = ["Progress", "no_progress"]
+
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and how much there is in all."""
+"""Called with what is being done, how many steps are done and how many there are: `progress("compiling", 1, 3)`."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:

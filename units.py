@@ -34,7 +34,7 @@ def show_thresholds(thresholds: Iterable[float]) -> str:
 
 
 def show_value(limit: str, value: float) -> str:
-    """Write a value of what a limit limits: `show_value("max_latency_s", 0.002)` is `2000 us`."""
+    """Write a value in the unit of a limit: `show_value("max_latency_s", 0.002)` is `2000 us`."""
     if limit == "max_energy_j":
         return show_mj(value)
     return show_us(value) if limit.endswith("_s") else show_share(value)

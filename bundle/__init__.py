@@ -1,4 +1,19 @@
-"""The bundle: the folder that holds an exported network and its calibrations. Nothing else passes between the other folders."""
+"""The bundle: the folder that holds an exported network and its calibrations. Nothing else passes between the other folders.
+
+    digits.offramp/
+      manifest.json                     what the bundle holds (`Manifest`); replacing it is the only commit
+      variants/<folder>/weights.bin     the weights, external data of every graph beside it
+      variants/<folder>/whole.onnx      the whole network with all exits
+      variants/<folder>/stage<k>.onnx   what runs between exit k-1 and exit k
+      variants/<folder>/static<k>.onnx  the static network to exit k, without the earlier heads
+      variants/<folder>/golden.npz      golden samples: a few inputs, and each exit's answers to them
+      variants/<folder>/<name>.*        files of another variant that shares these weights
+      engines/<device>/<variant>/*      builds for a device, each with its record; may be removed
+      calibrations/<name>.json          operating points (`Calibration`); may also lie outside the bundle
+
+`docs/bundle.md` is the specification. `manifest`, `calibration` and `target` say what the files hold, `reading` and `writing`
+move them from and to the disk, `golden` does both for golden samples.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -33,5 +48,5 @@ __all__ = [
 ]
 
 
-# A product only reads: what writes is imported when it is asked for.
+# A product only reads: writing is imported when somebody asks for it.
 __getattr__ = late_names(__name__, {"write_calibration": "writing"})

@@ -1,4 +1,4 @@
-"""The calibration file: operating points, their promises, and what was measured. Typed, and validated while it is decoded."""
+"""A calibration: operating points, measurements and promises as types, which are validated while they are decoded."""
 
 from typing import Annotated
 
@@ -7,14 +7,31 @@ from msgspec import Meta
 from .manifest import NEVER, Count, Positive, Record
 from .target import Target
 
+__all__ = [
+    "CALIBRATION_SCHEMA",
+    "EARLY_SUFFIX",
+    "WHOLE_NETWORK_PROMISE",
+    "Calibration",
+    "Certificate",
+    "Chain",
+    "Conditions",
+    "Exclusion",
+    "Latency",
+    "OperatingPoint",
+    "StaticPoint",
+    "Tradeoff",
+]
+
 CALIBRATION_SCHEMA = 3
 """The version of calibrations that this offramp writes, and the only one that it reads."""
 
-BESIDE = "-early"
+EARLY_SUFFIX = "-early"
 """Suffix of the early-exit point stored next to a recommended static network: `balanced` and `balanced-early`."""
 
-THE_WHOLE = "It is the whole network: against itself nothing is lost."
-"""Promise text of the whole network: losses are measured against it, so it loses nothing."""
+WHOLE_NETWORK_PROMISE = "It is the whole network: against itself nothing is lost."
+"""Promise text of the whole network: losses are counted against it, so it loses nothing.
+
+Calibrations on disk hold this text, and `OperatingPoint.is_promised` compares with it: it cannot be reworded."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -23,14 +40,20 @@ Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
 
 
 class Certificate(Record, frozen=True):
-    """A promise about inputs that were not measured: that a point's target is kept. `OperatingPoint.promise` says it in words.
+    """A promise that a point meets its target on inputs that were not measured. `OperatingPoint.promise` says it in words.
 
     Attributes:
-        limits: what is promised, by the names of `Target`.
+        limits: the promised limits, by their names in `Target`.
         confidence: all promises of the calibration are true together with at least this probability over the samples drawn.
-        promises: how many there are; each is tested at (1 - confidence) / promises.
-        samples: how many it was tested on, which neither chose the thresholds nor laid the path.
-        step, steps: which candidate of how many along the path was certified.
+        promises: the number of promises in the calibration; each is tested at (1 - confidence) / promises.
+        samples: the number of samples it was tested on. They chose neither the thresholds nor the path of candidates.
+        step, steps: the index of the certified candidate, and how many candidates the path has.
+
+    Example:
+        >>> from offramp.bundle import Certificate
+        >>> certificate = Certificate({"max_drop": 0.01}, confidence=0.9, promises=1, samples=1600, step=3, steps=240)
+        >>> certificate.limits
+        {'max_drop': 0.01}
     """
 
     limits: dict[str, float]
@@ -42,31 +65,38 @@ class Certificate(Record, frozen=True):
 
 
 class OperatingPoint(Record, frozen=True, kw_only=True):
-    """One way to run, and what it is predicted to give; all from samples that had no part in choosing it.
+    """A variant, its placement, its thresholds, and what they cost and lose by the reporting samples.
 
     Attributes:
-        variant: what runs.
+        variant: the variant that runs.
         placement: the device of each stage.
-        target: what it was chosen for.
-        static: the exit at which a static network ends that runs instead of the chain: no early exit. None for the chain.
+        target: the target that it was chosen for.
+        static: the exit at which a static network ends that runs without early exit; None if the chain runs.
         thresholds: one for each exit but the last, exact float32 values; 2.0 means never.
         accuracy: share of right labels; None without labels.
-        full_accuracy: that of the whole network of the bundle's first variant; None without labels.
+        full_accuracy: accuracy of the reference, the whole network of the bundle's first variant; None without labels.
         drop: `full_accuracy - accuracy`; None without labels.
-        drop_interval: its paired 95 % interval.
-        disagreement: share of the inputs that get another label than the whole network gives them.
-        latency_s: mean latency predicted from the exit shares and `exit_latency_s`.
+        drop_interval: the paired 95 % interval of the drop.
+        disagreement: share of the inputs that get another label than the reference gives them.
+        latency_s: mean latency, predicted from the exit shares and `exit_latency_s`.
         exit_shares: share of the samples that leave at each exit; they sum to 1.
         late: share predicted to take longer than the target's deadline.
-        energy_j: mean energy predicted alike.
-        exit_latency_s: measured mean latency of leaving at each exit, in the mix in which this point leaves there.
-        met: whether these samples keep the target's limits.
-        certificate: what is promised; None where nothing is.
-        promise: that, or why nothing is promised, in words.
-        rival: the best static network, as an index into the calibration's `statics`: the cheapest that meets the target by enough
-            to be proven, else the cheapest that meets it; None if none does.
-        pays: True if the target is met and that network is beaten.
-        verdict: whether early exit pays, in words.
+        energy_j: mean energy, predicted from the exit shares.
+        exit_latency_s: measured mean latency of leaving at each exit, in the mix in which samples leave at this point.
+        met: whether the reporting samples meet the target's limits.
+        certificate: the promise; None if nothing is promised.
+        promise: the promise in words, or why there is none.
+        rival: the best static network, as an index into the calibration's `statics`: of those that meet the target, the cheapest
+            that can be promised to, or else the cheapest. None if no static network meets the target.
+        pays: whether the target is met at less cost than by the best static network.
+        verdict: `pays` in words.
+
+    Example:
+        >>> from offramp.bundle import open_bundle, read_calibration
+        >>> calibration = read_calibration(open_bundle("digits.offramp").calibrations()[0])
+        >>> point = calibration.early
+        >>> len(point.exit_shares) == len(point.placement) == len(point.thresholds) + 1
+        True
     """
 
     variant: str
@@ -106,18 +136,18 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     @property
     def is_promised(self) -> bool:
         """True if a certificate exists, or if the point is the whole network itself, which cannot lose against itself."""
-        return self.certificate is not None or self.promise == THE_WHOLE
+        return self.certificate is not None or self.promise == WHOLE_NETWORK_PROMISE
 
     @property
     def exits_early(self) -> bool:
-        """Whether it runs the chain, in which samples may leave early; else it runs a static network."""
+        """True if the chain runs, in which samples may leave early; false if a static network runs."""
         return self.static is None
 
     @property
     def engines(self) -> str:
-        """What runs: points that say the same can be switched between."""
-        what = "the chain" if self.static is None else f"the static network to exit {self.static}"
-        return f"{what} of {self.variant} on {', '.join(self.placement)}"
+        """The chain or static network that runs, in words. A loaded network can switch between points of the same engines."""
+        network = "the chain" if self.exits_early else f"the static network to exit {self.static}"
+        return f"{network} of {self.variant} on {', '.join(self.placement)}"
 
 
 class Latency(Record, frozen=True):
@@ -135,16 +165,17 @@ class Latency(Record, frozen=True):
 
 
 class Chain(Record, frozen=True, kw_only=True):
-    """A variant where it was placed, as it was measured.
+    """The measurements of a variant where it was placed.
 
     Attributes:
-        variant: which one.
+        variant: the variant's name.
         placement: the device of each stage.
         exits: latency of leaving at each exit, forced, end to end.
-        passing_s: what each exit but the last takes from those that do not leave there: its head, its call, and what the engine
-            cannot join across the cut. Without that exit, later ones are faster by it. Empty where stages run on several devices.
-        exit_energy_j: mean energy of leaving at each exit, the board's rest included; empty where none was measured.
-        accuracy: of each exit alone; empty without labels.
+        passing_s: the time that each exit but the last costs samples that do not leave there: its head, its call, and operators
+            that the engine cannot fuse across the cut. Without that exit, later ones are faster by so much. Empty if stages run
+            on several devices.
+        exit_energy_j: mean energy of leaving at each exit, the rest of the board included; empty if no energy was measured.
+        accuracy: accuracy of each exit alone; empty without labels.
     """
 
     variant: str
@@ -164,16 +195,16 @@ class Chain(Record, frozen=True, kw_only=True):
 
 
 class StaticPoint(Record, frozen=True, kw_only=True):
-    """The static network that ends at one exit, without the earlier heads; figures are of the same samples as the points'.
+    """The measurements of a static network, by the same samples as the points'.
 
     Attributes:
-        variant, device: what ran where.
-        exit: which exit it ends at.
+        variant, device: the variant's name, and the device that it ran on.
+        exit: the exit that it ends at.
         accuracy: share of right labels; None without labels.
-        drop: against the whole network of the bundle's first variant; None without labels.
-        disagreement: share of the inputs that get another label than that network gives them.
+        drop: accuracy of the reference minus its own; None without labels.
+        disagreement: share of the inputs that get another label than the reference gives them.
         latency_s: mean latency.
-        energy_j: its time by the power that the chain drew up to that exit; None where no energy was measured.
+        energy_j: its time multiplied by the power that the chain drew up to that exit; None if no energy was measured.
     """
 
     variant: str
@@ -209,12 +240,12 @@ class Exclusion(Record, frozen=True, kw_only=True):
 
 
 class Tradeoff(Record, frozen=True, kw_only=True):
-    """A way to run that no other one beats in accuracy, latency and energy at once. Nothing is promised of it.
+    """A point of the frontier: no other one is better in accuracy, latency and energy at once. Nothing is promised of it.
 
     Attributes:
         variant, placement, static, thresholds: as in `OperatingPoint`.
-        accuracy: share of right labels; without labels agreement with the whole network.
-        latency_s, energy_j: means; `energy_j` is None where no energy was measured.
+        accuracy: share of right labels; without labels, share of labels that agree with the whole network's.
+        latency_s, energy_j: means; `energy_j` is None if no energy was measured.
     """
 
     variant: str
@@ -230,9 +261,9 @@ class Conditions(Record, frozen=True):
     """The board before and after measuring.
 
     Attributes:
-        clock_hz: the fastest core's clock, before and after; None where it is unknown.
-        temperature_c: of the hottest zone, before and after; None where it is unknown.
-        throttled: what slowed the board down meanwhile.
+        clock_hz: the fastest core's clock, before and after; None if it is unknown.
+        temperature_c: temperature of the hottest zone, before and after; None if it is unknown.
+        throttled: the causes that slowed the board down during the measurement.
     """
 
     clock_hz: tuple[float | None, float | None]
@@ -241,25 +272,30 @@ class Conditions(Record, frozen=True):
 
 
 class Calibration(Record, frozen=True, kw_only=True):
-    """What calibration measured and found on one device.
+    """The measurements and operating points of one device.
 
     Attributes:
         schema: the version of this form.
         offramp: the version of offramp that wrote it.
-        variants: `Variant.digest` by name: of the first variant, whose whole network losses are counted against, and of all that
-            were measured.
-        fingerprint: the device and software it was measured on; see `devices.fingerprint`.
-        conditions: of the board meanwhile.
+        variants: `Variant.digest` of each variant, by name: the reference's first, then those that were measured.
+        fingerprint: the device and software of the measurement; see `devices.fingerprint`.
+        conditions: the board's state during the measurement.
         confidence, seed: as they were given.
         select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
-        outside: whether the first came from outside, and are none of the samples that were given.
-        meter: what measured energy, and its scope.
-        chains, statics: what was measured.
-        gates: which of that took no part in the search, and why.
-        frontier: what can be had, by rising latency.
-        points: by name; the first is what `load` takes. Where a static network is recommended, `<name>-early` is the best
-            point with early exit.
-        notes: what is worth knowing besides, in words.
+        outside: whether the selecting samples were given apart, so that all others gave the figures.
+        meter: the meter that measured energy, and its scope; None without one.
+        chains, statics: the measurements.
+        gates: the variants that were excluded from the search, and why.
+        frontier: the best trade-offs, by rising latency.
+        points: the operating points by name; `load` takes the first. If a static network is recommended as `<name>`,
+            `<name>-early` is the best point with early exit.
+        notes: other things worth knowing, in words.
+
+    Example:
+        >>> from offramp.bundle import open_bundle, read_calibration
+        >>> calibration = read_calibration(open_bundle("digits.offramp").calibrations()[0])
+        >>> calibration.schema, calibration.point is next(iter(calibration.points.values()))
+        (3, True)
     """
 
     schema: int
@@ -289,23 +325,23 @@ class Calibration(Record, frozen=True, kw_only=True):
 
     @property
     def asked_for(self) -> dict[str, OperatingPoint]:
-        """The points that targets were given for, by name, without those that stand beside one of a static network."""
-        return {name: point for name, point in self.points.items() if not name.endswith(BESIDE)}
+        """The points that targets were given for, by name: all but the `-early` ones next to a static network."""
+        return {name: point for name, point in self.points.items() if not name.endswith(EARLY_SUFFIX)}
 
     @property
     def met(self) -> bool:
-        """Whether every target is met on the samples that did not choose."""
+        """Whether every target is met on the reporting samples."""
         return all(point.met for point in self.asked_for.values())
 
     def took_part(self, static: StaticPoint) -> bool:
-        """Return True if a static network took part in the search; its chain was not excluded."""
+        """Return True if a static network took part in the search; False if its variant was excluded."""
         excluded = {(exclusion.variant, exclusion.placement) for exclusion in self.gates}
+        placements = [chain.placement for chain in self.chains if chain.variant == static.variant]
         return any(
-            (chain.variant, chain.placement) not in excluded
-            and chain.variant == static.variant
-            and static.exit < len(chain.placement)
-            and chain.placement[static.exit] == static.device
-            for chain in self.chains
+            (static.variant, devices) not in excluded
+            and static.exit < len(devices)
+            and devices[static.exit] == static.device
+            for devices in placements
         )
 
     @property
@@ -315,10 +351,10 @@ class Calibration(Record, frozen=True, kw_only=True):
 
     @property
     def early(self) -> OperatingPoint:
-        """The first point with early exit; where none keeps its target, the first point."""
-        return next((point for point in self.points.values() if point.static is None), self.point)
+        """The first point with early exit; the first point if no point has it."""
+        return next((point for point in self.points.values() if point.exits_early), self.point)
 
     @property
     def verdict(self) -> str:
-        """What the first point says of early exit."""
+        """The first point's verdict on early exit."""
         return self.point.verdict

@@ -1,4 +1,4 @@
-"""Golden samples: a few inputs of a variant, and what every exit said of them when it was exported."""
+"""Golden samples, read and written: a few inputs of a variant, and the answers of every exit when it was exported."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,10 @@ class Golden(Struct, frozen=True):
     """The golden samples of a variant.
 
     Attributes:
-        inputs: one array per input of the network, as the network takes them, N samples each.
+        inputs: one array per input of the network, N samples each, as the network takes them.
         label: int64 (N, exits), the class that each exit gave.
-        score: float32 (N, exits), how sure it was.
-        logits: float (N, exits, classes).
+        score: float32 (N, exits), how sure each exit was.
+        logits: float (N, exits, classes), each exit's logits.
     """
 
     inputs: tuple[np.ndarray, ...]
@@ -30,7 +30,7 @@ class Golden(Struct, frozen=True):
 
 
 def read_golden(bundle: Bundle, variant: Variant) -> Golden:
-    """Return a variant's golden samples.
+    """Read a variant's golden samples.
 
     Raises:
         BundleError: the file is damaged, or does not belong to the variant.
@@ -41,20 +41,22 @@ def read_golden(bundle: Bundle, variant: Variant) -> Golden:
             inputs = tuple(loaded[f"input{i}"] for i in range(len(bundle.manifest.inputs)))
             golden = Golden(inputs, loaded["label"], loaded["score"], loaded["logits"])
     except Exception as error:  # a damaged archive raises one of a dozen types
-        raise BundleError(f"{path} does not hold golden samples: {error} Export the network anew.") from error
+        raise BundleError(
+            f"{path} does not hold golden samples: {error} Export the network anew.", path=path
+        ) from error
     if (rows := _count_rows(inputs, bundle.manifest.inputs)) is None:
-        raise BundleError(f"{path} does not hold samples of this network. Export the network anew.")
+        raise BundleError(f"{path} does not hold samples of this network. Export the network anew.", path=path)
     exits = len(variant.exits)
     shapes = (golden.label.shape, golden.score.shape, golden.logits.shape)
     if shapes != ((rows, exits), (rows, exits), (rows, exits, bundle.manifest.classes)):
         raise BundleError(
-            f"{path} does not fit variant {variant.name}, which has {exits} exits. Export the network anew."
+            f"{path} does not fit variant {variant.name}, which has {exits} exits. Export the network anew.", path=path
         )
     return golden
 
 
 def _count_rows(inputs: Sequence[np.ndarray], tensors: Sequence[Tensor]) -> int | None:
-    """Return how many samples there are; None if there are none, or if they are not samples of these inputs."""
+    """Return the number of samples; None if there are none, or if they are not samples of these inputs."""
     lengths: dict[str, int] = {}
     rows = set()
     for array, tensor in zip(inputs, tensors, strict=True):

@@ -1,4 +1,4 @@
-"""What a bundle's manifest says: typed, and validated while it is decoded."""
+"""The manifest of a bundle: its parts as types, which are validated while they are decoded."""
 
 import hashlib
 import math
@@ -9,12 +9,38 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ..errors import DataError, UsageError, unknown_name
+from ..errors import UsageError, unknown_name
+
+__all__ = [
+    "NEVER",
+    "PLAIN_NAME",
+    "SCHEMA",
+    "Count",
+    "Dtype",
+    "Exit",
+    "File",
+    "Manifest",
+    "Origin",
+    "Positive",
+    "Precision",
+    "Preprocess",
+    "Record",
+    "Stage",
+    "Tensor",
+    "Variant",
+]
 
 SCHEMA = 2
-PLAIN = "[A-Za-z0-9][A-Za-z0-9._-]*"
+"""The version of manifests that this offramp writes, and the only one that it reads."""
+
+PLAIN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+"""Pattern of names that are safe in a path: `fp32`, `stage0.onnx`."""
+
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
+
+MOST_AXES, MOST_VALUES, MOST_CLASSES = 32, 2**32, 2**31 - 1
+"""No array of a network has more axes or more values for one sample, and no network more classes."""
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -29,7 +55,7 @@ Precision = Literal["fp16", "fp32", "fp64", "int8"]
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
-    """A frozen part of an artefact that refuses fields it does not know."""
+    """A frozen part of a manifest or calibration. Decoding refuses unknown fields."""
 
 
 class Tensor(Record, frozen=True):
@@ -38,9 +64,15 @@ class Tensor(Record, frozen=True):
     Attributes:
         name: as in the graph.
         dtype: of its values.
-        shape: one entry per axis: a size; `None` (JSON null) for the batch axis, and a shape without one does not depend on the
-            batch; or a name for an axis that differs from call to call, such as the length of a sequence. Axes of the same name
-            are equally long.
+        shape: one entry per axis: a size; `None` (JSON null) for the batch axis; or a name for an axis whose length differs from
+            call to call, such as the length of a sequence. Axes of the same name are equally long. A tensor without a batch
+            axis does not depend on the batch.
+
+    Example:
+        >>> from offramp.bundle import Tensor
+        >>> image = Tensor(name="x", dtype="float32", shape=(None, 1, 8, 8))
+        >>> image.batch_axis, image.at(4)
+        (0, (4, 1, 8, 8))
     """
 
     name: str
@@ -50,19 +82,22 @@ class Tensor(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.shape.count(None) > 1:
             raise ValueError(f"tensor {self.name} has several batch axes: {self.shape}")
+        sizes = [axis for axis in self.shape if isinstance(axis, int)]
+        if len(self.shape) > MOST_AXES or math.prod(sizes) > MOST_VALUES:
+            raise ValueError(f"tensor {self.name} is too large: more than {MOST_AXES} axes or {MOST_VALUES} values")
 
     @property
     def batch_axis(self) -> int | None:
-        """The axis that grows with the batch; None where there is none."""
+        """The index of the axis that grows with the batch; None if the tensor has none."""
         return self.shape.index(None) if None in self.shape else None
 
     @property
     def is_sized(self) -> bool:
-        """Whether every axis but the batch has a fixed size: (None, 3, 32, 32) does, (None, "time", 64) does not."""
+        """Whether every axis but the batch has a fixed size: true of (None, 3, 32, 32), false of (None, "time", 64)."""
         return not any(isinstance(axis, str) for axis in self.shape)
 
     def at(self, batch: int) -> tuple[int, ...]:
-        """Return the shape at a batch size: (None, 3, 32, 32) at 8 is (8, 3, 32, 32). Its named axes have been sized."""
+        """Return the shape at a batch size: (None, 3, 32, 32) at 8 is (8, 3, 32, 32). The tensor has no named axes."""
         return tuple(batch if axis is None else int(axis) for axis in self.shape)
 
     def fits(self, shape: Sequence[int], lengths: dict[str, int]) -> bool:
@@ -70,7 +105,7 @@ class Tensor(Record, frozen=True):
 
         Args:
             shape: of the array, batch axis included.
-            lengths: the sizes of named axes that are known so far; it learns new ones, and later tensors must agree with them.
+            lengths: sizes of the named axes seen so far. New ones are added, so that later tensors must agree with them.
         """
         if len(shape) != len(self.shape):
             return False
@@ -83,18 +118,23 @@ class Tensor(Record, frozen=True):
 
 
 class Stage(Record, frozen=True):
-    """What runs between two exits.
+    """The part of the network that runs between two exits: one graph.
 
-    The passes of a loop share one file. In it inputs, outputs and head have the names of the first stage that uses it, and the
-    others' correspond in order; a last pass may make fewer outputs.
+    Passes of a loop share one file. Names in that file are those of the first stage that uses it; the names of the other stages
+    correspond in order, and the last pass may make fewer outputs.
 
     Attributes:
-        file: its graph.
-        inputs: the network's inputs and the boundary tensors that it reads.
-        outputs: the boundary tensors that it makes for later stages; the head's outputs are named by its exit.
-        macs: its multiply-accumulates for one sample, head included.
-        guarded: the same graph with guards on its inputs, where ONNX Runtime was measured to run that faster; see
-            `export/guard.py`.
+        file: the graph.
+        inputs: the network's inputs and the boundary tensors that the stage reads.
+        outputs: the boundary tensors that the stage makes for later stages. The outputs of its head are named by its exit.
+        macs: multiply-accumulates for one sample, head included.
+        guarded: the same graph with guards on its inputs; None if ONNX Runtime was not measured to run that faster (see
+            `export/cut/guards.py`).
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> [stage.file for stage in open_bundle("digits.offramp").variant("fp32").stages]
+        ['stage0.onnx', 'stage1.onnx', 'stage2.onnx']
     """
 
     file: str
@@ -104,14 +144,14 @@ class Stage(Record, frozen=True):
     guarded: str | None = None
 
     def serves(self, other: "Stage") -> bool:
-        """Tell whether this stage's file fits another stage, by its signature."""
+        """Return True if this stage's file can run as another stage: numbers, dtypes and shapes of their tensors agree."""
         pairs = [*zip(self.inputs, other.inputs, strict=False), *zip(self.outputs, other.outputs, strict=False)]
         fits = len(self.inputs) == len(other.inputs) and len(self.outputs) >= len(other.outputs)
         return fits and all((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in pairs)
 
 
 class Exit(Record, frozen=True):
-    """One exit.
+    """One exit of a variant, with the names of its outputs.
 
     Attributes:
         name: what people call it.
@@ -119,8 +159,14 @@ class Exit(Record, frozen=True):
         score: the output that says how sure it is, float32 (batch,), 0 to 1.
         label: the output with the likeliest class, int64 (batch,).
         static: the graph of the static network that ends at it, without the earlier heads.
-        macs: all multiply-accumulates for one sample of that static network.
-        temperature: what has divided the logits before the score was made of them.
+        macs: all multiply-accumulates of that static network for one sample.
+        temperature: the logits are divided by this before the score is made of them.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> exits = open_bundle("digits.offramp").variant().exits
+        >>> exits[0].macs < exits[2].macs
+        True
     """
 
     name: str
@@ -138,6 +184,11 @@ class File(Record, frozen=True):
     Attributes:
         bytes: its size.
         sha256: of its content, in hexadecimal.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> len(open_bundle("digits.offramp").variant().files["weights.bin"].sha256)
+        64
     """
 
     bytes: Count
@@ -145,12 +196,18 @@ class File(Record, frozen=True):
 
 
 class Origin(Record, frozen=True):
-    """What a variant was made from, and how.
+    """How a variant was made from another one.
 
     Attributes:
         parent: the variant it was made from, which stands before it.
         how: the function of `export/` that made it.
-        settings: what that function was told, in words and figures by name.
+        settings: the arguments of that function, by name.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> origin = open_bundle("digits.offramp").variant("int8").origin
+        >>> origin.how, origin.parent
+        ('quantize', 'fp32')
     """
 
     parent: str
@@ -163,19 +220,25 @@ class Variant(Record, frozen=True):
 
     Attributes:
         name: unique in the bundle.
-        folder: where its files lie, `variants/<folder>`.
-        precision: what it computes in: `fp16`, `fp32` or `fp64`, or `int8` where it is quantised.
-        rule: how its scores are made.
-        weights: the external data of every graph beside it; empty where all weights lie in the graphs.
-        whole: the graph of the whole network, every exit's logits, score and label among its outputs.
+        folder: the folder of its files, `variants/<folder>`.
+        precision: the number format of its arithmetic: `fp16`, `fp32`, `fp64`, or `int8` if it is quantised.
+        rule: how its scores are made of logits.
+        weights: the external data of every graph beside it; an empty file if all weights lie in the graphs.
+        whole: the graph of the whole network, whose outputs include every exit's logits, score and label.
         golden: the golden samples.
         stages: first to last, one per exit.
         exits: first to last.
         files: every file named here, by its name.
-        origin: where it comes from; None for what was exported.
+        origin: how it was made from another variant; None for an exported one.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> variant = open_bundle("digits.offramp").variant("int8")
+        >>> variant.precision, len(variant.stages), len(variant.exits)
+        ('int8', 3, 3)
     """
 
-    name: Annotated[str, Meta(pattern=f"^{PLAIN}$")]
+    name: Annotated[str, Meta(pattern=f"^{PLAIN_NAME}$")]
     folder: str
     precision: Precision
     rule: str
@@ -188,6 +251,8 @@ class Variant(Record, frozen=True):
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(PLAIN_NAME, self.name):  # a pattern that ends with $ allows a line end behind it
+            raise ValueError(f"{self.name!r} is no name of a variant")
         if len(self.stages) != len(self.exits):
             raise ValueError(f"variant {self.name} has {len(self.stages)} stages for {len(self.exits)} exits")
         first: dict[str, Stage] = {}
@@ -204,12 +269,15 @@ class Variant(Record, frozen=True):
             if name not in self.files:
                 raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
         for name in self.files:
-            if not re.fullmatch(f"variants/{PLAIN}/{PLAIN}", f"{self.folder}/{name}"):
+            if not re.fullmatch(f"variants/{PLAIN_NAME}/{PLAIN_NAME}", f"{self.folder}/{name}"):
                 raise ValueError(f"the path {self.folder}/{name} leads outside the bundle's variants")
 
     @property
     def digest(self) -> str:
-        """The sha256 of all that decides what this variant computes, golden samples and guards left out; calibrations name it."""
+        """The sha256 of everything that decides what this variant computes; calibrations name variants by it.
+
+        Golden samples, guarded graphs, the folder's name and the origin are left out.
+        """
         record = msgspec.to_builtins(self)
         del record["folder"], record["origin"], record["files"][self.golden]
         for stage in record["stages"]:
@@ -218,9 +286,9 @@ class Variant(Record, frozen=True):
 
 
 class Preprocess(Record, frozen=True):
-    """How a camera's image becomes what the network was trained on.
+    """How a camera's image is prepared as in training.
 
-    Scaling and normalising are done in the first stage, (pixel / 255 - mean) / std per channel; resizing is done before.
+    The image is resized first. Scaling and normalising are part of the first stage: (pixel / 255 - mean) / std per channel.
 
     Attributes:
         mean, std: per channel, on pixels from 0 to 1.
@@ -228,6 +296,14 @@ class Preprocess(Record, frozen=True):
             longer side fits, with black around.
         crop: for `crop`, the share of the resized image's sides that stays: 0.875 is 224 of 256, as torchvision evaluates.
         interpolation: how pixels are interpolated, with antialiasing (Pillow's filters).
+
+    Raises:
+        UsageError: a value is out of its range, or mean and std have different lengths.
+
+    Example:
+        >>> from offramp.bundle import Preprocess
+        >>> Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize="crop").interpolation
+        'bilinear'
     """
 
     mean: Annotated[tuple[float, ...], Meta(min_length=1)]
@@ -243,36 +319,42 @@ class Preprocess(Record, frozen=True):
             raise UsageError(f"mean and std are finite numbers, not {self.mean} and {self.std}.")
         if min(self.std) <= 0 or not 0 < self.crop <= 1:
             raise UsageError(f"std is above 0 and crop between 0 and 1, not {self.std} and {self.crop}.")
-        for name, known in (
+        for name, choices in (
             ("resize", ("stretch", "crop", "pad")),
             ("interpolation", ("bilinear", "bicubic", "nearest")),
         ):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, str(getattr(self, name)), known)
+            if getattr(self, name) not in choices:
+                raise unknown_name(name, str(getattr(self, name)), choices)
 
 
 class Manifest(Record, frozen=True):
-    """What a bundle holds.
+    """The contents of a bundle.
 
     Attributes:
         schema: the version of this form.
         offramp: the version of offramp that wrote it.
-        network: what was exported: a class's name, or a file's.
-        captured: how the graph was had: by torch's `dynamo` exporter, by its older `torchscript` one, which records one run,
-            or from an `onnx` file.
-        classes: how many there are.
-        class_names: one per class; None where they have none.
-        preprocess: set where the network takes uint8 images (batch, height, width, channel); None elsewhere.
-        inputs: of the network, the same for every variant.
-        variants: the whole network of the first is the reference that losses are counted against; parents stand before the
-            variants made from them.
+        network: the name of the class or file that was exported.
+        captured: the source of the graph: torch's `dynamo` exporter, its older `torchscript` exporter, which records one run, or
+            an `onnx` file.
+        classes: the number of classes.
+        class_names: one per class; None if they have none.
+        preprocess: how images are prepared, for a network that takes uint8 images (batch, height, width, channel); else None.
+        inputs: the network's inputs, the same for every variant.
+        variants: the whole network of the first one is the reference that drops are counted against. A variant stands after its
+            parent.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> manifest = open_bundle("digits.offramp").manifest
+        >>> manifest.schema, manifest.classes, manifest.inputs[0].shape
+        (2, 10, (None, 1, 8, 8))
     """
 
     schema: int
     offramp: str
     network: str
     captured: Literal["dynamo", "torchscript", "onnx"]
-    classes: Annotated[int, Meta(ge=2)]
+    classes: Annotated[int, Meta(ge=2, le=MOST_CLASSES)]
     class_names: tuple[str, ...] | None
     preprocess: Preprocess | None
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
@@ -288,40 +370,14 @@ class Manifest(Record, frozen=True):
             raise ValueError(f"there are {len(self.class_names)} class names for {self.classes} classes")
         if any(None not in tensor.shape for tensor in self.inputs):
             raise ValueError("an input has no batch axis")
-        named = not all(tensor.is_sized for tensor in self.inputs)
+        has_named_axes = not all(tensor.is_sized for tensor in self.inputs)
         for variant in self.variants:
             tensors = [tensor for stage in variant.stages for tensor in stage.outputs]
-            if not named and not all(tensor.is_sized for tensor in tensors):
+            if not has_named_axes and not all(tensor.is_sized for tensor in tensors):
                 raise ValueError(f"a tensor of variant {variant.name} has a named axis, but no input has one")
-            known = list(self.inputs)
+            available = list(self.inputs)
             for stage in variant.stages:
                 for tensor in stage.inputs:
-                    if tensor not in known:
+                    if tensor not in available:
                         raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
-                known += stage.outputs
-
-
-def find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
-    """Return channels, height, width, and whether the channels come first.
-
-    Raises:
-        DataError: the network takes no images of 1 or 3 channels and a fixed size.
-    """
-    shape = inputs[0].shape[1:]
-    if (
-        len(inputs) == 1
-        and inputs[0].shape[0] is None
-        and len(shape) == 3
-        and all(isinstance(axis, int) for axis in shape)
-    ):
-        sizes = [int(axis) for axis in shape if axis is not None]
-        if sizes[0] in (1, 3):
-            return sizes[0], sizes[1], sizes[2], True
-        if sizes[2] in (1, 3):
-            return sizes[2], sizes[0], sizes[1], False
-    if len(inputs) == 1 and not inputs[0].is_sized:
-        raise DataError(f"The network takes images of any size, {shape}: give arrays (.npz) of the size you want.")
-    takes = ", ".join(str(shape if len(inputs) == 1 else tensor.shape) for tensor in inputs)
-    raise DataError(
-        f"The network takes samples of shape {takes}, which are no images with 1 or 3 channels: give arrays (.npz)."
-    )
+                available += stage.outputs

@@ -1,19 +1,4 @@
-"""The bundle: the folder that holds an exported network, and the calibrations made for it.
-
-    kws.offramp/
-      manifest.json                     what schema.Manifest says; its replacement is the only commit point
-      variants/<folder>/weights.bin     the weights, external data of every graph beside it
-      variants/<folder>/whole.onnx      the whole graph with all exits
-      variants/<folder>/stage<k>.onnx   what runs between exit k-1 and exit k
-      variants/<folder>/static<k>.onnx  the plain network that ends at exit k, without the earlier heads: the baseline
-      variants/<folder>/golden.npz      a few inputs and what every exit says of them
-      variants/<folder>/<name>.*        the files of a variant that shares these weights
-      engines/<device>/<variant>/*      stages built ahead for a device, each with a record of what it fits; may be removed
-      calibrations/<name>.json          operating points; may also lie outside the bundle
-
-A bundle comes from strangers: everything is validated while it is decoded, and every file that the manifest names is checked
-against its size and sha256 before an engine sees it.
-"""
+"""Bundles and calibrations read from disk. They come from strangers: everything is checked before it is used."""
 
 import os
 from pathlib import Path
@@ -28,18 +13,33 @@ from ..files import hash_file, os_errors_explained
 from .calibration import CALIBRATION_SCHEMA, Calibration
 from .manifest import SCHEMA, Manifest, Variant
 
+__all__ = ["Bundle", "check_bundle", "open_bundle", "opened", "read_calibration"]
+
 
 class Bundle(Struct, frozen=True):
-    """A bundle on disk whose manifest has been read and whose files are there in full."""
+    """A bundle on disk. Its manifest has been read, and every file that it names is there with the right size.
+
+    Attributes:
+        path: the bundle's folder.
+        manifest: what it holds.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> bundle = open_bundle("digits.offramp")
+        >>> [variant.name for variant in bundle.manifest.variants]
+        ['fp32', 'int8']
+        >>> len(bundle.variant("int8").exits)
+        3
+    """
 
     path: Path
     manifest: Manifest
 
     def variant(self, name: str | None = None) -> Variant:
-        """Return a variant by name, or the first.
+        """Return a variant by its name, or the first one.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: there is no variant of that name.
         """
         for variant in self.manifest.variants:
             if name in (None, variant.name):
@@ -47,17 +47,18 @@ class Bundle(Struct, frozen=True):
         raise unknown_name("variant", str(name), [variant.name for variant in self.manifest.variants])
 
     def file(self, variant: Variant, name: str) -> Path:
-        """Return the path of a variant's file after checking its content against the manifest.
+        """Return the path of a variant's file after comparing its content with the manifest.
 
         Raises:
-            BundleError: its sha256 differs.
+            BundleError: the file is damaged.
         """
         path = _locate(self.path, variant, name)
         with os_errors_explained(path, "read"):
             digest = hash_file(path)
         if digest != variant.files[name].sha256:
             raise BundleError(
-                f"{path} is damaged: its sha256 is not the one in manifest.json. Copy the bundle again or export it anew."
+                f"{path} is damaged: its sha256 is not the one in manifest.json. Copy the bundle again or export it anew.",
+                path=path,
             )
         return path
 
@@ -67,22 +68,27 @@ class Bundle(Struct, frozen=True):
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Read a bundle's manifest and see that every file it names is there in full.
+    """Read a bundle's manifest, and check that every file it names is there with the right size.
 
-    Contents are hashed when they are used (`Bundle.file`), since weights may be large.
+    Contents are compared later, when a file is used (`Bundle.file`), since weights may be large.
 
     Raises:
         UsageError: there is nothing at this path.
-        BundleError: it is no bundle, or one that is damaged, newer than this version, or names files outside itself.
-        MissingError: it may not be read.
+        BundleError: the folder is no bundle, or the bundle is damaged, newer than this version, or names files outside itself.
+        MissingError: the bundle may not be read.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> open_bundle("digits.offramp").manifest.classes
+        10
     """
     root = Path(path)
     with os_errors_explained(root, "read"):
-        there, whole = root.exists(), root.is_dir() and (root / "manifest.json").is_file()
-    if not there:
-        raise UsageError(f"There is no bundle at {root}.")
-    if not whole:
-        raise BundleError(f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json.")
+        exists, is_bundle = root.exists(), root.is_dir() and (root / "manifest.json").is_file()
+    if not exists:
+        raise UsageError(f"There is no bundle at {root}.", path=root)
+    if not is_bundle:
+        raise BundleError(f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json.", path=root)
     manifest = _decode(root / "manifest.json", Manifest)
     for variant in manifest.variants:
         for name in variant.files:
@@ -91,7 +97,17 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 def opened(bundle: "str | os.PathLike[str] | Bundle") -> Bundle:
-    """Return a bundle that is open already, or open the one at a path; raises what `open_bundle` raises."""
+    """Return a bundle as it is, or open the one at a path.
+
+    Raises:
+        UsageError, BundleError, MissingError: as for `open_bundle`.
+
+    Example:
+        >>> from offramp.bundle import opened
+        >>> bundle = opened("digits.offramp")
+        >>> opened(bundle) is bundle
+        True
+    """
     return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
 
 
@@ -99,7 +115,12 @@ def check_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle and compare every file's content with the manifest.
 
     Raises:
-        UsageError, BundleError: as for `open_bundle`.
+        UsageError, BundleError, MissingError: as for `open_bundle`; BundleError also if a content differs.
+
+    Example:
+        >>> from offramp.bundle import check_bundle
+        >>> check_bundle("digits.offramp").path.name
+        'digits.offramp'
     """
     bundle = open_bundle(path)
     for variant in bundle.manifest.variants:
@@ -113,11 +134,18 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
 
     Raises:
         UsageError: there is nothing at this path.
-        BundleError: it is no calibration, damaged, or newer than this version.
+        BundleError: the file is no calibration, damaged, or newer than this version.
+        MissingError: the file may not be read.
+
+    Example:
+        >>> from offramp.bundle import open_bundle, read_calibration
+        >>> calibration = read_calibration(open_bundle("digits.offramp").calibrations()[0])
+        >>> calibration.point.variant in calibration.variants
+        True
     """
     with os_errors_explained(Path(path), "read"):
         if not Path(path).is_file():
-            raise UsageError(f"There is no calibration at {path}.")
+            raise UsageError(f"There is no calibration at {path}.", path=path)
     return _decode(Path(path), Calibration)
 
 
@@ -125,11 +153,19 @@ _Artefact = TypeVar("_Artefact", Manifest, Calibration)
 
 
 class _Header(Struct):
+    """The fields that keep their place and meaning in every schema."""
+
     schema: int
     offramp: str = "unknown"
 
 
 def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
+    """Decode a JSON file, its schema first.
+
+    Raises:
+        BundleError: the schema is newer, or the content does not fit it; OutdatedError if the schema is older.
+        MissingError: the file cannot be read.
+    """
     try:
         content = path.read_bytes()
         header = msgspec.json.decode(content, type=_Header)
@@ -137,37 +173,48 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
         if header.schema > newest:
             raise BundleError(
                 f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
-                f"which reads up to schema {newest}. Update offramp here."
+                f"which reads up to schema {newest}. Update offramp here.",
+                path=path,
             )
         if header.schema < 1:
-            raise BundleError(f"{path} has schema {header.schema}, which no offramp ever wrote.")
+            raise BundleError(f"{path} has schema {header.schema}, which no offramp ever wrote.", path=path)
         if header.schema < newest:
             remedy = "Export it again." if kind is Manifest else "Calibrate again, and remove it."
             raise OutdatedError(
                 f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
-                f"which reads schema {newest} only. {remedy}"
+                f"which reads schema {newest} only. {remedy}",
+                path=path,
             )
         return msgspec.json.decode(content, type=kind)
     except OSError as error:
-        raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
+        raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.", path=path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, UsageError, RecursionError) as error:
-        what = "manifest" if kind is Manifest else "calibration"
-        raise BundleError(f"{path} is not a valid {what}: {error}. Copy it again or make it anew.") from error
+        artefact = "manifest" if kind is Manifest else "calibration"
+        raise BundleError(
+            f"{path} is not a valid {artefact}: {error}. Copy it again or make it anew.", path=path
+        ) from error
 
 
 def _locate(root: Path, variant: Variant, name: str) -> Path:
+    """Return the path of a variant's file, which is there with the right size and inside the bundle.
+
+    Raises:
+        BundleError: it is not.
+        MissingError: its folder may not be read.
+    """
     path = root / variant.folder / name
     with os_errors_explained(path, "read"):
-        there = path.is_file()
-        inside = path.resolve().is_relative_to(root.resolve())
-        size = path.stat().st_size if there else 0
-    if not there:
-        raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.")
-    if not inside:
-        raise BundleError(f"{path} leads outside the bundle through a link. Replace the link by the file.")
+        is_file = path.is_file()
+        is_inside = is_file and path.resolve().is_relative_to(root.resolve())
+        size = path.stat().st_size if is_file else 0
+    if not is_file:
+        raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.", path=path)
+    if not is_inside:
+        raise BundleError(f"{path} leads outside the bundle through a link. Replace the link by the file.", path=path)
     if size != variant.files[name].bytes:
         raise BundleError(
             f"{path} has {size} bytes where manifest.json says {variant.files[name].bytes}. "
-            "Copy the bundle again or export it anew."
+            "Copy the bundle again or export it anew.",
+            path=path,
         )
     return path

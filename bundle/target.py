@@ -1,4 +1,4 @@
-"""What a calibration is asked for: what to optimise, and under which limits."""
+"""The target of a calibration: a goal and limits, checked when it is made."""
 
 import math
 from typing import Literal
@@ -9,33 +9,42 @@ from ..errors import UsageError, unknown_name
 from ..units import show_value
 from .manifest import Record
 
+__all__ = ["GOALS", "LOSS_LIMITS", "MAX_LATE", "Goal", "Target", "describe_limit"]
+
 Goal = Literal["latency", "energy", "accuracy"]
 
 GOALS = {"latency": "the least mean latency", "energy": "the least mean energy", "accuracy": "the best accuracy"}
 
-CAREFUL = ("min_accuracy", "max_drop", "max_disagreement")
-"""Limits that ask for late exits; the others ask for early ones."""
+LOSS_LIMITS = ("min_accuracy", "max_drop", "max_disagreement")
+"""Limits of what is lost, which ask for late exits; limits of time and energy ask for early ones."""
 
 MAX_LATE = 0.01
-"""How many may miss a deadline where nothing is said: it is then the 99th percentile's limit."""
+"""The share of inputs that may miss a deadline by default, which makes it a limit of the 99th percentile."""
 
 
 class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """What to optimise, and under which limits; all limits that are given are kept at once.
+    """A goal and limits. A point meets the target if it is within all the limits that are given.
 
     Attributes:
-        goal: `latency` or `energy`, whose mean is to be least, or `accuracy`, which is to be best (without labels: agreement with
-            the whole network). By default the latency under limits of accuracy, and the accuracy under others alone.
+        goal: `latency` or `energy`, whose mean shall be least, or `accuracy`, which shall be best (without labels: agreement with
+            the whole network). By default `latency` if accuracy, drop or disagreement is limited, and else `accuracy`.
         min_accuracy: the least accuracy, as a fraction.
-        max_drop: the largest accuracy drop against the whole network of the bundle's first variant, as a fraction (0.01 is one
-            percent).
-        max_disagreement: the largest share of inputs that get another label than that network gives them. Needs no labels.
+        max_drop: the largest accuracy drop against the reference, the whole network of the bundle's first variant, as a fraction
+            (0.01 is one percent).
+        max_disagreement: the largest share of inputs that get another label than the reference gives them. Needs no labels.
         max_latency_s: the largest mean latency in seconds.
-        deadline_s, max_late: the largest share of inputs that may take longer than a time in seconds; one percent by default.
-        max_energy_j: the largest mean energy of an inference in joules, the board's rest included.
+        deadline_s, max_late: a time in seconds, and the largest share of inputs that may take longer; one percent by default.
+        max_energy_j: the largest mean energy of an inference in joules, the rest of the board included.
 
     Raises:
-        UsageError: nothing is limited, or something is out of range.
+        UsageError: no limit is given, or a value is out of range.
+
+    Example:
+        >>> from offramp.bundle import Target
+        >>> print(Target(max_drop=0.01))
+        the least mean latency with an accuracy drop of at most 1.00%
+        >>> Target(deadline_s=0.002).limits
+        {'max_late': 0.01}
     """
 
     goal: Goal | None = None
@@ -56,7 +65,7 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
                 and (isinstance(value, bool) or not isinstance(value, (int, float)))
             ):
                 raise UsageError(f"{name} is a number, not {value!r}.")
-        for name in (*CAREFUL, "max_late"):
+        for name in (*LOSS_LIMITS, "max_late"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"{name} is a fraction from 0 to below 1 (0.01 is one percent), not {value}.")
@@ -76,37 +85,37 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
             raise unknown_name("goal", str(self.goal), GOALS)
         if not self.limits:
             raise UsageError("A target needs a limit, such as max_drop=0.01 or max_latency_s=0.002.")
-        careful = any(name in CAREFUL for name in self.limits)
         if self.goal is None:
-            msgspec.structs.force_setattr(self, "goal", "latency" if careful else "accuracy")
+            limits_loss = any(name in LOSS_LIMITS for name in self.limits)
+            msgspec.structs.force_setattr(self, "goal", "latency" if limits_loss else "accuracy")
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that are given, by name; of a deadline the share that may be late, as `max_late`."""
-        names = (*CAREFUL, "max_latency_s", "max_late", "max_energy_j")
+        """The limits that are given, by name. A deadline is there as `max_late`, the share that may miss it."""
+        names = (*LOSS_LIMITS, "max_latency_s", "max_late", "max_energy_j")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def needs_labels(self) -> bool:
-        """Whether it takes labels to tell that it is met."""
+        """Whether only labels can show that the target is met."""
         return self.min_accuracy is not None or self.max_drop is not None
 
     @property
     def needs_energy(self) -> bool:
-        """Whether it takes a meter."""
+        """Whether only a meter can show that the target is met."""
         return self.goal == "energy" or self.max_energy_j is not None
 
     def __str__(self) -> str:
         return f"{GOALS[self.goal or 'latency']} with {self.describe_limits()}"
 
     def describe_limits(self) -> str:
-        """Say in words what is limited."""
-        said = [describe_limit(name, value, self) for name, value in self.limits.items()]
-        return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+        """Say all limits in words: `an accuracy of at least 90.00% and a mean energy of at most 4 mJ`."""
+        texts = [describe_limit(name, value, self) for name, value in self.limits.items()]
+        return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def describe_limit(name: str, value: float, target: Target) -> str:
-    """Say one limit in words."""
+    """Say one limit in words: `an accuracy drop of at most 1.00%`."""
     shown = show_value(name, value)
     match name:
         case "min_accuracy":

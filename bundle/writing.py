@@ -1,4 +1,4 @@
-"""Bundles and calibrations are written so that a kill at any moment leaves the old one or the new one."""
+"""Bundles and calibrations written to disk. A kill at any moment leaves the old one or the new one."""
 
 import contextlib
 import os
@@ -13,19 +13,28 @@ from msgspec import Struct
 from ..errors import BundleError, UsageError
 from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
 from .calibration import Calibration
-from .manifest import PLAIN, File, Manifest
+from .manifest import PLAIN_NAME, File, Manifest
 from .reading import Bundle, open_bundle
+
+__all__ = [
+    "check_replaceable",
+    "check_variant_name",
+    "commit",
+    "list_files",
+    "new_variant",
+    "write_calibration",
+]
 
 _OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+(\.guarded)?|static\d+)\.onnx)")
 """The names of the files in a variant's folder."""
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> Path:
-    """See that a calibration can be written to a path without destroying something else; return the path.
+    """Check that a calibration can be written to a path without destroying something else; return the path.
 
     Raises:
-        UsageError: something is there that is no calibration.
-        MissingError: the place cannot be written.
+        UsageError: the file there is no calibration.
+        MissingError: the file cannot be written.
     """
     if not str(path):
         raise UsageError("The name of the file for the calibration is empty.")
@@ -36,15 +45,25 @@ def check_replaceable(path: str | os.PathLike[str]) -> Path:
             with os_errors_explained(path, "read"):
                 msgspec.json.decode(path.read_bytes() if path.is_file() else b"", type=_AnyCalibration)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise UsageError(f"{path} is there and is no calibration. Name another file, or remove it.") from None
+            raise UsageError(
+                f"{path} is there and is no calibration. Name another file, or remove it.", path=path
+            ) from None
     return path
 
 
 def write_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
-    """Write a calibration atomically, making its folder where that is missing.
+    """Write a calibration atomically; its folder is made if it is missing.
 
     Raises:
-        MissingError: the place cannot be written.
+        UsageError: there is a folder at this path.
+        MissingError: the file cannot be written.
+
+    Example:
+        >>> from offramp.bundle import open_bundle, read_calibration, write_calibration
+        >>> calibration = read_calibration(open_bundle("digits.offramp").calibrations()[0])
+        >>> write_calibration("boards/board1.json", calibration)
+        >>> read_calibration("boards/board1.json") == calibration
+        True
     """
     path = Path(path)
     check_writable(path)
@@ -53,22 +72,22 @@ def write_calibration(path: str | os.PathLike[str], calibration: Calibration) ->
 
 @contextlib.contextmanager
 def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give an empty folder inside the bundle to fill with a variant's files; `commit` makes them count.
+    """Give an empty folder inside the bundle for the files of a new variant; `commit` makes them part of the bundle.
 
-    One process at a time may write a bundle. What is not committed is removed on leaving; what a killed process left is
-    removed by the next that commits. A bundle that was there stays as it was until `commit`.
+    One process at a time may write a bundle. Files that are not committed are removed when the block ends, and files of a killed
+    process by the next writer. An existing bundle stays as it was until `commit`.
 
     Raises:
         UsageError: something that is not a bundle lies at `path`, or another process is writing it.
-        MissingError: the place cannot be written.
+        MissingError: the folder cannot be written.
     """
     root = Path(path)
     with os_errors_explained(root, "write"):
         if root.exists() and not root.is_dir():
-            raise UsageError(f"{root} is a file. Name a new folder or a bundle to replace.")
+            raise UsageError(f"{root} is a file. Name a new folder or a bundle to replace.", path=root)
         if root.is_dir() and (strange := _not_ours(root)):
-            raise UsageError(f"{root} is a folder that holds other things ({strange}). Name a new folder.")
-        made = [folder for folder in (root / "variants", root) if not folder.exists()]
+            raise UsageError(f"{root} is a folder that holds other things ({strange}). Name a new folder.", path=root)
+        new_folders = [folder for folder in (root / "variants", root) if not folder.exists()]
         (root / "variants").mkdir(parents=True, exist_ok=True)
     try:
         with _locked(root):
@@ -83,8 +102,8 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
                 remove_tree(folder, ignore_errors=True)
     finally:
         with contextlib.suppress(OSError):
-            for empty in made:
-                empty.rmdir()
+            for folder in new_folders:  # those that are still empty
+                folder.rmdir()
 
 
 def list_files(folder: Path) -> dict[str, File]:
@@ -96,31 +115,31 @@ def list_files(folder: Path) -> dict[str, File]:
 def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, shares: bool = False) -> Bundle:
     """Make a filled folder the last variant of the bundle: put its files on disk, move them in place, replace the manifest.
 
-    Variants that the manifest does not name any more are removed; whoever had opened such a one must open the bundle again.
+    Variants that the new manifest does not name are removed; who had opened one of them must open the bundle again.
 
     Args:
         path: the bundle.
-        folder: what `new_variant` gave, with the new files in it.
+        folder: the folder from `new_variant`, with the new files in it.
         manifest: its last variant is the new one, the others are as they were.
-        shares: whether the new variant's `folder` is that of another, whose weights it shares; none of its new files has a name
-            that is there. Else it gets a folder of its own, which is filled in here.
+        shares: True if the new variant shares the `folder` and the weights of another one; its files have names that are not
+            there yet. False if it gets a folder of its own, whose name is filled in here.
 
     Raises:
-        BundleError: the manifest is not one that could be read back; the bundle is left as it was.
-        MissingError: the place cannot be written.
+        BundleError: the manifest could not be read back; the bundle is left as it was.
+        MissingError: the bundle cannot be written.
     """
     root, (*others, variant) = Path(path), manifest.variants
     with os_errors_explained(root, "write"):
         final = root / variant.folder if shares else _free_name(root / "variants" / variant.name)
         variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
         manifest = msgspec.structs.replace(manifest, variants=(*others, variant))
-        content = _encode_checked(manifest)
+        content = _encode_checked(manifest, root)
         files = sorted(folder.iterdir())
         for file in files:
             sync(file)
         if shares:
-            listed = {name for one in others if one.folder == variant.folder for name in one.files}
-            for leftover in final.iterdir():  # of a process that was killed before its manifest was written
+            listed = {name for other in others if other.folder == variant.folder for name in other.files}
+            for leftover in final.iterdir():  # a process was killed before it wrote its manifest
                 if leftover.name not in listed and _OURS.fullmatch(leftover.name):
                     leftover.unlink()
             for file in files:
@@ -138,22 +157,23 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
 
 
 def check_variant_name(name: str, bundle: Bundle) -> str:
-    """See that a new variant can be called so; return the name.
+    """Check the name of a new variant; return it.
 
     Raises:
-        UsageError: it is taken, or no plain name.
+        UsageError: the name is taken, or holds other characters than letters, digits, dots, dashes and underscores.
     """
-    if not re.fullmatch(PLAIN, name):
+    if not re.fullmatch(PLAIN_NAME, name):
         raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
-    if name in (known.name for known in bundle.manifest.variants):
+    if name in (variant.name for variant in bundle.manifest.variants):
         raise UsageError(
-            f"{bundle.path} already has a variant {name}. Choose another name (--name, or --beside when exporting)."
+            f"{bundle.path} already has a variant {name}. Choose another name (--name, or --beside when exporting).",
+            path=bundle.path,
         )
     return name
 
 
 class _AnyCalibration(Struct):
-    """What calibrations of every form have."""
+    """The fields that calibrations of every schema have."""
 
     schema: int
     points: dict[str, Any]
@@ -163,16 +183,22 @@ def _encode(artefact: Manifest | Calibration) -> bytes:
     return msgspec.json.format(msgspec.json.encode(artefact), indent=1) + b"\n"
 
 
-def _encode_checked(manifest: Manifest) -> bytes:
+def _encode_checked(manifest: Manifest, root: Path) -> bytes:
+    """Encode a manifest that decodes again.
+
+    Raises:
+        BundleError: it does not.
+    """
     content = _encode(manifest)
     try:
         msgspec.json.decode(content, type=Manifest)
     except msgspec.ValidationError as error:
-        raise BundleError(f"The network does not fit into a bundle: {error}.") from error
+        raise BundleError(f"The network does not fit into a bundle: {error}.", path=root) from error
     return content
 
 
 def _free_name(path: Path) -> Path:
+    """Return the path, or the first of `path-2`, `path-3`, ... that does not exist."""
     number = 2
     candidate = path
     while candidate.exists():
@@ -189,14 +215,14 @@ def _remove_unlisted(root: Path, manifest: Manifest) -> None:
 
 
 def _is_variant(folder: Path) -> bool:
-    """Tell whether a folder holds a variant's files and nothing else, so that nothing of the user's is removed with it."""
+    """Return True if a folder holds a variant's files and nothing else, so that no file of the user is removed with it."""
     return folder.is_dir() and all(_OURS.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def _not_ours(root: Path) -> str | None:
-    """Return the name of something in a folder that no bundle has, or None."""
-    known = {"manifest.json", "variants", "calibrations", "engines"}
-    strange = [entry.name for entry in root.iterdir() if entry.name not in known and not entry.name.startswith(NEW)]
+    """Return the name of something in a folder that no bundle holds; None if there is nothing else."""
+    ours = {"manifest.json", "variants", "calibrations", "engines"}
+    strange = [entry.name for entry in root.iterdir() if entry.name not in ours and not entry.name.startswith(NEW)]
     if (root / "variants").is_dir() and not (root / "manifest.json").exists():
         strange += [f"variants/{entry.name}" for entry in (root / "variants").iterdir() if not _is_variant(entry)]
     return strange[0] if strange else None
@@ -204,6 +230,11 @@ def _not_ours(root: Path) -> str | None:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
+    """Hold the exclusive lock of a bundle's folder.
+
+    Raises:
+        UsageError: another process holds it.
+    """
     import fcntl  # not on Windows, where bundles run but are not written
 
     descriptor = os.open(root, os.O_RDONLY)
@@ -211,7 +242,7 @@ def _locked(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"Another process is writing {root}. Wait until it has finished.") from None
+            raise UsageError(f"Another process is writing {root}. Wait until it has finished.", path=root) from None
         yield
     finally:
         os.close(descriptor)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle import Manifest, Preprocess
-from ..bundle.manifest import find_layout
+from ..bundle import Manifest, Preprocess, Tensor
 from ..errors import DataError, require
 
 if TYPE_CHECKING:
@@ -70,3 +69,29 @@ def resize(image: "Image", width: int, height: int, how: Preprocess) -> "Image":
     padded = Image.new(image.mode, (width, height))
     padded.paste(small, ((width - small.width) // 2, (height - small.height) // 2))
     return padded
+
+
+def find_layout(inputs: Sequence[Tensor]) -> tuple[int, int, int, bool]:
+    """Return channels, height, width, and whether the channels come first.
+
+    Raises:
+        DataError: the network takes no images of 1 or 3 channels and a fixed size.
+    """
+    shape = inputs[0].shape[1:]
+    if (
+        len(inputs) == 1
+        and inputs[0].shape[0] is None
+        and len(shape) == 3
+        and all(isinstance(axis, int) for axis in shape)
+    ):
+        sizes = [int(axis) for axis in shape if axis is not None]
+        if sizes[0] in (1, 3):
+            return sizes[0], sizes[1], sizes[2], True
+        if sizes[2] in (1, 3):
+            return sizes[2], sizes[0], sizes[1], False
+    if len(inputs) == 1 and not inputs[0].is_sized:
+        raise DataError(f"The network takes images of any size, {shape}: give arrays (.npz) of the size you want.")
+    takes = ", ".join(str(shape if len(inputs) == 1 else tensor.shape) for tensor in inputs)
+    raise DataError(
+        f"The network takes samples of shape {takes}, which are no images with 1 or 3 channels: give arrays (.npz)."
+    )

@@ -11,8 +11,8 @@ import numpy as np
 from msgspec import Struct
 
 from ..bundle import Bundle, Target, Variant, opened
-from ..bundle.calibration import BESIDE
-from ..bundle.manifest import PLAIN
+from ..bundle.calibration import EARLY_SUFFIX
+from ..bundle.manifest import PLAIN_NAME
 from ..bundle.target import Goal
 from ..bundle.writing import check_replaceable
 from ..devices.meter import Meter
@@ -189,9 +189,9 @@ def name_targets(
     if not targets:
         raise UsageError("There is no target: name at least one, or leave target out.")
     for name, each in targets.items():
-        if not re.fullmatch(PLAIN, name) or name.endswith(BESIDE):
+        if not re.fullmatch(PLAIN_NAME, name) or name.endswith(EARLY_SUFFIX):
             raise UsageError(
-                f"A point's name has letters, digits, '.', '_' and '-' and does not end in {BESIDE}: not {name!r}."
+                f"A point's name has letters, digits, '.', '_' and '-' and does not end in {EARLY_SUFFIX}: not {name!r}."
             )
         if each.needs_labels and not has_labels:
             raise UsageError(

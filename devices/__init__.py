@@ -1,4 +1,8 @@
-"""What board this is, what power it draws, and whether what was measured elsewhere holds on it."""
+"""The device: what board it is, what power it draws, and whether figures from elsewhere hold on it.
+
+A board is read by `board`, `state` and `fingerprint`. A `Meter` has rails, which probes read; `window` measures a block of work,
+`watch` the life of a product. `meters` finds the sensors of this board, `simulated` needs none.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -51,7 +55,7 @@ LATE = {
     "SimulatedBoard": "simulated",
     "SimulatedClock": "simulated",
 }
-"""What is imported when it is asked for: most products never do."""
+"""Names that are imported when they are asked for: most products never use them."""
 
 
 __getattr__ = late_names(__name__, LATE)

@@ -1,4 +1,4 @@
-"""What board this is: read from the device tree, `/proc`, `/sys` and `/etc`, never from a running service."""
+"""The board, identified from the device tree, `/proc`, `/sys` and `/etc`, never by asking a running service."""
 
 import hashlib
 import os
@@ -34,40 +34,57 @@ MODULES = {
     "p3701-0008": "Jetson AGX Orin Industrial",
     "p3834": "Jetson AGX Thor",
 }
-"""Jetson modules by their part number in the device tree; a longer number goes before a shorter one."""
+"""Jetson modules by their part number in the device tree; the longest number that fits decides."""
 
 ACCELERATORS = {"intel_vpu": "Intel NPU", "rocket": "Rockchip NPU", "amdxdna": "AMD NPU", "ethosu": "Arm Ethos-U NPU"}
-"""What the drivers of `/sys/class/accel` serve."""
+"""Accelerators by their driver in `/sys/class/accel`."""
 
 NODES = {"dev/galcore": "Vivante NPU", "dev/hailo0": "Hailo", "dev/apex_0": "Coral Edge TPU"}
-"""Device nodes of accelerators whose drivers keep to no class."""
+"""Accelerators by their device node, for drivers that register in no class."""
 
 
 class PowerMode(Struct, frozen=True):
-    """A board's power mode: its name, and a hash of what it sets, since a name may be given anew."""
+    """A board's power mode.
+
+    Attributes:
+        name: the mode's name: `MAXN`, `15W`, `balanced`.
+        config: a hash of the settings that the name stands for, since a mode of the same name may be changed.
+
+    Example:
+        >>> from offramp.devices import PowerMode
+        >>> PowerMode("15W", "1f3a") == PowerMode("15W", "77e0")
+        False
+    """
 
     name: str
     config: str
 
 
 class Board(Struct, frozen=True, kw_only=True):
-    """What a board is.
+    """The identity and the settings of a board.
 
     Attributes:
         kind: `jetson`, `raspberry-pi`, `rockchip`, `x86`, `arm` or `unknown`.
-        name: what its maker calls it.
+        name: its maker's name for it.
         soc: the chip; on x86 the processor's name.
         module: the module on the board, or the mainboard.
-        compatible: the device tree's names of it, most precise first.
-        memory_bytes: what the kernel may use.
+        compatible: its names in the device tree, most precise first.
+        architecture: the processor's architecture: `x86_64`, `aarch64`.
+        memory_bytes: the memory that the kernel may use.
         os, kernel: distribution and kernel.
         drivers: versions of the drivers that inference goes through, by name.
-        power_mode: None where the board has no such thing.
-        cores: the online ones, as `0-3`.
-        governor: of the CPU's clock; empty where there is none.
-        max_clock_hz: the highest allowed, by frequency policy and device.
-        accelerators: what could run networks besides the CPU.
-        serial: the first digits of a hash of the serial number, which tells two boards apart and names none.
+        power_mode: None if the board has no power modes.
+        cores: the CPU cores that are online: `0-3`.
+        governor: the CPU's frequency governor; empty if there is none.
+        max_clock_hz: the highest clock that is allowed, by frequency policy and device.
+        accelerators: hardware besides the CPU that could run networks.
+        serial: the first digits of a hash of the serial number, which tell two boards apart and name none.
+
+    Example:
+        >>> from offramp.devices import identify
+        >>> board = identify()
+        >>> board.kind in ("jetson", "raspberry-pi", "rockchip", "x86", "arm", "unknown")
+        True
     """
 
     kind: str
@@ -89,35 +106,40 @@ class Board(Struct, frozen=True, kw_only=True):
 
 
 def identify(root: str | Path = "/") -> Board:
-    """Say what board this is. What cannot be read is `unknown`, empty or None; nothing is ever guessed from a user's settings.
+    """Identify the board. Fields that cannot be read are `unknown`, empty or None; none is guessed from a user's settings.
 
     Args:
-        root: where `/proc`, `/sys` and `/etc` are looked for.
+        root: the folder that holds `proc`, `sys` and `etc`.
+
+    Example:
+        >>> from offramp.devices import identify
+        >>> identify("/nonexistent").kind
+        'unknown'
     """
     root = Path(root)
     compatible = tuple(part for part in (read_text(root / "proc/device-tree/compatible") or "").split("\0") if part)
     info = read_text(root / "proc/cpuinfo") or ""
     x86 = bool(re.search(r"^vendor_id\s*:", info, re.M))
-    here = root.resolve() == Path("/")
+    is_this = root.resolve() == Path("/")  # then Python can tell what files do not
     arm = "CPU implementer" in info
-    architecture = platform.machine() if here else "x86_64" if x86 else "aarch64" if arm else "unknown"
+    architecture = platform.machine() if is_this else "x86_64" if x86 else "aarch64" if arm else "unknown"
     chip = _chip(compatible)
     kind = _kind(chip, compatible, architecture, x86)
     name = read_text(root / "proc/device-tree/model") or _dmi(root, "sys_vendor", "product_name") or "unknown"
     return Board(
         kind=kind,
         name=name,
-        soc=SOCS.get(chip, chip) or _processor(info) or (platform.processor() if here else "") or "unknown",
+        soc=SOCS.get(chip, chip) or _processor(info) or (platform.processor() if is_this else "") or "unknown",
         module=_module(compatible) or _dmi(root, "board_vendor", "board_name") or name,
         compatible=compatible,
         architecture=architecture,
         memory_bytes=_memory(root),
-        os=_distribution(root) or (f"{platform.system()} {platform.release()}" if here else "unknown"),
-        kernel=read_text(root / "proc/sys/kernel/osrelease") or (platform.release() if here else "unknown"),
+        os=_distribution(root) or (f"{platform.system()} {platform.release()}" if is_this else "unknown"),
+        kernel=read_text(root / "proc/sys/kernel/osrelease") or (platform.release() if is_this else "unknown"),
         drivers=_drivers(root),
         power_mode=_power_mode(root),
         cores=read_text(root / "sys/devices/system/cpu/online")
-        or (f"0-{(os.cpu_count() or 1) - 1}" if here else "unknown"),
+        or (f"0-{(os.cpu_count() or 1) - 1}" if is_this else "unknown"),
         governor=read_governor(root),
         max_clock_hz=_max_clocks(root),
         accelerators=_accelerators(root),
@@ -125,8 +147,13 @@ def identify(root: str | Path = "/") -> Board:
     )
 
 
+def is_x86_64() -> bool:
+    """Return True if Python runs on a 64-bit x86 processor, as Linux (`x86_64`) and Windows (`AMD64`) call it."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 def _chip(compatible: tuple[str, ...]) -> str:
-    """Return the chip: the Tegra wherever it stands, since overlays add names behind it, else what stands last."""
+    """Return the chip: a Tegra at any place, since overlays add names behind it; else the last name."""
     parts = [name.partition(",")[2] or name for name in compatible]
     tegra = [part for part in parts if re.fullmatch(r"tegra\d{3}", part)]
     return (tegra or parts or [""])[-1]
@@ -168,8 +195,8 @@ def _processor(info: str) -> str:
         re.findall(r"^CPU part\s*:\s*(\S+)", info, re.M),
         strict=False,
     )
-    known = dict.fromkeys(f"Arm core {implementer} {part}" for implementer, part in cores)
-    return ", ".join(known)
+    names = dict.fromkeys(f"Arm core {implementer} {part}" for implementer, part in cores)
+    return ", ".join(names)
 
 
 def _memory(root: Path) -> int | None:
@@ -183,15 +210,15 @@ def _distribution(root: Path) -> str | None:
 
 
 def _drivers(root: Path) -> dict[str, str]:
-    found = {}
+    versions = {}
     release = read_text(root / "etc/nv_tegra_release") or ""
     if match := re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", release):
-        found["l4t"] = f"{match[1]}.{match[2]}"
+        versions["l4t"] = f"{match[1]}.{match[2]}"
     if match := re.search(r"\s(\d{3}[\d.]+)\s", read_text(root / "proc/driver/nvidia/version") or ""):
-        found["nvidia"] = match[1]
+        versions["nvidia"] = match[1]
     if match := re.search(r"v([\d.]+)", read_text(root / "sys/kernel/debug/rknpu/version") or ""):
-        found["rknpu"] = match[1]
-    return found
+        versions["rknpu"] = match[1]
+    return versions
 
 
 def _power_mode(root: Path) -> PowerMode | None:
@@ -204,16 +231,16 @@ def _power_mode(root: Path) -> PowerMode | None:
             number, name = re.search(r"\bID=(\d+)", head), re.search(r"\bNAME=(\S+)", head)
             if "POWER_MODEL" in head and number and name and int(number[1]) == int(status[1]):
                 lines = [line.strip() for line in section.splitlines()[1:]]
-                kept = [line for line in lines if line and not line.startswith("#")]
-                return PowerMode(name[1], _hash("\n".join(kept)))
+                settings = [line for line in lines if line and not line.startswith("#")]
+                return PowerMode(name[1], _hash("\n".join(settings)))
         return PowerMode(f"id {int(status[1])}", _hash(config))
     if profile := read_text(root / "sys/firmware/acpi/platform_profile"):
-        settings = [
+        values = [
             read_text(root / "sys/devices/system/cpu/intel_pstate/no_turbo"),
             read_text(root / "sys/devices/system/cpu/cpufreq/boost"),
             read_text(root / "sys/devices/system/cpu/cpufreq/policy0/energy_performance_preference"),
         ]
-        return PowerMode(profile, _hash(" ".join(str(setting) for setting in settings)))
+        return PowerMode(profile, _hash(" ".join(str(value) for value in values)))
     return None
 
 
@@ -228,22 +255,22 @@ def _max_clocks(root: Path) -> dict[str, float]:
 
 
 def _accelerators(root: Path) -> tuple[str, ...]:
-    found = []
+    names = []
     for path in list_numbered("sys/class/devfreq/*", root):
         if re.search(r"gv11b|ga10b|gpu", path.name):
-            found.append(f"GPU {path.name}")
+            names.append(f"GPU {path.name}")
         elif "npu" in path.name:
-            found.append(f"NPU {path.name}")
+            names.append(f"NPU {path.name}")
     for path in list_numbered("sys/class/accel/accel*/device/driver", root):
         driver = path.resolve().name
-        found.append(f"{ACCELERATORS.get(driver, 'accelerator')} ({driver})")
+        names.append(f"{ACCELERATORS.get(driver, 'accelerator')} ({driver})")
     for path in list_numbered("proc/driver/nvidia/gpus/*/information", root):
         if match := re.search(r"^Model:\s*(.+)$", read_text(path) or "", re.M):
-            found.append(match[1].strip())
+            names.append(match[1].strip())
     for path in list_numbered("sys/class/drm/card?/device/driver", root):
         if (driver := path.resolve().name) in ("i915", "xe", "amdgpu"):
-            found.append(f"GPU ({driver})")
-    return (*found, *(what for node, what in NODES.items() if (root / node).exists()))
+            names.append(f"GPU ({driver})")
+    return (*names, *(name for node, name in NODES.items() if (root / node).exists()))
 
 
 def _serial(root: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The fields that tell whether what was measured on one device holds on another."""
+"""The fingerprint of a device: fields that decide whether figures measured on one device hold on another."""
 
 import platform
 from collections.abc import Sequence
@@ -12,24 +12,35 @@ from .board import Board, identify
 from .state import read_temperature
 
 HARD = ("architecture", "soc", "accelerators", "driver", "engine")
-"""Where one of these differs, an engine that was built there must not run here."""
+"""If one of these differs, an engine that was built there must not run here."""
 
 SOFT = ("module", "memory", "os", "power_mode", "cores", "max_clocks", "governor", "threads", "batch", "meter")
-"""Where one of these differs, latencies and joules that were measured there do not hold here."""
+"""If one of these differs, latencies and joules that were measured there do not hold here."""
 
 RECORD = ("serial", "temperature", "driver_version", "kernel", "offramp", "python")
-"""These are kept to look things up, and never compared."""
+"""These are recorded to look things up, and never compared."""
 
-NAMES = {"soc": "SoC", "os": "operating system", "power_mode": "power mode", "max_clocks": "highest clocks"}
+FIELD_NAMES = {"soc": "SoC", "os": "operating system", "power_mode": "power mode", "max_clocks": "highest clocks"}
 
-MEANING = {
+KIND_MEANINGS = {
     "hard": "engines built there must not run here, and thresholds hold only where `offramp verify` passes",
     "soft": "latencies and joules measured there do not hold here",
 }
 
 
 class Difference(Struct, frozen=True):
-    """A field that differs: `hard` or `soft`, with both values; its text says it in words."""
+    """A field that differs between two fingerprints. Its text says so in words.
+
+    Attributes:
+        field: the field's name.
+        kind: `hard` if engines built there must not run here, `soft` if only latencies and joules do not hold.
+        here, there: both values.
+
+    Example:
+        >>> from offramp.devices import Difference
+        >>> print(Difference("soc", "hard", "Orin", "Xavier"))
+        SoC is Orin here and was Xavier there
+    """
 
     field: str
     kind: Literal["hard", "soft"]
@@ -37,7 +48,7 @@ class Difference(Struct, frozen=True):
     there: str
 
     def __str__(self) -> str:
-        return f"{NAMES.get(self.field, self.field)} is {self.here} here and was {self.there} there"
+        return f"{FIELD_NAMES.get(self.field, self.field)} is {self.here} here and was {self.there} there"
 
 
 def fingerprint(
@@ -49,18 +60,24 @@ def fingerprint(
     board: Board | None = None,
     root: str | Path = "/",
 ) -> dict[str, str]:
-    """Describe this device and its software, one text for each field; a field that means nothing here is left out.
+    """Describe this device and its software, one text for each field. Fields that mean nothing here are left out.
 
     Args:
-        packages: those that run the stages, whose versions count.
+        packages: the engines' packages, whose versions count.
         threads: how many threads the engine uses.
         batch: how many samples go through at once.
-        meter: what measures energy, and its scope.
-        board: what was identified already.
-        root: where `/proc` and `/sys` are looked for.
+        meter: the meter that measures energy, and its scope.
+        board: the board, if it was identified already.
+        root: the folder that holds `proc` and `sys`.
 
     Returns:
         The fields of `HARD`, `SOFT` and `RECORD`.
+
+    Example:
+        >>> from offramp.devices import fingerprint
+        >>> fields = fingerprint(threads=2)
+        >>> fields["threads"], "architecture" in fields
+        ('2', True)
     """
     board = board or identify(root)
     mode, temperature_c = board.power_mode, read_temperature(Path(root))
@@ -94,11 +111,17 @@ def fingerprint(
 
 
 ROOT_ONLY = ("rknpu",)
-"""Drivers whose version lies where only root may read: who calibrates with sudo and runs without would seem to be elsewhere."""
+"""Drivers whose version only root may read: calibrating with sudo and running without would look like two devices."""
 
 
 def version_of(package: str) -> str:
-    """Return the version of an installed package, or `not installed`; builds of ONNX Runtime have names of their own."""
+    """Return the version of an installed package, or `not installed`. Builds for GPUs have a name of their own, `<package>-gpu`.
+
+    Example:
+        >>> from offramp.devices import version_of
+        >>> version_of("no-such-package")
+        'not installed'
+    """
     from importlib.metadata import PackageNotFoundError, version  # a fifth of the runtime's import time, so only here
 
     for name in (package, f"{package}-gpu"):
@@ -110,24 +133,39 @@ def version_of(package: str) -> str:
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> list[Difference]:
-    """Compare two fingerprints, field by field; empty when what was measured there holds here.
+    """Compare two fingerprints field by field. The result is empty if figures from there hold here.
 
-    What measured energy there says nothing of latencies: `meter` is compared only where both have one.
+    Latencies do not depend on the meter: `meter` is compared only if both have one.
+
+    Args:
+        ours, theirs: the fingerprint of this device, and of the one that the figures are from.
+
+    Example:
+        >>> from offramp.devices import differences, fingerprint
+        >>> ours = fingerprint()
+        >>> differences(ours, ours), differences(ours, {**ours, "threads": "9"})[0].there
+        ([], '9')
     """
-    found = []
+    differing = []
     for kind, fields in (("hard", HARD), ("soft", SOFT)):
         for field in fields:
             here, there = ours.get(field), theirs.get(field)
             if here == there or (field == "meter" and None in (here, there)):
                 continue
-            found.append(Difference(field, kind, here or "none", there or "none"))  # type: ignore[arg-type]
-    return found
+            differing.append(Difference(field, kind, here or "none", there or "none"))  # type: ignore[arg-type]
+    return differing
 
 
 def describe_differences(found: Sequence[Difference]) -> str:
-    """Say what differs, and what that means."""
+    """Say which fields differ, and what that means.
+
+    Example:
+        >>> from offramp.devices import Difference, describe_differences
+        >>> print(describe_differences([Difference("threads", "soft", "1", "4")]))
+        threads is 1 here and was 4 there: latencies and joules measured there do not hold here
+    """
     parts = []
-    for kind, meaning in MEANING.items():
+    for kind, meaning in KIND_MEANINGS.items():
         if of_kind := [str(difference) for difference in found if difference.kind == kind]:
             parts.append(f"{'; '.join(of_kind)}: {meaning}")
     return ". ".join(parts)

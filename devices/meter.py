@@ -1,4 +1,4 @@
-"""What a meter is: rails that can be read, which of them make the total, and what that total covers."""
+"""A meter: the rails that it reads, which of them make the total, and what that total covers."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,27 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Measures the energy of one scope. Made by `find_meters`, or by whoever brings a sensor.
+    """Measures the energy of one scope. `find_meters` makes those of this board; make one yourself for a sensor of your own.
 
     Args:
         name: `rapl`, `ina3221`, `hwmon:amdgpu`, ...
-        probes: what is read.
+        probes: the reads of the sensor.
         scope: what the total covers, in words.
-        grade: where the joules come from.
-        poll_s: how often the sensor is read.
+        grade: how the joules are got.
+        poll_s: the time between two reads.
         clock: the time; the machine's by default.
-        state: reads throttling, clocks and temperature; knows nothing by default.
+        state: reads throttling, clocks and temperature; by default these are unknown.
         problems: rails that should be here and cannot be read.
+
+    Raises:
+        UsageError: there is no rail, two have the same name, or `grade` or `poll_s` is none.
+
+    Example:
+        >>> from offramp.devices import Meter, Probe, Rail
+        >>> supply = Rail(name="supply", role="total", covers="the board")
+        >>> meter = Meter("bench", [Probe((supply,), lambda: (12.5,))], scope="the board", grade="external")
+        >>> meter.read(), meter.total
+        ({'supply': 12.5}, ('supply',))
     """
 
     def __init__(
@@ -53,16 +63,16 @@ class Meter:
             raise UsageError(f"poll_s of {name} is a time of at least {LEAST_POLL_S} s, not {poll_s}.")
 
     def state(self) -> State:
-        """Read throttling, clocks and temperature; nothing where that fails, since it is a courtesy."""
+        """Read throttling, clocks and temperature. If that fails the state is unknown; it is never an error."""
         try:
-            found: object = self._state()
+            state: object = self._state()
         except Exception:
             return State()
-        return found if isinstance(found, State) else State()
+        return state if isinstance(state, State) else State()
 
     def read(self) -> dict[str, float | str]:
         """Read every rail once: W of a power, J of a counter, or why it could not be read."""
-        found: dict[str, float | str] = {}
+        readings: dict[str, float | str] = {}
         for probe in self.probes:
             try:
                 values: Sequence[float | str] = [value if value == value else NO_NUMBER for value in probe.read()]
@@ -70,38 +80,45 @@ class Meter:
                     raise ValueError(f"it gives {len(values)} numbers for {len(probe.rails)} rails")
             except Exception as error:
                 values = [describe_failure(error)] * len(probe.rails)
-            found |= {rail.name: value for rail, value in zip(probe.rails, values, strict=True)}
-        return found
+            readings |= {rail.name: value for rail, value in zip(probe.rails, values, strict=True)}
+        return readings
 
     def window(self, *, idle_s: float = 0.0, rails: Sequence[str] | None = None) -> "Window":
-        """Measure what is done within a `with` block.
+        """Measure the energy of a `with` block.
 
-        The block should end when its work has ended: wait for an accelerator before leaving it.
+        The block must not end before its work: wait for an accelerator before leaving it.
 
         Args:
-            idle_s: how long to measure the board at rest, before the block and again after it; then `net_j` tells what the work
-                took beyond that.
-            rails: whose sum is measured; the meter's total by default.
+            idle_s: how long to measure the board at rest, before the block and again after it. Then `net_j` is the energy of
+                the work beyond rest.
+            rails: the rails to add up; the meter's total by default.
 
         Raises:
             UsageError: there is no such rail, or the meter knows of no total.
+
+        Example:
+            >>> from offramp.devices import SimulatedBoard
+            >>> board = SimulatedBoard(idle_w=4.0)
+            >>> with board.meter().window(idle_s=5) as window:
+            ...     board.work(10.0, power_w=9.0)
+            >>> print(f"{window.energy.net_j:.0f} J beyond rest")
+            50 J beyond rest
         """
         from .window import Window
 
         return Window(self, idle_s=idle_s, rails=self.choose_rails(rails))
 
     def choose_rails(self, rails: Sequence[str] | None) -> tuple[str, ...]:
-        """Return the names of the rails whose sum is measured: those given, or the total.
+        """Return the names of the rails to add up: those given, or the total.
 
         Raises:
             UsageError: as for `window`.
         """
         roles = {rail.name: rail.role for rail in self.rails}
-        known = list(roles)
         rails = [rails] if isinstance(rails, str) else rails
         for name in rails or ():
-            if name not in known:
-                raise unknown_name(f"rail of {self.name}", name, known)
+            if name not in roles:
+                raise unknown_name(f"rail of {self.name}", name, roles)
         if {"total", "part"} <= {roles[name] for name in rails or ()}:
             parts = ", ".join(name for name in rails or () if roles[name] == "part")
             raise UsageError(f"{parts} of {self.name} lies inside the total: to add both counts it twice.")
@@ -109,6 +126,6 @@ class Meter:
             reasons = "".join(f" {problem.reason}" for problem in self.problems)
             raise UsageError(
                 f"The meter {self.name} knows of no total among its rails.{reasons} "
-                f"Name those to add up, out of: {', '.join(known)}."
+                f"Name those to add up, out of: {', '.join(roles)}."
             )
         return chosen

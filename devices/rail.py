@@ -1,4 +1,4 @@
-"""A rail: what a sensor measures the power of, and the probe that reads it."""
+"""A rail, one supply that a sensor measures, and the probe that reads it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,36 +10,42 @@ from msgspec.structs import replace
 from ..errors import UsageError
 
 Grade = Literal["external", "on-board", "modelled", "simulated"]
-"""Where joules come from: a meter outside the board, a sensor on it, a stated power, or the simulated board."""
-
-
-NO_NUMBER = "it gives no number"
-
+"""How joules are got: by an instrument outside the board, a sensor on it, a stated power, or the simulated board."""
 
 GRADES = get_args(Grade)
 
-
 ROLES = "total", "part", "other"
-
 
 COUNTS = "power", "energy"
 
-
 LEAST_POLL_S = 0.001
+"""No meter is read more often than this."""
+
+NO_NUMBER = "it gives no number"
+"""Why a read failed that gave NaN."""
 
 
 class Rail(Struct, frozen=True, kw_only=True):
-    """One supply, or one counter, that a sensor sees.
+    """One supply, or one energy counter, that a sensor measures.
 
     Attributes:
-        name: as the sensor or the board's maker names it.
+        name: its name by the sensor or by the board's maker.
         role: `total` if the meter's total adds it up; `part` if it lies inside a total; `other` if it is neither.
         covers: what it feeds, in words.
-        counts: whether its reading is a `power` in W, or an `energy` in J counted since some start.
-        most_w: more than this is a wrong reading, not power.
-        wrap_j: where a counter begins anew; None where it does not.
-        period_s: how often the sensor's documentation says that it updates; None where it does not say.
-        lag_s: over how long the sensor averages.
+        counts: `power` if a reading is in W, `energy` if it is in J counted since some start.
+        most_w: a reading of more power than this is wrong.
+        wrap_j: the value at which a counter starts again from 0; None if it never does.
+        period_s: the time between two updates of the sensor by its documentation; None if that does not say.
+        lag_s: the time over which the sensor averages.
+
+    Raises:
+        UsageError: a value is out of its range.
+
+    Example:
+        >>> from offramp.devices import Rail
+        >>> package = Rail(name="package-0", role="total", covers="the processor", counts="energy", wrap_j=262143.3)
+        >>> package.counts, package.lag_s
+        ('energy', 0.0)
     """
 
     name: str
@@ -52,10 +58,10 @@ class Rail(Struct, frozen=True, kw_only=True):
     lag_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for field, known in (("role", ROLES), ("counts", COUNTS)):
-            if getattr(self, field) not in known:
+        for field, choices in (("role", ROLES), ("counts", COUNTS)):
+            if getattr(self, field) not in choices:
                 raise UsageError(
-                    f"{field} of rail {self.name} is one of {', '.join(known)}, not {getattr(self, field)!r}."
+                    f"{field} of rail {self.name} is one of {', '.join(choices)}, not {getattr(self, field)!r}."
                 )
         for field in ("most_w", "wrap_j", "period_s"):
             if (value := getattr(self, field)) is not None and not 0 < value <= (
@@ -67,33 +73,52 @@ class Rail(Struct, frozen=True, kw_only=True):
 
 
 class Probe(Struct, frozen=True):
-    """One read of a sensor: the rails it gives, and the function that reads them, in W or J, one number for each rail,
-    not a number for one that has none now.
+    """One read of a sensor, which may give several rails.
 
-    `read` raises OSError where the sensor cannot be read; whatever else it raises is taken for the same.
+    Attributes:
+        rails: the rails that a read gives.
+        read: returns W or J, one number for each rail, NaN for a rail that has no number now. It raises OSError if the sensor
+            cannot be read; any other exception is taken for the same.
+
+    Example:
+        >>> from offramp.devices import Probe, Rail
+        >>> rails = Rail(name="CPU", role="part", covers="CPU"), Rail(name="GPU", role="part", covers="GPU")
+        >>> Probe(rails, lambda: (2.5, 4.0)).read()
+        (2.5, 4.0)
     """
 
     rails: tuple[Rail, ...]
     read: Callable[[], Sequence[float]]
 
 
-def tell_apart(probes: "Sequence[Probe]") -> list["Probe"]:
-    """Number rails that have the same name, as chips of one kind may: `PPT`, `PPT#2`."""
-    seen: dict[str, int] = {}
-    found = []
+def tell_apart(probes: Sequence[Probe]) -> list[Probe]:
+    """Number rails of the same name, which several chips of one kind may have: `PPT`, `PPT#2`."""
+    counts: dict[str, int] = {}
+    numbered = []
     for probe in probes:
         rails = []
         for rail in probe.rails:
-            seen[rail.name] = number = seen.get(rail.name, 0) + 1
-            # A total that is there twice would be added twice: nothing tells which of them is meant.
+            counts[rail.name] = number = counts.get(rail.name, 0) + 1
+            # Only the first total of a name is added up: nothing tells whether the second one is another supply.
             role = "other" if rail.role == "total" else rail.role
             rails.append(rail if number == 1 else replace(rail, name=f"{rail.name}#{number}", role=role))
-        found.append(Probe(tuple(rails), probe.read))
-    return found
+        numbered.append(Probe(tuple(rails), probe.read))
+    return numbered
 
 
 class Unavailable(Struct, frozen=True):
-    """A meter, or a rail of one, that cannot be used here: why, and what to do about it."""
+    """A meter, or one of its rails, that cannot be used here.
+
+    Attributes:
+        meter: the meter's name.
+        reason: why it cannot be used.
+        remedy: what to do about it; empty if nothing can be done.
+
+    Example:
+        >>> from offramp.devices import find_meters
+        >>> all(problem.reason for problem in find_meters().unavailable)
+        True
+    """
 
     meter: str
     reason: str

@@ -1,13 +1,13 @@
-"""A simulated board: rails, noise, slow and coarse sensors, throttling and faults, in simulated time.
+"""A simulated board for tests of power-aware products, without hardware and without waiting.
 
-For tests of power-aware products without hardware and without waiting:
+It has rails, noise, slow and coarse sensors, throttling and faults, and a clock of its own:
 
     board = SimulatedBoard(idle_w=4.0, sensor=Sensor(period_s=0.0066, noise_w=0.05))
     meter = board.meter()
     with meter.window() as window:
         for _ in range(500):
             board.work(0.008, power_w=9.0)      # an inference
-    window.energy.energy_j, board.spent_j       # what was measured, and the truth
+    window.energy.energy_j, board.spent_j       # the measured energy, and the true one
 """
 
 import errno
@@ -29,7 +29,19 @@ TOTAL = "VDD_IN"
 
 
 class SimulatedClock(Clock):
-    """Time that passes only when it is told to; what `every` is to call happens meanwhile."""
+    """Time that passes only when it is told to. Periodic calls of `every` happen on the way.
+
+    Args:
+        seed: draws the distances between periodic calls.
+
+    Example:
+        >>> from offramp.devices import SimulatedClock
+        >>> clock, times = SimulatedClock(), []
+        >>> end = clock.every(1.0, lambda: times.append(clock.now_s()))
+        >>> clock.sleep(10.0)
+        >>> clock.now_s(), len(times) > 5
+        (10.0, True)
+    """
 
     def __init__(self, *, seed: int = 0) -> None:
         self._now_s = 0.0
@@ -48,9 +60,9 @@ class SimulatedClock(Clock):
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and call what is due on the way."""
+        """Let time pass, and make the calls that are due on the way."""
         until = self._now_s + max(0.0, seconds)
-        if self._calling:  # what is called takes time itself; what falls due meanwhile is late
+        if self._calling:  # the call itself takes time; others that fall due meanwhile are late
             self._now_s = until
             return
         while self._due and self._due[0][0] <= until:
@@ -68,7 +80,7 @@ class SimulatedClock(Clock):
         self._now_s = max(self._now_s, until)
 
     def every(self, period_s: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call something again and again as time passes."""
+        """Call a function again and again as time passes; return a function that ends it."""
         self._count += 1
         number = self._count
         heapq.heappush(self._due, (self._now_s + jitter(period_s, self._draw), number, period_s, call))
@@ -76,16 +88,22 @@ class SimulatedClock(Clock):
 
 
 class Sensor(Struct, frozen=True, kw_only=True):
-    """How a simulated sensor sees power.
+    """How a simulated sensor measures power.
 
     Attributes:
-        period_s: how often it updates.
+        period_s: the time between two updates.
         noise_w: standard deviation of an update's error.
-        step_w: its resolution: readings are multiples of this; 0 rounds nothing.
-        counts: whether it shows `power`, or an `energy` counter.
+        step_w: the resolution: readings are multiples of it; 0 rounds nothing.
+        counts: `power`, or `energy` for a counter.
         averages: whether an update shows the mean since the one before, or the power at its moment.
-        wrap_j: where an energy counter begins anew; more than what one update may add.
+        wrap_j: the value at which a counter starts again from 0; more than one update may add.
         read_s: how long a read takes.
+
+    Example:
+        >>> from offramp.devices import Sensor, SimulatedBoard
+        >>> meter = SimulatedBoard(idle_w=4.0, sensor=Sensor(noise_w=0.0, step_w=1.0)).meter()
+        >>> meter.read()
+        {'VDD_IN': 4.0}
     """
 
     period_s: float = 0.0066
@@ -98,7 +116,18 @@ class Sensor(Struct, frozen=True, kw_only=True):
 
 
 class Fault(Struct, frozen=True, kw_only=True):
-    """From when to when, in simulated seconds, reads of a rail fail, and with which errno."""
+    """A time in which reads of a rail fail.
+
+    Attributes:
+        rail: the rail's name.
+        start_s, end_s: from when to when, in simulated seconds.
+        code: the errno of the failure.
+
+    Example:
+        >>> from offramp.devices import Fault, SimulatedBoard
+        >>> SimulatedBoard(faults=[Fault(rail="VDD_IN", start_s=0.0)]).meter().read()
+        {'VDD_IN': 'simulated fault'}
+    """
 
     rail: str
     start_s: float
@@ -111,16 +140,27 @@ class SimulatedBoard:
 
     Args:
         idle_w: power at rest.
-        sensor: how its sensors see.
-        parts: for each part of the total `VDD_IN` its share.
+        sensor: how its sensors measure.
+        parts: the parts of the total `VDD_IN`, each with its share.
         faults: reads that fail.
-        throttled_s: from when to when the board throttles: work that begins then takes twice as long at two thirds of the power
-            beyond rest, and the state says so.
+        throttled_s: times, each from when to when, in which the board throttles. Work that begins then takes twice as long at two
+            thirds of the power beyond rest, and the state says so.
         seed: draws noise and the sensor's phase.
 
     Attributes:
         clock: the simulated time.
-        spent_j: the energy that truly was spent until now.
+        spent_j: the energy that was truly spent until now.
+
+    Raises:
+        UsageError: a value of the sensor is out of its range, or a fault names no rail of the board.
+
+    Example:
+        >>> from offramp.devices import SimulatedBoard
+        >>> board = SimulatedBoard(idle_w=4.0, parts={"GPU": 0.5})
+        >>> with board.meter().window() as window:
+        ...     board.work(60.0, power_w=9.0)
+        >>> print(f"{window.energy.energy_j:.0f} J of {board.spent_j:.0f} J, GPU {window.energy.rails_j['GPU']:.0f} J")
+        540 J of 540 J, GPU 270 J
     """
 
     def __init__(
@@ -142,8 +182,8 @@ class SimulatedBoard:
         if TOTAL in (parts or {}):
             raise UsageError(f"{TOTAL} is the board's total and no part of it.")
         for fault in faults:
-            if fault.rail not in (known := (TOTAL, *(parts or {}))):
-                raise unknown_name("rail of the simulated board", fault.rail, known)
+            if fault.rail not in (choices := (TOTAL, *(parts or {}))):
+                raise unknown_name("rail of the simulated board", fault.rail, choices)
         self.clock = SimulatedClock(seed=seed)
         self.spent_j = 0.0
         self.idle_w, self._power_w, self._since_s = idle_w, idle_w, 0.0
@@ -157,7 +197,7 @@ class SimulatedBoard:
         self._events = 0
 
     def work(self, seconds: float, *, power_w: float) -> None:
-        """Spend time at a power, then fall back to idle; while the board throttles it takes longer."""
+        """Spend time at a power, then go back to rest. While the board throttles the work takes longer."""
         if self._is_throttled():
             seconds, power_w = 2 * seconds, self.idle_w + (power_w - self.idle_w) * 2 / 3
             self._events += 1
@@ -171,7 +211,7 @@ class SimulatedBoard:
         self._power_w = power_w
 
     def meter(self, *, poll_s: float = 0.01) -> Meter:
-        """Return the board's meter, whose grade is `simulated`."""
+        """Return a meter of the board; its grade is `simulated`."""
         sensor = self._sensor
         probes = [
             Probe(

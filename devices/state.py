@@ -1,4 +1,4 @@
-"""What slows a board down: throttling, clocks, temperature."""
+"""The state of a board at one moment: throttling, clocks, temperature."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,17 +13,22 @@ COLDEST_MC = -100_000
 """Thermal zones that are switched off report -256 degrees."""
 
 PI_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
-"""Bits of `vcgencmd get_throttled` for now; 16 higher, the same since boot."""
+"""Bits of `vcgencmd get_throttled` for now. The same bits since boot are 16 higher."""
 
 
 class State(Struct, frozen=True, kw_only=True):
     """A board's state at one moment.
 
     Attributes:
-        clock_hz: the fastest CPU core's clock, or that of the graphics card that is measured; None where it cannot be read.
-        temperature_c: of the hottest thermal zone, or of that card; None where there is none.
-        throttling: what slows the board down now, in words.
-        events: for each of the kernel's counters of throttling its value.
+        clock_hz: the clock of the fastest CPU core, or of the measured graphics card; None if it cannot be read.
+        temperature_c: the temperature of the hottest thermal zone, or of the measured graphics card; None if there is none.
+        throttling: the causes that slow the board down now, in words.
+        events: the kernel's counters of throttling, by name.
+
+    Example:
+        >>> from offramp.devices import SimulatedBoard
+        >>> SimulatedBoard(idle_w=4.0).state().temperature_c
+        49.0
     """
 
     clock_hz: float | None = None
@@ -36,26 +41,26 @@ StateReader = Callable[[], State]
 
 
 def throttled_between(before: State, after: State) -> tuple[str, ...]:
-    """Say what slowed the board down between two moments: what does now, and what was counted meanwhile."""
+    """Say what slowed the board down at one of two moments, or was counted between them."""
     return describe_throttling([*before.throttling, *after.throttling], count_events(before, after))
 
 
 def count_events(before: State, after: State) -> dict[str, int]:
     """Return which of the kernel's counters of throttling moved between two moments, and by how much."""
-    moved = {name: count - before.events.get(name, count) for name, count in after.events.items()}
-    return {name: count for name, count in moved.items() if count > 0}
+    moves = {name: count - before.events.get(name, count) for name, count in after.events.items()}
+    return {name: count for name, count in moves.items() if count > 0}
 
 
 def describe_throttling(names: Iterable[str], events: Mapping[str, int]) -> tuple[str, ...]:
-    """Say what slowed the board down, in words, each once, and how far the kernel's counters moved."""
+    """Name each cause that slowed the board down once, and how far the kernel's counters moved: `over-current oc1 (+3)`."""
     return tuple(dict.fromkeys([*names, *(f"{name} (+{count})" for name, count in events.items())]))
 
 
 class BoardState:
-    """Reads a board's state; call it. What counts throttling is looked for once, since a search takes longer than a read.
+    """Reads a board's state when it is called. The files are searched once, since a search takes longer than a read.
 
     Args:
-        root: where `/proc` and `/sys` are looked for.
+        root: the folder that holds `proc` and `sys`.
     """
 
     def __init__(self, root: str | Path = "/") -> None:
@@ -74,7 +79,7 @@ class BoardState:
         self._vcgencmd = command if command.exists() else None
 
     def __call__(self) -> State:
-        """Read the state; what cannot be read is left out."""
+        """Read the state. Values that cannot be read are left out."""
         clocks = [khz for path in self._clocks if (khz := read_number(path)) is not None]
         counts = {name: count for name, path in self._counters.items() if (count := read_number(path)) is not None}
         bits = self._ask_firmware()
@@ -88,20 +93,20 @@ class BoardState:
         )
 
     def _ask_firmware(self) -> int | None:
-        """Ask a Raspberry Pi's firmware what slows it down now, and what did since it booted; None where it does not say."""
+        """Ask a Raspberry Pi's firmware for the bits of `PI_BITS`; None if there is no such firmware, or no answer."""
         if self._vcgencmd is None:
             return None
-        import subprocess  # which takes long to import
+        import subprocess  # it takes long to import
 
         try:
-            said = subprocess.run([self._vcgencmd, "get_throttled"], capture_output=True, text=True, timeout=2).stdout
-            return int(said.partition("=")[2], 16)
+            answer = subprocess.run([self._vcgencmd, "get_throttled"], capture_output=True, text=True, timeout=2).stdout
+            return int(answer.partition("=")[2], 16)
         except (OSError, ValueError, subprocess.SubprocessError):
             return None
 
 
 def read_temperature(root: Path) -> float | None:
-    """Return the temperature of the hottest thermal zone in degrees Celsius; None where there is none."""
+    """Return the temperature of the hottest thermal zone in degrees Celsius; None if there is none."""
     return _hottest_c(list_numbered(ZONES, root))
 
 
@@ -111,6 +116,6 @@ def _hottest_c(zones: list[Path]) -> float | None:
 
 
 def read_governor(root: Path) -> str:
-    """Return the CPU's frequency governors, each once; empty where there are none."""
+    """Return the CPU's frequency governors, each once: `performance`, `ondemand, powersave`; empty if there are none."""
     paths = list_numbered("sys/devices/system/cpu/cpufreq/policy*/scaling_governor", root)
     return ", ".join(dict.fromkeys(name for path in paths if (name := read_text(path))))

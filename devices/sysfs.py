@@ -1,4 +1,4 @@
-"""Files that a kernel keeps: read often and fast, and with the reason where that fails."""
+"""Files of the kernel in `/sys` and `/proc`: read fast and often, with a reason for each failure."""
 
 import errno
 import os
@@ -7,13 +7,16 @@ from pathlib import Path
 from threading import Lock
 
 BUSY_S = 1.0
-"""So long does a read wait for another of the same file."""
+"""A read waits this long for another read of the same file."""
 
 
 class Node:
-    """A file that holds a number or a word, kept open: an open and a read take fifteen times as long as a read alone.
+    """A file that holds a number or a word. It stays open, since opening it for each read takes fifteen times as long.
 
-    A read that fails closes the file, and the next one finds it anew: drivers go and come back under another number.
+    A failed read closes the file and the next read searches it again: a driver may go and come back under another number.
+
+    Args:
+        find: returns the file's path.
     """
 
     def __init__(self, find: Callable[[], Path]) -> None:
@@ -25,7 +28,7 @@ class Node:
         """Return the number.
 
         Raises:
-            OSError: the file is not there, may not be read, its driver reports an error, or it holds no number.
+            OSError: the file is missing or may not be read, its driver reports an error, or it holds no number.
         """
         raw = self._read()
         try:
@@ -44,7 +47,7 @@ class Node:
         return self._read().decode(errors="replace").strip()
 
     def _read(self) -> bytes:
-        if not self._lock.acquire(timeout=BUSY_S):  # held by a read that hangs, or by one that a fork has cut off
+        if not self._lock.acquire(timeout=BUSY_S):  # a read hangs, or a fork has cut one off
             raise OSError(errno.EBUSY, "another read of it does not return", str(self._find()))
         try:
             if self._fd is None:
@@ -66,7 +69,7 @@ class Node:
 
 
 def read_text(path: Path) -> str | None:
-    """Return what a file says, without the NUL or line end behind it; None where it cannot be read."""
+    """Return a file's text without the NUL or line end behind it; None if it cannot be read."""
     try:
         return path.read_bytes().decode(errors="replace").strip("\0\n ")
     except OSError:
@@ -74,7 +77,7 @@ def read_text(path: Path) -> str | None:
 
 
 def read_number(path: Path) -> int | None:
-    """Return a file's number; None where it cannot be read or holds none."""
+    """Return a file's number; None if it cannot be read or holds no number."""
     try:
         return int(read_text(path) or "")
     except ValueError:
@@ -87,9 +90,9 @@ def list_numbered(pattern: str, root: Path) -> list[Path]:
 
 
 def hwmon_chips(root: Path) -> Iterator[tuple[str, Path]]:
-    """Give each hwmon chip's name and folder. The folders' numbers change from boot to boot: only names tell chips apart.
+    """Yield each hwmon chip's name and folder. The folders' numbers change from boot to boot: only names tell chips apart.
 
-    Old drivers keep their files in the folder's `device`, as acpi_power_meter did before Linux 6.15.
+    The files of some old drivers lie in the folder's `device`, such as those of acpi_power_meter before Linux 6.15.
     """
     for number in list_numbered("sys/class/hwmon/hwmon*", root):
         for folder in (number, number / "device"):
@@ -99,18 +102,24 @@ def hwmon_chips(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def device_of(folder: Path) -> Path | None:
-    """Return the device that a hwmon chip belongs to, which tells chips of one name apart; None where nothing tells it."""
+    """Return the device of a hwmon chip, which tells chips of the same name apart; None if the chip names no device."""
     link = folder / "device"
     return link.resolve() if link.is_symlink() else None
 
 
 def find_hwmon(root: Path, name: str, index: int, device: Path | None = None) -> Path:
-    """Return the folder of the chip of a name and a device, or counted from 0 among those of the same name.
+    """Return the folder of a hwmon chip.
+
+    Args:
+        root: the folder that holds `sys`.
+        name: the chip's name.
+        index: its number, from 0, among the chips of that name.
+        device: its device, which is used instead of `index` if it is known.
 
     Raises:
-        OSError: it is not there.
+        OSError: there is no such chip.
     """
-    folders = [folder for found, folder in hwmon_chips(root) if found == name]
+    folders = [folder for chip, folder in hwmon_chips(root) if chip == name]
     if device is not None:
         folders, index = [folder for folder in folders if device_of(folder) == device], 0
     if index >= len(folders):

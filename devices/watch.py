@@ -1,4 +1,4 @@
-"""A meter that is read for as long as a product runs, in the background, in memory that does not grow."""
+"""A meter read in the background for as long as a product runs, in memory that does not grow."""
 
 import math
 import os
@@ -12,28 +12,35 @@ from .meter import Meter
 from .rail import NO_NUMBER, Grade, Probe, Rail, describe_failure
 from .state import State, count_events, describe_throttling
 
+__all__ = ["WATCH_S", "Power", "RailPower", "Watch"]
+
 WATCH_S = 0.1
-"""A meter is read no more often than this: a product that is woken more often sleeps less deeply, and over minutes even ten reads
-a second at random moments tell the mean."""
+"""Poll at most this often. A product that is woken more often sleeps less deeply, and over minutes ten reads a second at random
+moments are enough for the mean."""
 
-SLOWER = 5
-"""Nor more often than a fifth as often as for a measurement: to ask some sensors takes milliseconds."""
+WATCH_SLOWDOWN = 5
+"""Poll at most at 1/5 of the measuring rate, since reading some sensors takes milliseconds."""
 
-PART = 10
+SELDOM = 10
 """Rails outside the total are read at every tenth turn."""
 
-PATIENCE = 100
-"""A sensor that fails is asked again after 2, 4, 8, ... turns, at most after so many."""
+LONGEST_PAUSE = 100
+"""A failing sensor is read again after 2, 4, 8, ... turns, and at the latest after this many."""
 
-LOOK_S = 5.0
-"""How often the board's state is read."""
+STATE_S = 5.0
+"""The time between two reads of the board's state."""
 
 SOON_S, STILL_S = 1.0, 10.0
-"""So long may nothing be read, or a counter not move, until that is a problem."""
+"""It is a problem if nothing is read, or a counter does not move, for this long."""
 
 
 class RailPower(Struct, frozen=True):
-    """A rail's power over a time: joules, for how long, and the least, mean and most watts."""
+    """A rail's power over a time.
+
+    Attributes:
+        energy_j, seen_s: its joules, and the time in which readings were had.
+        min_w, mean_w, max_w: the least, mean and most power.
+    """
 
     energy_j: float
     seen_s: float
@@ -43,16 +50,28 @@ class RailPower(Struct, frozen=True):
 
 
 class Power(Struct, frozen=True, kw_only=True):
-    """What a watch has seen since it began, or since it was reset.
+    """The power that a watch has seen since it began, or since it was reset.
 
     Attributes:
-        energy_j: of the meter's total, with half its 95 % interval; `mean_w` likewise of the time that was seen.
+        energy_j: energy of the meter's total in `seen_s`.
+        half_j: half the 95 % interval of that energy.
+        mean_w: mean power in `seen_s`; None if nothing was seen.
         rails: each rail by itself.
-        seen_s, unseen_s: how long readings were had, and how long not.
-        meter, scope, grade: as in `Energy`; empty where there is no meter.
-        problem: why there are no readings, or none any more.
-        throttled: what slowed the board down meanwhile, as far as it was seen every five seconds, or is counted.
+        seen_s, unseen_s: the time with readings, and the time without.
+        meter, scope, grade: as in `Energy`; empty or None if there is no meter.
+        problem: why there are no readings, or none any more; None if there are.
+        throttled: the causes that slowed the board down, as far as they were seen every five seconds or are counted.
         state: clocks and temperature, five seconds old at most.
+
+    Example:
+        >>> from offramp.runtime import load
+        >>> from offramp.devices import SimulatedBoard
+        >>> board = SimulatedBoard(idle_w=4.0)
+        >>> with load("digits.offramp", "cpu", meter=board.meter()) as net:
+        ...     board.work(10.0, power_w=9.0)
+        ...     power = net.stats().power
+        >>> print(f"{power.mean_w:.0f} W over {power.seen_s:.0f} s")
+        9 W over 10 s
     """
 
     energy_j: float
@@ -69,8 +88,8 @@ class Power(Struct, frozen=True, kw_only=True):
     state: State
 
 
-class _Course:
-    """What a rail has done until now: joules from reading to reading, or from move to move of a counter."""
+class _RailTotals:
+    """The running totals of a rail: joules from reading to reading, or from move to move of a counter."""
 
     def __init__(self, rail: Rail) -> None:
         self.rail = rail
@@ -80,7 +99,7 @@ class _Course:
         self.pause()
 
     def pause(self) -> None:
-        """Begin anew with the next reading: what passes until then is not seen."""
+        """Begin anew with the next reading. The time until then is unseen."""
         self.at: float | None = None
         self._value = 0.0
         self._fall: tuple[float, float] | None = None
@@ -90,7 +109,13 @@ class _Course:
         return soon_s if self.rail.counts == "power" else max(STILL_S, 5 * self.longest_s)
 
     def add(self, at: float, value: float, soon_s: float) -> None:
-        """Take a reading."""
+        """Add the energy since the last reading.
+
+        Args:
+            at: when it was read.
+            value: W or J, as the rail counts.
+            soon_s: the longest time between two readings of a power that is taken for seen.
+        """
         is_power = self.rail.counts == "power"
         if not math.isfinite(value) or (is_power and abs(value) > self.rail.most_w):
             self.problem = self.problem or NO_NUMBER
@@ -116,7 +141,7 @@ class _Course:
     def _add_count(self, at: float, value: float) -> None:
         assert self.at is not None
         fall, self._fall = self._fall, None
-        if fall is not None and value < self._value:  # it did begin anew
+        if fall is not None and value < self._value:  # the counter did start again
             self.at, self._value = fall
         moved_j, spent_s = value - self._value, at - self.at
         if moved_j == 0 or spent_s <= 0:
@@ -127,7 +152,7 @@ class _Course:
             self.longest_s, self.step_j = max(self.longest_s, spent_s), max(self.step_j, moved_j)
             self._count(moved_j, spent_s, moved_j / spent_s, moved_j / spent_s)
             self.at, self._value = at, value
-        elif moved_j < 0 or value < self._value:  # one wrong reading, perhaps: the next one tells
+        elif moved_j < 0 or value < self._value:  # perhaps a wrong reading: the next one tells
             self._fall = at, value
         else:
             self.at, self._value = at, value
@@ -138,47 +163,48 @@ class _Course:
         self.low_w, self.high_w = min(self.low_w, low_w), max(self.high_w, high_w)
 
     def half_j(self) -> float:
-        """Return half the 95 % interval: the readings' noise, and at both ends what a counter does not show yet."""
+        """Return half the 95 % interval: the noise of the readings, and the energy that a counter does not show yet."""
         return math.hypot(1.96 * math.sqrt(self.square_j2), self.step_j)
 
 
 class Watch:
-    """Reads a meter in the background. Whatever becomes of the sensor, nothing is raised; `power` says why it saw nothing.
+    """Reads a meter in the background. Failures of the sensor raise nothing; `power` says why there are no readings.
 
-    Only the thread that reads touches the sensor, so that `power` never waits for one.
+    Only the reading thread touches the sensor, so that `power` never waits for it.
 
     Args:
-        meter: None where there is none.
+        meter: None if there is no meter.
         problem: why there is none.
-        poll_s: how often to read; by default no more often than a product should.
+        poll_s: the time between two reads; by default at least `WATCH_S`, and five times the meter's own.
     """
 
     def __init__(self, meter: Meter | None, *, problem: str | None = None, poll_s: float | None = None) -> None:
         self.meter = meter
-        self._poll_s = poll_s or (max(SLOWER * meter.poll_s, WATCH_S) if meter else 0.0)
+        self._poll_s = poll_s or (max(WATCH_SLOWDOWN * meter.poll_s, WATCH_S) if meter else 0.0)
         self._soon_s = max(SOON_S, 5 * self._poll_s)
         self._problem = problem
         self._process = os.getpid()
-        self._lock = RLock()  # what is collected while it is held may let go of the watch
+        self._lock = RLock()  # a garbage collection while it is held may release the watch
         self._users = 0
         self._end: Callable[[], None] | None = None
         self._is_looking = False
         self._clear()
 
     def _clear(self) -> None:
+        """Forget all readings and start again."""
         if self.meter is None:
             return
-        self._courses = {rail.name: _Course(rail) for rail in self.meter.rails}
-        self._counted = [self._courses[name] for name in self.meter.total or self._courses]
-        chosen = {course.rail.name for course in self._counted}
-        self._probes = [(one, any(rail.name in chosen for rail in one.rails)) for one in self.meter.probes]
+        self._totals = {rail.name: _RailTotals(rail) for rail in self.meter.rails}
+        self._counted = [self._totals[name] for name in self.meter.total or self._totals]
+        chosen = {totals.rail.name for totals in self._counted}
+        self._probes = [(probe, any(rail.name in chosen for rail in probe.rails)) for probe in self.meter.probes]
         self._throttling: dict[str, None] = {}
         self._events: dict[str, int] = {}
         self._past_s = 0.0
         self._start()
 
     def _start(self) -> None:
-        """Begin to count time."""
+        """Start to count time."""
         assert self.meter is not None
         self._since_s = self.meter.clock.now_s()
         self._is_first = True
@@ -186,17 +212,17 @@ class Watch:
         self._reading_since_s: float | None = None
         self._state: State | None = None
         self._looked_s = -math.inf
-        for course in self._courses.values():
-            course.pause()
+        for totals in self._totals.values():
+            totals.pause()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Forget all readings, and go on."""
         if not self._is_forked():
             with self._lock:
                 self._clear()
 
     def acquire(self) -> None:
-        """Begin to read, unless somebody else has begun already."""
+        """Start reading, unless another user of the watch has done so. Each `acquire` needs a `release`."""
         if self._is_forked():
             return
         with self._lock:
@@ -206,7 +232,7 @@ class Watch:
                 self._end = self.meter.clock.every(self._poll_s, self._tick)
 
     def release(self) -> None:
-        """Stop reading if nobody else wants it; what was seen until then stays."""
+        """Stop reading if this was the last user. The readings until then stay."""
         if self._is_forked():
             return
         with self._lock:
@@ -220,22 +246,24 @@ class Watch:
             end()
 
     def power(self) -> Power:
-        """Say what was seen until now."""
+        """Return the power that was seen until now."""
         if self.meter is None or self._is_forked():
             return _nothing(self._problem)
         with self._lock:
             time_s = self._past_s + (self._elapsed_s() if self._end else 0.0)
-            seen_s = min(course.seen_s for course in self._counted)
-            known = bool(self.meter.total) and seen_s > 0
+            seen_s = min(totals.seen_s for totals in self._counted)
+            has_total = bool(self.meter.total) and seen_s > 0
             waiting_s = self._waiting_s()
             return Power(
-                energy_j=sum(course.energy_j / course.seen_s for course in self._counted) * seen_s if known else 0.0,
-                half_j=sum(course.half_j() for course in self._counted) if known else 0.0,
-                mean_w=sum(course.energy_j / course.seen_s for course in self._counted) if known else None,
+                energy_j=sum(totals.energy_j / totals.seen_s for totals in self._counted) * seen_s
+                if has_total
+                else 0.0,
+                half_j=sum(totals.half_j() for totals in self._counted) if has_total else 0.0,
+                mean_w=sum(totals.energy_j / totals.seen_s for totals in self._counted) if has_total else None,
                 rails={
-                    name: RailPower(one.energy_j, one.seen_s, one.low_w, one.energy_j / one.seen_s, one.high_w)
-                    for name, one in self._courses.items()
-                    if one.seen_s > 0
+                    name: RailPower(rail.energy_j, rail.seen_s, rail.low_w, rail.energy_j / rail.seen_s, rail.high_w)
+                    for name, rail in self._totals.items()
+                    if rail.seen_s > 0
                 },
                 seen_s=seen_s,
                 unseen_s=max(0.0, time_s - seen_s - waiting_s),
@@ -248,64 +276,65 @@ class Watch:
             )
 
     def _is_stale(self) -> bool:
-        """Tell whether the state that was read last is older than it is said to be, since a look hangs."""
+        """Return True if the last state is older than five seconds, since the read of the next one hangs."""
         assert self.meter is not None
-        return self._is_looking and self.meter.clock.now_s() - self._looked_s > LOOK_S
+        return self._is_looking and self.meter.clock.now_s() - self._looked_s > STATE_S
 
     def _elapsed_s(self) -> float:
         assert self.meter is not None
         return self.meter.clock.now_s() - self._since_s
 
     def _waiting_s(self) -> float:
-        """Return since when the next reading, or the next move of a counter, is awaited, where nothing is wrong yet."""
+        """Return how long the next reading or counter step has been awaited, in seconds; 0 if that wait is already a problem."""
         assert self.meter is not None
         now_s = self.meter.clock.now_s()
         if self._end is None:
-            return min(self._soon_s, max(0.0, self._past_s - min(course.seen_s for course in self._counted)))
-        waits = [now_s - (self._since_s if course.at is None else course.at) for course in self._counted]
-        if any(wait_s > course.patience_s(self._soon_s) for wait_s, course in zip(waits, self._counted, strict=True)):
+            return min(self._soon_s, max(0.0, self._past_s - min(totals.seen_s for totals in self._counted)))
+        waits = [now_s - (self._since_s if totals.at is None else totals.at) for totals in self._counted]
+        if any(wait_s > totals.patience_s(self._soon_s) for wait_s, totals in zip(waits, self._counted, strict=True)):
             return 0.0
         return max(waits)
 
     def _find_problem(self) -> str | None:
-        """Say why there are no readings now; None where there are."""
+        """Say why there are no readings now; None if there are."""
         assert self.meter is not None
         if not self.meter.total:
             return f"the meter {self.meter.name} knows of no total among its rails"
         now_s = self.meter.clock.now_s()
-        for course in self._counted:
-            name = f"{course.rail.name} of {self.meter.name}"
-            if course.problem is not None:
-                return f"{name}: {course.problem}"
-            wait_s = now_s - (self._since_s if course.at is None else course.at)
+        for totals in self._counted:
+            name = f"{totals.rail.name} of {self.meter.name}"
+            if totals.problem is not None:
+                return f"{name}: {totals.problem}"
+            wait_s = now_s - (self._since_s if totals.at is None else totals.at)
             if self._reading_since_s is not None and now_s - self._reading_since_s > self._soon_s:
                 return f"{name}: {HANGS}"
-            if wait_s > course.patience_s(self._soon_s):
-                return f"{name}: {'its counter does not move' if course.at is not None else 'nothing was read'}"
+            if wait_s > totals.patience_s(self._soon_s):
+                return f"{name}: {'its counter does not move' if totals.at is not None else 'nothing was read'}"
         return None
 
     def _is_forked(self) -> bool:
-        """Tell whether this is another process than the one that reads, in which a lock may be held for ever."""
+        """Return True in a process that was forked from the reading one: a lock may be held there for ever."""
         if os.getpid() == self._process:
             return False
         self._problem = "this process was forked from the one that reads the meter: load the network here"
         return True
 
     def _tick(self) -> None:
+        """Read the probes whose turn it is, and now and then the board's state."""
         assert self.meter is not None
         self._turn += 1
         if self._turn >= self._next_turn:
-            due = self._turn % PART
-            good = [self._read(probe) for i, (probe, counts) in enumerate(self._probes) if counts or i % PART == due]
-            self._failures = 0 if any(good) else min(self._failures + 1, PATIENCE)
-            self._next_turn = self._turn + min(PATIENCE, 2**self._failures if self._failures else 1)
-        # One that hangs is not joined by others, of which each would be a thread.
-        if not self._is_looking and self.meter.clock.now_s() - self._looked_s >= LOOK_S:
+            due = self._turn % SELDOM
+            good = [self._read(probe) for i, (probe, counts) in enumerate(self._probes) if counts or i % SELDOM == due]
+            self._failures = 0 if any(good) else min(self._failures + 1, LONGEST_PAUSE)
+            self._next_turn = self._turn + min(LONGEST_PAUSE, 2**self._failures if self._failures else 1)
+        # While a read of the state hangs no other is begun, since each would be a thread.
+        if not self._is_looking and self.meter.clock.now_s() - self._looked_s >= STATE_S:
             self._looked_s = self.meter.clock.now_s()
             wait_for(self._look)
 
     def _read(self, probe: Probe) -> bool:
-        """Read some rails; tell whether that succeeded."""
+        """Read a probe and add its readings to the totals. Return True if that succeeded."""
         assert self.meter is not None
         start_s = self._reading_since_s = self.meter.clock.now_s()
         problem = None
@@ -323,13 +352,13 @@ class Watch:
                 if at - self._since_s <= self._soon_s:
                     self._since_s = at
             for rail, value in zip(probe.rails, values, strict=True):
-                course = self._courses[rail.name]
-                course.problem = problem
-                course.add(at, value, self._soon_s if course in self._counted else PART * self._soon_s)
+                totals = self._totals[rail.name]
+                totals.problem = problem
+                totals.add(at, value, self._soon_s if totals in self._counted else SELDOM * self._soon_s)
         return problem is None
 
     def _look(self) -> None:
-        """Read the board's state, and remember what slowed it down since the last time."""
+        """Read the board's state, and note the causes that slowed it down since the last time."""
         assert self.meter is not None
         self._is_looking = True
         try:
@@ -344,6 +373,7 @@ class Watch:
 
 
 def _nothing(problem: str | None) -> Power:
+    """Return the power of a watch that has no meter."""
     return Power(
         energy_j=0.0,
         half_j=0.0,

@@ -1,9 +1,9 @@
-"""Joules of a `with` block.
+"""The energy of a `with` block.
 
     without idle   [ block ]
     with idle      [ settle | idle_s ] [ block ] [ settle | idle_s ]
 
-`settle` is what the sensor may lag behind: what it still shows of the block after its end belongs to the block.
+`settle` is the time that the sensor may lag behind. The energy that it shows there after the block belongs to the block.
 """
 
 import math
@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from ..errors import MeasurementError, OfframpError, UsageError
-from .meter import Meter
-from .recording import Energy, Recording
+from .recording import Energy, RailSource, Recording
 from .state import State
 
 
 class Window:
-    """Made by `Meter.window`. What was measured is in `energy` when the block has ended."""
+    """Measures one `with` block; `Meter.window` makes it. The result is in `energy` when the block has ended."""
 
-    def __init__(self, meter: Meter, *, idle_s: float, rails: Sequence[str]) -> None:
+    def __init__(self, meter: RailSource, *, idle_s: float, rails: Sequence[str]) -> None:
         if not 0 <= idle_s < math.inf:
             raise UsageError(f"idle_s is a time in seconds, 0 or more, not {idle_s}.")
         self._meter, self._idle_s = meter, idle_s
@@ -30,10 +29,11 @@ class Window:
 
     @property
     def energy(self) -> Energy:
-        """What was measured.
+        """The energy of the block.
 
         Raises:
-            MeasurementError: the window was too short for its sensor, with the length it needs, or too much went unseen.
+            MeasurementError: the window was too short for its sensor (the message has the length it needs), or too many reads
+                failed.
             UsageError: the block has not ended.
         """
         if isinstance(self._energy, OfframpError):
@@ -41,7 +41,7 @@ class Window:
         return self._energy
 
     def __enter__(self) -> "Window":
-        """Begin to read; with `idle_s`, measure the board at rest first."""
+        """Start reading; with `idle_s`, measure the board at rest first."""
         if self._begun:
             raise UsageError("A window measures one block: make another with meter.window().")
         self._begun = True
@@ -80,6 +80,7 @@ class Window:
             recording.stop()
 
     def _measure(self, end_s: float, after: State) -> Energy:
+        """Return the energy of the block, after the board was measured at rest if that was asked for."""
         clock, recording, start_s = self._meter.clock, self._recording, self._start_s
         if not self._idle_s:
             return recording.energy(start_s, end_s, before=self._before, after=after)
@@ -99,6 +100,6 @@ class Window:
 
 
 def settle_s(recording: Recording) -> float:
-    """Return how long after a change of load a meter's readings may still show what was before."""
+    """Return for how long after a change of load a meter's readings may still show the load before."""
     meter = recording.meter
     return max(2 * max(meter.poll_s, rail.period_s or 0.1) + rail.lag_s for rail in recording.chosen)

@@ -98,7 +98,10 @@ def errors_table() -> str:
     from offramp import errors
 
     kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.OfframpError)]
-    rows = [f"| `{one.__name__}` | `{one.__mro__[1].__name__}` | {one.exit_code} | {one.__doc__} |" for one in kinds]
+    rows = [
+        f"| `{one.__name__}` | `{one.__mro__[1].__name__}` | {one.exit_code} | {(one.__doc__ or '').partition(chr(10))[0]} |"
+        for one in kinds
+    ]
     return "\n".join(["| error | is a | exit code | raised for |", "|---|---|---|---|", *rows])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..bundle import Bundle, open_bundle
-from ..bundle.calibration import BESIDE
+from ..bundle.calibration import EARLY_SUFFIX
 from ..bundle.golden import Golden, read_golden
 from ..bundle.manifest import NEVER
 from ..errors import BundleError, CheckError, ModelError, UsageError, require
@@ -86,7 +86,7 @@ def fuse(
             raise UsageError(
                 f"The operating point is {found.engines}, which does not exit early and is one file already: "
                 f"{bundle.file(chosen, chosen.exits[found.static].static)}. For the chain name a point with early exit, such as "
-                f"{point or 'default'}{BESIDE}."
+                f"{point or 'default'}{EARLY_SUFFIX}."
             )
         limits = found.thresholds if found else (NEVER,) * (len(chosen.exits) - 1)
         if found is not None and min(limits, default=NEVER) >= NEVER:

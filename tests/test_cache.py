@@ -1,15 +1,17 @@
 """Stages built ahead: kept under a key of everything that matters, in the cache or in the bundle."""
 
+import logging
 import multiprocessing
 import os
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from offramp import cache as kept
 from offramp.bundle import open_bundle
+from offramp.cache import ABANDONED_S, LIMIT_BYTES, cache_folder, cache_limit, clean_cache, fetch, list_cache, store
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime import EngineWarning, build, load_uncalibrated
@@ -142,29 +144,32 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(dense, tmp_path, mo
 
 def test_the_cache_is_kept_below_its_limit(dense, monkeypatch):
     build(dense, DEVICE)
-    sizes = {one.folder: one.entry.bytes for one in kept.list_cache()}
-    oldest, middle, newest = reversed([one.folder for one in kept.list_cache()])
+    sizes = {one.folder: one.entry.bytes for one in list_cache()}
+    oldest, middle, newest = reversed([one.folder for one in list_cache()])
     for age, folder in enumerate((newest, middle, oldest)):
-        os.utime(kept.cache_folder() / folder, (1e9 - age, 1e9 - age))
-    count, freed = kept.clean_cache(sizes[newest] + sizes[middle])
-    assert (count, freed) == (1, sizes[oldest]) and {one.folder for one in kept.list_cache()} == {newest, middle}
+        os.utime(cache_folder() / folder, (1e9 - age, 1e9 - age))
+    count, freed = clean_cache(sizes[newest] + sizes[middle])
+    assert (count, freed) == (1, sizes[oldest]) and {one.folder for one in list_cache()} == {
+        newest,
+        middle,
+    }
     monkeypatch.setenv("OFFRAMP_CACHE_MB", "0")
     load_uncalibrated(dense, DEVICE)
-    assert len(kept.list_cache()) == 1  # what was just built stays
+    assert len(list_cache()) == 1  # what was just built stays
     monkeypatch.setenv("OFFRAMP_CACHE_MB", "many")
     with pytest.raises(UsageError, match="OFFRAMP_CACHE_MB"):
-        kept.cache_limit()
-    assert kept.clean_cache() == (1, pytest.approx(sizes[oldest], rel=1)) and not list(kept.cache_folder().iterdir())
+        cache_limit()
+    assert clean_cache() == (1, pytest.approx(sizes[oldest], rel=1)) and not list(cache_folder().iterdir())
 
 
 def test_what_killed_processes_left_goes_when_it_is_old_whatever_the_limit(dense, cache):
     build(dense, DEVICE)
     there = {one.name for one in cache.iterdir()}
-    for name, age_s in ((".new-killed", 2 * kept.ABANDONED_S), (".new-at-work", 10.0)):
+    for name, age_s in ((".new-killed", 2 * ABANDONED_S), (".new-at-work", 10.0)):
         (cache / name).mkdir()
         (cache / name / "built").write_bytes(bytes(1000))
         os.utime(cache / name, (time.time() - age_s,) * 2)
-    assert kept.clean_cache(kept.LIMIT_BYTES) == (0, 0)
+    assert clean_cache(LIMIT_BYTES) == (0, 0)
     assert {one.name for one in cache.iterdir()} == there | {".new-at-work"}
 
 
@@ -172,12 +177,12 @@ def _store_many(seed):
     rng = np.random.default_rng(seed)
     for _ in range(60):
         k = int(rng.integers(4))
-        content, _ = kept.fetch({"device": "d", "threads": "1", "outputs": "", "k": str(k)}, "x")
+        content, _ = fetch({"device": "d", "threads": "1", "outputs": "", "k": str(k)}, "x")
         assert content in (None, bytes([k]) * 1000)
         if content is None or rng.random() < 0.2:
-            kept.store({"device": "d", "threads": "1", "outputs": "", "k": str(k)}, "x", bytes([k]) * 1000)
+            store({"device": "d", "threads": "1", "outputs": "", "k": str(k)}, "x", bytes([k]) * 1000)
         if rng.random() < 0.2:
-            kept.clean_cache(int(rng.integers(4)) * 1000)
+            clean_cache(int(rng.integers(4)) * 1000)
 
 
 def test_processes_may_use_the_cache_at_once(cache):
@@ -187,7 +192,7 @@ def test_processes_may_use_the_cache_at_once(cache):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
-    kept.clean_cache()
+    clean_cache()
     assert not list(cache.iterdir())
 
 
@@ -206,9 +211,38 @@ def test_a_build_that_the_engine_refuses_is_built_anew(dense, builds, monkeypatc
 def test_a_user_without_a_home_has_no_cache(dense, monkeypatch):
     load_uncalibrated(dense, DEVICE)  # OpenVINO's own import looks for a home
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(kept.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     with pytest.warns(EngineWarning, match="at every load"):
         assert states(load_uncalibrated(dense, DEVICE)) == ["now"] * 3
+
+
+def test_the_log_says_what_the_cache_does(cache):
+    lines = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage().partition(str(cache))[0])
+
+    handler, logger = Collector(), logging.getLogger("offramp.cache")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        key = {"device": "d", "threads": "1", "outputs": "", "engine": "1"}
+        fetch(key, "stage0")
+        store(key, "stage0", b"built")
+        fetch(key, "stage0")
+        fetch({**key, "engine": "2"}, "stage0")
+        clean_cache()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    assert lines == [
+        "miss: stage0: not built for this device before",
+        "stored: stage0 in ",
+        "hit: stage0 in ",
+        "miss: stage0: engine was 1 and is 2",
+        "removed: stage0, 5 bytes, beyond the limit of 0",
+    ]
 
 
 def test_auto_is_not_built_for(dense):

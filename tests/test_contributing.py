@@ -57,7 +57,7 @@ def test_the_meter_of_the_page_measures_a_window():
         end_s = time.perf_counter()
         recording.stop()
         server.shutdown()
-    found = recording.course(meter.rails[0], start_s, end_s)
+    found = recording.integrate_rail(meter.rails[0], start_s, end_s)
     assert abs(found.energy_j / (end_s - start_s) - 12.5) < 1e-6 and found.gaps == 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...bundle import Target
 from ...bundle.manifest import NEVER
-from ...bundle.target import CAREFUL
+from ...bundle.target import LOSS_LIMITS
 from ..measure.tables import ExitTable, exits_taken, mean_at
 from ..search.objective import find_thresholds
 from ..search.thresholds import MARGIN
@@ -63,7 +63,7 @@ def lay_candidates(table: ExitTable, thresholds: Sequence[float], target: Target
     Returns:
         Thresholds, float32 (steps, exits - 1).
     """
-    score, is_careful = table.score, [name in CAREFUL for name in target.limits]
+    score, is_careful = table.score, [name in LOSS_LIMITS for name in target.limits]
     if target.goal != "accuracy" and all(is_careful):
         return lay_path(score, thresholds)
     if target.goal == "accuracy" and not any(is_careful):

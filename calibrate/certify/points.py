@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...bundle import Certificate, OperatingPoint, Target
-from ...bundle.calibration import BESIDE, THE_WHOLE
+from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE
 from ...bundle.target import describe_limit
 from ...progress import Progress, no_progress
 from ...units import show_share, show_us
@@ -28,7 +28,7 @@ CHOSEN_TOO_LATE = (
 )
 """Promise text of a static network that was chosen by the reporting samples."""
 
-LOSSES = {"max_drop", "max_disagreement"}
+REFERENCE_LIMITS = {"max_drop", "max_disagreement"}
 """Limits of what is lost against the reference."""
 
 
@@ -97,7 +97,7 @@ def _next_that_meets(statics: Sequence[Contender], target: Target) -> Contender 
 
 def _is_free(static: Contender, target: Target) -> bool:
     """Return True if a static network is sure to meet its target: the reference, if only losses against it are limited."""
-    return static.reporting.is_reference and set(target.limits) <= LOSSES
+    return static.reporting.is_reference and set(target.limits) <= REFERENCE_LIMITS
 
 
 def _recommend(
@@ -113,7 +113,7 @@ def _recommend(
         early = replace(early, pays=pays, verdict=verdict, rival=index)
     if static is not None and not pays:
         if early is not None:
-            beside[name + BESIDE] = early
+            beside[name + EARLY_SUFFIX] = early
         return {name: replace(static, verdict=verdict, rival=index)}
     assert early is not None  # a target that neither meets was refused
     return {name: early}
@@ -150,7 +150,7 @@ class _PointTest(Struct, frozen=True):
         """Return a static network's point, certified if it was chosen before the reporting samples were looked at."""
         point = predict_point(static, (), self.target)
         if _is_free(static, self.target):
-            return replace(point, promise=THE_WHOLE)
+            return replace(point, promise=WHOLE_NETWORK_PROMISE)
         if not is_chosen:
             return replace(point, promise=CHOSEN_TOO_LATE)
         step, why = certify_path(static.reporting, self.target, np.zeros((1, 0), np.float32), delta=self.delta)

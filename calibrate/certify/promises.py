@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ...bundle import Target
-from ...bundle.target import CAREFUL
+from ...bundle.target import LOSS_LIMITS
 from ...errors import require
 from ...units import show_value
 from ..measure.tables import Costs, ExitTable, exits_taken, values_at
@@ -42,7 +42,7 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
     for name in ("max_drop", "max_disagreement"):
         if name in limits and limits[name].most <= 0 and not table.is_reference:
             return None, f"Nothing is promised: no number of samples shows that {WORDS[name][0]} is 0."
-    if costly := [name for name in limits if name not in CAREFUL]:
+    if costly := [name for name in limits if name not in LOSS_LIMITS]:
         # Half of the chance of error is for the exits' costs, the other half for how often each is taken.
         delta /= 2
         for name in costly:

@@ -7,9 +7,9 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Manifest
-from ...bundle.manifest import find_layout
 from ...errors import DataError, require
 from ...runtime import EveryExit
+from ..images import find_layout
 
 MOST, PICTURES = 8, 96
 """Pictures in a group, and in all; a group keeps three at least."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import __version__
 from ...bundle import Bundle, Calibration, OperatingPoint, Variant, opened, read_calibration
-from ...bundle.calibration import BESIDE, Chain
+from ...bundle.calibration import EARLY_SUFFIX, Chain
 from ...devices import describe_differences
 from ...errors import BundleError, OutdatedError, UsageError
 from ...files import check_writable, hash_file, write_atomically
@@ -126,7 +126,7 @@ def _early_beside(calibration: Calibration, name: str, variant: str | None) -> s
         for key, one in calibration.points.items()
         if one.static is None and (variant is None or one.variant == variant)
     ]
-    wanted = [key for key in (name, name + BESIDE) if key in chains]
+    wanted = [key for key in (name, name + EARLY_SUFFIX) if key in chains]
     return next(iter([*wanted, *chains]), None)
 
 

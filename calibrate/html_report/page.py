@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Any
 
 from ...bundle import OperatingPoint
-from ...bundle.calibration import BESIDE
+from ...bundle.calibration import EARLY_SUFFIX
 from ...errors import require
 from ...units import show_thresholds, show_time
 from .contents import Report
@@ -76,7 +76,7 @@ def _name_board(fingerprint: dict[str, str]) -> str:
 def _compare_statics(report: Report) -> list[dict[str, Any]]:
     """Return a row for each way to run beside which the report's point stands, that one first."""
     found, point = report.calibration, report.calibration.points[report.point]
-    about = report.point, report.point + BESIDE
+    about = report.point, report.point + EARLY_SUFFIX
     rows = []
     for name, one in found.points.items():
         if name in about:

@@ -151,12 +151,12 @@ def _rest(recording: Recording) -> tuple[float, float]:
     start_s = clock.now_s()
     clock.sleep(LEAST_REST_S)
     recording.poll_now()
-    period_s = max(recording.course(rail, start_s, clock.now_s()).period_s for rail in rails)
+    period_s = max(recording.integrate_rail(rail, start_s, clock.now_s()).period_s for rail in rails)
     if period_s == period_s:  # it is NaN if nothing could be read
         clock.sleep(1.1 * LEAST_PERIODS * period_s - LEAST_REST_S)
     recording.poll_now()
     mean_w, _ = recording.mean_w(start_s, clock.now_s())
-    return mean_w, max(recording.course(rail, start_s, clock.now_s()).period_s for rail in rails)
+    return mean_w, max(recording.integrate_rail(rail, start_s, clock.now_s()).period_s for rail in rails)
 
 
 def _measure_until_calm(

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ...bundle import Target
 from ...bundle.calibration import Exclusion
-from ...bundle.target import CAREFUL
+from ...bundle.target import LOSS_LIMITS
 from ...errors import TargetError
 from ..measure.configurations import Configuration, Measured, measure_turns
 from ..measure.latency import Turn, force_exits, run_alone
@@ -99,7 +99,7 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
     seconds = request.measure_s / 2 * len(picks)
     times, reference_s = measure_turns(session, turns, seconds=seconds)
     proof: Times | None = None
-    if any(name not in CAREFUL for target in request.targets.values() for name in target.limits):
+    if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
         proof, _ = measure_turns(session, turns, seconds=seconds)
     measured = {name: _choose_again(name, pick, request.targets[name], times, proof) for name, pick in picks.items()}
     scaled = tuple(contender.scaled(reference_s) for contender in contenders)

@@ -12,7 +12,7 @@ from .predictions import predict_point
 
 __all__ = ["lay_frontier"]
 
-LOSSES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+FRONTIER_LOSSES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 """Limits of the accuracy drop, or without labels of the disagreement, for which thresholds are found."""
 
 
@@ -49,7 +49,7 @@ def _try_losses(contender: Contender) -> Iterator[OperatingPoint]:
         return
     limit = "max_disagreement" if table.right is None else "max_drop"
     for goal in goals:
-        for most in LOSSES:
+        for most in FRONTIER_LOSSES:
             target = Target(goal=goal, **{limit: most})
             if (thresholds := find_thresholds(table, target, margin=0.0, is_coarse=True)) is not None:
                 yield predict_point(contender, thresholds, target)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ...bundle import Target
 from ...bundle.manifest import NEVER
-from ...bundle.target import CAREFUL
+from ...bundle.target import LOSS_LIMITS
 from ..measure.tables import exits_taken, mean_at
 from .contenders import Contender
 from .objective import find_thresholds, goal_values, limit_values
@@ -145,7 +145,7 @@ def may_be_unprovable(contender: Contender, target: Target) -> bool:
     if contender.selecting.is_reference and "min_accuracy" not in target.limits:
         return False
     for name, (values, most) in limit_values(contender.selecting, target).items():
-        if name in CAREFUL:
+        if name in LOSS_LIMITS:
             last = values[:, -1]
             selecting, reporting = (
                 float(last.var()) / len(table) for table in (contender.selecting, contender.reporting)

@@ -1,8 +1,8 @@
 """The meters of a board: one module for each kind of sensor.
 
-A module has `LOOKS_FOR`, which says what it looks for and where, and `find(root, board, state)`, which returns the meters that
-can be read, and for what cannot an `Unavailable` with the reason and the remedy. A sensor that is not there is no failure: its
-module says what is not there. No other file names a module.
+A module has two names. `LOOKS_FOR` says which sensor it looks for, and where. `find(root, board, state)` returns the meters that
+can be read, and an `Unavailable` with reason and remedy for each that cannot. A sensor that is missing is no failure: its module
+says which file is missing. Modules are found by their place in this folder; those whose name begins with `_` are no sensors.
 """
 
 from collections.abc import Callable
@@ -21,64 +21,77 @@ from ..rail import Unavailable
 from ..state import BoardState
 from ._modelled import modelled
 
-__all__ = ["Found", "choose_meter", "find_meters", "modelled"]
+__all__ = ["FoundMeters", "choose_meter", "find_meters", "modelled"]
 
 WHOLE = ("ina238", "ina3221", "hwmon:power_meter", "battery")
-"""These see the whole board, a graphics card in it too."""
+"""Meters that see the whole board, including a graphics card in it."""
 
-LOOK_S = 5.0
-"""So long a look may take."""
+SEARCH_S = 5.0
+"""The longest time that a module may search for its sensors."""
 
 ORDER = ("ina238", "ina3221", "hwmon:power_meter", "pmic", "rapl", "battery", "nvml:0")
-"""Which meter `auto` takes: the whole board first, then the processor; a battery tells too seldom to come before that. Others
-cover a part only, or something unknown."""
+"""The order in which `auto` chooses: the whole board first, then the processor. A battery comes late, since it updates seldom.
+Other meters cover only a part, or something unknown."""
 
 
-class Found(Struct, frozen=True):
-    """The meters of this board, those that cannot be read, and what was looked for, by module."""
+class FoundMeters(Struct, frozen=True):
+    """The result of a search.
+
+    Attributes:
+        meters: the meters that can be read.
+        unavailable: the meters and rails that cannot.
+        looked_for: what each module looked for, by its name.
+    """
 
     meters: tuple[Meter, ...]
     unavailable: tuple[Unavailable, ...]
     looked_for: dict[str, str]
 
 
-def find_meters(root: str | Path = "/") -> Found:
-    """Look for every kind of sensor.
+def find_meters(root: str | Path = "/") -> FoundMeters:
+    """Search this board for every kind of sensor.
 
     Args:
-        root: where `/sys`, `/proc` and `/usr` are looked for.
+        root: the folder that holds `sys`, `proc` and `usr`.
+
+    Example:
+        >>> from offramp.devices import find_meters
+        >>> sorted(find_meters().looked_for)
+        ['battery', 'hwmon', 'ina238', 'ina3221', 'nvml', 'pmic', 'rapl']
     """
     root = Path(root)
     board, state = identify(root), BoardState(root)
     names = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
     modules = {name: import_module(f".{name}", __name__) for name in names}
-    ones = [one for name, module in modules.items() for one in _find(name, partial(module.find, root, board, state))]
-    meters = [one for one in ones if isinstance(one, Meter)]
+    results = [
+        result for name, module in modules.items() for result in _find(name, partial(module.find, root, board, state))
+    ]
+    meters = [result for result in results if isinstance(result, Meter)]
     problems = [problem for meter in meters for problem in meter.problems]
-    return Found(
+    return FoundMeters(
         tuple(meters),
-        (*(one for one in ones if isinstance(one, Unavailable)), *problems),
+        (*(result for result in results if isinstance(result, Unavailable)), *problems),
         {name: module.LOOKS_FOR for name, module in modules.items()},
     )
 
 
 def _find(name: str, find: Callable[[], list[Meter | Unavailable]]) -> list[Meter | Unavailable]:
-    """Look for one kind of sensor; one that hangs, or is not as its module expects, takes no other with it."""
-    found: list[Meter | Unavailable] = []
+    """Search for one kind of sensor. A sensor that hangs, or fails in an unexpected way, does not stop the search for others."""
+    results: list[Meter | Unavailable] = []
 
     def look() -> None:
         try:
-            found.extend(find())
+            results.extend(find())
         except Exception as error:
-            found[:] = [
+            results[:] = [
                 Unavailable(
                     name, f"{type(error).__name__}: {error}", "Please report it, with what offramp doctor says."
                 )
             ]
 
-    if wait_for(look, seconds=LOOK_S):
-        return found
-    return [Unavailable(name, f"a read did not return within {LOOK_S:.0f} s", "Its driver hangs: see dmesg.")]
+    if wait_for(look, seconds=SEARCH_S):
+        return results
+    return [Unavailable(name, f"a read did not return within {SEARCH_S:.0f} s", "Its driver hangs: see dmesg.")]
 
 
 def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: int | None = None) -> Meter:
@@ -87,46 +100,51 @@ def choose_meter(name: str = "auto", *, root: str | Path = "/", gpu: int | None 
     Args:
         name: `auto`, or a name such as `rapl`; `offramp doctor` lists them.
         root: as for `find_meters`.
-        gpu: which graphics card the work runs on, whose meter `auto` then prefers; None where it runs on none.
+        gpu: the index of the graphics card that does the work, whose meter `auto` then prefers; None if none does.
 
     Raises:
         UsageError: there is no meter of such a name.
-        MissingError: it cannot be read here, or nothing can; with each reason and remedy.
+        MissingError: the meter, or with `auto` every meter, cannot be read here; the message has each reason and remedy.
+
+    Example:
+        >>> from offramp.devices import choose_meter
+        >>> choose_meter("rapl").scope  # doctest: +SKIP
+        'processor packages, without memory and the rest of the board'
     """
-    found = find_meters(root)
+    search = find_meters(root)
     if name == "auto":
-        if (best := choose_among(found, gpu=gpu)) is None:
-            raise MissingError(describe_missing(found))
+        if (best := choose_among(search, gpu=gpu)) is None:
+            raise MissingError(describe_missing(search))
         return best
-    for meter in found.meters:
+    for meter in search.meters:
         if meter.name == name:
             return meter
-    for problem in found.unavailable:
+    for problem in search.unavailable:
         if name in (problem.meter, problem.meter.partition(":")[0]):
             raise MissingError(f"The meter {name} cannot be read here: {problem.reason}. {problem.remedy}".strip())
-    if name.partition(":")[0] in found.looked_for:
+    if name.partition(":")[0] in search.looked_for:
         raise MissingError(
-            f"There is no meter {name} here. Here are: {', '.join(m.name for m in found.meters) or 'none'}."
+            f"There is no meter {name} here. Here are: {', '.join(m.name for m in search.meters) or 'none'}."
         )
-    raise unknown_name("meter", name, ["auto", *found.looked_for, *(meter.name for meter in found.meters)])
+    raise unknown_name("meter", name, ["auto", *search.looked_for, *(meter.name for meter in search.meters)])
 
 
-def choose_among(found: Found, *, gpu: int | None = None) -> Meter | None:
-    """Return the meter that covers most of the board; None where none is known to. `gpu` as for `choose_meter`."""
+def choose_among(found: FoundMeters, *, gpu: int | None = None) -> Meter | None:
+    """Return the meter that covers most of the board; None if no meter is known to cover enough. `gpu` as for `choose_meter`."""
     able = {meter.name: meter for meter in found.meters if meter.total}
     order = ORDER if gpu is None else (f"nvml:{gpu}", *ORDER)
     return next((able[name] for name in order if name in able), None)
 
 
-def describe_missing(found: Found) -> str:
-    """Say that no meter covers the board, what was looked for where, and what could be done."""
+def describe_missing(found: FoundMeters) -> str:
+    """Say that no meter covers the board, what was looked for where, and what to do about it."""
     lines = ["No meter here covers the board's power. Looked for:"]
-    for kind, what in found.looked_for.items():
-        lines.append(f"  {what}")
+    for kind, description in found.looked_for.items():
+        lines.append(f"  {description}")
         lines += [
-            f"    {one.reason}. {one.remedy}".rstrip()
-            for one in found.unavailable
-            if one.meter.partition(":")[0] == kind
+            f"    {problem.reason}. {problem.remedy}".rstrip()
+            for problem in found.unavailable
+            if problem.meter.partition(":")[0] == kind
         ]
     if found.meters:
         lines.append(

@@ -1,4 +1,4 @@
-"""Joules without a sensor: time by a stated power."""
+"""Joules without a sensor: time multiplied by a stated power."""
 
 import math
 
@@ -9,10 +9,19 @@ from ..rail import Probe, Rail
 
 
 def modelled(power_w: float, *, clock: Clock | None = None) -> Meter:
-    """Make a meter that measures nothing: its joules are time by a stated power, and their grade says `modelled`.
+    """Make a meter that measures nothing: its joules are time multiplied by a stated power, and their grade is `modelled`.
+
+    Args:
+        power_w: the power of the board.
+        clock: the time; the machine's by default.
 
     Raises:
         UsageError: the power is not above 0.
+
+    Example:
+        >>> from offramp.devices import modelled
+        >>> modelled(6.0).grade, modelled(6.0).read()
+        ('modelled', {'stated': 6.0})
     """
     if not 0 < power_w < math.inf:
         raise UsageError(f"power_w is the board's power in watts, above 0, not {power_w}.")

@@ -1,4 +1,10 @@
-"""A battery that drives the machine (kernel: Documentation/ABI/testing/sysfs-class-power)."""
+"""A battery that drives the machine (kernel: Documentation/ABI/testing/sysfs-class-power).
+
+Sensor: the fuel gauge of a laptop's or a robot's battery, which measures the current and the voltage at its terminals.
+Sees: everything that runs from the battery, the screen too.
+Cannot see: anything while a charger is plugged in; anything short, since most gauges update only every second or less often.
+Here: power in `power_now`, or else `current_now` multiplied by `voltage_now`; only while `status` is `Discharging`.
+"""
 
 import errno
 from pathlib import Path
@@ -13,7 +19,7 @@ LOOKS_FOR = "a discharging battery in /sys/class/power_supply/BAT*/{power_now, c
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
-    """Find the batteries; their sum drives the machine while none is charged."""
+    """Find the batteries, as one meter of their sum."""
     folders = list_numbered("sys/class/power_supply/BAT*", root)
     if not folders:
         return [Unavailable("battery", "no /sys/class/power_supply/BAT* is there", "")]
@@ -30,6 +36,8 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
 
 
 def _open(folder: Path) -> Probe | None:
+    """Return the probe of a battery; None if it shows neither power nor current and voltage."""
+
     def node(name: str) -> Node:
         return Node(lambda: folder / name)
 

@@ -1,4 +1,10 @@
-"""Powers and energy counters of any other chip that the kernel knows (kernel: Documentation/hwmon/sysfs-interface.rst)."""
+"""Powers and energy counters of any other chip that the kernel knows (kernel: Documentation/hwmon/sysfs-interface.rst).
+
+Sensor: a monitoring chip of a mainboard, graphics card, processor or power supply, whose driver shows it in the hwmon class.
+Sees: the supply that it is wired to: the whole machine for `power_meter`, the card for `amdgpu`.
+Cannot see: other supplies. What an unknown chip is wired to is not in its files; then its rails make no total.
+Here: microwatts in `power<n>_input` or `_average`, microjoules in `energy<n>_input`; chips are told apart by name, not by number.
+"""
 
 import re
 from collections import Counter
@@ -13,7 +19,7 @@ from ..sysfs import Node, device_of, find_hwmon, hwmon_chips, read_number, read_
 LOOKS_FOR = "power and energy in /sys/class/hwmon/hwmon*/{power,energy}*_{input,average}"
 
 ELSEWHERE = re.compile(r"ina3221$|ina238$|(BAT|AC|ADP)\d*$|ucsi_source_psy")
-"""Chips that other meters read, and power supplies that hwmon repeats."""
+"""Chips that other meters read, and batteries and chargers, which hwmon repeats."""
 
 SCOPES = {
     "power_meter": "the whole machine, as its firmware measures it",
@@ -23,46 +29,46 @@ SCOPES = {
     "amd_energy": "processor sockets",
     "corsairpsu": "the power supply's output",
 }
-"""What chips cover whose scope is known."""
+"""The scopes of known chips."""
 
 CHANNEL = re.compile(r"(power|energy)(\d+)_(input|average)")
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
     """Find every chip that has a power or an energy; each is a meter of its own, `hwmon:<name>`."""
-    seen: Counter[str] = Counter()
-    found: list[Meter | Unavailable] = []
+    counts: Counter[str] = Counter()
+    meters: list[Meter | Unavailable] = []
     for name, folder in hwmon_chips(root):
-        index = seen[name]
-        seen[name] += 1
+        index = counts[name]
+        counts[name] += 1
         if ELSEWHERE.match(name):
             continue
         meter = f"hwmon:{name}" + (f":{index}" if index else "")
         try:
-            ones = [_open(root, meter, name, index, folder, *channel) for channel in _channels(folder)]
-        except OSError:  # it went meanwhile
+            results = [_open(root, meter, name, index, folder, *channel) for channel in _channels(folder)]
+        except OSError:  # the chip has gone meanwhile
             continue
-        probes = tell_apart([one for one in ones if isinstance(one, Probe)])
-        problems = [one for one in ones if isinstance(one, Unavailable)]
+        probes = tell_apart([result for result in results if isinstance(result, Probe)])
+        problems = [result for result in results if isinstance(result, Unavailable)]
         if probes:
             scope = _scope(name, folder)
-            found.append(
+            meters.append(
                 Meter(meter, _choose_total(name, probes), scope=scope, poll_s=0.02, state=state, problems=problems)
             )
         elif problems:
-            found.append(problems[0])
-    if not found:
-        found.append(Unavailable("hwmon", "no chip in /sys/class/hwmon/hwmon* has a power or an energy", ""))
-    return found
+            meters.append(problems[0])
+    if not meters:
+        meters.append(Unavailable("hwmon", "no chip in /sys/class/hwmon/hwmon* has a power or an energy", ""))
+    return meters
 
 
 def _scope(name: str, folder: Path) -> str:
-    """Say what a chip covers: what a server's firmware says of its own meter, or what is known of chips of the name."""
+    """Say what a chip covers: the text of a server's firmware, or the scope of known chips of that name."""
     return read_text(folder / "power1_oem_info") or SCOPES.get(name, "whatever it is wired to")
 
 
 def _channels(folder: Path) -> list[tuple[str, str, str]]:
-    """Return kind, number and file of each channel: what is measured now before what is an average."""
+    """Return kind, number and file of each channel, a momentary value rather than an average if there are both."""
     files: dict[tuple[str, str], str] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name, reverse=True):  # _input before _average
         if match := CHANNEL.fullmatch(path.name):
@@ -73,6 +79,7 @@ def _channels(folder: Path) -> list[tuple[str, str, str]]:
 def _open(
     root: Path, meter: str, name: str, index: int, folder: Path, kind: str, number: str, file: str
 ) -> Probe | Unavailable:
+    """Open a channel."""
     label = read_text(folder / f"{kind}{number}_label") or f"{kind}{number}"
     device = device_of(folder)
     node = Node(lambda: find_hwmon(root, name, index, device) / file)
@@ -95,7 +102,7 @@ def _open(
 
 
 def _choose_total(name: str, probes: list[Probe]) -> list[Probe]:
-    """Mark what makes the total: a chip's only channel, its counter where a power says the same, or the sockets."""
+    """Mark the rails that make the total: a chip's only channel, the counter of one that has a power too, or the sockets."""
     from msgspec.structs import replace
 
     rails = [probe.rails[0] for probe in probes]

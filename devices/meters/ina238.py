@@ -1,4 +1,10 @@
-"""INA238: the input supply of NVIDIA Jetson AGX Thor (kernel: hwmon/ina238.rst)."""
+"""INA238: the input supply of NVIDIA Jetson AGX Thor (kernel: hwmon/ina238.rst).
+
+Sensor: a chip by Texas Instruments that measures the voltage and, over a shunt, the current of one supply, and multiplies them.
+Sees: the module's input, everything on the module included.
+Cannot see: the carrier board and its power supply; which part of the module uses the power (`ina3221` shows that).
+Here: microwatts in `power1_input`; the rail's name in `label`.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +22,7 @@ MOST_W = 500.0
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
-    """Find the chips. Their rail's name lies in `label`, and their power in `power1_input`."""
+    """Find the chips, as one meter; the board's table says which rails make the total."""
     folders = [folder for name, folder in hwmon_chips(root) if name == "ina238"]
     if not folders:
         return [Unavailable("ina238", "no chip in /sys/class/hwmon/hwmon*/name is called ina238", "")]

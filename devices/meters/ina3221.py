@@ -1,4 +1,10 @@
-"""INA3221: three supplies to a chip, on NVIDIA Jetson modules with JetPack 5 and newer (kernel: hwmon/ina3221.rst)."""
+"""INA3221: the supplies of NVIDIA Jetson modules with JetPack 5 and newer (kernel: hwmon/ina3221.rst).
+
+Sensor: a chip by Texas Instruments that measures voltage and, over shunts, current of three supplies in turn, every 6.6 ms.
+Sees: on most modules the whole module (`VDD_IN`) and parts of it; on AGX modules several supplies that make the total.
+Cannot see: the carrier board and its power supply; peaks shorter than a conversion.
+Here: volts in `in<n>_input` multiplied by amperes in `curr<n>_input`; `jetson_rails` says which rails add up.
+"""
 
 import errno
 from functools import partial
@@ -7,7 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ..board import Board
-from ..jetson_rails import Table, find_table
+from ..jetson_rails import RailTable, find_table
 from ..meter import Meter
 from ..rail import Probe, Rail, Unavailable, tell_apart
 from ..state import StateReader
@@ -18,16 +24,16 @@ PATTERN = "sys/bus/i2c/drivers/ina3221/*-00{}/hwmon/hwmon*"
 LOOKS_FOR = "Jetson's supplies in /sys/bus/i2c/drivers/ina3221/*-00{40,41}/hwmon/hwmon*"
 
 SHUNT_UOHM = 200, 1_000_000
-"""Shunts outside this range are typing errors in a device tree: one has 5 micro-ohm where 5 milli-ohm is meant."""
+"""Shunts outside this range are typing errors in a device tree: one says 5 micro-ohm and means 5 milli-ohm."""
 
 CONVERSION_S = 0.0066
-"""Time in which the chip goes round its three channels."""
+"""The time in which the chip measures its three channels once."""
 
 MOST_W = 500.0
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
-    """Find the supplies; the board's table says which make the total."""
+    """Find the supplies, as one meter; the board's table says which rails make the total."""
     folders = [folder for address in ("40", "41") for folder in list_numbered(PATTERN.format(address), root)]
     if not folders:
         remedy = ""
@@ -37,13 +43,13 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     channels = [(f, n, label) for f in folders for n in (1, 2, 3) if (label := _label(f, n))]
     labels = [label for _, _, label in channels]
     table = find_table(board, labels)
-    found = [_open(root, table, folder, n, label) for folder, n, label in channels]
-    probes = [one for one in found if isinstance(one, Probe)]
-    problems = [one for one in found if isinstance(one, Unavailable)]
+    results = [_open(root, table, folder, n, label) for folder, n, label in channels]
+    probes = [result for result in results if isinstance(result, Probe)]
+    problems = [result for result in results if isinstance(result, Unavailable)]
     if not probes:
         return list(problems) or [Unavailable("ina3221", f"/{folders[0].relative_to(root)} names no channel", "")]
-    there = [rail.name for probe in probes for rail in probe.rails]
-    missing = [name for name in table.total if name not in there] if table else []
+    readable = [rail.name for probe in probes for rail in probe.rails]
+    missing = [name for name in table.total if name not in readable] if table else []
     if table and missing and set(table.total) & set(labels):  # a sum that misses a supply would be too small
         probes = [Probe((replace(probe.rails[0], role="other"),), probe.read) for probe in probes]
         reason = f"the total needs {', '.join(missing)}, which cannot be read"
@@ -55,12 +61,12 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
 
 
 def _label(folder: Path, channel: int) -> str | None:
-    """Return a channel's name; None for one that is not connected: it has none, or is named NC."""
+    """Return a channel's name; None if it is not connected, that is, has no name or is named NC."""
     name = read_text(folder / f"in{channel}_label")
     return None if not name or name.upper() == "NC" else name
 
 
-def _open(root: Path, table: Table | None, folder: Path, channel: int, name: str) -> Probe | Unavailable:
+def _open(root: Path, table: RailTable | None, folder: Path, channel: int, name: str) -> Probe | Unavailable:
     """Open a channel."""
     shunt = read_number(folder / f"shunt{channel}_resistor")
     where = f"/{(folder / f'shunt{channel}_resistor').relative_to(root)}"
@@ -91,7 +97,7 @@ def _open(root: Path, table: Table | None, folder: Path, channel: int, name: str
 
 
 def _find(root: Path, folder: Path, value: str) -> Path:
-    """Return a file of a chip, whatever number its hwmon folder has got meanwhile."""
+    """Return a file of a chip. The number of its hwmon folder may have changed since it was found."""
     chip = folder.parents[1]
-    found = list_numbered(f"{chip.relative_to(root)}/hwmon/hwmon*/{value}", root)
-    return found[0] if found else folder / value
+    paths = list_numbered(f"{chip.relative_to(root)}/hwmon/hwmon*/{value}", root)
+    return paths[0] if paths else folder / value

@@ -1,6 +1,9 @@
 """NVML: NVIDIA graphics cards, through nvidia-ml-py (NVML API Reference, nvmlDeviceGetTotalEnergyConsumption).
 
-On an H100 (driver 580) the counter moves every 100 ms and to read it takes 3 ms; the power, whose read takes 3 us, is an average.
+Sensor: the card's own power measurement, which its driver shows as an energy counter, or else as an average power.
+Sees: the whole card, its memory included.
+Cannot see: the processor and the rest of the machine, which feed the card; anything on a Jetson, whose GPU is not such a card.
+Here: on an H100 (driver 580) the counter moves every 100 ms, and reading it takes 3 ms; reading the average power takes 3 us.
 """
 
 from collections.abc import Callable
@@ -23,15 +26,15 @@ SLOWDOWNS = {
     0x40: "card slowed by hardware for heat",
     0x80: "card's power brake",
 }
-"""Bits of the reasons for the card's clocks (NVML API Reference, nvmlClocksEventReasons) that mean that it throttles. To run at
-its power limit (0x04) is what a loaded card does."""
+"""Bits of the reasons for the card's clocks (NVML API Reference, nvmlClocksEventReasons) that mean throttling. Running at the
+power limit (0x04) is no throttling: a loaded card does that."""
 
 AVERAGE_S = 1.0
-"""NVML's power is an average of one second on Ampere and newer, except for GA100."""
+"""The power of NVML is an average over one second on Ampere and newer cards, except for GA100."""
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
-    """Find the graphics cards, each a meter `nvml:<index>`: the energy counter where there is one, else the power."""
+    """Find the graphics cards. Each is a meter `nvml:<index>` of its energy counter, or of its power if it has no counter."""
     if board.kind == "jetson":
         return [Unavailable("nvml", "Jetson's GPU has no power in NVML: its supplies are in ina3221", "")]
     if not (root / "proc/driver/nvidia").exists():
@@ -53,7 +56,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
 
 
 def _open(pynvml: Any, index: int, state: StateReader) -> Meter | Unavailable:
-    """Open a card. That a handle is given proves nothing: each query may still be refused."""
+    """Open a card. A handle alone proves nothing: each query may still be refused."""
     name = f"nvml:{index}"
     queries: list[tuple[Literal["energy", "power"], Any, float]] = [
         ("energy", pynvml.nvmlDeviceGetTotalEnergyConsumption, 0.0),
@@ -84,15 +87,15 @@ def _read(query: Callable[[Any], int], handle: Any) -> tuple[float]:
 
 
 def _read_state(pynvml: Any, handle: Any, state: StateReader) -> State:
-    """Read the board's state with the card's clock and temperature; what the card does not tell stays the board's."""
+    """Read the board's state, with the clock and the temperature of the card if the card has them."""
 
     def ask(name: str, *arguments: Any) -> int | None:
         try:
             return getattr(pynvml, name)(handle, *arguments)  # type: ignore[no-any-return]
-        except (pynvml.NVMLError, AttributeError):  # older drivers and packages lack some
+        except (pynvml.NVMLError, AttributeError):  # older drivers and packages lack some queries
             return None
 
-    found = state()
+    board = state()
     temperature_c = ask("nvmlDeviceGetTemperature", 0)
     clock_mhz = ask("nvmlDeviceGetClockInfo", 0)
     reasons = ask("nvmlDeviceGetCurrentClocksEventReasons")
@@ -100,8 +103,8 @@ def _read_state(pynvml: Any, handle: Any, state: StateReader) -> State:
         reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
     slowed = tuple(words for bit, words in SLOWDOWNS.items() if (reasons or 0) & bit)
     return replace(
-        found,
-        clock_hz=found.clock_hz if clock_mhz is None else clock_mhz * 1e6,
-        temperature_c=found.temperature_c if temperature_c is None else float(temperature_c),
-        throttling=(*found.throttling, *slowed),
+        board,
+        clock_hz=board.clock_hz if clock_mhz is None else clock_mhz * 1e6,
+        temperature_c=board.temperature_c if temperature_c is None else float(temperature_c),
+        throttling=(*board.throttling, *slowed),
     )

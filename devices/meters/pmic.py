@@ -1,4 +1,10 @@
-"""The power chip of Raspberry Pi 5, asked through its firmware (`vcgencmd pmic_read_adc`)."""
+"""The power chip (PMIC) of Raspberry Pi 5, asked through its firmware (`vcgencmd pmic_read_adc`).
+
+Sensor: the chip that makes the board's supplies, with an analog-to-digital converter for their voltages and currents.
+Sees: the regulated rails of the board: processor cores, memory, 3.3 V and 1.8 V.
+Cannot see: conversion losses, USB devices and HATs, so the sum is less than the plug delivers; short peaks, at 21 reads a second.
+Here: a rail counts if the firmware gives both its current and its voltage.
+"""
 
 import re
 from collections.abc import Callable
@@ -12,7 +18,7 @@ from ..state import StateReader
 LOOKS_FOR = "Raspberry Pi 5's power chip through /usr/bin/vcgencmd pmic_read_adc"
 
 POLL_S = 0.1
-"""Every read is a process: about 21 a second at most."""
+"""Every read starts a process: 21 reads a second are possible at most."""
 
 LINE = re.compile(r"(\w+)_([AV])\s+(?:current|volt)\(\d+\)=(-?[\d.]+)[AV]")
 
@@ -20,7 +26,7 @@ SCOPE = "the board's regulated rails, without conversion losses, USB and HATs: n
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
-    """Find the rails that have both a current and a voltage, paired by name, since their indices differ."""
+    """Find the rails that have both a current and a voltage. They are paired by name, since their indices differ."""
     command = root / "usr/bin/vcgencmd"
     if board.kind != "raspberry-pi":
         return [Unavailable("pmic", "this is no Raspberry Pi", "")]
@@ -44,8 +50,8 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
 
 def _reader(command: Path, names: list[str]) -> Callable[[], list[float]]:
     def read() -> list[float]:
-        found = ask(command)
-        return [found.get(name, float("nan")) for name in names]
+        powers = ask(command)
+        return [powers.get(name, float("nan")) for name in names]
 
     return read
 
@@ -56,7 +62,7 @@ def ask(command: Path) -> dict[str, float]:
     Raises:
         OSError: the firmware does not answer.
     """
-    import subprocess  # which takes long to import
+    import subprocess  # it takes long to import
 
     try:
         done = subprocess.run([command, "pmic_read_adc"], capture_output=True, text=True, timeout=2)
@@ -64,5 +70,7 @@ def ask(command: Path) -> dict[str, float]:
         raise OSError(0, str(error)) from error
     if done.returncode:
         raise OSError(0, (done.stderr or done.stdout).strip() or f"it ended with {done.returncode}")
-    read = {(name, unit): float(value) for name, unit, value in LINE.findall(done.stdout)}
-    return {name: read[name, "A"] * read[name, "V"] for name, unit in read if unit == "A" and (name, "V") in read}
+    values = {(name, unit): float(value) for name, unit, value in LINE.findall(done.stdout)}
+    return {
+        name: values[name, "A"] * values[name, "V"] for name, unit in values if unit == "A" and (name, "V") in values
+    }

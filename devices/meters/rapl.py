@@ -1,4 +1,10 @@
-"""RAPL: energy counters inside Intel and AMD processors (kernel: Documentation/power/powercap/powercap.rst)."""
+"""RAPL: energy counters inside Intel and AMD processors (kernel: Documentation/power/powercap/powercap.rst).
+
+Sensor: counters of the processor's power management, updated about every millisecond.
+Sees: a package (a processor with its cores, caches and built-in graphics); `psys`, if its maker wired it, the platform.
+Cannot see: memory (unless there is a zone `dram`), disks, screen, power supply; anything inside a virtual machine.
+Here: microjoules in `energy_uj`, which start again from 0 at `max_energy_range_uj`. Only root may read them without a udev rule.
+"""
 
 import re
 from pathlib import Path
@@ -12,11 +18,11 @@ from ..sysfs import Node, list_numbered, read_number, read_text
 LOOKS_FOR = "processor energy counters in /sys/class/powercap/intel-rapl:*/energy_uj"
 
 UPDATES_S = 0.001
-"""Intel's Software Developer's Manual, volume 3, 16.10: the counters are updated about every millisecond."""
+"""The counters are updated about every millisecond (Intel's Software Developer's Manual, volume 3, 16.10)."""
 
 MOST_W = 2000.0
 
-REMEDY = (
+PERMISSION_REMEDY = (
     "Allow your group to read it with a udev rule, such as "
     """ACTION=="add", SUBSYSTEM=="powercap", RUN+="/bin/chmod -R g+r /sys%p", RUN+="/bin/chgrp -R power /sys%p" """
     "in /etc/udev/rules.d/70-powercap.rules, then reboot; or run as root. Kernels keep it from users since CVE-2020-8694."
@@ -24,31 +30,31 @@ REMEDY = (
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
-    """Find the packages as one meter and the platform (`psys`) as another, since it holds the packages.
+    """Find the packages, as one meter, and the platform (`psys`), as another, since the platform includes the packages.
 
     `intel-rapl-mmio` shows the packages a second time and is left out.
     """
     zones = [(path, read_text(path / "name") or "") for path in list_numbered("sys/class/powercap/intel-rapl:*", root)]
     if not zones:
-        what = "no /sys/class/powercap/intel-rapl:* is there"
+        reason = "no /sys/class/powercap/intel-rapl:* is there"
         if not board.architecture.startswith(("x86", "i686", "AMD64")):
-            return [Unavailable("rapl", f"{what}: only x86 processors have it", "")]
+            return [Unavailable("rapl", f"{reason}: only x86 processors have it", "")]
         if re.search(r"^flags\s*:.*\bhypervisor\b", read_text(root / "proc/cpuinfo") or "", re.M):
-            return [Unavailable("rapl", f"{what}: this is a virtual machine, whose host keeps the counters", "")]
-        return [Unavailable("rapl", what, "Load its driver: sudo modprobe intel_rapl_msr, on Intel and AMD.")]
+            return [Unavailable("rapl", f"{reason}: this is a virtual machine, whose host keeps the counters", "")]
+        return [Unavailable("rapl", reason, "Load its driver: sudo modprobe intel_rapl_msr, on Intel and AMD.")]
     meters: list[Meter | Unavailable] = []
-    npu = ", the NPU inside them included" if any("intel_vpu" in one for one in board.accelerators) else ""
+    npu = ", the NPU inside them included" if any("intel_vpu" in name for name in board.accelerators) else ""
     scope = f"processor packages{npu}, without memory and the rest of the board"
     groups = [
         ("rapl", [(p, n) for p, n in zones if not n.startswith("psys")], scope),
         ("rapl:psys", [(p, n) for p, n in zones if n.startswith("psys")], "the platform, as its maker wired psys"),
     ]
     for meter, members, scope in groups:
-        found = [_open(meter, path, name, root) for path, name in members]
-        probes = _drop_mirrored([one for one in found if isinstance(one, Probe)])
-        problems = [one for one in found if isinstance(one, Unavailable)]
-        outer = [one for (path, _), one in zip(members, found, strict=True) if path.name.count(":") == 1]
-        if unread := [one for one in outer if isinstance(one, Unavailable)]:  # a sum without it would be too small
+        results = [_open(meter, path, name, root) for path, name in members]
+        probes = _drop_mirrored([result for result in results if isinstance(result, Probe)])
+        problems = [result for result in results if isinstance(result, Unavailable)]
+        outer = [result for (path, _), result in zip(members, results, strict=True) if path.name.count(":") == 1]
+        if unread := [result for result in outer if isinstance(result, Unavailable)]:  # the sum would be too small
             meters.append(unread[0])
         elif outer:
             meters.append(Meter(meter, probes, scope=scope, poll_s=0.05, state=state, problems=problems))
@@ -56,7 +62,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
 
 
 def _open(meter: str, path: Path, name: str, root: Path) -> Probe | Unavailable:
-    """Open a zone; nested ones are named by the package they lie in where there are several."""
+    """Open a zone. Nested zones of a second package are named with it: `package-1/core`."""
     parent = path.parent / path.name.rpartition(":")[0]
     inside = read_text(parent / "name") if path.name.count(":") > 1 else None
     label = f"{inside}/{name}" if inside and inside != "package-0" else name
@@ -64,7 +70,9 @@ def _open(meter: str, path: Path, name: str, root: Path) -> Probe | Unavailable:
     try:
         node.read()
     except PermissionError:
-        return Unavailable(meter, f"{label}: /{(path / 'energy_uj').relative_to(root)} may not be read", REMEDY)
+        return Unavailable(
+            meter, f"{label}: /{(path / 'energy_uj').relative_to(root)} may not be read", PERMISSION_REMEDY
+        )
     except OSError as error:
         remedy = "Its driver gives no number: see dmesg."
         return Unavailable(meter, f"{label}: /{(path / 'energy_uj').relative_to(root)}: {error.strerror}", remedy)
@@ -82,21 +90,22 @@ def _open(meter: str, path: Path, name: str, root: Path) -> Probe | Unavailable:
 
 
 def _drop_mirrored(probes: list[Probe]) -> list[Probe]:
-    """Drop a package that shows another's counter, as both dies of the first Threadrippers do: to add them doubles the power.
+    """Drop a package that shows another package's counter, as both dies of the first Threadrippers do: the sum would be doubled.
 
-    A counter that always lies between two readings of another is the same one.
+    A counter whose readings always lie between two readings of another is the same counter.
     """
-    kept: list[Probe] = []
+    distinct: list[Probe] = []
     for probe in probes:
-        if not (probe.rails[0].name.startswith("package-") and any(_same(one, probe) for one in kept)):
-            kept.append(probe)
-    return kept
+        if not (probe.rails[0].name.startswith("package-") and any(_is_same(other, probe) for other in distinct)):
+            distinct.append(probe)
+    return distinct
 
 
-def _same(one: Probe, other: Probe) -> bool:
-    if not one.rails[0].name.startswith("package-"):
+def _is_same(first: Probe, second: Probe) -> bool:
+    """Return True if two packages show the same counter."""
+    if not first.rails[0].name.startswith("package-"):
         return False
     try:
-        return all(one.read()[0] <= other.read()[0] <= one.read()[0] for _ in range(5))
+        return all(first.read()[0] <= second.read()[0] <= first.read()[0] for _ in range(5))
     except OSError:
         return False

@@ -6,7 +6,6 @@ than it saves depends on the network, so both are measured here; the guarded gra
 run.
 """
 
-import platform
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -15,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...bundle import Stage, Tensor
+from ...devices.board import is_x86_64
 from ...runtime.chain.buffers import Buffers
 from ...runtime.engines import Run, Source
 from ...runtime.engines.onnxruntime import compile_stage
@@ -41,7 +41,7 @@ def write_guarded(folder: Path, stage: Stage, head: Head) -> str | None:
         The name of the file; None where guards do not pay, or cannot be measured since this is no x86-64.
     """
     fixed = all(tensor.is_sized for tensor in (*stage.inputs, *stage.outputs))
-    if platform.machine() not in ("x86_64", "AMD64") or stage.macs < LEAST_MACS or not fixed:
+    if not is_x86_64() or stage.macs < LEAST_MACS or not fixed:
         return None
     maps = [t.name for t in stage.inputs if len(t.shape) == 4 and t.shape[0] is None and t.dtype == "float32"]
     name = f"{Path(stage.file).stem}.guarded.onnx"

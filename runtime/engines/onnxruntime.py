@@ -1,11 +1,11 @@
 """Stages on ONNX Runtime, by public calls only: `cpu`, `cuda:0`, `onnxruntime:tensorrt:0`."""
 
 import functools
-import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...devices.board import is_x86_64
 from ...errors import BundleError, MissingError, UnsupportedError, require
 from . import HOST, Run, Source
 
@@ -76,7 +76,7 @@ def compile_stage(source: Source, place: str, *, threads: int, built: bytes | No
     if kind != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Guards were measured on x86-64: elsewhere ONNX Runtime may not block its tensors.
-    blocks = kind == "cpu" and platform.machine() in ("x86_64", "AMD64")
+    blocks = kind == "cpu" and is_x86_64()
     path = source.guarded if blocks and source.guarded is not None else source.path
     source.check()
     settings = {"device_id": str(number)}

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ...devices.board import is_x86_64
 from ...devices.sysfs import read_text
 from ...errors import BundleError, MissingError, UnsupportedError, require
 from . import SIMULATOR, Source, pin_shapes
@@ -143,7 +144,7 @@ def _simulator() -> Path | None:
     """Return the library that simulates the NPU, where the package has it: on x86-64."""
     package = require("onnxruntime_qnn", extra="qnn")
     library = Path(package.get_qnn_htp_path())
-    return library if platform.machine() in ("x86_64", "AMD64") and library.exists() else None
+    return library if is_x86_64() and library.exists() else None
 
 
 def _absence() -> str:

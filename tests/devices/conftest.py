@@ -84,7 +84,7 @@ def simulate():
 
 @pytest.fixture
 def counted(board, failing, simulate):
-    """Reads a RAPL counter once a second, which shows these microjoules or, where None, fails; returns its course."""
+    """Reads a RAPL counter once a second, which shows these microjoules or, where None, fails; returns its energy."""
 
     def count(*values):
         root = board("intel-n100")
@@ -96,7 +96,7 @@ def counted(board, failing, simulate):
             path.write_text(f"{value or 0}\n")
             recording.poll()
             clock.advance(1.0)
-        return recording.course(meter.rails[0], 0.0, len(values) - 1.0)
+        return recording.integrate_rail(meter.rails[0], 0.0, len(values) - 1.0)
 
     return count
 

@@ -4,6 +4,7 @@ import itertools
 import pytest
 
 from offramp.devices import describe_differences, differences, fingerprint, identify
+from offramp.devices.board import is_x86_64
 from offramp.devices.state import BoardState, State, throttled_between
 from offramp.tests.fakes.boards import BOARDS, CPU, plant, put, soctherm, thermal, tree, vcgencmd
 
@@ -390,3 +391,9 @@ def test_the_temperature_is_recorded_and_never_compared(board):
     fields = fingerprint(root=root)
     assert fields["temperature"].endswith(" C")
     assert not differences(fields, fields | {"temperature": "99 C"})
+
+
+@pytest.mark.parametrize(("name", "expected"), [("x86_64", True), ("AMD64", True), ("i686", False), ("aarch64", False)])
+def test_64_bit_x86_is_known_by_both_its_names(monkeypatch, name, expected):
+    monkeypatch.setattr("platform.machine", lambda: name)
+    assert is_x86_64() == expected

@@ -395,7 +395,7 @@ def test_a_kind_of_sensor_that_fails_or_hangs_takes_no_other_with_it(board, monk
     def fail(*_):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("offramp.devices.meters.LOOK_S", 0.3)
+    monkeypatch.setattr("offramp.devices.meters.SEARCH_S", 0.3)
     monkeypatch.setattr("offramp.devices.meters.hwmon.find", hang)
     monkeypatch.setattr("offramp.devices.meters.rapl.find", fail)
     found = find_meters(board("intel-laptop"))

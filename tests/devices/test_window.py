@@ -32,7 +32,7 @@ POWER = Rail(name="P", role="total", covers="a supply", period_s=0.01)
 COUNTER = Rail(name="E", role="total", covers="a package", counts="energy", wrap_j=100.0, period_s=0.001, most_w=500.0)
 
 
-def course(rail, times, values, start, end, poll_s=0.01):
+def rail_energy(rail, times, values, start, end, poll_s=0.01):
     return integrate(times, values, rail, start, end, poll_s=poll_s)
 
 
@@ -69,7 +69,7 @@ def test_a_counter_that_moves_less_often_than_it_is_read_is_no_jump_and_its_step
 def test_one_wrong_reading_of_a_counter_is_left_out():
     times, values = np.arange(0, 10, 0.05), 5.0 * np.arange(0, 10, 0.05) + 50
     values[100] = 0.0
-    found = course(replace(COUNTER, wrap_j=None), times, values, 0.0, 9.95, poll_s=0.05)
+    found = rail_energy(replace(COUNTER, wrap_j=None), times, values, 0.0, 9.95, poll_s=0.05)
     assert found.energy_j == pytest.approx(49.75, rel=1e-6) and found.max_w < 6 and found.gaps == 0
 
 
@@ -278,8 +278,8 @@ def test_a_modelled_meter_says_so_everywhere():
 
 def test_a_counter_wraps_only_between_two_reads_that_succeeded():
     times = [0.0, 0.1, 0.2, 0.3, 0.4]
-    assert course(COUNTER, times, [97.0, 98.0, 99.0, 0.5, 1.5], 0, 0.4).energy_j == pytest.approx(4.5)
-    broken = course(COUNTER, times, [97.0, 98.0, math.nan, 0.5, 1.5], 0, 0.4)
+    assert rail_energy(COUNTER, times, [97.0, 98.0, 99.0, 0.5, 1.5], 0, 0.4).energy_j == pytest.approx(4.5)
+    broken = rail_energy(COUNTER, times, [97.0, 98.0, math.nan, 0.5, 1.5], 0, 0.4)
     assert broken.gaps == 1 and broken.energy_j == pytest.approx(2.0 * 2)  # what was not seen is taken for the mean
 
 
@@ -287,30 +287,30 @@ def test_the_wrap_of_the_kernels_range_is_exact():
     rail = Rail(name="E", role="total", covers="", counts="energy", wrap_j=262143.328850, period_s=0.001)
     times = np.arange(0, 1.0001, 0.1)
     values = np.where(np.arange(11) < 5, 262143.328000, 0.001150)
-    assert course(rail, times, values, 0.0, 1.0, 0.1).energy_j == pytest.approx(0.002000, abs=1e-9)
+    assert rail_energy(rail, times, values, 0.0, 1.0, 0.1).energy_j == pytest.approx(0.002000, abs=1e-9)
 
 
 def test_a_jump_beyond_the_most_power_is_no_energy():
     times = np.arange(0, 1.0001, 0.1)
     values = np.arange(11) * 1.0
     values[5:] += 90.0  # 910 W for one tenth of a second
-    found = course(COUNTER, times, values, 0.0, 1.0, 0.1)
+    found = rail_energy(COUNTER, times, values, 0.0, 1.0, 0.1)
     assert found.energy_j == pytest.approx(10.0)
     glitch = np.full(101, 5.0) + np.arange(101) % 2 * 0.1
     glitch[50] = 6e5
-    assert course(POWER, np.arange(101) * 0.01, glitch, 0.0, 1.0).max_w == 5.1
+    assert rail_energy(POWER, np.arange(101) * 0.01, glitch, 0.0, 1.0).max_w == 5.1
 
 
 def test_edges_between_reads_are_interpolated():
     times = np.arange(0, 3.0001, 0.01)
     values = times * 2.0  # a power that rises by 2 W a second
-    assert course(POWER, times, values, 1.003, 2.006).energy_j == pytest.approx(2.006**2 - 1.003**2, rel=1e-6)
+    assert rail_energy(POWER, times, values, 1.003, 2.006).energy_j == pytest.approx(2.006**2 - 1.003**2, rel=1e-6)
 
 
 def test_a_clock_that_goes_back_makes_a_gap_and_no_negative_energy():
     times = np.r_[np.arange(0, 1, 0.01), np.arange(0.5, 3, 0.01)]
     values = 5.0 + np.arange(len(times)) % 3 * 0.01
-    found = course(POWER, times, values, 0.0, 2.9)
+    found = rail_energy(POWER, times, values, 0.0, 2.9)
     assert found.energy_j == pytest.approx(5.01 * 2.9, rel=0.01) and found.min_w >= 5.0
 
 

@@ -156,7 +156,7 @@ def test_the_meter_is_that_of_what_runs_and_not_of_what_was_asked_for(calibrated
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     rail = Rail(name="P", role="total", covers="a card")
     both = [Meter(name, [Probe((rail,), lambda: (1.0,))], scope="") for name in ("rapl", "nvml:0")]
-    monkeypatch.setattr(meters, "find_meters", lambda root="/": meters.Found(both, [], {}))
+    monkeypatch.setattr(meters, "find_meters", lambda root="/": meters.FoundMeters(both, [], {}))
     with pytest.warns(Warning, match="on"), load(calibrated, "cuda:0", fallback="cpu", meter="auto") as net:
         assert list(net.provenance.devices) == ["cpu"] * len(net.exits)
         assert net.stats().power.meter == "rapl"

@@ -1,0 +1,63 @@
+"""Bundles that earlier versions wrote go on loading, with the answers that they had then."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp.bundle import check_bundle, open_bundle, read_calibration
+from offramp.bundle.golden import read_golden
+from offramp.runtime import UncalibratedWarning, load, load_uncalibrated, verify
+from offramp.tests.helpers.command import offramp
+
+DENSE = Path(__file__).parent / "archive/v0.1-dense.offramp"
+VARIANTS = ["fp32", "int8"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_written():
+    """Reading a bundle changes no file of it."""
+    before = {path: path.stat().st_mtime_ns for path in DENSE.rglob("*")}
+    yield
+    assert {path: path.stat().st_mtime_ns for path in DENSE.rglob("*")} == before
+
+
+def test_every_file_is_as_it_was_written():
+    bundle = check_bundle(DENSE)
+    assert (bundle.manifest.schema, bundle.manifest.offramp) == (2, "0.1.0")
+    assert [variant.name for variant in bundle.manifest.variants] == VARIANTS
+    assert bundle.variant("int8").origin.parent == "fp32"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_variants_give_their_golden_answers(variant):
+    bundle = open_bundle(DENSE)
+    golden = read_golden(bundle, bundle.variant(variant))
+    answers = load_uncalibrated(bundle, "cpu", variant=variant, logits=True).every_exit(*golden.inputs)
+    assert (answers.label == golden.label).all()
+    assert np.abs(answers.score - golden.score).max() < (1e-4 if variant == "fp32" else 0.1)
+    assert all(verification.passed for verification in verify(bundle, "cpu", variant=variant))
+
+
+def test_the_digests_are_still_those_that_the_calibration_names():
+    bundle, calibration = open_bundle(DENSE), read_calibration(DENSE / "calibrations/default.json")
+    assert calibration.variants == {variant.name: variant.digest for variant in bundle.manifest.variants}
+
+
+def test_the_calibration_is_read_and_used():
+    calibration = read_calibration(DENSE / "calibrations/default.json")
+    assert list(calibration.points) == ["default", "default-early"] and all(p.met for p in calibration.points.values())
+    assert calibration.point.is_promised and not calibration.point.exits_early and calibration.early.exits_early
+    for name, point in calibration.points.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UncalibratedWarning)  # it was made on another device
+            net = load(DENSE, "cpu", point=name)
+        assert net.point == point
+        x = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
+        assert (len(set(net.batch(x).exit.tolist())) > 1) == point.exits_early
+
+
+def test_inspect_describes_it():
+    done = offramp("inspect", DENSE)
+    assert done.returncode == 0 and "int8" in done.stdout and "default-early" in done.stdout, done.stderr

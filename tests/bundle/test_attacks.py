@@ -1,0 +1,435 @@
+"""One hostile bundle for each rule of docs/bundle.md. A reader refuses each of them with an error that names the file.
+
+Each test changes one thing of a whole bundle, and adjusts sizes and hashes where the attack would not be reached otherwise.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp.bundle import check_bundle, open_bundle, read_calibration
+from offramp.bundle.golden import read_golden
+from offramp.errors import BundleError, MissingError, OfframpError, OutdatedError, UsageError
+from offramp.runtime import UncalibratedWarning, load, load_uncalibrated
+
+ARCHIVE = Path(__file__).parent / "archive/v0.1-dense.offramp"
+DEEP = b"[" * 100_000
+DIGITS = b'{"schema": ' + b"9" * 100_000 + b"}"
+
+
+@pytest.fixture
+def dense(tmp_path):
+    """A whole bundle of two variants."""
+    path = shutil.copytree(ARCHIVE, tmp_path / "dense.offramp")
+    shutil.rmtree(path / "calibrations")
+    return open_bundle(path)
+
+
+@pytest.fixture
+def calibrated(dense):
+    """The bundle with a calibration whose point `default` has early exit."""
+    shutil.copytree(ARCHIVE / "calibrations", dense.path / "calibrations")
+    edit(dense.calibrations()[0], lambda c: c.update(points={"default": c["points"]["default-early"]}))
+    return dense
+
+
+@pytest.fixture
+def manifest(dense):
+    return dense.path / "manifest.json"
+
+
+@pytest.fixture
+def folder(dense):
+    """The folder of the variant's files."""
+    return dense.path / dense.variant().folder
+
+
+@pytest.fixture
+def calibration(calibrated):
+    return calibrated.calibrations()[0]
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def refuse(path, work, words, kind=BundleError):
+    """Expect an error that carries the path and says these words."""
+    with pytest.raises(kind, match=words) as refused:
+        work()
+    assert refused.value.path == path and isinstance(refused.value, OfframpError)
+    return refused.value
+
+
+def replace_file(bundle, name, content):
+    """Put another content in the place of a file, with the size and the hash that the manifest then needs."""
+    (bundle.path / bundle.variant().folder / name).write_bytes(content)
+    facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit(bundle.path / "manifest.json", lambda m: m["variants"][0]["files"].update({name: facts}))
+    return open_bundle(bundle.path)
+
+
+# schema
+
+
+def test_a_newer_schema_is_refused_with_both_versions(dense, manifest):
+    edit(manifest, lambda m: m.update(schema=7, offramp="9.1"))
+    words = r"manifest.json has schema 7, written by offramp 9\.1; this is offramp .*schema 2"
+    refuse(manifest, lambda: open_bundle(dense.path), words)
+
+
+def test_an_older_schema_is_refused_as_outdated(dense, manifest):
+    edit(manifest, lambda m: m.update(schema=1))
+    refuse(manifest, lambda: open_bundle(dense.path), "Export it again", OutdatedError)
+
+
+@pytest.mark.parametrize("schema", [0, -1, -(2**63)])
+def test_a_schema_that_never_was_is_refused(dense, manifest, schema):
+    edit(manifest, lambda m: m.update(schema=schema))
+    refuse(manifest, lambda: open_bundle(dense.path), "no offramp ever wrote")
+
+
+@pytest.mark.parametrize("schema", [2.5, "2", None, True, [2], 10**30])
+def test_a_schema_that_is_no_number_of_a_version_is_refused(dense, manifest, schema):
+    edit(manifest, lambda m: m.update(schema=schema))
+    refuse(manifest, lambda: open_bundle(dense.path), "manifest.json")
+
+
+# text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b'{"schema": 2, "offramp": "\xff"}',
+        b'{"schema": 2, "x": ' + DEEP,
+        DEEP,
+        DIGITS,
+    ],
+    ids=["empty", "cut", "utf16", "array", "null", "not utf-8", "deep", "deeper", "digits"],
+)
+def test_a_manifest_that_is_no_json_of_its_form_is_refused(dense, manifest, content):
+    manifest.write_bytes(content)
+    refuse(manifest, lambda: open_bundle(dense.path), "manifest.json is not a valid manifest")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"schema": 3', b"\xff\xfe", b"[]", b'{"schema": 3, "points": ' + DEEP],
+    ids=["empty", "cut", "utf16", "array", "deep"],
+)
+def test_a_calibration_that_is_no_json_of_its_form_is_refused(calibrated, calibration, content):
+    calibration.write_bytes(content)
+    refuse(calibration, lambda: load(calibrated.path), "default.json is not a valid calibration")
+
+
+# fields
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(surprise=1), "unknown field `surprise`"),
+        (lambda m: m["variants"][0]["stages"][0].update(surprise=1), "unknown field `surprise`"),
+        (lambda m: m.pop("schema"), "schema"),
+        (lambda m: m.pop("class_names"), "class_names"),
+        (lambda m: m.update(classes="ten"), r"Expected `int`, got `str` - at `\$.classes`"),
+        (lambda m: m.update(classes=-5), ">= 2"),
+        (lambda m: m.update(classes=10**12), r"\$.classes"),
+        (lambda m: m.update(classes=10**30), r"\$.classes"),
+        (lambda m: m.update(classes=5.5), r"\$.classes"),
+        (lambda m: m.update(variants=[]), "length >= 1"),
+        (lambda m: m.update(inputs=[]), "length >= 1"),
+        (lambda m: m["variants"][0].update(name="../fp32"), "matching regex"),
+        (lambda m: m["variants"][0].update(name="fp32\n"), "name"),
+        (lambda m: m["variants"][0].update(precision="fp4"), "Invalid enum value"),
+        (lambda m: m["variants"][0]["stages"][0].update(macs=-1), ">= 0"),
+        (lambda m: m["variants"][0]["exits"][0].update(temperature=0), "> 0"),
+        (lambda m: m["variants"][0]["exits"][0].update(temperature=-1e308), "> 0"),
+        (lambda m: m["variants"][0]["files"]["stage1.onnx"].update(bytes=-1), ">= 0"),
+        (lambda m: m["variants"][0]["files"]["stage1.onnx"].update(sha256="0"), "sha256"),
+        (lambda m: m["variants"][0]["stages"][0]["inputs"][0].update(dtype="object"), "Invalid enum value 'object'"),
+        (lambda m: m["inputs"][0].update(shape=[None, -16]), r"shape"),
+        (lambda m: m["inputs"][0].update(shape=[None, 10**30]), "tensor x is too large"),
+        (lambda m: m["inputs"][0].update(shape=[None, 10**6, 10**6]), "tensor x is too large"),
+        (lambda m: m["inputs"][0].update(shape=[None] + [1] * 70), "tensor x is too large"),
+        (lambda m: m["inputs"][0].update(shape=[None, ""]), r"shape"),
+    ],
+)
+def test_fields_and_values_beyond_the_tables_are_refused(dense, manifest, change, words):
+    edit(manifest, change)
+    refuse(manifest, lambda: open_bundle(dense.path), f"(?s)manifest.json is not a valid manifest.*{words}")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(surprise=1), "unknown field `surprise`"),
+        (lambda c: c.pop("points"), "points"),
+        (lambda c: c.update(chains=[]), "length >= 1"),
+        (lambda c: c["chains"][0].update(accuracy=[0.5]), "3 exits has 1 values of accuracy"),
+        (lambda c: c["points"]["default"].update(thresholds=[-0.1, 0.5]), ">= 0"),
+        (lambda c: c["points"]["default"].update(thresholds=[0.5, 1e300]), "<= 2"),
+        (lambda c: c["points"]["default"].update(thresholds=[0.5]), "1 thresholds"),
+        (lambda c: c["points"]["default"].update(exit_shares=[0.5, 0.4, 0.3]), "not 1"),
+        (lambda c: c["points"]["default"].update(latency_s=-1.0), ">= 0"),
+        (lambda c: c["points"]["default"].update(rival=99), "names static network 99"),
+        (lambda c: c["points"]["default"].update(static=0), "of a static network has 3 exits"),
+        (lambda c: c["points"]["default"].update(variant="ghost"), "ghost, which was not measured"),
+        (lambda c: c["points"]["default"]["target"].update(max_drop=None), "needs a limit"),
+        (lambda c: c["points"]["default"]["target"].update(max_drop=7.0), "fraction from 0"),
+    ],
+)
+def test_calibrations_beyond_the_tables_are_refused(calibrated, calibration, change, words):
+    edit(calibration, change)
+    for work in (lambda: read_calibration(calibration), lambda: load(calibrated.path)):
+        refuse(calibration, work, f"default.json is not a valid calibration.*{words}")
+
+
+# paths
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["../elsewhere", "/etc", "variants/../..", "C:/x", "a\\b", "./variants/fp32", "variants/a/b", "variants/a\0"],
+)
+def test_a_folder_outside_is_refused(dense, manifest, place):
+    edit(manifest, lambda m: m["variants"][0].update(folder=place))
+    refuse(manifest, lambda: open_bundle(dense.path), "not a valid manifest.*leads outside the bundle")
+
+
+@pytest.mark.parametrize("name", ["../../manifest.json", "/etc/passwd", ".hidden", "a/b", "a\\b", "a\n", "~root", ""])
+def test_a_file_name_outside_is_refused(dense, manifest, name):
+    facts = {"bytes": 1, "sha256": "0" * 64}
+    edit(manifest, lambda m: m["variants"][0]["files"].update({name: facts}))
+    refuse(manifest, lambda: open_bundle(dense.path), "(?s)not a valid manifest.*leads outside the bundle")
+
+
+def test_a_file_name_longer_than_any_is_refused(dense, manifest, folder):
+    name = "a" * 5000
+    edit(manifest, lambda m: m["variants"][0]["files"].update({name: {"bytes": 1, "sha256": "0" * 64}}))
+    refuse(folder / name, lambda: open_bundle(dense.path), "Cannot read", MissingError)
+
+
+@pytest.mark.parametrize("name", ["stage0.onnx", "weights.bin", "golden.npz"])
+def test_a_link_that_leads_outside_is_refused(dense, folder, tmp_path, name):
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    refuse(folder / name, lambda: open_bundle(dense.path), f"{name} leads outside the bundle")
+
+
+def test_a_folder_that_is_a_link_outside_is_refused(dense, folder, tmp_path):
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert refuse_any(lambda: open_bundle(dense.path), "leads outside the bundle").path.parent == folder
+
+
+def test_a_link_to_itself_is_refused(dense, folder):
+    path = folder / "stage0.onnx"
+    path.unlink()
+    path.symlink_to(path)
+    refuse(path, lambda: open_bundle(dense.path), "stage0.onnx is missing")
+
+
+def test_a_link_within_the_bundle_is_followed(dense, folder):
+    (folder / "stage0.onnx").rename(dense.path / "variants/elsewhere.onnx")
+    (folder / "stage0.onnx").symlink_to("../elsewhere.onnx")
+    assert check_bundle(dense.path).manifest == dense.manifest
+
+
+def refuse_any(work, words):
+    with pytest.raises(BundleError, match=words) as refused:
+        work()
+    return refused.value
+
+
+# files
+
+
+def test_a_missing_file_is_refused(dense, folder):
+    (folder / "stage2.onnx").unlink()
+    refuse(folder / "stage2.onnx", lambda: open_bundle(dense.path), "stage2.onnx is missing")
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(dense, folder):
+    (folder / "stage2.onnx").unlink()
+    (folder / "stage2.onnx").mkdir()
+    refuse(folder / "stage2.onnx", lambda: open_bundle(dense.path), "stage2.onnx is missing")
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(dense, folder):
+    (folder / "stage2.onnx").unlink()
+    os.mkfifo(folder / "stage2.onnx")
+    refuse(folder / "stage2.onnx", lambda: open_bundle(dense.path), "stage2.onnx is missing")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_manifest_that_is_no_file_is_refused(dense, manifest, kind):
+    manifest.unlink()
+    manifest.mkdir() if kind == "folder" else os.mkfifo(manifest)
+    refuse(dense.path, lambda: open_bundle(dense.path), "is not an offramp bundle")
+
+
+def test_a_calibration_that_is_a_folder_is_refused(calibrated, calibration):
+    calibration.unlink()
+    calibration.mkdir()
+    refuse(calibration, lambda: read_calibration(calibration), "There is no calibration", UsageError)
+
+
+def test_a_wrong_size_is_refused_with_both_sizes(dense, folder):
+    path = folder / "weights.bin"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    words = f"weights.bin has {size - 1} bytes where manifest.json says {size}"
+    refuse(path, lambda: open_bundle(dense.path), words)
+
+
+def test_a_size_beyond_every_disk_is_refused(dense, manifest, folder):
+    edit(manifest, lambda m: m["variants"][0]["files"]["weights.bin"].update(bytes=2**62))
+    refuse(folder / "weights.bin", lambda: open_bundle(dense.path), f"manifest.json says {2**62}")
+
+
+@pytest.mark.parametrize("name", ["stage1.onnx", "weights.bin", "static0.onnx", "golden.npz"])
+def test_a_wrong_sha256_is_refused(dense, folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    refuse(folder / name, lambda: check_bundle(dense.path), f"{name} is damaged.*export it anew")
+
+
+@pytest.mark.parametrize("name", ["stage1.onnx", "weights.bin"])
+def test_no_engine_sees_a_file_of_a_wrong_sha256(dense, folder, name):
+    (folder / name).write_bytes(bytes((folder / name).stat().st_size))
+    refuse(folder / name, lambda: load(dense.path), f"{name} is damaged")
+
+
+# what must fit together
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m["variants"].append(m["variants"][0]), "two variants have the same name"),
+        (
+            lambda m: m["variants"][0].update(origin={"parent": "fp32", "how": "keep", "settings": {}}),
+            "made from fp32, which is not before it",
+        ),
+        (lambda m: m["variants"][0]["stages"].pop(), "2 stages for 3 exits"),
+        (lambda m: m["variants"][0]["files"].pop("stage1.onnx"), "stage1.onnx, which its list of files lacks"),
+        (
+            lambda m: m["variants"][0]["stages"][1]["inputs"][0].update(name="ghost"),
+            "reads ghost, which nothing before",
+        ),
+        (lambda m: m["inputs"][0].update(shape=[16]), "no batch axis"),
+        (lambda m: m["variants"][0]["stages"][0]["inputs"][0].update(shape=[None, None]), "several batch axes"),
+        (lambda m: m["variants"][0]["stages"][0]["outputs"][0].update(shape=[None, "time"]), "no input has one"),
+        (
+            lambda m: m["variants"][0]["stages"][1].update(file="stage0.onnx", inputs=m["inputs"] * 2),
+            "fits one of them only",
+        ),
+        (lambda m: m["variants"][0]["stages"][1].update(guarded="stage1.onnx"), "guarded stage and as something else"),
+        (lambda m: m.update(class_names=["one"]), "1 class names for 5 classes"),
+        (lambda m: m.update(preprocess={"mean": [0.5], "std": [1.0, 1.0]}), "mean has 1 channels and std 2"),
+        (lambda m: m.update(preprocess={"mean": [0.5], "std": [-1.0]}), "> 0"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(dense, manifest, change, words):
+    edit(manifest, change)
+    refuse(manifest, lambda: open_bundle(dense.path), f"manifest.json is not a valid manifest.*{words}")
+
+
+# golden samples
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def huge_array():
+    """An archive whose arrays claim to have 8 TB."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("input0", "label", "score", "logits"):
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
+            )
+            archive.writestr(f"{name}.npy", header.getvalue())
+    return file.getvalue()
+
+
+ANSWERS = {"label": np.zeros((2, 3), np.int64), "score": np.zeros((2, 3), np.float32), "logits": np.zeros((2, 3, 5))}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no archive", "does not hold golden samples"),
+        (npz(input0=np.zeros((2, 16), np.float32)), "does not hold golden samples"),
+        (npz(input0=np.array([{}], object), **ANSWERS), "does not hold golden samples: Object arrays"),
+        (npz(input0=np.zeros((2, 17), np.float32), **ANSWERS), "does not hold samples of this network"),
+        (npz(input0=np.zeros((2, 16), np.float64), **ANSWERS), "does not hold samples of this network"),
+        (npz(input0=np.zeros((0, 16), np.float32), **ANSWERS), "does not hold samples of this network"),
+        (npz(input0=np.zeros((3, 16), np.float32), **ANSWERS), "does not fit variant fp32"),
+        (huge_array(), "does not hold"),
+    ],
+    ids=["no archive", "no answers", "pickled", "wide", "dtype", "empty", "rows", "huge"],
+)
+def test_golden_samples_that_are_none_are_refused(dense, folder, content, words):
+    bundle = replace_file(dense, "golden.npz", content)
+    refuse(folder / "golden.npz", lambda: read_golden(bundle, bundle.variant()), words)
+
+
+# calibrations and graphs
+
+
+def test_a_calibration_of_another_digest_is_not_used(calibrated, calibration, tmp_path):
+    edit(calibration, lambda c: c.update(variants={"fp32": "0" * 64}))
+    with pytest.warns(UncalibratedWarning, match=r"exported anew since default.json"):
+        assert load(calibrated.path).point is None
+    calibration.rename(tmp_path / "c.json")
+    with pytest.raises(BundleError, match="made for another export"):
+        load(calibrated.path, calibration=tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x08" + bytes(100)], ids=["empty", "text", "zeros"])
+def test_a_graph_that_is_none_is_refused(dense, content):
+    bundle = replace_file(dense, "stage0.onnx", content)
+    assert "stage0.onnx" in str(refuse_any(lambda: load_uncalibrated(bundle, "cpu"), "stage0.onnx"))
+
+
+@pytest.mark.parametrize("place", ["../../../secret.bin", "/etc/passwd"])
+def test_a_graph_whose_weights_lie_outside_is_refused(dense, folder, tmp_path, place):
+    import onnx
+
+    (tmp_path / "secret.bin").write_bytes(bytes(10_000))
+    model = onnx.load(folder / "stage0.onnx", load_external_data=False)
+    for weight in model.graph.initializer:
+        for entry in weight.external_data:
+            if entry.key == "location":
+                entry.value = place
+    bundle = replace_file(dense, "stage0.onnx", model.SerializeToString())
+    refuse_any(lambda: load_uncalibrated(bundle, "cpu"), "stage0.onnx")
+
+
+def test_reading_writes_nothing_into_a_bundle(calibrated):
+    before = {path: path.stat().st_mtime_ns for path in calibrated.path.rglob("*")}
+    check_bundle(calibrated.path)
+    load(calibrated.path)
+    assert {path: path.stat().st_mtime_ns for path in calibrated.path.rglob("*")} == before

@@ -1,0 +1,34 @@
+"""Targets: what they take, and how they are said."""
+
+import pytest
+
+from offramp.bundle import Target
+from offramp.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({}, "needs a limit"),
+        ({"goal": "accuracy"}, "needs a limit"),
+        ({"max_drop": 1.0}, "fraction from 0 to below 1"),
+        ({"min_accuracy": -0.1}, "min_accuracy is a fraction"),
+        ({"max_latency_s": 0}, "above 0"),
+        ({"max_late": 0.1}, "give both"),
+        ({"goal": "latencey", "max_drop": 0.1}, "Did you mean 'latency'"),
+    ],
+)
+def test_a_target_has_a_limit_in_its_range(limits, words):
+    with pytest.raises(UsageError, match=words):
+        Target(**limits)
+
+
+def test_a_target_says_what_it_asks_for():
+    assert str(Target(max_drop=0.01)) == "the least mean latency with an accuracy drop of at most 1.00%"
+    target = Target(deadline_s=0.002, max_energy_j=0.004, min_accuracy=0.9)
+    assert (target.goal, target.max_late) == ("latency", 0.01)
+    assert str(target) == (
+        "the least mean latency with an accuracy of at least 90.00%, at most 1.00% of the inputs later than 2000 us and a mean "
+        "energy of at most 4 mJ"
+    )
+    assert Target(max_latency_s=1.0).goal == "accuracy"

@@ -1,0 +1,42 @@
+"""Files are written whole or not at all, and the folders of a user are found."""
+
+import pytest
+
+from offramp import files
+from offramp.errors import MissingError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("find", "variable", "default"),
+    [(files.cache_home, "XDG_CACHE_HOME", ".cache"), (files.data_home, "XDG_DATA_HOME", ".local/share")],
+)
+def test_the_folders_of_a_user_follow_the_xdg_specification(find, variable, default, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert find() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for ignored in ("", "relative/path"):
+        monkeypatch.setenv(variable, ignored)
+        assert find() == tmp_path / "home" / default
+    monkeypatch.setattr(files.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert not (find() / "anything").exists()
+    with pytest.raises(MissingError), files.os_errors_explained(find(), "write"):
+        (find() / "anything").mkdir(parents=True)
+
+
+def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(MissingError, match="No space left on device. Check permissions and free space") as full:
+        files.write_atomically(path, b"new")
+    assert full.value.path == path and path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match="is a folder. Name a file to write") as refused:
+        files.check_writable(tmp_path)
+    assert refused.value.path == tmp_path
