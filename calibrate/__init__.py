@@ -6,7 +6,9 @@ from .. import late_names
 from ..bundle import Calibration, OperatingPoint, Target
 
 if TYPE_CHECKING:
-    from .benchmark import Benchmark, Row, StageCost, bench
+    from .benchmark import Benchmark, Row, StageCost
+    from .bundle_energy import measure_bundle_energy
+    from .comparison import bench
     from .html_report.contents import Report
     from .html_report.making import report
     from .measure.energy import ExitEnergies, ExitEnergy, measure_energy, model_energy
@@ -27,6 +29,7 @@ __all__ = [
     "bench",
     "calibrate",
     "load_samples",
+    "measure_bundle_energy",
     "measure_energy",
     "model_energy",
     "read_targets",
@@ -42,8 +45,9 @@ __getattr__ = late_names(
         "Report": "html_report.contents",
         "Row": "benchmark",
         "StageCost": "benchmark",
-        "bench": "benchmark",
+        "bench": "comparison",
         "calibrate": "pipeline",
+        "measure_bundle_energy": "bundle_energy",
         "measure_energy": "measure.energy",
         "load_samples": "sample_files",
         "model_energy": "measure.energy",

@@ -1,4 +1,4 @@
-"""Images in files made into a network's input."""
+"""Image files, decoded and resized into a network's input."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,58 +12,58 @@ from ..errors import DataError, require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 
-PLAIN = Preprocess(mean=(0.0,), std=(1.0,))
-"""How images are resized for a network that says nothing of it: stretched, by bilinear interpolation."""
+STRETCH_ONLY = Preprocess(mean=(0.0,), std=(1.0,))
+"""Default for bundles without preprocessing: images are stretched to the size, by bilinear interpolation."""
 
 
 def load_images(files: Sequence[Path], manifest: Manifest) -> np.ndarray:
-    """Decode images and resize them as the bundle says.
+    """Decode images and resize them as the bundle's preprocessing says.
 
     Returns:
-        uint8 (N, height, width, channel) where the bundle preprocesses. Otherwise the network's layout, (N, channel, height,
-        width) or (N, height, width, channel), for float inputs with pixels scaled to 0..1 and nothing else.
+        uint8 (N, height, width, channel) if the bundle preprocesses. Otherwise the network's own layout, (N, channel, height,
+        width) or (N, height, width, channel); for float inputs pixels are scaled to 0..1, and nothing else is done to them.
 
     Raises:
-        DataError: the network takes no images of 1 or 3 channels and a fixed size, or a file is no readable image.
+        DataError: the network does not take images of 1 or 3 channels and a fixed size, or a file is not a readable image.
         MissingError: Pillow is not installed.
     """
     pil = require("PIL.Image", extra="calibrate")
     tensor = manifest.inputs[0]
-    channels, height, width, first = find_layout(manifest.inputs)
+    channels, height, width, channels_first = find_layout(manifest.inputs)
     x = np.empty((len(files), height, width, channels), np.uint8)
     for i, file in enumerate(files):
         try:
             with pil.open(file) as image:
                 colours = image.convert("L" if channels == 1 else "RGB")
-                small = resize(colours, width, height, manifest.preprocess or PLAIN)
+                small = resize(colours, width, height, manifest.preprocess or STRETCH_ONLY)
         except PermissionError:
             raise
         except (OSError, SyntaxError, ValueError, pil.DecompressionBombError) as error:
-            raise DataError(f"{file} is not a readable image: {error}") from error
+            raise DataError(f"{file} is not a readable image: {error}", path=file) from error
         x[i] = np.asarray(small).reshape(height, width, channels)
-    x = x.transpose(0, 3, 1, 2) if first else x
+    x = x.transpose(0, 3, 1, 2) if channels_first else x
     return np.ascontiguousarray(x if tensor.dtype == "uint8" else x.astype(tensor.dtype) / 255)
 
 
-def resize(image: "Image", width: int, height: int, how: Preprocess) -> "Image":
-    """Bring an image to a size by stretching it, by cutting its middle out, or by padding it with black."""
+def resize(image: "Image", width: int, height: int, preprocess: Preprocess) -> "Image":
+    """Return an image of a given size: stretched, its middle cut out, or padded with black."""
     from PIL import Image
 
-    resample: Any = Image.Resampling[how.interpolation.upper()]
-    if how.resize == "stretch":
+    resample: Any = Image.Resampling[preprocess.interpolation.upper()]
+    if preprocess.resize == "stretch":
         return image.resize((width, height), resample)
-    if how.resize == "crop":
-        # As torchvision's Resize and CenterCrop: one side fits exactly, the other one is truncated.
-        wide, high = round(width / how.crop), round(height / how.crop)
+    if preprocess.resize == "crop":
+        # As torchvision's Resize and CenterCrop do: one side fits exactly, the other is rounded down.
+        wide, high = round(width / preprocess.crop), round(height / preprocess.crop)
         if wide * image.height >= high * image.width:
             high = max(height, wide * image.height // image.width)
         else:
             wide = max(width, high * image.width // image.height)
-        big = image.resize((wide, high), resample)
-        left, top = round((big.width - width) / 2), round((big.height - height) / 2)
-        return big.crop((left, top, left + width, top + height))
+        resized = image.resize((wide, high), resample)
+        left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
+        return resized.crop((left, top, left + width, top + height))
     scale = min(width / image.width, height / image.height)
     small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
     padded = Image.new(image.mode, (width, height))

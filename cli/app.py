@@ -1,7 +1,8 @@
-"""The command line: parse, call one public function, print. Results go to stdout, messages to stderr.
+"""The command line: each command parses, calls one public function, and prints. Results go to stdout, messages to stderr.
 
-Exit codes: 0 done, also when the answer is not to use early exit; 1 our fault; 2 usage; 3 the target is not met or a check
-failed; 4 a package, device, permission or disk is missing; 5 a file that is not what it claims; 130 interrupted.
+Exit codes: 0 done, also if the answer is not to use early exit; 1 a fault in offramp; 2 an argument that cannot be used; 3 the
+target is not met or a check failed; 4 a package, device, permission or disk space is missing; 5 a file that is not what it
+claims; 130 interrupted.
 """
 
 import os
@@ -37,8 +38,8 @@ from .output import note
 def app() -> None:
     """Deploy early-exit classifiers on constrained hardware.
 
-    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function returning (x, y), or,
-    where a bundle says their size, a folder with one folder of images per class.
+    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function that returns (x, y),
+    or, for a bundle that takes images, a folder with one folder of images per class.
     """
 
 
@@ -78,7 +79,7 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
         if os.environ.get("OFFRAMP_TRACEBACK"):
             raise
         note(
-            f"Error: a fault in offramp, please report it with what OFFRAMP_TRACEBACK=1 prints: "
+            f"Error: a fault in offramp. Please report it with the output of OFFRAMP_TRACEBACK=1: "
             f"{type(error).__name__}: {error}"
         )
         return 1

@@ -1,24 +1,22 @@
 """Results in words and tables, as the commands print them."""
 
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
-from ..units import show_thresholds
+from ..units import show_mj, show_share, show_thresholds, show_us
 from .output import table
 
 if TYPE_CHECKING:
-    from ..calibrate.measure.energy import ExitEnergies
+    from ..cache import CachedBuild
+    from ..calibrate import ExitEnergies
     from ..devices.state import State
     from ..devices.watch import Power
-    from ..export.variants.comparison import Shift
-    from ..runtime import Diagnosis, Result
+    from ..export import Shift
+    from ..runtime import Built, Diagnosis, Result
     from ..runtime.chain.stats import Stats
-
-
-def _describe_meter(found: Any) -> str:
-    """Say by what joules were measured and of what; a modelled meter's scope says all."""
-    return str(found.scope) if found.grade == "modelled" else f"{found.grade}, {found.meter}: {found.scope}"
 
 
 def describe_bundle(bundle: Bundle) -> str:
@@ -35,12 +33,13 @@ def _describe_variant(variant: Variant) -> str:
     size = sum(file.bytes for file in variant.files.values())
     head = f"variant {variant.name}  {variant.precision}, rule {variant.rule}, {len(variant.exits)} exits, {size / 1e6:.2f} MB"
     if variant.origin is not None:
-        how = {"keep": "exits kept of", "prune": "pruned from", "quantize": "quantised from"}[variant.origin.how]
-        settings = [(name, value) for name, value in variant.origin.settings.items() if value is not None]
-        set_ = ", ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings
-        )
-        head += f"\n  {how} {variant.origin.parent}: {set_}".rstrip(": ")
+        verb = {"keep": "exits kept of", "prune": "pruned from", "quantize": "quantised from"}[variant.origin.how]
+        settings = [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in variant.origin.settings.items()
+            if value is not None
+        ]
+        head += f"\n  {verb} {variant.origin.parent}: {', '.join(settings)}".rstrip(": ")
     lines = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     for k, (stage, exit_) in enumerate(zip(variant.stages, variant.exits, strict=True)):
         enters = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in stage.inputs)
@@ -49,11 +48,12 @@ def _describe_variant(variant: Variant) -> str:
 
 
 def describe_shifts(variant: str, parent: str, shifts: Sequence["Shift"]) -> str:
-    """Describe what compression changed at each exit."""
+    """Describe how the answers of a new variant differ from its parent's at each exit."""
     lines = [("exit", f"accuracy of {variant}", f"of {parent}", "same label", "score shift")]
-    for one in shifts:
-        ours, theirs = ("-" if share is None else f"{share:.2%}" for share in (one.accuracy, one.parent_accuracy))
-        lines.append((str(one.exit), ours, theirs, f"{one.alike:.2%}", f"{one.score_shift:+.4f}"))
+    for shift in shifts:
+        accuracy, parent_accuracy = map(_share_or_dash, (shift.accuracy, shift.parent_accuracy))
+        alike = show_share(shift.alike)
+        lines.append((str(shift.exit), accuracy, parent_accuracy, alike, f"{shift.score_shift:+.4f}"))
     return table(lines)
 
 
@@ -62,126 +62,177 @@ def _shape(tensor: Tensor) -> str:
 
 
 def describe_calibration(calibration: Calibration) -> str:
-    """Describe a calibration: its points, what was measured beside them, and what is recommended."""
-    where = "from outside" if calibration.outside else "of them"
-    lines = [
-        f"{calibration.select_samples} samples {where} chose, {calibration.report_samples} others gave the figures; energy: "
-        f"{calibration.meter or 'not measured'}"
-    ]
+    """Describe a calibration: its points, the static networks beside them, and its verdicts."""
+    selecting, reporting = calibration.select_samples, calibration.report_samples
+    if calibration.outside:
+        split = f"Thresholds were chosen on {selecting} samples of other data; all figures come from the {reporting} samples."
+    else:
+        split = f"Thresholds were chosen on {selecting} of the samples; all figures come from the other {reporting}."
+    energy = f"Energy was measured by {calibration.meter}." if calibration.meter else "Energy was not measured."
+    lines = [f"{split} {energy}"]
     for name, point in calibration.points.items():
         lines += ["", *_describe_point(name, point)]
     rows = [("static network", "device", "accuracy", "mean us", "mJ", "")]
-    for one in calibration.statics:
-        right = f"{1 - one.disagreement:.2%} alike" if one.accuracy is None else f"{one.accuracy:.2%}"
-        joules = "-" if one.energy_j is None else f"{one.energy_j * 1e3:.4g}"
-        mark = "" if calibration.took_part(one) else "never recommended"
-        rows.append(
-            (f"{one.variant} to exit {one.exit}", one.device, right, f"{one.latency_s * 1e6:.0f}", joules, mark)
-        )
-    lines += ["", table(rows)]
-    lines += [
-        "",
-        *(f"{name}: {point.verdict}" for name, point in calibration.asked_for.items()),
-    ]
+    for static in calibration.statics:
+        same = f"{show_share(1 - static.disagreement)} alike"
+        accuracy = same if static.accuracy is None else show_share(static.accuracy)
+        figures = accuracy, _us(static.latency_s, 0), _mj(static.energy_j)
+        mark = "" if calibration.took_part(static) else "never recommended"
+        rows.append((f"{static.variant} to exit {static.exit}", static.device, *figures, mark))
+    lines += ["", table(rows), ""]
+    lines += [f"{name}: {point.verdict}" for name, point in calibration.asked_for.items()]
     notes = [*(gate.reason for gate in calibration.gates), *calibration.notes]
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
 def _describe_point(name: str, point: OperatingPoint) -> list[str]:
     lines = [f"point {name}: {point.target}", f"  runs         {point.engines}"]
-    if point.static is None:
+    if point.exits_early:
         lines += [
             f"  thresholds   {show_thresholds(point.thresholds)}",
             f"  exit shares  {', '.join(f'{share:.1%}' for share in point.exit_shares)}",
         ]
     if point.accuracy is not None and point.full_accuracy is not None:
-        lines.append(f"  accuracy     {point.accuracy:.2%} (whole network {point.full_accuracy:.2%})")
+        lines.append(f"  accuracy     {show_share(point.accuracy)} (whole network {show_share(point.full_accuracy)})")
     if point.drop is not None and point.drop_interval is not None:
-        low, high = point.drop_interval
-        lines.append(f"  drop         {point.drop:.2%}, 95 % interval {low:.2%} to {high:.2%}")
+        low, high = map(show_share, point.drop_interval)
+        lines.append(f"  drop         {show_share(point.drop)}, 95 % interval {low} to {high}")
     else:
-        lines.append(f"  disagreement {point.disagreement:.2%} with the whole network")
-    lines.append(f"  mean latency {point.latency_s * 1e6:.0f} us predicted")
+        lines.append(f"  disagreement {show_share(point.disagreement)} with the whole network")
+    lines.append(f"  mean latency {show_us(point.latency_s)} predicted")
     if point.late is not None and point.target.deadline_s is not None:
-        lines.append(f"  late         {point.late:.2%} above {point.target.deadline_s * 1e6:.0f} us predicted")
+        deadline = show_us(point.target.deadline_s)
+        lines.append(f"  late         {show_share(point.late)} above {deadline} predicted")
     if point.energy_j is not None:
-        lines.append(f"  mean energy  {point.energy_j * 1e3:.4g} mJ predicted")
+        lines.append(f"  mean energy  {show_mj(point.energy_j)} predicted")
     return [*lines, f"  promise      {point.promise or 'none'}"]
 
 
 def describe_results(results: Sequence["Result"], names: Sequence[str] | None) -> str:
-    """Describe what a network says of samples, a line each; classes by their names where there are some."""
+    """Describe a network's answers, a line per sample; with the names of the classes if there are any."""
     lines = [("sample", "label", "score", "exit", "latency us")]
-    for i, r in enumerate(results):
-        label = names[r.label] if names else str(r.label)
-        lines.append((str(i), label, f"{r.score:.4f}", str(r.exit), f"{r.latency_s * 1e6:.1f}"))
+    for i, result in enumerate(results):
+        label = names[result.label] if names else str(result.label)
+        lines.append((str(i), label, f"{result.score:.4f}", str(result.exit), _us(result.latency_s)))
     return table(lines)
 
 
 def describe_stats(stats: "Stats") -> str:
-    """Describe what a network has done, and what power the board drew meanwhile."""
+    """Describe a network's inferences so far, and the power that the board drew meanwhile."""
     lines = [("inferences", str(stats.inferences))]
     lines += [(f"left at exit {k}", f"{share:.1%}") for k, share in enumerate(stats.exit_shares)]
-    lines += [(f"latency {name}", f"{seconds * 1e6:.1f} us") for name, seconds in stats.latency_s.items()]
+    lines += [(f"latency {name}", show_us(seconds, 1)) for name, seconds in stats.latency_s.items()]
     if stats.power is not None:
         if stats.power.mean_w is not None:
             lines.append(("mean power", f"{stats.power.mean_w:.4g} W"))
         if stats.energy_per_inference_j is not None:
-            lines.append(("energy per inference", f"{stats.energy_per_inference_j * 1e3:.4g} mJ, rest included"))
+            lines.append(("energy per inference", f"{show_mj(stats.energy_per_inference_j)}, rest included"))
         if stats.power.grade:
-            lines.append(("meter", _describe_meter(stats.power)))
+            meter = _describe_meter(stats.power.meter, stats.power.scope, stats.power.grade)
+            lines.append(("meter", meter))
         if stats.power.mean_w is None or stats.power.problem:
             lines.append(("no power", stats.power.problem or "the run was too short to read the meter"))
     lines += _describe_state(stats.state)
     return table(lines)
 
 
-def describe_power(seen: "Power", now_w: dict[str, float] | None = None) -> str:
-    """Describe what a watch has seen of each rail, and the sum."""
+def describe_power(power: "Power", now_w: dict[str, float] | None = None) -> str:
+    """Describe the power and energy of each rail, and their sum.
+
+    Args:
+        power: what a watch has seen.
+        now_w: the power of each rail since the last time, in watts; None to leave it out.
+    """
     head = ("rail", *(("now W",) if now_w is not None else ()), "min W", "mean W", "max W", "J")
     lines: list[tuple[str, ...]] = [head]
-    for name, rail in seen.rails.items():
+    for name, rail in power.rails.items():
         now = () if now_w is None else (f"{now_w[name]:.3f}" if name in now_w else "-",)
-        lines.append(
-            (name, *now, f"{rail.min_w:.3f}", f"{rail.mean_w:.3f}", f"{rail.max_w:.3f}", f"{rail.energy_j:.4g}")
-        )
-    parts = [table(lines)] if seen.rails else []
-    if seen.mean_w is not None:
-        parts.append(f"{seen.energy_j:.4g} J +- {seen.half_j:.2g} J in {seen.seen_s:.1f} s, mean {seen.mean_w:.4g} W")
-    parts.append(_describe_meter(seen))
-    if seen.unseen_s:
-        parts.append(f"not seen for {seen.unseen_s:.1f} s: {seen.problem or 'reads failed'}")
-    if seen.throttled:
-        parts.append(f"throttled meanwhile: {', '.join(seen.throttled)}")
+        watts = (f"{value:.3f}" for value in (rail.min_w, rail.mean_w, rail.max_w))
+        lines.append((name, *now, *watts, f"{rail.energy_j:.4g}"))
+    parts = [table(lines)] if power.rails else []
+    if power.mean_w is not None:
+        joules = f"{power.energy_j:.4g} J +- {power.half_j:.2g} J"
+        parts.append(f"{joules} in {power.seen_s:.1f} s, mean {power.mean_w:.4g} W")
+    parts.append(_describe_meter(power.meter, power.scope, power.grade))
+    if power.unseen_s:
+        parts.append(f"not seen for {power.unseen_s:.1f} s: {power.problem or 'reads failed'}")
+    if power.throttled:
+        parts.append(f"throttled meanwhile: {', '.join(power.throttled)}")
     return "\n".join(parts)
 
 
-def describe_energies(found: "ExitEnergies") -> str:
+def describe_energies(energies: "ExitEnergies") -> str:
     """Describe what leaving at each exit costs in joules."""
     lines = [("exit", "mJ", "95 % interval", "mJ beyond rest", "95 % interval", "us")]
-    for one in found.exits:
-        net = "-" if one.net_j is None else f"{one.net_j * 1e3:.4g}"
-        cells = (f"{one.energy_j * 1e3:.4g}", _millijoules(one.interval_j), net, _millijoules(one.net_interval_j))
-        lines.append((str(one.exit), *cells, f"{one.latency_s * 1e6:.1f}"))
+    for exit_ in energies.exits:
+        joules = (
+            _mj(exit_.energy_j),
+            _mj_interval(exit_.interval_j),
+            _mj(exit_.net_j),
+            _mj_interval(exit_.net_interval_j),
+        )
+        lines.append((str(exit_.exit), *joules, _us(exit_.latency_s)))
     parts = [table(lines)]
-    if found.stage_j and found.idle_w is not None and found.residual is not None and found.mixed_error is not None:
+    if energies.stage_j and energies.idle_w is not None:
         stages = [("stage", "mJ beyond rest", "95 % interval")]
-        for k, (joules, interval) in enumerate(zip(found.stage_j, found.stage_interval_j, strict=True)):
-            stages.append((str(k), f"{joules * 1e3:.4g}", _millijoules(interval)))
+        for k, (stage_j, interval_j) in enumerate(zip(energies.stage_j, energies.stage_interval_j, strict=True)):
+            stages.append((str(k), _mj(stage_j), _mj_interval(interval_j)))
+        assert energies.residual is not None and energies.mixed_error is not None
         parts.append(table(stages))
         parts.append(
-            f"rest {found.idle_w:.4g} W; the fit leaves {found.residual:.2%} over, "
-            f"and is {found.mixed_error:+.2%} off where exits mix"
+            f"rest {energies.idle_w:.4g} W; the sum of the stages differs from the measured exits by "
+            f"{show_share(energies.residual)}, and from a mix of exits by {energies.mixed_error:+.2%}"
         )
-        parts.append(f"{found.trials} rounds of {found.window_s:.3g} s windows, {found.discarded} discarded")
-    if throttled := sum(one.throttled for one in found.exits):
-        parts.append(f"the board throttled in {throttled} of the windows that are kept, in each repetition")
-    parts.append(_describe_meter(found))
+        parts.append(f"{energies.trials} rounds of {energies.window_s:.3g} s windows, {energies.discarded} discarded")
+    if throttled := sum(exit_.throttled for exit_ in energies.exits):
+        parts.append(f"the board throttled in {throttled} of the windows that were used, even when repeated")
+    parts.append(_describe_meter(energies.meter, energies.scope, energies.grade))
     return "\n".join(parts)
 
 
-def _millijoules(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"{interval[0] * 1e3:.4g} to {interval[1] * 1e3:.4g}"
+def describe_builds(builds: Sequence["Built"]) -> str:
+    """Describe stages that were compiled ahead."""
+    if not builds:
+        return "There is nothing to build ahead: these engines compile a stage when it is loaded and keep nothing."
+    lines = [("stage", "device", "MB", "", "path")]
+    for built in builds:
+        state = "was there" if built.was_there else "built"
+        lines.append((built.stage, built.device, f"{built.bytes / 1e6:.2f}", state, built.path))
+    return table(lines)
+
+
+def describe_cache(folder: Path, entries: Sequence["CachedBuild"]) -> str:
+    """Describe the entries of the cache, which lies in a folder."""
+    lines = [("stage", "device", "engine", "MB", "used", "entry")]
+    for build in entries:
+        device, engine = (build.entry.key.get(name, "") for name in ("device", "engine"))
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(build.used_s))
+        lines.append((build.entry.label, device, engine, f"{build.entry.bytes / 1e6:.2f}", used, build.folder[:12]))
+    total = sum(build.entry.bytes for build in entries) / 1e6
+    return f"{table(lines)}\n{len(entries)} entries, {total:.2f} MB in {folder}"
+
+
+def _us(seconds: float, digits: int = 1) -> str:
+    """Write microseconds for a column whose head names the unit."""
+    return f"{seconds * 1e6:.{digits}f}"
+
+
+def _mj(joules: float | None) -> str:
+    """Write millijoules for a column whose head names the unit."""
+    return "-" if joules is None else f"{joules * 1e3:.4g}"
+
+
+def _mj_interval(interval_j: tuple[float, float] | None) -> str:
+    return "-" if interval_j is None else f"{_mj(interval_j[0])} to {_mj(interval_j[1])}"
+
+
+def _share_or_dash(share: float | None) -> str:
+    return "-" if share is None else show_share(share)
+
+
+def _describe_meter(meter: str, scope: str, grade: str | None) -> str:
+    """Say what measured the joules, and what they cover; the scope of a modelled meter says both."""
+    return scope if grade == "modelled" else f"{grade}, {meter}: {scope}"
 
 
 def _describe_state(state: "State") -> list[tuple[str, str]]:
@@ -195,25 +246,26 @@ def _describe_state(state: "State") -> list[tuple[str, str]]:
     return lines
 
 
-def describe_diagnosis(found: "Diagnosis") -> str:
+def describe_diagnosis(diagnosis: "Diagnosis") -> str:
     """Describe what this board is, and which engines and meters work on it."""
     lines = [
-        ("board", f"{found.board.name} ({found.board.kind})"),
-        *found.fingerprint.items(),
-        *_describe_state(found.state),
+        ("board", f"{diagnosis.board.name} ({diagnosis.board.kind})"),
+        *diagnosis.fingerprint.items(),
+        *_describe_state(diagnosis.state),
     ]
-    for engine in found.engines:
+    for engine in diagnosis.engines:
         lines.append((f"engine {engine.package}", engine.version or str(engine.problem)))
-        lines += [(f"device {name}", what) for name, what in engine.devices.items()]
-    for name, there in found.extras.items():
-        lines.append((f"extra {name}", "installed" if there else f"not installed; pip install 'offramp[{name}]'"))
-    for meter in found.meters:
-        chosen = ", which auto takes" if meter.name == found.meter else ""
+        lines += [(f"device {name}", description) for name, description in engine.devices.items()]
+    for name, is_installed in diagnosis.extras.items():
+        state = "installed" if is_installed else f"not installed; pip install 'offramp[{name}]'"
+        lines.append((f"extra {name}", state))
+    for meter in diagnosis.meters:
+        chosen = ", which auto takes" if meter.name == diagnosis.meter else ""
         lines.append((f"meter {meter.name}", f"{meter.scope}{chosen}"))
         for rail in meter.rails:
             power = f"{rail.power_w:.3f} W" if rail.power_w is not None else str(rail.problem)
             lines.append((f"  rail {rail.name}", f"{power}, {rail.role}: {rail.covers}"))
-    for one in found.unavailable:
-        lines.append((f"no meter {one.meter}", f"{one.reason}. {one.remedy}".rstrip()))
-    lines += [(f"looked for {kind}", what) for kind, what in found.looked_for.items()]
+    for unavailable in diagnosis.unavailable:
+        lines.append((f"no meter {unavailable.meter}", f"{unavailable.reason}. {unavailable.remedy}".rstrip()))
+    lines += [(f"looked for {kind}", places) for kind, places in diagnosis.looked_for.items()]
     return table(lines)

@@ -1,10 +1,10 @@
-"""What the command line is given by name: networks and functions in Python files, samples in files and folders."""
+"""What a command's arguments name: functions in Python files, networks, samples in files and folders."""
 
 import importlib.util
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from ..calibrate import sample_files
 from ..calibrate.sample_files import labelled
 from ..errors import DataError, ModelError, OfframpError, UsageError, require, unknown_name
 from ..files import os_errors_explained
+
+if TYPE_CHECKING:
+    from ..runtime.chain.samples import Samples
 
 
 def call_function(source: str) -> Any:
@@ -27,7 +30,7 @@ def call_function(source: str) -> Any:
     name, _, function = source.rpartition(":")
     path = Path(name)
     if not path.is_file():
-        raise UsageError(f"There is no file {path}.")
+        raise UsageError(f"There is no file {path}.", path=path)
     path = path.resolve()
     spec = importlib.util.spec_from_file_location(f"offramp_source_{path.stem}", path)
     assert spec is not None and spec.loader is not None
@@ -36,14 +39,17 @@ def call_function(source: str) -> Any:
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-        found = getattr(module, function, None)
-        if not callable(found):
-            raise unknown_name(f"function in {path}", function, [n for n, v in vars(module).items() if callable(v)])
-        return found()
+        target = getattr(module, function, None)
+        if not callable(target):
+            raise unknown_name(
+                f"function in {path}", function, [key for key, value in vars(module).items() if callable(value)]
+            )
+        return target()
     except OfframpError:
         raise
     except (Exception, SystemExit) as error:  # a script may end with sys.exit()
-        raise ModelError(f"{source} failed{_where(error, path)}: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{source} failed{_show_line(error, path)}: {reason}", path=path) from error
     finally:
         sys.path.remove(str(path.parent))
 
@@ -52,7 +58,7 @@ def load_network(source: str) -> Any:
     """Return what `export` takes from `file.py:function` or `model.onnx`.
 
     Raises:
-        UsageError: the name is neither, or nothing is there.
+        UsageError: the name is of another kind, or there is no such file or function.
         ModelError: the function fails.
     """
     if source.endswith(".onnx"):
@@ -63,54 +69,79 @@ def load_network(source: str) -> Any:
 
 
 def load_lines(source: str) -> list[str]:
-    """Return the lines of a text file, empty ones left out.
+    """Return the lines of a text file without the empty ones.
 
     Raises:
         UsageError: there is no such file.
-        DataError: it is no text.
+        DataError: the file is not text.
         MissingError: it may not be read.
     """
     path = Path(source)
     if not path.is_file():
-        raise UsageError(f"There is no file {path}.")
+        raise UsageError(f"There is no file {path}.", path=path)
     try:
         with os_errors_explained(path, "read"):
             return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8: {error.reason}.") from error
+        raise DataError(f"{path} is not text in UTF-8: {error.reason}.", path=path) from error
 
 
 def load_samples(source: str, manifest: Manifest | None = None) -> tuple[Any, np.ndarray | None]:
-    """Load samples, and labels where there are some, from `file.py:function` or what `calibrate.load_samples` takes.
+    """Load samples, and labels if there are any, from `file.py:function` or a file or folder as `calibrate.load_samples` does.
 
     Args:
         source: a file or a folder, or `file.py:function` that returns `x` or `(x, y)`, where `x` is a dict for several inputs.
-        manifest: of the bundle they are for.
+        manifest: of the bundle that the samples are for.
 
     Returns:
         Samples as the network takes them, and labels (N,) or None.
 
     Raises:
         ModelError: the function fails.
-        UsageError, DataError, MissingError: as for `calibrate.load_samples`; DataError too where the function returns no arrays.
+        UsageError, DataError, MissingError: as for `calibrate.load_samples`; DataError also if the function returns no arrays.
     """
     if ".py:" in source:
         return _as_samples(call_function(source), source)
     return sample_files.load_samples(source, manifest)
 
 
+def load_labelled(source: str, manifest: Manifest) -> tuple[Any, np.ndarray]:
+    """Load samples and labels as `load_samples` does.
+
+    Raises:
+        DataError: there are no labels.
+        ModelError, UsageError, MissingError: as for `load_samples`.
+    """
+    return labelled(load_samples(source, manifest), source)
+
+
+def load_run_samples(source: str, manifest: Manifest) -> "Samples":
+    """Load samples to run, in the network's dtypes. A single sample may lack the batch axis.
+
+    Raises:
+        ModelError, UsageError, DataError, MissingError: as for `load_samples`; DataError also if the samples do not fit.
+    """
+    from ..runtime.chain.samples import convert_samples
+
+    x, _ = load_samples(source, manifest)
+    tensor = manifest.inputs[0]
+    if len(manifest.inputs) == 1 and isinstance(x, np.ndarray) and x.ndim == len(tensor.shape) - 1:
+        x = np.expand_dims(x, tensor.shape.index(None))
+    return convert_samples(x, manifest.inputs)
+
+
 def load_batches(source: str, *, batch: int, seed: int) -> Any:
     """Load samples to train with, as batches (inputs, labels) of torch tensors.
 
     Args:
-        source: `file.py:function` that returns batches, as a torch DataLoader gives them, or what `load_samples` takes: then
-            samples are shuffled anew for each pass.
-        batch: samples in a batch, where they are made here.
-        seed: draws the order.
+        source: `file.py:function` that returns batches, as a torch DataLoader gives them, or anything that `load_samples` takes.
+            Samples are then shuffled anew for each pass.
+        batch: samples in a batch, unless the function makes the batches.
+        seed: seed for the order of the samples.
 
     Raises:
-        DataError: there are no labels, or not one for each sample.
-        UsageError, ModelError, MissingError: as for `load_samples`; MissingError too where torch is not installed.
+        DataError: there are no labels, or not exactly one for each sample.
+        UsageError, ModelError, MissingError: as for `load_samples`; MissingError also if torch is not installed.
     """
     torch = require("torch", extra="export")
     value = call_function(source) if ".py:" in source else load_samples(source)
@@ -149,6 +180,6 @@ def _as_array(value: Any) -> np.ndarray:
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
-def _where(error: BaseException, path: Path) -> str:
+def _show_line(error: BaseException, path: Path) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f" in line {lines[-1]}" if lines else ""

@@ -1,53 +1,68 @@
-"""The meter that a command measures with, by its name."""
+"""Meters that commands measure with, found by their names."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..bundle import Target
     from ..devices.meter import Meter
 
 
 def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
-    """Return the meter of a name, for a network on some devices if there is one, or the one that `file.py:function` makes.
+    """Return the meter of a name, or the meter that `file.py:function` makes.
+
+    Args:
+        name: a name that `offramp doctor` lists, `auto`, or `file.py:function`.
+        devices: devices that the measured network runs on; None to measure the board or a command.
 
     Raises:
-        UsageError: there is no such meter, or the function makes something else.
-        MissingError: it cannot be read here.
+        UsageError: there is no such meter, or the function returns something else.
+        MissingError: the meter cannot be read here.
     """
     from ..devices.meter import Meter
     from ..devices.meters import choose_meter
     from ..runtime.power import choose_for
 
     if name.endswith(".py"):
-        raise UsageError(f"Name the function in it that makes the meter: {name}:function")
+        raise UsageError(f"Name the function that makes the meter: {name}:function", path=name)
     if ".py:" not in name:
         return choose_meter(name) if devices is None else choose_for(name, devices)
     from .inputs import call_function
 
-    made = call_function(name)
-    if not isinstance(made, Meter):
-        raise UsageError(f"{name} returns {type(made).__name__}; a meter is an offramp.devices.Meter.")
-    return made
+    meter = call_function(name)
+    if not isinstance(meter, Meter):
+        raise UsageError(f"{name} returns {type(meter).__name__}; a meter is an offramp.devices.Meter.")
+    return meter
+
+
+def open_energy_meter(name: str | None, power_w: float | None, devices: Sequence[str]) -> "Meter":
+    """Return the meter that energy is measured with: the named one, `auto` without a name, or one that only states a power.
+
+    Args:
+        name: as for `open_meter`; None if the user named none.
+        power_w: the board's power in watts; None to measure.
+        devices: devices that the network runs on.
+
+    Raises:
+        UsageError: both a meter and a power are given.
+        MissingError: the meter cannot be read here.
+    """
+    if power_w is None:
+        return open_meter(name or "auto", devices)
+    from ..devices.meters import modelled
+
+    if name is not None:
+        raise UsageError("--power-w states the power that --meter would measure: give one of them.")
+    return modelled(power_w)
 
 
 def choose_energy_meter(
-    name: str | None, power_w: float | None, devices: Sequence[str], targets: Any
+    name: str | None, power_w: float | None, devices: Sequence[str], targets: "Target | dict[str, Target] | None"
 ) -> "Meter | None":
-    """Return the meter that a calibration measures energy with: the one that is named, or where a target takes one, `auto`.
-
-    Raises:
-        UsageError: a meter and a stated power are given both.
-        MissingError: it cannot be read here.
-    """
-    if power_w is not None:
-        from ..devices.meters import modelled
-
-        if name is not None:
-            raise UsageError("--power-w states the power that --meter would measure: give one of them.")
-        return modelled(power_w)
+    """Return the meter for a calibration as `open_energy_meter` does; None if nothing is given and no target needs energy."""
     listed = targets.values() if isinstance(targets, dict) else [targets] if targets else []
-    if name is None and not any(target.needs_energy for target in listed):
+    if name is None and power_w is None and not any(target.needs_energy for target in listed):
         return None
-    return open_meter(name or "auto", devices)
+    return open_energy_meter(name, power_w, devices)

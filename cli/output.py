@@ -1,16 +1,15 @@
-"""What the command line prints: results on stdout, notes and progress on stderr."""
+"""Printing: results on stdout, notes and progress on stderr."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
-if TYPE_CHECKING:
-    from ..progress import Progress
+from ..progress import Progress, no_progress
 
 
 def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
@@ -19,7 +18,7 @@ def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
 
 
 def print_text(text: str) -> bool:
-    """Print on stdout. Where its reader has gone, as in `| head`, say so; the command goes on, since its exit code counts too."""
+    """Print on stdout, and return False if its reader has gone, as in `| head`. The command goes on: its exit code counts too."""
     try:
         click.echo(text)
         sys.stdout.flush()
@@ -30,22 +29,22 @@ def print_text(text: str) -> bool:
 
 
 def note(text: str) -> None:
-    """Say something on stderr; where nobody reads it the work goes on."""
+    """Print a note on stderr; if nobody reads it, the work goes on."""
     with contextlib.suppress(BrokenPipeError):
         click.echo(text, err=True)
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Align cells in columns."""
+    """Return lines of cells as text with aligned columns."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 @contextlib.contextmanager
-def progress_bars() -> "Iterator[Progress]":
-    """Show progress bars on stderr when a person watches."""
+def progress_bars() -> Iterator[Progress]:
+    """Show progress bars on stderr if it is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda what, done, total: None
+        yield no_progress
         return
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -53,21 +52,21 @@ def progress_bars() -> "Iterator[Progress]":
     with Bars(console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+        def show(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total)
+            bars.update(tasks[task], completed=done, total=total)
 
         yield show
 
 
 @contextlib.contextmanager
-def spinner(what: str) -> Iterator[None]:
-    """Show on stderr that something is under way when a person watches."""
+def spinner(task: str) -> Iterator[None]:
+    """Show on stderr that work is under way if it is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
+    with Console(stderr=True).status(task):
         yield

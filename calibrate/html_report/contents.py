@@ -8,12 +8,12 @@ from ..benchmark import Benchmark
 from .examples import Group
 from .reliability import Reliability
 
-PERCENTILES = 201
-"""A distribution of latencies is kept as its percentiles from 0 to 100 in this many equal steps, both ends included."""
+LATENCY_PERCENTILES = 201
+"""Number of percentiles that describe a distribution of latencies: 0, 0.5, ..., 100."""
 
 
 class Distribution(Struct, frozen=True):
-    """Latencies of one contender: how many were measured, their mean, and `PERCENTILES` of them, in seconds."""
+    """Latencies of one network: their number, their mean, and `LATENCY_PERCENTILES` percentiles, in seconds."""
 
     name: str
     samples: int
@@ -22,18 +22,18 @@ class Distribution(Struct, frozen=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """What samples say that calibration never saw.
+    """What was measured on samples that calibration never saw.
 
     Attributes:
-        samples, data_sha256: how many there are, and the digest of them.
-        seed: drew the order of measurement and the examples.
-        point: the name of the operating point that was measured; None where none exits early.
-        variant, rule: what ran, and how its scores are made.
-        thresholds: of the point; empty where there is none.
-        benchmark: the chain beside static networks; None where no point exits early.
-        distributions: of latency: leaving at each exit, early exit as it runs, the whole static network.
-        reliability: of each exit.
-        examples: where the samples are images.
+        samples, data_sha256: how many samples there are, and their digest.
+        seed: seed for the order of measurement and the examples.
+        point: name of the operating point that was measured; None if none exits early.
+        variant, rule: name of the variant that ran, and the rule by which it makes scores.
+        thresholds: thresholds of the point; empty if there is no point.
+        benchmark: the chain beside static networks; None if no point exits early.
+        distributions: latencies of leaving at each exit, of early exit as it runs, and of the whole static network.
+        reliability: one entry for each exit.
+        examples: groups of pictures; empty if the samples are no images.
     """
 
     samples: int
@@ -50,19 +50,25 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """All that the page says.
+    """Everything on the page.
 
     Attributes:
         bundle, network: their names.
-        class_names: one per class, where there are some.
+        class_names: one name for each class; None if the bundle names none.
         made, calibrated: when the report was made, and when the calibration's file was last written, in UTC.
         offramp: the version that made the report.
-        sha256: of the manifest and the calibration, by the files' names, and the digests of the variants that were measured.
-        point: the name of the operating point that the report is about.
-        elsewhere: what differs between this device and the one of the calibration, in words; empty where nothing does.
-        calibration: what it says.
-        chain: the chain of the point, or, where that is a static network, the one beside it.
-        measured: what samples say; None where none were given.
+        sha256: digests of the manifest and the calibration, by file name, and of the variants that were measured.
+        point: name of the operating point that the report is about.
+        elsewhere: how this device differs from the one that was calibrated, in words; empty if it does not.
+        calibration: the calibration that the report shows.
+        chain: the measured chain of the point; for a static network the chain beside it.
+        measured: what the samples gave; None without samples.
+
+    Example:
+        >>> from offramp.calibrate import report
+        >>> page = report("digits.offramp", output="report.html")
+        >>> page.bundle, len(page.chain.exits), page.measured
+        ('digits.offramp', 3, None)
     """
 
     bundle: str

@@ -1,4 +1,4 @@
-"""Easy and hard images of each exit: what leaves early, what goes to the end, and where early exits and the last one differ."""
+"""Easy and hard images: examples that leave at each exit, and examples on which early exits and the last exit differ."""
 
 import io
 from collections.abc import Iterator
@@ -11,15 +11,24 @@ from ...errors import DataError, require
 from ...runtime import EveryExit
 from ..images import find_layout
 
-MOST, PICTURES = 8, 96
-"""Pictures in a group, and in all; a group keeps three at least."""
+MOST_IN_GROUP, MOST_PICTURES = 8, 96
+"""Pictures in one group, and in the whole report; a group shows at least three all the same."""
 
-SIDE = 64
-"""Pixels of the longer side of a picture that had more."""
+PICTURE_SIDE = 64
+"""Larger pictures are shrunk until their longer side has this many pixels."""
 
 
 class Example(Struct, frozen=True):
-    """One sample: its number from 0, its label, the exit at which it left, what that exit and the last one said, and a PNG."""
+    """One sample.
+
+    Attributes:
+        sample: its number from 0.
+        label: its label.
+        exit: the exit at which it left.
+        said, last_said: what that exit and the last exit answered.
+        score: the score of the exit at which it left.
+        picture: the sample as a PNG.
+    """
 
     sample: int
     label: int
@@ -31,15 +40,25 @@ class Example(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
-    """Samples that have something in common, which `title` says; `samples` is how many there are, of which some are shown."""
+    """Samples that have something in common: a title that says what, their number, and the samples that are shown."""
 
     title: str
     samples: int
     shown: tuple[Example, ...]
 
 
+class _Answers(Struct, frozen=True):
+    """Arrays (N,): labels, the exit at which each sample leaves, that exit's answer and score, and the last exit's answer."""
+
+    label: np.ndarray
+    exit: np.ndarray
+    answer: np.ndarray
+    score: np.ndarray
+    last_answer: np.ndarray
+
+
 def has_images(manifest: Manifest) -> bool:
-    """Tell whether a network takes images."""
+    """Return True if a network takes images."""
     try:
         find_layout(manifest.inputs)
     except DataError:
@@ -50,79 +69,79 @@ def has_images(manifest: Manifest) -> bool:
 def find_examples(
     x: np.ndarray, y: np.ndarray, every: EveryExit, taken: np.ndarray, manifest: Manifest, *, rng: np.random.Generator
 ) -> tuple[Group, ...]:
-    """Return examples of what leaves at each exit.
+    """Return examples of the samples that leave at each exit.
 
     Args:
         x: images as the network takes them, (N, ...).
         y: labels, int64 (N,).
-        every: what every exit says of them.
-        taken: the exit at which each leaves, int64 (N,).
+        every: what every exit answers to them.
+        taken: the exit at which each sample leaves, int64 (N,).
         manifest: of the bundle.
-        rng: draws where no order says which to show.
+        rng: draws the samples to show if no order says which.
 
     Raises:
         DataError: the network takes no images.
         MissingError: Pillow is not installed.
     """
-    draw = _Painter(x, manifest)
+    painter = _Painter(x, manifest)
     rows = np.arange(len(y))
-    said, score, last = every.label[rows, taken], every.score[rows, taken], every.label[:, -1]
     exits = every.score.shape[1]
-    most = max(3, min(MOST, PICTURES // (2 * exits + 2)))
-    groups = list(_group(y, said, score, last, taken, exits=exits, most=most, rng=rng))
+    most = max(3, min(MOST_IN_GROUP, MOST_PICTURES // (2 * exits + 2)))
+    answers = _Answers(y, taken, every.label[rows, taken], every.score[rows, taken], every.label[:, -1])
+    groups = list(_group(answers, exits=exits, most=most, rng=rng))
 
     def show(i: int) -> Example:
-        return Example(i, int(y[i]), int(taken[i]), int(said[i]), float(score[i]), int(last[i]), draw(i))
+        return Example(
+            sample=i,
+            label=int(y[i]),
+            exit=int(taken[i]),
+            said=int(answers.answer[i]),
+            score=float(answers.score[i]),
+            last_said=int(answers.last_answer[i]),
+            picture=painter.paint(i),
+        )
 
     return tuple(Group(title, len(order), tuple(show(int(i)) for i in order[:most])) for title, order in groups)
 
 
-def _group(
-    y: np.ndarray,
-    said: np.ndarray,
-    score: np.ndarray,
-    last: np.ndarray,
-    taken: np.ndarray,
-    *,
-    exits: int,
-    most: int,
-    rng: np.random.Generator,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Give each group's title and its samples, those to be shown first."""
+def _group(answers: _Answers, *, exits: int, most: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each group's title and its samples; the samples to be shown come first."""
     for k in range(exits):
-        there = np.flatnonzero(taken == k)
-        order = there[np.argsort(score[there], kind="stable")]
-        what = f"Leaves at exit {k}" if k < exits - 1 else f"Goes to the end, exit {k}"
-        if len(there) <= most:
-            yield f"{what}: from the surest to the least sure", order[::-1]
+        leaving = np.flatnonzero(answers.exit == k)
+        order = leaving[np.argsort(answers.score[leaving], kind="stable")]
+        title = f"Leaves at exit {k}" if k < exits - 1 else f"Goes to the end, exit {k}"
+        if len(leaving) <= most:
+            yield f"{title}: from the surest to the least sure", order[::-1]
         else:
-            yield f"{what}: the surest", order[::-1]
-            yield f"{what}: the least sure", order
-    early = taken < exits - 1
-    for title, which in (
-        ("An early exit is right where the last one is wrong", early & (said == y) & (last != y)),
-        ("An early exit is wrong where the last one is right", early & (said != y) & (last == y)),
+            yield f"{title}: the surest", order[::-1]
+            yield f"{title}: the least sure", order
+    early = answers.exit < exits - 1
+    right, last_right = answers.answer == answers.label, answers.last_answer == answers.label
+    for title, differing in (
+        ("An early exit is right where the last one is wrong", early & right & ~last_right),
+        ("An early exit is wrong where the last one is right", early & ~right & last_right),
     ):
-        yield title, rng.permutation(np.flatnonzero(which))
+        yield title, rng.permutation(np.flatnonzero(differing))
 
 
 class _Painter:
-    """Makes pictures of samples; pixels that were normalised are stretched, each channel from its least value to its greatest."""
+    """Makes pictures of samples. Normalised pixels are stretched: each channel from its smallest value to its largest."""
 
     def __init__(self, x: np.ndarray, manifest: Manifest) -> None:
         self._pil = require("PIL.Image", extra="report")
-        *_, first = find_layout(manifest.inputs)
-        self._x = np.moveaxis(x, 1, -1) if first else x
-        seen = self._x[:: max(1, len(x) // 1000)].astype(np.float32)
-        self._low, high = seen.min(axis=(0, 1, 2)), seen.max(axis=(0, 1, 2))
+        *_, channels_first = find_layout(manifest.inputs)
+        self._x = np.moveaxis(x, 1, -1) if channels_first else x
+        some = self._x[:: max(1, len(x) // 1000)].astype(np.float32)
+        self._low, high = some.min(axis=(0, 1, 2)), some.max(axis=(0, 1, 2))
         if x.dtype == np.uint8:
             self._low, high = np.zeros_like(high), np.full_like(high, 255)
         self._span = np.maximum(high - self._low, 1e-12)
 
-    def __call__(self, i: int) -> bytes:
+    def paint(self, i: int) -> bytes:
+        """Return sample `i` as a PNG."""
         pixels = np.clip((self._x[i] - self._low) / self._span, 0, 1)
         image = self._pil.fromarray(np.round(pixels * 255).astype(np.uint8).squeeze())
-        image.thumbnail((SIDE, SIDE))
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         file = io.BytesIO()
         image.save(file, "PNG")
         return file.getvalue()

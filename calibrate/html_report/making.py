@@ -1,4 +1,4 @@
-"""A report on a calibrated bundle: what is recommended and why, as one page of HTML that needs nothing else."""
+"""A report on a calibrated bundle: the recommendation and its reasons, as one HTML page that works offline."""
 
 import os
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from ... import __version__
 from ...bundle import Bundle, Calibration, OperatingPoint, Variant, opened, read_calibration
@@ -16,17 +17,35 @@ from ...errors import BundleError, OutdatedError, UsageError
 from ...files import check_writable, hash_file, write_atomically
 from ...progress import Progress, no_progress
 from ...runtime import EveryExit
-from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
 from ...runtime.selection import choose_point, differs_here
-from ..benchmark import Comparison, compare
+from ..comparison import Comparison, ComparisonRequest, compare
 from ..labels import check_labelled, hash_samples
 from ..measure.answers import SAMPLES_AT_ONCE
 from ..measure.latency import latencies
 from ..measure.tables import exits_taken
-from .contents import PERCENTILES, Distribution, Measured, Report
+from .contents import LATENCY_PERCENTILES, Distribution, Measured, Report
 from .examples import Group, find_examples, has_images
 from .reliability import find_reliability
+
+__all__ = ["report"]
+
+
+class _Subject(Struct, frozen=True, kw_only=True):
+    """What of a bundle's calibration a report is about.
+
+    Attributes:
+        calibration, file: the calibration, and the file that holds it.
+        point: name of the operating point.
+        early: name of the point that exits early and belongs to `point`; None if no point exits early.
+        chain: the measured chain of that point.
+    """
+
+    calibration: Calibration
+    file: Path
+    point: str
+    early: str | None
+    chain: Chain
 
 
 def report(
@@ -43,24 +62,31 @@ def report(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Report:
-    """Write what a calibration found, and what samples show of it, as one HTML file that works offline.
+    """Write what a calibration found, and what fresh samples show, as one HTML file that works offline.
 
     Args:
         bundle: the bundle or its folder.
         data: samples as `Net.batch` takes them, and labels (N,), that calibration never saw. Without them the page leaves out
-            what only samples can show: figures beside their predictions, the reliability of scores, examples.
-        output: the file to write; one that is there is replaced.
+            measured figures beside the predictions, the reliability of scores, and examples.
+        output: the file to write; an existing file is replaced.
         device, threads, fallback, variant, calibration: as for `runtime.load`.
-        point: name of the operating point that the report is about; the first by default. Where it does not exit early, what
-            is measured is the one that was found beside it, or the first that does.
-        seed: draws the order of measurement, and some of the examples.
+        point: name of the operating point that the report is about; the first by default. If it does not exit early, the point
+            `<name>-early` is measured, or else the first point that does.
+        seed: seed for the order of measurement and for the choice of some examples.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
         UsageError: there is no calibration, no such point, or several calibrations to choose from.
         DataError: the samples do not fit the network.
-        BundleError, MissingError: as for `runtime.load`; MissingError too where a package is not installed, or the file cannot be
+        BundleError, MissingError: as for `runtime.load`; MissingError also if a package is not installed or the file cannot be
             written.
+
+    Example:
+        >>> from offramp.calibrate import load_samples, report
+        >>> samples = load_samples("test.npz", "digits.offramp")
+        >>> page = report("digits.offramp", samples, output="report.html")
+        >>> page.bundle, page.measured.samples
+        ('digits.offramp', 200)
     """
     from .page import render_page
 
@@ -68,141 +94,169 @@ def report(
     check_writable(output)
     bundle = opened(bundle)
     samples = None if data is None else check_labelled(data, bundle.manifest)
-    _, found, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
-    if found is None or best is None:
-        raise UsageError(
-            f"{bundle.path} has no calibration to report{f' of variant {variant}' if variant else ''}. Run: offramp calibrate "
-            f"{bundle.path} DATA"
-        )
-    file = Path(calibration) if calibration is not None else _file_of(bundle, found)
-    name = next(name for name, one in found.points.items() if one is best)
-    early = _early_beside(found, name, variant)
-    chain = _find_chain(found, best if early is None else found.points[early], variant)
+    subject = _find_subject(bundle, calibration, variant=variant, point=point, threads=threads)
     measured = None
     if samples is not None:
-        how: dict[str, Any] = {"threads": threads, "fallback": fallback, "progress": progress}
-        measured = _measure(bundle, *samples, found, early, chain, device=device, variant=variant, seed=seed, how=how)
-    digests = {f"variant {key}": digest for key, digest in found.variants.items()}
-    made = Report(
+        request = ComparisonRequest(
+            bundle=bundle,
+            x=samples[0],
+            y=samples[1],
+            calibration=subject.calibration,
+            point=subject.early,
+            device=device,
+            threads=threads,
+            fallback=fallback,
+            variant=variant,
+            seed=seed,
+            progress=progress,
+        )
+        measured = _measure(request, subject.chain)
+    page = _describe(bundle, subject, threads, measured)
+    write_atomically(output, render_page(page).encode())
+    return page
+
+
+def _find_subject(
+    bundle: Bundle,
+    calibration: str | os.PathLike[str] | None,
+    *,
+    variant: str | None,
+    point: str | None,
+    threads: int,
+) -> _Subject:
+    _, chosen, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
+    if chosen is None or best is None:
+        raise UsageError(
+            f"{bundle.path} has no calibration to report{f' of variant {variant}' if variant else ''}. Run: offramp calibrate "
+            f"{bundle.path} DATA",
+            path=bundle.path,
+        )
+    name = next(name for name, candidate in chosen.points.items() if candidate is best)
+    early = _early_beside(chosen, name, variant)
+    return _Subject(
+        calibration=chosen,
+        file=Path(calibration) if calibration is not None else _file_of(bundle, chosen),
+        point=name,
+        early=early,
+        chain=_find_chain(chosen, best if early is None else chosen.points[early], variant),
+    )
+
+
+def _describe(bundle: Bundle, subject: _Subject, threads: int, measured: Measured | None) -> Report:
+    files = bundle.path / "manifest.json", subject.file
+    digests = {f"variant {name}": digest for name, digest in subject.calibration.variants.items()}
+    return Report(
         bundle=bundle.path.resolve().name,
         network=bundle.manifest.network,
         class_names=bundle.manifest.class_names,
-        made=_show_time(datetime.now(timezone.utc)),
-        calibrated=_show_time(datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)),
+        made=_show_moment(datetime.now(timezone.utc)),
+        calibrated=_show_moment(datetime.fromtimestamp(subject.file.stat().st_mtime, timezone.utc)),
         offramp=__version__,
-        sha256={one.name: hash_file(one) for one in (bundle.path / "manifest.json", file)} | digests,
-        point=name,
-        elsewhere=describe_differences(differs_here(found, threads)),
-        calibration=found,
-        chain=chain,
+        sha256={file.name: hash_file(file) for file in files} | digests,
+        point=subject.point,
+        elsewhere=describe_differences(differs_here(subject.calibration, threads)),
+        calibration=subject.calibration,
+        chain=subject.chain,
         measured=measured,
     )
-    write_atomically(output, render_page(made).encode())
-    return made
 
 
-def _file_of(bundle: Bundle, found: Calibration) -> Path:
-    file = next((path for path in bundle.calibrations() if _holds(path, found)), None)
+def _file_of(bundle: Bundle, calibration: Calibration) -> Path:
+    file = next((path for path in bundle.calibrations() if _holds(path, calibration)), None)
     if file is None:
-        raise BundleError(f"The calibration in {bundle.path} changed while it was read. Try again.")
+        raise BundleError(f"The calibration in {bundle.path} changed while it was read. Try again.", path=bundle.path)
     return file
 
 
-def _holds(path: Path, found: Calibration) -> bool:
+def _holds(path: Path, calibration: Calibration) -> bool:
     try:
-        return read_calibration(path) == found
+        return read_calibration(path) == calibration
     except OutdatedError:
         return False
 
 
-def _show_time(moment: datetime) -> str:
+def _show_moment(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _early_beside(calibration: Calibration, name: str, variant: str | None) -> str | None:
-    """Return the point that exits early and belongs to a point: itself, the one found beside it, or the first."""
+    """Return the name of the early-exit point that belongs to a point: itself, `<name>-early`, or the first early-exit point."""
     chains = [
         key
-        for key, one in calibration.points.items()
-        if one.static is None and (variant is None or one.variant == variant)
+        for key, point in calibration.points.items()
+        if point.exits_early and (variant is None or point.variant == variant)
     ]
-    wanted = [key for key in (name, name + EARLY_SUFFIX) if key in chains]
-    return next(iter([*wanted, *chains]), None)
+    preferred = [key for key in (name, name + EARLY_SUFFIX) if key in chains]
+    return next(iter([*preferred, *chains]), None)
 
 
 def _find_chain(calibration: Calibration, point: OperatingPoint, variant: str | None) -> Chain:
-    """Return what was measured of a point's chain; of a static network that of its variant, or the first."""
-    same = [one for one in calibration.chains if one.variant == (variant or point.variant)]
-    exact = [one for one in same if one.placement == point.placement]
+    """Return the measured chain of a point; for a static network the chain of its variant, or the first."""
+    same = [chain for chain in calibration.chains if chain.variant == (variant or point.variant)]
+    exact = [chain for chain in same if chain.placement == point.placement]
     return (exact or same or list(calibration.chains))[0]
 
 
-def _measure(
-    bundle: Bundle,
-    x: Samples,
-    y: np.ndarray,
-    calibration: Calibration,
-    early: str | None,
-    chain: Chain,
-    *,
-    device: str | Sequence[str] | None,
-    variant: str | None,
-    seed: int,
-    how: dict[str, Any],
-) -> Measured:
-    """Measure the point `early`, or, where there is none, ask the exits of the chain only."""
-    point = None if early is None else calibration.points[early]
-    ran = bundle.variant(variant or (chain.variant if point is None else point.variant))
-    comparison = None
-    placement = device or chain.placement
+def _measure(request: ComparisonRequest, chain: Chain) -> Measured:
+    """Measure the request's point; without a point, ask only what every exit of the chain answers."""
+    calibration = request.calibration
+    point = None if request.point is None or calibration is None else calibration.points[request.point]
+    variant = request.bundle.variant(request.variant_name or chain.variant)
+    placement, comparison = request.device or chain.placement, None
     if point is not None:
-        comparison = compare(bundle, x, y, calibration, device=device, variant=variant, point=early, seed=seed, **how)
+        comparison = compare(request)
         placement = tuple(stage.device for stage in comparison.benchmark.stages)
-    every = _ask_exits(bundle, ran, placement, x, how)
+    answers = _ask_exits(request, variant, placement)
     return Measured(
-        samples=len(x),
-        data_sha256=hash_samples(x),
-        seed=seed,
-        point=early,
-        variant=ran.name,
-        rule=ran.rule,
+        samples=len(request.x),
+        data_sha256=hash_samples(request.x),
+        seed=request.seed,
+        point=request.point,
+        variant=variant.name,
+        rule=variant.rule,
         thresholds=() if point is None else point.thresholds,
         benchmark=None if comparison is None else comparison.benchmark,
         distributions=() if comparison is None else _distributions(comparison),
         reliability=tuple(
-            find_reliability(k, every.score[:, k], every.label[:, k] == y) for k in range(every.score.shape[1])
+            find_reliability(k, answers.score[:, k], answers.label[:, k] == request.y)
+            for k in range(answers.score.shape[1])
         ),
-        examples=_examples(bundle, x, y, every, point, seed),
+        examples=_examples(request, answers, point),
     )
 
 
-def _ask_exits(
-    bundle: Bundle, variant: Variant, placement: str | Sequence[str], x: Samples, how: dict[str, Any]
-) -> EveryExit:
-    parts = []
-    with load_uncalibrated(bundle, placement, variant=variant.name, **how) as net:
+def _ask_exits(request: ComparisonRequest, variant: Variant, placement: str | Sequence[str]) -> EveryExit:
+    """Return what every exit of a variant answers to every sample."""
+    parts, x, progress = [], request.x, request.progress
+    with load_uncalibrated(
+        request.bundle,
+        placement,
+        variant=variant.name,
+        threads=request.threads,
+        fallback=request.fallback,
+        progress=progress,
+    ) as net:
         for first in range(0, len(x), SAMPLES_AT_ONCE):
             parts.append(net.every_exit(x[first : first + SAMPLES_AT_ONCE]))
-            how["progress"]("asking every exit", min(first + SAMPLES_AT_ONCE, len(x)), len(x))
-    return EveryExit(np.concatenate([one.label for one in parts]), np.concatenate([one.score for one in parts]))
+            progress("asking every exit", min(first + SAMPLES_AT_ONCE, len(x)), len(x))
+    return EveryExit(np.concatenate([part.label for part in parts]), np.concatenate([part.score for part in parts]))
 
 
 def _distributions(comparison: Comparison) -> tuple[Distribution, ...]:
-    named = {f"leaving at exit {k}": one for k, one in enumerate(comparison.forced)}
-    named |= {"early exit": comparison.early, "whole static network": comparison.whole}
-    found = []
-    for name, results in named.items():
+    runs = {f"leaving at exit {k}": results for k, results in enumerate(comparison.forced)}
+    runs |= {"early exit": comparison.early, "whole static network": comparison.whole}
+    distributions = []
+    for name, results in runs.items():
         seconds = latencies(results)
-        steps = np.percentile(seconds, np.linspace(0, 100, PERCENTILES))
-        found.append(Distribution(name, len(seconds), float(seconds.mean()), tuple(steps.tolist())))
-    return tuple(found)
+        steps = np.percentile(seconds, np.linspace(0, 100, LATENCY_PERCENTILES))
+        distributions.append(Distribution(name, len(seconds), float(seconds.mean()), tuple(steps.tolist())))
+    return tuple(distributions)
 
 
-def _examples(
-    bundle: Bundle, x: Samples, y: np.ndarray, every: EveryExit, point: OperatingPoint | None, seed: int
-) -> tuple[Group, ...]:
-    if point is None or not has_images(bundle.manifest):
+def _examples(request: ComparisonRequest, answers: EveryExit, point: OperatingPoint | None) -> tuple[Group, ...]:
+    manifest = request.bundle.manifest
+    if point is None or not has_images(manifest):
         return ()
-    taken = exits_taken(every.score, point.thresholds)
-    rng = np.random.default_rng(seed)
-    return find_examples(x.arrays[0], y, every, taken, bundle.manifest, rng=rng)
+    taken = exits_taken(answers.score, point.thresholds)
+    rng = np.random.default_rng(request.seed)
+    return find_examples(request.x.arrays[0], request.y, answers, taken, manifest, rng=rng)

@@ -1,4 +1,4 @@
-"""The page of a report: its template filled in, with the plots and all that draws them inside."""
+"""The page of a report: its template filled in, with the plots and the script that draws them inside."""
 
 import base64
 import hashlib
@@ -6,21 +6,22 @@ from importlib import resources
 from typing import Any
 
 from ...bundle import OperatingPoint
-from ...bundle.calibration import EARLY_SUFFIX
+from ...bundle.calibration import EARLY_SUFFIX, StaticPoint
 from ...errors import require
-from ...units import show_thresholds, show_time
+from ...units import show_share, show_thresholds, show_time
 from .contents import Report
-from .plots import draw_plots, show_placement, show_runs
+from .figures import show_placement, show_runs, show_static
+from .plots import draw_plots
 
 PROBABILITIES = ("max_softmax", "ensemble")
-"""Rules whose score is meant to be the probability of being right."""
+"""Rules whose score estimates the probability that the label is right."""
 
 
 def render_page(report: Report) -> str:
     """Return the page as HTML.
 
-    It loads nothing: styles, scripts and pictures are inside, and its content security policy forbids the rest. Only scripts
-    whose sha256 the policy names may run, so that no text from a bundle can.
+    The page loads nothing: styles, scripts and pictures are inside, and its content security policy forbids everything else. Only
+    scripts with a sha256 that the policy names may run, so text from a bundle cannot run as a script.
 
     Raises:
         MissingError: bokeh or jinja2 is not installed.
@@ -38,7 +39,8 @@ def render_page(report: Report) -> str:
     )
     environment.filters |= {
         "time": show_time,
-        "percent": lambda value: "-" if value is None else f"{value:.2%}",
+        "percent": lambda value: "-" if value is None else show_share(value),
+        "millijoules": lambda joules: "-" if joules is None else f"{joules * 1e3:.4g}",
         "thresholds": show_thresholds,
         "placement": show_placement,
         "runs": show_runs,
@@ -74,58 +76,59 @@ def _name_board(fingerprint: dict[str, str]) -> str:
 
 
 def _compare_statics(report: Report) -> list[dict[str, Any]]:
-    """Return a row for each way to run beside which the report's point stands, that one first."""
-    found, point = report.calibration, report.calibration.points[report.point]
-    about = report.point, report.point + EARLY_SUFFIX
+    """Return the rows of the table of networks: the report's point first, then every static network."""
+    calibration, point = report.calibration, report.calibration.points[report.point]
     rows = []
-    for name, one in found.points.items():
-        if name in about:
-            note = "recommended" if name in found.asked_for and one.met else ""
-            rows.append(_row(f"{name}: {show_runs(one)}", one, point, note))
-    for i, static in enumerate(found.statics):
-        note = "" if found.took_part(static) else "never recommended"
+    for name, candidate in calibration.points.items():
+        if name in (report.point, report.point + EARLY_SUFFIX):
+            note = "recommended" if name in calibration.asked_for and candidate.met else ""
+            rows.append(_row(f"{name}: {show_runs(candidate)}", candidate, point, note))
+    for i, static in enumerate(calibration.statics):
+        note = "" if calibration.took_part(static) else "never recommended"
         if i == point.rival:
             note = "the rival of early exit"
-        rows.append(
-            _row(f"static network to exit {static.exit}, {static.variant} on {static.device}", static, point, note)
-        )
+        rows.append(_row(f"{show_static(static.exit)}, {static.variant} on {static.device}", static, point, note))
     return rows
 
 
-def _row(name: str, one: Any, point: OperatingPoint, note: str) -> dict[str, Any]:
+def _row(name: str, figures: OperatingPoint | StaticPoint, point: OperatingPoint, note: str) -> dict[str, Any]:
     return {
         "name": name,
-        "accuracy": one.accuracy,
-        "drop": one.drop,
-        "disagreement": one.disagreement,
-        "latency_s": one.latency_s,
-        "ratio": one.latency_s / point.latency_s if point.latency_s else 1.0,
-        "energy_j": one.energy_j,
-        "is_point": one is point,
+        "accuracy": figures.accuracy,
+        "drop": figures.drop,
+        "disagreement": figures.disagreement,
+        "latency_s": figures.latency_s,
+        "ratio": figures.latency_s / point.latency_s if point.latency_s else 1.0,
+        "energy_j": figures.energy_j,
+        "is_point": figures is point,
         "note": note,
     }
 
 
 def _compare_predictions(report: Report) -> list[tuple[str, str, str]]:
-    """Return what calibration predicted of a point and what was measured, in words."""
+    """Return rows of a name, what calibration predicted for the measured point, and what was measured."""
     measured = report.measured
     if measured is None or measured.benchmark is None or measured.point is None:
         return []
-    point, seen = report.calibration.points[measured.point], measured.benchmark
+    point, benchmark = report.calibration.points[measured.point], measured.benchmark
+    mean = show_time(benchmark.early.mean_s)
     rows = []
     if point.accuracy is not None and point.drop_interval is not None and point.drop is not None:
-        rows.append(("accuracy", f"{point.accuracy:.2%}", f"{seen.early.accuracy:.2%}"))
-        drops = _drop(point.drop, point.drop_interval), _drop(seen.drop, seen.drop_interval)
+        rows.append(("accuracy", show_share(point.accuracy), show_share(benchmark.early.accuracy)))
+        drops = _show_drop(point.drop, point.drop_interval), _show_drop(benchmark.drop, benchmark.drop_interval)
         rows.append(("accuracy drop, 95 % interval", *drops))
-    rows.append(("mean latency", show_time(point.latency_s), show_time(seen.early.mean_s)))
-    later_s = sum(share * cost_s for share, cost_s in zip(seen.exit_shares, point.exit_latency_s, strict=True))
-    rows.append(("mean latency by the measured shares", show_time(later_s), show_time(seen.early.mean_s)))
-    pairs = zip(point.exit_shares, seen.exit_shares, point.exit_latency_s, seen.exit_latency_s, strict=True)
-    for k, (share, seen_share, latency_s, seen_s) in enumerate(pairs):
-        rows.append((f"share that leaves at exit {k}", f"{share:.2%}", f"{seen_share:.2%}"))
-        rows.append((f"mean latency of leaving at exit {k}", show_time(latency_s), show_time(seen_s)))
+    rows.append(("mean latency", show_time(point.latency_s), mean))
+    by_shares_s = sum(
+        share * latency_s for share, latency_s in zip(benchmark.exit_shares, point.exit_latency_s, strict=True)
+    )
+    rows.append(("mean latency by the measured shares", show_time(by_shares_s), mean))
+    predicted = zip(point.exit_shares, point.exit_latency_s, strict=True)
+    measured_exits = zip(benchmark.exit_shares, benchmark.exit_latency_s, strict=True)
+    for k, ((share, latency_s), (measured_share, measured_s)) in enumerate(zip(predicted, measured_exits, strict=True)):
+        rows.append((f"share that leaves at exit {k}", show_share(share), show_share(measured_share)))
+        rows.append((f"mean latency of leaving at exit {k}", show_time(latency_s), show_time(measured_s)))
     return rows
 
 
-def _drop(drop: float, interval: tuple[float, float]) -> str:
-    return f"{drop:.2%} ({interval[0]:.2%} to {interval[1]:.2%})"
+def _show_drop(drop: float, interval: tuple[float, float]) -> str:
+    return f"{show_share(drop)} ({show_share(interval[0])} to {show_share(interval[1])})"

@@ -1,16 +1,16 @@
-"""How far an exit's score can be trusted: how often it is right among the samples to which it gives a score."""
+"""How far an exit's score can be trusted: how often the exit is right among samples of about the same score."""
 
 import numpy as np
 from msgspec import Struct
 
 from ..intervals import share_interval
 
-BINS = 15
-"""Bins of equal width, as Guo et al. take them."""
+SCORE_BINS = 15
+"""Bins of equal width between score 0 and 1, as many as Guo et al. take."""
 
 
 class Bin(Struct, frozen=True):
-    """Samples with scores in one bin: how many, their mean score, the share that is labelled right and its 95 % interval."""
+    """Samples with scores in one bin: their number, mean score, share of right labels, and its 95 % interval."""
 
     samples: int
     score: float
@@ -19,14 +19,14 @@ class Bin(Struct, frozen=True):
 
 
 class Reliability(Struct, frozen=True, kw_only=True):
-    """What the score of one exit is worth, over all samples, whether they would leave there or not.
+    """Scores of one exit beside its right answers, over all samples, also those that would not leave there.
 
     Attributes:
-        exit: which one.
-        accuracy: share of all samples that it labels right.
+        exit: number of the exit.
+        accuracy: share of all samples that the exit labels right.
         score: mean over all samples.
-        ece: expected calibration error, the mean distance of score and accuracy over the bins, each weighted by its samples.
-        bins: from score 0 to 1, `BINS` of equal width; None where there is no sample.
+        ece: expected calibration error: the mean distance between score and accuracy over the bins, weighted by their samples.
+        bins: `SCORE_BINS` bins from score 0 to 1; None for a bin without samples.
     """
 
     exit: int
@@ -39,25 +39,26 @@ class Reliability(Struct, frozen=True, kw_only=True):
 def find_reliability(exit_: int, score: np.ndarray, right: np.ndarray) -> Reliability:
     """Return the reliability of one exit.
 
-    The error is that of Naeini, Cooper and Hauskrecht (AAAI 2015), as Guo et al. (arXiv 1706.04599) compute it.
+    The expected calibration error is the one of Naeini, Cooper and Hauskrecht (AAAI 2015), as Guo et al. (arXiv 1706.04599)
+    compute it.
 
     Args:
-        exit_: which one.
+        exit_: number of the exit.
         score: float (N,), 0 to 1.
         right: bool (N,), whether the exit's label is right.
     """
-    at = np.minimum((score * BINS).astype(np.int64), BINS - 1)
-    bins = tuple(_describe(score[at == i], right[at == i]) for i in range(BINS))
+    index = np.minimum((score * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
+    bins = tuple(_fill_bin(score[index == i], right[index == i]) for i in range(SCORE_BINS))
     return Reliability(
         exit=exit_,
         accuracy=float(right.mean()),
         score=float(score.mean(dtype=np.float64)),
-        ece=sum(one.samples * abs(one.score - one.accuracy) for one in bins if one is not None) / len(score),
+        ece=sum(bin_.samples * abs(bin_.score - bin_.accuracy) for bin_ in bins if bin_ is not None) / len(score),
         bins=bins,
     )
 
 
-def _describe(score: np.ndarray, right: np.ndarray) -> Bin | None:
+def _fill_bin(score: np.ndarray, right: np.ndarray) -> Bin | None:
     if not len(score):
         return None
     interval = share_interval(int(right.sum()), len(right))

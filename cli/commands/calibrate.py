@@ -1,58 +1,63 @@
 """offramp calibrate"""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ...errors import TargetError
 from ..describe import describe_calibration
+from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
-from ..options import as_json, devices_of, on_devices, read_target, with_fallback, with_seed, with_target, with_threads
+from ..options import as_json, with_seed, with_target
 from ..output import print_result, progress_bars
+
+if TYPE_CHECKING:
+    from ...bundle import Calibration, Target
 
 
 @click.command()
 @click.argument("bundle")
 @click.argument("data")
 @with_target
-@click.option("--confidence", default=0.9, show_default=True, help="Probability with which all promises are kept.")
-@click.option("--outside", help="Other data, such as training data, that chooses the thresholds; DATA then only tests.")
-@click.option("--also", multiple=True, help="Another device or placement to try; may be repeated.")
-@click.option("-o", "--output", help="Where to store the calibration; in the bundle by default.")
-@on_devices
-@with_fallback
-@with_threads
-@click.option("--variant", multiple=True, help="Name of a variant; may be repeated. All by default.")
 @click.option(
-    "--meter", help="Measure energy with this meter: auto, a name as offramp doctor lists them, or file.py:function."
+    "--confidence", default=0.9, show_default=True, help="Probability that all promises of the calibration hold."
 )
-@click.option("--power-w", type=float, help="State the board's power in watts, instead of measuring energy.")
+@click.option(
+    "--outside", help="Other samples, such as training data, to choose the thresholds on; DATA then only tests them."
+)
+@click.option("--also", multiple=True, help="Another device or placement to try; may be repeated.")
+@click.option("-o", "--output", help="The file to store the calibration in. Default: a file in the bundle.")
+@with_loading("device", "place", "fallback", "threads")
+@click.option("--variant", "variants", multiple=True, help="Name of a variant to try; may be repeated. Default: all.")
+@click.option(
+    "--meter", help="Measure energy with this meter: auto, a name that offramp doctor lists, or file.py:function."
+)
+@click.option(
+    "--power-w", type=float, help="The board's power in watts, to compute energy from instead of measuring it."
+)
 @with_seed
 @click.option("--measure-s", type=float, default=6.0, hidden=True)
 @as_json
 def calibrate(
     bundle: str,
     data: str,
+    targets: "Target | dict[str, Target] | None",
     confidence: float,
     outside: str | None,
     also: tuple[str, ...],
     output: str | None,
-    device: str | None,
-    place: str | None,
-    fallback: str | None,
-    threads: int,
-    variant: tuple[str, ...],
+    loading: Loading,
+    variants: tuple[str, ...],
     meter: str | None,
     power_w: float | None,
     seed: int,
     measure_s: float,
     as_json: bool,
-    **target: Any,
 ) -> None:
-    """Find the best way to run BUNDLE on this device that keeps a target, by DATA it was not trained on.
+    """Find the best way to run BUNDLE on this device that meets a target, on DATA that did not train it.
 
-    Without a target it makes the points balanced, accurate and eco, of an accuracy drop of at most 1, 0.5 and 2 %. Where DATA has
-    no labels, the disagreement with the whole network stands for it.
+    Without a target three points are made: balanced, accurate and eco, with an accuracy drop of at most 1, 0.5 and 2 %. If DATA
+    has no labels, the limit is on the disagreement with the whole network instead.
     """
     from ...bundle import open_bundle
     from ...calibrate import calibrate as calibrate_bundle
@@ -60,11 +65,10 @@ def calibrate(
     from ..inputs import load_samples
 
     opened = open_bundle(bundle)
-    named = variant[0] if len(variant) == 1 else None
-    devices = devices_of(opened, named, device, place) or "cpu"
-    stages = len(opened.variant(named).stages)
-    targets = read_target(**target)
-    found = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
+    variant = variants[0] if len(variants) == 1 else None
+    devices = loading.devices(opened, variant) or "cpu"
+    stages = len(opened.variant(variant).stages)
+    chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
     samples = load_samples(data, opened.manifest)
     others = None if outside is None else load_samples(outside, opened.manifest)
     with progress_bars() as progress:
@@ -73,19 +77,24 @@ def calibrate(
             samples,
             targets,
             device=devices,
-            also=[parse_placement(one, stages) if "=" in one else one for one in also],
-            threads=threads,
-            fallback=fallback,
-            variant=list(variant) or None,
+            also=[parse_placement(text, stages) if "=" in text else text for text in also],
+            threads=loading.threads,
+            fallback=loading.fallback,
+            variant=list(variants) or None,
             output=output,
             confidence=confidence,
             outside=others,
-            meter=found,
+            meter=chosen,
             seed=seed,
             measure_s=measure_s,
             progress=progress,
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))
+    _check_met(calibration)
+
+
+def _check_met(calibration: "Calibration") -> None:
+    """Raise an error if the reporting samples miss a target."""
     if missed := [name for name, point in calibration.asked_for.items() if not point.met]:
         raise TargetError(
             f"The samples that did not choose miss the target of {', '.join(missed)}. Give more samples or a wider limit."

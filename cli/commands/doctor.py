@@ -11,10 +11,12 @@ from ..output import print_result
 @click.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Say what this board is, which engines and meters work here, and how to get what is missing."""
+    """Show what this board is, which engines and meters work here, and how to get the missing ones."""
     from ...runtime import diagnose
 
-    found = diagnose()
-    print_result(found, as_json, lambda: describe_diagnosis(found))
-    if not any(engine.version for engine in found.engines):
-        raise MissingError("No engine runs here. Install one with: pip install 'offramp[onnxruntime]'")
+    diagnosis = diagnose()
+    print_result(diagnosis, as_json, lambda: describe_diagnosis(diagnosis))
+    if not any(engine.version for engine in diagnosis.engines):
+        raise MissingError(
+            "No engine runs here. Install one with: pip install 'offramp[onnxruntime]'", extra="onnxruntime"
+        )

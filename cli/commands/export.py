@@ -1,6 +1,7 @@
-"""The commands of the workstation, which make bundles and change them: they need the `onnx` or `export` extra."""
+"""offramp export"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -15,16 +16,16 @@ from ..output import print_result, spinner
 @click.option("-o", "--output", required=True, help="The bundle to write, a folder such as digits.offramp.")
 @click.option(
     "--shape",
-    help="Shape of one sample, such as 3x32x32 (with --mean 32x32x3), to make random examples of.",
+    help="Shape of one sample, such as 3x32x32 (with --mean 32x32x3), for random examples.",
 )
-@click.option("--data", help="Samples to take the examples from; real ones verify better than random ones.")
-@click.option("--exits", help="The outputs that are exits, in order: early,middle,late. All by default.")
-@click.option("--sort", is_flag=True, help="Put the exits in order by the work below them.")
+@click.option("--data", help="Samples to use as examples; real samples verify better than random ones.")
+@click.option("--exits", help="The outputs that are exits, in order: early,middle,late. Default: all.")
+@click.option("--sort", is_flag=True, help="Sort the exits by the work that leads to them.")
 @click.option(
     "--axes",
     multiple=True,
-    help="Axes of an input: batch where the batch is, a name where the size differs from call to call, - where it is fixed: "
-    "batch,time or, with several inputs, tokens=batch,time.",
+    help="Names of an input's axes: batch for the batch axis, a name of your own for an axis whose size differs from call to "
+    "call, - for a fixed axis. Such as batch,time or, with several inputs, tokens=batch,time.",
 )
 @click.option(
     "--rule",
@@ -33,16 +34,27 @@ from ..output import print_result, spinner
     help="How an exit's score is made: max_softmax, entropy, margin, ensemble, gate or gate_logit.",
 )
 @click.option("--gates", help="For the rules gate and gate_logit: the outputs that are gates, one per exit.")
-@click.option("--temperatures", help="One per exit, such as 1.2,1.1,1; divides the logits before they are scored.")
-@click.option("--mean", help="Take uint8 images; subtract this per channel of pixels from 0 to 1: 0.485,0.456,0.406.")
-@click.option("--std", help="Take uint8 images; then divide by this per channel: 0.229,0.224,0.225.")
+@click.option("--temperatures", help="Divisors of the logits before they are scored, one per exit, such as 1.2,1.1,1.")
+@click.option(
+    "--mean",
+    help="Take uint8 images; subtract this from each channel, scaled to 0 to 1: 0.485,0.456,0.406.",
+)
+@click.option("--std", help="Take uint8 images; then divide each channel by this: 0.229,0.224,0.225.")
 @click.option("--resize", default="stretch", show_default=True, help="How images are resized: stretch, crop or pad.")
 @click.option(
-    "--crop", default=1.0, show_default=True, help="With --resize crop: what stays of each side, 0.875 is 224 of 256."
+    "--crop",
+    default=1.0,
+    show_default=True,
+    help="With --resize crop: the share of each side to keep, 0.875 is 224 of 256.",
 )
-@click.option("--interpolation", default="bilinear", show_default=True, help="bilinear, bicubic or nearest.")
-@click.option("--classes", help="A text file with the name of a class on each line.")
-@click.option("--beside", help="Add the network to the bundle that is there, as a variant of this name.")
+@click.option(
+    "--interpolation",
+    default="bilinear",
+    show_default=True,
+    help="bilinear, bicubic or nearest.",
+)
+@click.option("--classes", help="A text file with the name of one class per line.")
+@click.option("--beside", help="Add the network to an existing bundle, as a variant of this name.")
 @as_json
 def export(
     network: str,
@@ -64,22 +76,18 @@ def export(
     beside: str | None,
     as_json: bool,
 ) -> None:
-    """Cut NETWORK into stages, verify them and write a bundle."""
-    from ..inputs import load_lines, load_network, load_samples
+    """Cut NETWORK into stages, verify them, and write a bundle."""
+    from ..inputs import load_lines, load_network
 
     if shape and data:
         raise UsageError("Give --shape or --data, not both.")
     preprocess = parse_preprocess(mean, std, resize=resize, crop=crop, interpolation=interpolation)
     names = None if classes is None else load_lines(classes)
     if ".py:" in network and not (data or shape or beside):
-        raise UsageError("A network from Python needs --shape (such as 3x32x32) or --data to make examples of.")
+        raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
     sizes = parse_shape(shape) if shape else None
     model = load_network(network)
-    example = None
-    if data:
-        example = load_samples(data)[0]
-    elif sizes is not None:
-        example = random_example(sizes, images=preprocess is not None)
+    example = _make_example(data, sizes, images=preprocess is not None)
     from ...export import export as export_network
 
     with spinner("capturing, cutting and verifying"):
@@ -98,3 +106,12 @@ def export(
             beside=beside,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
+
+
+def _make_example(data: str | None, sizes: tuple[int, ...] | None, *, images: bool) -> Any:
+    """Return samples of a file, or random ones of given sizes, or None."""
+    from ..inputs import load_samples
+
+    if data:
+        return load_samples(data)[0]
+    return None if sizes is None else random_example(sizes, images=images)

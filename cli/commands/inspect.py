@@ -11,12 +11,14 @@ from ..output import print_result
 @click.argument("bundle")
 @as_json
 def inspect(bundle: str, as_json: bool) -> None:
-    """Check every file of BUNDLE against its manifest and show what it holds."""
+    """Check every file of BUNDLE against its manifest, and show variants and calibrations."""
     from ...bundle import check_bundle, read_calibration
 
     opened = check_bundle(bundle)
     calibrations = {path.stem: read_calibration(path) for path in opened.calibrations()}
-    text = lambda: "\n\n".join(  # noqa: E731
-        [describe_bundle(opened), *(f"calibration {n}\n{describe_calibration(c)}" for n, c in calibrations.items())]
-    )
-    print_result({"path": bundle, "manifest": opened.manifest, "calibrations": calibrations}, as_json, text)
+
+    def describe() -> str:
+        parts = [f"calibration {name}\n{describe_calibration(each)}" for name, each in calibrations.items()]
+        return "\n\n".join([describe_bundle(opened), *parts])
+
+    print_result({"path": bundle, "manifest": opened.manifest, "calibrations": calibrations}, as_json, describe)

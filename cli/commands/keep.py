@@ -10,13 +10,13 @@ from ..output import print_result, spinner
 @click.command()
 @click.argument("bundle")
 @click.option("--exits", required=True, help="The exits to keep, by name or number: 0,2.")
-@click.option("--variant", help="The variant to start from; the first by default.")
-@click.option("--name", help="What the new variant is called; after the exits by default.")
+@click.option("--variant", help="The variant to start from. Default: the first.")
+@click.option("--name", help="Name of the new variant. Default: made of the exits' names.")
 @as_json
 def keep(bundle: str, exits: str, variant: str | None, name: str | None, as_json: bool) -> None:
-    """Add a variant to BUNDLE that has only some of its exits, since every exit costs."""
+    """Add a variant to BUNDLE that has only some of its exits. Every exit costs time, also for inputs that do not leave there."""
     from ...export import keep as keep_exits
 
     with spinner("cutting and verifying"):
-        made = keep_exits(bundle, split_names(exits) or (), variant=variant, name=name)
-    print_result(made.manifest, as_json, lambda: describe_bundle(made))
+        smaller = keep_exits(bundle, split_names(exits) or (), variant=variant, name=name)
+    print_result(smaller.manifest, as_json, lambda: describe_bundle(smaller))

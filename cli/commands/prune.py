@@ -11,30 +11,35 @@ from ..options import as_json, split_names, with_seed
 from ..output import note, print_result
 
 if TYPE_CHECKING:
-    from ...export.networks.history import Epoch
+    from ...export import Epoch
 
 
 @click.command()
 @click.argument("network")
 @click.option(
-    "--data", required=True, help="Labelled samples to fine-tune with, or a function that returns a DataLoader."
+    "--data", required=True, help="Labelled samples to fine-tune on, or file.py:function that returns a DataLoader."
 )
-@click.option("-o", "--output", required=True, help="The network's bundle; it is exported first where there is none.")
-@click.option("--macs", type=float, help="The share of multiply-accumulates that stays, such as 0.6.")
-@click.option("--parameters", type=float, help="The share of parameters that stays, instead.")
 @click.option(
-    "--spread", default="uniform", show_default=True, help="uniform, the same share of each layer, or global."
+    "-o", "--output", required=True, help="The network's bundle; if there is none, the network is exported first."
 )
-@click.option("--round-to", default=8, show_default=True, help="Numbers of channels are multiples of it.")
-@click.option("--keep", help="Modules whose outputs stay as they are: head.out,stem.")
+@click.option("--macs", type=float, help="Share of multiply-accumulates to keep, such as 0.6.")
+@click.option("--parameters", type=float, help="Share of parameters to keep, in place of --macs.")
+@click.option(
+    "--spread",
+    default="uniform",
+    show_default=True,
+    help="uniform: the same share of each layer; or global.",
+)
+@click.option("--round-to", default=8, show_default=True, help="Numbers of channels are multiples of this.")
+@click.option("--keep", help="Modules that keep all their output channels: head.out,stem.")
 @click.option("--recipe", default="joint", show_default=True, help="How to fine-tune: joint, distill or gated.")
-@click.option("--epochs", default=10, show_default=True, help="Passes over the data; 0 leaves the network untrained.")
+@click.option("--epochs", default=10, show_default=True, help="Passes over the data; 0 for no fine-tuning.")
 @click.option("--batch", default=64, show_default=True, help="Samples in a batch.")
-@click.option("--lr", default=0.02, show_default=True, help="The highest rate.")
+@click.option("--lr", default=0.02, show_default=True, help="The highest learning rate.")
 @click.option("--train-on", default="cpu", show_default=True, help="Where to fine-tune: cpu or cuda.")
-@click.option("--checkpoint", help="A file to go on from when fine-tuning was interrupted.")
-@click.option("--variant", help="Which variant of the bundle NETWORK is; the first by default.")
-@click.option("--name", help="What the new variant is called; pruned40 where 40 % were to go.")
+@click.option("--checkpoint", help="A file to save progress in, and to continue from after an interruption.")
+@click.option("--variant", help="The variant of the bundle that NETWORK is. Default: the first.")
+@click.option("--name", help="Name of the new variant. Default: such as pruned40, if 40 % were to go.")
 @with_seed
 @as_json
 def prune(
@@ -57,18 +62,20 @@ def prune(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Take channels out of NETWORK, fine-tune what is left with the whole network as its teacher, and add it to its bundle."""
-    from ...export.variants.pruned import add_pruned
+    """Remove channels from NETWORK, fine-tune the rest with the whole network as its teacher, and add it to its bundle."""
+    from ...export import add_pruned
     from ..inputs import load_batches, load_network
 
     if epochs < 0 or batch < 1:
-        raise UsageError(f"--epochs {epochs} and --batch {batch}: 0 or more passes, over batches of 1 or more.")
+        raise UsageError(
+            f"--epochs {epochs} and --batch {batch}: epochs are 0 or more, and a batch has 1 or more samples."
+        )
     model = load_network(network)
     if isinstance(model, Path):
         raise UsageError(
             f"prune takes a torch network, file.py:function, not {network}: ONNX files cannot be fine-tuned."
         )
-    made = add_pruned(
+    pruned = add_pruned(
         model,
         load_batches(data, batch=batch, seed=seed),
         output,
@@ -86,7 +93,7 @@ def prune(
         name=name,
         progress=lambda epoch: _show_epoch(epoch, epochs),
     )
-    print_result(made.manifest, as_json, lambda: describe_bundle(made))
+    print_result(pruned.manifest, as_json, lambda: describe_bundle(pruned))
 
 
 def _show_epoch(epoch: "Epoch", epochs: int) -> None:

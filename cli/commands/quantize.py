@@ -1,38 +1,51 @@
-"""The commands that add smaller and faster variants to a bundle."""
+"""offramp quantize"""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
 from ..describe import describe_bundle, describe_shifts
 from ..options import as_json, with_seed
 from ..output import print_result, progress_bars, spinner
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
 
-COMPARED = 2000
-"""How many samples a new variant is compared with its parent on."""
+    from ...bundle import Bundle, Manifest
+    from ...export import Shift
+    from ...runtime.chain.samples import Samples
+
+MOST_COMPARED = 2000
+"""A new variant is compared with its parent on at most this many samples."""
 
 
 @click.command()
 @click.argument("bundle")
-@click.option("--data", help="Samples to find the ranges of values from, best of those that trained the network.")
-@click.option("--to", default="int8", show_default=True, help="int8 or fp16.")
-@click.option("--variant", help="The variant to start from; the first by default.")
-@click.option("--name", help="What the new variant is called; int8, fp16 or pruned40-int8 by default.")
+@click.option("--data", help="Samples to find the ranges of values on, best the training samples.")
+@click.option("--to", default="int8", show_default=True, help="The new number format: int8 or fp16.")
+@click.option("--variant", help="The variant to start from. Default: the first.")
+@click.option("--name", help="Name of the new variant. Default: int8, fp16, or such as pruned40-int8.")
 @click.option(
-    "--ranges", default="minmax", show_default=True, help="minmax, or percentile without the outermost 0.01 %."
+    "--ranges",
+    default="minmax",
+    show_default=True,
+    help="minmax, or percentile: without the outermost 0.01 %.",
 )
-@click.option("--samples", default=512, show_default=True, help="How many of the samples find the ranges.")
+@click.option("--samples", default=512, show_default=True, help="Number of samples that the ranges are found on.")
 @click.option(
-    "--full-range", is_flag=True, help="All 8 bits of weights: for VNNI, Arm, GPUs and NPUs, never for older x86."
+    "--full-range",
+    is_flag=True,
+    help="Use all 8 bits for weights: right for VNNI, Arm, GPUs and NPUs, wrong for older x86.",
 )
 @click.option(
-    "--symmetric", is_flag=True, help="Ranges around 0 and float biases, as TensorRT asks for; slower on CPUs."
+    "--symmetric",
+    is_flag=True,
+    help="Ranges symmetric around 0 and biases in float, as TensorRT requires; slower on CPUs.",
 )
 @click.option(
-    "--float-heads", is_flag=True, help="The products that make the logits stay in float, as Qualcomm's NPUs ask for."
+    "--float-heads", is_flag=True, help="Keep the layers that make the logits in float, as Qualcomm's NPUs require."
 )
 @with_seed
 @as_json
@@ -50,28 +63,16 @@ def quantize(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Add a variant to BUNDLE that computes in int8, or in fp16 for GPUs and NPUs, and say what that changes."""
-    import numpy as np
-
+    """Add a variant to BUNDLE that computes in int8, or in fp16 for GPUs and NPUs, and print what that changes."""
     from ...bundle import open_bundle
-    from ...calibrate.labels import check_labelled
-    from ...export.variants.comparison import compare_variants
-    from ...export.variants.quantization import quantize as quantize_bundle
-    from ...runtime.chain.samples import convert_samples
-    from ..inputs import load_samples
+    from ...export import quantize as quantize_bundle
 
     opened = open_bundle(bundle)
-    checked, y = None, None
-    if data is not None:
-        x, y = load_samples(data, opened.manifest)
-        if y is None:
-            checked = convert_samples(x, opened.manifest.inputs)
-        else:
-            checked, y = check_labelled((x, y), opened.manifest)
+    x, y = (None, None) if data is None else _load_checked(data, opened.manifest)
     with progress_bars() as progress:
-        made = quantize_bundle(
+        quantized = quantize_bundle(
             opened,
-            checked,
+            x,
             to=to,
             variant=variant,
             name=name,
@@ -83,15 +84,43 @@ def quantize(
             seed=seed,
             progress=progress,
         )
-    new = made.manifest.variants[-1]
-    assert new.origin is not None
-    shifts: Any = ()
-    shown = ""
-    if checked is not None:
-        rows = np.random.default_rng(seed).permutation(len(checked))[:COMPARED]  # data may be sorted by class
-        names = new.name, new.origin.parent
-        with spinner("comparing with the parent"):
-            shifts = compare_variants(made, *names, checked[rows], None if y is None else y[rows])
-        shown = f"On {len(rows)} of the samples:\n{describe_shifts(*names, shifts)}"
-    text = lambda: f"{describe_bundle(made)}\n\n{shown}".rstrip()  # noqa: E731
-    print_result({"manifest": made.manifest, "shifts": shifts}, as_json, text)
+    comparison = None if x is None else _compare_with_parent(quantized, x, y, seed)
+    document = {"manifest": quantized.manifest, "shifts": comparison.shifts if comparison else ()}
+    parts = [describe_bundle(quantized), *([comparison.describe()] if comparison else [])]
+    print_result(document, as_json, lambda: "\n\n".join(parts))
+
+
+class _ComparisonWithParent(Struct, frozen=True):
+    """How a new variant's answers differ from its parent's on some samples."""
+
+    variant: str
+    parent: str
+    samples: int
+    shifts: "Sequence[Shift]"
+
+    def describe(self) -> str:
+        return f"On {self.samples} of the samples:\n{describe_shifts(self.variant, self.parent, self.shifts)}"
+
+
+def _load_checked(source: str, manifest: "Manifest") -> "tuple[Samples, np.ndarray | None]":
+    """Load samples in the network's dtypes, and labels if there are any."""
+    from ...calibrate.labels import check_labelled
+    from ...runtime.chain.samples import convert_samples
+    from ..inputs import load_samples
+
+    x, y = load_samples(source, manifest)
+    return (convert_samples(x, manifest.inputs), None) if y is None else check_labelled((x, y), manifest)
+
+
+def _compare_with_parent(bundle: "Bundle", x: "Samples", y: "np.ndarray | None", seed: int) -> _ComparisonWithParent:
+    """Compare the newest variant of a bundle with its parent, on at most `MOST_COMPARED` samples."""
+    import numpy as np
+
+    from ...export import compare_variants
+
+    variant = bundle.manifest.variants[-1]
+    assert variant.origin is not None
+    rows = np.random.default_rng(seed).permutation(len(x))[:MOST_COMPARED]  # data may be sorted by class
+    with spinner("comparing with the parent"):
+        shifts = compare_variants(bundle, variant.name, variant.origin.parent, x[rows], None if y is None else y[rows])
+    return _ComparisonWithParent(variant.name, variant.origin.parent, len(rows), shifts)

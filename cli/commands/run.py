@@ -1,62 +1,63 @@
 """offramp run"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..describe import describe_results, describe_stats
+from ..loading import Loading, with_loading
 from ..meters import open_meter
-from ..options import as_json, read_loading, with_loading, with_meter
+from ..options import as_json, with_meter
 from ..output import print_result, progress_bars
+
+if TYPE_CHECKING:
+    from ...runtime import Net
+    from ...runtime.chain.stats import Stats
 
 
 @click.command()
 @click.argument("bundle")
 @click.argument("inputs")
-@with_loading
-@click.option("--power", is_flag=True, help="Watch the board's power meanwhile, and show the statistics.")
+@with_loading()
+@click.option("--power", is_flag=True, help="Watch the board's power during the run, and show statistics.")
 @with_meter
 @as_json
-def run(bundle: str, inputs: str, power: bool, meter: str, as_json: bool, **loading: Any) -> None:
-    """Run BUNDLE on every sample of INPUTS: label, score, exit and latency, a line each.
+def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_json: bool) -> None:
+    """Run BUNDLE on every sample of INPUTS and print label, score, exit and latency of each, a line per sample.
 
-    With --power the statistics of the run follow; in JSON, results, statistics and fingerprint are then fields of one document.
+    With --power the statistics of the run follow. In JSON, results, statistics and fingerprint are then fields of one document.
     """
     import msgspec
-    import numpy as np
 
     from ...bundle import open_bundle
-    from ...devices import fingerprint
     from ...runtime import load
-    from ...runtime.chain.samples import convert_samples
-    from ...runtime.selection import packages_of
-    from ..inputs import load_samples
+    from ..inputs import load_run_samples
 
     power = power or meter != "auto"
     opened = open_bundle(bundle)
-    tensors, names = opened.manifest.inputs, opened.manifest.class_names
-    x, _ = load_samples(inputs, opened.manifest)
-    if len(tensors) == 1 and isinstance(x, np.ndarray) and x.ndim == len(tensors[0].shape) - 1:
-        x = np.expand_dims(x, tensors[0].shape.index(None))
-    samples = convert_samples(x, tensors)
-    results = []
+    names = opened.manifest.class_names
+    samples = load_run_samples(inputs, opened.manifest)
+    watching = open_meter(meter) if ".py:" in meter else meter
     with progress_bars() as progress:
-        net = load(
-            opened,
-            **read_loading(opened, **loading),
-            meter=(open_meter(meter) if ".py:" in meter else meter) if power else None,
-            progress=progress,
-        )
+        net = load(opened, **loading.arguments(opened), meter=watching if power else None, progress=progress)
+        results = []
         for i, sample in enumerate(samples):
             results.append(net(sample))
             progress("running", i + 1, len(samples))
-    named = [msgspec.to_builtins(r) | ({"class": names[r.label]} if names else {}) for r in results]
+    rows: list[dict[str, Any]] = [
+        msgspec.to_builtins(result) | ({"class": names[result.label]} if names else {}) for result in results
+    ]
     if not power:
-        print_result(named, as_json, lambda: describe_results(results, names))
+        print_result(rows, as_json, lambda: describe_results(results, names))
         return
     stats = net.stats()
-    text = lambda: f"{describe_results(results, names)}\n\n{describe_stats(stats)}"  # noqa: E731
-    packages = packages_of(list(net.provenance.devices))
-    scope = f"{stats.power.meter}: {stats.power.scope}" if stats.power and stats.power.meter else None
-    fields = fingerprint(packages=packages, threads=loading["threads"], meter=scope)
-    print_result({"results": named, "stats": stats, "fingerprint": fields}, as_json, text)
+    document = {"results": rows, "stats": stats, "fingerprint": _fingerprint(net, stats, loading.threads)}
+    print_result(document, as_json, lambda: f"{describe_results(results, names)}\n\n{describe_stats(stats)}")
+
+
+def _fingerprint(net: "Net", stats: "Stats", threads: int) -> dict[str, str]:
+    from ...devices import fingerprint
+    from ...runtime.selection import packages_of
+
+    meter = f"{stats.power.meter}: {stats.power.scope}" if stats.power and stats.power.meter else None
+    return fingerprint(packages=packages_of(list(net.provenance.devices)), threads=threads, meter=meter)

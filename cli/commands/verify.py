@@ -1,51 +1,64 @@
 """offramp verify"""
 
 import warnings
+from typing import TYPE_CHECKING
 
 import click
 
 from ...errors import CheckError, UnsupportedError
-from ..options import as_json, calibrated_devices, devices_of, on_devices, with_fallback, with_threads
+from ..loading import Loading, with_loading
+from ..options import as_json
 from ..output import print_result, progress_bars
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle
+    from ...progress import Progress
+    from ...runtime import Verification
 
 
 @click.command()
 @click.argument("bundle")
-@on_devices
-@with_fallback
-@with_threads
-@click.option("--variant", help="Name of a variant; all by default.")
+@with_loading("device", "place", "fallback", "threads")
+@click.option("--variant", help="Name of a variant. Default: all.")
 @as_json
-def verify(
-    bundle: str,
-    device: str | None,
-    place: str | None,
-    fallback: str | None,
-    threads: int,
-    variant: str | None,
-    as_json: bool,
-) -> None:
-    """Replay BUNDLE's golden samples through every stage on this device and compare with what was exported."""
+def verify(bundle: str, loading: Loading, variant: str | None, as_json: bool) -> None:
+    """Replay BUNDLE's golden samples through every stage on this device, and compare with what was exported."""
     from ...bundle import open_bundle
-    from ...runtime import Verification
-    from ...runtime import verify as verify_bundle
 
     opened = open_bundle(bundle)
-    names = [variant] if variant else [one.name for one in opened.manifest.variants]
-    found: list[Verification] = []
+    names = [variant] if variant else [each.name for each in opened.manifest.variants]
     with progress_bars() as progress:
-        for name in names:
-            devices = devices_of(opened, name, device, place) or calibrated_devices(opened, name)
-            try:
-                found += verify_bundle(
-                    opened, devices, variant=name, threads=threads, fallback=fallback, progress=progress
-                )
-            except UnsupportedError as error:
-                if name == names[-1] and not found:
-                    raise
-                warnings.warn(f"{name} is left out: {error}", stacklevel=1)
-    print_result(found, as_json, lambda: "\n\n".join(map(str, found)))
-    if failed := [result.variant for result in found if not result.passed]:
+        verifications = _verify_each(opened, names, loading, progress)
+    print_result(verifications, as_json, lambda: "\n\n".join(map(str, verifications)))
+    if failed := [verification.variant for verification in verifications if not verification.passed]:
+        device = verifications[0].device
         raise CheckError(
-            f"{', '.join(failed)}: what runs on {found[0].device} is not what was exported. Do not deploy it here."
+            f"{', '.join(failed)}: what runs on {device} is not what was exported. Do not deploy it here.",
+            device=device,
         )
+
+
+def _verify_each(bundle: "Bundle", names: list[str], loading: Loading, progress: "Progress") -> "list[Verification]":
+    """Verify variants one by one where each was calibrated; warn of those that a device cannot run.
+
+    Raises:
+        UnsupportedError: no variant can run.
+    """
+    from ...runtime import verify as verify_bundle
+
+    verifications: list[Verification] = []
+    for name in names:
+        try:
+            verifications += verify_bundle(
+                bundle,
+                loading.devices_or_calibrated(bundle, name),
+                variant=name,
+                threads=loading.threads,
+                fallback=loading.fallback,
+                progress=progress,
+            )
+        except UnsupportedError as error:
+            if name == names[-1] and not verifications:
+                raise
+            warnings.warn(f"{name} is left out: {error}", stacklevel=1)
+    return verifications

@@ -76,7 +76,7 @@ def test_prune_makes_the_bundle_and_adds_to_it(files, call):
         (2, "above 0 and below 1", "prune {f}/net.py:network --data {f}/net.py:data -o {f}/a.offramp --macs 50"),
         (
             2,
-            "0 or more passes",
+            "epochs are 0 or more",
             "prune {f}/net.py:network --data {f}/net.py:data -o {f}/a.offramp --macs 0.5 --epochs -1",
         ),
         (5, "has no labels", "prune {f}/net.py:network --data {f}/net.py:unlabelled -o {f}/a.offramp --macs 0.5"),

@@ -124,7 +124,7 @@ WRONG = [
     ("export {f}/dense.onnx -o {f}/x.offramp --temperatures 1,two,3", 2, "--temperatures takes numbers"),
     ("export {f}/dense.onnx -o {f}/x.offramp --axes x=batch", 2, "one entry per axis"),
     ("export {f}/dense.onnx -o {f}/x.offramp --axes y=batch,-", 2, "Unknown input 'y'"),
-    ("export {f}/dense.onnx -o {f}/x.offramp --axes batch,- --axes x=batch,-", 2, "begins with the input's name"),
+    ("export {f}/dense.onnx -o {f}/x.offramp --axes batch,- --axes x=batch,-", 2, "begins with the name of its input"),
     ("export {f}/dense.onnx -o {f}/x.offramp --mean 0.5", 5, "preprocess is for images of 1 channels"),
     ("export {f}/conv.onnx -o {f}/x.offramp --mean 0.5,0.5,0.5 --resize croped", 2, "Did you mean 'crop'"),
     ("export {f}/conv.onnx -o {f}/x.offramp --mean 0.5,0.5,0.5 --std 1", 2, "mean has 3 channels and std 1"),

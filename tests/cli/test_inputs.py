@@ -50,7 +50,7 @@ def test_class_folders_whose_names_are_numbers_are_those_classes(tmp_path):
     for name in ("10", "2", "0"):
         (tmp_path / name).mkdir()
         Image.new("L", (6, 4)).save(tmp_path / name / "1.png")
-    with pytest.warns(UserWarning, match="by the numbers that they are named; torchvision's ImageFolder"):
+    with pytest.warns(UserWarning, match="the numbers of their classes; torchvision's ImageFolder"):
         y = load_samples(str(tmp_path), CHW)[1]
     assert y is not None and sorted(y.tolist()) == [0, 2, 10]
     (tmp_path / "10").rename(tmp_path / "1")

@@ -1,0 +1,310 @@
+"""Early exit and the static networks that it must beat, measured side by side on samples that calibration never saw."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from ..bundle import Bundle, Calibration, OperatingPoint, Target, Variant, opened
+from ..bundle.calibration import StaticPoint
+from ..devices import fingerprint
+from ..errors import UsageError, unknown_name
+from ..progress import Progress, no_progress
+from ..runtime import Net, Provenance, Result, load, load_static
+from ..runtime.chain.samples import Samples
+from ..runtime.loading import load_uncalibrated
+from ..runtime.selection import find_calibration, packages_of
+from .benchmark import Benchmark, Row, StageCost, judge_early_exit
+from .intervals import paired_drop
+from .labels import LEAST_SAMPLES, check_labelled, check_labels
+from .measure.latency import Turn, force_exits, latencies, measure, run_alone
+
+__all__ = ["Comparison", "ComparisonRequest", "bench", "choose_early", "compare"]
+
+CHECKED_LABELS = 256
+"""Labels of at most this many samples are held against the whole network before anything is measured."""
+
+
+class ComparisonRequest(Struct, frozen=True, kw_only=True):
+    """What shall be compared, checked.
+
+    Attributes:
+        bundle: the bundle.
+        x, y: samples and labels as `check_labelled` returns them.
+        calibration: as `find_calibration` returns it.
+        point: name of the operating point, as `choose_early` returns it; None without a calibration.
+        device, threads, fallback, variant, seed, progress: as for `bench`.
+    """
+
+    bundle: Bundle
+    x: Samples
+    y: np.ndarray
+    calibration: Calibration | None
+    point: str | None
+    device: str | Sequence[str] | None
+    threads: int
+    fallback: str | None
+    variant: str | None
+    seed: int
+    progress: Progress
+
+    @property
+    def variant_name(self) -> str | None:
+        """Name of the variant that runs; None for the first one."""
+        if self.variant is None and self.calibration is not None and self.point is not None:
+            return self.calibration.points[self.point].variant
+        return self.variant
+
+
+class Comparison(Struct, frozen=True):
+    """A benchmark with the results it was made of.
+
+    Attributes:
+        benchmark: the figures and the verdict.
+        early, whole: results of the chain with its thresholds and of the whole static network, in the order of the samples.
+        forced: results of leaving at each exit whatever the score, in the mix in which the point leaves.
+    """
+
+    benchmark: Benchmark
+    early: list[Result]
+    whole: list[Result]
+    forced: list[list[Result]]
+
+
+class _Networks(Struct, frozen=True, kw_only=True):
+    """The networks that are measured side by side.
+
+    Attributes:
+        turns: what runs each of them: `early`, `forced`, `whole`, `single` if there is one. If the stages run on several devices,
+            `on DEVICE` runs the chain wholly on one of them: no tensor crosses there.
+        provenance: where the stages of the chain run.
+        point: the chain's operating point; None without a calibration.
+        single: the static network that runs as `single`.
+    """
+
+    turns: dict[str, Turn]
+    provenance: Provenance
+    point: OperatingPoint | None
+    single: StaticPoint | None
+
+
+def bench(
+    bundle: str | os.PathLike[str] | Bundle,
+    data: tuple[Any, np.ndarray],
+    *,
+    device: str | Sequence[str] | None = None,
+    threads: int = 1,
+    fallback: str | None = None,
+    variant: str | None = None,
+    point: str | None = None,
+    calibration: str | os.PathLike[str] | Calibration | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Benchmark:
+    """Measure the chain, the whole static network and the best static network, interleaved on the same engine.
+
+    Args:
+        bundle: the bundle or its folder.
+        data: samples as `Net.batch` takes them, and labels (N,), that calibration never saw.
+        device, threads, fallback, variant, point, calibration: as for `runtime.load`.
+        seed: seed for the order of measurement within each block.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Raises:
+        DataError: the samples do not fit the network.
+        UsageError, BundleError, MissingError: as for `runtime.load`.
+
+    Example:
+        >>> from offramp.calibrate import bench, load_samples
+        >>> result = bench("digits.offramp", load_samples("test.npz", "digits.offramp"))
+        >>> print(result.speedup, result.verdict)  # doctest: +SKIP
+        8.15 Early exit wins here: 8.15 times as fast in the mean as the whole static network.
+    """
+    bundle = opened(bundle)
+    x, y = check_labelled(data, bundle.manifest)
+    calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
+    request = ComparisonRequest(
+        bundle=bundle,
+        x=x,
+        y=y,
+        calibration=calibration,
+        point=point if calibration is None else choose_early(calibration, point),
+        device=device,
+        threads=threads,
+        fallback=fallback,
+        variant=variant,
+        seed=seed,
+        progress=progress,
+    )
+    return compare(request).benchmark
+
+
+def choose_early(calibration: Calibration, point: str | None) -> str:
+    """Return the name of the point that is compared: the given one, or the first that exits early.
+
+    Raises:
+        UsageError: the point is unknown or does not exit early, or no point does.
+    """
+    chains = [name for name, candidate in calibration.points.items() if candidate.exits_early]
+    if point is None and not chains:
+        raise UsageError("No operating point exits early: no thresholds meet the target. There is nothing to compare.")
+    point = point or chains[0]
+    if point not in calibration.points:
+        raise unknown_name("operating point", point, calibration.points)
+    if not calibration.points[point].exits_early:
+        raise UsageError(
+            f"The operating point {point} is {calibration.points[point].engines}, which does not exit early. "
+            f"{'Name one that does: ' + ', '.join(chains) if chains else 'No other does either'}."
+        )
+    return point
+
+
+def compare(request: ComparisonRequest) -> Comparison:
+    """Measure what `bench` measures, and keep the result of every sample."""
+    rng = np.random.default_rng(request.seed)
+    with ExitStack() as stack:
+        networks = _load_networks(request, stack, rng)
+        results = measure(networks.turns, request.x, rng=rng, progress=request.progress)
+    benchmark = _summarise(request, networks, results)
+    return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"])
+
+
+def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.Generator) -> _Networks:
+    """Load every network of the comparison into the stack, and hold the labels against the whole one."""
+    bundle, variant, threads = request.bundle, request.variant_name, request.threads
+    net = stack.enter_context(
+        load(
+            bundle,
+            request.device,
+            variant=variant,
+            point=request.point,
+            threads=threads,
+            calibration=request.calibration,
+            fallback=request.fallback,
+            progress=request.progress,
+        )
+    )
+    placement, point = net.provenance.devices, net.point
+    mix = point.exit_shares if point else (0.0,) * (len(net.exits) - 1) + (1.0,)
+    turns = {"early": run_alone(net), "forced": force_exits(net, mix, rng=rng)}
+    first = bundle.manifest.variants[0]
+    last = len(first.exits) - 1
+    whole = stack.enter_context(load_static(bundle, placement[-1], variant=first.name, exit=last, threads=threads))
+    turns["whole"] = run_alone(whole)
+    _check_some_labels(request, whole)
+    single = _find_single(request.calibration, point)
+    if single is not None and (single.device, single.variant, single.exit) == (placement[-1], first.name, last):
+        single = None  # it is measured as `whole`
+    if single is not None:
+        static = load_static(bundle, single.device, variant=single.variant, exit=single.exit, threads=threads)
+        turns["single"] = run_alone(stack.enter_context(static))
+    if len(set(placement)) > 1:
+        for device in sorted(set(placement)):
+            alone = stack.enter_context(load_uncalibrated(bundle, device, variant=variant, threads=threads))
+            turns[f"on {device}"] = force_exits(alone, mix, rng=rng)
+    return _Networks(turns=turns, provenance=net.provenance, point=point, single=single)
+
+
+def _check_some_labels(request: ComparisonRequest, whole: Net) -> None:
+    rows = np.linspace(0, len(request.x) - 1, min(len(request.x), CHECKED_LABELS)).astype(int)
+    answers = whole.batch(request.x[rows]).label
+    if len(rows) >= LEAST_SAMPLES:
+        check_labels(request.y[rows], answers, request.bundle.manifest.classes)
+
+
+def _find_single(calibration: Calibration | None, point: OperatingPoint | None) -> StaticPoint | None:
+    if calibration is None or point is None or point.rival is None:
+        return None
+    return calibration.statics[point.rival]
+
+
+def _summarise(
+    request: ComparisonRequest, networks: _Networks, results: Mapping[str, Sequence[list[Result]]]
+) -> Benchmark:
+    """Compute the figures of a benchmark from the results of its networks, by the names of their turns."""
+    early, whole, y, point = results["early"][0], results["whole"][0], request.y, networks.point
+    rows = {name: _row(name, results[name][0], y) for name in ("early", "whole", "single") if name in results}
+    mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
+    costs = mean_s["forced"]
+    shares = np.bincount([result.exit for result in early], minlength=len(costs)) / len(early)
+    predicted_shares = point.exit_shares if point else None
+    drop, interval = paired_drop(_find_right(early, y), _find_right(whole, y))
+    placement, predicted_s = networks.provenance.devices, float(shares @ costs)
+    target = point.target if point else None
+    limited = _measure_limits(early, whole, y, target) if target else {}
+    verdict = judge_early_exit(rows["early"], rows["whole"], rows.get("single"), limited, target)
+    if max(shares) == 1:
+        verdict += f" All samples left at exit {early[0].exit}: the static network that ends there gives the same."
+    return Benchmark(
+        early=rows["early"],
+        whole=rows["whole"],
+        single=rows.get("single"),
+        single_name=None if networks.single is None else _name_static(networks.single, placement[-1]),
+        speedup=rows["whole"].mean_s / rows["early"].mean_s,
+        drop=drop,
+        drop_interval=interval,
+        exit_shares=tuple(shares.tolist()),
+        predicted_shares=predicted_shares,
+        exit_latency_s=tuple(costs.tolist()),
+        predicted_s=predicted_s,
+        prediction_error=predicted_s / rows["early"].mean_s - 1,
+        share_error_s=None if predicted_shares is None else float((np.array(predicted_shares) - shares) @ costs),
+        samples=len(request.x),
+        fingerprint=fingerprint(packages=packages_of(list(placement)), threads=request.threads),
+        stages=_stage_costs(request.bundle.variant(request.variant_name), networks.provenance, mean_s),
+        verdict=verdict,
+    )
+
+
+def _name_static(static: StaticPoint, usual_device: str) -> str:
+    device = "" if static.device == usual_device else f" on {static.device}"
+    return f"static {static.variant} to exit {static.exit}{device}"
+
+
+def _stage_costs(variant: Variant, provenance: Provenance, mean_s: Mapping[str, np.ndarray]) -> tuple[StageCost, ...]:
+    """Return what each stage takes, from the mean latencies of leaving at each exit of the chain and of those on one device."""
+    producers: dict[str, str] = {}
+    costs = []
+    own_s = np.diff(mean_s["forced"], prepend=0.0)
+    for k, (stage, ran) in enumerate(zip(variant.stages, provenance.stages, strict=True)):
+        crossing = [tensor for tensor in stage.inputs if producers.get(tensor.name, ran.device) != ran.device]
+        producers |= {tensor.name: ran.device for tensor in stage.outputs}
+        extra_s = None
+        if crossing:
+            extra_s = float(own_s[k] - np.diff(mean_s[f"on {ran.device}"], prepend=0.0)[k])
+        sized = [tensor for tensor in crossing if tensor.is_sized]
+        size = sum(math.prod(tensor.at(1)) * np.dtype(tensor.dtype).itemsize for tensor in sized)
+        costs.append(StageCost(ran.device, ran.runs_on, float(own_s[k]), size, extra_s))
+    return tuple(costs)
+
+
+def _find_right(results: Sequence[Result], y: np.ndarray) -> np.ndarray:
+    right: np.ndarray = np.array([result.label for result in results]) == y
+    return right
+
+
+def _row(name: str, results: Sequence[Result], y: np.ndarray) -> Row:
+    seconds = latencies(results)
+    p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
+    return Row(name, float(_find_right(results, y).mean()), float(seconds.mean()), p50, p90, p99)
+
+
+def _measure_limits(
+    early: Sequence[Result], whole: Sequence[Result], y: np.ndarray, target: Target
+) -> dict[str, float]:
+    """Return the measured value of each limit of a target, by the limits' names; energy is not measured here."""
+    label = np.array([result.label for result in early])
+    seconds = latencies(early)
+    right, whole_right = label == y, _find_right(whole, y)
+    values = {
+        "min_accuracy": float(right.mean()),
+        "max_drop": float(whole_right.mean() - right.mean()),
+        "max_disagreement": float((label != np.array([result.label for result in whole])).mean()),
+        "max_latency_s": float(seconds.mean()),
+        "max_late": float((seconds > (target.deadline_s or math.inf)).mean()),
+    }
+    return {name: values[name] for name in target.limits if name in values}

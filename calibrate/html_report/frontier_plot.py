@@ -1,0 +1,192 @@
+"""The plot of what can be had: accuracy over mean latency or energy, for points, static networks and other thresholds."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ...bundle import Calibration, OperatingPoint
+from ...bundle.calibration import StaticPoint
+from ...units import show_mj, show_share, show_thresholds, show_time
+from .contents import Measured, Report
+from .figures import (
+    BLUE,
+    ORANGE,
+    RED,
+    add_tip,
+    data_source,
+    empty_figure,
+    move_legend_below,
+    show_placement,
+    show_static,
+)
+
+if TYPE_CHECKING:
+    from bokeh.plotting import figure
+
+TIP = '<div style="max-width:22em;white-space:pre-line"><b>@name</b>\n@tip</div>'
+"""Text under the mouse on a mark; Bokeh escapes the values."""
+
+MOST_LABELLED = 12
+"""Layers with more marks than this get no labels, which would cover each other."""
+
+
+class _Mark(Struct, frozen=True, kw_only=True):
+    """One mark in the plot.
+
+    Attributes:
+        name: what the mark stands for.
+        label: the text beside it; empty for none.
+        accuracy: share of right labels; without labels agreement with the whole network.
+        latency_s, energy_j: means; `energy_j` is None if no energy was measured.
+        lines: further lines of its tip.
+    """
+
+    name: str
+    label: str = ""
+    accuracy: float
+    latency_s: float
+    energy_j: float | None = None
+    lines: tuple[str, ...] = ()
+
+
+class _Layer(Struct, frozen=True):
+    """Marks of one kind: their name in the legend, the marks, and how Bokeh shall draw them."""
+
+    name: str
+    marks: list[_Mark]
+    look: dict[str, Any]
+
+
+def draw_frontier(report: Report, *, energy: bool) -> "figure":
+    """Draw accuracy, or agreement without labels, over mean latency or energy."""
+    calibration = report.calibration
+    measure = "accuracy" if calibration.point.accuracy is not None else "agreement"
+    unit, factor = ("mJ", 1e3) if energy else ("us", 1e6)
+    plot = empty_figure(
+        height=430,
+        x_axis_label=f"mean {'energy' if energy else 'latency'}, {unit}",
+        y_axis_label="accuracy, %" if measure == "accuracy" else "agreement with the whole network, %",
+    )
+    layers = _calibrated_layers(calibration)
+    if report.measured is not None and not energy:
+        layers += _measured_layers(report.measured)
+    drawn = [mark for layer in layers for mark in layer.marks if _cost(mark, energy) is not None]
+    for layer in layers:
+        _draw_layer(plot, layer, measure, energy=energy, factor=factor)
+    add_tip(plot, TIP)
+    costs = [(_cost(mark, energy) or 0.0) * factor for mark in drawn]
+    plot.x_range.start, plot.x_range.end = 0, max(costs) * 1.18
+    low, high = min(mark.accuracy for mark in drawn) * 100, max(mark.accuracy for mark in drawn) * 100
+    plot.y_range.start, plot.y_range.end = low - 0.12 * (high - low) - 0.05, high + 0.15 * (high - low) + 0.05
+    move_legend_below(plot, columns=1)
+    return plot
+
+
+def _draw_layer(plot: "figure", layer: _Layer, measure: str, *, energy: bool, factor: float) -> None:
+    from bokeh.models import LabelSet
+
+    marks = [mark for mark in layer.marks if _cost(mark, energy) is not None]
+    if not marks:
+        return
+    columns: Mapping[str, Sequence[Any]] = {
+        "x": [(_cost(mark, energy) or 0.0) * factor for mark in marks],
+        "y": [mark.accuracy * 100 for mark in marks],
+        "name": [mark.name for mark in marks],
+        "label": [mark.label for mark in marks],
+        "tip": [_show_tip(mark, measure) for mark in marks],
+    }
+    source = data_source(columns)
+    plot.scatter("x", "y", source=source, legend_label=layer.name, **layer.look)
+    if any(columns["label"]) and len(marks) <= MOST_LABELLED:
+        plot.add_layout(
+            LabelSet(x="x", y="y", text="label", source=source, x_offset=8, y_offset=6, text_font_size="11px")
+        )
+
+
+def _calibrated_layers(calibration: Calibration) -> list[_Layer]:
+    """Return what the calibration found: other thresholds, static networks, operating points."""
+    several = len(calibration.variants) > 1
+    taking_part = [static for static in calibration.statics if calibration.took_part(static)]
+    barred = [static for static in calibration.statics if not calibration.took_part(static)]
+    thresholds = [
+        _Mark(
+            name="early exit",
+            accuracy=tradeoff.accuracy,
+            latency_s=tradeoff.latency_s,
+            energy_j=tradeoff.energy_j,
+            lines=(f"{tradeoff.variant} on {show_placement(tradeoff.placement)}", *_show_all(tradeoff.thresholds)),
+        )
+        for tradeoff in calibration.frontier
+        if tradeoff.static is None
+    ]
+    statics = [
+        _mark_static(static, f"{static.variant} exit {static.exit}" if several else f"exit {static.exit}")
+        for static in taking_part
+    ]
+    points = [_mark_point(name, point) for name, point in calibration.points.items()]
+    hollow = {"marker": "square", "size": 9, "line_color": BLUE, "fill_color": None}
+    return [
+        _Layer("other thresholds on the frontier", thresholds, {"marker": "circle", "size": 7, "color": ORANGE}),
+        _Layer("static network", statics, {"marker": "square", "size": 9, "color": BLUE}),
+        _Layer("static network, never recommended", [_mark_static(static, "") for static in barred], hollow),
+        _Layer("operating point", points, {"marker": "diamond", "size": 17, "color": RED}),
+    ]
+
+
+def _measured_layers(measured: Measured) -> list[_Layer]:
+    """Return what the samples of the report gave: early exit, the whole static network, the best static network."""
+    if measured.benchmark is None:
+        return []
+    rows = {
+        f"early exit, point {measured.point}": measured.benchmark.early,
+        "whole static network": measured.benchmark.whole,
+    }
+    if measured.benchmark.single is not None:
+        rows[str(measured.benchmark.single_name)] = measured.benchmark.single
+    lines = (f"{measured.samples} samples",)
+    marks = [_Mark(name=name, accuracy=row.accuracy, latency_s=row.mean_s, lines=lines) for name, row in rows.items()]
+    look = {"marker": "x", "size": 11, "line_width": 2.5, "line_color": "black"}
+    return [_Layer("measured on the samples of this report", marks, look)]
+
+
+def _mark_static(static: StaticPoint, label: str) -> _Mark:
+    return _Mark(
+        name=show_static(static.exit),
+        label=label,
+        accuracy=_accuracy(static),
+        latency_s=static.latency_s,
+        energy_j=static.energy_j,
+        lines=(f"{static.variant} on {static.device}",),
+    )
+
+
+def _mark_point(name: str, point: OperatingPoint) -> _Mark:
+    promise = (point.promise,) if point.promise else ()
+    return _Mark(
+        name=f"operating point {name}",
+        label=name,
+        accuracy=_accuracy(point),
+        latency_s=point.latency_s,
+        energy_j=point.energy_j,
+        lines=(f"{point.variant} on {show_placement(point.placement)}", *_show_all(point.thresholds), *promise),
+    )
+
+
+def _show_all(thresholds: Sequence[float]) -> tuple[str, ...]:
+    return (f"thresholds {show_thresholds(thresholds)}",) if thresholds else ()
+
+
+def _show_tip(mark: _Mark, measure: str) -> str:
+    energy = () if mark.energy_j is None else (f"mean energy {show_mj(mark.energy_j)}",)
+    lines = f"{measure} {show_share(mark.accuracy)}", f"mean latency {show_time(mark.latency_s)}", *energy, *mark.lines
+    return "\n".join(lines)
+
+
+def _cost(mark: _Mark, energy: bool) -> float | None:
+    return mark.energy_j if energy else mark.latency_s
+
+
+def _accuracy(figures: OperatingPoint | StaticPoint) -> float:
+    """Return the accuracy, or without labels the agreement with the whole network."""
+    return float(1 - figures.disagreement if figures.accuracy is None else figures.accuracy)
