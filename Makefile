@@ -1,4 +1,6 @@
-# make demo: train, export, calibrate, run and compare a network on handwritten digits.  make test: run the tests.
+# make demo: train, export, calibrate, run and compare a network on handwritten digits.
+# make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
+# make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
 # make docs: build the pages of docs/ into site/.
 # make benchmarks [DATA=folder of CIFAR-10] [RECIPES='name=file.py:function ...']: write docs/benchmarks.md; takes hours, goes on
@@ -7,28 +9,37 @@ PYTHON ?= python3
 VENV := .venv
 RKNN_PYTHON ?= $(PYTHON)
 RKNN ?= .rknn
-PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend seglearn pytest pytest-xdist ruff mypy
+PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend seglearn pytest pytest-xdist ruff mypy import-linter
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-rknn benchmarks lint docs clean
+.PHONY: demo test test-fast test-rknn benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+
+test-fast: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	-m "not long and not slow and not hardware and not large and not rknn"
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
-	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest tests/runtime/engines/test_rknn.py
+	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/offramp
 	$(VENV)/bin/mypy
+	PYTHONPATH=$(VENV)/types $(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict

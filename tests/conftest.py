@@ -1,3 +1,4 @@
+import functools
 import os
 import shutil
 import subprocess
@@ -16,15 +17,43 @@ from offramp.export import export
 from offramp.tests.helpers.briefly import brief_arguments, calibrate
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
-BRIEF = (
-    "import runpy, sys, offramp.calibrate, offramp.tests.helpers.briefly as b; offramp.calibrate.calibrate = b.calibrate; "
-    "sys.argv = sys.argv[1:]; "
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10 as samples/cifar10 reads it, for some tests"
+    )
+
+
+@pytest.fixture
+def cifar10_folder(pytestconfig):
+    """The folder of CIFAR-10 that `--cifar10` names, or None."""
+    return pytestconfig.getoption("--cifar10")
+
+
+LONG = (
+    *("readme", "samples", "zoo", "docs", "power", "cli", "engines", "torch_module", "pruning", "objective"),
+    *("quantization", "contributing", "lengths", "calibrate", "qnn", "report", "examples", "attachment"),
+    *("training", "export", "compress"),
 )
+"""Files test_*.py that train, export many networks or measure, the longest first; all others together take 90 s."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Put the files that take longest first, so that no worker ends alone with one of them."""
-    items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_contributing.py"))
+    """Mark what takes long, and put it first, so that no worker ends alone with it."""
+    order = {f"test_{name}.py": position for position, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+    for item in items:
+        if item.path.name in order:
+            item.add_marker("long")
+
+
+def pytest_runtest_setup():
+    """Let torch read its 500 operators once, not anew for each export, where that is half of the time."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    read = registration and registration.ONNXRegistry.from_torchlib
+    if read and not hasattr(read, "cache_info"):
+        registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,35 +65,40 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def brief():
-    """How to start Python code that measures latencies only briefly: [*brief(code), arguments...]."""
-    return lambda code: [sys.executable, "-c", BRIEF + code, "offramp"]
-
-
-@pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    """Exports a network of the zoo once: name -> (torch module, bundle, the ONNX file that torch's dynamo exporter made)."""
+    """Exports a network of the zoo once: name -> (torch module, bundle, the ONNX file that torch's dynamo exporter made).
+
+    Workers share what they export. Nobody writes into it: `own_zoo` gives a copy.
+    """
     import torch
+    from filelock import FileLock
 
     from offramp.tests.zoo import networks
 
-    folder, made = tmp_path_factory.mktemp("zoo"), {}
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "zoo"
+    folder.mkdir(exist_ok=True)
 
+    def write(net, entry, name):
+        original = torch.onnx.export
+
+        def save_too(*arguments, **options):  # the capture takes seconds: once is enough
+            program = original(*arguments, **options)
+            program.save(folder / f"{name}.onnx")
+            return program
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.onnx, "export", save_too)
+            export(net, entry.draw(3, 0), folder / f"{name}.offramp", **entry.options)
+
+    @functools.cache
     def get(name):
-        if name not in made:
-            entry, original = networks.ZOO[name], torch.onnx.export
-            net = networks.build(entry)
-
-            def save_too(*arguments, **options):  # the capture takes seconds: once is enough
-                program = original(*arguments, **options)
-                program.save(folder / f"{name}.onnx")
-                return program
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(torch.onnx, "export", save_too)
-                bundle = export(net, entry.draw(3, 0), folder / f"{name}.offramp", **entry.options)
-            made[name] = net, bundle, folder / f"{name}.onnx"
-        return made[name]
+        entry = networks.ZOO[name]
+        net, path = networks.build(entry), folder / f"{name}.offramp"
+        with FileLock(folder / f"{name}.lock"):
+            if not path.exists():
+                write(net, entry, name)
+        return net, open_bundle(path), folder / f"{name}.onnx"
 
     return get
 

@@ -22,7 +22,7 @@ from .resume import Part, Work
 from .session import LoadedConfiguration, Session
 from .tables import Costs
 
-__all__ = ["Answers", "Configuration", "Measured", "Reference", "measure_all", "measure_turns"]
+__all__ = ["Answers", "Configuration", "Measurements", "Reference", "measure_all", "measure_turns"]
 
 TIMED_SAMPLES = 1024
 """Samples that latencies and joules are measured on."""
@@ -96,14 +96,14 @@ class Reference(Struct, frozen=True, kw_only=True):
     latency_s: float
 
 
-class Measured(Struct, frozen=True):
+class Measurements(Struct, frozen=True):
     """All configurations, and the reference."""
 
     configurations: tuple[Configuration, ...]
     reference: Reference
 
 
-def measure_all(session: Session) -> Measured:
+def measure_all(session: Session) -> Measurements:
     """Record and measure every configuration that was asked for, and the reference.
 
     Raises:
@@ -115,7 +115,7 @@ def measure_all(session: Session) -> Measured:
     reference = _describe_reference(session, configurations)
     if request.samples.y is not None:
         check_labels(request.samples.y, reference.labels, request.bundle.manifest.classes)
-    return Measured(configurations, reference)
+    return Measurements(configurations, reference)
 
 
 def measure_configuration(session: Session, loaded: LoadedConfiguration) -> Configuration:

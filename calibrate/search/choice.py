@@ -10,7 +10,7 @@ from ...bundle import Target
 from ...bundle.calibration import Exclusion
 from ...bundle.target import LOSS_LIMITS
 from ...errors import TargetError
-from ..measure.configurations import Configuration, Measured, measure_turns
+from ..measure.configurations import Configuration, Measurements, measure_turns
 from ..measure.latency import Turn, force_exits, run_alone
 from ..measure.session import Session
 from ..measure.tables import Costs
@@ -60,7 +60,7 @@ class Choice(Struct, frozen=True, kw_only=True):
         return [picked.get(each.key, each) for each in self.contenders if each.static is not None]
 
 
-def choose(contenders: Sequence[Contender], measured: Measured, request: Request) -> Choice:
+def choose(contenders: Sequence[Contender], measured: Measurements, request: Request) -> Choice:
     """Choose among all contenders, by latencies on the scale of the configuration that was measured last.
 
     Raises:

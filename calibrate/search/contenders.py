@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...runtime import EveryExit
-from ..measure.configurations import Answers, Configuration, Measured, Reference
+from ..measure.configurations import Answers, Configuration, Measurements, Reference
 from ..measure.tables import Costs, ExitTable
 from ..requests import Request
 
@@ -60,7 +60,7 @@ class Contender(Struct, frozen=True, kw_only=True, eq=False):
         return self.with_costs(self.selecting.costs.scaled(self.configuration.drift(reference_s)))
 
 
-def tabulate(measured: Measured, request: Request) -> list[Contender]:
+def tabulate(measured: Measurements, request: Request) -> list[Contender]:
     """Return every configuration's chain, followed by its static networks, each with the latencies measured beside it."""
     return [
         contender

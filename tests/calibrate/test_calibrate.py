@@ -90,8 +90,8 @@ def test_the_loaded_network_leaves_where_the_calibration_said(calibrated, labell
 def test_costs_rise_with_the_exit_and_the_fingerprint_is_there(calibrated):
     found = read_calibration(calibrated.calibrations()[0])
     (chain,) = found.chains
-    means = [one.mean_s for one in chain.exits]
-    assert means == sorted(means) and len(chain.passing_s) == 2
+    medians = [one.p50_s for one in chain.exits]  # which other work on the machine moves little
+    assert medians == sorted(medians) and len(chain.passing_s) == 2
     assert all(one.p50_s <= one.p90_s <= one.p99_s for one in chain.exits)
     assert {"architecture", "cores", "engine", "threads"} <= set(found.fingerprint)
     assert [one.exit for one in found.statics] == [0, 1, 2] and found.early.rival == 2

@@ -14,7 +14,7 @@ from offramp.export import keep
 from offramp.runtime import diagnose
 from offramp.tests.fakes.boards import BOARDS, plant
 from offramp.tests.helpers.briefly import calibrate
-from offramp.tests.helpers.command import clear_message, offramp
+from offramp.tests.helpers.command import PROCESS, clear_message, offramp
 
 METER = """
 import random
@@ -93,8 +93,7 @@ def test_power_streams_json_lines(meter):
 
 
 def test_an_interrupt_ends_the_watching_with_the_sum(meter):
-    code = "from offramp.cli.app import main; main()"
-    command = [sys.executable, "-c", code, "power", "--meter", meter("supply"), "--every", "300ms"]
+    command = [*PROCESS, "power", "--meter", meter("supply"), "--every", "300ms"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     assert process.stdout.readline().strip()  # it watches
     time.sleep(0.5)
@@ -128,19 +127,7 @@ def test_what_a_command_has_started_is_stopped_with_it(meter):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_with_its_joules(meter, number):
-    code = "from offramp.cli.app import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "power",
-        "--meter",
-        meter("supply"),
-        "--",
-        "sh",
-        "-c",
-        "echo up >&2; sleep 62",
-    ]
+    command = [*PROCESS, "power", "--meter", meter("supply"), "--", "sh", "-c", "echo up >&2; sleep 62"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr.readline() == "up\n"
     time.sleep(2.3)

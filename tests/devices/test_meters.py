@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from offramp.devices import Meter, Probe, Rail
+from offramp.devices import Meter, Probe, Rail, meters
 from offramp.devices.meters import choose_meter, find_meters
 from offramp.devices.state import BoardState
 from offramp.errors import MeasurementError, MissingError, UsageError
@@ -389,15 +389,17 @@ def test_rails_of_one_name_are_told_apart(board):
 
 
 def test_a_kind_of_sensor_that_fails_or_hangs_takes_no_other_with_it(board, monkeypatch):
+    from offramp.devices.meters import hwmon, rapl
+
     def hang(*_):
         time.sleep(60)
 
     def fail(*_):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("offramp.devices.meters.SEARCH_S", 0.3)
-    monkeypatch.setattr("offramp.devices.meters.hwmon.find", hang)
-    monkeypatch.setattr("offramp.devices.meters.rapl.find", fail)
+    monkeypatch.setattr(meters, "SEARCH_S", 0.3)
+    monkeypatch.setattr(hwmon, "find", hang)
+    monkeypatch.setattr(rapl, "find", fail)
     found = find_meters(board("intel-laptop"))
     reasons = {one.meter: one.reason for one in found.unavailable}
     assert "did not return" in reasons["hwmon"] and "surprise" in reasons["rapl"]
@@ -478,7 +480,7 @@ def test_a_network_on_a_card_is_measured_by_that_card_and_by_no_other(monkeypatc
     rail = Rail(name="P", role="total", covers="")
     for name, devices in (("rapl", ["cuda:0"]), ("nvml:0", ["cpu"]), ("nvml:0", ["cuda:1"])):
         chosen = Meter(name, [Probe((rail,), lambda: (1.0,))], scope="something else")
-        monkeypatch.setattr("offramp.devices.meters.choose_meter", lambda *_, chosen=chosen, **__: chosen)
+        monkeypatch.setattr(meters, "choose_meter", lambda *_, chosen=chosen, **__: chosen)
         with pytest.raises(MissingError, match="measures something else, but the network runs on"):
             choose_for("auto", devices)
         assert choose_for(name, devices) is chosen

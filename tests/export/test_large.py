@@ -1,7 +1,5 @@
 """More weights than one protobuf file can hold."""
 
-import os
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,10 +12,7 @@ from offramp.runtime import verify
 ROWS, WIDTH = 280_000, 2048
 
 
-@pytest.mark.skipif(
-    not os.environ.get("OFFRAMP_LARGE"),
-    reason="takes 5 GB of disk and 7 GB of memory: OFFRAMP_LARGE=1 python -m pytest tests/export/test_large.py",
-)
+@pytest.mark.large
 def test_weights_over_two_gigabytes_are_one_file_that_small_stages_share(tmp_path):
     size = 4 * ROWS * WIDTH
     with (tmp_path / "net.data").open("wb") as file:

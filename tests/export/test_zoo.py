@@ -1,6 +1,5 @@
 """Every network of the zoo goes the whole way: export, cut, fuse, keep, verify."""
 
-import os
 import warnings
 
 import numpy as np
@@ -268,16 +267,20 @@ BUILT = {
     "fp16": ("multi-scale-dense", "attached"),
     "int8": ("multi-scale-dense", "attached"),
 }
-"""What is built by TensorRT in every run; all of it takes three minutes."""
+"""The networks that every run builds with TensorRT, by precision; the others are `slow`: all take three minutes."""
 
 
-@EVERY
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, marks=() if name in BUILT[precision] else pytest.mark.slow)
+        for precision in BUILT
+        for name in networks.ZOO
+    ],
+)
 def test_every_stage_is_built_by_tensorrt(own_zoo, name, precision):
     """By TensorRT-RTX, whose parser and builder need no GPU; int8 without zero points."""
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
-    if name not in BUILT[precision] and "OFFRAMP_BENCHMARKS" not in os.environ:
-        pytest.skip("takes long: OFFRAMP_BENCHMARKS=1 python -m pytest tests/export/test_zoo.py -k tensorrt")
     bundle = own_zoo(name)
     if precision != "fp32":
         how = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}

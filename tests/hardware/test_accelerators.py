@@ -1,12 +1,10 @@
 """Every GPU, DLA and NPU that this machine has, of which no other test sees one:
 
-OFFRAMP_HARDWARE=1 python -m pytest -s tests/hardware/test_accelerators.py
+python -m pytest -s -m hardware tests/hardware/test_accelerators.py
 
 Small networks in three precisions are run there and on the CPU; printed are what runs them, how far their scores are apart, and
 the latency of leaving at each exit. What a device cannot run is skipped with its reason.
 """
-
-import os
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from offramp.errors import MissingError, UsageError
 from offramp.export import export, quantize
 from offramp.runtime import build, load_uncalibrated
 from offramp.runtime.engines import SIMULATOR, engines, name_device
+from offramp.tests.helpers.selection import asks_for_hardware
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import labels_of_clones
 
@@ -22,7 +21,7 @@ from offramp.tests.zoo.dense import labels_of_clones
 def find_devices():
     """Return the devices that are here and are no CPU."""
     found = []
-    for module, engine in engines().items() if os.environ.get("OFFRAMP_HARDWARE") else ():
+    for module, engine in engines().items():
         try:
             found += [name_device(module, engine, place) for place in engine.list_places()]
         except MissingError as error:
@@ -46,11 +45,15 @@ def leave_at_each(net, samples):
     return medians
 
 
-DEVICES = find_devices()
 SCORE_ERROR = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.1}
 """How far a score may be from the same variant's on the CPU."""
 
-pytestmark = pytest.mark.skipif(not DEVICES, reason="needs a GPU or an NPU: OFFRAMP_HARDWARE=1 python -m pytest -s")
+pytestmark = pytest.mark.hardware
+
+
+def pytest_generate_tests(metafunc):
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", find_devices() if asks_for_hardware(metafunc.config) else ())
 
 
 @pytest.fixture(scope="module", params=["plain", "multi-scale-dense", "depthwise-separable"])
@@ -61,7 +64,6 @@ def compressed(request, tmp_path_factory):
     return entry, quantize(quantize(bundle, entry.draw(64, 1), to="fp16"), entry.draw(64, 1), symmetric=True)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision", SCORE_ERROR)
 def test_every_precision_says_what_the_cpu_says(compressed, device, precision):
     entry, bundle = compressed
@@ -78,7 +80,6 @@ def test_every_precision_says_what_the_cpu_says(compressed, device, precision):
     assert (agreement >= 0.95).all()
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_what_was_built_is_loaded_again_and_clones_run_at_once(compressed, device):
     entry, bundle = compressed
     x = entry.draw(50, 3)[0]

@@ -1,11 +1,10 @@
 """The sensors that this machine has, of which no other test sees one:
 
-OFFRAMP_HARDWARE=1 python -m pytest -s tests/hardware
+python -m pytest -s -m hardware tests/hardware/test_sensors.py
 
 The machine should be at rest; the test loads its cores, and its graphics card if torch is there. It takes six minutes a meter.
 """
 
-import os
 import time
 
 import numpy as np
@@ -14,21 +13,20 @@ import pytest
 from offramp.calibrate.measure.energy import measure_runs
 from offramp.devices import differences, find_meters, fingerprint, identify
 from offramp.devices.watch import Watch
+from offramp.tests.helpers.selection import asks_for_hardware
 
-ASKED = bool(os.environ.get("OFFRAMP_HARDWARE"))
-METERS = [meter for meter in find_meters().meters if meter.total] if ASKED else []
+pytestmark = pytest.mark.hardware
 
-pytestmark = pytest.mark.skipif(not METERS, reason="needs a board with sensors: OFFRAMP_HARDWARE=1 python -m pytest -s")
+
+def pytest_generate_tests(metafunc):
+    if "meter" in metafunc.fixturenames:
+        meters = [meter for meter in find_meters().meters if meter.total] if asks_for_hardware(metafunc.config) else []
+        metafunc.parametrize("meter", meters, ids=lambda meter: meter.name)
 
 
 @pytest.fixture(autouse=True)
 def no_nvml():
     """Here the tests see what is installed."""
-
-
-@pytest.fixture(params=METERS, ids=lambda meter: meter.name)
-def meter(request):
-    return request.param
 
 
 def work_of(meter):

@@ -1,15 +1,59 @@
-"""The command line in a process of its own, for tests."""
+"""The command line for tests: in this process, which saves the seconds that imports take, or in a process of its own."""
 
+import contextlib
+import os
 import subprocess
 import sys
+import tempfile
+import warnings
 
+import pytest
+
+from offramp.cli.app import exit_code_of
 from offramp.tests.helpers.briefly import brief_arguments
+
+PROCESS = [
+    *(sys.executable, "-c"),
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from offramp.cli.app import main; main()",
+]
+"""How to start the command line in a process of its own; Ctrl-C reaches it even where the tests run in the background."""
 
 
 def offramp(*arguments):
-    """Run the command line in a process of its own; what calibrates measures briefly."""
-    code = "from offramp.cli.app import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *brief_arguments(arguments)], capture_output=True, text=True)
+    """Run a command in this process; what calibrates measures briefly. Returns what `subprocess.run` would."""
+    words = brief_arguments(arguments)
+    with captured(1) as out, captured(2) as err, as_in_a_process():
+        code = exit_code_of(words)
+    return subprocess.CompletedProcess(words, code, out[0], err[0])
+
+
+@contextlib.contextmanager
+def captured(number):
+    """Catch what this process, its libraries and its children write to a file descriptor: a list that then holds the text."""
+    text: list[str] = []
+    redirect = contextlib.redirect_stdout if number == 1 else contextlib.redirect_stderr
+    with tempfile.TemporaryFile("w+") as file:
+        kept = os.dup(number)
+        os.dup2(file.fileno(), number)
+        try:
+            with redirect(file):
+                yield text
+        finally:
+            os.dup2(kept, number)
+            os.close(kept)
+            file.seek(0)
+            text.append(file.read())
+
+
+@contextlib.contextmanager
+def as_in_a_process():
+    """Warn as Python does where no test framework asks for more."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
+        yield
 
 
 def clear_message(done, code, *words):

@@ -5,8 +5,6 @@ import json
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -56,25 +54,19 @@ def network():
 """
 
 
-def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_path, brief):
+def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_path, checkout):
     write_images(tmp_path, train=80, test=40)
     (tmp_path / "mine.py").write_text(BRIGHTNESS)
-    command = brief(f"runpy.run_path({str(ROOT / 'samples/cifar10/cifar10.py')!r}, run_name='__main__')")
     options = ["--network", tmp_path / "mine.py:network", "--data", tmp_path, "--output", tmp_path / "out"]
-    done = subprocess.run(
-        [*command, *options, "--calibration", "60", "--max-drop", "0.3"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "on 40 samples" in done.stdout and (tmp_path / "out/comparison.png").exists()
+    printed = run_script(checkout, "samples/cifar10/cifar10.py", *options, "--calibration", "60", "--max-drop", "0.3")
+    assert "on 40 samples" in printed and (tmp_path / "out/comparison.png").exists()
     assert (tmp_path / "out/network.offramp/manifest.json").exists()
 
 
-def test_the_cifar10_networks_train_by_one_command_and_load_what_it_wrote(tmp_path):
+def test_the_cifar10_networks_train_by_one_command_and_load_what_it_wrote(tmp_path, checkout):
     write_images(tmp_path, train=60)
     (tmp_path / "resnets.py").write_bytes((ROOT / "samples/cifar10/resnets.py").read_bytes())
-    command = [sys.executable, ROOT / "samples/cifar10/train.py", "--data", tmp_path, "--epochs", "1", "--batch", "27"]
+    shared = ["--data", tmp_path, "--epochs", 1, "--batch", 27, "--lr", 0.01]
     teacher = tmp_path / "teacher.safetensors"
     runs = [
         ("teacher", "joint", []),
@@ -82,22 +74,10 @@ def test_the_cifar10_networks_train_by_one_command_and_load_what_it_wrote(tmp_pa
         ("resnet8", "gated", ["--weights", "1", "1", "2"]),
     ]
     for name, recipe, more in runs:
-        options = [
-            "--network",
-            name,
-            "--recipe",
-            recipe,
-            "--lr",
-            "0.01",
-            "--out",
-            tmp_path / f"{name}.safetensors",
-            *more,
-        ]
+        options = ["--network", name, "--recipe", recipe, "--out", tmp_path / f"{name}.safetensors", *shared, *more]
         make = f"{tmp_path / 'resnets.py'}:{'make_teacher' if name == 'teacher' else name}"
         random = call_function(make).state_dict()
-        done = subprocess.run([*command, *options], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("epoch   1: loss")
+        assert run_script(checkout, "samples/cifar10/train.py", *options).startswith("epoch   1: loss")
         log = json.loads((tmp_path / f"{name}.json").read_text())
         assert log["recipe"] == recipe and log["data"]["trained"] == 54
         if name == "teacher":

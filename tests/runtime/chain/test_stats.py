@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 
-from offramp.devices import Fault, Meter, Probe, Rail, SimulatedBoard
+from offramp.devices import Fault, Meter, Probe, Rail, SimulatedBoard, meters
 from offramp.errors import MeterWarning, UsageError
 from offramp.runtime import load, load_uncalibrated
 
@@ -135,7 +135,6 @@ def test_power_aware_products_are_tested_in_simulated_time(calibrated, labelled)
 
 
 def test_auto_without_a_sensor_warns_and_runs(calibrated, labelled, monkeypatch, tmp_path):
-    import offramp.devices.meters as meters
 
     original = meters.find_meters
     monkeypatch.setattr(meters, "find_meters", lambda root="/": original(tmp_path))
@@ -149,8 +148,6 @@ def test_auto_without_a_sensor_warns_and_runs(calibrated, labelled, monkeypatch,
 
 def test_the_meter_is_that_of_what_runs_and_not_of_what_was_asked_for(calibrated, monkeypatch):
     import onnxruntime as ort
-
-    import offramp.devices.meters as meters
 
     # The CUDA provider is claimed to be part of this build; the stages fall back to the CPU.
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
@@ -185,6 +182,6 @@ def test_whatever_a_sensor_does_when_it_is_looked_for_the_network_loads(calibrat
     def broken(*_, **__):
         raise RuntimeError("a driver that nobody foresaw")
 
-    monkeypatch.setattr("offramp.devices.meters.find_meters", broken)
+    monkeypatch.setattr(meters, "find_meters", broken)
     with pytest.warns(MeterWarning, match="nobody foresaw"), load(calibrated, meter="auto") as net:
         assert net(labelled[0][0]).label >= 0

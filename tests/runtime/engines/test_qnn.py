@@ -1,10 +1,8 @@
 """Stages on QNN's simulator of an NPU: the same answers, contexts built ahead, and nothing left to the CPU in silence."""
 
 import json
-import os
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -101,10 +99,7 @@ def test_the_simulator_says_what_onnx_runtime_says(forms, variant):
 
 
 @simulated
-@pytest.mark.skipif(
-    not os.environ.get("OFFRAMP_BENCHMARKS"),
-    reason="takes minutes: OFFRAMP_BENCHMARKS=1 python -m pytest",
-)
+@pytest.mark.slow
 def test_every_network_of_the_zoo_runs_on_the_simulator_or_is_refused_for_a_known_reason(zoo):
     from offramp.tests.zoo import networks
 
@@ -122,13 +117,13 @@ def test_every_network_of_the_zoo_runs_on_the_simulator_or_is_refused_for_a_know
 
 
 @simulated
-def test_mixed_chains_give_the_same_labels(tmp_path):
-    """On real images with OFFRAMP_CIFAR10, a folder as samples/cifar10 reads it; otherwise on smooth noise."""
+def test_mixed_chains_give_the_same_labels(tmp_path, cifar10_folder):
+    """On real images with `--cifar10 FOLDER`, a folder as samples/cifar10 reads it; otherwise on smooth noise."""
     import cifar10
 
-    if folder := os.environ.get("OFFRAMP_CIFAR10"):
-        training, _ = cifar10.read_images(Path(folder) / "cifar10_train.npz", np.arange(200))
-        x, _ = cifar10.read_images(Path(folder) / "cifar10_test.npz", np.arange(500))
+    if cifar10_folder is not None:
+        training, _ = cifar10.read_images(cifar10_folder / "cifar10_train.npz", np.arange(200))
+        x, _ = cifar10.read_images(cifar10_folder / "cifar10_test.npz", np.arange(500))
     else:
         coarse = np.random.default_rng(0).standard_normal((44, 3, 4, 4)).astype(np.float32)
         smooth = np.ascontiguousarray(coarse.repeat(8, 2).repeat(8, 3))

@@ -6,7 +6,6 @@ rknn-toolkit-lite2 gives: ONNX Runtime computes what it answers, or the simulato
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -30,11 +29,10 @@ from offramp.runtime.engines import rknn
 from offramp.runtime.engines.rknn import converter
 from offramp.runtime.loading import load_static, load_uncalibrated
 from offramp.tests.helpers.command import offramp
+from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import forge
 
 DEVICE = "rknn:rk3588"
-PYTHON = os.environ.get("OFFRAMP_RKNN_PYTHON")
-with_toolkit = pytest.mark.skipif(not PYTHON, reason="needs rknn-toolkit2: make test-rknn")
 
 SCORES = {"fp32": 0.02, "int8": 0.05}
 """How far scores of the simulated NPU may be from ONNX Runtime's: in float16 each of them, in int8 on average.
@@ -334,7 +332,7 @@ class Simulator:
 
     def __init__(self):
         script = Path(__file__).parents[2] / "fakes/rknn_simulator.py"
-        command = [PYTHON, "-I", str(script), converter.__file__]
+        command = [rknn._find_python(), "-I", str(script), converter.__file__]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, *request):
@@ -366,21 +364,10 @@ def simulator():
     made.process.wait()
 
 
-def zoo_names():
-    """Importing the zoo takes seconds: only where it is used."""
-    if not PYTHON:
-        return ["every network of the zoo"]
-    from offramp.tests.zoo import networks
-
-    return list(networks.ZOO)
-
-
-@with_toolkit
+@pytest.mark.rknn
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
-@pytest.mark.parametrize("name", zoo_names())
+@pytest.mark.parametrize("name", networks.ZOO)
 def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_path, simulator, board, monkeypatch):
-    from offramp.tests.zoo import networks
-
     _, bundle, _ = zoo(name)
     shutil.copytree(bundle.path, tmp_path / "copy.offramp")
     bundle = open_bundle(tmp_path / "copy.offramp")
@@ -403,11 +390,9 @@ def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_p
     assert (off.max() if variant == "fp32" else off.mean()) <= SCORES[variant]
 
 
-@with_toolkit
+@pytest.mark.rknn
 @pytest.mark.parametrize("to", ["fp16", "int8"])
 def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, board, monkeypatch):
-    from offramp.tests.zoo import networks
-
     _, bundle, _ = zoo("multi-scale")
     shutil.copytree(bundle.path, tmp_path / "copy.offramp")
     data = networks.ZOO["multi-scale"].draw(64, 5) if to == "int8" else None
@@ -419,10 +404,8 @@ def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, b
     assert found.passed, found
 
 
-@with_toolkit
+@pytest.mark.rknn
 def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, board, monkeypatch):
-    from offramp.tests.zoo import networks
-
     entry = networks.ZOO["encoder"]
     bundle = export(networks.build(entry), entry.draw(3, 0), tmp_path / "encoder.offramp")
     monkeypatch.setattr(rknn, "_convert", simulator.convert)
@@ -433,11 +416,9 @@ def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, boar
     assert np.abs(npu.score - cpu.score).max() <= SCORES["fp32"]
 
 
-@with_toolkit
+@pytest.mark.rknn
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 def test_images_as_a_camera_gives_them_mean_the_same(variant, tmp_path, simulator, board, monkeypatch):
-    from offramp.tests.zoo import networks
-
     how = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
     bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=how)
@@ -467,7 +448,7 @@ def test_gelu_is_written_out_for_the_opset_of_the_toolkit(tmp_path, approximate)
     assert np.allclose(ours, ort.InferenceSession(tmp_path / "gelu.onnx").run(["y"], fed)[0], atol=1e-6)
 
 
-@with_toolkit
+@pytest.mark.rknn
 @pytest.mark.parametrize("chip", ["rk3588", "rk3566"])
 def test_the_command_builds_with_the_toolkit_and_tells_what_is_left_to_the_cpu(dense, chip):
     done = offramp("build", dense.path, "--place", f"0=rknn:{chip}", "--json")
