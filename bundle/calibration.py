@@ -15,7 +15,7 @@ __all__ = [
     "Certificate",
     "Chain",
     "Conditions",
-    "Gate",
+    "Exclusion",
     "Latency",
     "OperatingPoint",
     "StaticPoint",
@@ -217,16 +217,16 @@ class StaticPoint(Record, frozen=True, kw_only=True):
     energy_j: Joules | None = None
 
 
-class Gate(Record, frozen=True, kw_only=True):
-    """A compressed variant that took no part in the search, since it is slower or much worse than its parent here.
+class Exclusion(Record, frozen=True, kw_only=True):
+    """A compressed variant that was barred from the search, because it is slower or much worse than its parent on this device.
 
     Attributes:
-        variant, placement: what was left out, and the device of each of its stages.
-        parent: the variant it was made from.
+        variant, placement: the variant, and the device of each of its stages.
+        parent: the variant it was compared with.
         latency_s, parent_latency_s: median latency to the last exit.
-        accuracy, parent_accuracy: at the exit where it loses too much and most, or else at the last, by the samples that choose;
-            None where they are not known.
-        reason: which of them, in words.
+        accuracy, parent_accuracy: share of right labels on the selecting samples, at the exit that loses most beyond the limit;
+            at the last exit if none does. None if unknown.
+        reason: why it was barred, in words.
     """
 
     variant: str
@@ -313,7 +313,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     statics: tuple[StaticPoint, ...]
     frontier: tuple[Tradeoff, ...]
     points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[Exclusion, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -335,10 +335,10 @@ class Calibration(Record, frozen=True, kw_only=True):
 
     def took_part(self, static: StaticPoint) -> bool:
         """Return True if a static network took part in the search; False if its variant was excluded."""
-        gated = {(gate.variant, gate.placement) for gate in self.gates}
+        excluded = {(exclusion.variant, exclusion.placement) for exclusion in self.gates}
         placements = [chain.placement for chain in self.chains if chain.variant == static.variant]
         return any(
-            (static.variant, devices) not in gated
+            (static.variant, devices) not in excluded
             and static.exit < len(devices)
             and devices[static.exit] == static.device
             for devices in placements

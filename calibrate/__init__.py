@@ -1,4 +1,4 @@
-"""Measure a bundle on the device and find the best way to run it that can be promised to meet a target."""
+"""Measure a bundle on the device, and find the operating points that meet a target and can be promised to."""
 
 from typing import TYPE_CHECKING
 

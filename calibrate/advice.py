@@ -1,4 +1,4 @@
-"""What a calibration says in words: whether early exit pays, what nothing can meet, and what is worth knowing besides."""
+"""The verdicts and notes of a calibration in words: whether early exit pays, and how exits and samples could be improved."""
 
 import itertools
 import math
@@ -9,176 +9,168 @@ from msgspec.structs import replace
 
 from ..bundle import OperatingPoint, Target
 from ..bundle.calibration import Conditions
-from ..bundle.target import describe_limit
-from ..units import show_value
-from .measure.tables import Costs, exits_taken, mean_of
+from ..units import show_mj, show_share, show_us, show_value
+from .measure.tables import Costs, exits_taken, mean_at
 from .search.contenders import Contender
-from .search.objective import goal_of, keeps, limited
-from .search.picks import Pick, find, may_fail
+from .search.objective import goal_values, meets_limits
+from .search.picks import Pick, best_thresholds, may_be_unprovable
 
-WORTH = 0.97
-"""A chain with fewer exits is proposed where it is predicted to take at most this share of the time."""
+__all__ = ["advise", "judge", "name_unpromised", "with_exits"]
 
-WEAK = 0.5
-"""An exit that is right on less than this share of what the last exit is right on has a head that learnt too little."""
+WORTH_PROPOSING = 0.97
+"""A chain with fewer exits is proposed if it is predicted to take at most this share of the time."""
+
+WEAK_SHARE = 0.5
+"""An exit's head has learnt too little if it is right on less than this share of the samples that the last exit is right on."""
 
 MOST_EXITS = 5
 """Of chains with more exits only single ones are left out."""
 
 
 def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[bool, str]:
-    """Say whether early exit keeps its target and beats the best static network that keeps it too, with the numbers."""
+    """Say whether early exit meets its target and beats the best static network that meets it too, with the numbers."""
     if early is None:
         assert static is not None
         return False, f"Do not use early exit here: no thresholds keep the target, {_show(static)} does."
     if not early.met:
-        said = f"The target is missed on the samples that did not choose: {_show(early)}"
+        missed = f"The target is missed on the reporting samples: {_show(early)}"
         if early.drop is None or early.accuracy is None:
-            return False, f"{said}."
-        return False, f"{said}, {early.drop:.2%} below the whole network's {early.accuracy + early.drop:.2%}."
+            return False, f"{missed}."
+        whole = show_share(early.accuracy + early.drop)
+        return False, f"{missed}, {show_share(early.drop)} below the whole network's {whole}."
     if static is not None and early.certificate is None and static.is_promised:
         return False, f"Do not use early exit here: {early.promise} {_show(early)}, {_show(static)}."
     if static is None or not static.met:
-        where = "" if static is None else " on the samples that did not choose"
+        where = "" if static is None else " on the reporting samples"
         return True, f"Use early exit: no static network keeps the target{where}, {_show(early)}."
-    match early.target.goal:
-        case "accuracy":
-            ours, theirs = (
-                one.accuracy if one.accuracy is not None else 1 - one.disagreement for one in (early, static)
-            )
-            pays, gain = ours > theirs, f"{ours - theirs:+.2%} accuracy"
-        case "energy":
-            ours, theirs = early.energy_j or 0.0, static.energy_j or 0.0
-            pays, gain = ours < theirs, f"{theirs / ours:.2f} times as many inferences per joule" if ours else ""
-        case _:
-            pays, gain = early.latency_s < static.latency_s, f"{static.latency_s / early.latency_s:.2f} times the speed"
+    pays, gain = _compare(early, static)
     if pays:
         return True, f"Use early exit: {_show(early)}, {_show(static)} ({gain})."
     return False, f"Do not use early exit here: {_show(early)}, {_show(static)} ({gain})."
 
 
+def _compare(early: OperatingPoint, static: OperatingPoint) -> tuple[bool, str]:
+    """Return True if early exit is better at the goal, and by how much in words."""
+    match early.target.goal:
+        case "accuracy":
+            ours, theirs = (
+                point.accuracy if point.accuracy is not None else 1 - point.disagreement for point in (early, static)
+            )
+            return ours > theirs, f"{ours - theirs:+.2%} accuracy"
+        case "energy":
+            ours, theirs = early.energy_j or 0.0, static.energy_j or 0.0
+            return ours < theirs, f"{theirs / ours:.2f} times as many inferences per joule" if ours else ""
+        case _:
+            speed = f"{static.latency_s / early.latency_s:.2f} times the speed"
+            return early.latency_s < static.latency_s, speed
+
+
 def _show(point: OperatingPoint) -> str:
-    name = "early exit" if point.static is None else f"the static network to exit {point.static}"
-    parts = [f"{point.latency_s * 1e6:.0f} us"]
+    name = "early exit" if point.exits_early else f"the static network to exit {point.static}"
+    costs = [show_us(point.latency_s)]
     if point.energy_j is not None:
-        parts.append(f"{point.energy_j * 1e3:.4g} mJ")
-    right = f"at {point.accuracy:.2%}" if point.accuracy is not None else f"with {point.disagreement:.2%} disagreement"
-    return f"{name} of {point.variant} {' and '.join(parts)} {right}"
-
-
-def explain_failure(name: str, target: Target, contenders: Sequence[Contender]) -> str:
-    """Say why nothing keeps a target: what is the best that can be had of each limit alone."""
-    said = []
-    for limit, most in target.limits.items():
-        least, where = min(
-            ((mean, i) for i, one in enumerate(contenders) for mean in _ends(one, target, limit)),
-            key=lambda pair: pair[0],
-        )
-        if least > limited(contenders[where].known, target)[limit][1]:
-            best = 1 - least if limit == "min_accuracy" else least
-            words = describe_limit(limit, best, target)
-            said.append(f"{words.replace('at least', 'more than').replace('at most', 'less than')} is not to be had")
-    if not said:
-        said.append(f"each limit alone can be kept, but not {target.describe_limits()} together")
-    point = "" if name == "default" else f" for {name}"
-    return (
-        f"Nothing on this device gives {target}{point}: {'; '.join(said)}. Widen the limit, add variants (pruned, int8), or "
-        "export a network with an earlier exit."
-    )
-
-
-def _ends(contender: Contender, target: Target, limit: str) -> Iterator[float]:
-    """Give the mean of a limit's value where all samples leave at one exit, by the samples that choose."""
-    value, _ = limited(contender.known, target)[limit]
-    for k in range(contender.known.score.shape[1]):
-        yield mean_of(value, np.full(len(contender.known), k))
+        costs.append(show_mj(point.energy_j))
+    if point.accuracy is not None:
+        right = f"at {show_share(point.accuracy)}"
+    else:
+        right = f"with {show_share(point.disagreement)} disagreement"
+    return f"{name} of {point.variant} {' and '.join(costs)} {right}"
 
 
 def advise(
     picks: Mapping[str, Pick],
     targets: Mapping[str, Target],
     points: Mapping[str, OperatingPoint],
-    passing_s: Sequence[float],
     conditions: Conditions,
-    variant: str,
 ) -> list[str]:
-    """Say what is worth knowing besides: exits that are of no use, and what slowed the board down.
+    """Return notes on exits that are of no use, and on what slowed the board down.
 
     Args:
-        picks, targets: by the points' names.
-        points: what came of them.
-        passing_s: what each exit of the chain costs those that pass it; empty where that is not known.
+        picks, targets, points: by the points' names.
         conditions: of the board.
-        variant: of the chain.
     """
-    notes = []
     chain = next(iter(picks.values())).chain
-    score = chain.table.score
-    for k in range(score.shape[1] - 1):
-        if np.ptp(score[:, k]) == 0:
-            notes.append(
-                f"Exit {k} of {variant} gives every input the score {score[0, k]:.4g}: it cannot tell easy from hard."
-            )
-    if chain.table.right is not None:
-        notes += _name_weak(chain.table.right.mean(0).tolist(), variant)
-    early = [point for point in points.values() if point.static is None]
-    unused = [k for k in range(score.shape[1] - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
-    if unused and len(unused) == score.shape[1] - 1:
-        notes.append(f"No sample leaves early at any exit of {variant}.")
-    elif unused:
-        saved = f"about {sum(max(0.0, passing_s[k]) for k in unused) * 1e6:.0f} us " if passing_s else ""
-        rest = [str(k) for k in range(score.shape[1]) if k not in unused]
-        notes.append(
-            f"No sample leaves at {_exits(unused)} of {variant}: without, later exits take {saved}less. Try: "
-            f"offramp keep BUNDLE --exits {','.join(rest)} --variant {variant}"
-        )
+    table, variant, passing_s = chain.reporting, chain.configuration.variant.name, chain.configuration.passing_s
+    notes = [
+        f"Exit {k} of {variant} gives every input the score {table.score[0, k]:.4g}: it cannot tell easy from hard."
+        for k in range(table.exits - 1)
+        if np.ptp(table.score[:, k]) == 0
+    ]
+    if table.right is not None:
+        notes += _name_weak(table.right.mean(0).tolist(), variant)
+    early = [point for point in points.values() if point.exits_early]
+    unused = [k for k in range(table.exits - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
+    if unused:
+        notes.append(_name_unused(unused, table.exits, passing_s, variant))
     else:
         notes += _propose_fewer(next(iter(picks.values())), next(iter(targets.values())), passing_s, variant)
     if conditions.throttled:
         notes.append(
-            f"The board slowed down meanwhile ({', '.join(conditions.throttled)}): measure again when it is cool."
+            f"The board slowed down during the measurement ({', '.join(conditions.throttled)}): measure again when it is cool."
         )
     return notes
 
 
 def name_unpromised(
-    picks: Mapping[str, Pick],
-    targets: Mapping[str, Target],
-    points: Mapping[str, OperatingPoint],
-    variants: Sequence[str],
+    picks: Mapping[str, Pick], targets: Mapping[str, Target], points: Mapping[str, OperatingPoint]
 ) -> list[str]:
-    """Name the static network that would have been the rival, had the samples shown that it keeps the target.
+    """Return notes on static networks that are faster than what was picked and meet the target, but cannot be promised to.
 
     Args:
-        picks, targets: by the points' names.
-        points: what came of them.
-        variants: of each way.
+        picks, targets, points: by the points' names.
     """
     notes = []
     for name, pick in picks.items():
         target, point = targets[name], points[name]
-        by_energy = target.goal == "energy"
-        known = [point.energy_j if by_energy else point.latency_s]
-        if pick.rival is not None:
-            known.append(mean_of(goal_of(pick.rival.table, target), exits_taken(pick.rival.table.score, ())))
-        most = max(cost or 0.0 for cost in known)
-        statics = [one for one in (pick.rival, *pick.others) if one is not None and may_fail(one, target)]
-        ends = [(one, exits_taken(one.table.score, ())) for one in statics]
-        costs = [(mean_of(goal_of(one.table, target), end), one) for one, end in ends if keeps(one.table, target, end)]
-        cost, best = min(costs, key=lambda pair: pair[0], default=(math.inf, None))
-        if target.goal != "accuracy" and best is not None and cost < WORTH * most:
-            shown = show_value("max_energy_j" if by_energy else "max_latency_s", cost)
+        if target.goal == "accuracy":
+            continue
+        is_energy = target.goal == "energy"
+        costs = [point.energy_j if is_energy else point.latency_s]
+        if pick.best_static is not None:
+            costs.append(_static_cost(pick.best_static, target))
+        most = max(cost or 0.0 for cost in costs)
+        unproven = [(_static_cost(static, target), static) for static in _unproven_statics(pick, target)]
+        cost, static = min(unproven, key=lambda pair: pair[0], default=(math.inf, None))
+        if static is not None and cost < WORTH_PROPOSING * most:
+            shown = show_value("max_energy_j" if is_energy else "max_latency_s", cost)
             notes.append(
-                f"{name}: the static network to exit {best.static} of {variants[best.way]} takes {shown} and keeps the target on "
-                "these samples too, but by too little for so few of them to promise it. Give more samples, or others that choose "
-                "(outside)."
+                f"{name}: the static network to exit {static.static} of {static.configuration.variant.name} takes {shown} and "
+                "keeps the target on these samples too, but by too little for so few samples to prove it. Give more samples, or "
+                "other samples that choose (outside)."
             )
     return notes
 
 
+def _unproven_statics(pick: Pick, target: Target) -> Iterator[Contender]:
+    """Yield the static networks that meet a target on the reporting samples, but by too little to be proven."""
+    for static in (pick.best_static, *pick.other_statics):
+        if static is not None and may_be_unprovable(static, target):
+            table = static.reporting
+            if meets_limits(table, target, exits_taken(table.score, ())):
+                yield static
+
+
+def _static_cost(static: Contender, target: Target) -> float:
+    """Return what the target wants the least of, for a static network on the reporting samples."""
+    return mean_at(goal_values(static.reporting, target), exits_taken(static.reporting.score, ()))
+
+
+def _name_unused(unused: Sequence[int], exits: int, passing_s: Sequence[float], variant: str) -> str:
+    """Name the exits where no sample leaves, and the command that makes a variant without them."""
+    if len(unused) == exits - 1:
+        return f"No sample leaves early at any exit of {variant}."
+    saved = f"about {show_us(sum(max(0.0, passing_s[k]) for k in unused))} " if passing_s else ""
+    rest = [str(k) for k in range(exits) if k not in unused]
+    them = "it" if len(unused) == 1 else "them"
+    return (
+        f"No sample leaves at {_exits(unused)} of {variant}: without {them}, later exits take {saved}less. Try: "
+        f"offramp keep BUNDLE --exits {','.join(rest)} --variant {variant}"
+    )
+
+
 def _name_weak(right: Sequence[float], variant: str) -> list[str]:
     """Name the exits whose heads have learnt too little, by the share of samples that each exit is right on."""
-    weak = [k for k, share in enumerate(right) if share < WEAK * right[-1]]
+    weak = [k for k, share in enumerate(right) if share < WEAK_SHARE * right[-1]]
     if not weak:
         return []
     shares = ", ".join(f"{right[k]:.1%}" for k in weak)
@@ -190,40 +182,48 @@ def _name_weak(right: Sequence[float], variant: str) -> list[str]:
 
 
 def _propose_fewer(pick: Pick, target: Target, passing_s: Sequence[float], variant: str) -> list[str]:
-    """Propose the set of exits that the costs favour, where it is predicted to be faster than all of them."""
-    exits = pick.chain.known.score.shape[1]
+    """Propose the set of exits that is predicted to be fastest, if it is faster than all exits."""
+    exits = pick.chain.selecting.exits
     if pick.thresholds is None or target.goal != "latency" or exits < 3 or not passing_s:
         return []
-    full = _mean_latency_s(pick.chain, pick.thresholds)
+    full_s = _mean_latency_s(pick.chain, pick.thresholds)
     sizes = range(2, exits) if exits <= MOST_EXITS else (exits - 1,)
-    best, best_s = None, full
+    best, best_s = None, full_s
     for size in sizes:
-        for kept in itertools.combinations(range(exits - 1), size - 1):
-            one = with_exits(pick.chain, (*kept, exits - 1), passing_s)
-            (thresholds,) = find([one], target)
-            if thresholds is not None and _mean_latency_s(one, thresholds) < best_s:
-                best, best_s = (*kept, exits - 1), _mean_latency_s(one, thresholds)
-    if best is None or best_s > WORTH * full:
+        for early in itertools.combinations(range(exits - 1), size - 1):
+            shorter = with_exits(pick.chain, (*early, exits - 1), passing_s)
+            (thresholds,) = best_thresholds([shorter], target)
+            if thresholds is not None and _mean_latency_s(shorter, thresholds) < best_s:
+                best, best_s = (*early, exits - 1), _mean_latency_s(shorter, thresholds)
+    if best is None or best_s > WORTH_PROPOSING * full_s:
         return []
     return [
-        f"With {_exits(best)} alone early exit is predicted to take {1 - best_s / full:.0%} less time in the mean. Try: "
+        f"With {_exits(best)} alone early exit is predicted to take {1 - best_s / full_s:.0%} less time in the mean. Try: "
         f"offramp keep BUNDLE --exits {','.join(map(str, best))} --variant {variant}"
     ]
 
 
-def with_exits(chain: Contender, kept: Sequence[int], passing_s: Sequence[float]) -> Contender:
-    """Return a chain as it is predicted to be with some of its exits only."""
-    columns, times, costs = list(kept), [], chain.known.costs
+def with_exits(chain: Contender, exits: Sequence[int], passing_s: Sequence[float]) -> Contender:
+    """Return a chain as it is predicted to be with only some of its exits.
+
+    Args:
+        chain: the chain.
+        exits: those it keeps.
+        passing_s: the time that each exit but the last takes from samples that do not leave there.
+    """
+    columns, times, costs = list(exits), [], chain.selecting.costs
     for k in columns:
-        saved = sum(max(0.0, passing_s[j]) for j in range(k) if j not in columns)
-        times.append(costs.times_s[k] - saved)
+        saved_s = sum(max(0.0, passing_s[j]) for j in range(k) if j not in columns)
+        times.append(costs.times_s[k] - saved_s)
     costs = Costs(tuple(times), None if costs.power_w is None else costs.power_w[columns])
-    return replace(chain, known=chain.known.columns(columns, costs), table=chain.table.columns(columns, costs))
+    selecting, reporting = (table.columns(columns, costs) for table in (chain.selecting, chain.reporting))
+    return replace(chain, selecting=selecting, reporting=reporting)
 
 
-def _mean_latency_s(one: Contender, thresholds: tuple[float, ...]) -> float:
-    return mean_of(one.known.costs.latency_s, exits_taken(one.known.score, thresholds))
+def _mean_latency_s(contender: Contender, thresholds: tuple[float, ...]) -> float:
+    table = contender.selecting
+    return mean_at(table.costs.latency_s, exits_taken(table.score, thresholds))
 
 
-def _exits(which: Sequence[int]) -> str:
-    return f"exit{'s' if len(which) > 1 else ''} {', '.join(map(str, which))}"
+def _exits(numbers: Sequence[int]) -> str:
+    return f"exit{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

@@ -1,8 +1,10 @@
-"""What leaving at each exit of a bundle costs in joules: the bundle is loaded, and its exits are measured or modelled."""
+"""The energy of leaving at each exit of a bundle: the bundle is loaded, and its exits are measured or modelled."""
 
 import os
 from collections.abc import Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from ..bundle import Bundle, opened
 from ..devices import Meter, fingerprint
@@ -10,7 +12,7 @@ from ..progress import Progress, no_progress
 from ..runtime.chain.samples import check_samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import packages_of
-from .measure.energy import LEAST_TRIALS, ExitEnergies, measure_energy, model_energy
+from .measure.energy import LEAST_ROUNDS, ExitEnergies, measure_energy, model_energy
 from .measure.latency import forced_latencies
 
 __all__ = ["measure_bundle_energy"]
@@ -25,12 +27,12 @@ def measure_bundle_energy(
     variant: str | None = None,
     threads: int = 1,
     fallback: str | None = None,
-    trials: int = LEAST_TRIALS,
+    trials: int = LEAST_ROUNDS,
     window_s: float | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> ExitEnergies:
-    """Measure what leaving at each exit of a bundle costs in joules.
+    """Measure the energy of leaving at each exit of a bundle.
 
     Args:
         bundle: the bundle or its folder.
@@ -66,14 +68,9 @@ def measure_bundle_energy(
         if meter.grade == "modelled":
             (power_w,) = meter.probes[0].read()
             latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
-            return model_energy(latency_s, power_w, fingerprint=fields)
-        return measure_energy(
-            net,
-            samples,
-            meter,
-            trials=trials,
-            window_s=window_s,
-            seed=seed,
-            fingerprint=fields,
-            progress=progress,
-        )
+            energies = model_energy(latency_s, power_w)
+        else:
+            energies = measure_energy(
+                net, samples, meter, trials=trials, window_s=window_s, seed=seed, progress=progress
+            )
+    return replace(energies, fingerprint=fields)

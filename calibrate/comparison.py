@@ -20,7 +20,7 @@ from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
 from .benchmark import Benchmark, Row, StageCost, judge_early_exit
 from .intervals import paired_drop
-from .labels import LEAST, check_labelled, check_labels
+from .labels import LEAST_SAMPLES, check_labelled, check_labels
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
 
 __all__ = ["Comparison", "ComparisonRequest", "bench", "choose_early", "compare"]
@@ -212,7 +212,7 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
 def _check_some_labels(request: ComparisonRequest, whole: Net) -> None:
     rows = np.linspace(0, len(request.x) - 1, min(len(request.x), CHECKED_LABELS)).astype(int)
     answers = whole.batch(request.x[rows]).label
-    if len(rows) >= LEAST:
+    if len(rows) >= LEAST_SAMPLES:
         check_labels(request.y[rows], answers, request.bundle.manifest.classes)
 
 

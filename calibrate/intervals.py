@@ -1,14 +1,17 @@
-"""Intervals for what was measured on finitely many samples."""
+"""Confidence intervals for shares and accuracy drops measured on finitely many samples."""
 
 import math
 
 import numpy as np
 
 Z95 = 1.959964
+"""Standard errors on each side of a 95 % interval."""
+
+__all__ = ["paired_drop", "paired_error", "share_interval"]
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of which `count` of `n` samples were seen (Wilson, JASA 22, 1927)."""
+    """Return the 95 % interval of a share if `count` of `n` samples were counted (Wilson, JASA 22, 1927)."""
     share, z2 = count / n, Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
@@ -19,7 +22,7 @@ def paired_error(lost: np.ndarray, won: np.ndarray, n: int) -> np.ndarray:
     """Return the standard error of a paired accuracy drop.
 
     The adjusted estimate of Bonett and Price (Journal of Educational and Behavioral Statistics 37, 2012): one sample is added to
-    each kind of disagreement, so that the error stays honest where none or few were seen.
+    each kind of disagreement, so that the error is not 0 if none was seen.
 
     Args:
         lost: how many samples are wrong early and right at the last exit; any shape.

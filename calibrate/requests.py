@@ -1,94 +1,260 @@
-"""What a calibration is asked for, made ready: targets by name, variants with devices, samples split in two."""
+"""What a calibration is asked for, checked before anything is measured: samples, targets, variants, devices, the output."""
 
+import math
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
-from ..bundle import Bundle, Target, Variant
+from ..bundle import Bundle, Target, Variant, opened
 from ..bundle.calibration import EARLY_SUFFIX
 from ..bundle.manifest import PLAIN_NAME
 from ..bundle.target import Goal
+from ..bundle.writing import check_replaceable
 from ..devices.meter import Meter
 from ..errors import UsageError
-from ..runtime.chain.samples import Samples
+from ..files import check_writable
+from ..progress import Progress, no_progress
 from ..runtime.placement import AUTO, one_device_per_stage
-from .measure.resume import hash_samples
+from .labels import SampleSet, check_classes, check_data
 
-STANDARD = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
-"""Largest accuracy drops (without labels, disagreements) of the points that are made where no target is given."""
+__all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "PlacedVariant", "Request", "read_request"]
 
-SPLIT, LEAST_SELECT = 0.2, 200
-"""Where nothing comes from outside this share of the samples chooses, and at least so many, but no more than half."""
+STANDARD_LOSSES = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
+"""The points made without a target, and their largest accuracy drops; without labels, their largest disagreements."""
+
+SELECTING_SHARE, LEAST_SELECTING = 0.2, 200
+"""Without samples from outside, this share of the samples selects, and at least so many, but no more than half."""
+
+Devices = str | Sequence[str]
+"""One device for all stages, or one for each."""
+
+
+class PlacedVariant(Struct, frozen=True):
+    """A variant and the device it was asked to run on: one for all stages, or one for each."""
+
+    variant: Variant
+    device: Devices
+
+    def __str__(self) -> str:
+        device = self.device if isinstance(self.device, str) else ", ".join(self.device)
+        return f"{self.variant.name} on {device}"
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A calibration as it was asked for, checked.
+
+    Attributes:
+        bundle: the bundle.
+        samples: the samples that were given.
+        outside: other samples that select; None if a part of `samples` does.
+        selecting, reporting: which rows of `samples` select, and which report. With `outside` none of them selects.
+        targets: by the names of their points.
+        confidence: of all promises together.
+        placed: each variant on each device that fits it.
+        devices: the devices that were named, the first one first.
+        is_variant_named: True if single variants were asked for, so that none may be left out.
+        threads, fallback: as for `runtime.load`.
+        meter: measures energy; None leaves it out.
+        path: where the calibration is stored.
+        is_path_named: True if the path was given.
+        seed, rng: the seed, and the generator made from it, which has drawn the split of the samples.
+        measure_s: seconds spent on the latencies of each configuration.
+        save_s: seconds between two saves of unfinished work.
+        progress: is told what is being done.
+    """
+
+    bundle: Bundle
+    samples: SampleSet
+    outside: SampleSet | None
+    selecting: np.ndarray
+    reporting: np.ndarray
+    targets: dict[str, Target]
+    confidence: float
+    placed: tuple[PlacedVariant, ...]
+    devices: tuple[Devices, ...]
+    is_variant_named: bool
+    threads: int
+    fallback: str | None
+    meter: Meter | None
+    path: Path
+    is_path_named: bool
+    seed: int
+    rng: np.random.Generator
+    measure_s: float
+    save_s: float
+    progress: Progress
+
+    @property
+    def reference_variant(self) -> Variant:
+        """The bundle's first variant, whose whole network is the reference."""
+        return self.bundle.manifest.variants[0]
+
+    @property
+    def meter_name(self) -> str | None:
+        """The meter and its scope, as fingerprints name them; None without a meter."""
+        return None if self.meter is None else f"{self.meter.name}: {self.meter.scope}"
+
+    @property
+    def other_devices(self) -> list[str]:
+        """The names of all devices but the first, `auto` left out."""
+        others = [[device] if isinstance(device, str) else device for device in self.devices[1:]]
+        return [name for names in others for name in names if name != AUTO]
+
+    def resume_key(self, fingerprint: Mapping[str, str]) -> dict[str, str]:
+        """Return what decides whether stored work of an unfinished calibration fits this one."""
+        devices = [device if isinstance(device, str) else ",".join(device) for device in self.devices]
+        given = {
+            "device": "; ".join(devices),
+            "outputs": "calibration",
+            "data": self.samples.sha256,
+            "outside": "" if self.outside is None else self.outside.sha256,
+        }
+        return given | {name: text for name, text in fingerprint.items() if name != "temperature"}
+
+
+def read_request(
+    bundle: str | os.PathLike[str] | Bundle,
+    data: Any,
+    target: Target | Mapping[str, Target] | None = None,
+    *,
+    device: Devices = "cpu",
+    also: Sequence[Devices] = (),
+    threads: int = 1,
+    fallback: str | None = None,
+    variant: str | Sequence[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    confidence: float = 0.9,
+    outside: Any = None,
+    meter: Meter | None = None,
+    seed: int = 0,
+    measure_s: float = 6.0,
+    save_s: float = 10.0,
+    progress: Progress = no_progress,
+) -> Request:
+    """Check the arguments of `calibrate` and make them ready; all that can be refused before measuring is refused here."""
+    bundle = opened(bundle)
+    samples = check_data(data, bundle.manifest)
+    others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
+    targets = name_targets(target, has_labels=samples.y is not None, meter=meter)
+    _check_outside(samples, others, targets)
+    if not 0.5 <= confidence < 1:
+        raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
+    if not 0 < measure_s < math.inf:
+        raise UsageError(f"measure_s is a time in seconds above 0, not {measure_s}.")
+    variants = choose_variants(bundle, variant)
+    rng = np.random.default_rng(seed)
+    selecting, reporting = split_samples(len(samples), others is not None, rng)
+    request = Request(
+        bundle=bundle,
+        samples=samples,
+        outside=others,
+        selecting=selecting,
+        reporting=reporting,
+        targets=targets,
+        confidence=confidence,
+        placed=place_variants(variants, (device, *also)),
+        devices=(device, *also),
+        is_variant_named=variant is not None,
+        threads=threads,
+        fallback=fallback,
+        meter=meter,
+        path=_choose_path(bundle, variants, output),
+        is_path_named=output is not None,
+        seed=seed,
+        rng=rng,
+        measure_s=measure_s,
+        save_s=save_s,
+        progress=progress,
+    )
+    if samples.y is not None:
+        check_classes(samples.y)
+    return request
 
 
 def name_targets(
     target: Target | Mapping[str, Target] | None, *, has_labels: bool, meter: Meter | None
 ) -> dict[str, Target]:
-    """Return the targets by the names of their points."""
+    """Return the targets by the names of their points; the standard ones if none is given."""
     if target is None:
         goal: Goal = "latency" if meter is None else "energy"
         limit = "max_drop" if has_labels else "max_disagreement"
-        targets = {name: Target(goal=goal, **{limit: most}) for name, most in STANDARD.items()}
+        targets = {name: Target(goal=goal, **{limit: most}) for name, most in STANDARD_LOSSES.items()}
     else:
         targets = {"default": target} if isinstance(target, Target) else dict(target)
     if not targets:
-        raise UsageError("There is no target: name one at least, or leave target out.")
-    for name, one in targets.items():
+        raise UsageError("There is no target: name at least one, or leave target out.")
+    for name, each in targets.items():
         if not re.fullmatch(PLAIN_NAME, name) or name.endswith(EARLY_SUFFIX):
             raise UsageError(
                 f"A point's name has letters, digits, '.', '_' and '-' and does not end in {EARLY_SUFFIX}: not {name!r}."
             )
-        if one.needs_labels and not has_labels:
+        if each.needs_labels and not has_labels:
             raise UsageError(
-                f"The samples have no labels, so nothing tells whether {one.describe_limits()} holds: limit max_disagreement."
+                f"The samples have no labels, so nothing tells whether {each.describe_limits()} holds: limit max_disagreement."
             )
-        if one.needs_energy and meter is None:
-            raise UsageError(f"The target asks for energy: give a meter ({one}).")
+        if each.needs_energy and meter is None:
+            raise UsageError(f"The target asks for energy: give a meter ({each}).")
     return targets
 
 
 def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list[Variant]:
-    """Return the variants of some names, each once; all where none is named."""
+    """Return the named variants, each once; all variants if none is named."""
     if variant is None:
         return list(bundle.manifest.variants)
     names = [variant] if isinstance(variant, str) else list(variant)
     if not names:
-        raise UsageError("There is no variant to calibrate: name one at least, or leave variant out.")
+        raise UsageError("There is no variant to calibrate: name at least one, or leave variant out.")
     return [bundle.variant(name) for name in dict.fromkeys(names)]
 
 
-def name_file(first: Variant, variants: Sequence[Variant]) -> str:
-    """Return what the calibration of some variants is called where nobody says: after one other than the first, or `default`."""
-    return variants[0].name if len(variants) == 1 and variants[0] is not first else "default"
+def split_samples(count: int, has_outside: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows select and which report; with samples from outside no row selects."""
+    order = rng.permutation(count)
+    selecting = 0 if has_outside else min(count // 2, max(LEAST_SELECTING, round(SELECTING_SHARE * count)))
+    return np.sort(order[:selecting]), rng.permutation(order[selecting:])
 
 
-def split_samples(n: int, has_outside: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return which samples choose and which do not; those that choose are none where others do."""
-    order = rng.permutation(n)
-    aside = 0 if has_outside else min(n // 2, max(LEAST_SELECT, round(SPLIT * n)))
-    return np.sort(order[:aside]), rng.permutation(order[aside:])
+def place_variants(variants: Sequence[Variant], devices: Sequence[Devices]) -> tuple[PlacedVariant, ...]:
+    """Return each variant on each device that fits it: one device for all stages, or as many as the variant has stages.
+
+    Raises:
+        UsageError: devices are named for more or fewer stages than any variant has.
+    """
+    devices = [device for i, device in enumerate(devices) if device not in devices[:i]]
+    for device in devices:
+        if not isinstance(device, str) and all(len(device) != len(variant.stages) for variant in variants):
+            one_device_per_stage(device, len(variants[0].stages))  # raises the error
+    return tuple(
+        PlacedVariant(variant, device)
+        for variant in variants
+        for device in devices
+        if isinstance(device, str) or len(device) == len(variant.stages)
+    )
 
 
-def pair_devices(
-    variants: Sequence[Variant], devices: Sequence[str | Sequence[str]]
-) -> list[tuple[Variant, str | Sequence[str]]]:
-    """Return each variant with each device that fits it: one for all stages, or as many as it has stages."""
-    devices = [one for i, one in enumerate(devices) if one not in devices[:i]]
-    fit = [(v, d) for v in variants for d in devices if isinstance(d, str) or len(d) == len(v.stages)]
-    for one in devices:
-        if not any(d is one for _, d in fit):
-            one_device_per_stage(one, len(variants[0].stages))  # says what does not fit
-    return fit
+def _check_outside(samples: SampleSet, outside: SampleSet | None, targets: Mapping[str, Target]) -> None:
+    if outside is None:
+        return
+    if outside.sha256 == samples.sha256:
+        raise UsageError(
+            "outside holds the same samples as data: samples that choose must not certify too. Leave outside out."
+        )
+    if outside.y is None and any(target.min_accuracy is not None for target in targets.values()):
+        raise UsageError(
+            "outside has no labels, so it cannot choose thresholds for min_accuracy: limit max_drop instead, or give labels."
+        )
 
 
-def flatten(devices: Sequence[str | Sequence[str]]) -> list[str]:
-    """Return every device that is named."""
-    return [name for one in devices for name in ([one] if isinstance(one, str) else one) if name != AUTO]
-
-
-def key_of(fields: Mapping[str, str], devices: str, x: Samples, outer: Samples | None) -> dict[str, str]:
-    """Return what decides whether something that was kept belongs to this calibration."""
-    given = {"device": devices, "outputs": "recording", "data": hash_samples(x)}
-    given["outside"] = "" if outer is None else hash_samples(outer)
-    return given | {name: text for name, text in fields.items() if name != "temperature"}
+def _choose_path(bundle: Bundle, variants: Sequence[Variant], output: str | os.PathLike[str] | None) -> Path:
+    """Return where the calibration goes: `calibrations/default.json`, or `<variant>.json` for a single variant but the first."""
+    if output is not None:
+        return check_replaceable(output)
+    is_other = len(variants) == 1 and variants[0] is not bundle.manifest.variants[0]
+    path = bundle.path / "calibrations" / f"{variants[0].name if is_other else 'default'}.json"
+    check_writable(path)
+    return path

@@ -9,6 +9,9 @@ from ..errors import UsageError, require, unknown_name
 from ..files import os_errors_explained
 
 KEYS = Target.__struct_fields__
+"""Keys that a target may have."""
+
+__all__ = ["read_targets"]
 
 
 def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
@@ -23,67 +26,71 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
     Raises:
         UsageError: there is no file, it is no YAML, or a key or value is not one of a target's.
         MissingError: it cannot be read, or PyYAML is not installed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("targets.yaml").write_text("eco: {max_drop: 0.02, goal: energy}")
+        >>> read_targets("targets.yaml")["eco"].max_drop
+        0.02
     """
     path, yaml = Path(path), require("yaml", extra="calibrate")
     with os_errors_explained(path, "read"):
         if not path.is_file():
-            raise UsageError(f"There is no file {path}.")
+            raise UsageError(f"There is no file {path}.", path=path)
         content = path.read_bytes()
     try:
-        said = _load(yaml, content)
+        document = _load(yaml, content, path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(said, dict) or not said:
-        raise UsageError(f"{path} holds no target: it looks like `max_drop: 0.01`, or `eco: {{max_drop: 0.01}}`.")
-    if strange := [name for name in said if not isinstance(name, str)]:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}", path=path) from error
+    if not isinstance(document, dict) or not document:
         raise UsageError(
-            f"{path}: YAML takes the name {strange[0]!r} for something else than a text: write it in quotes."
+            f"{path} holds no target: it looks like `max_drop: 0.01`, or `eco: {{max_drop: 0.01}}`.", path=path
         )
-    if any(isinstance(value, dict) for value in said.values()):
-        return {name: _make(value, f"{path}, {name}") for name, value in said.items()}
-    return _make(said, str(path))
+    if strange := [name for name in document if not isinstance(name, str)]:
+        raise UsageError(f"{path}: YAML does not read the name {strange[0]!r} as text: write it in quotes.", path=path)
+    if any(isinstance(value, dict) for value in document.values()):
+        return {name: _make_target(fields, f"{path}, {name}", path) for name, fields in document.items()}
+    return _make_target(document, str(path), path)
 
 
-def _load(yaml: Any, content: bytes) -> Any:
-    """Read YAML in which no key stands twice: the library would take the last without a word."""
+def _load(yaml: Any, content: bytes, path: Path) -> Any:
+    """Read YAML and refuse a key that stands twice: the library would silently take the last."""
     loader = yaml.SafeLoader(content)
     try:
         node = loader.get_single_node()
         nodes = [node] if node is not None else []
         while nodes:
-            one = nodes.pop()
-            if isinstance(one, yaml.MappingNode):
-                keys = [key.value for key, _ in one.value]
+            current = nodes.pop()
+            if isinstance(current, yaml.MappingNode):
+                keys = [key.value for key, _ in current.value]
                 if twice := [key for key in keys if keys.count(key) > 1]:
-                    raise UsageError(
-                        f"The key {twice[0]!r} stands twice in line {one.start_mark.line + 1} and after it."
-                    )
-                nodes += [value for _, value in one.value]
+                    line = current.start_mark.line + 1
+                    raise UsageError(f"The key {twice[0]!r} stands twice in line {line} and after it.", path=path)
+                nodes += [value for _, value in current.value]
         return None if node is None else loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _make(fields: Any, where: str) -> Target:
+def _make_target(fields: Any, where: str, path: Path) -> Target:
     if not isinstance(fields, dict):
-        raise UsageError(f"{where}: a target has fields such as max_drop, not {fields!r}.")
+        raise UsageError(f"{where}: a target has fields such as max_drop, not {fields!r}.", path=path)
     for key in fields:
         if key not in KEYS:
-            raise UsageError(
-                f"{where}: {unknown_name('key', str(key), KEYS)} Times are in seconds, energies in joules."
-            )
-    numbers = {key: _number(key, value, where) for key, value in fields.items() if key != "goal"}
+            unknown = unknown_name("key", str(key), KEYS)
+            raise UsageError(f"{where}: {unknown} Times are in seconds, energies in joules.", path=path)
     try:
+        numbers = {key: _read_number(key, value) for key, value in fields.items() if key != "goal"}
         return Target(goal=fields.get("goal"), **numbers)
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{where}: {error}", path=path) from error
 
 
-def _number(key: str, value: Any, where: str) -> float:
-    """Return a number; YAML 1.1 takes 1e-3, which has no point, for a text."""
+def _read_number(key: str, value: Any) -> float:
+    """Return a number; YAML 1.1 reads 1e-3, which has no point, as text."""
     try:
         if not isinstance(value, bool):
             return float(value)
     except (TypeError, ValueError):
         pass
-    raise UsageError(f"{where}: {key} is a number, not {value!r}.")
+    raise UsageError(f"{key} is a number, not {value!r}.")

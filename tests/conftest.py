@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target, open_bundle, write_calibration
-from offramp.calibrate import calibrate
 from offramp.export import export
+from offramp.tests.helpers.briefly import brief_arguments, calibrate
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 
@@ -135,12 +135,11 @@ def labelled(dense_onnx, tmp_path_factory):
 
 
 @pytest.fixture
-def calibrated(dense, labelled, monkeypatch):
+def calibrated(dense, labelled):
     """The dense bundle with a calibration at a five percent drop, measured briefly.
 
     A network that small is faster whole, which is what would be recommended: the point with early exit is put in its place.
     """
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     found = calibrate(dense, labelled, Target(max_drop=0.05))
     write_calibration(dense.calibrations()[0], replace(found, points={"default": found.early}))
     return dense
@@ -165,7 +164,7 @@ def call(files, capfd, monkeypatch):
 
     def run(line):
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-        code = exit_code_of([part.format(f=files) for part in line.split()])
+        code = exit_code_of(brief_arguments(part.format(f=files) for part in line.split()))
         out, err = capfd.readouterr()
         assert "Traceback" not in err
         notes = "Note: ", "\x1b"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from offramp.bundle import Target
-from offramp.calibrate import calibrate, pipeline
 from offramp.export import export, quantize
+from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.zoo import example_net
 
 FACES = ("bundle", "calibrate", "devices", "export", "runtime")
@@ -43,9 +43,7 @@ def made(tmp_path_factory):
         np.savez(folder / f"{name}.npz", x=x, y=y)
     bundle = export(example_net.network(), train[0][:3], folder / "digits.offramp")
     bundle = quantize(bundle, train[0])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "MEASURE_S", 0.2)
-        calibrate(bundle, train, Target(max_drop=0.05))
+    calibrate(bundle, train, Target(max_drop=0.05))
     return folder
 
 
@@ -55,7 +53,6 @@ def folder(made, tmp_path, monkeypatch):
     copy = shutil.copytree(made, tmp_path / "example")
     monkeypatch.chdir(copy)
     monkeypatch.syspath_prepend(copy)
-    monkeypatch.setattr(pipeline, "MEASURE_S", 0.2)
     monkeypatch.delitem(sys.modules, "net", raising=False)
     yield copy
     sys.modules.pop("net", None)

@@ -1,10 +1,10 @@
-"""Promises about inputs that were not measured: exact tests along a path that was laid with other data.
+"""Exact tests for promises about inputs that were not measured, along a path that was laid with other data.
 
     path        never leave early  ------------------------------------------>  leave ever earlier
     tests       pass   pass   pass   pass   FAIL                                stop: the last that passed is certified
 
 The candidates are fixed before the certifying samples are looked at, and tested in order until the first failure. A false promise
-then has at most the chance `delta`, whatever the data (fixed-sequence testing: Maurer, Hothorn and Lehmacher, 1995). Several
+then has at most the chance `delta` for any data (fixed-sequence testing: Maurer, Hothorn and Lehmacher, 1995). Several
 limits are promised together where each of them passes at `delta` (intersection-union test: Berger, Technometrics 24, 1982).
 """
 
@@ -15,22 +15,26 @@ import numpy as np
 
 from ...errors import require
 
-NUISANCE = 8000
+NUISANCE_POINTS = 8000
 """Points at which the nuisance parameter is tried. With 400 the worst is missed: a test of size 0.1 had 0.1002."""
 
+COARSE_NUISANCE_POINTS = NUISANCE_POINTS // 25
+"""Points at which it is tried while the critical value is still bracketed."""
 
-CAUTION = 0.5
-"""The most that is bet at once, of what may be lost."""
+MOST_BET = 0.5
+"""The largest bet, as a share of the money that may be lost."""
+
+__all__ = ["certify_drop", "certify_mean", "certify_share", "critical_z", "noninferiority_z", "share_bound", "size_of"]
 
 
 def noninferiority_z(lost: np.ndarray, won: np.ndarray, n: int, eps: float) -> np.ndarray:
-    """Return Tango's score statistic of paired non-inferiority (Statistics in Medicine 17, 1998); low speaks for it.
+    """Return Tango's score statistic of paired non-inferiority (Statistics in Medicine 17, 1998); low values speak for it.
 
     Args:
         lost: how many samples are wrong early and right at the last exit; any shape.
         won: how many are right early and wrong at the last exit.
         n: how many samples there are.
-        eps: the accuracy drop below which the true one is to be, above 0.
+        eps: the limit of the true accuracy drop, above 0.
     """
     a, b = np.asarray(lost, np.float64), np.asarray(won, np.float64)
     middle = -a - b + (2 * n - a + b) * eps
@@ -41,22 +45,23 @@ def noninferiority_z(lost: np.ndarray, won: np.ndarray, n: int, eps: float) -> n
 
 @lru_cache(maxsize=64)
 def critical_z(n: int, eps: float, delta: float) -> float:
-    """Return the largest z with which the exact unconditional test keeps its size: certify where the statistic is at most this.
+    """Return the critical value of the exact unconditional test: certify if the statistic is at most this.
 
-    Whatever the share of samples won, the chance of certifying at a drop of `eps` is at most `delta`: that nuisance parameter is
-    maximised out (Lloyd, Australian and New Zealand Journal of Statistics 50, 2008). Takes seconds for some thousand samples.
+    The share of samples won is a nuisance parameter, which is maximised out: for every such share, the chance of certifying at a
+    true drop of `eps` is at most `delta` (Lloyd, Australian and New Zealand Journal of Statistics 50, 2008). It takes seconds for
+    some thousand samples.
 
     Args:
         n: how many samples, 1 or more.
         eps: the accuracy drop, in (0, 1).
         delta: the chance of a false promise, in (0, 0.5).
     """
-    few = _nuisances(NUISANCE // 25, eps)
+    few = _nuisances(COARSE_NUISANCE_POINTS, eps)
     low, high = -12.0, 0.0
     while high - low > 2e-4:
         middle = (low + high) / 2
         low, high = (low, middle) if size_of(middle, n, eps, few).max() > delta else (middle, high)
-    every = _nuisances(NUISANCE, eps)
+    every = _nuisances(NUISANCE_POINTS, eps)
     while size_of(low, n, eps, every).max() > delta:
         low -= 5e-4
     return low
@@ -85,38 +90,38 @@ def size_of(z: float, n: int, eps: float, shares_won: np.ndarray) -> np.ndarray:
 
 
 def certify_drop(lost: int, won: int, n: int, *, eps: float, delta: float) -> bool:
-    """Tell whether the true accuracy drop is at most `eps`, with a chance of at most `delta` to say so falsely.
+    """Return True if the true accuracy drop is at most `eps`; the chance that this is false is at most `delta`.
 
     Args:
         lost, won, n, eps: as for `noninferiority_z`.
         delta: as for `critical_z`.
     """
     if eps <= 0:
-        return lost == won == 0  # nothing but never leaving early promises that
+        return lost == won == 0  # only a network that never leaves early promises that
     return bool(noninferiority_z(np.asarray(lost), np.asarray(won), n, eps) <= critical_z(n, eps, delta))
 
 
 def share_bound(count: int, n: int, *, delta: float) -> float:
-    """Return the upper bound of a share of which `count` of n were seen (Clopper and Pearson, Biometrika 26, 1934)."""
+    """Return the upper bound of a share if `count` of n samples were counted (Clopper and Pearson, Biometrika 26, 1934)."""
     special = require("scipy.special", extra="calibrate")
     return 1.0 if count >= n else float(special.betaincinv(count + 1, n - count, 1 - delta))
 
 
 def certify_share(count: int, n: int, limit: float, *, delta: float) -> bool:
-    """Tell whether the true share is at most a limit, where `count` of n were seen; falsely with a chance of at most `delta`."""
+    """Return True if the true share is at most a limit; the chance that this is false is at most `delta`."""
     return share_bound(count, n, delta=delta) <= limit
 
 
 def certify_mean(values: np.ndarray, limit: float, *, least: float, most: float, delta: float) -> bool:
-    """Tell whether a mean is below a limit, with a chance of at most `delta` to say so falsely.
+    """Return True if the true mean is below a limit; the chance that this is false is at most `delta`.
 
-    By betting against it: Waudby-Smith and Ramdas, Journal of the Royal Statistical Society B 86, 2024.
+    The test bets against the mean: Waudby-Smith and Ramdas, Journal of the Royal Statistical Society B 86, 2024.
 
     Args:
         values: float64 (N,) in an order that does not depend on them.
         limit: the limit.
-        least, most: between which all of them lie, seen or not.
-        delta: the chance.
+        least, most: bounds of all values, measured or not.
+        delta: the chance of a false promise.
     """
     if limit >= most:
         return True
@@ -128,12 +133,12 @@ def certify_mean(values: np.ndarray, limit: float, *, least: float, most: float,
     mean = (0.5 + np.cumsum(x)) / (past + 1)
     variance = (0.25 + np.cumsum((x - mean) ** 2)) / (past + 1)
     bet = np.sqrt(2 * math.log(1 / delta) / (n * np.r_[0.25, variance[:-1]]))
-    money = np.cumsum(np.log1p(np.minimum(bet, CAUTION / (1 - m)) * (m - x)))
+    money = np.cumsum(np.log1p(np.minimum(bet, MOST_BET / (1 - m)) * (m - x)))
     return bool(money.max() >= math.log(1 / delta))
 
 
 def _most_lost(z: float, n: int, eps: float, won: np.ndarray) -> np.ndarray:
-    """Return for each count of samples won how many may be lost for a statistic of at most z; -1 where not even none."""
+    """Return for each count of samples won how many may be lost for a statistic of at most z; -1 if even 0 is too many."""
     low, high = np.full(len(won), -1), n - won + 1
     while (high - low > 1).any():
         middle = (low + high) // 2
@@ -143,6 +148,6 @@ def _most_lost(z: float, n: int, eps: float, won: np.ndarray) -> np.ndarray:
 
 
 def _nuisances(count: int, eps: float) -> np.ndarray:
-    """Return shares of samples won, denser towards 0, where networks are."""
+    """Return shares of samples won, denser towards 0, because networks win few."""
     share: np.ndarray = np.linspace(0, 1, count) ** 2 * (1 - eps) / 2
     return share

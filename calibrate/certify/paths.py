@@ -1,4 +1,4 @@
-"""Candidates for thresholds, laid in a line from the safe end."""
+"""Candidate thresholds in the order in which they are tested: a path from the safe end through the best thresholds."""
 
 import math
 from collections.abc import Sequence
@@ -8,23 +8,24 @@ import numpy as np
 from ...bundle import Target
 from ...bundle.manifest import NEVER
 from ...bundle.target import LOSS_LIMITS
-from ..measure.tables import Table, exits_taken, mean_of
+from ..measure.tables import ExitTable, exits_taken, mean_at
 from ..search.objective import find_thresholds
 from ..search.thresholds import MARGIN
 
-STEPS = 240
+PATH_STEPS = 240
 """Candidates along a path."""
 
-
 REACH = 1e-3, 30.0
-"""The first and the last factor on the odds of leaving early, where the vector that the path leads through has 1."""
+"""The first and the last factor on the odds of leaving early; the vector that the path leads through has the factor 1."""
+
+__all__ = ["lay_candidates", "lay_path"]
 
 
 def lay_path(score: np.ndarray, thresholds: Sequence[float], *, reach: tuple[float, float] = REACH) -> np.ndarray:
-    """Lay a nested path through a vector: at every step, at each exit, the same or more of the samples are sure enough.
+    """Lay a nested path through a vector: from step to step, each exit's threshold falls or stays.
 
-    Of the samples, the share u is sure enough at an exit with the given threshold; at a step with factor f the odds of that are f
-    times as large. An exit that the vector never takes stays unused.
+    If a share u of the samples reaches an exit's threshold in the vector, then at a step with factor f the odds u / (1 - u) are
+    f times as large: with u = 0.5 and f = 3 three quarters reach it. An exit that the vector never takes stays unused.
 
     Args:
         score: float32 (N, exits) of samples that do not certify.
@@ -32,29 +33,29 @@ def lay_path(score: np.ndarray, thresholds: Sequence[float], *, reach: tuple[flo
         reach: the first and the last factor.
 
     Returns:
-        Thresholds, float32 (STEPS, exits - 1), each column falling where the factors rise.
+        Thresholds, float32 (PATH_STEPS, exits - 1), each column falling where the factors rise.
     """
     n = len(score)
-    factors = np.geomspace(*reach, STEPS)
-    path = np.full((STEPS, len(thresholds)), NEVER, np.float32)
+    factors = np.geomspace(*reach, PATH_STEPS)
+    path = np.full((PATH_STEPS, len(thresholds)), NEVER, np.float32)
     for k, threshold in enumerate(thresholds):
         column = np.sort(score[:, k])
-        sure = min((column >= np.float32(threshold)).mean(), 1 - 1 / n)
-        if sure > 0:
-            share = factors * sure / (1 - sure + factors * sure)
+        reached = min((column >= np.float32(threshold)).mean(), 1 - 1 / n)
+        if reached > 0:
+            share = factors * reached / (1 - reached + factors * reached)
             at = n - np.round(share * n).astype(int)
             path[:, k] = np.where(at < n, column[np.minimum(at, n - 1)], NEVER)
     return path
 
 
-def lay_candidates(known: Table, thresholds: Sequence[float], target: Target, *, tested: int) -> np.ndarray:
+def lay_candidates(table: ExitTable, thresholds: Sequence[float], target: Target, *, tested: int) -> np.ndarray:
     """Lay the candidates for a target through a vector, in the order in which they are tested.
 
-    Under limits of accuracy alone they begin where almost nothing leaves early; under limits of cost alone where all leave at the
-    first exit. Under both they begin where both are kept by as much as possible. They go on towards the goal.
+    Under limits of accuracy alone they begin where almost nothing leaves early; under limits of cost alone where all samples
+    leave at the first exit; under both where the limits are met by the widest margin. From there they go towards the goal.
 
     Args:
-        known: of the samples that chose.
+        table: of the selecting samples.
         thresholds: the vector.
         target: the target.
         tested: how many samples test the candidates.
@@ -62,25 +63,28 @@ def lay_candidates(known: Table, thresholds: Sequence[float], target: Target, *,
     Returns:
         Thresholds, float32 (steps, exits - 1).
     """
-    score, careful = known.score, [name in LOSS_LIMITS for name in target.limits]
-    if target.goal != "accuracy" and all(careful):
+    score, is_careful = table.score, [name in LOSS_LIMITS for name in target.limits]
+    if target.goal != "accuracy" and all(is_careful):
         return lay_path(score, thresholds)
-    if target.goal == "accuracy" and not any(careful):
+    if target.goal == "accuracy" and not any(is_careful):
         first: Sequence[float] = (0.0,) * len(thresholds)
         path = lay_path(score, thresholds, reach=REACH[::-1])
     else:
-        first = _middle(known, thresholds, target, MARGIN * math.sqrt(len(known) / tested))
+        margin = MARGIN * math.sqrt(len(table) / tested)
+        first = _most_cautious_thresholds(table, thresholds, target, margin)
         path = lay_path(score, first, reach=(1.0, REACH[0] if target.goal == "accuracy" else REACH[1]))
     path = np.vstack([np.asarray(first, np.float32), path])
     if target.goal != "accuracy":
         return path
-    wrong = [mean_of(known.wrong, exits_taken(score, step.tolist())) for step in path]
+    wrong = [mean_at(table.wrong, exits_taken(score, step.tolist())) for step in path]
     return path[: int(np.argmin(wrong)) + 1]
 
 
-def _middle(known: Table, thresholds: Sequence[float], target: Target, margin: float) -> Sequence[float]:
-    """Return thresholds that keep all limits by as many standard errors as can be, up to twice the margin of a search."""
+def _most_cautious_thresholds(
+    table: ExitTable, thresholds: Sequence[float], target: Target, margin: float
+) -> Sequence[float]:
+    """Return thresholds that meet all limits by as many standard errors as possible, up to twice the margin of a search."""
     for factor in (2.0, 1.75, 1.5, 1.25):
-        if (found := find_thresholds(known, target, margin=factor * margin)) is not None:
-            return found
+        if (cautious := find_thresholds(table, target, margin=factor * margin)) is not None:
+            return cautious
     return thresholds

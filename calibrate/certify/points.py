@@ -1,4 +1,4 @@
-"""Operating points: what they give for samples that did not choose them, what is promised, and what is recommended."""
+"""Operating points: their figures on samples that did not choose them, their promises, and what is recommended."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,20 +10,31 @@ from ...bundle import Certificate, OperatingPoint, Target
 from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE
 from ...bundle.target import describe_limit
 from ...progress import Progress, no_progress
+from ...units import show_share, show_us
 from ..advice import judge
 from ..measure.tables import exits_taken
 from ..search.contenders import Contender
-from ..search.objective import keeps
+from ..search.objective import meets_limits
 from ..search.picks import Pick
-from ..search.predictions import Named, predict
+from ..search.predictions import predict_point
 from .paths import lay_candidates
-from .promises import certify
+from .promises import certify_path
+
+__all__ = ["describe_promise", "make_points"]
+
+CHOSEN_TOO_LATE = (
+    "Nothing is promised: this network became the best only after the test samples had been looked at. Calibrate with new "
+    "samples to get a promise for it."
+)
+"""Promise text of a static network that was chosen by the reporting samples."""
+
+REFERENCE_LIMITS = {"max_drop", "max_disagreement"}
+"""Limits of what is lost against the reference."""
 
 
 def make_points(
     picks: Mapping[str, Pick],
     targets: Mapping[str, Target],
-    names: Sequence[Named],
     statics: Sequence[Contender],
     *,
     confidence: float,
@@ -31,50 +42,62 @@ def make_points(
 ) -> dict[str, OperatingPoint]:
     """Certify what was picked, and recommend the chain or the static network for each target.
 
-    All promises together hold with the given confidence: each is tested at an equal part of what may go wrong (Bonferroni). What
-    was chosen by other samples is tested; what wins only by the samples that test is not promised.
+    All promises together hold with the given confidence: each is tested at an equal part of the chance of error (Bonferroni).
+    Networks chosen by the selecting samples are tested. A network that is the best only on the reporting samples is not promised.
 
     Args:
         picks, targets: by the points' names.
-        names: of each way.
         statics: the calibration's static networks, which points name by their index.
         confidence: of all promises together.
         progress: is told after each target.
     """
-    static_wins = {name: pick.prefers_static(targets[name]) for name, pick in picks.items()}
-    tested = [
-        pick.rival for name, pick in picks.items() if static_wins[name] and not _is_free(pick.rival, targets[name])
-    ]
-    promises = sum(pick.thresholds is not None for pick in picks.values()) + len(tested)
-    keys = [(one.way, one.static) for one in statics]
+    promises = sum(_count_promises(pick, targets[name]) for name, pick in picks.items())
+    indices = {static.key: i for i, static in enumerate(statics)}
     points: dict[str, OperatingPoint] = {}
     beside: dict[str, OperatingPoint] = {}
     for i, (name, pick) in enumerate(picks.items()):
         progress("certifying", i, len(picks))
-        target = targets[name]
-        how = _Test(target, max(1, promises), confidence)
-        early = static = None
-        if pick.thresholds is not None:
-            early = how.test_chain(pick.chain, pick.thresholds, names[pick.chain.way])
-        rival = pick.rival
-        if rival is not None:
-            static = how.test_static(rival, names[rival.way], chosen=static_wins[name])
-            if not static.met and (rival := _next_that_keeps(pick.others, target)) is not None:
-                static = how.test_static(rival, names[rival.way], chosen=False)
-        index = None if rival is None else keys.index((rival.way, rival.static))
+        test = _PointTest(targets[name], max(1, promises), confidence)
+        early = None if pick.thresholds is None else test.test_chain(pick.chain, pick.thresholds)
+        contender, static = _test_static(test, pick)
+        index = None if contender is None else indices[contender.key]
         points |= _recommend(name, early, static, beside, index)
     progress("certifying", len(picks), len(picks))
     return points | beside
 
 
-def _next_that_keeps(others: Sequence[Contender], target: Target) -> Contender | None:
-    """Return the first static network that keeps a target on the samples that did not choose either."""
-    return next((one for one in others if keeps(one.table, target, exits_taken(one.table.score, ()))), None)
+def _count_promises(pick: Pick, target: Target) -> int:
+    """Return how many promises a pick is tested for: of its chain, and of its static network if that is preferred."""
+    static = pick.best_static
+    is_static_tested = static is not None and pick.prefers_static(target) and not _is_free(static, target)
+    return (pick.thresholds is not None) + is_static_tested
 
 
-def _is_free(rival: Contender | None, target: Target) -> bool:
-    """Tell whether a static network keeps its target whatever the samples: the yardstick under limits of what it loses."""
-    return rival is None or (rival.table.is_whole and set(target.limits) <= {"max_drop", "max_disagreement"})
+def _test_static(test: "_PointTest", pick: Pick) -> tuple[Contender | None, OperatingPoint | None]:
+    """Return the best static network and its point; if it misses the target on the reporting samples, the next that meets it.
+
+    If none meets it, the point of the first is returned without its network, so that no point names it as the best.
+    """
+    if pick.best_static is None:
+        return None, None
+    point = test.test_static(pick.best_static, is_chosen=pick.prefers_static(test.target))
+    if point.met:
+        return pick.best_static, point
+    other = _next_that_meets(pick.other_statics, test.target)
+    return other, point if other is None else test.test_static(other, is_chosen=False)
+
+
+def _next_that_meets(statics: Sequence[Contender], target: Target) -> Contender | None:
+    """Return the first static network that meets a target on the reporting samples too."""
+    for static in statics:
+        if meets_limits(static.reporting, target, exits_taken(static.reporting.score, ())):
+            return static
+    return None
+
+
+def _is_free(static: Contender, target: Target) -> bool:
+    """Return True if a static network is sure to meet its target: the reference, if only losses against it are limited."""
+    return static.reporting.is_reference and set(target.limits) <= REFERENCE_LIMITS
 
 
 def _recommend(
@@ -82,26 +105,26 @@ def _recommend(
     early: OperatingPoint | None,
     static: OperatingPoint | None,
     beside: dict[str, OperatingPoint],
-    rival: int | None,
+    index: int | None,
 ) -> dict[str, OperatingPoint]:
-    """Return the point that wins, by its name; where that is a static network the chain goes `beside`."""
+    """Return the point that wins, by its name; if that is a static network, the chain's point is put into `beside`."""
     pays, verdict = judge(early, static)
     if early is not None:
-        early = replace(early, pays=pays, verdict=verdict, rival=rival)
+        early = replace(early, pays=pays, verdict=verdict, rival=index)
     if static is not None and not pays:
         if early is not None:
             beside[name + EARLY_SUFFIX] = early
-        return {name: replace(static, verdict=verdict, rival=rival)}
-    assert early is not None  # a target that neither keeps was refused
+        return {name: replace(static, verdict=verdict, rival=index)}
+    assert early is not None  # a target that neither meets was refused
     return {name: early}
 
 
-class _Test(Struct, frozen=True):
-    """Tests one target's candidates.
+class _PointTest(Struct, frozen=True):
+    """Tests the candidates for one target.
 
     Attributes:
         target: the target.
-        promises: how many promises share what may go wrong.
+        promises: how many promises share the chance of error.
         confidence: of all of them.
     """
 
@@ -111,39 +134,36 @@ class _Test(Struct, frozen=True):
 
     @property
     def delta(self) -> float:
+        """The chance of error of each promise."""
         return (1 - self.confidence) / self.promises
 
-    def test_chain(self, chain: Contender, thresholds: tuple[float, ...], named: Named) -> OperatingPoint:
-        """Return the last candidate along a path through the thresholds that is certified; themselves where none is."""
-        path = lay_candidates(chain.known, thresholds, self.target, tested=len(chain.table))
-        step, why = certify(chain.table, self.target, path, delta=self.delta)
+    def test_chain(self, chain: Contender, thresholds: tuple[float, ...]) -> OperatingPoint:
+        """Return the last certified candidate along a path through the thresholds; the thresholds themselves if none is."""
+        path = lay_candidates(chain.selecting, thresholds, self.target, tested=len(chain.reporting))
+        step, why = certify_path(chain.reporting, self.target, path, delta=self.delta)
         if step is not None:
             thresholds = tuple(path[step].tolist())
-        point = predict(chain.table, thresholds, self.target, named)
-        return self._promise(point, step, len(path), why, len(chain.table))
+        point = predict_point(chain, thresholds, self.target)
+        return self._promise(point, step, len(path), why, len(chain.reporting))
 
-    def test_static(self, rival: Contender, named: Named, *, chosen: bool) -> OperatingPoint:
-        """Return a static network, certified where it was chosen before these samples were looked at."""
-        named = Named(named.variant, named.placement[rival.static : (rival.static or 0) + 1])
-        point = replace(predict(rival.table, (), self.target, named), static=rival.static)
-        if _is_free(rival, self.target):
+    def test_static(self, static: Contender, *, is_chosen: bool) -> OperatingPoint:
+        """Return a static network's point, certified if it was chosen before the reporting samples were looked at."""
+        point = predict_point(static, (), self.target)
+        if _is_free(static, self.target):
             return replace(point, promise=WHOLE_NETWORK_PROMISE)
-        if not chosen:
-            return replace(
-                point,
-                promise="Nothing is promised: another way seemed better before these samples were looked at. Other samples can.",
-            )
-        step, why = certify(rival.table, self.target, np.zeros((1, 0), np.float32), delta=self.delta)
-        return self._promise(point, step, 1, why, len(rival.table))
+        if not is_chosen:
+            return replace(point, promise=CHOSEN_TOO_LATE)
+        step, why = certify_path(static.reporting, self.target, np.zeros((1, 0), np.float32), delta=self.delta)
+        return self._promise(point, step, 1, why, len(static.reporting))
 
-    def _promise(self, point: OperatingPoint, step: int | None, steps: int, why: str, n: int) -> OperatingPoint:
+    def _promise(self, point: OperatingPoint, step: int | None, steps: int, why: str, samples: int) -> OperatingPoint:
         if step is None:
             return replace(point, promise=why)
         certificate = Certificate(
             limits=self.target.limits,
             confidence=self.confidence,
             promises=self.promises,
-            samples=n,
+            samples=samples,
             step=step,
             steps=steps,
         )
@@ -155,18 +175,19 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
     together = (
         f" (all {certificate.promises} promises of this calibration together)" if certificate.promises > 1 else ""
     )
-    said = []
+    parts = []
     for name, most in certificate.limits.items():
         if name == "max_drop":
-            said.append(f"the accuracy drop on inputs like these is at most {most:.2%}")
+            parts.append(f"the accuracy drop on inputs like these is at most {show_share(most)}")
         elif name == "max_disagreement":
-            said.append(f"at most {most:.2%} of inputs like these get another label than the whole network gives them")
-        elif name == "max_late":
-            said.append(
-                f"at most {most:.2%} of inputs like these take longer than {(target.deadline_s or 0) * 1e6:.0f} us"
+            parts.append(
+                f"at most {show_share(most)} of inputs like these get another label than the whole network gives them"
             )
+        elif name == "max_late":
+            late = f"take longer than {show_us(target.deadline_s or 0)}"
+            parts.append(f"at most {show_share(most)} of inputs like these {late}")
         else:
-            what, _, bound = describe_limit(name, most, target).partition(" of ")
-            said.append(f"the {what.partition(' ')[2]} on inputs like these is {bound}")
-    listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+            limited, _, bound = describe_limit(name, most, target).partition(" of ")
+            parts.append(f"the {limited.partition(' ')[2]} on inputs like these is {bound}")
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     return f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples."

@@ -1,4 +1,4 @@
-"""What the samples that report can promise of limits."""
+"""Promises that the reporting samples can prove."""
 
 import math
 from statistics import NormalDist
@@ -9,8 +9,8 @@ from ...bundle import Target
 from ...bundle.target import LOSS_LIMITS
 from ...errors import require
 from ...units import show_value
-from ..measure.tables import Costs, Table, at_exits, exits_taken
-from ..search.objective import limited
+from ..measure.tables import Costs, ExitTable, exits_taken, values_at
+from ..search.objective import LimitValues, limit_values
 from .exact_tests import certify_drop, certify_mean, certify_share, share_bound
 
 WORDS = {
@@ -21,11 +21,13 @@ WORDS = {
     "max_late": ("a share of late inputs", True),
     "max_energy_j": ("a mean energy", False),
 }
-"""What each limit limits, in words, and whether that is a share."""
+"""The quantity that each limit limits, in words, and True if it is a share."""
+
+__all__ = ["bound_cost", "certify_path"]
 
 
-def certify(table: Table, target: Target, path: np.ndarray, *, delta: float) -> tuple[int | None, str]:
-    """Find the last candidate of a path of which all of a target's limits can be promised.
+def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: float) -> tuple[int | None, str]:
+    """Find the last candidate of a path for which all limits of a target can be promised.
 
     Args:
         table: of samples that had no part in the path.
@@ -34,40 +36,41 @@ def certify(table: Table, target: Target, path: np.ndarray, *, delta: float) -> 
         delta: the chance of a false promise.
 
     Returns:
-        Its index, or None and why nothing can be promised.
+        Its index and an empty text, or None and why nothing can be promised.
     """
-    found = limited(table, target)
+    limits = limit_values(table, target)
     for name in ("max_drop", "max_disagreement"):
-        if found.get(name, (0, 1.0))[1] <= 0 and not table.is_whole:
+        if name in limits and limits[name].most <= 0 and not table.is_reference:
             return None, f"Nothing is promised: no number of samples shows that {WORDS[name][0]} is 0."
-    if costly := [name for name in found if name not in LOSS_LIMITS]:
-        # One half of what may go wrong is for the exits' costs, the other for how often each is taken.
+    if costly := [name for name in limits if name not in LOSS_LIMITS]:
+        # Half of the chance of error is for the exits' costs, the other half for how often each is taken.
         delta /= 2
         for name in costly:
-            found[name] = bound_cost(table.proof or table.costs, name, target, delta / len(costly)), found[name][1]
+            bound = bound_cost(table.proof or table.costs, name, target, delta / len(costly))
+            limits[name] = LimitValues(bound, limits[name].most)
     step, failed = None, ""
     for i, thresholds in enumerate(path):
         taken = exits_taken(table.score, thresholds.tolist())
-        failed = next((name for name, one in found.items() if not _holds(table, name, *one, taken, delta)), "")
+        failed = next((name for name, limit in limits.items() if not _is_proven(table, name, limit, taken, delta)), "")
         if failed:
             break
         step = i
     if step is not None:
         return step, ""
-    value, most = found[failed]
-    return None, _explain(at_exits(value, exits_taken(table.score, path[0].tolist())), most, failed, delta)
+    values, most = limits[failed]
+    return None, _explain(values_at(values, exits_taken(table.score, path[0].tolist())), most, failed, delta)
 
 
 def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndarray:
-    """Return upper bounds of what a limit limits, float64 (exits,), all true together but for a chance of `delta`.
+    """Return upper bounds of a cost by exit, float64 (exits,): they are all true together except with the chance `delta`.
 
-    The bound of a late share is exact (Clopper and Pearson). The bound of a mean is Student's: it takes the mean of some hundred
-    latencies to be normal. Power is taken as it was measured.
+    The bound of a late share is exact (Clopper and Pearson). The bound of a mean is Student's: it assumes that the mean of some
+    hundred latencies is normal. Power counts as it was measured, without error.
 
     Args:
         costs: of leaving at each exit.
-        name: of the limit: `max_late`, `max_latency_s` or `max_energy_j`.
-        target: says the deadline.
+        name: the limit's: `max_late`, `max_latency_s` or `max_energy_j`.
+        target: holds the deadline.
         delta: the chance that any of the bounds is too low.
     """
     each = delta / len(costs.times_s)
@@ -80,21 +83,21 @@ def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndar
     return upper_s if costs.power_w is None or name == "max_latency_s" else np.asarray(costs.power_w * upper_s)
 
 
-def _holds(table: Table, name: str, value: np.ndarray, most: float, taken: np.ndarray, delta: float) -> bool:
-    seen = at_exits(value, taken)
-    if name == "max_drop":
-        if table.is_whole:
-            return True
-        return certify_drop(int((seen > 0).sum()), int((seen < 0).sum()), len(seen), eps=most, delta=delta)
-    if name == "max_disagreement" and table.is_whole:
+def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarray, delta: float) -> bool:
+    """Return True if the samples prove a limit; the reference needs no proof that it loses nothing against itself."""
+    values, most = limit
+    seen = values_at(values, taken)
+    if table.is_reference and name in ("max_drop", "max_disagreement"):
         return True
-    if value.ndim == 2:
+    if name == "max_drop":
+        return certify_drop(int((seen > 0).sum()), int((seen < 0).sum()), len(seen), eps=most, delta=delta)
+    if values.ndim == 2:
         return certify_share(int(seen.sum()), len(seen), most, delta=delta)
-    return certify_mean(seen, most, least=float(value.min()), most=float(value.max()), delta=delta)
+    return certify_mean(seen, most, least=float(values.min()), most=float(values.max()), delta=delta)
 
 
 def _explain(seen: np.ndarray, most: float, name: str, delta: float) -> str:
-    """Say why even the first candidate of a path cannot be promised, and how many samples could."""
+    """Say why even the first candidate of a path cannot be promised, and how many samples might prove it."""
     n, mean, z = len(seen), float(seen.mean()), NormalDist().inv_cdf(1 - delta)
     what, share = WORDS[name]
     if mean >= most:

@@ -20,10 +20,9 @@ from ...runtime import EveryExit
 from ...runtime.loading import load_uncalibrated
 from ...runtime.selection import choose_point, differs_here
 from ..comparison import Comparison, ComparisonRequest, compare
-from ..labels import check_labelled
-from ..measure.answers import CHUNK
+from ..labels import check_labelled, hash_samples
+from ..measure.answers import SAMPLES_AT_ONCE
 from ..measure.latency import latencies
-from ..measure.resume import hash_samples
 from ..measure.tables import exits_taken
 from .contents import LATENCY_PERCENTILES, Distribution, Measured, Report
 from .examples import Group, find_examples, has_images
@@ -237,9 +236,9 @@ def _ask_exits(request: ComparisonRequest, variant: Variant, placement: str | Se
         fallback=request.fallback,
         progress=progress,
     ) as net:
-        for first in range(0, len(x), CHUNK):
-            parts.append(net.every_exit(x[first : first + CHUNK]))
-            progress("asking every exit", min(first + CHUNK, len(x)), len(x))
+        for first in range(0, len(x), SAMPLES_AT_ONCE):
+            parts.append(net.every_exit(x[first : first + SAMPLES_AT_ONCE]))
+            progress("asking every exit", min(first + SAMPLES_AT_ONCE, len(x)), len(x))
     return EveryExit(np.concatenate([part.label for part in parts]), np.concatenate([part.score for part in parts]))
 
 

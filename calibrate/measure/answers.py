@@ -1,4 +1,4 @@
-"""Every sample through every exit of the deployed engines; what a killed calibration has recorded is not recorded again."""
+"""The answers of every exit of the deployed engines to every sample; a calibration that was killed records none twice."""
 
 import io
 from time import monotonic
@@ -9,45 +9,47 @@ from ...errors import DataError
 from ...progress import Progress
 from ...runtime import EveryExit, Net
 from ...runtime.chain.samples import Samples
-from .resume import Kept
+from .resume import Part, Resume
 
-CHUNK = 100
-"""Samples between two looks at the time."""
+__all__ = ["SAMPLES_AT_ONCE", "record_answers"]
 
-SAVE_S = 10.0
-"""What was recorded is stored about as often; less than that is not worth the disk's wear."""
+SAMPLES_AT_ONCE = 100
+"""Samples that are recorded between two looks at the clock."""
 
 
-def record(net: Net, x: Samples, *, kept: Kept, part: dict[str, str], progress: Progress) -> EveryExit:
+def record_answers(
+    net: Net, x: Samples, *, resume: Resume, part: Part, progress: Progress, save_s: float = 10.0
+) -> EveryExit:
     """Run every sample through every exit, one at a time as in the product.
 
     Args:
-        net: the chain.
+        net: the chain, or a static network.
         x: the samples.
-        kept: where what is done is kept from time to time.
+        resume: answers recorded so far are stored there; those of an earlier run are taken from there.
         part: names this recording there.
         progress: is told after each hundred samples.
+        save_s: seconds between two saves. Recordings shorter than a tenth of this are not stored: they spare the disk.
 
     Raises:
         DataError: a score is not a number.
     """
-    n, exits = len(x), len(net.exits)
-    label, score = np.empty((n, exits), np.int64), np.empty((n, exits), np.float32)
-    done = _restore(kept.load(part), label, score)
-    saved_s = monotonic()
-    for first in range(done, n, CHUNK):
-        rows = slice(first, min(first + CHUNK, n))
+    count, exits = len(x), len(net.exits)
+    label, score = np.empty((count, exits), np.int64), np.empty((count, exits), np.float32)
+    done = _restore(resume.load(part), label, score)
+    last_save_s = monotonic()
+    for first in range(done, count, SAMPLES_AT_ONCE):
+        rows = slice(first, min(first + SAMPLES_AT_ONCE, count))
         try:
             answers = net.every_exit(x[rows])
         except DataError as error:
             raise DataError(f"Counted from sample {first} on: {error}") from error
         label[rows], score[rows] = answers.label, answers.score
-        progress("recording", rows.stop, n)
-        if monotonic() - saved_s > SAVE_S:
-            kept.save(part, _dump(label[: rows.stop], score[: rows.stop]))
-            saved_s = monotonic()
-    if monotonic() - saved_s > SAVE_S / 10 and done < n:
-        kept.save(part, _dump(label, score))
+        progress("recording", rows.stop, count)
+        if monotonic() - last_save_s > save_s:
+            resume.save(part, _dump(label[: rows.stop], score[: rows.stop]))
+            last_save_s = monotonic()
+    if monotonic() - last_save_s > save_s / 10 and done < count:
+        resume.save(part, _dump(label, score))
     return EveryExit(label, score)
 
 
@@ -58,7 +60,7 @@ def _dump(label: np.ndarray, score: np.ndarray) -> bytes:
 
 
 def _restore(content: bytes | None, label: np.ndarray, score: np.ndarray) -> int:
-    """Put what was recorded before into place; return how many samples that are."""
+    """Put answers of an earlier run into place; return how many samples they cover."""
     if content is None:
         return 0
     with np.load(io.BytesIO(content), allow_pickle=False) as file:

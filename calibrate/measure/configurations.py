@@ -1,243 +1,217 @@
-"""Ways to run: a variant where it is placed, as a chain, and as the static networks that end at each of its exits.
+"""Measure every configuration: a variant where it is placed, as a chain and as the static networks that end at its exits.
 
-Each way is loaded, recorded and measured, and let go before the next, so that a board holds one chain and its static
-networks at a time. Beside each runs the yardstick, the whole network of the bundle's first variant; latencies of different ways
-are compared in its measure, since a machine's own speed drifts.
+Each configuration is loaded, recorded and measured, and let go before the next. Configurations are measured minutes apart and the
+machine's speed drifts, so the reference network runs beside each, and each latency is divided by the reference's latency at the
+same time.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from ...bundle import Bundle, Variant
-from ...devices.meter import Meter
-from ...progress import Progress
-from ...runtime import EveryExit, Net, load_static
+from ...bundle import Variant
+from ...runtime import EveryExit, Net
 from ...runtime.chain.samples import Samples
-from ...runtime.loading import load_uncalibrated
-from ...runtime.placement import AUTO, one_device_per_stage
-from .answers import record
+from ..labels import check_labels
 from .energy import ExitEnergies, measure_energy, model_energy
 from .latency import Turn, force_exits, latencies, measure, run_alone
-from .resume import Kept
-from .tables import Costs, Table
+from .resume import Part, Work
+from .session import LoadedConfiguration, Session
+from .tables import Costs
 
-MIXED = 1024
-"""Samples that latencies are measured on."""
+__all__ = ["Answers", "Configuration", "Measurements", "Reference", "measure_all", "measure_turns"]
 
+TIMED_SAMPLES = 1024
+"""Samples that latencies and joules are measured on."""
 
-class Setting(Struct, frozen=True, kw_only=True):
-    """What every way is measured with.
-
-    Attributes:
-        whole, device: the yardstick, and where it runs.
-        x, outer: the samples, and those from outside where there are some.
-        kept: where what is done is kept, should the process be killed.
-        meter: measures energy; None leaves it out.
-        fingerprint: of the device.
-        rng: draws samples, and the order of measurement.
-        progress: is told what is being done.
-    """
-
-    whole: Net
-    device: str
-    x: Samples
-    outer: Samples | None
-    kept: Kept
-    meter: Meter | None
-    fingerprint: dict[str, str]
-    rng: np.random.Generator
-    progress: Progress
-
-    def record(self, net: Net, x: Samples, part: dict[str, str]) -> EveryExit:
-        """Record samples; see `record.record`."""
-        return record(net, x, kept=self.kept, part=part, progress=self.progress)
-
-
-class Opened(Struct, frozen=True):
-    """A way that is loaded: its chain, and the static networks that end at each exit."""
-
-    net: Net
-    statics: tuple[Net, ...]
-
-    @property
-    def placement(self) -> tuple[str, ...]:
-        """The device of each stage."""
-        return self.net.provenance.devices
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Answers(Struct, frozen=True):
-    """What the exits of a chain say of samples, and by exit what static networks say that run elsewhere than its stages."""
+    """Answers to some samples: of a chain's exits, and by exit of static networks that run elsewhere than its stages."""
 
     chain: EveryExit
-    apart: dict[int, EveryExit]
+    statics: dict[int, EveryExit]
 
 
-class Way(Struct, frozen=True, kw_only=True):
-    """A way that was measured.
+class Configuration(Struct, frozen=True, kw_only=True, eq=False):
+    """A variant where it is placed, as it was measured. Two configurations are equal only if they are the same object.
 
     Attributes:
-        variant, placement: what ran where.
-        answers, outer: what is said of the samples, and of those from outside where there are some.
-        chain: what leaving at each exit of the chain costs.
-        statics: what the static network that ends at each exit costs.
-        yardstick_s: median latency of the yardstick meanwhile.
-        drifts_alike: whether the yardstick runs on one of its devices, so that it tells how that drifts.
+        variant, placement: the variant, and the device of each stage.
+        answers, outside_answers: to the given samples, and to those from outside if there are any.
+        chain: costs of leaving at each exit of the chain.
+        statics: costs of the static network that ends at each exit.
+        reference_s: median latency of the reference, measured at the same time.
+        drifts_with_reference: True if the reference runs on one of its devices, so that it shows how that device drifts.
     """
 
     variant: Variant
     placement: tuple[str, ...]
     answers: Answers
-    outer: Answers | None
+    outside_answers: Answers | None
     chain: Costs
     statics: tuple[Costs, ...]
-    yardstick_s: float
-    drifts_alike: bool
+    reference_s: float
+    drifts_with_reference: bool
 
-    def drift(self, yardstick_s: float) -> float:
-        """Return how much longer everything takes when the yardstick takes `yardstick_s`, as far as that tells."""
-        return yardstick_s / self.yardstick_s if self.drifts_alike else 1.0
+    def __str__(self) -> str:
+        return f"{self.variant.name} on {', '.join(dict.fromkeys(self.placement))}"
+
+    @property
+    def is_on_one_device(self) -> bool:
+        """True if all stages run on one device."""
+        return len(set(self.placement)) == 1
+
+    def drift(self, reference_s: float) -> float:
+        """Return by what factor its latencies change when the reference takes `reference_s`; 1 if it does not show that."""
+        return reference_s / self.reference_s if self.drifts_with_reference else 1.0
 
     @property
     def passing_s(self) -> tuple[float, ...]:
-        """What each exit but the last takes from samples that do not leave there; see `points.Chain`."""
-        if len(set(self.placement)) > 1:
+        """The time that each exit but the last takes from samples that do not leave there; see `bundle.calibration.Chain`."""
+        if not self.is_on_one_device:
             return ()
         extra = self.chain.latency_s - np.array([static.latency_s[0] for static in self.statics])
         return tuple(np.diff(extra).tolist())
 
 
-class Opener:
-    """Loads one way at a time, and keeps it until another is asked for.
+class Reference(Struct, frozen=True, kw_only=True):
+    """The whole network of the first variant, which losses are counted against.
 
-    Args:
-        bundle: the bundle.
-        how: threads, fallback and progress, as for `runtime.load`.
+    Attributes:
+        device: where it runs.
+        labels, outside_labels: its answers to the given samples, and to those from outside if there are any.
+        configuration: the configuration whose last static network it is; None if none was measured where it runs.
+        latency_s: its median latency while the last configuration was measured.
     """
 
-    def __init__(self, bundle: Bundle, how: Mapping[str, Any]) -> None:
-        self._bundle, self._how = bundle, dict(how)
-        self._held, self._opened = ExitStack(), dict[tuple[str, tuple[str, ...]], Opened]()
-
-    def open(self, variant: Variant, device: str | Sequence[str]) -> Opened:
-        """Load a variant on a device, or on one for each stage."""
-        placement = (AUTO,) if device == AUTO else one_device_per_stage(device, len(variant.stages))
-        key = variant.name, placement
-        if key not in self._opened:
-            self.close()
-            net = self._held.enter_context(load_uncalibrated(self._bundle, device, variant=variant.name, **self._how))
-            ran = list(net.provenance.devices)
-            self._opened[key] = Opened(net, tuple(self.open_static(variant, ran, k) for k in range(len(ran))))
-        return self._opened[key]
-
-    def open_static(self, variant: Variant, placement: Sequence[str], exit_: int) -> Net:
-        """Load the static network that ends at an exit, where the chain's stage to that exit runs."""
-        return self._held.enter_context(
-            load_static(self._bundle, placement[exit_], variant=variant.name, exit=exit_, threads=self._how["threads"])
-        )
-
-    def close(self) -> None:
-        """Let go what is loaded."""
-        self._held.close()
-        self._opened.clear()
+    device: str
+    labels: np.ndarray
+    outside_labels: np.ndarray | None
+    configuration: Configuration | None
+    latency_s: float
 
 
-def measure_way(setting: Setting, opened: Opened, variant: Variant, *, seconds: float) -> Way:
-    """Record all samples, and measure what leaving at each exit costs, the exits in equal shares.
+class Measurements(Struct, frozen=True):
+    """All configurations, and the reference."""
 
-    A static network says what the chain's exit says where both run on one device; where not, it is recorded by itself.
+    configurations: tuple[Configuration, ...]
+    reference: Reference
 
-    Args:
-        setting: with what.
-        opened: the way; `variant` is what it runs.
-        seconds: spent on latencies.
+
+def measure_all(session: Session) -> Measurements:
+    """Record and measure every configuration that was asked for, and the reference.
+
+    Raises:
+        DataError: the reference is no better than chance on the labels.
+        MeasurementError: the meter failed; see `measure_runs`.
     """
-    part = {"variant": variant.name, "digest": variant.digest, "placement": ", ".join(opened.placement)}
-    exits = len(opened.statics)
-    turns: dict[str, Turn] = {"chain": force_exits(opened.net, (1 / exits,) * exits, rng=setting.rng)}
-    turns |= {f"static{k}": run_alone(static) for k, static in enumerate(opened.statics)}
-    answers = _record(setting, opened, setting.x, part | {"samples": "given"})
-    outer = None if setting.outer is None else _record(setting, opened, setting.outer, part | {"samples": "outside"})
-    times, yardstick_s = measure_turns(setting, turns, seconds=seconds)
+    request = session.request
+    configurations = tuple(measure_configuration(session, session.open(placed)) for placed in session.placed)
+    reference = _describe_reference(session, configurations)
+    if request.samples.y is not None:
+        check_labels(request.samples.y, reference.labels, request.bundle.manifest.classes)
+    return Measurements(configurations, reference)
+
+
+def measure_configuration(session: Session, loaded: LoadedConfiguration) -> Configuration:
+    """Record the answers to all samples, and measure the costs of leaving at each exit, all exits in equal shares."""
+    request, exits = session.request, len(loaded.statics)
+    answers = _record(session, loaded, request.samples.x, "given")
+    outside = None if request.outside is None else _record(session, loaded, request.outside.x, "outside")
+    turns: dict[Net, Turn] = {loaded.net: force_exits(loaded.net, (1 / exits,) * exits, rng=request.rng)}
+    turns |= {static: run_alone(static) for static in loaded.statics}
+    times, reference_s = measure_turns(session, turns, seconds=request.measure_s / 2)
     power_w = None
-    if setting.meter is not None:
-        energies = _measure_energy(setting, opened.net, times["chain"], part)
-        power_w = np.array([one.energy_j / one.latency_s for one in energies.exits])
-    drawn = [None if power_w is None else power_w[k : k + 1] for k in range(exits)]
-    return Way(
-        variant=variant,
-        placement=opened.placement,
+    if request.meter is not None:
+        energies = _measure_energy(session, loaded, times[loaded.net])
+        power_w = np.array([each.energy_j / each.latency_s for each in energies.exits])
+    return Configuration(
+        variant=loaded.variant,
+        placement=loaded.placement,
         answers=answers,
-        outer=outer,
-        chain=Costs(times["chain"], power_w),
-        statics=tuple(Costs(times[f"static{k}"], drawn[k]) for k in range(exits)),
-        yardstick_s=yardstick_s,
-        drifts_alike=setting.device in opened.placement,
+        outside_answers=outside,
+        chain=Costs(times[loaded.net], power_w),
+        statics=tuple(
+            Costs(times[static], None if power_w is None else power_w[k : k + 1])
+            for k, static in enumerate(loaded.statics)
+        ),
+        reference_s=reference_s,
+        drifts_with_reference=session.reference_device in loaded.placement,
     )
-
-
-def _record(setting: Setting, opened: Opened, x: Samples, part: dict[str, str]) -> Answers:
-    """Return what the chain says of samples, and what static networks say that run elsewhere than its stages."""
-    apart = {
-        k: setting.record(static, x, part | {"static": str(k)})
-        for k, static in enumerate(opened.statics)
-        if len(set(opened.placement[: k + 1])) > 1
-    }
-    return Answers(setting.record(opened.net, x, part), apart)
 
 
 def measure_turns(
-    setting: Setting, turns: Mapping[str, Turn], *, seconds: float
-) -> tuple[dict[str, tuple[np.ndarray, ...]], float]:
-    """Measure some turns interleaved with the yardstick.
-
-    Args:
-        setting: with what; up to `MIXED` samples that are drawn are used.
-        turns, seconds: as for `measure`.
+    session: Session, turns: Mapping[Key, Turn], *, seconds: float
+) -> tuple[dict[Key, tuple[np.ndarray, ...]], float]:
+    """Measure some turns interleaved with the reference, on up to `TIMED_SAMPLES` samples drawn at random.
 
     Returns:
-        For each turn the latencies in seconds of each of its contenders, and the yardstick's median latency meanwhile.
+        For each turn the latencies in seconds of each of its exits, and the reference's median latency at the same time.
     """
-    drawn = setting.x[setting.rng.permutation(len(setting.x))[:MIXED]]
-    every = {f"turn {name}": turn for name, turn in turns.items()} | {"yardstick": run_alone(setting.whole)}
-    results = measure(every, drawn, rng=setting.rng, progress=setting.progress, seconds=seconds)
-    times = {name: tuple(latencies(one) for one in results[f"turn {name}"]) for name in turns}
-    return times, float(np.median(latencies(results["yardstick"][0])))
+    request, x = session.request, session.request.samples.x
+    drawn = x[request.rng.permutation(len(x))[:TIMED_SAMPLES]]
+    every: dict[Hashable, Turn] = dict(turns.items())
+    every[session.reference] = run_alone(session.reference)
+    results = measure(every, drawn, rng=request.rng, progress=request.progress, seconds=seconds)
+    times = {key: tuple(latencies(exit_results) for exit_results in results[key]) for key in turns}
+    return times, float(np.median(latencies(results[session.reference][0])))
 
 
-def table_of(answers: EveryExit, whole: np.ndarray, y: np.ndarray | None, costs: Costs) -> Table:
-    """Return the table of a chain.
+def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:
+    """Record the chain. A static network gives the same answers if both run on one device; else it is recorded by itself."""
 
-    Args:
-        answers: what its exits say of some samples.
-        whole: what the yardstick says of them, int64 (N,).
-        y: their labels, int64 (N,), or None.
-        costs: of leaving at each exit.
-    """
-    return Table(
-        score=answers.score,
-        label=answers.label,
-        right=None if y is None else answers.label == y[:, None],
-        whole=None if y is None else whole == y,
-        differs=(answers.label != whole[:, None]).astype(np.int8),
-        costs=costs,
+    def part(static: int | None) -> Part:
+        return Part(variant=loaded.variant, placement=loaded.placement, work=work, static=static)
+
+    statics = {
+        k: session.record(static, x, part(k))
+        for k, static in enumerate(loaded.statics)
+        if len(set(loaded.placement[: k + 1])) > 1
+    }
+    return Answers(session.record(loaded.net, x, part(None)), statics)
+
+
+def _describe_reference(session: Session, configurations: Sequence[Configuration]) -> Reference:
+    """Return the reference with its answers: from a configuration whose last static network it is, else recorded by itself."""
+    request, first, device = session.request, session.request.reference_variant, session.reference_device
+    for configuration in configurations:
+        is_same = configuration.variant is first and configuration.placement[-1] == device
+        if is_same and not configuration.answers.statics:
+            outside = configuration.outside_answers
+            labels = configuration.answers.chain.label[:, -1]
+            outside_labels = None if outside is None else outside.chain.label[:, -1]
+            break
+    else:
+        configuration = None
+        part = Part(variant=first, placement=(device,), work="given", static=len(first.exits) - 1)
+        labels = session.record(session.reference, request.samples.x, part).label[:, 0]
+        outside_labels = None
+        if request.outside is not None:
+            part = msgspec.structs.replace(part, work="outside")
+            outside_labels = session.record(session.reference, request.outside.x, part).label[:, 0]
+    return Reference(
+        device=device,
+        labels=labels,
+        outside_labels=outside_labels,
+        configuration=configuration,
+        latency_s=configurations[-1].reference_s,
     )
 
 
-def _measure_energy(setting: Setting, net: Net, times: Sequence[np.ndarray], part: dict[str, str]) -> ExitEnergies:
-    assert setting.meter is not None
-    if setting.meter.grade == "modelled":
-        (power_w,) = setting.meter.probes[0].read()
-        return model_energy([float(one.mean()) for one in times], power_w, fingerprint=setting.fingerprint)
-    part = part | {"samples": "energy"}
-    if (content := setting.kept.load(part)) is not None:
+def _measure_energy(session: Session, loaded: LoadedConfiguration, times: Sequence[np.ndarray]) -> ExitEnergies:
+    request = session.request
+    assert request.meter is not None
+    if request.meter.grade == "modelled":
+        (power_w,) = request.meter.probes[0].read()
+        return model_energy([float(exit_times.mean()) for exit_times in times], power_w)
+    part = Part(variant=loaded.variant, placement=loaded.placement, work="energy")
+    if (content := session.resume.load(part)) is not None:
         return msgspec.json.decode(content, type=ExitEnergies)
-    found = measure_energy(
-        net, setting.x[:MIXED], setting.meter, fingerprint=setting.fingerprint, progress=setting.progress
-    )
-    setting.kept.save(part, msgspec.json.encode(found))
-    return found
+    energies = measure_energy(loaded.net, request.samples.x[:TIMED_SAMPLES], request.meter, progress=request.progress)
+    session.resume.save(part, msgspec.json.encode(energies))
+    return energies

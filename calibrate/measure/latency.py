@@ -4,15 +4,16 @@
     block 1:  [ forced exits, mixed, x32 ] [ chain x16 ] [ static 3 x16 ]      order drawn anew
     ...
 
-Machines drift and share their cores, so every contender runs in every block, on the same samples. Within its turn a contender
-runs alone, as in a product, with warm caches. The exits of one chain are forced in the mix in which they occur, since a stage
-that seldom runs is cold when it does: forced in equal shares, they took 6 to 9 % too long, each on its own 1 to 2 % too short.
-No sample is discarded: what an outlier does to one contender it does to all.
+Machines drift and share their cores, so every network runs in every block, on the same samples. Within its turn a network runs
+alone, as in a product, with warm caches. The exits of one chain are forced in the mix in which they occur, since a stage that
+seldom runs is cold when it does: forced in equal shares the exits took 6 to 9 % too long, each on its own 1 to 2 % too short.
+No sample is discarded: an outlier is as likely in one network's turns as in another's.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,19 +25,22 @@ from ...runtime.chain.samples import Samples
 BLOCK = 16
 """Samples per turn."""
 
-LEAST = 8
-"""Blocks that are measured however slow the network is."""
+LEAST_BLOCKS = 8
+"""Blocks that are measured, however slow the network is."""
 
 Turn = Callable[[Samples], Sequence[Sequence[Result]]]
-"""Runs a block of samples; gives for each of its contenders one result per sample."""
+"""Runs a block of samples; returns the results of each of its networks, or of each exit that it forces."""
+
+Key = TypeVar("Key", bound=Hashable)
+"""Names a turn: any object, such as the network that runs."""
 
 
 def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator) -> Turn:
-    """Make the turn that leaves a chain at drawn exits, whatever the scores; each exit occurs at least once per block.
+    """Make the turn that leaves a chain at exits drawn at random, whatever the scores; each exit occurs at least once per block.
 
     Args:
         net: the chain.
-        shares: how often samples leave at each exit in use, (exits,), summing to 1.
+        shares: the share of samples that leave at each exit, (exits,); they sum to 1.
         rng: draws the exits.
     """
     forced = leave_at_each(net)
@@ -67,7 +71,7 @@ def forced_latencies(
     rng, shares = np.random.default_rng(seed), np.full(len(net.exits), 1 / len(net.exits))
     turns = {"forced": force_exits(net, shares.tolist(), rng=rng)}
     results = measure(turns, x, rng=rng, progress=progress, seconds=seconds)["forced"]
-    return [float(latencies(one).mean()) for one in results]
+    return [float(latencies(exit_results).mean()) for exit_results in results]
 
 
 def run_alone(net: Net) -> Turn:
@@ -76,38 +80,38 @@ def run_alone(net: Net) -> Turn:
 
 
 def measure(
-    turns: Mapping[str, Turn],
+    turns: Mapping[Key, Turn],
     x: Samples,
     *,
     rng: np.random.Generator,
     progress: Progress,
     seconds: float | None = None,
-) -> dict[str, list[list[Result]]]:
+) -> dict[Key, list[list[Result]]]:
     """Run every turn on every block of samples, interleaved.
 
     Args:
-        turns: by name.
+        turns: by their keys.
         x: the samples.
         rng: draws the order within each block.
         progress: is told after each block.
-        seconds: stop after the block in which this much time has passed, but not before `LEAST` blocks, going round the
+        seconds: stop after the block in which this much time has passed, but not before `LEAST_BLOCKS` blocks, going round the
             samples as often as it takes; None runs every sample once.
 
     Returns:
-        For each turn, for each of its contenders, the results; those of a network that runs alone in the order of the samples.
+        For each turn, the results of each of its networks or exits; a network that runs alone keeps the order of the samples.
     """
     for turn in turns.values():  # first calls allocate and compile
         turn(x[:BLOCK])
-    collected: dict[str, list[list[Result]]] = {name: [] for name in turns}
-    start, names, block = perf_counter(), list(turns), 0
+    collected: dict[Key, list[list[Result]]] = {key: [] for key in turns}
+    start, keys, block = perf_counter(), list(turns), 0
     blocks = -(-len(x) // BLOCK)
     while True:
         part = x[block % blocks * BLOCK : (block % blocks + 1) * BLOCK]
-        for i in rng.permutation(len(names)):
-            results = turns[names[i]](part)
-            collected[names[i]] = collected[names[i]] or [[] for _ in results]
-            for known, new in zip(collected[names[i]], results, strict=True):
-                known.extend(new)
+        for i in rng.permutation(len(keys)):
+            results = turns[keys[i]](part)
+            collected[keys[i]] = collected[keys[i]] or [[] for _ in results]
+            for earlier, new in zip(collected[keys[i]], results, strict=True):
+                earlier.extend(new)
         block += 1
         spent = perf_counter() - start
         if seconds is None:
@@ -116,7 +120,7 @@ def measure(
                 return collected
         else:
             progress("measuring", min(int(spent * 10), int(seconds * 10)), int(seconds * 10))
-            if spent >= seconds and block >= LEAST:
+            if spent >= seconds and block >= LEAST_BLOCKS:
                 return collected
 
 

@@ -6,13 +6,15 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+__all__ = ["Costs", "ExitTable", "exits_taken", "mean_at", "values_at"]
+
 
 class Costs(Struct, frozen=True):
     """What leaving at each exit costs.
 
     Attributes:
-        times_s: the latencies that were measured, one float64 array per exit.
-        power_w: what the board draws meanwhile, float64 (exits,); None where it was not measured.
+        times_s: measured latencies, one float64 array per exit.
+        power_w: mean power of the board while each exit runs, float64 (exits,); None if energy was not measured.
     """
 
     times_s: tuple[np.ndarray, ...]
@@ -29,84 +31,94 @@ class Costs(Struct, frozen=True):
         return None if self.power_w is None else self.power_w * self.latency_s
 
     def scaled(self, factor: float) -> "Costs":
-        """Return the costs of a machine that takes so many times as long; it draws the same meanwhile."""
+        """Return the costs on a machine that is `factor` times as slow and draws the same power."""
         return Costs(tuple(times * factor for times in self.times_s), self.power_w)
 
-    def late(self, deadline_s: float) -> np.ndarray:
+    def late_shares(self, deadline_s: float) -> np.ndarray:
         """Return the share of latencies above a deadline, float64 (exits,)."""
         return np.array([(times > deadline_s).mean() for times in self.times_s])
 
 
-class Table(Struct, frozen=True, kw_only=True):
-    """What a way to run gives for some samples, leaving at each of its exits.
+class ExitTable(Struct, frozen=True, kw_only=True):
+    """Answers of every exit to some samples, and what leaving there costs. A static network is a table of one exit.
 
     Attributes:
         score: float32 (N, exits).
-        label: what it says, whole numbers (N, exits).
-        right: whether the label is right, bool (N, exits); None without labels.
-        whole: whether that of the yardstick is, the whole network of the first variant, bool (N,); None without labels.
-        differs: whether the label is another than the yardstick's, int8 (N, exits).
+        label: the label each exit gives, whole numbers (N, exits).
+        right: True if that label is right, bool (N, exits); None without labels.
+        reference_right: True if the reference's label is right, bool (N,); None without labels.
+        differs: 1 if the label is another than the reference's, int8 (N, exits).
         costs: of leaving at each exit.
-        proof: costs that were measured after everything was chosen, by which those are promised; None where none are limited.
-        is_whole: whether this is the yardstick itself.
+        proof: costs measured again after everything was chosen, for promises of costs; None if no cost is limited.
+        is_reference: True if this is the reference itself.
     """
 
     score: np.ndarray
     label: np.ndarray
     right: np.ndarray | None
-    whole: np.ndarray | None
+    reference_right: np.ndarray | None
     differs: np.ndarray
     costs: Costs
     proof: Costs | None = None
-    is_whole: bool = False
+    is_reference: bool = False
 
     def __len__(self) -> int:
         return len(self.score)
 
     @property
+    def exits(self) -> int:
+        """How many exits there are."""
+        return int(self.score.shape[1])
+
+    @property
     def wrong(self) -> np.ndarray:
-        """Whether the label is wrong, or without labels, another than the yardstick's: int8 (N, exits)."""
+        """1 if the label is wrong, int8 (N, exits); without labels, if it is another than the reference's."""
         return self.differs if self.right is None else (~self.right).astype(np.int8)
 
     @property
     def lost(self) -> np.ndarray:
-        """1 where only the yardstick is right, -1 where it alone is not: int8 (N, exits); without labels, where they differ."""
-        if self.right is None or self.whole is None:
+        """1 if only the reference is right, -1 if only this exit is, else 0: int8 (N, exits); without labels, `differs`."""
+        if self.right is None or self.reference_right is None:
             return self.differs
-        return self.whole[:, None].astype(np.int8) - self.right.astype(np.int8)
+        return self.reference_right[:, None].astype(np.int8) - self.right.astype(np.int8)
 
     @property
     def lost_at_most(self) -> np.ndarray:
-        """As `lost`, or more: every label that is another than the last exit's counts as lost. It is less noisy."""
+        """An upper bound of `lost` with less noise: every label that is another than the last exit's counts as lost."""
         changes = self.label != self.label[:, -1:]
         return np.asarray(np.minimum(self.lost[:, -1:] + changes, 1), np.int8)
 
-    def rows(self, rows: np.ndarray) -> "Table":
+    def rows(self, rows: np.ndarray | slice) -> "ExitTable":
         """Return the table of some of the samples."""
-        right, whole = (None if part is None else part[rows] for part in (self.right, self.whole))
+        right, reference = (None if part is None else part[rows] for part in (self.right, self.reference_right))
         score, label, differs = self.score[rows], self.label[rows], self.differs[rows]
-        return replace(self, score=score, label=label, right=right, whole=whole, differs=differs)
+        return replace(self, score=score, label=label, right=right, reference_right=reference, differs=differs)
 
-    def columns(self, exits: Sequence[int], costs: Costs) -> "Table":
-        """Return the table of a chain with some of the exits."""
+    def columns(self, exits: Sequence[int], costs: Costs) -> "ExitTable":
+        """Return the table of a chain with some of the exits, at other costs."""
         right = None if self.right is None else self.right[:, exits]
         score, label, differs = self.score[:, exits], self.label[:, exits], self.differs[:, exits]
         return replace(self, score=score, label=label, right=right, differs=differs, costs=costs)
 
 
-def mean_of(value: np.ndarray, taken: np.ndarray) -> float:
-    """Return the mean of what leaving at each exit gives, over samples that leave at the exits `taken`, int64 (N,)."""
-    return float(at_exits(value, taken).mean())
+def values_at(values: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Return each sample's value at the exit it takes, (N,).
+
+    Args:
+        values: of leaving at each exit: (exits,) if it is the same for all samples, else (N, exits).
+        taken: the exit that each sample takes, int64 (N,).
+    """
+    return np.asarray(values[taken] if values.ndim == 1 else values[np.arange(len(taken)), taken])
 
 
-def at_exits(value: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Return what each sample gives that leaves at its exit of `taken`: (N,)."""
-    return np.asarray(value[taken] if value.ndim == 1 else value[np.arange(len(taken)), taken])
+def mean_at(values: np.ndarray, taken: np.ndarray) -> float:
+    """Return the mean of `values_at`."""
+    return float(values_at(values, taken).mean())
 
 
 def exits_taken(score: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
     """Return the exit at which each sample leaves: int64 (N,) from scores (N, exits)."""
     if not len(thresholds):
         return np.zeros(len(score), np.int64)
-    sure = score[:, :-1] >= np.asarray(thresholds, np.float32)
-    return np.asarray(np.where(sure.any(axis=1), sure.argmax(axis=1), score.shape[1] - 1))
+    is_sure = score[:, :-1] >= np.asarray(thresholds, np.float32)
+    return np.asarray(np.where(is_sure.any(axis=1), is_sure.argmax(axis=1), score.shape[1] - 1))

@@ -1,1 +1,1 @@
-"""The thresholds, variant and placement that meet a target at the least cost, found by the samples that select."""
+"""The thresholds, variant and placement that meet a target at the least cost, found by the selecting samples."""

@@ -1,27 +1,109 @@
-"""Contenders: what a search chooses among."""
+"""Contenders: the chains and static networks that the search chooses among."""
 
+from typing import NamedTuple
+
+import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..measure.tables import Costs, Table
+from ...runtime import EveryExit
+from ..measure.configurations import Answers, Configuration, Measurements, Reference
+from ..measure.tables import Costs, ExitTable
+from ..requests import Request
+
+__all__ = ["Contender", "ContenderKey", "tabulate"]
 
 
-class Contender(Struct, frozen=True, kw_only=True):
-    """A chain, or the static network that ends at one of its exits, by the samples that choose and by the others.
+class ContenderKey(NamedTuple):
+    """Identifies a contender: its configuration, and the exit of a static network or None for the chain. Costs do not count."""
+
+    configuration: Configuration
+    static: int | None
+
+
+class Contender(Struct, frozen=True, kw_only=True, eq=False):
+    """A configuration's chain, or the static network that ends at one of its exits, as tables.
 
     Attributes:
-        way: which way it belongs to.
+        configuration: the configuration it belongs to.
         static: the exit at which a static network ends; None for the chain.
-        known, table: of the samples that choose, and of the others.
+        selecting, reporting: of the samples that select, and of those that report.
     """
 
-    way: int
+    configuration: Configuration
     static: int | None
-    known: Table
-    table: Table
+    selecting: ExitTable
+    reporting: ExitTable
+
+    def __str__(self) -> str:
+        name = "chain" if self.static is None else f"static network to exit {self.static}"
+        return f"{name} of {self.configuration}"
+
+    @property
+    def key(self) -> ContenderKey:
+        """Identifies the contender; two with the same key differ only in their costs."""
+        return ContenderKey(self.configuration, self.static)
+
+    @property
+    def placement(self) -> tuple[str, ...]:
+        """The device of each stage; of a static network its only device."""
+        placement = self.configuration.placement
+        return placement if self.static is None else placement[self.static : self.static + 1]
 
     def with_costs(self, costs: Costs, proof: Costs | None = None) -> "Contender":
-        """Return it with other costs."""
-        return replace(
-            self, known=replace(self.known, costs=costs), table=replace(self.table, costs=costs, proof=proof)
-        )
+        """Return the contender with other costs."""
+        selecting = replace(self.selecting, costs=costs)
+        return replace(self, selecting=selecting, reporting=replace(self.reporting, costs=costs, proof=proof))
+
+    def scaled(self, reference_s: float) -> "Contender":
+        """Return the contender with the latencies it has when the reference takes `reference_s`."""
+        return self.with_costs(self.selecting.costs.scaled(self.configuration.drift(reference_s)))
+
+
+def tabulate(measured: Measurements, request: Request) -> list[Contender]:
+    """Return every configuration's chain, followed by its static networks, each with the latencies measured beside it."""
+    return [
+        contender
+        for configuration in measured.configurations
+        for contender in _tabulate_configuration(configuration, measured.reference, request)
+    ]
+
+
+def _tabulate_configuration(configuration: Configuration, reference: Reference, request: Request) -> list[Contender]:
+    given = _make_tables(configuration, configuration.answers, reference.labels, request.samples.y)
+    reporting = [table.rows(request.reporting) for table in given]
+    selecting = [table.rows(request.selecting) for table in given]
+    if configuration.outside_answers is not None:
+        assert request.outside is not None and reference.outside_labels is not None
+        answers, labels = configuration.outside_answers, reference.outside_labels
+        selecting = _make_tables(configuration, answers, labels, request.outside.y)
+    if configuration is reference.configuration:
+        selecting[-1], reporting[-1] = (replace(tables[-1], is_reference=True) for tables in (selecting, reporting))
+    exits = [None, *range(len(configuration.statics))]
+    return [
+        Contender(configuration=configuration, static=static, selecting=selecting[i], reporting=reporting[i])
+        for i, static in enumerate(exits)
+    ]
+
+
+def _make_tables(
+    configuration: Configuration, answers: Answers, reference: np.ndarray, y: np.ndarray | None
+) -> list[ExitTable]:
+    """Return the tables of a configuration's chain and of its static networks."""
+    chain = _make_table(answers.chain, reference, y, configuration.chain)
+    tables = [chain]
+    for k, costs in enumerate(configuration.statics):
+        static = answers.statics.get(k)
+        tables.append(chain.columns([k], costs) if static is None else _make_table(static, reference, y, costs))
+    return tables
+
+
+def _make_table(answers: EveryExit, reference: np.ndarray, y: np.ndarray | None, costs: Costs) -> ExitTable:
+    return ExitTable(
+        score=answers.score,
+        label=answers.label,
+        right=None if y is None else answers.label == y[:, None],
+        reference_right=None if y is None else reference == y,
+        differs=(answers.label != reference[:, None]).astype(np.int8),
+        costs=costs,
+    )

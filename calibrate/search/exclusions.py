@@ -1,5 +1,6 @@
-"""Which compressed variants take no part in the search: those that are slower here than what they were made of, or much worse."""
+"""Exclusions: compressed variants barred from the search, because they are slower here than their parents, or much worse."""
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -7,126 +8,171 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Variant
-from ...bundle.calibration import Gate
-from ..measure.configurations import Way
-from .contenders import Contender
+from ...bundle.calibration import Exclusion
+from ...units import show_share, show_us
+from ..measure.configurations import Configuration, Reference
+from .contenders import Contender, ContenderKey
 
-LOSES = {"quantize": 0.01, "prune": 0.05}
-"""How much accuracy compression may cost at any exit. Quantised networks that lose more do so because sums overflow."""
+__all__ = ["find_exclusions"]
 
-SURE = 1.64
-"""Standard errors by which it must be exceeded: few samples prove no loss."""
+MOST_LOST = {"quantize": 0.01, "prune": 0.05}
+"""The most accuracy that compression may cost at any exit. Quantised networks that lose more do so because sums overflow."""
+
+LOSS_ERRORS = 1.64
+"""Standard errors by which the loss must exceed that: few samples prove no loss."""
+
+_log = logging.getLogger(__name__)
 
 _Shares = tuple[float | None, float | None]
 
 
-class _Ends(Struct, frozen=True):
-    """Median latency to the last exit in seconds, that exit's name, and by exit who is right, bool (N,); empty without labels."""
+class _ExitFigures(Struct, frozen=True):
+    """Figures of a configuration that its parent's are compared with.
+
+    Attributes:
+        latency_s: median latency to the last exit.
+        last: the name of the last exit.
+        right: by exit, which samples are right, bool (N,); empty without labels.
+    """
 
     latency_s: float
     last: str
     right: dict[str, np.ndarray]
 
 
-def find_gates(
-    contenders: Sequence[Contender],
-    ways: Sequence[Way],
-    variants: Sequence[Variant],
-    *,
-    device: str,
-    yardstick_s: float,
-) -> dict[int, Gate]:
-    """Return by way what keeps a variant out of the search, by the samples that choose.
+def find_exclusions(
+    contenders: Sequence[Contender], reference: Reference, variants: Sequence[Variant]
+) -> dict[Configuration, Exclusion]:
+    """Return which configurations are barred from the search, by the selecting samples.
 
-    A compressed variant is compared with what it was made of, where that was measured on the same devices and takes part itself;
-    else with what that was made of, and so on to the first variant, the yardstick. One with fewer exits shares the fate of what
-    it comes from.
+    A compressed variant is compared with its parent, if the parent was measured on the same devices and takes part itself; else
+    with the parent's parent, and so on up to the reference. A variant made by `keep` is excluded if its parent is.
 
     Args:
-        contenders: of all ways, with latencies that can be compared.
-        ways: all of them.
-        variants: of the bundle, parents before what is made of them.
-        device, yardstick_s: where the yardstick runs, and its median latency.
+        contenders: of all configurations, with latencies that can be compared.
+        reference: the reference, with its latency on the same scale.
+        variants: of the bundle, parents before the variants made from them.
     """
-    gates: dict[int, Gate] = {}
-    by_name = {variant.name: variant for variant in variants}
-    for at in sorted(range(len(ways)), key=lambda i: list(by_name).index(ways[i].variant.name)):
-        way, loses, one = ways[at], 0.0, ways[at].variant
-        while one.origin is not None:
-            loses = max(loses, LOSES.get(one.origin.how, 0.0))
-            one = by_name[one.origin.parent]
-            above = next(
-                (i for i, other in enumerate(ways) if other.variant.name == one.name and _runs_alike(other, way)), None
-            )
-            if not loses and above in gates:
-                why = f"it is made of {one.name}, which is not either"
-                ours, theirs = _ends(contenders, at, way), _ends(contenders, above, ways[above])
-                gates[at] = _gate(way, ours, theirs, one.name, why, _accuracies(ours, theirs, ours.last))
-            elif loses and (above is not None or (one is variants[0] and set(way.placement) == {device})):
-                ours = _ends(contenders, at, way)
-                theirs = (
-                    _whole(contenders, at, one, yardstick_s) if above is None else _ends(contenders, above, ways[above])
-                )
-                why, shares = _compare(ours, theirs, one.name, loses)
-                if why:
-                    gates[at] = _gate(way, ours, theirs, one.name, why, shares)
-            if at in gates or (above is not None and above not in gates):
-                break
-    return gates
+    ranks = {variant.name: i for i, variant in enumerate(variants)}
+    configurations = list(dict.fromkeys(contender.configuration for contender in contenders))
+    comparisons = _Comparisons(contenders, configurations, reference, {variant.name: variant for variant in variants})
+    for configuration in sorted(configurations, key=lambda each: ranks[each.variant.name]):
+        comparisons.compare_with_ancestors(configuration)
+    return comparisons.exclusions
 
 
-def _runs_alike(one: Way, other: Way) -> bool:
-    """Tell whether two ways are on the same devices; one of them may have fewer stages, all on one device."""
-    return one.placement == other.placement or set(one.placement) == set(other.placement) == {one.placement[0]}
+class _Comparisons:
+    """Compares configurations with those of their parents, parents first."""
+
+    def __init__(
+        self,
+        contenders: Sequence[Contender],
+        configurations: Sequence[Configuration],
+        reference: Reference,
+        variants: dict[str, Variant],
+    ) -> None:
+        self.contenders = {contender.key: contender for contender in contenders}
+        self.configurations, self.reference, self.variants = configurations, reference, variants
+        self.exclusions: dict[Configuration, Exclusion] = {}
+
+    def compare_with_ancestors(self, configuration: Configuration) -> None:
+        """Exclude a configuration if it is worse than its nearest ancestor that takes part."""
+        variant, most_lost = configuration.variant, 0.0
+        while variant.origin is not None:
+            most_lost = max(most_lost, MOST_LOST.get(variant.origin.how, 0.0))
+            variant = self.variants[variant.origin.parent]
+            ancestor = self._configuration_like(configuration, variant)
+            if not most_lost and ancestor is not None and ancestor in self.exclusions:
+                reason = f"it is made of {variant.name}, which is not either"
+                ours, theirs = self._figures(configuration), self._figures(ancestor)
+                self._exclude(configuration, ours, theirs, variant, reason, _accuracies(ours, theirs, ours.last))
+            elif most_lost and (ancestor is not None or self._is_compared_with_reference(configuration, variant)):
+                ours = self._figures(configuration)
+                theirs = self._reference_figures(configuration) if ancestor is None else self._figures(ancestor)
+                reason, shares = _compare(ours, theirs, variant.name, most_lost)
+                if reason:
+                    self._exclude(configuration, ours, theirs, variant, reason, shares)
+            if configuration in self.exclusions or (ancestor is not None and ancestor not in self.exclusions):
+                return
+
+    def _configuration_like(self, configuration: Configuration, variant: Variant) -> Configuration | None:
+        """Return the configuration of a variant on the same devices, if it was measured."""
+        for other in self.configurations:
+            if other.variant.name == variant.name and _are_on_same_devices(other, configuration):
+                return other
+        return None
+
+    def _is_compared_with_reference(self, configuration: Configuration, variant: Variant) -> bool:
+        is_first = variant is next(iter(self.variants.values()))
+        return is_first and set(configuration.placement) == {self.reference.device}
+
+    def _figures(self, configuration: Configuration) -> _ExitFigures:
+        """Return a configuration's figures; on several devices the chain is timed, since no static network stands for it."""
+        names = [end.name for end in configuration.variant.exits]
+        statics = [self.contenders[ContenderKey(configuration, k)] for k in range(len(names))]
+        last = statics[-1] if configuration.is_on_one_device else self.contenders[ContenderKey(configuration, None)]
+        right = {
+            name: static.selecting.right[:, 0]
+            for name, static in zip(names, statics, strict=True)
+            if static.selecting.right is not None
+        }
+        return _ExitFigures(float(np.median(last.selecting.costs.times_s[-1])), names[-1], right)
+
+    def _reference_figures(self, configuration: Configuration) -> _ExitFigures:
+        """Return latency and correctness of the reference; only its last exit was measured."""
+        right = self.contenders[ContenderKey(configuration, None)].selecting.reference_right
+        last = next(iter(self.variants.values())).exits[-1].name
+        return _ExitFigures(self.reference.latency_s, last, {} if right is None else {last: right})
+
+    def _exclude(
+        self,
+        configuration: Configuration,
+        ours: _ExitFigures,
+        theirs: _ExitFigures,
+        parent: Variant,
+        reason: str,
+        shares: _Shares,
+    ) -> None:
+        self.exclusions[configuration] = Exclusion(
+            variant=configuration.variant.name,
+            placement=configuration.placement,
+            parent=parent.name,
+            latency_s=ours.latency_s,
+            parent_latency_s=theirs.latency_s,
+            accuracy=shares[0],
+            parent_accuracy=shares[1],
+            reason=f"{configuration} is never recommended: {reason}.",
+        )
+        _log.debug("%s", self.exclusions[configuration].reason)
 
 
-def _ends(contenders: Sequence[Contender], at: int, way: Way) -> _Ends:
-    """Return what a way's exits give; on several devices the chain is timed, since no static network stands for it."""
-    chain = next(one for one in contenders if one.way == at and one.static is None)
-    statics = {one.static: one for one in contenders if one.way == at and one.static is not None}
-    names = [end.name for end in way.variant.exits]
-    last = statics[len(names) - 1] if len(set(way.placement)) == 1 else chain
-    right = {names[k]: one.known.right[:, 0] for k, one in statics.items() if one.known.right is not None}
-    return _Ends(float(np.median(last.known.costs.times_s[-1])), names[-1], right)
+def _are_on_same_devices(configuration: Configuration, other: Configuration) -> bool:
+    """Return True if two configurations run on the same devices; with all stages on one device their number may differ."""
+    if configuration.placement == other.placement:
+        return True
+    return set(configuration.placement) == set(other.placement) == {configuration.placement[0]}
 
 
-def _whole(contenders: Sequence[Contender], at: int, first: Variant, yardstick_s: float) -> _Ends:
-    """Return what the yardstick gives, of which the last exit is known alone."""
-    whole, last = next(one.known.whole for one in contenders if one.way == at), first.exits[-1].name
-    return _Ends(yardstick_s, last, {} if whole is None else {last: whole})
-
-
-def _compare(ours: _Ends, theirs: _Ends, parent: str, most: float) -> tuple[str, _Shares]:
-    """Say in what a variant is worse than another, by more than may be lost at an exit; nothing where it is not."""
-    worst, at = most, ""
+def _compare(ours: _ExitFigures, theirs: _ExitFigures, parent: str, most_lost: float) -> tuple[str, _Shares]:
+    """Return the reason why a variant is excluded, empty if it is not, and the accuracies of both."""
+    worst, worst_exit = most_lost, ""
     for name in set(ours.right) & set(theirs.right):
         lost = theirs.right[name].astype(np.int8) - ours.right[name]
-        at_least = lost.mean() - SURE * lost.std() / math.sqrt(len(lost))
+        at_least = lost.mean() - LOSS_ERRORS * lost.std() / math.sqrt(len(lost))
         if at_least > worst:
-            worst, at = at_least, name
-    shares = _accuracies(ours, theirs, at or ours.last)
-    if at:
-        return f"it is worse at exit {at} than {parent}: {shares[0]:.2%} right against {shares[1]:.2%}", shares
+            worst, worst_exit = at_least, name
+    shares = _accuracies(ours, theirs, worst_exit or ours.last)
+    if worst_exit:
+        right, parent_right = (show_share(share or 0.0) for share in shares)
+        return f"it is worse at exit {worst_exit} than {parent}: {right} right against {parent_right}", shares
     if ours.last == theirs.last and ours.latency_s >= theirs.latency_s:
-        times = f"{ours.latency_s * 1e6:.0f} us against {theirs.latency_s * 1e6:.0f} us"
+        times = f"{show_us(ours.latency_s)} against {show_us(theirs.latency_s)}"
         return f"it is not faster to the last exit than {parent}: {times}", shares
     return "", shares
 
 
-def _accuracies(ours: _Ends, theirs: _Ends, exit_name: str) -> _Shares:
-    first, second = (float(e.right[exit_name].mean()) if exit_name in e.right else None for e in (ours, theirs))
-    return first, second
-
-
-def _gate(way: Way, ours: _Ends, theirs: _Ends, parent: str, why: str, shares: _Shares) -> Gate:
-    where = f"{way.variant.name} on {', '.join(dict.fromkeys(way.placement))}"
-    return Gate(
-        variant=way.variant.name,
-        placement=way.placement,
-        parent=parent,
-        latency_s=ours.latency_s,
-        parent_latency_s=theirs.latency_s,
-        accuracy=shares[0],
-        parent_accuracy=shares[1],
-        reason=f"{where} is never recommended: {why}.",
+def _accuracies(ours: _ExitFigures, theirs: _ExitFigures, exit_name: str) -> _Shares:
+    first, second = (
+        float(figures.right[exit_name].mean()) if exit_name in figures.right else None for figures in (ours, theirs)
     )
+    return first, second

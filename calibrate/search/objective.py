@@ -1,39 +1,53 @@
-"""What a target asks of a way to run: its goal and its limits as values of leaving at each exit.
+"""The goal and the limits of a target, as values of leaving at each exit.
 
-Everything that can be asked is a mean over the samples of something that depends on the exit at which each leaves. So one table
-holds a chain, or a static network, which is a chain of one exit; the search, the figures and the promises all read it.
+All that a target can ask is a mean over the samples of a value that depends on the exit at which each leaves. So one table holds
+a chain, or a static network, which is a chain of one exit; the search, the figures and the promises all read it.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from ...bundle import Target
-from ..measure.tables import Table, mean_of
-from .thresholds import Limit, Problem, search
+from ..measure.tables import ExitTable, mean_at
+from .thresholds import Limit, Problem, solve
+
+__all__ = ["LimitValues", "find_thresholds", "goal_values", "limit_values", "meets_limits"]
+
+COARSE_VALUES, COARSE_FINE_VALUES = 16, 64
+"""Values per exit where a coarse grid will do: of the whole grid, and of the one that zoom chooses from."""
 
 
-def limited(table: Table, target: Target) -> dict[str, tuple[np.ndarray, float]]:
-    """Return by each limit's name what leaving at each exit gives, as `search.Limit.value`, and how large its mean may be."""
-    found: dict[str, tuple[np.ndarray, float]] = {}
+class LimitValues(NamedTuple):
+    """What a limit limits: values of leaving at each exit, as `Limit.values`, and how large their mean may be."""
+
+    values: np.ndarray
+    most: float
+
+
+def limit_values(table: ExitTable, target: Target) -> dict[str, LimitValues]:
+    """Return the values that each limit of a target limits, by the limit's name."""
+    values: dict[str, LimitValues] = {}
     for name, most in target.limits.items():
         match name:
             case "min_accuracy":
-                found[name] = table.wrong, 1 - most
+                values[name] = LimitValues(table.wrong, 1 - most)
             case "max_drop":
-                found[name] = table.lost, most
+                values[name] = LimitValues(table.lost, most)
             case "max_disagreement":
-                found[name] = table.differs, most
+                values[name] = LimitValues(table.differs, most)
             case "max_latency_s":
-                found[name] = table.costs.latency_s, most
+                values[name] = LimitValues(table.costs.latency_s, most)
             case "max_late":
-                found[name] = table.costs.late(target.deadline_s or 0.0), most
+                values[name] = LimitValues(table.costs.late_shares(target.deadline_s or 0.0), most)
             case _:
                 assert table.costs.energy_j is not None
-                found[name] = table.costs.energy_j, most
-    return found
+                values[name] = LimitValues(table.costs.energy_j, most)
+    return values
 
 
-def goal_of(table: Table, target: Target) -> np.ndarray:
-    """Return what the target wants the least of, as `search.Limit.value`."""
+def goal_values(table: ExitTable, target: Target) -> np.ndarray:
+    """Return the values whose mean the target wants the least of, as `Limit.values`: errors, joules or seconds."""
     if target.goal == "accuracy":
         return table.wrong
     if target.goal == "energy":
@@ -43,26 +57,29 @@ def goal_of(table: Table, target: Target) -> np.ndarray:
 
 
 def find_thresholds(
-    table: Table, target: Target, *, margin: float, few: bool = False, coarse: bool = False
+    table: ExitTable, target: Target, *, margin: float, is_cautious: bool = False, is_coarse: bool = False
 ) -> tuple[float, ...] | None:
-    """Find the thresholds that are best for a target; None where none keep its limits.
+    """Find the best thresholds for a target; None if none meet its limits.
 
     Args:
-        table: of the samples that choose.
+        table: of the selecting samples.
         target: the target.
-        margin: how many standard errors to stay away from the limits, so that other samples keep them too.
-        coarse: whether a coarse grid will do.
-        few: of few samples the drop is too uncertain to choose by: what is lost at most stands for it.
+        margin: standard errors to stay away from the limits, so that other samples meet them too.
+        is_cautious: choose by `lost_at_most` instead of the drop, which few samples measure too roughly.
+        is_coarse: search a coarse grid, in a tenth of the time.
     """
-    lost = table.lost_at_most if few else table.lost
-    limits = []
-    for name, (value, most) in limited(table, target).items():
-        limits.append(Limit(lost if name == "max_drop" else value, most, margin))
+    lost = table.lost_at_most if is_cautious else table.lost
+    limits = tuple(
+        Limit(lost if name == "max_drop" else values, most, margin)
+        for name, (values, most) in limit_values(table, target).items()
+    )
     second = table.costs.latency_s if target.goal == "accuracy" else lost
-    how = {"values": 16, "fine": 64} if coarse else {}
-    return search(Problem(table.score, goal_of(table, target), second, tuple(limits)), **how)
+    problem = Problem(table.score, goal_values(table, target), second, limits)
+    if is_coarse:
+        return solve(problem, values=COARSE_VALUES, fine_values=COARSE_FINE_VALUES)
+    return solve(problem)
 
 
-def keeps(table: Table, target: Target, taken: np.ndarray) -> bool:
-    """Tell whether samples that leave at some exits keep a target's limits."""
-    return all(mean_of(value, taken) <= most for value, most in limited(table, target).values())
+def meets_limits(table: ExitTable, target: Target, taken: np.ndarray) -> bool:
+    """Return True if samples that leave at the exits `taken` meet all limits of a target."""
+    return all(mean_at(values, taken) <= most for values, most in limit_values(table, target).values())

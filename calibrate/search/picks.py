@@ -1,5 +1,6 @@
-"""Which way to run is best for some targets, and with which thresholds, by the samples that choose."""
+"""The chain that serves some targets best, its thresholds, and the best static network for each, by the selecting samples."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -9,117 +10,155 @@ from msgspec import Struct
 from ...bundle import Target
 from ...bundle.manifest import NEVER
 from ...bundle.target import LOSS_LIMITS
-from ..measure.tables import exits_taken, mean_of
+from ..measure.tables import exits_taken, mean_at
 from .contenders import Contender
-from .objective import find_thresholds, goal_of, limited
+from .objective import find_thresholds, goal_values, limit_values
 from .thresholds import MARGIN
 
-FEW = 2000
-"""With fewer samples that choose, thresholds are chosen by the disagreement with the last exit: certified they cost as little as
-those chosen by the drop, and less on a trained network (`tests/benchmarks/certify.py`)."""
+__all__ = ["Pick", "best_thresholds", "make_picks", "may_be_unprovable"]
 
-SURE = 1.64
+FEW_SAMPLES = 2000
+"""Below 2000 samples the measured drop is too noisy to choose by. Disagreement with the last exit is an upper bound with less
+noise; the certified thresholds that result are as fast or faster (`tests/benchmarks/certify.py`)."""
+
+PROOF_ERRORS = 1.64
 """Standard errors by which samples must show that a chain can be promised at all: the best of many looks better than it is."""
 
+Thresholds = tuple[float, ...] | None
+"""Thresholds that meet a target; None if none do."""
 
-class Pick(Struct, frozen=True):
-    """What is best for a target.
+_log = logging.getLogger(__name__)
+
+
+class Pick(Struct, frozen=True, eq=False):
+    """The best contenders for a target.
 
     Attributes:
-        chain, thresholds: the chain, and its thresholds; None where none keep the target.
-        rival: the best static network that keeps it and can be promised to; else the best that keeps it; None where none does.
-        others: the next best ones.
+        chain, thresholds: the chain, and its thresholds; None if none meet the target.
+        best_static: the cheapest static network that meets the target. Those whose margin is wide enough to be proven come
+            first. None if no static network meets the target.
+        other_statics: the next best ones.
     """
 
     chain: Contender
-    thresholds: tuple[float, ...] | None
-    rival: Contender | None
-    others: tuple[Contender, ...] = ()
+    thresholds: Thresholds
+    best_static: Contender | None
+    other_statics: tuple[Contender, ...] = ()
 
-    def shares(self) -> np.ndarray:
-        """Return how often the samples that choose leave at each exit of the chain; all at the last without thresholds."""
-        exits = self.chain.known.score.shape[1]
-        taken = exits_taken(self.chain.known.score, self.thresholds or (NEVER,) * (exits - 1))
-        return np.asarray(np.bincount(taken, minlength=exits) / len(taken))
+    def exit_shares(self) -> np.ndarray:
+        """Return the share of the selecting samples that leaves at each exit; all at the last one without thresholds."""
+        table = self.chain.selecting
+        taken = exits_taken(table.score, self.thresholds or (NEVER,) * (table.exits - 1))
+        return np.asarray(np.bincount(taken, minlength=table.exits) / len(taken))
 
     def prefers_static(self, target: Target) -> bool:
-        """Tell whether the static network is better than the chain."""
-        if self.thresholds is None or self.rival is None:
+        """Return True if the static network is better than the chain."""
+        if self.thresholds is None or self.best_static is None:
             return self.thresholds is None
-        ours, theirs = (may_fail(one, target) for one in (self.chain, self.rival))
+        ours, theirs = (may_be_unprovable(contender, target) for contender in (self.chain, self.best_static))
         if ours != theirs:
             return ours
-        return _merits(self.rival, (), target) < _merits(self.chain, self.thresholds, target)
+        return goal_and_latency(self.best_static, (), target) < goal_and_latency(self.chain, self.thresholds, target)
 
 
-def pick(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict[str, Pick]:
-    """Pick the chain that serves all targets best together, and for each the best static network.
+def make_picks(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict[str, Pick]:
+    """Pick the chain that serves all targets best together, and for each target the best static network.
 
-    The points of a calibration run on the same engines, so that a product can switch between them. The chain is the one that
-    keeps the most targets, among those one of which the most promises can be expected to hold, and among those the one with the
-    least mean cost, relative to the best for each target.
+    All points of a calibration run the same chain, so that a product can switch between them. The chain must meet the most
+    targets. Among such chains those with the most provable promises come first, and among those the one with the least mean
+    cost, relative to the best for each target.
 
     Args:
-        contenders: chains and static networks, a chain at least.
+        contenders: chains and static networks, at least one chain.
         targets: by the names of their points.
     """
-    chains = [i for i, one in enumerate(contenders) if one.static is None]
-    found = {name: find(contenders, target) for name, target in targets.items()}
-    missed, risks, losses = (np.zeros(len(chains)) for _ in range(3))
-    for name, target in targets.items():
-        goals = np.array([_merits(contenders[i], found[name][i], target)[0] for i in chains])
-        able = np.isfinite(goals)
-        missed += ~able
-        risks += [may_fail(contenders[i], target) for i in chains]
-        if able.any():
-            best = goals[able].min()
-            losses[able] += (goals[able] - best) / (1.0 if target.goal == "accuracy" else best)
-    at = chains[int(np.lexsort((losses, risks, missed))[0])]
+    thresholds = {
+        name: dict(zip(contenders, best_thresholds(contenders, target), strict=True))
+        for name, target in targets.items()
+    }
+    chain = _pick_chain([each for each in contenders if each.static is None], targets, thresholds)
     picks = {}
     for name, target in targets.items():
-        able = [i for i, one in enumerate(contenders) if one.static is not None and found[name][i] is not None]
-        able.sort(key=lambda i: (may_fail(contenders[i], target), _merits(contenders[i], (), target)))
-        rivals = tuple(contenders[i] for i in able)
-        picks[name] = Pick(contenders[at], found[name][at], rivals[0] if rivals else None, rivals[1:])
+        statics = [each for each in contenders if each.static is not None and thresholds[name][each] is not None]
+        statics.sort(key=lambda each: (may_be_unprovable(each, target), goal_and_latency(each, (), target)))
+        picks[name] = Pick(chain, thresholds[name][chain], statics[0] if statics else None, tuple(statics[1:]))
+        _log.debug("%s: %s, then %s", name, picks[name].best_static or "no static network", [*map(str, statics[1:])])
     return picks
 
 
-def find(contenders: Sequence[Contender], target: Target) -> list[tuple[float, ...] | None]:
-    """Find each contender's best thresholds for a target; None where none keep it.
+def _pick_chain(
+    chains: Sequence[Contender],
+    targets: Mapping[str, Target],
+    thresholds: Mapping[str, Mapping[Contender, Thresholds]],
+) -> Contender:
+    missed, risks, losses = (np.zeros(len(chains)) for _ in range(3))
+    for name, target in targets.items():
+        goals = np.array([goal_and_latency(chain, thresholds[name][chain], target)[0] for chain in chains])
+        is_met = np.isfinite(goals)
+        missed += ~is_met
+        risks += [may_be_unprovable(chain, target) for chain in chains]
+        if is_met.any():
+            best = goals[is_met].min()
+            losses[is_met] += (goals[is_met] - best) / (1.0 if target.goal == "accuracy" else best)
+    order = np.lexsort((losses, risks, missed))
+    for i in order:
+        _log.debug(
+            "%s: misses %d targets, %d may be unprovable, %.4f above the best cost",
+            chains[i],
+            missed[i],
+            risks[i],
+            losses[i],
+        )
+    return chains[int(order[0])]
 
-    They stay away from the limits, unless no contender can: then they only keep them on these samples.
+
+def best_thresholds(contenders: Sequence[Contender], target: Target) -> list[Thresholds]:
+    """Find each contender's best thresholds for a target.
+
+    They stay away from the limits. If that leaves no contender, they only have to meet the limits on the selecting samples.
     """
     for margin in (MARGIN, 0.0):
-        found = []
-        for one in contenders:
-            wide = margin * math.sqrt(len(one.known) / len(one.table))
-            few = one.static is None and len(one.known) < FEW
-            thresholds = find_thresholds(one.known, target, margin=wide, few=few)
-            found.append(find_thresholds(one.known, target, margin=wide) if few and thresholds is None else thresholds)
-        if any(thresholds is not None for thresholds in found):
+        thresholds = [_find_cautiously(contender, target, margin) for contender in contenders]
+        if any(each is not None for each in thresholds):
             break
-    return found
+        if margin:
+            _log.debug("nothing meets %s by a margin", target)
+    return thresholds
 
 
-def may_fail(one: Contender, target: Target) -> bool:
-    """Tell whether even never leaving early may keep limits of accuracy too narrowly for the other samples to show it.
+def _find_cautiously(contender: Contender, target: Target, margin: float) -> Thresholds:
+    """Find thresholds of one contender; few samples choose by an upper bound of the drop, if that leaves any."""
+    table = contender.selecting
+    wide = margin * math.sqrt(len(table) / len(contender.reporting))
+    if contender.static is None and len(table) < FEW_SAMPLES:
+        thresholds = find_thresholds(table, target, margin=wide, is_cautious=True)
+        if thresholds is not None:
+            return thresholds
+    return find_thresholds(table, target, margin=wide)
 
-    A chain whose last exit is not clearly good enough has no cautious candidate to fall back on, whatever its thresholds.
+
+def may_be_unprovable(contender: Contender, target: Target) -> bool:
+    """Return True if the reporting samples might not prove the accuracy limits even with early exit switched off.
+
+    The last exit itself is then too close to a limit, so that a chain has no cautious candidate to fall back on.
     """
-    if one.known.is_whole and "min_accuracy" not in target.limits:
+    if contender.selecting.is_reference and "min_accuracy" not in target.limits:
         return False
-    for name, (value, most) in limited(one.known, target).items():
+    for name, (values, most) in limit_values(contender.selecting, target).items():
         if name in LOSS_LIMITS:
-            last = value[:, -1]
-            known, tested = (float(last.var()) / len(table) for table in (one.known, one.table))
-            if last.mean() + MARGIN * math.sqrt(tested) + SURE * math.sqrt(known + tested) > most:
+            last = values[:, -1]
+            selecting, reporting = (
+                float(last.var()) / len(table) for table in (contender.selecting, contender.reporting)
+            )
+            if last.mean() + MARGIN * math.sqrt(reporting) + PROOF_ERRORS * math.sqrt(selecting + reporting) > most:
                 return True
     return False
 
 
-def _merits(contender: Contender, thresholds: tuple[float, ...] | None, target: Target) -> tuple[float, float]:
-    """Return what the target wants the least of, on the samples that choose, and the latency; infinite without thresholds."""
+def goal_and_latency(contender: Contender, thresholds: Thresholds, target: Target) -> tuple[float, float]:
+    """Return the mean that the target wants the least of, and the mean latency; infinite without thresholds."""
     if thresholds is None:
         return math.inf, math.inf
-    taken = exits_taken(contender.known.score, thresholds)
-    return mean_of(goal_of(contender.known, target), taken), mean_of(contender.known.costs.latency_s, taken)
+    table = contender.selecting
+    taken = exits_taken(table.score, thresholds)
+    return mean_at(goal_values(table, target), taken), mean_at(table.costs.latency_s, taken)

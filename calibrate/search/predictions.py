@@ -1,43 +1,41 @@
-"""What a network costs and loses at its thresholds, predicted from tables."""
+"""What a contender costs and loses at its thresholds, predicted from its table."""
 
 import numpy as np
-from msgspec import Struct
 
 from ...bundle import OperatingPoint, Target
 from ..intervals import paired_drop
-from ..measure.tables import Table, exits_taken, mean_of
-from .objective import keeps, limited
+from ..measure.tables import exits_taken, mean_at, values_at
+from .contenders import Contender
+from .objective import limit_values, meets_limits
+
+__all__ = ["predict_point"]
 
 
-class Named(Struct, frozen=True):
-    """What a contender is called in an operating point: its variant, and the devices of its stages."""
-
-    variant: str
-    placement: tuple[str, ...]
-
-
-def predict(table: Table, thresholds: tuple[float, ...], target: Target, named: Named) -> OperatingPoint:
-    """Predict what thresholds give, by the samples of a table."""
+def predict_point(contender: Contender, thresholds: tuple[float, ...], target: Target) -> OperatingPoint:
+    """Predict what thresholds give, by the reporting samples; a static network has no thresholds."""
+    table = contender.reporting
     taken = exits_taken(table.score, thresholds)
-    exits = table.score.shape[1]
-    shares = np.bincount(taken, minlength=exits) / len(taken)
-    right = None if table.right is None else table.right[np.arange(len(taken)), taken]
-    drop, interval = (None, None) if right is None or table.whole is None else paired_drop(right, table.whole)
-    costs, late = table.costs, limited(table, target).get("max_late")
+    shares = np.bincount(taken, minlength=table.exits) / len(taken)
+    right = None if table.right is None else values_at(table.right, taken)
+    drop, interval = None, None
+    if right is not None and table.reference_right is not None:
+        drop, interval = paired_drop(right, table.reference_right)
+    costs, late = table.costs, limit_values(table, target).get("max_late")
     return OperatingPoint(
-        variant=named.variant,
-        placement=named.placement,
+        variant=contender.configuration.variant.name,
+        placement=contender.placement,
         target=target,
+        static=contender.static,
         thresholds=thresholds,
         accuracy=None if right is None else float(right.mean()),
-        full_accuracy=None if table.whole is None else float(table.whole.mean()),
+        full_accuracy=None if table.reference_right is None else float(table.reference_right.mean()),
         drop=drop,
         drop_interval=interval,
-        disagreement=mean_of(table.differs, taken),
+        disagreement=mean_at(table.differs, taken),
         latency_s=float(shares @ costs.latency_s),
-        late=None if late is None else mean_of(late[0], taken),
+        late=None if late is None else mean_at(late.values, taken),
         energy_j=None if costs.energy_j is None else float(shares @ costs.energy_j),
         exit_shares=tuple(shares.tolist()),
         exit_latency_s=tuple(costs.latency_s.tolist()),
-        met=keeps(table, target, taken),
+        met=meets_limits(table, target, taken),
     )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "--power-w", type=float, help="The board's power in watts, to compute energy from instead of measuring it."
 )
 @with_seed
+@click.option("--measure-s", type=float, default=6.0, hidden=True)
 @as_json
 def calibrate(
     bundle: str,
@@ -50,6 +51,7 @@ def calibrate(
     meter: str | None,
     power_w: float | None,
     seed: int,
+    measure_s: float,
     as_json: bool,
 ) -> None:
     """Find the best way to run BUNDLE on this device that meets a target, on DATA that did not train it.
@@ -84,6 +86,7 @@ def calibrate(
             outside=others,
             meter=chosen,
             seed=seed,
+            measure_s=measure_s,
             progress=progress,
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))

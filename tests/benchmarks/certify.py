@@ -30,12 +30,13 @@ from scipy import special
 from offramp.bundle import Target
 from offramp.calibrate.certify.exact_tests import certify_mean, critical_z, noninferiority_z, size_of
 from offramp.calibrate.certify.paths import lay_candidates, lay_path
-from offramp.calibrate.certify.promises import certify
-from offramp.calibrate.measure.tables import Costs, Table, exits_taken
-from offramp.calibrate.requests import LEAST_SELECT, SPLIT
+from offramp.calibrate.certify.promises import certify_path
+from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken
+from offramp.calibrate.requests import LEAST_SELECTING, SELECTING_SHARE
 from offramp.calibrate.search.contenders import Contender
-from offramp.calibrate.search.picks import find
-from offramp.calibrate.search.thresholds import MARGIN, Limit, Problem, search
+from offramp.calibrate.search.picks import best_thresholds
+from offramp.calibrate.search.thresholds import MARGIN, Limit, Problem, solve
+from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo.exit_tables import UNEVEN, exit_costs, exit_table
 
 EPS, DELTA = 0.01, 0.1
@@ -63,7 +64,7 @@ def differs(table):
 def choose(score, value, costs, n, eps):
     """Find the cheapest vector that should keep a limit when it is tested on n samples."""
     limit = Limit(value, eps, MARGIN * math.sqrt(len(score) / n))
-    return search(Problem(score, costs, value, (limit,)))
+    return solve(Problem(score, costs, value, (limit,)))
 
 
 def follow(score, value, costs, path):
@@ -201,20 +202,22 @@ def split_path(truth, drawn):
     """Choose and certify as `calibrate` does."""
     pool, _, costs = truth
     found, target = [], Target(max_drop=EPS)
-    everything = Table(
+    configuration = fake_configuration("synthetic", len(costs))
+    everything = ExitTable(
         score=pool["score"],
         label=differs(pool),
         right=pool["correct"],
-        whole=pool["correct"][:, -1],
+        reference_right=pool["correct"][:, -1],
         differs=differs(pool),
         costs=Costs(tuple(np.full(2, cost) for cost in costs)),
     )
     for i in drawn:
-        aside = min(len(i) // 2, max(LEAST_SELECT, round(SPLIT * len(i))))
-        known, table = everything.rows(i[:aside]), everything.rows(i[aside:])
-        (thresholds,) = find([Contender(way=0, static=None, known=known, table=table)], target)
-        path = lay_candidates(known, thresholds, target, tested=len(table))
-        step, _ = certify(table, target, path, delta=DELTA)
+        aside = min(len(i) // 2, max(LEAST_SELECTING, round(SELECTING_SHARE * len(i))))
+        selecting, reporting = everything.rows(i[:aside]), everything.rows(i[aside:])
+        chain = Contender(configuration=configuration, static=None, selecting=selecting, reporting=reporting)
+        (thresholds,) = best_thresholds([chain], target)
+        path = lay_candidates(selecting, thresholds, target, tested=len(reporting))
+        step, _ = certify_path(reporting, target, path, delta=DELTA)
         found.append(None if step is None else path[step])
     return judge_vectors(truth, found)
 
@@ -222,7 +225,7 @@ def split_path(truth, drawn):
 def unpromised(truth, drawn):
     pool, _, costs = truth
     value = lost(pool)
-    vectors = [search(Problem(pool["score"][i], costs, value[i], (Limit(value[i], EPS),))) for i in drawn]
+    vectors = [solve(Problem(pool["score"][i], costs, value[i], (Limit(value[i], EPS),))) for i in drawn]
     return judge_vectors(truth, vectors)
 
 

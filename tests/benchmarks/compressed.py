@@ -28,7 +28,6 @@ import onnx
 
 from offramp.bundle import Bundle, OperatingPoint, write_calibration
 from offramp.calibrate import Target, calibrate
-from offramp.calibrate import pipeline as calibration_module
 from offramp.calibrate.certify.exact_tests import certify_drop
 from offramp.calibrate.labels import check_labelled
 from offramp.calibrate.measure.latency import latencies, measure, run_alone
@@ -123,10 +122,9 @@ def main() -> None:
     parser.add_argument("--pruned", action="append", default=[], metavar="NAME=file.py:function")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--max-drop", type=float, default=0.01)
-    parser.add_argument("--measure", type=float, default=calibration_module.MEASURE_S)
+    parser.add_argument("--measure", type=float, default=6.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    calibration_module.MEASURE_S = options.measure
     target = Target(max_drop=options.max_drop)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
@@ -170,7 +168,15 @@ def main() -> None:
         for one in [*names, None]:
             chosen = [v.name for v in bundle.manifest.variants] if one is None else belongs(bundle, one)
             try:
-                found = calibrate(bundle, held, target, device=options.device, variant=chosen, output=folder / "c.json")
+                found = calibrate(
+                    bundle,
+                    held,
+                    target,
+                    device=options.device,
+                    variant=chosen,
+                    output=folder / "c.json",
+                    measure_s=options.measure,
+                )
             except TargetError as error:
                 reasons[one or "all variants"] = str(error)
                 print(f"{one or 'all variants'}, early exit: {error}", file=sys.stderr)

@@ -135,7 +135,7 @@ def main() -> None:
             rows, found = points(bundle, device, data, test)
             devices[device] = {"points": rows}
             if "fewer" in parts:
-                x, _ = check_data(test, bundle.manifest)
+                x = check_data(test, bundle.manifest).x
                 devices[device]["fewer"] = fewer(bundle, device, found, x)
     if arguments.json:
         what = {"network": arguments.network or "random weights", "samples": len(test[1])}

@@ -19,7 +19,7 @@ from offramp.calibrate.labels import check_labelled
 from offramp.calibrate.measure.latency import forced_latencies
 from offramp.calibrate.measure.tables import exits_taken
 from offramp.calibrate.sample_files import labelled
-from offramp.calibrate.search.thresholds import Limit, Problem, search
+from offramp.calibrate.search.thresholds import Limit, Problem, solve
 from offramp.cli.inputs import load_network, load_samples
 from offramp.devices import fingerprint
 from offramp.export import export
@@ -44,7 +44,7 @@ def follow(score: np.ndarray, right: np.ndarray, cost_s: np.ndarray, budgets_s: 
     half, found = len(score) // 2, []
     for most in budgets_s:
         limits = (Limit(cost_s, float(most)),)
-        thresholds = search(Problem(score[:half], (~right[:half]).astype(np.int8), cost_s, limits))
+        thresholds = solve(Problem(score[:half], (~right[:half]).astype(np.int8), cost_s, limits))
         if thresholds is None:
             raise SystemExit(f"no thresholds keep {most} s")
         taken = exits_taken(score[half:], thresholds)

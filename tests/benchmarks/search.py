@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from offramp.calibrate.measure.tables import exits_taken
-from offramp.calibrate.search.thresholds import Limit, Problem, evaluate, search, threshold_grids
+from offramp.calibrate.search.thresholds import Limit, Problem, solve, threshold_grids
+from offramp.tests.helpers.grids import evaluate
 from offramp.tests.zoo.exit_tables import UNEVEN, exit_costs, exit_table, search_cases
 
 SEEDS = {"the whole grid": 123, "cases": [0, 1, 2, 3]}
@@ -44,7 +45,7 @@ def judge(table, costs, thresholds):
 
 
 def find(table, costs, drop, **how):
-    found = search(Problem(table["score"], costs, lost(table), (Limit(lost(table), drop),)), **how)
+    found = solve(Problem(table["score"], costs, lost(table), (Limit(lost(table), drop),)), **how)
     assert found is not None  # never leaving early loses nothing
     return found
 
@@ -99,8 +100,8 @@ def grid(samples: int) -> dict[str, float]:
 
 def gaps(cases: int) -> dict[str, Any]:
     ways = {
-        "zoom": lambda *case: find(*case, values=8, fine=32),
-        "descent": lambda *case: find(*case, memory_mb=1, fine=32),
+        "zoom": lambda *case: find(*case, values=8, fine_values=32),
+        "descent": lambda *case: find(*case, memory_mb=1, fine_values=32),
         "greedy": greedy,
         "fractions": fractions,
         "shared": shared,
@@ -110,7 +111,7 @@ def gaps(cases: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     costs = exit_costs(5)
     for table, drop in islice(search_cases(5), cases):
-        best = judge(table, costs, find(table, costs, drop, fine=32))[0]
+        best = judge(table, costs, find(table, costs, drop, fine_values=32))[0]
         for name, way in ways.items():
             start = time.perf_counter()
             cost, lost_share = judge(table, costs, way(table, costs, drop))

@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target, read_calibration
-from offramp.calibrate import Row, bench, calibrate
+from offramp.calibrate import Row, bench
 from offramp.calibrate.advice import judge
 from offramp.calibrate.benchmark import judge_early_exit
 from offramp.calibrate.certify.exact_tests import certify_drop
@@ -18,12 +19,10 @@ from offramp.errors import BundleError, DataError, MissingError, TargetError, Un
 from offramp.export import export, keep, quantize
 from offramp.runtime import load, load_static, load_uncalibrated
 from offramp.runtime.engines import openvino
+from offramp.tests.helpers import briefly
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
-
-@pytest.fixture(autouse=True)
-def brief(monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.3)
+calibrate = functools.partial(briefly.calibrate, measure_s=0.3)  # latencies are compared
 
 
 def test_the_figures_come_from_the_samples_that_did_not_choose(dense, labelled):
@@ -118,7 +117,8 @@ def test_the_best_accuracy_under_a_latency(dense, labelled):
     generous = calibrate(dense, labelled, Target(max_latency_s=1.0)).point
     assert generous.met and generous.latency_s < 1
     with pytest.raises(
-        TargetError, match=r"Nothing .* gives the best accuracy .* latency of less than \d+ us is not to be had"
+        TargetError,
+        match=r"Nothing .* gives the best accuracy .* smallest mean latency that any exit reaches is \d+ us",
     ):
         calibrate(dense, labelled, Target(max_latency_s=1e-9))
 
@@ -196,7 +196,7 @@ def test_scores_that_are_all_alike_and_exits_that_nobody_takes_are_noted(tmp_pat
     )
 
 
-def test_without_labels_the_whole_network_is_the_yardstick(dense, labelled):
+def test_without_labels_the_whole_network_is_the_reference(dense, labelled):
     found = calibrate(dense, (labelled[0], None), Target(max_disagreement=0.05))
     point = found.early
     assert (point.accuracy, point.drop, point.full_accuracy) == (None, None, None)
@@ -206,9 +206,9 @@ def test_without_labels_the_whole_network_is_the_yardstick(dense, labelled):
     assert [name for name in names if not name.endswith("-early")] == ["balanced", "accurate", "eco"]
     with pytest.raises(UsageError, match="no labels, so nothing tells whether an accuracy drop"):
         calibrate(dense, (labelled[0], None), Target(max_drop=0.05))
-    with pytest.raises(UsageError, match="cannot choose for min_accuracy"):
+    with pytest.raises(UsageError, match="cannot choose thresholds for min_accuracy"):
         calibrate(dense, labelled, Target(min_accuracy=0.5), outside=(labelled[0][:500], None))
-    with pytest.raises(UsageError, match="what chooses must not certify too"):
+    with pytest.raises(UsageError, match="samples that choose must not certify too"):
         calibrate(dense, labelled, Target(max_drop=0.05), outside=labelled)
 
 
@@ -316,8 +316,7 @@ def test_bench_refuses_labels_that_are_another_sets(calibrated, labelled):
         bench(calibrated, (x[:300], (y[:300] + 1) % 5))
 
 
-def test_a_calibration_that_misses_its_target_replaces_none_unless_it_is_told_where(dense, labelled, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+def test_a_calibration_that_misses_its_target_replaces_none_unless_it_is_told_where(dense, labelled):
     x, y = labelled
     with load_static(dense) as whole:
         right = whole.batch(x).label == y  # on these alone everything looks attainable
@@ -336,8 +335,7 @@ def test_a_calibration_that_misses_its_target_replaces_none_unless_it_is_told_wh
     assert read_calibration(elsewhere) == named and "stays as it was" not in " ".join(named.notes)
 
 
-def test_bench_shows_the_whole_network_on_a_faster_device_beside_that_on_the_chains_own(dense, labelled, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+def test_bench_shows_the_whole_network_on_a_faster_device_beside_that_on_the_chains_own(dense, labelled):
     found = calibrate(dense, labelled, Target(max_drop=0.05), also=["openvino:CPU"])
     point = replace(found.early, placement=("cpu",) * 3)
     names = {}
@@ -399,7 +397,6 @@ def test_a_calibration_that_names_no_such_static_network_is_refused(calibrated, 
 def test_a_variant_that_a_device_cannot_run_is_left_out_with_its_reason_unless_it_is_named(
     dense, labelled, monkeypatch
 ):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
     bundle = quantize(dense, labelled[0][:100], to="fp16")
     compile_stage = openvino.compile_stage
 

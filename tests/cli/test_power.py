@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from offramp.bundle import Target
-from offramp.calibrate import calibrate
 from offramp.cli.describe import describe_diagnosis
 from offramp.export import keep
 from offramp.runtime import diagnose
 from offramp.tests.fakes.boards import BOARDS, plant
+from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.command import PROCESS, clear_message, offramp
 
 METER = """
@@ -198,8 +198,7 @@ def test_energy_is_modelled_where_there_is_no_meter(calibrated, inputs):
     assert "nothing was measured" in offramp("energy", calibrated.path, inputs, "--power-w", "5").stdout
 
 
-def test_energy_is_of_what_was_calibrated(dense, labelled, inputs, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+def test_energy_is_of_what_was_calibrated(dense, labelled, inputs):
     two = keep(dense.path, [0, 2], name="two")
     calibrate(two, labelled, Target(max_drop=0.05), variant="two", device="openvino:CPU")
     for place, engine in (([], "openvino"), (["--place", "0-1=cpu"], "onnxruntime")):

@@ -9,8 +9,8 @@ import warnings
 
 import pytest
 
-from offramp.calibrate import pipeline
 from offramp.cli.app import exit_code_of
+from offramp.tests.helpers.briefly import brief_arguments
 
 PROCESS = [
     *(sys.executable, "-c"),
@@ -18,13 +18,10 @@ PROCESS = [
 ]
 """How to start the command line in a process of its own; Ctrl-C reaches it even where the tests run in the background."""
 
-BRIEF_PROCESS = [*PROCESS[:2], f"import offramp.calibrate.pipeline as c; c.MEASURE_S = 0.2; {PROCESS[2]}"]
-"""The same, measuring latencies only briefly."""
-
 
 def offramp(*arguments):
     """Run a command in this process; what calibrates measures briefly. Returns what `subprocess.run` would."""
-    words = [*map(str, arguments)]
+    words = brief_arguments(arguments)
     with captured(1) as out, captured(2) as err, as_in_a_process():
         code = exit_code_of(words)
     return subprocess.CompletedProcess(words, code, out[0], err[0])
@@ -50,13 +47,12 @@ def captured(number):
 
 @contextlib.contextmanager
 def as_in_a_process():
-    """Warn as Python does where no test framework asks for more, and measure latencies only briefly."""
+    """Warn as Python does where no test framework asks for more."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.resetwarnings()
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
         patch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-        patch.setattr(pipeline, "MEASURE_S", 0.2)
         yield
 
 

@@ -10,10 +10,11 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import open_bundle, read_calibration, write_calibration
-from offramp.calibrate import Target, calibrate, report
+from offramp.calibrate import Target, report
 from offramp.errors import DataError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
+from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo import networks
 
@@ -68,16 +69,14 @@ def test_with_samples_it_measures_and_says_what_scores_are_worth(calibrated, lab
     assert "The samples are no images." in seen and measured.samples == 400
 
 
-def test_where_early_exit_does_not_pay_it_says_so_first(dense, labelled, tmp_path, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+def test_where_early_exit_does_not_pay_it_says_so_first(dense, labelled, tmp_path):
     calibrate(dense, labelled, Target(max_drop=0.05))
     report(dense, output=tmp_path / "report.html")
     headline = re.search(r'class="headline">([^<]+)<', (tmp_path / "report.html").read_text())[1]
     assert headline == "Do not use early exit here"
 
 
-def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labelled, tmp_path, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labelled, tmp_path):
     found = calibrate(dense, labelled, Target(max_drop=0.05))
     assert found.point.static is not None
     write_calibration(dense.calibrations()[0], replace(found, points={"default": found.point}))
@@ -86,8 +85,7 @@ def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labe
     assert "No operating point exits early" in (tmp_path / "report.html").read_text()
 
 
-def test_a_point_beside_a_static_network_is_not_called_recommended(dense, labelled, tmp_path, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+def test_a_point_beside_a_static_network_is_not_called_recommended(dense, labelled, tmp_path):
     calibrate(dense, labelled, Target(max_drop=0.05))
     for point, note in (("default", "recommended"), ("default-early", "")):
         report(dense, output=tmp_path / "report.html", point=point)
@@ -115,8 +113,7 @@ def test_nothing_is_loaded_from_elsewhere(calibrated, tmp_path):
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)[^"'\s>]+|url\(|@import""", page)
 
 
-def test_images_are_shown_by_the_exit_at_which_they_leave(tmp_path, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+def test_images_are_shown_by_the_exit_at_which_they_leave(tmp_path):
     entry = networks.ZOO["plain"]
     bundle = export(networks.build(entry), entry.draw(3, 0), tmp_path / "net.offramp", **entry.options)
     x, other = entry.draw(500, 1)[0], entry.draw(200, 2)[0]

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from offramp.cache import list_cache
-from offramp.calibrate import Target, calibrate
-from offramp.calibrate.measure.answers import record
+from offramp.calibrate import Target
+from offramp.calibrate.measure import configurations
+from offramp.calibrate.measure.answers import record_answers
 from offramp.calibrate.measure.energy import model_energy
-from offramp.calibrate.measure.resume import Kept
+from offramp.calibrate.measure.resume import Part, Resume
 from offramp.devices.simulated import SimulatedBoard
 from offramp.errors import DataError
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.chain.samples import check_samples
+from offramp.tests.helpers.briefly import calibrate
 
 
 class Killed(BaseException):
@@ -21,23 +23,24 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
-    monkeypatch.setattr("offramp.calibrate.measure.answers.SAVE_S", 0.0)
 
 
 def run(bundle, data, *, kill_at=None, **how):
-    """Calibrate; die when so many samples are recorded. Returns how far recordings went, or the calibration too."""
+    """Calibrate; die in the recording when so many samples are done, or in the step of a name.
+
+    Returns how far recordings went, and the calibration if it did not die.
+    """
     seen = []
 
-    def progress(what, done, total):
-        if what == "recording":
+    def progress(step, done, total):
+        if step == "recording":
             seen.append(done)
-            if done == kill_at:
-                raise Killed
+        if kill_at == (done if step == "recording" else step):
+            raise Killed
 
     found = None
     with contextlib.suppress(Killed):
-        found = calibrate(bundle, data, Target(max_drop=0.05), progress=progress, **how)
+        found = calibrate(bundle, data, Target(max_drop=0.05), save_s=0.0, progress=progress, **how)
     return seen, found
 
 
@@ -70,11 +73,9 @@ def test_joules_are_kept_too(dense, labelled, monkeypatch):
         calls.append(1)
         return model_energy([1e-4, 2e-4, 3e-4], 10.0)
 
-    monkeypatch.setattr("offramp.calibrate.measure.configurations.measure_energy", fake_energy_per_exit)
+    monkeypatch.setattr(configurations, "measure_energy", fake_energy_per_exit)
     meter = SimulatedBoard().meter()
-    with monkeypatch.context() as patch:
-        patch.setattr("offramp.calibrate.pipeline.pick", lambda *_: (_ for _ in ()).throw(Killed))
-        run(dense, labelled, meter=meter)
+    run(dense, labelled, meter=meter, kill_at="certifying")
     _, found = run(dense, labelled, meter=meter)
     assert len(calls) == 1 and [one.mean_s for one in found.chains[0].exits] == pytest.approx(
         [joules / 10.0 for joules in found.chains[0].exit_energy_j]
@@ -93,10 +94,10 @@ def test_an_answer_that_is_no_number_is_named(dense):
     with pytest.raises(
         DataError, match="Counted from sample 100 on: The network's answer to sample 20 is not a number"
     ):
-        record(
+        record_answers(
             load_uncalibrated(dense),
             check_samples(x, dense.manifest.inputs),
-            kept=Kept({}),
-            part={},
+            resume=Resume({}),
+            part=Part(variant=dense.manifest.variants[0], placement=("cpu",) * 3, work="given"),
             progress=lambda *_: None,
         )

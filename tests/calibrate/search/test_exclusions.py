@@ -1,5 +1,6 @@
 """Compressed variants that are slower or much worse than what they were made of are kept, marked and never recommended."""
 
+import functools
 import re
 
 import numpy as np
@@ -8,16 +9,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from offramp.bundle import Target, read_calibration
-from offramp.calibrate import calibrate
 from offramp.errors import TargetError, UsageError
 from offramp.export import Origin, export, keep
+from offramp.tests.helpers import briefly
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo.dense import write_onnx
 
-
-@pytest.fixture(autouse=True)
-def brief(monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.3)
+calibrate = functools.partial(briefly.calibrate, measure_s=0.3)  # latencies are compared
 
 
 def write_slow(path):
@@ -56,27 +54,30 @@ def test_a_slower_variant_is_kept_and_never_recommended(dense, labelled, tmp_pat
     assert found.point.variant == found.early.variant == "fp32"
     assert all(one.variant == "fp32" for one in found.frontier)
     assert {one.variant for one in found.statics} == {one.variant for one in found.chains} == {"fp32", "slow"}
-    (gate,) = read_calibration(dense.calibrations()[0]).gates
-    assert (gate.variant, gate.parent) == ("slow", "fp32") and gate.latency_s > gate.parent_latency_s
-    assert f"{gate.latency_s * 1e6:.0f} us against {gate.parent_latency_s * 1e6:.0f} us" in gate.reason
+    (exclusion,) = read_calibration(dense.calibrations()[0]).gates
+    assert (exclusion.variant, exclusion.parent) == (
+        "slow",
+        "fp32",
+    ) and exclusion.latency_s > exclusion.parent_latency_s
+    assert f"{exclusion.latency_s * 1e6:.0f} us against {exclusion.parent_latency_s * 1e6:.0f} us" in exclusion.reason
     shown = offramp("inspect", dense.path).stdout
-    assert gate.reason in shown and shown.count("never recommended") == 4  # beside each static network too
+    assert exclusion.reason in shown and shown.count("never recommended") == 4  # beside each static network too
 
 
 def test_a_variant_that_loses_too_much_is_never_recommended(dense, labelled, tmp_path):
     add(dense, write_onnx(tmp_path / "other.onnx", seed=5), "broken")
     found = calibrate(dense.path, labelled, Target(max_latency_s=1.0))
-    (gate,) = found.gates
-    assert gate.accuracy < gate.parent_accuracy
-    assert re.search(r"is worse at exit \w+ than fp32: ", gate.reason)
-    assert f"{gate.accuracy:.2%} right against {gate.parent_accuracy:.2%}" in gate.reason
+    (exclusion,) = found.gates
+    assert exclusion.accuracy < exclusion.parent_accuracy
+    assert re.search(r"is worse at exit \w+ than fp32: ", exclusion.reason)
+    assert f"{exclusion.accuracy:.2%} right against {exclusion.parent_accuracy:.2%}" in exclusion.reason
     assert found.point.variant == "fp32"
 
 
 def test_without_labels_only_speed_can_be_compared(dense, labelled, tmp_path):
     add(dense, write_onnx(tmp_path / "other.onnx", seed=5), "broken")
     found = calibrate(dense.path, (labelled[0], None), Target(max_disagreement=0.05))
-    assert all("not faster" in gate.reason and gate.accuracy is None for gate in found.gates)
+    assert all("not faster" in exclusion.reason and exclusion.accuracy is None for exclusion in found.gates)
     assert found.point.variant == "fp32"  # the target sees what it says
 
 
@@ -99,7 +100,7 @@ def test_what_is_made_of_a_variant_that_is_out_is_out_too(dense, labelled, tmp_p
     path = write_onnx(tmp_path / "again.onnx", seed=5)
     bundle = export(path, None, bundle.path, beside="broken-int8", origin=Origin("broken", "quantize", {}))
     found = calibrate(bundle, labelled, Target(max_latency_s=1.0))
-    assert {gate.variant for gate in found.gates} == {"broken", "kept", "broken-int8"}
+    assert {exclusion.variant for exclusion in found.gates} == {"broken", "kept", "broken-int8"}
     assert found.point.variant == "fp32"
     with pytest.raises(TargetError, match="broken-int8 on cpu is never recommended: it is worse at exit .* than fp32"):
         calibrate(bundle, labelled, Target(max_latency_s=1.0), variant="broken-int8")

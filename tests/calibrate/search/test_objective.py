@@ -9,29 +9,29 @@ from offramp.bundle import Certificate, Target
 from offramp.calibrate.advice import with_exits
 from offramp.calibrate.certify.paths import lay_candidates
 from offramp.calibrate.certify.points import describe_promise, make_points
-from offramp.calibrate.certify.promises import certify
-from offramp.calibrate.measure.tables import Costs, Table, exits_taken, mean_of
+from offramp.calibrate.certify.promises import certify_path
+from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken, mean_at
 from offramp.calibrate.search.contenders import Contender
-from offramp.calibrate.search.objective import find_thresholds, keeps, limited
-from offramp.calibrate.search.picks import pick
-from offramp.calibrate.search.predictions import Named
+from offramp.calibrate.search.objective import find_thresholds, limit_values, meets_limits
+from offramp.calibrate.search.picks import make_picks
+from offramp.tests.fakes.configurations import fake_configuration
 
 COSTS_S = np.array([1e-4, 2e-4, 4e-4])
 
 
 def draw(n, seed=0, *, whole=True, costs_s=COSTS_S, energy=None, gain=0.0):
-    """Answers of three exits whose score tells how likely each is right; the last is the yardstick unless `whole` is False."""
+    """Answers of three exits whose score tells how likely each is right; the last is the reference unless `whole` is False."""
     rng = np.random.default_rng(seed)
     score = rng.beta(3, 1.2, (n, 3)).astype(np.float32)
     right = rng.random((n, 3)) < np.clip(0.75 * score + [0.0, 0.1, 0.25 + gain], 0, 1)
     yard = right[:, -1] if whole else rng.random(n) < 0.92
     times = tuple(rng.uniform(0.9, 1.1, 2000) * cost for cost in costs_s)
     differs = np.where(right == yard[:, None], 0, 1).astype(np.int8)
-    return Table(
+    return ExitTable(
         score=score,
         label=right.astype(int),
         right=right,
-        whole=yard,
+        reference_right=yard,
         differs=differs,
         costs=Costs(times, None if energy is None else energy / costs_s),
     )
@@ -43,11 +43,11 @@ def brute_force(table, target, steps=14):
     best = None
     for thresholds in itertools.product(grid, repeat=2):
         taken = exits_taken(table.score, thresholds)
-        if keeps(table, target, taken):
+        if meets_limits(table, target, taken):
             goal = {"latency": table.costs.latency_s, "energy": table.costs.energy_j, "accuracy": table.wrong}[
                 target.goal
             ]
-            best = min(best or (np.inf,), (mean_of(goal, taken),))
+            best = min(best or (np.inf,), (mean_at(goal, taken),))
     return None if best is None else best[0]
 
 
@@ -70,17 +70,17 @@ def test_what_is_found_keeps_every_limit_and_is_as_good_as_any_of_a_grid(limits)
     table, target = draw(3000, energy=np.array([1e-3, 2.5e-3, 4e-3])), Target(**limits)
     found = find_thresholds(table, target, margin=0.0)
     taken = exits_taken(table.score, found)
-    assert keeps(table, target, taken)
+    assert meets_limits(table, target, taken)
     goal = {"latency": table.costs.latency_s, "energy": table.costs.energy_j, "accuracy": table.wrong}[target.goal]
-    assert mean_of(goal, taken) <= brute_force(table, target) * (1 + 1e-9)
+    assert mean_at(goal, taken) <= brute_force(table, target) * (1 + 1e-9)
 
 
 def test_a_chain_that_never_leaves_early_still_loses_what_its_last_exit_does():
     table = draw(4000, whole=False)
-    lost, _ = limited(table, Target(max_drop=0.05))["max_drop"]
+    lost, _ = limit_values(table, Target(max_drop=0.05))["max_drop"]
     never = exits_taken(table.score, (2.0, 2.0))
-    assert mean_of(lost, never) == pytest.approx(table.whole.mean() - table.right[:, -1].mean()) != 0
-    assert find_thresholds(table, Target(max_drop=1e-9), margin=0.0) is None or mean_of(lost, never) <= 0
+    assert mean_at(lost, never) == pytest.approx(table.reference_right.mean() - table.right[:, -1].mean()) != 0
+    assert find_thresholds(table, Target(max_drop=1e-9), margin=0.0) is None or mean_at(lost, never) <= 0
 
 
 def test_a_static_network_is_a_chain_of_one_exit():
@@ -92,13 +92,15 @@ def test_a_static_network_is_a_chain_of_one_exit():
 
 def test_of_few_samples_the_disagreement_stands_for_the_drop():
     table, target = draw(400), Target(max_drop=0.1)
-    found = find_thresholds(table, target, margin=0.0, few=True)
-    assert keeps(table, Target(max_disagreement=0.1), exits_taken(table.score, found))
-    assert not keeps(
+    found = find_thresholds(table, target, margin=0.0, is_cautious=True)
+    assert meets_limits(table, Target(max_disagreement=0.1), exits_taken(table.score, found))
+    assert not meets_limits(
         table, Target(max_disagreement=0.1), exits_taken(table.score, find_thresholds(table, target, margin=0.0))
     )
     both = Target(max_drop=0.1, min_accuracy=0.7)
-    assert keeps(table, both, exits_taken(table.score, find_thresholds(table, both, margin=0.0, few=True)))
+    assert meets_limits(
+        table, both, exits_taken(table.score, find_thresholds(table, both, margin=0.0, is_cautious=True))
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,10 +118,10 @@ def test_a_promise_is_broken_no_more_often_than_it_says(limits):
     target, pool = Target(**limits), draw(40_000, seed=1)
     known = draw(4000, seed=2)
     path = lay_candidates(known, find_thresholds(known, target, margin=1.28), target, tested=1500)
-    kept = [keeps(pool, target, exits_taken(pool.score, step.tolist())) for step in path]
+    kept = [meets_limits(pool, target, exits_taken(pool.score, step.tolist())) for step in path]
     rng, broken, certified = np.random.default_rng(3), 0, 0
     for _ in range(60):
-        step, why = certify(pool.rows(rng.integers(0, 40_000, 1500)), target, path, delta=0.1)
+        step, why = certify_path(pool.rows(rng.integers(0, 40_000, 1500)), target, path, delta=0.1)
         certified += step is not None
         broken += step is not None and not kept[step]
         assert (step is None) == bool(why)
@@ -142,7 +144,7 @@ def test_a_promise_of_costs_counts_in_how_few_timings_there_are(limits):
             continue
         path = lay_candidates(one, thresholds, target, tested=1500)
         table = replace(pool.rows(rng.integers(0, 50_000, 1500)), costs=times, proof=proof)
-        step, _ = certify(table, target, path, delta=0.1)
+        step, _ = certify_path(table, target, path, delta=0.1)
         if step is None:
             continue
         certified += 1
@@ -166,7 +168,7 @@ def test_candidates_begin_where_it_is_safe_and_go_towards_the_goal():
         assert early[0] == pytest.approx(first, abs=0.02) and early == sorted(early, reverse=not rising)
     target = Target(max_drop=0.05, max_latency_s=3.5e-4)
     path = lay_candidates(known, find_thresholds(known, target, margin=0.0), target, tested=1500)
-    assert keeps(known, target, exits_taken(known.score, path[0].tolist()))
+    assert meets_limits(known, target, exits_taken(known.score, path[0].tolist()))
     early = [(exits_taken(known.score, step.tolist()) < 2).mean() for step in path]
     assert early == sorted(early)
 
@@ -174,46 +176,52 @@ def test_candidates_begin_where_it_is_safe_and_go_towards_the_goal():
 def test_too_few_samples_say_how_many_would_do():
     table = draw(150)
     path = np.full((3, 2), 2.0, np.float32)
-    step, why = certify(table, Target(max_disagreement=0.01), path, delta=0.1)
+    step, why = certify_path(table, Target(max_disagreement=0.01), path, delta=0.1)
     assert step is None and "150 samples cannot show at 90.0% confidence" in why and "About 500 could" in why
-    step, why = certify(table, Target(min_accuracy=0.999), path, delta=0.1)
+    step, why = certify_path(table, Target(min_accuracy=0.999), path, delta=0.1)
     assert step is None and "even the most cautious candidate has a share of wrong labels of" in why
 
 
 def contenders(slow=1.0):
     """Two chains, of which the second is `slow` times as slow, with their static networks."""
     found = []
-    for way, factor in enumerate((1.0, slow)):
-        known, table = (draw(2000, seed, costs_s=COSTS_S * factor) for seed in (4, 5))
-        found.append(Contender(way=way, static=None, known=known, table=table))
+    for variant, factor in (("fp32", 1.0), ("int8", slow)):
+        configuration = fake_configuration(variant, 3)
+        selecting, reporting = (draw(2000, seed, costs_s=COSTS_S * factor) for seed in (4, 5))
+        found.append(Contender(configuration=configuration, static=None, selecting=selecting, reporting=reporting))
         for k in range(3):
             costs = Costs((np.full(9, COSTS_S[k] * factor * 0.95),))
-            ends = [replace(one.columns([k], costs), is_whole=way == 0 and k == 2) for one in (known, table)]
-            found.append(Contender(way=way, static=k, known=ends[0], table=ends[1]))
+            ends = [
+                replace(one.columns([k], costs), is_reference=variant == "fp32" and k == 2)
+                for one in (selecting, reporting)
+            ]
+            found.append(Contender(configuration=configuration, static=k, selecting=ends[0], reporting=ends[1]))
     return found
 
 
-STATICS = [one for one in contenders() if one.static is not None]
+def statics_of(every):
+    return [one for one in every if one.static is not None]
 
 
 def test_one_chain_is_picked_for_all_targets_and_each_gets_its_best_static_network():
     targets = {"fast": Target(max_drop=0.1), "right": Target(max_drop=0.01)}
-    for slow, way in ((0.8, 1), (1.2, 0)):
-        picks = pick(contenders(slow), targets)
-        assert {one.chain.way for one in picks.values()} == {way}
-        assert picks["right"].rival.static == 2 and picks["right"].rival.way == way
+    for slow, variant in ((0.8, "int8"), (1.2, "fp32")):
+        picks = make_picks(contenders(slow), targets)
+        assert {one.chain.configuration.variant.name for one in picks.values()} == {variant}
+        best = picks["right"].best_static
+        assert best.static == 2 and best.configuration.variant.name == variant
         assert picks["fast"].thresholds < picks["right"].thresholds
 
 
 def test_promises_share_what_may_go_wrong():
     targets = {"a": Target(max_drop=0.1), "b": Target(max_drop=0.05)}
-    picks = pick(contenders(), targets)
-    names = [Named(name, ("cpu",) * 3) for name in ("fp32", "int8")]
-    points = make_points(picks, targets, names, STATICS, confidence=0.9)
+    both = contenders()
+    picks = make_picks(both, targets)
+    points = make_points(picks, targets, statics_of(both), confidence=0.9)
     chains = [point for point in points.values() if point.static is None]
     assert {point.certificate.promises for point in chains} == {2}
     assert all("(all 2 promises of this calibration together)" in point.promise for point in chains)
-    alone = make_points({"a": picks["a"]}, {"a": targets["a"]}, names, STATICS, confidence=0.9)
+    alone = make_points({"a": picks["a"]}, {"a": targets["a"]}, statics_of(both), confidence=0.9)
     early = next(point for point in alone.values() if point.static is None)
     assert early.certificate.promises == 1 and "together" not in early.promise
     assert early.certificate.step >= chains[0].certificate.step
@@ -225,9 +233,9 @@ def test_a_static_network_that_is_better_is_recommended_and_the_chain_stands_bes
         one if one.static is not None else one.with_costs(Costs(tuple(np.full(9, 1e-3 * (k + 1)) for k in range(3))))
         for one in contenders()
     ]
-    picks = pick(slow, targets)
+    picks = make_picks(slow, targets)
     assert picks["a"].prefers_static(targets["a"])
-    points = make_points(picks, targets, [Named("fp32", ("cpu",) * 3)] * 2, STATICS, confidence=0.9)
+    points = make_points(picks, targets, statics_of(slow), confidence=0.9)
     assert points["a"].static == 2 and points["a"].placement == ("cpu",)
     assert points["a-early"].static is None and not points["a-early"].pays
     assert points["a"].verdict == points["a-early"].verdict and "Do not use early exit" in points["a"].verdict
@@ -246,5 +254,5 @@ def test_words_of_promises():
 def test_a_chain_with_fewer_exits_is_predicted_from_what_passing_an_exit_costs():
     (chain, *_) = contenders()
     less = with_exits(chain, (0, 2), (2e-5, 5e-5))
-    assert less.known.score.shape == (2000, 2)
-    assert less.known.costs.latency_s == pytest.approx(chain.known.costs.latency_s[[0, 2]] - [0, 5e-5])
+    assert less.selecting.score.shape == (2000, 2)
+    assert less.selecting.costs.latency_s == pytest.approx(chain.selecting.costs.latency_s[[0, 2]] - [0, 5e-5])

@@ -6,13 +6,13 @@ import pytest
 from offramp.bundle import Target
 from offramp.calibrate.advice import name_unpromised
 from offramp.calibrate.certify.points import make_points
-from offramp.calibrate.measure.tables import Costs, Table
+from offramp.calibrate.measure.tables import Costs, ExitTable
 from offramp.calibrate.search.contenders import Contender
-from offramp.calibrate.search.picks import pick
-from offramp.calibrate.search.predictions import Named
+from offramp.calibrate.search.picks import make_picks
+from offramp.tests.fakes.configurations import fake_configuration
 
 
-def make_chain(way, rng, whole, *, differs, loss, costs_us):
+def make_chain(variant, rng, whole, *, differs, loss, costs_us):
     """A chain of two exits whose last exit differs from the whole network for a share of the samples, and loses a share."""
     n = len(whole)
     right = whole.copy()
@@ -23,59 +23,64 @@ def make_chain(way, rng, whole, *, differs, loss, costs_us):
     score = rng.random((n, 2)).astype(np.float32)
     first = right & (rng.random(n) < 0.5 + 0.5 * score[:, 0])
     right = np.stack([first, right], 1)
-    table = Table(
+    table = ExitTable(
         score=score,
         label=right.astype(int),
         right=right,
-        whole=whole,
+        reference_right=whole,
         differs=(right != whole[:, None]).astype(np.int8),
         costs=Costs(tuple(np.array([us, 1.001 * us]) * 1e-6 for us in costs_us)),
-        is_whole=False,
+        is_reference=False,
     )
-    return Contender(way=way, static=None, known=table.rows(np.arange(n // 5)), table=table.rows(np.arange(n // 5, n)))
+    return Contender(
+        configuration=fake_configuration(variant, 2),
+        static=None,
+        selecting=table.rows(np.arange(n // 5)),
+        reporting=table.rows(np.arange(n // 5, n)),
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_cheap_chain_that_may_lose_too_much_gives_way_to_one_that_can_be_promised(seed):
     rng = np.random.default_rng(seed)
     whole = rng.random(5000) < 0.92
-    careful = make_chain(0, rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
-    cheap = make_chain(1, rng, whole, differs=0.06, loss=0.008, costs_us=(50, 200))
+    careful = make_chain("fp32", rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
+    cheap = make_chain("int8", rng, whole, differs=0.06, loss=0.008, costs_us=(50, 200))
     targets = {"default": Target(max_drop=0.01)}
-    picks = pick([careful, cheap], targets)
-    assert picks["default"].chain.way == 0
-    point = make_points(picks, targets, [Named("fp32", ("cpu",) * 2)] * 2, [], confidence=0.9)["default"]
+    picks = make_picks([careful, cheap], targets)
+    assert picks["default"].chain is careful
+    point = make_points(picks, targets, [], confidence=0.9)["default"]
     assert point.certificate is not None
 
 
 def test_a_cheap_chain_that_surely_loses_little_is_picked():
     rng = np.random.default_rng(0)
     whole = rng.random(20_000) < 0.92
-    careful = make_chain(0, rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
-    cheap = make_chain(1, rng, whole, differs=0.01, loss=0.0, costs_us=(50, 200))
-    assert pick([careful, cheap], {"default": Target(max_drop=0.01)})["default"].chain.way == 1
-    assert pick([cheap], {"default": Target(max_drop=0.01)})["default"].chain is cheap
+    careful = make_chain("fp32", rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
+    cheap = make_chain("int8", rng, whole, differs=0.01, loss=0.0, costs_us=(50, 200))
+    assert make_picks([careful, cheap], {"default": Target(max_drop=0.01)})["default"].chain is cheap
+    assert make_picks([cheap], {"default": Target(max_drop=0.01)})["default"].chain is cheap
 
 
 def end_at(chain, k, us):
     """The static network that ends at an exit of a chain."""
     costs = Costs((np.array([us, 1.001 * us]) * 1e-6,))
-    ends = {name: getattr(chain, name).columns([k], costs) for name in ("known", "table")}
-    return Contender(way=chain.way, static=k, **ends)
+    ends = {name: getattr(chain, name).columns([k], costs) for name in ("selecting", "reporting")}
+    return Contender(configuration=chain.configuration, static=k, **ends)
 
 
 @pytest.mark.parametrize("us", [40, 370])
 def test_a_faster_static_network_that_cannot_be_promised_is_named(us):
     rng = np.random.default_rng(0)
     whole = rng.random(5000) < 0.92
-    careful = make_chain(0, rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
-    cheap = make_chain(1, rng, whole, differs=0.06, loss=0.0, costs_us=(50, 200))
+    careful = make_chain("fp32", rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
+    cheap = make_chain("int8", rng, whole, differs=0.06, loss=0.0, costs_us=(50, 200))
     statics = [end_at(careful, 1, 390), end_at(cheap, 1, us)]
     targets = {"default": Target(max_drop=0.01)}
-    picks = pick([careful, *statics], targets)
-    points = make_points(picks, targets, [Named("fp32", ("cpu",) * 2)] * 2, statics, confidence=0.9)
-    rival = picks["default"].rival
-    assert rival is not None and rival is statics[0]  # which is slower, and is the last exit itself
-    (note,) = name_unpromised(picks, targets, points, ["fp32", "int8"])
+    picks = make_picks([careful, *statics], targets)
+    points = make_points(picks, targets, statics, confidence=0.9)
+    best = picks["default"].best_static
+    assert best is not None and best is statics[0]  # which is slower, and is the last exit itself
+    (note,) = name_unpromised(picks, targets, points)
     assert f"the static network to exit 1 of int8 takes {us} us and keeps the target" in note
-    assert name_unpromised(pick([careful, rival], targets), targets, points, ["fp32"]) == []
+    assert name_unpromised(make_picks([careful, best], targets), targets, points) == []

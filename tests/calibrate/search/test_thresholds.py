@@ -6,7 +6,8 @@ import pytest
 from offramp.bundle.manifest import NEVER
 from offramp.calibrate.intervals import paired_error
 from offramp.calibrate.measure.tables import exits_taken
-from offramp.calibrate.search.thresholds import MARGIN, Limit, Problem, evaluate, search, threshold_grids
+from offramp.calibrate.search.thresholds import MARGIN, Limit, Problem, solve, threshold_grids
+from offramp.tests.helpers.grids import evaluate
 
 
 def table(n, exits, seed=0):
@@ -76,13 +77,13 @@ def test_what_is_found_on_a_grid_is_the_best_that_keeps_the_limits(seed):
 
     bound = truth["drop"] + MARGIN * truth["drop_error"]
     bound.flat[-1] = 0
-    found = at(search(cheapest(score, right, costs, 0.03, MARGIN), values=12, fine=12))
+    found = at(solve(cheapest(score, right, costs, 0.03, MARGIN), values=12, fine_values=12))
     assert bound[found] <= 0.03 and truth["cost"][found] <= truth["cost"][bound <= 0.03].min() + 1e-9
 
     late = truth["cost"] + MARGIN * truth["cost_error"]
     lost = paired(right)
     problem = Problem(score, lost, costs, (Limit(costs, 2.5, MARGIN),))
-    found = at(search(problem, values=12, fine=12))
+    found = at(solve(problem, values=12, fine_values=12))
     assert late[found] <= 2.5 and truth["drop"][found] <= truth["drop"][late <= 2.5].min() + 1e-9
 
 
@@ -91,7 +92,7 @@ def test_zoom_finds_the_best_of_the_whole_grid_and_better_between_its_values(see
     score, right = table(4000, 5, seed)
     score += np.random.default_rng(seed).uniform(0, 0.009, score.shape).astype(np.float32)
     problem = cheapest(score, right, [1, 2, 3, 4, 5], 0.02)
-    whole, zoomed, finer = search(problem, fine=32), search(problem, values=8, fine=32), search(problem)
+    whole, zoomed, finer = solve(problem, fine_values=32), solve(problem, values=8, fine_values=32), solve(problem)
     costs = [means(score, right, [1, 2, 3, 4, 5], one)[0] for one in (whole, zoomed, finer)]
     assert costs[1] <= costs[0] * 1.01 and costs[2] <= costs[0]  # from so coarse a grid it may end beside the best
 
@@ -100,7 +101,7 @@ def test_zoom_finds_the_best_of_the_whole_grid_and_better_between_its_values(see
 def test_many_exits_are_searched_within_memory_and_keep_their_limits(exits):
     score, right = table(3000, exits)
     costs = np.arange(1, exits + 1)
-    found = search(cheapest(score, right, costs, 0.05), memory_mb=32)
+    found = solve(cheapest(score, right, costs, 0.05), memory_mb=32)
     cost, drop = means(score, right, costs, found)
     assert drop <= 0.05
     # One threshold for all exits is a vector too.
@@ -111,8 +112,8 @@ def test_many_exits_are_searched_within_memory_and_keep_their_limits(exits):
 def test_descent_is_as_good_as_the_whole_grid():
     score, right = table(3000, 5)
     problem = cheapest(score, right, [1, 2, 3, 4, 5], 0.02)
-    whole = means(score, right, [1, 2, 3, 4, 5], search(problem))[0]
-    descended = means(score, right, [1, 2, 3, 4, 5], search(problem, memory_mb=1))[0]
+    whole = means(score, right, [1, 2, 3, 4, 5], solve(problem))[0]
+    descended = means(score, right, [1, 2, 3, 4, 5], solve(problem, memory_mb=1))[0]
     assert descended <= whole * 1.005
 
 
@@ -120,7 +121,7 @@ def test_several_limits_hold_together():
     score, right = table(2000, 4)
     costs, late = np.array([1.0, 2, 3, 4]), np.array([0.0, 0.1, 0.3, 0.6])
     lost = paired(right)
-    found = search(Problem(score, costs, lost, (Limit(lost, 0.05), Limit(late, 0.2))))
+    found = solve(Problem(score, costs, lost, (Limit(lost, 0.05), Limit(late, 0.2))))
     taken = exits_taken(score, found)
     assert late[taken].mean() <= 0.2 and lost[np.arange(2000), taken].mean() <= 0.05
 
@@ -128,13 +129,13 @@ def test_several_limits_hold_together():
 def test_no_drop_allowed_means_never_leaving_early():
     score, right = table(300, 3)
     right[:, 0] = right[:, 1] = False
-    assert search(cheapest(score, right, [1, 2, 3], 0.0, MARGIN)) == (NEVER, NEVER)
+    assert solve(cheapest(score, right, [1, 2, 3], 0.0, MARGIN)) == (NEVER, NEVER)
 
 
 def test_a_limit_that_no_vector_keeps_gives_none():
     score, right = table(300, 3)
     costs = np.array([1.0, 2, 3])
-    assert search(Problem(score, paired(right), costs, (Limit(costs, 0.9),))) is None
+    assert solve(Problem(score, paired(right), costs, (Limit(costs, 0.9),))) is None
 
 
 def test_thresholds_are_scores_that_were_seen():
@@ -146,7 +147,7 @@ def test_thresholds_are_scores_that_were_seen():
 
 def test_constant_scores_are_searched():
     score = np.full((100, 3), 0.5, np.float32)
-    assert search(cheapest(score, np.ones((100, 3), bool), [1, 2, 3], 0.05)) == (0.0, 0.0)
+    assert solve(cheapest(score, np.ones((100, 3), bool), [1, 2, 3], 0.05)) == (0.0, 0.0)
 
 
 def test_the_exit_taken_is_the_first_at_or_above_its_threshold():

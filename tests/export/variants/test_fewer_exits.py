@@ -5,10 +5,11 @@ import onnx
 import pytest
 
 from offramp.bundle import Target, check_bundle, open_bundle
-from offramp.calibrate import bench, calibrate
+from offramp.calibrate import bench
 from offramp.errors import BundleError, UsageError
 from offramp.export import export, keep
 from offramp.runtime import load, load_static, load_uncalibrated
+from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.zoo.dense import write_onnx
 
 
@@ -43,8 +44,7 @@ def test_weights_are_not_stored_again_and_every_file_is_checked(dense):
         load_uncalibrated(open_bundle(bundle.path), variant="fp32-exits1-2")
 
 
-def test_a_new_variant_leaves_calibrations_valid_and_can_be_calibrated_itself(calibrated, labelled, monkeypatch):
-    monkeypatch.setattr("offramp.calibrate.pipeline.MEASURE_S", 0.2)
+def test_a_new_variant_leaves_calibrations_valid_and_can_be_calibrated_itself(calibrated, labelled):
     bundle = keep(calibrated.path, [0, 2], name="two")
     assert load(bundle).exits == ("z0", "z1", "z2")
     calibration = calibrate(bundle, labelled, Target(max_drop=0.05), variant="two")

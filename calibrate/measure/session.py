@@ -1,0 +1,160 @@
+"""What lives while a calibration measures: the reference network, the loaded configuration, the board's state, stored work."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+from msgspec import Struct
+
+from ...bundle import Variant
+from ...bundle.calibration import Conditions
+from ...devices import fingerprint
+from ...devices.state import BoardState, throttled_between
+from ...errors import UnsupportedError
+from ...runtime import EveryExit, Net, load_static
+from ...runtime.chain.samples import Samples
+from ...runtime.loading import load_uncalibrated
+from ...runtime.placement import AUTO, one_device_per_stage
+from ...runtime.selection import packages_of
+from ..requests import PlacedVariant, Request
+from .answers import record_answers
+from .resume import Part, Resume
+
+__all__ = ["LoadedConfiguration", "Session"]
+
+
+class LoadedConfiguration(Struct, frozen=True):
+    """A variant that is loaded where it was placed: its chain, and the static networks that end at each of its exits."""
+
+    variant: Variant
+    net: Net
+    statics: tuple[Net, ...]
+
+    @property
+    def placement(self) -> tuple[str, ...]:
+        """The device of each stage."""
+        return self.net.provenance.devices
+
+
+class Session:
+    """Loads one configuration at a time beside the reference, so that a board holds one chain and its static networks.
+
+    Attributes:
+        request: what was asked for.
+        placed: the variants and devices that can be loaded here.
+        left_out: why the others cannot, in words.
+        reference, reference_device: the whole network of the first variant, and where it runs.
+        resume: stored work of an unfinished calibration.
+    """
+
+    reference: Net
+    reference_device: str
+    resume: Resume
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.placed, self.left_out = request.placed, list[str]()
+        self._board = BoardState()
+        self._before = self._board()
+        self._nets = ExitStack()
+        self._loaded = dict[tuple[str, tuple[str, ...]], LoadedConfiguration]()
+        self._reference_held = ExitStack()
+
+    def __enter__(self) -> "Session":
+        try:
+            self._open_all()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_all(self) -> None:
+        request = self.request
+        if not request.is_variant_named:
+            self._leave_out_unsupported()
+        loaded = self.open(self.placed[0])
+        self.reference_device = loaded.placement[-1]
+        self.reference = self._reference_held.enter_context(
+            load_static(
+                request.bundle, self.reference_device, variant=request.reference_variant.name, threads=request.threads
+            )
+        )
+        fields = self.fingerprint([*loaded.placement, *request.other_devices])
+        self.resume = Resume(request.resume_key(fields))
+
+    def _leave_out_unsupported(self) -> None:
+        """Keep the variants and devices that can be loaded, and note why the others cannot.
+
+        Raises:
+            UnsupportedError: none can.
+        """
+        supported = []
+        for placed in self.request.placed:
+            try:
+                self.open(placed)
+                supported.append(placed)
+            except UnsupportedError as error:
+                if not supported and placed is self.request.placed[-1]:
+                    raise
+                self.left_out.append(f"{placed} is left out: {error}")
+        self.placed = tuple(supported)
+
+    def open(self, placed: PlacedVariant) -> LoadedConfiguration:
+        """Load a variant on a device, or on one for each stage; what was loaded before is let go."""
+        variant, request = placed.variant, self.request
+        placement = (AUTO,) if placed.device == AUTO else one_device_per_stage(placed.device, len(variant.stages))
+        key = variant.name, placement
+        if key not in self._loaded:
+            self._nets.close()
+            self._loaded.clear()
+            net = self._nets.enter_context(
+                load_uncalibrated(
+                    request.bundle,
+                    placed.device,
+                    variant=variant.name,
+                    threads=request.threads,
+                    fallback=request.fallback,
+                    progress=request.progress,
+                )
+            )
+            devices = net.provenance.devices
+            statics = tuple(self.open_static(variant, device, k) for k, device in enumerate(devices))
+            self._loaded[key] = LoadedConfiguration(variant, net, statics)
+        return self._loaded[key]
+
+    def open_static(self, variant: Variant, device: str, exit_: int) -> Net:
+        """Load the static network that ends at an exit; it is let go with the loaded configuration."""
+        return self._nets.enter_context(
+            load_static(self.request.bundle, device, variant=variant.name, exit=exit_, threads=self.request.threads)
+        )
+
+    def record(self, net: Net, x: Samples, part: Part) -> EveryExit:
+        """Record the answers of a network; see `record_answers`."""
+        request = self.request
+        return record_answers(net, x, resume=self.resume, part=part, progress=request.progress, save_s=request.save_s)
+
+    def fingerprint(self, devices: Sequence[str]) -> dict[str, str]:
+        """Return the fingerprint of the board and of the software behind some devices."""
+        return fingerprint(
+            packages=packages_of(list(devices)), threads=self.request.threads, meter=self.request.meter_name
+        )
+
+    def conditions(self) -> Conditions:
+        """Return the board's state at the start of the session and now."""
+        before, now = self._before, self._board()
+        return Conditions(
+            (before.clock_hz, now.clock_hz),
+            (before.temperature_c, now.temperature_c),
+            throttled_between(before, now),
+        )
+
+    def close(self) -> None:
+        """Let go all networks."""
+        self._nets.close()
+        self._loaded.clear()
+        self._reference_held.close()

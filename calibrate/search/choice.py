@@ -1,0 +1,140 @@
+"""Choose a chain, thresholds and static networks for some targets, and choose again once they were measured side by side."""
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from ...bundle import Target
+from ...bundle.calibration import Exclusion
+from ...bundle.target import LOSS_LIMITS
+from ...errors import TargetError
+from ..measure.configurations import Configuration, Measurements, measure_turns
+from ..measure.latency import Turn, force_exits, run_alone
+from ..measure.session import Session
+from ..measure.tables import Costs
+from ..requests import PlacedVariant, Request
+from .contenders import Contender
+from .exclusions import find_exclusions
+from .failures import explain_failure
+from .picks import Pick, best_thresholds, make_picks
+
+__all__ = ["Choice", "choose", "measure_again"]
+
+_log = logging.getLogger(__name__)
+
+Times = Mapping[Hashable, tuple[np.ndarray, ...]]
+"""Latencies by what was measured: a pick for its chain, a contender for a static network."""
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """What was chosen.
+
+    Attributes:
+        contenders: all of them, with latencies that can be compared.
+        exclusions: the configurations that were barred.
+        picks: by the names of the targets' points.
+    """
+
+    contenders: tuple[Contender, ...]
+    exclusions: dict[Configuration, Exclusion]
+    picks: dict[str, Pick]
+
+    @property
+    def chain(self) -> Contender:
+        """The chain that all points share."""
+        return next(iter(self.picks.values())).chain
+
+    @property
+    def allowed(self) -> list[Contender]:
+        """The contenders that were not barred."""
+        return [contender for contender in self.contenders if contender.configuration not in self.exclusions]
+
+    @property
+    def statics(self) -> list[Contender]:
+        """All static networks; those that were picked with the latencies that they were measured with last."""
+        picked = {
+            pick.best_static.key: pick.best_static for pick in self.picks.values() if pick.best_static is not None
+        }
+        return [picked.get(each.key, each) for each in self.contenders if each.static is not None]
+
+
+def choose(contenders: Sequence[Contender], measured: Measurements, request: Request) -> Choice:
+    """Choose among all contenders, by latencies on the scale of the configuration that was measured last.
+
+    Raises:
+        TargetError: every configuration is excluded, or nothing meets a target.
+    """
+    reference = measured.reference
+    scaled = tuple(contender.scaled(reference.latency_s) for contender in contenders)
+    exclusions = find_exclusions(scaled, reference, request.bundle.manifest.variants)
+    reasons = " ".join(exclusion.reason for exclusion in exclusions.values())
+    allowed = [contender for contender in scaled if contender.configuration not in exclusions]
+    if not allowed:
+        raise TargetError(f"{reasons} Calibrate with other variants too: leave out --variant.")
+    picks = make_picks(allowed, request.targets)
+    for name, pick in picks.items():
+        if pick.thresholds is None and pick.best_static is None:
+            raise TargetError(f"{explain_failure(name, request.targets[name], allowed)} {reasons}".strip())
+    return Choice(contenders=scaled, exclusions=exclusions, picks=picks)
+
+
+def measure_again(session: Session, choice: Choice, contenders: Sequence[Contender]) -> Choice:
+    """Measure what was picked side by side, each target's chain in the mix in which its samples leave, and choose again.
+
+    The cost of an exit depends on how often the other exits are taken, and that on the thresholds. If costs are limited, they are
+    measured once more for the promise, since the first measurement chooses.
+
+    Args:
+        session: the session.
+        choice: what was chosen.
+        contenders: all of them, with the latencies measured beside each.
+
+    Raises:
+        TargetError: nothing meets a target any more.
+    """
+    request, picks = session.request, choice.picks
+    turns = _make_turns(session, choice)
+    seconds = request.measure_s / 2 * len(picks)
+    times, reference_s = measure_turns(session, turns, seconds=seconds)
+    proof: Times | None = None
+    if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
+        proof, _ = measure_turns(session, turns, seconds=seconds)
+    measured = {name: _choose_again(name, pick, request.targets[name], times, proof) for name, pick in picks.items()}
+    scaled = tuple(contender.scaled(reference_s) for contender in contenders)
+    return Choice(contenders=scaled, exclusions=choice.exclusions, picks=measured)
+
+
+def _make_turns(session: Session, choice: Choice) -> dict[Hashable, Turn]:
+    """Return the turn of each pick's chain, by the pick, and of each static network that was picked, by its contender."""
+    configuration = choice.chain.configuration
+    loaded = session.open(PlacedVariant(configuration.variant, configuration.placement))
+    turns: dict[Hashable, Turn] = {}
+    for pick in choice.picks.values():
+        turns[pick] = force_exits(loaded.net, pick.exit_shares().tolist(), rng=session.request.rng)
+        static = pick.best_static
+        if static is not None and static not in turns:
+            net = session.open_static(static.configuration.variant, static.placement[0], static.static or 0)
+            turns[static] = run_alone(net)
+    return turns
+
+
+def _choose_again(name: str, pick: Pick, target: Target, times: Times, proof: Times | None) -> Pick:
+    """Return a pick with the costs that were measured last, and the thresholds that are best at them."""
+    chain = _with_times(pick.chain, pick, times, proof)
+    static = pick.best_static and _with_times(pick.best_static, pick.best_static, times, proof)
+    thresholds, *static_thresholds = best_thresholds([chain] if static is None else [chain, static], target)
+    if static_thresholds == [None]:
+        static = None
+    if thresholds is None and static is None:
+        raise TargetError(explain_failure(name, target, [chain]))
+    _log.debug("%s: %s at %s, against %s", name, chain, thresholds, static or "no static network")
+    others = tuple(other for other in pick.other_statics if best_thresholds([other], target)[0] is not None)
+    return Pick(chain, thresholds, static, others)
+
+
+def _with_times(contender: Contender, key: Hashable, times: Times, proof: Times | None) -> Contender:
+    power_w = contender.selecting.costs.power_w
+    costs = Costs(times[key], power_w)
+    return contender.with_costs(costs, None if proof is None else Costs(proof[key], power_w))

@@ -1,0 +1,19 @@
+"""Configurations that nobody measured, for contenders made of tables."""
+
+from types import SimpleNamespace
+
+from offramp.calibrate.measure.configurations import Configuration
+
+
+def fake_configuration(variant, exits, device="cpu"):
+    """A variant by its name on one device, whose latencies are never compared."""
+    return Configuration(
+        variant=SimpleNamespace(name=variant),
+        placement=(device,) * exits,
+        answers=None,
+        outside_answers=None,
+        chain=None,
+        statics=(),
+        reference_s=1.0,
+        drifts_with_reference=False,
+    )
