@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import late_names
 from .board import Board, PowerMode, identify
-from .fingerprint import Difference, describe_differences, differences, fingerprint, version_of
+from .fingerprints import Difference, describe_differences, differences, fingerprint, version_of
 from .meter import Meter
 from .rail import Probe, Rail, Unavailable
 from .state import State

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from ..bundle import Bundle, Calibration, OperatingPoint, opened
 from ..bundle.golden import read_golden
 from ..devices import describe_differences
-from ..devices.fingerprint import Difference
+from ..devices.fingerprints import Difference
 from ..devices.meter import Meter
 from ..devices.watch import Watch
 from ..errors import EngineWarning, UncalibratedWarning, UsageError

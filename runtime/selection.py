@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
 from ..devices import differences, fingerprint
-from ..devices.fingerprint import Difference
+from ..devices.fingerprints import Difference
 from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
 from .engines import find_device
 from .notices import warn_caller

@@ -46,10 +46,19 @@ def is_for_types(node):
     return isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING"
 
 
-def imports_from_within(nodes):
-    """Return the names that statements import from modules of their own package, with these modules."""
-    statements = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
-    return {alias.asname or alias.name: node.module for node in statements for alias in node.names}
+def imports_of(nodes, *, within):
+    """Return the names that statements import from modules of offramp, with these modules, dots as `late_names` takes them.
+
+    `within` leaves out modules of other packages.
+    """
+    statements = [
+        node for node in nodes if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.level and not within))
+    ]
+    return {
+        alias.asname or alias.name: "." * (node.level - 1) + str(node.module)
+        for node in statements
+        for alias in node.names
+    }
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -66,14 +75,16 @@ def test_a_face_shows_every_public_function_and_class_that_it_imports_or_defines
     module, tree = face_of(face)
     late = [node for statement in tree.body if is_for_types(statement) for node in statement.body]
     defined = {node.name for node in tree.body if isinstance(node, FUNCTION | ast.ClassDef)}
-    names = {*imports_from_within([*tree.body, *late]), *defined}
+    names = {*imports_of([*tree.body, *late], within=True), *defined}
     assert {name for name in names if not name.startswith("_")} <= set(module.__all__)
 
 
 @pytest.mark.parametrize("face", FACES)
 def test_names_that_are_loaded_late_come_from_where_type_checkers_see_them(face):
     module, tree = face_of(face)
-    seen = imports_from_within([node for statement in tree.body if is_for_types(statement) for node in statement.body])
+    seen = imports_of(
+        [node for statement in tree.body if is_for_types(statement) for node in statement.body], within=False
+    )
     get = getattr(module, "__getattr__", None)
     assert seen == (inspect.getclosurevars(get).nonlocals["homes"] if get else {})
 

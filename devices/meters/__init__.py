@@ -21,7 +21,7 @@ from ..rail import Unavailable
 from ..state import BoardState
 from ._modelled import modelled
 
-__all__ = ["FoundMeters", "choose_meter", "find_meters", "modelled"]
+__all__ = ["FoundMeters", "choose_among", "choose_meter", "describe_missing", "find_meters", "modelled"]
 
 WHOLE = ("ina238", "ina3221", "hwmon:power_meter", "battery")
 """Meters that see the whole board, including a graphics card in it."""

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from offramp.devices import fingerprint
-from offramp.devices.fingerprint import version_of
+from offramp.devices.fingerprints import version_of
 from offramp.files import check_writable, write_atomically
 
 ROOT = Path(__file__).parents[2]
