@@ -7,6 +7,7 @@ from offramp.bundle import Target
 from offramp.calibrate.advice import name_unpromised
 from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.measure.tables import Costs, ExitTable
+from offramp.calibrate.search import picks
 from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.picks import make_picks
 from offramp.tests.fakes.configurations import fake_configuration
@@ -47,9 +48,9 @@ def test_a_cheap_chain_that_may_lose_too_much_gives_way_to_one_that_can_be_promi
     careful = make_chain("fp32", rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
     cheap = make_chain("int8", rng, whole, differs=0.06, loss=0.008, costs_us=(50, 200))
     targets = {"default": Target(max_drop=0.01)}
-    picks = make_picks([careful, cheap], targets)
-    assert picks["default"].chain is careful
-    point = make_points(picks, targets, [], confidence=0.9)["default"]
+    chosen = make_picks([careful, cheap], targets)
+    assert chosen["default"].chain is careful
+    point = make_points(chosen, targets, [], confidence=0.9)["default"]
     assert point.certificate is not None
 
 
@@ -77,10 +78,23 @@ def test_a_faster_static_network_that_cannot_be_promised_is_named(us):
     cheap = make_chain("int8", rng, whole, differs=0.06, loss=0.0, costs_us=(50, 200))
     statics = [end_at(careful, 1, 390), end_at(cheap, 1, us)]
     targets = {"default": Target(max_drop=0.01)}
-    picks = make_picks([careful, *statics], targets)
-    points = make_points(picks, targets, statics, confidence=0.9)
-    best = picks["default"].best_static
+    chosen = make_picks([careful, *statics], targets)
+    points = make_points(chosen, targets, statics, confidence=0.9)
+    best = chosen["default"].best_static
     assert best is not None and best is statics[0]  # which is slower, and is the last exit itself
-    (note,) = name_unpromised(picks, targets, points)
+    (note,) = name_unpromised(chosen, targets, points)
     assert f"the static network to exit 1 of int8 takes {us} us and keeps the target" in note
     assert name_unpromised(make_picks([careful, best], targets), targets, points) == []
+
+
+def test_the_debug_log_says_why_a_chain_is_picked(monkeypatch):
+    lines = []
+    monkeypatch.setattr(picks._log, "debug", lambda text, *values: lines.append(text % values))
+    rng = np.random.default_rng(0)
+    whole = rng.random(5000) < 0.92
+    careful = make_chain("fp32", rng, whole, differs=0.0, loss=0.0, costs_us=(100, 400))
+    cheap = make_chain("int8", rng, whole, differs=0.06, loss=0.008, costs_us=(50, 200))
+    make_picks([cheap, careful], {"default": Target(max_drop=0.01)})
+    first, second = [line for line in lines if line.startswith("chain of")]
+    assert first.startswith("chain of fp32 on cpu: misses 0 targets, 0 may be unprovable")
+    assert second.startswith("chain of int8 on cpu: misses 0 targets, 1 may be unprovable")
