@@ -77,6 +77,10 @@ class CachedBuild(Struct, frozen=True):
         folder: its name in the cache's folder.
         entry: its record.
         used_s: when it was used last, in seconds since 1970.
+
+    Example:
+        >>> sum(build.entry.bytes for build in list_cache())  # doctest: +SKIP
+        48211968
     """
 
     folder: str
@@ -231,7 +235,12 @@ def _move(folder: Path, final: Path) -> None:
 
 
 def list_cache() -> list[CachedBuild]:
-    """Return every entry, the most recently used first."""
+    """Return every entry, the most recently used first.
+
+    Example:
+        >>> [build.entry.label for build in list_cache()]  # doctest: +SKIP
+        ['/home/me/digits.offramp fp32 stage0.onnx']
+    """
     builds = []
     with contextlib.suppress(OSError):
         for folder in cache_folder().iterdir():
@@ -254,6 +263,9 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
 
     Returns:
         How many entries were removed, and their bytes.
+
+    Example:
+        >>> removed, freed_bytes = clean_cache(500_000_000)  # doctest: +SKIP
     """
     total, removed, freed = 0, 0, 0
     for build in list_cache():

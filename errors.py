@@ -190,12 +190,31 @@ def unknown_name(
 
 
 class EngineWarning(UserWarning):
-    """A stage was built anew, is built at every load, or runs on another device than the one asked for."""
+    """A stage was built anew, is built at every load, or runs on another device than the one asked for.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("error", EngineWarning)  # a product that would rather stop than run elsewhere
+    """
 
 
 class UncalibratedWarning(UserWarning):
-    """The network runs without thresholds, or with figures that were measured on another device."""
+    """The network runs without thresholds, or with figures that were measured on another device.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     warnings.warn("digits.offramp has no calibration", UncalibratedWarning)
+        >>> caught[0].category.__name__
+        'UncalibratedWarning'
+    """
 
 
 class MeterWarning(UserWarning):
-    """A meter was asked for, but no power is watched."""
+    """A meter was asked for, but no power is watched.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("ignore", MeterWarning)  # for a product that runs on boards with and without a sensor
+    """

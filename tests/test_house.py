@@ -144,10 +144,10 @@ def test_no_file_is_longer_than_a_reader_holds_in_mind():
 
 
 PLANTED = {
-    "runtime": "offramp.export.pipeline",
+    "runtime.chain": "offramp.export.pipeline",
     "export.capture": "offramp.export.variants.quantization",
     "calibrate.search": "offramp.calibrate.pipeline",
-    "devices": "torch",
+    "devices.meters": "torch",
 }
 """By package, an import that a module in it must not have."""
 
