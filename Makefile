@@ -35,7 +35,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/offramp
 	$(VENV)/bin/mypy
-	PYTHONPATH=$(VENV)/types $(VENV)/bin/lint-imports
+	PYTHONPATH=$(VENV)/types $(VENV)/bin/lint-imports --no-cache
 
 format: $(VENV)/.installed
 	$(VENV)/bin/ruff check --fix .
