@@ -48,7 +48,9 @@ def assign_nodes(graph: ir.Graph, heads: list[Head]) -> list[StageNodes]:
     # From the first exit to the last: what the exit needs beyond the stages before it is its stage.
     stage_of: dict[ir.Node, int] = {}
     reads: list[list[ir.Value]] = []
-    position = {node: index for index, node in enumerate(graph)}
+    # What a stage reads stands in the order of the graph: its inputs first, then what its nodes make.
+    made = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    position = {value: index for index, value in enumerate(made)}
     for k, head in enumerate(heads):
         own_nodes, crossing = _collect_nodes(head, stage_of, repeated)
         if head.logits in crossing:
@@ -59,7 +61,7 @@ def assign_nodes(graph: ir.Graph, heads: list[Head]) -> list[StageNodes]:
             )
         stage_of.update(dict.fromkeys(own_nodes, k))
         stage_of.update(dict.fromkeys(_produced_ahead(graph, stage_of, needed, constant_nodes), k))
-        reads.append(sorted(crossing, key=lambda v: (position.get(v.producer(), -1), v.index() or 0)))  # type: ignore[arg-type]
+        reads.append(sorted(crossing, key=position.__getitem__))
     # A stage makes what a later one reads and its own nodes compute.
     stages = []
     for k, crossing_in in enumerate(reads):
