@@ -12,7 +12,7 @@ from ..progress import Progress, no_progress
 from ..runtime.chain.samples import check_samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import packages_of
-from .measure.energy import LEAST_ROUNDS, ExitEnergies, measure_energy, model_energy
+from .measure.energy import LEAST_ENERGY_ROUNDS, ExitEnergies, measure_energy, model_energy
 from .measure.latency import forced_latencies
 
 __all__ = ["measure_bundle_energy"]
@@ -27,7 +27,7 @@ def measure_bundle_energy(
     variant: str | None = None,
     threads: int = 1,
     fallback: str | None = None,
-    trials: int = LEAST_ROUNDS,
+    trials: int = LEAST_ENERGY_ROUNDS,
     window_s: float | None = None,
     seed: int = 0,
     progress: Progress = no_progress,

@@ -25,7 +25,7 @@ from .cut.boundaries import Prober, probe_values
 from .cut.equivalence import Original
 from .cut.rules import Scoring, add_decisions, check_rule, decided_logits
 from .cut.shape_arithmetic import rewrite_shapes
-from .cut.variant import WEIGHTS, WHOLE, Draft, cut_variant
+from .cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
 from .graph.axes import BATCH, Axes, other_lengths
 
 if TYPE_CHECKING:
@@ -208,13 +208,13 @@ def _write_whole(network: Captured, scoring: Scoring, prober: Prober) -> ir.Mode
     ClearMetadataAndDocStringPass()(model)  # exporters leave stack traces with the workstation's paths
     LiftConstantsToInitializersPass()(model)
     DeduplicateInitializersPass(size_limit=MOST_DEDUPLICATED_BYTES)(model)
-    ir.save(model, folder / WHOLE, external_data=WEIGHTS)
-    (folder / WEIGHTS).touch()  # a network so small that every weight lies in the graph
-    whole = ir.load(folder / WHOLE)
+    ir.save(model, folder / WHOLE_FILE, external_data=WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).touch()  # a network so small that every weight lies in the graph
+    whole = ir.load(folder / WHOLE_FILE)
     rewrite_shapes(whole, lambda values: probe_values(whole, values, prober), network.axes[0].index(BATCH))
     RemoveUnusedNodesPass()(whole)
-    ir.save(whole, folder / WHOLE)
-    return ir.load(folder / WHOLE)
+    ir.save(whole, folder / WHOLE_FILE)
+    return ir.load(folder / WHOLE_FILE)
 
 
 def _describe_original(whole: ir.Model, network: Captured, scoring: Scoring) -> Original:

@@ -42,13 +42,13 @@ def choose_for(name: str, devices: Sequence[str]) -> Meter:
         UsageError: no meter has such a name.
         MissingError: the meter cannot be read, or no meter covers the devices.
     """
-    from ..devices.meters import WHOLE, choose_meter
+    from ..devices.meters import WHOLE_BOARD_METERS, choose_meter
 
     if name != "auto":
         return choose_meter(name)
     card = card_of(devices)
     meter = choose_meter(name, gpu=card)
-    covers = meter.name in WHOLE or (
+    covers = meter.name in WHOLE_BOARD_METERS or (
         meter.name == f"nvml:{card}" if card is not None else not meter.name.startswith("nvml")
     )
     if not covers:
@@ -58,7 +58,7 @@ def choose_for(name: str, devices: Sequence[str]) -> Meter:
         )
     if (
         card is not None
-        and meter.name not in WHOLE
+        and meter.name not in WHOLE_BOARD_METERS
         and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
         and _cards() > 1
     ):

@@ -8,12 +8,12 @@ from ..benchmark import Benchmark
 from .examples import Group
 from .reliability import Reliability
 
-LATENCY_PERCENTILES = 201
+PERCENTILE_COUNT = 201
 """Number of percentiles that describe a distribution of latencies: 0, 0.5, ..., 100."""
 
 
 class Distribution(Struct, frozen=True):
-    """Latencies of one network: their number, their mean, and `LATENCY_PERCENTILES` percentiles, in seconds."""
+    """Latencies of one network: their number, their mean, and `PERCENTILE_COUNT` percentiles, in seconds."""
 
     name: str
     samples: int

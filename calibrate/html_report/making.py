@@ -24,7 +24,7 @@ from ..labels import check_labelled, hash_samples
 from ..measure.answers import SAMPLES_AT_ONCE
 from ..measure.latency import latencies
 from ..measure.tables import exits_taken
-from .contents import LATENCY_PERCENTILES, Distribution, Measured, Report
+from .contents import PERCENTILE_COUNT, Distribution, Measured, Report
 from .examples import Group, find_examples, has_images
 from .reliability import find_reliability
 
@@ -248,7 +248,7 @@ def _distributions(comparison: Comparison) -> tuple[Distribution, ...]:
     distributions = []
     for name, results in runs.items():
         seconds = latencies(results)
-        steps = np.percentile(seconds, np.linspace(0, 100, LATENCY_PERCENTILES))
+        steps = np.percentile(seconds, np.linspace(0, 100, PERCENTILE_COUNT))
         distributions.append(Distribution(name, len(seconds), float(seconds.mean()), tuple(steps.tolist())))
     return tuple(distributions)
 

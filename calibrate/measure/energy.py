@@ -25,7 +25,7 @@ from .latency import leave_at_each
 
 __all__ = ["ExitEnergies", "ExitEnergy", "measure_energy", "measure_runs", "model_energy"]
 
-LEAST_ROUNDS = 10
+LEAST_ENERGY_ROUNDS = 10
 """With fewer rounds a Student interval says little."""
 
 
@@ -93,7 +93,7 @@ def measure_energy(
     x: Any,
     meter: Meter,
     *,
-    trials: int = LEAST_ROUNDS,
+    trials: int = LEAST_ENERGY_ROUNDS,
     window_s: float | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -131,7 +131,7 @@ def measure_runs(
     runs: Sequence[Run],
     meter: Meter,
     *,
-    trials: int = LEAST_ROUNDS,
+    trials: int = LEAST_ENERGY_ROUNDS,
     window_s: float | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -150,8 +150,8 @@ def measure_runs(
         UsageError: fewer than ten trials, or a meter that measures nothing.
         MeasurementError: the sensor failed from the first round on, or again and again, or `window_s` is too short for it.
     """
-    if trials < LEAST_ROUNDS:
-        raise UsageError(f"An interval takes at least {LEAST_ROUNDS} trials, not {trials}.")
+    if trials < LEAST_ENERGY_ROUNDS:
+        raise UsageError(f"An interval takes at least {LEAST_ENERGY_ROUNDS} trials, not {trials}.")
     if not runs:
         raise UsageError("There is nothing to measure: give a function for each exit.")
     if window_s is not None and not 0 < window_s < math.inf:

@@ -23,7 +23,7 @@ from ._modelled import modelled
 
 __all__ = ["FoundMeters", "choose_among", "choose_meter", "describe_missing", "find_meters", "modelled"]
 
-WHOLE = ("ina238", "ina3221", "hwmon:power_meter", "battery")
+WHOLE_BOARD_METERS = ("ina238", "ina3221", "hwmon:power_meter", "battery")
 """Meters that see the whole board, including a graphics card in it."""
 
 SEARCH_S = 5.0

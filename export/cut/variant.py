@@ -15,9 +15,9 @@ from .equivalence import Original, verify_chain
 from .partition import assign_nodes
 from .stage_files import read_heads, write_stages, write_static
 
-__all__ = ["WEIGHTS", "WHOLE", "Draft", "cut_variant"]
+__all__ = ["WEIGHTS_FILE", "WHOLE_FILE", "Draft", "cut_variant"]
 
-WEIGHTS, WHOLE, GOLDEN = "weights.bin", "whole.onnx", "golden.npz"
+WEIGHTS_FILE, WHOLE_FILE, GOLDEN_FILE = "weights.bin", "whole.onnx", "golden.npz"
 """The names of a variant's files: all weights, the whole graph, the golden samples."""
 
 log = logging.getLogger(__name__)
@@ -78,15 +78,15 @@ def cut_variant(whole: ir.Model, prober: Prober, original: Original, draft: Draf
     answers = verify_chain(stages, exits, original, prober)
     assert answers.logits is not None
     golden = Golden(tuple(prober.inputs), answers.label, answers.score, answers.logits)
-    write_golden(folder / f"{prefix}{GOLDEN}", golden)
+    write_golden(folder / f"{prefix}{GOLDEN_FILE}", golden)
     return Variant(
         name=draft.name,
         folder=f"variants/{draft.name}",
         precision=original.precision,
         rule=draft.rule,
-        weights=WEIGHTS,
-        whole=f"{prefix}{WHOLE}",
-        golden=f"{prefix}{GOLDEN}",
+        weights=WEIGHTS_FILE,
+        whole=f"{prefix}{WHOLE_FILE}",
+        golden=f"{prefix}{GOLDEN_FILE}",
         stages=stages,
         exits=exits,
         files=list_files(folder),

@@ -4,7 +4,7 @@ import onnx_ir as ir
 
 from ...bundle.manifest import Precision
 
-QUANTISED_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
+QUANTISING_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
 
 
 def find_precision(model: ir.Model, logits: ir.DataType | None) -> Precision:
@@ -22,4 +22,4 @@ def find_precision(model: ir.Model, logits: ir.DataType | None) -> Precision:
 
 def is_quantised(model: ir.Model) -> bool:
     """Tell whether a graph computes with quantised values."""
-    return any(node.op_type in QUANTISED_OPERATORS for node in model.graph)
+    return any(node.op_type in QUANTISING_OPERATORS for node in model.graph)

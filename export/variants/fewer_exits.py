@@ -20,7 +20,7 @@ from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
 from ..cut.equivalence import Original
 from ..cut.stage_files import read_graph, read_heads
-from ..cut.variant import WHOLE, Draft, cut_variant
+from ..cut.variant import WHOLE_FILE, Draft, cut_variant
 from ..graph.axes import axes_of, count_samples, other_lengths
 
 __all__ = ["keep"]
@@ -119,7 +119,7 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
     exits = tuple(parent.exits[k] for k in numbers)
     names = [exit_.name for exit_ in exits]
     whole = _drop_heads(read_graph(bundle.file(parent, parent.whole)), names)
-    ir.save(whole, folder / f"{name}.{WHOLE}")
+    ir.save(whole, folder / f"{name}.{WHOLE_FILE}")
     with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 
         def reference(x: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from ...progress import Progress, no_progress
 from ...runtime.chain.samples import Samples, convert_samples
 from ..cut.boundaries import Prober
 from ..cut.equivalence import Original
-from ..cut.variant import WEIGHTS, WHOLE, Draft, cut_variant
+from ..cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
 from ..graph.axes import axes_of, other_lengths
 from ..graph.running import open_session, relative_error
 from .fp16 import convert_to_half
@@ -179,8 +179,8 @@ def _save(model: ir.Model, folder: Path, parent: Variant) -> None:
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass(size_limit=1 << 40)(model)
     model.graph.metadata_props.clear()
-    ir.save(model, folder / WHOLE, external_data=WEIGHTS)
-    (folder / WEIGHTS).touch()  # a small network has all its weights in the graph, but the bundle needs the file
+    ir.save(model, folder / WHOLE_FILE, external_data=WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).touch()  # a small network has all its weights in the graph, but the bundle needs the file
 
 
 def _cut(
@@ -205,15 +205,15 @@ def _cut(
     def run(session: Any, x: Sequence[np.ndarray]) -> list[np.ndarray]:
         return list(session.run(logits, dict(zip(names, x, strict=True))))
 
-    whole = open_session(folder / WHOLE)
-    plain, optimised = run(open_session(folder / WHOLE, optimise="ORT_DISABLE_ALL"), inputs), run(whole, inputs)
+    whole = open_session(folder / WHOLE_FILE)
+    plain, optimised = run(open_session(folder / WHOLE_FILE, optimise="ORT_DISABLE_ALL"), inputs), run(whole, inputs)
     if not all(np.isfinite(values).all() for values in (*plain, *optimised)):
         raise ModelError(f"In {precision} the network gives logits that are not finite. Leave this precision out.")
     # Rounding differs between kernels: the stages may differ from the whole graph as it differs from itself.
     noise = max(relative_error(a, b) for a, b in zip(plain, optimised, strict=True))
     prober = Prober(inputs, axes, other_lengths(inputs, axes, lambda x: run(whole, x)), folder)
     return cut_variant(
-        ir.load(folder / WHOLE),
+        ir.load(folder / WHOLE_FILE),
         prober,
         Original(
             inputs=bundle.manifest.inputs,
