@@ -232,8 +232,9 @@ def test_all_variants_and_placements_are_tried_and_the_best_chain_serves_all_poi
         ("two", {"openvino:CPU"}),
     ]
     assert len(found.statics) == 10 and {one.device for one in found.statics} == {"cpu", "openvino:CPU"}
-    early = [point for point in found.points.values() if point.static is None]
-    assert {(point.variant, point.placement) for point in early} == {("two", ("cpu", "cpu"))}
+    # Which chain is the fastest is this machine's affair; that one of those tried serves all points is not.
+    early = {(point.variant, point.placement) for point in found.points.values() if point.exits_early}
+    assert len(early) == 1 and early <= {(chain.variant, chain.placement) for chain in found.chains}
     assert found.frontier == tuple(sorted(found.frontier, key=lambda one: one.latency_s))
     assert [one.accuracy for one in found.frontier] == sorted(one.accuracy for one in found.frontier)
     for name, point in found.points.items():
