@@ -1,4 +1,4 @@
-"""Stages that were built ahead, kept outside the bundle.
+"""What is kept outside the bundle by a key: stages built ahead, TensorRT's timings, and answers of unfinished calibrations.
 
     $XDG_CACHE_HOME/offramp/engines/<sha256 of the key>/{built, entry.json}
 
@@ -275,8 +275,8 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
             LOG.debug("removed: %s, %d bytes, beyond the limit of %d", build.entry.label, build.entry.bytes, limit)
     with contextlib.suppress(OSError):
         for leftover in list(cache_folder().iterdir()):
-            if _is_abandoned(leftover) if leftover.name.startswith(NEW) else limit == 0 and not keep:
-                _remove(leftover)
+            is_useless = _is_abandoned(leftover) if leftover.name.startswith(NEW) else limit == 0 and not keep
+            if is_useless and _remove(leftover):
                 LOG.debug("removed: %s, unfinished or damaged", leftover)
     return removed, freed
 

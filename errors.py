@@ -190,7 +190,7 @@ def unknown_name(
 
 
 class EngineWarning(UserWarning):
-    """A stage was built anew, is built at every load, or runs on another device than the one asked for.
+    """A stage was built anew, is built at every load, or runs on another device than the one asked for; or `auto` chose devices.
 
     Example:
         >>> import warnings

@@ -45,7 +45,10 @@ def read_golden(bundle: Bundle, variant: Variant) -> Golden:
             f"{path} does not hold golden samples: {error} Export the network anew.", path=path
         ) from error
     if (rows := _count_rows(inputs, bundle.manifest.inputs)) is None:
-        raise BundleError(f"{path} does not hold samples of this network. Export the network anew.", path=path)
+        found = ", ".join(f"{array.dtype} {array.shape}" for array in inputs)
+        raise BundleError(
+            f"{path} does not hold samples of this network: it has {found}. Export the network anew.", path=path
+        )
     exits = len(variant.exits)
     shapes = (golden.label.shape, golden.score.shape, golden.logits.shape)
     if shapes != ((rows, exits), (rows, exits), (rows, exits, bundle.manifest.classes)):
@@ -60,7 +63,7 @@ def _count_rows(inputs: Sequence[np.ndarray], tensors: Sequence[Tensor]) -> int 
     lengths: dict[str, int] = {}
     rows = set()
     for array, tensor in zip(inputs, tensors, strict=True):
-        if array.size == 0 or array.dtype != tensor.dtype or not tensor.fits(array.shape, lengths):
+        if array.size == 0 or array.dtype.kind != np.dtype(tensor.dtype).kind or not tensor.fits(array.shape, lengths):
             return None
         rows.add(array.shape[tensor.batch_axis or 0])
     return rows.pop() if len(rows) == 1 else None

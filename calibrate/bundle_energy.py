@@ -12,7 +12,7 @@ from ..progress import Progress, no_progress
 from ..runtime.chain.samples import check_samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import packages_of
-from .measure.energy import LEAST_ENERGY_ROUNDS, ExitEnergies, measure_energy, model_energy
+from .measure.energy import LEAST_ENERGY_ROUNDS, ExitEnergies, measure_energy, model_energy, stated_power
 from .measure.latency import forced_latencies
 
 __all__ = ["measure_bundle_energy"]
@@ -66,7 +66,7 @@ def measure_bundle_energy(
         packages = packages_of(list(net.provenance.devices))
         fields = fingerprint(packages=packages, threads=threads, meter=f"{meter.name}: {meter.scope}")
         if meter.grade == "modelled":
-            (power_w,) = meter.probes[0].read()
+            power_w = stated_power(meter)
             latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
             energies = model_energy(latency_s, power_w)
         else:

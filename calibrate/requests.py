@@ -22,7 +22,7 @@ from ..progress import Progress, no_progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .labels import SampleSet, check_classes, check_data
 
-__all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "PlacedVariant", "Request", "read_request"]
+__all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "PlacedVariant", "Request", "read_request"]
 
 STANDARD_LOSSES = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
 """The points made without a target, and their largest accuracy drops; without labels, their largest disagreements."""

@@ -63,9 +63,7 @@ def load_samples(
     except OSError as error:
         file = error.filename or path
         raise MissingError(f"Cannot read {file}: {error.strerror or error}.", path=file) from error
-    raise UsageError(
-        f"Samples come from .npz, .npy, an image, a folder of images or file.py:function, not {path}.", path=path
-    )
+    raise UsageError(f"Samples come from .npz, .npy, an image or a folder of images, not {path}.", path=path)
 
 
 def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, np.ndarray]:

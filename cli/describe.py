@@ -68,7 +68,7 @@ def describe_calibration(calibration: Calibration) -> str:
         split = f"Thresholds were chosen on {selecting} samples of other data; all figures come from the {reporting} samples."
     else:
         split = f"Thresholds were chosen on {selecting} of the samples; all figures come from the other {reporting}."
-    energy = f"Energy was measured by {calibration.meter}." if calibration.meter else "Energy was not measured."
+    energy = f"Energy: {calibration.meter}." if calibration.meter else "Energy was not measured."
     lines = [f"{split} {energy}"]
     for name, point in calibration.points.items():
         lines += ["", *_describe_point(name, point)]

@@ -1,4 +1,4 @@
-"""The options that say what of a bundle a command loads, and where: one record of their values, and what they come to."""
+"""The options that say what of a bundle a command loads, and where: one record of their values, and the devices they mean."""
 
 import functools
 from collections.abc import Callable

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from ..devices.meter import Meter
 
 
+POWER_STATED_TWICE = "--power-w states the power that --meter would measure: give one of them."
+
+
 def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
     """Return the meter of a name, or the meter that `file.py:function` makes.
 
@@ -54,7 +57,7 @@ def open_energy_meter(name: str | None, power_w: float | None, devices: Sequence
     from ..devices.meters import modelled
 
     if name is not None:
-        raise UsageError("--power-w states the power that --meter would measure: give one of them.")
+        raise UsageError(POWER_STATED_TWICE)
     return modelled(power_w)
 
 

@@ -33,12 +33,12 @@ LIMITS: dict[str, tuple[str, float, str]] = {
 
 
 def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for a goal and its limits; the command gets what they ask for as `targets`, which `calibrate` takes."""
+    """Add the options for a goal and its limits. The command gets `read_targets`, which returns what `calibrate` takes."""
 
     @functools.wraps(command)
     def gather(goal: Any, target_file: str | None, **values: Any) -> Any:
         limits = {name: values.pop(name) for name in LIMITS}
-        return command(targets=_read_targets(goal, limits, target_file), **values)
+        return command(read_targets=functools.partial(_read_targets, goal, limits, target_file), **values)
 
     options = [
         click.option("--goal", help="What to optimise: latency, energy or accuracy."),

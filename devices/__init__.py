@@ -1,7 +1,7 @@
 """The device: what board it is, what power it draws, and whether figures from elsewhere hold on it.
 
-A board is read by `board`, `state` and `fingerprint`. A `Meter` has rails, which probes read; `window` measures a block of work,
-`watch` the life of a product. `meters` finds the sensors of this board, `simulated` needs none.
+A board is read by `board`, `state` and `fingerprints`. A `Meter` has rails (`rail`), which probes read. `window` measures a block
+of work, `watch` the life of a product. `meters` finds the sensors of this board, `simulated` needs none.
 """
 
 from typing import TYPE_CHECKING

@@ -38,7 +38,7 @@ class RailPower(Struct, frozen=True):
     """A rail's power over a time.
 
     Attributes:
-        energy_j, seen_s: its joules, and the time in which readings were had.
+        energy_j, seen_s: its joules, and the time with readings.
         min_w, mean_w, max_w: the least, mean and most power.
     """
 

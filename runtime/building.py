@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from .. import __version__, cache
 from ..bundle import Bundle, Exit, Stage, opened
-from ..errors import BundleError, EngineWarning, MissingError, OfframpError, UnsupportedError, UsageError
+from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable
 from ..progress import Progress
 from .chain.results import StageProvenance
@@ -128,7 +128,7 @@ class Jobs:
         )
 
     def _key(self, stage: Stage, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
-        """Return what decides whether a build fits. `engine` is the engine's part, which goes before the other values."""
+        """Return what decides whether a build fits. `engine` is the engine's part: its values replace others."""
         variant = self._parts.variant
         return {
             "device": device.name,
@@ -256,13 +256,13 @@ def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOpt
 
 @contextlib.contextmanager
 def errors_attributed(device: str, stage: str, *, numbers: Sequence[int] = ()) -> Iterator[None]:
-    """Let every error say which device and which stage it is about; engines know neither by the caller's names.
+    """Let errors of engines and of files say which device and stage they are about; engines know neither by the caller's names.
 
     With `numbers`, those of the stages that share the file, an error of a device that cannot run them proposes a placement.
     """
     try:
         yield
-    except OfframpError as error:
+    except (BundleError, MissingError) as error:
         error.device, error.stage = device, stage
         if not isinstance(error, UnsupportedError) or not numbers or device == "cpu":
             raise
@@ -322,7 +322,6 @@ def _fetch(job: Job) -> tuple[bytes, str]:
                 f"{job.path_in_bundle} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
             )
         return content, "cache"
-    LOG.debug("the cache has no build of %s for %s: %s", job.label, job.device.name, stale or "none was made")
     return _build_and_keep(job, damage or stale), "now"
 
 

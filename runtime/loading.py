@@ -78,7 +78,7 @@ def load(
     options = LoadOptions(threads=threads, logits=logits, fallback=fallback, meter=meter, progress=progress)
     chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
     if calibration is None or best is None:
-        net = open_network(chain_parts(bundle, chosen), device or "cpu", options)
+        net = open_network(chain_parts(bundle, chosen), "cpu" if device is None else device, options)
         which = f" of variant {variant}" if variant else ""
         warn_caller(
             f"{bundle.path} has no calibration{which}: every input runs to the last exit. Run: offramp calibrate",

@@ -86,7 +86,7 @@ def _read_fitting(bundle: Bundle) -> dict[str, Calibration]:
     fitting = {file: calibration for file, calibration in readable.items() if belongs(bundle, calibration)}
     if stale := sorted(readable.keys() - fitting.keys()):
         warn_caller(
-            f"{bundle.path} was exported again after it was calibrated: {', '.join(stale)} is not used. Run: offramp calibrate",
+            f"{bundle.path} was exported again after it was calibrated: not used: {', '.join(stale)}. Run: offramp calibrate",
             UncalibratedWarning,
         )
     return fitting

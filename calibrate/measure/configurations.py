@@ -16,7 +16,7 @@ from ...bundle import Variant
 from ...runtime import EveryExit, Net
 from ...runtime.chain.samples import Samples
 from ..labels import check_labels
-from .energy import ExitEnergies, measure_energy, model_energy
+from .energy import ExitEnergies, measure_energy, model_energy, stated_power
 from .latency import Turn, force_exits, latencies, measure, run_alone
 from .resume import Part, Work
 from .session import LoadedConfiguration, Session
@@ -207,8 +207,7 @@ def _measure_energy(session: Session, loaded: LoadedConfiguration, times: Sequen
     request = session.request
     assert request.meter is not None
     if request.meter.grade == "modelled":
-        (power_w,) = request.meter.probes[0].read()
-        return model_energy([float(exit_times.mean()) for exit_times in times], power_w)
+        return model_energy([float(exit_times.mean()) for exit_times in times], stated_power(request.meter))
     part = Part(variant=loaded.variant, placement=loaded.placement, work="energy")
     if (content := session.resume.load(part)) is not None:
         return msgspec.json.decode(content, type=ExitEnergies)

@@ -23,7 +23,15 @@ from .energy_fit import fit_stages, predict_joules
 from .energy_rounds import Round, Run, measure_rounds
 from .latency import leave_at_each
 
-__all__ = ["ExitEnergies", "ExitEnergy", "measure_energy", "measure_runs", "model_energy"]
+__all__ = [
+    "LEAST_ENERGY_ROUNDS",
+    "ExitEnergies",
+    "ExitEnergy",
+    "measure_energy",
+    "measure_runs",
+    "model_energy",
+    "stated_power",
+]
 
 LEAST_ENERGY_ROUNDS = 10
 """With fewer rounds a Student interval says little."""
@@ -160,6 +168,20 @@ def measure_runs(
         raise UsageError("A modelled meter measures nothing: use model_energy.")
     rounds = measure_rounds(runs, meter, trials=trials, window_s=window_s, seed=seed, progress=progress)
     return _summarise(rounds, len(runs), meter)
+
+
+def stated_power(meter: Meter) -> float:
+    """Return the watts that a modelled meter states.
+
+    Raises:
+        UsageError: it states several, or counts joules: that would be a sensor, and a sensor is measured with.
+    """
+    if len(meter.rails) != 1 or meter.rails[0].counts != "power":
+        raise UsageError(
+            f"The meter {meter.name} is modelled, so it states one power in watts. Give it one rail that counts power."
+        )
+    (power_w,) = meter.probes[0].read()
+    return float(power_w)
 
 
 def model_energy(latency_s: Sequence[float], power_w: float) -> ExitEnergies:

@@ -9,7 +9,7 @@ from ..output import print_result
 
 @click.group()
 def cache() -> None:
-    """List or remove stages that were compiled ahead, in $XDG_CACHE_HOME/offramp or ~/.cache/offramp.
+    """List or remove what is kept in $XDG_CACHE_HOME/offramp or ~/.cache/offramp: stages compiled ahead, unfinished calibrations.
 
     The cache is kept below 2 GiB, or below OFFRAMP_CACHE_MB megabytes; entries unused for longest are removed first.
     """

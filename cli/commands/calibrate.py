@@ -12,6 +12,8 @@ from ..options import as_json, with_seed, with_target
 from ..output import print_result, progress_bars
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...bundle import Calibration, Target
 
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 def calibrate(
     bundle: str,
     data: str,
-    targets: "Target | dict[str, Target] | None",
+    read_targets: "Callable[[], Target | dict[str, Target] | None]",
     confidence: float,
     outside: str | None,
     also: tuple[str, ...],
@@ -68,6 +70,7 @@ def calibrate(
     variant = variants[0] if len(variants) == 1 else None
     devices = loading.devices(opened, variant) or "cpu"
     stages = len(opened.variant(variant).stages)
+    targets = read_targets()
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
     samples = load_samples(data, opened.manifest)
     others = None if outside is None else load_samples(outside, opened.manifest)

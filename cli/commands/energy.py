@@ -2,9 +2,10 @@
 
 import click
 
+from ...errors import UsageError
 from ..describe import describe_energies
 from ..loading import Loading, with_loading
-from ..meters import open_energy_meter
+from ..meters import POWER_STATED_TWICE, open_energy_meter
 from ..options import as_json, parse_seconds, with_meter, with_seed
 from ..output import print_result, progress_bars
 
@@ -37,6 +38,8 @@ def energy(
     from ...calibrate import measure_bundle_energy
     from ..inputs import load_samples
 
+    if power_w is not None and meter != "auto":
+        raise UsageError(POWER_STATED_TWICE)
     opened = open_bundle(bundle)
     window_s = None if window is None else parse_seconds("--window", window)
     x, _ = load_samples(data, opened.manifest)

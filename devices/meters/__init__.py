@@ -21,7 +21,15 @@ from ..rail import Unavailable
 from ..state import BoardState
 from ._modelled import modelled
 
-__all__ = ["FoundMeters", "choose_among", "choose_meter", "describe_missing", "find_meters", "modelled"]
+__all__ = [
+    "WHOLE_BOARD_METERS",
+    "FoundMeters",
+    "choose_among",
+    "choose_meter",
+    "describe_missing",
+    "find_meters",
+    "modelled",
+]
 
 WHOLE_BOARD_METERS = ("ina238", "ina3221", "hwmon:power_meter", "battery")
 """Meters that see the whole board, including a graphics card in it."""

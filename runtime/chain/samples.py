@@ -15,9 +15,11 @@ __all__ = [
     "check_samples",
     "convert_samples",
     "fill_input",
+    "list_parts",
     "prepare_single",
     "show_shape",
     "split_inputs",
+    "to_array",
 ]
 
 

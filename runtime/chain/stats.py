@@ -55,7 +55,7 @@ class Family:
 
     Attributes:
         tallies: those of the networks that live.
-        earlier: the number of samples that networks answered which do not live any more.
+        earlier: the number of samples answered by networks that are closed or collected.
     """
 
     def __init__(self) -> None:

@@ -384,7 +384,7 @@ ANSWERS = {"label": np.zeros((2, 3), np.int64), "score": np.zeros((2, 3), np.flo
         (npz(input0=np.zeros((2, 16), np.float32)), "does not hold golden samples"),
         (npz(input0=np.array([{}], object), **ANSWERS), "does not hold golden samples: Object arrays"),
         (npz(input0=np.zeros((2, 17), np.float32), **ANSWERS), "does not hold samples of this network"),
-        (npz(input0=np.zeros((2, 16), np.float64), **ANSWERS), "does not hold samples of this network"),
+        (npz(input0=np.zeros((2, 16), np.int64), **ANSWERS), "does not hold samples of this network"),
         (npz(input0=np.zeros((0, 16), np.float32), **ANSWERS), "does not hold samples of this network"),
         (npz(input0=np.zeros((3, 16), np.float32), **ANSWERS), "does not fit variant fp32"),
         (huge_array(), "does not hold"),
@@ -401,7 +401,7 @@ def test_golden_samples_that_are_none_are_refused(dense, folder, content, words)
 
 def test_a_calibration_of_another_digest_is_not_used(calibrated, calibration, tmp_path):
     edit(calibration, lambda c: c.update(variants={"fp32": "0" * 64}))
-    with pytest.warns(UncalibratedWarning, match=r"exported again .* default.json is not used"):
+    with pytest.warns(UncalibratedWarning, match=r"exported again .* not used: default.json"):
         assert load(calibrated.path).point is None
     calibration.rename(tmp_path / "c.json")
     with pytest.raises(BundleError, match="made for another export"):

@@ -23,3 +23,11 @@ def test_what_cannot_be_measured_is_refused(dense, labelled):
         measure_bundle_energy(dense, labelled[0][:50], meter, trials=3)
     with pytest.raises(DataError, match="shape"):
         measure_bundle_energy(dense, labelled[0][:50, :3], modelled(5.0))
+
+
+@pytest.mark.parametrize("counts, readings", [("energy", (32000.0,)), ("power", (5.0, 2.0))])
+def test_a_modelled_meter_states_one_power_and_no_counter(dense, labelled, counts, readings):
+    rails = [Rail(name=f"rail{k}", role="total", covers="the board", counts=counts) for k in range(len(readings))]
+    meter = Meter("mine", [Probe(tuple(rails), lambda: readings)], scope="as stated", grade="modelled")
+    with pytest.raises(UsageError, match="states one power in watts"):
+        measure_bundle_energy(dense, labelled[0][:50], meter)

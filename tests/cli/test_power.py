@@ -209,6 +209,9 @@ def test_energy_is_of_what_was_calibrated(dense, labelled, inputs):
 def test_energy_refuses_what_cannot_be_measured(calibrated, inputs, meter):
     both = offramp("energy", calibrated.path, inputs, "--power-w", "5", "--meter", "rapl")
     clear_message(both, 2, "--power-w", "--meter")
+    clear_message(
+        offramp("energy", "no-bundle", inputs, "--power-w", "5", "--meter", "rapl"), 2, "--power-w", "--meter"
+    )
     clear_message(offramp("energy", calibrated.path, inputs, "--power-w", "0"), 2, "power_w")
     short = offramp("energy", calibrated.path, inputs, "--meter", meter("supply"), "--window", "0.5s")
     clear_message(short, 3, "too short")

@@ -185,9 +185,8 @@ def _widen_weights(graph: Any) -> None:
             weights = numpy_helper.to_array(stored[node.input[0]])
             if weights.dtype == np.int8 and weights.size and np.abs(weights.astype(int)).max() <= 64:
                 scale = numpy_helper.to_array(stored[node.input[1]])
-                doubled = np.minimum(weights.astype(int) * 2, 127).astype(
-                    np.int8
-                )  # 64 doubled is 128, one more than int8 holds
+                # 64 doubled is 128, one more than int8 holds.
+                doubled = np.minimum(weights.astype(int) * 2, 127).astype(np.int8)
                 for k, values in enumerate((doubled, scale / np.float32(2))):
                     name = f"{node.output[0]}.wide{k}"
                     graph.initializer.append(numpy_helper.from_array(values, name))

@@ -7,7 +7,17 @@ from typing import Any
 
 from ....errors import MissingError
 
-__all__ = ["ON_DLA", "ON_GPU", "import_tensorrt", "last_errors", "list_names", "log_of", "start", "tensor_names"]
+__all__ = [
+    "MOST_LISTED",
+    "ON_DLA",
+    "ON_GPU",
+    "import_tensorrt",
+    "last_errors",
+    "list_names",
+    "log_of",
+    "start",
+    "tensor_names",
+]
 
 MOST_LISTED = 6
 """The most layers, tensors or parser errors that a message names."""

@@ -259,3 +259,9 @@ def test_a_point_that_is_not_there_or_is_for_other_devices_is_refused(calibrated
         assert net.point is net.points["default"]
     with pytest.raises(UsageError, match="eco"):
         load_uncalibrated(calibrated).use("eco")
+
+
+@pytest.mark.parametrize("device", ["", [], ()])
+def test_an_empty_device_is_not_taken_for_the_default(dense, device):
+    with pytest.raises((MissingError, UsageError)):
+        load(dense, device)
