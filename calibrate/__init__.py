@@ -1,4 +1,4 @@
-"""Measure a bundle on the device, and find the operating points that meet a target and can be promised to."""
+"""Measure a bundle on the device, and find operating points that meet a target, each with its promise."""
 
 from typing import TYPE_CHECKING
 

@@ -24,14 +24,14 @@ WEAK_SHARE = 0.5
 """An exit's head has learnt too little if it is right on less than this share of the samples that the last exit is right on."""
 
 MOST_EXITS = 5
-"""Of chains with more exits only single ones are left out."""
+"""For chains with more exits, only leaving out a single exit is tried."""
 
 
 def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[bool, str]:
     """Say whether early exit meets its target and beats the best static network that meets it too, with the numbers."""
     if early is None:
         assert static is not None
-        return False, f"Do not use early exit here: no thresholds keep the target, {_show(static)} does."
+        return False, f"Do not use early exit here: no thresholds meet the target, {_show(static)} does."
     if not early.met:
         missed = f"The target is missed on the reporting samples: {_show(early)}"
         if early.drop is None or early.accuracy is None:
@@ -42,7 +42,7 @@ def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[
         return False, f"Do not use early exit here: {early.promise} {_show(early)}, {_show(static)}."
     if static is None or not static.met:
         where = "" if static is None else " on the reporting samples"
-        return True, f"Use early exit: no static network keeps the target{where}, {_show(early)}."
+        return True, f"Use early exit: no static network meets the target{where}, {_show(early)}."
     pays, gain = _compare(early, static)
     if pays:
         return True, f"Use early exit: {_show(early)}, {_show(static)} ({gain})."
@@ -114,7 +114,7 @@ def advise(
 def name_unpromised(
     picks: Mapping[str, Pick], targets: Mapping[str, Target], points: Mapping[str, OperatingPoint]
 ) -> list[str]:
-    """Return notes on static networks that are faster than what was picked and meet the target, but cannot be promised to.
+    """Return notes on static networks that cost less than the picks and meet the target, but by too little to be proven.
 
     Args:
         picks, targets, points: by the points' names.
@@ -135,7 +135,7 @@ def name_unpromised(
             shown = show_value("max_energy_j" if is_energy else "max_latency_s", cost)
             notes.append(
                 f"{name}: the static network to exit {static.static} of {static.configuration.variant.name} takes {shown} and "
-                "keeps the target on these samples too, but by too little for so few samples to prove it. Give more samples, or "
+                "meets the target on these samples too, but by too little for so few samples to prove it. Give more samples, or "
                 "other samples that choose (outside)."
             )
     return notes

@@ -171,7 +171,7 @@ def judge_early_exit(
             )
     statics = [("the whole static network", whole)]
     if single is not None:
-        statics.append(("the best static network that can be promised to meet the target", single))
+        statics.append(("the best static network that meets the target", single))
     if target is not None and target.goal == "accuracy":
         slowest_s = target.max_latency_s or math.inf
         winners = [(name, row) for name, row in statics if row.mean_s <= slowest_s and row.accuracy >= early.accuracy]

@@ -54,12 +54,13 @@ def calibrate(
 ) -> Calibration:
     """Find the operating point that meets a target at the least cost on this device, promise it, and store it.
 
-    Every variant is recorded and measured on every device it may run on, as a chain and as static networks. A compressed variant
-    that is slower than its parent there, or much worse, is listed but takes no part in the search. The selecting samples choose
-    among all others and among the thresholds: a fifth of the samples, at least 200 and at most half, or, better, data from
-    outside. Every figure and every promise comes from the reporting samples, the rest. They test candidates along a path through
-    the best thresholds, from the safe end; the last candidate before the first failure is taken. All points together are promised
-    with the given confidence. Use samples that the network was not trained on.
+    Every variant is recorded and measured on every device that is named (`device`, `also`), as a chain and as static
+    networks. A compressed variant that is slower than its parent there, or much worse, is listed but takes no part in the
+    search. The selecting samples choose among all others and among the thresholds: a fifth of the samples, at least 200 and
+    at most half, or, better, data from outside. Every figure and every promise comes from the reporting samples, the rest.
+    They test candidates along a path through the best thresholds, from the safe end; the last candidate before the first
+    failure is taken. All points together are promised with the given confidence. Use samples that the network was not trained
+    on.
 
     A calibration that was killed continues when it is called again with the same arguments: answers and joules are kept in the
     cache until it is done.

@@ -18,7 +18,7 @@ from ..bundle.writing import check_replaceable
 from ..devices.meter import Meter
 from ..errors import UsageError
 from ..files import check_writable
-from ..progress import Progress, no_progress
+from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .labels import SampleSet, check_classes, check_data
 
@@ -120,21 +120,21 @@ class Request(Struct, frozen=True, kw_only=True):
 def read_request(
     bundle: str | os.PathLike[str] | Bundle,
     data: Any,
-    target: Target | Mapping[str, Target] | None = None,
+    target: Target | Mapping[str, Target] | None,
     *,
-    device: Devices = "cpu",
-    also: Sequence[Devices] = (),
-    threads: int = 1,
-    fallback: str | None = None,
-    variant: str | Sequence[str] | None = None,
-    output: str | os.PathLike[str] | None = None,
-    confidence: float = 0.9,
-    outside: Any = None,
-    meter: Meter | None = None,
-    seed: int = 0,
-    measure_s: float = 6.0,
-    save_s: float = 10.0,
-    progress: Progress = no_progress,
+    device: Devices,
+    also: Sequence[Devices],
+    threads: int,
+    fallback: str | None,
+    variant: str | Sequence[str] | None,
+    output: str | os.PathLike[str] | None,
+    confidence: float,
+    outside: Any,
+    meter: Meter | None,
+    seed: int,
+    measure_s: float,
+    save_s: float,
+    progress: Progress,
 ) -> Request:
     """Check the arguments of `calibrate` and make them ready; all that can be refused before measuring is refused here."""
     bundle = opened(bundle)
@@ -144,6 +144,8 @@ def read_request(
     _check_outside(samples, others, targets)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
+    if not 0 <= save_s < math.inf:
+        raise UsageError(f"save_s is a time in seconds, 0 or more, not {save_s}.")
     if not 0 < measure_s < math.inf:
         raise UsageError(f"measure_s is a time in seconds above 0, not {measure_s}.")
     variants = choose_variants(bundle, variant)
@@ -242,7 +244,7 @@ def _check_outside(samples: SampleSet, outside: SampleSet | None, targets: Mappi
         return
     if outside.sha256 == samples.sha256:
         raise UsageError(
-            "outside holds the same samples as data: samples that choose must not certify too. Leave outside out."
+            "outside holds the same samples as data: selecting samples must not be reporting samples too. Leave outside out."
         )
     if outside.y is None and any(target.min_accuracy is not None for target in targets.values()):
         raise UsageError(

@@ -78,7 +78,7 @@ def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, 
     """
     x, y = samples
     if y is None:
-        raise DataError(f"{source} has no labels: give `y` beside `x`, or one folder of images per class.", path=source)
+        raise DataError(f"{source} has no labels: give `y` beside `x`, or one folder of images per class.")
     return x, y
 
 

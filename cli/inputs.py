@@ -103,6 +103,8 @@ def load_samples(source: str, manifest: Manifest | None = None) -> tuple[Any, np
     """
     if ".py:" in source:
         return _as_samples(call_function(source), source)
+    if source.endswith(".py"):
+        raise UsageError(f"Name the function that returns the samples: {source}:function", path=source)
     return sample_files.load_samples(source, manifest)
 
 

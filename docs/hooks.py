@@ -88,7 +88,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def list_public(package: str) -> str:
-    """Return what a package offers, for mkdocstrings; by where it is defined, since some names are imported late."""
+    """Return what a package offers, for mkdocstrings: each name by the module that defines it, since packages load names late."""
     module = importlib.import_module(package)
     return "\n".join(f"::: {getattr(module, name).__module__}.{name}" for name in module.__all__)
 

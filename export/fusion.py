@@ -159,14 +159,14 @@ def _check_exits_early(bundle: Bundle, variant: Variant, operating_point: Operat
         raise UsageError(
             f"The operating point is {operating_point.engines}, which does not exit early and is one file already: "
             f"{static}. For the chain name a point with early exit, such as {name or 'default'}{EARLY_SUFFIX}.",
-            path=static,
+            path=bundle.path,
         )
     if min(operating_point.thresholds, default=NEVER) >= NEVER:
         static = bundle.file(variant, variant.exits[-1].static)
         raise UsageError(
             f"The operating point lets nothing leave early, so there is nothing to fuse: ship the static network {static}, or "
             "give thresholds.",
-            path=static,
+            path=bundle.path,
         )
 
 

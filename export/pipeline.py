@@ -27,14 +27,12 @@ from .cut.rules import Scoring, add_decisions, check_rule, decided_logits
 from .cut.shape_arithmetic import rewrite_shapes
 from .cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
 from .graph.axes import BATCH, Axes, other_lengths
+from .graph.edits import MOST_DEDUPLICATED_BYTES
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["export"]
-
-MOST_DEDUPLICATED_BYTES = 1 << 40
-"""Weights up to this size are compared and stored once if they are equal: all of them."""
 
 
 def export(

@@ -22,7 +22,7 @@ __all__ = ["lay_candidates", "lay_path"]
 
 
 def lay_path(score: np.ndarray, thresholds: Sequence[float], *, reach: tuple[float, float] = REACH) -> np.ndarray:
-    """Lay a nested path through a vector: from step to step, each exit's threshold falls or stays.
+    """Lay a nested path through a vector: as the factor rises, each exit's threshold falls or stays.
 
     If a share u of the samples reaches an exit's threshold in the vector, then at a step with factor f the odds u / (1 - u) are
     f times as large: with u = 0.5 and f = 3 three quarters reach it. An exit that the vector never takes stays unused.

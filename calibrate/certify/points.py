@@ -1,4 +1,4 @@
-"""Operating points: their figures on samples that did not choose them, their promises, and what is recommended."""
+"""Operating points: their figures on the reporting samples, their promises, and what is recommended."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +23,7 @@ from .promises import certify_path
 __all__ = ["describe_promise", "make_points"]
 
 CHOSEN_TOO_LATE = (
-    "Nothing is promised: this network became the best only after the test samples had been looked at. Calibrate with new "
+    "Nothing is promised: this network became the best only after the reporting samples had been looked at. Calibrate with new "
     "samples to get a promise for it."
 )
 """Promise text of a static network that was chosen by the reporting samples."""

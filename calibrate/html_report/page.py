@@ -86,7 +86,7 @@ def _compare_statics(report: Report) -> list[dict[str, Any]]:
     for i, static in enumerate(calibration.statics):
         note = "" if calibration.took_part(static) else "never recommended"
         if i == point.rival:
-            note = "the rival of early exit"
+            note = "best static network"
         rows.append(_row(f"{show_static(static.exit)}, {static.variant} on {static.device}", static, point, note))
     return rows
 

@@ -1,8 +1,8 @@
 """Measure every configuration: a variant where it is placed, as a chain and as the static networks that end at its exits.
 
 Each configuration is loaded, recorded and measured, and let go before the next. Configurations are measured minutes apart and the
-machine's speed drifts, so the reference network runs beside each, and each latency is divided by the reference's latency at the
-same time.
+machine's speed drifts, so the reference network runs beside each. Latencies of different configurations are scaled to one latency
+of the reference (`Configuration.drift`), if the reference runs on one of their devices.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

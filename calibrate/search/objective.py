@@ -15,7 +15,7 @@ from .thresholds import Limit, Problem, solve
 __all__ = ["LimitValues", "find_thresholds", "goal_values", "limit_values", "meets_limits"]
 
 COARSE_VALUES, COARSE_FINE_VALUES = 16, 64
-"""Values per exit where a coarse grid will do: of the whole grid, and of the one that zoom chooses from."""
+"""Candidates per exit of a coarse search: of the whole grid, and of the grid that zoom chooses from."""
 
 
 class LimitValues(NamedTuple):

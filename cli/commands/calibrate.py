@@ -56,7 +56,7 @@ def calibrate(
     measure_s: float,
     as_json: bool,
 ) -> None:
-    """Find the best way to run BUNDLE on this device that meets a target, on DATA that did not train it.
+    """Find the operating points of BUNDLE that meet a target on this device at the least cost, on DATA that did not train it.
 
     Without a target three points are made: balanced, accurate and eco, with an accuracy drop of at most 1, 0.5 and 2 %. If DATA
     has no labels, the limit is on the disagreement with the whole network instead.
@@ -100,5 +100,5 @@ def _check_met(calibration: "Calibration") -> None:
     """Raise an error if the reporting samples miss a target."""
     if missed := [name for name, point in calibration.asked_for.items() if not point.met]:
         raise TargetError(
-            f"The samples that did not choose miss the target of {', '.join(missed)}. Give more samples or a wider limit."
+            f"The reporting samples miss the target of {', '.join(missed)}. Give more samples or a wider limit."
         )

@@ -36,6 +36,7 @@ def energy(
     """Measure what leaving at each exit of BUNDLE costs in joules, with inputs like those of DATA."""
     from ...bundle import open_bundle
     from ...calibrate import measure_bundle_energy
+    from ...runtime.chain.samples import check_samples
     from ..inputs import load_samples
 
     if power_w is not None and meter != "auto":
@@ -43,6 +44,7 @@ def energy(
     opened = open_bundle(bundle)
     window_s = None if window is None else parse_seconds("--window", window)
     x, _ = load_samples(data, opened.manifest)
+    check_samples(x, opened.manifest.inputs)  # before a meter is looked for
     variant = loading.variant_to_run(opened)
     devices = loading.devices_or_calibrated(opened, variant)
     names = [devices] if isinstance(devices, str) else devices

@@ -157,7 +157,7 @@ def _produced_ahead(
 ) -> set[ir.Node]:
     """Return nodes needed only by later stages that this stage runs anyway, because their output is smaller than their input.
 
-    They are a QuantizeLinear that is a value's only later reader, and the length of a tensor of this stage.
+    They are QuantizeLinear nodes if they are a value's only later readers, and the length of a tensor of this stage.
     """
     ahead: set[ir.Node] = set()
     for node in graph:

@@ -6,7 +6,10 @@ import onnx_ir as ir
 from .macs import MULTIPLIES
 from .walk import ancestors
 
-__all__ = ["bypass_node", "constant", "insert_tape", "nodes_up_to_products", "reduce"]
+__all__ = ["MOST_DEDUPLICATED_BYTES", "bypass_node", "constant", "insert_tape", "nodes_up_to_products", "reduce"]
+
+MOST_DEDUPLICATED_BYTES = 1 << 40
+"""Weights up to this size are compared and stored once if they are equal: all of them."""
 
 
 def constant(tape: ir.tape.Tape, value: "float | int | list[int]", name: str | None = None) -> ir.Value:

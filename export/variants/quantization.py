@@ -26,6 +26,7 @@ from ..cut.boundaries import Prober
 from ..cut.equivalence import Original
 from ..cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
 from ..graph.axes import axes_of, other_lengths
+from ..graph.edits import MOST_DEDUPLICATED_BYTES
 from ..graph.running import open_session, relative_error
 from .fp16 import convert_to_half
 from .int8 import RANGE_METHODS, Int8Options, find_ranges, quantize_graph
@@ -177,7 +178,7 @@ def _save(model: ir.Model, folder: Path, parent: Variant) -> None:
         value.dtype = value.const_value.dtype
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
-    DeduplicateInitializersPass(size_limit=1 << 40)(model)
+    DeduplicateInitializersPass(size_limit=MOST_DEDUPLICATED_BYTES)(model)
     model.graph.metadata_props.clear()
     ir.save(model, folder / WHOLE_FILE, external_data=WEIGHTS_FILE)
     (folder / WEIGHTS_FILE).touch()  # a small network has all its weights in the graph, but the bundle needs the file

@@ -1,30 +1,41 @@
 """All that a calibration can refuse before it measures is refused before anything is loaded."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 from offramp.bundle import Target
-from offramp.calibrate import labels
+from offramp.calibrate import calibrate, labels
 from offramp.calibrate.requests import read_request
 from offramp.errors import DataError, UsageError
+
+
+def read(bundle, data, target=None, **given):
+    """Read a request as `calibrate` does, with its defaults."""
+    parameters = inspect.signature(calibrate).parameters.values()
+    defaults = {
+        parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return read_request(bundle, data, target, **defaults | given)
 
 
 def test_samples_are_hashed_once_and_split_by_the_seed(dense, labelled, monkeypatch):
     hashed, hash_samples = [], labels.hash_samples
     monkeypatch.setattr(labels, "hash_samples", lambda x: hashed.append(len(x)) or hash_samples(x))
     x, y = labelled
-    request = read_request(dense, (x, y), Target(max_drop=0.05), outside=(x[:300], y[:300]), seed=7)
+    request = read(dense, (x, y), Target(max_drop=0.05), outside=(x[:300], y[:300]), seed=7)
     key = request.resume_key({"soc": "simulated", "temperature": "warm"})
     assert hashed == [800, 300]
     assert (key["data"], key["outside"]) == (request.samples.sha256, request.outside.sha256)
     assert key["soc"] == "simulated" and "temperature" not in key
     assert len(request.selecting) == 0 and sorted(request.reporting) == list(range(800))
-    alone = [read_request(dense, (x, y), seed=7) for _ in range(2)]
+    alone = [read(dense, (x, y), seed=7) for _ in range(2)]
     assert (alone[0].reporting == alone[1].reporting).all() and len(alone[0].selecting) == 200
 
 
 def test_each_variant_is_placed_on_each_device_that_fits_it(dense, labelled):
-    request = read_request(dense, labelled, also=["cpu", ["cpu", "cpu", "openvino:CPU"]])
+    request = read(dense, labelled, also=["cpu", ["cpu", "cpu", "openvino:CPU"]])
     assert [str(placed) for placed in request.placed] == ["fp32 on cpu", "fp32 on cpu, cpu, openvino:CPU"]
     assert request.other_devices == ["cpu", "cpu", "cpu", "openvino:CPU"]
     assert request.path == dense.path / "calibrations" / "default.json" and not request.is_path_named
@@ -42,10 +53,10 @@ def test_each_variant_is_placed_on_each_device_that_fits_it(dense, labelled):
 )
 def test_arguments_that_make_no_sense_are_refused(dense, labelled, how, words):
     with pytest.raises(UsageError, match=words):
-        read_request(dense, labelled, **how)
+        read(dense, labelled, **how)
 
 
 def test_labels_of_a_single_class_are_refused(dense, labelled):
     x, y = labelled
     with pytest.raises(DataError, match="All 800 labels are class 0"):
-        read_request(dense, (x, np.zeros_like(y)))
+        read(dense, (x, np.zeros_like(y)))

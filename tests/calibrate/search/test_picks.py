@@ -83,7 +83,7 @@ def test_a_faster_static_network_that_cannot_be_promised_is_named(us):
     best = chosen["default"].best_static
     assert best is not None and best is statics[0]  # which is slower, and is the last exit itself
     (note,) = name_unpromised(chosen, targets, points)
-    assert f"the static network to exit 1 of int8 takes {us} us and keeps the target" in note
+    assert f"the static network to exit 1 of int8 takes {us} us and meets the target" in note
     assert name_unpromised(make_picks([careful, best], targets), targets, points) == []
 
 
