@@ -79,6 +79,7 @@ class CachedBuild(Struct, frozen=True):
         used_s: when it was used last, in seconds since 1970.
 
     Example:
+        >>> from offramp.runtime import list_cache
         >>> sum(build.entry.bytes for build in list_cache())  # doctest: +SKIP
         48211968
     """
@@ -238,6 +239,7 @@ def list_cache() -> list[CachedBuild]:
     """Return every entry, the most recently used first.
 
     Example:
+        >>> from offramp.runtime import list_cache
         >>> [build.entry.label for build in list_cache()]  # doctest: +SKIP
         ['/home/me/digits.offramp fp32 stage0.onnx']
     """
@@ -265,6 +267,7 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
         How many entries were removed, and their bytes.
 
     Example:
+        >>> from offramp.runtime import clean_cache
         >>> removed, freed_bytes = clean_cache(500_000_000)  # doctest: +SKIP
     """
     total, removed, freed = 0, 0, 0

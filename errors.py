@@ -50,11 +50,12 @@ class OfframpError(Exception):
         device: the device that failed or is missing, such as `cuda:0`.
         stage: the stage that cannot run, by its file: `stage1.onnx`.
         nodes: names of the graph's nodes that cannot run or be cut.
-        package: the missing package, by its import name.
+        package: the missing package, by the name it is imported or installed by: `onnx`, `rknn-toolkit2`.
         extra: the extra of offramp that installs it: `pip install 'offramp[extra]'`.
         path: the file or folder that is wrong.
 
     Example:
+        >>> from offramp.errors import MissingError, require
         >>> try:
         ...     require("no_such_package", extra="export")
         ... except MissingError as error:
@@ -193,6 +194,7 @@ class EngineWarning(UserWarning):
     """A stage was built anew, is built at every load, or runs on another device than the one asked for; or `auto` chose devices.
 
     Example:
+        >>> from offramp.runtime import EngineWarning
         >>> import warnings
         >>> warnings.simplefilter("error", EngineWarning)  # a product that would rather stop than run elsewhere
     """
@@ -202,6 +204,7 @@ class UncalibratedWarning(UserWarning):
     """The network runs without thresholds, or with figures that were measured on another device.
 
     Example:
+        >>> from offramp.runtime import UncalibratedWarning
         >>> import warnings
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
@@ -215,6 +218,7 @@ class MeterWarning(UserWarning):
     """A meter was asked for, but no power is watched.
 
     Example:
+        >>> from offramp.runtime import MeterWarning
         >>> import warnings
         >>> warnings.simplefilter("ignore", MeterWarning)  # for a product that runs on boards with and without a sensor
     """

@@ -50,3 +50,8 @@ __all__ = [
 
 # A product only reads: writing is imported when somebody asks for it.
 __getattr__ = late_names(__name__, {"write_calibration": "writing"})
+
+
+def __dir__() -> list[str]:
+    """Show late names too, to whoever looks for what is here."""
+    return __all__

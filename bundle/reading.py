@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -158,6 +158,8 @@ class _Header(Struct):
 
     schema: int
     offramp: str = "unknown"
+    points: Any = None
+    variants: Any = None
 
 
 def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
@@ -170,6 +172,8 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
     try:
         content = path.read_bytes()
         header = msgspec.json.decode(content, type=_Header)
+        if kind is Calibration and header.points is None and header.variants is not None:
+            raise BundleError(f"{path} is a bundle's manifest, not a calibration.", path=path)
         newest = SCHEMA if kind is Manifest else CALIBRATION_SCHEMA
         if header.schema > newest:
             raise BundleError(

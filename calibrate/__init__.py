@@ -55,3 +55,8 @@ __getattr__ = late_names(
         "report": "html_report.making",
     },
 )
+
+
+def __dir__() -> list[str]:
+    """Show late names too, to whoever looks for what is here."""
+    return __all__

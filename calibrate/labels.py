@@ -51,8 +51,11 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
     """Return samples in the network's dtypes, the batch axis first, and labels int64 (N,).
 
     Raises:
+        UsageError: `data` is no pair.
         DataError: there are none, shapes or dtypes do not fit, a value is not finite, or a label is not one of the classes.
     """
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise UsageError("The samples are given with their labels, as a pair: (samples, labels).")
     x, y = convert_samples(data[0], manifest.inputs), np.asarray(data[1])
     if y.shape != (len(x),):
         raise DataError(f"There are {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")

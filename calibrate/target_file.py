@@ -28,6 +28,7 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
         MissingError: it cannot be read, or PyYAML is not installed.
 
     Example:
+        >>> from offramp.calibrate import read_targets
         >>> from pathlib import Path
         >>> _ = Path("targets.yaml").write_text("eco: {max_drop: 0.02, goal: energy}")
         >>> read_targets("targets.yaml")["eco"].max_drop

@@ -77,7 +77,7 @@ with_seed = click.option(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Seed for everything random: the split of the samples and the order of measurement.",
+    help="Seed for everything random: which samples are drawn, and the order of measurement or training.",
 )
 
 

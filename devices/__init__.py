@@ -59,3 +59,8 @@ LATE = {
 
 
 __getattr__ = late_names(__name__, LATE)
+
+
+def __dir__() -> list[str]:
+    """Show late names too, to whoever looks for what is here."""
+    return __all__

@@ -60,3 +60,8 @@ __getattr__ = late_names(
         "train": "networks.training",
     },
 )
+
+
+def __dir__() -> list[str]:
+    """Show late names too, to whoever looks for what is here."""
+    return __all__

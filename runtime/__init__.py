@@ -54,3 +54,8 @@ __getattr__ = late_names(
     dict.fromkeys(("Diagnosis", "EngineSeen", "MeterSeen", "RailSeen", "diagnose"), "diagnosis")
     | dict.fromkeys(("CachedBuild", "clean_cache", "list_cache"), ".cache"),
 )
+
+
+def __dir__() -> list[str]:
+    """Show late names too, to whoever looks for what is here."""
+    return __all__

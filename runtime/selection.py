@@ -128,7 +128,7 @@ def choose_point(
         raise BundleError(
             f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. Calibrate again, "
             "or bring the bundle it was made for.",
-            path=bundle.path,
+            path=calibration if isinstance(calibration, (str, os.PathLike)) else bundle.path,
         )
     name = _name_of_point(bundle, fitting, variant, point)
     made_for = variant_of(bundle, fitting, fitting.points[name])

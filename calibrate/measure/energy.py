@@ -48,6 +48,7 @@ class ExitEnergy(Struct, frozen=True, kw_only=True):
         throttled: windows that count although the board throttled in each repetition.
 
     Example:
+        >>> from offramp.calibrate import model_energy
         >>> model_energy([0.001, 0.002], power_w=5.0).exits[1].energy_j
         0.01
     """
@@ -76,6 +77,7 @@ class ExitEnergies(Struct, frozen=True, kw_only=True):
         fingerprint: the device's, if the caller attached it.
 
     Example:
+        >>> from offramp.calibrate import model_energy
         >>> model_energy([0.001, 0.002], power_w=5.0).grade
         'modelled'
     """
@@ -195,6 +197,7 @@ def model_energy(latency_s: Sequence[float], power_w: float) -> ExitEnergies:
         UsageError: the power is not above 0.
 
     Example:
+        >>> from offramp.calibrate import model_energy
         >>> energies = model_energy([0.001, 0.002], power_w=5.0)
         >>> energies.exits[1].energy_j
         0.01

@@ -408,6 +408,13 @@ def test_a_calibration_of_another_digest_is_not_used(calibrated, calibration, tm
         load(calibrated.path, calibration=tmp_path / "c.json")
 
 
+def test_a_manifest_that_is_given_as_a_calibration_is_called_that(dense):
+    manifest = dense.path / "manifest.json"
+    with pytest.raises(BundleError, match="manifest.json is a bundle's manifest, not a calibration") as caught:
+        read_calibration(manifest)
+    assert caught.value.path == manifest
+
+
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x08" + bytes(100)], ids=["empty", "text", "zeros"])
 def test_a_graph_that_is_none_is_refused(dense, content):
     bundle = replace_file(dense, "stage0.onnx", content)
