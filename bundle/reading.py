@@ -158,7 +158,6 @@ class _Header(Struct):
 
     schema: int
     offramp: str = "unknown"
-    points: Any = None
     variants: Any = None
 
 
@@ -172,7 +171,7 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
     try:
         content = path.read_bytes()
         header = msgspec.json.decode(content, type=_Header)
-        if kind is Calibration and header.points is None and header.variants is not None:
+        if kind is Calibration and isinstance(header.variants, list):  # a calibration has them by name
             raise BundleError(f"{path} is a bundle's manifest, not a calibration.", path=path)
         newest = SCHEMA if kind is Manifest else CALIBRATION_SCHEMA
         if header.schema > newest:
