@@ -75,9 +75,7 @@ class Meter:
         readings: dict[str, float | str] = {}
         for probe in self.probes:
             try:
-                values: Sequence[float | str] = [value if value == value else NO_NUMBER for value in probe.read()]
-                if len(values) != len(probe.rails):
-                    raise ValueError(f"it gives {len(values)} numbers for {len(probe.rails)} rails")
+                values: Sequence[float | str] = [value if value == value else NO_NUMBER for value in probe.read_all()]
             except Exception as error:
                 values = [describe_failure(error)] * len(probe.rails)
             readings |= {rail.name: value for rail, value in zip(probe.rails, values, strict=True)}

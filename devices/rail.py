@@ -90,6 +90,17 @@ class Probe(Struct, frozen=True):
     rails: tuple[Rail, ...]
     read: Callable[[], Sequence[float]]
 
+    def read_all(self) -> list[float]:
+        """Read the sensor once and return one number for each rail. Whatever `read` raises is passed on.
+
+        Raises:
+            ValueError: `read` returns another number of values.
+        """
+        values = [float(value) for value in self.read()]
+        if len(values) != len(self.rails):
+            raise ValueError(f"it gives {len(values)} numbers for {len(self.rails)} rails")
+        return values
+
 
 def tell_apart(probes: Sequence[Probe]) -> list[Probe]:
     """Number rails of the same name, which several chips of one kind may have: `PPT`, `PPT#2`."""

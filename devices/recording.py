@@ -125,7 +125,7 @@ class _Series:
     """The readings of a probe in one flat array: time, value of the first rail, of the second, ..., time of the next reading."""
 
     def __init__(self, probe: Probe) -> None:
-        self.probe, self.read, self.count = probe, probe.read, len(probe.rails)
+        self.probe, self.count = probe, len(probe.rails)
         self.readings = array("d")
 
 
@@ -171,9 +171,7 @@ class Recording:
     def _read(self, series: "_Series") -> None:
         start = self._now_s()
         try:
-            values = array("d", series.read())
-            if len(values) != series.count:
-                raise ValueError(f"it gives {len(values)} numbers for {series.count} rails")
+            values = array("d", series.probe.read_all())
         except (Exception, SystemExit) as error:
             values = array("d", [math.nan] * series.count)
             self.errors |= dict.fromkeys((rail.name for rail in series.probe.rails), describe_failure(error))

@@ -339,9 +339,7 @@ class Watch:
         start_s = self._reading_since_s = self.meter.clock.now_s()
         problem = None
         try:
-            values = [float(value) for value in probe.read()]
-            if len(values) != len(probe.rails):
-                raise ValueError(f"it gives {len(values)} numbers for {len(probe.rails)} rails")
+            values = probe.read_all()
         except (Exception, SystemExit) as error:
             values, problem = [math.nan] * len(probe.rails), describe_failure(error)
         at = (start_s + self.meter.clock.now_s()) / 2
