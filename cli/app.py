@@ -40,6 +40,8 @@ def app() -> None:
 
     Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function that returns (x, y),
     or, for a bundle that takes images, a folder with one folder of images per class.
+
+    docs/concepts.md explains exit, stage, variant and operating point.
     """
 
 
