@@ -208,7 +208,7 @@ def test_without_labels_the_whole_network_is_the_reference(dense, labelled):
         calibrate(dense, (labelled[0], None), Target(max_drop=0.05))
     with pytest.raises(UsageError, match="cannot choose thresholds for min_accuracy"):
         calibrate(dense, labelled, Target(min_accuracy=0.5), outside=(labelled[0][:500], None))
-    with pytest.raises(UsageError, match="samples that choose must not certify too"):
+    with pytest.raises(UsageError, match="selecting samples must not be reporting samples too"):
         calibrate(dense, labelled, Target(max_drop=0.05), outside=labelled)
 
 
