@@ -35,7 +35,7 @@ OURS = """
 import sys, time
 hashing = 0.0
 import numpy as np
-import offramp.bundle as b
+import offramp.bundle.reading as b
 original = b.hash_file
 def timed(path):
     global hashing

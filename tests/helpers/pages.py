@@ -150,5 +150,8 @@ def run_script(folder, script, *options):
     with reader_in(folder), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(sys, "argv", [script, *map(str, options)])
         patch.syspath_prepend(str((folder / script).parent))
-        runpy.run_path(script, run_name="__main__")
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:  # a program may end with sys.exit(0)
+            assert not end.code, end.code
     return out.getvalue()
