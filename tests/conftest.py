@@ -10,11 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores, an
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
 
 from offramp.bundle import Target, open_bundle, write_calibration
 from offramp.export import export
 from offramp.tests.helpers.briefly import brief_arguments, calibrate
+from offramp.tests.helpers.points import where_early_exit_wins
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 
@@ -141,7 +141,7 @@ def calibrated(dense, labelled):
     A network that small is faster whole, which is what would be recommended: the point with early exit is put in its place.
     """
     found = calibrate(dense, labelled, Target(max_drop=0.05))
-    write_calibration(dense.calibrations()[0], replace(found, points={"default": found.early}))
+    write_calibration(dense.calibrations()[0], where_early_exit_wins(found))
     return dense
 
 

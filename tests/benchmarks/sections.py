@@ -248,8 +248,8 @@ def power(result: dict[str, Any]) -> list[str]:
 def product(result: dict[str, Any]) -> list[str]:
     """Start-up and memory.
 
-    Fresh processes load a network and run one sample, by offramp and by a bare ONNX Runtime session of the whole network. Two
-    threads run clones of a chain, and a long loop shows whether memory grows.
+    Fresh processes load a network and run one sample, by offramp and by a bare ONNX Runtime session that runs the whole network.
+    Two threads run clones of a chain, and a long loop shows whether memory grows.
     """
     cold = {name: 1e3 * value if name.endswith("_s") else value for name, value in result["cold_start"].items()}
     cells = {

@@ -20,6 +20,7 @@ from offramp.export import export, keep, quantize
 from offramp.runtime import load, load_static, load_uncalibrated
 from offramp.runtime.engines import openvino
 from offramp.tests.helpers import briefly
+from offramp.tests.helpers.points import where_static_wins
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 calibrate = functools.partial(briefly.calibrate, measure_s=0.3)  # latencies are compared
@@ -274,14 +275,11 @@ def test_old_calibrations_are_left_out_and_it_is_said(calibrated):
 
 
 def test_bench_needs_a_point_that_exits_early(dense, labelled):
-    found = calibrate(dense, labelled, Target(max_drop=0.05))
-    static = {name: point for name, point in found.points.items() if point.static is not None}
-    only = replace(found, points=static or {"default": replace(found.point, static=None)})
-    if static:
-        with pytest.raises(UsageError, match="does not exit early. Name one that does: default-early"):
-            bench(dense, labelled, calibration=found, point="default")
-        with pytest.raises(UsageError, match="No operating point exits early"):
-            bench(dense, labelled, calibration=only)
+    found = where_static_wins(calibrate(dense, labelled, Target(max_drop=0.05)))
+    with pytest.raises(UsageError, match="does not exit early. Name one that does: default-early"):
+        bench(dense, labelled, calibration=found, point="default")
+    with pytest.raises(UsageError, match="No operating point exits early"):
+        bench(dense, labelled, calibration=replace(found, points={"default": found.point}))
     with pytest.raises(UsageError, match="Unknown operating point 'nope'"):
         bench(dense, labelled, calibration=found, point="nope")
 

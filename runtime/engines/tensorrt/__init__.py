@@ -12,7 +12,7 @@ import msgspec
 
 from ....errors import BundleError, MissingError, UnsupportedError
 from .. import StageFile
-from .library import import_tensorrt, last_errors, list_names, log_of, start, tensor_names
+from .bindings import import_tensorrt, last_errors, list_names, log_of, start, tensor_names
 
 if TYPE_CHECKING:
     from .cuda import Gpu

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from ....errors import MissingError, UnsupportedError
 from .. import StageFile, pin_shapes
-from .library import MOST_LISTED, ON_DLA, ON_GPU, last_errors, list_names, log_of, start
+from .bindings import MOST_LISTED, ON_DLA, ON_GPU, last_errors, list_names, log_of, start
 
 __all__ = ["TensorRtHeader", "build_plan"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....errors import BundleError, MissingError, UnsupportedError
 from .. import Run
-from .library import last_errors, log_of, tensor_names
+from .bindings import last_errors, log_of, tensor_names
 
 if TYPE_CHECKING:
     import numpy as np

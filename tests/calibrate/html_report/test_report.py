@@ -16,6 +16,7 @@ from offramp.export import export
 from offramp.runtime import load_uncalibrated
 from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.command import offramp
+from offramp.tests.helpers.points import where_static_wins
 from offramp.tests.zoo import networks
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -77,8 +78,7 @@ def test_where_early_exit_does_not_pay_it_says_so_first(dense, labelled, tmp_pat
 
 
 def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labelled, tmp_path):
-    found = calibrate(dense, labelled, Target(max_drop=0.05))
-    assert found.point.static is not None
+    found = where_static_wins(calibrate(dense, labelled, Target(max_drop=0.05)))
     write_calibration(dense.calibrations()[0], replace(found, points={"default": found.point}))
     made = report(dense, fresh(labelled), output=tmp_path / "report.html")
     assert made.measured.benchmark is None and len(made.measured.reliability) == 3
@@ -86,7 +86,8 @@ def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labe
 
 
 def test_a_point_beside_a_static_network_is_not_called_recommended(dense, labelled, tmp_path):
-    calibrate(dense, labelled, Target(max_drop=0.05))
+    found = where_static_wins(calibrate(dense, labelled, Target(max_drop=0.05)))
+    write_calibration(dense.calibrations()[0], found)
     for point, note in (("default", "recommended"), ("default-early", "")):
         report(dense, output=tmp_path / "report.html", point=point)
         page = (tmp_path / "report.html").read_text()

@@ -22,7 +22,7 @@ def write_slow(path):
     """Write the dense network with products before it that change nothing."""
     model = onnx.load(write_onnx(path))
     rng = np.random.default_rng(0)
-    wide = [rng.standard_normal((16, 8192)), rng.standard_normal((8192, 16)) * 1e-9]
+    wide = [rng.standard_normal((16, 65536)), rng.standard_normal((65536, 16)) * 1e-9]
     model.graph.initializer.extend(
         numpy_helper.from_array(w.astype(np.float32), f"wide{i}") for i, w in enumerate(wide)
     )

@@ -1,0 +1,24 @@
+"""Calibrations whose winner a test chooses: which of two small networks is faster is the machine's affair."""
+
+from msgspec.structs import replace
+
+
+def where_static_wins(calibration):
+    """Return a calibration that recommends the static network to the last exit, with the early exit found beside it."""
+    early = calibration.early
+    static = replace(
+        early,
+        static=len(early.exit_shares) - 1,
+        placement=early.placement[-1:],
+        thresholds=(),
+        exit_shares=(1.0,),
+        exit_latency_s=early.exit_latency_s[-1:],
+        latency_s=early.exit_latency_s[-1],
+        pays=False,
+    )
+    return replace(calibration, points={"default": static, "default-early": early})
+
+
+def where_early_exit_wins(calibration):
+    """Return a calibration that recommends early exit."""
+    return replace(calibration, points={"default": calibration.early})
