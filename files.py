@@ -1,4 +1,4 @@
-"""Files and folders: written atomically, so that a kill at any moment leaves the old content or the new; and the user's own."""
+"""Files, written so that a kill at any moment leaves the old content or the new; and the folders of the user."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""offramp bench"""
+"""The command `offramp bench`: its options, one call, and what it prints."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""offramp build"""
+"""The command `offramp build`: its options, one call, and what it prints."""
 
 import click
 

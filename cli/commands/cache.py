@@ -1,4 +1,4 @@
-"""offramp cache"""
+"""The command `offramp cache`: its options, one call, and what it prints."""
 
 import click
 

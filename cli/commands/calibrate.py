@@ -1,4 +1,4 @@
-"""offramp calibrate"""
+"""The command `offramp calibrate`: its options, one call, and what it prints."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""offramp doctor"""
+"""The command `offramp doctor`: its options, one call, and what it prints."""
 
 import click
 

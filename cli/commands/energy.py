@@ -1,4 +1,4 @@
-"""offramp energy"""
+"""The command `offramp energy`: its options, one call, and what it prints."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""offramp export"""
+"""The command `offramp export`: its options, one call, and what it prints."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""offramp fuse"""
+"""The command `offramp fuse`: its options, one call, and what it prints."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""offramp inspect"""
+"""The command `offramp inspect`: its options, one call, and what it prints."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""offramp keep"""
+"""The command `offramp keep`: its options, one call, and what it prints."""
 
 import click
 

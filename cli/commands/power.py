@@ -1,4 +1,4 @@
-"""offramp power"""
+"""The command `offramp power`: its options, one call, and what it prints."""
 
 from typing import TYPE_CHECKING
 

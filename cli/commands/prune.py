@@ -1,4 +1,4 @@
-"""offramp prune"""
+"""The command `offramp prune`: its options, one call, and what it prints."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

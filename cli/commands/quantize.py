@@ -1,4 +1,4 @@
-"""offramp quantize"""
+"""The command `offramp quantize`: its options, one call, and what it prints."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""offramp report"""
+"""The command `offramp report`: its options, one call, and what it prints."""
 
 import click
 

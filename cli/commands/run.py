@@ -1,4 +1,4 @@
-"""offramp run"""
+"""The command `offramp run`: its options, one call, and what it prints."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""offramp verify"""
+"""The command `offramp verify`: its options, one call, and what it prints."""
 
 import warnings
 from typing import TYPE_CHECKING
