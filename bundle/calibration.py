@@ -36,6 +36,7 @@ Calibrations on disk hold this text, and `OperatingPoint.is_promised` compares w
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Joules = Annotated[float, Meta(ge=0)]
+Noise = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
 
 
@@ -176,6 +177,8 @@ class Chain(Record, frozen=True, kw_only=True):
             on several devices.
         exit_energy_j: mean energy of leaving at each exit, the rest of the board included; empty if no energy was measured.
         accuracy: accuracy of each exit alone; empty without labels.
+        noise: relative standard error of its mean latency, as parts of the measurement differ by it beside the reference; 0 if
+            that is unknown.
     """
 
     variant: str
@@ -184,6 +187,7 @@ class Chain(Record, frozen=True, kw_only=True):
     passing_s: tuple[float, ...]
     exit_energy_j: tuple[Joules, ...] = ()
     accuracy: tuple[Share, ...] = ()
+    noise: Noise = 0.0
 
     def __post_init__(self) -> None:
         exits = len(self.exits)
@@ -205,6 +209,7 @@ class StaticPoint(Record, frozen=True, kw_only=True):
         disagreement: share of the inputs that get another label than the reference gives them.
         latency_s: mean latency.
         energy_j: its time multiplied by the power that the chain drew up to that exit; None if no energy was measured.
+        noise: relative standard error of its mean latency, as of a `Chain`.
     """
 
     variant: str
@@ -215,6 +220,7 @@ class StaticPoint(Record, frozen=True, kw_only=True):
     disagreement: Share
     latency_s: Seconds
     energy_j: Joules | None = None
+    noise: Noise = 0.0
 
 
 class Exclusion(Record, frozen=True, kw_only=True):

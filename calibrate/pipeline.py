@@ -22,6 +22,7 @@ from ..runtime.selection import belongs
 from .advice import advise, name_unpromised
 from .certify.points import make_points
 from .measure.configurations import measure_all
+from .measure.noise import describe_drift
 from .measure.session import Session
 from .requests import Devices, Request, read_request
 from .search.choice import Choice, choose, measure_again
@@ -157,6 +158,7 @@ def _describe(
         gates=tuple(choice.exclusions.values()),
         notes=(
             *session.left_out,
+            *describe_drift(session.reference_parts_s),
             *name_unpromised(choice.picks, request.targets, points),
             *advise(choice.picks, request.targets, points, conditions),
         ),
@@ -194,6 +196,7 @@ def _describe_chain(chain: Contender) -> Chain:
         passing_s=chain.configuration.passing_s,
         exit_energy_j=() if costs.energy_j is None else tuple(costs.energy_j.tolist()),
         accuracy=() if right is None else tuple(right.mean(axis=0).tolist()),
+        noise=costs.noise,
     )
 
 
@@ -213,4 +216,5 @@ def _describe_static(static: Contender) -> StaticPoint:
         disagreement=float(table.differs.mean()),
         latency_s=float(table.costs.latency_s[0]),
         energy_j=None if energy_j is None else float(energy_j[0]),
+        noise=table.costs.noise,
     )

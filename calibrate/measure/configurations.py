@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...bundle import Variant
 from ...runtime import EveryExit, Net
@@ -18,6 +19,7 @@ from ...runtime.chain.samples import Samples
 from ..labels import check_labels
 from .energy import ExitEnergies, measure_energy, model_energy, stated_power
 from .latency import Turn, force_exits, latencies, measure, run_alone
+from .noise import comparison_noise, machine_noise, part_medians
 from .resume import Part, Work
 from .session import LoadedConfiguration, Session
 from .tables import Costs
@@ -125,19 +127,19 @@ def measure_configuration(session: Session, loaded: LoadedConfiguration) -> Conf
     outside = None if request.outside is None else _record(session, loaded, request.outside.x, "outside")
     turns: dict[Net, Turn] = {loaded.net: force_exits(loaded.net, (1 / exits,) * exits, rng=request.rng)}
     turns |= {static: run_alone(static) for static in loaded.statics}
-    times, reference_s = measure_turns(session, turns, seconds=request.measure_s / 2)
+    costs, reference_s = measure_turns(session, turns, seconds=request.measure_s / 2)
     power_w = None
     if request.meter is not None:
-        energies = _measure_energy(session, loaded, times[loaded.net])
+        energies = _measure_energy(session, loaded, costs[loaded.net])
         power_w = np.array([each.energy_j / each.latency_s for each in energies.exits])
     return Configuration(
         variant=loaded.variant,
         placement=loaded.placement,
         answers=answers,
         outside_answers=outside,
-        chain=Costs(times[loaded.net], power_w),
+        chain=replace(costs[loaded.net], power_w=power_w),
         statics=tuple(
-            Costs(times[static], None if power_w is None else power_w[k : k + 1])
+            replace(costs[static], power_w=None if power_w is None else power_w[k : k + 1])
             for k, static in enumerate(loaded.statics)
         ),
         reference_s=reference_s,
@@ -145,21 +147,28 @@ def measure_configuration(session: Session, loaded: LoadedConfiguration) -> Conf
     )
 
 
-def measure_turns(
-    session: Session, turns: Mapping[Key, Turn], *, seconds: float
-) -> tuple[dict[Key, tuple[np.ndarray, ...]], float]:
+def measure_turns(session: Session, turns: Mapping[Key, Turn], *, seconds: float) -> tuple[dict[Key, Costs], float]:
     """Measure some turns interleaved with the reference, on up to `TIMED_SAMPLES` samples drawn at random.
 
     Returns:
-        For each turn the latencies in seconds of each of its exits, and the reference's median latency at the same time.
+        For each turn the costs of each of its exits, without power, and the reference's median latency at the same time.
     """
     request, x = session.request, session.request.samples.x
     drawn = x[request.rng.permutation(len(x))[:TIMED_SAMPLES]]
     every: dict[Hashable, Turn] = dict(turns.items())
     every[session.reference] = run_alone(session.reference)
     results = measure(every, drawn, rng=request.rng, progress=request.progress, seconds=seconds)
-    times = {key: tuple(latencies(exit_results) for exit_results in results[key]) for key in turns}
-    return times, float(np.median(latencies(results[session.reference][0])))
+    reference_s = latencies(results[session.reference][0])
+    session.reference_parts_s.append(part_medians(reference_s))
+    costs = {}
+    for key in turns:
+        times_s = tuple(latencies(exit_results) for exit_results in results[key])
+        costs[key] = Costs(
+            times_s,
+            noise=comparison_noise(times_s, reference_s),
+            machine_noise=machine_noise(times_s, session.reference_parts_s),
+        )
+    return costs, float(np.median(reference_s))
 
 
 def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:
@@ -192,7 +201,7 @@ def _describe_reference(session: Session, configurations: Sequence[Configuration
         labels = session.record(session.reference, request.samples.x, part).label[:, 0]
         outside_labels = None
         if request.outside is not None:
-            part = msgspec.structs.replace(part, work="outside")
+            part = replace(part, work="outside")
             outside_labels = session.record(session.reference, request.outside.x, part).label[:, 0]
     return Reference(
         device=device,
@@ -203,11 +212,11 @@ def _describe_reference(session: Session, configurations: Sequence[Configuration
     )
 
 
-def _measure_energy(session: Session, loaded: LoadedConfiguration, times: Sequence[np.ndarray]) -> ExitEnergies:
+def _measure_energy(session: Session, loaded: LoadedConfiguration, costs: Costs) -> ExitEnergies:
     request = session.request
     assert request.meter is not None
     if request.meter.grade == "modelled":
-        return model_energy([float(exit_times.mean()) for exit_times in times], stated_power(request.meter))
+        return model_energy(costs.latency_s.tolist(), stated_power(request.meter))
     part = Part(variant=loaded.variant, placement=loaded.placement, work="energy")
     if (content := session.resume.load(part)) is not None:
         return msgspec.json.decode(content, type=ExitEnergies)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
+import numpy as np
 from msgspec import Struct
 
 from ...bundle import Variant
@@ -44,6 +45,7 @@ class Session:
         placed: the variants and devices that can be loaded here.
         left_out: why the others cannot, in words.
         reference, reference_device: the whole network of the first variant, and where it runs.
+        reference_parts_s: its latencies in parts of each measurement, which show how the machine's speed changes; see `noise`.
         resume: stored work of an unfinished calibration.
     """
 
@@ -54,6 +56,7 @@ class Session:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.placed, self.left_out = request.placed, list[str]()
+        self.reference_parts_s = list[np.ndarray]()
         self._board = BoardState()
         self._before = self._board()
         self._nets = ExitStack()

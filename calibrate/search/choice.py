@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 
-import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...bundle import Target
 from ...bundle.calibration import Exclusion
@@ -24,8 +24,8 @@ __all__ = ["Choice", "choose", "measure_again"]
 
 _log = logging.getLogger(__name__)
 
-Times = Mapping[Hashable, tuple[np.ndarray, ...]]
-"""Latencies by what was measured: a pick for its chain, a contender for a static network."""
+Measured = Mapping[Hashable, Costs]
+"""Costs without power by what was measured: a pick for its chain, a contender for a static network."""
 
 
 class Choice(Struct, frozen=True, kw_only=True):
@@ -97,11 +97,11 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
     request, picks = session.request, choice.picks
     turns = _make_turns(session, choice)
     seconds = request.measure_s / 2 * len(picks)
-    times, reference_s = measure_turns(session, turns, seconds=seconds)
-    proof: Times | None = None
+    costs, reference_s = measure_turns(session, turns, seconds=seconds)
+    proof: Measured | None = None
     if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
         proof, _ = measure_turns(session, turns, seconds=seconds)
-    measured = {name: _choose_again(name, pick, request.targets[name], times, proof) for name, pick in picks.items()}
+    measured = {name: _choose_again(name, pick, request.targets[name], costs, proof) for name, pick in picks.items()}
     scaled = tuple(contender.scaled(reference_s) for contender in contenders)
     return Choice(contenders=scaled, exclusions=choice.exclusions, picks=measured)
 
@@ -120,10 +120,10 @@ def _make_turns(session: Session, choice: Choice) -> dict[Hashable, Turn]:
     return turns
 
 
-def _choose_again(name: str, pick: Pick, target: Target, times: Times, proof: Times | None) -> Pick:
+def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof: Measured | None) -> Pick:
     """Return a pick with the costs that were measured last, and the thresholds that are best at them."""
-    chain = _with_times(pick.chain, pick, times, proof)
-    static = pick.best_static and _with_times(pick.best_static, pick.best_static, times, proof)
+    chain = _with_costs(pick.chain, pick, costs, proof)
+    static = pick.best_static and _with_costs(pick.best_static, pick.best_static, costs, proof)
     thresholds, *static_thresholds = best_thresholds([chain] if static is None else [chain, static], target)
     if static_thresholds == [None]:
         static = None
@@ -134,7 +134,8 @@ def _choose_again(name: str, pick: Pick, target: Target, times: Times, proof: Ti
     return Pick(chain, thresholds, static, others)
 
 
-def _with_times(contender: Contender, key: Hashable, times: Times, proof: Times | None) -> Contender:
+def _with_costs(contender: Contender, key: Hashable, costs: Measured, proof: Measured | None) -> Contender:
+    """Return a contender with the costs that were measured last, and the power that it drew before."""
     power_w = contender.selecting.costs.power_w
-    costs = Costs(times[key], power_w)
-    return contender.with_costs(costs, None if proof is None else Costs(proof[key], power_w))
+    proven = None if proof is None else replace(proof[key], power_w=power_w)
+    return contender.with_costs(replace(costs[key], power_w=power_w), proven)
