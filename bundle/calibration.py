@@ -49,6 +49,8 @@ class Certificate(Record, frozen=True):
         promises: the number of promises in the calibration; each is tested at (1 - confidence) / promises.
         samples: the number of samples it was tested on. They chose neither the thresholds nor the path of candidates.
         step, steps: the index of the certified candidate, and how many candidates the path has.
+        machine_noise: relative standard error of the machine's speed from one measurement to the next. Costs that are limited
+            were taken to be twice this share higher than measured; 0 if no cost is limited.
 
     Example:
         >>> from offramp.bundle import Certificate
@@ -63,6 +65,7 @@ class Certificate(Record, frozen=True):
     samples: Positive
     step: Count
     steps: Positive
+    machine_noise: Noise = 0.0
 
 
 class OperatingPoint(Record, frozen=True, kw_only=True):

@@ -8,17 +8,17 @@ from msgspec.structs import replace
 
 from ...bundle import Certificate, OperatingPoint, Target
 from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE
-from ...bundle.target import describe_limit
+from ...bundle.target import LOSS_LIMITS, describe_limit
 from ...progress import Progress, no_progress
 from ...units import show_share, show_us
 from ..advice import judge
-from ..measure.tables import exits_taken
+from ..measure.tables import ExitTable, exits_taken
 from ..search.contenders import Contender
 from ..search.objective import meets_limits
 from ..search.picks import Pick
 from ..search.predictions import predict_point
 from .paths import lay_candidates
-from .promises import certify_path
+from .promises import MACHINE_ERRORS, certify_path
 
 __all__ = ["describe_promise", "make_points"]
 
@@ -144,7 +144,7 @@ class _PointTest(Struct, frozen=True):
         if step is not None:
             thresholds = tuple(path[step].tolist())
         point = predict_point(chain, thresholds, self.target)
-        return self._promise(point, step, len(path), why, len(chain.reporting))
+        return self._promise(point, step, len(path), why, chain.reporting)
 
     def test_static(self, static: Contender, *, is_chosen: bool) -> OperatingPoint:
         """Return a static network's point, certified if it was chosen before the reporting samples were looked at."""
@@ -154,18 +154,23 @@ class _PointTest(Struct, frozen=True):
         if not is_chosen:
             return replace(point, promise=CHOSEN_TOO_LATE)
         step, why = certify_path(static.reporting, self.target, np.zeros((1, 0), np.float32), delta=self.delta)
-        return self._promise(point, step, 1, why, len(static.reporting))
+        return self._promise(point, step, 1, why, static.reporting)
 
-    def _promise(self, point: OperatingPoint, step: int | None, steps: int, why: str, samples: int) -> OperatingPoint:
+    def _promise(
+        self, point: OperatingPoint, step: int | None, steps: int, why: str, table: ExitTable
+    ) -> OperatingPoint:
         if step is None:
             return replace(point, promise=why)
         certificate = Certificate(
             limits=self.target.limits,
             confidence=self.confidence,
             promises=self.promises,
-            samples=samples,
+            samples=len(table),
             step=step,
             steps=steps,
+            machine_noise=(table.proof or table.costs).machine_noise
+            if set(self.target.limits).difference(LOSS_LIMITS)
+            else 0.0,
         )
         return replace(point, certificate=certificate, promise=describe_promise(certificate, self.target))
 
@@ -190,4 +195,8 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
             limited, _, bound = describe_limit(name, most, target).partition(" of ")
             parts.append(f"the {limited.partition(' ')[2]} on inputs like these is {bound}")
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-    return f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples."
+    slower = f", on a machine up to {MACHINE_ERRORS * certificate.machine_noise:.1%} slower than it was measured"
+    machine = slower if certificate.machine_noise else ""
+    return (
+        f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples{machine}."
+    )

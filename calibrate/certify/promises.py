@@ -9,6 +9,7 @@ from ...bundle import Target
 from ...bundle.target import LOSS_LIMITS
 from ...errors import require
 from ...units import show_value
+from ..measure.energy import LEAST_ENERGY_ROUNDS
 from ..measure.tables import Costs, ExitTable, exits_taken, values_at
 from ..search.objective import LimitValues, limit_values
 from .exact_tests import certify_drop, certify_mean, certify_share, share_bound
@@ -23,7 +24,13 @@ WORDS = {
 }
 """The quantity that each limit limits, in words, and True if it is a share."""
 
-__all__ = ["bound_cost", "certify_path"]
+MACHINE_ERRORS = 2.0
+"""A limited cost is taken to be so many standard errors of the machine's speed higher than measured."""
+
+POWER_FREEDOM = LEAST_ENERGY_ROUNDS - 1
+"""Degrees of freedom of a measured power."""
+
+__all__ = ["MACHINE_ERRORS", "bound_cost", "certify_path"]
 
 
 def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: float) -> tuple[int | None, str]:
@@ -65,7 +72,8 @@ def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndar
     """Return upper bounds of a cost by exit, float64 (exits,): they are all true together except with the chance `delta`.
 
     The bound of a late share is exact (Clopper and Pearson). The bound of a mean is Student's: it assumes that the mean of some
-    hundred latencies is normal. Power counts as it was measured, without error.
+    hundred latencies is normal, and that of a power over rounds. Latencies are taken to be `MACHINE_ERRORS` standard errors of
+    the machine's speed longer than measured, since timings that follow each other on a machine that drifts agree too well.
 
     Args:
         costs: of leaving at each exit.
@@ -73,14 +81,17 @@ def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndar
         target: holds the deadline.
         delta: the chance that any of the bounds is too low.
     """
-    each = delta / len(costs.times_s)
+    each, slower = delta / len(costs.times_s), 1 + MACHINE_ERRORS * costs.machine_noise
     if name == "max_late":
-        late = [int((times > (target.deadline_s or 0.0)).sum()) for times in costs.times_s]
+        late = [int((times * slower > (target.deadline_s or 0.0)).sum()) for times in costs.times_s]
         return np.array([share_bound(k, len(t), delta=each) for k, t in zip(late, costs.times_s, strict=True)])
     stdtrit = require("scipy.special", extra="calibrate").stdtrit
+    each = each / 2 if name == "max_energy_j" else each  # the other half is for the power
     spread = [stdtrit(len(t) - 1, 1 - each) * t.std(ddof=1) / len(t) ** 0.5 for t in costs.times_s]
-    upper_s: np.ndarray = costs.latency_s + np.array(spread)
-    return upper_s if costs.power_w is None or name == "max_latency_s" else np.asarray(costs.power_w * upper_s)
+    upper_s: np.ndarray = slower * (costs.latency_s + np.array(spread))
+    if name == "max_latency_s" or costs.power_w is None:
+        return upper_s
+    return np.asarray(costs.energy_at(upper_s) * (1 + stdtrit(POWER_FREEDOM, 1 - each) * costs.power_noise))
 
 
 def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarray, delta: float) -> bool:
@@ -101,7 +112,8 @@ def _explain(seen: np.ndarray, most: float, name: str, delta: float) -> str:
     n, mean, z = len(seen), float(seen.mean()), NormalDist().inv_cdf(1 - delta)
     what, share = WORDS[name]
     if mean >= most:
-        return f"Nothing is promised: even the most cautious candidate has {what} of {show_value(name, mean)} on these samples."
+        has = "has" if name in LOSS_LIMITS else "may have, as far as its measurement is uncertain,"
+        return f"Nothing is promised: even the most cautious candidate {has} {what} of {show_value(name, mean)} on these samples."
     # A test passes at about z standard errors; with as many again it passes in most draws.
     spread = max(float(seen.var()), (1.0 if share else float(np.ptp(seen))) / n)
     needed = max(math.log(1 / delta) * (1 - most) / most if share else 0.0, spread * (2 * z / (most - mean)) ** 2)

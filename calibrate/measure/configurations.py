@@ -128,20 +128,18 @@ def measure_configuration(session: Session, loaded: LoadedConfiguration) -> Conf
     turns: dict[Net, Turn] = {loaded.net: force_exits(loaded.net, (1 / exits,) * exits, rng=request.rng)}
     turns |= {static: run_alone(static) for static in loaded.statics}
     costs, reference_s = measure_turns(session, turns, seconds=request.measure_s / 2)
-    power_w = None
+    chain = costs[loaded.net]
     if request.meter is not None:
-        energies = _measure_energy(session, loaded, costs[loaded.net])
+        energies = _measure_energy(session, loaded, chain)
         power_w = np.array([each.energy_j / each.latency_s for each in energies.exits])
+        chain = replace(chain, power_w=power_w, power_noise=np.array([each.noise for each in energies.exits]))
     return Configuration(
         variant=loaded.variant,
         placement=loaded.placement,
         answers=answers,
         outside_answers=outside,
-        chain=replace(costs[loaded.net], power_w=power_w),
-        statics=tuple(
-            replace(costs[static], power_w=None if power_w is None else power_w[k : k + 1])
-            for k, static in enumerate(loaded.statics)
-        ),
+        chain=chain,
+        statics=tuple(costs[static].with_power_of(chain, slice(k, k + 1)) for k, static in enumerate(loaded.statics)),
         reference_s=reference_s,
         drifts_with_reference=session.reference_device in loaded.placement,
     )

@@ -45,6 +45,7 @@ class ExitEnergy(Struct, frozen=True, kw_only=True):
         energy_j, interval_j: of one inference, the board's rest included, with its 95 % interval.
         net_j, net_interval_j: the part above the board's rest, with its interval; None if modelled.
         latency_s: mean time of one inference in the same windows.
+        noise: relative standard error of the mean power in these windows; 0 if modelled.
         throttled: windows that count although the board throttled in each repetition.
 
     Example:
@@ -60,6 +61,7 @@ class ExitEnergy(Struct, frozen=True, kw_only=True):
     net_interval_j: tuple[float, float] | None
     latency_s: float
     throttled: int
+    noise: float = 0.0
 
 
 class ExitEnergies(Struct, frozen=True, kw_only=True):
@@ -261,13 +263,14 @@ def _summarise(rounds: Sequence[Round], exits: int, meter: Meter) -> ExitEnergie
 
 
 def _summarise_exit(k: int, rounds: Sequence[Round]) -> ExitEnergy:
-    gross, net, latency, throttled = [], [], [], 0
+    gross, net, latency, powers, throttled = [], [], [], [], 0
     for each in rounds:
         (window,) = (window for window in each.windows if window.exit == k)
         energy, count = window.energy, sum(window.counts)
         gross.append(energy.energy_j / count)
         net.append((energy.energy_j - each.mean_rest_w * energy.duration_s) / count)
         latency.append(energy.duration_s / count)
+        powers.append(energy.mean_w)
         throttled += bool(energy.throttled)
     (energy_j, half_j), (net_j, net_half_j) = _mean(gross), _mean(net)
     return ExitEnergy(
@@ -277,6 +280,7 @@ def _summarise_exit(k: int, rounds: Sequence[Round]) -> ExitEnergy:
         net_j=net_j,
         net_interval_j=(net_j - net_half_j, net_j + net_half_j),
         latency_s=float(np.mean(latency)),
+        noise=float(np.std(powers, ddof=1) / len(powers) ** 0.5 / np.mean(powers)),
         throttled=throttled,
     )
 

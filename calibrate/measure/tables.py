@@ -15,12 +15,14 @@ class Costs(Struct, frozen=True):
     Attributes:
         times_s: measured latencies, one float64 array per exit.
         power_w: mean power of the board while each exit runs, float64 (exits,); None if energy was not measured.
+        power_noise: relative standard error of that power, float64 (exits,); 0 if it is stated.
         noise: relative standard error of the mean latency beside other networks; see `noise.comparison_noise`.
         machine_noise: relative standard error of the mean latency at other times on this machine; see `noise.machine_noise`.
     """
 
     times_s: tuple[np.ndarray, ...]
     power_w: np.ndarray | None = None
+    power_noise: np.ndarray | float = 0.0
     noise: float = 0.0
     machine_noise: float = 0.0
 
@@ -32,7 +34,18 @@ class Costs(Struct, frozen=True):
     @property
     def energy_j(self) -> np.ndarray | None:
         """Mean energy, float64 (exits,)."""
-        return None if self.power_w is None else self.power_w * self.latency_s
+        return None if self.power_w is None else self.energy_at(self.latency_s)
+
+    def energy_at(self, latency_s: np.ndarray) -> np.ndarray:
+        """Return the energy of latencies, float64 (exits,)."""
+        assert self.power_w is not None
+        return self.power_w * latency_s
+
+    def with_power_of(self, other: "Costs", exits: slice = slice(None)) -> "Costs":
+        """Return the costs with the power of others, of all exits or of some."""
+        power_w = None if other.power_w is None else other.power_w[exits]
+        noise = other.power_noise[exits] if isinstance(other.power_noise, np.ndarray) else other.power_noise
+        return replace(self, power_w=power_w, power_noise=noise)
 
     def scaled(self, factor: float) -> "Costs":
         """Return the costs on a machine that is `factor` times as slow and draws the same power."""

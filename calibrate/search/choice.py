@@ -4,7 +4,6 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from ...bundle import Target
 from ...bundle.calibration import Exclusion
@@ -136,6 +135,6 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
 
 def _with_costs(contender: Contender, key: Hashable, costs: Measured, proof: Measured | None) -> Contender:
     """Return a contender with the costs that were measured last, and the power that it drew before."""
-    power_w = contender.selecting.costs.power_w
-    proven = None if proof is None else replace(proof[key], power_w=power_w)
-    return contender.with_costs(replace(costs[key], power_w=power_w), proven)
+    power = contender.selecting.costs
+    proven = None if proof is None else proof[key].with_power_of(power)
+    return contender.with_costs(costs[key].with_power_of(power), proven)

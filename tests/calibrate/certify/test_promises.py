@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from offramp.bundle import Certificate, Target
+from offramp.calibrate.certify.points import describe_promise
+from offramp.calibrate.certify.promises import bound_cost, certify_path
+from offramp.calibrate.measure.noise import machine_noise, part_medians
+from offramp.calibrate.measure.tables import Costs, ExitTable
+
+PATH = np.zeros((1, 0), np.float32)
+"""The path of a static network: one candidate without thresholds."""
+
+
+def static_network(costs, samples=1000):
+    """A network of one exit that is always right, at some costs."""
+    right = np.ones((samples, 1), bool)
+    return ExitTable(
+        score=np.ones((samples, 1), np.float32),
+        label=np.zeros((samples, 1), np.int64),
+        right=right,
+        reference_right=right[:, 0],
+        differs=np.zeros((samples, 1), np.int8),
+        costs=costs,
+        proof=costs,
+    )
+
+
+@pytest.mark.parametrize("limits", [{"max_latency_s": 1.05e-3}, {"deadline_s": 1.05e-3, "max_late": 0.5}])
+def test_a_machine_that_drifts_breaks_few_promises_of_latency(limits):
+    # the speed of each measurement is off by 10 %: promises at 1.05 ms would be broken by 3 of 10 machines
+    rng, target, promised, broken = np.random.default_rng(0), Target(goal="accuracy", **limits), 0, 0
+    for _ in range(400):
+        truth_s = 1e-3 * np.exp(0.2 * rng.standard_normal())
+        sessions = truth_s * np.exp(0.1 * rng.standard_normal((3, 1))) * np.exp(0.01 * rng.standard_normal((3, 400)))
+        noise = machine_noise([sessions[-1]], [part_medians(session) for session in sessions])
+        step, _ = certify_path(static_network(Costs((sessions[-1],), machine_noise=noise)), target, PATH, delta=0.1)
+        promised += step is not None
+        broken += step is not None and bool(truth_s > 1.05e-3)
+    assert promised > 100 and broken <= 0.1 * 400
+
+
+def test_the_noise_of_the_machine_moves_the_bound_and_stands_in_the_words():
+    times = 1e-3 * np.exp(0.01 * np.random.default_rng(0).standard_normal(500))
+    target = Target(max_latency_s=1.1e-3)
+    steady, noisy = (bound_cost(Costs((times,), machine_noise=x), "max_latency_s", target, 0.1)[0] for x in (0.0, 0.06))
+    assert noisy == pytest.approx(1.12 * steady)
+    step, why = certify_path(static_network(Costs((times,), machine_noise=0.06)), target, PATH, delta=0.1)
+    assert step is None and "may have, as far as its measurement is uncertain, a mean latency of 11" in why
+    words = describe_promise(Certificate(target.limits, 0.9, 1, 1000, 0, 1, machine_noise=0.06), target)
+    assert words.endswith("is at most 1100 us, by 1000 samples, on a machine up to 12.0% slower than it was measured.")
+
+
+def test_the_error_of_a_measured_power_counts_in_a_promise_of_energy():
+    times, target = np.full(500, 1e-3), Target(max_energy_j=1.02e-2)
+    bounds = [
+        bound_cost(Costs((times,), np.array([10.0]), np.array([noise])), "max_energy_j", target, 0.1)[0]
+        for noise in (0.0, 0.02)
+    ]
+    assert bounds[0] == pytest.approx(1e-2) and bounds[1] == pytest.approx(1e-2 * (1 + 1.833 * 0.02), rel=1e-3)
+
+
+def test_promises_of_energy_hold_though_the_power_was_measured_with_an_error():
+    rng, target, promised, broken = np.random.default_rng(1), Target(max_energy_j=1.03e-2), 0, 0
+    for _ in range(300):
+        truth_w = 10 * np.exp(0.05 * rng.standard_normal())
+        rounds = truth_w * (1 + 0.06 * rng.standard_normal(10))
+        noise = rounds.std(ddof=1) / 10**0.5 / rounds.mean()
+        costs = Costs((np.full(200, 1e-3),), np.array([rounds.mean()]), np.array([noise]))
+        step, _ = certify_path(static_network(costs), target, PATH, delta=0.1)
+        promised += step is not None
+        broken += step is not None and bool(truth_w > 10.3)
+    assert promised > 50 and broken <= 0.1 * 300
