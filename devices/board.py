@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from .state import read_governor
+from .state import MOST_CLOCK_HZ, read_governor
 from .sysfs import list_numbered, read_number, read_text
 
 SOCS = {
@@ -38,6 +38,11 @@ MODULES = {
 
 ACCELERATORS = {"intel_vpu": "Intel NPU", "rocket": "Rockchip NPU", "amdxdna": "AMD NPU", "ethosu": "Arm Ethos-U NPU"}
 """Accelerators by their driver in `/sys/class/accel`."""
+
+MOST_W = {"raspberry-pi": 60.0, "rockchip": 100.0, "arm": 1000.0, "jetson": 300.0}
+"""The most power of a board by its kind, with what hangs on it; of others `MOST_SERVER_W`."""
+
+MOST_SERVER_W = 2000.0
 
 NODES = {"dev/galcore": "Vivante NPU", "dev/hailo0": "Hailo", "dev/apex_0": "Coral Edge TPU"}
 """Accelerators by their device node, for drivers that register in no class."""
@@ -103,6 +108,11 @@ class Board(Struct, frozen=True, kw_only=True):
     max_clock_hz: dict[str, float]
     accelerators: tuple[str, ...]
     serial: str | None
+
+    @property
+    def most_w(self) -> float:
+        """The most power that a sensor on such a board can see, in W; a reading of more is wrong."""
+        return MOST_W.get(self.kind, MOST_SERVER_W)
 
 
 def identify(root: str | Path = "/") -> Board:
@@ -248,10 +258,12 @@ def _max_clocks(root: Path) -> dict[str, float]:
     clocks = {
         path.parent.name: khz * 1e3
         for path in list_numbered("sys/devices/system/cpu/cpufreq/policy*/scaling_max_freq", root)
-        if (khz := read_number(path))
+        if (khz := read_number(path, least=1, most=MOST_CLOCK_HZ / 1e3))
     }
     devices = list_numbered("sys/class/devfreq/*/max_freq", root)
-    return clocks | {path.parent.name: float(hz) for path in devices if (hz := read_number(path))}
+    return clocks | {
+        path.parent.name: float(hz) for path in devices if (hz := read_number(path, least=1, most=MOST_CLOCK_HZ))
+    }
 
 
 def _accelerators(root: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The fingerprint of a device: fields that decide whether figures measured on one device hold on another."""
 
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +10,44 @@ from msgspec import Struct
 
 from .. import __version__
 from .board import Board, identify
+from .container import read_affinity, read_quota
 from .state import read_temperature
 
 HARD = ("architecture", "soc", "accelerators", "driver", "engine")
 """If one of these differs, an engine that was built there must not run here."""
 
-SOFT = ("module", "memory", "os", "power_mode", "cores", "max_clocks", "governor", "threads", "batch", "meter")
+SOFT = (
+    *(
+        "module",
+        "memory",
+        "os",
+        "power_mode",
+        "cores",
+        "affinity",
+        "cpu_quota",
+        "max_clocks",
+        "governor",
+        "threads",
+        "batch",
+    ),
+    "meter",
+)
 """If one of these differs, latencies and joules that were measured there do not hold here."""
+
+OPTIONAL = ("meter", "affinity", "cpu_quota")
+"""These are compared only if both fingerprints have them."""
 
 RECORD = ("serial", "temperature", "driver_version", "kernel", "offramp", "python")
 """These are recorded to look things up, and never compared."""
 
-FIELD_NAMES = {"soc": "SoC", "os": "operating system", "power_mode": "power mode", "max_clocks": "highest clocks"}
+FIELD_NAMES = {
+    "soc": "SoC",
+    "os": "operating system",
+    "power_mode": "power mode",
+    "max_clocks": "highest clocks",
+    "affinity": "CPU affinity",
+    "cpu_quota": "CPU quota",
+}
 
 KIND_MEANINGS = {
     "hard": "engines built there must not run here, and thresholds hold only where `offramp verify` passes",
@@ -80,7 +107,7 @@ def fingerprint(
         ('2', True)
     """
     board = board or identify(root)
-    mode, temperature_c = board.power_mode, read_temperature(Path(root))
+    mode, temperature_c, quota = board.power_mode, read_temperature(Path(root)), read_quota(Path(root))
     clocks = {f"{name} {hz / 1e6:.0f} MHz" for name, hz in board.max_clock_hz.items()}
     fields = {
         "architecture": board.architecture,
@@ -95,6 +122,8 @@ def fingerprint(
         "os": board.os,
         "power_mode": f"{mode.name} ({mode.config})" if mode else "",
         "cores": board.cores,
+        "affinity": read_affinity(Path(root)) or "",
+        "cpu_quota": "" if quota is None else "unlimited" if quota == math.inf else f"{quota:.3g} cores",
         "max_clocks": ", ".join(sorted(clocks)),
         "governor": board.governor,
         "threads": str(threads),
@@ -135,7 +164,8 @@ def version_of(package: str) -> str:
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> list[Difference]:
     """Compare two fingerprints field by field. The result is empty if figures from there hold here.
 
-    Latencies do not depend on the meter: `meter` is compared only if both have one.
+    Fields of `OPTIONAL` are compared only if both have them: latencies do not depend on the meter, and not every system tells how
+    much of its processor a process may use.
 
     Args:
         ours, theirs: the fingerprint of this device, and of the one that the figures are from.
@@ -150,7 +180,7 @@ def differences(ours: dict[str, str], theirs: dict[str, str]) -> list[Difference
     for kind, fields in (("hard", HARD), ("soft", SOFT)):
         for field in fields:
             here, there = ours.get(field), theirs.get(field)
-            if here == there or (field == "meter" and None in (here, there)):
+            if here == there or (field in OPTIONAL and None in (here, there)):
                 continue
             differing.append(Difference(field, kind, here or "none", there or "none"))  # type: ignore[arg-type]
     return differing

@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import Struct
 
 from .rail import Rail
+from .wrong_readings import find_contradictions, find_spikes
 
 __all__ = [
     "LEAST_PERIODS",
@@ -95,7 +96,7 @@ def integrate(
         start_s, end_s: from when to when.
         poll_s: how often the sensor was to be read.
     """
-    t, v, failed = _drop_failed(np.asarray(times, np.float64), np.asarray(values, np.float64), rail)
+    t, v, failed, spikes_w = _drop_wrong(np.asarray(times, np.float64), np.asarray(values, np.float64), rail)
     length_s = end_s - start_s
     if not len(t):
         return _nothing(length_s)
@@ -118,6 +119,7 @@ def integrate(
     bias = [lost_s * (high_w - low_w) / 2]
     if rail.counts == "power":
         bias += [0.71 * (period_s + rail.lag_s) * (high_w - low_w), _rounding(curve.updates_w) * length_s]
+        bias.append(float(spikes_w.sum()) * step_s)  # as if they had been true
     else:
         bias.append(0.8 * min(period_s, step_s) * high_w)
         bias.append(0.25 * period_s * high_w if _moves_seldom(period_s, step_s) else 0.0)
@@ -188,18 +190,27 @@ def _nothing(seconds: float) -> RailEnergy:
     )
 
 
-def _drop_failed(t: np.ndarray, v: np.ndarray, rail: Rail) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Leave out readings that failed, are impossible, or lie before an earlier one.
+def _drop_wrong(t: np.ndarray, v: np.ndarray, rail: Rail) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Leave out readings that failed, are impossible, contradict the others, or lie before an earlier one.
 
     Returns:
-        The times and values that remain, and for each two neighbours of them whether a read between them failed.
+        The times and values that remain; for each two neighbours of them whether a read between them failed, or was that of a
+        power and wrong; and the spikes of a power.
     """
-    good = np.isfinite(v)
+    least, most = rail.bounds
+    good, spikes_w = np.isfinite(v), v[:0]
     if rail.counts == "power":
-        good &= np.abs(v) <= rail.most_w
+        good &= (v >= least) & (v <= most)
+        rows = np.flatnonzero(good)
+        spikes = rows[find_spikes(v[rows])]
+        good[spikes], spikes_w = False, v[spikes]
     failures = np.cumsum(~good)
     good[1:] &= t[1:] > np.maximum.accumulate(t)[:-1]
-    return t[good], v[good], np.diff(failures[good]) > 0
+    if rail.counts == "energy":
+        good &= v <= most
+        rows = np.flatnonzero(good)
+        good[rows[find_contradictions(t[rows], v[rows], rail)]] = False
+    return t[good], v[good], np.diff(failures[good]) > 0, spikes_w
 
 
 def _find_period(
@@ -295,11 +306,6 @@ def _unwrap(
     a whole period at once.
     """
     most_j = rail.most_w * (np.diff(t) + period_s)
-    fall = (np.diff(v)[:-1] < 0) & (v[2:] >= v[:-2]) if len(v) > 2 else np.zeros(0, bool)
-    if rail.wrap_j is not None and len(v) > 2:
-        fall &= np.diff(v)[:-1] + rail.wrap_j > most_j[:-1]
-    v = v.copy()
-    v[1:-1][fall] = v[:-2][fall]  # one wrong reading between two that fit
     difference = np.diff(v)
     if rail.wrap_j is not None:
         difference = np.where((difference < 0) & ~failed, difference + rail.wrap_j, difference)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError, unknown_name
 from .clock import Clock
-from .rail import GRADES, LEAST_POLL_S, NO_NUMBER, Grade, Probe, Unavailable, describe_failure
+from .rail import GRADES, LEAST_POLL_S, Grade, Probe, Unavailable, describe_failure
 from .state import State, StateReader
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class Meter:
         readings: dict[str, float | str] = {}
         for probe in self.probes:
             try:
-                values: Sequence[float | str] = [value if value == value else NO_NUMBER for value in probe.read_all()]
+                pairs = zip(probe.rails, probe.read_all(), strict=True)
+                values: Sequence[float | str] = [rail.find_problem(value) or value for rail, value in pairs]
             except Exception as error:
                 values = [describe_failure(error)] * len(probe.rails)
             readings |= {rail.name: value for rail, value in zip(probe.rails, values, strict=True)}

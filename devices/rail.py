@@ -16,13 +16,24 @@ GRADES = get_args(Grade)
 
 ROLES = "total", "part", "other"
 
-COUNTS = "power", "energy"
+UNITS = {"power": "W", "energy": "J"}
+
+COUNTS = tuple(UNITS)
 
 LEAST_POLL_S = 0.001
 """No meter is read more often than this."""
 
 NO_NUMBER = "it gives no number"
 """Why a read failed that gave NaN."""
+
+NEGATIVE = "its mean power is below 0: its sign or its wires are swapped, or its zero is off"
+"""Why a total cannot be used."""
+
+LEAST_W = -0.5
+"""The zero of a sensor may be off by so much. A reading of less power is wrong."""
+
+MOST_J = 1e18
+"""A counter that shows more is wrong."""
 
 
 class Rail(Struct, frozen=True, kw_only=True):
@@ -33,7 +44,7 @@ class Rail(Struct, frozen=True, kw_only=True):
         role: `total` if the meter's total adds it up; `part` if it lies inside a total; `other` if it is neither.
         covers: what it feeds, in words.
         counts: `power` if a reading is in W, `energy` if it is in J counted since some start.
-        most_w: a reading of more power than this is wrong.
+        least_w, most_w: a reading of less or more power than this is wrong. The zero of a sensor may be off by half a watt.
         wrap_j: the value at which a counter starts again from 0; None if it never does.
         period_s: the time between two updates of the sensor by its documentation; None if that does not say.
         lag_s: the time over which the sensor averages.
@@ -52,6 +63,7 @@ class Rail(Struct, frozen=True, kw_only=True):
     role: Literal["total", "part", "other"]
     covers: str
     counts: Literal["power", "energy"] = "power"
+    least_w: float = LEAST_W
     most_w: float = 2000.0
     wrap_j: float | None = None
     period_s: float | None = None
@@ -68,8 +80,24 @@ class Rail(Struct, frozen=True, kw_only=True):
                 math.inf if field == "most_w" else 1e18
             ):
                 raise UsageError(f"{field} of rail {self.name} is a number above 0, not {value}.")
+        if not -math.inf < self.least_w < self.most_w:
+            raise UsageError(
+                f"least_w of rail {self.name} is a number below most_w, {self.most_w}, not {self.least_w}."
+            )
         if not 0 <= self.lag_s < math.inf:
             raise UsageError(f"lag_s of rail {self.name} is a time in seconds, 0 or more, not {self.lag_s}.")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that a reading may show, in W or J."""
+        return (self.least_w, self.most_w) if self.counts == "power" else (0.0, MOST_J)
+
+    def find_problem(self, value: float) -> str | None:
+        """Say why a reading cannot be; None if it can."""
+        least, most = self.bounds
+        if math.isnan(value):
+            return NO_NUMBER
+        return None if least <= value <= most else f"it shows {value:.4g} {UNITS[self.counts]}, which is not possible"
 
 
 class Probe(Struct, frozen=True):

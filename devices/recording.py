@@ -12,7 +12,7 @@ from msgspec import Struct
 from ..errors import MeasurementError
 from .clock import HANGS, Clock, wait_for
 from .integration import LEAST_UPDATES, LEAST_WINDOW_S, RailEnergy, estimate_half_interval, integrate
-from .rail import Grade, Probe, Rail, describe_failure
+from .rail import NEGATIVE, Grade, Probe, Rail, describe_failure
 from .state import State, throttled_between
 
 __all__ = ["Energy", "RailSource", "Recording", "WindowTooShortError"]
@@ -281,6 +281,8 @@ class Recording:
         Raises:
             MeasurementError: see `energy`.
         """
+        if sum(part.energy_j for part in parts) < 0:
+            raise MeasurementError(f"{' + '.join(self.rails)} of {self.meter.name}: {NEGATIVE}.")
         for rail, part in zip(self.chosen, parts, strict=True):
             reason = f": {self.errors.get(rail.name, IMPOSSIBLE)}" if part.gaps else ""
             if part.gap_s > LARGEST_GAP * length:

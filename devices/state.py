@@ -9,8 +9,11 @@ from .sysfs import hwmon_chips, list_numbered, read_number, read_text
 
 ZONES = "sys/class/thermal/thermal_zone*/temp"
 
-COLDEST_MC = -100_000
-"""Thermal zones that are switched off report -256 degrees."""
+COLDEST_C, HOTTEST_C = -60.0, 200.0
+"""No chip that works is colder or hotter. Thermal zones that are switched off report -256 degrees."""
+
+MOST_CLOCK_HZ = 1e11
+"""No clock is faster."""
 
 PI_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 """Bits of `vcgencmd get_throttled` for now. The same bits since boot are 16 higher."""
@@ -80,7 +83,8 @@ class BoardState:
 
     def __call__(self) -> State:
         """Read the state. Values that cannot be read are left out."""
-        clocks = [khz for path in self._clocks if (khz := read_number(path)) is not None]
+        most = MOST_CLOCK_HZ / 1e3
+        clocks = [khz for path in self._clocks if (khz := read_number(path, least=1, most=most)) is not None]
         counts = {name: count for name, path in self._counters.items() if (count := read_number(path)) is not None}
         bits = self._ask_firmware()
         if bits is not None:
@@ -111,7 +115,8 @@ def read_temperature(root: Path) -> float | None:
 
 
 def _hottest_c(zones: list[Path]) -> float | None:
-    warm = [mc for path in zones if (mc := read_number(path)) is not None and mc > COLDEST_MC]
+    least, most = COLDEST_C * 1e3, HOTTEST_C * 1e3
+    warm = [mc for path in zones if (mc := read_number(path, least=least, most=most)) is not None]
     return max(warm) / 1e3 if warm else None
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
 
+MOST_NUMBER = 1e18
+"""No file of the kernel that is read here holds a larger number."""
+
 BUSY_S = 1.0
 """A read waits this long for another read of the same file."""
 
@@ -76,12 +79,13 @@ def read_text(path: Path) -> str | None:
         return None
 
 
-def read_number(path: Path) -> int | None:
-    """Return a file's number; None if it cannot be read or holds no number."""
+def read_number(path: Path, *, least: float = -MOST_NUMBER, most: float = MOST_NUMBER) -> int | None:
+    """Return a file's number; None if it cannot be read, holds no number, or one outside the bounds, which cannot be."""
     try:
-        return int(read_text(path) or "")
+        number = int(read_text(path) or "")
     except ValueError:
         return None
+    return number if least <= number <= most else None
 
 
 def list_numbered(pattern: str, root: Path) -> list[Path]:

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from .clock import HANGS, wait_for
 from .meter import Meter
-from .rail import NO_NUMBER, Grade, Probe, Rail, describe_failure
+from .rail import NEGATIVE, Grade, Probe, describe_failure
+from .rail_totals import RailPower, RailTotals
 from .state import State, count_events, describe_throttling
 
 __all__ = ["WATCH_S", "Power", "RailPower", "Watch"]
@@ -30,23 +31,8 @@ LONGEST_PAUSE = 100
 STATE_S = 5.0
 """The time between two reads of the board's state."""
 
-SOON_S, STILL_S = 1.0, 10.0
-"""It is a problem if nothing is read, or a counter does not move, for this long."""
-
-
-class RailPower(Struct, frozen=True):
-    """A rail's power over a time.
-
-    Attributes:
-        energy_j, seen_s: its joules, and the time with readings.
-        min_w, mean_w, max_w: the least, mean and most power.
-    """
-
-    energy_j: float
-    seen_s: float
-    min_w: float
-    mean_w: float
-    max_w: float
+SOON_S = 1.0
+"""It is a problem if nothing is read for this long."""
 
 
 class Power(Struct, frozen=True, kw_only=True):
@@ -88,85 +74,6 @@ class Power(Struct, frozen=True, kw_only=True):
     state: State
 
 
-class _RailTotals:
-    """The running totals of a rail: joules from reading to reading, or from move to move of a counter."""
-
-    def __init__(self, rail: Rail) -> None:
-        self.rail = rail
-        self.energy_j = self.seen_s = self.square_j2 = self.step_j = self.longest_s = 0.0
-        self.low_w, self.high_w = math.inf, -math.inf
-        self.problem: str | None = None
-        self.pause()
-
-    def pause(self) -> None:
-        """Begin anew with the next reading. The time until then is unseen."""
-        self.at: float | None = None
-        self._value = 0.0
-        self._fall: tuple[float, float] | None = None
-
-    def patience_s(self, soon_s: float) -> float:
-        """Return how long this rail may show nothing new."""
-        return soon_s if self.rail.counts == "power" else max(STILL_S, 5 * self.longest_s)
-
-    def add(self, at: float, value: float, soon_s: float) -> None:
-        """Add the energy since the last reading.
-
-        Args:
-            at: when it was read.
-            value: W or J, as the rail counts.
-            soon_s: the longest time between two readings of a power that is taken for seen.
-        """
-        is_power = self.rail.counts == "power"
-        if not math.isfinite(value) or (is_power and abs(value) > self.rail.most_w):
-            self.problem = self.problem or NO_NUMBER
-            if is_power:
-                self.pause()
-            return
-        self.problem = None
-        if self.at is None:
-            self.at, self._value = at, value
-        elif is_power:
-            self._add_power(at, value, soon_s)
-        else:
-            self._add_count(at, value)
-
-    def _add_power(self, at: float, value: float, soon_s: float) -> None:
-        assert self.at is not None
-        if 0 < (spent_s := at - self.at) <= soon_s:
-            # Half the squared difference of neighbours is the noise of a reading (von Neumann, 1941).
-            self.square_j2 += (value - self._value) ** 2 / 2 * spent_s**2
-            self._count((value + self._value) / 2 * spent_s, spent_s, min(value, self._value), max(value, self._value))
-        self.at, self._value = at, value
-
-    def _add_count(self, at: float, value: float) -> None:
-        assert self.at is not None
-        fall, self._fall = self._fall, None
-        if fall is not None and value < self._value:  # the counter did start again
-            self.at, self._value = fall
-        moved_j, spent_s = value - self._value, at - self.at
-        if moved_j == 0 or spent_s <= 0:
-            return
-        if moved_j < 0 and self.rail.wrap_j is not None:
-            moved_j += self.rail.wrap_j
-        if 0 < moved_j <= self.rail.most_w * (spent_s + self.longest_s):
-            self.longest_s, self.step_j = max(self.longest_s, spent_s), max(self.step_j, moved_j)
-            self._count(moved_j, spent_s, moved_j / spent_s, moved_j / spent_s)
-            self.at, self._value = at, value
-        elif moved_j < 0 or value < self._value:  # perhaps a wrong reading: the next one tells
-            self._fall = at, value
-        else:
-            self.at, self._value = at, value
-
-    def _count(self, energy_j: float, spent_s: float, low_w: float, high_w: float) -> None:
-        self.energy_j += energy_j
-        self.seen_s += spent_s
-        self.low_w, self.high_w = min(self.low_w, low_w), max(self.high_w, high_w)
-
-    def half_j(self) -> float:
-        """Return half the 95 % interval: the noise of the readings, and the energy that a counter does not show yet."""
-        return math.hypot(1.96 * math.sqrt(self.square_j2), self.step_j)
-
-
 class Watch:
     """Reads a meter in the background. Failures of the sensor raise nothing; `power` says why there are no readings.
 
@@ -194,7 +101,7 @@ class Watch:
         """Forget all readings and start again."""
         if self.meter is None:
             return
-        self._totals = {rail.name: _RailTotals(rail) for rail in self.meter.rails}
+        self._totals = {rail.name: RailTotals(rail) for rail in self.meter.rails}
         self._counted = [self._totals[name] for name in self.meter.total or self._totals]
         chosen = {totals.rail.name for totals in self._counted}
         self._probes = [(probe, any(rail.name in chosen for rail in probe.rails)) for probe in self.meter.probes]
@@ -252,19 +159,15 @@ class Watch:
         with self._lock:
             time_s = self._past_s + (self._elapsed_s() if self._end else 0.0)
             seen_s = min(totals.seen_s for totals in self._counted)
-            has_total = bool(self.meter.total) and seen_s > 0
+            mean_w = sum(totals.power.mean_w for totals in self._counted) if self.meter.total and seen_s else None
+            if mean_w is not None and mean_w < 0:
+                mean_w = None
             waiting_s = self._waiting_s()
             return Power(
-                energy_j=sum(totals.energy_j / totals.seen_s for totals in self._counted) * seen_s
-                if has_total
-                else 0.0,
-                half_j=sum(totals.half_j() for totals in self._counted) if has_total else 0.0,
-                mean_w=sum(totals.energy_j / totals.seen_s for totals in self._counted) if has_total else None,
-                rails={
-                    name: RailPower(rail.energy_j, rail.seen_s, rail.low_w, rail.energy_j / rail.seen_s, rail.high_w)
-                    for name, rail in self._totals.items()
-                    if rail.seen_s > 0
-                },
+                energy_j=0.0 if mean_w is None else mean_w * seen_s,
+                half_j=0.0 if mean_w is None else sum(totals.half_j() for totals in self._counted),
+                mean_w=mean_w,
+                rails={name: totals.power for name, totals in self._totals.items() if totals.seen_s > 0},
                 seen_s=seen_s,
                 unseen_s=max(0.0, time_s - seen_s - waiting_s),
                 meter=self.meter.name,
@@ -310,6 +213,8 @@ class Watch:
                 return f"{name}: {HANGS}"
             if wait_s > totals.patience_s(self._soon_s):
                 return f"{name}: {'its counter does not move' if totals.at is not None else 'nothing was read'}"
+        if sum(totals.energy_j for totals in self._counted) < 0:
+            return f"the total of {self.meter.name}: {NEGATIVE}"
         return None
 
     def _is_forked(self) -> bool:

@@ -13,9 +13,10 @@ from pkgutil import iter_modules
 
 from msgspec import Struct
 
-from ...errors import MissingError, unknown_name
+from ...errors import MissingError, OfframpError, unknown_name
 from ..board import identify
 from ..clock import wait_for
+from ..container import container_name
 from ..meter import Meter
 from ..rail import Unavailable
 from ..state import BoardState
@@ -49,11 +50,13 @@ class FoundMeters(Struct, frozen=True):
         meters: the meters that can be read.
         unavailable: the meters and rails that cannot.
         looked_for: what each module looked for, by its name.
+        container: the kind of container that this runs in; None if it seems to be none.
     """
 
     meters: tuple[Meter, ...]
     unavailable: tuple[Unavailable, ...]
     looked_for: dict[str, str]
+    container: str | None = None
 
 
 def find_meters(root: str | Path = "/") -> FoundMeters:
@@ -80,6 +83,7 @@ def find_meters(root: str | Path = "/") -> FoundMeters:
         tuple(meters),
         (*(result for result in results if isinstance(result, Unavailable)), *problems),
         {name: module.LOOKS_FOR for name, module in modules.items()},
+        container_name(root),
     )
 
 
@@ -90,6 +94,8 @@ def _find(name: str, find: Callable[[], list[Meter | Unavailable]]) -> list[Mete
     def look() -> None:
         try:
             results.extend(find())
+        except OfframpError as error:
+            results[:] = [Unavailable(name, str(error).rstrip("."), "Its files hold what cannot be: see dmesg.")]
         except Exception as error:
             results[:] = [
                 Unavailable(
@@ -158,5 +164,7 @@ def describe_missing(found: FoundMeters) -> str:
         lines.append(
             f"What can be read covers only a part, or something unknown: {', '.join(m.name for m in found.meters)}."
         )
+    if found.container is not None:
+        lines.append(f"This runs in a container ({found.container}), which may hide sensors of the host.")
     lines.append("An external meter can be brought as file.py:function that returns a Meter.")
     return "\n".join(lines)

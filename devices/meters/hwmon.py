@@ -8,6 +8,7 @@ Here: microwatts in `power<n>_input` or `_average`, microjoules in `energy<n>_in
 
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from ..board import Board
@@ -31,6 +32,12 @@ SCOPES = {
 }
 """The scopes of known chips."""
 
+MOST_MACHINE_W = 20_000.0
+"""What a server with its cards may draw."""
+
+MOST_AVERAGE_MS = 600_000
+"""A chip that says it averages for longer is not believed."""
+
 CHANNEL = re.compile(r"(power|energy)(\d+)_(input|average)")
 
 
@@ -45,7 +52,9 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
             continue
         meter = f"hwmon:{name}" + (f":{index}" if index else "")
         try:
-            results = [_open(root, meter, name, index, folder, *channel) for channel in _channels(folder)]
+            most_w = max(board.most_w, MOST_MACHINE_W) if name == "power_meter" else board.most_w
+            chip = partial(_open, root, meter, name, index, folder, most_w)
+            results = [chip(*channel) for channel in _channels(folder)]
         except OSError:  # the chip has gone meanwhile
             continue
         probes = tell_apart([result for result in results if isinstance(result, Probe)])
@@ -77,7 +86,7 @@ def _channels(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def _open(
-    root: Path, meter: str, name: str, index: int, folder: Path, kind: str, number: str, file: str
+    root: Path, meter: str, name: str, index: int, folder: Path, most_w: float, kind: str, number: str, file: str
 ) -> Probe | Unavailable:
     """Open a channel."""
     label = read_text(folder / f"{kind}{number}_label") or f"{kind}{number}"
@@ -89,12 +98,14 @@ def _open(
         reason = f"{label}: /{(folder / file).relative_to(root)}: {error.strerror or error}"
         remedy = "Run as root, or allow your group to read it with a udev rule."
         return Unavailable(meter, reason, remedy if isinstance(error, PermissionError) else "See dmesg.")
-    average_ms = read_number(folder / f"power{number}_average_interval") if file.endswith("_average") else None
+    interval = folder / f"power{number}_average_interval"
+    average_ms = read_number(interval, least=1, most=MOST_AVERAGE_MS) if file.endswith("_average") else None
     rail = Rail(
         name=label,
         role="other",
         covers=_scope(name, folder),
         counts="energy" if kind == "energy" else "power",
+        most_w=most_w,
         period_s=average_ms / 1e3 if average_ms else None,
         lag_s=average_ms / 1e3 if average_ms else 0.0,
     )

@@ -12,13 +12,14 @@ from pathlib import Path
 from ..board import Board
 from ..jetson_rails import find_table
 from ..meter import Meter
-from ..rail import Probe, Rail, Unavailable, tell_apart
+from ..rail import LEAST_W, Probe, Rail, Unavailable, tell_apart
 from ..state import StateReader
 from ..sysfs import Node, device_of, find_hwmon, hwmon_chips, read_text
 
 LOOKS_FOR = "Jetson Thor's input supply in /sys/class/hwmon/hwmon*/ named ina238"
 
-MOST_W = 500.0
+LEAST_INPUT_W = 0.001
+"""A board that runs draws more: a reading of 0 at its only input is wrong."""
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
@@ -38,7 +39,8 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
             problems.append(Unavailable("ina238", reason, "See dmesg, and whether your user may read it."))
             continue
         role, covers = table.describe(label) if table else ("other", "whatever it is wired to")
-        rail = Rail(name=label, role=role, covers=covers, most_w=MOST_W)
+        least_w = LEAST_INPUT_W if table and table.total == (label,) else LEAST_W
+        rail = Rail(name=label, role=role, covers=covers, least_w=least_w, most_w=board.most_w)
         probes.append(Probe((rail,), partial(_read, node)))
     if not probes:
         return list(problems)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ..board import Board
 from ..jetson_rails import RailTable, find_table
 from ..meter import Meter
-from ..rail import Probe, Rail, Unavailable, tell_apart
+from ..rail import LEAST_W, Probe, Rail, Unavailable, tell_apart
 from ..state import StateReader
 from ..sysfs import Node, list_numbered, read_number, read_text
 
@@ -26,10 +26,14 @@ LOOKS_FOR = "Jetson's supplies in /sys/bus/i2c/drivers/ina3221/*-00{40,41}/hwmon
 SHUNT_UOHM = 200, 1_000_000
 """Shunts outside this range are typing errors in a device tree: one says 5 micro-ohm and means 5 milli-ohm."""
 
+MOST_UPDATE_MS = 60_000
+"""A chip that says it updates less often is not believed."""
+
 CONVERSION_S = 0.0066
 """The time in which the chip measures its three channels once."""
 
-MOST_W = 500.0
+LEAST_INPUT_W = 0.001
+"""A board that runs draws more: a reading of 0 at its only input is wrong."""
 
 
 def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailable]:
@@ -43,7 +47,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     channels = [(f, n, label) for f in folders for n in (1, 2, 3) if (label := _label(f, n))]
     labels = [label for _, _, label in channels]
     table = find_table(board, labels)
-    results = [_open(root, table, folder, n, label) for folder, n, label in channels]
+    results = [_open(root, table, folder, n, label, board.most_w) for folder, n, label in channels]
     probes = [result for result in results if isinstance(result, Probe)]
     problems = [result for result in results if isinstance(result, Unavailable)]
     if not probes:
@@ -66,7 +70,9 @@ def _label(folder: Path, channel: int) -> str | None:
     return None if not name or name.upper() == "NC" else name
 
 
-def _open(root: Path, table: RailTable | None, folder: Path, channel: int, name: str) -> Probe | Unavailable:
+def _open(
+    root: Path, table: RailTable | None, folder: Path, channel: int, name: str, most_w: float
+) -> Probe | Unavailable:
     """Open a channel."""
     shunt = read_number(folder / f"shunt{channel}_resistor")
     where = f"/{(folder / f'shunt{channel}_resistor').relative_to(root)}"
@@ -90,9 +96,10 @@ def _open(root: Path, table: RailTable | None, folder: Path, channel: int, name:
         reason = f"{name}: {error.strerror or error}"
         return Unavailable("ina3221", reason, "See dmesg, and whether your user may read it.")
     role, covers = table.describe(name) if table else ("other", "unknown")
-    update = read_number(folder / "update_interval")
+    update = read_number(folder / "update_interval", least=0, most=MOST_UPDATE_MS)
     period = max(CONVERSION_S, (update or 0) / 1e3)
-    rail = Rail(name=name, role=role, covers=covers, most_w=MOST_W, period_s=period)
+    least_w = LEAST_INPUT_W if table and table.total == (name,) else LEAST_W
+    rail = Rail(name=name, role=role, covers=covers, least_w=least_w, most_w=most_w, period_s=period)
     return Probe((rail,), read)
 
 

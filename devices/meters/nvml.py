@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ..board import Board
 from ..meter import Meter
 from ..rail import Probe, Rail, Unavailable
-from ..state import State, StateReader
+from ..state import COLDEST_C, HOTTEST_C, MOST_CLOCK_HZ, State, StateReader
 
 LOOKS_FOR = "NVIDIA graphics cards in /proc/driver/nvidia, asked through the package nvidia-ml-py"
 
@@ -28,6 +28,9 @@ SLOWDOWNS = {
 }
 """Bits of the reasons for the card's clocks (NVML API Reference, nvmlClocksEventReasons) that mean throttling. Running at the
 power limit (0x04) is no throttling: a loaded card does that."""
+
+MOST_CARD_W = 5000.0
+"""No card draws more; those of 2025 draw up to 1,400 W, and modules with a processor 2,700 W."""
 
 AVERAGE_S = 1.0
 """The power of NVML is an average over one second on Ampere and newer cards, except for GA100."""
@@ -75,7 +78,7 @@ def _open(pynvml: Any, index: int, state: StateReader) -> Meter | Unavailable:
         except pynvml.NVMLError as error:
             reasons.append(f"{counts}: {error}")
             continue
-        rail = Rail(name="card", role="total", covers=card, counts=counts, lag_s=lag_s)
+        rail = Rail(name="card", role="total", covers=card, counts=counts, most_w=MOST_CARD_W, lag_s=lag_s)
         probe = Probe((rail,), partial(_read, query, handle))
         scope = f"the graphics card {card} alone"
         return Meter(name, [probe], scope=scope, poll_s=0.05, state=partial(_read_state, pynvml, handle, state))
@@ -97,7 +100,11 @@ def _read_state(pynvml: Any, handle: Any, state: StateReader) -> State:
 
     board = state()
     temperature_c = ask("nvmlDeviceGetTemperature", 0)
+    if temperature_c is not None and not COLDEST_C <= temperature_c <= HOTTEST_C:
+        temperature_c = None
     clock_mhz = ask("nvmlDeviceGetClockInfo", 0)
+    if clock_mhz is not None and not 0 < clock_mhz <= MOST_CLOCK_HZ / 1e6:
+        clock_mhz = None
     reasons = ask("nvmlDeviceGetCurrentClocksEventReasons")
     if reasons is None:
         reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons")

@@ -20,7 +20,7 @@ LOOKS_FOR = "Raspberry Pi 5's power chip through /usr/bin/vcgencmd pmic_read_adc
 POLL_S = 0.1
 """Every read starts a process: 21 reads a second are possible at most."""
 
-LINE = re.compile(r"(\w+)_([AV])\s+(?:current|volt)\(\d+\)=(-?[\d.]+)[AV]")
+LINE = re.compile(r"(\w+)_([AV])\s+(?:current|volt)\(\d+\)=(-?\d+(?:\.\d+)?)[AV]")
 
 SCOPE = "the board's regulated rails, without conversion losses, USB and HATs: not what the plug delivers"
 
@@ -43,7 +43,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
         return [
             Unavailable("pmic", "vcgencmd pmic_read_adc gives no rail with current and voltage", "Update the firmware.")
         ]
-    rails = tuple(Rail(name=name, role="total", covers="a regulated rail", most_w=100.0) for name in names)
+    rails = tuple(Rail(name=name, role="total", covers="a regulated rail", most_w=board.most_w) for name in names)
     probe = Probe(rails, _reader(command, names))
     return [Meter("pmic", [probe], scope=SCOPE, poll_s=POLL_S, state=state)]
 
@@ -65,7 +65,7 @@ def ask(command: Path) -> dict[str, float]:
     import subprocess  # it takes long to import
 
     try:
-        done = subprocess.run([command, "pmic_read_adc"], capture_output=True, text=True, timeout=2)
+        done = subprocess.run([command, "pmic_read_adc"], capture_output=True, text=True, errors="replace", timeout=2)
     except subprocess.SubprocessError as error:
         raise OSError(0, str(error)) from error
     if done.returncode:

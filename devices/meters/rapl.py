@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from ..board import Board
+from ..container import container_name, find_mask
 from ..meter import Meter
 from ..rail import Probe, Rail, Unavailable
 from ..state import StateReader
@@ -20,7 +21,14 @@ LOOKS_FOR = "processor energy counters in /sys/class/powercap/intel-rapl:*/energ
 UPDATES_S = 0.001
 """The counters are updated about every millisecond (Intel's Software Developer's Manual, volume 3, 16.10)."""
 
-MOST_W = 2000.0
+MOST_RANGE_UJ = 1e15
+"""A counter's range of 0, or of more than this, cannot be: then nothing tells where it starts again."""
+
+UNMASK = {
+    "Docker": "--security-opt systempaths=unconfined",
+    "Podman": "--security-opt unmask=/sys/devices/virtual/powercap",
+}
+"""The option that lets a container see what is hidden."""
 
 PERMISSION_REMEDY = (
     "Allow your group to read it with a udev rule, such as "
@@ -35,6 +43,12 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     `intel-rapl-mmio` shows the packages a second time and is left out.
     """
     zones = [(path, read_text(path / "name") or "") for path in list_numbered("sys/class/powercap/intel-rapl:*", root)]
+    hidden = find_mask(zones[0][0] if zones else root / "sys/devices/virtual/powercap", root)
+    if hidden is not None:
+        kind = container_name(root)
+        reason = f"{f'this {kind}' if kind else 'this'} container hides the processor's energy counters: {hidden}"
+        remedy = f"Start it as root and with {UNMASK.get(kind or '', '--privileged')}, or measure on the host."
+        return [Unavailable("rapl", reason, remedy)]
     if not zones:
         reason = "no /sys/class/powercap/intel-rapl:* is there"
         if not board.architecture.startswith(("x86", "i686", "AMD64")):
@@ -50,7 +64,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
         ("rapl:psys", [(p, n) for p, n in zones if n.startswith("psys")], "the platform, as its maker wired psys"),
     ]
     for meter, members, scope in groups:
-        results = [_open(meter, path, name, root) for path, name in members]
+        results = [_open(meter, path, name or path.name, root, board.most_w) for path, name in members]
         probes = _drop_mirrored([result for result in results if isinstance(result, Probe)])
         problems = [result for result in results if isinstance(result, Unavailable)]
         outer = [result for (path, _), result in zip(members, results, strict=True) if path.name.count(":") == 1]
@@ -61,7 +75,7 @@ def find(root: Path, board: Board, state: StateReader) -> list[Meter | Unavailab
     return meters
 
 
-def _open(meter: str, path: Path, name: str, root: Path) -> Probe | Unavailable:
+def _open(meter: str, path: Path, name: str, root: Path, most_w: float) -> Probe | Unavailable:
     """Open a zone. Nested zones of a second package are named with it: `package-1/core`."""
     parent = path.parent / path.name.rpartition(":")[0]
     inside = read_text(parent / "name") if path.name.count(":") > 1 else None
@@ -76,13 +90,13 @@ def _open(meter: str, path: Path, name: str, root: Path) -> Probe | Unavailable:
     except OSError as error:
         remedy = "Its driver gives no number: see dmesg."
         return Unavailable(meter, f"{label}: /{(path / 'energy_uj').relative_to(root)}: {error.strerror}", remedy)
-    wrap = read_number(path / "max_energy_range_uj")
+    wrap = read_number(path / "max_energy_range_uj", least=1, most=MOST_RANGE_UJ)
     rail = Rail(
         name=label,
         role="total" if name.startswith(("psys", "package-")) else "other" if name == "dram" else "part",
         covers={"core": "cores", "uncore": "graphics", "dram": "memory, beside the packages"}.get(name, name),
         counts="energy",
-        most_w=MOST_W,
+        most_w=most_w,
         wrap_j=wrap / 1e6 if wrap else None,
         period_s=UPDATES_S,
     )
