@@ -4,9 +4,10 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,9 +15,14 @@ from ..errors import CheckError, MeasurementError, MissingError
 from .output import print_text
 
 if TYPE_CHECKING:
+    import psutil
+
     from ..devices.meter import Meter
 
 __all__ = ["measure_command", "signals_interrupt"]
+
+PR_SET_CHILD_SUBREAPER = 36
+"""Linux, prctl(2)."""
 
 STOP_S = 5.0
 """A command that is told to end may take this long; then it is killed."""
@@ -56,48 +62,63 @@ def measure_command(meter: "Meter", command: Sequence[str], for_s: float | None,
 
 def _run(command: Sequence[str], for_s: float | None) -> int | None:
     """Run a command and return its exit code, or None if it was stopped after `for_s` or by an interrupt."""
-    try:
-        process = subprocess.Popen(command, stdout=sys.stderr.fileno())
-    except OSError as error:
-        raise MissingError(f"The command {command[0]} does not start: {error.strerror}.", path=command[0]) from error
-    try:
-        return process.wait(for_s)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        _stop(process)
-        return None
-    except BaseException:
-        _stop(process)
-        raise
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a command and the processes it has started."""
     import psutil
 
+    adopt_orphans()
+    before = set(psutil.Process().children())
+    process = None
     try:
-        children = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        children = []
+        with signals_held():  # an interrupt while the command starts would lose it
+            process = subprocess.Popen(command, stdout=sys.stderr.fileno())
+        return process.wait(for_s)
+    except OSError as error:
+        raise MissingError(f"The command {command[0]} does not start: {error.strerror}.", path=command[0]) from error
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        return None
+    finally:
+        if process is not None and process.returncode is None:
+            with signals_held(raises=False):  # a second signal would leave it running
+                _stop(process, before)
 
-    def is_alive(child: Any) -> bool:
+
+def _stop(process: "subprocess.Popen[bytes]", before: "set[psutil.Process]") -> None:
+    """Stop a command and the processes it has started: all children of this process but those that were there before."""
+    import psutil
+
+    def children() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children(recursive=True) if child not in before]
+
+    def is_alive(child: psutil.Process) -> bool:
         try:
             return bool(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
-    process.terminate()
-    for child in filter(is_alive, children):
-        child.terminate()
+    started = children()
+    for child in filter(is_alive, started):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
     end = time.monotonic() + KILL_S
-    while any(map(is_alive, children)) and time.monotonic() < end:
+    while any(map(is_alive, started)) and time.monotonic() < end:
         time.sleep(0.01)
-    for child in filter(is_alive, children):
-        child.kill()
+    for child in filter(is_alive, [*started, *children()]):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what children leave behind, where the kernel knows that: else a command in the background is lost."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 @contextlib.contextmanager
@@ -107,13 +128,30 @@ def signals_interrupt() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    handlers = {
-        number: signal.signal(number, interrupt)
-        for name in ("SIGTERM", "SIGHUP")
-        if (number := getattr(signal, name, None))
-    }
+    with _handlers(interrupt, "SIGTERM", "SIGHUP"):
+        yield
+
+
+@contextlib.contextmanager
+def signals_held(*, raises: bool = True) -> Iterator[None]:
+    """Let no signal interrupt the block. One that came meanwhile interrupts behind it, unless `raises` is false."""
+    came: list[object] = []
+    with _handlers(lambda *_: came.append(True), "SIGINT", "SIGTERM", "SIGHUP"):
+        yield
+    if came and raises:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handlers(handler: Callable[..., object], *names: str) -> Iterator[None]:
+    """Handle signals in another way for a while, in the main thread, which alone may do so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for name in names if (number := getattr(signal, name, None))]
+    earlier = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for number, old in earlier.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)

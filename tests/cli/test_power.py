@@ -3,13 +3,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from offramp.bundle import Target
 from offramp.cli.describe import describe_diagnosis
+from offramp.cli.power_command import _run as run_measured
+from offramp.cli.power_command import signals_interrupt
 from offramp.export import keep
 from offramp.runtime import diagnose
 from offramp.tests.fakes.boards import BOARDS, plant
@@ -134,6 +138,50 @@ def test_a_signal_ends_a_command_with_its_joules(meter, number):
     process.send_signal(number)
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 0 and "external, bench" in out
+
+
+def alive(text):
+    """Processes whose command line holds a text."""
+    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline", "status"])]
+    return [line for line in lines if text in line]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "(sleep {0} &) ; sleep {0}",  # nobody's child any more
+        "trap '' TERM; sleep {0}; sleep {0}; sleep {0}",
+    ],
+)
+def test_signals_leave_nothing_running_however_often_they_come(monkeypatch, script):
+    monkeypatch.setattr("offramp.cli.power_command.STOP_S", 0.5)
+    seconds = str(7000 + os.getpid() % 1000 + len(script) / 100)  # like no other's
+    signals = [threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGTERM)) for after_s in (0.5, 0.7, 0.8)]
+    for timer in signals:
+        timer.start()
+    try:
+        with signals_interrupt():
+            assert run_measured(["sh", "-c", script.format(seconds)], None) is None
+            for timer in signals:
+                timer.join()
+    except KeyboardInterrupt:  # a signal that came when it was over
+        pass
+    assert not alive(seconds)
+
+
+def test_a_signal_while_a_command_starts_does_not_lose_it(monkeypatch):
+    started = []
+    popen = subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(popen(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with signals_interrupt():
+        assert run_measured(["sleep", "60"], None) is None
+    assert started[0].returncode is not None
 
 
 def test_a_meter_whose_read_does_not_return_is_said_to_and_nothing_hangs(meter):
