@@ -51,6 +51,7 @@ class Certificate(Record, frozen=True):
         step, steps: the index of the certified candidate, and how many candidates the path has.
         machine_noise: relative standard error of the machine's speed from one measurement to the next. Costs that are limited
             were taken to be twice this share higher than measured; 0 if no cost is limited.
+        every_s: the pace at which limited costs were measured; None if calls were made back to back, or no cost is limited.
 
     Example:
         >>> from offramp.bundle import Certificate
@@ -66,6 +67,7 @@ class Certificate(Record, frozen=True):
     step: Count
     steps: Positive
     machine_noise: Noise = 0.0
+    every_s: Seconds | None = None
 
 
 class OperatingPoint(Record, frozen=True, kw_only=True):
@@ -293,6 +295,8 @@ class Calibration(Record, frozen=True, kw_only=True):
         select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
         outside: whether the selecting samples were given apart, so that all others gave the figures.
         meter: the meter that measured energy, and its scope; None without one.
+        every_s: the pace of the calls that were measured, from the start of one to the start of the next; None if they were made
+            back to back.
         chains, statics: the measurements.
         gates: the variants that were excluded from the search, and why.
         frontier: the best trade-offs, by rising latency.
@@ -322,6 +326,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     statics: tuple[StaticPoint, ...]
     frontier: tuple[Tradeoff, ...]
     points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
+    every_s: Seconds | None = None
     gates: tuple[Exclusion, ...] = ()
     notes: tuple[str, ...] = ()
 

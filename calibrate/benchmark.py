@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from ..bundle import Target
-from ..units import show_share, show_us, show_value
+from ..units import show_share, show_time, show_us, show_value
 
 __all__ = ["Benchmark", "Row", "StageCost", "judge_early_exit"]
 
@@ -71,6 +71,7 @@ class Benchmark(Struct, frozen=True):
         fingerprint: the device and its software; see `devices.fingerprint`.
         stages: where each stage ran, and what it took.
         verdict: a sentence that says whether early exit wins here.
+        every_s: the pace of the calls; None if they were made back to back.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -97,6 +98,7 @@ class Benchmark(Struct, frozen=True):
     fingerprint: dict[str, str]
     stages: tuple[StageCost, ...]
     verdict: str
+    every_s: float | None = None
 
     def __str__(self) -> str:
         low, high = map(show_share, self.drop_interval)
@@ -104,6 +106,7 @@ class Benchmark(Struct, frozen=True):
         if len({stage.device for stage in self.stages}) > 1:
             parts += ["", *self._stages(), ""]
         drop = f"accuracy drop {show_share(self.drop)}, paired 95 % interval {low} to {high}, on {self.samples} samples"
+        drop += ", called back to back" if self.every_s is None else f", called every {show_time(self.every_s)}"
         return "\n".join([*parts, drop, self.verdict])
 
     def _networks(self) -> list[str]:

@@ -14,6 +14,7 @@ from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import packages_of
 from .measure.energy import LEAST_ENERGY_ROUNDS, ExitEnergies, measure_energy, model_energy, stated_power
 from .measure.latency import forced_latencies
+from .pace import Pace
 
 __all__ = ["measure_bundle_energy"]
 
@@ -29,6 +30,7 @@ def measure_bundle_energy(
     fallback: str | None = None,
     trials: int = LEAST_ENERGY_ROUNDS,
     window_s: float | None = None,
+    every_s: float | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> ExitEnergies:
@@ -43,6 +45,8 @@ def measure_bundle_energy(
         variant: name of a variant; the first by default.
         trials: rounds, each with a window for every exit.
         window_s: length of a window; by default as long as the sensor needs.
+        every_s: the pace, from the start of one inference to the start of the next; by default they are made back to back. Joules
+            that are measured then hold the board's rest until the next one.
         seed: seed for the order of measurement.
 
     Raises:
@@ -67,10 +71,10 @@ def measure_bundle_energy(
         fields = fingerprint(packages=packages, threads=threads, meter=f"{meter.name}: {meter.scope}")
         if meter.grade == "modelled":
             power_w = stated_power(meter)
-            latency_s = forced_latencies(net, samples, seed=seed, progress=progress)
-            energies = model_energy(latency_s, power_w)
+            latency_s = forced_latencies(net, samples, seed=seed, pace=Pace(every_s), progress=progress)
+            energies = replace(model_energy(latency_s, power_w), every_s=every_s)
         else:
             energies = measure_energy(
-                net, samples, meter, trials=trials, window_s=window_s, seed=seed, progress=progress
+                net, samples, meter, trials=trials, window_s=window_s, every_s=every_s, seed=seed, progress=progress
             )
     return replace(energies, fingerprint=fields)

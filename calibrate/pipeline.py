@@ -50,6 +50,7 @@ def calibrate(
     meter: Meter | None = None,
     seed: int = 0,
     measure_s: float = 6.0,
+    every_s: float | None = None,
     save_s: float = 10.0,
     progress: Progress = no_progress,
 ) -> Calibration:
@@ -83,6 +84,8 @@ def calibrate(
         meter: measures energy, which takes some minutes for each configuration; see `devices.choose_meter`.
         seed: for everything random: the split of the samples and the order of measurement.
         measure_s: seconds spent on the latencies of each configuration.
+        every_s: the pace of the product, from the start of one call to the start of the next: calls are measured at it, since
+            behind a pause they take up to some times as long. None makes calls back to back.
         save_s: seconds between two saves of recorded answers.
         progress: called with the name of the step, how much of it is done, and how much there is.
 
@@ -119,6 +122,7 @@ def calibrate(
         meter=meter,
         seed=seed,
         measure_s=measure_s,
+        every_s=every_s,
         save_s=save_s,
         progress=progress,
     )
@@ -128,7 +132,9 @@ def calibrate(
         choice = choose(contenders, measured, request)
         choice = measure_again(session, choice, contenders)
         conditions = session.conditions()
-    points = make_points(choice.picks, request.targets, choice.statics, confidence=confidence, progress=progress)
+    points = make_points(
+        choice.picks, request.targets, choice.statics, confidence=confidence, every_s=every_s, progress=progress
+    )
     calibration = _describe(session, choice, points, conditions)
     return _store(calibration, session)
 
@@ -151,6 +157,7 @@ def _describe(
         report_samples=len(choice.chain.reporting),
         outside=request.outside is not None,
         meter=request.meter_name,
+        every_s=request.pace.every_s,
         chains=tuple(_describe_chain(contender) for contender in choice.contenders if contender.static is None),
         statics=tuple(_describe_static(static) for static in choice.statics),
         frontier=lay_frontier(choice.allowed, points, progress=request.progress),

@@ -21,6 +21,7 @@ from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .labels import SampleSet, check_classes, check_data
+from .pace import Pace
 
 __all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "PlacedVariant", "Request", "read_request"]
 
@@ -64,6 +65,7 @@ class Request(Struct, frozen=True, kw_only=True):
         is_path_named: True if the path was given.
         seed, rng: the seed, and the generator made from it, which has drawn the split of the samples.
         measure_s: seconds spent on the latencies of each configuration.
+        pace: of the calls that are measured.
         save_s: seconds between two saves of unfinished work.
         progress: is told what is being done.
     """
@@ -86,6 +88,7 @@ class Request(Struct, frozen=True, kw_only=True):
     seed: int
     rng: np.random.Generator
     measure_s: float
+    pace: Pace
     save_s: float
     progress: Progress
 
@@ -114,6 +117,8 @@ class Request(Struct, frozen=True, kw_only=True):
             "data": self.samples.sha256,
             "outside": "" if self.outside is None else self.outside.sha256,
         }
+        if self.pace.every_s is not None:
+            given["every"] = f"{self.pace.every_s:g} s"
         return given | {name: text for name, text in fingerprint.items() if name != "temperature"}
 
 
@@ -133,6 +138,7 @@ def read_request(
     meter: Meter | None,
     seed: int,
     measure_s: float,
+    every_s: float | None,
     save_s: float,
     progress: Progress,
 ) -> Request:
@@ -170,6 +176,7 @@ def read_request(
         seed=seed,
         rng=rng,
         measure_s=measure_s,
+        pace=Pace(every_s),
         save_s=save_s,
         progress=progress,
     )

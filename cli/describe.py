@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
-from ..units import show_mj, show_share, show_thresholds, show_us
+from ..units import show_mj, show_share, show_thresholds, show_time, show_us
 from .output import table
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def describe_calibration(calibration: Calibration) -> str:
     else:
         split = f"Thresholds were chosen on {selecting} of the samples; all figures come from the other {reporting}."
     energy = f"Energy: {calibration.meter}." if calibration.meter else "Energy was not measured."
-    lines = [f"{split} {energy}"]
+    pace = "back to back" if calibration.every_s is None else f"every {show_time(calibration.every_s)}"
+    lines = [f"{split} {energy} Calls were measured {pace}."]
     for name, point in calibration.points.items():
         lines += ["", *_describe_point(name, point)]
     rows = [("static network", "device", "accuracy", "mean us", "mJ", "")]
@@ -133,7 +134,7 @@ def describe_stats(stats: "Stats") -> str:
         if stats.power.mean_w is None or stats.power.problem:
             lines.append(("no power", stats.power.problem or "the run was too short to read the meter"))
     lines += _describe_state(stats.state)
-    return table(lines)
+    return "\n".join([table(lines), *([f"notice: {stats.notice}"] if stats.notice else [])])
 
 
 def describe_power(power: "Power", now_w: dict[str, float] | None = None) -> str:
@@ -183,6 +184,8 @@ def describe_energies(energies: "ExitEnergies") -> str:
             f"rest {energies.idle_w:.4g} W; the sum of the stages differs from the measured exits by "
             f"{show_share(energies.residual)}, and from a mix of exits by {energies.mixed_error:+.2%}"
         )
+        if energies.every_s is not None:
+            parts.append(f"inferences every {show_time(energies.every_s)}, the rest until the next one included in mJ")
         parts.append(f"{energies.trials} rounds of {energies.window_s:.3g} s windows, {energies.discarded} discarded")
     if throttled := sum(exit_.throttled for exit_ in energies.exits):
         parts.append(f"the board throttled in {throttled} of the windows that were used, even when repeated")

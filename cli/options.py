@@ -95,6 +95,18 @@ def parse_seconds(option: str, text: str, *, least: float = 0.01) -> float:
     raise UsageError(f"{option} takes a time of at least {least:g} s, such as 10s, 500ms or 2m, not {text!r}.")
 
 
+with_pace = click.option(
+    "--every",
+    help="Measure at the product's pace, from the start of one call to the start of the next: 100ms. Default: back to back.",
+)
+"""The option `--every`, which `parse_pace` reads."""
+
+
+def parse_pace(text: str | None) -> float | None:
+    """Return the seconds of `--every`; None without it."""
+    return None if text is None else parse_seconds("--every", text, least=0.0001)
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """Return the axes of `3x32x32`."""
     try:

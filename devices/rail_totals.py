@@ -43,7 +43,7 @@ class RailPower(Struct, frozen=True):
     max_w: float
 
 
-class _Sums(Struct):
+class _RailSums(Struct):
     """What was added up until a reading.
 
     Attributes:
@@ -72,15 +72,15 @@ class _Sums(Struct):
         self.low_w, self.high_w = min(self.low_w, low_w), max(self.high_w, high_w)
         self.at, self.value = at, value
 
-    def copy(self) -> "_Sums":
+    def copy(self) -> "_RailSums":
         """Return a copy, to go back to."""
-        return _Sums(*(getattr(self, name) for name in self.__struct_fields__))
+        return _RailSums(*(getattr(self, name) for name in self.__struct_fields__))
 
 
 class _Jump(NamedTuple):
     """A fall or a tall rise of a counter: what was added up before it, and the reading behind it."""
 
-    before: _Sums
+    before: _RailSums
     value: float
 
     @property
@@ -100,7 +100,7 @@ class RailTotals:
     def __init__(self, rail: Rail) -> None:
         self.rail = rail
         self.problem: str | None = None
-        self._sums = _Sums()
+        self._sums = _RailSums()
         self._readings = self._spikes = 0
         self._doubt_j = 0.0
         self.pause()
@@ -212,7 +212,7 @@ class RailTotals:
         if value != self._sums.value:
             self._move(at, value)
 
-    def _find_before_fall(self, at: float, value: float) -> _Sums | None:
+    def _find_before_fall(self, at: float, value: float) -> _RailSums | None:
         """Return the sums before the fall that a reading jumps back over; None if it does not."""
         for i, (before, low) in reversed(list(enumerate(self._falls))):
             climbed, rise = self._sums.value - low, value - before.value
@@ -222,7 +222,7 @@ class RailTotals:
                 return before
         return None
 
-    def _find_before_rise(self, at: float, value: float) -> _Sums | None:
+    def _find_before_rise(self, at: float, value: float) -> _RailSums | None:
         """Return the sums before the tall rise that a reading falls back behind; None if it does not."""
         for i, (before, _) in reversed(list(enumerate(self._rises))):
             if value >= before.value and self._moved_j(before, at, value) is not None:
@@ -255,7 +255,7 @@ class RailTotals:
         sums.longest_s, sums.step_j = max(sums.longest_s, spent_s), max(sums.step_j, moved_j)
         sums.count(at, value, moved_j, moved_j / spent_s, moved_j / spent_s)
 
-    def _moved_j(self, sums: _Sums, at: float, value: float) -> float | None:
+    def _moved_j(self, sums: _RailSums, at: float, value: float) -> float | None:
         """Return the joules from one reading to another, which may lie behind a wrap; None if no load could use them."""
         assert sums.at is not None
         moved_j, spent_s = value - sums.value, at - sums.at

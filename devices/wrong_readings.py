@@ -55,7 +55,7 @@ def _unwrap(t: np.ndarray, j: np.ndarray, rail: Rail) -> np.ndarray:
     moved = np.diff(j)
     is_wrap = (moved < 0) & (moved + rail.wrap_j <= rail.most_w * (np.diff(t) + SLACK_S))
     is_wrap[:-1] &= (j[2:] < j[:-2]) | (moved[1:] < -moved[:-1] / 2)  # else it jumps back at once
-    return j + rail.wrap_j * np.r_[0, np.cumsum(is_wrap)]
+    return np.asarray(j + rail.wrap_j * np.r_[0, np.cumsum(is_wrap)])
 
 
 def _find_dips(j: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from ...bundle import Certificate, OperatingPoint, Target
 from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE
 from ...bundle.target import LOSS_LIMITS, describe_limit
 from ...progress import Progress, no_progress
-from ...units import show_share, show_us
+from ...units import show_share, show_time, show_us
 from ..advice import judge
 from ..measure.tables import ExitTable, exits_taken
 from ..search.contenders import Contender
@@ -38,6 +38,7 @@ def make_points(
     statics: Sequence[Contender],
     *,
     confidence: float,
+    every_s: float | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, OperatingPoint]:
     """Certify what was picked, and recommend the chain or the static network for each target.
@@ -49,6 +50,7 @@ def make_points(
         picks, targets: by the points' names.
         statics: the calibration's static networks, which points name by their index.
         confidence: of all promises together.
+        every_s: the pace at which latencies were measured; None if calls were made back to back.
         progress: is told after each target.
     """
     promises = sum(_count_promises(pick, targets[name]) for name, pick in picks.items())
@@ -57,7 +59,7 @@ def make_points(
     beside: dict[str, OperatingPoint] = {}
     for i, (name, pick) in enumerate(picks.items()):
         progress("certifying", i, len(picks))
-        test = _PointTest(targets[name], max(1, promises), confidence)
+        test = _PointTest(targets[name], max(1, promises), confidence, every_s)
         early = None if pick.thresholds is None else test.test_chain(pick.chain, pick.thresholds)
         contender, static = _test_static(test, pick)
         index = None if contender is None else indices[contender.key]
@@ -126,11 +128,13 @@ class _PointTest(Struct, frozen=True):
         target: the target.
         promises: how many promises share the chance of error.
         confidence: of all of them.
+        every_s: the pace of the measurement.
     """
 
     target: Target
     promises: int
     confidence: float
+    every_s: float | None
 
     @property
     def delta(self) -> float:
@@ -161,6 +165,7 @@ class _PointTest(Struct, frozen=True):
     ) -> OperatingPoint:
         if step is None:
             return replace(point, promise=why)
+        is_of_costs = bool(set(self.target.limits).difference(LOSS_LIMITS))
         certificate = Certificate(
             limits=self.target.limits,
             confidence=self.confidence,
@@ -168,9 +173,8 @@ class _PointTest(Struct, frozen=True):
             samples=len(table),
             step=step,
             steps=steps,
-            machine_noise=(table.proof or table.costs).machine_noise
-            if set(self.target.limits).difference(LOSS_LIMITS)
-            else 0.0,
+            machine_noise=(table.proof or table.costs).machine_noise if is_of_costs else 0.0,
+            every_s=self.every_s if is_of_costs else None,
         )
         return replace(point, certificate=certificate, promise=describe_promise(certificate, self.target))
 
@@ -197,6 +201,6 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     slower = f", on a machine up to {MACHINE_ERRORS * certificate.machine_noise:.1%} slower than it was measured"
     machine = slower if certificate.machine_noise else ""
-    return (
-        f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples{machine}."
-    )
+    pace = "" if certificate.every_s is None else f", called every {show_time(certificate.every_s)}"
+    by = f"by {certificate.samples} samples{pace}{machine}"
+    return f"With {certificate.confidence:.0%} confidence{together} {listed}, {by}."

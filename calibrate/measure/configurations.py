@@ -125,14 +125,15 @@ def measure_configuration(session: Session, loaded: LoadedConfiguration) -> Conf
     request, exits = session.request, len(loaded.statics)
     answers = _record(session, loaded, request.samples.x, "given")
     outside = None if request.outside is None else _record(session, loaded, request.outside.x, "outside")
-    turns: dict[Net, Turn] = {loaded.net: force_exits(loaded.net, (1 / exits,) * exits, rng=request.rng)}
-    turns |= {static: run_alone(static) for static in loaded.statics}
+    turns: dict[Net, Turn] = {
+        loaded.net: force_exits(loaded.net, (1 / exits,) * exits, rng=request.rng, pace=request.pace)
+    }
+    turns |= {static: run_alone(static, pace=request.pace) for static in loaded.statics}
     costs, reference_s = measure_turns(session, turns, seconds=request.measure_s / 2)
     chain = costs[loaded.net]
     if request.meter is not None:
         energies = _measure_energy(session, loaded, chain)
-        power_w = np.array([each.energy_j / each.latency_s for each in energies.exits])
-        chain = replace(chain, power_w=power_w, power_noise=np.array([each.noise for each in energies.exits]))
+        chain = chain.with_energies(energies)
     return Configuration(
         variant=loaded.variant,
         placement=loaded.placement,
@@ -154,8 +155,10 @@ def measure_turns(session: Session, turns: Mapping[Key, Turn], *, seconds: float
     request, x = session.request, session.request.samples.x
     drawn = x[request.rng.permutation(len(x))[:TIMED_SAMPLES]]
     every: dict[Hashable, Turn] = dict(turns.items())
-    every[session.reference] = run_alone(session.reference)
-    results = measure(every, drawn, rng=request.rng, progress=request.progress, seconds=seconds)
+    every[session.reference] = run_alone(session.reference, pace=request.pace)
+    results = measure(
+        every, drawn, rng=request.rng, progress=request.progress, seconds=seconds, block=request.pace.block
+    )
     reference_s = latencies(results[session.reference][0])
     session.reference_parts_s.append(part_medians(reference_s))
     costs = {}
@@ -218,6 +221,7 @@ def _measure_energy(session: Session, loaded: LoadedConfiguration, costs: Costs)
     part = Part(variant=loaded.variant, placement=loaded.placement, work="energy")
     if (content := session.resume.load(part)) is not None:
         return msgspec.json.decode(content, type=ExitEnergies)
-    energies = measure_energy(loaded.net, request.samples.x[:TIMED_SAMPLES], request.meter, progress=request.progress)
+    x, every_s = request.samples.x[:TIMED_SAMPLES], request.pace.every_s
+    energies = measure_energy(loaded.net, x, request.meter, every_s=every_s, progress=request.progress)
     session.resume.save(part, msgspec.json.encode(energies))
     return energies

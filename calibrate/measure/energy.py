@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ...devices.integration import student95
 from ...devices.meter import Meter
@@ -19,6 +20,7 @@ from ...devices.rail import Grade
 from ...errors import UsageError
 from ...progress import Progress, no_progress
 from ...runtime import Net
+from ..pace import Pace
 from .energy_fit import fit_stages, predict_joules
 from .energy_rounds import Round, Run, measure_rounds
 from .latency import leave_at_each
@@ -42,9 +44,9 @@ class ExitEnergy(Struct, frozen=True, kw_only=True):
 
     Attributes:
         exit: the exit's number.
-        energy_j, interval_j: of one inference, the board's rest included, with its 95 % interval.
+        energy_j, interval_j: of one inference, the board's rest until the next one included, with its 95 % interval.
         net_j, net_interval_j: the part above the board's rest, with its interval; None if modelled.
-        latency_s: mean time of one inference in the same windows.
+        latency_s: mean time of one inference in the same windows, the pause behind it left out.
         noise: relative standard error of the mean power in these windows; 0 if modelled.
         throttled: windows that count although the board throttled in each repetition.
 
@@ -75,6 +77,7 @@ class ExitEnergies(Struct, frozen=True, kw_only=True):
         mixed_error: error of the joules that the fit predicts for the mixed windows, as a fraction.
         trials, window_s: how many rounds were measured, and the length of a window.
         discarded: windows that were thrown away because the board throttled or the sensor failed.
+        every_s: the pace, from the start of one inference to the start of the next; None if they were made back to back.
         meter, scope, grade: as in `devices.Energy`; `modelled` joules are time by a stated power, and nothing was measured.
         fingerprint: the device's, if the caller attached it.
 
@@ -97,6 +100,7 @@ class ExitEnergies(Struct, frozen=True, kw_only=True):
     meter: str
     scope: str
     grade: Grade
+    every_s: float | None = None
     fingerprint: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,6 +111,7 @@ def measure_energy(
     *,
     trials: int = LEAST_ENERGY_ROUNDS,
     window_s: float | None = None,
+    every_s: float | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> ExitEnergies:
@@ -117,7 +122,7 @@ def measure_energy(
         x: samples that fit it, which are run round and round. Which samples they are matters little, since every one is made to
             leave at a given exit.
         meter: measures the board's power.
-        trials, window_s, seed, progress: as for `measure_runs`.
+        trials, window_s, every_s, seed, progress: as for `measure_runs`.
 
     Raises:
         UsageError, MeasurementError: as for `measure_runs`.
@@ -136,7 +141,7 @@ def measure_energy(
         return lambda: chain(next(samples))
 
     runs = [leave_at(chain) for chain in leave_at_each(net)]
-    return measure_runs(runs, meter, trials=trials, window_s=window_s, seed=seed, progress=progress)
+    return measure_runs(runs, meter, trials=trials, window_s=window_s, every_s=every_s, seed=seed, progress=progress)
 
 
 def measure_runs(
@@ -145,6 +150,7 @@ def measure_runs(
     *,
     trials: int = LEAST_ENERGY_ROUNDS,
     window_s: float | None = None,
+    every_s: float | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> ExitEnergies:
@@ -154,7 +160,9 @@ def measure_runs(
         runs: by exit; exit k runs the stages 0 to k.
         meter: measures the board's power.
         trials: how many rounds, at least ten.
-        window_s: the length of a window; by default five seconds, or 200 updates of the sensor if that is longer.
+        window_s: the length of a window; by default five seconds, or 200 updates of the sensor, or 50 inferences at the pace, if
+            that is longer.
+        every_s: the pace, from the start of one inference to the start of the next; None makes them back to back.
         seed: for the order within the rounds, and the exits of the mixed windows.
         progress: called with the name of the step, how much of it is done, and how much there is.
 
@@ -170,8 +178,9 @@ def measure_runs(
         raise UsageError(f"window_s is a time in seconds above 0, not {window_s}.")
     if meter.grade == "modelled":
         raise UsageError("A modelled meter measures nothing: use model_energy.")
-    rounds = measure_rounds(runs, meter, trials=trials, window_s=window_s, seed=seed, progress=progress)
-    return _summarise(rounds, len(runs), meter)
+    pace = Pace(every_s, clock=meter.clock)
+    rounds = measure_rounds(runs, meter, trials=trials, window_s=window_s, pace=pace, seed=seed, progress=progress)
+    return replace(_summarise(rounds, len(runs), meter), every_s=every_s)
 
 
 def stated_power(meter: Meter) -> float:
@@ -269,7 +278,7 @@ def _summarise_exit(k: int, rounds: Sequence[Round]) -> ExitEnergy:
         energy, count = window.energy, sum(window.counts)
         gross.append(energy.energy_j / count)
         net.append((energy.energy_j - each.mean_rest_w * energy.duration_s) / count)
-        latency.append(energy.duration_s / count)
+        latency.append(window.busy_s / count)
         powers.append(energy.mean_w)
         throttled += bool(energy.throttled)
     (energy_j, half_j), (net_j, net_half_j) = _mean(gross), _mean(net)

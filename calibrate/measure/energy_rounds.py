@@ -20,11 +20,15 @@ from ...devices.recording import Energy, Recording, WindowTooShortError
 from ...devices.window import settle_s
 from ...errors import MeasurementError
 from ...progress import Progress
+from ..pace import Pace
 
 __all__ = ["ExitWindow", "Round", "Run", "measure_rounds"]
 
 WINDOW_S, WINDOW_PERIODS = 5.0, 200
 """The default length of a window: 5 seconds or 200 updates of the sensor, whichever is longer."""
+
+WINDOW_CALLS = 50
+"""A window holds at least so many inferences at a pace."""
 
 RETRIES = 3
 """How often a throttled window, or a round whose sensor failed, is repeated."""
@@ -52,11 +56,13 @@ class ExitWindow(Struct, frozen=True):
         exit: the exit that all its samples took; None in a mixed window.
         counts: how many samples took each exit.
         energy: its joules.
+        busy_s: the time of its inferences, without the pauses of a pace.
     """
 
     exit: int | None
     counts: tuple[int, ...]
     energy: Energy
+    busy_s: float
 
 
 class Round(Struct, frozen=True):
@@ -86,10 +92,11 @@ def measure_rounds(
     *,
     trials: int,
     window_s: float | None,
+    pace: Pace,
     seed: int,
     progress: Progress,
 ) -> list[Round]:
-    """Measure rounds, each in an order drawn anew; the arguments are those of `measure_runs`.
+    """Measure rounds, each in an order drawn anew, at a pace; the other arguments are those of `measure_runs`.
 
     Raises:
         MeasurementError: the sensor failed in the first round, or again and again, or `window_s` is too short for it.
@@ -102,7 +109,7 @@ def measure_rounds(
         kinds = [None if k == len(runs) else int(k) for k in rng.permutation(len(runs) + 1)]
         discarded = sum(each.discarded for each in rounds)
         try:
-            rounds.append(_measure_round(runs, kinds, meter, window_s, rng, max(0, MOST_RETRIES - discarded)))
+            rounds.append(_measure_round(runs, kinds, meter, window_s, pace, rng, max(0, MOST_RETRIES - discarded)))
         except WindowTooShortError as error:
             if is_given or rounds:
                 raise
@@ -123,6 +130,7 @@ def _measure_round(
     kinds: Sequence[int | None],
     meter: Meter,
     window_s: float | None,
+    pace: Pace,
     rng: np.random.Generator,
     retries: int,
 ) -> Round:
@@ -131,11 +139,11 @@ def _measure_round(
     recording.start()
     try:
         first_w, period_s = _rest(recording)
-        window_s = window_s or max(WINDOW_S, WINDOW_PERIODS * period_s)
+        window_s = window_s or max(WINDOW_S, WINDOW_PERIODS * period_s, WINDOW_CALLS * (pace.every_s or 0.0))
         windows, discarded = [], 0
         for kind in kinds:
             left = max(0, min(RETRIES, retries - discarded))
-            window, repeated = _measure_until_calm(runs, kind, recording, window_s, rng, left)
+            window, repeated = _measure_until_calm(runs, kind, recording, window_s, pace, rng, left)
             windows.append(window)
             discarded += repeated
         last_w, _ = _rest(recording)
@@ -160,7 +168,13 @@ def _rest(recording: Recording) -> tuple[float, float]:
 
 
 def _measure_until_calm(
-    runs: Sequence[Run], kind: int | None, recording: Recording, window_s: float, rng: np.random.Generator, retries: int
+    runs: Sequence[Run],
+    kind: int | None,
+    recording: Recording,
+    window_s: float,
+    pace: Pace,
+    rng: np.random.Generator,
+    retries: int,
 ) -> tuple[ExitWindow, int]:
     """Measure a window, again if the board throttled or the sensor failed; return it and how many were discarded.
 
@@ -168,7 +182,7 @@ def _measure_until_calm(
     """
     for attempt in range(retries + 1):
         try:
-            window = _measure_window(runs, kind, recording, window_s, rng)
+            window = _measure_window(runs, kind, recording, window_s, pace, rng)
         except WindowTooShortError:
             raise
         except MeasurementError:
@@ -182,24 +196,34 @@ def _measure_until_calm(
 
 
 def _measure_window(
-    runs: Sequence[Run], kind: int | None, recording: Recording, window_s: float, rng: np.random.Generator
+    runs: Sequence[Run],
+    kind: int | None,
+    recording: Recording,
+    window_s: float,
+    pace: Pace,
+    rng: np.random.Generator,
 ) -> ExitWindow:
     clock, lag_s = recording.meter.clock, settle_s(recording)
     drawn = rng.integers(len(runs), size=1024).tolist() if kind is None else [kind]
 
-    def work(seconds: float) -> tuple[float, float, list[int]]:
-        counts, done, start_s = [0] * len(runs), 0, clock.now_s()
+    def work(seconds: float) -> tuple[float, float, list[int], float]:
+        counts, done, paused_s, start_s = [0] * len(runs), 0, 0.0, clock.now_s()
         while clock.now_s() - start_s < seconds or not done:
             k = drawn[done % len(drawn)]
             runs[k]()
             counts[k] += 1
             done += 1
-        return start_s, clock.now_s(), counts
+            if pace.every_s is not None:
+                before_s = clock.now_s()
+                pace.wait()
+                paused_s += clock.now_s() - before_s
+        end_s = clock.now_s()
+        return start_s, end_s, counts, end_s - start_s - paused_s
 
     work(lag_s)
     before = recording.meter.state()
-    start_s, end_s, counts = work(window_s)
+    start_s, end_s, counts, busy_s = work(window_s)
     after = recording.meter.state()
     work(lag_s)
     recording.poll_now()
-    return ExitWindow(kind, tuple(counts), recording.energy(start_s, end_s, before=before, after=after))
+    return ExitWindow(kind, tuple(counts), recording.energy(start_s, end_s, before=before, after=after), busy_s)

@@ -7,7 +7,8 @@
 Machines drift and share their cores, so every network runs in every block, on the same samples. Within its turn a network runs
 alone, as in a product, with warm caches. The exits of one chain are forced in the mix in which they occur, since a stage that
 seldom runs is cold when it does: forced in equal shares the exits took 6 to 9 % too long, each on its own 1 to 2 % too short.
-No sample is discarded: an outlier is as likely in one network's turns as in another's.
+No sample is discarded: an outlier is as likely in one network's turns as in another's. With a `Pace` the process sleeps before
+each call, as a product does that is called ten times a second.
 """
 
 import copy
@@ -21,9 +22,7 @@ from ...bundle.manifest import NEVER
 from ...progress import Progress, no_progress
 from ...runtime import Net, Result
 from ...runtime.chain.samples import Samples
-
-BLOCK = 16
-"""Samples per turn."""
+from ..pace import BACK_TO_BACK, Pace
 
 LEAST_BLOCKS = 8
 """Blocks that are measured, however slow the network is."""
@@ -35,21 +34,23 @@ Key = TypeVar("Key", bound=Hashable)
 """Names a turn: any object, such as the network that runs."""
 
 
-def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator) -> Turn:
+def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator, pace: Pace = BACK_TO_BACK) -> Turn:
     """Make the turn that leaves a chain at exits drawn at random, whatever the scores; each exit occurs at least once per block.
 
     Args:
         net: the chain.
         shares: the share of samples that leave at each exit, (exits,); they sum to 1.
         rng: draws the exits.
+        pace: of the calls.
     """
     forced = leave_at_each(net)
     count = len(forced)
 
     def turn(x: Samples) -> Sequence[Sequence[Result]]:
         results: list[list[Result]] = [[] for _ in range(count)]
-        drawn = np.concatenate([np.arange(count), rng.choice(count, 2 * BLOCK, p=shares)])
+        drawn = np.concatenate([np.arange(count), rng.choice(count, 2 * pace.block, p=shares)])
         for i, k in enumerate(rng.permutation(drawn)):
+            pace.wait()
             results[k].append(forced[k](x[i % len(x)]))
         return results
 
@@ -65,18 +66,32 @@ def leave_at_each(net: Net) -> list[Net]:
 
 
 def forced_latencies(
-    net: Net, x: Samples, *, seconds: float = 3.0, seed: int = 0, progress: Progress = no_progress
+    net: Net,
+    x: Samples,
+    *,
+    seconds: float = 3.0,
+    seed: int = 0,
+    pace: Pace = BACK_TO_BACK,
+    progress: Progress = no_progress,
 ) -> list[float]:
     """Measure the mean latency of leaving at each exit, in seconds, all exits in equal shares."""
     rng, shares = np.random.default_rng(seed), np.full(len(net.exits), 1 / len(net.exits))
-    turns = {"forced": force_exits(net, shares.tolist(), rng=rng)}
-    results = measure(turns, x, rng=rng, progress=progress, seconds=seconds)["forced"]
+    turns = {"forced": force_exits(net, shares.tolist(), rng=rng, pace=pace)}
+    results = measure(turns, x, rng=rng, progress=progress, seconds=seconds, block=pace.block)["forced"]
     return [float(latencies(exit_results).mean()) for exit_results in results]
 
 
-def run_alone(net: Net) -> Turn:
-    """Make the turn of a single network."""
-    return lambda x: [[net(sample) for sample in x]]
+def run_alone(net: Net, *, pace: Pace = BACK_TO_BACK) -> Turn:
+    """Make the turn of a single network, called at a pace."""
+
+    def turn(x: Samples) -> Sequence[Sequence[Result]]:
+        results = []
+        for sample in x:
+            pace.wait()
+            results.append(net(sample))
+        return [results]
+
+    return turn
 
 
 def measure(
@@ -86,6 +101,7 @@ def measure(
     rng: np.random.Generator,
     progress: Progress,
     seconds: float | None = None,
+    block: int = BACK_TO_BACK.block,
 ) -> dict[Key, list[list[Result]]]:
     """Run every turn on every block of samples, interleaved.
 
@@ -96,31 +112,32 @@ def measure(
         progress: is told after each block.
         seconds: stop after the block in which this much time has passed, but not before `LEAST_BLOCKS` blocks, going round the
             samples as often as it takes; None runs every sample once.
+        block: samples per turn.
 
     Returns:
         For each turn, the results of each of its networks or exits; a network that runs alone keeps the order of the samples.
     """
     for turn in turns.values():  # first calls allocate and compile
-        turn(x[:BLOCK])
+        turn(x[:block])
     collected: dict[Key, list[list[Result]]] = {key: [] for key in turns}
-    start, keys, block = perf_counter(), list(turns), 0
-    blocks = -(-len(x) // BLOCK)
+    start, keys, done = perf_counter(), list(turns), 0
+    blocks = -(-len(x) // block)
     while True:
-        part = x[block % blocks * BLOCK : (block % blocks + 1) * BLOCK]
+        part = x[done % blocks * block : (done % blocks + 1) * block]
         for i in rng.permutation(len(keys)):
             results = turns[keys[i]](part)
             collected[keys[i]] = collected[keys[i]] or [[] for _ in results]
             for earlier, new in zip(collected[keys[i]], results, strict=True):
                 earlier.extend(new)
-        block += 1
-        spent = perf_counter() - start
+        done += 1
         if seconds is None:
-            progress("measuring", min(block * BLOCK, len(x)), len(x))
-            if block == blocks:
+            progress("measuring", min(done * block, len(x)), len(x))
+            if done == blocks:
                 return collected
         else:
-            progress("measuring", min(int(spent * 10), int(seconds * 10)), int(seconds * 10))
-            if spent >= seconds and block >= LEAST_BLOCKS:
+            share = min((perf_counter() - start) / seconds, done / LEAST_BLOCKS, 1.0)
+            progress("measuring", int(share * 100), 100)
+            if share == 1:
                 return collected
 
 

@@ -6,6 +6,8 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from .energy import ExitEnergies
+
 __all__ = ["Costs", "ExitTable", "exits_taken", "mean_at", "values_at"]
 
 
@@ -16,6 +18,8 @@ class Costs(Struct, frozen=True):
         times_s: measured latencies, one float64 array per exit.
         power_w: mean power of the board while each exit runs, float64 (exits,); None if energy was not measured.
         power_noise: relative standard error of that power, float64 (exits,); 0 if it is stated.
+        waiting_j: energy of the board at rest from the start of one call to the start of the next, where `power_w` is the power
+            above rest; 0 if calls are made back to back.
         noise: relative standard error of the mean latency beside other networks; see `noise.comparison_noise`.
         machine_noise: relative standard error of the mean latency at other times on this machine; see `noise.machine_noise`.
     """
@@ -23,6 +27,7 @@ class Costs(Struct, frozen=True):
     times_s: tuple[np.ndarray, ...]
     power_w: np.ndarray | None = None
     power_noise: np.ndarray | float = 0.0
+    waiting_j: float = 0.0
     noise: float = 0.0
     machine_noise: float = 0.0
 
@@ -39,13 +44,24 @@ class Costs(Struct, frozen=True):
     def energy_at(self, latency_s: np.ndarray) -> np.ndarray:
         """Return the energy of latencies, float64 (exits,)."""
         assert self.power_w is not None
-        return self.power_w * latency_s
+        return np.asarray(self.power_w * latency_s + self.waiting_j)
 
     def with_power_of(self, other: "Costs", exits: slice = slice(None)) -> "Costs":
         """Return the costs with the power of others, of all exits or of some."""
         power_w = None if other.power_w is None else other.power_w[exits]
         noise = other.power_noise[exits] if isinstance(other.power_noise, np.ndarray) else other.power_noise
-        return replace(self, power_w=power_w, power_noise=noise)
+        return replace(self, power_w=power_w, power_noise=noise, waiting_j=other.waiting_j)
+
+    def with_energies(self, energies: ExitEnergies) -> "Costs":
+        """Return the costs with the power that was measured, or stated."""
+        exits, waiting_j = energies.exits, 0.0
+        joules = [each.energy_j for each in exits]
+        if energies.every_s is not None and all(each.net_j is not None for each in exits):
+            joules = [each.net_j or 0.0 for each in exits]
+            waiting_j = float(np.mean([each.energy_j - net_j for each, net_j in zip(exits, joules, strict=True)]))
+        power_w = np.array([energy_j / each.latency_s for energy_j, each in zip(joules, exits, strict=True)])
+        noise = np.array([each.noise for each in exits])
+        return replace(self, power_w=power_w, power_noise=noise, waiting_j=waiting_j)
 
     def scaled(self, factor: float) -> "Costs":
         """Return the costs on a machine that is `factor` times as slow and draws the same power."""

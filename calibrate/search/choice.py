@@ -107,15 +107,15 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
 
 def _make_turns(session: Session, choice: Choice) -> dict[Hashable, Turn]:
     """Return the turn of each pick's chain, by the pick, and of each static network that was picked, by its contender."""
-    configuration = choice.chain.configuration
+    configuration, request = choice.chain.configuration, session.request
     loaded = session.open(PlacedVariant(configuration.variant, configuration.placement))
     turns: dict[Hashable, Turn] = {}
     for pick in choice.picks.values():
-        turns[pick] = force_exits(loaded.net, pick.exit_shares().tolist(), rng=session.request.rng)
+        turns[pick] = force_exits(loaded.net, pick.exit_shares().tolist(), rng=request.rng, pace=request.pace)
         static = pick.best_static
         if static is not None and static not in turns:
             net = session.open_static(static.configuration.variant, static.placement[0], static.static or 0)
-            turns[static] = run_alone(net)
+            turns[static] = run_alone(net, pace=request.pace)
     return turns
 
 

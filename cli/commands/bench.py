@@ -3,7 +3,7 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, with_seed
+from ..options import as_json, parse_pace, with_pace, with_seed
 from ..output import print_result, progress_bars
 
 
@@ -11,16 +11,19 @@ from ..output import print_result, progress_bars
 @click.argument("bundle")
 @click.argument("data")
 @with_loading()
+@with_pace
 @with_seed
 @as_json
-def bench(bundle: str, data: str, loading: Loading, seed: int, as_json: bool) -> None:
+def bench(bundle: str, data: str, loading: Loading, every: str | None, seed: int, as_json: bool) -> None:
     """Compare BUNDLE with the whole static network and the best static network, on labelled DATA that calibration never saw."""
     from ...bundle import open_bundle
     from ...calibrate import bench as bench_bundle
     from ..inputs import load_labelled
 
-    opened = open_bundle(bundle)
+    opened, every_s = open_bundle(bundle), parse_pace(every)
     samples = load_labelled(data, opened.manifest)
     with progress_bars() as progress:
-        benchmark = bench_bundle(opened, samples, **loading.arguments(opened), seed=seed, progress=progress)
+        benchmark = bench_bundle(
+            opened, samples, **loading.arguments(opened), every_s=every_s, seed=seed, progress=progress
+        )
     print_result(benchmark, as_json, lambda: str(benchmark))

@@ -8,7 +8,7 @@ from ...errors import TargetError
 from ..describe import describe_calibration
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
-from ..options import as_json, with_seed, with_target
+from ..options import as_json, parse_pace, with_pace, with_seed, with_target
 from ..output import print_result, progress_bars
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--power-w", type=float, help="The board's power in watts, to compute energy from instead of measuring it."
 )
+@with_pace
 @with_seed
 @click.option("--measure-s", type=float, default=6.0, hidden=True)
 @as_json
@@ -52,6 +53,7 @@ def calibrate(
     variants: tuple[str, ...],
     meter: str | None,
     power_w: float | None,
+    every: str | None,
     seed: int,
     measure_s: float,
     as_json: bool,
@@ -70,7 +72,7 @@ def calibrate(
     variant = variants[0] if len(variants) == 1 else None
     devices = loading.devices(opened, variant) or "cpu"
     stages = len(opened.variant(variant).stages)
-    targets = read_targets()
+    targets, every_s = read_targets(), parse_pace(every)
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
     samples = load_samples(data, opened.manifest)
     others = None if outside is None else load_samples(outside, opened.manifest)
@@ -90,6 +92,7 @@ def calibrate(
             meter=chosen,
             seed=seed,
             measure_s=measure_s,
+            every_s=every_s,
             progress=progress,
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))

@@ -6,7 +6,7 @@ from ...errors import UsageError
 from ..describe import describe_energies
 from ..loading import Loading, with_loading
 from ..meters import POWER_STATED_TWICE, open_energy_meter
-from ..options import as_json, parse_seconds, with_meter, with_seed
+from ..options import as_json, parse_pace, parse_seconds, with_meter, with_pace, with_seed
 from ..output import print_result, progress_bars
 
 
@@ -20,6 +20,7 @@ from ..output import print_result, progress_bars
 @click.option("--trials", default=10, show_default=True, help="Rounds, each with a window for every exit.")
 @click.option("--window", help="Length of a window, such as 5s. Default: as long as the sensor needs.")
 @with_loading("device", "place", "fallback", "threads", "variant")
+@with_pace
 @with_seed
 @as_json
 def energy(
@@ -30,6 +31,7 @@ def energy(
     trials: int,
     window: str | None,
     loading: Loading,
+    every: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -43,6 +45,7 @@ def energy(
         raise UsageError(POWER_STATED_TWICE)
     opened = open_bundle(bundle)
     window_s = None if window is None else parse_seconds("--window", window)
+    every_s = parse_pace(every)
     x, _ = load_samples(data, opened.manifest)
     check_samples(x, opened.manifest.inputs)  # before a meter is looked for
     variant = loading.variant_to_run(opened)
@@ -60,6 +63,7 @@ def energy(
             fallback=loading.fallback,
             trials=trials,
             window_s=window_s,
+            every_s=every_s,
             seed=seed,
             progress=progress,
         )

@@ -283,7 +283,8 @@ class Net(Runner):
         with self._lock:
             counts, recent = tuple(self._tally.counts), list(self._tally.recent)
         # Without the lock, so that no inference waits.
-        stats = make_stats(counts, recent, self._tally.family, self._watch)
+        expected_s = () if self.point is None else self.point.exit_latency_s
+        stats = make_stats(counts, recent, self._tally.family, self._watch, expected_s)
         if reset:
             with self._lock:
                 self._tally.family.clear()

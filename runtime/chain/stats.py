@@ -9,12 +9,19 @@ from msgspec import Struct
 
 from ...devices.state import BoardState, State
 from ...devices.watch import Power, Watch
+from ...units import show_us
 
 RECENT_CALLS = 4096
 """The latency percentiles are those of so many calls."""
 
 MOST_UNSEEN = 0.1
 """If the meter missed more than this share of the time, joules per inference are not known."""
+
+LEAST_COMPARED = 100
+"""Fewer calls are not compared with what was calibrated: the first ones are slow."""
+
+FAR = 1.5
+"""A mean latency is far from the calibrated one if one of them is so many times the other."""
 
 LATENCY_PERCENTILES = (50, 90, 99, 99.9)
 
@@ -31,6 +38,7 @@ class Stats(Struct, frozen=True, kw_only=True):
         energy_per_inference_j: the whole board's energy, divided by the inferences of this network and its clones; None if it is
             not known. `power.grade` says how the joules were got.
         state: the board's clocks and temperature now, and what throttles it.
+        notice: says if calls take much longer, or shorter, than the operating point was calibrated with; empty if they do not.
 
     Example:
         >>> import numpy as np
@@ -48,6 +56,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     power: Power | None
     energy_per_inference_j: float | None
     state: State
+    notice: str = ""
 
 
 class Family:
@@ -106,7 +115,13 @@ def _board_state() -> BoardState:
     return BoardState()
 
 
-def make_stats(counts: tuple[int, ...], recent: Sequence[int], family: Family, watch: Watch | None) -> Stats:
+def make_stats(
+    counts: tuple[int, ...],
+    recent: Sequence[int],
+    family: Family,
+    watch: Watch | None,
+    expected_s: Sequence[float] = (),
+) -> Stats:
     """Make the statistics of a network.
 
     Args:
@@ -114,6 +129,7 @@ def make_stats(counts: tuple[int, ...], recent: Sequence[int], family: Family, w
         recent: nanoseconds of its last calls with one sample.
         family: its own tally and those of its clones, which share the board's power.
         watch: what watches the power.
+        expected_s: latency of leaving at each exit, as it was calibrated; empty if that is unknown.
     """
     power = watch.power() if watch else None
     return Stats(
@@ -121,6 +137,7 @@ def make_stats(counts: tuple[int, ...], recent: Sequence[int], family: Family, w
         exit_counts=counts,
         exit_shares=tuple(count / max(1, sum(counts)) for count in counts),
         latency_s=_latencies(recent),
+        notice=_compare_latency(counts, recent, expected_s),
         power=power,
         energy_per_inference_j=_share_out(power, family.count()),
         state=power.state if power and power.meter else _board_state()(),
@@ -134,6 +151,20 @@ def _latencies(recent: Sequence[int]) -> dict[str, float]:
     values = np.percentile(seconds, LATENCY_PERCENTILES, method="inverted_cdf").tolist()
     named = {f"p{p}": value for p, value in zip(LATENCY_PERCENTILES, values, strict=True)}
     return {"mean": float(seconds.mean()), **named, "most": float(seconds.max())}
+
+
+def _compare_latency(counts: tuple[int, ...], recent: Sequence[int], expected_s: Sequence[float]) -> str:
+    """Say if the mean latency is far from what the calibration makes of the exits that were taken."""
+    if len(recent) < LEAST_COMPARED or len(expected_s) != len(counts):
+        return ""
+    expected = float(np.dot(counts, expected_s)) / sum(counts)
+    ratio = float(np.mean(recent)) * 1e-9 / expected if expected > 0 else 1.0
+    if 1 / FAR <= ratio <= FAR:
+        return ""
+    return (
+        f"calls take {ratio:.2g} times as long as the {show_us(expected)} that were calibrated for these exits: the pace, "
+        "the load or the clocks are others than then. Calibrate as the product runs (--every)."
+    )
 
 
 def _share_out(power: Power | None, inferences: int) -> float | None:
