@@ -1,5 +1,7 @@
 import errno
+import json
 import math
+import warnings
 
 import pytest
 
@@ -7,6 +9,7 @@ from offramp.devices import describe_differences, differences, fingerprint
 from offramp.devices.container import container_name, find_mask, read_affinity, read_quota
 from offramp.devices.meters import choose_meter, find_meters
 from offramp.errors import MissingError
+from offramp.runtime import UncalibratedWarning, load
 from offramp.tests.fakes.boards import POWERCAP
 
 SYS = "22 1 0:20 / /sys ro,nosuid - sysfs sysfs ro\n"
@@ -126,6 +129,23 @@ def test_a_calibration_made_under_another_quota_or_on_other_cores_is_told_with_b
     assert {found.kind for found in differences(here, there)} == {"soft"}
     old = {name: text for name, text in there.items() if name not in ("affinity", "cpu_quota")}
     assert differences(here, old) == differences(old, here) == []
+
+
+def test_a_network_that_was_calibrated_with_less_of_the_processor_warns_with_both_values(calibrated):
+    path, here = calibrated.calibrations()[0], fingerprint()
+    content = json.loads(path.read_text())
+    assert content["fingerprint"]["affinity"] == here["affinity"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(calibrated).close()
+    content["fingerprint"] |= {"affinity": "99", "cpu_quota": "0.2 cores"}
+    path.write_text(json.dumps(content))
+    with pytest.warns(UncalibratedWarning) as warned:
+        load(calibrated).close()
+    said = " ".join(str(warning.message) for warning in warned)
+    assert f"CPU affinity is {here['affinity']} here and was 99 there" in said
+    if "cpu_quota" in here:
+        assert f"CPU quota is {here['cpu_quota']} here and was 0.2 cores there" in said
 
 
 def test_the_affinity_of_this_process_is_known(board):

@@ -14,6 +14,7 @@ from offramp.tests.fakes.boards import HWMON, POWERCAP, rapl_zone
 
 RAPL_J = 262143.328850
 SECONDS = 30.0
+IDS = ("zero", "negative", "80 digits", "400 digits", "a word")
 
 
 def sensor(board, wrong, share, *, counts="energy", start_j=50.0, wrap_j=None):
@@ -128,14 +129,14 @@ def test_loads_that_rise_and_pulses_are_no_spikes():
     assert find_spikes(np.r_[np.full(99, 1.0), 20.0]).sum() == 1
 
 
-@pytest.mark.parametrize("limit", [0, -5, 10**80, 10**400, "none"])
+@pytest.mark.parametrize("limit", [0, -5, 10**80, 10**400, "none"], ids=IDS)
 def test_a_counters_range_that_cannot_be_is_not_believed(board, limit):
     root = board("intel-n100", **{f"{POWERCAP}/intel-rapl:0/max_energy_range_uj": f"{limit}\n"})
     (rail, *_) = choose_meter("rapl", root=root).rails
     assert rail.wrap_j is None
 
 
-@pytest.mark.parametrize("interval", [0, -1, 10**80, 10**400])
+@pytest.mark.parametrize("interval", [0, -1, 10**80, 10**400], ids=IDS[:4])
 def test_an_average_that_cannot_be_is_not_believed(board, interval):
     files = {f"{HWMON}/hwmon0/power1_average_interval": f"{interval}\n"}
     meter = choose_meter("hwmon:power_meter", root=board("arm-server", **files))
@@ -155,7 +156,7 @@ def test_a_temperature_that_cannot_be_is_none(board, millidegrees, degrees):
     assert BoardState(root)().temperature_c == degrees
 
 
-@pytest.mark.parametrize("khz", [0, -1, 10**80, 10**400])
+@pytest.mark.parametrize("khz", [0, -1, 10**80, 10**400], ids=IDS[:4])
 def test_a_clock_that_cannot_be_is_none(board, khz):
     policy = "sys/devices/system/cpu/cpufreq/policy0"
     root = board("vm", **{f"{policy}/scaling_cur_freq": f"{khz}\n", f"{policy}/scaling_max_freq": f"{khz}\n"})
