@@ -1,4 +1,4 @@
-"""The verdicts and notes of a calibration in words: whether early exit pays, and how exits and samples could be improved."""
+"""The notes of a calibration in words: how exits and samples could be improved."""
 
 import itertools
 import math
@@ -9,13 +9,13 @@ from msgspec.structs import replace
 
 from ..bundle import OperatingPoint, Target
 from ..bundle.calibration import Conditions
-from ..units import show_mj, show_share, show_us, show_value
+from ..units import show_us, show_value
 from .measure.tables import Costs, exits_taken, mean_at
 from .search.contenders import Contender
 from .search.objective import goal_values, meets_limits
 from .search.picks import Pick, best_thresholds, may_be_unprovable
 
-__all__ = ["advise", "judge", "name_unpromised", "with_exits"]
+__all__ = ["advise", "name_unpromised", "with_exits"]
 
 WORTH_PROPOSING = 0.97
 """A chain with fewer exits is proposed if it is predicted to take at most this share of the time."""
@@ -25,56 +25,6 @@ WEAK_SHARE = 0.5
 
 MOST_EXITS = 5
 """For chains with more exits, only leaving out a single exit is tried."""
-
-
-def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[bool, str]:
-    """Say whether early exit meets its target and beats the best static network that meets it too, with the numbers."""
-    if early is None:
-        assert static is not None
-        return False, f"Do not use early exit here: no thresholds meet the target, {_show(static)} does."
-    if not early.met:
-        missed = f"The target is missed on the reporting samples: {_show(early)}"
-        if early.drop is None or early.accuracy is None:
-            return False, f"{missed}."
-        whole = show_share(early.accuracy + early.drop)
-        return False, f"{missed}, {show_share(early.drop)} below the whole network's {whole}."
-    if static is not None and early.certificate is None and static.is_promised:
-        return False, f"Do not use early exit here: {early.promise} {_show(early)}, {_show(static)}."
-    if static is None or not static.met:
-        where = "" if static is None else " on the reporting samples"
-        return True, f"Use early exit: no static network meets the target{where}, {_show(early)}."
-    pays, gain = _compare(early, static)
-    if pays:
-        return True, f"Use early exit: {_show(early)}, {_show(static)} ({gain})."
-    return False, f"Do not use early exit here: {_show(early)}, {_show(static)} ({gain})."
-
-
-def _compare(early: OperatingPoint, static: OperatingPoint) -> tuple[bool, str]:
-    """Return True if early exit is better at the goal, and by how much in words."""
-    match early.target.goal:
-        case "accuracy":
-            ours, theirs = (
-                point.accuracy if point.accuracy is not None else 1 - point.disagreement for point in (early, static)
-            )
-            return ours > theirs, f"{ours - theirs:+.2%} accuracy"
-        case "energy":
-            ours, theirs = early.energy_j or 0.0, static.energy_j or 0.0
-            return ours < theirs, f"{theirs / ours:.2f} times as many inferences per joule" if ours else ""
-        case _:
-            speed = f"{static.latency_s / early.latency_s:.2f} times the speed"
-            return early.latency_s < static.latency_s, speed
-
-
-def _show(point: OperatingPoint) -> str:
-    name = "early exit" if point.exits_early else f"the static network to exit {point.static}"
-    costs = [show_us(point.latency_s)]
-    if point.energy_j is not None:
-        costs.append(show_mj(point.energy_j))
-    if point.accuracy is not None:
-        right = f"at {show_share(point.accuracy)}"
-    else:
-        right = f"with {show_share(point.disagreement)} disagreement"
-    return f"{name} of {point.variant} {' and '.join(costs)} {right}"
 
 
 def advise(

@@ -21,12 +21,14 @@ from ..progress import Progress, no_progress
 from ..runtime.selection import belongs
 from .advice import advise, name_unpromised
 from .certify.points import make_points
+from .certify.unproven import name_careful
 from .measure.configurations import measure_all
 from .measure.session import Session
 from .requests import Devices, Request, read_request
 from .search.choice import Choice, choose, measure_again
 from .search.contenders import Contender, tabulate
 from .search.frontier import lay_frontier
+from .search.gains import LEAST_GAIN
 
 __all__ = ["calibrate"]
 
@@ -45,6 +47,7 @@ def calibrate(
     variant: str | Sequence[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     confidence: float = 0.9,
+    least_gain: float = LEAST_GAIN,
     outside: Any = None,
     meter: Meter | None = None,
     seed: int = 0,
@@ -78,6 +81,8 @@ def calibrate(
         output: the file to write. By default `default.json` in the bundle's `calibrations/`, or `<variant>.json` if a single
             variant other than the first is named; there a calibration that misses a target replaces none that meets its own.
         confidence: the probability that all promises hold.
+        least_gain: the share of the mean cost that early exit must surely save against the best static network to be recommended,
+            and a less simple chain against a simpler one; 0 takes any gain that is sure.
         outside: other samples and labels (or None), such as training data, that select; all of `data` then report.
         meter: measures energy, which takes some minutes for each configuration; see `devices.choose_meter`.
         seed: for everything random: the split of the samples and the order of measurement.
@@ -114,6 +119,7 @@ def calibrate(
         variant=variant,
         output=output,
         confidence=confidence,
+        least_gain=least_gain,
         outside=outside,
         meter=meter,
         seed=seed,
@@ -145,6 +151,7 @@ def _describe(
         fingerprint=session.fingerprint([device for point in points.values() for device in point.placement]),
         conditions=conditions,
         confidence=request.confidence,
+        least_gain=request.least_gain,
         seed=request.seed,
         select_samples=len(choice.chain.selecting),
         report_samples=len(choice.chain.reporting),
@@ -157,6 +164,7 @@ def _describe(
         gates=tuple(choice.exclusions.values()),
         notes=(
             *session.left_out,
+            *name_careful(choice.picks, request.targets, points),
             *name_unpromised(choice.picks, request.targets, points),
             *advise(choice.picks, request.targets, points, conditions),
         ),

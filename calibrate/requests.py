@@ -55,6 +55,7 @@ class Request(Struct, frozen=True, kw_only=True):
         selecting, reporting: which rows of `samples` select, and which report. With `outside` none of them selects.
         targets: by the names of their points.
         confidence: of all promises together.
+        least_gain: the share of the mean cost that a less simple network must surely save to be recommended.
         placed: each variant on each device that fits it.
         devices: the devices that were named, the first one first.
         is_variant_named: True if single variants were asked for, so that none may be left out.
@@ -75,6 +76,7 @@ class Request(Struct, frozen=True, kw_only=True):
     reporting: np.ndarray
     targets: dict[str, Target]
     confidence: float
+    least_gain: float
     placed: tuple[PlacedVariant, ...]
     devices: tuple[Devices, ...]
     is_variant_named: bool
@@ -129,6 +131,7 @@ def read_request(
     variant: str | Sequence[str] | None,
     output: str | os.PathLike[str] | None,
     confidence: float,
+    least_gain: float,
     outside: Any,
     meter: Meter | None,
     seed: int,
@@ -144,6 +147,8 @@ def read_request(
     _check_outside(samples, others, targets)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
+    if not 0 <= least_gain < 1:
+        raise UsageError(f"least_gain is a share from 0 to below 1, such as 0.05 for 5 %, not {least_gain}.")
     if not 0 <= save_s < math.inf:
         raise UsageError(f"save_s is a time in seconds, 0 or more, not {save_s}.")
     if not 0 < measure_s < math.inf:
@@ -159,6 +164,7 @@ def read_request(
         reporting=reporting,
         targets=targets,
         confidence=confidence,
+        least_gain=least_gain,
         placed=place_variants(variants, (device, *also)),
         devices=(device, *also),
         is_variant_named=variant is not None,

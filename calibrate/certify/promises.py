@@ -23,7 +23,7 @@ WORDS = {
 }
 """The quantity that each limit limits, in words, and True if it is a share."""
 
-__all__ = ["bound_cost", "certify_path"]
+__all__ = ["bound_cost", "certify_path", "count_needed"]
 
 
 def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: float) -> tuple[int | None, str]:
@@ -98,14 +98,31 @@ def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarra
 
 def _explain(seen: np.ndarray, most: float, name: str, delta: float) -> str:
     """Say why even the first candidate of a path cannot be promised, and how many samples might prove it."""
+    what, _ = WORDS[name]
+    needed = count_needed(seen, most, name, delta)
+    if needed is None:
+        mean = show_value(name, float(seen.mean()))
+        return f"Nothing is promised: even the most cautious candidate has {what} of {mean} on these samples."
+    return (
+        f"Nothing is promised: {len(seen)} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
+        f"{show_value(name, most)}. About {needed} could."
+    )
+
+
+def count_needed(seen: np.ndarray, most: float, name: str, delta: float) -> int | None:
+    """Return about how many samples might prove that a mean is at most `most`; None if it is not that small on these.
+
+    Args:
+        seen: each sample's value, (N,); as many are not enough.
+        most: the limit.
+        name: the limit's, as in a `Target`.
+        delta: the chance of a false promise.
+    """
     n, mean, z = len(seen), float(seen.mean()), NormalDist().inv_cdf(1 - delta)
-    what, share = WORDS[name]
     if mean >= most:
-        return f"Nothing is promised: even the most cautious candidate has {what} of {show_value(name, mean)} on these samples."
+        return None
+    share = WORDS[name][1]
     # A test passes at about z standard errors; with as many again it passes in most draws.
     spread = max(float(seen.var()), (1.0 if share else float(np.ptp(seen))) / n)
     needed = max(math.log(1 / delta) * (1 - most) / most if share else 0.0, spread * (2 * z / (most - mean)) ** 2)
-    return (
-        f"Nothing is promised: {n} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
-        f"{show_value(name, most)}. About {max(n + 1, math.ceil(needed / 100) * 100)} could."
-    )
+    return max(n + 1, math.ceil(needed / 100) * 100)

@@ -15,10 +15,12 @@ class Costs(Struct, frozen=True):
     Attributes:
         times_s: measured latencies, one float64 array per exit.
         power_w: mean power of the board while each exit runs, float64 (exits,); None if energy was not measured.
+        noise: relative standard error of the mean latencies, as the machine's drift from round to round shows it.
     """
 
     times_s: tuple[np.ndarray, ...]
     power_w: np.ndarray | None = None
+    noise: float = 0.0
 
     @property
     def latency_s(self) -> np.ndarray:
@@ -32,7 +34,7 @@ class Costs(Struct, frozen=True):
 
     def scaled(self, factor: float) -> "Costs":
         """Return the costs on a machine that is `factor` times as slow and draws the same power."""
-        return Costs(tuple(times * factor for times in self.times_s), self.power_w)
+        return Costs(tuple(times * factor for times in self.times_s), self.power_w, self.noise)
 
     def late_shares(self, deadline_s: float) -> np.ndarray:
         """Return the share of latencies above a deadline, float64 (exits,)."""

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from offramp.bundle import Target, read_calibration
 from offramp.calibrate import Row, bench
-from offramp.calibrate.advice import judge
 from offramp.calibrate.benchmark import judge_early_exit
 from offramp.calibrate.certify.exact_tests import certify_drop
 from offramp.calibrate.measure.tables import exits_taken
+from offramp.calibrate.verdict import judge
 from offramp.devices.meters import modelled
 from offramp.errors import BundleError, DataError, MissingError, TargetError, UnsupportedError, UsageError
 from offramp.export import export, keep, quantize
