@@ -18,10 +18,10 @@ from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
-from .benchmark import Benchmark, Row, StageCost, judge_early_exit
-from .intervals import paired_drop
+from .benchmark import Benchmark, MeasuredLimit, Row, StageCost, judge_early_exit
+from .intervals import Z95, mean_error, paired_drop, ratio_error, share_interval
 from .labels import LEAST_SAMPLES, check_labelled, check_labels
-from .measure.latency import Turn, force_exits, latencies, measure, run_alone
+from .measure.latency import BLOCK, Turn, force_exits, latencies, measure, run_alone
 
 __all__ = ["Comparison", "ComparisonRequest", "bench", "choose_early", "compare"]
 
@@ -236,7 +236,11 @@ def _summarise(
     placement, predicted_s = networks.provenance.devices, float(shares @ costs)
     target = point.target if point else None
     limited = _measure_limits(early, whole, y, target) if target else {}
-    verdict = judge_early_exit(rows["early"], rows["whole"], rows.get("single"), limited, target)
+    errors = [
+        ratio_error(latencies(early), latencies(results[name][0]), BLOCK) if name in results else 0.0
+        for name in ("whole", "single")
+    ]
+    verdict = judge_early_exit(rows["early"], rows["whole"], rows.get("single"), limited, target, errors=errors)
     if max(shares) == 1:
         verdict += f" All samples left at exit {early[0].exit}: the static network that ends there gives the same."
     return Benchmark(
@@ -257,6 +261,7 @@ def _summarise(
         fingerprint=fingerprint(packages=packages_of(list(placement)), threads=request.threads),
         stages=_stage_costs(request.bundle.variant(request.variant_name), networks.provenance, mean_s),
         verdict=verdict,
+        best_speedup=rows.get("single", rows["whole"]).mean_s / rows["early"].mean_s,
     )
 
 
@@ -295,16 +300,21 @@ def _row(name: str, results: Sequence[Result], y: np.ndarray) -> Row:
 
 def _measure_limits(
     early: Sequence[Result], whole: Sequence[Result], y: np.ndarray, target: Target
-) -> dict[str, float]:
-    """Return the measured value of each limit of a target, by the limits' names; energy is not measured here."""
+) -> dict[str, MeasuredLimit]:
+    """Return what each limit of a target limits, as measured, by the limits' names; energy is not measured here."""
     label = np.array([result.label for result in early])
-    seconds = latencies(early)
-    right, whole_right = label == y, _find_right(whole, y)
+    seconds, right = latencies(early), label == y
+    drop, drop_interval = paired_drop(right, _find_right(whole, y))
+    mean_s, error_s = float(seconds.mean()), mean_error(seconds, BLOCK)
     values = {
-        "min_accuracy": float(right.mean()),
-        "max_drop": float(whole_right.mean() - right.mean()),
-        "max_disagreement": float((label != np.array([result.label for result in whole])).mean()),
-        "max_latency_s": float(seconds.mean()),
-        "max_late": float((seconds > (target.deadline_s or math.inf)).mean()),
+        "min_accuracy": _measure_share(right),
+        "max_drop": MeasuredLimit(drop, *drop_interval),
+        "max_disagreement": _measure_share(label != np.array([result.label for result in whole])),
+        "max_latency_s": MeasuredLimit(mean_s, mean_s - Z95 * error_s, mean_s + Z95 * error_s),
+        "max_late": _measure_share(seconds > (target.deadline_s or math.inf)),
     }
     return {name: values[name] for name in target.limits if name in values}
+
+
+def _measure_share(counted: np.ndarray) -> MeasuredLimit:
+    return MeasuredLimit(float(counted.mean()), *share_interval(int(counted.sum()), len(counted)))

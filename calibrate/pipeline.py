@@ -24,9 +24,10 @@ from .certify.points import make_points
 from .certify.unproven import name_careful
 from .measure.configurations import measure_all
 from .measure.session import Session
-from .requests import Devices, Request, read_request
+from .requests import Devices, Keep, Request, read_request
 from .search.choice import Choice, choose, measure_again
 from .search.contenders import Contender, tabulate
+from .search.fewer_exits import try_fewer_exits
 from .search.frontier import lay_frontier
 from .search.gains import LEAST_GAIN
 
@@ -50,6 +51,7 @@ def calibrate(
     least_gain: float = LEAST_GAIN,
     outside: Any = None,
     meter: Meter | None = None,
+    keep: Keep | None = None,
     seed: int = 0,
     measure_s: float = 6.0,
     save_s: float = 10.0,
@@ -85,6 +87,9 @@ def calibrate(
             and a less simple chain against a simpler one; 0 takes any gain that is sure.
         outside: other samples and labels (or None), such as training data, that select; all of `data` then report.
         meter: measures energy, which takes some minutes for each configuration; see `devices.choose_meter`.
+        keep: `offramp.export.keep`, which needs the extra `onnx`. Where fewer exits are predicted to be faster, it makes such a
+            variant, which is measured with the others; it stays in the bundle if it is recommended. None only proposes it in a
+            note. So it is, too, if single variants are named.
         seed: for everything random: the split of the samples and the order of measurement.
         measure_s: seconds spent on the latencies of each configuration.
         save_s: seconds between two saves of recorded answers.
@@ -122,6 +127,7 @@ def calibrate(
         least_gain=least_gain,
         outside=outside,
         meter=meter,
+        keep=keep,
         seed=seed,
         measure_s=measure_s,
         save_s=save_s,
@@ -131,6 +137,7 @@ def calibrate(
         measured = measure_all(session)
         contenders = tabulate(measured, request)
         choice = choose(contenders, measured, request)
+        choice, contenders = try_fewer_exits(session, measured, contenders, choice)
         choice = measure_again(session, choice, contenders)
         conditions = session.conditions()
     points = make_points(choice.picks, request.targets, choice.statics, confidence=confidence, progress=progress)
@@ -163,10 +170,10 @@ def _describe(
         points=points,
         gates=tuple(choice.exclusions.values()),
         notes=(
-            *session.left_out,
+            *session.notes,
             *name_careful(choice.picks, request.targets, points),
             *name_unpromised(choice.picks, request.targets, points),
-            *advise(choice.picks, request.targets, points, conditions),
+            *advise(choice.picks, points, conditions),
         ),
     )
 

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .labels import SampleSet, check_classes, check_data
 
-__all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "PlacedVariant", "Request", "read_request"]
+__all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "Keep", "PlacedVariant", "Request", "read_request"]
 
 STANDARD_LOSSES = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
 """The points made without a target, and their largest accuracy drops; without labels, their largest disagreements."""
@@ -32,6 +32,9 @@ SELECTING_SHARE, LEAST_SELECTING = 0.2, 200
 
 Devices = str | Sequence[str]
 """One device for all stages, or one for each."""
+
+Keep = Callable[..., Bundle]
+"""Adds a variant with fewer exits to a bundle: `export.keep(bundle, exits, variant=parent)`."""
 
 
 class PlacedVariant(Struct, frozen=True):
@@ -61,6 +64,7 @@ class Request(Struct, frozen=True, kw_only=True):
         is_variant_named: True if single variants were asked for, so that none may be left out.
         threads, fallback: as for `runtime.load`.
         meter: measures energy; None leaves it out.
+        keep: adds a variant with fewer exits to the bundle; None only proposes one.
         path: where the calibration is stored.
         is_path_named: True if the path was given.
         seed, rng: the seed, and the generator made from it, which has drawn the split of the samples.
@@ -83,6 +87,7 @@ class Request(Struct, frozen=True, kw_only=True):
     threads: int
     fallback: str | None
     meter: Meter | None
+    keep: Keep | None
     path: Path
     is_path_named: bool
     seed: int
@@ -134,6 +139,7 @@ def read_request(
     least_gain: float,
     outside: Any,
     meter: Meter | None,
+    keep: Keep | None,
     seed: int,
     measure_s: float,
     save_s: float,
@@ -171,6 +177,7 @@ def read_request(
         threads=threads,
         fallback=fallback,
         meter=meter,
+        keep=keep,
         path=_choose_path(bundle, variants, output),
         is_path_named=output is not None,
         seed=seed,

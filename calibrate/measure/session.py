@@ -42,7 +42,7 @@ class Session:
     Attributes:
         request: what was asked for.
         placed: the variants and devices that can be loaded here.
-        left_out: why the others cannot, in words.
+        notes: what was left out and why, in words.
         reference, reference_device: the whole network of the first variant, and where it runs.
         resume: stored work of an unfinished calibration.
     """
@@ -53,7 +53,7 @@ class Session:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.placed, self.left_out = request.placed, list[str]()
+        self.placed, self.notes = request.placed, list[str]()
         self._board = BoardState()
         self._before = self._board()
         self._nets = ExitStack()
@@ -101,7 +101,7 @@ class Session:
             except UnsupportedError as error:
                 if not supported and placed is self.request.placed[-1]:
                     raise
-                self.left_out.append(f"{placed} is left out: {error}")
+                self.notes.append(f"{placed} is left out: {error}")
         self.placed = tuple(supported)
 
     def open(self, placed: PlacedVariant) -> LoadedConfiguration:
