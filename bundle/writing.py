@@ -22,6 +22,7 @@ __all__ = [
     "commit",
     "list_files",
     "new_variant",
+    "remove_variant",
     "write_calibration",
 ]
 
@@ -153,6 +154,33 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
         with contextlib.suppress(OSError):  # the folder above may be closed to us
             sync(root.parent)
         _remove_unlisted(root, manifest)
+    return open_bundle(root)
+
+
+def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:
+    """Remove a variant from a bundle, with the files that no other variant names.
+
+    Raises:
+        UsageError: there is no such variant, it is the only one, another was made from it, or another process writes the bundle.
+        BundleError, MissingError: as for `open_bundle`; MissingError too if the bundle cannot be written.
+    """
+    root = Path(path)
+    open_bundle(root).variant(name)
+    with new_variant(root):  # it holds the bundle's lock
+        bundle = open_bundle(root)
+        removed = bundle.variant(name)
+        others = tuple(variant for variant in bundle.manifest.variants if variant is not removed)
+        made_from = [other.name for other in others if other.origin is not None and other.origin.parent == name]
+        if not others or made_from:
+            why = f"{made_from[0]} was made from it" if made_from else "it is the only one"
+            raise UsageError(f"The variant {name} of {root} cannot be removed: {why}.", path=root)
+        manifest = msgspec.structs.replace(bundle.manifest, variants=others)
+        listed = {f"{other.folder}/{file}" for other in others for file in other.files}
+        with os_errors_explained(root, "write"):
+            write_atomically(root / "manifest.json", _encode_checked(manifest, root))
+            for path_in_bundle in {f"{removed.folder}/{file}" for file in removed.files} - listed:
+                (root / path_in_bundle).unlink(missing_ok=True)
+            _remove_unlisted(root, manifest)
     return open_bundle(root)
 
 

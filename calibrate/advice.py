@@ -1,92 +1,32 @@
-"""The verdicts and notes of a calibration in words: whether early exit pays, and how exits and samples could be improved."""
+"""The notes of a calibration in words: how exits and samples could be improved."""
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from msgspec.structs import replace
 
 from ..bundle import OperatingPoint, Target
 from ..bundle.calibration import Conditions
-from ..units import show_mj, show_share, show_us, show_value
-from .measure.tables import Costs, exits_taken, mean_at
+from ..units import show_us, show_value
+from .measure.tables import exits_taken, mean_at
 from .search.contenders import Contender
 from .search.objective import goal_values, meets_limits
-from .search.picks import Pick, best_thresholds, may_be_unprovable
+from .search.picks import Pick, may_be_unprovable
 
-__all__ = ["advise", "judge", "name_unpromised", "with_exits"]
+__all__ = ["advise", "name_unpromised"]
 
-WORTH_PROPOSING = 0.97
-"""A chain with fewer exits is proposed if it is predicted to take at most this share of the time."""
+WORTH_NAMING = 0.97
+"""A static network that cannot be promised is named if it takes at most this share of the cost."""
 
 WEAK_SHARE = 0.5
 """An exit's head has learnt too little if it is right on less than this share of the samples that the last exit is right on."""
 
-MOST_EXITS = 5
-"""For chains with more exits, only leaving out a single exit is tried."""
 
-
-def judge(early: OperatingPoint | None, static: OperatingPoint | None) -> tuple[bool, str]:
-    """Say whether early exit meets its target and beats the best static network that meets it too, with the numbers."""
-    if early is None:
-        assert static is not None
-        return False, f"Do not use early exit here: no thresholds meet the target, {_show(static)} does."
-    if not early.met:
-        missed = f"The target is missed on the reporting samples: {_show(early)}"
-        if early.drop is None or early.accuracy is None:
-            return False, f"{missed}."
-        whole = show_share(early.accuracy + early.drop)
-        return False, f"{missed}, {show_share(early.drop)} below the whole network's {whole}."
-    if static is not None and early.certificate is None and static.is_promised:
-        return False, f"Do not use early exit here: {early.promise} {_show(early)}, {_show(static)}."
-    if static is None or not static.met:
-        where = "" if static is None else " on the reporting samples"
-        return True, f"Use early exit: no static network meets the target{where}, {_show(early)}."
-    pays, gain = _compare(early, static)
-    if pays:
-        return True, f"Use early exit: {_show(early)}, {_show(static)} ({gain})."
-    return False, f"Do not use early exit here: {_show(early)}, {_show(static)} ({gain})."
-
-
-def _compare(early: OperatingPoint, static: OperatingPoint) -> tuple[bool, str]:
-    """Return True if early exit is better at the goal, and by how much in words."""
-    match early.target.goal:
-        case "accuracy":
-            ours, theirs = (
-                point.accuracy if point.accuracy is not None else 1 - point.disagreement for point in (early, static)
-            )
-            return ours > theirs, f"{ours - theirs:+.2%} accuracy"
-        case "energy":
-            ours, theirs = early.energy_j or 0.0, static.energy_j or 0.0
-            return ours < theirs, f"{theirs / ours:.2f} times as many inferences per joule" if ours else ""
-        case _:
-            speed = f"{static.latency_s / early.latency_s:.2f} times the speed"
-            return early.latency_s < static.latency_s, speed
-
-
-def _show(point: OperatingPoint) -> str:
-    name = "early exit" if point.exits_early else f"the static network to exit {point.static}"
-    costs = [show_us(point.latency_s)]
-    if point.energy_j is not None:
-        costs.append(show_mj(point.energy_j))
-    if point.accuracy is not None:
-        right = f"at {show_share(point.accuracy)}"
-    else:
-        right = f"with {show_share(point.disagreement)} disagreement"
-    return f"{name} of {point.variant} {' and '.join(costs)} {right}"
-
-
-def advise(
-    picks: Mapping[str, Pick],
-    targets: Mapping[str, Target],
-    points: Mapping[str, OperatingPoint],
-    conditions: Conditions,
-) -> list[str]:
+def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], conditions: Conditions) -> list[str]:
     """Return notes on exits that are of no use, and on what slowed the board down.
 
     Args:
-        picks, targets, points: by the points' names.
+        picks, points: by the points' names.
         conditions: of the board.
     """
     chain = next(iter(picks.values())).chain
@@ -100,10 +40,8 @@ def advise(
         notes += _name_weak(table.right.mean(0).tolist(), variant)
     early = [point for point in points.values() if point.exits_early]
     unused = [k for k in range(table.exits - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
-    if unused:
+    if unused and (len(unused) == table.exits - 1 or any(points[name].exits_early for name in picks)):
         notes.append(_name_unused(unused, table.exits, passing_s, variant))
-    else:
-        notes += _propose_fewer(next(iter(picks.values())), next(iter(targets.values())), passing_s, variant)
     if conditions.throttled:
         notes.append(
             f"The board slowed down during the measurement ({', '.join(conditions.throttled)}): measure again when it is cool."
@@ -131,7 +69,7 @@ def name_unpromised(
         most = max(cost or 0.0 for cost in costs)
         unproven = [(_static_cost(static, target), static) for static in _unproven_statics(pick, target)]
         cost, static = min(unproven, key=lambda pair: pair[0], default=(math.inf, None))
-        if static is not None and cost < WORTH_PROPOSING * most:
+        if static is not None and cost < WORTH_NAMING * most:
             shown = show_value("max_energy_j" if is_energy else "max_latency_s", cost)
             notes.append(
                 f"{name}: the static network to exit {static.static} of {static.configuration.variant.name} takes {shown} and "
@@ -179,50 +117,6 @@ def _name_weak(right: Sequence[float], variant: str) -> list[str]:
         f"last on {right[-1]:.1%}: too little to let anything leave. Train the heads for longer, together with the network, or "
         "take other heads (attach has head=)."
     ]
-
-
-def _propose_fewer(pick: Pick, target: Target, passing_s: Sequence[float], variant: str) -> list[str]:
-    """Propose the set of exits that is predicted to be fastest, if it is faster than all exits."""
-    exits = pick.chain.selecting.exits
-    if pick.thresholds is None or target.goal != "latency" or exits < 3 or not passing_s:
-        return []
-    full_s = _mean_latency_s(pick.chain, pick.thresholds)
-    sizes = range(2, exits) if exits <= MOST_EXITS else (exits - 1,)
-    best, best_s = None, full_s
-    for size in sizes:
-        for early in itertools.combinations(range(exits - 1), size - 1):
-            shorter = with_exits(pick.chain, (*early, exits - 1), passing_s)
-            (thresholds,) = best_thresholds([shorter], target)
-            if thresholds is not None and _mean_latency_s(shorter, thresholds) < best_s:
-                best, best_s = (*early, exits - 1), _mean_latency_s(shorter, thresholds)
-    if best is None or best_s > WORTH_PROPOSING * full_s:
-        return []
-    return [
-        f"With {_exits(best)} alone early exit is predicted to take {1 - best_s / full_s:.0%} less time in the mean. Try: "
-        f"offramp keep BUNDLE --exits {','.join(map(str, best))} --variant {variant}"
-    ]
-
-
-def with_exits(chain: Contender, exits: Sequence[int], passing_s: Sequence[float]) -> Contender:
-    """Return a chain as it is predicted to be with only some of its exits.
-
-    Args:
-        chain: the chain.
-        exits: those it keeps.
-        passing_s: the time that each exit but the last takes from samples that do not leave there.
-    """
-    columns, times, costs = list(exits), [], chain.selecting.costs
-    for k in columns:
-        saved_s = sum(max(0.0, passing_s[j]) for j in range(k) if j not in columns)
-        times.append(costs.times_s[k] - saved_s)
-    costs = Costs(tuple(times), None if costs.power_w is None else costs.power_w[columns])
-    selecting, reporting = (table.columns(columns, costs) for table in (chain.selecting, chain.reporting))
-    return replace(chain, selecting=selecting, reporting=reporting)
-
-
-def _mean_latency_s(contender: Contender, thresholds: tuple[float, ...]) -> float:
-    table = contender.selecting
-    return mean_at(table.costs.latency_s, exits_taken(table.score, thresholds))
 
 
 def _exits(numbers: Sequence[int]) -> str:

@@ -7,8 +7,9 @@ from msgspec import Struct
 
 from ..bundle import Target
 from ..units import show_share, show_time, show_us, show_value
+from .intervals import Z95
 
-__all__ = ["Benchmark", "Row", "StageCost", "judge_early_exit"]
+__all__ = ["Benchmark", "MeasuredLimit", "Row", "StageCost", "judge_early_exit"]
 
 
 class Row(Struct, frozen=True):
@@ -27,6 +28,27 @@ class Row(Struct, frozen=True):
     p50_s: float
     p90_s: float
     p99_s: float
+
+
+class MeasuredLimit(Struct, frozen=True):
+    """What a target limits, as it was measured, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def is_missed(self, name: str, limit: float) -> bool:
+        """Return True if the value misses a limit, by the limit's name."""
+        return self.value < limit if name == "min_accuracy" else self.value > limit
+
+    def is_surely_missed(self, name: str, limit: float) -> bool:
+        """Return True if the whole interval misses a limit: these samples contradict it."""
+        return self.high < limit if name == "min_accuracy" else self.low > limit
+
+    def show(self, name: str) -> str:
+        """Write the value and its interval in the limit's unit."""
+        low, high = (show_value(name, value) for value in (self.low, self.high))
+        return f"{show_value(name, self.value)} (95 % interval {low} to {high})"
 
 
 class StageCost(Struct, frozen=True):
@@ -60,6 +82,7 @@ class Benchmark(Struct, frozen=True):
         single: the best static network for the target, as calibration chose it; None if it chose none, or chose `whole`.
         single_name: name of that static network, with its device if `whole` runs on another.
         speedup: mean latency of `whole` divided by the mean latency of `early`.
+        best_speedup: the same of the best static network for the target: of `single`, or of `whole` if there is none.
         drop, drop_interval: accuracy of `whole` minus accuracy of `early` on the same samples, and its paired 95 % interval.
         exit_shares, predicted_shares: share of samples that leave at each exit, measured here, and predicted by the calibration
             (None without a calibration).
@@ -98,6 +121,7 @@ class Benchmark(Struct, frozen=True):
     fingerprint: dict[str, str]
     stages: tuple[StageCost, ...]
     verdict: str
+    best_speedup: float
     every_s: float | None = None
 
     def __str__(self) -> str:
@@ -153,7 +177,13 @@ def _microseconds(values_s: Sequence[float]) -> str:
 
 
 def judge_early_exit(
-    early: Row, whole: Row, single: Row | None, measured: Mapping[str, float], target: Target | None
+    early: Row,
+    whole: Row,
+    single: Row | None,
+    measured: Mapping[str, MeasuredLimit],
+    target: Target | None,
+    *,
+    errors: Sequence[float] = (0.0, 0.0),
 ) -> str:
     """Return a sentence that says who wins: by the target that the thresholds were chosen for; without one, by mean latency.
 
@@ -161,28 +191,62 @@ def judge_early_exit(
         early, whole, single: as in `Benchmark`.
         measured: what the target limits, as it was measured, by the limits' names; empty without a target.
         target: of the operating point.
+        errors: standard errors of the mean latency of `early` divided by that of `whole`, and by that of `single`.
     """
-    ratio = f"{whole.mean_s / early.mean_s:.2f} times as fast in the mean as the whole static network"
-    figures = f"{show_us(early.mean_s)} at {show_share(early.accuracy)}"
+    statics = [_Rival("the whole static network", whole, errors[0])]
+    if single is not None:
+        statics.append(_Rival("the best static network that meets the target", single, errors[1]))
+    ratio = _compare_speed(early, statics)
+    figures, doubts = f"{show_us(early.mean_s)} at {show_share(early.accuracy)}", ""
     for name, value in measured.items():
         assert target is not None
-        limit = target.limits[name]
-        if value < limit if name == "min_accuracy" else value > limit:
+        limit, shown = target.limits[name], value.show(name)
+        if value.is_surely_missed(name, limit):
             return (
-                f"Early exit misses its target here: {name} is {show_value(name, limit)}, but {show_value(name, value)} was "
-                f"measured. It takes {figures}, {ratio}."
+                f"Early exit misses its target here: {name} is {show_value(name, limit)}, but {shown} was measured. It takes "
+                f"{figures}, {ratio}."
             )
-    statics = [("the whole static network", whole)]
-    if single is not None:
-        statics.append(("the best static network that meets the target", single))
+        if value.is_missed(name, limit):
+            doubts += (
+                f" Of {name} {shown} was measured, which does not contradict the limit of {show_value(name, limit)}."
+            )
     if target is not None and target.goal == "accuracy":
         slowest_s = target.max_latency_s or math.inf
-        winners = [(name, row) for name, row in statics if row.mean_s <= slowest_s and row.accuracy >= early.accuracy]
+        fast = [each for each in statics if each.row.mean_s <= slowest_s]
+        better = [each for each in fast if each.row.accuracy >= early.accuracy]
+        draws: list[_Rival] = []
         praise = f"no static network that is fast enough is as accurate. It takes {figures}."
     else:
-        winners = [(name, row) for name, row in statics if row.mean_s <= early.mean_s]
+        better = [each for each in statics if each.gain_interval(early)[1] <= 0]
+        draws = [each for each in statics if each.gain_interval(early)[0] <= 0]
         praise = f"{ratio}."
-    if not winners:
-        return f"Early exit wins here: {praise}"
-    name, row = winners[-1]
-    return f"Early exit loses here: {name} takes {show_us(row.mean_s)} at {show_share(row.accuracy)}, early exit {figures}."
+    if not better and not draws:
+        return f"Early exit wins here: {praise}{doubts}"
+    winner = (better or draws)[-1]
+    static = (
+        f"{winner.name} takes {show_us(winner.row.mean_s)} at {show_share(winner.row.accuracy)}, early exit {figures}"
+    )
+    if better:
+        return f"Early exit loses here: {static}.{doubts}"
+    low, high = winner.gain_interval(early)
+    return f"Early exit saves nothing for sure here: {static}: 95 % interval of the saving {low:.1%} to {high:.1%}.{doubts}"
+
+
+class _Rival(Struct, frozen=True):
+    """A static network that early exit is compared with, and the standard error of the ratio of their mean latencies."""
+
+    name: str
+    row: Row
+    error: float
+
+    def gain_interval(self, early: Row) -> tuple[float, float]:
+        """Return the 95 % interval of the share of its mean latency that early exit saves."""
+        saved = 1 - early.mean_s / self.row.mean_s
+        return saved - Z95 * self.error, saved + Z95 * self.error
+
+
+def _compare_speed(early: Row, statics: Sequence[_Rival]) -> str:
+    """Say how fast early exit is, the static network first that it has to beat."""
+    *others, best = statics
+    words = f"{best.row.mean_s / early.mean_s:.2f} times as fast in the mean as {best.name}"
+    return words + "".join(f" ({each.row.mean_s / early.mean_s:.2f} times as fast as {each.name})" for each in others)

@@ -18,8 +18,8 @@ from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
-from .benchmark import Benchmark, Row, StageCost, judge_early_exit
-from .intervals import paired_drop
+from .benchmark import Benchmark, MeasuredLimit, Row, StageCost, judge_early_exit
+from .intervals import Z95, mean_error, paired_drop, ratio_error, share_interval
 from .labels import LEAST_SAMPLES, check_labelled, check_labels
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
 from .pace import BACK_TO_BACK, Pace
@@ -242,8 +242,12 @@ def _summarise(
     drop, interval = paired_drop(_find_right(early, y), _find_right(whole, y))
     placement, predicted_s = networks.provenance.devices, float(shares @ costs)
     target = point.target if point else None
-    limited = _measure_limits(early, whole, y, target) if target else {}
-    verdict = judge_early_exit(rows["early"], rows["whole"], rows.get("single"), limited, target)
+    limited = _measure_limits(early, whole, y, target, request.pace.block) if target else {}
+    errors = [
+        ratio_error(latencies(early), latencies(results[name][0]), request.pace.block) if name in results else 0.0
+        for name in ("whole", "single")
+    ]
+    verdict = judge_early_exit(rows["early"], rows["whole"], rows.get("single"), limited, target, errors=errors)
     if max(shares) == 1:
         verdict += f" All samples left at exit {early[0].exit}: the static network that ends there gives the same."
     return Benchmark(
@@ -265,6 +269,7 @@ def _summarise(
         stages=_stage_costs(request.bundle.variant(request.variant_name), networks.provenance, mean_s),
         verdict=verdict,
         every_s=request.pace.every_s,
+        best_speedup=rows.get("single", rows["whole"]).mean_s / rows["early"].mean_s,
     )
 
 
@@ -302,17 +307,25 @@ def _row(name: str, results: Sequence[Result], y: np.ndarray) -> Row:
 
 
 def _measure_limits(
-    early: Sequence[Result], whole: Sequence[Result], y: np.ndarray, target: Target
-) -> dict[str, float]:
-    """Return the measured value of each limit of a target, by the limits' names; energy is not measured here."""
+    early: Sequence[Result], whole: Sequence[Result], y: np.ndarray, target: Target, block: int
+) -> dict[str, MeasuredLimit]:
+    """Return what each limit of a target limits, as measured, by the limits' names; energy is not measured here.
+
+    `block` is how many samples were measured in a turn.
+    """
     label = np.array([result.label for result in early])
-    seconds = latencies(early)
-    right, whole_right = label == y, _find_right(whole, y)
+    seconds, right = latencies(early), label == y
+    drop, drop_interval = paired_drop(right, _find_right(whole, y))
+    mean_s, error_s = float(seconds.mean()), mean_error(seconds, block)
     values = {
-        "min_accuracy": float(right.mean()),
-        "max_drop": float(whole_right.mean() - right.mean()),
-        "max_disagreement": float((label != np.array([result.label for result in whole])).mean()),
-        "max_latency_s": float(seconds.mean()),
-        "max_late": float((seconds > (target.deadline_s or math.inf)).mean()),
+        "min_accuracy": _measure_share(right),
+        "max_drop": MeasuredLimit(drop, *drop_interval),
+        "max_disagreement": _measure_share(label != np.array([result.label for result in whole])),
+        "max_latency_s": MeasuredLimit(mean_s, mean_s - Z95 * error_s, mean_s + Z95 * error_s),
+        "max_late": _measure_share(seconds > (target.deadline_s or math.inf)),
     }
     return {name: values[name] for name in target.limits if name in values}
+
+
+def _measure_share(counted: np.ndarray) -> MeasuredLimit:
+    return MeasuredLimit(float(counted.mean()), *share_interval(int(counted.sum()), len(counted)))

@@ -7,7 +7,7 @@ import numpy as np
 Z95 = 1.959964
 """Standard errors on each side of a 95 % interval."""
 
-__all__ = ["paired_drop", "paired_error", "share_interval"]
+__all__ = ["Z95", "mean_error", "paired_drop", "paired_error", "ratio_error", "share_interval"]
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
@@ -43,3 +43,29 @@ def paired_drop(right: np.ndarray, right_full: np.ndarray) -> tuple[float, tuple
     lost, won = (right_full & ~right).sum(), (right & ~right_full).sum()
     middle, half = float(lost - won) / (n + 2), Z95 * float(paired_error(lost, won, n))
     return float(lost - won) / n, (middle - half, middle + half)
+
+
+def mean_error(values: np.ndarray, block: int) -> float:
+    """Return the standard error of a mean of values that are alike within blocks, such as latencies measured in one turn.
+
+    Args:
+        values: float64 (N,), in the order of measurement.
+        block: how many values follow each other in a block.
+    """
+    means = _block_means(values, block)
+    return float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else 0.0
+
+
+def ratio_error(values: np.ndarray, others: np.ndarray, block: int) -> float:
+    """Return the standard error of the ratio of two means whose blocks were measured side by side (the delta method).
+
+    Args:
+        values, others: float64 (N,), in the order of measurement.
+        block: how many values follow each other in a block.
+    """
+    ours, theirs = _block_means(values, block), _block_means(others, block)
+    return mean_error(ours - ours.mean() / theirs.mean() * theirs, 1) / float(theirs.mean())
+
+
+def _block_means(values: np.ndarray, block: int) -> np.ndarray:
+    return np.array([values[i : i + block].mean() for i in range(0, len(values), block)])

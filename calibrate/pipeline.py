@@ -21,13 +21,16 @@ from ..progress import Progress, no_progress
 from ..runtime.selection import belongs
 from .advice import advise, name_unpromised
 from .certify.points import make_points
+from .certify.unproven import name_careful
 from .measure.configurations import measure_all
 from .measure.noise import describe_drift
 from .measure.session import Session
-from .requests import Devices, Request, read_request
+from .requests import Devices, Keep, Request, read_request
 from .search.choice import Choice, choose, measure_again
 from .search.contenders import Contender, tabulate
+from .search.fewer_exits import try_fewer_exits
 from .search.frontier import lay_frontier
+from .search.gains import LEAST_GAIN
 
 __all__ = ["calibrate"]
 
@@ -46,8 +49,10 @@ def calibrate(
     variant: str | Sequence[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     confidence: float = 0.9,
+    least_gain: float = LEAST_GAIN,
     outside: Any = None,
     meter: Meter | None = None,
+    keep: Keep | None = None,
     seed: int = 0,
     measure_s: float = 6.0,
     every_s: float | None = None,
@@ -80,8 +85,13 @@ def calibrate(
         output: the file to write. By default `default.json` in the bundle's `calibrations/`, or `<variant>.json` if a single
             variant other than the first is named; there a calibration that misses a target replaces none that meets its own.
         confidence: the probability that all promises hold.
+        least_gain: the share of the mean cost that early exit must surely save against the best static network to be recommended,
+            and a less simple chain against a simpler one; 0 takes any gain that is sure.
         outside: other samples and labels (or None), such as training data, that select; all of `data` then report.
         meter: measures energy, which takes some minutes for each configuration; see `devices.choose_meter`.
+        keep: `offramp.export.keep`, which needs the extra `onnx`. Where fewer exits are predicted to be faster, it makes such a
+            variant, which is measured with the others; it stays in the bundle if it is recommended. None only proposes it in a
+            note. So it is, too, if single variants are named.
         seed: for everything random: the split of the samples and the order of measurement.
         measure_s: seconds spent on the latencies of each configuration.
         every_s: the pace of the product, from the start of one call to the start of the next: calls are measured at it, since
@@ -118,8 +128,10 @@ def calibrate(
         variant=variant,
         output=output,
         confidence=confidence,
+        least_gain=least_gain,
         outside=outside,
         meter=meter,
+        keep=keep,
         seed=seed,
         measure_s=measure_s,
         every_s=every_s,
@@ -128,8 +140,9 @@ def calibrate(
     )
     with Session(request) as session:
         measured = measure_all(session)
-        contenders = tabulate(measured, request)
+        contenders: Sequence[Contender] = tabulate(measured, request)
         choice = choose(contenders, measured, request)
+        choice, contenders = try_fewer_exits(session, measured, contenders, choice)
         choice = measure_again(session, choice, contenders)
         conditions = session.conditions()
     points = make_points(
@@ -152,6 +165,7 @@ def _describe(
         fingerprint=session.fingerprint([device for point in points.values() for device in point.placement]),
         conditions=conditions,
         confidence=request.confidence,
+        least_gain=request.least_gain,
         seed=request.seed,
         select_samples=len(choice.chain.selecting),
         report_samples=len(choice.chain.reporting),
@@ -164,10 +178,11 @@ def _describe(
         points=points,
         gates=tuple(choice.exclusions.values()),
         notes=(
-            *session.left_out,
+            *session.notes,
             *describe_drift(session.reference_parts_s),
+            *name_careful(choice.picks, request.targets, points),
             *name_unpromised(choice.picks, request.targets, points),
-            *advise(choice.picks, request.targets, points, conditions),
+            *advise(choice.picks, points, conditions),
         ),
     )
 

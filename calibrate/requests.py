@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..runtime.placement import AUTO, one_device_per_stage
 from .labels import SampleSet, check_classes, check_data
 from .pace import Pace
 
-__all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "PlacedVariant", "Request", "read_request"]
+__all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "Keep", "PlacedVariant", "Request", "read_request"]
 
 STANDARD_LOSSES = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
 """The points made without a target, and their largest accuracy drops; without labels, their largest disagreements."""
@@ -33,6 +33,9 @@ SELECTING_SHARE, LEAST_SELECTING = 0.2, 200
 
 Devices = str | Sequence[str]
 """One device for all stages, or one for each."""
+
+Keep = Callable[..., Bundle]
+"""Adds a variant with fewer exits to a bundle: `export.keep(bundle, exits, variant=parent)`."""
 
 
 class PlacedVariant(Struct, frozen=True):
@@ -56,11 +59,13 @@ class Request(Struct, frozen=True, kw_only=True):
         selecting, reporting: which rows of `samples` select, and which report. With `outside` none of them selects.
         targets: by the names of their points.
         confidence: of all promises together.
+        least_gain: the share of the mean cost that a less simple network must surely save to be recommended.
         placed: each variant on each device that fits it.
         devices: the devices that were named, the first one first.
         is_variant_named: True if single variants were asked for, so that none may be left out.
         threads, fallback: as for `runtime.load`.
         meter: measures energy; None leaves it out.
+        keep: adds a variant with fewer exits to the bundle; None only proposes one.
         path: where the calibration is stored.
         is_path_named: True if the path was given.
         seed, rng: the seed, and the generator made from it, which has drawn the split of the samples.
@@ -77,12 +82,14 @@ class Request(Struct, frozen=True, kw_only=True):
     reporting: np.ndarray
     targets: dict[str, Target]
     confidence: float
+    least_gain: float
     placed: tuple[PlacedVariant, ...]
     devices: tuple[Devices, ...]
     is_variant_named: bool
     threads: int
     fallback: str | None
     meter: Meter | None
+    keep: Keep | None
     path: Path
     is_path_named: bool
     seed: int
@@ -134,8 +141,10 @@ def read_request(
     variant: str | Sequence[str] | None,
     output: str | os.PathLike[str] | None,
     confidence: float,
+    least_gain: float,
     outside: Any,
     meter: Meter | None,
+    keep: Keep | None,
     seed: int,
     measure_s: float,
     every_s: float | None,
@@ -150,6 +159,8 @@ def read_request(
     _check_outside(samples, others, targets)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
+    if not 0 <= least_gain < 1:
+        raise UsageError(f"least_gain is a share from 0 to below 1, such as 0.05 for 5 %, not {least_gain}.")
     if not 0 <= save_s < math.inf:
         raise UsageError(f"save_s is a time in seconds, 0 or more, not {save_s}.")
     if not 0 < measure_s < math.inf:
@@ -165,12 +176,14 @@ def read_request(
         reporting=reporting,
         targets=targets,
         confidence=confidence,
+        least_gain=least_gain,
         placed=place_variants(variants, (device, *also)),
         devices=(device, *also),
         is_variant_named=variant is not None,
         threads=threads,
         fallback=fallback,
         meter=meter,
+        keep=keep,
         path=_choose_path(bundle, variants, output),
         is_path_named=output is not None,
         seed=seed,

@@ -11,14 +11,16 @@ from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE
 from ...bundle.target import LOSS_LIMITS, describe_limit
 from ...progress import Progress, no_progress
 from ...units import show_share, show_time, show_us
-from ..advice import judge
 from ..measure.tables import ExitTable, exits_taken
 from ..search.contenders import Contender
+from ..search.gains import Gain, measure_gain
 from ..search.objective import meets_limits
 from ..search.picks import Pick
 from ..search.predictions import predict_point
+from ..verdict import Unproven, judge
 from .paths import lay_candidates
 from .promises import MACHINE_ERRORS, certify_path
+from .unproven import find_unproven
 
 __all__ = ["describe_promise", "make_points"]
 
@@ -63,7 +65,8 @@ def make_points(
         early = None if pick.thresholds is None else test.test_chain(pick.chain, pick.thresholds)
         contender, static = _test_static(test, pick)
         index = None if contender is None else indices[contender.key]
-        points |= _recommend(name, early, static, beside, index)
+        verdict = _judge(pick, early, static, contender, test)
+        points |= _recommend(name, early, static, beside, verdict, index)
     progress("certifying", len(picks), len(picks))
     return points | beside
 
@@ -102,21 +105,54 @@ def _is_free(static: Contender, target: Target) -> bool:
     return static.reporting.is_reference and set(target.limits) <= REFERENCE_LIMITS
 
 
+class _Verdict(Struct, frozen=True):
+    """Whether early exit pays, in words, and how much better it is than the best static network."""
+
+    pays: bool
+    words: str
+    gain: Gain | None
+
+
+def _judge(
+    pick: Pick,
+    early: OperatingPoint | None,
+    static: OperatingPoint | None,
+    contender: Contender | None,
+    test: "_PointTest",
+) -> _Verdict:
+    gain: Gain | None = None
+    unproven: Unproven | None = None
+    if early is not None and contender is not None:
+        ours, theirs = (pick.chain.reporting, early.thresholds), (contender.reporting, ())
+        gain = measure_gain(ours, theirs, test.target, least=pick.least_gain)
+        promised = None if early.certificate is None else early.thresholds
+        unproven = find_unproven(pick, test.target, contender, promised=promised, delta=test.delta)
+    return _Verdict(*judge(early, static, gain, unproven), gain)
+
+
 def _recommend(
     name: str,
     early: OperatingPoint | None,
     static: OperatingPoint | None,
     beside: dict[str, OperatingPoint],
+    verdict: _Verdict,
     index: int | None,
 ) -> dict[str, OperatingPoint]:
     """Return the point that wins, by its name; if that is a static network, the chain's point is put into `beside`."""
-    pays, verdict = judge(early, static)
     if early is not None:
-        early = replace(early, pays=pays, verdict=verdict, rival=index)
-    if static is not None and not pays:
+        gain = verdict.gain
+        early = replace(
+            early,
+            pays=verdict.pays,
+            verdict=verdict.words,
+            rival=index,
+            gain=None if gain is None else gain.share,
+            gain_interval=None if gain is None else gain.interval,
+        )
+    if static is not None and not verdict.pays:
         if early is not None:
             beside[name + EARLY_SUFFIX] = early
-        return {name: replace(static, verdict=verdict, rival=index)}
+        return {name: replace(static, verdict=verdict.words, rival=index)}
     assert early is not None  # a target that neither meets was refused
     return {name: early}
 

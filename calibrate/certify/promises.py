@@ -30,7 +30,7 @@ MACHINE_ERRORS = 2.0
 POWER_FREEDOM = LEAST_ENERGY_ROUNDS - 1
 """Degrees of freedom of a measured power."""
 
-__all__ = ["MACHINE_ERRORS", "bound_cost", "certify_path"]
+__all__ = ["MACHINE_ERRORS", "bound_cost", "certify_path", "count_needed"]
 
 
 def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: float) -> tuple[int | None, str]:
@@ -109,15 +109,32 @@ def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarra
 
 def _explain(seen: np.ndarray, most: float, name: str, delta: float) -> str:
     """Say why even the first candidate of a path cannot be promised, and how many samples might prove it."""
-    n, mean, z = len(seen), float(seen.mean()), NormalDist().inv_cdf(1 - delta)
-    what, share = WORDS[name]
-    if mean >= most:
+    what, _ = WORDS[name]
+    needed = count_needed(seen, most, name, delta)
+    if needed is None:
         has = "has" if name in LOSS_LIMITS else "may have, as far as its measurement is uncertain,"
-        return f"Nothing is promised: even the most cautious candidate {has} {what} of {show_value(name, mean)} on these samples."
+        mean = show_value(name, float(seen.mean()))
+        return f"Nothing is promised: even the most cautious candidate {has} {what} of {mean} on these samples."
+    return (
+        f"Nothing is promised: {len(seen)} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
+        f"{show_value(name, most)}. About {needed} could."
+    )
+
+
+def count_needed(seen: np.ndarray, most: float, name: str, delta: float) -> int | None:
+    """Return about how many samples might prove that a mean is at most `most`; None if it is not that small on these.
+
+    Args:
+        seen: each sample's value, (N,); as many are not enough.
+        most: the limit.
+        name: the limit's, as in a `Target`.
+        delta: the chance of a false promise.
+    """
+    n, mean, z = len(seen), float(seen.mean()), NormalDist().inv_cdf(1 - delta)
+    if mean >= most:
+        return None
+    share = WORDS[name][1]
     # A test passes at about z standard errors; with as many again it passes in most draws.
     spread = max(float(seen.var()), (1.0 if share else float(np.ptp(seen))) / n)
     needed = max(math.log(1 / delta) * (1 - most) / most if share else 0.0, spread * (2 * z / (most - mean)) ** 2)
-    return (
-        f"Nothing is promised: {n} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
-        f"{show_value(name, most)}. About {max(n + 1, math.ceil(needed / 100) * 100)} could."
-    )
+    return max(n + 1, math.ceil(needed / 100) * 100)

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 TIP = '<div style="max-width:22em;white-space:pre-line"><b>@name</b>\n@tip</div>'
 """Text under the mouse on a mark; Bokeh escapes the values."""
 
+PLOT_WIDTH, PLOT_HEIGHT = 640, 300
+"""The area that marks are drawn in, in pixels, on a screen of middling width."""
+
+LETTER_WIDTH, LINE_HEIGHT = 6.2, 13
+"""Pixels that a label takes, on average."""
+
 MOST_LABELLED = 12
 """Layers with more marks than this get no labels, which would cover each other."""
 
@@ -79,13 +85,13 @@ def draw_frontier(report: Report, *, energy: bool) -> "figure":
     plot.x_range.start, plot.x_range.end = 0, max(costs) * 1.18
     low, high = min(mark.accuracy for mark in drawn) * 100, max(mark.accuracy for mark in drawn) * 100
     plot.y_range.start, plot.y_range.end = low - 0.12 * (high - low) - 0.05, high + 0.15 * (high - low) + 0.05
+    labelled = [mark for layer in layers if len(layer.marks) <= MOST_LABELLED for mark in layer.marks if mark.label]
+    _write_labels(plot, [mark for mark in labelled if _cost(mark, energy) is not None], energy=energy, factor=factor)
     move_legend_below(plot, columns=1)
     return plot
 
 
 def _draw_layer(plot: "figure", layer: _Layer, measure: str, *, energy: bool, factor: float) -> None:
-    from bokeh.models import LabelSet
-
     marks = [mark for mark in layer.marks if _cost(mark, energy) is not None]
     if not marks:
         return
@@ -93,15 +99,66 @@ def _draw_layer(plot: "figure", layer: _Layer, measure: str, *, energy: bool, fa
         "x": [(_cost(mark, energy) or 0.0) * factor for mark in marks],
         "y": [mark.accuracy * 100 for mark in marks],
         "name": [mark.name for mark in marks],
-        "label": [mark.label for mark in marks],
         "tip": [_show_tip(mark, measure) for mark in marks],
     }
     source = data_source(columns)
     plot.scatter("x", "y", source=source, legend_label=layer.name, **layer.look)
-    if any(columns["label"]) and len(marks) <= MOST_LABELLED:
-        plot.add_layout(
-            LabelSet(x="x", y="y", text="label", source=source, x_offset=8, y_offset=6, text_font_size="11px")
+
+
+def _write_labels(plot: "figure", marks: Sequence[_Mark], *, energy: bool, factor: float) -> None:
+    """Write the marks' labels beside them, each where it covers none that was written before."""
+    from bokeh.models import LabelSet
+
+    x = [(_cost(mark, energy) or 0.0) * factor for mark in marks]
+    y = [mark.accuracy * 100 for mark in marks]
+    horizontal, vertical = plot.x_range, plot.y_range
+    points = [
+        (
+            PLOT_WIDTH * (right - horizontal.start) / (horizontal.end - horizontal.start),
+            PLOT_HEIGHT * (up - vertical.start) / (vertical.end - vertical.start),
         )
+        for right, up in zip(x, y, strict=True)
+    ]
+    offsets = place_labels(points, [mark.label for mark in marks])
+    source = data_source(
+        {
+            "x": x,
+            "y": y,
+            "label": [mark.label for mark in marks],
+            "right": [dx for dx, _ in offsets],
+            "up": [dy for _, dy in offsets],
+        }
+    )
+    plot.add_layout(
+        LabelSet(x="x", y="y", text="label", source=source, x_offset="right", y_offset="up", text_font_size="11px")
+    )
+
+
+def place_labels(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
+    """Return where to write each label, in pixels right of and above its mark, so that no label covers another.
+
+    Args:
+        points: the marks, in pixels from the lower left corner of the plot.
+        labels: their texts.
+    """
+    taken: list[tuple[float, float, float, float]] = []
+    offsets = []
+    for (x, y), label in zip(points, labels, strict=True):
+        width = LETTER_WIDTH * len(label)
+        places = [
+            (dx, dy) for step in range(12) for dx in (8.0, -8.0 - width) for dy in (6.0 + 14 * step, -16.0 - 14 * step)
+        ]
+        boxes = [(x + dx, y + dy, x + dx + width, y + dy + LINE_HEIGHT) for dx, dy in places]
+        inside = [i for i, box in enumerate(boxes) if box[0] >= 0 and box[1] >= 0]
+        free = [i for i in inside if not any(_overlap(boxes[i], other) for other in taken)]
+        best = min(free or inside or [0], key=lambda i: abs(places[i][1]))
+        taken.append(boxes[best])
+        offsets.append(places[best])
+    return offsets
+
+
+def _overlap(box: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def _calibrated_layers(calibration: Calibration) -> list[_Layer]:
@@ -145,7 +202,11 @@ def _measured_layers(measured: Measured) -> list[_Layer]:
     if measured.benchmark.single is not None:
         rows[str(measured.benchmark.single_name)] = measured.benchmark.single
     lines = (f"{measured.samples} samples",)
-    marks = [_Mark(name=name, accuracy=row.accuracy, latency_s=row.mean_s, lines=lines) for name, row in rows.items()]
+    labels = ("early exit, measured", "whole network, measured", "best static, measured")
+    marks = [
+        _Mark(name=name, label=label, accuracy=row.accuracy, latency_s=row.mean_s, lines=lines)
+        for label, (name, row) in zip(labels, rows.items(), strict=False)
+    ]
     look = {"marker": "x", "size": 11, "line_width": 2.5, "line_color": "black"}
     return [_Layer("measured on the samples of this report", marks, look)]
 

@@ -33,10 +33,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Answers(Struct, frozen=True):
-    """Answers to some samples: of a chain's exits, and by exit of static networks that run elsewhere than its stages."""
+    """Answers to some samples: of a chain's exits, and of the static network that ends at each.
+
+    An engine may compute a static network otherwise than the stages, so that its labels differ.
+    """
 
     chain: EveryExit
-    statics: dict[int, EveryExit]
+    statics: tuple[EveryExit, ...]
 
 
 class Configuration(Struct, frozen=True, kw_only=True, eq=False):
@@ -173,28 +176,23 @@ def measure_turns(session: Session, turns: Mapping[Key, Turn], *, seconds: float
 
 
 def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:
-    """Record the chain. A static network gives the same answers if both run on one device; else it is recorded by itself."""
+    """Record the chain, and every static network by itself."""
 
     def part(static: int | None) -> Part:
         return Part(variant=loaded.variant, placement=loaded.placement, work=work, static=static)
 
-    statics = {
-        k: session.record(static, x, part(k))
-        for k, static in enumerate(loaded.statics)
-        if len(set(loaded.placement[: k + 1])) > 1
-    }
-    return Answers(session.record(loaded.net, x, part(None)), statics)
+    chain = session.record(loaded.net, x, part(None))
+    return Answers(chain, tuple(session.record(static, x, part(k)) for k, static in enumerate(loaded.statics)))
 
 
 def _describe_reference(session: Session, configurations: Sequence[Configuration]) -> Reference:
     """Return the reference with its answers: from a configuration whose last static network it is, else recorded by itself."""
     request, first, device = session.request, session.request.reference_variant, session.reference_device
     for configuration in configurations:
-        is_same = configuration.variant is first and configuration.placement[-1] == device
-        if is_same and not configuration.answers.statics:
+        if configuration.variant is first and configuration.placement[-1] == device:
             outside = configuration.outside_answers
-            labels = configuration.answers.chain.label[:, -1]
-            outside_labels = None if outside is None else outside.chain.label[:, -1]
+            labels = configuration.answers.statics[-1].label[:, 0]
+            outside_labels = None if outside is None else outside.statics[-1].label[:, 0]
             break
     else:
         configuration = None

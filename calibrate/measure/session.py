@@ -43,7 +43,7 @@ class Session:
     Attributes:
         request: what was asked for.
         placed: the variants and devices that can be loaded here.
-        left_out: why the others cannot, in words.
+        notes: what was left out and why, in words.
         reference, reference_device: the whole network of the first variant, and where it runs.
         reference_parts_s: its latencies in parts of each measurement, which show how the machine's speed changes; see `noise`.
         resume: stored work of an unfinished calibration.
@@ -55,7 +55,7 @@ class Session:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.placed, self.left_out = request.placed, list[str]()
+        self.placed, self.notes = request.placed, list[str]()
         self.reference_parts_s = list[np.ndarray]()
         self._board = BoardState()
         self._before = self._board()
@@ -104,7 +104,7 @@ class Session:
             except UnsupportedError as error:
                 if not supported and placed is self.request.placed[-1]:
                     raise
-                self.left_out.append(f"{placed} is left out: {error}")
+                self.notes.append(f"{placed} is left out: {error}")
         self.placed = tuple(supported)
 
     def open(self, placed: PlacedVariant) -> LoadedConfiguration:

@@ -46,7 +46,7 @@ class Costs(Struct, frozen=True):
         assert self.power_w is not None
         return np.asarray(self.power_w * latency_s + self.waiting_j)
 
-    def with_power_of(self, other: "Costs", exits: slice = slice(None)) -> "Costs":
+    def with_power_of(self, other: "Costs", exits: slice | list[int] = slice(None)) -> "Costs":
         """Return the costs with the power of others, of all exits or of some."""
         power_w = None if other.power_w is None else other.power_w[exits]
         noise = other.power_noise[exits] if isinstance(other.power_noise, np.ndarray) else other.power_noise

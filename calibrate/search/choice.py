@@ -4,6 +4,7 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...bundle import Target
 from ...bundle.calibration import Exclusion
@@ -72,7 +73,7 @@ def choose(contenders: Sequence[Contender], measured: Measurements, request: Req
     allowed = [contender for contender in scaled if contender.configuration not in exclusions]
     if not allowed:
         raise TargetError(f"{reasons} Calibrate with other variants too: leave out --variant.")
-    picks = make_picks(allowed, request.targets)
+    picks = make_picks(allowed, request.targets, least_gain=request.least_gain)
     for name, pick in picks.items():
         if pick.thresholds is None and pick.best_static is None:
             raise TargetError(f"{explain_failure(name, request.targets[name], allowed)} {reasons}".strip())
@@ -130,7 +131,7 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
         raise TargetError(explain_failure(name, target, [chain]))
     _log.debug("%s: %s at %s, against %s", name, chain, thresholds, static or "no static network")
     others = tuple(other for other in pick.other_statics if best_thresholds([other], target)[0] is not None)
-    return Pick(chain, thresholds, static, others)
+    return replace(pick, chain=chain, thresholds=thresholds, best_static=static, other_statics=others)
 
 
 def _with_costs(contender: Contender, key: Hashable, costs: Measured, proof: Measured | None) -> Contender:

@@ -91,11 +91,8 @@ def _make_tables(
 ) -> list[ExitTable]:
     """Return the tables of a configuration's chain and of its static networks."""
     chain = _make_table(answers.chain, reference, y, configuration.chain)
-    tables = [chain]
-    for k, costs in enumerate(configuration.statics):
-        static = answers.statics.get(k)
-        tables.append(chain.columns([k], costs) if static is None else _make_table(static, reference, y, costs))
-    return tables
+    statics = zip(answers.statics, configuration.statics, strict=True)
+    return [chain, *(_make_table(static, reference, y, costs) for static, costs in statics)]
 
 
 def _make_table(answers: EveryExit, reference: np.ndarray, y: np.ndarray | None, costs: Costs) -> ExitTable:

@@ -2,17 +2,20 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...bundle import Target
 from ...bundle.manifest import NEVER
 from ...bundle.target import LOSS_LIMITS
 from ..measure.tables import exits_taken, mean_at
 from .contenders import Contender
+from .gains import LEAST_GAIN, Gain, measure_gain
 from .objective import find_thresholds, goal_values, limit_values
+from .simplicity import take_simplest
 from .thresholds import MARGIN
 
 __all__ = ["Pick", "best_thresholds", "make_picks", "may_be_unprovable"]
@@ -38,12 +41,14 @@ class Pick(Struct, frozen=True, eq=False):
         best_static: the cheapest static network that meets the target. Those whose margin is wide enough to be proven come
             first. None if no static network meets the target.
         other_statics: the next best ones.
+        least_gain: the share of the mean cost that a less simple network must surely save to be preferred.
     """
 
     chain: Contender
     thresholds: Thresholds
     best_static: Contender | None
     other_statics: tuple[Contender, ...] = ()
+    least_gain: float = LEAST_GAIN
 
     def exit_shares(self) -> np.ndarray:
         """Return the share of the selecting samples that leaves at each exit; all at the last one without thresholds."""
@@ -52,44 +57,74 @@ class Pick(Struct, frozen=True, eq=False):
         return np.asarray(np.bincount(taken, minlength=table.exits) / len(taken))
 
     def prefers_static(self, target: Target) -> bool:
-        """Return True if the static network is better than the chain."""
+        """Return True unless the chain is surely better than the static network by the least gain."""
         if self.thresholds is None or self.best_static is None:
             return self.thresholds is None
         ours, theirs = (may_be_unprovable(contender, target) for contender in (self.chain, self.best_static))
         if ours != theirs:
             return ours
-        return goal_and_latency(self.best_static, (), target) < goal_and_latency(self.chain, self.thresholds, target)
+        gain = _gain(self.chain, self.thresholds, self.best_static, (), target, self.least_gain)
+        return not gain.is_sure
 
 
-def make_picks(contenders: Sequence[Contender], targets: Mapping[str, Target]) -> dict[str, Pick]:
+def make_picks(
+    contenders: Sequence[Contender], targets: Mapping[str, Target], *, least_gain: float = LEAST_GAIN
+) -> dict[str, Pick]:
     """Pick the chain that serves all targets best together, and for each target the best static network.
 
     All points of a calibration run the same chain, so that a product can switch between them. The chain must meet the most
     targets. Among such chains those with the most provable promises come first, and among those the one with the least mean
-    cost, relative to the best for each target.
+    cost, relative to the best for each target. A simpler chain takes its place if the best is not surely better by the least
+    gain for any target: one with fewer exits, or of a variant that the other's was made from. The same goes for a static network
+    that is preferred to the chain.
 
     Args:
         contenders: chains and static networks, at least one chain.
         targets: by the names of their points.
+        least_gain: the share of the mean cost that a less simple network must surely save.
     """
     thresholds = {
         name: dict(zip(contenders, best_thresholds(contenders, target), strict=True))
         for name, target in targets.items()
     }
-    chain = _pick_chain([each for each in contenders if each.static is None], targets, thresholds)
+    chain = _pick_chain([each for each in contenders if each.static is None], targets, thresholds, least_gain)
     picks = {}
     for name, target in targets.items():
         statics = [each for each in contenders if each.static is not None and thresholds[name][each] is not None]
         statics.sort(key=lambda each: (may_be_unprovable(each, target), goal_and_latency(each, (), target)))
-        picks[name] = Pick(chain, thresholds[name][chain], statics[0] if statics else None, tuple(statics[1:]))
-        _log.debug("%s: %s, then %s", name, picks[name].best_static or "no static network", [*map(str, statics[1:])])
+        pick = Pick(chain, thresholds[name][chain], statics[0] if statics else None, tuple(statics[1:]), least_gain)
+        if statics and pick.prefers_static(target):
+            pick = _with_simplest_static(pick, statics, target)
+        picks[name] = pick
+        _log.debug("%s: %s, then %s", name, pick.best_static or "no static network", [*map(str, statics[1:])])
     return picks
+
+
+def _with_simplest_static(pick: Pick, statics: Sequence[Contender], target: Target) -> Pick:
+    """Return a pick with the simplest of the static networks that the best one is not surely better than."""
+    best, *others = statics
+    risk = may_be_unprovable(best, target)
+    simplest = take_simplest(
+        best,
+        [other for other in others if may_be_unprovable(other, target) == risk],
+        lambda other: [_gain(best, (), other, (), target, pick.least_gain)],
+    )
+    rest = tuple(each for each in statics if each is not simplest)
+    return replace(pick, best_static=simplest, other_statics=rest)
+
+
+def _gain(
+    ours: Contender, thresholds: Thresholds, theirs: Contender, others: Thresholds, target: Target, least: float
+) -> Gain:
+    """Return how much better one contender is than another on the selecting samples."""
+    return measure_gain((ours.selecting, thresholds or ()), (theirs.selecting, others or ()), target, least=least)
 
 
 def _pick_chain(
     chains: Sequence[Contender],
     targets: Mapping[str, Target],
     thresholds: Mapping[str, Mapping[Contender, Thresholds]],
+    least_gain: float,
 ) -> Contender:
     missed, risks, losses = (np.zeros(len(chains)) for _ in range(3))
     for name, target in targets.items():
@@ -109,7 +144,15 @@ def _pick_chain(
             risks[i],
             losses[i],
         )
-    return chains[int(order[0])]
+    first = chains[order[0]]
+    others = [chains[i] for i in order[1:] if (missed[i], risks[i]) == (missed[order[0]], risks[order[0]])]
+
+    def gains_over(other: Contender) -> Iterator[Gain]:
+        for name, found in thresholds.items():
+            if found[first] is not None and found[other] is not None:
+                yield _gain(first, found[first], other, found[other], targets[name], least_gain)
+
+    return take_simplest(first, others, gains_over)
 
 
 def best_thresholds(contenders: Sequence[Contender], target: Target) -> list[Thresholds]:

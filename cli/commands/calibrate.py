@@ -1,5 +1,6 @@
 """The command `offramp calibrate`: its options, one call, and what it prints."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...bundle import Calibration, Target
+    from ...calibrate.requests import Keep
 
 
 @click.command()
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 @with_target
 @click.option(
     "--confidence", default=0.9, show_default=True, help="Probability that all promises of the calibration hold."
+)
+@click.option(
+    "--least-gain", default=0.05, show_default=True, help="Share of the mean cost that early exit must surely save."
 )
 @click.option(
     "--outside", help="Other samples, such as training data, to choose the thresholds on; DATA then only tests them."
@@ -46,6 +51,7 @@ def calibrate(
     data: str,
     read_targets: "Callable[[], Target | dict[str, Target] | None]",
     confidence: float,
+    least_gain: float,
     outside: str | None,
     also: tuple[str, ...],
     output: str | None,
@@ -88,8 +94,10 @@ def calibrate(
             variant=list(variants) or None,
             output=output,
             confidence=confidence,
+            least_gain=least_gain,
             outside=others,
             meter=chosen,
+            keep=_find_keep(),
             seed=seed,
             measure_s=measure_s,
             every_s=every_s,
@@ -97,6 +105,15 @@ def calibrate(
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))
     _check_met(calibration)
+
+
+def _find_keep() -> "Keep | None":
+    """Return what makes a variant with fewer exits; None if its packages are not installed."""
+    if find_spec("onnx_ir") is None:
+        return None
+    from ...export import keep
+
+    return keep
 
 
 def _check_met(calibration: "Calibration") -> None:

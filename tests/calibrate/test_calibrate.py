@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from offramp.bundle import Target, read_calibration
 from offramp.calibrate import Row, bench
-from offramp.calibrate.advice import judge
-from offramp.calibrate.benchmark import judge_early_exit
+from offramp.calibrate.benchmark import MeasuredLimit, judge_early_exit
 from offramp.calibrate.certify.exact_tests import certify_drop
 from offramp.calibrate.measure.tables import exits_taken
+from offramp.calibrate.verdict import judge
 from offramp.devices.meters import modelled
 from offramp.errors import BundleError, DataError, MissingError, TargetError, UnsupportedError, UsageError
 from offramp.export import export, keep, quantize
@@ -360,21 +360,59 @@ def row(accuracy, mean_s):
 @pytest.mark.parametrize(
     ("early", "single", "target", "words"),
     [
-        ((0.955, 3e-4), (0.955, 4e-4), Target(max_drop=0.01), "wins here: 3.33 times"),
+        (
+            (0.955, 3e-4),
+            (0.955, 4e-4),
+            Target(max_drop=0.01),
+            r"wins here: 1\.33 times .* best static .* \(3\.33 times",
+        ),
         ((0.955, 3e-4), (0.955, 2e-4), Target(max_drop=0.01), "loses here: the best static network"),
-        ((0.30, 1e-4), None, Target(max_drop=0.01), "misses its target here: .* 1.00%, but 66.00% was .* 10.00 times"),
+        (
+            (0.30, 1e-4),
+            None,
+            Target(max_drop=0.01),
+            "misses its target here: .* 1.00%, but 66.00% .* was .* 10.00 times",
+        ),
         ((0.95, 4.8e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "wins here"),
         ((0.85, 4.8e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "loses here"),
-        ((0.95, 6e-4), (0.90, 3e-4), Target(max_latency_s=5e-4), "misses its target here: .* 500 us, but 600 us was"),
+        (
+            (0.95, 6e-4),
+            (0.90, 3e-4),
+            Target(max_latency_s=5e-4),
+            "misses its target here: .* 500 us, but 600 us .* was",
+        ),
         ((0.95, 3e-4), None, Target(max_drop=0.01), "wins here"),
         ((0.96, 2e-3), None, None, "loses here: the whole static network"),
     ],
 )
 def test_the_verdict_goes_by_the_target(early, single, target, words):
     whole, measured = row(0.96, 1e-3), {"max_drop": round(0.96 - early[0], 6), "max_latency_s": early[1]}
+    measured = {name: MeasuredLimit(value, value, value) for name, value in measured.items()}
     measured = {name: value for name, value in measured.items() if target and name in target.limits}
     single_row = None if single is None else row(*single)
     assert re.search(words, judge_early_exit(row(*early), whole, single_row, measured, target))
+
+
+def test_samples_that_do_not_contradict_the_limit_are_no_miss():
+    early, whole, target = row(0.946, 3e-4), row(0.96, 1e-3), Target(max_drop=0.01)
+    verdict = judge_early_exit(early, whole, None, {"max_drop": MeasuredLimit(0.014, 0.0061, 0.0219)}, target)
+    assert verdict.startswith("Early exit wins here: 3.33 times as fast in the mean as the whole static network.")
+    assert (
+        "Of max_drop 1.40% (95 % interval 0.61% to 2.19%) was measured, which does not contradict the limit" in verdict
+    )
+    verdict = judge_early_exit(early, whole, None, {"max_drop": MeasuredLimit(0.014, 0.0101, 0.018)}, target)
+    assert verdict.startswith("Early exit misses its target here: max_drop is 1.00%, but 1.40% (95 % interval 1.01%")
+    least = Target(goal="latency", min_accuracy=0.95)
+    for high, start in ((0.949, "Early exit misses"), (0.951, "Early exit wins")):
+        measured = {"min_accuracy": MeasuredLimit(0.946, 0.93, high)}
+        assert judge_early_exit(early, whole, None, measured, least).startswith(start)
+
+
+def test_a_saving_within_the_noise_is_no_win():
+    early, whole, single = row(0.95, 3.0e-4), row(0.96, 1e-3), row(0.95, 3.1e-4)
+    for error, start in ((0.05, "Early exit saves nothing for sure here: the best static"), (0.005, "Early exit wins")):
+        verdict = judge_early_exit(early, whole, single, {}, Target(max_drop=0.02), errors=(0.01, error))
+        assert verdict.startswith(start)
 
 
 def test_a_missed_target_is_not_recommended(dense, labelled):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from offramp.calibrate.intervals import paired_drop
+from offramp.calibrate.intervals import mean_error, paired_drop, ratio_error
 
 
 def test_the_interval_agrees_with_the_published_formula():
@@ -28,3 +28,13 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(lost, won, n):
         _, (low, high) = paired_drop(right, full)
         hits += low <= lost - won <= high
     assert 0.93 <= hits / runs <= 0.985
+
+
+def test_values_that_are_alike_within_blocks_have_a_larger_error():
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.normal(10.0, 1.0, 200), 16)
+    values = level + rng.normal(0.0, 0.1, level.shape)
+    assert mean_error(values, 16) == pytest.approx(1 / 200**0.5, rel=0.15)
+    assert mean_error(values, 1) < 0.3 * mean_error(values, 16)
+    assert ratio_error(values, 2 * level, 16) < 0.01 * mean_error(values, 16)  # they drift together
+    assert mean_error(values[:5], 16) == 0.0

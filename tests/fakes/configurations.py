@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from offramp.calibrate.measure.configurations import Configuration
 
 
-def fake_configuration(variant, exits, device="cpu"):
-    """A variant by its name on one device, whose latencies are never compared."""
+def fake_configuration(variant, exits, device="cpu", parent=None):
+    """A variant by its name on one device, made from a parent if one is named; its latencies are never compared."""
     return Configuration(
-        variant=SimpleNamespace(name=variant),
+        variant=SimpleNamespace(name=variant, origin=parent and SimpleNamespace(parent=parent)),
         placement=(device,) * exits,
         answers=None,
         outside_answers=None,

@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Certificate, Target
-from offramp.calibrate.advice import with_exits
 from offramp.calibrate.certify.paths import lay_candidates
 from offramp.calibrate.certify.points import describe_promise, make_points
 from offramp.calibrate.certify.promises import certify_path
 from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken, mean_at
 from offramp.calibrate.search.contenders import Contender
+from offramp.calibrate.search.fewer_exits import with_exits
 from offramp.calibrate.search.objective import find_thresholds, limit_values, meets_limits
 from offramp.calibrate.search.picks import make_picks
 from offramp.tests.fakes.configurations import fake_configuration
@@ -253,6 +253,6 @@ def test_words_of_promises():
 
 def test_a_chain_with_fewer_exits_is_predicted_from_what_passing_an_exit_costs():
     (chain, *_) = contenders()
-    less = with_exits(chain, (0, 2), (2e-5, 5e-5))
+    less = with_exits(chain, (0, 2), (2e-5, 5e-5), (0.0, 0.0, 0.0))
     assert less.selecting.score.shape == (2000, 2)
     assert less.selecting.costs.latency_s == pytest.approx(chain.selecting.costs.latency_s[[0, 2]] - [0, 5e-5])

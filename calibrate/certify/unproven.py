@@ -1,0 +1,90 @@
+"""Thresholds of a chain that meet the target, where too few samples could only prove more careful ones."""
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from ...bundle import OperatingPoint, Target
+from ...bundle.calibration import EARLY_SUFFIX
+from ...bundle.target import LOSS_LIMITS
+from ...units import show_share, show_us
+from ..measure.tables import exits_taken, values_at
+from ..search.contenders import Contender
+from ..search.gains import measure_gain
+from ..search.objective import find_thresholds, limit_values
+from ..search.picks import Pick
+from ..search.predictions import predict_point
+from ..verdict import Unproven
+from .promises import count_needed
+
+__all__ = ["find_unproven", "name_careful"]
+
+
+def find_unproven(
+    pick: Pick, target: Target, static: Contender | None, *, promised: tuple[float, ...] | None, delta: float
+) -> Unproven | None:
+    """Return the cheapest thresholds that meet the target on the reporting samples, if those prove only more careful ones.
+
+    These are the best ones that were found, or, since few samples choose cautiously, those that lose half of what is allowed on
+    the selecting samples: more samples could prove them.
+
+    Args:
+        pick: the chain and its best thresholds.
+        target: the target.
+        static: the best static network.
+        promised: the thresholds that can be promised; None if none can.
+        delta: the chance of a false promise.
+    """
+    halves = {name: most / 2 for name in ("max_drop", "max_disagreement") if (most := target.limits.get(name))}
+    candidates = [pick.thresholds, find_thresholds(pick.chain.selecting, replace(target, **halves), margin=0.0)]
+    points = [
+        predict_point(pick.chain, thresholds, target)
+        for thresholds in candidates
+        if thresholds is not None and thresholds != promised
+    ]
+    point = min((point for point in points if point.met), key=lambda point: point.latency_s, default=None)
+    if point is None:
+        return None
+    table = pick.chain.reporting
+    taken = exits_taken(table.score, point.thresholds)
+    limits = {name: limit for name, limit in limit_values(table, target).items() if name in LOSS_LIMITS}
+    counts = [count_needed(values_at(values, taken), most, name, delta) for name, (values, most) in limits.items()]
+    needed = [count for count in counts if count is not None]
+    if not counts or len(needed) < len(counts):
+        return None
+    gain = None
+    if static is not None:
+        gain = measure_gain((table, point.thresholds), (static.reporting, ()), target, least=pick.least_gain)
+    return Unproven(point, gain, len(table), max(needed))
+
+
+def name_careful(
+    picks: Mapping[str, Pick], targets: Mapping[str, Target], points: Mapping[str, OperatingPoint]
+) -> list[str]:
+    """Return notes on chains that could only be promised where they lose less than their target allows.
+
+    Args:
+        picks, targets, points: by the points' names.
+    """
+    notes = []
+    for name, pick in picks.items():
+        point = points[name] if points[name].exits_early else points.get(name + EARLY_SUFFIX)
+        if point is None or point.certificate is None:
+            continue
+        delta = (1 - point.certificate.confidence) / point.certificate.promises
+        unproven = find_unproven(pick, targets[name], None, promised=point.thresholds, delta=delta)
+        if unproven is None or unproven.point.latency_s >= (1 - pick.least_gain) * point.latency_s:
+            continue
+        notes.append(
+            f"{name}: it loses less than its target allows ({_loss(point)}), since only that can be promised by these samples. "
+            f"The best thresholds found take {show_us(unproven.point.latency_s)} instead of {show_us(point.latency_s)} "
+            f"({_loss(unproven.point)}), but {unproven.lack}"
+        )
+    return notes
+
+
+def _loss(point: OperatingPoint) -> str:
+    """Say what a point loses: `a drop of 0.30%`."""
+    if point.drop is None:
+        return f"a disagreement of {show_share(point.disagreement)}"
+    return f"a drop of {show_share(point.drop)}"

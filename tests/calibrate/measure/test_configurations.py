@@ -1,0 +1,46 @@
+"""Every network that may be recommended is recorded by itself."""
+
+import msgspec
+import numpy as np
+import onnx
+from msgspec.structs import replace
+
+from offramp.bundle import Target, open_bundle
+from offramp.bundle.writing import list_files
+from offramp.runtime import load, load_static
+from offramp.tests.helpers.briefly import calibrate
+
+
+def turn_labels(bundle, exit_):
+    """Make the static network to an exit answer the next class, as an engine does that computes it otherwise than the stages."""
+    variant = bundle.variant()
+    path = bundle.file(variant, variant.exits[exit_].static)
+    model = onnx.load(path, load_external_data=False)
+    (label,) = [node for node in model.graph.node if variant.exits[exit_].label in node.output]
+    name = label.output[0]
+    label.output[0] = "before"
+    classes = onnx.numpy_helper.from_array(np.array(bundle.manifest.classes), "classes")
+    one = onnx.numpy_helper.from_array(np.array(1), "one")
+    model.graph.initializer.extend([classes, one])
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Add", ["before", "one"], ["more"]),
+            onnx.helper.make_node("Mod", ["more", "classes"], [name]),
+        ]
+    )
+    onnx.save(model, path)
+    files = list_files(path.parent)
+    variants = tuple(replace(one, files={name: files[name] for name in one.files}) for one in bundle.manifest.variants)
+    (bundle.path / "manifest.json").write_bytes(msgspec.json.encode(replace(bundle.manifest, variants=variants)))
+    return open_bundle(bundle.path)
+
+
+def test_a_static_network_is_judged_by_its_own_answers_and_not_by_the_chains(dense, labelled):
+    x, y = labelled
+    bundle = turn_labels(dense, 1)
+    found = calibrate(bundle, labelled, Target(max_drop=0.05))
+    report = np.random.default_rng(0).permutation(len(x))[200:]
+    own = load_static(bundle, exit=1).batch(x[report]).label == y[report]
+    with load(bundle, point=next(name for name, point in found.points.items() if point.exits_early)) as net:
+        stages = net.every_exit(x[report]).label[:, 1] == y[report]
+    assert found.statics[1].accuracy == own.mean() != stages.mean()

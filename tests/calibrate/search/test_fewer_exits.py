@@ -1,0 +1,97 @@
+"""Fewer exits are proposed where they are predicted to cost less, and made and measured where that can be done."""
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from offramp.bundle import Target, open_bundle
+from offramp.calibrate.measure.tables import Costs
+from offramp.calibrate.search import fewer_exits
+from offramp.calibrate.search.fewer_exits import Proposal, propose_fewer_exits, with_exits
+from offramp.calibrate.search.picks import make_picks
+from offramp.errors import UsageError
+from offramp.export import keep
+from offramp.tests.calibrate.search.test_gains import contend, make_table
+from offramp.tests.helpers.briefly import calibrate
+
+TARGET = Target(max_drop=0.05)
+
+
+def make_contenders(*, passing_us, statics_us, costs_us=(100, 200, 400)):
+    """A chain whose middle exit is always wrong, and its static networks."""
+    table = make_table(costs_us)
+    table.right[:, 1], table.label[:, 1], table.differs[:, 1] = False, 2, 1
+    chain = contend(table)
+    costs = [Costs((np.array([us, us]) * 1e-6,)) for us in statics_us]
+    measured = replace(chain.configuration, chain=table.costs, statics=tuple(costs))
+    assert measured.passing_s == pytest.approx(np.array(passing_us) * 1e-6, abs=1e-6)
+    chain = replace(chain, configuration=measured)
+    ends = [
+        replace(
+            chain,
+            static=k,
+            selecting=chain.selecting.columns([k], costs[k]),
+            reporting=chain.reporting.columns([k], costs[k]),
+        )
+        for k in range(3)
+    ]
+    ends[2] = replace(ends[2], selecting=replace(ends[2].selecting, is_reference=True))
+    return [chain, *ends]
+
+
+def propose(contenders, *, least_gain=0.05):
+    pick = make_picks(contenders, {"default": TARGET}, least_gain=least_gain)["default"]
+    return propose_fewer_exits(pick, TARGET, contenders)
+
+
+def test_an_exit_that_costs_much_and_serves_nobody_is_left_out():
+    contenders = make_contenders(passing_us=(10, 90), statics_us=(100, 190, 300))
+    found = propose(contenders)
+    assert (found.parent, found.exits, found.device) == ("fp32", (0, 2), "cpu") and 0.15 < found.saving < 0.25
+    assert found.command == "offramp keep BUNDLE --exits 0,2 --variant fp32"
+    assert propose(contenders, least_gain=0.3) is None
+
+
+def test_nothing_is_proposed_that_no_static_network_could_reach_or_that_one_beats():
+    contenders = make_contenders(passing_us=(10, 90), statics_us=(100, 190, 300))
+    shorter = with_exits(contenders[0], (0, 2), (1e-5, 9e-4), (1e-4, 1.9e-4, 3e-4))
+    assert shorter.selecting.costs.latency_s[1] == pytest.approx(
+        3e-4, rel=0.01
+    )  # no less than the static network takes
+    assert propose(make_contenders(passing_us=(10, 285), statics_us=(100, 190, 105))) is None
+
+
+@pytest.fixture
+def proposing(monkeypatch):
+    """Propose to keep exits 1 and 2, whatever the machine measures."""
+    proposal = Proposal("fp32", (1, 2), "cpu", 0.2)
+    monkeypatch.setattr(fewer_exits, "propose_fewer_exits", lambda *_: proposal)
+
+
+def test_the_variant_stays_if_it_is_the_best_chain_and_is_removed_if_not(proposing, dense, labelled):
+    files = {path for path in dense.path.rglob("*") if "calibrations" not in path.parts}
+    found = calibrate(dense, labelled, TARGET, keep=keep)
+    names = [variant.name for variant in open_bundle(dense.path).manifest.variants]
+    (note,) = [note for note in found.notes if "With exits 1, 2 of fp32 alone" in note]
+    if "fp32-exits1-2" in names:
+        assert "it is the best chain" in note and found.early.variant == "fp32-exits1-2"
+    else:
+        assert "was removed again" in note and found.early.variant == "fp32"
+        assert {path for path in dense.path.rglob("*") if "calibrations" not in path.parts} == files
+
+
+def test_without_what_makes_variants_or_with_named_ones_it_is_only_proposed(proposing, dense, labelled):
+    for how in ({}, {"keep": keep, "variant": "fp32"}):
+        found = calibrate(dense, labelled, TARGET, **how)
+        assert len(open_bundle(dense.path).manifest.variants) == 1
+        assert any(
+            "Try: offramp keep BUNDLE --exits 1,2 --variant fp32, then calibrate" in note for note in found.notes
+        )
+
+
+def test_a_variant_that_cannot_be_made_is_noted_and_the_calibration_goes_on(proposing, dense, labelled):
+    def refuse(*_, **__):
+        raise UsageError("The disk is read-only.")
+
+    found = calibrate(dense, labelled, TARGET, keep=refuse)
+    assert any(note.endswith("could not be made and measured: The disk is read-only.") for note in found.notes)

@@ -1,0 +1,150 @@
+"""A recommendation needs a sure gain; a draw goes to the simpler network."""
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from offramp.bundle import Target
+from offramp.calibrate.certify.points import make_points
+from offramp.calibrate.certify.unproven import name_careful
+from offramp.calibrate.measure.tables import Costs, ExitTable
+from offramp.calibrate.search.contenders import Contender
+from offramp.calibrate.search.gains import measure_gain
+from offramp.calibrate.search.picks import make_picks
+from offramp.tests.fakes.configurations import fake_configuration
+
+TARGET = Target(max_drop=0.05)
+
+
+def make_table(costs_us, *, n=4000, leave=0.6, noise=0.0, accuracy=0.9, lost=0.0, seed=0):
+    """Samples of which a share is sure at each early exit and loses little there; the others lose all."""
+    rng = np.random.default_rng(seed)
+    exits = len(costs_us)
+    whole = rng.random(n) < accuracy
+    score = rng.random((n, exits)).astype(np.float32) * 0.5
+    score[rng.random((n, exits)) < leave] += 0.5
+    right = np.repeat(whole[:, None], exits, 1)
+    right[:, :-1] &= rng.random((n, exits - 1)) >= np.where(score[:, :-1] < 0.5, 1.0, lost)
+    return ExitTable(
+        score=score,
+        label=right.astype(int),
+        right=right,
+        reference_right=whole,
+        differs=(right != whole[:, None]).astype(np.int8),
+        costs=Costs(tuple(np.array([us, 1.001 * us]) * 1e-6 for us in costs_us), noise=noise),
+    )
+
+
+def contend(table, *, variant="fp32", parent=None, static=None, select=0.2):
+    cut = int(select * len(table))
+    return Contender(
+        configuration=fake_configuration(variant, table.exits if static is None else static + 1, parent=parent),
+        static=static,
+        selecting=table.rows(np.arange(cut)),
+        reporting=table.rows(np.arange(cut, len(table))),
+    )
+
+
+def static_of(table, us, *, noise=0.0, **how):
+    costs = Costs((np.array([us, 1.001 * us]) * 1e-6,), noise=noise)
+    last = table.exits - 1
+    return contend(replace(table.columns([last], costs), is_reference=True), static=last, **how)
+
+
+def recommend(contenders, target=TARGET, *, least_gain=0.05):
+    targets = {"default": target}
+    picks = make_picks(contenders, targets, least_gain=least_gain)
+    statics = [each for each in contenders if each.static is not None]
+    return picks["default"], make_points(picks, targets, statics, confidence=0.9)
+
+
+@pytest.mark.parametrize(
+    ("static_us", "least_gain", "headline"),
+    [
+        (230, 0.05, "Use early exit: "),
+        (230, 0.4, "Do not use early exit here: "),
+        (160, 0.05, "Early exit is not surely worth it here: "),
+    ],
+)
+def test_early_exit_is_recommended_only_for_a_sure_gain_above_the_least(static_us, least_gain, headline):
+    pays = headline.startswith("Use")
+    table = make_table((100, 250))  # 160 us in the mean where six in ten leave
+    _, points = recommend([contend(table), static_of(table, static_us)], least_gain=least_gain)
+    early = points["default"] if pays else points["default-early"]
+    assert points["default"].exits_early == early.pays == pays
+    low, high = early.gain_interval
+    assert low < early.gain < high and early.gain == pytest.approx(1 - early.latency_s / (static_us * 1.0005e-6))
+    if not pays:
+        interval = f"95 % interval {low:.1%} to {high:.1%}, where at least {least_gain:.0%} is asked for"
+        assert early.verdict.startswith(headline) and interval in early.verdict
+
+
+def test_noise_of_the_machine_makes_a_gain_unsure():
+    table = make_table((100, 250))
+    assert recommend([contend(table), static_of(table, 200)])[1]["default"].exits_early
+    shaky = make_table((100, 250), noise=0.1)
+    assert not recommend([contend(shaky), static_of(shaky, 200, noise=0.1)])[1]["default"].exits_early
+
+
+def test_the_error_of_a_gain_is_that_of_repeated_draws():
+    target, gains, errors = Target(max_drop=0.05), [], []
+    for seed in range(200):
+        table = make_table((100, 250), n=500, seed=seed)
+        costs = Costs((np.full(9, 2.2e-4),))
+        gain = measure_gain((table, (0.5,)), (table.columns([1], costs), ()), target, least=0.05)
+        gains.append(gain.share)
+        errors.append(gain.error)
+    assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.2)
+
+
+def test_a_draw_in_accuracy_goes_by_latency():
+    table, goal = make_table((100, 250)), Target(goal="accuracy", max_latency_s=1e-3)
+    assert recommend([contend(table), static_of(table, 250)], goal)[1]["default"].exits_early
+    assert not recommend([contend(table), static_of(table, 160)], goal)[1]["default"].exits_early
+
+
+def test_the_parent_is_preferred_to_a_variant_that_is_not_surely_faster_by_the_least_gain():
+    table = make_table((100, 250))
+    for us, chosen in ((245, "fp32"), (200, "int8")):
+        variant = make_table((us / 2.5, us))
+        pick, _ = recommend([contend(table), contend(variant, variant="int8", parent="fp32"), static_of(table, 900)])
+        assert pick.chain.configuration.variant.name == chosen
+    statics = [static_of(table, 100), static_of(table, 97, variant="int8", parent="fp32")]
+    assert recommend([contend(table), *statics])[0].best_static is statics[0]
+    statics = [static_of(table, 100), static_of(table, 80, variant="int8", parent="fp32")]
+    assert recommend([contend(table), *statics])[0].best_static is statics[1]
+
+
+def test_fewer_exits_are_preferred_to_more_that_are_not_surely_faster():
+    more = make_table((100, 101, 250))
+    more.right[:, 1], more.label[:, 1], more.differs[:, 1] = False, 2, 1  # nothing can leave at exit 1
+    for last_us, chosen in ((255, "fewer"), (320, "fp32")):
+        costs = Costs(tuple(np.array([us, 1.001 * us]) * 1e-6 for us in (100, last_us)))
+        fewer = contend(more.columns([0, 2], costs), variant="fewer", parent="fp32")
+        pick, _ = recommend([contend(more), fewer, static_of(more, 900)])
+        assert pick.chain.configuration.variant.name == chosen
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [
+        (300, "150 samples do not prove that they keep the target. About 300 could. Until then the static network is"),
+        (60, "30 samples cannot show at 90.0% confidence that an accuracy drop is at most 2.00%. About 600 could."),
+    ],
+)
+def test_too_few_samples_make_the_verdict_unknown_and_say_how_many_would_tell(n, words):
+    table = make_table((100, 250), n=n, lost=0.01)
+    _, points = recommend([contend(table, select=0.5), static_of(table, 190, select=0.5)], Target(max_drop=0.02))
+    verdict = points["default"].verdict
+    assert not points["default"].exits_early and verdict.startswith("Not known yet whether early exit pays here: ")
+    assert words in verdict
+
+
+def test_a_promise_that_is_more_careful_than_its_target_is_explained():
+    table = make_table((100, 250), n=300, lost=0.01)
+    both, targets = [contend(table, select=0.5), static_of(table, 900, select=0.5)], {"default": Target(max_drop=0.02)}
+    picks = make_picks(both, targets)
+    points = make_points(picks, targets, [both[1]], confidence=0.9)
+    assert points["default"].certificate is not None and points["default"].exits_early
+    (note,) = name_careful(picks, targets, points)
+    assert "it loses less than its target allows (a drop of " in note and "150 samples do not prove" in note
