@@ -87,7 +87,9 @@ def load_lines(source: str) -> list[str]:
         raise UsageError(f"There is no file {path}.", path=path)
     try:
         with os_errors_explained(path, "read"):
-            text = path.read_text(encoding="utf-8-sig")  # Windows writes a byte order mark, which is no part of the first line
+            text = path.read_text(
+                encoding="utf-8-sig"
+            )  # Windows writes a byte order mark, which is no part of the first line
             return [line.strip() for line in text.splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8: {error.reason}.", path=path) from error

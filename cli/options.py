@@ -24,7 +24,7 @@ LIMITS: dict[str, tuple[str, float, str]] = {
         1.0,
         "Largest share of samples with another label than the whole network gives.",
     ),
-    "max_latency_s": ("--max-latency-ms", 1e-3, "Largest mean latency in milliseconds."),
+    "max_latency_s": ("--max-latency-ms", 1e-3, "Largest mean latency in milliseconds, or with a unit: 800us."),
     "deadline_s": ("--deadline-ms", 1e-3, "A deadline in milliseconds ..."),
     "max_late": ("--max-late", 1.0, "... and the largest share of inputs that may miss it. Default: 0.01."),
     "max_energy_j": ("--max-energy-mj", 1e-3, "Largest mean energy per inference in millijoules."),
@@ -42,7 +42,7 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option("--goal", help="What to optimise: latency, energy or accuracy."),
-        *(click.option(flag, name, type=float, help=text) for name, (flag, _, text) in LIMITS.items()),
+        *(click.option(flag, name, help=text) for name, (flag, _, text) in LIMITS.items()),
         click.option(
             "--target",
             "target_file",
@@ -54,11 +54,16 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
     return gather
 
 
-def _read_targets(goal: Any, limits: Mapping[str, float | None], file: str | None) -> Target | dict[str, Target] | None:
-    """Return the target that options or a file ask for; None if there are none."""
+def _read_targets(goal: Any, limits: Mapping[str, str | None], file: str | None) -> Target | dict[str, Target] | None:
+    """Return the target that options or a file ask for; None if there are none. A limit is a number, or has a unit: `5ms`."""
     from ..calibrate import read_targets
+    from ..calibrate.target_file import read_limit
 
-    given = {name: value * LIMITS[name][1] for name, value in limits.items() if value is not None}
+    given = {
+        name: read_limit(LIMITS[name][0], text, limit=name, factor=LIMITS[name][1])
+        for name, text in limits.items()
+        if text is not None
+    }
     if file is None:
         return Target(goal=goal, **given) if given or goal else None
     if given or goal:
