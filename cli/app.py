@@ -30,7 +30,7 @@ from .commands.quantize import quantize
 from .commands.report import report
 from .commands.run import run
 from .commands.verify import verify
-from .output import note
+from .output import note, results_alone
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.partition("\n\n")[2])
@@ -51,6 +51,9 @@ COMMANDS = (
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:
+    command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line
+    if command is not power and command.callback is not None:  # which prints as it goes, and starts other programs
+        command.callback = results_alone()(command.callback)
     app.add_command(command)
 
 
@@ -71,9 +74,13 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        note("Interrupted.")
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        note(" ".join(["Interrupted.", *map(str, cause.args if isinstance(cause, KeyboardInterrupt) else ())]))
         return 130
+    except MemoryError:
+        note("Error: The memory is full. Give fewer or smaller samples, or a smaller network.")
+        return 4
     except OSError as error:
         note(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")
         return 4

@@ -20,7 +20,7 @@ def bench(bundle: str, data: str, loading: Loading, seed: int, as_json: bool) ->
     from ..inputs import load_labelled
 
     opened = open_bundle(bundle)
-    samples = load_labelled(data, opened.manifest)
     with progress_bars() as progress:
+        samples = load_labelled(data, opened.manifest, progress=progress)
         benchmark = bench_bundle(opened, samples, **loading.arguments(opened), seed=seed, progress=progress)
     print_result(benchmark, as_json, lambda: str(benchmark))

@@ -1,5 +1,6 @@
 """The command `offramp calibrate`: its options, one call, and what it prints."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ from ..options import as_json, with_seed, with_target
 from ..output import print_result, progress_bars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ...bundle import Calibration, Target
 
@@ -72,9 +73,9 @@ def calibrate(
     stages = len(opened.variant(variant).stages)
     targets = read_targets()
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
-    samples = load_samples(data, opened.manifest)
-    others = None if outside is None else load_samples(outside, opened.manifest)
-    with progress_bars() as progress:
+    with _told_how_to_go_on(), progress_bars() as progress:
+        samples = load_samples(data, opened.manifest, progress=progress)
+        others = None if outside is None else load_samples(outside, opened.manifest, progress=progress)
         calibration = calibrate_bundle(
             opened,
             samples,
@@ -94,6 +95,14 @@ def calibrate(
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))
     _check_met(calibration)
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on() -> "Iterator[None]":
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("What was measured and stored is kept: the same command goes on from there.") from error
 
 
 def _check_met(calibration: "Calibration") -> None:
