@@ -121,7 +121,7 @@ class _Collector:
 
     def collect(self) -> tuple[Any, np.ndarray | None]:
         """Read all items."""
-        total = len(self._value) if hasattr(self._value, "__len__") else 0
+        total = _count(self._value)
         done = 0
         for item in self._items():
             self._add(item, total, f"Item {done} of {self._name}")
@@ -176,7 +176,7 @@ class _Collector:
     def _split(self, item: Any, what: str) -> tuple[Any, Any]:
         """Return the samples and the labels of an item."""
         if not isinstance(item, Mapping):
-            return _split(item, len(self._inputs) or 1, what)
+            return _split(_as_tuple(item), len(self._inputs) or 1, what)
         names = [tensor.name for tensor in self._inputs]
         label = next((key for key in LABEL_NAMES if key in item and key not in names), None)
         rest = {key: part for key, part in item.items() if key != label}
@@ -197,7 +197,9 @@ class _Collector:
         tensor = self._tensor(key)
         if tensor is not None:
             return array.ndim == len(tensor.shape)
-        return labels.ndim > 0 if labels is not None else not hasattr(self._value, "__getitem__")
+        if labels is not None:
+            return labels.ndim > 0 and labels.shape[:1] == array.shape[:1]
+        return not hasattr(self._value, "__getitem__")
 
     def _batch_axis(self, key: Any) -> int:
         tensor = self._tensor(key)
@@ -215,6 +217,13 @@ class _Collector:
             )
         self._reader = self._reader or ImageReader(self._manifest)
         return self._reader.convert(picture)
+
+
+def _as_tuple(item: Any) -> Any:
+    """Return a list of arrays as a tuple: torch's loaders make lists of tuples."""
+    if isinstance(item, list) and any(getattr(part, "ndim", 0) or _is_picture(part) for part in item):
+        return tuple(map(_as_tuple, item))
+    return item
 
 
 def _split(value: Any, inputs: int, name: str) -> tuple[Any, Any]:
@@ -241,6 +250,14 @@ def _check_kind(value: Any, name: str) -> None:
     if isinstance(value, Mapping) and value and all(hasattr(part, "column_names") for part in value.values()):
         splits = ", ".join(map(str, value))
         raise UsageError(f"{name} gives several datasets, {splits}: give one of them.")
+
+
+def _count(value: Any) -> int:
+    """Return how many items a collection has; 0 if it does not know."""
+    try:
+        return len(value)
+    except TypeError:  # a torch loader has a length only if its dataset has
+        return 0
 
 
 def _is_collection(value: Any) -> bool:

@@ -78,7 +78,10 @@ class ImageReader:
                 raise ValueError("it is no regular file")
             if state.st_size == 0:
                 raise ValueError("it is empty")
-            with file.open("rb") as stream, self._pil.open(stream) as image:  # by name Pillow misreads TIFFs that lie on a side
+            with (
+                file.open("rb") as stream,
+                self._pil.open(stream) as image,
+            ):  # by name Pillow misreads TIFFs that lie on a side
                 return self.convert(image)
         except MemoryError:
             raise

@@ -129,7 +129,11 @@ def damage(path, kind):
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tif", ".bmp", ".pgm"])
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("truncated", "is not a readable image: "), ("empty", "image: it is empty"), ("text", "Pillow knows no format like it")],
+    [
+        ("truncated", "is not a readable image: "),
+        ("empty", "image: it is empty"),
+        ("text", "Pillow knows no format like it"),
+    ],
 )
 def test_a_damaged_picture_is_named_with_the_reason(tmp_path, suffix, kind, words):
     path = tmp_path / f"a{suffix}"

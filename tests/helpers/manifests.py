@@ -10,7 +10,7 @@ def manifest_of(*inputs, names=None, preprocess=None):
         offramp="0",
         network="Net",
         captured="onnx",
-        classes=3,
+        classes=3 if names is None else len(names),
         class_names=names,
         preprocess=preprocess,
         inputs=inputs,
