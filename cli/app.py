@@ -1,8 +1,8 @@
 """The command line: each command parses, calls one public function, and prints. Results go to stdout, messages to stderr.
 
 Exit codes: 0 done, also if the answer is not to use early exit; 1 a fault in offramp; 2 an argument that cannot be used; 3 the
-target is not met or a check failed; 4 a package, device, permission or disk space is missing; 5 a file that is not what it
-claims; 130 interrupted.
+target is not met or a check failed; 4 a package, device, permission, memory or disk space is missing; 5 a file that is not what
+it claims; 130 interrupted.
 """
 
 import os
@@ -38,10 +38,11 @@ from .output import note, results_alone
 def app() -> None:
     """Deploy early-exit classifiers on constrained hardware.
 
-    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function that returns (x, y),
-    or, for a bundle that takes images, a folder with one folder of images per class.
+    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function that returns (x, y) or
+    a DataLoader, or, for a bundle that takes images, a folder with one folder of images per class or a .csv file that lists
+    images and labels.
 
-    docs/concepts.md explains exit, stage, variant and operating point.
+    docs/concepts.md explains exit, stage, variant and operating point, docs/how-to/calibrate.md all kinds of samples.
     """
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+import msgspec
 
 from ..bundle import Preprocess, Target
 from ..errors import UsageError
@@ -129,17 +130,30 @@ def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 def parse_preprocess(
     mean: str | None, std: str | None, *, resize: Any, crop: float, interpolation: Any
 ) -> Preprocess | None:
-    """Return the preprocessing that --mean and --std ask for, None without both; a missing mean is 0, a missing std 1."""
+    """Return the preprocessing that --mean and --std ask for, None without both; a missing mean is 0, a missing std 1.
+
+    A single number counts for every channel.
+    """
     means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
     if means is None and stds is None:
         return None
+    means, stds = means or (0.0,), stds or (1.0,)
+    channels = max(len(means), len(stds))
     return Preprocess(
-        mean=means or (0.0,) * len(stds or ()),
-        std=stds or (1.0,) * len(means or ()),
+        mean=means * channels if len(means) == 1 else means,
+        std=stds * channels if len(stds) == 1 else stds,
         resize=resize,
         crop=crop,
         interpolation=interpolation,
     )
+
+
+def fit_channels(preprocess: Preprocess | None, example: Any) -> Preprocess | None:
+    """Return preprocessing of a single number for all channels of an example, images (N, height, width, channel)."""
+    axes = getattr(example, "shape", ())
+    if preprocess is None or len(preprocess.mean) > 1 or len(axes) != 4 or axes[3] > 4:
+        return preprocess
+    return msgspec.structs.replace(preprocess, mean=preprocess.mean * axes[3], std=preprocess.std * axes[3])
 
 
 def parse_axes(texts: Sequence[str]) -> Any:

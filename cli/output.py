@@ -4,9 +4,9 @@ import contextlib
 import functools
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any, TextIO
 
 import click
@@ -79,7 +79,7 @@ def progress_bars() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    started_s = time.monotonic()
+    started_s = monotonic()
     begun_s: dict[str, float] = {}
     ended_s: dict[str, float] = {}
     with Bars(console=Console(stderr=True), transient=True) as bars:
@@ -91,10 +91,10 @@ def progress_bars() -> Iterator[Progress]:
                 begun_s[task] = max([started_s, *ended_s.values()])
                 tasks[task] = bars.add_task(task, total=total)
             bars.update(tasks[task], completed=done, total=total)
-            ended_s[task] = time.monotonic()
+            ended_s[task] = monotonic()
 
         yield show
-    _tell_times({task: ended_s[task] - begun_s[task] for task in tasks}, time.monotonic() - started_s)
+    _tell_times({task: ended_s[task] - begun_s[task] for task in tasks}, monotonic() - started_s)
 
 
 @contextlib.contextmanager
@@ -105,10 +105,10 @@ def spinner(task: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    started_s = time.monotonic()
+    started_s = monotonic()
     with Console(stderr=True).status(task):
         yield
-    _tell_times({task: time.monotonic() - started_s})
+    _tell_times({task: monotonic() - started_s})
 
 
 def _tell_times(tasks_s: dict[str, float], all_s: float = 0.0) -> None:
