@@ -112,7 +112,7 @@ class ImageReader:
             changes.append("was turned upright, as its EXIF says")
         if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
             image = image.convert("RGBA")
-            if image.getchannel("A").getextrema()[0] < 255:
+            if image.getchannel("A").histogram()[255] < image.width * image.height:
                 image = self._pil.alpha_composite(self._pil.new("RGBA", image.size, "white"), image)
                 changes.append("is partly transparent and was laid on white")
         small = resize(image.convert(mode), self._width, self._height, self._preprocess)

@@ -32,6 +32,8 @@ from .commands.run import run
 from .commands.verify import verify
 from .output import note, results_alone
 
+MEMORY_FULL = "The memory is full. Give fewer or smaller samples, or a smaller network."
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.partition("\n\n")[2])
 @click.version_option(__version__, prog_name="offramp")
@@ -80,7 +82,7 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
         note(" ".join(["Interrupted.", *map(str, cause.args if isinstance(cause, KeyboardInterrupt) else ())]))
         return 130
     except MemoryError:
-        note("Error: The memory is full. Give fewer or smaller samples, or a smaller network.")
+        note(f"Error: {MEMORY_FULL}")
         return 4
     except OSError as error:
         note(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")

@@ -150,7 +150,7 @@ def parse_preprocess(
 
 def fit_channels(preprocess: Preprocess | None, example: Any) -> Preprocess | None:
     """Return preprocessing of a single number for all channels of an example, images (N, height, width, channel)."""
-    axes = getattr(example, "shape", ())
+    axes: tuple[int, ...] = getattr(example, "shape", ())
     if preprocess is None or len(preprocess.mean) > 1 or len(axes) != 4 or axes[3] > 4:
         return preprocess
     return msgspec.structs.replace(preprocess, mean=preprocess.mean * axes[3], std=preprocess.std * axes[3])

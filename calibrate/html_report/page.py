@@ -37,7 +37,7 @@ def render_page(report: Report) -> str:
         MissingError: bokeh or jinja2 is not installed.
     """
     check_packages()
-    import jinja2
+    jinja2 = require("jinja2", extra="report")
     from bokeh.embed import components
     from bokeh.resources import Resources
 

@@ -2,6 +2,7 @@
 
 import collections
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ TWO = manifest_of(
 SIDEWAYS = manifest_of(Tensor(name="x", dtype="float32", shape=(4, None)))
 
 
-class Endless(Dataset):
+class Endless(Dataset[Any]):
     """A dataset that has a length and never raises IndexError."""
 
     def __len__(self):
@@ -34,7 +35,7 @@ class Endless(Dataset):
         return torch.from_numpy(X[i % 10]), int(Y[i % 10])
 
 
-class Stream(IterableDataset):
+class Stream(IterableDataset[Any]):
     """A dataset without a length."""
 
     def __iter__(self):
