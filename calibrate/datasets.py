@@ -36,6 +36,7 @@ def read_samples(
         MissingError: they do not fit into memory.
     """
     _check_kind(value, name)
+    value = [value] if _is_picture(value) else value
     try:
         if _is_collection(value):
             return _Collector(value, manifest, name=name, progress=progress).collect()
@@ -289,6 +290,10 @@ def _to_array(x: Any, name: str) -> np.ndarray:
         array = to_array(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name} gives no arrays x or (x, y): {error}") from error
+    if array.dtype.kind in "US":
+        raise DataError(
+            f"{name} gives the text {array.flat[0]!r:.40}; labels are whole numbers, the index of the class."
+        )
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name} gives {type(x).__name__} where numbers are needed: give x or (x, y).")
     return array

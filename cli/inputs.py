@@ -16,6 +16,7 @@ from ..calibrate.sample_files import labelled
 from ..errors import DataError, MissingError, ModelError, OfframpError, UsageError, require, unknown_name
 from ..files import os_errors_explained
 from ..progress import Progress, no_progress
+from ..runtime.engines._stdout import printing_to_stderr
 
 if TYPE_CHECKING:
     from ..runtime.chain.samples import Samples
@@ -42,13 +43,14 @@ def call_function(source: str) -> Any:
     sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
-        target = getattr(module, function, None)
-        if target is None or isinstance(target, ModuleType):
-            raise unknown_name(
-                f"function in {path}", function, [key for key, value in vars(module).items() if callable(value)]
-            )
-        return target() if _is_function(target) else target
+        with printing_to_stderr():  # stdout is for results
+            spec.loader.exec_module(module)
+            target = getattr(module, function, None)
+            if target is None or isinstance(target, ModuleType):
+                raise unknown_name(
+                    f"function in {path}", function, [key for key, value in vars(module).items() if callable(value)]
+                )
+            return target() if _is_function(target) else target
     except OfframpError:
         raise
     except MemoryError as error:
@@ -113,7 +115,8 @@ def load_samples(
         UsageError, DataError, MissingError: as for `calibrate.load_samples`.
     """
     if ".py:" in source:
-        return read_samples(call_function(source), manifest, name=source, progress=progress)
+        with printing_to_stderr():  # a generator runs while it is read
+            return read_samples(call_function(source), manifest, name=source, progress=progress)
     if source.endswith(".py"):
         raise UsageError(f"Name the function that returns the samples: {source}:function", path=source)
     return sample_files.load_samples(source, manifest, progress=progress)

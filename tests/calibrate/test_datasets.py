@@ -154,6 +154,10 @@ def test_pictures_become_what_files_of_them_become(wrap, tmp_path):
         load_samples(wrap(rows))
 
 
+def test_a_picture_alone_is_a_sample():
+    assert load_samples(Image.new("RGB", (30, 20), (255, 0, 0)), COLOURED)[0][0, :, 0, 0].tolist() == [1, 0, 0]
+
+
 def test_numbers_that_numpy_lacks_are_read_as_float32():
     x, _ = load_samples((torch.from_numpy(X).bfloat16(), Y), FLAT)
     assert x.dtype == np.float32 and np.allclose(x, X, rtol=0.01)
@@ -186,6 +190,12 @@ def fail():
         (lambda: Rows([{"p": X[0], "q": X[0], "label": 1}]), DataError, "Item 0 .* has p, q: which is .*pixels"),
         (lambda: (torch.from_numpy(X).to_sparse(), Y), DataError, "gives no arrays"),
         (lambda: ([[1.0], [2.0, 3.0]], [0, 1]), DataError, "gives no arrays"),
+        (
+            lambda: [(X[0], "cat"), (X[1], "dog")],
+            DataError,
+            "Item 0 .* gives the text .*'cat'.*; labels are whole numbers",
+        ),
+        (lambda: [(X[0], {"boxes": []})], DataError, "gives dict where numbers are needed"),
     ],
 )
 def test_what_gives_no_samples_is_refused_with_the_reason(source, kind, words):

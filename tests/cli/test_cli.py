@@ -28,8 +28,10 @@ from offramp.tests.zoo import networks
 def network(): return networks.build(networks.Plain)
 def wrong(): return 1 / 0
 def loud():
+    import subprocess
     import numpy as np
     print("loading")
+    subprocess.run(["echo", "from another program"])
     for i in range(3):
         print("reading")
         yield np.full(16, i, np.float32)
