@@ -111,6 +111,15 @@ def spinner(task: str) -> Iterator[None]:
     _tell_times({task: monotonic() - started_s})
 
 
+@contextlib.contextmanager
+def goes_on_after_interrupt(advice: str) -> Iterator[None]:
+    """Say after an interrupt that the same command goes on where it was."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(advice) from error
+
+
 def _tell_times(tasks_s: dict[str, float], all_s: float = 0.0) -> None:
     """Say how long work took, part by part, where that was long."""
     parts = [f"{task} {_show_seconds(seconds)}" for task, seconds in tasks_s.items() if seconds >= LEAST_TOLD_S]

@@ -1,6 +1,5 @@
 """The command `offramp calibrate`: its options, one call, and what it prints."""
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -10,12 +9,14 @@ from ..describe import describe_calibration
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
 from ..options import as_json, with_seed, with_target
-from ..output import print_result, progress_bars
+from ..output import goes_on_after_interrupt, print_result, progress_bars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ...bundle import Calibration, Target
+
+KEPT = "What was measured and stored is kept: the same command goes on from there."
 
 
 @click.command()
@@ -73,7 +74,7 @@ def calibrate(
     stages = len(opened.variant(variant).stages)
     targets = read_targets()
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
-    with _told_how_to_go_on(), progress_bars() as progress:
+    with goes_on_after_interrupt(KEPT), progress_bars() as progress:
         samples = load_samples(data, opened.manifest, progress=progress)
         others = None if outside is None else load_samples(outside, opened.manifest, progress=progress)
         calibration = calibrate_bundle(
@@ -95,14 +96,6 @@ def calibrate(
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))
     _check_met(calibration)
-
-
-@contextlib.contextmanager
-def _told_how_to_go_on() -> "Iterator[None]":
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("What was measured and stored is kept: the same command goes on from there.") from error
 
 
 def _check_met(calibration: "Calibration") -> None:

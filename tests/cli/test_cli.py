@@ -267,6 +267,19 @@ def test_an_interrupted_command_ends_with_130(files):
     assert err.strip() == "Interrupted. What was measured and stored is kept: the same command goes on from there."
 
 
+@pytest.mark.parametrize("checkpoint", ["", "--checkpoint {f}/some.pt"])
+def test_an_interrupted_training_says_whether_it_goes_on(files, call, monkeypatch, checkpoint):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("offramp.export.add_pruned", interrupt)
+    code, out, err = call(
+        f"prune {{f}}/net.py:network --data {{f}}/net.py:pairs -o {{f}}/x.offramp --macs .5 {checkpoint}"
+    )
+    advice = f" Epochs stored in {files}/some.pt are kept: the same command goes on from there." if checkpoint else ""
+    assert (code, out, err.strip()) == (130, "", f"Interrupted.{advice}")
+
+
 def test_progress_is_shown_to_a_person(files):
     ours, theirs = pty.openpty()
     command = [*PROCESS, "bench", files / "dense.offramp", files / "data.npz"]
