@@ -164,7 +164,7 @@ class _Collector:
             x if isinstance(x, Mapping) else dict(enumerate(x)) if isinstance(x, tuple) else {None: x}
         )
         for key, part in parts.items():
-            array = self._read_picture(part) if _is_picture(part) else _to_array(part, what)
+            array = self._read_picture(part, what) if _is_picture(part) else _to_array(part, what)
             is_batch = self._is_batch(key, array, labels) and not _is_picture(part)
             rows = np.moveaxis(array, self._batch_axis(key), 0) if is_batch else array[np.newaxis]
             if key not in self._columns:
@@ -211,13 +211,18 @@ class _Collector:
             return next((tensor for tensor in self._inputs if tensor.name == key), None)
         return self._inputs[key or 0] if (key or 0) < len(self._inputs) else None
 
-    def _read_picture(self, picture: Any) -> np.ndarray:
+    def _read_picture(self, picture: Any, what: str) -> np.ndarray:
         if self._manifest is None:
             raise UsageError(
                 f"{self._name} gives pictures, which need a bundle that says their size; give arrays here."
             )
         self._reader = self._reader or ImageReader(self._manifest)
-        return self._reader.convert(picture)
+        try:
+            return self._reader.convert(picture)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged picture raises one of a dozen types
+            raise DataError(f"{what} is not a readable image: {error}.") from error
 
 
 def _as_tuple(item: Any) -> Any:

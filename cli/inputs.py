@@ -1,8 +1,10 @@
 """What a command's arguments name: functions in Python files, networks, samples in files and folders."""
 
+import contextlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -41,9 +43,8 @@ def call_function(source: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent))
     try:
-        with printing_to_stderr():  # stdout is for results
+        with _running(source):
             spec.loader.exec_module(module)
             target = getattr(module, function, None)
             if target is None or isinstance(target, ModuleType):
@@ -58,8 +59,18 @@ def call_function(source: str) -> Any:
     except (Exception, SystemExit) as error:  # a script may end with sys.exit()
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"{source} failed{_show_line(error, path)}: {reason}", path=path) from error
+
+
+@contextlib.contextmanager
+def _running(source: str) -> Iterator[None]:
+    """Have the folder of `file.py:function` on the import path, and what it prints on stderr, since stdout is for results."""
+    folder = str(Path(source.rpartition(":")[0]).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        with printing_to_stderr():
+            yield
     finally:
-        sys.path.remove(str(path.parent))
+        sys.path.remove(folder)
 
 
 def load_network(source: str) -> Any:
@@ -115,7 +126,7 @@ def load_samples(
         UsageError, DataError, MissingError: as for `calibrate.load_samples`.
     """
     if ".py:" in source:
-        with printing_to_stderr():  # a generator runs while it is read
+        with _running(source):  # also while it is read: it may be a generator
             return read_samples(call_function(source), manifest, name=source, progress=progress)
     if source.endswith(".py"):
         raise UsageError(f"Name the function that returns the samples: {source}:function", path=source)
@@ -165,7 +176,11 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
     is_data = value is None or isinstance(value, (tuple, list, dict)) or hasattr(value, "shape")
     if not is_data and hasattr(value, "__iter__") and hasattr(value, "__len__"):
         return value
-    given = load_samples(source) if value is None else read_samples(value, None, name=source, progress=no_progress)
+    if value is None:
+        given = load_samples(source)
+    else:
+        with _running(source):
+            given = read_samples(value, None, name=source, progress=no_progress)
     x, y = labelled(given, source)
     if isinstance(x, (dict, tuple)):
         raise DataError(

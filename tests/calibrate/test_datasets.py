@@ -158,6 +158,12 @@ def test_a_picture_alone_is_a_sample():
     assert load_samples(Image.new("RGB", (30, 20), (255, 0, 0)), COLOURED)[0][0, :, 0, 0].tolist() == [1, 0, 0]
 
 
+def test_a_picture_that_cannot_be_read_is_named():
+    pictures = [Image.new("RGB", (6, 4)), Image.new("F", (6, 4))]
+    with pytest.raises(DataError, match="Item 1 of the list is not a readable image: its pixels are floats"):
+        load_samples(pictures, COLOURED)
+
+
 def test_numbers_that_numpy_lacks_are_read_as_float32():
     x, _ = load_samples((torch.from_numpy(X).bfloat16(), Y), FLAT)
     assert x.dtype == np.float32 and np.allclose(x, X, rtol=0.01)

@@ -69,6 +69,15 @@ def test_a_function_may_import_its_neighbours_and_return_tensors(tmp_path):
     assert x.shape == (3, 2) and y is not None and y.tolist() == [0, 1, 1]
 
 
+def test_a_generator_may_import_its_neighbours_while_it_is_read(tmp_path):
+    (tmp_path / "late_neighbour.py").write_text("X = [[1.0, 2.0], [3.0, 4.0]]")
+    (tmp_path / "data.py").write_text(
+        "def get():\n    import late_neighbour\n    yield from zip(late_neighbour.X, [0, 1])"
+    )
+    x, y = load_samples(f"{tmp_path}/data.py:get")
+    assert x.tolist() == [[1, 2], [3, 4]] and y is not None and y.tolist() == [0, 1]
+
+
 def test_a_function_that_fails_names_its_line(tmp_path):
     (tmp_path / "data.py").write_text("def get():\n    x = 1\n    return x.nothing")
     with pytest.raises(ModelError, match=r"data.py:get failed in line 3: AttributeError"):
