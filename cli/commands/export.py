@@ -46,8 +46,8 @@ from ..output import print_result, spinner
 @click.option("--temperatures", help="Divisors of the logits before they are scored, one per exit, such as 1.2,1.1,1.")
 @click.option(
     "--mean",
-    help="Take uint8 images; subtract this from each channel, scaled to 0 to 1: 0.485,0.456,0.406, or one number for every channel of "
-    "--shape or --data.",
+    help="Take uint8 images; subtract this from each channel, scaled to 0 to 1: 0.485,0.456,0.406, or one number for all "
+    "channels of --shape or --data.",
 )
 @click.option("--std", help="Take uint8 images; then divide each channel by this: 0.229,0.224,0.225.")
 @click.option("--resize", default="stretch", show_default=True, help="How images are resized: stretch, crop or pad.")
