@@ -63,6 +63,7 @@ class ImageReader:
         if self.dtype.kind != "f" and self.dtype != np.uint8:
             raise DataError(f"The network takes {self.dtype}, which no image is scaled to: give arrays (.npz).")
         self._changes = Counter[str]()
+        self._remark = ""
         self._count = 0
 
     def read(self, file: Path) -> np.ndarray:
@@ -78,11 +79,15 @@ class ImageReader:
                 raise ValueError("it is no regular file")
             if state.st_size == 0:
                 raise ValueError("it is empty")
-            with (
-                file.open("rb") as stream,
-                self._pil.open(stream) as image,
-            ):  # by name Pillow misreads TIFFs that lie on a side
-                return self.convert(image)
+            with warnings.catch_warnings(record=True) as remarks:
+                warnings.simplefilter("always")
+                # By name Pillow misreads TIFFs that lie on a side.
+                with file.open("rb") as stream, self._pil.open(stream) as image:
+                    pixels = self.convert(image)
+            if remarks:
+                self._changes["made Pillow warn"] += 1
+                self._remark = self._remark or f" {file}: {remarks[0].message}"
+            return pixels
         except MemoryError:
             raise
         except Exception as error:  # a damaged picture raises one of a dozen types
@@ -126,7 +131,7 @@ class ImageReader:
         """Say in one line what was done to pictures besides resizing, if anything was."""
         if self._changes:
             parts = [f"{count} {change}" for change, count in self._changes.items()]
-            warnings.warn(f"{source}: of {self._count} images {'; '.join(parts)}.", stacklevel=1)
+            warnings.warn(f"{source}: of {self._count} images {'; '.join(parts)}.{self._remark}", stacklevel=1)
 
 
 def load_images(

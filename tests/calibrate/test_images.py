@@ -160,3 +160,17 @@ def test_memory_that_is_full_while_a_picture_is_read_is_no_damage(tmp_path, monk
     with pytest.raises(MissingError, match="do not fit into memory") as caught:
         load_samples(tmp_path / "a.png", COLOURED)
     assert caught.value.exit_code == 4
+
+
+def test_a_preview_beside_a_cameras_picture_is_no_frame(tmp_path):
+    big, small = Image.new("RGB", (60, 40), "white"), Image.new("RGB", (6, 4), "black")
+    big.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[small])
+    assert np.allclose(load_one(tmp_path / "a.jpg", COLOURED), 1, atol=0.02)
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\xff" + b"\xff" * 40, b"no EXIF"])
+def test_damaged_exif_turns_nothing(tmp_path, exif):
+    Image.new("RGB", (6, 4), "white").save(tmp_path / "a.jpg", exif=exif)
+    # What Pillow warns of is said with the file's name.
+    note = f"1 made Pillow warn. {tmp_path}/a.jpg: Corrupt EXIF data" if len(exif) > 10 else None
+    assert np.allclose(load_one(tmp_path / "a.jpg", COLOURED, note=note), 1, atol=0.02)
