@@ -20,13 +20,13 @@ __all__ = [
     "hash_samples",
 ]
 
+HOW_TO_READ = "load_samples makes one of a file, a folder, a dataset or a loader."
+
 LEAST_SAMPLES = 20
 """Samples that calibrating takes, however few classes there are."""
 
 LEAST_OVER_CHANCE = 1.2
 """The whole network must be right at least this many times as often as by chance."""
-
-HOW_TO_READ = "load_samples makes one of a file, a folder, a dataset or a loader."
 
 HASHED_ROWS = 256
 """Samples that are hashed at once, so that no large copy is made."""

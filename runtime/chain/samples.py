@@ -23,10 +23,6 @@ __all__ = [
 ]
 
 
-ROWS_AT_ONCE = 256
-"""Samples that are looked at at once, so that no large copy is made."""
-
-
 class Samples(Struct, frozen=True):
     """Samples of a network: one array per input, (N, ...) with the batch axis first."""
 
@@ -155,6 +151,10 @@ def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
                 raise DataError(f"Sample {first + int(np.argmin(finite))} holds NaN or infinity.")
         arrays.append(part)
     return Samples(tuple(arrays))
+
+
+ROWS_AT_ONCE = 256
+"""Samples that are looked at at once, so that no large copy is made."""
 
 
 def show_shape(axes: Sequence["int | str | None"]) -> str:
