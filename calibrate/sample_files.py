@@ -143,7 +143,9 @@ def _read_numpy(path: Path) -> Any:
         )
     try:
         if start == ARRAY:
-            with contextlib.suppress(ValueError):  # arrays without elements, and of Python objects, cannot be mapped
+            with contextlib.suppress(
+                ValueError, OSError
+            ):  # no elements, Python objects, or a file system that maps nothing
                 return np.load(path, mmap_mode="c", allow_pickle=False)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
