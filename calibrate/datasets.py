@@ -46,8 +46,11 @@ def read_samples(
                 return arrays, arrays.pop("y", None)
             return name_arrays(arrays, manifest, source=name)
         x, y = _split(value, 1 if manifest is None else len(manifest.inputs), name)
+        samples: Any
         if isinstance(x, Mapping):
-            samples: Any = {key: _to_array(part, name) for key, part in x.items()}
+            samples = {key: _to_array(part, name) for key, part in x.items()}
+        elif isinstance(x, list) and x and _is_picture(x[0]):
+            samples, _ = _Collector(x, manifest, name=name, progress=progress).collect()
         else:
             samples = tuple(_to_array(part, name) for part in x) if isinstance(x, tuple) else _to_array(x, name)
         return samples, None if y is None else _to_array(y, name)

@@ -150,6 +150,8 @@ def test_pictures_become_what_files_of_them_become(wrap, tmp_path):
     rows = [{"image": picture, "label": 1} if wrap is Rows else (picture, 1) for picture in pictures]
     x, y = load_samples(wrap(rows), COLOURED)
     assert np.array_equal(x, load_samples(tmp_path, COLOURED)[0]) and y is not None and y.tolist() == [1] * 5
+    x, y = load_samples((pictures, [1] * 5), COLOURED)
+    assert np.array_equal(x, load_samples(tmp_path, COLOURED)[0]) and y is not None and y.tolist() == [1] * 5
     with pytest.raises(UsageError, match="gives pictures, which need a bundle"):
         load_samples(wrap(rows))
 
