@@ -52,7 +52,7 @@ def load_samples(
 
     Returns:
         Samples as the network takes them, and labels (N,) or None. Images or a dataset of more than a gigabyte lie in an unnamed
-        file, so that they need not fit into memory.
+        file, if the disk has room, so that they need not fit into memory.
 
     Raises:
         UsageError: nothing is there, or it is no kind that is listed above.

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from offramp.bundle import Tensor
 from offramp.calibrate import load_samples
+from offramp.calibrate.labels import check_data
 from offramp.errors import DataError, UsageError
 from offramp.tests.helpers.manifests import COLOURED, manifest_of
 from offramp.tests.zoo.few_digits import network
@@ -209,6 +210,11 @@ def fail():
 def test_what_gives_no_samples_is_refused_with_the_reason(source, kind, words):
     with pytest.raises(kind, match=words):
         load_samples(source(), FLAT)
+
+
+def test_who_gives_a_dataset_where_a_pair_belongs_is_told_how_to_read_it():
+    with pytest.raises(UsageError, match="data is a pair: .* load_samples makes one of a file, a folder, a dataset"):
+        check_data(PAIRS, FLAT)
 
 
 def test_reading_is_told_of():
