@@ -20,6 +20,8 @@ __all__ = [
     "hash_samples",
 ]
 
+HOW_TO_READ = "load_samples makes one of a file, a folder, a dataset or a loader."
+
 LEAST_SAMPLES = 20
 """Samples that calibrating takes, however few classes there are."""
 
@@ -55,7 +57,7 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
         DataError: there are none, shapes or dtypes do not fit, a value is not finite, or a label is not one of the classes.
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise UsageError("The samples are given with their labels, as a pair: (samples, labels).")
+        raise UsageError(f"The samples are given with their labels, as a pair: (samples, labels). {HOW_TO_READ}")
     x, y = convert_samples(data[0], manifest.inputs), np.asarray(data[1])
     if y.shape != (len(x),):
         raise DataError(f"There are {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
@@ -83,7 +85,7 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
         DataError: as for `check_labelled`, or there are too few.
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise UsageError(f"{name} is a pair: (samples, labels), or (samples, None) without labels.")
+        raise UsageError(f"{name} is a pair: (samples, labels), or (samples, None) without labels. {HOW_TO_READ}")
     if data[1] is None:
         x, y = convert_samples(data[0], manifest.inputs), None
     else:

@@ -1,45 +1,63 @@
-"""Samples and labels, read from files and folders."""
+"""Samples and labels, from files, folders and tables, and from what a program holds."""
 
+import contextlib
 import os
 import re
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle, Manifest, opened
-from ..errors import DataError, MissingError, UsageError, unknown_name
+from ..errors import DataError, MissingError, UsageError
+from ..progress import Progress, no_progress
+from .datasets import name_arrays, read_samples
+from .image_sets import ImageSet, list_folder, list_table
 from .images import IMAGE_SUFFIXES, load_images
 
 __all__ = ["labelled", "load_samples"]
 
+ARCHIVE, ARRAY = b"PK", b"\x93NUMPY"
+"""What files of NumPy's begin with: an .npz, an .npy."""
+
+TABLES = (".csv", ".tsv")
+
+SAMPLE_WORD = re.compile(r"(?<![a-z])(x|images|samples|inputs|data|features)(?![a-z])", re.I)
+"""The word in a file's name that says that it holds samples; its neighbour has `y` or `labels` there."""
+
 
 def load_samples(
-    path: "str | os.PathLike[str]", bundle: "str | os.PathLike[str] | Bundle | Manifest | None" = None
+    source: Any, bundle: "str | os.PathLike[str] | Bundle | Manifest | None" = None, *, progress: Progress = no_progress
 ) -> tuple[Any, np.ndarray | None]:
-    """Load samples, and labels if there are any, from a file or a folder.
+    """Load samples, and labels if there are any, from a file or a folder, or from a dataset.
 
     Args:
-        path: one of
+        source: one of
 
             - an `.npz` file with `x`, or with one array for each of several inputs by its name, and `y` if there are labels;
-            - an `.npy` file of samples;
+            - an `.npy` file of samples, which is not read before it is used; labels come from the file beside it that has `y` or
+              `labels` in its name where this one has `x` or `images`: `test_x.npy` and `test_y.npy`;
+            - a folder with `x.npy`, or one file for each input, and `y.npy`;
             - an image, or a folder of images;
             - a folder with one folder of images per class. Folders bear the names of the bundle's classes. If the bundle names
-              none, folders named by numbers are classes of these numbers; other folders count in the order of their names.
+              none, folders named by numbers are classes of these numbers; other folders count in the order of their names;
+            - a `.csv` file with a column of images and one of labels: names of classes, or numbers;
+            - a torch Dataset or DataLoader, a Hugging Face Dataset, a list or a generator that gives `x` or `(x, y)`, single
+              samples or batches; or arrays and tensors, `x` or `(x, y)`.
         bundle: the bundle that the samples are for, its folder or its manifest. Images are resized as it says. If the network
             takes floats, pixels are scaled to 0..1 and nothing else: a network trained on normalised pixels needs a bundle with
             `preprocess`.
+        progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
-        Samples as the network takes them, and labels (N,) or None.
+        Samples as the network takes them, and labels (N,) or None. Images or a dataset of more than a gigabyte lie in an unnamed
+        file, if the disk has room, so that they need not fit into memory.
 
     Raises:
-        UsageError: nothing is there, or it is no kind of file that is listed above.
-        DataError: the file is not what its name says, or holds no samples.
-        MissingError: it may not be read, or images need a package that is not installed.
+        UsageError: nothing is there, or it is no kind that is listed above.
+        DataError: the file is not what its name says, holds no samples, or samples differ in shape or dtype.
+        MissingError: it may not be read, does not fit into memory, or images need a package that is not installed.
 
     Example:
         >>> from offramp.calibrate import load_samples
@@ -48,22 +66,18 @@ def load_samples(
         ((200, 1, 8, 8), (200,))
     """
     manifest = bundle if bundle is None or isinstance(bundle, Manifest) else opened(bundle).manifest
-    path = Path(path)
-    if not path.exists():
+    if not isinstance(source, (str, os.PathLike)):
+        return read_samples(source, manifest, name=f"the {type(source).__name__}", progress=progress)
+    path = Path(source)
+    if not os.path.lexists(path):
         raise UsageError(f"There is no file or folder {path}.", path=path)
     try:
-        if path.suffix in (".npz", ".npy") and path.is_file():
-            return _load_numpy(path, manifest)
-        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-            if manifest is None:
-                raise UsageError("Images need a bundle that says their size; give arrays (.npz) here.", path=path)
-            if path.is_dir():
-                return _load_folder(path, manifest)
-            return load_images([path], manifest), None
+        return _load_path(path, manifest, progress)
     except OSError as error:
         file = error.filename or path
         raise MissingError(f"Cannot read {file}: {error.strerror or error}.", path=file) from error
-    raise UsageError(f"Samples come from .npz, .npy, an image or a folder of images, not {path}.", path=path)
+    except MemoryError as error:
+        raise MissingError(f"The samples in {path} do not fit into memory: give fewer.", path=path) from error
 
 
 def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, np.ndarray]:
@@ -82,72 +96,88 @@ def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, 
     return x, y
 
 
-def _load_numpy(path: Path, manifest: Manifest | None) -> tuple[Any, np.ndarray | None]:
+def _load_path(path: Path, manifest: Manifest | None, progress: Progress) -> tuple[Any, np.ndarray | None]:
+    if path.is_dir():
+        if (names := _arrays_in(path, manifest)) is not None:
+            return name_arrays({name: _read_numpy(path / f"{name}.npy") for name in names}, manifest, source=path)
+        return _load_set(list_folder(path, _for_images(manifest, path)), path, manifest, progress)
+    if not path.is_file():
+        raise UsageError(f"{path} is no regular file: samples come from files and folders.", path=path)
+    suffix = path.suffix.lower()
+    if suffix in (".npz", ".npy"):
+        arrays = _read_numpy(path)
+        if isinstance(arrays, np.ndarray):
+            return arrays, _labels_beside(path)
+        return name_arrays(arrays, manifest, source=path)
+    if suffix in TABLES:
+        return _load_set(list_table(path, _for_images(manifest, path)), path, manifest, progress)
+    if suffix in IMAGE_SUFFIXES:
+        return _load_set(ImageSet([path], None), path, manifest, progress)
+    raise UsageError(
+        f"Samples come from .npz, .npy, an image, a folder of images or a .csv file that lists images, not {path}.",
+        path=path,
+    )
+
+
+def _for_images(manifest: Manifest | None, path: Path) -> Manifest:
+    if manifest is None:
+        raise UsageError("Images need a bundle that says their size; give arrays (.npz) here.", path=path)
+    return manifest
+
+
+def _load_set(
+    images: ImageSet, path: Path, manifest: Manifest | None, progress: Progress
+) -> tuple[np.ndarray, np.ndarray | None]:
+    x = load_images(images.files, _for_images(manifest, path), source=path, progress=progress)
+    return x, None if images.labels is None else np.array(images.labels, np.int64)
+
+
+def _read_numpy(path: Path) -> Any:
+    """Return the array of an .npy file, mapped into memory, or the arrays of an .npz by name."""
+    with path.open("rb") as file:
+        start = file.read(len(ARRAY))
+    if not start.startswith((ARCHIVE, ARRAY)):
+        found = "is empty" if not start else f"begins with {start!r}"
+        raise DataError(
+            f"{path} is not a readable NumPy file: it {found}. Write it with numpy.savez or numpy.save.", path=path
+        )
     try:
+        if start == ARRAY:
+            with contextlib.suppress(
+                ValueError, OSError
+            ):  # no elements, Python objects, or a file system that maps nothing
+                return np.load(path, mmap_mode="c", allow_pickle=False)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return loaded, None
+            return loaded
         with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except PermissionError:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise DataError(f"{path} is not a readable NumPy file of numbers: {error}", path=path) from error
         raise
     except Exception as error:  # a damaged archive raises one of a dozen types
-        raise DataError(f"{path} is not a readable NumPy file of numbers: {error}", path=path) from error
-    y = arrays.pop("y", None)
-    names = list(arrays) if manifest is None else [tensor.name for tensor in manifest.inputs]
-    if "x" in arrays and (len(names) == 1 or "x" not in names):
-        return arrays["x"], y
-    if manifest is not None and len(names) == 1 and names[0] in arrays:
-        return arrays[names[0]], y
-    if len(names) < 2 or (missing := [name for name in names if name not in arrays]):
-        wanted = f"`{missing[0]}`" if len(names) > 1 else "`x`"
-        raise DataError(f"{path} has no array {wanted}; it has {', '.join(arrays) or 'none'}.", path=path)
-    return {name: arrays[name] for name in names}, y
+        reason = "it holds Python objects" if "pickle" in str(error) else str(error)
+        raise DataError(f"{path} is not a readable NumPy file of numbers: {reason}.", path=path) from error
 
 
-def _load_folder(path: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray | None]:
-    classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    groups = [_images_in(folder) for folder in classes] if classes else [_images_in(path)]
-    files = [file for group in groups for file in group]
-    if not files:
-        raise DataError(f"The data set is empty: there are no images in {path}.", path=path)
-    labels = np.repeat(_number_classes(classes, manifest), [len(group) for group in groups]) if classes else None
-    return load_images(files, manifest), labels
+def _arrays_in(folder: Path, manifest: Manifest | None) -> list[str] | None:
+    """Return the names of the arrays in a folder that holds samples as .npy files, `x.npy` or one for each input; else None."""
+    names = {file.stem for file in folder.glob("*.npy") if not file.name.startswith(".")}
+    wanted = {tensor.name for tensor in manifest.inputs} if manifest is not None else {"x"}
+    return sorted(names & {*wanted, "x", "y"}) if "x" in names or wanted <= names else None
 
 
-def _number_classes(folders: Sequence[Path], manifest: Manifest) -> list[int]:
-    """Return each folder's class, by the bundle's names. Without them names that are numbers count, or else the folders' order.
-
-    A warning says so if the order counts, or if the numbers are in another order than the names.
-
-    Raises:
-        DataError: the bundle has no such class.
-    """
-    names = [folder.name for folder in folders]
-    class_names = manifest.class_names
-    if class_names is not None:
-        for folder in folders:
-            if folder.name not in class_names:
-                raise DataError(f"{folder}: {unknown_name('class', folder.name, class_names)}", path=folder)
-        return [class_names.index(name) for name in names]
-    if all(re.fullmatch("[0-9]{1,9}", name) for name in names):
-        numbers = [int(name) for name in names]
-        if numbers != sorted(set(numbers)):
-            warnings.warn(
-                f"{folders[0].parent}: the folders' names are taken as the numbers of their classes; torchvision's ImageFolder "
-                "counts folders in the order of their names. If the network was trained that way, name its classes when you "
-                "export: --classes.",
-                stacklevel=1,
-            )
-        return numbers
-    shown = ", ".join(f"{name} {number}" for number, name in enumerate(names[:10]))
-    warnings.warn(
-        f"{folders[0].parent}: the bundle names no classes, so the folders are classes in the order of their names: {shown}"
-        f"{', ...' if len(names) > 10 else ''}. Name them when you export: --classes.",
-        stacklevel=1,
-    )
-    return list(range(len(names)))
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+def _labels_beside(path: Path) -> np.ndarray | None:
+    """Return the labels of samples in `test_x.npy` from `test_y.npy`, if it is there, and say so in a warning."""
+    if path.suffix.lower() != ".npy":
+        return None
+    stem = path.stem
+    for match in SAMPLE_WORD.finditer(stem):
+        start, end = match.span()
+        for word in ("Y", "y") if match[0] == "X" else ("y",) if match[0] == "x" else ("labels", "targets"):
+            beside = path.with_name(f"{stem[:start]}{word}{stem[end:]}{path.suffix}")
+            if beside != path and beside.is_file():
+                warnings.warn(f"{path}: its labels come from {beside.name}.", stacklevel=1)
+                return np.asarray(_read_numpy(beside))
+    return None

@@ -1,36 +1,51 @@
-"""Targets from a YAML file."""
+"""Targets from a YAML file, and limits from texts such as `5 ms`."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 from ..bundle import Target
-from ..errors import UsageError, require, unknown_name
+from ..errors import DataError, UsageError, require, unknown_name
 from ..files import os_errors_explained
 
 KEYS = Target.__struct_fields__
 """Keys that a target may have."""
 
-__all__ = ["read_targets"]
+OTHER_KEYS = {"max_latency_ms": "max_latency_s", "deadline_ms": "deadline_s", "max_energy_mj": "max_energy_j"}
+"""Keys in thousandths, called as the options of the command line, and the keys that they stand for."""
+
+UNITS = {
+    "s": {"us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0},
+    "j": {"uj": 1e-6, "mj": 1e-3, "j": 1.0},
+}
+"""By what a limit's name ends with, its units; other limits are fractions, whose unit is %."""
+
+MOST_BYTES, MOST_DEPTH = 1 << 16, 3
+"""How long a file of targets may be, and how deep its values may lie: the names of points, a point's fields, a field's value."""
+
+__all__ = ["read_limit", "read_targets"]
 
 
 def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
     """Read a target, or several by the names of their points, the first one first.
 
-        max_drop: 0.01              eco: {goal: energy, max_drop: 0.02}
-        deadline_s: 0.005           fast: {max_latency_s: 0.001}
+        max_drop: 0.01              eco: {goal: energy, max_drop: 2 %}
+        deadline_s: 0.005           fast: {max_latency_s: 800 us}
+
+    A number may have a unit: us, ms or s, uJ, mJ or J, or %. The keys may also be called as the options are: `deadline_ms: 5`.
 
     Args:
         path: a YAML file whose keys are the fields of `Target`, or names with such fields below.
 
     Raises:
-        UsageError: there is no file, it is no YAML, or a key or value is not one of a target's.
+        UsageError: there is no file, or a key or value is not one of a target's.
+        DataError: the file is not YAML, or holds no target.
         MissingError: it cannot be read, or PyYAML is not installed.
 
     Example:
         >>> from offramp.calibrate import read_targets
         >>> from pathlib import Path
-        >>> _ = Path("targets.yaml").write_text("eco: {max_drop: 0.02, goal: energy}")
+        >>> _ = Path("targets.yaml").write_text("eco: {max_drop: 2 %, goal: energy}")
         >>> read_targets("targets.yaml")["eco"].max_drop
         0.02
     """
@@ -38,13 +53,11 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
     with os_errors_explained(path, "read"):
         if not path.is_file():
             raise UsageError(f"There is no file {path}.", path=path)
-        content = path.read_bytes()
-    try:
-        document = _load(yaml, content, path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}", path=path) from error
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    document = _load(yaml, content, path)
     if not isinstance(document, dict) or not document:
-        raise UsageError(
+        raise DataError(
             f"{path} holds no target: it looks like `max_drop: 0.01`, or `eco: {{max_drop: 0.01}}`.", path=path
         )
     if strange := [name for name in document if not isinstance(name, str)]:
@@ -54,44 +67,98 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
     return _make_target(document, str(path), path)
 
 
-def _load(yaml: Any, content: bytes, path: Path) -> Any:
-    """Read YAML and refuse a key that stands twice: the library would silently take the last."""
-    loader = yaml.SafeLoader(content)
+def read_limit(name: str, value: Any, *, limit: str, factor: float = 1.0) -> float:
+    """Return the value of a limit in seconds, joules or as a fraction.
+
+    Args:
+        name: what the limit is called in messages.
+        value: a number, or a text of one that may have a unit: `5 ms`, `3 mJ`, `1 %`.
+        limit: the field of `Target`, whose end says what it measures.
+        factor: what a number without a unit is multiplied by.
+
+    Raises:
+        UsageError: it is no number, or its unit is not one of the limit's.
+    """
+    units = UNITS.get(limit.rpartition("_")[2], {"%": 0.01})
     try:
+        if isinstance(value, str):
+            text = value.strip().lower()
+            unit = next((unit for unit in units if text.endswith(unit)), "")
+            return float(text.removesuffix(unit)) * (units[unit] if unit else factor)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value) * factor
+    except (ValueError, OverflowError):
+        pass
+    known = f", or one with the unit {', '.join(units)}" if limit.rpartition("_")[2] in UNITS else ""
+    raise UsageError(f"{name} is a number{known}, not {repr(value)[:60]}.")
+
+
+def _load(yaml: Any, content: bytes, path: Path) -> Any:
+    """Read YAML, and refuse what no target needs: aliases, which may grow or never end, depth, and a key that stands twice."""
+    try:
+        if len(content) > MOST_BYTES:
+            raise DataError(f"{path} is longer than {MOST_BYTES >> 10} kB: that is no file of targets.", path=path)
+        _check_events(yaml, content, path)
+        loader = yaml.SafeLoader(content)
         node = loader.get_single_node()
-        nodes = [node] if node is not None else []
-        while nodes:
-            current = nodes.pop()
-            if isinstance(current, yaml.MappingNode):
-                keys = [key.value for key, _ in current.value]
-                if twice := [key for key in keys if keys.count(key) > 1]:
-                    line = current.start_mark.line + 1
-                    raise UsageError(f"The key {twice[0]!r} stands twice in line {line} and after it.", path=path)
-                nodes += [value for _, value in current.value]
+        if node is not None:
+            _refuse_twice(yaml, node, path)
         return None if node is None else loader.construct_document(node)
-    finally:
-        loader.dispose()
+    except (UsageError, DataError):
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise _not_yaml(path, f"{place}{error.problem or error.context}") from error
+    except Exception as error:  # a tag such as !!int makes its text's own errors
+        raise _not_yaml(path, " ".join(str(error).split())) from error
+
+
+def _not_yaml(path: Path, reason: str) -> DataError:
+    return DataError(f"{path} is not YAML: {reason[:200]}.", path=path)
+
+
+def _check_events(yaml: Any, content: bytes, path: Path) -> None:
+    """Read the file once without building anything of it."""
+    depth = 0
+    for event in yaml.parse(content, yaml.SafeLoader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise DataError(
+                f"{path}, line {line}: targets have no aliases (*{event.anchor[:40]}): write each out.", path=path
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise DataError(f"{path} holds no target: in line {line} it is {depth} levels deep.", path=path)
+
+
+def _refuse_twice(yaml: Any, node: Any, path: Path) -> None:
+    """Refuse a key that stands twice: the library would silently take the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    keys = [key.value for key, _ in node.value]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        line = node.start_mark.line + 1
+        raise UsageError(f"{path}: the key {twice[0]!r} stands twice in line {line} and after it.", path=path)
+    for _, value in node.value:
+        _refuse_twice(yaml, value, path)
 
 
 def _make_target(fields: Any, where: str, path: Path) -> Target:
     if not isinstance(fields, dict):
-        raise UsageError(f"{where}: a target has fields such as max_drop, not {fields!r}.", path=path)
-    for key in fields:
-        if key not in KEYS:
-            unknown = unknown_name("key", str(key), KEYS)
-            raise UsageError(f"{where}: {unknown} Times are in seconds, energies in joules.", path=path)
+        raise UsageError(f"{where}: a target has fields such as max_drop, not {repr(fields)[:60]}.", path=path)
+    limits: dict[str, float] = {}
     try:
-        numbers = {key: _read_number(key, value) for key, value in fields.items() if key != "goal"}
-        return Target(goal=fields.get("goal"), **numbers)
+        for name, value in fields.items():
+            key = str(name).replace("-", "_")
+            limit = OTHER_KEYS.get(key, key)
+            if limit not in KEYS:
+                unknown = unknown_name("key", str(name), (*KEYS, *OTHER_KEYS))
+                raise UsageError(f"{unknown} Numbers without a unit are seconds, joules or fractions.")
+            if limit in limits:
+                raise UsageError(f"{limit} is given twice.")
+            if limit != "goal":
+                limits[limit] = read_limit(key, value, limit=limit, factor=1.0 if key == limit else 1e-3)
+        return Target(goal=fields.get("goal"), **limits)
     except UsageError as error:
         raise UsageError(f"{where}: {error}", path=path) from error
-
-
-def _read_number(key: str, value: Any) -> float:
-    """Return a number; YAML 1.1 reads 1e-3, which has no point, as text."""
-    try:
-        if not isinstance(value, bool):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise UsageError(f"{key} is a number, not {value!r}.")

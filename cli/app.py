@@ -1,8 +1,8 @@
 """The command line: each command parses, calls one public function, and prints. Results go to stdout, messages to stderr.
 
 Exit codes: 0 done, also if the answer is not to use early exit; 1 a fault in offramp; 2 an argument that cannot be used; 3 the
-target is not met or a check failed; 4 a package, device, permission or disk space is missing; 5 a file that is not what it
-claims; 130 interrupted.
+target is not met or a check failed; 4 a package, device, permission, memory or disk space is missing; 5 a file that is not what
+it claims; 130 interrupted.
 """
 
 import os
@@ -30,7 +30,9 @@ from .commands.quantize import quantize
 from .commands.report import report
 from .commands.run import run
 from .commands.verify import verify
-from .output import note
+from .output import note, results_alone
+
+MEMORY_FULL = "The memory is full. Give fewer or smaller samples, or a smaller network."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.partition("\n\n")[2])
@@ -38,10 +40,11 @@ from .output import note
 def app() -> None:
     """Deploy early-exit classifiers on constrained hardware.
 
-    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function that returns (x, y),
-    or, for a bundle that takes images, a folder with one folder of images per class.
+    Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function that returns (x, y) or
+    a DataLoader, or, for a bundle that takes images, a folder with one folder of images per class or a .csv file that lists
+    images and labels.
 
-    docs/concepts.md explains exit, stage, variant and operating point.
+    docs/concepts.md explains exit, stage, variant and operating point, docs/how-to/calibrate.md all kinds of samples.
     """
 
 
@@ -51,6 +54,9 @@ COMMANDS = (
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:
+    command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line
+    if command is not power and command.callback is not None:  # which prints as it goes, and starts other programs
+        command.callback = results_alone()(command.callback)
     app.add_command(command)
 
 
@@ -71,9 +77,13 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        note("Interrupted.")
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        note(" ".join(["Interrupted.", *map(str, cause.args if isinstance(cause, KeyboardInterrupt) else ())]))
         return 130
+    except MemoryError:
+        note(f"Error: {MEMORY_FULL}")
+        return 4
     except OSError as error:
         note(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")
         return 4

@@ -1,32 +1,38 @@
 """What a command's arguments name: functions in Python files, networks, samples in files and folders."""
 
+import contextlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..bundle import Manifest
 from ..calibrate import sample_files
+from ..calibrate.datasets import read_samples
 from ..calibrate.sample_files import labelled
-from ..errors import DataError, ModelError, OfframpError, UsageError, require, unknown_name
+from ..errors import DataError, MissingError, ModelError, OfframpError, UsageError, require, unknown_name
 from ..files import os_errors_explained
-from ..runtime.chain.samples import to_array
+from ..progress import Progress, no_progress
+from ..runtime.engines._stdout import printing_to_stderr
 
 if TYPE_CHECKING:
     from ..runtime.chain.samples import Samples
 
 
 def call_function(source: str) -> Any:
-    """Call `file.py:function` without arguments and return what it returns.
+    """Call `file.py:function` without arguments and return what it returns. What is no function is returned itself.
 
     The file's folder is on the import path while it runs, so that it may import its neighbours.
 
     Raises:
         UsageError: there is no such file or function.
         ModelError: the file or the function fails; the message names the line.
+        MissingError: it runs out of memory.
     """
     name, _, function = source.rpartition(":")
     path = Path(name)
@@ -37,22 +43,34 @@ def call_function(source: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
-        target = getattr(module, function, None)
-        if not callable(target):
-            raise unknown_name(
-                f"function in {path}", function, [key for key, value in vars(module).items() if callable(value)]
-            )
-        return target()
+        with _running(source):
+            spec.loader.exec_module(module)
+            target = getattr(module, function, None)
+            if target is None or isinstance(target, ModuleType):
+                raise unknown_name(
+                    f"function in {path}", function, [key for key, value in vars(module).items() if callable(value)]
+                )
+            return target() if _is_function(target) else target
     except OfframpError:
         raise
+    except MemoryError as error:
+        raise MissingError(f"{source} ran out of memory{_show_line(error, path)}.", path=path) from error
     except (Exception, SystemExit) as error:  # a script may end with sys.exit()
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"{source} failed{_show_line(error, path)}: {reason}", path=path) from error
+
+
+@contextlib.contextmanager
+def _running(source: str) -> Iterator[None]:
+    """Have the folder of `file.py:function` on the import path, and what it prints on stderr, since stdout is for results."""
+    folder = str(Path(source.rpartition(":")[0]).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        with printing_to_stderr():
+            yield
     finally:
-        sys.path.remove(str(path.parent))
+        sys.path.remove(folder)
 
 
 def load_network(source: str) -> Any:
@@ -82,43 +100,50 @@ def load_lines(source: str) -> list[str]:
         raise UsageError(f"There is no file {path}.", path=path)
     try:
         with os_errors_explained(path, "read"):
-            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            text = path.read_text(
+                encoding="utf-8-sig"
+            )  # Windows writes a byte order mark, which is no part of the first line
+            return [line.strip() for line in text.splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8: {error.reason}.", path=path) from error
 
 
-def load_samples(source: str, manifest: Manifest | None = None) -> tuple[Any, np.ndarray | None]:
-    """Load samples, and labels if there are any, from `file.py:function` or a file or folder as `calibrate.load_samples` does.
+def load_samples(
+    source: str, manifest: Manifest | None = None, *, progress: Progress = no_progress
+) -> tuple[Any, np.ndarray | None]:
+    """Load samples, and labels if there are any, as `calibrate.load_samples` does, from files or from `file.py:function`.
 
     Args:
-        source: a file or a folder, or `file.py:function` that returns `x` or `(x, y)`, where `x` is a dict for several inputs.
+        source: a file or a folder, or `file.py:function` that returns what `calibrate.load_samples` takes.
         manifest: of the bundle that the samples are for.
+        progress: is told what is being read.
 
     Returns:
         Samples as the network takes them, and labels (N,) or None.
 
     Raises:
         ModelError: the function fails.
-        UsageError, DataError, MissingError: as for `calibrate.load_samples`; DataError also if the function returns no arrays.
+        UsageError, DataError, MissingError: as for `calibrate.load_samples`.
     """
     if ".py:" in source:
-        return _as_samples(call_function(source), source)
+        with _running(source):  # also while it is read: it may be a generator
+            return read_samples(call_function(source), manifest, name=source, progress=progress)
     if source.endswith(".py"):
         raise UsageError(f"Name the function that returns the samples: {source}:function", path=source)
-    return sample_files.load_samples(source, manifest)
+    return sample_files.load_samples(source, manifest, progress=progress)
 
 
-def load_labelled(source: str, manifest: Manifest) -> tuple[Any, np.ndarray]:
+def load_labelled(source: str, manifest: Manifest, *, progress: Progress = no_progress) -> tuple[Any, np.ndarray]:
     """Load samples and labels as `load_samples` does.
 
     Raises:
         DataError: there are no labels.
         ModelError, UsageError, MissingError: as for `load_samples`.
     """
-    return labelled(load_samples(source, manifest), source)
+    return labelled(load_samples(source, manifest, progress=progress), source)
 
 
-def load_run_samples(source: str, manifest: Manifest) -> "Samples":
+def load_run_samples(source: str, manifest: Manifest, *, progress: Progress = no_progress) -> "Samples":
     """Load samples to run, in the network's dtypes. A single sample may lack the batch axis.
 
     Raises:
@@ -126,7 +151,7 @@ def load_run_samples(source: str, manifest: Manifest) -> "Samples":
     """
     from ..runtime.chain.samples import convert_samples
 
-    x, _ = load_samples(source, manifest)
+    x, _ = load_samples(source, manifest, progress=progress)
     tensor = manifest.inputs[0]
     if len(manifest.inputs) == 1 and isinstance(x, np.ndarray) and x.ndim == len(tensor.shape) - 1:
         x = np.expand_dims(x, tensor.shape.index(None))
@@ -147,11 +172,16 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
         UsageError, ModelError, MissingError: as for `load_samples`; MissingError also if torch is not installed.
     """
     torch = require("torch", extra="export")
-    value = call_function(source) if ".py:" in source else load_samples(source)
-    is_data = isinstance(value, (tuple, list, dict)) or hasattr(value, "shape")
+    value = call_function(source) if ".py:" in source else None
+    is_data = value is None or isinstance(value, (tuple, list, dict)) or hasattr(value, "shape")
     if not is_data and hasattr(value, "__iter__") and hasattr(value, "__len__"):
         return value
-    x, y = labelled(_as_samples(value, source), source)
+    if value is None:
+        given = load_samples(source)
+    else:
+        with _running(source):
+            given = read_samples(value, None, name=source, progress=no_progress)
+    x, y = labelled(given, source)
     if isinstance(x, (dict, tuple)):
         raise DataError(
             f"{source} has several inputs: return batches (inputs, labels), as a torch DataLoader gives them."
@@ -165,18 +195,10 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
     return torch.utils.data.DataLoader(samples, batch, shuffle=True, generator=generator)
 
 
-def _as_samples(value: Any, source: str) -> tuple[Any, np.ndarray | None]:
-    x, y = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
-    try:
-        return _as_arrays(x), None if y is None else to_array(y)
-    except ValueError as error:
-        raise DataError(f"{source} does not return arrays x or (x, y): {error}") from error
-
-
-def _as_arrays(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {name: to_array(part) for name, part in x.items()}
-    return tuple(to_array(part) for part in x) if isinstance(x, tuple) else to_array(x)
+def _is_function(target: Any) -> bool:
+    """Return whether what a name means is to be called: a function or a class, not a network, a loader or an array."""
+    is_network = hasattr(target, "state_dict") and hasattr(target, "parameters")
+    return isinstance(target, type) or (callable(target) and not is_network)
 
 
 def _show_line(error: BaseException, path: Path) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+import msgspec
 
 from ..bundle import Preprocess, Target
 from ..errors import UsageError
@@ -24,7 +25,7 @@ LIMITS: dict[str, tuple[str, float, str]] = {
         1.0,
         "Largest share of samples with another label than the whole network gives.",
     ),
-    "max_latency_s": ("--max-latency-ms", 1e-3, "Largest mean latency in milliseconds."),
+    "max_latency_s": ("--max-latency-ms", 1e-3, "Largest mean latency in milliseconds, or with a unit: 800us."),
     "deadline_s": ("--deadline-ms", 1e-3, "A deadline in milliseconds ..."),
     "max_late": ("--max-late", 1.0, "... and the largest share of inputs that may miss it. Default: 0.01."),
     "max_energy_j": ("--max-energy-mj", 1e-3, "Largest mean energy per inference in millijoules."),
@@ -42,7 +43,7 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option("--goal", help="What to optimise: latency, energy or accuracy."),
-        *(click.option(flag, name, type=float, help=text) for name, (flag, _, text) in LIMITS.items()),
+        *(click.option(flag, name, help=text) for name, (flag, _, text) in LIMITS.items()),
         click.option(
             "--target",
             "target_file",
@@ -54,11 +55,16 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
     return gather
 
 
-def _read_targets(goal: Any, limits: Mapping[str, float | None], file: str | None) -> Target | dict[str, Target] | None:
-    """Return the target that options or a file ask for; None if there are none."""
+def _read_targets(goal: Any, limits: Mapping[str, str | None], file: str | None) -> Target | dict[str, Target] | None:
+    """Return the target that options or a file ask for; None if there are none. A limit is a number, or has a unit: `5ms`."""
     from ..calibrate import read_targets
+    from ..calibrate.target_file import read_limit
 
-    given = {name: value * LIMITS[name][1] for name, value in limits.items() if value is not None}
+    given = {
+        name: read_limit(LIMITS[name][0], text, limit=name, factor=LIMITS[name][1])
+        for name, text in limits.items()
+        if text is not None
+    }
     if file is None:
         return Target(goal=goal, **given) if given or goal else None
     if given or goal:
@@ -136,17 +142,30 @@ def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 def parse_preprocess(
     mean: str | None, std: str | None, *, resize: Any, crop: float, interpolation: Any
 ) -> Preprocess | None:
-    """Return the preprocessing that --mean and --std ask for, None without both; a missing mean is 0, a missing std 1."""
+    """Return the preprocessing that --mean and --std ask for, None without both; a missing mean is 0, a missing std 1.
+
+    A single number counts for every channel.
+    """
     means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
     if means is None and stds is None:
         return None
+    means, stds = means or (0.0,), stds or (1.0,)
+    channels = max(len(means), len(stds))
     return Preprocess(
-        mean=means or (0.0,) * len(stds or ()),
-        std=stds or (1.0,) * len(means or ()),
+        mean=means * channels if len(means) == 1 else means,
+        std=stds * channels if len(stds) == 1 else stds,
         resize=resize,
         crop=crop,
         interpolation=interpolation,
     )
+
+
+def fit_channels(preprocess: Preprocess | None, example: Any) -> Preprocess | None:
+    """Return preprocessing of a single number for all channels of an example, images (N, height, width, channel)."""
+    axes: tuple[int, ...] = getattr(example, "shape", ())
+    if preprocess is None or len(preprocess.mean) > 1 or len(axes) != 4 or axes[3] > 4:
+        return preprocess
+    return msgspec.structs.replace(preprocess, mean=preprocess.mean * axes[3], std=preprocess.std * axes[3])
 
 
 def parse_axes(texts: Sequence[str]) -> Any:

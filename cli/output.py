@@ -1,15 +1,44 @@
 """Printing: results on stdout, notes and progress on stderr."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextvars import ContextVar
+from time import monotonic
+from typing import Any, TextIO
 
 import click
 import msgspec
 
 from ..progress import Progress, no_progress
+
+LEAST_TOLD_S = 1.0
+"""Work that took at least so long is told of when it is done."""
+
+_results: ContextVar[TextIO | None] = ContextVar("_results", default=None)
+"""Where results go while a command runs."""
+
+
+@contextlib.contextmanager
+def results_alone() -> Iterator[None]:
+    """Keep stdout for results: what other code prints there, such as a network or a library, goes to stderr."""
+    token = _results.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.reset(token)
+
+
+def _to_results(show: Callable[[str], bool]) -> Callable[[str], bool]:
+    @functools.wraps(show)
+    def wrapped(text: str) -> bool:
+        with contextlib.redirect_stdout(_results.get() or sys.stdout):
+            return show(text)
+
+    return wrapped
 
 
 def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
@@ -17,6 +46,7 @@ def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
     print_text(msgspec.json.encode(result).decode() if as_json else text())
 
 
+@_to_results
 def print_text(text: str) -> bool:
     """Print on stdout, and return False if its reader has gone, as in `| head`. The command goes on: its exit code counts too."""
     try:
@@ -42,22 +72,29 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Show progress bars on stderr if it is a terminal."""
+    """Show progress bars on stderr if it is a terminal, and say at the end how long the work took."""
     if not sys.stderr.isatty():
         yield no_progress
         return
     from rich.console import Console
     from rich.progress import Progress as Bars
 
+    started_s = monotonic()
+    begun_s: dict[str, float] = {}
+    ended_s: dict[str, float] = {}
     with Bars(console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(task: str, done: int, total: int) -> None:
             if task not in tasks:
+                # Before its first report a task has been at work since the last report of another.
+                begun_s[task] = max([started_s, *ended_s.values()])
                 tasks[task] = bars.add_task(task, total=total)
             bars.update(tasks[task], completed=done, total=total)
+            ended_s[task] = monotonic()
 
         yield show
+    _tell_times({task: ended_s[task] - begun_s[task] for task in tasks}, monotonic() - started_s)
 
 
 @contextlib.contextmanager
@@ -68,5 +105,30 @@ def spinner(task: str) -> Iterator[None]:
         return
     from rich.console import Console
 
+    started_s = monotonic()
     with Console(stderr=True).status(task):
         yield
+    _tell_times({task: monotonic() - started_s})
+
+
+@contextlib.contextmanager
+def goes_on_after_interrupt(advice: str) -> Iterator[None]:
+    """Say after an interrupt that the same command goes on where it was."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(advice) from error
+
+
+def _tell_times(tasks_s: dict[str, float], all_s: float = 0.0) -> None:
+    """Say how long work took, part by part, where that was long."""
+    parts = [f"{task} {_show_seconds(seconds)}" for task, seconds in tasks_s.items() if seconds >= LEAST_TOLD_S]
+    if all_s >= LEAST_TOLD_S and len(parts) != 1:
+        parts.append(f"{_show_seconds(all_s)} in all")
+    if parts:
+        note(f"Took: {', '.join(parts)}.")
+
+
+def _show_seconds(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

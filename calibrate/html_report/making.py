@@ -88,8 +88,9 @@ def report(
         >>> page.bundle, page.measured.samples
         ('digits.offramp', 200)
     """
-    from .page import render_page
+    from .page import check_packages, render_page
 
+    check_packages()
     output = Path(output)
     check_writable(output)
     bundle = opened(bundle)

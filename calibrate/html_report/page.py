@@ -17,6 +17,16 @@ PROBABILITIES = ("max_softmax", "ensemble")
 """Rules whose score estimates the probability that the label is right."""
 
 
+def check_packages() -> None:
+    """See that the packages are there that a page takes.
+
+    Raises:
+        MissingError: bokeh or jinja2 is not installed.
+    """
+    for package in ("bokeh", "jinja2"):
+        require(package, extra="report")
+
+
 def render_page(report: Report) -> str:
     """Return the page as HTML.
 
@@ -26,7 +36,7 @@ def render_page(report: Report) -> str:
     Raises:
         MissingError: bokeh or jinja2 is not installed.
     """
-    require("bokeh", extra="report")
+    check_packages()
     jinja2 = require("jinja2", extra="report")
     from bokeh.embed import components
     from bokeh.resources import Resources

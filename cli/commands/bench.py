@@ -21,8 +21,8 @@ def bench(bundle: str, data: str, loading: Loading, every: str | None, seed: int
     from ..inputs import load_labelled
 
     opened, every_s = open_bundle(bundle), parse_pace(every)
-    samples = load_labelled(data, opened.manifest)
     with progress_bars() as progress:
+        samples = load_labelled(data, opened.manifest, progress=progress)
         benchmark = bench_bundle(
             opened, samples, **loading.arguments(opened), every_s=every_s, seed=seed, progress=progress
         )

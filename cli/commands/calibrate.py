@@ -10,13 +10,15 @@ from ..describe import describe_calibration
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
 from ..options import as_json, parse_pace, with_pace, with_seed, with_target
-from ..output import print_result, progress_bars
+from ..output import goes_on_after_interrupt, print_result, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...bundle import Calibration, Target
     from ...calibrate.requests import Keep
+
+KEPT = "What was measured and stored is kept: the same command goes on from there."
 
 
 @click.command()
@@ -80,9 +82,9 @@ def calibrate(
     stages = len(opened.variant(variant).stages)
     targets, every_s = read_targets(), parse_pace(every)
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
-    samples = load_samples(data, opened.manifest)
-    others = None if outside is None else load_samples(outside, opened.manifest)
-    with progress_bars() as progress:
+    with goes_on_after_interrupt(KEPT), progress_bars() as progress:
+        samples = load_samples(data, opened.manifest, progress=progress)
+        others = None if outside is None else load_samples(outside, opened.manifest, progress=progress)
         calibration = calibrate_bundle(
             opened,
             samples,

@@ -46,7 +46,8 @@ def energy(
     opened = open_bundle(bundle)
     window_s = None if window is None else parse_seconds("--window", window)
     every_s = parse_pace(every)
-    x, _ = load_samples(data, opened.manifest)
+    with progress_bars() as progress:
+        x, _ = load_samples(data, opened.manifest, progress=progress)
     check_samples(x, opened.manifest.inputs)  # before a meter is looked for
     variant = loading.variant_to_run(opened)
     devices = loading.devices_or_calibrated(opened, variant)

@@ -7,7 +7,16 @@ import click
 
 from ...errors import UsageError
 from ..describe import describe_bundle
-from ..options import as_json, parse_axes, parse_numbers, parse_preprocess, parse_shape, random_example, split_names
+from ..options import (
+    as_json,
+    fit_channels,
+    parse_axes,
+    parse_numbers,
+    parse_preprocess,
+    parse_shape,
+    random_example,
+    split_names,
+)
 from ..output import print_result, spinner
 
 
@@ -37,7 +46,8 @@ from ..output import print_result, spinner
 @click.option("--temperatures", help="Divisors of the logits before they are scored, one per exit, such as 1.2,1.1,1.")
 @click.option(
     "--mean",
-    help="Take uint8 images; subtract this from each channel, scaled to 0 to 1: 0.485,0.456,0.406.",
+    help="Take uint8 images; subtract this from each channel, scaled to 0 to 1: 0.485,0.456,0.406, or one number for all "
+    "channels of --shape or --data.",
 )
 @click.option("--std", help="Take uint8 images; then divide each channel by this: 0.229,0.224,0.225.")
 @click.option("--resize", default="stretch", show_default=True, help="How images are resized: stretch, crop or pad.")
@@ -101,7 +111,7 @@ def export(
             rule=rule,
             gates=split_names(gates) or (),
             temperatures=parse_numbers("--temperatures", temperatures),
-            preprocess=preprocess,
+            preprocess=fit_channels(preprocess, example),
             class_names=names,
             beside=beside,
         )

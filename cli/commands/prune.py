@@ -1,5 +1,6 @@
 """The command `offramp prune`: its options, one call, and what it prints."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import click
 from ...errors import UsageError
 from ..describe import describe_bundle
 from ..options import as_json, split_names, with_seed
-from ..output import note, print_result
+from ..output import goes_on_after_interrupt, note, print_result
 
 if TYPE_CHECKING:
     from ...export import Epoch
@@ -75,24 +76,26 @@ def prune(
         raise UsageError(
             f"prune takes a torch network, file.py:function, not {network}: ONNX files cannot be fine-tuned."
         )
-    pruned = add_pruned(
-        model,
-        load_batches(data, batch=batch, seed=seed),
-        output,
-        macs=macs,
-        parameters=parameters,
-        spread=spread,
-        round_to=round_to,
-        keep=split_names(keep) or (),
-        recipe=recipe,
-        epochs=epochs,
-        lr=lr,
-        device=train_on,
-        checkpoint=checkpoint,
-        variant=variant,
-        name=name,
-        progress=lambda epoch: _show_epoch(epoch, epochs),
-    )
+    kept = f"Epochs stored in {checkpoint} are kept: the same command goes on from there."
+    with goes_on_after_interrupt(kept) if checkpoint else contextlib.nullcontext():
+        pruned = add_pruned(
+            model,
+            load_batches(data, batch=batch, seed=seed),
+            output,
+            macs=macs,
+            parameters=parameters,
+            spread=spread,
+            round_to=round_to,
+            keep=split_names(keep) or (),
+            recipe=recipe,
+            epochs=epochs,
+            lr=lr,
+            device=train_on,
+            checkpoint=checkpoint,
+            variant=variant,
+            name=name,
+            progress=lambda epoch: _show_epoch(epoch, epochs),
+        )
     print_result(pruned.manifest, as_json, lambda: describe_bundle(pruned))
 
 

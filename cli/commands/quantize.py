@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ...bundle import Bundle, Manifest
     from ...export import Shift
+    from ...progress import Progress
     from ...runtime.chain.samples import Samples
 
 MOST_COMPARED = 2000
@@ -68,8 +69,8 @@ def quantize(
     from ...export import quantize as quantize_bundle
 
     opened = open_bundle(bundle)
-    x, y = (None, None) if data is None else _load_checked(data, opened.manifest)
     with progress_bars() as progress:
+        x, y = (None, None) if data is None else _load_checked(data, opened.manifest, progress)
         quantized = quantize_bundle(
             opened,
             x,
@@ -102,13 +103,13 @@ class _ComparisonWithParent(Struct, frozen=True):
         return f"On {self.samples} of the samples:\n{describe_shifts(self.variant, self.parent, self.shifts)}"
 
 
-def _load_checked(source: str, manifest: "Manifest") -> "tuple[Samples, np.ndarray | None]":
+def _load_checked(source: str, manifest: "Manifest", progress: "Progress") -> "tuple[Samples, np.ndarray | None]":
     """Load samples in the network's dtypes, and labels if there are any."""
     from ...calibrate.labels import check_labelled
     from ...runtime.chain.samples import convert_samples
     from ..inputs import load_samples
 
-    x, y = load_samples(source, manifest)
+    x, y = load_samples(source, manifest, progress=progress)
     return (convert_samples(x, manifest.inputs), None) if y is None else check_labelled((x, y), manifest)
 
 

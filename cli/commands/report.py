@@ -22,10 +22,12 @@ def report(bundle: str, data: str | None, output: str, loading: Loading, seed: i
     """
     from ...bundle import open_bundle
     from ...calibrate import report as write_report
+    from ...calibrate.html_report.page import check_packages
     from ..inputs import load_labelled
 
+    check_packages()  # before samples are loaded, which may take long
     opened = open_bundle(bundle)
-    samples = None if data is None else load_labelled(data, opened.manifest)
     with progress_bars() as progress:
+        samples = None if data is None else load_labelled(data, opened.manifest, progress=progress)
         page = write_report(opened, samples, output=output, **loading.arguments(opened), seed=seed, progress=progress)
     print_result(page, as_json, lambda: f"{page.calibration.points[page.point].verdict}\nreport: {output}")

@@ -36,9 +36,9 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
     power = power or meter != "auto"
     opened = open_bundle(bundle)
     names = opened.manifest.class_names
-    samples = load_run_samples(inputs, opened.manifest)
     watching = open_meter(meter) if ".py:" in meter else meter
     with progress_bars() as progress:
+        samples = load_run_samples(inputs, opened.manifest, progress=progress)
         net = load(opened, **loading.arguments(opened), meter=watching if power else None, progress=progress)
         results = []
         for i, sample in enumerate(samples):

@@ -29,13 +29,19 @@ def verify(bundle: str, loading: Loading, variant: str | None, as_json: bool) ->
     names = [variant] if variant else [each.name for each in opened.manifest.variants]
     with progress_bars() as progress:
         verifications = _verify_each(opened, names, loading, progress)
-    print_result(verifications, as_json, lambda: "\n\n".join(map(str, verifications)))
+    print_result(verifications, as_json, lambda: _describe(verifications))
     if failed := [verification.variant for verification in verifications if not verification.passed]:
         device = verifications[0].device
         raise CheckError(
             f"{', '.join(failed)}: what runs on {device} is not what was exported. Do not deploy it here.",
             device=device,
         )
+
+
+def _describe(verifications: "list[Verification]") -> str:
+    count = verifications[0].exits[0].samples
+    origin = f"{count} golden samples were replayed. The export took them from its examples and keeps no more."
+    return "\n\n".join([*map(str, verifications), origin])
 
 
 def _verify_each(bundle: "Bundle", names: list[str], loading: Loading, progress: "Progress") -> "list[Verification]":

@@ -145,10 +145,16 @@ def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
         dtype = np.dtype(tensor.dtype)
         with np.errstate(over="ignore"):
             part = np.ascontiguousarray(part, dtype)
-        if dtype.kind == "f" and not (finite := np.isfinite(part).reshape(len(part), -1).all(axis=1)).all():
-            raise DataError(f"Sample {int(np.argmin(finite))} holds NaN or infinity.")
+        for first in range(0, len(part) if dtype.kind == "f" else 0, ROWS_AT_ONCE):
+            finite = np.isfinite(part[first : first + ROWS_AT_ONCE]).all(axis=tuple(range(1, part.ndim)))
+            if not finite.all():
+                raise DataError(f"Sample {first + int(np.argmin(finite))} holds NaN or infinity.")
         arrays.append(part)
     return Samples(tuple(arrays))
+
+
+ROWS_AT_ONCE = 256
+"""Samples that are looked at at once, so that no large copy is made."""
 
 
 def show_shape(axes: Sequence["int | str | None"]) -> str:

@@ -1,7 +1,19 @@
 import pytest
 
 from offramp.calibrate import Target, read_targets
-from offramp.errors import UsageError
+from offramp.errors import DataError, UsageError
+
+
+def test_limits_have_units_and_may_be_called_as_the_options_are(tmp_path):
+    path = tmp_path / "target.yaml"
+    path.write_text(
+        "a: {deadline_s: 5 ms, max_drop: 1 %}\nb: {deadline-ms: 5, max_energy_mj: 3}\nc: {max_latency_ms: 800us}\n"
+    )
+    a, b, c = read_targets(path).values()
+    assert a == Target(deadline_s=0.005, max_drop=0.01) and b == Target(deadline_s=0.005, max_energy_j=0.003)
+    assert c.max_latency_s == pytest.approx(0.0008)
+    path.write_text("max_energy_j: 0.5 mJ\nmax_latency_s: 2e-3 s\n")
+    assert read_targets(path) == Target(max_energy_j=0.0005, max_latency_s=0.002)
 
 
 def test_a_file_holds_a_target_or_several_by_name(tmp_path):
@@ -27,13 +39,12 @@ def test_a_file_holds_a_target_or_several_by_name(tmp_path):
         ("goal: fast\nmax_drop: 0.1", "Unknown goal 'fast'"),
         ("goal: accuracy", "needs a limit"),
         ("eco: {max_drop: 0.1}\nmax_drop: 0.1", "a target has fields"),
-        ("- max_drop", "holds no target"),
-        ("", "holds no target"),
-        ("a: [", "is not YAML"),
+        ("deadline_s: 5 mJ", "deadline_s is a number, or one with the unit us,.* not '5 mJ'"),
+        ("max_drop: 1 ms", "max_drop is a number, not '1 ms'"),
+        ("deadline_ms: 5\ndeadline_s: 5", "deadline_s is given twice"),
         ("max_drop: 0.1\nmax_drop: 0.2", "'max_drop' stands twice"),
         ("eco: {max_drop: 0.1}\neco: {max_drop: 0.2}", "'eco' stands twice"),
         ("on: {max_drop: 0.1}", "write it in quotes"),
-        ("max_drop: !!python/object:os.system {}", "is not YAML"),
     ],
 )
 def test_what_is_no_target_is_refused_with_the_place(tmp_path, content, words):
@@ -46,3 +57,35 @@ def test_what_is_no_target_is_refused_with_the_place(tmp_path, content, words):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="There is no file"):
         read_targets(tmp_path / "none.yaml")
+
+
+LAUGHS = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30))])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("- max_drop", "holds no target"),
+        ("", "holds no target"),
+        ("a: [", "target.yaml is not YAML: line 1, column 5: "),
+        ("max_drop: 0.1\n\tgoal: energy\n", "is not YAML: line 2, column 1: found character"),
+        ("max_drop: !!python/object:os.system {}", "is not YAML: line 1"),
+        ("a: &a {b: *a}", "line 1: targets have no aliases .*a"),
+        (LAUGHS, "line 2: targets have no aliases"),
+        ("a: &a {max_drop: 0.1}\nb: {<<: *a}", "line 2: targets have no aliases"),
+        ("[" * 20_000, "in line 1 it is 4 levels deep"),
+        ("a: " + "{b: " * 9000, "in line 1 it is 4 levels deep"),
+        ("max_drop: !!int abc", "is not YAML: invalid literal"),
+        ("max_drop: " + "9" * 5000, "is not YAML: Exceeds the limit"),
+        ("max_drop: 0.1 # " + "x" * 70_000, "longer than 64 kB"),
+        ("? [a, b]\n: 1", "is not YAML: line 1"),
+        (b"\xff\xfe\x00", "is not YAML"),
+        (b"max_drop: \x00", "is not YAML"),
+    ],
+)
+def test_what_is_no_yaml_of_targets_is_refused_with_its_place_in_one_line(tmp_path, content, words):
+    path = tmp_path / "target.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=words) as caught:
+        read_targets(path)
+    assert caught.value.exit_code == 5 and "\n" not in str(caught.value) and len(str(caught.value)) < 500

@@ -15,8 +15,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from offramp.cli import output
 from offramp.cli.app import exit_code_of
-from offramp.cli.output import progress_bars
+from offramp.cli.output import progress_bars, spinner
 from offramp.tests.helpers.briefly import brief_arguments
 from offramp.tests.helpers.command import PROCESS, clear_message, offramp
 from offramp.tests.zoo.dense import CLASSES
@@ -26,6 +27,15 @@ import torch
 from offramp.tests.zoo import networks
 def network(): return networks.build(networks.Plain)
 def wrong(): return 1 / 0
+def loud():
+    import subprocess
+    import numpy as np
+    print("loading")
+    subprocess.run(["echo", "from another program"])
+    for i in range(3):
+        print("reading")
+        yield np.full(16, i, np.float32)
+def full(): return bytearray(1 << 62)
 def pairs():
     x = networks.samples(60)
     return x, network()(torch.from_numpy(x))[-1].argmax(1).numpy()
@@ -86,6 +96,14 @@ WRONG = [
     (["export", "{f}/net.py:network", "-o", "{f}/x.offramp", "--shape", "3xx"], 2, ["3x32x32"]),
     (["export", "{f}/net.py:netwrok", "-o", "{f}/x.offramp", "--shape", "3x16x16"], 2, ["Did you mean 'network'"]),
     (["export", "{f}/net.py:wrong", "-o", "{f}/x.offramp", "--shape", "3x16x16"], 5, ["line 5", "ZeroDivisionError"]),
+    (["run", "{f}/dense.offramp", "{f}/net.py:network"], 2, ["net.py:network gives the network Plain, not samples"]),
+    (["run", "{f}/dense.offramp", "{f}/net.py:full"], 4, ["ran out of memory"]),
+    (["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--target", "{f}/data.npz"], 5, ["is not YAML"]),
+    (
+        ["calibrate", "{f}/dense.offramp", "{f}/data.npz", "--deadline-ms", "5 mJ"],
+        2,
+        ["--deadline-ms is a number, or one"],
+    ),
     (["run", "{f}/dense.offramp", "{f}/data.npz", "--device", "tpu"], 4, ["no device 'tpu'"]),
     # unreadable bundle
     (["run", "{f}/bad.offramp", "{f}/data.npz"], 5, ["manifest.json is not a valid manifest"]),
@@ -113,6 +131,43 @@ def test_a_wrong_call_gives_one_clear_message(files, arguments, code, words, cap
     err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("Note: "))
     clear_message(subprocess.CompletedProcess(arguments, code_given, out, err), code, *words)
     assert not (files / "x.offramp").exists()
+
+
+def test_memory_that_is_full_ends_with_4(files, monkeypatch, call):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("offramp.runtime.load", fail)
+    code, out, err = call("run {f}/dense.offramp {f}/data.npz")
+    assert (code, out) == (4, "") and err.startswith("Error: The memory is full.")
+
+
+def test_what_a_users_code_prints_is_no_part_of_the_result(files):
+    done = offramp("run", files / "dense.offramp", f"{files}/net.py:loud", "--json")
+    assert len(json.loads(done.stdout)) == 3
+    assert "loading\n" in done.stderr and done.stderr.count("reading\n") == 3
+
+
+def test_the_help_cuts_no_line(call):
+    from offramp.cli.app import COMMANDS
+
+    code, out, _ = call("--help")
+    text = " ".join(out.split())
+    assert code == 0 and "..." not in out.partition("Commands:")[2]
+    for command in COMMANDS:
+        assert f"{command.name} {' '.join((command.help or '').split(chr(10) * 2)[0].split())}" in text
+
+
+def test_a_report_says_at_once_that_a_package_is_missing(files, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    # The samples would be refused too, if they were looked at before.
+    code, out, err = call("report {f}/dense.offramp {f}/nan.npz -o {f}/report.html")
+    assert (code, out) == (4, "") and "pip install 'offramp[report]'" in err
+
+
+def test_verify_says_what_its_samples_are(files, call):
+    code, out, _ = call("verify {f}/dense.offramp")
+    assert code == 0 and "3 golden samples were replayed. The export took them from its examples" in out
 
 
 def test_the_exit_code_and_the_message_reach_the_shell(files):
@@ -151,7 +206,7 @@ def test_targets_come_from_flags_or_a_file_and_data_may_lack_labels(files, tmp_p
     points = json.loads(out)["points"]
     assert code == 0 and list(points)[:2] == ["fast", "right"]
     assert points["fast"]["target"] == {"goal": "latency", "max_drop": 0.1}
-    flags = "--goal energy --max-drop .1 --deadline-ms 50 --max-energy-mj 1000 --power-w 5"
+    flags = "--goal energy --max-drop 10% --deadline-ms 50ms --max-energy-mj 1000 --power-w 5"
     found = json.loads(call(f"calibrate {bundle} {{f}}/data.npz --json {flags}")[1])
     assert found["points"]["default"]["target"] == {
         "goal": "energy",
@@ -193,15 +248,38 @@ def test_inspect_reads_every_byte(files, tmp_path):
 
 
 def test_an_interrupted_command_ends_with_130(files):
-    command = [*PROCESS, "calibrate", files / "dense.offramp", files / "data.npz", "--max-drop", "0.1"]
+    command = [
+        *PROCESS,
+        "calibrate",
+        files / "dense.offramp",
+        files / "data.npz",
+        "--max-drop",
+        "0.1",
+        "--measure-s",
+        "600",
+    ]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while (
         running.poll() is None and psutil.Process(running.pid).cpu_times().user < 2.5
-    ):  # so it measures, however busy the machine is
+    ):  # so it measures, however busy the machine is, and is far from its end
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=30)
-    assert (running.returncode, out, err.strip()) == (130, "", "Interrupted.")
+    assert (running.returncode, out) == (130, "")
+    assert err.strip() == "Interrupted. What was measured and stored is kept: the same command goes on from there."
+
+
+@pytest.mark.parametrize("checkpoint", ["", "--checkpoint {f}/some.pt"])
+def test_an_interrupted_training_says_whether_it_goes_on(files, call, monkeypatch, checkpoint):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("offramp.export.add_pruned", interrupt)
+    code, out, err = call(
+        f"prune {{f}}/net.py:network --data {{f}}/net.py:pairs -o {{f}}/x.offramp --macs .5 {checkpoint}"
+    )
+    advice = f" Epochs stored in {files}/some.pt are kept: the same command goes on from there." if checkpoint else ""
+    assert (code, out, err.strip()) == (130, "", f"Interrupted.{advice}")
 
 
 def test_progress_is_shown_to_a_person(files):
@@ -218,6 +296,25 @@ def test_progress_is_shown_to_a_person(files):
         shown += part
     out, _ = done.communicate()
     assert done.returncode == 0 and b"measuring" in shown and b"measuring" not in out
+
+
+def test_a_person_is_told_how_long_long_work_took(monkeypatch):
+    class Terminal(io.StringIO):
+        isatty = lambda self: True  # noqa: E731
+
+    now = iter([0, 2, 30, 95, 95.5, 96, 100, 112])
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(output, "monotonic", lambda: next(now))
+    with progress_bars() as progress:
+        progress("loading samples", 1, 1)
+        progress("measuring", 1, 2)
+        progress("measuring", 2, 2)
+        progress("searching", 1, 1)
+    assert sys.stderr.getvalue().endswith("Took: loading samples 2 s, measuring 1 min 33 s, 1 min 36 s in all.\n")
+    with spinner("fusing"):
+        pass
+    assert sys.stderr.getvalue().endswith("Took: fusing 12 s.\n")
 
 
 def test_a_progress_bar_follows_a_total_that_changes(monkeypatch):

@@ -2,28 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from offramp.bundle import Manifest, Tensor
-from offramp.cli.inputs import call_function, load_network, load_samples
-from offramp.errors import DataError, ModelError, UsageError
+from offramp.bundle import Tensor
+from offramp.cli.inputs import call_function, load_batches, load_lines, load_network, load_samples
+from offramp.cli.options import fit_channels, parse_preprocess
+from offramp.errors import DataError, MissingError, ModelError, UsageError
+from offramp.tests.helpers.manifests import COLOURED as CHW
+from offramp.tests.helpers.manifests import manifest_of
 
-
-def bundle_with(*inputs, names=None, preprocess=None):
-    """The manifest of a bundle with these inputs."""
-    return Manifest(
-        schema=1,
-        offramp="0",
-        network="Net",
-        captured="onnx",
-        classes=3,
-        class_names=names,
-        preprocess=preprocess,
-        inputs=inputs,
-        variants=(),
-    )
-
-
-CHW = bundle_with(Tensor(name="x", dtype="float32", shape=(None, 3, 4, 6)))
-HWC = bundle_with(Tensor(name="x", dtype="uint8", shape=(None, 4, 6, 1)))
+HWC = manifest_of(Tensor(name="x", dtype="uint8", shape=(None, 4, 6, 1)))
 
 
 def test_images_come_in_the_layout_of_the_network(tmp_path):
@@ -61,7 +47,7 @@ def test_class_folders_whose_names_are_numbers_are_those_classes(tmp_path):
 def test_a_network_that_takes_no_images_is_not_given_any(tmp_path):
     Image.new("L", (6, 4)).save(tmp_path / "1.png")
     with pytest.raises(DataError, match="no images.*give arrays"):
-        load_samples(str(tmp_path), bundle_with(Tensor(name="x", dtype="float32", shape=(None, 16))))
+        load_samples(str(tmp_path), manifest_of(Tensor(name="x", dtype="float32", shape=(None, 16))))
 
 
 def test_pickled_arrays_are_refused(tmp_path):
@@ -81,6 +67,15 @@ def test_a_function_may_import_its_neighbours_and_return_tensors(tmp_path):
     (tmp_path / "data.py").write_text("def get():\n    import neighbour\n    return neighbour.X, [0, 1, 1]")
     x, y = load_samples(f"{tmp_path}/data.py:get")
     assert x.shape == (3, 2) and y is not None and y.tolist() == [0, 1, 1]
+
+
+def test_a_generator_may_import_its_neighbours_while_it_is_read(tmp_path):
+    (tmp_path / "late_neighbour.py").write_text("X = [[1.0, 2.0], [3.0, 4.0]]")
+    (tmp_path / "data.py").write_text(
+        "def get():\n    import late_neighbour\n    yield from zip(late_neighbour.X, [0, 1])"
+    )
+    x, y = load_samples(f"{tmp_path}/data.py:get")
+    assert x.tolist() == [[1, 2], [3, 4]] and y is not None and y.tolist() == [0, 1]
 
 
 def test_a_function_that_fails_names_its_line(tmp_path):
@@ -112,3 +107,85 @@ def test_a_truncated_image_is_named(tmp_path):
 def test_other_names_say_what_is_taken():
     with pytest.raises(UsageError, match=r"file.py:function or model.onnx"):
         load_network("resnet18")
+
+
+SOURCE = """
+import functools
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+x, y = torch.arange(12.0).reshape(6, 2), torch.arange(6) % 3
+loader = DataLoader(TensorDataset(x, y), 4)
+layer = torch.nn.Linear(2, 3)
+def make_loader(): return loader
+def stream(): yield from zip(x, y)
+def rounded(): return x.bfloat16(), y
+def triple(): return x, y, x
+def full(): return bytearray(1 << 62)
+make_partial = functools.partial(TensorDataset, x, y)
+def noisy():
+    print("reading")
+    return x, y
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "mine.py").write_text(SOURCE)
+    return f"{tmp_path}/mine.py"
+
+
+@pytest.mark.parametrize("name", ["loader", "make_loader", "stream", "rounded", "make_partial", "noisy"])
+def test_a_function_or_a_name_gives_samples_in_any_form(source, name):
+    x, y = load_samples(f"{source}:{name}")
+    assert x.tolist() == np.arange(12.0).reshape(6, 2).tolist() and y is not None and y.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_name_may_be_the_network_or_the_samples_themselves(source):
+    assert type(load_network(f"{source}:layer")).__name__ == "Linear"
+    x, y = load_samples(f"{source}:x")
+    assert x.shape == (6, 2) and y is None
+    with pytest.raises(UsageError, match="Unknown function in .*mine.py 'np'"):
+        call_function(f"{source}:np")
+
+
+def test_a_network_or_three_things_are_no_samples(source):
+    with pytest.raises(UsageError, match="mine.py:layer gives the network Linear, not samples"):
+        load_samples(f"{source}:layer")
+    with pytest.raises(DataError, match="mine.py:triple gives 3 things"):
+        load_samples(f"{source}:triple")
+
+
+def test_memory_that_is_full_is_missing(source):
+    with pytest.raises(MissingError, match="mine.py:full ran out of memory in line 13") as caught:
+        load_samples(f"{source}:full")
+    assert caught.value.exit_code == 4
+
+
+def test_batches_to_train_on_come_from_a_loader_a_dataset_or_samples(source):
+    for name in ("loader", "make_partial", "noisy", "stream"):
+        batches = list(load_batches(f"{source}:{name}", batch=4, seed=0))
+        assert [len(y) for _, y in batches] == [4, 2]
+        assert sorted(float(row[0]) for x, _ in batches for row in x) == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, start):
+    (tmp_path / "classes.txt").write_bytes(start + "caf\u00e9\r\ntea\r\n\r\n".encode())
+    assert load_lines(str(tmp_path / "classes.txt")) == ["caf\u00e9", "tea"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "means", "stds"),
+    [
+        ("0", None, (0, 0, 0), (1, 1, 1)),
+        (None, "0.5", (0, 0, 0), (0.5, 0.5, 0.5)),
+        ("0.5", "0.25", (0.5,) * 3, (0.25,) * 3),
+        ("0", "1,2,3", (0, 0, 0), (1, 2, 3)),
+        ("1,2,3", None, (1, 2, 3), (1, 1, 1)),
+    ],
+)
+def test_a_single_number_counts_for_every_channel(mean, std, means, stds):
+    parsed = parse_preprocess(mean, std, resize="stretch", crop=1.0, interpolation="bilinear")
+    fitted = fit_channels(parsed, np.zeros((2, 8, 8, 3), np.uint8))
+    assert fitted is not None and (fitted.mean, fitted.std) == (means, stds)

@@ -84,6 +84,22 @@ def check_install(command):
     return done.stdout
 
 
+def check_environment(command):
+    """See that a command makes an environment and enters it; pip, which takes long to install, is left out."""
+    done = run(
+        f'cd "$(mktemp -d)" && {command.replace("venv ", "venv --without-pip ", 1)} && echo "$VIRTUAL_ENV"', ROOT
+    )
+    assert done.returncode == 0 and done.stdout.strip().endswith(".venv"), done.stderr
+    return done.stdout
+
+
+def check_completion(command):
+    """See that a command makes bash complete offramp's commands."""
+    done = run(f"{command} && complete -p offramp", ROOT)
+    assert done.returncode == 0 and "-F" in done.stdout, done.stderr
+    return done.stdout
+
+
 def lay_out(folder):
     """Make a folder look like a checkout after the quickstart, with a small network in place of its own."""
     (folder / "samples/quickstart").mkdir(parents=True)
@@ -113,6 +129,10 @@ def run_command(command):
         return check_make(command)
     if command.startswith("pip "):
         return check_install(command)
+    if command.startswith("python3 -m venv "):
+        return check_environment(command)
+    if command.startswith("eval "):
+        return check_completion(command)
     words, _, file = command.partition(" > ")
     program, *arguments = shlex.split(words)
     assert program == "offramp"

@@ -1,0 +1,209 @@
+"""Which images a folder or a table names, and the class of each."""
+
+import csv
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from ..bundle import Manifest
+from ..errors import DataError, unknown_name
+from .images import IMAGE_SUFFIXES
+
+__all__ = ["ImageSet", "list_folder", "list_table", "number_classes"]
+
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "y")
+"""Headings of a table's column of labels."""
+
+
+class ImageSet(Struct, frozen=True):
+    """Images, and the class of each or None."""
+
+    files: list[Path]
+    labels: list[int] | None
+
+
+class _Entries(Struct):
+    """What lies in a folder.
+
+    Attributes:
+        images, folders: the images, and the folders that are not hidden, in the order of their names.
+        others: how much else lies there, by kind.
+    """
+
+    images: list[Path]
+    folders: list[Path]
+    others: Counter[str]
+
+
+def list_folder(path: Path, manifest: Manifest) -> ImageSet:
+    """Return the images of a folder, or those of its folders, each a class. A warning counts what is left out.
+
+    Raises:
+        DataError: there are no images, or a folder bears the name of no class or of several.
+        OSError: a folder may not be read.
+    """
+    top = _read_entries(path)
+    inside = {folder: _read_entries(folder) for folder in top.folders}
+    classes = {folder: entries for folder, entries in inside.items() if entries.images}
+    others = top.others.copy()
+    if classes:
+        others.update({"beside the class folders": len(top.images)})
+        for entries in inside.values():
+            others.update(entries.others)
+            others.update({"folders inside class folders": len(entries.folders)})
+    else:
+        others.update({"folders": len(top.folders)})
+    empty = [folder.name for folder in top.folders if folder not in classes] if classes else []
+    left_out = [f"{kind} {count}" for kind, count in others.items() if count]
+    left_out += [f"folders without images {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"] if empty else []
+    if not classes and not top.images:
+        seen = f" ({'; '.join(left_out)})" if left_out else ""
+        raise DataError(f"The data set is empty: there are no images in {path}{seen}.{_find_deeper(inside)}", path=path)
+    if left_out:
+        warnings.warn(f"{path}: left out: {'; '.join(left_out)}.", stacklevel=1)
+    if not classes:
+        return ImageSet(top.images, None)
+    numbers = number_classes([folder.name for folder in classes], manifest, path)
+    files = [file for entries in classes.values() for file in entries.images]
+    counts = [len(entries.images) for entries in classes.values()]
+    return ImageSet(files, [n for n, count in zip(numbers, counts, strict=True) for _ in range(count)])
+
+
+def list_table(path: Path, manifest: Manifest) -> ImageSet:
+    """Return the images that a table of comma-separated values names, and their classes if it has a column of labels.
+
+    Raises:
+        DataError: it is no table of image files, a file is not there, or a label is none of the classes.
+        OSError: the file may not be read.
+    """
+    rows = _read_rows(path)
+    has_header = not any(_is_image_name(cell) for cell in rows[0][1])
+    header = [cell.strip().lower() for cell in rows[0][1]] if has_header else []
+    body = rows[has_header:]
+    if not body or not any(_is_image_name(cell) for cell in body[0][1]):
+        raise DataError(
+            f"{path} names no images in its first rows: a table has a column of image files and one of labels. Give numbers as "
+            "arrays (.npz).",
+            path=path,
+        )
+    width = len(body[0][1])
+    files_at = next(i for i, cell in enumerate(body[0][1]) if _is_image_name(cell))
+    named = [i for i, name in enumerate(header[:width]) if name in LABEL_NAMES and i != files_at]
+    others = named[:1] or [i for i in range(width) if i != files_at]
+    if len(others) > 1:
+        raise DataError(f"{path} has {width} columns: head the one with the labels `label`.", path=path)
+    files, texts = [], []
+    for line, cells in body:
+        if len(cells) != width:
+            raise DataError(f"{path}, line {line}: {len(cells)} columns, and {width} before.", path=path)
+        files.append(_find_file(path, line, cells[files_at].strip()))
+        texts += [cells[i].strip() for i in others]
+    return ImageSet(files, _number_labels(texts, manifest, path) if others else None)
+
+
+def number_classes(names: Sequence[str], manifest: Manifest, source: Path) -> list[int]:
+    """Return the classes that names mean, by the bundle's names. Without them names that are numbers count, or else their order.
+
+    Accents count as the same however they are composed. A warning says so if the order counts, or if the numbers are in another
+    order than the names.
+
+    Raises:
+        DataError: the bundle has no such class, or several.
+    """
+    if manifest.class_names is not None:
+        known = [_compose(name) for name in manifest.class_names]
+        for name in names:
+            if known.count(_compose(name)) > 1:
+                same = ", ".join(str(i) for i, other in enumerate(known) if other == _compose(name))
+                raise DataError(f"{source}: the classes {same} are all called {name!r}: export with a name for each.")
+            if _compose(name) not in known:
+                raise DataError(f"{source}: {unknown_name('class', name, manifest.class_names)}", path=source)
+        return [known.index(_compose(name)) for name in names]
+    if all(re.fullmatch("[0-9]{1,9}", name) for name in names):
+        numbers = [int(name) for name in names]
+        if numbers != sorted(set(numbers)):
+            warnings.warn(
+                f"{source}: the folders' names are taken as the numbers of their classes; torchvision's ImageFolder "
+                "counts folders in the order of their names. If the network was trained that way, name its classes when you "
+                "export: --classes.",
+                stacklevel=1,
+            )
+        return numbers
+    shown = ", ".join(f"{name} {number}" for number, name in enumerate(names[:10]))
+    warnings.warn(
+        f"{source}: the bundle names no classes, so they are numbered in the order of their names: {shown}"
+        f"{', ...' if len(names) > 10 else ''}. Name them when you export: --classes.",
+        stacklevel=1,
+    )
+    return list(range(len(names)))
+
+
+def _read_entries(folder: Path) -> _Entries:
+    entries = _Entries([], [], Counter())
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith("."):
+            entries.others["hidden"] += 1
+        elif file.is_dir():
+            entries.folders.append(file)
+        elif not _is_image_name(file.name):
+            entries.others[file.suffix.lower() or "without a suffix"] += 1
+        elif file.is_file():
+            entries.images.append(file)
+        else:
+            entries.others["no regular files" if file.exists() else "links to nothing"] += 1
+    return entries
+
+
+def _find_deeper(inside: dict[Path, _Entries]) -> str:
+    """Name a folder whose folders hold images, if there is one: it may be what was meant."""
+    for folder, entries in inside.items():
+        if any(_read_entries(deeper).images for deeper in entries.folders):
+            return f" {folder} has folders with images: is that the one?"
+    return ""
+
+
+def _is_image_name(name: str) -> bool:
+    return name.strip().lower().endswith(IMAGE_SUFFIXES)
+
+
+def _compose(name: str) -> str:
+    """Write accents in one way: file systems and keyboards differ in it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows of a table that are not empty, with their lines. Commas, semicolons or tabs part its cells."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
+            rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a table of text in UTF-8: {error}.", path=path) from error
+    if not rows:
+        raise DataError(f"The data set is empty: there are no rows in {path}.", path=path)
+    return rows
+
+
+def _find_file(table: Path, line: int, name: str) -> Path:
+    """Return the image that a row names; names count from the table's own folder."""
+    for spelt in (name, name.replace("\\", "/")):
+        if (file := table.parent / spelt).is_file():
+            return file
+    raise DataError(f"{table}, line {line}: there is no file {table.parent / name}.", path=table)
+
+
+def _number_labels(texts: Sequence[str], manifest: Manifest, source: Path) -> list[int]:
+    """Return the classes of a table's labels: names of the bundle's classes, or numbers."""
+    names = sorted(set(texts))
+    known = {_compose(name) for name in manifest.class_names or ()}
+    if all(re.fullmatch(r"[0-9]{1,9}(\.0+)?", name) for name in names) and not any(_compose(n) in known for n in names):
+        return [int(float(text)) for text in texts]
+    numbers = dict(zip(names, number_classes(names, manifest, source), strict=True))
+    return [numbers[text] for text in texts]
