@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ...errors import DataError, MissingError, ModelError, UsageError, unknown_name
 from ..graph.axes import first_line
+from .attached import Attached
 from .checkpoint import Checkpoint, describe_network
-from .heads import Attached
 from .history import Epoch, History
 from .losses import LOSSES, logits_of_exits, true_classes
 
