@@ -17,8 +17,8 @@ from .tracing import Step, trace_network
 
 __all__ = ["PlaceFinder"]
 
-NEAR = 0.1
-"""A place is near a fraction if it is at most this share of the work away."""
+NEAR = 0.15
+"""A place is near a fraction if it is at most this share of the work away, and at most half of the fraction."""
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class PlaceFinder:
             )
         else:
             self.places.append(place)
-            if abs(place.share - fraction) > NEAR:
+            if abs(place.share - fraction) > min(NEAR, fraction / 2):
                 self.notes.append(
                     f"The fraction {fraction:g} of the work got the exit at {place.name}, which is at "
                     f"{show_share(place.share)}: no place is nearer."

@@ -12,7 +12,7 @@ from ...runtime.chain.samples import list_parts
 from ..capture.torch_module import forward_names, takes_by_name
 from ..graph.axes import BATCH, resolve_axes
 
-__all__ = ["ExampleInputs", "call_network", "read_inputs"]
+__all__ = ["ExampleInputs", "call_network", "map_inputs", "read_inputs"]
 
 
 class ExampleInputs(NamedTuple):
@@ -98,6 +98,15 @@ def read_inputs(network: nn.Module, example: Any, axes: Any) -> ExampleInputs:
 
 def call_network(network: nn.Module, x: Any) -> Any:
     """Return what a network gives for its inputs: a tensor, a tuple or list in their order, or a mapping from their names."""
-    if not isinstance(x, Mapping):
-        return network(*x) if isinstance(x, (tuple, list)) else network(x)
-    return network(**x) if takes_by_name(network, list(x)) else network(*x.values())
+    if isinstance(x, Mapping):
+        return network(**x) if takes_by_name(network, list(x)) else network(*x.values())
+    return network(*x) if isinstance(x, (tuple, list)) else network(x)
+
+
+def map_inputs(x: Any, function: Callable[[Any], Tensor]) -> Any:
+    """Return inputs with a function applied to each: a mapping, a list of several tensors or arrays, or a single one."""
+    if isinstance(x, Mapping):
+        return {str(name): function(part) for name, part in x.items()}
+    if isinstance(x, (tuple, list)) and all(isinstance(part, (Tensor, np.ndarray)) for part in x):
+        return [function(part) for part in x]
+    return function(x)
