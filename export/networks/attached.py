@@ -47,6 +47,11 @@ class Attached(nn.Module):
         """The module that all inputs are passed to; `export` names the inputs by its forward."""
         return self.network
 
+    @property
+    def exit_places(self) -> dict[str, str]:
+        """The name of the place of each exit, by the name that `export` gives the exit: {"exit0": "layer1.0"}."""
+        return {f"exit{k}": name for k, name in enumerate(self.places)}
+
     def forward(self, *inputs: Any, **named: Any) -> list[Tensor]:
         """Return the logits (batch, classes) of every exit, the network's own last."""
         features, logits = self.read_features(*inputs, **named)
