@@ -68,7 +68,7 @@ def attach(
         MissingError: torch is not installed.
 
     Warns:
-        PlaceWarning: for each of the result's `notes`.
+        PlaceWarning: the result has `notes`: a fraction got no place near it, or a head reads padding.
 
     Example:
         >>> import torch
@@ -97,8 +97,8 @@ def attach(
             finder.take([at] if isinstance(at, str) else list(at))
         bare = Attached(network, finder.places, [torch.nn.Identity() for _ in finder.places], frozen=frozen)
         heads = _make_heads(bare, finder, head)
-    for note in finder.notes:
-        warnings.warn(note, PlaceWarning, stacklevel=2)
+    if finder.notes:
+        warnings.warn("\n".join(finder.notes), PlaceWarning, stacklevel=2)
     for place in finder.places:
         logger.debug("exit at %s", place)
     if frozen:

@@ -105,7 +105,7 @@ def _mark_channel(network: nn.Module, inputs: ExampleInputs, step: Step, weights
     handle = source.register_forward_pre_hook(spoil)
     try:
         with suppress(_ReachedPlace, Exception), hooked(dict.fromkeys((source, target), collect)):
-            inputs.run(network)  # which may raise anything on NaN
+            inputs.of(1).run(network)  # which may raise anything on NaN
     finally:
         handle.remove()
         weights.copy_(kept)

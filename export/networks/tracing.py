@@ -67,7 +67,11 @@ def trace_network(network: nn.Module, inputs: ExampleInputs) -> Trace:
     with blaming(f"The network does not run on the example of {inputs}"):
         steps, shape = _run_counted(network, inputs)
     if shape[0] != rows or shape[1] < 2:
-        raise ModelError(f"The network returns {shape}, not logits (batch {rows}, two classes or more).")
+        first = inputs.tensors[0].shape
+        hint = (
+            f" Is the batch axis {first.index(shape[0])} of the input? Say so with axes=." if shape[0] in first else ""
+        )
+        raise ModelError(f"The network returns {shape}, not logits (batch {rows}, two classes or more).{hint}")
     with blaming(f"The network runs on {rows} samples but not on {rows + 1}"):
         grown, _ = _run_counted(network, inputs.of(rows + 1))
     shapes = {(step.module, step.run): step.shape for step in grown}

@@ -105,6 +105,15 @@ class Apply(nn.Module):
         return self.function(self.network(*inputs))
 
 
+class Mean(nn.Module):
+    def __init__(self, axis):
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x):
+        return x.mean(self.axis)
+
+
 class Odd(nn.Module):
     """One layer is run twice, one never, one gives whole numbers and one no batch."""
 
@@ -297,9 +306,14 @@ def test_a_head_of_ones_own_may_read_what_has_no_batch_first():
     head = Apply(nn.Linear(8, CLASSES), lambda y: y.mean(0))
     assert run(attach(net, x, at=["one"], head=lambda features, classes: head), x)[0].shape == (4, CLASSES)
     with pytest.raises(ModelError, match=r"exit at one gives \(16, 5\)"):
-        attach(net, x, at=["one"])
-    with pytest.raises(ModelError, match="exit at one"):  # as many steps as samples
-        attach(net, torch.randn(16, 3, 16), at=["one"])
+        attach(net, x, at=["one"], head=lambda features, classes: nn.Sequential(nn.Linear(8, CLASSES), Mean(1)))
+    with pytest.raises(ModelError, match=r"exit at one gives \(16, 5\)"):  # as many steps as samples
+        attach(
+            net,
+            torch.randn(16, 3, 16),
+            at=["one"],
+            head=lambda features, classes: nn.Sequential(nn.Linear(8, CLASSES), Mean(1)),
+        )
 
 
 @pytest.mark.parametrize(
@@ -309,7 +323,9 @@ def test_a_head_of_ones_own_may_read_what_has_no_batch_first():
         ([], UsageError, "must list modules"),
         (["first", "first"], UsageError, r"once each.*at=\['first'\]"),
         (["classify", "first"], UsageError, r"at=\['first', 'classify'\]"),
-        (["again"], ModelError, "again is run 2 times"),
+        (["again"], ModelError, "again is run 2 times.*again:1 to again:2"),
+        (["again:3"], ModelError, "run 2 times.*no again:3"),
+        (["again:two"], UsageError, "Unknown module"),
         (["spare"], ModelError, "spare is run 0 times"),
         (["rounded"], ModelError, "rounded returns no float tensor"),
         (["scale"], ModelError, "scale returns no float tensor"),
@@ -331,7 +347,7 @@ def test_fractions_that_do_not_rise_are_refused(fractions):
     ("network", "words"),
     [
         (Dense, "dense connections"),
-        (lambda: Apply(Residual(), torch.Tensor.detach), "Name modules"),
+        (lambda: Apply(Residual(), torch.Tensor.detach), "no gradient.*Name modules"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, CLASSES)), "Name modules"),
     ],
 )
