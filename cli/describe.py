@@ -40,7 +40,7 @@ def _describe_variant(variant: Variant) -> str:
             if value is not None
         ]
         head += f"\n  {verb} {variant.origin.parent}: {', '.join(settings)}".rstrip(": ")
-    lines = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
+    lines: list[tuple[str, ...]] = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     for k, (stage, exit_) in enumerate(zip(variant.stages, variant.exits, strict=True)):
         enters = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in stage.inputs)
         lines.append((str(k), exit_.name, f"{stage.macs / 1e6:.2f}", f"{exit_.macs / 1e6:.2f}", stage.file, enters))

@@ -44,8 +44,7 @@ def attach(
             runs several times, `encoder.layer:3` is the third run. "auto" takes modules that the whole signal passes through, so
             none inside a residual branch.
         fractions: for "auto", where exits are wanted: shares of the network's multiply-accumulates, rising between 0 and 1. Each
-            share gets the nearest place. Two shares with the same place give one exit; a share that is nearer to the end of the
-            network than to any place gives none.
+            share gets the nearest place that is not nearer to the network's end. Two shares with the same place give one exit.
         head: a function (example features, classes) that returns a module from such features to logits (batch, classes). It is
             put on the features' device and dtype, and reads the features as the module gives them. The default depends on the
             layout of the features: a linear layer for (batch, channels), `heads.token_head` for tokens, `heads.map_head` for

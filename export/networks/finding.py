@@ -97,7 +97,7 @@ class PlaceFinder:
         """Take a place for a fraction, and note it if the place is not what was asked for."""
         if place is None:
             self.notes.append(
-                f"The fraction {fraction:g} of the work got no exit: the end of the network is nearer than any place for one."
+                f"The fraction {fraction:g} of the work got no exit: every place is nearer to the network's end."
             )
         elif place in self.places:
             self.notes.append(

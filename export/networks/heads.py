@@ -124,9 +124,8 @@ def hooked(hooks: Mapping[nn.Module, Callable[[nn.Module, Any, Any], Any]]) -> I
 
 def features_of(output: Any) -> Tensor | None:
     """Return a module's output, or the first of several, if it is a float tensor (batch, ...); else None."""
-    parts = _name_parts(output)
-    parts = parts or (dict(enumerate(output)) if isinstance(output, (tuple, list)) else {"": output})
-    first = next(iter(parts.values()), None)
+    parts = output if isinstance(output, (tuple, list)) else list(_name_parts(output).values()) or [output]
+    first = parts[0] if parts else None
     return first if isinstance(first, Tensor) and first.is_floating_point() and first.ndim > 1 else None
 
 

@@ -146,7 +146,7 @@ def _count_recurrent(args: Sequence[Any]) -> int:
     comes a list of all weights, or the two matrices of one layer.
     """
     weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:3]
-    return 2 * math.prod(args[0].shape[:-1]) * sum(x.numel() for x in weights if x.ndim == 2)
+    return 2 * int(math.prod(args[0].shape[:-1])) * sum(int(x.numel()) for x in weights if x.ndim == 2)
 
 
 @contextmanager

@@ -229,8 +229,8 @@ class Trainer:
         return map_inputs(x, self._place_input), y.float() if y.is_floating_point() else y.long()
 
     def _place_input(self, x: Any) -> Tensor:
-        x = torch.as_tensor(x).to(self.device, non_blocking=True)
-        return x.contiguous(memory_format=torch.channels_last) if self.half and x.ndim == 4 else x
+        tensor = torch.as_tensor(x).to(self.device, non_blocking=True)
+        return tensor.contiguous(memory_format=torch.channels_last) if self.half and tensor.ndim == 4 else tensor
 
     def _forward(self, network: nn.Module, x: Any, y: Tensor) -> list[Tensor]:
         """Return the logits of every exit, as many rows as there are labels."""

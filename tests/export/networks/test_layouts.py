@@ -72,9 +72,7 @@ def swap(*order):
 
 def normalise_tokens(width):
     """BatchNorm1d of tokens (batch, tokens, width), as LeViT has it."""
-    norm = nn.BatchNorm1d(width)
-    norm.function = lambda x: x
-    return nn.Sequential(Apply(lambda x: x.transpose(1, 2)), norm, Apply(lambda x: x.transpose(1, 2)))
+    return nn.Sequential(swap(0, 2, 1), nn.BatchNorm1d(width), swap(0, 2, 1))
 
 
 def cut_blocks(x):

@@ -262,9 +262,20 @@ def test_fractions_without_a_place_near_them_are_named():
     assert attached.places == ("norm",) and len(attached.notes) == 3
     assert "fraction 0.1 of the work got the exit at norm, which is at 4.62%" in attached.notes[0]
     assert "0.35 of the work got no exit of its own: the nearest place, norm at 4.62%" in attached.notes[1]
-    assert "0.6 of the work got no exit: the end of the network is nearer" in attached.notes[2]
+    assert "0.6 of the work got no exit of its own" in attached.notes[2]
     assert len(caught) == 1 and all(note in str(caught[0].message) for note in attached.notes)
     assert all(note in repr(attached) for note in attached.notes)
+
+
+def test_a_fraction_whose_places_are_nearer_to_the_end_is_named():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, CLASSES)
+    )
+    with pytest.warns(
+        PlaceWarning, match="fraction 0.1 of the work got no exit: every place is nearer to the network's end"
+    ):
+        attached = attach(network, torch.randn(2, 3, 8, 8), fractions=(0.1, 0.97))
+    assert attached.places == ("2",)
 
 
 def test_an_axis_that_cannot_be_known_is_asked_for():
