@@ -86,6 +86,7 @@ def attach(
 
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"attach takes a torch.nn.Module, not a {type(network).__name__}.")
+    _check_trainable(network)
     inputs = read_inputs(network, example, axes)
     needs_layout = head is None or head in (map_head, token_head)
     with evaluating(network), torch.no_grad():
@@ -103,6 +104,22 @@ def attach(
     if frozen:
         network.requires_grad_(False)
     return Attached(network, finder.places, heads, frozen=frozen, mask=finder.mask, notes=finder.notes).eval()
+
+
+def _check_trainable(network: "torch.nn.Module") -> None:
+    """Refuse what cannot get exits.
+
+    Raises:
+        ModelError: a part is TorchScript, or its parameters cannot train.
+    """
+    import torch
+
+    if any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
+        raise ModelError("Exits go on a network in Python, not on TorchScript: give the module that it was made from.")
+    if any(p.is_inference() for p in network.parameters()):
+        raise ModelError(
+            "The network was made under torch.inference_mode(), so nothing can train with it: make it outside."
+        )
 
 
 def _read_layouts(layouts: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:

@@ -20,6 +20,9 @@ __all__ = ["PlaceFinder"]
 NEAR = 0.15
 """A place is near a fraction if it is at most this share of the work away, and at most half of the fraction."""
 
+MOST_TRIED = 8
+"""Most places for a fraction whose layout is looked for."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -87,10 +90,10 @@ class PlaceFinder:
             goal = fraction * total
             nearer = [step for step in reversed(candidates) if abs(step.flops - goal) < total - step.flops]
             nearer.sort(key=lambda s: (abs(s.flops - goal), len(s.shape) == 2, s.module.count(".")))
-            places = (place for step in nearer if (place := self._make_place(step)))
+            places = (place for step in nearer[:MOST_TRIED] if (place := self._make_place(step)))
             self._place_fraction(fraction, next(places, None))
         if not self.places:
-            raise ModelError(self._explain_none(bool(candidates)))
+            raise ModelError(self._explain_none(bool(candidates), total))
         self._note_masks()
 
     def _place_fraction(self, fraction: float, place: Place | None) -> None:
@@ -195,7 +198,17 @@ class PlaceFinder:
             f"with layouts={{{name!r}: (...)}}, one of {BATCH!r}, {CHANNELS!r}, {TOKENS!r}, {SPACE!r} for each axis."
         )
 
-    def _explain_none(self, has_candidates: bool) -> str:
+    def _explain_none(self, has_candidates: bool, total: int) -> str:
+        if not total:
+            return (
+                "The fractions of the network's work are not known: none of its kernels is one whose multiply-accumulates torch "
+                "counts, as in quantised networks. Name modules with at=[...]."
+            )
+        if any(isinstance(part, nn.RNNBase) and part.num_layers > 1 for part in self.network.modules()):
+            return (
+                "There is no place for an exit near these fractions. A recurrent layer with num_layers above 1 is one module, "
+                "with no place inside: build it of several layers. Or name modules with at=[...]."
+            )
         if has_candidates:
             return (
                 "No exit has a place: every module that carries the input on alone is nearer to the network's end than to a "

@@ -92,7 +92,11 @@ def read_inputs(network: nn.Module, example: Any, axes: Any) -> ExampleInputs:
     device = next((p.device for p in network.parameters()), None)
     tensors = [torch.as_tensor(x.copy() if isinstance(x, np.ndarray) else x.detach(), device=device) for x in values]
     by_name = is_named and takes_by_name(network, names)
-    names = names if by_name else forward_names(network, len(values))
+    if not by_name:  # the names of what the network's forward has no parameter for stay as they were given
+        known = forward_names(network, len(values))
+        names = [
+            given if name == f"input{i}" else name for i, (given, name) in enumerate(zip(names, known, strict=True))
+        ]
     return ExampleInputs(tuple(names), tuple(tensors), tuple(batch_axes), by_name)
 
 

@@ -150,6 +150,10 @@ def run(net, *inputs):
         return net(*inputs)
 
 
+def last_state(output):
+    return output[0][:, -1, :CLASSES]
+
+
 def close(values, expected):
     return np.abs(values - expected).max() / np.abs(expected).max() <= 1e-5
 
@@ -349,6 +353,14 @@ def test_fractions_that_do_not_rise_are_refused(fractions):
         (Dense, "dense connections"),
         (lambda: Apply(Residual(), torch.Tensor.detach), "no gradient.*Name modules"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, CLASSES)), "Name modules"),
+        (
+            lambda: nn.Sequential(nn.Flatten(1, 2), nn.LSTM(16, 8, 3), Apply(nn.Identity(), last_state)),
+            "num_layers above 1",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Identity(), Apply(nn.Identity(), lambda x: x[:, :CLASSES])),
+            "not known: none",
+        ),
     ],
 )
 def test_auto_asks_for_names_where_it_finds_no_place(network, words):
@@ -374,6 +386,15 @@ def test_what_is_no_plain_classifier_is_refused(function, words):
     net, x = make(Residual)
     with pytest.raises(ModelError, match=words):
         attach(Apply(net, function), x, at=["network.stem"])
+
+
+def test_what_cannot_train_is_refused():
+    with pytest.raises(ModelError, match="the module that it was made from"):
+        attach(torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, CLASSES))), torch.randn(4, 8))
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, CLASSES))
+    with pytest.raises(ModelError, match="inference_mode"):
+        attach(net, torch.randn(4, 8))
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ def test_a_masked_network_is_exported_at_any_length_and_runs(tmp_path):
 
 
 def test_views_of_parameters_go_into_modules():
-    attached = attach(make(Views), torch.randn(3, 4, 8), at=["first"])
+    attached = attach(make(Views), torch.randn(3, 4, 8), fractions=(0.4,))
     assert attached.places == ("first",)
 
 
