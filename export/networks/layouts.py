@@ -13,7 +13,7 @@ from .tracing import Step, Trace, count_runs
 
 __all__ = ["find_layout"]
 
-MOST_RUNS = 12
+MOST_RUNS = 24
 """Most runs of the network that look for the channels of one place."""
 
 
@@ -31,9 +31,9 @@ class _ReachedPlace(BaseException):
 def find_layout(network: nn.Module, inputs: ExampleInputs, trace: Trace, place: Step) -> tuple[str, ...] | None:
     """Return the names of the axes of the features at a place.
 
-    The weights of the last layer before the place tell: a NaN in the weights of one channel is found in one index of the axis of
-    channels, and in all of every other axis, whatever was moved and renamed in between. Where normalisation without weights has
-    mixed the channels since, the size of the last layer tells.
+    The weights of the last layer before the place tell: a NaN in the weights of its first channel, and not one in those of its
+    last, is found in one index of the axis of channels and in all of every other axis, whatever was moved in between. Where
+    normalisation without weights has mixed the channels since, the size of the last layer tells.
 
     Returns:
         A name for each axis; None if the axis of the batch or of the channels is not known.
@@ -52,30 +52,42 @@ def find_layout(network: nn.Module, inputs: ExampleInputs, trace: Trace, place: 
 
 def _follow_weights(network: nn.Module, inputs: ExampleInputs, before: tuple[Step, ...]) -> int | None:
     """Return the axis of the channels at the last of these steps, by the weights of the layers that lead to it."""
-    ran = {step.module for step in before}
+    ran = {network.get_submodule(step.module) for step in before}
     batch_axis, runs = before[-1].batch_axis, 0
     assert batch_axis is not None
     for step in reversed(before):
         module = network.get_submodule(step.module)
         if isinstance(module, nn.RNNBase):  # its steps mix the channels
             return None
-        for parameter in _own_parameters(module, step.module, ran):
-            axes = [axis for axis, size in enumerate(parameter.shape) if size > 1]
-            if runs + len(axes) > MOST_RUNS:
+        for parameter in _own_parameters(module, ran):
+            # Not the axes of a kernel: its first row does not reach the last rows of a map.
+            axes = [axis for axis, size in enumerate(parameter.shape[:2]) if size > 1]
+            runs += 2 * len(axes)
+            if runs > MOST_RUNS:
                 return None
-            runs += len(axes)
-            marked = [_mark_channel(network, inputs, step, parameter.select(axis, 0), before[-1]) for axis in axes]
-            found = {_find_marked(features, batch_axis) for features in marked if features is not None} - {None}
-            if len(found) == 1:
+            found: set[int] = set()
+            for axis in axes:
+                marks = [_mark_channel(network, inputs, step, parameter.select(axis, i), before[-1]) for i in (0, -1)]
+                if marks[0] is not None and marks[1] is not None:
+                    found |= _find_marked(marks[0] & ~marks[1], batch_axis)
+            if len(found) == 1:  # else they are weights of some of the tokens, such as positions or a class token
                 return found.pop()
     return None
 
 
-def _own_parameters(module: nn.Module, name: str, ran: set[str]) -> list[Tensor]:
-    """Return the parameters that a module itself uses, those of one axis first: its own, and of parts that do not run."""
-    parts = [part for part_name, part in module.named_modules(prefix=name) if part is module or part_name not in ran]
-    parameters = [p.detach() for part in parts for p in part.parameters(recurse=False) if p.is_floating_point()]
-    return sorted((p for p in parameters if p.numel() > 1), key=lambda p: p.ndim)
+def _own_parameters(module: nn.Module, ran: set[nn.Module]) -> list[Tensor]:
+    """Return the parameters that a module itself uses, those of one axis first: its own, and of parts that do not run.
+
+    Left out are those of more than two axes but the weights of convolutions: they may hold a vector for each position.
+    """
+    parts = [part for part in module.modules() if part is module or part not in ran]
+    parameters = [
+        p.detach()
+        for part in parts
+        for p in part.parameters(recurse=False)
+        if p.is_floating_point() and p.numel() > 1 and (p.ndim <= 2 or isinstance(part, nn.modules.conv._ConvNd))
+    ]
+    return sorted(parameters, key=lambda p: p.ndim)
 
 
 def _mark_channel(network: nn.Module, inputs: ExampleInputs, step: Step, weights: Tensor, place: Step) -> Tensor | None:
@@ -112,17 +124,14 @@ def _mark_channel(network: nn.Module, inputs: ExampleInputs, step: Step, weights
     return features[0] if features else None
 
 
-def _find_marked(features: Tensor, batch_axis: int) -> int | None:
-    """Return the only axis of which at most half of the indices are marked; None if there is none, or several."""
-    found = []
-    for axis in range(features.ndim):
-        others = [other for other in range(features.ndim) if other != axis]
-        share = features.amax(others).float().mean().item()
-        if not share:
-            return None
-        if axis != batch_axis and share <= 0.5:
-            found.append(axis)
-    return found[0] if len(found) == 1 else None
+def _find_marked(features: Tensor, batch_axis: int) -> set[int]:
+    """Return the axes, beside the batch, of which at most half of the indices are marked; none if nothing is."""
+    shares = {
+        axis: features.amax([other for other in range(features.ndim) if other != axis]).float().mean().item()
+        for axis in range(features.ndim)
+        if axis != batch_axis
+    }
+    return {axis for axis, share in shares.items() if 0 < share <= 0.5}
 
 
 def _match_sizes(network: nn.Module, before: tuple[Step, ...]) -> int | None:

@@ -309,6 +309,21 @@ def test_a_layout_of_a_place_that_there_is_not_is_refused():
         attach(network, torch.randn(3, 3, 8), at=["0"], layouts={"O": ("batch", "channels", "space")})
 
 
+def test_the_layers_of_a_class_token_say_nothing_of_the_axes():
+    class Classed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.token = nn.Linear(6, 12), nn.Linear(12, 12, bias=False)
+            self.joined, self.classify = nn.Identity(), nn.Linear(12, CLASSES)
+
+        def forward(self, x):
+            x = self.patches(x)
+            return self.classify(self.joined(torch.cat([self.token(x.mean(1, keepdim=True)), x], 1)).mean(1))
+
+    (place,) = attach(make(Classed), torch.randn(3, 11, 6), at=["joined"]).attached
+    assert place.layout == ("batch", "tokens", "channels")
+
+
 def test_a_place_without_a_batch_axis_says_so():
     class Windows(nn.Module):
         def __init__(self):
