@@ -3,10 +3,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 from torch.nn import functional as F
 
 from offramp.bundle import open_bundle
+from offramp.cli.describe import describe_bundle
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import PlaceWarning, attach, export, train
 from offramp.runtime import load_uncalibrated
@@ -236,7 +238,11 @@ def test_a_masked_network_is_exported_at_any_length_and_runs(tmp_path):
     attached = attach(make(Encoder, 0, 2), {"attention_mask": mask, "input_ids": ids}, at=["layers.0"])
     axes = {"input_ids": ("batch", "time"), "attention_mask": ("batch", "time")}
     bundle = export(attached, {"attention_mask": mask, "input_ids": ids}, tmp_path / "net.offramp", axes=axes)
-    assert [exit_.place for exit_ in bundle.variant().exits] == ["layers.0", None]
+    variant = bundle.variant()
+    assert [exit_.place for exit_ in variant.exits] == ["layers.0", None]
+    assert "attached to" in describe_bundle(bundle) and " layers.0 " in describe_bundle(bundle)
+    unnamed = [replace(exit_, place=None) for exit_ in variant.exits]
+    assert replace(variant, exits=tuple(unnamed)).digest == variant.digest  # so calibrations go on fitting
     longer = torch.cat([ids, words(4, 8)], 1)
     longer_mask = F.pad(mask, (0, 8))
     expected = run(attached, ids, mask)
