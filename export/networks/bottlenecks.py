@@ -1,5 +1,6 @@
 """The modules that every path from a network's input to its logits passes through. Needs torch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ __all__ = ["find_bottlenecks"]
 GradientEdge = tuple[Any, int]
 """A tensor in torch's graph of gradients: the function that made it, and which output of that function it is."""
 
+Run = tuple[str, int]
+"""A module's name and the number of its run, from 1."""
+
 LOOK_UPS = (F.embedding, F.embedding_bag, torch.embedding, torch.Tensor.__getitem__, torch.index_select, torch.gather)
 """Functions that turn whole numbers into floats, by taking rows of a table."""
 
@@ -24,7 +28,7 @@ SAMPLES = (2, 3, 5, 7)
 """Numbers of samples to run with: the first that no axis of the inputs has, so that the batch is told from positions."""
 
 
-def find_bottlenecks(network: nn.Module, inputs: ExampleInputs, mask: str | None) -> set[tuple[str, int]] | None:
+def find_bottlenecks(network: nn.Module, inputs: ExampleInputs, mask: str | None) -> set[Run] | None:
     """Return the runs of modules without whose output the logits have no gradient to the input: gradients show the paths.
 
     Args:
@@ -43,8 +47,7 @@ def find_bottlenecks(network: nn.Module, inputs: ExampleInputs, mask: str | None
         for look_ups_only in (True, False):
             logits, edges = _record_edges(network, inputs, mask, look_ups_only)
             if logits.requires_grad:
-                end: GradientEdge = get_gradient_edge(logits)[:2]
-                return {run for run, edge in edges if not _reaches_input_without(edge, end)}
+                return _find_cuts(get_gradient_edge(logits)[:2], edges)
     finally:
         for p, requires in before:
             p.requires_grad_(requires)
@@ -81,11 +84,11 @@ def _begin(x: Tensor) -> Tensor:
 
 def _record_edges(
     network: nn.Module, inputs: ExampleInputs, mask: str | None, look_ups_only: bool
-) -> tuple[Tensor, list[tuple[tuple[str, int], GradientEdge]]]:
+) -> tuple[Tensor, list[tuple[Run, GradientEdge]]]:
     """Run the network with gradients to its inputs alone; return its logits, and the edge of each module's output."""
     names = {module: name for name, module in network.named_modules()}
     count = count_runs(names)
-    edges: list[tuple[tuple[str, int], GradientEdge]] = []
+    edges: list[tuple[Run, GradientEdge]] = []
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         run = count(module)
@@ -107,15 +110,40 @@ def _record_edges(
             return logits_of(begun.run(network)), edges
 
 
-def _reaches_input_without(edge: GradientEdge, end: GradientEdge) -> bool:
-    """Tell whether a path leads back from an end to an input if it may not pass an edge. Only inputs are leaves of the graph."""
-    todo, seen = [end], {edge}
+def _find_cuts(end: GradientEdge, edges: Sequence[tuple[Run, GradientEdge]]) -> set[Run]:
+    """Return the runs of modules whose edge lies on every path from an end back to an input."""
+    shared = _find_path(end) or set()
+    cuts = set()
+    for run, edge in edges:
+        if edge in shared:
+            bypass = _find_path(end, avoided=edge)
+            if bypass is None:
+                cuts.add(run)
+            else:  # what lies on no such path is no cut either
+                shared &= bypass
+    return cuts
+
+
+def _find_path(end: GradientEdge, avoided: GradientEdge | None = None) -> set[GradientEdge] | None:
+    """Return the edges on a path from an end back to an input that avoids an edge; None if there is none.
+
+    Only inputs are leaves of the graph.
+    """
+    came_from: dict[GradientEdge, GradientEdge | None] = {end: None}
+    todo = [end]
     while todo:
         current = todo.pop()
-        if current in seen or current[0] is None:
+        if current == avoided:
             continue
         if not current[0].next_functions:
-            return True
-        seen.add(current)
-        todo += current[0].next_functions
-    return False
+            path: set[GradientEdge] = set()
+            step: GradientEdge | None = current
+            while step is not None:
+                path.add(step)
+                step = came_from[step]
+            return path
+        for edge in current[0].next_functions:
+            if edge[0] is not None and edge not in came_from:
+                came_from[edge] = current
+                todo.append(edge)
+    return None
