@@ -89,7 +89,8 @@ def attach(
     _check_trainable(network)
     inputs = read_inputs(network, example, axes)
     needs_layout = head is None or head in (map_head, token_head)
-    with evaluating(network), torch.no_grad():
+    # torch.cond compiles itself, and fails where something follows what it runs.
+    with evaluating(network), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         finder = PlaceFinder(network, inputs, _read_layouts(layouts), needs_layout=needs_layout)
         if at == "auto":
             finder.find(fractions)

@@ -124,6 +124,8 @@ class _WorkCounter(TorchDispatchMode):
     torch's `FlopCounterMode` also follows modules by hooks for gradients, which fail on views of parameters without gradients.
     """
 
+    supports_higher_order_operators = True  # torch.cond runs; the work inside is not counted
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0

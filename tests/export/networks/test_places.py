@@ -257,6 +257,19 @@ def test_views_of_parameters_go_into_modules():
     assert attached.places == ("first",)
 
 
+def test_a_branch_by_torch_cond_is_run_as_it_is():
+    class Branched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.classify = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, CLASSES)
+
+        def forward(self, x):
+            x = self.one(x)
+            return self.classify(self.two(torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))).relu())
+
+    assert attach(make(Branched), torch.randn(2, 6), fractions=(0.3,)).places == ("one",)
+
+
 def test_words_are_followed_from_a_table_that_is_no_embedding():
     attached = attach(make(LookUp), words(), fractions=(0.4,))
     assert attached.places == ("one",)
