@@ -30,6 +30,7 @@ __all__ = [
     "ModelError",
     "OfframpError",
     "OutdatedError",
+    "PlaceWarning",
     "TargetError",
     "UncalibratedWarning",
     "UnsupportedError",
@@ -221,4 +222,14 @@ class MeterWarning(UserWarning):
         >>> from offramp.runtime import MeterWarning
         >>> import warnings
         >>> warnings.simplefilter("ignore", MeterWarning)  # for a product that runs on boards with and without a sensor
+    """
+
+
+class PlaceWarning(UserWarning):
+    """An exit that `attach` added is not where it was asked for, or its head reads padding.
+
+    Example:
+        >>> from offramp.export import PlaceWarning
+        >>> import warnings
+        >>> warnings.simplefilter("error", PlaceWarning)  # for a build that wants every exit where it was asked for
     """

@@ -161,6 +161,7 @@ class Exit(Record, frozen=True):
         static: the graph of the static network that ends at it, without the earlier heads.
         macs: all multiply-accumulates of that static network for one sample.
         temperature: the logits are divided by this before the score is made of them.
+        place: the module of the original network that `attach` put the exit on, such as `encoder.layer.3`; None otherwise.
 
     Example:
         >>> from offramp.bundle import open_bundle
@@ -176,6 +177,7 @@ class Exit(Record, frozen=True):
     static: str
     macs: Count
     temperature: Annotated[float, Meta(gt=0)] = 1.0
+    place: str | None = None
 
 
 class File(Record, frozen=True):
@@ -276,12 +278,14 @@ class Variant(Record, frozen=True):
     def digest(self) -> str:
         """The sha256 of everything that decides what this variant computes; calibrations name variants by it.
 
-        Golden samples, guarded graphs, the folder's name and the origin are left out.
+        Golden samples, guarded graphs, the folder's name, the origin and the places of exits are left out.
         """
         record = msgspec.to_builtins(self)
         del record["folder"], record["origin"], record["files"][self.golden]
         for stage in record["stages"]:
             record["files"].pop(stage.pop("guarded"), None)
+        for exit_ in record["exits"]:
+            del exit_["place"]
         return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
 
 

@@ -40,10 +40,13 @@ def _describe_variant(variant: Variant) -> str:
             if value is not None
         ]
         head += f"\n  {verb} {variant.origin.parent}: {', '.join(settings)}".rstrip(": ")
-    lines = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
+    lines: list[tuple[str, ...]] = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     for k, (stage, exit_) in enumerate(zip(variant.stages, variant.exits, strict=True)):
         enters = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in stage.inputs)
         lines.append((str(k), exit_.name, f"{stage.macs / 1e6:.2f}", f"{exit_.macs / 1e6:.2f}", stage.file, enters))
+    if any(exit_.place for exit_ in variant.exits):
+        places = ["attached to", *(exit_.place or "" for exit_ in variant.exits)]
+        lines = [(*line[:2], place, *line[2:]) for line, place in zip(lines, places, strict=True)]
     return f"{head}\n{table(lines)}"
 
 

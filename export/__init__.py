@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import late_names
 from ..bundle import Origin, Preprocess
-from ..errors import require
+from ..errors import PlaceWarning, require
 
 # Without onnx_ir nothing here works: fail now with the install line, not later with an ImportError.
 require("onnx_ir", extra="onnx")
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .fusion import Fused, fuse
     from .networks.attachment import attach
     from .networks.history import Epoch, History
+    from .networks.places import Place
     from .networks.pruning import prune
     from .networks.training import train
     from .pipeline import export
@@ -29,6 +30,8 @@ __all__ = [
     "Fused",
     "History",
     "Origin",
+    "Place",
+    "PlaceWarning",
     "Preprocess",
     "Shift",
     "add_pruned",
@@ -48,6 +51,7 @@ __getattr__ = late_names(
         "Epoch": "networks.history",
         "Fused": "fusion",
         "History": "networks.history",
+        "Place": "networks.places",
         "Shift": "variants.comparison",
         "add_pruned": "variants.pruned",
         "attach": "networks.attachment",

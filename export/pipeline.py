@@ -14,7 +14,7 @@ from onnx_ir.passes.common import (
 )
 
 from .. import __version__
-from ..bundle import Bundle, Manifest, Origin, Preprocess, Tensor, open_bundle
+from ..bundle import Bundle, Manifest, Origin, Preprocess, Tensor, Variant, open_bundle
 from ..bundle.golden import read_golden
 from ..bundle.manifest import SCHEMA, Dtype
 from ..bundle.writing import check_variant_name, commit, new_variant
@@ -122,7 +122,7 @@ def export(
             temperatures=scoring.temperatures,
             origin=origin,
         )
-        variant = cut_variant(whole, prober, original, draft)
+        variant = _name_places(cut_variant(whole, prober, original, draft), model)
         if bundle is not None:
             return commit(path, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, variant)))
         manifest = Manifest(
@@ -137,6 +137,14 @@ def export(
             variants=(variant,),
         )
         return commit(path, folder, manifest)
+
+
+def _name_places(variant: Variant, model: Any) -> Variant:
+    """Return a variant whose exits have the names of the modules that `attach` put them on, if it did."""
+    places = getattr(model, "exit_places", None)
+    if not isinstance(places, dict):
+        return variant
+    return replace(variant, exits=tuple(replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits))
 
 
 def _check_placing(

@@ -97,6 +97,8 @@ def export(
         raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
     sizes = parse_shape(shape) if shape else None
     model = load_network(network)
+    if isinstance(getattr(model, "exit_places", None), dict):  # attach() added the exits
+        click.echo(model.extra_repr(), err=True)
     example = _make_example(data, sizes, images=preprocess is not None)
     from ...export import export as export_network
 

@@ -1,64 +1,21 @@
-"""Heads, and the network with heads that `attach` returns. Needs torch."""
+"""Heads: small networks from features to logits, and how features are brought into the order that they read. Needs torch."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import ModelError
+from .places import BATCH, CHANNELS, TOKENS
 
-__all__ = ["Attached", "default_head", "features_of", "hooked", "logits_of", "map_head", "token_head"]
+__all__ = ["arrange", "default_head", "features_of", "hooked", "logits_of", "map_head", "token_head"]
 
 MOST_FEATURES = 1024
 """Most features that a head reads: with 1000 classes, 1024 features are already a million weights."""
-
-
-class Attached(nn.Module):
-    """A classifier with heads on the outputs of some of its modules.
-
-    Attributes:
-        network: the classifier.
-        heads: one module per place: features -> logits (batch, classes).
-        places: names of the modules in `network` whose outputs the heads read, in the order in which they run.
-        frozen: True if `network` stays in eval mode while the heads train.
-    """
-
-    def __init__(self, network: nn.Module, places: Sequence[str], heads: Sequence[nn.Module], frozen: bool) -> None:
-        super().__init__()
-        self.network, self.heads = network, nn.ModuleList(heads)
-        self.places, self.frozen = tuple(places), frozen
-
-    @property
-    def takes_inputs(self) -> nn.Module:
-        """The module that all inputs are passed to; `export` names the inputs by its forward."""
-        return self.network
-
-    def forward(self, *inputs: Any, **named: Any) -> list[Tensor]:
-        """Return the logits (batch, classes) of every exit, the network's own last."""
-        modules = [self.network.get_submodule(place) for place in self.places]
-        recorded: dict[nn.Module, Tensor] = {}
-
-        def record(module: nn.Module, _: Any, output: Any) -> None:
-            if (features := features_of(output)) is not None:
-                recorded[module] = features.clone()  # the next layer may change its input in place
-
-        with hooked(dict.fromkeys(modules, record)):
-            logits = logits_of(self.network(*inputs, **named))
-        return [*(head(recorded[module]) for head, module in zip(self.heads, modules, strict=True)), logits]
-
-    def _get_name(self) -> str:
-        """Return the name of the classifier's class, by which torch prints this module."""
-        return str(self.network._get_name())  # type: ignore[no-untyped-call]
-
-    def train(self, mode: bool = True) -> "Attached":
-        """Set the mode of the heads and of the network; a frozen network stays in eval mode."""
-        super().train(mode)
-        self.network.train(mode and not self.frozen)
-        return self
 
 
 def map_head(features: Tensor, classes: int) -> nn.Module:
@@ -90,6 +47,22 @@ def map_head(features: Tensor, classes: int) -> nn.Module:
     return nn.Sequential(pool(sizes, steps), between, nn.Flatten(), nn.Linear(channels * count, classes))
 
 
+class TokenHead(nn.Sequential):
+    """What `token_head` makes: layer normalisation, mean over the tokens, a linear layer."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(nn.LayerNorm(width), nn.Identity(), nn.Linear(width, classes))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return logits (batch, classes) of tokens (batch, tokens, width); of those that count, booleans (batch, tokens)."""
+        norm, _, linear = self
+        x = norm(x)
+        if keep is None:
+            return cast(Tensor, linear(x.mean(1)))
+        weights = keep.to(x.dtype).unsqueeze(2)
+        return cast(Tensor, linear((x * weights).sum(1) / weights.sum(1).clamp(min=1)))
+
+
 def token_head(features: Tensor, classes: int) -> nn.Module:
     """Make a head for tokens: layer normalisation, mean over the tokens, then a linear layer.
 
@@ -98,21 +71,37 @@ def token_head(features: Tensor, classes: int) -> nn.Module:
         classes: the number of classes.
 
     Returns:
-        A module: tokens (batch, tokens, width) -> logits (batch, classes).
+        A module: tokens (batch, tokens, width) -> logits (batch, classes). It also takes booleans (batch, tokens), True for the
+        tokens that the mean is over.
     """
-    return nn.Sequential(nn.LayerNorm(features.shape[2]), _TokenMean(), nn.Linear(features.shape[2], classes))
+    return TokenHead(features.shape[2], classes)
 
 
-def default_head(features: Tensor, classes: int) -> nn.Module:
-    """Make a head by the number of axes of features (batch, ...): linear for 2, `token_head` for 3, `map_head` for more."""
+def default_head(features: Tensor, layout: Sequence[str], classes: int) -> nn.Module:
+    """Make a head for features in the order of `arrange`: `token_head`, `map_head`, or linear for features (batch, channels)."""
     if features.ndim == 2:
         return nn.Linear(features.shape[1], classes)
-    return (token_head if features.ndim == 3 else map_head)(features, classes)
+    return (token_head if TOKENS in layout else map_head)(features, classes)
 
 
-class _TokenMean(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1)
+def arrange(features: Tensor, layout: Sequence[str]) -> Tensor:
+    """Return features in the order that heads read.
+
+    Args:
+        features: as a module gives them.
+        layout: the names of their axes (`places.Place`); empty to leave them as they are.
+
+    Returns:
+        Features (batch, channels), (batch, tokens, channels), with all axes of tokens in one, or (batch, channels, *space).
+    """
+    if not layout:
+        return features
+    others = [axis for axis, name in enumerate(layout) if name not in (BATCH, CHANNELS)]
+    batch, channels = layout.index(BATCH), layout.index(CHANNELS)
+    order = [batch, *others, channels] if TOKENS in layout else [batch, channels, *others]
+    if order != sorted(order):
+        features = features.permute(order)
+    return features.flatten(1, -2) if TOKENS in layout and len(others) > 1 else features
 
 
 @contextmanager
@@ -135,21 +124,34 @@ def hooked(hooks: Mapping[nn.Module, Callable[[nn.Module, Any, Any], Any]]) -> I
 
 def features_of(output: Any) -> Tensor | None:
     """Return a module's output, or the first of several, if it is a float tensor (batch, ...); else None."""
-    first = output[0] if isinstance(output, (tuple, list)) and output else output
+    parts = output if isinstance(output, (tuple, list)) else list(_name_parts(output).values()) or [output]
+    first = parts[0] if parts else None
     return first if isinstance(first, Tensor) and first.is_floating_point() and first.ndim > 1 else None
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits (batch, classes) in the output of a plain classifier: the only matrix of floats.
+    """Return the logits (batch, classes) in the output of a plain classifier: the only matrix of floats, or that called `logits`.
 
     Raises:
         ModelError: the output has none or several.
     """
-    outputs = output if isinstance(output, Mapping) else vars(output) if is_dataclass(output) else {"": output}
-    matrices = [x for x in outputs.values() if isinstance(x, Tensor) and x.ndim == 2 and x.is_floating_point()]
+    outputs = _name_parts(output) or {"": output}
+    matrices = {
+        name: x for name, x in outputs.items() if isinstance(x, Tensor) and x.ndim == 2 and x.is_floating_point()
+    }
+    if "logits" in matrices:
+        return matrices["logits"]
     if len(matrices) != 1:
         kind = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))}".removesuffix(" ()")
         raise ModelError(
-            f"The network returns a {kind}; exits go on a classifier with one output of logits (batch, classes)."
+            f"The network returns a {kind}; exits go on a classifier with one output of logits (batch, classes). Wrap a network "
+            "that returns more in a module that returns its logits alone."
         )
-    return matrices[0]
+    return next(iter(matrices.values()))
+
+
+def _name_parts(output: Any) -> Mapping[str, Any]:
+    """Return the parts of a dict or dataclass by their names; nothing for another kind of output."""
+    if isinstance(output, Mapping):
+        return output
+    return vars(output) if is_dataclass(output) else {}

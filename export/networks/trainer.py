@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ...errors import DataError, MissingError, ModelError, UsageError, unknown_name
 from ..graph.axes import first_line
+from .attached import Attached
 from .checkpoint import Checkpoint, describe_network
-from .heads import Attached
 from .history import Epoch, History
+from .inputs import call_network, map_inputs
 from .losses import LOSSES, logits_of_exits, true_classes
 
 __all__ = ["Trainer", "Training"]
@@ -177,9 +178,9 @@ class Trainer:
         sums, count = torch.zeros(2, 1, device=self.device), 0
         for i, batch in enumerate(loader):
             x, y = self._place(batch)
-            logits = self._forward(self.network, x)
+            logits = self._forward(self.network, x, y)
             with torch.no_grad():
-                taught = None if self.teacher is None else self._forward(self.teacher, x)[-1]
+                taught = None if self.teacher is None else self._forward(self.teacher, x, y)[-1]
             if check_labels:
                 self._check(logits, y, taught)
             losses = LOSSES[self.training.recipe](logits, y, self.training.label_smoothing, taught)
@@ -211,27 +212,35 @@ class Trainer:
         right, count = torch.zeros(1, device=self.device), 0
         for batch in batches:
             x, y = self._place(batch)
-            right, count = right + _count_right(self._forward(self.network, x), y), count + len(y)
+            right, count = right + _count_right(self._forward(self.network, x, y), y), count + len(y)
         if not count:
             raise DataError("The validation batches hold no sample.")
         return tuple((right.double() / count).tolist())
 
-    def _place(self, batch: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+    def _place(self, batch: tuple[Any, Any]) -> tuple[Any, Tensor]:
         """Return a batch's inputs and labels on the device, in the layout and dtype that the loss takes."""
-        x, y = (torch.as_tensor(part).to(self.device, non_blocking=True) for part in batch)
-        if len(y) != len(x) or y.ndim != (2 if y.is_floating_point() else 1):
+        x, y = batch
+        y = torch.as_tensor(y).to(self.device, non_blocking=True)
+        if y.ndim != (2 if y.is_floating_point() else 1):
             raise DataError(
-                f"A batch has inputs {tuple(x.shape)} and labels {y.dtype} {tuple(y.shape)}; labels are whole numbers (batch,) "
-                "or probabilities (batch, classes)."
+                f"A batch has labels {y.dtype} {tuple(y.shape)}; labels are whole numbers (batch,) or probabilities "
+                "(batch, classes)."
             )
-        if self.half and x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return x, y.float() if y.is_floating_point() else y.long()
+        return map_inputs(x, self._place_input), y.float() if y.is_floating_point() else y.long()
 
-    def _forward(self, network: nn.Module, x: Tensor) -> list[Tensor]:
+    def _place_input(self, x: Any) -> Tensor:
+        tensor = torch.as_tensor(x).to(self.device, non_blocking=True)
+        return tensor.contiguous(memory_format=torch.channels_last) if self.half and tensor.ndim == 4 else tensor
+
+    def _forward(self, network: nn.Module, x: Any, y: Tensor) -> list[Tensor]:
+        """Return the logits of every exit, as many rows as there are labels."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            output = network(x)
-        return logits_of_exits(output)
+            logits = logits_of_exits(call_network(network, x))
+        if len(logits[0]) != len(y):
+            raise DataError(
+                f"A batch has {len(y)} labels, but the network gives logits of {len(logits[0])} samples: give a label for each."
+            )
+        return logits
 
     def _weigh(self, losses: Tensor) -> Tensor:
         """Return the mean over the samples and the weighted mean over the exits."""

@@ -50,10 +50,11 @@ def train(
     - `heads`: as `joint`, but only the heads train. Everything else stays as it is, statistics of BatchNorm included.
 
     Args:
-        network: takes float inputs (batch, ...) and returns its exits' logits (batch, classes) as `export` takes them: a list,
+        network: takes inputs (batch, ...) and returns its exits' logits (batch, classes) as `export` takes them: a list,
             tuple, dict or dataclass, or one stacked tensor (exit, batch, class). It is trained in place and left in eval mode on
             its device.
-        loader: gives batches (inputs, labels) anew each time it is iterated, and has a length. Labels are whole numbers (batch,)
+        loader: gives batches (inputs, labels) anew each time it is iterated, and has a length. Several inputs are a tuple or
+            list in their order, or a dict by their names. Labels are whole numbers (batch,)
             from 0, or probabilities (batch, classes), as of mixed images; the likeliest class then counts as the right one. If
             it has a `generator`, as torch's DataLoader does, the checkpoint saves its state.
         epochs: passes over the loader in all, also when a training goes on from a checkpoint.

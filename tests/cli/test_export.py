@@ -21,6 +21,7 @@ def tokens(): return networks.ZOO["encoder"].draw(3, 0)[0]
 def dataclass(): return networks.build(networks.ZOO["dataclass"])
 def gated(): return networks.build(networks.ZOO["gated"])
 def two(): return networks.build(networks.ZOO["two-inputs"])
+def attached(): return networks.build(networks.ZOO["attached"])
 def leaves(): sys.exit(0)
 def both(): return dict(zip(("image", "vector"), networks.ZOO["two-inputs"].draw(20, 0)))
 """
@@ -53,6 +54,12 @@ def test_images_are_exported_with_their_names_and_run_from_files(files, call):
     code, out, _ = call("run {f}/conv.offramp {f}/images")
     assert code == 0 and out.splitlines()[0].split()[:2] == ["sample", "label"] and len(out.splitlines()) == 5
     assert any(name in out for name in manifest.class_names)
+
+
+def test_exits_that_were_attached_are_told_with_their_places_and_axes(files, call):
+    _, _, err = call("export {f}/net.py:attached --data {f}/absent.npz -o {f}/attached.offramp")
+    first, second = [line for line in err.splitlines() if line.startswith("exit ")]
+    assert first.startswith("exit 0 at ") and second.endswith("% of the work, reads (batch, channels, space, space)")
 
 
 def test_folders_are_labelled_by_the_names_of_the_classes(files, call):

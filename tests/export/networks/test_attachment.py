@@ -105,6 +105,15 @@ class Apply(nn.Module):
         return self.function(self.network(*inputs))
 
 
+class Mean(nn.Module):
+    def __init__(self, axis):
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x):
+        return x.mean(self.axis)
+
+
 class Odd(nn.Module):
     """One layer is run twice, one never, one gives whole numbers and one no batch."""
 
@@ -139,6 +148,10 @@ def make(kind, *arguments):
 def run(net, *inputs):
     with torch.no_grad():
         return net(*inputs)
+
+
+def last_state(output):
+    return output[0][:, -1, :CLASSES]
 
 
 def close(values, expected):
@@ -297,9 +310,14 @@ def test_a_head_of_ones_own_may_read_what_has_no_batch_first():
     head = Apply(nn.Linear(8, CLASSES), lambda y: y.mean(0))
     assert run(attach(net, x, at=["one"], head=lambda features, classes: head), x)[0].shape == (4, CLASSES)
     with pytest.raises(ModelError, match=r"exit at one gives \(16, 5\)"):
-        attach(net, x, at=["one"])
-    with pytest.raises(ModelError, match="exit at one"):  # as many steps as samples
-        attach(net, torch.randn(16, 3, 16), at=["one"])
+        attach(net, x, at=["one"], head=lambda features, classes: nn.Sequential(nn.Linear(8, CLASSES), Mean(1)))
+    with pytest.raises(ModelError, match=r"exit at one gives \(16, 5\)"):  # as many steps as samples
+        attach(
+            net,
+            torch.randn(16, 3, 16),
+            at=["one"],
+            head=lambda features, classes: nn.Sequential(nn.Linear(8, CLASSES), Mean(1)),
+        )
 
 
 @pytest.mark.parametrize(
@@ -309,7 +327,9 @@ def test_a_head_of_ones_own_may_read_what_has_no_batch_first():
         ([], UsageError, "must list modules"),
         (["first", "first"], UsageError, r"once each.*at=\['first'\]"),
         (["classify", "first"], UsageError, r"at=\['first', 'classify'\]"),
-        (["again"], ModelError, "again is run 2 times"),
+        (["again"], ModelError, "again is run 2 times.*again:1 to again:2"),
+        (["again:3"], ModelError, "run 2 times.*no again:3"),
+        (["again:two"], UsageError, "Unknown module"),
         (["spare"], ModelError, "spare is run 0 times"),
         (["rounded"], ModelError, "rounded returns no float tensor"),
         (["scale"], ModelError, "scale returns no float tensor"),
@@ -331,8 +351,16 @@ def test_fractions_that_do_not_rise_are_refused(fractions):
     ("network", "words"),
     [
         (Dense, "dense connections"),
-        (lambda: Apply(Residual(), torch.Tensor.detach), "Name modules"),
+        (lambda: Apply(Residual(), torch.Tensor.detach), "no gradient.*Name modules"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, CLASSES)), "Name modules"),
+        (
+            lambda: nn.Sequential(nn.Flatten(1, 2), nn.LSTM(16, 8, 3), Apply(nn.Identity(), last_state)),
+            "num_layers above 1",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Identity(), Apply(nn.Identity(), lambda x: x[:, :CLASSES])),
+            "not known: none",
+        ),
     ],
 )
 def test_auto_asks_for_names_where_it_finds_no_place(network, words):
@@ -358,6 +386,15 @@ def test_what_is_no_plain_classifier_is_refused(function, words):
     net, x = make(Residual)
     with pytest.raises(ModelError, match=words):
         attach(Apply(net, function), x, at=["network.stem"])
+
+
+def test_what_cannot_train_is_refused():
+    with pytest.raises(ModelError, match="the module that it was made from"):
+        attach(torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, CLASSES))), torch.randn(4, 8))
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, CLASSES))
+    with pytest.raises(ModelError, match="inference_mode"):
+        attach(net, torch.randn(4, 8))
 
 
 @pytest.mark.parametrize(

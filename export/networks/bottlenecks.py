@@ -1,0 +1,149 @@
+"""The modules that every path from a network's input to its logits passes through. Needs torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from .heads import features_of, hooked, logits_of
+from .inputs import ExampleInputs
+from .tracing import blaming, count_runs
+
+__all__ = ["find_bottlenecks"]
+
+GradientEdge = tuple[Any, int]
+"""A tensor in torch's graph of gradients: the function that made it, and which output of that function it is."""
+
+Run = tuple[str, int]
+"""A module's name and the number of its run, from 1."""
+
+LOOK_UPS = (F.embedding, F.embedding_bag, torch.embedding, torch.Tensor.__getitem__, torch.index_select, torch.gather)
+"""Functions that turn whole numbers into floats, by taking rows of a table."""
+
+SAMPLES = (2, 3, 5, 7)
+"""Numbers of samples to run with: the first that no axis of the inputs has, so that the batch is told from positions."""
+
+
+def find_bottlenecks(network: nn.Module, inputs: ExampleInputs, mask: str | None) -> set[Run] | None:
+    """Return the runs of modules without whose output the logits have no gradient to the input: gradients show the paths.
+
+    Args:
+        network: is run once or twice.
+        inputs: the example.
+        mask: the input that is a mask; paths from it do not count.
+
+    Returns:
+        Names of modules and the number of the run, from 1. None if the logits have no gradient to the input at all.
+    """
+    axes = {size for x in inputs.tensors for size in x.shape[1:]}
+    inputs = inputs.of(next((count for count in SAMPLES if count not in axes), SAMPLES[0]))
+    before = [(p, p.requires_grad) for p in network.parameters()]
+    network.requires_grad_(False)
+    try:
+        for look_ups_only in (True, False):
+            logits, edges = _record_edges(network, inputs, mask, look_ups_only)
+            if logits.requires_grad:
+                return _find_cuts(get_gradient_edge(logits)[:2], edges)
+    finally:
+        for p, requires in before:
+            p.requires_grad_(requires)
+    return None
+
+
+class _FromWholeNumbers(TorchFunctionMode):
+    """Makes floats that come of whole numbers begin the graph of gradients, for whole numbers have none.
+
+    Only of those with an axis as long as there are samples: a table of positions is no input.
+    """
+
+    def __init__(self, rows: int, look_ups_only: bool) -> None:
+        super().__init__()
+        self.rows, self.look_ups_only = rows, look_ups_only
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if self.look_ups_only and function not in LOOK_UPS:
+            return output
+        is_float = isinstance(output, Tensor) and output.is_floating_point()
+        return _begin(output) if is_float and not output.requires_grad and self._takes_numbers(args, kwargs) else output
+
+    def _takes_numbers(self, args: Any, kwargs: Any) -> bool:
+        parts = [*args, *(kwargs or {}).values()]
+        parts += [part for x in parts if isinstance(x, (tuple, list)) for part in x]
+        return any(isinstance(x, Tensor) and not x.is_floating_point() and self.rows in x.shape for x in parts)
+
+
+def _begin(x: Tensor) -> Tensor:
+    """Make a tensor a leaf of the graph of gradients; return a clone, which a layer may change in place."""
+    return x.detach().requires_grad_().clone() if x.is_floating_point() else x.clone()
+
+
+def _record_edges(
+    network: nn.Module, inputs: ExampleInputs, mask: str | None, look_ups_only: bool
+) -> tuple[Tensor, list[tuple[Run, GradientEdge]]]:
+    """Run the network with gradients to its inputs alone; return its logits, and the edge of each module's output."""
+    names = {module: name for name, module in network.named_modules()}
+    count = count_runs(names)
+    edges: list[tuple[Run, GradientEdge]] = []
+
+    def record(module: nn.Module, _: Any, output: Any) -> None:
+        run = count(module)
+        if (features := features_of(output)) is not None and features.requires_grad:
+            edge = get_gradient_edge(features)[:2]
+            past = [old for _, old in edges]
+            # An identity in a shortcut gives the output of an earlier module again, which is not the place to put an exit.
+            if edge not in past or edge == past[-1]:
+                edges.append((run, edge))
+
+    with (
+        blaming("The network does not run with gradients (name modules with at=[...] instead)"),
+        torch.enable_grad(),
+        hooked(dict.fromkeys(names, record)),
+    ):
+        parts = [x if name == mask else _begin(x) for name, x in zip(inputs.names, inputs.tensors, strict=True)]
+        begun = inputs._replace(tensors=tuple(parts))
+        with _FromWholeNumbers(inputs.rows, look_ups_only):
+            return logits_of(begun.run(network)), edges
+
+
+def _find_cuts(end: GradientEdge, edges: Sequence[tuple[Run, GradientEdge]]) -> set[Run]:
+    """Return the runs of modules whose edge lies on every path from an end back to an input."""
+    shared = _find_path(end) or set()
+    cuts = set()
+    for run, edge in edges:
+        if edge in shared:
+            bypass = _find_path(end, avoided=edge)
+            if bypass is None:
+                cuts.add(run)
+            else:  # what lies on no such path is no cut either
+                shared &= bypass
+    return cuts
+
+
+def _find_path(end: GradientEdge, avoided: GradientEdge | None = None) -> set[GradientEdge] | None:
+    """Return the edges on a path from an end back to an input that avoids an edge; None if there is none.
+
+    Only inputs are leaves of the graph.
+    """
+    came_from: dict[GradientEdge, GradientEdge | None] = {end: None}
+    todo = [end]
+    while todo:
+        current = todo.pop()
+        if current == avoided:
+            continue
+        if not current[0].next_functions:
+            path: set[GradientEdge] = set()
+            step: GradientEdge | None = current
+            while step is not None:
+                path.add(step)
+                step = came_from[step]
+            return path
+        for edge in current[0].next_functions:
+            if edge[0] is not None and edge not in came_from:
+                came_from[edge] = current
+                todo.append(edge)
+    return None

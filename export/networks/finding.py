@@ -1,0 +1,221 @@
+"""The places for exits in a network, as they were named or nearest to shares of its work. Needs torch."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from ...errors import ModelError, UsageError, unknown_name
+from ...units import show_share
+from .bottlenecks import find_bottlenecks
+from .inputs import ExampleInputs
+from .layouts import find_layout
+from .masks import find_mask
+from .places import BATCH, CHANNELS, SPACE, TOKENS, Place
+from .tracing import Step, trace_network
+
+__all__ = ["PlaceFinder"]
+
+NEAR = 0.15
+"""A place is near a fraction if it is at most this share of the work away, and at most half of the fraction."""
+
+MOST_TRIED = 8
+"""Most places for a fraction whose layout is looked for."""
+
+logger = logging.getLogger(__name__)
+
+
+class PlaceFinder:
+    """Finds places in one network.
+
+    Attributes:
+        inputs: the example.
+        trace: the run of the network on it.
+        mask: the input that says which tokens are padding; None if there is none.
+        places: what was found, in the order in which it runs.
+        notes: what is not as it was asked for.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: ExampleInputs,
+        layouts: Mapping[str, tuple[str, ...]],
+        *,
+        needs_layout: bool,
+    ) -> None:
+        self.network, self.inputs, self._layouts, self._needs_layout = network, inputs, layouts, needs_layout
+        self.trace = trace_network(network, inputs)
+        self.mask = find_mask(network, inputs)
+        self.places: list[Place] = []
+        self.notes: list[str] = []
+        for name in layouts:
+            self._find_step(name)
+
+    def take(self, names: Sequence[str]) -> None:
+        """Take the places that the user named.
+
+        Raises:
+            UsageError: a module is unknown, listed twice or out of order.
+            ModelError: a module does not run, its output is no features, or their layout is not known.
+        """
+        steps = [self._find_step(name) for name in names]
+        order = [self.trace.name(step) for step in self.trace.steps if step in steps]
+        if not steps or order != [self.trace.name(step) for step in steps]:
+            raise UsageError(
+                f"at={list(names)} must list modules once each in the order in which they run: at={order}."
+            )
+        for name, step in zip(names, steps, strict=True):
+            place = self._make_place(step)
+            if place is None:
+                raise ModelError(self._explain_unknown(name, step))
+            self.places.append(place)
+        self._note_masks()
+
+    def find(self, fractions: Sequence[float]) -> None:
+        """Take the places nearest to fractions of the multiply-accumulates, each once.
+
+        Raises:
+            UsageError: the fractions do not rise between 0 and 1.
+            ModelError: there is no place for an exit.
+        """
+        if not fractions or not all(a < b for a, b in pairwise([0, *fractions, 1])):
+            raise UsageError(f"The fractions {tuple(fractions)} do not rise within (0, 1).")
+        candidates = self._find_candidates()
+        total = self.trace.steps[-1].flops
+        for fraction in fractions:
+            # Several modules may end at the same depth, such as a convolution and the ReLU behind it: the last one is taken, but
+            # none that has flattened the features.
+            goal = fraction * total
+            nearer = [step for step in reversed(candidates) if abs(step.flops - goal) < total - step.flops]
+            nearer.sort(key=lambda s: (abs(s.flops - goal), len(s.shape) == 2, s.module.count(".")))
+            places = (place for step in nearer[:MOST_TRIED] if (place := self._make_place(step)))
+            self._place_fraction(fraction, next(places, None))
+        if not self.places:
+            raise ModelError(self._explain_none(bool(candidates), total))
+        self._note_masks()
+
+    def _place_fraction(self, fraction: float, place: Place | None) -> None:
+        """Take a place for a fraction, and note it if the place is not what was asked for."""
+        if place is None:
+            self.notes.append(
+                f"The fraction {fraction:g} of the work got no exit: every place is nearer to the network's end."
+            )
+        elif place in self.places:
+            self.notes.append(
+                f"The fraction {fraction:g} of the work got no exit of its own: the nearest place, {place.name} at "
+                f"{show_share(place.share)}, already has one."
+            )
+        else:
+            self.places.append(place)
+            if abs(place.share - fraction) > min(NEAR, fraction / 2):
+                self.notes.append(
+                    f"The fraction {fraction:g} of the work got the exit at {place.name}, which is at "
+                    f"{show_share(place.share)}: no place is nearer."
+                )
+
+    def _find_candidates(self) -> list[Step]:
+        """Return the steps after which an exit can go, in the order in which they run."""
+        bottlenecks = find_bottlenecks(self.network, self.inputs, None if self.mask is None else self.mask.name)
+        if bottlenecks is None:
+            raise ModelError(
+                "The logits have no gradient to the inputs, so the modules that the whole signal passes through cannot be found. "
+                "Name modules with at=[...]."
+            )
+        total = self.trace.steps[-1].flops
+        candidates = [
+            step
+            for step in self.trace.steps
+            if (step.module, step.run) in bottlenecks and step.batch_axis is not None and 0 < step.flops < total
+        ]
+        logger.debug("places where an exit can go: %s", ", ".join(map(self.trace.name, candidates)))
+        return candidates
+
+    def _find_step(self, name: str) -> Step:
+        """Return the step that a place's name means.
+
+        Raises:
+            UsageError: there is no such module.
+            ModelError: it does not run, or not so often, or its output is no features.
+        """
+        modules = [known for known, _ in self.network.named_modules() if known]
+        module, _, run = (name, "", "") if name in modules else str(name).rpartition(":")
+        if module not in modules or not (run.isdigit() or not run):
+            raise unknown_name("module", str(name), modules)
+        steps = [step for step in self.trace.steps if step.module == module]
+        if not run and len(steps) != 1:
+            hint = f" Say after which: {module}:1 to {module}:{len(steps)}." if steps else ""
+            raise ModelError(f"The module {name} is run {len(steps)} times on the example.{hint}")
+        number = int(run or 1)
+        if not 0 < number <= len(steps):
+            raise ModelError(f"The module {module} is run {len(steps)} times on the example: there is no {name}.")
+        if not steps[number - 1].shape:
+            raise ModelError(f"The module {name} returns no float tensor (batch, ...) for a head to read.")
+        return steps[number - 1]
+
+    def _make_place(self, step: Step) -> Place | None:
+        """Return the place after a step; None if its head has to know the layout of the features and it is not known."""
+        name = self.trace.name(step)
+        layout: tuple[str, ...] | None = ()
+        if self._needs_layout:
+            layout = self._layouts.get(name) or find_layout(self.network, self.inputs, self.trace, step)
+        if layout is None:
+            return None
+        if layout and len(layout) != len(step.shape):
+            raise UsageError(f"The layout of {name} is {layout}, but its features have the shape {step.shape}.")
+        others = [i for i, axis in enumerate(layout) if axis not in (BATCH, CHANNELS)]
+        is_masked = self.mask is not None and [step.shape[i] for i in others] == [self.mask.length]
+        if is_masked and self.mask is not None:
+            layout = tuple(TOKENS if i in others else axis for i, axis in enumerate(layout))
+        return Place(
+            name=name,
+            module=step.module,
+            run=step.run,
+            share=step.flops / max(self.trace.steps[-1].flops, 1),
+            layout=layout,
+            mask=self.mask.name if is_masked and self.mask is not None else None,
+        )
+
+    def _note_masks(self) -> None:
+        """Note where a head reads padding, since the mask does not fit its features."""
+        for place in self.places:
+            if self.mask is not None and place.mask is None and {TOKENS, SPACE} & {*place.layout}:
+                self.notes.append(
+                    f"The exit at {place.name} reads padding, too: {self.mask.name} has {self.mask.length} tokens, the "
+                    "features there another number."
+                )
+
+    def _explain_unknown(self, name: str, step: Step) -> str:
+        shape, rows = step.shape, self.inputs.rows
+        if step.batch_axis is None:
+            return (
+                f"The module {name} returns {shape} for {rows} samples, and no axis of it is as long as there are samples. "
+                "Name a module whose output has the batch as an axis, or give a head that reads such features."
+            )
+        return (
+            f"It is not known which axis of {name}, {shape} with the batch on axis {step.batch_axis}, holds the channels. Say it "
+            f"with layouts={{{name!r}: (...)}}, one of {BATCH!r}, {CHANNELS!r}, {TOKENS!r}, {SPACE!r} for each axis."
+        )
+
+    def _explain_none(self, has_candidates: bool, total: int) -> str:
+        if not total:
+            return (
+                "The fractions of the network's work are not known: none of its kernels is one whose multiply-accumulates torch "
+                "counts, as in quantised networks. Name modules with at=[...]."
+            )
+        if any(isinstance(part, nn.RNNBase) and part.num_layers > 1 for part in self.network.modules()):
+            return (
+                "There is no place for an exit near these fractions. A recurrent layer with num_layers above 1 is one module, "
+                "with no place inside: build it of several layers. Or name modules with at=[...]."
+            )
+        if has_candidates:
+            return (
+                "No exit has a place: every module that carries the input on alone is nearer to the network's end than to a "
+                "fraction, as under dense connections, or it is not known which axis of its output holds the channels. Name "
+                "modules with at=[...]."
+            )
+        return (
+            "There is no place for an exit: no module with work before and behind it carries the input on alone and gives floats "
+            "with the batch as an axis, as under dense connections. Name modules with at=[...]."
+        )

@@ -1,0 +1,162 @@
+"""A run of somebody's torch network, module by module: what each gives, and the work up to its end. Needs torch."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ...errors import ModelError, OfframpError
+from ..graph.axes import first_line
+from .heads import features_of, hooked, logits_of
+from .inputs import ExampleInputs
+
+__all__ = ["Step", "Trace", "blaming", "count_runs", "trace_network"]
+
+RECURRENT_KERNELS = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
+"""Kernels that run all steps of a recurrent layer; torch's own counter gives them no work."""
+
+
+class Step(NamedTuple):
+    """A module that has run.
+
+    Attributes:
+        module: its name, as in `named_modules()`.
+        run: which run of the module it was, counted from 1.
+        shape: of its output, or of the first of several, if that is a float tensor with two axes or more; else ().
+        batch_axis: the axis of the output that is as long as there are samples, whatever their number; None if there is none.
+        flops: of the network up to the module's end.
+    """
+
+    module: str
+    run: int
+    shape: tuple[int, ...]
+    batch_axis: int | None
+    flops: int
+
+
+class Trace(NamedTuple):
+    """A run of a network.
+
+    Attributes:
+        steps: one for each run of a module, in the order in which they end, the network itself last.
+        classes: the number of classes.
+    """
+
+    steps: tuple[Step, ...]
+    classes: int
+
+    def name(self, step: Step) -> str:
+        """Return the name of the place after a step: `encoder.layer:3` if the module runs several times."""
+        runs = sum(other.module == step.module for other in self.steps)
+        return step.module if runs == 1 else f"{step.module}:{step.run}"
+
+
+def trace_network(network: nn.Module, inputs: ExampleInputs) -> Trace:
+    """Run a network on the example, and again with one sample more; the axis that grows with the samples is the batch.
+
+    Raises:
+        ModelError: the network does not run, or does not return logits (batch, classes).
+    """
+    rows = inputs.rows
+    with blaming(f"The network does not run on the example of {inputs}"):
+        steps, shape = _run_counted(network, inputs)
+    if shape[0] != rows or shape[1] < 2:
+        first = inputs.tensors[0].shape
+        hint = (
+            f" Is the batch axis {first.index(shape[0])} of the input? Say so with axes=." if shape[0] in first else ""
+        )
+        raise ModelError(f"The network returns {shape}, not logits (batch {rows}, two classes or more).{hint}")
+    with blaming(f"The network runs on {rows} samples but not on {rows + 1}"):
+        grown, _ = _run_counted(network, inputs.of(rows + 1))
+    shapes = {(step.module, step.run): step.shape for step in grown}
+    return Trace(
+        tuple(
+            step._replace(batch_axis=_find_batch_axis(step.shape, shapes.get((step.module, step.run), ()), rows))
+            for step in steps
+        ),
+        shape[1],
+    )
+
+
+def count_runs(names: Mapping[nn.Module, str]) -> Callable[[nn.Module], tuple[str, int]]:
+    """Return a function that counts the runs of modules: from a module to its name and the number of its run, from 1."""
+    runs: Counter[nn.Module] = Counter()
+
+    def count(module: nn.Module) -> tuple[str, int]:
+        runs[module] += 1
+        return names[module], runs[module]
+
+    return count
+
+
+def _run_counted(network: nn.Module, inputs: ExampleInputs) -> tuple[list[Step], tuple[int, ...]]:
+    """Run a network once; return its steps, without their batch axes, and the shape of the logits."""
+    names = {module: name for name, module in network.named_modules()}
+    steps: list[Step] = []
+    count, counter = count_runs(names), _WorkCounter()
+
+    def end(module: nn.Module, _: Any, output: Any) -> None:
+        features = features_of(output)
+        steps.append(Step(*count(module), () if features is None else tuple(features.shape), None, counter.flops))
+
+    # The counter does not see the fused attention of some devices.
+    with hooked(dict.fromkeys(names, end)), sdpa_kernel(SDPBackend.MATH), counter:
+        return steps, tuple(logits_of(inputs.run(network)).shape)
+
+
+def _find_batch_axis(shape: tuple[int, ...], grown: tuple[int, ...], rows: int) -> int | None:
+    if len(shape) != len(grown):
+        return None
+    changed = [axis for axis, (a, b) in enumerate(zip(shape, grown, strict=True)) if a != b]
+    is_batch = len(changed) == 1 and (shape[changed[0]], grown[changed[0]]) == (rows, rows + 1)
+    return changed[0] if is_batch else None
+
+
+class _WorkCounter(TorchDispatchMode):
+    """Counts the flops of what runs while the context lasts, by torch's formulas and one for recurrent layers.
+
+    torch's `FlopCounterMode` also follows modules by hooks for gradients, which fail on views of parameters without gradients.
+    """
+
+    supports_higher_order_operators = True  # torch.cond runs; the work inside is not counted
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        packet = getattr(function, "_overloadpacket", None)
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=output)
+        elif getattr(packet, "__name__", "") in RECURRENT_KERNELS:
+            self.flops += _count_recurrent(args)
+        return output
+
+
+def _count_recurrent(args: Sequence[Any]) -> int:
+    """Return the flops of a recurrent kernel: each step of each sample multiplies with every matrix once.
+
+    So torch.nn.LSTM, GRU and RNN are defined: W_ii x + W_hi h and so on. The products of the gates are left out, as torch's other
+    formulas leave out what is done element by element. After the input (time, batch, width), or (steps of all samples, width),
+    comes a list of all weights, or the two matrices of one layer.
+    """
+    weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:3]
+    return 2 * int(math.prod(args[0].shape[:-1])) * sum(int(x.numel()) for x in weights if x.ndim == 2)
+
+
+@contextmanager
+def blaming(failure: str) -> Iterator[None]:
+    """Turn an exception in the user's code into a ModelError that says what failed."""
+    try:
+        yield
+    except OfframpError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{failure}: {first_line(error)}") from error
