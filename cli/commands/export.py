@@ -8,7 +8,7 @@ import click
 from ...errors import UsageError
 from ..describe import describe_bundle
 from ..options import as_json, parse_axes, parse_numbers, parse_preprocess, parse_shape, random_example, split_names
-from ..output import print_result, spinner
+from ..output import print_result, progress_bars
 
 
 @click.command()
@@ -90,7 +90,7 @@ def export(
     example = _make_example(data, sizes, images=preprocess is not None)
     from ...export import export as export_network
 
-    with spinner("capturing, cutting and verifying"):
+    with progress_bars() as progress:
         bundle = export_network(
             model,
             example,
@@ -104,6 +104,7 @@ def export(
             preprocess=preprocess,
             class_names=names,
             beside=beside,
+            progress=progress,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
 

@@ -20,7 +20,10 @@ __all__ = [
     "read_exits",
 ]
 
-EXITS_HINT = "Name the outputs that are exits, in order, with exits=[...] (--exits)."
+EXITS_HINT = (
+    "Name the outputs that are exits, in order, with exits=[...] (--exits). If only one is, wrap the network so that it returns "
+    "that one alone, and attach() adds exits."
+)
 
 
 class ExitSource(NamedTuple):
@@ -72,6 +75,11 @@ def _collect_tensors(name: str, value: Any, tensors: dict[str, Any]) -> None:
         inner = [(str(k), part) for k, part in enumerate(value)]
     else:
         subject = f"Output {name}" if name else "The network's output"
+        if isinstance(value, (int, float)):
+            raise ModelError(
+                f"{subject} is a number ({type(value).__name__}), not a tensor. If it says by which exit the network left, let "
+                "it return the logits of all its exits instead: offramp chooses among them by thresholds."
+            )
         raise ModelError(
             f"{subject} is a {type(value).__name__}: a network returns its exits as a list, tuple, dict or dataclass of logits, "
             "or as one stacked tensor (exit, batch, class)."
@@ -137,7 +145,10 @@ def _find_sources(name: str, one: np.ndarray, many: np.ndarray, *, alone: bool) 
 def _check_classes(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarray]) -> None:
     """See that there are several exits with the same classes."""
     if len(sources) < 2:
-        raise ModelError(f"The network has {len(sources)} exit; early exit needs at least two. attach() adds some.")
+        raise ModelError(
+            f"The network has {len(sources)} exit; early exit needs at least two. attach() adds exits to a "
+            "network that returns one tensor of logits."
+        )
     classes = {source.output: outputs[source.output].shape[-1] for source in sources}
     if len(set(classes.values())) > 1:
         each = ", ".join(f"{name} has {count}" for name, count in classes.items())
