@@ -13,7 +13,7 @@ LOGGERS = ("torch", "onnxscript", "onnx_ir")
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Hide what exporters print; failures still come as exceptions."""
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in LOGGERS]
     loggers = [logging.getLogger(name) for name in {*LOGGERS, *names}]

@@ -20,7 +20,7 @@ from ..graph.axes import BATCH, Axes, first_line
 from ..graph.running import open_session
 from ..graph.shapes import infer_shapes
 from .captured import Arrays, Exporter
-from .silence import silence
+from .silence import silenced
 
 TORCHSCRIPT_OPSET = 17
 """The opset that TorchScript exports to: the newest that torch's older exporter writes well."""
@@ -53,7 +53,7 @@ def export_graph(
     from .exporter_patches import Decompositions
 
     tensors = tuple(torch.from_numpy(np.array(array)) for array in arrays)
-    with torch.no_grad(), silence(), Decompositions():
+    with torch.no_grad(), silenced(), Decompositions():
         try:
             exported = _export_dynamo(program, tensors, layout)
             _run_graph(exported.model, others)
