@@ -1,4 +1,4 @@
-"""A torch network run in float64, without a copy of it: shows how far rounding takes its own logits."""
+"""A torch network run in float64: shows how far rounding takes its own logits."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_map
 __all__ = ["Float64Mode", "widen"]
 
 
-class Float64Mode(TorchDispatchMode):
-    """While this is active, every operation takes its floats widened to float64, weights one operation at a time.
+class Float64Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While this is active, every operation takes its floats widened to float64: also constants that a network makes as it runs.
 
     What is written in place keeps the type that it has.
     """

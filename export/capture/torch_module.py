@@ -1,8 +1,8 @@
 """Somebody else's torch network as one ONNX graph with the logits of every exit, and a way to run the original."""
 
+import copy
 import inspect
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -59,13 +59,13 @@ def capture_torch(
     require("onnxscript", extra="export")
     layout = list(axes)
 
-    def call(tensors: Sequence[Any]) -> Any:
-        return module(**dict(zip(names, tensors, strict=True))) if by_name else module(*tensors)
+    def call(network: Any, tensors: Sequence[Any]) -> Any:
+        return network(**dict(zip(names, tensors, strict=True))) if by_name else network(*tensors)
 
-    def run(inputs: Arrays, convert: Callable[[Any], Any] = lambda tensor: tensor) -> Outputs:
+    def run(inputs: Arrays, network: Any = module, convert: Callable[[Any], Any] = lambda tensor: tensor) -> Outputs:
         tensors = [convert(torch.from_numpy(np.array(part))) for part in inputs]
-        with evaluating(module), torch.no_grad():
-            output = call(tensors)
+        with evaluating(network), torch.no_grad():
+            output = call(network, tensors)
         return {name: _to_numpy(name, value) for name, value in flatten_outputs(output).items()}
 
     one, many = _run_example(run, example, layout)
@@ -91,7 +91,7 @@ def capture_torch(
         run=run,
         name=str(module._get_name()),  # type: ignore[no-untyped-call]
         captured_by=exporter,
-        measure_own_error=lambda: _measure_own_error(run, example, many, sources),
+        measure_own_error=lambda: _measure_own_error(module, run, example, many, sources),
     )
 
 
@@ -120,19 +120,19 @@ def _run_example(run: Callable[[Arrays], Outputs], example: Arrays, layout: list
 
 
 def _measure_own_error(
-    run: Callable[..., Outputs], example: Arrays, answers: Outputs, sources: Sequence[ExitSource]
+    module: "torch.nn.Module",
+    run: Callable[..., Outputs],
+    example: Arrays,
+    answers: Outputs,
+    sources: Sequence[ExitSource],
 ) -> float | None:
-    """Return how much the logits change when the network computes in float64; None if it cannot."""
-    import torch
-
+    """Return how much the logits change when a copy of the network computes in float64; None if it cannot."""
     from .float64_mode import Float64Mode, widen
 
     try:
-        # oneDNN's layers and the fused transformer layer know no float64.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with torch.backends.mkldnn.flags(enabled=False), Float64Mode():
-                exact = run(example, widen)
+        wide = copy.deepcopy(module).double()
+        with Float64Mode():  # type: ignore[no-untyped-call]
+            exact = run(example, wide, widen)
         return largest_error(read_exits(answers, sources), read_exits(exact, sources))
     except Exception as error:  # a network may do anything with a type that it does not expect
         log.debug("the network does not run in float64: %s", first_line(error))
@@ -156,7 +156,7 @@ def _explain_by_training_mode(
     try:
         with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
             module.train()
-            count = len(flatten_outputs(call([torch.from_numpy(np.array(part)) for part in example])))
+            count = len(flatten_outputs(call(module, [torch.from_numpy(np.array(part)) for part in example])))
     except Exception:  # training mode may need labels
         return
     if count > len(outputs):
