@@ -34,8 +34,10 @@ class Decompositions(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace the call if it is such a pooling or attention."""
         kwargs = kwargs or {}
-        if function is F.scaled_dot_product_attention and args and args[0].ndim != 4 and not kwargs.get("enable_gqa"):
-            return _attend(*args, **kwargs)
+        if function is F.scaled_dot_product_attention and not kwargs.get("enable_gqa"):
+            query = args[0] if args else kwargs["query"]
+            if query.ndim != 4:
+                return _attend(*args, **kwargs)
         pool = ADAPTIVE_POOLS.get(function)
         if pool is not None and not kwargs.get("return_indices"):
             axes, reduce = pool

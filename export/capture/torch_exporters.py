@@ -68,7 +68,7 @@ def export_graph(
         try:
             return _trace(program, tensors, layout), "torchscript"
         except Exception as error:
-            reason, nodes = _explain_failure(failure)
+            reason, nodes = _explain_failure(failure, program)
             raise ModelError(
                 f"torch cannot export the network: {reason} TorchScript cannot either: {first_line(error)}", nodes=nodes
             ) from failure
@@ -110,8 +110,17 @@ def _reraise_final(error: Exception) -> None:
         ) from error
 
 
-def _explain_failure(error: Exception) -> tuple[str, tuple[str, ...]]:
+def _explain_failure(error: Exception, program: Any) -> tuple[str, tuple[str, ...]]:
     """Return dynamo's reason in a sentence, and the names of the nodes that it could not translate."""
+    import torch
+
+    for name, part in program.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            part_name = name.removeprefix("network.")
+            return (
+                f"its part {part_name} is a TorchScript module: put the Python module that it was made from there.",
+                (),
+            )
     text = "\n".join(str(cause) for cause in causes(error))
     nodes = tuple(dict.fromkeys(re.findall(r"translating node %(\w+)", text)))
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)

@@ -114,7 +114,8 @@ def _run_example(run: Callable[[Arrays], Outputs], example: Arrays, layout: list
     for name, first in many.items():
         if not np.array_equal(first, again[name], equal_nan=first.dtype.kind == "f"):
             raise ModelError(
-                f"Output {name} differs between two runs on the same samples: the network draws random numbers."
+                f"Output {name} differs between two runs on the same samples: the network draws random numbers, or remembers "
+                "earlier calls."
             )
     return one, many
 

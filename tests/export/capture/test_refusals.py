@@ -122,6 +122,13 @@ def test_a_record_of_a_network_is_refused_with_what_to_give_instead(record, word
         export(record(build_two_exits()), vectors(3), tmp_path / "b.offramp")
 
 
+def test_a_record_within_a_network_is_named(tmp_path):
+    part = torch.jit.script(nn.Sequential(nn.Tanh()))
+    net = build_two_exits(second=lambda net, y: net.part(net.b(y)), part=part)
+    with pytest.raises(ModelError, match="its part part is a TorchScript module: put the Python module"):
+        export(net, vectors(3), tmp_path / "b.offramp")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_traced_network_is_exported_as_the_message_says(tmp_path):
     net = build_two_exits(forward=lambda net, x: tuple(TwoExits.forward(net, x)))
