@@ -106,8 +106,8 @@ def choose_exits(
 
     Raises:
         UsageError: there is no output of a name, or the number of gates does not fit.
-        ModelError: an exit is neither logits (batch, classes) nor a stack of them, the exits differ in their classes, or a gate
-            is not one float for each sample.
+        ModelError: an exit is neither logits (batch, classes) nor a stack of them, the exits differ in their classes, logits are
+            not finite, or a gate is not one float for each sample.
     """
     candidates = {name: values for name, values in many.items() if name not in gates}
     for name in exits or ():
@@ -121,6 +121,7 @@ def choose_exits(
         for source in _find_sources(name, one[name], many[name], alone=len(candidates) == 1)
     ]
     _check_classes(sources, many)
+    _check_finite(sources, many)
     _check_gates(many, gates, sources)
     return sources
 
@@ -155,6 +156,16 @@ def _check_classes(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarr
         raise ModelError(f"The exits differ in their number of classes: {each}. {EXITS_HINT}")
     if min(classes.values()) < 2:
         raise ModelError("The exits have one class only; offramp serves classification with at least two.")
+
+
+def _check_finite(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarray]) -> None:
+    """See that no logit is NaN, and that each sample's largest is finite: minus infinity may mask a class."""
+    for source, logits in zip(sources, read_exits(outputs, sources), strict=True):
+        if np.isnan(logits).any() or not np.isfinite(logits.max(-1)).all():
+            raise ModelError(
+                f"The logits of exit {source.name} are NaN or infinite on the example, whose values are finite. Look for weights "
+                f"that are NaN, a division by zero, a mask that leaves nothing, or values too large for {logits.dtype}."
+            )
 
 
 def _check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources: Sequence[ExitSource]) -> None:

@@ -57,6 +57,10 @@ REFUSED = {
         lambda: build_two_exits(forward=lambda net, x: (net.late(net.second(net.first(x))), net.first(x))),
         r"wrap the network so that it returns that one alone, and attach\(\)",
     ),
+    "NaN": (
+        lambda: build_two_exits(second=lambda net, y: net.b(y) / 0),
+        "logits of exit exit1 are NaN or infinite on the example, whose values are finite",
+    ),
     "bfloat16": (lambda: build_two_exits().bfloat16(), r"weights are bfloat16.*call .float\(\)"),
     "hidden batch": (lambda: build_two_exits(first=lambda net, x: net.a(x.data)), r"batch sizes 2 and 3.*x.detach\(\)"),
     "a number of the batch": (
