@@ -218,7 +218,7 @@ def find_network(module: Any) -> Any:
             "The network is a module of torch.export. Give the Python network that it was made from; without that, write an ONNX "
             "file with torch.onnx.export and export the file."
         )
-    if any(parameter.dtype == torch.bfloat16 for parameter in module.parameters()):
+    if {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()} == {torch.bfloat16}:
         raise ModelError(
             "The network's weights are bfloat16, which CPUs' ONNX Runtime does not multiply: call .float() on it."
         )
