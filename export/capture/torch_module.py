@@ -142,7 +142,7 @@ def _measure_own_error(
 
 def _explain_by_training_mode(
     module: "torch.nn.Module",
-    call: Callable[[Sequence[Any]], Any],
+    call: Callable[[Any, Sequence[Any]], Any],
     example: Arrays,
     outputs: Outputs,
     error: ModelError,
