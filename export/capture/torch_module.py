@@ -101,16 +101,18 @@ def _run_example(run: Callable[[Arrays], Outputs], example: Arrays, layout: list
     Raises:
         ModelError: it does not run, or gives other outputs when it runs again.
     """
+    count, many = count_samples(example, layout), None
     try:
-        one, many, again = run(take_samples(example, layout, [0])), run(example), run(example)
+        many, again = run(example), run(example)
+        one = run(take_samples(example, layout, [0]))
     except ModelError:
         raise
     except Exception as error:
         shapes = ", ".join(f"{array.shape} {array.dtype}" for array in example)
-        raise ModelError(
-            f"The network does not run on the example of shape {shapes}, {count_samples(example, layout)} samples: "
-            f"{first_line(error)}"
-        ) from error
+        why = f"does not run on the example of shape {shapes}, {count} samples"
+        if many is not None:
+            why = f"runs on {count} samples, but not on one alone (a batch normalisation without running statistics does that)"
+        raise ModelError(f"The network {why}: {first_line(error)}") from error
     for name, first in many.items():
         if not np.array_equal(first, again[name], equal_nan=first.dtype.kind == "f"):
             raise ModelError(

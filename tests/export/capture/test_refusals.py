@@ -57,6 +57,12 @@ REFUSED = {
         lambda: build_two_exits(forward=lambda net, x: (net.late(net.second(net.first(x))), net.first(x))),
         r"wrap the network so that it returns that one alone, and attach\(\)",
     ),
+    "no sample alone": (
+        lambda: build_two_exits(
+            second=lambda net, y: net.norm(net.b(y)), norm=nn.BatchNorm1d(16, track_running_stats=False)
+        ),
+        r"runs on 3 samples, but not on one alone \(a batch normalisation without running statistics",
+    ),
     "NaN": (
         lambda: build_two_exits(second=lambda net, y: net.b(y) / 0),
         "logits of exit exit1 are NaN or infinite on the example, whose values are finite",
