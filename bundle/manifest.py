@@ -232,6 +232,11 @@ class Variant(Record, frozen=True):
         exits: first to last.
         files: every file named here, by its name.
         origin: how it was made from another variant; None for an exported one.
+        error: the largest difference between its logits and the original's, relative to the largest logit; None if an older
+            offramp exported it.
+        own_error: how far rounding takes the original's own logits, in the same measure: a torch network's from the same in
+            float64, a graph's from the same without its engine's optimisations. None if it was not measured, as where `error`
+            is within what the precision allows.
 
     Example:
         >>> from offramp.bundle import open_bundle
@@ -251,6 +256,8 @@ class Variant(Record, frozen=True):
     exits: Annotated[tuple[Exit, ...], Meta(min_length=2)]
     files: dict[str, File]
     origin: Origin | None = None
+    error: Annotated[float, Meta(ge=0)] | None = None
+    own_error: Annotated[float, Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(PLAIN_NAME, self.name):  # a pattern that ends with $ allows a line end behind it
@@ -278,10 +285,10 @@ class Variant(Record, frozen=True):
     def digest(self) -> str:
         """The sha256 of everything that decides what this variant computes; calibrations name variants by it.
 
-        Golden samples, guarded graphs, the folder's name, the origin and the places of exits are left out.
+        Golden samples, guarded graphs, the folder's name, the origin, the errors and the places of exits are left out.
         """
         record = msgspec.to_builtins(self)
-        del record["folder"], record["origin"], record["files"][self.golden]
+        del record["folder"], record["origin"], record["error"], record["own_error"], record["files"][self.golden]
         for stage in record["stages"]:
             record["files"].pop(stage.pop("guarded"), None)
         for exit_ in record["exits"]:

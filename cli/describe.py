@@ -40,6 +40,9 @@ def _describe_variant(variant: Variant) -> str:
             if value is not None
         ]
         head += f"\n  {verb} {variant.origin.parent}: {', '.join(settings)}".rstrip(": ")
+    if variant.error is not None:
+        head += f"\n  differs from the original by {variant.error:.2g} of the largest logit"
+        head += f"; rounding moves the original by {variant.own_error:.2g}" if variant.own_error is not None else ""
     lines: list[tuple[str, ...]] = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     for k, (stage, exit_) in enumerate(zip(variant.stages, variant.exits, strict=True)):
         enters = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in stage.inputs)

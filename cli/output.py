@@ -82,7 +82,8 @@ def progress_bars() -> Iterator[Progress]:
     started_s = monotonic()
     begun_s: dict[str, float] = {}
     ended_s: dict[str, float] = {}
-    with Bars(console=Console(stderr=True), transient=True) as bars:
+    # The file is named, so that bars go on where torch's exporters are kept from writing to sys.stderr.
+    with Bars(console=Console(file=sys.stderr), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(task: str, done: int, total: int) -> None:

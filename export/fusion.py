@@ -22,7 +22,7 @@ from ..runtime import UncalibratedWarning
 from ..runtime.chain.checks import check_thresholds
 from ..runtime.selection import choose_point
 from .branches import OUTPUTS, THRESHOLDS, nest_stages
-from .cut.equivalence import LOGITS_TOLERANCE
+from .cut.equivalence import allow_error
 from .cut.stage_files import read_graph
 from .graph.axes import axes_of, first_line, take_samples
 from .graph.running import open_session, relative_error
@@ -113,7 +113,7 @@ def fuse(
         data = f"{output.name}.{secrets.token_hex(4)}.data" if weight_bytes > MOST_INLINE_BYTES else None
         ir.save(model, new, external_data=data)
         samples = _single_samples(bundle, chosen, golden, names)
-        _check_fused(new, samples, golden, limits, LOGITS_TOLERANCE[chosen.precision])
+        _check_fused(new, samples, golden, limits, allow_error(chosen.precision, chosen.own_error))
         total_bytes = _move_files(Path(folder), output)
     return Fused(path=str(output), inputs=names, outputs=OUTPUTS, thresholds=limits, bytes=total_bytes)
 

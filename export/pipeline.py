@@ -19,6 +19,7 @@ from ..bundle.golden import read_golden
 from ..bundle.manifest import SCHEMA, Dtype
 from ..bundle.writing import check_variant_name, commit, new_variant
 from ..errors import UsageError
+from ..progress import Progress, no_progress
 from .capture import Captured, capture
 from .capture.torch_module import takes_by_name
 from .cut.boundaries import Prober, probe_values
@@ -50,6 +51,7 @@ def export(
     class_names: Sequence[str] | None = None,
     beside: str | None = None,
     origin: Origin | None = None,
+    progress: Progress = no_progress,
 ) -> Bundle:
     """Export a multi-exit classifier as a bundle.
 
@@ -77,6 +79,7 @@ def export(
             takes the same inputs and has the same classes; `preprocess`, `class_names` and by default the example are the
             bundle's.
         origin: the record of what that variant was made from.
+        progress: called as the export goes on.
 
     Returns:
         The bundle. Its chain has been compared with the original network at batch sizes 1 and 3, at other lengths of axes that
@@ -86,8 +89,9 @@ def export(
         UsageError: the path or a name cannot be used.
         ModelError: the network cannot be captured or cut.
         DataError: the example does not fit.
-        CheckError: the chain's logits differ from the original's by more than 1e-5 of the largest (more in half precision or
-            quantised), or the network mixes the samples of a batch.
+        CheckError: the chain's logits differ from the original's by more than 1e-5 of the largest (more in half precision,
+            quantised, or where rounding alone moves the original's own logits by as much), or the network mixes the samples of
+            a batch.
         MissingError: a package is not installed, or the path cannot be written.
 
     Example:
@@ -98,6 +102,7 @@ def export(
         >>> print(bundle.variant().name, bundle.variant().rule, len(bundle.variant().exits))
         fp32 entropy 3
     """
+    _check_lists(exits=exits, gates=gates, class_names=class_names)
     check_rule(rule, gates, temperatures)
     _check_placing(path, beside, origin, preprocess, class_names)
     with new_variant(path) as folder:
@@ -106,7 +111,9 @@ def export(
             bundle = _open_beside(path, beside, origin)
             preprocess = bundle.manifest.preprocess
             example = _golden_example(bundle, model) if example is None else example
+        progress("capturing the network", 0, 1)
         network, golden = capture(model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess, sort=sort)
+        progress("capturing the network", 1, 1)
         scoring = _describe_scoring(network, rule, temperatures)
         if class_names is not None and len(class_names) != network.classes:
             raise UsageError(f"There are {len(class_names)} class names for {network.classes} classes.")
@@ -122,7 +129,7 @@ def export(
             temperatures=scoring.temperatures,
             origin=origin,
         )
-        variant = _name_places(cut_variant(whole, prober, original, draft), model)
+        variant = _name_places(cut_variant(whole, prober, original, draft, progress=progress), model)
         if bundle is not None:
             return commit(path, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, variant)))
         manifest = Manifest(
@@ -145,6 +152,17 @@ def _name_places(variant: Variant, model: Any) -> Variant:
     if not isinstance(places, dict):
         return variant
     return replace(variant, exits=tuple(replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits))
+
+
+def _check_lists(**given: Any) -> None:
+    """See that no list of names is one text, which would be read letter by letter.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name, value in given.items():
+        if isinstance(value, str):
+            raise UsageError(f"{name} is a list of names, not a text: give {name}=[{value!r}].")
 
 
 def _check_placing(
@@ -232,7 +250,7 @@ def _describe_original(whole: ir.Model, network: Captured, scoring: Scoring) -> 
         classes=network.classes,
         precision=network.precision,
         run=lambda samples: decided_logits(network.reference(samples), scoring),
-        noise=network.noise,
+        measure_own_error=network.measure_own_error,
     )
 
 

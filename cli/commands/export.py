@@ -17,7 +17,7 @@ from ..options import (
     random_example,
     split_names,
 )
-from ..output import print_result, spinner
+from ..output import print_result, progress_bars
 
 
 @click.command()
@@ -102,7 +102,7 @@ def export(
     example = _make_example(data, sizes, images=preprocess is not None)
     from ...export import export as export_network
 
-    with spinner("capturing, cutting and verifying"):
+    with progress_bars() as progress:
         bundle = export_network(
             model,
             example,
@@ -116,6 +116,7 @@ def export(
             preprocess=fit_channels(preprocess, example),
             class_names=names,
             beside=beside,
+            progress=progress,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
 

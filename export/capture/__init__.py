@@ -15,7 +15,7 @@ from .example import GOLDEN_SAMPLES, make_golden, read_example
 from .exit_order import find_order, reorder_exits
 from .onnx_file import OnnxFile
 from .preprocess import add_preprocess, is_channels_first, normalise_images
-from .torch_module import capture_torch, forward_names
+from .torch_module import capture_torch, find_network, forward_names
 
 __all__ = ["Captured", "capture"]
 
@@ -73,6 +73,7 @@ def _capture_module(
         raise UsageError(
             "A torch network needs an example: samples with their batch axis, such as torch.randn(1, 3, 32, 32)."
         )
+    model = find_network(model)
     names, arrays = read_example(example)
     by_name = bool(names)
     names = names or forward_names(model, len(arrays))

@@ -6,7 +6,6 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 from msgspec import Struct
-from onnx_ir.passes.common import ShapeInferencePass
 
 from ...bundle.manifest import Precision
 from ..graph.axes import BATCH, Axes
@@ -33,8 +32,9 @@ class Captured(Struct, frozen=True, kw_only=True):
         classes: how many.
         probabilities: for each exit True if it ends in a softmax.
         precision: what the network computes in.
-        noise: the largest difference of the original's logits with and without its engine's optimisations, relative to the
-            largest logit.
+        measure_own_error: returns how far rounding takes the original's own logits on the example, relative to the largest: a
+            torch network's from the same in float64, a file's from the same without its engine's optimisations. None if it runs
+            in no other way.
         order: the exits' positions in the list that the user gave.
     """
 
@@ -48,7 +48,7 @@ class Captured(Struct, frozen=True, kw_only=True):
     classes: int
     probabilities: tuple[bool, ...]
     precision: Precision
-    noise: float = 0.0
+    measure_own_error: Callable[[], float | None]
     order: tuple[int, ...] = ()
 
 
@@ -63,12 +63,12 @@ def describe_captured(
     run: Callable[[Arrays], Mapping[str, np.ndarray]],
     name: str,
     captured_by: Exporter,
-    noise: float = 0.0,
+    measure_own_error: Callable[[], float | None],
 ) -> Captured:
     """Find the exits in a captured graph.
 
     Args:
-        model, axes, name, captured_by, noise: as in `Captured`.
+        model, axes, name, captured_by, measure_own_error: as in `Captured`.
         outputs: the graph's outputs by the names that the network gives them.
         answers: the original's outputs for several samples, by the same names.
         sources: where the logits of each exit are.
@@ -95,14 +95,6 @@ def describe_captured(
         classes=classes,
         probabilities=tuple(are_probabilities(values) for values in logits),
         precision=precision,
-        noise=noise,
+        measure_own_error=measure_own_error,
         order=tuple(range(len(sources))),
     )
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Infer every shape anew from the shapes of the inputs."""
-    for node in model.graph:
-        for output in node.outputs:
-            output.shape = None
-    ShapeInferencePass(check_type=False, strict_mode=False)(model)

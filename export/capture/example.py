@@ -35,8 +35,12 @@ def make_golden(arrays: Sequence[np.ndarray], axes: Sequence[Axes]) -> list[np.n
     for array, axis_names in zip(take_samples(arrays, axes, np.arange(GOLDEN_SAMPLES) % n), axes, strict=True):
         rows = np.moveaxis(array, axis_names.index(BATCH), 0)
         for i in range(n, GOLDEN_SAMPLES):
-            # Floats are scaled a little. Whole numbers may be indices into a table: they only change places.
-            rows[i] = rows[i] * (1 - (i - n + 1) / 8) if array.dtype.kind == "f" else np.roll(rows[i], i)
+            if array.dtype.kind == "f":
+                rows[i] = rows[i] * (1 - (i - n + 1) / 8)
+                continue
+            # Whole numbers may be indices into a table or a mask: they change places, and the largest replaces some.
+            rows[i] = np.roll(rows[i], i)
+            rows[i].flat[: rows[i].size * (i - n + 1) // 4] = rows[i].max()
         golden.append(array)
     return golden
 

@@ -46,7 +46,8 @@ def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list
         listed = ", ".join(f"{name} {depths[k][1]}" for k, name in enumerate(names))
         raise ModelError(
             f"The exits are not in order: {listed} {unit}. List them from the shallowest to the deepest, here "
-            f"{', '.join(names[k] for k in order)}, or ask for that with sort=True (--sort)."
+            f"{', '.join(names[k] for k in order)}, or ask for that with sort=True (--sort).",
+            nodes=name_producers(*values),
         )
     return order
 

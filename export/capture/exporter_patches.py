@@ -1,4 +1,4 @@
-"""Patches for torch's exporters: adaptive pooling to sizes that do not divide, and recurrent layers."""
+"""Patches for torch's exporters: adaptive pooling to sizes that do not divide, attention, and recurrent layers."""
 
 import sys
 import warnings
@@ -24,12 +24,20 @@ ADAPTIVE_POOLS: dict[Any, tuple[int, Callable[..., torch.Tensor]]] = {
 }
 
 
-class SlicedPooling(TorchFunctionMode):
-    """While this is active, adaptive pooling to a size that does not divide its input is computed by slices."""
+class Decompositions(TorchFunctionMode):
+    """While this is active, what the exporters do not know is computed by what they know.
+
+    Adaptive pooling to a size that does not divide its input is computed by slices; attention over other than four axes by its
+    products.
+    """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace the call if it is such a pooling."""
+        """Replace the call if it is such a pooling or attention."""
         kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention and not kwargs.get("enable_gqa"):
+            query = args[0] if args else kwargs["query"]
+            if query.ndim != 4:
+                return _attend(*args, **kwargs)
         pool = ADAPTIVE_POOLS.get(function)
         if pool is not None and not kwargs.get("return_indices"):
             axes, reduce = pool
@@ -56,6 +64,27 @@ class QuietRecurrent(TorchFunctionMode):
                 warnings.simplefilter("ignore")
                 return function(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    """Attention as the documentation of torch's `scaled_dot_product_attention` defines it, without dropout."""
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ value
 
 
 def _uneven_sizes(x: torch.Tensor, wanted: Any, axes: int) -> list[int] | None:

@@ -13,9 +13,9 @@ from onnx_ir.passes.common import InlinePass, NameFixPass
 from ...errors import DataError, MissingError, ModelError, UsageError, require
 from ...files import os_errors_explained
 from ..graph.axes import BATCH, Axes, first_line, resolve_axes, take_samples
-from ..graph.precision import is_quantised
-from ..graph.running import open_session, relative_error
-from .captured import Arrays, Captured, describe_captured, infer_shapes
+from ..graph.running import failed_nodes, largest_error, open_session
+from ..graph.shapes import infer_shapes
+from .captured import Arrays, Captured, describe_captured
 from .outputs import ExitSource, choose_exits, read_exits
 
 LEAST_OPSET = 11
@@ -161,10 +161,8 @@ class OnnxFile:
             UsageError: a name is not an output's.
             ModelError: the file does not run on the example, or its outputs are not several exits.
         """
-        try:
-            one, many = self.run(take_samples(example, self.axes, [0])), self.run(example)
-        except Exception as error:
-            raise self._error(f"{self.path} does not run on the example: {first_line(error)}") from error
+        self._check_outputs([*(exits or ()), *gates])
+        one, many = self._run_example(example)
         sources = choose_exits(one, many, exits, gates)
         for value, axis_names, shape in zip(self.inputs, self.axes, self.shapes, strict=True):
             value.shape = ir.Shape([name or size for name, size in zip(axis_names, shape, strict=True)])
@@ -179,21 +177,53 @@ class OnnxFile:
             run=self.run,
             name=self.path.stem,
             captured_by="onnx",
-            noise=self._measure_noise(example, many, sources) if is_quantised(self.model) else 0.0,
+            measure_own_error=lambda: self._measure_own_error(example, many, sources),
         )
 
-    def _measure_noise(
-        self, example: Arrays, answers: Mapping[str, np.ndarray], sources: Sequence[ExitSource]
-    ) -> float:
-        """Return how much the logits change when ONNX Runtime does not optimise, relative to the largest.
+    def _check_outputs(self, named: Sequence[str]) -> None:
+        """See that the file has outputs that can be exits, and that those named are such.
 
-        A quantised value halfway between two steps is then rounded to the other one.
+        Raises:
+            ModelError: they are sequences or optionals.
         """
-        plain = self.run(example, open_session(self.path, optimise="ORT_DISABLE_ALL"))
-        pairs = zip(read_exits(plain, sources), read_exits(answers, sources), strict=True)
-        noise = max(relative_error(ours, theirs) for ours, theirs in pairs)
-        log.debug("%s differs by %.2g from itself without optimisations", self.path, noise)
-        return noise
+        types = {str(value.name): str(value.type) for value in self.session.get_outputs()}
+        others = {name: kind for name, kind in types.items() if not kind.startswith("tensor(")}
+        if len(others) == len(types) or others.keys() & named:
+            listed = ", ".join(f"{name} is {kind}" for name, kind in others.items())
+            raise self._error(f"An exit or gate of {self.path} is an output of its own, one tensor, but {listed}.")
+
+    def _run_example(self, example: Arrays) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Run the file on one sample and on all.
+
+        Raises:
+            ModelError: it does not run, or with one sample only.
+        """
+        one = None
+        try:
+            one = self.run(take_samples(example, self.axes, [0]))
+            return one, self.run(example)
+        except Exception as error:
+            shapes = ", ".join(str(array.shape) for array in example)
+            why = f"does not run on the example of shape {shapes}"
+            if one is not None:
+                why = f"runs on one sample, but not on several ({shapes}): a shape inside it is fixed to a batch of one"
+            raise ModelError(
+                f"{self.path} {why}. {first_line(error)}", path=self.path, nodes=failed_nodes(error)
+            ) from error
+
+    def _measure_own_error(
+        self, example: Arrays, answers: Mapping[str, np.ndarray], sources: Sequence[ExitSource]
+    ) -> float | None:
+        """Return how much the logits change when ONNX Runtime does not optimise; None if it cannot run so.
+
+        Other kernels round otherwise: a quantised value halfway between two steps goes to the other one.
+        """
+        try:
+            plain = self.run(example, open_session(self.path, optimise="ORT_DISABLE_ALL"))
+        except Exception as error:  # some operators run as part of a fused one only
+            log.debug("%s does not run without optimisations: %s", self.path, first_line(error))
+            return None
+        return largest_error(read_exits(plain, sources), read_exits(answers, sources))
 
 
 def _load(path: Path) -> tuple[Any, ir.Model]:
@@ -218,7 +248,8 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
         NameFixPass()(model)
     except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
         raise ModelError(
-            f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}", path=path
+            f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}{_explain_functions(path)}",
+            path=path,
         ) from error
     opset = model.graph.opset_imports[""]
     if opset < LEAST_OPSET:
@@ -227,6 +258,28 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
             path=path,
         )
     return session, model
+
+
+def _explain_functions(path: Path) -> str:
+    """Say what to do about functions of other operator sets than their file's, which ONNX Runtime does not load."""
+    onnx = require("onnx", extra="onnx")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # it is no ONNX file at all
+        return ""
+    versions = {imported.domain or "ai.onnx": imported.version for imported in model.opset_import}
+    names = [
+        function.name
+        for function in model.functions
+        if any(versions.get(used.domain or "ai.onnx", used.version) != used.version for used in function.opset_import)
+    ]
+    if not names:
+        return ""
+    return (
+        f" The file's functions {', '.join(names)} are written in another operator set than the file. Export it anew with one, "
+        "or convert them (import onnx.inliner): "
+        "onnx.inliner.inline_local_functions(onnx.shape_inference.infer_shapes(model), convert_version=True)."
+    )
 
 
 def _has_sparse_weights(path: Path) -> bool:

@@ -20,7 +20,10 @@ __all__ = [
     "read_exits",
 ]
 
-EXITS_HINT = "Name the outputs that are exits, in order, with exits=[...] (--exits)."
+EXITS_HINT = (
+    "Name the outputs that are exits, in order, with exits=[...] (--exits). If only one is, wrap the network so that it returns "
+    "that one alone, and attach() adds exits."
+)
 
 
 class ExitSource(NamedTuple):
@@ -72,6 +75,11 @@ def _collect_tensors(name: str, value: Any, tensors: dict[str, Any]) -> None:
         inner = [(str(k), part) for k, part in enumerate(value)]
     else:
         subject = f"Output {name}" if name else "The network's output"
+        if isinstance(value, (int, float)):
+            raise ModelError(
+                f"{subject} is a number ({type(value).__name__}), not a tensor. If it says by which exit the network left, let "
+                "it return the logits of all its exits instead: offramp chooses among them by thresholds."
+            )
         raise ModelError(
             f"{subject} is a {type(value).__name__}: a network returns its exits as a list, tuple, dict or dataclass of logits, "
             "or as one stacked tensor (exit, batch, class)."
@@ -98,8 +106,8 @@ def choose_exits(
 
     Raises:
         UsageError: there is no output of a name, or the number of gates does not fit.
-        ModelError: an exit is neither logits (batch, classes) nor a stack of them, the exits differ in their classes, or a gate
-            is not one float for each sample.
+        ModelError: an exit is neither logits (batch, classes) nor a stack of them, the exits differ in their classes, logits are
+            not finite, or a gate is not one float for each sample.
     """
     candidates = {name: values for name, values in many.items() if name not in gates}
     for name in exits or ():
@@ -113,6 +121,7 @@ def choose_exits(
         for source in _find_sources(name, one[name], many[name], alone=len(candidates) == 1)
     ]
     _check_classes(sources, many)
+    _check_finite(sources, many)
     _check_gates(many, gates, sources)
     return sources
 
@@ -137,13 +146,26 @@ def _find_sources(name: str, one: np.ndarray, many: np.ndarray, *, alone: bool) 
 def _check_classes(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarray]) -> None:
     """See that there are several exits with the same classes."""
     if len(sources) < 2:
-        raise ModelError(f"The network has {len(sources)} exit; early exit needs at least two. attach() adds some.")
+        raise ModelError(
+            f"The network has {len(sources)} exit; early exit needs at least two. attach() adds exits to a "
+            "network that returns one tensor of logits."
+        )
     classes = {source.output: outputs[source.output].shape[-1] for source in sources}
     if len(set(classes.values())) > 1:
         each = ", ".join(f"{name} has {count}" for name, count in classes.items())
         raise ModelError(f"The exits differ in their number of classes: {each}. {EXITS_HINT}")
     if min(classes.values()) < 2:
         raise ModelError("The exits have one class only; offramp serves classification with at least two.")
+
+
+def _check_finite(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarray]) -> None:
+    """See that no logit is NaN, and that each sample's largest is finite: minus infinity may mask a class."""
+    for source, logits in zip(sources, read_exits(outputs, sources), strict=True):
+        if np.isnan(logits).any() or not np.isfinite(logits.max(-1)).all():
+            raise ModelError(
+                f"The logits of exit {source.name} are NaN or infinite on the example, whose values are finite. Look for weights "
+                f"that are NaN, a division by zero, a mask that leaves nothing, or values too large for {logits.dtype}."
+            )
 
 
 def _check_gates(outputs: Mapping[str, np.ndarray], gates: Sequence[str], sources: Sequence[ExitSource]) -> None:

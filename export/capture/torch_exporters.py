@@ -5,11 +5,10 @@ such as a branch on a value, is an error.
 """
 
 import logging
+import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ import onnx_ir as ir
 from ...errors import ModelError, causes
 from ..graph.axes import BATCH, Axes, first_line
 from ..graph.running import open_session
-from .captured import Arrays, Exporter, infer_shapes
+from ..graph.shapes import infer_shapes
+from .captured import Arrays, Exporter
+from .silence import silenced
 
 TORCHSCRIPT_OPSET = 17
 """The opset that TorchScript exports to: the newest that torch's older exporter writes well."""
@@ -49,10 +50,10 @@ def export_graph(
     """
     import torch
 
-    from .exporter_patches import SlicedPooling
+    from .exporter_patches import Decompositions
 
     tensors = tuple(torch.from_numpy(np.array(array)) for array in arrays)
-    with torch.no_grad(), _quiet_exporters(), SlicedPooling():
+    with torch.no_grad(), silenced(), Decompositions():
         try:
             exported = _export_dynamo(program, tensors, layout)
             _run_graph(exported.model, others)
@@ -67,8 +68,9 @@ def export_graph(
         try:
             return _trace(program, tensors, layout), "torchscript"
         except Exception as error:
+            reason, nodes = _explain_failure(failure, program)
             raise ModelError(
-                f"torch cannot export the network: {first_line(failure)} TorchScript cannot either: {first_line(error)}"
+                f"torch cannot export the network: {reason} TorchScript cannot either: {first_line(error)}", nodes=nodes
             ) from failure
 
 
@@ -99,10 +101,31 @@ def _reraise_final(error: Exception) -> None:
         if isinstance(cause, ModelError):
             raise cause from error
     if any(_depends_on_data(cause) for cause in causes(error)):
+        places = [re.search(r'raised this error:\s+File "([^"]+)", line (\d+)', str(cause)) for cause in causes(error)]
+        where = "".join(f", in {Path(place[1]).name}, line {place[2]}" for place in places[-1:] if place)
         raise ModelError(
-            f"torch cannot export the network: {first_line(error)} (a branch that depends on the values of a tensor: "
-            "replace it by torch.where, or by arithmetic)"
+            "torch cannot export the network: it has a branch that depends on the values of a tensor, or int() or .item() of "
+            f"one{where}. Replace it by torch.where, or by arithmetic. A network that leaves early by itself returns the logits "
+            f"of all its exits instead, and leaves the choice to offramp. torch says: {first_line(error)}"
         ) from error
+
+
+def _explain_failure(error: Exception, program: Any) -> tuple[str, tuple[str, ...]]:
+    """Return dynamo's reason in a sentence, and the names of the nodes that it could not translate."""
+    import torch
+
+    for name, part in program.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            part_name = name.removeprefix("network.")
+            return (
+                f"its part {part_name} is a TorchScript module: put the Python module that it was made from there.",
+                (),
+            )
+    text = "\n".join(str(cause) for cause in causes(error))
+    nodes = tuple(dict.fromkeys(re.findall(r"translating node %(\w+)", text)))
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
+    reason = f"the operator {missing[1]} has no ONNX form: replace it in the network." if missing else first_line(error)
+    return reason, nodes
 
 
 def _depends_on_data(error: BaseException) -> bool:
@@ -166,7 +189,6 @@ def _trace(program: Any, tensors: Any, layout: list[Axes]) -> ir.Model:
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
         QuietRecurrent(),
-        redirect_stdout(StringIO()),
     ):
         warnings.filterwarnings("error", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         path = Path(folder) / "traced.onnx"
@@ -195,19 +217,3 @@ def _make_input(name: str, tensor: Any, names: Mapping[int, str]) -> ir.Value:
     dtype = ir.DataType.from_numpy(tensor.numpy().dtype)
     shape = ir.Shape([names.get(i, size) for i, size in enumerate(tensor.shape)])
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
-
-
-@contextmanager
-def _quiet_exporters() -> Iterator[None]:
-    """Hide the exporters' warnings about themselves; failures still come as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,6 +1,8 @@
 """Somebody else's torch network as one ONNX graph with the logits of every exit, and a way to run the original."""
 
+import copy
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -8,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from ...errors import ModelError, require
+from ...errors import ModelError, UsageError, require
 from ...runtime.chain.samples import to_array
-from ..graph.axes import Axes, count_samples, first_line, other_lengths, take_samples
+from ..graph.axes import BATCH, Axes, count_samples, first_line, other_lengths, take_samples
+from ..graph.running import largest_error
 from .captured import Arrays, Captured, describe_captured
-from .outputs import choose_exits, flatten_outputs
+from .outputs import ExitSource, choose_exits, flatten_outputs, read_exits
 from .torch_exporters import export_graph
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["capture_torch", "evaluating", "forward_names", "takes_by_name"]
+__all__ = ["capture_torch", "evaluating", "find_network", "forward_names", "takes_by_name"]
+
+log = logging.getLogger(__name__)
 
 Outputs = dict[str, np.ndarray]
 """A network's outputs by name."""
@@ -54,21 +59,28 @@ def capture_torch(
     require("onnxscript", extra="export")
     layout = list(axes)
 
-    def run(inputs: Arrays) -> Outputs:
-        tensors = [torch.from_numpy(np.array(part)) for part in inputs]
-        with evaluating(module), torch.no_grad():
-            output = module(**dict(zip(names, tensors, strict=True))) if by_name else module(*tensors)
+    def call(network: Any, tensors: Sequence[Any]) -> Any:
+        return network(**dict(zip(names, tensors, strict=True))) if by_name else network(*tensors)
+
+    def run(inputs: Arrays, network: Any = module, convert: Callable[[Any], Any] = lambda tensor: tensor) -> Outputs:
+        tensors = [convert(torch.from_numpy(np.array(part))) for part in inputs]
+        with evaluating(network), torch.no_grad():
+            output = call(network, tensors)
         return {name: _to_numpy(name, value) for name, value in flatten_outputs(output).items()}
 
     one, many = _run_example(run, example, layout)
-    sources = choose_exits(one, many, exits, gates)
+    try:
+        sources = choose_exits(one, many, exits, gates)
+    except ModelError as error:
+        _explain_by_training_mode(module, call, example, many, error)
+        raise
     wanted = list(dict.fromkeys([*(source.output for source in sources), *gates]))
     with evaluating(module):
         program = _flatten_module(module, names if by_name else None, wanted)
         model, exporter = export_graph(program, example, layout, other_lengths(example, layout, run), run)
     for value, name, axis_names in zip(model.graph.inputs, names, layout, strict=True):
-        rename_axes(model, value, axis_names)
         value.name = name
+        rename_axes(model, value, axis_names)
     return describe_captured(
         model,
         layout,
@@ -79,6 +91,7 @@ def capture_torch(
         run=run,
         name=str(module._get_name()),  # type: ignore[no-untyped-call]
         captured_by=exporter,
+        measure_own_error=lambda: _measure_own_error(module, run, example, many, sources),
     )
 
 
@@ -88,22 +101,72 @@ def _run_example(run: Callable[[Arrays], Outputs], example: Arrays, layout: list
     Raises:
         ModelError: it does not run, or gives other outputs when it runs again.
     """
+    count, many = count_samples(example, layout), None
     try:
-        one, many, again = run(take_samples(example, layout, [0])), run(example), run(example)
+        many, again = run(example), run(example)
+        one = run(take_samples(example, layout, [0]))
     except ModelError:
         raise
     except Exception as error:
         shapes = ", ".join(f"{array.shape} {array.dtype}" for array in example)
-        raise ModelError(
-            f"The network does not run on the example of shape {shapes}, {count_samples(example, layout)} samples: "
-            f"{first_line(error)}"
-        ) from error
+        why = f"does not run on the example of shape {shapes}, {count} samples"
+        if many is not None:
+            why = f"runs on {count} samples, but not on one alone (a batch normalisation without running statistics does that)"
+        raise ModelError(f"The network {why}: {first_line(error)}") from error
     for name, first in many.items():
         if not np.array_equal(first, again[name], equal_nan=first.dtype.kind == "f"):
             raise ModelError(
-                f"Output {name} differs between two runs on the same samples: the network draws random numbers."
+                f"Output {name} differs between two runs on the same samples: the network draws random numbers, or remembers "
+                "earlier calls."
             )
     return one, many
+
+
+def _measure_own_error(
+    module: "torch.nn.Module",
+    run: Callable[..., Outputs],
+    example: Arrays,
+    answers: Outputs,
+    sources: Sequence[ExitSource],
+) -> float | None:
+    """Return how much the logits change when a copy of the network computes in float64; None if it cannot."""
+    from .float64_mode import Float64Mode, widen
+
+    try:
+        wide = copy.deepcopy(module).double()
+        with Float64Mode():  # type: ignore[no-untyped-call]
+            exact = run(example, wide, widen)
+        return largest_error(read_exits(answers, sources), read_exits(exact, sources))
+    except Exception as error:  # a network may do anything with a type that it does not expect
+        log.debug("the network does not run in float64: %s", first_line(error))
+        return None
+
+
+def _explain_by_training_mode(
+    module: "torch.nn.Module",
+    call: Callable[[Any, Sequence[Any]], Any],
+    example: Arrays,
+    outputs: Outputs,
+    error: ModelError,
+) -> None:
+    """Raise a better error than that too few exits were found, if the network returns more outputs in training mode.
+
+    Raises:
+        ModelError: it does.
+    """
+    import torch
+
+    try:
+        with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module.train()
+            count = len(flatten_outputs(call(module, [torch.from_numpy(np.array(part)) for part in example])))
+    except Exception:  # training mode may need labels
+        return
+    if count > len(outputs):
+        raise ModelError(
+            f"The network returns {count} outputs in training mode, but {len(outputs)} in eval mode, in which it is captured. "
+            "Let it return the logits of all its exits in eval mode too."
+        ) from error
 
 
 def rename_axes(model: ir.Model, value: ir.Value, names: Axes) -> None:
@@ -117,6 +180,11 @@ def rename_axes(model: ir.Model, value: ir.Value, names: Axes) -> None:
     for axis, name in zip(value.shape, names, strict=True):
         if name is None:
             continue
+        if isinstance(axis, int) and name == BATCH:
+            raise ModelError(
+                f"The batch of input {value.name} was fixed to {axis} when the network was captured: code in it makes the batch "
+                "size a number. Use x.shape[0] as it is, and x.detach() where x.data stands."
+            )
         if isinstance(axis, int):
             raise ModelError(
                 f"The axis {name} of input {value.name} was fixed to {axis} when the network was captured: "
@@ -129,6 +197,56 @@ def rename_axes(model: ir.Model, value: ir.Value, names: Axes) -> None:
         if other.shape is not None:
             axes = [axis if isinstance(axis, int) else axis.value for axis in other.shape]
             other.shape = ir.Shape([renamed.get(axis, axis) if isinstance(axis, str) else axis for axis in axes])
+
+
+def find_network(module: Any) -> Any:
+    """Return the network that can be captured: a compiled module's own one, else the module itself.
+
+    Raises:
+        UsageError: it is a record of a network, by TorchScript or by torch.export.
+        ModelError: it computes in bfloat16, or layers in its plain lists are still in training mode.
+    """
+    import torch
+
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UsageError(
+            "The network is a TorchScript module (traced, scripted, frozen or loaded), which is not captured. Give the Python "
+            "network that it was made from; without that, write an ONNX file with torch.onnx.export(..., dynamo=False) and "
+            "export the file."
+        )
+    if isinstance(module, torch.fx.GraphModule) and "train" in vars(module):  # it has no modes
+        raise UsageError(
+            "The network is a module of torch.export. Give the Python network that it was made from; without that, write an ONNX "
+            "file with torch.onnx.export and export the file."
+        )
+    if {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()} == {torch.bfloat16}:
+        raise ModelError(
+            "The network's weights are bfloat16, which CPUs' ONNX Runtime does not multiply: call .float() on it."
+        )
+    _check_plain_lists(module)
+    return module
+
+
+def _check_plain_lists(module: Any) -> None:
+    """See that no batch normalisation or dropout in training mode is hidden from `eval()` in a plain list, tuple or dict.
+
+    Raises:
+        ModelError: there is one.
+    """
+    import torch
+
+    kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
+    found = set(module.modules())
+    for part in module.modules():
+        for name, value in vars(part).items():
+            held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+            layers = {layer for m in held if isinstance(m, torch.nn.Module) for layer in m.modules()} - found
+            if any(isinstance(layer, kinds) and layer.training for layer in layers):
+                raise ModelError(
+                    f"{part._get_name()}.{name} holds layers in a plain {type(value).__name__}, where eval() and state_dict() do "
+                    "not find them; they are in training mode. Put them into a torch.nn.ModuleList or ModuleDict."
+                )
 
 
 def forward_names(module: "torch.nn.Module", inputs: int) -> list[str]:

@@ -12,10 +12,16 @@ from ...bundle import Tensor
 from ...bundle.manifest import Dtype
 from ...errors import ModelError, require
 from ..graph.axes import Axes, first_line, sizes_of, take_samples
-from ..graph.running import open_session
+from ..graph.edits import extract_graph
+from ..graph.running import failed_nodes, open_session
 from ..graph.walk import name_producers
 
-__all__ = ["ProbedValue", "Prober", "describe_boundaries", "probe_values"]
+__all__ = ["ProbedValue", "Prober", "describe_boundaries", "measure_shapes", "probe_values"]
+
+FIXED_BATCH_HINT = (
+    "Most likely its batch size was fixed when it was exported: export it with a dynamic batch axis. In a torch network x.data "
+    "hides the batch from the exporter; x.detach() does not."
+)
 
 
 class ProbedValue(NamedTuple):
@@ -52,7 +58,7 @@ def probe_values(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) ->
     if not values:
         return []
     inputs, axes, others, folder = prober
-    graph = ir.convenience.extract(whole.graph, list(whole.graph.inputs), list(values))
+    graph = extract_graph(whole.graph, list(whole.graph.inputs), list(values))
     for value in graph.outputs:
         value.shape = None
     file = folder / "probe.onnx"
@@ -61,7 +67,9 @@ def probe_values(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) ->
     try:
         session = open_session(file)
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot load the captured graph: {first_line(error)}") from error
+        raise ModelError(
+            f"ONNX Runtime cannot load the captured graph: {first_line(error)}", nodes=failed_nodes(error)
+        ) from error
     finally:
         file.unlink(missing_ok=True)
 
@@ -72,27 +80,57 @@ def probe_values(whole: ir.Model, values: Sequence[ir.Value], prober: Prober) ->
         two, three = run(inputs, [0, 1]), run(inputs, [0, 1, 2])
     except Exception as error:
         raise ModelError(
-            f"The graph does not run at batch sizes 2 and 3: {first_line(error)} Export it with a dynamic batch axis."
+            f"The graph does not run at batch sizes 2 and 3. {FIXED_BATCH_HINT} ONNX Runtime says: {first_line(error)}",
+            nodes=failed_nodes(error),
         ) from error
     try:
         longer = [run(other, [0, 1]) for other in others]
     except Exception as error:
         raise ModelError(
-            f"The graph does not run when its named axes have other lengths: {first_line(error)} Leave that axis fixed."
+            f"The graph does not run when its named axes have other lengths: {first_line(error)} Leave that axis fixed.",
+            nodes=failed_nodes(error),
         ) from error
     return [
         ProbedValue(a, b, tuple(part[i] for part in longer)) for i, (a, b) in enumerate(zip(two, three, strict=True))
     ]
 
 
+def measure_shapes(whole: ir.Model, names: Sequence[str], prober: Prober) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that values of a graph have at batch 1, by name. Values that are no tensors are left out."""
+    values = ir.convenience.create_value_mapping(whole.graph, include_subgraphs=False)
+    wanted = [values[name] for name in dict.fromkeys(names)]
+    shapes = {}
+    for value, probed in zip(wanted, probe_values(whole, wanted, prober), strict=True):
+        if isinstance(probed.two, np.ndarray):
+            # An axis that holds the batch, alone or with others, grows by its length at batch 1.
+            pairs = zip(probed.two.shape, probed.three.shape, strict=True)
+            shapes[str(value.name)] = tuple(b - a if b != a else a for a, b in pairs)
+    return shapes
+
+
 def describe_boundaries(
-    whole: ir.Model, values: Sequence[ir.Value], inputs: Sequence[Tensor], prober: Prober
+    whole: ir.Model, values: Sequence[ir.Value], logits: Sequence[ir.Value], inputs: Sequence[Tensor], prober: Prober
 ) -> dict[str, Tensor]:
     """Describe the inputs and every tensor that crosses an exit, by name. Axes that are always equally long share a name.
 
+    Args:
+        whole: the graph.
+        values: what crosses an exit.
+        logits: of every exit; they are only run, to see that the batch was not fixed behind the last cut.
+        inputs: the network's inputs.
+        prober: the samples.
+
     Raises:
-        ModelError: a tensor mixes the batch with another axis, or no stage can take in its dtype.
+        ModelError: a tensor mixes the batch with another axis, or no stage can take it in; the batch is fixed to some size.
     """
+    probed_values = probe_values(whole, [*values, *logits], prober)
+    for value, probed in zip(logits, probed_values[len(values) :], strict=True):
+        if (len(probed.two), len(probed.three)) != (2, 3):
+            raise ModelError(
+                f"{value.name} has the shapes {probed.two.shape} and {probed.three.shape} at batch sizes 2 and 3. "
+                f"{FIXED_BATCH_HINT}",
+                nodes=name_producers(value),
+            )
     lengths = [sizes_of(arrays, prober.axes) for arrays in (prober.inputs, *prober.others)]
     # An axis is told by its lengths in all runs. Two named axes with the same lengths cannot be told apart: a tensor's axis of
     # these lengths is then called after the tensor.
@@ -100,7 +138,7 @@ def describe_boundaries(
     uses = Counter(patterns.values())
     names = {pattern: name for name, pattern in patterns.items() if uses[pattern] == 1}
     tensors = {tensor.name: tensor for tensor in inputs}
-    for value, probed in zip(values, probe_values(whole, values, prober), strict=True):
+    for value, probed in zip(values, probed_values, strict=False):
         tensors[str(value.name)] = _describe(value, probed, names)
     return tensors
 
@@ -112,6 +150,11 @@ def _describe(value: ir.Value, probed: ProbedValue, names: dict[tuple[int, ...],
         ModelError: the tensor mixes the batch with another axis, or no stage can take in its dtype.
     """
     name, two, three = str(value.name), probed.two, probed.three
+    if not isinstance(two, np.ndarray):
+        raise ModelError(
+            f"{name} crosses an exit, but it is a sequence or an optional, and only tensors can. Take its elements out before.",
+            nodes=name_producers(value),
+        )
     batch = [i for i, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
     if len(batch) > 1 or any((two.shape[i], three.shape[i]) != (2, 3) for i in batch):
         raise ModelError(

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from ...bundle import Tensor
 from ...errors import ModelError
 from ..graph.axes import BATCH
-from ..graph.edits import insert_tape
+from ..graph.edits import extract_graph, insert_tape
 from ..graph.walk import ancestors, name_producers, values_read
 from .rules import Head
 from .shape_arithmetic import BATCH_SIZE, is_length, read_batch_size
@@ -90,7 +90,7 @@ def extract_stage(model: ir.Model, part: StageNodes, head: Head, tensors: dict[s
     if batch_size is not None and graph.inputs[0] not in reads:
         reads.append(batch_size)
     outputs = list(dict.fromkeys([*part.makes, *head]))
-    stage = ir.convenience.extract(graph, reads, outputs)
+    stage = extract_graph(graph, reads, outputs)
     values = {value.name: value for value in [*stage.inputs, *stage.outputs]}
     for name, tensor in tensors.items():
         if name in values:

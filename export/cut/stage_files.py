@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from ...bundle import Exit, Stage, Tensor
 from ...errors import BundleError
+from ..graph.edits import extract_graph
 from ..graph.walk import ancestors
 from .guards import write_guarded
 from .partition import StageNodes, extract_stage
@@ -103,7 +104,7 @@ def write_static(
 ) -> Exit:
     """Write the static network that ends at exit k, and describe the exit."""
     needed = set().union(*(ancestors(value) for value in head))
-    graph = ir.convenience.extract(whole.graph, list(whole.graph.inputs), list(head))
+    graph = extract_graph(whole.graph, list(whole.graph.inputs), list(head))
     ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / f"static{k}.onnx")
     logits, score, label = (str(value.name) for value in head)
     return Exit(

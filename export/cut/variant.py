@@ -8,10 +8,11 @@ from msgspec import Struct
 from ...bundle import Exit, Origin, Variant
 from ...bundle.golden import Golden, write_golden
 from ...bundle.writing import list_files
+from ...progress import Progress, no_progress
 from ..graph.axes import sizes_of
 from ..graph.macs import count_macs
-from .boundaries import Prober, describe_boundaries
-from .equivalence import Original, verify_chain
+from .boundaries import Prober, describe_boundaries, measure_shapes
+from .equivalence import Original, check_scales, verify_chain
 from .partition import assign_nodes
 from .stage_files import read_heads, write_stages, write_static
 
@@ -45,7 +46,9 @@ class Draft(Struct, frozen=True, kw_only=True):
     prefix: str = ""
 
 
-def cut_variant(whole: ir.Model, prober: Prober, original: Original, draft: Draft) -> Variant:
+def cut_variant(
+    whole: ir.Model, prober: Prober, original: Original, draft: Draft, *, progress: Progress = no_progress
+) -> Variant:
     """Write a variant's stages, static networks and golden samples beside its whole graph, and compare them with the original.
 
     Args:
@@ -53,6 +56,7 @@ def cut_variant(whole: ir.Model, prober: Prober, original: Original, draft: Draf
         prober: the golden samples, and the folder in which the graph and its weights lie.
         original: the network to compare with.
         draft: the variant's name, exits and origin.
+        progress: called as stages and static networks are written and compared.
 
     Returns:
         The variant, with all files of the folder, in `variants/<name>`.
@@ -61,13 +65,16 @@ def cut_variant(whole: ir.Model, prober: Prober, original: Original, draft: Draf
         CheckError: the chain or a static network differs from the original.
         ModelError: the graph cannot be cut here.
     """
+    progress("cutting it into stages", 0, 1)
     folder, prefix = prober.folder, draft.prefix
+    check_scales(whole.graph)
     heads = read_heads(whole, draft.exits)
     parts = assign_nodes(whole.graph, heads)
     crossing = list(dict.fromkeys(v for part in parts for v in part.reads if v not in whole.graph.inputs))
     log.debug("%s: %d stages, crossed by %s", draft.name, len(parts), ", ".join(str(v.name) for v in crossing))
-    tensors = describe_boundaries(whole, crossing, original.inputs, prober)
-    macs = count_macs(whole, sizes_of(prober.inputs, prober.axes))
+    tensors = describe_boundaries(whole, crossing, [head.logits for head in heads], original.inputs, prober)
+    sizes = sizes_of(prober.inputs, prober.axes)
+    macs = count_macs(whole, sizes, lambda names: measure_shapes(whole, names, prober))
     stages = write_stages(whole, parts, heads, tensors, macs, folder, prefix=prefix)
     exits = draft.statics or tuple(
         write_static(
@@ -75,7 +82,8 @@ def cut_variant(whole: ir.Model, prober: Prober, original: Original, draft: Draf
         )
         for k, (name, head) in enumerate(zip(draft.exits, heads, strict=True))
     )
-    answers = verify_chain(stages, exits, original, prober)
+    progress("cutting it into stages", 1, 1)
+    answers, error, own_error = verify_chain(stages, exits, original, prober, progress)
     assert answers.logits is not None
     golden = Golden(tuple(prober.inputs), answers.label, answers.score, answers.logits)
     write_golden(folder / f"{prefix}{GOLDEN_FILE}", golden)
@@ -91,4 +99,6 @@ def cut_variant(whole: ir.Model, prober: Prober, original: Original, draft: Draf
         exits=exits,
         files=list_files(folder),
         origin=draft.origin,
+        error=error,
+        own_error=own_error,
     )

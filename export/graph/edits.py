@@ -1,12 +1,22 @@
 """Small edits of a graph. New nodes are recorded on a tape (`onnx_ir.tape.Tape`), then put into the graph together."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from .macs import MULTIPLIES
 from .walk import ancestors
 
-__all__ = ["MOST_DEDUPLICATED_BYTES", "bypass_node", "constant", "insert_tape", "nodes_up_to_products", "reduce"]
+__all__ = [
+    "MOST_DEDUPLICATED_BYTES",
+    "bypass_node",
+    "constant",
+    "extract_graph",
+    "insert_tape",
+    "nodes_up_to_products",
+    "reduce",
+]
 
 MOST_DEDUPLICATED_BYTES = 1 << 40
 """Weights up to this size are compared and stored once if they are equal: all of them."""
@@ -36,6 +46,16 @@ def insert_tape(graph: ir.Graph, tape: ir.tape.Tape, before: ir.Node | None = No
     graph.insert_before(next(iter(graph)) if before is None else before, tape.nodes)
     for initializer in tape.initializers:
         graph.register_initializer(initializer)
+
+
+def extract_graph(graph: ir.Graph, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Graph:
+    """Copy the part of a graph that makes `outputs` of `inputs`. Its weights stand in the order of their names."""
+    part = ir.convenience.extract(graph, inputs, outputs)
+    weights = sorted(part.initializers.values(), key=lambda value: str(value.name))  # `extract` holds them in a set
+    part.initializers.clear()
+    for value in weights:
+        part.register_initializer(value)
+    return part
 
 
 def nodes_up_to_products(graph: ir.Graph, *, include_products: bool = True) -> set[ir.Node]:

@@ -1,5 +1,8 @@
 """ONNX Runtime as graphs are checked with it: on one thread of the CPU, printing nothing."""
 
+import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,11 @@ def open_session(path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Pat
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def failed_nodes(error: BaseException) -> tuple[str, ...]:
+    """Return the names of the nodes that an error of ONNX Runtime's blames."""
+    return tuple(dict.fromkeys(re.findall(r"[Nn]ame:? ?'([^']+)'", str(error))))
+
+
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Return the largest difference between logits, relative to the largest of theirs.
 
@@ -33,3 +41,9 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     """
     absolute, largest = compare_logits(ours, theirs)
     return absolute / largest
+
+
+def largest_error(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float | None:
+    """Return the largest `relative_error` of several exits; None if it is not finite."""
+    error = max(relative_error(a, b) for a, b in zip(ours, theirs, strict=True))
+    return error if math.isfinite(error) else None

@@ -136,6 +136,7 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
                 classes=bundle.manifest.classes,
                 precision=parent.precision,
                 run=reference,
+                measure_own_error=lambda: parent.own_error,
             ),
             Draft(
                 name=name,

@@ -27,7 +27,7 @@ from ..cut.equivalence import Original
 from ..cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
 from ..graph.axes import axes_of, other_lengths
 from ..graph.edits import MOST_DEDUPLICATED_BYTES
-from ..graph.running import open_session, relative_error
+from ..graph.running import largest_error, open_session
 from .fp16 import convert_to_half
 from .int8 import RANGE_METHODS, Int8Options, find_ranges, quantize_graph
 
@@ -211,7 +211,7 @@ def _cut(
     if not all(np.isfinite(values).all() for values in (*plain, *optimised)):
         raise ModelError(f"In {precision} the network gives logits that are not finite. Leave this precision out.")
     # Rounding differs between kernels: the stages may differ from the whole graph as it differs from itself.
-    noise = max(relative_error(a, b) for a, b in zip(plain, optimised, strict=True))
+    own_error = largest_error(plain, optimised)
     prober = Prober(inputs, axes, other_lengths(inputs, axes, lambda x: run(whole, x)), folder)
     return cut_variant(
         ir.load(folder / WHOLE_FILE),
@@ -221,7 +221,7 @@ def _cut(
             classes=bundle.manifest.classes,
             precision=precision,
             run=lambda x: run(whole, x),
-            noise=noise,
+            measure_own_error=lambda: own_error,
         ),
         Draft(
             name=name,

@@ -110,7 +110,7 @@ def test_the_order_is_checked_where_multiplies_are_not_counted(tmp_path):
     for node in model.graph.node:
         if node.op_type == "MatMul":
             node.op_type = "Einsum"
-            node.attribute.append(onnx.helper.make_attribute("equation", "ij,jk->ik"))
+            node.attribute.append(onnx.helper.make_attribute("equation", "...j,jk->...k"))
     onnx.save(model, tmp_path / "net.onnx")
     export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
     outputs = list(model.graph.output)[::-1]

@@ -9,6 +9,7 @@ import pytest
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export
 from offramp.export.capture import capture
+from offramp.export.capture.example import make_golden
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
 
@@ -56,6 +57,16 @@ def test_an_example_that_does_not_fit_names_the_file(dense_onnx):
     with pytest.raises(DataError, match="The example has 2 inputs") as unfit:
         capture(dense_onnx, (np.zeros((2, 16), np.float32), np.zeros((2, 16), np.float32)))
     assert unfit.value.path == dense_onnx
+
+
+def test_samples_made_of_one_row_of_tokens_differ_in_what_they_hold():
+    tokens, mask = np.array([[7, 3, 5, 1, 2, 6, 4, 0]]), np.array([[1, 1, 1, 1, 1, 1, 0, 0]])
+    golden, masks = make_golden([tokens, mask], [("batch", None)] * 2)
+    assert (golden[0] == tokens[0]).all() and set(golden.flat) <= set(tokens.flat)
+    assert len({tuple(sorted(row)) for row in golden.tolist()}) == 3  # the mean over a row tells them apart
+    assert masks.any(1).all()
+    assert make_golden([np.array([9])], [("batch",)])[0].tolist() == [9, 9, 9]
+    assert make_golden([np.array([[9], [8]])], [("batch", None)])[0].tolist() == [[9], [8], [9]]
 
 
 def test_the_log_says_at_debug_what_captured_the_network(dense_onnx, monkeypatch):

@@ -1,0 +1,54 @@
+"""Shapes and types of a graph's values, inferred from the shapes of its inputs."""
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+__all__ = ["infer_shapes", "is_tensor", "static_shape"]
+
+MAKE_NO_TENSORS = (
+    "Optional",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceMap",
+    "SplitToSequence",
+)
+"""Operators whose outputs are sequences or optionals."""
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer every shape anew from the shapes of the inputs. Sequences and optionals keep their types."""
+    nodes = [node for graph in model.graphs() for node in graph]
+    others = {value: value.type for node in nodes for value in node.outputs if not is_tensor(value)}
+    others |= {v: v.type for graph in model.graphs() for v in graph.inputs if not is_tensor(v)}
+    for node in model.graph:
+        for output in node.outputs:
+            output.shape = None
+    ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    for value, type_ in others.items():  # the pass takes them for tensors
+        value.type, value.shape = type_, None
+
+
+def is_tensor(value: ir.Value) -> bool:
+    """Return False for a sequence or an optional: its type says so, or the node that makes it."""
+    if isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
+        return False
+    node = value.producer()
+    if node is None or node.op_type in MAKE_NO_TENSORS:
+        return node is None
+    if node.op_type == "Identity":
+        return node.inputs[0] is None or is_tensor(node.inputs[0])
+    position = node.outputs.index(value)
+    if node.op_type == "If":
+        return is_tensor(node.attributes["then_branch"].as_graph().outputs[position])
+    if node.op_type == "Loop":  # the body's first output says whether to go on
+        return is_tensor(node.attributes["body"].as_graph().outputs[position + 1])
+    return True
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Return a value's shape if every axis is known, else None."""
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(int(axis) for axis in value.shape)  # type: ignore[arg-type]
