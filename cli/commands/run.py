@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..describe import describe_results, describe_stats
+from ..describe import describe_network, describe_results, describe_stats
 from ..loading import Loading, with_loading
 from ..meters import open_meter
 from ..options import as_json, with_meter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @with_meter
 @as_json
 def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_json: bool) -> None:
-    """Run BUNDLE on every sample of INPUTS and print label, score, exit and latency of each, a line per sample.
+    """Run BUNDLE on every sample of INPUTS and print what runs, and label, score, exit and latency of each, a line per sample.
 
     With --power the statistics of the run follow. In JSON, results, statistics and fingerprint are then fields of one document.
     """
@@ -47,12 +47,13 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
     rows: list[dict[str, Any]] = [
         msgspec.to_builtins(result) | ({"class": names[result.label]} if names else {}) for result in results
     ]
+    head = describe_network(net)
     if not power:
-        print_result(rows, as_json, lambda: describe_results(results, names))
+        print_result(rows, as_json, lambda: f"{head}\n\n{describe_results(results, names)}")
         return
     stats = net.stats()
     document = {"results": rows, "stats": stats, "fingerprint": _fingerprint(net, stats, loading.threads)}
-    print_result(document, as_json, lambda: f"{describe_results(results, names)}\n\n{describe_stats(stats)}")
+    print_result(document, as_json, lambda: f"{head}\n\n{describe_results(results, names)}\n\n{describe_stats(stats)}")
 
 
 def _fingerprint(net: "Net", stats: "Stats", threads: int) -> dict[str, str]:
