@@ -244,6 +244,7 @@ def _chain(
         parts.stages,
         parts.exits,
         inputs=manifest.inputs,
+        table_rows=manifest.table_rows,
         classes=manifest.classes,
         logits=options.logits,
         point=point,

@@ -12,7 +12,7 @@ from ...errors import BundleError
 from ..engines import Compiled, Run
 from .buffers import Buffers
 from .checks import Where, errors_located, raise_explained
-from .finite import FloatMarks, make_marks
+from .values import FloatMarks, make_marks
 
 CHUNK_SAMPLES = 16
 """The most samples that go through a stage at once. More would need more memory."""

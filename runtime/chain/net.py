@@ -17,12 +17,12 @@ from ...devices.watch import Watch
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import LEAST_SCORE, MOST_SCORE, check_thresholds, refuse_answer
-from .finite import refuse_infinite
 from .forks import LIVING
 from .memory import CHUNK_SAMPLES
 from .results import BatchResult, EveryExit, Provenance, Result
 from .runner import CLOSED, Runner
 from .stats import Family, Stats, Tally, make_stats
+from .values import refuse_infinite
 
 __all__ = ["Net"]
 
@@ -66,6 +66,7 @@ class Net(Runner):
         provenance: Provenance | None = None,
         watch: Watch | None = None,
         first_exit: int = 0,
+        table_rows: Mapping[str, int] | None = None,
     ) -> None:
         self._lock: Any = RLock()
         self.provenance = provenance or Provenance(())
@@ -81,6 +82,7 @@ class Net(Runner):
             devices=self.provenance.devices,
             point=point,
             first_exit=first_exit,
+            table_rows=table_rows or {},
         )
         self._count_anew(Family())
         LIVING.add(self)

@@ -1,6 +1,6 @@
 """The stages of a chain tied to memory for the samples at hand, and how one sample or a batch goes through them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from time import perf_counter_ns
 from typing import Any, NoReturn
@@ -14,7 +14,6 @@ from ...bundle.manifest import NEVER
 from ...errors import UsageError
 from ..engines import Compiled, Run
 from .checks import Where, check_answers, raise_explained
-from .finite import refuse_infinite
 from .memory import (
     Bound,
     Memory,
@@ -27,6 +26,7 @@ from .memory import (
 )
 from .results import EveryExit
 from .samples import Samples, check_samples, fill_input, prepare_single, split_inputs
+from .values import refuse_indices, refuse_infinite
 
 __all__ = ["Answers", "Runner", "Setup"]
 
@@ -78,6 +78,7 @@ class Runner:
         devices: Sequence[str],
         point: OperatingPoint | None,
         first_exit: int,
+        table_rows: Mapping[str, int],
     ) -> None:
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
@@ -87,6 +88,7 @@ class Runner:
         self._why_closed = CLOSED
         self._stages = list(stages)
         self._inputs = tuple(inputs)
+        self._rows = [table_rows.get(name) for name in self.inputs]
         self._first_exit = first_exit
         self._live = live_after(stages)
         self._classes, self._logits = classes, logits
@@ -114,7 +116,7 @@ class Runner:
             ends, first = (*setup.thresholds, 0.0), self._first_exit
             steps = tuple((first + k, *h, t) for k, (h, t) in enumerate(zip(memory.heads, ends, strict=True)))
             entry = NO_ENTRY
-            if len(self._inputs) == 1 and self._inputs[0].batch_axis == 0:
+            if len(self._inputs) == 1 and self._inputs[0].batch_axis == 0 and self._rows == [None]:
                 place = memory.single.inputs[0]
                 entry = place, memory.shapes[0], place.dtype, *memory.single.marks[0]
             setup = replace(setup, steps=steps, entry=entry)
@@ -142,16 +144,21 @@ class Runner:
         assert memory is not None
         for part, place, tensor in zip(parts, memory.single.inputs, self._inputs, strict=True):
             fill_input(place, part, tensor)
-        self._check_finite(memory.single, row)
+        self._check_values(memory.single, row)
         return setup
 
-    def _check_finite(self, bound: Bound, first: int | None) -> None:
-        """Refuse samples in memory that hold NaN or infinity; `first` is the number of the first of them in its batch."""
-        for place, (flags, marks) in zip(bound.inputs, bound.marks, strict=True):
+    def _check_values(self, bound: Bound, first: int | None) -> None:
+        """Refuse samples in memory that hold NaN, infinity or an index beyond its table.
+
+        `first` is the number of the first of them in its batch; None for a sample alone.
+        """
+        for place, (flags, marks), rows in zip(bound.inputs, bound.marks, self._rows, strict=True):
             if marks is not None:
                 np.isfinite(place, flags)
                 if 0 in marks:
                     refuse_infinite(bound.inputs, self._inputs, first)
+            elif rows is not None and place.size and not -rows <= int(place.min()) <= int(place.max()) < rows:
+                refuse_indices(bound.inputs, self._inputs, self._rows, first)
 
     def _turn_to(self, singles: Sequence[np.ndarray]) -> Setup:
         """Use the memory for samples of these shapes. For new shapes it is made, and named axes inside the network are learnt."""
@@ -202,7 +209,7 @@ class Runner:
         with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which is refused
             for tensor, place, array in zip(self._inputs, bound.inputs, samples.arrays, strict=True):
                 place[...] = np.moveaxis(array, 0, tensor.batch_axis or 0)
-        self._check_finite(bound, first)
+        self._check_values(bound, first)
 
     def run_every_exit(self, x: Any, *, size: int) -> EveryExit:
         """Run samples as `Net.every_exit` does, without a check of the answers."""
