@@ -109,7 +109,7 @@ def _describe_point(name: str, point: OperatingPoint) -> list[str]:
 
 
 def describe_network(net: "Net") -> str:
-    """Say in one line what a loaded network runs: `the chain of fp32 on cpu, point balanced, thresholds 0.8500, never`."""
+    """Say what a loaded network runs: `the chain of fp32 on cpu, point balanced, thresholds 0.8500, never`."""
     where = ", ".join(dict.fromkeys(net.provenance.devices))
     point = f"point {net.point.name}" if net.point else "without a calibration"
     thresholds = f", thresholds {show_thresholds(net.thresholds)}" if net.thresholds else ""

@@ -30,7 +30,7 @@ MOST_CHARACTERS = 400
 """Of an engine's message so many are shown."""
 
 
-def check_thresholds(values: Sequence[float], exits: int) -> tuple[float, ...]:
+def check_thresholds(values: Sequence[float] | np.ndarray, exits: int) -> tuple[float, ...]:
     """Return thresholds rounded to float32, as scores are.
 
     Raises:

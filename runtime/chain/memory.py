@@ -155,8 +155,8 @@ class Memory:
             with errors_located(where):
                 run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
             steps.append((run, views[exit_.score], views[exit_.label], views[exit_.logits] if logits else None))
-        inputs = [views[name] for name in self._inputs]
-        return Bound(views, steps, inputs, [make_marks(array) for array in inputs])
+        arrays = [views[name] for name in self._inputs]
+        return Bound(views, steps, arrays, [make_marks(array) for array in arrays])
 
 
 def _device_allocators(links: Sequence[Link]) -> dict[str, Callable[[tuple[int, ...], Any], Any]]:

@@ -111,7 +111,7 @@ class Net(Runner):
         return self._setup.thresholds
 
     @thresholds.setter
-    def thresholds(self, values: Sequence[float]) -> None:
+    def thresholds(self, values: Sequence[float] | ndarray) -> None:
         with self._lock:
             self._check_open()
             self._arrange(replace(self._setup, thresholds=check_thresholds(values, len(self.exits))))
