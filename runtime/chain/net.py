@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
-from msgspec.structs import replace
 from numpy import isfinite, ndarray
 
 from ...bundle import Exit, OperatingPoint, Stage, Tensor
@@ -114,7 +113,7 @@ class Net(Runner):
     def thresholds(self, values: Sequence[float] | ndarray) -> None:
         with self._lock:
             self._check_open()
-            self._arrange(replace(self._setup, thresholds=check_thresholds(values, len(self.exits))))
+            self._change(thresholds=check_thresholds(values, len(self.exits)))
 
     @property
     def point(self) -> OperatingPoint | None:
@@ -148,8 +147,7 @@ class Net(Runner):
             )
         with self._lock:
             self._check_open()
-            thresholds = check_thresholds(chosen.thresholds, len(self.exits))
-            self._arrange(replace(self._setup, thresholds=thresholds, point=chosen))
+            self._change(thresholds=check_thresholds(chosen.thresholds, len(self.exits)), point=chosen)
 
     def __call__(self, x: Any) -> Result:
         """Run one sample.
@@ -184,7 +182,7 @@ class Net(Runner):
                 if marks is not None:
                     isfinite(place, flags)
                     if 0 in marks:
-                        refuse_infinite([x], self._inputs, None)
+                        refuse_infinite([place], self._inputs, None)
             else:
                 setup = self._put(x)
             try:

@@ -109,8 +109,17 @@ class Runner:
         if not self._named:
             self._turn_to([np.empty(tensor.at(1), tensor.dtype) for tensor in self._inputs])
 
-    def _arrange(self, setup: Setup) -> Setup:
-        """Tie what the loop over the stages reads to a setup's memory and thresholds, and use it from now on."""
+    def _change(self, **changes: Any) -> Setup:
+        """Replace fields of the setup, and all that follows from them; return the new one."""
+        while True:
+            before = self._setup
+            after = self._tie(replace(before, **changes))
+            if self._setup is before:  # else a signal handler has changed it meanwhile, and is not to be overruled
+                self._setup = after
+                return after
+
+    def _tie(self, setup: Setup) -> Setup:
+        """Return a setup with entry and steps that fit its memory and thresholds."""
         memory = setup.memory
         if memory is not None:
             ends, first = (*setup.thresholds, 0.0), self._first_exit
@@ -120,7 +129,6 @@ class Runner:
                 place = memory.single.inputs[0]
                 entry = place, memory.shapes[0], place.dtype, *memory.single.marks[0]
             setup = replace(setup, steps=steps, entry=entry)
-        self._setup = setup
         return setup
 
     def _close(self, reason: str) -> None:
@@ -174,7 +182,7 @@ class Runner:
         if len(self._memories) > MOST_LENGTHS:
             del self._memories[next(iter(self._memories))]
         setup = self._setup
-        return setup if memory is setup.memory else self._arrange(replace(setup, memory=memory))
+        return setup if memory is setup.memory else self._change(memory=memory)
 
     def _explain(self, error: Exception, k: int, bound: Bound) -> NoReturn:
         """Raise the error for samples that stage k cannot run."""

@@ -64,6 +64,21 @@ def test_a_signal_handler_that_calls_the_network_changes_no_answer(dense):
     assert all(inner)
 
 
+def test_what_a_handler_changes_while_something_else_is_changed_stays(dense, monkeypatch):
+    net = load_uncalibrated(dense)
+    tie, handled = net._tie, []
+
+    def tie_and_handle(setup):
+        if not handled:
+            handled.append(True)
+            net.thresholds = (0.0, 0.0)
+        return tie(setup)
+
+    monkeypatch.setattr(net, "_tie", tie_and_handle)
+    net._change(memory=net._setup.memory)
+    assert handled and net.thresholds == (0.0, 0.0) and net(draw(1)[0]).exit == 0
+
+
 def test_the_stages_of_an_engine_that_cannot_share_them_are_called_once_at_a_time(dense, monkeypatch):
     net, x = load_uncalibrated(dense), draw(1)[0]
     monkeypatch.setattr(net._links[0].compiled, "clones", False)
