@@ -13,6 +13,7 @@ __all__ = [
     "LEAST_SCORE",
     "MOST_SCORE",
     "Where",
+    "are_answers",
     "check_answers",
     "check_thresholds",
     "errors_located",
@@ -104,20 +105,24 @@ def raise_explained(
     raise kind(words, device=device, stage=stage) from error
 
 
+def are_answers(label: np.ndarray, score: np.ndarray, classes: int) -> np.ndarray:
+    """Return for each label and score whether an exit of a network with so many classes can give them."""
+    return (score >= LEAST_SCORE) & (score <= MOST_SCORE) & (label >= 0) & (label < classes)
+
+
 def check_answers(
-    label: np.ndarray, score: np.ndarray, classes: int, where: Callable[[tuple[int, ...]], Where]
+    is_right: np.ndarray, label: np.ndarray, score: np.ndarray, classes: int, where: Callable[[tuple[int, ...]], Where]
 ) -> None:
-    """Check labels and scores of a batch, (N, ...).
+    """Refuse the first answer of a batch that is not right.
 
     Args:
-        label, score: the answers.
+        is_right, label, score: (N, ...).
         classes: the network's number of classes.
         where: returns the stage that gave an answer, by the answer's index.
 
     Raises:
-        DataError, BundleError: as `refuse_answer`, for the first wrong answer.
+        DataError, BundleError: as `refuse_answer`.
     """
-    is_right = (score >= LEAST_SCORE) & (score <= MOST_SCORE) & (label >= 0) & (label < classes)
     if not is_right.all():
         index = tuple(int(i) for i in np.argwhere(~is_right)[0])
         refuse_answer(int(label[index]), float(score[index]), classes, where(index), row=index[0])

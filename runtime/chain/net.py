@@ -15,7 +15,7 @@ from ...bundle import Exit, OperatingPoint, Stage, Tensor
 from ...devices.watch import Watch
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
-from .checks import LEAST_SCORE, MOST_SCORE, check_thresholds, refuse_answer
+from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
 from .forks import LIVING
 from .memory import CHUNK_SAMPLES
 from .results import BatchResult, EveryExit, Provenance, Result
@@ -277,7 +277,7 @@ class Net(Runner):
             return self._apart().every_exit(x, size=size)
         with self._lock:
             answers = self.run_every_exit(x, size=size)
-            self._check_every(answers)
+            self._check_every(answers, are_answers(answers.label, answers.score, self._classes))
             return answers
 
     def clone(self) -> "Net":

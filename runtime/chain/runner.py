@@ -13,7 +13,7 @@ from ...bundle import Exit, OperatingPoint, Stage, Tensor
 from ...bundle.manifest import NEVER
 from ...errors import UsageError
 from ..engines import Compiled, Run
-from .checks import Where, check_answers, raise_explained
+from .checks import Where, are_answers, check_answers, raise_explained
 from .memory import (
     Bound,
     Memory,
@@ -220,7 +220,7 @@ class Runner:
         self._check_values(bound, first)
 
     def run_every_exit(self, x: Any, *, size: int) -> EveryExit:
-        """Run samples as `Net.every_exit` does, without a check of the answers."""
+        """Run samples as `Net.every_exit` does, whatever their scores and labels as long as these are numbers."""
         samples, _, memory = self._check_batch(x)
         size = size if self._batches else 1
         n, exits = len(samples), len(self.exits)
@@ -235,16 +235,21 @@ class Runner:
                 label[first : first + size, k], score[first : first + size, k] = labels, scores
                 if logits is not None:
                     logits[first : first + size, k] = values
-        return EveryExit(label, score, logits)
+        answers = EveryExit(label, score, logits)
+        self._check_every(answers, ~np.isnan(score))
+        return answers
 
-    def _check_every(self, answers: EveryExit) -> None:
-        check_answers(answers.label, answers.score, self._classes, lambda index: self._where[index[1]])
+    def _check_every(self, answers: EveryExit, is_right: np.ndarray) -> None:
+        """Refuse the first answer that is not right; `is_right` is (samples, exits)."""
+        check_answers(is_right, answers.label, answers.score, self._classes, lambda index: self._where[index[1]])
 
     def _check_taken(self, label: np.ndarray, score: np.ndarray, exit_: np.ndarray) -> None:
+        """Refuse the first answer of a batch that the exit where its sample left cannot give."""
+
         def where(index: tuple[int, ...]) -> Where:
             return self._where[int(exit_[index[0]]) - self._first_exit]
 
-        check_answers(label, score, self._classes, where)
+        check_answers(are_answers(label, score, self._classes), label, score, self._classes, where)
 
     def _is_faster_together(self, memory: Memory, samples: Samples, into: Answers, first: int) -> bool:
         """Run a chunk both ways. Together wins unless it takes 5 % longer, which is more than a machine's noise."""
