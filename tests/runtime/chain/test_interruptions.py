@@ -66,7 +66,8 @@ def test_a_signal_handler_that_calls_the_network_changes_no_answer(dense):
 
 def test_what_a_handler_changes_while_something_else_is_changed_stays(dense, monkeypatch):
     net = load_uncalibrated(dense)
-    tie, handled = net._tie, []
+    tie = net._tie
+    handled: list[bool] = []
 
     def tie_and_handle(setup):
         if not handled:
