@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.structs import force_setattr
 
 from .manifest import NEVER, Count, Positive, Record
 from .target import Target
@@ -74,6 +75,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     """A variant, its placement, its thresholds, and what they cost and lose by the reporting samples.
 
     Attributes:
+        name: its name in the calibration, which sets it.
         variant: the variant that runs.
         placement: the device of each stage.
         target: the target that it was chosen for.
@@ -132,6 +134,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     gain: float | None = None
     gain_interval: tuple[float, float] | None = None
     verdict: str = ""
+    name: str = ""
 
     def __post_init__(self) -> None:
         exits = len(self.exit_shares)
@@ -339,6 +342,7 @@ class Calibration(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name, point in self.points.items():
+            force_setattr(point, "name", name)
             if point.variant not in self.variants:
                 raise ValueError(f"operating point {name} is of variant {point.variant}, which was not measured")
             if point.rival is not None and point.rival >= len(self.statics):

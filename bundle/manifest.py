@@ -353,6 +353,8 @@ class Manifest(Record, frozen=True):
         inputs: the network's inputs, the same for every variant.
         variants: the whole network of the first one is the reference that drops are counted against. A variant stands after its
             parent.
+        table_rows: by input, the rows of the table into which all its values are indices, as tokens are into an embedding. Not
+            every engine refuses an index beyond it.
 
     Example:
         >>> from offramp.bundle import open_bundle
@@ -370,6 +372,7 @@ class Manifest(Record, frozen=True):
     preprocess: Preprocess | None
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
+    table_rows: dict[str, Positive] = {}
 
     def __post_init__(self) -> None:
         if len({variant.name for variant in self.variants}) < len(self.variants):
@@ -379,6 +382,9 @@ class Manifest(Record, frozen=True):
                 raise ValueError(f"variant {variant.name} is made from {variant.origin.parent}, which is not before it")
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"there are {len(self.class_names)} class names for {self.classes} classes")
+        whole_numbers = {tensor.name for tensor in self.inputs if "int" in tensor.dtype}
+        if strange := self.table_rows.keys() - whole_numbers:
+            raise ValueError(f"table_rows names {', '.join(sorted(strange))}, which is no input of whole numbers")
         if any(None not in tensor.shape for tensor in self.inputs):
             raise ValueError("an input has no batch axis")
         has_named_axes = not all(tensor.is_sized for tensor in self.inputs)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..devices.state import State
     from ..devices.watch import Power
     from ..export import Shift
-    from ..runtime import Built, Diagnosis, Result
+    from ..runtime import Built, Diagnosis, Net, Result
     from ..runtime.chain.stats import Stats
 
 
@@ -113,6 +113,14 @@ def _describe_point(name: str, point: OperatingPoint) -> list[str]:
     if point.energy_j is not None:
         lines.append(f"  mean energy  {show_mj(point.energy_j)} predicted")
     return [*lines, f"  promise      {point.promise or 'none'}"]
+
+
+def describe_network(net: "Net") -> str:
+    """Say what a loaded network runs: `the chain of fp32 on cpu, point balanced, thresholds 0.8500, never`."""
+    where = ", ".join(dict.fromkeys(net.provenance.devices))
+    point = f"point {net.point.name}" if net.point else "without a calibration"
+    thresholds = f", thresholds {show_thresholds(net.thresholds)}" if net.thresholds else ""
+    return f"{net.provenance.network} on {where}, {point}{thresholds}"
 
 
 def describe_results(results: Sequence["Result"], names: Sequence[str] | None) -> str:

@@ -140,7 +140,8 @@ def fields_table(path: str) -> str:
         raise ValueError(f"the docstring of {path} does not say what {', '.join(missing)} mean")
     rows = ["| field | type | meaning |", "|---|---|---|"]
     for field in info.fields:
-        default = "" if field.required else f", default {_json(field.default)}"
+        made = field.default_factory is not msgspec.NODEFAULT
+        default = "" if field.required else f", default {_json(field.default_factory() if made else field.default)}"
         rows.append(f"| `{field.encode_name}` | {describe(field.type)}{default} | {meanings[field.name]} |")
     return re.sub(r"`?\bNone\b`?", "`null`", "\n".join([said, "", *rows]))
 

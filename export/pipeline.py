@@ -29,6 +29,7 @@ from .cut.shape_arithmetic import rewrite_shapes
 from .cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
 from .graph.axes import BATCH, Axes, other_lengths
 from .graph.edits import MOST_DEDUPLICATED_BYTES
+from .graph.tables import find_table_rows
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +143,7 @@ def export(
             preprocess=preprocess,
             inputs=original.inputs,
             variants=(variant,),
+            table_rows=find_table_rows(whole.graph),
         )
         return commit(path, folder, manifest)
 

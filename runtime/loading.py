@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 from msgspec.structs import replace
 
@@ -144,10 +145,10 @@ def load_static(
         path: the bundle's folder, or a bundle already opened.
         device, threads, logits: as for `load`.
         variant: name of a variant; the first by default.
-        exit: the number of the exit at which the network ends; the last by default.
+        exit: the number of the exit at which the network ends, which its results report; -1 is the last.
 
     Raises:
-        UsageError: the exit does not exist, or `threads` is below 1.
+        UsageError: the exit does not exist, or `threads` is out of range.
         BundleError, MissingError: as for `load`.
 
     Example:
@@ -155,13 +156,16 @@ def load_static(
         >>> net = load_static("digits.offramp", exit=1)
         >>> len(net.exits), net.thresholds
         (1, ())
+        >>> import numpy as np
+        >>> net(np.load("test.npz")["x"][0]).exit
+        1
     """
     bundle = opened(path)
     chosen = bundle.variant(variant)
     count = len(chosen.exits)
-    if not -count <= exit < count:
-        raise UsageError(f"There is no exit {exit}: {bundle.path} has exits 0 to {count - 1}.", path=bundle.path)
-    return open_network(static_parts(bundle, chosen, exit), device, LoadOptions(threads=threads, logits=logits))
+    if not isinstance(exit, Integral) or not -count <= exit < count:
+        raise UsageError(f"There is no exit {exit!r:.30}: {bundle.path} has exits 0 to {count - 1}.", path=bundle.path)
+    return open_network(static_parts(bundle, chosen, exit % count), device, LoadOptions(threads=threads, logits=logits))
 
 
 def _device_of(point: OperatingPoint, device: str | Sequence[str] | None, stages: int) -> str | Sequence[str]:
@@ -185,11 +189,10 @@ def _warn_where_it_differs(
     if devices != point.placement:
         reasons.append(f"the stages run on {', '.join(devices)}, but were calibrated on {', '.join(point.placement)}")
     if reasons:
-        name = next(name for name, other in calibration.points.items() if other is point)
         where, what = ("elsewhere", "on this device") if differing else ("with other devices", "with these")
         warn_caller(
-            f"The calibration was made {where} ({'. '.join(reasons)}): its latencies do not hold here. Point {name} is in use. "
-            f"Calibrate {what}.",
+            f"The calibration was made {where} ({'. '.join(reasons)}): its latencies do not hold here. Point {point.name} is in "
+            f"use. Calibrate {what}.",
             UncalibratedWarning,
         )
 
@@ -241,12 +244,14 @@ def _chain(
         parts.stages,
         parts.exits,
         inputs=manifest.inputs,
+        table_rows=manifest.table_rows,
         classes=manifest.classes,
         logits=options.logits,
         point=point,
         points=points,
-        provenance=Provenance(stages, reason),
+        provenance=Provenance(stages, reason, str(parts)),
         watch=watch or watch_power(options.meter, [stage.device for stage in stages]),
+        first_exit=parts.first_exit,
     )
 
 

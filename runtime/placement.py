@@ -48,10 +48,14 @@ def one_device_per_stage(device: str | Sequence[str], stages: int) -> tuple[str,
     """Return a device for each stage: one name stands for all stages, a sequence has a name for each.
 
     Raises:
-        UsageError: a sequence has more or fewer devices than there are stages.
+        UsageError: a sequence has more or fewer devices than there are stages, or `device` is neither a name nor a sequence.
     """
     if isinstance(device, str):
         return (device,) * stages
+    if not isinstance(device, Sequence) or not all(isinstance(name, str) for name in device):
+        raise UsageError(
+            f"A device is a name such as 'cpu' or 'cuda:0', or a sequence of a name for each stage, not {device!r:.60}."
+        )
     if len(device) != stages:
         raise UsageError(f"There are {len(device)} devices for {stages} stages: give one for each, or one for all.")
     return tuple(device)

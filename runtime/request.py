@@ -1,5 +1,7 @@
 """What is to be loaded, and how: what `load`, `load_static`, `verify` and `build` hand on to each other."""
 
+from numbers import Integral
+
 from msgspec import Struct
 
 from ..bundle import Bundle, Exit, Stage, Variant
@@ -8,6 +10,10 @@ from ..errors import UsageError
 from ..progress import Progress
 
 __all__ = ["LoadOptions", "NetworkParts", "chain_parts", "static_parts"]
+
+
+MOST_THREADS = 512
+"""Each stage starts so many at most. More than a processor has never help."""
 
 
 class LoadOptions(Struct, frozen=True):
@@ -21,7 +27,7 @@ class LoadOptions(Struct, frozen=True):
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
-        UsageError: `threads` is below 1.
+        UsageError: `threads` is no whole number from 1 to 512.
     """
 
     threads: int = 1
@@ -31,8 +37,8 @@ class LoadOptions(Struct, frozen=True):
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise UsageError(f"threads is at least 1, not {self.threads}.")
+        if not isinstance(self.threads, Integral) or not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"threads is a whole number from 1 to {MOST_THREADS}, not {self.threads!r:.30}.")
 
 
 class NetworkParts(Struct, frozen=True):
@@ -42,6 +48,11 @@ class NetworkParts(Struct, frozen=True):
     variant: Variant
     stages: tuple[Stage, ...]
     exits: tuple[Exit, ...]
+    first_exit: int = 0
+
+    def __str__(self) -> str:
+        is_chain = len(self.exits) == len(self.variant.exits)
+        return f"{'the chain' if is_chain else f'the static network to exit {self.first_exit}'} of {self.variant.name}"
 
 
 def chain_parts(bundle: Bundle, variant: Variant) -> NetworkParts:
@@ -50,7 +61,7 @@ def chain_parts(bundle: Bundle, variant: Variant) -> NetworkParts:
 
 
 def static_parts(bundle: Bundle, variant: Variant, exit_: int) -> NetworkParts:
-    """Return the parts of the static network that ends at an exit: one stage and one exit."""
+    """Return the parts of the static network that ends at an exit, counted from 0: one stage and one exit."""
     end = variant.exits[exit_]
     stage = Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs)
-    return NetworkParts(bundle, variant, (stage,), (end,))
+    return NetworkParts(bundle, variant, (stage,), (end,), exit_)

@@ -84,7 +84,10 @@ def _read_fitting(bundle: Bundle) -> dict[str, Calibration]:
         except OutdatedError as error:
             warn_caller(f"{error} It is not used.", UncalibratedWarning)
     fitting = {file: calibration for file, calibration in readable.items() if belongs(bundle, calibration)}
-    if stale := sorted(readable.keys() - fitting.keys()):
+    wrong = {file: problem for file in readable if (problem := _wrong_exits(bundle, readable[file]))}
+    for file, problem in wrong.items():
+        warn_caller(f"{bundle.path}: {file} is not used: {problem}. Run: offramp calibrate", UncalibratedWarning)
+    if stale := sorted(readable.keys() - fitting.keys() - wrong.keys()):
         warn_caller(
             f"{bundle.path} was exported again after it was calibrated: not used: {', '.join(stale)}. Run: offramp calibrate",
             UncalibratedWarning,
@@ -124,6 +127,11 @@ def choose_point(
                 path=bundle.path,
             )
         return bundle.variant(variant), None, None
+    if problem := _wrong_exits(bundle, fitting):
+        raise BundleError(
+            f"The calibration is damaged: {problem}. Calibrate again.",
+            path=calibration if isinstance(calibration, (str, os.PathLike)) else bundle.path,
+        )
     if not belongs(bundle, fitting):
         raise BundleError(
             f"The calibration was made for another export of {bundle.path.name} than the one at {bundle.path}. Calibrate again, "
@@ -195,6 +203,26 @@ def belongs(bundle: Bundle, calibration: Calibration) -> bool:
     return all(variant_of(bundle, calibration, point) is not None for point in calibration.points.values())
 
 
+def _wrong_exits(bundle: Bundle, calibration: Calibration) -> str | None:
+    """Say which point of a calibration has other exits than the variant that it was made for; None if none has."""
+    by_digest = {variant.digest: variant for variant in bundle.manifest.variants}
+    for name, point in calibration.points.items():
+        variant = by_digest.get(calibration.variants[point.variant])
+        if variant is not None and not _fits(variant, point):
+            has = (
+                f"{len(point.exit_shares)} exits"
+                if point.static is None
+                else f"a static network to exit {point.static}"
+            )
+            return f"its point {name} has {has}, and variant {variant.name} has exits 0 to {len(variant.exits) - 1}"
+    return None
+
+
+def _fits(variant: Variant, point: OperatingPoint) -> bool:
+    exits = len(variant.exits)
+    return len(point.exit_shares) == exits if point.static is None else point.static < exits
+
+
 def _is_of(bundle: Bundle, calibration: Calibration, point: str, variant: str) -> bool:
     made_for = variant_of(bundle, calibration, calibration.points[point])
     return made_for is not None and made_for.name == variant
@@ -203,9 +231,7 @@ def _is_of(bundle: Bundle, calibration: Calibration, point: str, variant: str) -
 def variant_of(bundle: Bundle, calibration: Calibration, point: OperatingPoint) -> Variant | None:
     """Return the variant that an operating point was made for; None if the bundle does not hold it any more."""
     for variant in bundle.manifest.variants:
-        exits = len(variant.exits)
-        fits = len(point.exit_shares) == exits if point.static is None else point.static < exits
-        if variant.digest == calibration.variants[point.variant] and fits:
+        if variant.digest == calibration.variants[point.variant] and _fits(variant, point):
             return variant
     return None
 

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..describe import describe_results, describe_stats
+from ..describe import describe_network, describe_results, describe_stats
 from ..loading import Loading, with_loading
 from ..meters import open_meter
 from ..options import as_json, with_meter
-from ..output import print_result, progress_bars
+from ..output import note, print_result, progress_bars
 
 if TYPE_CHECKING:
     from ...runtime import Net
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @as_json
 def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_json: bool) -> None:
     """Run BUNDLE on every sample of INPUTS and print label, score, exit and latency of each, a line per sample.
+
+    A note on stderr says what runs: which static network, or the chain, of which variant, on which devices, by which point.
 
     With --power the statistics of the run follow. In JSON, results, statistics and fingerprint are then fields of one document.
     """
@@ -47,6 +49,7 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
     rows: list[dict[str, Any]] = [
         msgspec.to_builtins(result) | ({"class": names[result.label]} if names else {}) for result in results
     ]
+    note(f"Note: {opened.path} runs {describe_network(net)}.")
     if not power:
         print_result(rows, as_json, lambda: describe_results(results, names))
         return

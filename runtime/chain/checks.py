@@ -1,57 +1,60 @@
-"""What a chain refuses: thresholds out of range, answers that are not numbers, samples that an engine cannot run."""
+"""What a chain refuses: thresholds out of range, answers that no exit gives, samples and stages that an engine cannot run."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import numpy as np
 
 from ...bundle.manifest import NEVER
 from ...errors import BundleError, DataError, MissingError, OfframpError, UsageError
-from ..engines import Run
 
 __all__ = [
-    "CLOSED",
+    "LEAST_SCORE",
+    "MOST_SCORE",
     "Where",
+    "are_answers",
+    "check_answers",
     "check_thresholds",
     "errors_located",
-    "nan_error",
     "raise_explained",
-    "refuse_closed",
-    "refuse_nan",
-    "run_stage",
+    "refuse_answer",
 ]
 
 Where = tuple[str | None, str]
 """A stage's device and its file: ("cuda:0", "stage1.onnx")."""
 
-CLOSED = "The network is closed. Load it again."
+LEAST_SCORE, MOST_SCORE = -0.02, 1.02
+"""Scores run from 0 to 1. Half precision may lead so far beyond."""
+
+MOST_CHARACTERS = 400
+"""Of an engine's message so many are shown."""
 
 
-def check_thresholds(values: Sequence[float], exits: int) -> tuple[float, ...]:
+def check_thresholds(values: Sequence[float] | np.ndarray, exits: int) -> tuple[float, ...]:
     """Return thresholds rounded to float32, as scores are.
 
     Raises:
-        UsageError: there are more or fewer thresholds than exits before the last, or a threshold is out of range.
+        UsageError: these are no numbers, there are more or fewer than exits before the last, or one is out of range.
     """
-    if exits == 1 and len(values):
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(())
+    if numbers.ndim != 1:
+        raise UsageError(
+            f"Thresholds are a sequence of numbers, one per exit but the last, such as (0.9, 0.8), not {values!r:.60}."
+        )
+    if exits == 1 and len(numbers):
         raise UsageError(
             "This network has one exit and takes no threshold: the point in use is a static network. For early exit load a "
             "point that has it, such as balanced-early."
         )
-    if len(values) != exits - 1:
-        raise UsageError(f"{exits} exits take {exits - 1} thresholds, not {len(values)}.")
-    if not all(0 <= value <= NEVER for value in values):
-        raise UsageError(f"Thresholds lie between 0 and 2.0 (never), not {list(values)}.")
-    return tuple(float(np.float32(value)) for value in values)
-
-
-def run_stage(run: Run, where: Where) -> None:
-    """Run a stage, and explain what goes wrong."""
-    try:
-        run()
-    except Exception as error:
-        raise_explained(error, where)
+    if len(numbers) != exits - 1:
+        raise UsageError(f"{exits} exits take {exits - 1} thresholds, not {len(numbers)}.")
+    if not all(0 <= value <= NEVER for value in numbers):
+        raise UsageError(f"Thresholds lie between 0 and 2.0 (never), not {numbers.tolist()}.")
+    return tuple(float(np.float32(value)) for value in numbers)
 
 
 @contextlib.contextmanager
@@ -64,34 +67,86 @@ def errors_located(where: Where) -> Iterator[None]:
         raise
 
 
-def raise_explained(error: Exception, where: Where) -> NoReturn:
-    """Raise the error for a sample that an engine cannot run. Engines raise various types, which nobody can catch by name."""
+def raise_explained(
+    error: Exception, where: Where, *, samples: int, has_lengths: bool, try_zeros: Callable[[], bool]
+) -> NoReturn:
+    """Raise the error for samples that an engine cannot run. Engines raise various types, which nobody can catch by name.
+
+    Args:
+        error: what the engine raised.
+        where: the stage that it was raised in.
+        samples: how many samples went through the stage at once.
+        has_lengths: whether an input has named axes, whose lengths the samples choose.
+        try_zeros: runs as many samples of zeros, of the same shape, through the chain to that stage; returns whether that went
+            well. Then the values are to blame, else the shape or the stage itself.
+    """
     device, stage = where
     if isinstance(error, MissingError):
         error.device, error.stage = where
     if isinstance(error, OfframpError):
         raise error
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
-    line = (lines or [type(error).__name__])[0]
-    raise DataError(
-        f"The engine cannot run this sample: {line} Is a value out of range, or a sequence too short or long?",
+    line = (lines or [type(error).__name__])[0][:MOST_CHARACTERS]
+    kind: type[OfframpError] = DataError
+    cannot = f"The engine cannot run {'this sample' if samples == 1 else f'{samples} samples at once'}: {line}"
+    if isinstance(error, MemoryError):
+        kind, words = MissingError, f"Memory ran out in {stage}: {line}"
+    elif try_zeros():
+        words = f"{cannot} It can run zeros of the same shape: is a value out of range?"
+    elif has_lengths:
+        words = f"{cannot} Nor can it run zeros of the same shape: is a sequence too short or long?"
+    else:
+        fixed = "" if samples == 1 else ", or its batch is fixed"
+        kind = BundleError
+        words = (
+            f"{stage} cannot run {'any sample' if samples == 1 else f'{samples} samples at once'}, not even zeros: {line} "
+            f"It does not fit the manifest{fixed}, or the engine fails. Run: offramp verify"
+        )
+    raise kind(words, device=device, stage=stage) from error
+
+
+def are_answers(label: np.ndarray, score: np.ndarray, classes: int) -> np.ndarray:
+    """Return for each label and score whether an exit of a network with so many classes can give them."""
+    return (score >= LEAST_SCORE) & (score <= MOST_SCORE) & (label >= 0) & (label < classes)
+
+
+def check_answers(
+    is_right: np.ndarray, label: np.ndarray, score: np.ndarray, classes: int, where: Callable[[tuple[int, ...]], Where]
+) -> None:
+    """Refuse the first answer of a batch that is not right.
+
+    Args:
+        is_right, label, score: (N, ...).
+        classes: the network's number of classes.
+        where: returns the stage that gave an answer, by the answer's index.
+
+    Raises:
+        DataError, BundleError: as `refuse_answer`.
+    """
+    if not is_right.all():
+        index = tuple(int(i) for i in np.argwhere(~is_right)[0])
+        refuse_answer(int(label[index]), float(score[index]), classes, where(index), row=index[0])
+
+
+def refuse_answer(label: int, score: float, classes: int, where: Where, *, row: int | None = None) -> NoReturn:
+    """Refuse a label or a score that no exit gives; `row` is the number of the sample in its batch.
+
+    Raises:
+        DataError: the score is not a number.
+        BundleError: the score is not from 0 to 1, or there is no such label.
+    """
+    device, stage = where
+    which = "the sample" if row is None else f"sample {row}"
+    if score != score:
+        raise DataError(
+            f"The network's answer to {which} is not a number, though every value of the sample is finite: weights that are NaN, "
+            "a division by zero or an overflow within the network make it so.",
+            device=device,
+            stage=stage,
+        )
+    raise BundleError(
+        f"{stage} answers {which} with label {label} and score {score:.4g}, but labels run from 0 to {classes - 1} and scores "
+        "from 0 to 1. The file is not what was exported, or the engine computes it wrongly. Run: offramp verify",
         device=device,
         stage=stage,
-    ) from error
-
-
-def refuse_closed() -> None:
-    """Refuse to run a network that was closed."""
-    raise UsageError(CLOSED)
-
-
-def refuse_nan(score: np.ndarray) -> None:
-    """Refuse scores that are not numbers; the error names the first such row."""
-    wrong = np.isnan(score)
-    if wrong.any():
-        raise nan_error(int(np.argwhere(wrong)[0][0]))
-
-
-def nan_error(row: int) -> DataError:
-    """Return the error for an answer that is not a number."""
-    return DataError(f"The network's answer to sample {row} is not a number: the input holds NaN or infinity.")
+    )

@@ -1,15 +1,18 @@
 """The chain tied to memory: which tensor has which name in a stage's file, and a binding for each batch size."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
 
 from ...bundle import Exit, Stage, Tensor
+from ...errors import BundleError
 from ..engines import Compiled, Run
 from .buffers import Buffers
 from .checks import Where, errors_located, raise_explained
+from .values import FloatMarks, make_marks
 
 CHUNK_SAMPLES = 16
 """The most samples that go through a stage at once. More would need more memory."""
@@ -57,29 +60,70 @@ def link_stages(
     return links
 
 
+def refuse_shared_names(inputs: Sequence[Tensor], stages: Sequence[Stage], exits: Sequence[Exit]) -> None:
+    """Refuse a chain in which two tensors have one name, and so would share memory. Logits may also cross to later stages.
+
+    Raises:
+        BundleError: a stage or its exit makes a tensor that bears the name of another one.
+    """
+    taken = {tensor.name for tensor in inputs}
+    for stage, exit_ in zip(stages, exits, strict=True):
+        made = {*(tensor.name for tensor in stage.outputs), exit_.logits}
+        names = [*made, exit_.score, exit_.label]
+        if again := [name for name in names if name in taken or names.count(name) > 1]:
+            raise BundleError(
+                f"The manifest gives the name {again[0]!r:.80} to an output of {stage.file} and to another tensor. Export the "
+                "network anew.",
+                stage=stage.file,
+            )
+        taken.update(names)
+
+
 class Bound(Struct):
     """The whole chain tied to memory for one batch size.
 
     Attributes:
         views: the tensors in the host's memory, by name.
         steps: (run, score, label, logits) of each stage.
+        inputs: the arrays of the network's inputs, in order.
+        marks: for each of `inputs` where NaN and infinity are marked.
     """
 
     views: dict[str, np.ndarray]
     steps: list[tuple[Run, Any, Any, Any]]
+    inputs: list[np.ndarray]
+    marks: list[FloatMarks]
+
+    def runs_zeros(self, last: int) -> bool:
+        """Return whether the stages up to the one of that index run a sample of zeros."""
+        for array in self.inputs:
+            array[...] = 0
+        try:
+            for run, *_ in self.steps[: last + 1]:
+                run()
+        except Exception:
+            return False
+        return True
 
 
 class Memory:
     """The memory of a chain for one size of its named axes.
 
+    Args:
+        links: the chain.
+        inputs: the network's inputs.
+        others: the tensors at the boundaries, and the outputs of the exits.
+
     Attributes:
         single: the chain at batch 1.
         heads: its steps with score and label as memory views, which are read in half the time that an array takes.
+        shapes: for each input the shapes in which a sample may come, without its batch axis and with it.
     """
 
-    def __init__(self, links: Sequence[Link], tensors: Sequence[Tensor]) -> None:
+    def __init__(self, links: Sequence[Link], inputs: Sequence[Tensor], others: Sequence[Tensor]) -> None:
         self._links = links
-        self._tensors = tensors
+        self._inputs = [tensor.name for tensor in inputs]
+        self._tensors = tensors = [*inputs, *others]
         self._sides: list[Buffers] = []
         self._bound: dict[tuple[int, int], Bound] = {}
         allocators = _device_allocators(links)
@@ -90,6 +134,10 @@ class Memory:
             (run, memoryview(score), memoryview(label), values[0] if values is not None else None)
             for run, score, label, values in self.single.steps
         ]
+        self.shapes = []
+        for tensor, place in zip(inputs, self.single.inputs, strict=True):
+            axis = tensor.batch_axis or 0
+            self.shapes.append((place.shape[:axis] + place.shape[axis + 1 :], place.shape))
 
     def at(self, batch: int, side: int) -> Bound:
         """Return the chain tied to one of two memories, so that a batch can be compacted from one into the other."""
@@ -107,7 +155,8 @@ class Memory:
             with errors_located(where):
                 run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
             steps.append((run, views[exit_.score], views[exit_.label], views[exit_.logits] if logits else None))
-        return Bound(views, steps)
+        arrays = [views[name] for name in self._inputs]
+        return Bound(views, steps, arrays, [make_marks(array) for array in arrays])
 
 
 def _device_allocators(links: Sequence[Link]) -> dict[str, Callable[[tuple[int, ...], Any], Any]]:
@@ -141,10 +190,25 @@ def learn_shapes(links: Sequence[Link], stages: Sequence[Stage], inputs: dict[st
             try:
                 arrays = link.compiled.infer(feeds, list(names))
             except Exception as error:
-                raise_explained(error, link.where)
+                zeros = {in_file: np.zeros_like(array) for in_file, array in feeds.items()}
+                raise_explained(
+                    error,
+                    link.where,
+                    samples=1,
+                    has_lengths=True,
+                    try_zeros=partial(_infers, link.compiled, zeros, list(names)),
+                )
             values |= {names[in_file]: array for in_file, array in arrays.items()}
         sized += [resize(tensor, values[tensor.name].shape) for tensor in stage.outputs]
     return sized
+
+
+def _infers(compiled: Compiled, feeds: dict[str, np.ndarray], outputs: Sequence[str]) -> bool:
+    try:
+        compiled.infer(feeds, outputs)
+    except Exception:
+        return False
+    return True
 
 
 def resize(tensor: Tensor, shape: Sequence[int]) -> Tensor:

@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from threading import RLock
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-from numpy import ndarray
+from numpy import isfinite, ndarray
 
 from ...bundle import Exit, OperatingPoint, Stage, Tensor
 from ...devices.watch import Watch
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
-from .checks import check_thresholds, nan_error, raise_explained, refuse_closed, refuse_nan
+from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
+from .forks import LIVING
 from .memory import CHUNK_SAMPLES
 from .results import BatchResult, EveryExit, Provenance, Result
-from .runner import Runner
+from .runner import CLOSED, Runner
 from .stats import Family, Stats, Tally, make_stats
+from .values import refuse_infinite
 
 __all__ = ["Net"]
 
@@ -30,10 +32,12 @@ class Net(Runner):
     Make a `clone` for each thread that shall run at the same time. A network with named axes (a sequence length) runs the first
     sample of a new length twice, since it learns the shapes inside it.
 
+    A call from within a call, as a signal handler or a finaliser may make it, runs in memory of its own. A network cannot be
+    pickled. In a forked process it goes on, unless another thread ran it when the process was forked.
+
     Attributes:
-        exits: the names of the exits, first to last.
+        exits: the names of the exits, first to last. A static network has one.
         inputs: the names of the inputs.
-        point: the operating point in use; None if the network runs to its last exit.
         points: the operating points of its calibration, by name, between which `use` switches.
         provenance: what runs each stage, as the engines report it.
 
@@ -60,10 +64,12 @@ class Net(Runner):
         points: Mapping[str, OperatingPoint] | None = None,
         provenance: Provenance | None = None,
         watch: Watch | None = None,
+        first_exit: int = 0,
+        table_rows: Mapping[str, int] | None = None,
     ) -> None:
-        self._lock = RLock()
+        self._lock: Any = RLock()
         self.provenance = provenance or Provenance(())
-        self.point, self.points = point, dict(points or {})
+        self.points = dict(points or {})
         self._watch = watch
         super().__init__(
             compiled,
@@ -73,13 +79,16 @@ class Net(Runner):
             classes=classes,
             logits=logits,
             devices=self.provenance.devices,
-            thresholds=point.thresholds if point else None,
+            point=point,
+            first_exit=first_exit,
+            table_rows=table_rows or {},
         )
         self._count_anew(Family())
+        LIVING.add(self)
 
     def _count_anew(self, family: Family) -> None:
         """Start to count at 0, and have the meter read as long as this network lives."""
-        self._tally = Tally(len(self.exits), family)
+        self._tally = Tally(self._first_exit + len(self.exits), family)
         weakref.finalize(self, family.forget, self._tally).atexit = False
         self._counts, self._note = self._tally.counts, self._tally.recent.append
         self._let_go = _do_nothing
@@ -98,14 +107,24 @@ class Net(Runner):
             >>> net.thresholds
             (0.5, 2.0)
         """
-        return self._thresholds
+        return self._setup.thresholds
 
     @thresholds.setter
-    def thresholds(self, values: Sequence[float]) -> None:
+    def thresholds(self, values: Sequence[float] | ndarray) -> None:
         with self._lock:
             self._check_open()
-            self._thresholds = check_thresholds(values, len(self.exits))
-            self._set_steps()
+            self._change(thresholds=check_thresholds(values, len(self.exits)))
+
+    @property
+    def point(self) -> OperatingPoint | None:
+        """The operating point in use; None if the network was loaded without a calibration.
+
+        Example:
+            >>> from offramp.runtime import load
+            >>> load("digits.offramp").point.met
+            True
+        """
+        return self._setup.point
 
     def use(self, point: str) -> None:
         """Switch to another operating point, between two inferences. Its thresholds hold from the next call on.
@@ -116,10 +135,9 @@ class Net(Runner):
         Example:
             >>> from offramp.runtime import load
             >>> net = load("digits.offramp")
-            >>> name = next(name for name, point in net.points.items() if point is net.point)
-            >>> net.use(name)
+            >>> net.use(net.point.name)
         """
-        if point not in self.points:
+        if not isinstance(point, str) or point not in self.points:
             raise unknown_name("operating point", str(point), self.points)
         chosen = self.points[point]
         if self.point is not None and chosen.engines != self.point.engines:
@@ -128,8 +146,8 @@ class Net(Runner):
                 f"Load it anew with point={point!r}."
             )
         with self._lock:
-            self.thresholds = chosen.thresholds
-            self.point = chosen
+            self._check_open()
+            self._change(thresholds=check_thresholds(chosen.thresholds, len(self.exits)), point=chosen)
 
     def __call__(self, x: Any) -> Result:
         """Run one sample.
@@ -139,8 +157,8 @@ class Net(Runner):
                 network with several inputs a tuple of arrays, or a dict by name.
 
         Raises:
-            DataError: `x` has another shape or kind of dtype, or the network's answer is not a number. Some engines, OpenVINO
-                among them, often answer an input that is not a number with a number.
+            DataError: `x` has another shape or kind of dtype, holds NaN or infinity, or a value that the network cannot take.
+            BundleError: a stage runs for no sample, or answers what no exit can.
             UsageError: the network is closed.
 
         Example:
@@ -152,27 +170,43 @@ class Net(Runner):
             (2, (10,))
         """
         start = perf_counter_ns()
-        with self._lock:
-            if x.__class__ is ndarray and x.shape in self._alone and x.dtype is self._dtype:
-                self._place[...] = x
+        lock = self._lock
+        if lock._is_owned():
+            return self._apart()(x)
+        try:  # the same as `with lock`, which takes a tenth of a microsecond more
+            lock.acquire()
+            setup = self._setup
+            place, shapes, dtype, flags, marks = setup.entry
+            if x.__class__ is ndarray and x.shape in shapes and x.dtype is dtype:
+                place[...] = x
+                if marks is not None:
+                    isfinite(place, flags)
+                    if 0 in marks:
+                        refuse_infinite([place], self._inputs, None)
             else:
-                self._put(x)
+                setup = self._put(x)
             try:
-                for k, run, score, label, logits, threshold in self._steps:
+                for k, run, score, label, logits, threshold in setup.steps:
                     run()
                     sure = score[0]
                     if sure >= threshold:
                         break
             except Exception as error:
-                raise_explained(error, self._where[k])
-            if sure != sure:
-                raise nan_error(0)
+                self._explain(error, k - self._first_exit, setup.memory.single)  # type: ignore[union-attr]
+            best = label[0]
+            if not (0 <= best < self._classes and LEAST_SCORE <= sure <= MOST_SCORE):
+                refuse_answer(best, sure, self._classes, self._where[k - self._first_exit])
             if logits is not None:
                 logits = logits.copy()
             spent = perf_counter_ns() - start
             self._counts[k] += 1
             self._note(spent)
-            return Result(label[0], sure, k, spent * 1e-9, logits)
+            return Result(best, sure, k, spent * 1e-9, logits)
+        finally:
+            try:  # noqa: SIM105
+                lock.release()
+            except RuntimeError:  # it was interrupted before it had the lock
+                pass
 
     def batch(self, x: Any) -> BatchResult:
         """Run many samples.
@@ -185,7 +219,9 @@ class Net(Runner):
             x: the samples, of the network's dtype, the batch on the input's batch axis. For several inputs a tuple or dict.
 
         Raises:
-            DataError: `x` has another shape or kind of dtype, holds no sample, or an answer is not a number.
+            DataError: `x` holds no sample; or as for a call with one sample.
+            BundleError: as for a call with one sample.
+            UsageError: the network is closed.
 
         Example:
             >>> import numpy as np
@@ -196,22 +232,24 @@ class Net(Runner):
             ((200,), {2})
         """
         start = perf_counter_ns()
+        if self._lock._is_owned():
+            return self._apart().batch(x)
         with self._lock:
-            samples, memory = self._check_batch(x)
+            samples, _, memory = self._check_batch(x)
             n = len(samples)
             label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
             score = np.empty(n, np.float32)
-            logits = None if self._classes is None else np.empty((n, self._classes), np.float32)
+            logits = np.empty((n, self._classes), np.float32) if self._logits else None
             for first in range(0, n, CHUNK_SAMPLES):
                 part = slice(first, first + CHUNK_SAMPLES)
                 into = label[part], score[part], exit_[part], None if logits is None else logits[part]
                 if self._together is None and first > 0 and first + CHUNK_SAMPLES <= n:
-                    self._together = self._is_faster_together(memory, samples[part], into)
+                    self._together = self._is_faster_together(memory, samples[part], into, first)
                 elif self._together is False:
-                    self._run_alone(samples[part], into)
+                    self._run_alone(samples[part], into, first)
                 else:
-                    self._run_together(memory, samples[part], into)
-            refuse_nan(score)
+                    self._run_together(memory, samples[part], into, first)
+            self._check_taken(label, score, exit_)
             self._tally.add(exit_)
             return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits)
 
@@ -223,7 +261,7 @@ class Net(Runner):
             size: how many samples go through a stage at once, up to 16. At 1 the numbers are exactly those that `net(x)` sees.
 
         Raises:
-            DataError: as for `batch`.
+            DataError, BundleError: as for `batch`.
             UsageError: `size` is out of range, or the network is closed.
 
         Example:
@@ -235,8 +273,12 @@ class Net(Runner):
         """
         if not 1 <= size <= CHUNK_SAMPLES:
             raise UsageError(f"size is from 1 to {CHUNK_SAMPLES}, not {size}.")
+        if self._lock._is_owned():
+            return self._apart().every_exit(x, size=size)
         with self._lock:
-            return self._every_exit(x, size)
+            answers = self.run_every_exit(x, size=size)
+            self._check_every(answers, are_answers(answers.label, answers.score, self._classes))
+            return answers
 
     def clone(self) -> "Net":
         """Make a second chain over the same compiled stages, with memory of its own, for another thread.
@@ -250,21 +292,46 @@ class Net(Runner):
             >>> second = first.clone()
             >>> first.close()  # the clone goes on
         """
+        other = self._apart()
+        other._count_anew(self._tally.family)
+        LIVING.add(other)
+        return other
+
+    def _apart(self) -> "Net":
+        """Return a network that counts with this one and has memory and lock of its own."""
         with self._lock:
             self._check_open()
             for k, link in enumerate(self._links):
                 if not link.compiled.clones:
                     device, file = self._where[k]
                     raise UsageError(
-                        f"Chains cannot share stage {k} on {link.compiled.runs_on}: load the bundle once for each thread.",
+                        f"Chains cannot share stage {k} on {link.compiled.runs_on}: load the bundle once for each thread "
+                        "or signal handler.",
                         device=device,
                         stage=file,
                     )
             other = copy.copy(self)
         other._lock = RLock()
-        other._count_anew(self._tally.family)
         other._take_memory()
         return other
+
+    def __copy__(self) -> "Net":
+        """Return a network with thresholds of its own that shares memory and lock with this one."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        LIVING.add(other)
+        return other
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied deeply.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "A loaded network cannot be pickled, sent to another process or copied deeply: load the bundle there. For another "
+            "thread of this process make a clone()."
+        )
 
     def stats(self, *, reset: bool = False) -> Stats:
         """Return how often each exit was taken, how long calls took and, if loaded with a meter, what power the board drew.
@@ -296,9 +363,7 @@ class Net(Runner):
         """Let go of the engine's memory. The network cannot be called afterwards; its clones can."""
         self._let_go()
         with self._lock:
-            self._links, self._places, self._alone = [], [], ()
-            self._steps = ((0, refuse_closed, [0.0], [0], None, 0.0),)
-            self._memories, self._memory = {}, None
+            self._close(CLOSED)
 
     def __enter__(self) -> "Net":
         """Return the network itself."""

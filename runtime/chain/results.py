@@ -10,7 +10,7 @@ class Result(Struct, frozen=True, gc=False):
     Attributes:
         label: index of the class.
         score: how sure the exit is, 0 to 1.
-        exit: the number of the exit where the sample left, an index into `Net.exits`. A static network has one exit, 0.
+        exit: the number of the exit where the sample left, counted from 0 in the variant; of a static network its own exit.
         latency_s: time from the call to the result.
         logits: float array (classes,) of that exit; None unless the network was loaded with `logits=True`.
 
@@ -33,7 +33,7 @@ class BatchResult(Struct, frozen=True):
     Attributes:
         label: index of each sample's class, int64 (N,).
         score: how sure its exit is, float32 (N,).
-        exit: the number of the exit where it left, int64 (N,).
+        exit: the number of the exit where it left, as in `Result`, int64 (N,).
         latency_s: time of the whole batch.
         logits: those of its exit, float (N, classes); None unless the network was loaded with `logits=True`.
 
@@ -101,15 +101,18 @@ class Provenance(Struct, frozen=True):
     Attributes:
         stages: what runs each stage.
         chosen: why `auto` chose the devices; None if they were named.
+        network: the chain or static network that runs, and its variant, in words.
 
     Example:
         >>> from offramp.runtime import load_uncalibrated
-        >>> load_uncalibrated("digits.offramp").provenance.devices
-        ('cpu', 'cpu', 'cpu')
+        >>> provenance = load_uncalibrated("digits.offramp").provenance
+        >>> provenance.devices, provenance.network
+        (('cpu', 'cpu', 'cpu'), 'the chain of fp32')
     """
 
     stages: tuple[StageProvenance, ...]
     chosen: str | None = None
+    network: str = ""
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -1,27 +1,66 @@
 """The stages of a chain tied to memory for the samples at hand, and how one sample or a batch goes through them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
-from ...bundle import Exit, Stage, Tensor
+from ...bundle import Exit, OperatingPoint, Stage, Tensor
 from ...bundle.manifest import NEVER
 from ...errors import UsageError
-from ..engines import Compiled
-from .checks import CLOSED, raise_explained, refuse_nan, run_stage
-from .memory import Bound, Memory, keep_rows, learn_shapes, link_stages, live_after, resize
+from ..engines import Compiled, Run
+from .checks import Where, are_answers, check_answers, raise_explained
+from .memory import (
+    Bound,
+    Memory,
+    keep_rows,
+    learn_shapes,
+    link_stages,
+    live_after,
+    refuse_shared_names,
+    resize,
+)
 from .results import EveryExit
 from .samples import Samples, check_samples, fill_input, prepare_single, split_inputs
+from .values import refuse_indices, refuse_infinite
 
-__all__ = ["Answers", "Runner"]
+__all__ = ["Answers", "Runner", "Setup"]
+
+CLOSED = "The network is closed. Load it again."
 
 MOST_LENGTHS = 8
 """A network with named axes keeps memory for so many sizes. The size that was not used for longest goes first."""
 
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 """Arrays to be filled for a chunk of samples: labels, scores, exits and, if wanted, logits."""
+
+Entry = tuple[np.ndarray, tuple[Any, ...], Any, np.ndarray | None, bytearray | None]
+"""The memory of an only input; the shapes and the dtype of samples that are copied in without more ado; its `FloatMarks`."""
+
+NO_ENTRY: Entry = (np.empty(0), (), None, None, None)
+"""No sample is copied in so."""
+
+
+class Setup(Struct, frozen=True):
+    """What calls read. It is replaced as a whole, so that whatever interrupts a change leaves all of the old or all of the new.
+
+    Attributes:
+        thresholds: one for each exit but the last.
+        point: the operating point in use.
+        memory: the memory in use; None before the first sample of a network with named axes.
+        entry: how a sample gets into the memory without detours.
+        steps: (number of the exit, run, score, label, logits, threshold) of each stage, at batch 1.
+    """
+
+    thresholds: tuple[float, ...]
+    point: OperatingPoint | None = None
+    memory: Memory | None = None
+    entry: Entry = NO_ENTRY
+    steps: tuple[tuple[Any, ...], ...] = ()
 
 
 class Runner:
@@ -37,62 +76,99 @@ class Runner:
         classes: int,
         logits: bool,
         devices: Sequence[str],
-        thresholds: Sequence[float] | None,
+        point: OperatingPoint | None,
+        first_exit: int,
+        table_rows: Mapping[str, int],
     ) -> None:
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
+        refuse_shared_names(inputs, stages, exits)
         self._links = link_stages(compiled, stages, exits, logits, devices or (None,) * len(stages))
         self._where = [link.where for link in self._links]
+        self._why_closed = CLOSED
         self._stages = list(stages)
         self._inputs = tuple(inputs)
+        self._rows = [table_rows.get(name) for name in self.inputs]
+        self._first_exit = first_exit
         self._live = live_after(stages)
-        self._classes = classes if logits else None
+        self._classes, self._logits = classes, logits
         heads = [Tensor(name=e.score, dtype="float32", shape=(None,)) for e in exits]
         heads += [Tensor(name=e.label, dtype="int64", shape=(None,)) for e in exits]
         heads += [Tensor(name=e.logits, dtype="float32", shape=(None, classes)) for e in exits if logits]
         self._heads = heads
-        self._thresholds = (NEVER,) * (len(exits) - 1) if thresholds is None else tuple(thresholds)
         self._batches = all(stage.batches for stage in compiled)
         self._together = None if self._batches else False
         self._named = not all(tensor.is_sized for tensor in inputs)
+        self._setup = Setup((NEVER,) * (len(exits) - 1) if point is None else point.thresholds, point)
         self._take_memory()
 
     def _take_memory(self) -> None:
         """Start with new memory. A network with named axes gets its memory with the first sample."""
         self._memories: dict[tuple[tuple[int, ...], ...], Memory] = {}
-        self._memory: Memory | None = None
-        self._places: list[tuple[np.ndarray, tuple[Any, ...]]] = []
-        # For a network with one input: a sample of such a shape is copied in without any other check.
-        self._alone: tuple[Any, ...] = ()
-        self._steps: tuple[tuple[Any, ...], ...] = ()
+        self._setup = Setup(self._setup.thresholds, self._setup.point)
         if not self._named:
             self._turn_to([np.empty(tensor.at(1), tensor.dtype) for tensor in self._inputs])
 
-    def _set_steps(self) -> None:
-        """Join the memory in use and the thresholds to what the loop over the stages reads."""
-        if self._memory is not None:
-            ends = (*self._thresholds, 0.0)
-            self._steps = tuple((k, *h, t) for k, (h, t) in enumerate(zip(self._memory.heads, ends, strict=True)))
+    def _change(self, **changes: Any) -> Setup:
+        """Replace fields of the setup, and all that follows from them; return the new one."""
+        while True:
+            before = self._setup
+            after = self._tie(replace(before, **changes))
+            if self._setup is before:  # else a signal handler has changed it meanwhile, and is not to be overruled
+                self._setup = after
+                return after
+
+    def _tie(self, setup: Setup) -> Setup:
+        """Return a setup with entry and steps that fit its memory and thresholds."""
+        memory = setup.memory
+        if memory is not None:
+            ends, first = (*setup.thresholds, 0.0), self._first_exit
+            steps = tuple((first + k, *h, t) for k, (h, t) in enumerate(zip(memory.heads, ends, strict=True)))
+            entry = NO_ENTRY
+            if len(self._inputs) == 1 and self._inputs[0].batch_axis == 0 and self._rows == [None]:
+                place = memory.single.inputs[0]
+                entry = place, memory.shapes[0], place.dtype, *memory.single.marks[0]
+            setup = replace(setup, steps=steps, entry=entry)
+        return setup
+
+    def _close(self, reason: str) -> None:
+        """Let go of stages and memory; calls are refused with the reason."""
+        self._why_closed = reason
+        self._setup = Setup(self._setup.thresholds, self._setup.point)
+        self._links, self._memories = [], {}
 
     def _check_open(self) -> None:
         if not self._links:
-            raise UsageError(CLOSED)
+            raise UsageError(self._why_closed)
 
-    def _put(self, x: Any) -> None:
-        """Copy a sample into the inputs' memory."""
-        parts = split_inputs(x, self._inputs)
-        if not self._fits(parts):
-            self._check_open()
-            self._turn_to(prepare_single(parts, self._inputs))
-        for part, (place, _), tensor in zip(parts, self._places, self._inputs, strict=True):
+    def _put(self, x: Any, row: int | None = None) -> Setup:
+        """Copy a sample into the inputs' memory; return the setup with that memory. `row` is its number in a batch."""
+        self._check_open()
+        parts, setup = split_inputs(x, self._inputs), self._setup
+        memory = setup.memory
+        if memory is None or not all(part.shape in shapes for part, shapes in zip(parts, memory.shapes, strict=False)):
+            setup = self._turn_to(prepare_single(parts, self._inputs))
+            memory = setup.memory
+        assert memory is not None
+        for part, place, tensor in zip(parts, memory.single.inputs, self._inputs, strict=True):
             fill_input(place, part, tensor)
+        self._check_values(memory.single, row)
+        return setup
 
-    def _fits(self, parts: Sequence[np.ndarray]) -> bool:
-        """Return True if the memory in use is for samples of these shapes."""
-        pairs = zip(parts, self._places, strict=False)
-        return bool(self._places) and all(part.shape in shapes for part, (_, shapes) in pairs)
+    def _check_values(self, bound: Bound, first: int | None) -> None:
+        """Refuse samples in memory that hold NaN, infinity or an index beyond its table.
 
-    def _turn_to(self, singles: Sequence[np.ndarray]) -> None:
+        `first` is the number of the first of them in its batch; None for a sample alone.
+        """
+        for place, (flags, marks), rows in zip(bound.inputs, bound.marks, self._rows, strict=True):
+            if marks is not None:
+                np.isfinite(place, flags)
+                if 0 in marks:
+                    refuse_infinite(bound.inputs, self._inputs, first)
+            elif rows is not None and place.size and not -rows <= int(place.min()) <= int(place.max()) < rows:
+                refuse_indices(bound.inputs, self._inputs, self._rows, first)
+
+    def _turn_to(self, singles: Sequence[np.ndarray]) -> Setup:
         """Use the memory for samples of these shapes. For new shapes it is made, and named axes inside the network are learnt."""
         key = tuple(single.shape for single in singles)
         memory = self._memories.pop(key, None)
@@ -101,90 +177,120 @@ class Runner:
             if self._named:
                 boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
-            memory = Memory(self._links, [*inputs, *boundaries, *self._heads])
+            memory = Memory(self._links, inputs, [*boundaries, *self._heads])
         self._memories[key] = memory  # the last in the dictionary was used last
         if len(self._memories) > MOST_LENGTHS:
             del self._memories[next(iter(self._memories))]
-        if memory is self._memory:
-            return
-        self._memory = memory
-        self._places = []
-        for tensor in self._inputs:
-            place, axis = memory.single.views[tensor.name], tensor.batch_axis or 0
-            self._places.append((place, (place.shape, place.shape[:axis] + place.shape[axis + 1 :])))
-        self._place, self._dtype = self._places[0][0], self._places[0][0].dtype
-        self._alone = self._places[0][1] if len(self._places) == 1 and self._inputs[0].batch_axis == 0 else ()
-        self._set_steps()
+        setup = self._setup
+        return setup if memory is setup.memory else self._change(memory=memory)
 
-    def _check_batch(self, x: Any) -> tuple[Samples, Memory]:
-        """Return the samples with the batch axis first, and the memory for their shapes."""
+    def _explain(self, error: Exception, k: int, bound: Bound) -> NoReturn:
+        """Raise the error for samples that stage k cannot run."""
+        raise_explained(
+            error,
+            self._where[k],
+            samples=len(bound.steps[k][1]),
+            has_lengths=self._named,
+            try_zeros=partial(bound.runs_zeros, k),
+        )
+
+    def _run_stage(self, run: Run, k: int, bound: Bound) -> None:
+        try:
+            run()
+        except Exception as error:
+            self._explain(error, k, bound)
+
+    def _check_batch(self, x: Any) -> tuple[Samples, Setup, Memory]:
+        """Return the samples with the batch axis first, and the setup and memory for their shapes."""
         self._check_open()
         samples = check_samples(x, self._inputs)
         parts = zip(samples.arrays, self._inputs, strict=True)
-        self._turn_to([np.ascontiguousarray(np.moveaxis(a[:1], 0, t.batch_axis or 0), t.dtype) for a, t in parts])
-        assert self._memory is not None
-        return samples, self._memory
+        with np.errstate(over="ignore"):
+            setup = self._turn_to(
+                [np.ascontiguousarray(np.moveaxis(a[:1], 0, t.batch_axis or 0), t.dtype) for a, t in parts]
+            )
+        assert setup.memory is not None
+        return samples, setup, setup.memory
 
-    def _fill(self, bound: Bound, samples: Samples) -> None:
-        for tensor, array in zip(self._inputs, samples.arrays, strict=True):
-            bound.views[tensor.name][...] = np.moveaxis(array, 0, tensor.batch_axis or 0)
+    def _fill(self, bound: Bound, samples: Samples, first: int) -> None:
+        """Copy samples into memory; `first` is the number of the first of them in its batch."""
+        with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which is refused
+            for tensor, place, array in zip(self._inputs, bound.inputs, samples.arrays, strict=True):
+                place[...] = np.moveaxis(array, 0, tensor.batch_axis or 0)
+        self._check_values(bound, first)
 
-    def _every_exit(self, x: Any, size: int) -> EveryExit:
-        samples, memory = self._check_batch(x)
+    def run_every_exit(self, x: Any, *, size: int) -> EveryExit:
+        """Run samples as `Net.every_exit` does, whatever their scores and labels as long as these are numbers."""
+        samples, _, memory = self._check_batch(x)
         size = size if self._batches else 1
         n, exits = len(samples), len(self.exits)
         label, score = np.empty((n, exits), np.int64), np.empty((n, exits), np.float32)
-        logits = None if self._classes is None else np.empty((n, exits, self._classes), np.float32)
+        logits = np.empty((n, exits, self._classes), np.float32) if self._logits else None
         for first in range(0, n, size):
             part = samples[first : first + size]
             bound = memory.single if len(part) == 1 else memory.at(len(part), 0)
-            self._fill(bound, part)
+            self._fill(bound, part, first)
             for k, (run, scores, labels, values) in enumerate(bound.steps):
-                run_stage(run, self._where[k])
+                self._run_stage(run, k, bound)
                 label[first : first + size, k], score[first : first + size, k] = labels, scores
                 if logits is not None:
                     logits[first : first + size, k] = values
-        refuse_nan(score)
-        return EveryExit(label, score, logits)
+        answers = EveryExit(label, score, logits)
+        self._check_every(answers, ~np.isnan(score))
+        return answers
 
-    def _is_faster_together(self, memory: Memory, samples: Samples, into: Answers) -> bool:
+    def _check_every(self, answers: EveryExit, is_right: np.ndarray) -> None:
+        """Refuse the first answer that is not right; `is_right` is (samples, exits)."""
+        check_answers(is_right, answers.label, answers.score, self._classes, lambda index: self._where[index[1]])
+
+    def _check_taken(self, label: np.ndarray, score: np.ndarray, exit_: np.ndarray) -> None:
+        """Refuse the first answer of a batch that the exit where its sample left cannot give."""
+
+        def where(index: tuple[int, ...]) -> Where:
+            return self._where[int(exit_[index[0]]) - self._first_exit]
+
+        check_answers(are_answers(label, score, self._classes), label, score, self._classes, where)
+
+    def _is_faster_together(self, memory: Memory, samples: Samples, into: Answers, first: int) -> bool:
         """Run a chunk both ways. Together wins unless it takes 5 % longer, which is more than a machine's noise."""
         start = perf_counter_ns()
-        self._run_alone(samples, into)
+        self._run_alone(samples, into, first)
         middle = perf_counter_ns()
-        self._run_together(memory, samples, into)
+        self._run_together(memory, samples, into, first)
         return perf_counter_ns() - middle < 1.05 * (middle - start)
 
-    def _run_alone(self, samples: Samples, into: Answers) -> None:
-        """Run each sample of a chunk through the chain by itself."""
+    def _run_alone(self, samples: Samples, into: Answers, first: int) -> None:
+        """Run each sample of a chunk through the chain by itself; `first` is the number of its first sample in the batch."""
         label, score, exit_, logits = into
         for i, sample in enumerate(samples):
-            self._put(sample)
+            setup = self._put(sample, first + i)
+            k = self._first_exit
             try:
-                for k, run, sure, best, values, threshold in self._steps:
+                for k, run, sure, best, values, threshold in setup.steps:
                     run()
                     if sure[0] >= threshold:
                         break
             except Exception as error:
-                raise_explained(error, self._where[k])
+                assert setup.memory is not None
+                self._explain(error, k - self._first_exit, setup.memory.single)
             label[i], score[i], exit_[i] = best[0], sure[0], k
             if logits is not None:
                 logits[i] = values
 
-    def _run_together(self, memory: Memory, samples: Samples, into: Answers) -> None:
+    def _run_together(self, memory: Memory, samples: Samples, into: Answers, first: int) -> None:
         """Run one chunk. Samples that leave at an exit are written into the given arrays and dropped from later stages."""
         label, score, exit_, logits = into
         rows, side = np.arange(len(samples)), 0
         bound = memory.at(len(samples), side)
-        self._fill(bound, samples)
-        for k, threshold in enumerate((*self._thresholds, 0.0)):
+        self._fill(bound, samples, first)
+        for k, threshold in enumerate((*self._setup.thresholds, 0.0)):
             run, scores, labels, values = bound.steps[k]
-            run_stage(run, self._where[k])
+            self._run_stage(run, k, bound)
             stay = ~(scores >= threshold)
             if k == len(self.exits) - 1:
                 stay[:] = False
             leaving = rows[~stay]
-            label[leaving], score[leaving], exit_[leaving] = labels[~stay], scores[~stay], k
+            label[leaving], score[leaving], exit_[leaving] = labels[~stay], scores[~stay], self._first_exit + k
             if logits is not None and values is not None:
                 logits[leaving] = values[~stay]
             if not stay.any():

@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+MOST_CHARACTERS = 300
+"""Of another package's message so many are shown."""
+
+
 class Samples(Struct, frozen=True):
     """Samples of a network: one array per input, (N, ...) with the batch axis first."""
 
@@ -50,7 +54,7 @@ def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
         inputs: the network's inputs.
 
     Raises:
-        DataError: `x` has more or fewer arrays than the network has inputs, or a name that no input has.
+        DataError: `x` has more or fewer arrays than the network has inputs, a name that no input has, or is no array of numbers.
     """
     names = [tensor.name for tensor in inputs]
     if isinstance(x, Mapping):
@@ -59,14 +63,38 @@ def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
                 raise DataError(str(unknown_name("input", str(name), names)))
         if missing := [name for name in names if name not in x]:
             raise DataError(f"The input {missing[0]} is missing: the network takes {', '.join(names)}.")
-        return [np.asarray(x[name]) for name in names]
+        return [_read_part(x[name], name) for name in names]
     if len(inputs) == 1 and not (isinstance(x, (list, tuple)) and len(x) == 1):
-        return [np.asarray(x)]
+        return [_read_part(x, names[0])]
     if not isinstance(x, (list, tuple)) or len(x) != len(inputs):
         raise DataError(
             f"The network takes {len(inputs)} inputs ({', '.join(names)}): pass a tuple, or a dict by name."
         )
-    return [np.asarray(part) for part in x]
+    return [_read_part(part, name) for part, name in zip(x, names, strict=True)]
+
+
+def _read_part(part: Any, name: str) -> np.ndarray:
+    """Return what a program gives for one input as an array; a tensor of bfloat16, which NumPy does not have, as float32.
+
+    Raises:
+        DataError: it is no array of numbers.
+    """
+    try:
+        array = to_array(part.float() if str(getattr(part, "dtype", "")) == "torch.bfloat16" else part)
+    except Exception as error:  # rows of different lengths, sparse tensors, whatever `__array__` raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_CHARACTERS]
+        raise DataError(
+            f"NumPy cannot make an array of what is given for {name}, {_show_type(part)}: {reason}"
+        ) from error
+    if array.dtype.kind not in "fiubc":
+        raise DataError(f"The network takes an array of numbers for {name}, not {_show_type(part)} of {array.dtype}.")
+    return array
+
+
+def _show_type(value: Any) -> str:
+    """Write the type of a value for a message: `a list`, `a torch.Tensor`."""
+    module = type(value).__module__.partition(".")[0]
+    return f"a {type(value).__name__}" if module == "builtins" else f"a {module}.{type(value).__name__}"
 
 
 def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
@@ -119,7 +147,8 @@ def prepare_single(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> lis
             both = f"{alone} (or {show_shape([1 if size is None else size for size in tensor.shape])})"
             raise DataError(f"The network takes a sample of shape {both}{which}, not {part.shape}.")
         check_kind(single, tensor)
-        singles.append(np.ascontiguousarray(single, tensor.dtype))
+        with np.errstate(over="ignore"):
+            singles.append(np.ascontiguousarray(single, tensor.dtype))
     return singles
 
 
@@ -129,9 +158,12 @@ def fill_input(place: np.ndarray, part: np.ndarray, tensor: Tensor) -> None:
     Raises:
         DataError: the network does not take the array's kind of dtype.
     """
-    if part.dtype != place.dtype:
-        check_kind(part, tensor)
-    place[...] = part.reshape(place.shape)
+    if part.dtype == place.dtype:
+        place[...] = part.reshape(place.shape)
+        return
+    check_kind(part, tensor)
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which is refused
+        place[...] = part.reshape(place.shape)
 
 
 def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:

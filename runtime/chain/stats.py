@@ -31,7 +31,7 @@ class Stats(Struct, frozen=True, kw_only=True):
 
     Attributes:
         inferences: the number of samples answered, one by one or in batches.
-        exit_counts: how many samples left at each exit.
+        exit_counts: how many samples left at each exit, by its number as in `Result.exit`.
         exit_shares: the same as shares of `inferences`; all 0 before the first sample.
         latency_s: `mean`, `p50`, `p90`, `p99`, `p99.9` and `most` of the last 4096 calls with one sample; empty before the first.
         power: what the board drew; None if the network was loaded without a meter.

@@ -342,6 +342,7 @@ def test_no_engine_sees_a_file_of_a_wrong_sha256(dense, folder, name):
             "fits one of them only",
         ),
         (lambda m: m["variants"][0]["stages"][1].update(guarded="stage1.onnx"), "guarded stage and as something else"),
+        (lambda m: m.update(table_rows={"x": 5}), "names x, which is no input of whole numbers"),
         (lambda m: m.update(class_names=["one"]), "1 class names for 5 classes"),
         (lambda m: m.update(preprocess={"mean": [0.5], "std": [1.0, 1.0]}), "mean has 1 channels and std 2"),
         (lambda m: m.update(preprocess={"mean": [0.5], "std": [-1.0]}), "> 0"),

@@ -160,7 +160,7 @@ def test_progress_is_told(dense, labelled):
         (lambda x, y: (x, y[:-1]), "one label per sample"),
         (lambda x, y: (x, y.astype(float)), "whole numbers"),
         (lambda x, y: (x.astype(int), y), "takes float32"),
-        (lambda x, y: (np.array("x"), y), "empty"),
+        (lambda x, y: (np.array("x"), y), "array of numbers"),
         (lambda x, y: (x, y * 0 + 3), "All 800 labels are class 3"),
         (lambda x, y: (x, (y + 1) % 5), r"right on \d.\d% of the samples, no better than chance among 5 classes"),
     ],

@@ -225,6 +225,7 @@ def test_messages_go_to_stderr_and_results_to_stdout(files):
     assert done.stderr.startswith("Note: ") and "no calibration" in done.stderr
     assert done.stdout.splitlines()[0].split() == ["sample", "label", "score", "exit", "latency", "us"]
     assert len(done.stdout.splitlines()) == 801
+    assert "dense.offramp runs the chain of fp32 on cpu, without a calibration, thresholds never, never." in done.stderr
 
 
 def test_doctor_says_what_runs(files):

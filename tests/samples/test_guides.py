@@ -60,7 +60,7 @@ def test_what_the_service_runs_answers_each_input_and_stops_when_it_is_told(cali
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 2999 and {row["exit"] for row in rows} > {0} and rows[0]["latency_s"] > 0
-    assert "not a number" in done.stderr and "exit_shares" in done.stderr
+    assert "holds NaN" in done.stderr and "exit_shares" in done.stderr
 
     running = subprocess.Popen([*start, tmp_path / "many.npz"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout.readline()

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from offramp.bundle import read_calibration
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import UncalibratedWarning, load, load_static, load_uncalibrated
-from offramp.runtime.chain.checks import run_stage
+from offramp.runtime.chain.checks import raise_explained
 from offramp.runtime.engines import StageFile, find_device
 from offramp.tests.zoo import dense as dense_network
 
@@ -43,7 +43,7 @@ def test_a_score_equal_to_the_threshold_leaves(dense):
 def test_stages_behind_the_exit_are_not_run(dense):
     net = load_uncalibrated(dense)
     ran = []
-    memory = net._memory
+    memory = net._setup.memory
     memory.heads = [
         ((lambda k=k, run=run: (ran.append(k), run())), *rest) for k, (run, *rest) in enumerate(memory.heads)
     ]
@@ -88,7 +88,7 @@ def test_float64_and_non_contiguous_samples_are_converted(dense):
         (np.zeros(7, np.float32), r"takes a sample of shape \(16,\) \(or \(1, 16\)\), not \(7,\)"),
         (np.zeros((2, 16), np.float32), r"not \(2, 16\)"),
         (np.zeros(16, np.uint8), "takes float32 for x, not uint8"),
-        (np.full(16, np.nan, np.float32), "not a number"),
+        (np.full(16, np.nan, np.float32), r"The sample holds NaN or infinity in x \(float32\)"),
     ],
 )
 def test_a_wrong_sample_says_what_is_taken(dense, x, words):
@@ -102,7 +102,7 @@ def test_a_wrong_sample_says_what_is_taken(dense, x, words):
         (np.zeros((3, 7), np.float32), "not"),
         (np.zeros((0, 16), np.float32), "no samples"),
         (np.zeros((3, 16), np.int64), "takes float32 for x, not int64"),
-        (np.stack([np.zeros(16), np.full(16, np.inf)]), "sample 1 is not a number"),
+        (np.stack([np.zeros(16), np.full(16, np.inf)]), r"Sample 1 holds NaN or infinity in x"),
     ],
 )
 def test_a_wrong_batch_says_what_is_taken(dense, x, words):
@@ -147,11 +147,9 @@ def test_sizes_that_no_memory_is_kept_for_are_refused(dense):
 
 
 def test_an_error_that_an_engine_explains_itself_is_not_its_own_cause():
-    def gone():
-        raise MissingError("The NPU is gone.")
-
+    gone, where = MissingError("The NPU is gone."), ("rknn:rk3588", "stage1.onnx")
     with pytest.raises(MissingError, match="gone") as caught:
-        run_stage(gone, ("rknn:rk3588", "stage1.onnx"))
+        raise_explained(gone, where, samples=1, has_lengths=False, try_zeros=lambda: True)
     assert caught.value.__cause__ is None
     assert (caught.value.device, caught.value.stage) == ("rknn:rk3588", "stage1.onnx")
 

@@ -1,0 +1,84 @@
+"""What programs give as a sample."""
+
+import numpy as np
+import pytest
+
+from offramp.errors import DataError
+from offramp.export import export
+from offramp.runtime import load_uncalibrated
+from offramp.tests.zoo.dense import write_onnx
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples")
+    return load_uncalibrated(export(write_onnx(folder / "net.onnx"), None, folder / "net.offramp"))
+
+
+GOOD = torch.linspace(-1, 1, 16)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        GOOD,
+        GOOD.clone().requires_grad_(),
+        torch.nn.Parameter(GOOD.clone()),
+        GOOD.double(),
+        GOOD.tolist(),
+        tuple(GOOD.tolist()),
+        memoryview(GOOD.numpy()),
+        [GOOD],
+        {"x": GOOD.clone().requires_grad_()},
+    ],
+    ids=["tensor", "gradient", "parameter", "double", "list", "tuple", "memory", "parts", "named"],
+)
+def test_what_holds_the_numbers_is_taken(net, x):
+    assert net(x).score == net(GOOD.numpy()).score
+
+
+def test_bfloat16_is_converted_as_other_floats_are(net):
+    half = GOOD.bfloat16()
+    assert net(half).score == net(half.float().numpy()).score
+    assert (net.batch(half[None].repeat(3, 1)).score == net(half).score).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ([[1.0, 2.0], [3.0]], "a list"),
+        (GOOD.to_sparse(), "a torch.Tensor: .*[Ss]parse"),
+        (torch.empty(16, device="meta"), "a torch.Tensor"),
+        (torch.quantize_per_tensor(GOOD, 0.1, 0, torch.qint8), "a torch.Tensor"),
+        (None, "numbers for x, not a NoneType"),
+        ("a.png", "numbers for x, not a str"),
+        (b"abc", "numbers for x, not a bytes"),
+        ((value for value in range(16)), "numbers for x, not a generator"),
+        ({1.0, 2.0}, "numbers for x, not a set"),
+        (np.array([{}] * 16), "numbers for x, not a numpy.ndarray of object"),
+        (np.array(["1"] * 16), "numbers for x, not a numpy.ndarray of <U1"),
+        (np.zeros(16, "datetime64[s]"), "numbers for x"),
+        (np.zeros(16, [("a", np.float32)]), "numbers for x"),
+        (np.zeros(16, np.complex64), "takes float32 for x, not complex64"),
+        (np.zeros(16, bool), "takes float32 for x, not bool"),
+    ],
+    ids=str,
+)
+def test_what_does_not_is_refused_in_a_sentence(net, x, words):
+    for call in (net, net.batch, net.every_exit):
+        with pytest.raises(DataError, match=f"{words}|takes samples of shape|data set is empty"):
+            call(x)
+    with pytest.raises(DataError, match=words):
+        net(x)
+
+
+class Broken:
+    def __array__(self, *_, **__):
+        raise RuntimeError("no memory on the device\nin two lines")
+
+
+def test_an_object_whose_array_fails_is_refused_with_its_reason(net):
+    with pytest.raises(DataError, match=r"given for x, a \w+\.Broken: no memory on the device$"):
+        net(Broken())
