@@ -77,6 +77,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         full_accuracy: accuracy of the reference, the whole network of the bundle's first variant; None without labels.
         drop: `full_accuracy - accuracy`; None without labels.
         drop_interval: the paired 95 % interval of the drop.
+        choice_bias: by how much the drop (without labels the disagreement) looked too small, because the samples that report it
+            also chose the step along the path. `accuracy`, `drop`, its interval and `disagreement` are corrected by it.
         disagreement: share of the inputs that get another label than the reference gives them.
         latency_s: mean latency, predicted from the exit shares and `exit_latency_s`.
         exit_shares: share of the samples that leave at each exit; they sum to 1.
@@ -112,6 +114,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     exit_shares: tuple[Share, ...]
     exit_latency_s: tuple[Seconds, ...]
     met: bool
+    choice_bias: float = 0.0
     static: Count | None = None
     late: Share | None = None
     energy_j: Joules | None = None

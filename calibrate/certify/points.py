@@ -17,6 +17,7 @@ from ..search.contenders import Contender
 from ..search.objective import meets_limits
 from ..search.picks import Pick
 from ..search.predictions import predict_point
+from .choice_bias import correct, estimate_bias
 from .paths import lay_candidates
 from .promises import certify_path
 
@@ -144,6 +145,8 @@ class _PointTest(Struct, frozen=True):
         if step is not None:
             thresholds = tuple(path[step].tolist())
         point = predict_point(chain, thresholds, self.target)
+        if step is not None:
+            point = correct(point, estimate_bias(chain.reporting, self.target, path, step, delta=self.delta))
         return self._promise(point, step, len(path), why, len(chain.reporting))
 
     def test_static(self, static: Contender, *, is_chosen: bool) -> OperatingPoint:

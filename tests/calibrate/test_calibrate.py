@@ -36,8 +36,9 @@ def test_the_figures_come_from_the_samples_that_did_not_choose(dense, labelled):
     taken = exits_taken(answers.score, point.thresholds)
     right = answers.label == y[report, None]
     early = right[np.arange(600), taken]
-    assert point.accuracy == early.mean() and point.full_accuracy == right[:, -1].mean()
-    assert point.drop == pytest.approx(right[:, -1].mean() - early.mean())
+    assert point.accuracy == pytest.approx(early.mean() - point.choice_bias)
+    assert point.full_accuracy == right[:, -1].mean()
+    assert point.drop == pytest.approx(right[:, -1].mean() - early.mean() + point.choice_bias)
     assert point.drop_interval[0] < point.drop < point.drop_interval[1]
     assert point.exit_shares == tuple(np.bincount(taken, minlength=3) / 600)
     assert point.latency_s == pytest.approx(np.dot(point.exit_shares, point.exit_latency_s))
