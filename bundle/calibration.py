@@ -48,6 +48,8 @@ class Certificate(Record, frozen=True):
         promises: the number of promises in the calibration; each is tested at (1 - confidence) / promises.
         samples: the number of samples it was tested on. They chose neither the thresholds nor the path of candidates.
         step, steps: the index of the certified candidate, and how many candidates the path has.
+        independent: for how many independent samples they counted, if some are copies of others or resemble their neighbours; None
+            if all count.
 
     Example:
         >>> from offramp.bundle import Certificate
@@ -62,6 +64,7 @@ class Certificate(Record, frozen=True):
     samples: Positive
     step: Count
     steps: Positive
+    independent: Positive | None = None
 
 
 class OperatingPoint(Record, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import numpy as np
 Z95 = 1.959964
 """Standard errors on each side of a 95 % interval."""
 
-__all__ = ["noninferiority_z", "paired_drop", "paired_error", "share_interval"]
+__all__ = ["drop_interval", "noninferiority_z", "paired_drop", "paired_error", "share_interval"]
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
@@ -51,7 +51,7 @@ def noninferiority_z(lost: np.ndarray, won: np.ndarray, n: float, eps: float) ->
 def paired_drop(
     right: np.ndarray, right_full: np.ndarray, *, independent: float = 1.0
 ) -> tuple[float, tuple[float, float]]:
-    """Return the accuracy drop and its 95 % interval: all drops whose score statistic is within 1.96 (see `noninferiority_z`).
+    """Return the accuracy drop and its 95 % interval (`drop_interval`).
 
     Args:
         right: bool (N,), with early exit.
@@ -59,9 +59,19 @@ def paired_drop(
         independent: the share of the samples that count as independent.
     """
     n = len(right)
-    lost, won = float((right_full & ~right).sum()), float((right & ~right_full).sum())
-    drop, counts = (lost - won) / n, (lost * independent, won * independent, n * independent)
-    return drop, (-_largest_drop(counts[1], counts[0], counts[2]), _largest_drop(*counts))
+    lost, won = (right_full & ~right).sum() / n, (right & ~right_full).sum() / n
+    return float(lost - won), drop_interval(float(lost), float(won), n * independent)
+
+
+def drop_interval(lost: float, won: float, n: float) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy drop: all drops whose score statistic is within 1.96 (see `noninferiority_z`).
+
+    Args:
+        lost: the share of samples that are wrong early and right at the last exit.
+        won: the share that is right early and wrong at the last exit.
+        n: how many independent samples there are.
+    """
+    return -_largest_drop(won * n, lost * n, n), _largest_drop(lost * n, won * n, n)
 
 
 def _largest_drop(lost: float, won: float, n: float) -> float:

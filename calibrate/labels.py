@@ -17,17 +17,16 @@ __all__ = [
     "check_data",
     "check_labelled",
     "check_labels",
+    "hash_each",
     "hash_samples",
+    "hash_set",
 ]
 
 LEAST_SAMPLES = 20
 """Samples that calibrating takes, however few classes there are."""
 
-LEAST_OVER_CHANCE = 1.2
-"""The whole network must be right at least this many times as often as by chance."""
-
-HASHED_ROWS = 256
-"""Samples that are hashed at once, so that no large copy is made."""
+CHANCE_ERRORS = 2.33
+"""The network must be right more often than by chance, by at least so many standard errors: by luck alone once in a hundred."""
 
 
 class SampleSet(Struct, frozen=True):
@@ -36,15 +35,22 @@ class SampleSet(Struct, frozen=True):
     Attributes:
         x: the samples, in the network's dtypes.
         y: labels, int64 (N,), or None.
-        sha256: of the samples.
+        hashes: of each sample, uint64 (N,): copies have the same.
+        sha256: of all samples.
     """
 
     x: Samples
     y: np.ndarray | None
+    hashes: np.ndarray
     sha256: str
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def rows(self, rows: np.ndarray) -> "SampleSet":
+        """Return some of the samples."""
+        x, hashes = self.x[rows], self.hashes[rows]
+        return SampleSet(x, None if self.y is None else self.y[rows], hashes, _hash_all(x, hashes))
 
 
 def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Samples, np.ndarray]:
@@ -88,12 +94,14 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
         x, y = convert_samples(data[0], manifest.inputs), None
     else:
         x, y = check_labelled((data[0], data[1]), manifest)
-    needed = max(LEAST_SAMPLES, manifest.classes)
-    if len(x) < needed:
+    samples, needed = hash_set(x, y), max(LEAST_SAMPLES, manifest.classes)
+    distinct = len(np.unique(samples.hashes))
+    if distinct < needed:
+        only = f"only {distinct} of them differ" if distinct < len(x) else f"that is {needed - len(x)} too few"
         raise DataError(
-            f"There are {len(x)} samples in {name}; calibrating takes at least {needed}, and some thousands to be precise."
+            f"There are {len(x)} samples in {name}, {only}: calibrating takes at least {needed}, and some thousands to be precise."
         )
-    return SampleSet(x, y, hash_samples(x))
+    return samples
 
 
 def check_classes(y: np.ndarray) -> None:
@@ -105,22 +113,57 @@ def check_classes(y: np.ndarray) -> None:
 
 
 def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
-    """Refuse labels that the network's answers match no better than by chance."""
-    right, chance = float((answers == y).mean()), 1 / classes
-    # Few samples may be right too seldom by bad luck: two standard deviations.
-    if right + 2 * (chance * (1 - chance) / len(y)) ** 0.5 <= LEAST_OVER_CHANCE * chance:
+    """Refuse labels that the network's answers match no better than by chance.
+
+    By chance means: as often as if the same labels were dealt to other samples, so that a network that always answers the commonest
+    class is right by chance, however common that is. The standard error is that of Cohen's kappa without agreement (Fleiss, Cohen
+    and Everitt, Psychological Bulletin 72, 1969).
+
+    Args:
+        y: labels, int64 (N,).
+        answers: the whole network's, (N,).
+        classes: how many classes there are.
+
+    Raises:
+        DataError: the answers match no better than by chance.
+    """
+    n, right = len(y), float((answers == y).mean())
+    labelled, answered = (np.bincount(labels, minlength=classes)[:classes] / n for labels in (y, answers))
+    chance = float(labelled @ answered)
+    spread = chance + chance**2 - float((labelled * answered) @ (labelled + answered))
+    if right - chance <= CHANCE_ERRORS * (max(0.0, spread) / n) ** 0.5:
         raise DataError(
-            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Do the "
-            "labels belong to another set? Are they in another order (as folders are sorted)? Are the samples scaled differently "
-            "than in training?"
+            f"The whole network is right on {right:.1%} of the {n} samples, no better than chance among {classes} classes: if the "
+            f"labels were shuffled it would be right on {chance:.1%}. Do the labels belong to another set, or to other samples of "
+            "it? Are they in another order (as folders are sorted)? Are the samples scaled differently than in training?"
         )
 
 
+def hash_set(x: Samples, y: np.ndarray | None) -> SampleSet:
+    """Hash samples that were checked."""
+    hashes = hash_each(x)
+    return SampleSet(x, y, hashes, _hash_all(x, hashes))
+
+
+def hash_each(x: Samples) -> np.ndarray:
+    """Return a hash of each sample's values, uint64 (N,)."""
+    hashes = np.empty(len(x), np.uint64)
+    for i in range(len(x)):
+        digest = hashlib.blake2b(digest_size=8)
+        for array in x.arrays:
+            digest.update(array[i].tobytes())
+        hashes[i] = int.from_bytes(digest.digest(), "little")
+    return hashes
+
+
 def hash_samples(x: Samples) -> str:
-    """Return the sha256 of samples: their dtypes, shapes and values."""
+    """Return the sha256 of samples: their dtypes, shapes and hashes."""
+    return _hash_all(x, hash_each(x))
+
+
+def _hash_all(x: Samples, hashes: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in x.arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
-        for first in range(0, len(array), HASHED_ROWS):
-            digest.update(np.ascontiguousarray(array[first : first + HASHED_ROWS]).data)
+    digest.update(hashes.astype("<u8").tobytes())
     return digest.hexdigest()

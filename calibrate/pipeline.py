@@ -21,12 +21,13 @@ from ..progress import Progress, no_progress
 from ..runtime.selection import belongs
 from .advice import advise, name_unpromised
 from .certify.points import make_points
-from .measure.configurations import measure_all
+from .measure.configurations import Measurements, measure_all
 from .measure.session import Session
 from .requests import Devices, Request, read_request
 from .search.choice import Choice, choose, measure_again
 from .search.contenders import Contender, tabulate
 from .search.frontier import lay_frontier
+from .search.independence import Independence, find_independence
 
 __all__ = ["calibrate"]
 
@@ -123,17 +124,29 @@ def calibrate(
     )
     with Session(request) as session:
         measured = measure_all(session)
-        contenders = tabulate(measured, request)
+        independence = _find_independence(measured, request)
+        contenders = tabulate(measured, request, independence)
         choice = choose(contenders, measured, request)
         choice = measure_again(session, choice, contenders)
         conditions = session.conditions()
     points = make_points(choice.picks, request.targets, choice.statics, confidence=confidence, progress=progress)
-    calibration = _describe(session, choice, points, conditions)
+    calibration = _describe(session, choice, points, conditions, notes=independence.notes)
     return _store(calibration, session)
 
 
+def _find_independence(measured: Measurements, request: Request) -> Independence:
+    """Find which samples depend on each other, by the scores of the first configuration."""
+    labels = measured.reference.labels if request.samples.y is None else request.samples.y
+    return find_independence(request.samples.hashes, measured.configurations[0].answers.chain.score, labels)
+
+
 def _describe(
-    session: Session, choice: Choice, points: dict[str, OperatingPoint], conditions: Conditions
+    session: Session,
+    choice: Choice,
+    points: dict[str, OperatingPoint],
+    conditions: Conditions,
+    *,
+    notes: Sequence[str],
 ) -> Calibration:
     """Return the calibration as it is stored."""
     request = session.request
@@ -157,6 +170,8 @@ def _describe(
         gates=tuple(choice.exclusions.values()),
         notes=(
             *session.left_out,
+            *request.notes,
+            *notes,
             *name_unpromised(choice.picks, request.targets, points),
             *advise(choice.picks, request.targets, points, conditions),
         ),

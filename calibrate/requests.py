@@ -20,7 +20,7 @@ from ..errors import UsageError
 from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
-from .labels import SampleSet, check_classes, check_data
+from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data
 
 __all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "PlacedVariant", "Request", "read_request"]
 
@@ -51,8 +51,9 @@ class Request(Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: the bundle.
         samples: the samples that were given.
-        outside: other samples that select; None if a part of `samples` does.
-        selecting, reporting: which rows of `samples` select, and which report. With `outside` none of them selects.
+        outside: other samples that select, none of which is in `samples`; None if a part of `samples` does.
+        order: all rows of `samples` in a random order; the first ones select, and the others report.
+        selecting: how many of them select. With `outside` none does.
         targets: by the names of their points.
         confidence: of all promises together.
         placed: each variant on each device that fits it.
@@ -62,17 +63,18 @@ class Request(Struct, frozen=True, kw_only=True):
         meter: measures energy; None leaves it out.
         path: where the calibration is stored.
         is_path_named: True if the path was given.
-        seed, rng: the seed, and the generator made from it, which has drawn the split of the samples.
+        seed, rng: the seed, and the generator made from it, which has drawn the order of the samples.
         measure_s: seconds spent on the latencies of each configuration.
         save_s: seconds between two saves of unfinished work.
         progress: is told what is being done.
+        notes: things worth knowing about the samples, in words.
     """
 
     bundle: Bundle
     samples: SampleSet
     outside: SampleSet | None
-    selecting: np.ndarray
-    reporting: np.ndarray
+    order: np.ndarray
+    selecting: int
     targets: dict[str, Target]
     confidence: float
     placed: tuple[PlacedVariant, ...]
@@ -88,6 +90,7 @@ class Request(Struct, frozen=True, kw_only=True):
     measure_s: float
     save_s: float
     progress: Progress
+    notes: tuple[str, ...]
 
     @property
     def reference_variant(self) -> Variant:
@@ -141,7 +144,7 @@ def read_request(
     samples = check_data(data, bundle.manifest)
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
     targets = name_targets(target, has_labels=samples.y is not None, meter=meter)
-    _check_outside(samples, others, targets)
+    others, notes = _check_outside(samples, others, targets, bundle.manifest.classes)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
     if not 0 <= save_s < math.inf:
@@ -150,13 +153,12 @@ def read_request(
         raise UsageError(f"measure_s is a time in seconds above 0, not {measure_s}.")
     variants = choose_variants(bundle, variant)
     rng = np.random.default_rng(seed)
-    selecting, reporting = split_samples(len(samples), others is not None, rng)
     request = Request(
         bundle=bundle,
         samples=samples,
         outside=others,
-        selecting=selecting,
-        reporting=reporting,
+        order=rng.permutation(len(samples)),
+        selecting=_count_selecting(len(samples), others is not None),
         targets=targets,
         confidence=confidence,
         placed=place_variants(variants, (device, *also)),
@@ -172,6 +174,7 @@ def read_request(
         measure_s=measure_s,
         save_s=save_s,
         progress=progress,
+        notes=notes,
     )
     if samples.y is not None:
         check_classes(samples.y)
@@ -214,11 +217,9 @@ def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list
     return [bundle.variant(name) for name in dict.fromkeys(names)]
 
 
-def split_samples(count: int, has_outside: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows select and which report; with samples from outside no row selects."""
-    order = rng.permutation(count)
-    selecting = 0 if has_outside else min(count // 2, max(LEAST_SELECTING, round(SELECTING_SHARE * count)))
-    return np.sort(order[:selecting]), rng.permutation(order[selecting:])
+def _count_selecting(count: int, has_outside: bool) -> int:
+    """Return how many samples select: none with samples from outside."""
+    return 0 if has_outside else min(count // 2, max(LEAST_SELECTING, round(SELECTING_SHARE * count)))
 
 
 def place_variants(variants: Sequence[Variant], devices: Sequence[Devices]) -> tuple[PlacedVariant, ...]:
@@ -239,17 +240,34 @@ def place_variants(variants: Sequence[Variant], devices: Sequence[Devices]) -> t
     )
 
 
-def _check_outside(samples: SampleSet, outside: SampleSet | None, targets: Mapping[str, Target]) -> None:
+def _check_outside(
+    samples: SampleSet, outside: SampleSet | None, targets: Mapping[str, Target], classes: int
+) -> tuple[SampleSet | None, tuple[str, ...]]:
+    """Return the samples from outside without those that are in `samples` too, and a note if there are any.
+
+    Raises:
+        UsageError: too few are left, or they have no labels and a target needs some.
+    """
     if outside is None:
-        return
-    if outside.sha256 == samples.sha256:
-        raise UsageError(
-            "outside holds the same samples as data: selecting samples must not be reporting samples too. Leave outside out."
-        )
+        return None, ()
     if outside.y is None and any(target.min_accuracy is not None for target in targets.values()):
         raise UsageError(
             "outside has no labels, so it cannot choose thresholds for min_accuracy: limit max_drop instead, or give labels."
         )
+    is_shared = np.isin(outside.hashes, samples.hashes)
+    shared, left = int(is_shared.sum()), int((~is_shared).sum())
+    if not shared:
+        return outside, ()
+    if left < max(LEAST_SAMPLES, classes):
+        raise UsageError(
+            f"{shared} of the {len(outside)} samples in outside are in data too: selecting samples must not be reporting samples "
+            "too. Leave outside out, or give other samples."
+        )
+    note = (
+        f"{shared} of the {len(outside)} samples in outside are in data too. They were left out of outside, since samples that "
+        "choose must not report. If outside is what the network was trained on, data holds training samples: no figure here is true then."
+    )
+    return outside.rows(np.flatnonzero(~is_shared)), (note,)
 
 
 def _choose_path(bundle: Bundle, variants: Sequence[Variant], output: str | os.PathLike[str] | None) -> Path:

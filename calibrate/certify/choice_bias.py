@@ -1,12 +1,10 @@
 """How much better a point looks on the reporting samples than it is, because they also chose its step along the path."""
 
-from typing import NamedTuple
-
 import numpy as np
 from msgspec.structs import replace
 
 from ...bundle import OperatingPoint, Target
-from ..intervals import noninferiority_z
+from ..intervals import drop_interval, noninferiority_z
 from ..measure.tables import ExitTable, exits_taken, values_at
 from ..search.objective import limit_values
 from .exact_tests import critical_z, share_bound
@@ -14,64 +12,57 @@ from .exact_tests import critical_z, share_bound
 REDRAWS = 200
 """How often the reporting samples are drawn again."""
 
-__all__ = ["ChoiceBias", "correct", "estimate_bias"]
+__all__ = ["correct"]
 
 
-class ChoiceBias(NamedTuple):
-    """What is to be added to the drop and to the disagreement that the reporting samples show."""
+def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta: float) -> OperatingPoint:
+    """Return a point whose accuracy, drop, interval and disagreement are corrected for the choice of its step.
 
-    drop: float
-    disagreement: float
-
-
-def estimate_bias(table: ExitTable, target: Target, path: np.ndarray, step: int, *, delta: float) -> ChoiceBias:
-    """Estimate the bias of a point's drop and disagreement by the bootstrap (Efron, JASA 78, 1983).
-
-    The samples are drawn again from themselves, each draw chooses a step, and the bias is by how much less is lost there on the
-    draw than on all samples, in the mean. A path's first candidate, of which nobody leaves early, was not chosen and has none.
+    The bias is estimated by the bootstrap (Efron, JASA 78, 1983): the samples are drawn again from themselves, each draw chooses a
+    step, and the bias is by how much less is lost there on the draw than on all samples, in the mean. A point that lets nobody leave
+    early was not chosen, and has none.
 
     Args:
+        point: a certified point, with the figures that the samples show.
         table: of the reporting samples.
-        target: the target.
-        path: the candidates.
-        step: the candidate that was certified.
+        path: the candidates, of which the point's thresholds are one.
         delta: the chance of a false promise that each candidate was tested at.
     """
     taken = np.stack([exits_taken(table.score, thresholds.tolist()) for thresholds in path])
+    step = int((path == np.asarray(point.thresholds, np.float32)).all(axis=1).argmax())
     if (taken[step] == table.exits - 1).all():
-        return ChoiceBias(0.0, 0.0)
+        return point
     draws = max(1, int(len(table) * table.independent))
     often = np.random.default_rng(0).multinomial(draws, np.full(len(table), 1 / len(table)), REDRAWS)
     often = np.vstack([often, np.full(len(table), draws / len(table))]).astype(np.float32)  # the last one is no redraw
-    lost, differs = (_losses_by_step(values, taken, often) for values in (table.lost, table.differs))
-    chosen = _last_certified(table, target, taken, often, delta)
+    chosen = _last_certified(table, point.target, taken, often, delta)
     if chosen[-1] > step:  # a limit of cost was the one that failed
         chosen = np.minimum(chosen, step)
     rows = np.flatnonzero(chosen[:-1] >= 0)
     if not len(rows):
-        return ChoiceBias(0.0, 0.0)
-    at = chosen[rows]
-    biases = (float((losses[-1, at] - losses[rows, at]).mean()) / draws for losses in (lost, differs))
-    return ChoiceBias(*biases)
+        return point
 
+    def corrected(values: np.ndarray) -> float:
+        """Return a share of the samples at the point's step, and the bias added."""
+        sums = _sum_by_step(values, taken, often)
+        bias = (sums[-1, chosen[rows]] - sums[rows, chosen[rows]]).mean()
+        return min(1.0, max(0.0, float(sums[-1, step] + bias) / draws))
 
-def correct(point: OperatingPoint, bias: ChoiceBias) -> OperatingPoint:
-    """Return a point whose drop, accuracy and disagreement are corrected."""
-    disagreement = min(1.0, max(0.0, point.disagreement + bias.disagreement))
-    if point.drop is None or point.accuracy is None or point.drop_interval is None:
-        return replace(point, disagreement=disagreement, choice_bias=bias.disagreement)
-    low, high = point.drop_interval
+    disagreement = corrected(table.differs)
+    if point.full_accuracy is None or point.drop is None:
+        return replace(point, disagreement=disagreement, choice_bias=disagreement - point.disagreement)
+    lost, won = corrected(table.lost > 0), corrected(table.lost < 0)
     return replace(
         point,
-        accuracy=min(1.0, max(0.0, point.accuracy - bias.drop)),
-        drop=point.drop + bias.drop,
-        drop_interval=(low + bias.drop, high + bias.drop),
+        accuracy=min(1.0, max(0.0, point.full_accuracy - lost + won)),
+        drop=lost - won,
+        drop_interval=drop_interval(lost, won, len(table) * table.independent),
         disagreement=disagreement,
-        choice_bias=bias.drop,
+        choice_bias=lost - won - point.drop,
     )
 
 
-def _losses_by_step(values: np.ndarray, taken: np.ndarray, often: np.ndarray) -> np.ndarray:
+def _sum_by_step(values: np.ndarray, taken: np.ndarray, often: np.ndarray) -> np.ndarray:
     """Return the sum of values at each step, float64 (draws, steps), where samples count as often as they were drawn."""
     at_steps = np.stack([values_at(values, step) for step in taken]).astype(np.float32)
     return np.asarray((often @ at_steps.T).astype(np.float64))
@@ -83,9 +74,9 @@ def _last_certified(table: ExitTable, target: Target, taken: np.ndarray, often: 
     is_proven = np.ones((len(often), len(taken)), bool)
     for name, (values, most) in limit_values(table, target).items():
         if name == "max_drop":
-            lost, won = (_losses_by_step(part, taken, often) for part in (values > 0, values < 0))
+            lost, won = (_sum_by_step(part, taken, often) for part in (values > 0, values < 0))
             is_proven &= noninferiority_z(lost, won, n, most) <= critical_z(n, most, delta)
         elif values.ndim == 2:
             allowed = sum(share_bound(count, n, delta=delta) <= most for count in range(int(most * n) + 1)) - 1
-            is_proven &= _losses_by_step(values, taken, often) <= allowed + 1e-3
+            is_proven &= _sum_by_step(values, taken, often) <= allowed + 1e-3
     return np.asarray(np.where(is_proven.all(axis=1), len(taken), (~is_proven).argmax(axis=1)) - 1)

@@ -12,12 +12,12 @@ from ...bundle.target import describe_limit
 from ...progress import Progress, no_progress
 from ...units import show_share, show_us
 from ..advice import judge
-from ..measure.tables import exits_taken
+from ..measure.tables import ExitTable, exits_taken
 from ..search.contenders import Contender
 from ..search.objective import meets_limits
 from ..search.picks import Pick
 from ..search.predictions import predict_point
-from .choice_bias import correct, estimate_bias
+from .choice_bias import correct
 from .paths import lay_candidates
 from .promises import certify_path
 
@@ -146,8 +146,8 @@ class _PointTest(Struct, frozen=True):
             thresholds = tuple(path[step].tolist())
         point = predict_point(chain, thresholds, self.target)
         if step is not None:
-            point = correct(point, estimate_bias(chain.reporting, self.target, path, step, delta=self.delta))
-        return self._promise(point, step, len(path), why, len(chain.reporting))
+            point = correct(point, chain.reporting, path, delta=self.delta)
+        return self._promise(point, step, len(path), why, chain.reporting)
 
     def test_static(self, static: Contender, *, is_chosen: bool) -> OperatingPoint:
         """Return a static network's point, certified if it was chosen before the reporting samples were looked at."""
@@ -157,16 +157,17 @@ class _PointTest(Struct, frozen=True):
         if not is_chosen:
             return replace(point, promise=CHOSEN_TOO_LATE)
         step, why = certify_path(static.reporting, self.target, np.zeros((1, 0), np.float32), delta=self.delta)
-        return self._promise(point, step, 1, why, len(static.reporting))
+        return self._promise(point, step, 1, why, static.reporting)
 
-    def _promise(self, point: OperatingPoint, step: int | None, steps: int, why: str, samples: int) -> OperatingPoint:
+    def _promise(self, point: OperatingPoint, step: int | None, steps: int, why: str, table: ExitTable) -> OperatingPoint:
         if step is None:
             return replace(point, promise=why)
         certificate = Certificate(
             limits=self.target.limits,
             confidence=self.confidence,
             promises=self.promises,
-            samples=samples,
+            samples=len(table),
+            independent=None if table.independent == 1 else max(1, int(len(table) * table.independent)),
             step=step,
             steps=steps,
         )
@@ -192,5 +193,6 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
         else:
             limited, _, bound = describe_limit(name, most, target).partition(" of ")
             parts.append(f"the {limited.partition(' ')[2]} on inputs like these is {bound}")
+    counted = "" if certificate.independent is None else f" that count for {certificate.independent} independent ones"
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-    return f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples."
+    return f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples{counted}."

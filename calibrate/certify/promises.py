@@ -58,7 +58,8 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
     if step is not None:
         return step, ""
     values, most = limits[failed]
-    return None, _explain(values_at(values, exits_taken(table.score, path[0].tolist())), most, failed, delta)
+    seen = values_at(values, exits_taken(table.score, path[0].tolist()))
+    return None, _explain(seen, most, failed, delta, independent=table.independent)
 
 
 def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndarray:
@@ -84,19 +85,24 @@ def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndar
 
 
 def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarray, delta: float) -> bool:
-    """Return True if the samples prove a limit; the reference needs no proof that it loses nothing against itself."""
+    """Return True if the samples prove a limit; the reference needs no proof that it loses nothing against itself.
+
+    Samples that depend on each other count for fewer: counts are scaled, and rounded against the promise.
+    """
     values, most = limit
-    seen = values_at(values, taken)
+    seen, share = values_at(values, taken), table.independent
+    n = max(1, int(len(seen) * share))
     if table.is_reference and name in ("max_drop", "max_disagreement"):
         return True
     if name == "max_drop":
-        return certify_drop(int((seen > 0).sum()), int((seen < 0).sum()), len(seen), eps=most, delta=delta)
+        lost, won = math.ceil(int((seen > 0).sum()) * share - 1e-9), int(int((seen < 0).sum()) * share + 1e-9)
+        return certify_drop(lost, won, n, eps=most, delta=delta)
     if values.ndim == 2:
-        return certify_share(int(seen.sum()), len(seen), most, delta=delta)
-    return certify_mean(seen, most, least=float(values.min()), most=float(values.max()), delta=delta)
+        return certify_share(math.ceil(int(seen.sum()) * share - 1e-9), n, most, delta=delta)
+    return certify_mean(seen[:n], most, least=float(values.min()), most=float(values.max()), delta=delta)
 
 
-def _explain(seen: np.ndarray, most: float, name: str, delta: float) -> str:
+def _explain(seen: np.ndarray, most: float, name: str, delta: float, *, independent: float) -> str:
     """Say why even the first candidate of a path cannot be promised, and how many samples might prove it."""
     n, mean, z = len(seen), float(seen.mean()), NormalDist().inv_cdf(1 - delta)
     what, share = WORDS[name]
@@ -105,7 +111,12 @@ def _explain(seen: np.ndarray, most: float, name: str, delta: float) -> str:
     # A test passes at about z standard errors; with as many again it passes in most draws.
     spread = max(float(seen.var()), (1.0 if share else float(np.ptp(seen))) / n)
     needed = max(math.log(1 / delta) * (1 - most) / most if share else 0.0, spread * (2 * z / (most - mean)) ** 2)
+    needed = max(n * independent + 1, math.ceil(needed / 100) * 100)
+    if independent < 1:
+        counted, could = f"{n} samples that count for {max(1, int(n * independent))}", f"{needed:.0f} independent ones"
+    else:
+        counted, could = f"{n} samples", f"{needed:.0f}"
     return (
-        f"Nothing is promised: {n} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
-        f"{show_value(name, most)}. About {max(n + 1, math.ceil(needed / 100) * 100)} could."
+        f"Nothing is promised: {counted} cannot show at {1 - delta:.1%} confidence that {what} is at most "
+        f"{show_value(name, most)}. About {could} could."
     )

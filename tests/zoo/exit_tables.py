@@ -6,7 +6,7 @@ without temperatures; both have five exits that cost `exit_costs(5)`.
 
 import numpy as np
 
-from offramp.calibrate.measure.tables import Costs, ExitTable
+from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken, mean_at
 
 UNEVEN = (1.7, 0.6, 1.2, 0.8, 1.0)
 
@@ -53,6 +53,12 @@ def make_table(n, exits=5, **options):
         differs=(drawn["label"] != drawn["label"][:, -1:]).astype(np.int8),
         costs=Costs(tuple(np.full(2, cost) for cost in exit_costs(exits))),
     )
+
+
+def true_losses(table, thresholds):
+    """Give the accuracy drop and the disagreement at some thresholds, of a table that is taken for the population."""
+    taken = exits_taken(table.score, thresholds)
+    return mean_at(table.lost, taken), mean_at(table.differs, taken)
 
 
 def exit_costs(exits):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from offramp.bundle import Target
-from offramp.calibrate.certify.choice_bias import correct, estimate_bias
+from offramp.calibrate.certify.choice_bias import correct
 from offramp.calibrate.certify.paths import lay_candidates
 from offramp.calibrate.certify.promises import certify_path
 from offramp.calibrate.measure.tables import exits_taken, values_at
@@ -40,7 +40,7 @@ def test_the_reported_drop_and_disagreement_are_true_in_the_mean(population):
             continue
         chain = Contender(configuration=configuration, static=None, selecting=table, reporting=reporting)
         raw = predict_point(chain, tuple(path[step].tolist()), target)
-        point = correct(raw, estimate_bias(reporting, target, path, step, delta=DELTA))
+        point = correct(raw, reporting, path, delta=DELTA)
         assert point.choice_bias == pytest.approx(point.drop - raw.drop)
         assert point.full_accuracy - point.accuracy == pytest.approx(point.drop)
         seen.append(raw.drop - lost[step])
@@ -54,4 +54,9 @@ def test_the_reported_drop_and_disagreement_are_true_in_the_mean(population):
 
 def test_a_candidate_that_lets_nobody_leave_has_no_bias(population):
     table, target, path, *_ = population
-    assert estimate_bias(table.rows(slice(0, 200)), target, path, 0, delta=DELTA) == (0.0, 0.0)
+    reporting = table.rows(slice(0, 200))
+    chain = Contender(
+        configuration=fake_configuration("synthetic", 4), static=None, selecting=table, reporting=reporting
+    )
+    point = predict_point(chain, tuple(path[0].tolist()), target)
+    assert correct(point, reporting, path, delta=DELTA) == point
