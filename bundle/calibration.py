@@ -45,11 +45,13 @@ class Certificate(Record, frozen=True):
     Attributes:
         limits: the promised limits, by their names in `Target`.
         confidence: all promises of the calibration are true together with at least this probability over the samples drawn.
-        promises: the number of promises in the calibration; each is tested at (1 - confidence) / promises.
+        promises: the number of promises in the calibration. Each is tested at an equal part of the calibration's chance of error.
         samples: the number of samples it was tested on. They chose neither the thresholds nor the path of candidates.
         step, steps: the index of the certified candidate, and how many candidates the path has.
-        independent: for how many independent samples they counted, if some are copies of others or resemble their neighbours; None
-            if all count.
+        question: how many questions about this network the samples were asked up to this one. A first one has 80 % of the chance
+            of error 1 - confidence, the k-th has 20 % / (k (k - 1)) of it.
+        independent: for how many independent samples they counted, if some are copies of others or resemble their neighbours;
+            None if all count.
 
     Example:
         >>> from offramp.bundle import Certificate
@@ -64,6 +66,7 @@ class Certificate(Record, frozen=True):
     samples: Positive
     step: Count
     steps: Positive
+    question: Positive = 1
     independent: Positive | None = None
 
 
@@ -338,6 +341,11 @@ class Calibration(Record, frozen=True, kw_only=True):
     def met(self) -> bool:
         """Whether every target is met on the reporting samples."""
         return all(point.met for point in self.asked_for.values())
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether every target is promised."""
+        return all(point.is_promised for point in self.asked_for.values())
 
     def took_part(self, static: StaticPoint) -> bool:
         """Return True if a static network took part in the search; False if its variant was excluded."""

@@ -13,6 +13,7 @@ from ..runtime.chain.samples import Samples, convert_samples
 __all__ = [
     "LEAST_SAMPLES",
     "SampleSet",
+    "chance_of_agreement",
     "check_classes",
     "check_data",
     "check_labelled",
@@ -99,7 +100,8 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
     if distinct < needed:
         only = f"only {distinct} of them differ" if distinct < len(x) else f"that is {needed - len(x)} too few"
         raise DataError(
-            f"There are {len(x)} samples in {name}, {only}: calibrating takes at least {needed}, and some thousands to be precise."
+            f"There are {len(x)} samples in {name}, {only}: calibrating takes at least {needed}, and some thousands "
+            "to be precise."
         )
     return samples
 
@@ -115,9 +117,9 @@ def check_classes(y: np.ndarray) -> None:
 def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
     """Refuse labels that the network's answers match no better than by chance.
 
-    By chance means: as often as if the same labels were dealt to other samples, so that a network that always answers the commonest
-    class is right by chance, however common that is. The standard error is that of Cohen's kappa without agreement (Fleiss, Cohen
-    and Everitt, Psychological Bulletin 72, 1969).
+    By chance means: as often as if the same labels were dealt to other samples, so that a network that always answers the
+    commonest class is right by chance, however common that is. The standard error is that of Cohen's kappa without agreement
+    (Fleiss, Cohen and Everitt, Psychological Bulletin 72, 1969).
 
     Args:
         y: labels, int64 (N,).
@@ -128,15 +130,26 @@ def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
         DataError: the answers match no better than by chance.
     """
     n, right = len(y), float((answers == y).mean())
-    labelled, answered = (np.bincount(labels, minlength=classes)[:classes] / n for labels in (y, answers))
-    chance = float(labelled @ answered)
+    labelled, answered = _class_shares(y, classes), _class_shares(answers, classes)
+    chance = chance_of_agreement(y, answers, classes)
     spread = chance + chance**2 - float((labelled * answered) @ (labelled + answered))
     if right - chance <= CHANCE_ERRORS * (max(0.0, spread) / n) ** 0.5:
         raise DataError(
-            f"The whole network is right on {right:.1%} of the {n} samples, no better than chance among {classes} classes: if the "
-            f"labels were shuffled it would be right on {chance:.1%}. Do the labels belong to another set, or to other samples of "
+            f"The whole network is right on {right:.1%} of the {n} samples, no better than chance among {classes} "
+            "classes: if the "
+            f"labels were shuffled it would be right on {chance:.1%}. Do the labels belong to another set, or to "
+            "other samples of "
             "it? Are they in another order (as folders are sorted)? Are the samples scaled differently than in training?"
         )
+
+
+def chance_of_agreement(y: np.ndarray, answers: np.ndarray, classes: int) -> float:
+    """Return how often answers are right by chance: if the labels were dealt to other samples."""
+    return float(_class_shares(y, classes) @ _class_shares(answers, classes))
+
+
+def _class_shares(labels: np.ndarray, classes: int) -> np.ndarray:
+    return np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes) / len(labels)
 
 
 def hash_set(x: Samples, y: np.ndarray | None) -> SampleSet:

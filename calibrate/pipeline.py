@@ -4,23 +4,22 @@ samples --+-- a fifth, or better, data from outside --> select the configuration
           +-- the others ----------------------------> report: every figure, and the promises
 """
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from .. import __version__
-from ..bundle import Bundle, Calibration, OperatingPoint, Target, read_calibration, write_calibration
+from ..bundle import Bundle, Calibration, OperatingPoint, Target
 from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency, StaticPoint
 from ..devices.meter import Meter
-from ..errors import OfframpError
 from ..progress import Progress, no_progress
-from ..runtime.selection import belongs
 from .advice import advise, name_unpromised
 from .certify.points import make_points
+from .certify.questions import ask, describe_question
+from .earlier import compare_accuracy, find_known_accuracy
+from .labels import chance_of_agreement
 from .measure.configurations import Measurements, measure_all
 from .measure.session import Session
 from .requests import Devices, Request, read_request
@@ -28,10 +27,9 @@ from .search.choice import Choice, choose, measure_again
 from .search.contenders import Contender, tabulate
 from .search.frontier import lay_frontier
 from .search.independence import Independence, find_independence
+from .storing import store
 
 __all__ = ["calibrate"]
-
-_log = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -45,6 +43,7 @@ def calibrate(
     fallback: str | None = None,
     variant: str | Sequence[str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    replace: bool = False,
     confidence: float = 0.9,
     outside: Any = None,
     meter: Meter | None = None,
@@ -77,8 +76,11 @@ def calibrate(
         also: other devices to try, each one for all stages or one for each stage.
         variant: name of the variant to calibrate, or several names; all variants by default.
         output: the file to write. By default `default.json` in the bundle's `calibrations/`, or `<variant>.json` if a single
-            variant other than the first is named; there a calibration that misses a target replaces none that meets its own.
-        confidence: the probability that all promises hold.
+            variant other than the first is named. The calibration before is kept beside it, as `default.json.before`.
+        replace: store the calibration even if it misses a target, or promises less than every target, and the one before does
+            not.
+        confidence: the probability that all promises hold that these samples are ever asked for; a first question has 80 % of the
+            chance of error, and further ones (another seed, target or configuration) share the rest. The same one again is free.
         outside: other samples and labels (or None), such as training data, that select; all of `data` then report.
         meter: measures energy, which takes some minutes for each configuration; see `devices.choose_meter`.
         seed: for everything random: the split of the samples and the order of measurement.
@@ -87,11 +89,12 @@ def calibrate(
         progress: called with the name of the step, how much of it is done, and how much there is.
 
     Returns:
-        The calibration, which has been stored unless its notes say otherwise. Its points say what they promise and whether early
+        The calibration. Its last note says where it was stored, or why not; its points say what they promise and whether early
         exit pays.
 
     Raises:
-        DataError: the samples do not fit the network, there are too few of them, or the labels are not this network's.
+        DataError: the samples do not fit the network, there are too few of them, or the labels are not this network's: the whole
+            network is right no more often than by chance, or far less often than an earlier calibration in the bundle knew.
         TargetError: nothing meets the limits, or all variants are slower or worse than their parents; nothing is stored.
         UsageError: an argument does not make sense, or a target needs labels or a meter that are not given.
         BundleError, MissingError: as for `runtime.load`; MissingError too if the output cannot be written.
@@ -114,6 +117,7 @@ def calibrate(
         fallback=fallback,
         variant=variant,
         output=output,
+        replace=replace,
         confidence=confidence,
         outside=outside,
         meter=meter,
@@ -124,14 +128,30 @@ def calibrate(
     )
     with Session(request) as session:
         measured = measure_all(session)
+        notes = _compare_with_earlier(measured, request)
         independence = _find_independence(measured, request)
         contenders = tabulate(measured, request, independence)
         choice = choose(contenders, measured, request)
         choice = measure_again(session, choice, contenders)
         conditions = session.conditions()
-    points = make_points(choice.picks, request.targets, choice.statics, confidence=confidence, progress=progress)
-    calibration = _describe(session, choice, points, conditions, notes=independence.notes)
-    return _store(calibration, session)
+    question, forgotten = ask(request)
+    points = make_points(
+        choice.picks, request.targets, choice.statics, confidence=confidence, question=question, progress=progress
+    )
+    notes += [*independence.notes, *describe_question(question, confidence), *forgotten]
+    calibration, is_stored = store(_describe(session, choice, points, conditions, notes=notes), request)
+    if is_stored:  # else what was recorded stays in the cache, for a user who asks for it again
+        session.resume.clear()
+    return calibration
+
+
+def _compare_with_earlier(measured: Measurements, request: Request) -> list[str]:
+    """Compare the reference's accuracy with what earlier calibrations of the bundle knew."""
+    y, answers = request.samples.y, measured.reference.labels
+    if y is None:
+        return []
+    chance = chance_of_agreement(y, answers, request.bundle.manifest.classes)
+    return compare_accuracy(answers == y, find_known_accuracy(request.bundle), chance=chance)
 
 
 def _find_independence(measured: Measurements, request: Request) -> Independence:
@@ -176,28 +196,6 @@ def _describe(
             *advise(choice.picks, request.targets, points, conditions),
         ),
     )
-
-
-def _store(calibration: Calibration, session: Session) -> Calibration:
-    """Write the calibration, unless it misses a target and would replace one that meets its own by default."""
-    request = session.request
-    if not request.is_path_named and not calibration.met and _holds_good_calibration(request):
-        note = f"This one misses a target and was not stored: {request.path} stays as it was. To store it, name a file (-o)."
-        # What was recorded stays in the cache, for a user who now names a file.
-        return replace(calibration, notes=(*calibration.notes, note))
-    write_calibration(request.path, calibration)
-    session.resume.clear()
-    _log.debug("stored %s", request.path)
-    return calibration
-
-
-def _holds_good_calibration(request: Request) -> bool:
-    """Return True if the path holds a calibration of this bundle that meets its targets."""
-    try:
-        calibration = read_calibration(request.path)
-    except OfframpError:
-        return False
-    return calibration.met and belongs(request.bundle, calibration)
 
 
 def _describe_chain(chain: Contender) -> Chain:

@@ -63,6 +63,7 @@ class Request(Struct, frozen=True, kw_only=True):
         meter: measures energy; None leaves it out.
         path: where the calibration is stored.
         is_path_named: True if the path was given.
+        replace: True if a better calibration may be replaced.
         seed, rng: the seed, and the generator made from it, which has drawn the order of the samples.
         measure_s: seconds spent on the latencies of each configuration.
         save_s: seconds between two saves of unfinished work.
@@ -85,6 +86,7 @@ class Request(Struct, frozen=True, kw_only=True):
     meter: Meter | None
     path: Path
     is_path_named: bool
+    replace: bool
     seed: int
     rng: np.random.Generator
     measure_s: float
@@ -131,6 +133,7 @@ def read_request(
     fallback: str | None,
     variant: str | Sequence[str] | None,
     output: str | os.PathLike[str] | None,
+    replace: bool,
     confidence: float,
     outside: Any,
     meter: Meter | None,
@@ -169,6 +172,7 @@ def read_request(
         meter=meter,
         path=_choose_path(bundle, variants, output),
         is_path_named=output is not None,
+        replace=replace,
         seed=seed,
         rng=rng,
         measure_s=measure_s,
@@ -265,7 +269,8 @@ def _check_outside(
         )
     note = (
         f"{shared} of the {len(outside)} samples in outside are in data too. They were left out of outside, since samples that "
-        "choose must not report. If outside is what the network was trained on, data holds training samples: no figure here is true then."
+        "choose must not report. If outside is what the network was trained on, data holds training samples: no "
+        "figure here is true then."
     )
     return outside.rows(np.flatnonzero(~is_shared)), (note,)
 

@@ -18,9 +18,9 @@ __all__ = ["correct"]
 def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta: float) -> OperatingPoint:
     """Return a point whose accuracy, drop, interval and disagreement are corrected for the choice of its step.
 
-    The bias is estimated by the bootstrap (Efron, JASA 78, 1983): the samples are drawn again from themselves, each draw chooses a
-    step, and the bias is by how much less is lost there on the draw than on all samples, in the mean. A point that lets nobody leave
-    early was not chosen, and has none.
+    The bias is estimated by the bootstrap (Efron, JASA 78, 1983): the samples are drawn again from themselves, each draw chooses
+    a step, and the bias is by how much less is lost there on the draw than on all samples, in the mean. A point that lets nobody
+    leave early was not chosen, and has none.
 
     Args:
         point: a certified point, with the figures that the samples show.

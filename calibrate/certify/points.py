@@ -20,6 +20,7 @@ from ..search.predictions import predict_point
 from .choice_bias import correct
 from .paths import lay_candidates
 from .promises import certify_path
+from .questions import part_of_chance
 
 __all__ = ["describe_promise", "make_points"]
 
@@ -39,6 +40,7 @@ def make_points(
     statics: Sequence[Contender],
     *,
     confidence: float,
+    question: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, OperatingPoint]:
     """Certify what was picked, and recommend the chain or the static network for each target.
@@ -50,6 +52,7 @@ def make_points(
         picks, targets: by the points' names.
         statics: the calibration's static networks, which points name by their index.
         confidence: of all promises together.
+        question: how many questions the samples were asked up to this one; see `questions`.
         progress: is told after each target.
     """
     promises = sum(_count_promises(pick, targets[name]) for name, pick in picks.items())
@@ -58,7 +61,7 @@ def make_points(
     beside: dict[str, OperatingPoint] = {}
     for i, (name, pick) in enumerate(picks.items()):
         progress("certifying", i, len(picks))
-        test = _PointTest(targets[name], max(1, promises), confidence)
+        test = _PointTest(targets[name], max(1, promises), confidence, question)
         early = None if pick.thresholds is None else test.test_chain(pick.chain, pick.thresholds)
         contender, static = _test_static(test, pick)
         index = None if contender is None else indices[contender.key]
@@ -127,16 +130,18 @@ class _PointTest(Struct, frozen=True):
         target: the target.
         promises: how many promises share the chance of error.
         confidence: of all of them.
+        question: how many questions the samples were asked up to this one.
     """
 
     target: Target
     promises: int
     confidence: float
+    question: int
 
     @property
     def delta(self) -> float:
         """The chance of error of each promise."""
-        return (1 - self.confidence) / self.promises
+        return (1 - self.confidence) * part_of_chance(self.question) / self.promises
 
     def test_chain(self, chain: Contender, thresholds: tuple[float, ...]) -> OperatingPoint:
         """Return the last certified candidate along a path through the thresholds; the thresholds themselves if none is."""
@@ -159,7 +164,9 @@ class _PointTest(Struct, frozen=True):
         step, why = certify_path(static.reporting, self.target, np.zeros((1, 0), np.float32), delta=self.delta)
         return self._promise(point, step, 1, why, static.reporting)
 
-    def _promise(self, point: OperatingPoint, step: int | None, steps: int, why: str, table: ExitTable) -> OperatingPoint:
+    def _promise(
+        self, point: OperatingPoint, step: int | None, steps: int, why: str, table: ExitTable
+    ) -> OperatingPoint:
         if step is None:
             return replace(point, promise=why)
         certificate = Certificate(
@@ -167,6 +174,7 @@ class _PointTest(Struct, frozen=True):
             confidence=self.confidence,
             promises=self.promises,
             samples=len(table),
+            question=self.question,
             independent=None if table.independent == 1 else max(1, int(len(table) * table.independent)),
             step=step,
             steps=steps,
@@ -176,9 +184,10 @@ class _PointTest(Struct, frozen=True):
 
 def describe_promise(certificate: Certificate, target: Target) -> str:
     """Say in words what a certificate promises."""
-    together = (
-        f" (all {certificate.promises} promises of this calibration together)" if certificate.promises > 1 else ""
-    )
+    many = [f"all {certificate.promises} promises of this calibration together"] if certificate.promises > 1 else []
+    if certificate.question > 1:
+        many.append(f"together with what these samples were asked before: this is question {certificate.question}")
+    together = f" ({'; '.join(many)})" if many else ""
     parts = []
     for name, most in certificate.limits.items():
         if name == "max_drop":
@@ -195,4 +204,6 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
             parts.append(f"the {limited.partition(' ')[2]} on inputs like these is {bound}")
     counted = "" if certificate.independent is None else f" that count for {certificate.independent} independent ones"
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-    return f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples{counted}."
+    return (
+        f"With {certificate.confidence:.0%} confidence{together} {listed}, by {certificate.samples} samples{counted}."
+    )

@@ -41,8 +41,9 @@ class Independence(Struct, frozen=True):
 def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray) -> Independence:
     """Find copies, and neighbours whose scores resemble each other more than those of other samples of the same class.
 
-    Copies count by Kish's effective sample size, n^2 / sum(copies^2). Neighbours count by the correlation time of their scores: the
-    ranks within their class, in the order in which the samples were given, so that it does not matter if they are sorted by class.
+    Copies count by Kish's effective sample size, n^2 / sum(copies^2). Neighbours count by the correlation time of their scores:
+    the ranks within their class, in the order in which the samples were given, so that it does not matter if they are sorted by
+    class.
 
     Args:
         hashes: of each sample, uint64 (N,).
@@ -55,7 +56,8 @@ def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray)
     notes = []
     if len(first) < (1 - LEAST_COPIES) * n:
         notes.append(
-            f"Only {len(first)} of the {n} samples differ: copies count for no more than one in intervals and promises, which count "
+            f"Only {len(first)} of the {n} samples differ: copies count for no more than one in intervals and "
+            "promises, which count "
             f"{max(1, int(n * share))} samples."
         )
     given = np.sort(first)  # one of each, in the order in which they were given
@@ -66,7 +68,8 @@ def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray)
         share /= time
         notes.append(
             f"Neighbouring samples resemble each other, as frames of a video do: they count for about {max(1, int(n * share))} "
-            f"independent ones in intervals and promises. Give samples that were drawn one by one, such as every {math.ceil(time)}th. "
+            "independent ones in intervals and promises. Give samples that were drawn one by one, such as every "
+            f"{math.ceil(time)}th. "
             "If they are independent and only sorted, give them in random order."
         )
     return Independence(groups, share, tuple(notes))

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 )
 @click.option("--also", multiple=True, help="Another device or placement to try; may be repeated.")
 @click.option("-o", "--output", help="The file to store the calibration in. Default: a file in the bundle.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Store this calibration even if it misses or does not promise a target and the one before does.",
+)
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", "variants", multiple=True, help="Name of a variant to try; may be repeated. Default: all.")
 @click.option(
@@ -48,6 +53,7 @@ def calibrate(
     outside: str | None,
     also: tuple[str, ...],
     output: str | None,
+    replace: bool,
     loading: Loading,
     variants: tuple[str, ...],
     meter: str | None,
@@ -85,6 +91,7 @@ def calibrate(
             fallback=loading.fallback,
             variant=list(variants) or None,
             output=output,
+            replace=replace,
             confidence=confidence,
             outside=others,
             meter=chosen,

@@ -37,7 +37,9 @@ def test_samples_are_hashed_once_and_ordered_by_the_seed(dense, labelled, monkey
 def test_samples_from_outside_that_are_in_data_too_do_not_choose(dense, labelled):
     x, y = labelled
     target, shuffled = Target(max_drop=0.05), np.random.default_rng(0).permutation(800)
-    with pytest.raises(UsageError, match="800 of the 800 samples in outside are in data too: selecting samples must not"):
+    with pytest.raises(
+        UsageError, match="800 of the 800 samples in outside are in data too: selecting samples must not"
+    ):
         read(dense, (x, y), target, outside=(x[shuffled], y[shuffled]))
     request = read(dense, (x[:500], y[:500]), target, outside=(x[400:], y[400:]))
     assert len(request.outside) == 300 and (request.outside.y == y[500:]).all()
