@@ -135,11 +135,9 @@ def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
     spread = chance + chance**2 - float((labelled * answered) @ (labelled + answered))
     if right - chance <= CHANCE_ERRORS * (max(0.0, spread) / n) ** 0.5:
         raise DataError(
-            f"The whole network is right on {right:.1%} of the {n} samples, no better than chance among {classes} "
-            "classes: if the "
-            f"labels were shuffled it would be right on {chance:.1%}. Do the labels belong to another set, or to "
-            "other samples of "
-            "it? Are they in another order (as folders are sorted)? Are the samples scaled differently than in training?"
+            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes: with shuffled "
+            f"labels it would be right on {chance:.1%}. Do the labels belong to another set, or to other samples of it? Are they in "
+            "another order (as folders are sorted)? Are the samples scaled differently than in training?"
         )
 
 

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from ...bundle import Bundle
 from ...bundle.manifest import Count, Positive
 from ...errors import BundleError, MissingError
-from ...files import os_errors_explained, write_atomically
+from ...files import check_writable, os_errors_explained, write_atomically
 from ...units import show_share
 from ..requests import Request
 
@@ -83,6 +83,7 @@ def ask(request: Request) -> tuple[int, tuple[str, ...]]:
     question = _Question(key, reference, request.samples.sha256, number)
     asked = _Questions(1, (*earlier.questions, question), {**earlier.samples, request.samples.sha256: samples})
     try:
+        check_writable(path)
         write_atomically(path, msgspec.json.encode(asked))
     except MissingError as error:
         return number, (f"That these samples were asked could not be remembered in the bundle: {error}",)
