@@ -98,10 +98,9 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
     samples, needed = hash_set(x, y), max(LEAST_SAMPLES, manifest.classes)
     distinct = len(np.unique(samples.hashes))
     if distinct < needed:
-        only = f"only {distinct} of them differ" if distinct < len(x) else f"that is {needed - len(x)} too few"
+        only = f", of which only {distinct} differ" if distinct < len(x) else ""
         raise DataError(
-            f"There are {len(x)} samples in {name}, {only}: calibrating takes at least {needed}, and some thousands "
-            "to be precise."
+            f"There are {len(x)} samples in {name}{only}; calibrating takes at least {needed}, and some thousands to be precise."
         )
     return samples
 
@@ -135,8 +134,10 @@ def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
     spread = chance + chance**2 - float((labelled * answered) @ (labelled + answered))
     if right - chance <= CHANCE_ERRORS * (max(0.0, spread) / n) ** 0.5:
         raise DataError(
-            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes: with shuffled "
-            f"labels it would be right on {chance:.1%}. Do the labels belong to another set, or to other samples of it? Are they in "
+            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} "
+            "classes: with shuffled "
+            f"labels it would be right on {chance:.1%}. Do the labels belong to another set, or to other samples of "
+            "it? Are they in "
             "another order (as folders are sorted)? Are the samples scaled differently than in training?"
         )
 

@@ -49,7 +49,7 @@ def test_samples_from_outside_that_are_in_data_too_do_not_choose(dense, labelled
 
 def test_samples_that_are_all_alike_are_refused(dense, labelled):
     x, y = labelled
-    with pytest.raises(DataError, match="There are 800 samples in data, only 10 of them differ"):
+    with pytest.raises(DataError, match="There are 800 samples in data, of which only 10 differ; calibrating takes"):
         read(dense, (np.tile(x[:10], (80, 1)), np.tile(y[:10], 80)))
 
 
