@@ -9,6 +9,7 @@ from msgspec import Struct
 from ..bundle import Manifest
 from ..errors import DataError, UsageError
 from ..runtime.chain.samples import Samples, convert_samples
+from ..units import show_share
 
 __all__ = [
     "LEAST_SAMPLES",
@@ -18,6 +19,7 @@ __all__ = [
     "check_data",
     "check_labelled",
     "check_labels",
+    "compare_with_commonest",
     "hash_each",
     "hash_samples",
     "hash_set",
@@ -140,6 +142,21 @@ def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
             "it? Are they in "
             "another order (as folders are sorted)? Are the samples scaled differently than in training?"
         )
+
+
+def compare_with_commonest(y: np.ndarray, answers: np.ndarray) -> list[str]:
+    """Return a note if the network is not surely right more often than an answer that is always the commonest class."""
+    commonest = int(np.bincount(y).argmax())
+    gained = int(((answers == y) & (y != commonest)).sum())
+    missed = int(((answers != y) & (y == commonest)).sum())
+    if gained - missed > CHANCE_ERRORS * (gained + missed) ** 0.5:
+        return []
+    return [
+        f"The whole network is right on {show_share(float((answers == y).mean()))} of the samples; always answering class "
+        f"{commonest}, the commonest, would be right on {show_share(float((y == commonest).mean()))}. Do all labels "
+        "belong to these "
+        "samples?"
+    ]
 
 
 def chance_of_agreement(y: np.ndarray, answers: np.ndarray, classes: int) -> float:

@@ -19,7 +19,7 @@ from .advice import advise, name_unpromised
 from .certify.points import make_points
 from .certify.questions import ask, describe_question
 from .earlier import compare_accuracy, find_known_accuracy
-from .labels import chance_of_agreement
+from .labels import chance_of_agreement, compare_with_commonest
 from .measure.configurations import Measurements, measure_all
 from .measure.session import Session
 from .requests import Devices, Request, read_request
@@ -128,7 +128,7 @@ def calibrate(
     )
     with Session(request) as session:
         measured = measure_all(session)
-        notes = _compare_with_earlier(measured, request)
+        notes = _compare_accuracy(measured, request)
         independence = _find_independence(measured, request)
         contenders = tabulate(measured, request, independence)
         choice = choose(contenders, measured, request)
@@ -145,13 +145,15 @@ def calibrate(
     return calibration
 
 
-def _compare_with_earlier(measured: Measurements, request: Request) -> list[str]:
-    """Compare the reference's accuracy with what earlier calibrations of the bundle knew."""
+def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
+    """Compare the reference's accuracy with that of the commonest class, and with what earlier calibrations of the "
+    "bundle knew."""
     y, answers = request.samples.y, measured.reference.labels
     if y is None:
         return []
     chance = chance_of_agreement(y, answers, request.bundle.manifest.classes)
-    return compare_accuracy(answers == y, find_known_accuracy(request.bundle), chance=chance)
+    known = find_known_accuracy(request.bundle)
+    return [*compare_with_commonest(y, answers), *compare_accuracy(answers == y, known, chance=chance)]
 
 
 def _find_independence(measured: Measurements, request: Request) -> Independence:

@@ -39,7 +39,8 @@ def lay_path(score: np.ndarray, thresholds: Sequence[float], *, reach: tuple[flo
     n = len(score)
     reached = (score[:, :-1] >= np.asarray(thresholds, np.float32)).mean(axis=0).clip(max=1 - 1 / n)
     odds = reached / (1 - reached)
-    factors = np.geomspace(*(factor / odds.max(initial=1.0) if factor < 1 else factor for factor in reach), PATH_STEPS)
+    first, last = (factor / float(odds.max(initial=1.0)) if factor < 1 else factor for factor in reach)
+    factors = np.geomspace(first, last, PATH_STEPS)
     path = np.full((PATH_STEPS, len(thresholds)), NEVER, np.float32)
     for k in np.flatnonzero(odds):
         column = np.sort(score[:, k])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offramp.calibrate.labels import SampleSet, check_labels, hash_set
+from offramp.calibrate.labels import SampleSet, check_labels, compare_with_commonest, hash_set
 from offramp.errors import DataError
 from offramp.runtime.chain.samples import Samples
 
@@ -30,6 +30,8 @@ def test_a_rare_class_that_is_found_now_and_then_is_enough():
     answers = y.copy()
     answers[[0, 1, 2, 3, 4, 990, 991, 992, 993, 994]] ^= 1  # right on 99 %, as always answering class 0 would be
     check_labels(y, answers, 2)
+    assert "always answering class 0, the commonest, would be right on 99.00%" in compare_with_commonest(y, answers)[0]
+    assert compare_with_commonest(y, y) == []
 
 
 def test_copies_have_one_hash_and_rows_keep_theirs():
