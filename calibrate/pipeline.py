@@ -83,7 +83,7 @@ def calibrate(
             chance of error, and further ones (another seed, target or configuration) share the rest. The same one again is free.
         outside: other samples and labels (or None), such as training data, that select; all of `data` then report.
         meter: measures energy, which takes some minutes for each configuration; see `devices.choose_meter`.
-        seed: for everything random: the split of the samples and the order of measurement.
+        seed: for everything random: the split of the samples and the order of measurement. Another one is another question.
         measure_s: seconds spent on the latencies of each configuration.
         save_s: seconds between two saves of recorded answers.
         progress: called with the name of the step, how much of it is done, and how much there is.
