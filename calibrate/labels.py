@@ -97,12 +97,15 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
         x, y = convert_samples(data[0], manifest.inputs), None
     else:
         x, y = check_labelled((data[0], data[1]), manifest)
-    samples, needed = hash_set(x, y), max(LEAST_SAMPLES, manifest.classes)
-    distinct = len(np.unique(samples.hashes))
-    if distinct < needed:
-        only = f", of which only {distinct} differ" if distinct < len(x) else ""
+    needed = max(LEAST_SAMPLES, manifest.classes)
+    if len(x) < needed:
         raise DataError(
-            f"There are {len(x)} samples in {name}{only}; calibrating takes at least {needed}, and some thousands to be precise."
+            f"There are {len(x)} samples in {name}; calibrating takes at least {needed}, and some thousands to be precise."
+        )
+    samples = hash_set(x, y)
+    if (distinct := len(np.unique(samples.hashes))) < needed:
+        raise DataError(
+            f"Only {distinct} of the {len(x)} samples in {name} differ; calibrating takes at least {needed}."
         )
     return samples
 

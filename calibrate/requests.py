@@ -264,8 +264,9 @@ def _check_outside(
         return outside, ()
     if left < max(LEAST_SAMPLES, classes):
         raise UsageError(
-            f"{shared} of the {len(outside)} samples in outside are in data too: selecting samples must not be reporting samples "
-            "too. Leave outside out, or give other samples."
+            f"outside holds the same samples as data: {shared} of its {len(outside)} are in data too, and selecting "
+            "samples must not be "
+            "reporting samples too. Leave outside out, or give other samples."
         )
     note = (
         f"{shared} of the {len(outside)} samples in outside are in data too. They were left out of outside, since samples that "

@@ -111,12 +111,9 @@ def _explain(seen: np.ndarray, most: float, name: str, delta: float, *, independ
     # A test passes at about z standard errors; with as many again it passes in most draws.
     spread = max(float(seen.var()), (1.0 if share else float(np.ptp(seen))) / n)
     needed = max(math.log(1 / delta) * (1 - most) / most if share else 0.0, spread * (2 * z / (most - mean)) ** 2)
-    needed = max(n * independent + 1, math.ceil(needed / 100) * 100)
-    if independent < 1:
-        counted, could = f"{n} samples that count for {max(1, int(n * independent))}", f"{needed:.0f} independent ones"
-    else:
-        counted, could = f"{n} samples", f"{needed:.0f}"
+    needed = max(int(n * independent) + 1, math.ceil(needed / 100) * 100)
+    counted = str(n) if independent == 1 else f"{max(1, int(n * independent))} independent"
     return (
-        f"Nothing is promised: {counted} cannot show at {1 - delta:.1%} confidence that {what} is at most "
-        f"{show_value(name, most)}. About {could} could."
+        f"Nothing is promised: {counted} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
+        f"{show_value(name, most)}. About {needed} could."
     )

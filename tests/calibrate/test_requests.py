@@ -37,9 +37,7 @@ def test_samples_are_hashed_once_and_ordered_by_the_seed(dense, labelled, monkey
 def test_samples_from_outside_that_are_in_data_too_do_not_choose(dense, labelled):
     x, y = labelled
     target, shuffled = Target(max_drop=0.05), np.random.default_rng(0).permutation(800)
-    with pytest.raises(
-        UsageError, match="800 of the 800 samples in outside are in data too: selecting samples must not"
-    ):
+    with pytest.raises(UsageError, match="800 of its 800 are in data too, and selecting samples must not"):
         read(dense, (x, y), target, outside=(x[shuffled], y[shuffled]))
     request = read(dense, (x[:500], y[:500]), target, outside=(x[400:], y[400:]))
     assert len(request.outside) == 300 and (request.outside.y == y[500:]).all()
@@ -49,7 +47,7 @@ def test_samples_from_outside_that_are_in_data_too_do_not_choose(dense, labelled
 
 def test_samples_that_are_all_alike_are_refused(dense, labelled):
     x, y = labelled
-    with pytest.raises(DataError, match="There are 800 samples in data, of which only 10 differ; calibrating takes"):
+    with pytest.raises(DataError, match="Only 10 of the 800 samples in data differ; calibrating takes at least 20"):
         read(dense, (np.tile(x[:10], (80, 1)), np.tile(y[:10], 80)))
 
 
