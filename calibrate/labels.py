@@ -122,8 +122,8 @@ def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
     """Refuse labels that the network's answers match no better than by chance.
 
     By chance means: as often as if the same labels were dealt to other samples, so that a network that always answers the
-    commonest class is right by chance, however common that is. The standard error is that of Cohen's kappa without agreement
-    (Fleiss, Cohen and Everitt, Psychological Bulletin 72, 1969).
+    commonest class is right by chance, however common that is; labels of a single class tell nothing. The standard error is that
+    of Cohen's kappa without agreement (Fleiss, Cohen and Everitt, Psychological Bulletin 72, 1969).
 
     Args:
         y: labels, int64 (N,).
@@ -137,7 +137,7 @@ def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
     labelled, answered = _class_shares(y, classes), _class_shares(answers, classes)
     chance = chance_of_agreement(y, answers, classes)
     spread = chance + chance**2 - float((labelled * answered) @ (labelled + answered))
-    if right - chance <= CHANCE_ERRORS * (max(0.0, spread) / n) ** 0.5:
+    if labelled.max() < 1 and right - chance <= CHANCE_ERRORS * (max(0.0, spread) / n) ** 0.5:
         raise DataError(
             f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} "
             "classes: with shuffled "

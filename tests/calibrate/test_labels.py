@@ -23,6 +23,7 @@ def test_a_network_that_always_answers_the_commonest_class_is_refused():
     y = np.r_[np.zeros(950, int), np.ones(50, int)]
     with pytest.raises(DataError, match="right on 95.0% of the samples, no better than chance among 2 classes"):
         check_labels(y, np.zeros(1000, int), 2)
+    check_labels(np.zeros(30, int), np.zeros(30, int), 2)  # of a single class nothing can be said
 
 
 def test_a_rare_class_that_is_found_now_and_then_is_enough():
