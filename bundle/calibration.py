@@ -47,12 +47,16 @@ class Certificate(Record, frozen=True):
     Attributes:
         limits: the promised limits, by their names in `Target`.
         confidence: all promises of the calibration are true together with at least this probability over the samples drawn.
-        promises: the number of promises in the calibration; each is tested at (1 - confidence) / promises.
+        promises: the number of promises in the calibration. Each is tested at an equal part of the calibration's chance of error.
         samples: the number of samples it was tested on. They chose neither the thresholds nor the path of candidates.
         step, steps: the index of the certified candidate, and how many candidates the path has.
         machine_noise: relative standard error of the machine's speed from one measurement to the next. Costs that are limited
             were taken to be twice this share higher than measured; 0 if no cost is limited.
         every_s: the pace at which limited costs were measured; None if calls were made back to back, or no cost is limited.
+        question: how many questions about this network the samples were asked up to this one. A first one has 80 % of the chance
+            of error 1 - confidence, the k-th has 20 % / (k (k - 1)) of it.
+        independent: for how many independent samples they counted, if some are copies of others or resemble their neighbours;
+            None if all count.
 
     Example:
         >>> from offramp.bundle import Certificate
@@ -69,6 +73,8 @@ class Certificate(Record, frozen=True):
     steps: Positive
     machine_noise: Noise = 0.0
     every_s: Seconds | None = None
+    question: Positive = 1
+    independent: Positive | None = None
 
 
 class OperatingPoint(Record, frozen=True, kw_only=True):
@@ -85,6 +91,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         full_accuracy: accuracy of the reference, the whole network of the bundle's first variant; None without labels.
         drop: `full_accuracy - accuracy`; None without labels.
         drop_interval: the paired 95 % interval of the drop.
+        choice_bias: by how much the drop (without labels the disagreement) looked too small, because the samples that report it
+            also chose the step along the path. `accuracy`, `drop`, its interval and `disagreement` are corrected by it.
         disagreement: share of the inputs that get another label than the reference gives them.
         latency_s: mean latency, predicted from the exit shares and `exit_latency_s`.
         exit_shares: share of the samples that leave at each exit; they sum to 1.
@@ -124,6 +132,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     exit_shares: tuple[Share, ...]
     exit_latency_s: tuple[Seconds, ...]
     met: bool
+    choice_bias: float = 0.0
     static: Count | None = None
     late: Share | None = None
     energy_j: Joules | None = None
@@ -357,6 +366,11 @@ class Calibration(Record, frozen=True, kw_only=True):
     def met(self) -> bool:
         """Whether every target is met on the reporting samples."""
         return all(point.met for point in self.asked_for.values())
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether every target is promised."""
+        return all(point.is_promised for point in self.asked_for.values())
 
     def took_part(self, static: StaticPoint) -> bool:
         """Return True if a static network took part in the search; False if its variant was excluded."""

@@ -9,15 +9,20 @@ from msgspec import Struct
 from ..bundle import Manifest
 from ..errors import DataError, UsageError
 from ..runtime.chain.samples import Samples, convert_samples
+from ..units import show_share
 
 __all__ = [
     "LEAST_SAMPLES",
     "SampleSet",
+    "chance_of_agreement",
     "check_classes",
     "check_data",
     "check_labelled",
     "check_labels",
+    "compare_with_commonest",
+    "hash_each",
     "hash_samples",
+    "hash_set",
 ]
 
 HOW_TO_READ = "load_samples makes one of a file, a folder, a dataset or a loader."
@@ -25,11 +30,8 @@ HOW_TO_READ = "load_samples makes one of a file, a folder, a dataset or a loader
 LEAST_SAMPLES = 20
 """Samples that calibrating takes, however few classes there are."""
 
-LEAST_OVER_CHANCE = 1.2
-"""The whole network must be right at least this many times as often as by chance."""
-
-HASHED_ROWS = 256
-"""Samples that are hashed at once, so that no large copy is made."""
+CHANCE_ERRORS = 2.33
+"""The network must be right more often than by chance, by at least so many standard errors: by luck alone once in a hundred."""
 
 
 class SampleSet(Struct, frozen=True):
@@ -38,15 +40,22 @@ class SampleSet(Struct, frozen=True):
     Attributes:
         x: the samples, in the network's dtypes.
         y: labels, int64 (N,), or None.
-        sha256: of the samples.
+        hashes: of each sample, uint64 (N,): copies have the same.
+        sha256: of all samples.
     """
 
     x: Samples
     y: np.ndarray | None
+    hashes: np.ndarray
     sha256: str
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def rows(self, rows: np.ndarray) -> "SampleSet":
+        """Return some of the samples."""
+        x, hashes = self.x[rows], self.hashes[rows]
+        return SampleSet(x, None if self.y is None else self.y[rows], hashes, _hash_all(x, hashes))
 
 
 def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Samples, np.ndarray]:
@@ -95,7 +104,12 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
         raise DataError(
             f"There are {len(x)} samples in {name}; calibrating takes at least {needed}, and some thousands to be precise."
         )
-    return SampleSet(x, y, hash_samples(x))
+    samples = hash_set(x, y)
+    if (distinct := len(np.unique(samples.hashes))) < needed:
+        raise DataError(
+            f"Only {distinct} of the {len(x)} samples in {name} differ; calibrating takes at least {needed}."
+        )
+    return samples
 
 
 def check_classes(y: np.ndarray) -> None:
@@ -107,22 +121,83 @@ def check_classes(y: np.ndarray) -> None:
 
 
 def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
-    """Refuse labels that the network's answers match no better than by chance."""
-    right, chance = float((answers == y).mean()), 1 / classes
-    # Few samples may be right too seldom by bad luck: two standard deviations.
-    if right + 2 * (chance * (1 - chance) / len(y)) ** 0.5 <= LEAST_OVER_CHANCE * chance:
+    """Refuse labels that the network's answers match no better than by chance.
+
+    By chance means: as often as if the same labels were dealt to other samples, so that a network that always answers the
+    commonest class is right by chance, however common that is; labels of a single class tell nothing. The standard error is that
+    of Cohen's kappa without agreement (Fleiss, Cohen and Everitt, Psychological Bulletin 72, 1969).
+
+    Args:
+        y: labels, int64 (N,).
+        answers: the whole network's, (N,).
+        classes: how many classes there are.
+
+    Raises:
+        DataError: the answers match no better than by chance.
+    """
+    n, right = len(y), float((answers == y).mean())
+    labelled, answered = _class_shares(y, classes), _class_shares(answers, classes)
+    chance = chance_of_agreement(y, answers, classes)
+    spread = chance + chance**2 - float((labelled * answered) @ (labelled + answered))
+    if labelled.max() < 1 and right - chance <= CHANCE_ERRORS * (max(0.0, spread) / n) ** 0.5:
         raise DataError(
-            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} classes. Do the "
-            "labels belong to another set? Are they in another order (as folders are sorted)? Are the samples scaled differently "
-            "than in training?"
+            f"The whole network is right on {right:.1%} of the samples, no better than chance among {classes} "
+            "classes: with shuffled "
+            f"labels it would be right on {chance:.1%}. Do the labels belong to another set, or to other samples of "
+            "it? Are they in "
+            "another order (as folders are sorted)? Are the samples scaled differently than in training?"
         )
 
 
+def compare_with_commonest(y: np.ndarray, answers: np.ndarray) -> list[str]:
+    """Return a note if the network is not surely right more often than an answer that is always the commonest class."""
+    commonest = int(np.bincount(y).argmax())
+    gained = int(((answers == y) & (y != commonest)).sum())
+    missed = int(((answers != y) & (y == commonest)).sum())
+    if gained - missed > CHANCE_ERRORS * (gained + missed) ** 0.5:
+        return []
+    return [
+        f"The whole network is right on {show_share(float((answers == y).mean()))} of the samples; always answering class "
+        f"{commonest}, the commonest, would be right on {show_share(float((y == commonest).mean()))}. Do all labels "
+        "belong to these "
+        "samples?"
+    ]
+
+
+def chance_of_agreement(y: np.ndarray, answers: np.ndarray, classes: int) -> float:
+    """Return how often answers are right by chance: if the labels were dealt to other samples."""
+    return float(_class_shares(y, classes) @ _class_shares(answers, classes))
+
+
+def _class_shares(labels: np.ndarray, classes: int) -> np.ndarray:
+    return np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes) / len(labels)
+
+
+def hash_set(x: Samples, y: np.ndarray | None) -> SampleSet:
+    """Hash samples that were checked."""
+    hashes = hash_each(x)
+    return SampleSet(x, y, hashes, _hash_all(x, hashes))
+
+
+def hash_each(x: Samples) -> np.ndarray:
+    """Return a hash of each sample's values, uint64 (N,)."""
+    hashes = np.empty(len(x), np.uint64)
+    for i in range(len(x)):
+        digest = hashlib.blake2b(digest_size=8)
+        for array in x.arrays:
+            digest.update(array[i].tobytes())
+        hashes[i] = int.from_bytes(digest.digest(), "little")
+    return hashes
+
+
 def hash_samples(x: Samples) -> str:
-    """Return the sha256 of samples: their dtypes, shapes and values."""
+    """Return the sha256 of samples: their dtypes, shapes and hashes."""
+    return _hash_all(x, hash_each(x))
+
+
+def _hash_all(x: Samples, hashes: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in x.arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
-        for first in range(0, len(array), HASHED_ROWS):
-            digest.update(np.ascontiguousarray(array[first : first + HASHED_ROWS]).data)
+    digest.update(hashes.astype("<u8").tobytes())
     return digest.hexdigest()

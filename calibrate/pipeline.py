@@ -4,25 +4,24 @@ samples --+-- a fifth, or better, data from outside --> select the configuration
           +-- the others ----------------------------> report: every figure, and the promises
 """
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from .. import __version__
-from ..bundle import Bundle, Calibration, OperatingPoint, Target, read_calibration, write_calibration
+from ..bundle import Bundle, Calibration, OperatingPoint, Target
 from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency, StaticPoint
 from ..devices.meter import Meter
-from ..errors import OfframpError
 from ..progress import Progress, no_progress
-from ..runtime.selection import belongs
 from .advice import advise, name_unpromised
 from .certify.points import make_points
+from .certify.questions import ask, describe_question
 from .certify.unproven import name_careful
-from .measure.configurations import measure_all
+from .earlier import compare_accuracy, find_known_accuracy
+from .labels import chance_of_agreement, compare_with_commonest
+from .measure.configurations import Measurements, measure_all
 from .measure.noise import describe_drift
 from .measure.session import Session
 from .requests import Devices, Keep, Request, read_request
@@ -31,10 +30,10 @@ from .search.contenders import Contender, tabulate
 from .search.fewer_exits import try_fewer_exits
 from .search.frontier import lay_frontier
 from .search.gains import LEAST_GAIN
+from .search.independence import Independence, find_independence
+from .storing import store
 
 __all__ = ["calibrate"]
-
-_log = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -48,6 +47,7 @@ def calibrate(
     fallback: str | None = None,
     variant: str | Sequence[str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    replace: bool = False,
     confidence: float = 0.9,
     least_gain: float = LEAST_GAIN,
     outside: Any = None,
@@ -83,8 +83,11 @@ def calibrate(
         also: other devices to try, each one for all stages or one for each stage.
         variant: name of the variant to calibrate, or several names; all variants by default.
         output: the file to write. By default `default.json` in the bundle's `calibrations/`, or `<variant>.json` if a single
-            variant other than the first is named; there a calibration that misses a target replaces none that meets its own.
-        confidence: the probability that all promises hold.
+            variant other than the first is named. The calibration before is kept beside it, as `default.json.before`.
+        replace: store the calibration even if it misses a target, or promises less than every target, and the one before does
+            not.
+        confidence: the probability that all promises hold that these samples are ever asked for; a first question has 80 % of the
+            chance of error, and further ones (another seed, target or configuration) share the rest. The same one again is free.
         least_gain: the share of the mean cost that early exit must surely save against the best static network to be recommended,
             and a less simple chain against a simpler one; 0 takes any gain that is sure.
         outside: other samples and labels (or None), such as training data, that select; all of `data` then report.
@@ -92,7 +95,7 @@ def calibrate(
         keep: `offramp.export.keep`, which needs the extra `onnx`. Where fewer exits are predicted to be faster, it makes such a
             variant, which is measured with the others; it stays in the bundle if it is recommended. None only proposes it in a
             note. So it is, too, if single variants are named.
-        seed: for everything random: the split of the samples and the order of measurement.
+        seed: for everything random: the split of the samples and the order of measurement. Another one is another question.
         measure_s: seconds spent on the latencies of each configuration.
         every_s: the pace of the product, from the start of one call to the start of the next: calls are measured at it, since
             behind a pause they take up to some times as long. None makes calls back to back.
@@ -100,11 +103,12 @@ def calibrate(
         progress: called with the name of the step, how much of it is done, and how much there is.
 
     Returns:
-        The calibration, which has been stored unless its notes say otherwise. Its points say what they promise and whether early
+        The calibration. Its last note says where it was stored, or why not; its points say what they promise and whether early
         exit pays.
 
     Raises:
-        DataError: the samples do not fit the network, there are too few of them, or the labels are not this network's.
+        DataError: the samples do not fit the network, there are too few of them, or the labels are not this network's: the whole
+            network is right no more often than by chance, or far less often than an earlier calibration in the bundle knew.
         TargetError: nothing meets the limits, or all variants are slower or worse than their parents; nothing is stored.
         UsageError: an argument does not make sense, or a target needs labels or a meter that are not given.
         BundleError, MissingError: as for `runtime.load`; MissingError too if the output cannot be written.
@@ -127,6 +131,7 @@ def calibrate(
         fallback=fallback,
         variant=variant,
         output=output,
+        replace=replace,
         confidence=confidence,
         least_gain=least_gain,
         outside=outside,
@@ -140,20 +145,53 @@ def calibrate(
     )
     with Session(request) as session:
         measured = measure_all(session)
-        contenders: Sequence[Contender] = tabulate(measured, request)
+        notes = _compare_accuracy(measured, request)
+        independence = _find_independence(measured, request)
+        contenders: Sequence[Contender] = tabulate(measured, request, independence)
         choice = choose(contenders, measured, request)
-        choice, contenders = try_fewer_exits(session, measured, contenders, choice)
+        choice, contenders = try_fewer_exits(session, measured, contenders, choice, independence)
         choice = measure_again(session, choice, contenders)
         conditions = session.conditions()
+    question, forgotten = ask(request)
     points = make_points(
-        choice.picks, request.targets, choice.statics, confidence=confidence, every_s=every_s, progress=progress
+        choice.picks,
+        request.targets,
+        choice.statics,
+        confidence=confidence,
+        every_s=every_s,
+        question=question,
+        progress=progress,
     )
-    calibration = _describe(session, choice, points, conditions)
-    return _store(calibration, session)
+    notes += [*independence.notes, *describe_question(question, confidence), *forgotten]
+    calibration, is_stored = store(_describe(session, choice, points, conditions, notes=notes), session.request)
+    if is_stored:  # else what was recorded stays in the cache, for a user who asks for it again
+        session.resume.clear()
+    return calibration
+
+
+def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
+    """Compare the reference's accuracy with that of the commonest class, and with what earlier calibrations knew."""
+    y, answers = request.samples.y, measured.reference.labels
+    if y is None:
+        return []
+    chance = chance_of_agreement(y, answers, request.bundle.manifest.classes)
+    known = find_known_accuracy(request.bundle)
+    return [*compare_with_commonest(y, answers), *compare_accuracy(answers == y, known, chance=chance)]
+
+
+def _find_independence(measured: Measurements, request: Request) -> Independence:
+    """Find which samples depend on each other, by the scores of the first configuration."""
+    labels = measured.reference.labels if request.samples.y is None else request.samples.y
+    return find_independence(request.samples.hashes, measured.configurations[0].answers.chain.score, labels)
 
 
 def _describe(
-    session: Session, choice: Choice, points: dict[str, OperatingPoint], conditions: Conditions
+    session: Session,
+    choice: Choice,
+    points: dict[str, OperatingPoint],
+    conditions: Conditions,
+    *,
+    notes: Sequence[str],
 ) -> Calibration:
     """Return the calibration as it is stored."""
     request = session.request
@@ -180,33 +218,13 @@ def _describe(
         notes=(
             *session.notes,
             *describe_drift(session.reference_parts_s),
+            *request.notes,
+            *notes,
             *name_careful(choice.picks, request.targets, points),
             *name_unpromised(choice.picks, request.targets, points),
             *advise(choice.picks, points, conditions),
         ),
     )
-
-
-def _store(calibration: Calibration, session: Session) -> Calibration:
-    """Write the calibration, unless it misses a target and would replace one that meets its own by default."""
-    request = session.request
-    if not request.is_path_named and not calibration.met and _holds_good_calibration(request):
-        note = f"This one misses a target and was not stored: {request.path} stays as it was. To store it, name a file (-o)."
-        # What was recorded stays in the cache, for a user who now names a file.
-        return replace(calibration, notes=(*calibration.notes, note))
-    write_calibration(request.path, calibration)
-    session.resume.clear()
-    _log.debug("stored %s", request.path)
-    return calibration
-
-
-def _holds_good_calibration(request: Request) -> bool:
-    """Return True if the path holds a calibration of this bundle that meets its targets."""
-    try:
-        calibration = read_calibration(request.path)
-    except OfframpError:
-        return False
-    return calibration.met and belongs(request.bundle, calibration)
 
 
 def _describe_chain(chain: Contender) -> Chain:

@@ -20,7 +20,7 @@ from ..errors import UsageError
 from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
-from .labels import SampleSet, check_classes, check_data
+from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data
 from .pace import Pace
 
 __all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "Keep", "PlacedVariant", "Request", "read_request"]
@@ -55,8 +55,9 @@ class Request(Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: the bundle.
         samples: the samples that were given.
-        outside: other samples that select; None if a part of `samples` does.
-        selecting, reporting: which rows of `samples` select, and which report. With `outside` none of them selects.
+        outside: other samples that select, none of which is in `samples`; None if a part of `samples` does.
+        order: all rows of `samples` in a random order; the first ones select, and the others report.
+        selecting: how many of them select. With `outside` none does.
         targets: by the names of their points.
         confidence: of all promises together.
         least_gain: the share of the mean cost that a less simple network must surely save to be recommended.
@@ -68,18 +69,20 @@ class Request(Struct, frozen=True, kw_only=True):
         keep: adds a variant with fewer exits to the bundle; None only proposes one.
         path: where the calibration is stored.
         is_path_named: True if the path was given.
-        seed, rng: the seed, and the generator made from it, which has drawn the split of the samples.
+        replace: True if a better calibration may be replaced.
+        seed, rng: the seed, and the generator made from it, which has drawn the order of the samples.
         measure_s: seconds spent on the latencies of each configuration.
         pace: of the calls that are measured.
         save_s: seconds between two saves of unfinished work.
         progress: is told what is being done.
+        notes: things worth knowing about the samples, in words.
     """
 
     bundle: Bundle
     samples: SampleSet
     outside: SampleSet | None
-    selecting: np.ndarray
-    reporting: np.ndarray
+    order: np.ndarray
+    selecting: int
     targets: dict[str, Target]
     confidence: float
     least_gain: float
@@ -92,12 +95,14 @@ class Request(Struct, frozen=True, kw_only=True):
     keep: Keep | None
     path: Path
     is_path_named: bool
+    replace: bool
     seed: int
     rng: np.random.Generator
     measure_s: float
     pace: Pace
     save_s: float
     progress: Progress
+    notes: tuple[str, ...]
 
     @property
     def reference_variant(self) -> Variant:
@@ -140,6 +145,7 @@ def read_request(
     fallback: str | None,
     variant: str | Sequence[str] | None,
     output: str | os.PathLike[str] | None,
+    replace: bool,
     confidence: float,
     least_gain: float,
     outside: Any,
@@ -156,7 +162,7 @@ def read_request(
     samples = check_data(data, bundle.manifest)
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
     targets = name_targets(target, has_labels=samples.y is not None, meter=meter)
-    _check_outside(samples, others, targets)
+    others, notes = _check_outside(samples, others, targets, bundle.manifest.classes)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
     if not 0 <= least_gain < 1:
@@ -167,13 +173,12 @@ def read_request(
         raise UsageError(f"measure_s is a time in seconds above 0, not {measure_s}.")
     variants = choose_variants(bundle, variant)
     rng = np.random.default_rng(seed)
-    selecting, reporting = split_samples(len(samples), others is not None, rng)
     request = Request(
         bundle=bundle,
         samples=samples,
         outside=others,
-        selecting=selecting,
-        reporting=reporting,
+        order=rng.permutation(len(samples)),
+        selecting=_count_selecting(len(samples), others is not None),
         targets=targets,
         confidence=confidence,
         least_gain=least_gain,
@@ -186,12 +191,14 @@ def read_request(
         keep=keep,
         path=_choose_path(bundle, variants, output),
         is_path_named=output is not None,
+        replace=replace,
         seed=seed,
         rng=rng,
         measure_s=measure_s,
         pace=Pace(every_s),
         save_s=save_s,
         progress=progress,
+        notes=notes,
     )
     if samples.y is not None:
         check_classes(samples.y)
@@ -234,11 +241,9 @@ def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list
     return [bundle.variant(name) for name in dict.fromkeys(names)]
 
 
-def split_samples(count: int, has_outside: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows select and which report; with samples from outside no row selects."""
-    order = rng.permutation(count)
-    selecting = 0 if has_outside else min(count // 2, max(LEAST_SELECTING, round(SELECTING_SHARE * count)))
-    return np.sort(order[:selecting]), rng.permutation(order[selecting:])
+def _count_selecting(count: int, has_outside: bool) -> int:
+    """Return how many samples select: none with samples from outside."""
+    return 0 if has_outside else min(count // 2, max(LEAST_SELECTING, round(SELECTING_SHARE * count)))
 
 
 def place_variants(variants: Sequence[Variant], devices: Sequence[Devices]) -> tuple[PlacedVariant, ...]:
@@ -259,17 +264,36 @@ def place_variants(variants: Sequence[Variant], devices: Sequence[Devices]) -> t
     )
 
 
-def _check_outside(samples: SampleSet, outside: SampleSet | None, targets: Mapping[str, Target]) -> None:
+def _check_outside(
+    samples: SampleSet, outside: SampleSet | None, targets: Mapping[str, Target], classes: int
+) -> tuple[SampleSet | None, tuple[str, ...]]:
+    """Return the samples from outside without those that are in `samples` too, and a note if there are any.
+
+    Raises:
+        UsageError: too few are left, or they have no labels and a target needs some.
+    """
     if outside is None:
-        return
-    if outside.sha256 == samples.sha256:
-        raise UsageError(
-            "outside holds the same samples as data: selecting samples must not be reporting samples too. Leave outside out."
-        )
+        return None, ()
     if outside.y is None and any(target.min_accuracy is not None for target in targets.values()):
         raise UsageError(
             "outside has no labels, so it cannot choose thresholds for min_accuracy: limit max_drop instead, or give labels."
         )
+    is_shared = np.isin(outside.hashes, samples.hashes)
+    shared, left = int(is_shared.sum()), int((~is_shared).sum())
+    if not shared:
+        return outside, ()
+    if left < max(LEAST_SAMPLES, classes):
+        raise UsageError(
+            f"outside holds the same samples as data: {shared} of its {len(outside)} are in data too, and selecting "
+            "samples must not be "
+            "reporting samples too. Leave outside out, or give other samples."
+        )
+    note = (
+        f"{shared} of the {len(outside)} samples in outside are in data too. They were left out of outside, since samples that "
+        "choose must not report. If outside is what the network was trained on, data holds training samples: no "
+        "figure here is true then."
+    )
+    return outside.rows(np.flatnonzero(~is_shared)), (note,)
 
 
 def _choose_path(bundle: Bundle, variants: Sequence[Variant], output: str | os.PathLike[str] | None) -> Path:

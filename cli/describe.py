@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ..runtime.chain.stats import Stats
 
 
+LEAST_SHOWN_BIAS = 5e-5
+"""A correction of the drop that is smaller than 0.01 % when it is rounded is not shown."""
+
+
 def describe_bundle(bundle: Bundle) -> str:
     """Describe a bundle and each of its variants."""
     manifest = bundle.manifest
@@ -103,7 +107,9 @@ def _describe_point(name: str, point: OperatingPoint) -> list[str]:
         lines.append(f"  accuracy     {show_share(point.accuracy)} (whole network {show_share(point.full_accuracy)})")
     if point.drop is not None and point.drop_interval is not None:
         low, high = map(show_share, point.drop_interval)
-        lines.append(f"  drop         {show_share(point.drop)}, 95 % interval {low} to {high}")
+        bias = f"; these samples chose the step too: corrected by {show_share(point.choice_bias)}"
+        corrected = bias if abs(point.choice_bias) >= LEAST_SHOWN_BIAS else ""
+        lines.append(f"  drop         {show_share(point.drop)}, 95 % interval {low} to {high}{corrected}")
     else:
         lines.append(f"  disagreement {show_share(point.disagreement)} with the whole network")
     lines.append(f"  mean latency {show_us(point.latency_s)} predicted")

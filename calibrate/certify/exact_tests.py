@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...errors import require
+from ..intervals import noninferiority_z
 
 NUISANCE_POINTS = 8000
 """Points at which the nuisance parameter is tried. With 400 the worst is missed: a test of size 0.1 had 0.1002."""
@@ -24,23 +25,7 @@ COARSE_NUISANCE_POINTS = NUISANCE_POINTS // 25
 MOST_BET = 0.5
 """The largest bet, as a share of the money that may be lost."""
 
-__all__ = ["certify_drop", "certify_mean", "certify_share", "critical_z", "noninferiority_z", "share_bound", "size_of"]
-
-
-def noninferiority_z(lost: np.ndarray, won: np.ndarray, n: int, eps: float) -> np.ndarray:
-    """Return Tango's score statistic of paired non-inferiority (Statistics in Medicine 17, 1998); low values speak for it.
-
-    Args:
-        lost: how many samples are wrong early and right at the last exit; any shape.
-        won: how many are right early and wrong at the last exit.
-        n: how many samples there are.
-        eps: the limit of the true accuracy drop, above 0.
-    """
-    a, b = np.asarray(lost, np.float64), np.asarray(won, np.float64)
-    middle = -a - b + (2 * n - a + b) * eps
-    last = -b * eps * (1 - eps)
-    q = (np.sqrt(np.maximum(middle**2 - 8 * n * last, 0.0)) - middle) / (4 * n)
-    return np.asarray((a - b - n * eps) / np.sqrt(n * (2 * q + eps * (1 - eps))))
+__all__ = ["certify_drop", "certify_mean", "certify_share", "critical_z", "share_bound", "size_of"]
 
 
 @lru_cache(maxsize=64)
@@ -93,7 +78,7 @@ def certify_drop(lost: int, won: int, n: int, *, eps: float, delta: float) -> bo
     """Return True if the true accuracy drop is at most `eps`; the chance that this is false is at most `delta`.
 
     Args:
-        lost, won, n, eps: as for `noninferiority_z`.
+        lost, won, n, eps: as for `intervals.noninferiority_z`.
         delta: as for `critical_z`.
     """
     if eps <= 0:

@@ -16,7 +16,8 @@ PATH_STEPS = 240
 """Candidates along a path."""
 
 REACH = 1e-3, 30.0
-"""The first and the last factor on the odds of leaving early; the vector that the path leads through has the factor 1."""
+"""The first and the last factor on the odds of leaving early; the vector that the path leads through has the factor 1. Where odds
+are above 1 the least factor is as much smaller, so that every path has an end at which almost nothing leaves early."""
 
 __all__ = ["lay_candidates", "lay_path"]
 
@@ -36,23 +37,24 @@ def lay_path(score: np.ndarray, thresholds: Sequence[float], *, reach: tuple[flo
         Thresholds, float32 (PATH_STEPS, exits - 1), each column falling where the factors rise.
     """
     n = len(score)
-    factors = np.geomspace(*reach, PATH_STEPS)
+    reached = (score[:, :-1] >= np.asarray(thresholds, np.float32)).mean(axis=0).clip(max=1 - 1 / n)
+    odds = reached / (1 - reached)
+    first, last = (factor / float(odds.max(initial=1.0)) if factor < 1 else factor for factor in reach)
+    factors = np.geomspace(first, last, PATH_STEPS)
     path = np.full((PATH_STEPS, len(thresholds)), NEVER, np.float32)
-    for k, threshold in enumerate(thresholds):
+    for k in np.flatnonzero(odds):
         column = np.sort(score[:, k])
-        reached = min((column >= np.float32(threshold)).mean(), 1 - 1 / n)
-        if reached > 0:
-            share = factors * reached / (1 - reached + factors * reached)
-            at = n - np.round(share * n).astype(int)
-            path[:, k] = np.where(at < n, column[np.minimum(at, n - 1)], NEVER)
+        share = factors * odds[k] / (1 + factors * odds[k])
+        at = n - np.round(share * n).astype(int)
+        path[:, k] = np.where(at < n, column[np.minimum(at, n - 1)], NEVER)
     return path
 
 
 def lay_candidates(table: ExitTable, thresholds: Sequence[float], target: Target, *, tested: int) -> np.ndarray:
     """Lay the candidates for a target through a vector, in the order in which they are tested.
 
-    Under limits of accuracy alone they begin where almost nothing leaves early; under limits of cost alone where all samples
-    leave at the first exit; under both where the limits are met by the widest margin. From there they go towards the goal.
+    Under limits of accuracy alone they begin where nothing leaves early; under limits of cost alone where all samples leave at
+    the first exit; under both where the limits are met by the widest margin. From there they go towards the goal.
 
     Args:
         table: of the selecting samples.
@@ -65,7 +67,7 @@ def lay_candidates(table: ExitTable, thresholds: Sequence[float], target: Target
     """
     score, is_careful = table.score, [name in LOSS_LIMITS for name in target.limits]
     if target.goal != "accuracy" and all(is_careful):
-        return lay_path(score, thresholds)
+        return np.vstack([np.full((1, len(thresholds)), NEVER, np.float32), lay_path(score, thresholds)])
     if target.goal == "accuracy" and not any(is_careful):
         first: Sequence[float] = (0.0,) * len(thresholds)
         path = lay_path(score, thresholds, reach=REACH[::-1])

@@ -18,8 +18,10 @@ from ..search.objective import meets_limits
 from ..search.picks import Pick
 from ..search.predictions import predict_point
 from ..verdict import Unproven, judge
+from .choice_bias import correct
 from .paths import lay_candidates
 from .promises import MACHINE_ERRORS, certify_path
+from .questions import part_of_chance
 from .unproven import find_unproven
 
 __all__ = ["describe_promise", "make_points"]
@@ -41,6 +43,7 @@ def make_points(
     *,
     confidence: float,
     every_s: float | None = None,
+    question: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, OperatingPoint]:
     """Certify what was picked, and recommend the chain or the static network for each target.
@@ -53,6 +56,7 @@ def make_points(
         statics: the calibration's static networks, which points name by their index.
         confidence: of all promises together.
         every_s: the pace at which latencies were measured; None if calls were made back to back.
+        question: how many questions the samples were asked up to this one; see `questions`.
         progress: is told after each target.
     """
     promises = sum(_count_promises(pick, targets[name]) for name, pick in picks.items())
@@ -61,7 +65,7 @@ def make_points(
     beside: dict[str, OperatingPoint] = {}
     for i, (name, pick) in enumerate(picks.items()):
         progress("certifying", i, len(picks))
-        test = _PointTest(targets[name], max(1, promises), confidence, every_s)
+        test = _PointTest(targets[name], max(1, promises), confidence, every_s, question)
         early = None if pick.thresholds is None else test.test_chain(pick.chain, pick.thresholds)
         contender, static = _test_static(test, pick)
         index = None if contender is None else indices[contender.key]
@@ -165,17 +169,19 @@ class _PointTest(Struct, frozen=True):
         promises: how many promises share the chance of error.
         confidence: of all of them.
         every_s: the pace of the measurement.
+        question: how many questions the samples were asked up to this one.
     """
 
     target: Target
     promises: int
     confidence: float
     every_s: float | None
+    question: int
 
     @property
     def delta(self) -> float:
         """The chance of error of each promise."""
-        return (1 - self.confidence) / self.promises
+        return (1 - self.confidence) * part_of_chance(self.question) / self.promises
 
     def test_chain(self, chain: Contender, thresholds: tuple[float, ...]) -> OperatingPoint:
         """Return the last certified candidate along a path through the thresholds; the thresholds themselves if none is."""
@@ -184,6 +190,8 @@ class _PointTest(Struct, frozen=True):
         if step is not None:
             thresholds = tuple(path[step].tolist())
         point = predict_point(chain, thresholds, self.target)
+        if step is not None:
+            point = correct(point, chain.reporting, path, delta=self.delta)
         return self._promise(point, step, len(path), why, chain.reporting)
 
     def test_static(self, static: Contender, *, is_chosen: bool) -> OperatingPoint:
@@ -207,6 +215,8 @@ class _PointTest(Struct, frozen=True):
             confidence=self.confidence,
             promises=self.promises,
             samples=len(table),
+            question=self.question,
+            independent=None if table.independent == 1 else max(1, int(len(table) * table.independent)),
             step=step,
             steps=steps,
             machine_noise=(table.proof or table.costs).machine_noise if is_of_costs else 0.0,
@@ -217,9 +227,10 @@ class _PointTest(Struct, frozen=True):
 
 def describe_promise(certificate: Certificate, target: Target) -> str:
     """Say in words what a certificate promises."""
-    together = (
-        f" (all {certificate.promises} promises of this calibration together)" if certificate.promises > 1 else ""
-    )
+    many = [f"all {certificate.promises} promises of this calibration together"] if certificate.promises > 1 else []
+    if certificate.question > 1:
+        many.append(f"together with what these samples were asked before: this is question {certificate.question}")
+    together = f" ({'; '.join(many)})" if many else ""
     parts = []
     for name, most in certificate.limits.items():
         if name == "max_drop":
@@ -234,9 +245,10 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
         else:
             limited, _, bound = describe_limit(name, most, target).partition(" of ")
             parts.append(f"the {limited.partition(' ')[2]} on inputs like these is {bound}")
+    counted = "" if certificate.independent is None else f" that count for {certificate.independent} independent ones"
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     slower = f", on a machine up to {MACHINE_ERRORS * certificate.machine_noise:.1%} slower than it was measured"
     machine = slower if certificate.machine_noise else ""
     pace = "" if certificate.every_s is None else f", called every {show_time(certificate.every_s)}"
-    by = f"by {certificate.samples} samples{pace}{machine}"
+    by = f"by {certificate.samples} samples{counted}{pace}{machine}"
     return f"With {certificate.confidence:.0%} confidence{together} {listed}, {by}."

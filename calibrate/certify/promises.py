@@ -65,7 +65,8 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
     if step is not None:
         return step, ""
     values, most = limits[failed]
-    return None, _explain(values_at(values, exits_taken(table.score, path[0].tolist())), most, failed, delta)
+    seen = values_at(values, exits_taken(table.score, path[0].tolist()))
+    return None, _explain(seen, most, failed, delta, independent=table.independent)
 
 
 def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndarray:
@@ -95,33 +96,40 @@ def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndar
 
 
 def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarray, delta: float) -> bool:
-    """Return True if the samples prove a limit; the reference needs no proof that it loses nothing against itself."""
+    """Return True if the samples prove a limit; the reference needs no proof that it loses nothing against itself.
+
+    Samples that depend on each other count for fewer: counts are scaled, and rounded against the promise.
+    """
     values, most = limit
-    seen = values_at(values, taken)
+    seen, share = values_at(values, taken), table.independent
+    n = max(1, int(len(seen) * share))
     if table.is_reference and name in ("max_drop", "max_disagreement"):
         return True
     if name == "max_drop":
-        return certify_drop(int((seen > 0).sum()), int((seen < 0).sum()), len(seen), eps=most, delta=delta)
+        lost, won = math.ceil(int((seen > 0).sum()) * share - 1e-9), int(int((seen < 0).sum()) * share + 1e-9)
+        return certify_drop(lost, won, n, eps=most, delta=delta)
     if values.ndim == 2:
-        return certify_share(int(seen.sum()), len(seen), most, delta=delta)
-    return certify_mean(seen, most, least=float(values.min()), most=float(values.max()), delta=delta)
+        return certify_share(math.ceil(int(seen.sum()) * share - 1e-9), n, most, delta=delta)
+    return certify_mean(seen[:n], most, least=float(values.min()), most=float(values.max()), delta=delta)
 
 
-def _explain(seen: np.ndarray, most: float, name: str, delta: float) -> str:
+def _explain(seen: np.ndarray, most: float, name: str, delta: float, *, independent: float) -> str:
     """Say why even the first candidate of a path cannot be promised, and how many samples might prove it."""
     what, _ = WORDS[name]
-    needed = count_needed(seen, most, name, delta)
+    needed = count_needed(seen, most, name, delta, independent=independent)
     if needed is None:
         has = "has" if name in LOSS_LIMITS else "may have, as far as its measurement is uncertain,"
         mean = show_value(name, float(seen.mean()))
         return f"Nothing is promised: even the most cautious candidate {has} {what} of {mean} on these samples."
+    n = len(seen)
+    counted = str(n) if independent == 1 else f"{max(1, int(n * independent))} independent"
     return (
-        f"Nothing is promised: {len(seen)} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
+        f"Nothing is promised: {counted} samples cannot show at {1 - delta:.1%} confidence that {what} is at most "
         f"{show_value(name, most)}. About {needed} could."
     )
 
 
-def count_needed(seen: np.ndarray, most: float, name: str, delta: float) -> int | None:
+def count_needed(seen: np.ndarray, most: float, name: str, delta: float, *, independent: float = 1.0) -> int | None:
     """Return about how many samples might prove that a mean is at most `most`; None if it is not that small on these.
 
     Args:
@@ -129,6 +137,7 @@ def count_needed(seen: np.ndarray, most: float, name: str, delta: float) -> int 
         most: the limit.
         name: the limit's, as in a `Target`.
         delta: the chance of a false promise.
+        independent: the share of the samples that count as independent.
     """
     n, mean, z = len(seen), float(seen.mean()), NormalDist().inv_cdf(1 - delta)
     if mean >= most:
@@ -137,4 +146,4 @@ def count_needed(seen: np.ndarray, most: float, name: str, delta: float) -> int 
     # A test passes at about z standard errors; with as many again it passes in most draws.
     spread = max(float(seen.var()), (1.0 if share else float(np.ptp(seen))) / n)
     needed = max(math.log(1 / delta) * (1 - most) / most if share else 0.0, spread * (2 * z / (most - mean)) ** 2)
-    return max(n + 1, math.ceil(needed / 100) * 100)
+    return max(int(n * independent) + 1, math.ceil(needed / 100) * 100)

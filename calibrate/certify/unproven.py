@@ -16,6 +16,7 @@ from ..search.picks import Pick
 from ..search.predictions import predict_point
 from ..verdict import Unproven
 from .promises import count_needed
+from .questions import part_of_chance
 
 __all__ = ["find_unproven", "name_careful"]
 
@@ -48,7 +49,10 @@ def find_unproven(
     table = pick.chain.reporting
     taken = exits_taken(table.score, point.thresholds)
     limits = {name: limit for name, limit in limit_values(table, target).items() if name in LOSS_LIMITS}
-    counts = [count_needed(values_at(values, taken), most, name, delta) for name, (values, most) in limits.items()]
+    counts = [
+        count_needed(values_at(values, taken), most, name, delta, independent=table.independent)
+        for name, (values, most) in limits.items()
+    ]
     needed = [count for count in counts if count is not None]
     if not counts or len(needed) < len(counts):
         return None
@@ -71,7 +75,8 @@ def name_careful(
         point = points[name] if points[name].exits_early else points.get(name + EARLY_SUFFIX)
         if point is None or point.certificate is None:
             continue
-        delta = (1 - point.certificate.confidence) / point.certificate.promises
+        certificate = point.certificate
+        delta = (1 - certificate.confidence) * part_of_chance(certificate.question) / certificate.promises
         unproven = find_unproven(pick, targets[name], None, promised=point.thresholds, delta=delta)
         if unproven is None or unproven.point.latency_s >= (1 - pick.least_gain) * point.latency_s:
             continue

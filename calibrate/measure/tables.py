@@ -84,6 +84,7 @@ class ExitTable(Struct, frozen=True, kw_only=True):
         costs: of leaving at each exit.
         proof: costs measured again after everything was chosen, for promises of costs; None if no cost is limited.
         is_reference: True if this is the reference itself.
+        independent: the share of the samples that count as independent: 0.2 if each stands there five times.
     """
 
     score: np.ndarray
@@ -94,6 +95,7 @@ class ExitTable(Struct, frozen=True, kw_only=True):
     costs: Costs
     proof: Costs | None = None
     is_reference: bool = False
+    independent: float = 1.0
 
     def __len__(self) -> int:
         return len(self.score)

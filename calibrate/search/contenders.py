@@ -10,6 +10,7 @@ from ...runtime import EveryExit
 from ..measure.configurations import Answers, Configuration, Measurements, Reference
 from ..measure.tables import Costs, ExitTable
 from ..requests import Request
+from .independence import Independence, split
 
 __all__ = ["Contender", "ContenderKey", "tabulate"]
 
@@ -60,19 +61,25 @@ class Contender(Struct, frozen=True, kw_only=True, eq=False):
         return self.with_costs(self.selecting.costs.scaled(self.configuration.drift(reference_s)))
 
 
-def tabulate(measured: Measurements, request: Request) -> list[Contender]:
+def tabulate(measured: Measurements, request: Request, independence: Independence) -> list[Contender]:
     """Return every configuration's chain, followed by its static networks, each with the latencies measured beside it."""
+    rows = split(request.order, independence.groups, request.selecting)
     return [
         contender
         for configuration in measured.configurations
-        for contender in _tabulate_configuration(configuration, measured.reference, request)
+        for contender in _tabulate_configuration(configuration, measured.reference, request, rows, independence.share)
     ]
 
 
-def _tabulate_configuration(configuration: Configuration, reference: Reference, request: Request) -> list[Contender]:
+def _tabulate_configuration(
+    configuration: Configuration,
+    reference: Reference,
+    request: Request,
+    rows: tuple[np.ndarray, np.ndarray],
+    independent: float,
+) -> list[Contender]:
     given = _make_tables(configuration, configuration.answers, reference.labels, request.samples.y)
-    reporting = [table.rows(request.reporting) for table in given]
-    selecting = [table.rows(request.selecting) for table in given]
+    selecting, reporting = ([replace(table.rows(part), independent=independent) for table in given] for part in rows)
     if configuration.outside_answers is not None:
         assert request.outside is not None and reference.outside_labels is not None
         answers, labels = configuration.outside_answers, reference.outside_labels

@@ -19,6 +19,7 @@ from ..measure.tables import exits_taken, mean_at
 from ..requests import PlacedVariant
 from .choice import Choice, choose
 from .contenders import Contender, tabulate
+from .independence import Independence
 from .picks import Pick, best_thresholds
 
 __all__ = ["Proposal", "propose_fewer_exits", "try_fewer_exits", "with_exits"]
@@ -100,7 +101,11 @@ def _is_static_of(contender: Contender, chain: Contender) -> bool:
 
 
 def try_fewer_exits(
-    session: Session, measured: Measurements, contenders: Sequence[Contender], choice: Choice
+    session: Session,
+    measured: Measurements,
+    contenders: Sequence[Contender],
+    choice: Choice,
+    independence: Independence,
 ) -> tuple[Choice, Sequence[Contender]]:
     """Make the variant with fewer exits that is proposed for the first target, measure it like the others, and choose again.
 
@@ -121,7 +126,7 @@ def try_fewer_exits(
     except OfframpError as error:
         session.notes.append(f"{proposal.words}. Such a variant could not be made and measured: {error}")
         return choice, contenders
-    tabulated = tabulate(more, session.request)
+    tabulated = tabulate(more, session.request, independence)
     again = choose(tabulated, more, session.request)
     if again.chain.configuration.variant.name == variant:
         session.notes.append(f"{proposal.words}. The variant {variant} was made and measured: it is the best chain.")

@@ -19,7 +19,7 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
     right = None if table.right is None else values_at(table.right, taken)
     drop, interval = None, None
     if right is not None and table.reference_right is not None:
-        drop, interval = paired_drop(right, table.reference_right)
+        drop, interval = paired_drop(right, table.reference_right, independent=table.independent)
     costs, late = table.costs, limit_values(table, target).get("max_late")
     return OperatingPoint(
         variant=contender.configuration.variant.name,

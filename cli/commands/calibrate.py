@@ -36,6 +36,11 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
 )
 @click.option("--also", multiple=True, help="Another device or placement to try; may be repeated.")
 @click.option("-o", "--output", help="The file to store the calibration in. Default: a file in the bundle.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Store this calibration even if it misses or does not promise a target and the one before does.",
+)
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", "variants", multiple=True, help="Name of a variant to try; may be repeated. Default: all.")
 @click.option(
@@ -57,6 +62,7 @@ def calibrate(
     outside: str | None,
     also: tuple[str, ...],
     output: str | None,
+    replace: bool,
     loading: Loading,
     variants: tuple[str, ...],
     meter: str | None,
@@ -95,6 +101,7 @@ def calibrate(
             fallback=loading.fallback,
             variant=list(variants) or None,
             output=output,
+            replace=replace,
             confidence=confidence,
             least_gain=least_gain,
             outside=others,

@@ -28,9 +28,10 @@ import numpy as np
 from scipy import special
 
 from offramp.bundle import Target
-from offramp.calibrate.certify.exact_tests import certify_mean, critical_z, noninferiority_z, size_of
+from offramp.calibrate.certify.exact_tests import certify_mean, critical_z, size_of
 from offramp.calibrate.certify.paths import lay_candidates, lay_path
 from offramp.calibrate.certify.promises import certify_path
+from offramp.calibrate.intervals import noninferiority_z
 from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken
 from offramp.calibrate.requests import LEAST_SELECTING, SELECTING_SHARE
 from offramp.calibrate.search.contenders import Contender

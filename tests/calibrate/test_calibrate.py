@@ -36,8 +36,9 @@ def test_the_figures_come_from_the_samples_that_did_not_choose(dense, labelled):
     taken = exits_taken(answers.score, point.thresholds)
     right = answers.label == y[report, None]
     early = right[np.arange(600), taken]
-    assert point.accuracy == early.mean() and point.full_accuracy == right[:, -1].mean()
-    assert point.drop == pytest.approx(right[:, -1].mean() - early.mean())
+    assert point.accuracy == pytest.approx(early.mean() - point.choice_bias)
+    assert point.full_accuracy == right[:, -1].mean()
+    assert point.drop == pytest.approx(right[:, -1].mean() - early.mean() + point.choice_bias)
     assert point.drop_interval[0] < point.drop < point.drop_interval[1]
     assert point.exit_shares == tuple(np.bincount(taken, minlength=3) / 600)
     assert point.latency_s == pytest.approx(np.dot(point.exit_shares, point.exit_latency_s))
@@ -284,6 +285,24 @@ def test_bench_needs_a_point_that_exits_early(dense, labelled):
         bench(dense, labelled, calibration=found, point="nope")
 
 
+def test_what_is_wrong_with_samples_is_noted_or_refused(dense, labelled):
+    x, y = labelled
+    first = calibrate(dense, labelled, Target(max_drop=0.05))
+    assert not re.search("differ|resemble|answered|trained|knows", " ".join(first.notes))
+    copies = calibrate(dense, (np.repeat(x[:200], 4, 0), np.repeat(y[:200], 4)), Target(max_drop=0.15))
+    certificate = next(point.certificate for point in copies.points.values() if point.certificate is not None)
+    assert certificate.independent == certificate.samples // 4 and certificate.question == 2
+    said = " ".join(copies.notes)
+    assert "Only 200 of the 800 samples differ" in said and "answered 1 other question" in said
+    with load_static(dense) as whole:
+        right = whole.batch(x).label == y
+    learnt = calibrate(dense, (x[right], y[right]), Target(max_drop=0.05), seed=1)
+    assert "Was the network trained on some of these?" in " ".join(learnt.notes)
+    half = np.where(np.arange(800) % 2, y, np.roll(y, 1))
+    with pytest.raises(DataError, match="Do the labels belong to other samples"):
+        calibrate(dense, (x, half), Target(max_drop=0.05))
+
+
 def test_a_name_of_a_point_that_cannot_be_one_is_refused(dense, labelled):
     for name in ("a b", "eco-early", ""):
         with pytest.raises(UsageError, match="A point's name has letters"):
@@ -319,7 +338,7 @@ def test_a_calibration_that_misses_its_target_replaces_none_unless_it_is_told_wh
     x, y = labelled
     with load_static(dense) as whole:
         right = whole.batch(x).label == y  # on these alone everything looks attainable
-    how = {"outside": (x[right], y[right])}
+    how = {"outside": (x[right] + np.float32(1e-6), y[right])}  # which are not the samples that report
     first = calibrate(dense, labelled, Target(min_accuracy=0.9999), **how)
     (path,) = dense.calibrations()
     assert not first.point.met and read_calibration(path) == first

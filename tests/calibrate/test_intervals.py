@@ -1,25 +1,38 @@
 import numpy as np
 import pytest
+from scipy import optimize
 
 from offramp.calibrate.intervals import mean_error, paired_drop, ratio_error
 
 
-def test_the_interval_agrees_with_the_published_formula():
-    # Bonett and Price 2012: n = 200, 20 lost, 8 won: p12 = 21/202, p21 = 9/202
-    right = np.r_[np.zeros(20, bool), np.ones(180, bool)]
-    full = np.r_[np.ones(20, bool), np.zeros(8, bool), np.ones(172, bool)]
-    drop, (low, high) = paired_drop(right, full)
-    p, q = 21 / 202, 9 / 202
-    half = 1.959964 * ((p + q - (p - q) ** 2) / 202) ** 0.5
-    assert (drop, low, high) == pytest.approx((0.06, p - q - half, p - q + half))
+@pytest.mark.parametrize(("lost", "won"), [(20, 8), (0, 6), (9, 0)])
+def test_the_intervals_ends_are_the_drops_of_a_score_of_two_standard_errors(lost, won):
+    n = 200
+    right = np.r_[np.zeros(lost, bool), np.ones(n - lost, bool)]
+    full = np.r_[np.ones(lost, bool), np.zeros(won, bool), np.ones(n - lost - won, bool)]
+    drop, ends = paired_drop(right, full)
+    assert drop == pytest.approx((lost - won) / n) and ends[0] < drop < ends[1]
+    for end in ends:
+        # the share won that is likeliest at this drop: the nuisance of the score
+
+        def surprise(q, end=end):
+            return -(lost * np.log(q + end) + won * np.log(q) + (n - lost - won) * np.log(1 - 2 * q - end))
+
+        bounds = max(0.0, -end) + 1e-12, (1 - end) / 2 - 1e-12
+        q = optimize.minimize_scalar(surprise, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+        error = (n * (2 * q + end - end**2)) ** 0.5
+        assert abs(lost - won - n * end) / error == pytest.approx(1.959964, abs=1e-3)
 
 
 def test_no_disagreement_still_has_a_width():
     drop, (low, high) = paired_drop(np.ones(100, bool), np.ones(100, bool))
     assert drop == 0 and low < 0 < high < 0.04
+    assert paired_drop(np.ones(100, bool), np.ones(100, bool), independent=0.2)[1][1] > 3 * high
 
 
-@pytest.mark.parametrize(("lost", "won", "n"), [(0.02, 0.01, 500), (0.01, 0.001, 1500), (0.05, 0.05, 200)])
+@pytest.mark.parametrize(
+    ("lost", "won", "n"), [(0.02, 0.01, 500), (0.01, 0.001, 1500), (0.05, 0.05, 200), (0.005, 0, 600)]
+)
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(lost, won, n):
     rng, hits, runs = np.random.default_rng(0), 0, 4000
     for a, b, _ in rng.multinomial(n, [lost, won, 1 - lost - won], runs):
@@ -27,7 +40,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(lost, won, n):
         right = np.r_[np.zeros(a, bool), np.ones(n - a, bool)]
         _, (low, high) = paired_drop(right, full)
         hits += low <= lost - won <= high
-    assert 0.93 <= hits / runs <= 0.985
+    assert 0.94 <= hits / runs <= 0.985
 
 
 def test_values_that_are_alike_within_blocks_have_a_larger_error():

@@ -20,18 +20,35 @@ def read(bundle, data, target=None, **given):
     return read_request(bundle, data, target, **defaults | given)
 
 
-def test_samples_are_hashed_once_and_split_by_the_seed(dense, labelled, monkeypatch):
-    hashed, hash_samples = [], labels.hash_samples
-    monkeypatch.setattr(labels, "hash_samples", lambda x: hashed.append(len(x)) or hash_samples(x))
+def test_samples_are_hashed_once_and_ordered_by_the_seed(dense, labelled, monkeypatch):
+    hashed, hash_each = [], labels.hash_each
+    monkeypatch.setattr(labels, "hash_each", lambda x: hashed.append(len(x)) or hash_each(x))
     x, y = labelled
-    request = read(dense, (x, y), Target(max_drop=0.05), outside=(x[:300], y[:300]), seed=7)
+    request = read(dense, (x[300:], y[300:]), Target(max_drop=0.05), outside=(x[:300], y[:300]), seed=7)
     key = request.resume_key({"soc": "simulated", "temperature": "warm"})
-    assert hashed == [800, 300]
+    assert hashed == [500, 300]
     assert (key["data"], key["outside"]) == (request.samples.sha256, request.outside.sha256)
     assert key["soc"] == "simulated" and "temperature" not in key
-    assert len(request.selecting) == 0 and sorted(request.reporting) == list(range(800))
+    assert request.selecting == 0 and sorted(request.order) == list(range(500)) and request.notes == ()
     alone = [read(dense, (x, y), seed=7) for _ in range(2)]
-    assert (alone[0].reporting == alone[1].reporting).all() and len(alone[0].selecting) == 200
+    assert (alone[0].order == alone[1].order).all() and alone[0].selecting == 200
+
+
+def test_samples_from_outside_that_are_in_data_too_do_not_choose(dense, labelled):
+    x, y = labelled
+    target, shuffled = Target(max_drop=0.05), np.random.default_rng(0).permutation(800)
+    with pytest.raises(UsageError, match="800 of its 800 are in data too, and selecting samples must not"):
+        read(dense, (x, y), target, outside=(x[shuffled], y[shuffled]))
+    request = read(dense, (x[:500], y[:500]), target, outside=(x[400:], y[400:]))
+    assert len(request.outside) == 300 and (request.outside.y == y[500:]).all()
+    assert (request.outside.x.arrays[0] == x[500:]).all()
+    assert request.notes[0].startswith("100 of the 400 samples in outside are in data too. They were left out")
+
+
+def test_samples_that_are_all_alike_are_refused(dense, labelled):
+    x, y = labelled
+    with pytest.raises(DataError, match="Only 10 of the 800 samples in data differ; calibrating takes at least 20"):
+        read(dense, (np.tile(x[:10], (80, 1)), np.tile(y[:10], 80)))
 
 
 def test_each_variant_is_placed_on_each_device_that_fits_it(dense, labelled):

@@ -6,6 +6,8 @@ without temperatures; both have five exits that cost `exit_costs(5)`.
 
 import numpy as np
 
+from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken, mean_at
+
 UNEVEN = (1.7, 0.6, 1.2, 0.8, 1.0)
 
 
@@ -38,6 +40,25 @@ def exit_table(n, exits=5, classes=10, seed=0, rho=0.5, hard=1.0, shift=0.0, tem
         score[:, k], label[:, k] = p.max(1), p.argmax(1)
     agree = p[rows[:, None], label].astype(np.float32)
     return {"y": y, "label": label, "score": score, "correct": label == y[:, None], "agree": agree}
+
+
+def make_table(n, exits=5, **options):
+    """Draw n samples as `exit_table` does, as the table that calibration reads; the last exit is the reference."""
+    drawn = exit_table(n, exits=exits, **options)
+    return ExitTable(
+        score=drawn["score"],
+        label=drawn["label"],
+        right=drawn["correct"],
+        reference_right=drawn["correct"][:, -1],
+        differs=(drawn["label"] != drawn["label"][:, -1:]).astype(np.int8),
+        costs=Costs(tuple(np.full(2, cost) for cost in exit_costs(exits))),
+    )
+
+
+def true_losses(table, thresholds):
+    """Give the accuracy drop and the disagreement at some thresholds, of a table that is taken for the population."""
+    taken = exits_taken(table.score, thresholds)
+    return mean_at(table.lost, taken), mean_at(table.differs, taken)
 
 
 def exit_costs(exits):

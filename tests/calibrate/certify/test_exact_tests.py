@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from offramp.bundle import Target
 from offramp.bundle.manifest import NEVER
 from offramp.calibrate.certify.exact_tests import (
     certify_drop,
     certify_mean,
     critical_z,
-    noninferiority_z,
     share_bound,
     size_of,
 )
-from offramp.calibrate.certify.paths import lay_path
-from offramp.calibrate.measure.tables import exits_taken
+from offramp.calibrate.certify.paths import lay_candidates, lay_path
+from offramp.calibrate.intervals import noninferiority_z
+from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken
 from offramp.tests.zoo.exit_tables import UNEVEN, exit_table
 
 
@@ -99,3 +100,22 @@ def test_a_path_is_nested_and_leads_through_its_vector():
     assert early[0] < 0.02 and early[-1] > 0.95
     through = [(exits_taken(score, one) == exits_taken(score, thresholds)).mean() for one in path]
     assert max(through) > 0.98
+
+
+def test_a_path_begins_where_nothing_leaves_early_even_if_a_vector_lets_everything_leave():
+    """As where the selecting samples are training data, learnt by heart: the first exit is right on all of them."""
+    rng = np.random.default_rng(0)
+    score = rng.random((400, 3)).astype(np.float32)
+    answers = np.zeros((400, 3), int)
+    table = ExitTable(
+        score=score,
+        label=answers,
+        right=answers == 0,
+        reference_right=answers[:, 2] == 0,
+        differs=answers.astype(np.int8),
+        costs=Costs(tuple(np.full(2, cost) for cost in (1.0, 2.0, 3.0))),
+    )
+    path = lay_candidates(table, (0.0, 0.0), Target(max_drop=0.01), tested=400)
+    early = np.array([(exits_taken(score, thresholds.tolist()) < 2).mean() for thresholds in path])
+    assert (path[0] == NEVER).all() and early[0] == 0
+    assert early[1:20].max() < 0.05 and early[-1] == 1 and np.diff(early).max() < 0.06

@@ -1,0 +1,163 @@
+"""How often the same samples were asked for promises: each question spends a part of the chance of error.
+
+Whoever asks until a promise comes out would get one by luck. So the chance of error belongs to the samples, and each further
+question about the same network has a smaller part of it: all promises that some samples ever gave hold together.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from ...bundle import Bundle
+from ...bundle.manifest import Count, Positive
+from ...errors import BundleError, MissingError
+from ...files import check_writable, os_errors_explained, write_atomically
+from ...units import show_share
+from ..requests import Request
+
+FIRST_PART = 0.8
+"""The first question's part of the chance of error. Of the rest the k-th has 1 / (k (k - 1)), which adds up to all of it."""
+
+SKETCH = 1000
+"""Hashes that are kept of a data set: the smallest ones, by which the overlap of two sets is estimated."""
+
+LEAST_OVERLAP = 0.05
+"""Two data sets are the same samples if they share at least this part of the smaller one."""
+
+MOST_BYTES = 1 << 24
+"""The largest file of questions that is read."""
+
+__all__ = ["ask", "describe_question", "part_of_chance"]
+
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+
+
+class _Samples(Struct, frozen=True):
+    """A data set: how many different samples it has, and the smallest of their hashes, rising."""
+
+    count: Positive
+    smallest: list[Hash]
+
+
+class _Question(Struct, frozen=True):
+    """What was asked: its key, the digest of the reference, the key of the samples, and which question it was."""
+
+    key: str
+    reference: str
+    samples: str
+    number: Positive
+
+
+class _Questions(Struct, frozen=True):
+    """All questions to a bundle, and the samples by their keys."""
+
+    schema: Count = 1
+    questions: tuple[_Question, ...] = ()
+    samples: dict[str, _Samples] = {}
+
+
+def ask(request: Request) -> tuple[int, tuple[str, ...]]:
+    """Remember in the bundle what is asked of which samples.
+
+    Returns:
+        How many different questions about this network these samples, or some of them, were asked up to this one; and notes.
+        The same question again keeps its number.
+
+    Raises:
+        BundleError: the file of questions is damaged.
+    """
+    path = _path(request.bundle)
+    earlier, reference = _read(path), request.reference_variant.digest
+    samples, key = _sketch(request.samples.hashes), _key(request)
+    number = next((question.number for question in earlier.questions if question.key == key), None)
+    if number is not None:
+        return number, ()
+    number = 1 + sum(
+        question.reference == reference and _overlap(earlier.samples.get(question.samples), samples) >= LEAST_OVERLAP
+        for question in earlier.questions
+    )
+    question = _Question(key, reference, request.samples.sha256, number)
+    asked = _Questions(1, (*earlier.questions, question), {**earlier.samples, request.samples.sha256: samples})
+    try:
+        check_writable(path)
+        write_atomically(path, msgspec.json.encode(asked))
+    except MissingError as error:
+        return number, (f"That these samples were asked could not be remembered in the bundle: {error}",)
+    return number, ()
+
+
+def part_of_chance(number: int) -> float:
+    """Return which part of the chance of error a question has; all parts together are 1."""
+    return FIRST_PART if number == 1 else (1 - FIRST_PART) / (number * (number - 1))
+
+
+def describe_question(number: int, confidence: float) -> list[str]:
+    """Say what it costs that samples were asked before."""
+    if number == 1:
+        return []
+    part = (1 - confidence) * part_of_chance(number)
+    return [
+        f"These samples, or some of them, answered {number - 1} other question{'s' if number > 2 else ''} about this "
+        "network before. "
+        f"Their promises share a chance of error of {show_share(1 - confidence)}, of which this one has "
+        f"{show_share(part)}: the more is "
+        "asked (another seed, another target, more samples), the harder a promise is to get. The same question again "
+        "is free, and new "
+        "samples have a whole chance of error."
+    ]
+
+
+def _path(bundle: Bundle) -> Path:
+    return bundle.path / "calibrations" / "asked.ledger"
+
+
+def _read(path: Path) -> _Questions:
+    if not path.exists():
+        return _Questions()
+    try:
+        with os_errors_explained(path, "read"), path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise msgspec.DecodeError(f"it is larger than {MOST_BYTES >> 20} MB")
+        return msgspec.json.decode(content, type=_Questions)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BundleError(
+            f"{path} does not hold the questions that samples were asked. Remove it, and promises count from the "
+            "first question again.",
+            path=path,
+        ) from None
+
+
+def _key(request: Request) -> str:
+    """Return what makes two questions the same: samples, labels, targets, variants, devices, seed, confidence."""
+    labels, outside = request.samples.y, request.outside
+    parts = [
+        request.samples.sha256,
+        "" if labels is None else hashlib.sha256(labels.tobytes()).hexdigest(),
+        "" if outside is None else outside.sha256,
+        {name: str(target) for name, target in request.targets.items()},
+        [(str(placed), placed.variant.digest) for placed in request.placed],
+        request.seed,
+        request.confidence,
+    ]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _sketch(hashes: np.ndarray) -> _Samples:
+    distinct = np.unique(hashes)
+    return _Samples(len(distinct), [f"{value:016x}" for value in distinct[:SKETCH].tolist()])
+
+
+def _overlap(one: _Samples | None, other: _Samples) -> float:
+    """Estimate which part of the smaller of two data sets is in the other: by the hashes that neither has cut off."""
+    if one is None:
+        return 0.0
+    lasts = [each.smallest[-1] for each in (one, other) if each.count > len(each.smallest)]
+    end = min(lasts, default="g")
+    parts = [{value for value in each.smallest if value <= end} for each in (one, other)]
+    fewer = min(len(part) for part in parts)
+    return len(parts[0] & parts[1]) / fewer if fewer else 0.0

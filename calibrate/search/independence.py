@@ -1,0 +1,124 @@
+"""Which samples depend on each other: copies, and neighbours that resemble each other, as the frames of a video do.
+
+A promise needs samples that were drawn independently. Samples that depend on each other select together or report together, and
+count for fewer than they are.
+"""
+
+import math
+
+import numpy as np
+from msgspec import Struct
+
+CORRELATION_ERRORS = 4.0
+"""Standard errors by which neighbours must resemble each other: independent samples do by luck once in 30,000 times."""
+
+BLOCK_TIMES = 8
+"""Dependent samples are split by blocks of neighbours that are so many correlation times long, so that few blocks touch."""
+
+LEAST_BLOCKS = 10
+"""There are at least so many blocks."""
+
+LEAST_COPIES = 0.01
+"""Copies are mentioned if they are at least this share of the samples."""
+
+__all__ = ["Independence", "find_independence", "split"]
+
+
+class Independence(Struct, frozen=True):
+    """How far samples are independent.
+
+    Attributes:
+        groups: which samples belong together, int64 (N,): those of a group have the same number.
+        share: for how many independent samples each one counts, in (0, 1].
+        notes: what was seen, in words.
+    """
+
+    groups: np.ndarray
+    share: float
+    notes: tuple[str, ...] = ()
+
+
+def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray) -> Independence:
+    """Find copies, and neighbours whose scores resemble each other more than those of other samples of the same class.
+
+    Copies count by Kish's effective sample size, n^2 / sum(copies^2). Neighbours count by the correlation time of their scores:
+    the ranks within their class, in the order in which the samples were given, so that it does not matter if they are sorted by
+    class.
+
+    Args:
+        hashes: of each sample, uint64 (N,).
+        score: of each sample at every exit, float32 (N, exits).
+        labels: the class of each sample, (N,).
+    """
+    n = len(hashes)
+    _, first, groups, copies = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+    share = n / float((copies.astype(np.float64) ** 2).sum())
+    notes = []
+    if len(first) < (1 - LEAST_COPIES) * n:
+        notes.append(
+            f"Only {len(first)} of the {n} samples differ: copies count for no more than one in intervals and "
+            "promises, which count "
+            f"{max(1, int(n * share))} samples."
+        )
+    given = np.sort(first)  # one of each, in the order in which they were given
+    time = correlation_time(score[given], labels[given])
+    if time > 1:
+        length = min(math.ceil(BLOCK_TIMES * time), max(1, len(given) // LEAST_BLOCKS))
+        groups = (np.searchsorted(given, first) // length)[groups]
+        share /= time
+        notes.append(
+            f"Neighbouring samples resemble each other, as frames of a video do: they count for about {max(1, int(n * share))} "
+            "independent ones in intervals and promises. Give samples that were drawn one by one, such as every "
+            f"{math.ceil(time)}th. "
+            "If they are independent and only sorted, give them in random order."
+        )
+    return Independence(groups, share, tuple(notes))
+
+
+def correlation_time(score: np.ndarray, labels: np.ndarray) -> float:
+    """Return over how many neighbours scores are correlated: 1 + twice the sum of the correlations at distance 1, 2, ...
+
+    The sum ends where a correlation is no larger than luck makes it (Sokal, Monte Carlo Methods in Statistical Mechanics, 1997).
+
+    Args:
+        score: float32 (N, exits), in the order in which samples were given.
+        labels: the class of each, (N,).
+    """
+    n, ranks = len(score), np.zeros(len(score))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) > 1:
+            places = score[rows].argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+            mean = places.mean(axis=1)
+            ranks[rows] = (mean - mean.mean()) / (mean.std() or 1.0)
+    variance, limit, time = float(ranks @ ranks), CORRELATION_ERRORS / math.sqrt(n), 1.0
+    if variance == 0:
+        return 1.0
+    for distance in range(1, n // 2):
+        correlation = float(ranks[distance:] @ ranks[:-distance]) / variance
+        if correlation <= limit:
+            break
+        time += 2 * correlation
+    return time
+
+
+def split(order: np.ndarray, groups: np.ndarray, selecting: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples so that no group is on both sides.
+
+    Args:
+        order: the samples in random order.
+        groups: the group of each sample, by its row.
+        selecting: how many samples select, about: whole groups do.
+
+    Returns:
+        The rows that select, rising, and the rows that report, in random order.
+    """
+    if not selecting:
+        return order[:0], order
+    _, first, inverse = np.unique(groups[order], return_index=True, return_inverse=True)
+    drawn = first[inverse]  # when the group of each sample was first drawn
+    together = np.argsort(drawn, kind="stable")
+    ends = drawn[together]
+    cut = int(np.searchsorted(ends, ends[selecting])) or int(np.searchsorted(ends, ends[selecting], side="right"))
+    is_selecting = np.isin(np.arange(len(order)), together[:cut])
+    return np.sort(order[is_selecting]), order[~is_selecting]

@@ -1,0 +1,86 @@
+"""Where a calibration is stored, what it replaces, and which it does not replace unasked."""
+
+import logging
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ..bundle import Calibration, read_calibration, write_calibration
+from ..errors import OfframpError
+from ..files import os_errors_explained, write_atomically
+from ..runtime.selection import belongs
+from .requests import Request
+
+BEFORE = ".before"
+"""What the name of the calibration before ends in; such files are not loaded."""
+
+__all__ = ["store"]
+
+_log = logging.getLogger(__name__)
+
+
+def store(calibration: Calibration, request: Request) -> tuple[Calibration, bool]:
+    """Store a calibration with a note that says where and what it replaces; the one before is kept beside it.
+
+    A calibration that misses a target, or promises less than every target, replaces none that does not, unless the file was named
+    or the replacement was asked for. Then its note says why it was not stored.
+
+    Returns:
+        The calibration with the note, and True if it was stored.
+
+    Raises:
+        MissingError: the file cannot be written.
+    """
+    path = request.path
+    earlier = _read_earlier(request)
+    worse = "" if earlier is None or request.is_path_named or request.replace else _compare(calibration, earlier)
+    if worse:
+        note = f"{worse} It was not stored: {path} stays as it was. To store it, ask for it (--replace) or name a file (-o)."
+        return _with_note(calibration, note), False
+    note = f"Stored in {path}."
+    if path.exists():
+        note += f" {_describe(earlier)} is kept as {_keep(path).name}."
+    calibration = _with_note(calibration, note)
+    write_calibration(path, calibration)
+    _log.debug("stored %s", path)
+    return calibration, True
+
+
+def _with_note(calibration: Calibration, note: str) -> Calibration:
+    return replace(calibration, notes=(*calibration.notes, note))
+
+
+def _read_earlier(request: Request) -> Calibration | None:
+    """Return the calibration of this bundle that the path holds; None if it holds none."""
+    try:
+        calibration = read_calibration(request.path)
+    except OfframpError:
+        return None
+    return calibration if belongs(request.bundle, calibration) else None
+
+
+def _compare(calibration: Calibration, earlier: Calibration) -> str:
+    """Say in which way a calibration is worse than an earlier one; empty if it is not."""
+    if earlier.met and not calibration.met:
+        return "This calibration misses a target, and the one before meets its own."
+    if earlier.is_promised and not calibration.is_promised:
+        return "This calibration promises not every target, and the one before promises its own."
+    return ""
+
+
+def _describe(earlier: Calibration | None) -> str:
+    """Describe a calibration that is replaced."""
+    if earlier is None:
+        return "The calibration before, of another export,"
+    targets = ", ".join(f"{name}: {point.target}" for name, point in earlier.asked_for.items())
+    what = "promised" if earlier.is_promised else "not promised"
+    return f"The calibration before ({targets}; {what}, by {earlier.report_samples} samples)"
+
+
+def _keep(path: Path) -> Path:
+    """Copy a file beside itself, in place of an earlier copy, and return the copy's path."""
+    kept = path.with_name(path.name + BEFORE)
+    with os_errors_explained(path, "read"):
+        content = path.read_bytes()
+    write_atomically(kept, content)
+    return kept
