@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,6 +13,7 @@ from ..errors import UsageError, unknown_name
 
 __all__ = [
     "NEVER",
+    "OLDEST_SCHEMA",
     "PLAIN_NAME",
     "SCHEMA",
     "Count",
@@ -30,8 +31,8 @@ __all__ = [
     "Variant",
 ]
 
-SCHEMA = 2
-"""The version of manifests that this offramp writes, and the only one that it reads."""
+SCHEMA, OLDEST_SCHEMA = 3, 2
+"""The version of manifests that this offramp writes, and the oldest that it reads."""
 
 PLAIN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 """Pattern of names that are safe in a path: `fp32`, `stage0.onnx`."""
@@ -41,6 +42,15 @@ NEVER = 2.0
 
 MOST_AXES, MOST_VALUES, MOST_CLASSES = 32, 2**32, 2**31 - 1
 """No array of a network has more axes or more values for one sample, and no network more classes."""
+
+DIGESTED_OF_VARIANT = ("name", "precision", "rule", "weights", "whole", "golden")
+DIGESTED_OF_STAGE = ("file", "inputs", "outputs", "macs")
+DIGESTED_OF_EXIT = ("name", "logits", "score", "label", "static", "macs", "temperature")
+"""The fields of which `Variant.digest` is made, beside the files.
+
+Calibrations hold digests, so the fields here cannot change. Another field that decides what a variant computes may be digested
+only where it differs from its default, or no calibration of an older bundle would fit.
+"""
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -278,11 +288,16 @@ class Variant(Record, frozen=True):
 
         Golden samples, guarded graphs, the folder's name and the origin are left out.
         """
-        record = msgspec.to_builtins(self)
-        del record["folder"], record["origin"], record["files"][self.golden]
-        for stage in record["stages"]:
-            record["files"].pop(stage.pop("guarded"), None)
+        record = _take_fields(self, DIGESTED_OF_VARIANT)
+        record["stages"] = [_take_fields(stage, DIGESTED_OF_STAGE) for stage in self.stages]
+        record["exits"] = [_take_fields(exit_, DIGESTED_OF_EXIT) for exit_ in self.exits]
+        left_out = {self.golden, *(stage.guarded for stage in self.stages)}
+        record["files"] = {name: file for name, file in self.files.items() if name not in left_out}
         return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
+
+
+def _take_fields(record: Record, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}
 
 
 class Preprocess(Record, frozen=True):
@@ -347,7 +362,7 @@ class Manifest(Record, frozen=True):
         >>> from offramp.bundle import open_bundle
         >>> manifest = open_bundle("digits.offramp").manifest
         >>> manifest.schema, manifest.classes, manifest.inputs[0].shape
-        (2, 10, (None, 1, 8, 8))
+        (3, 10, (None, 1, 8, 8))
     """
 
     schema: int

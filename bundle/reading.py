@@ -10,8 +10,8 @@ from msgspec import Struct
 from .. import __version__
 from ..errors import BundleError, MissingError, OutdatedError, UsageError, unknown_name
 from ..files import hash_file, os_errors_explained
-from .calibration import CALIBRATION_SCHEMA, Calibration
-from .manifest import SCHEMA, Manifest, Variant
+from .calibration import CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA, Calibration
+from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
 
 __all__ = ["Bundle", "check_bundle", "open_bundle", "opened", "read_calibration"]
 
@@ -173,20 +173,22 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
         header = msgspec.json.decode(content, type=_Header)
         if kind is Calibration and isinstance(header.variants, list):  # a calibration has them by name
             raise BundleError(f"{path} is a bundle's manifest, not a calibration.", path=path)
-        newest = SCHEMA if kind is Manifest else CALIBRATION_SCHEMA
+        oldest, newest = (
+            (OLDEST_SCHEMA, SCHEMA) if kind is Manifest else (OLDEST_CALIBRATION_SCHEMA, CALIBRATION_SCHEMA)
+        )
         if header.schema > newest:
             raise BundleError(
-                f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
-                f"which reads up to schema {newest}. Update offramp here.",
+                f"{path} has schema {header.schema}, written by a newer offramp ({header.offramp}); this is offramp "
+                f"{__version__}, which reads up to schema {newest}. Update offramp here.",
                 path=path,
             )
         if header.schema < 1:
             raise BundleError(f"{path} has schema {header.schema}, which no offramp ever wrote.", path=path)
-        if header.schema < newest:
+        if header.schema < oldest:
             remedy = "Export it again." if kind is Manifest else "Calibrate again, and remove it."
             raise OutdatedError(
                 f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
-                f"which reads schema {newest} only. {remedy}",
+                f"which reads schemas {oldest} to {newest}. {remedy}",
                 path=path,
             )
         return msgspec.json.decode(content, type=kind)

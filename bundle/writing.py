@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from .. import __version__
 from ..errors import BundleError, UsageError
 from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
 from .calibration import Calibration
-from .manifest import PLAIN_NAME, File, Manifest
+from .manifest import PLAIN_NAME, SCHEMA, File, Manifest
 from .reading import Bundle, open_bundle
 
 __all__ = [
@@ -132,7 +133,9 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
     with os_errors_explained(root, "write"):
         final = root / variant.folder if shares else _free_name(root / "variants" / variant.name)
         variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
-        manifest = msgspec.structs.replace(manifest, variants=(*others, variant))
+        manifest = msgspec.structs.replace(
+            manifest, schema=SCHEMA, offramp=__version__, variants=(*others, variant)
+        )  # the bundle may be an older one
         content = _encode_checked(manifest, root)
         files = sorted(folder.iterdir())
         for file in files:

@@ -81,9 +81,15 @@ def replace_file(bundle, name, content):
 # schema
 
 
+def test_a_newer_calibration_is_refused_as_that_whatever_its_fields_are(calibrated, calibration):
+    edit(calibration, lambda c: c.update(schema=5, offramp="9.1", pace="10 Hz", variants={}))
+    words = r"default.json has schema 5, written by a newer offramp \(9\.1\); .*up to schema 4"
+    refuse(calibration, lambda: read_calibration(calibration), words)
+
+
 def test_a_newer_schema_is_refused_with_both_versions(dense, manifest):
     edit(manifest, lambda m: m.update(schema=7, offramp="9.1"))
-    words = r"manifest.json has schema 7, written by offramp 9\.1; this is offramp .*schema 2"
+    words = r"manifest.json has schema 7, written by a newer offramp \(9\.1\); this is offramp .*up to schema 3"
     refuse(manifest, lambda: open_bundle(dense.path), words)
 
 
