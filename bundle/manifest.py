@@ -40,8 +40,11 @@ PLAIN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
 
-MOST_AXES, MOST_VALUES, MOST_CLASSES = 32, 2**32, 2**31 - 1
+MOST_AXES, MOST_VALUES, MOST_CLASSES = 32, 2**28, 2**24
 """No array of a network has more axes or more values for one sample, and no network more classes."""
+
+MOST_VARIANTS, MOST_EXITS, MOST_FILES = 500, 1000, 10_000
+"""A bundle has no more variants, a variant no more exits and files, and a stage reads and makes no more tensors than exits."""
 
 DIGESTED_OF_VARIANT = ("name", "precision", "rule", "weights", "whole", "golden")
 DIGESTED_OF_STAGE = ("file", "inputs", "outputs", "macs")
@@ -92,8 +95,7 @@ class Tensor(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.shape.count(None) > 1:
             raise ValueError(f"tensor {self.name} has several batch axes: {self.shape}")
-        sizes = [axis for axis in self.shape if isinstance(axis, int)]
-        if len(self.shape) > MOST_AXES or math.prod(sizes) > MOST_VALUES:
+        if len(self.shape) > MOST_AXES or self.least_values > MOST_VALUES:
             raise ValueError(f"tensor {self.name} is too large: more than {MOST_AXES} axes or {MOST_VALUES} values")
 
     @property
@@ -105,6 +107,11 @@ class Tensor(Record, frozen=True):
     def is_sized(self) -> bool:
         """Whether every axis but the batch has a fixed size: true of (None, 3, 32, 32), false of (None, "time", 64)."""
         return not any(isinstance(axis, str) for axis in self.shape)
+
+    @property
+    def least_values(self) -> int:
+        """How many values a sample has if its named axes have length 1; axes of length 0 count as 1."""
+        return math.prod(axis for axis in self.shape if isinstance(axis, int) and axis)
 
     def at(self, batch: int) -> tuple[int, ...]:
         """Return the shape at a batch size: (None, 3, 32, 32) at 8 is (8, 3, 32, 32). The tensor has no named axes."""
@@ -148,8 +155,8 @@ class Stage(Record, frozen=True):
     """
 
     file: str
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
-    outputs: tuple[Tensor, ...]
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=MOST_EXITS)]
+    outputs: Annotated[tuple[Tensor, ...], Meta(max_length=MOST_EXITS)]
     macs: Count
     guarded: str | None = None
 
@@ -255,9 +262,9 @@ class Variant(Record, frozen=True):
     weights: str
     whole: str
     golden: str
-    stages: Annotated[tuple[Stage, ...], Meta(min_length=2)]
-    exits: Annotated[tuple[Exit, ...], Meta(min_length=2)]
-    files: dict[str, File]
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=2, max_length=MOST_EXITS)]
+    exits: Annotated[tuple[Exit, ...], Meta(min_length=2, max_length=MOST_EXITS)]
+    files: Annotated[dict[str, File], Meta(max_length=MOST_FILES)]
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
@@ -372,8 +379,8 @@ class Manifest(Record, frozen=True):
     classes: Annotated[int, Meta(ge=2, le=MOST_CLASSES)]
     class_names: tuple[str, ...] | None
     preprocess: Preprocess | None
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
-    variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=MOST_EXITS)]
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=MOST_VARIANTS)]
 
     def __post_init__(self) -> None:
         if len({variant.name for variant in self.variants}) < len(self.variants):
@@ -390,9 +397,11 @@ class Manifest(Record, frozen=True):
             tensors = [tensor for stage in variant.stages for tensor in stage.outputs]
             if not has_named_axes and not all(tensor.is_sized for tensor in tensors):
                 raise ValueError(f"a tensor of variant {variant.name} has a named axis, but no input has one")
-            available = list(self.inputs)
+            if sum(tensor.least_values for tensor in (*self.inputs, *tensors)) > 4 * MOST_VALUES:
+                raise ValueError(f"the tensors of variant {variant.name} have more than {4 * MOST_VALUES} values")
+            available = set(self.inputs)
             for stage in variant.stages:
                 for tensor in stage.inputs:
                     if tensor not in available:
                         raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
-                available += stage.outputs
+                available.update(stage.outputs)
