@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import require
-from ...runtime.verification import compare_logits
+from ...runtime.golden_check import compare_logits
 
 
 def open_session(path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Path | None = None) -> Any:
