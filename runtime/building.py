@@ -62,6 +62,7 @@ class Job(Struct, frozen=True):
         key: what decides whether a build fits, by name; empty if the engine builds nothing ahead.
         path_in_bundle: where the bundle has a build of it, or would have.
         numbers: the numbers of the stages that share the file; empty for a network of one stage.
+        most_bytes: a build in the bundle is no larger.
     """
 
     stage: StageFile
@@ -72,6 +73,7 @@ class Job(Struct, frozen=True):
     key: dict[str, str]
     path_in_bundle: Path
     numbers: tuple[int, ...]
+    most_bytes: int
 
     @property
     def record(self) -> Path:
@@ -111,6 +113,7 @@ class Jobs:
             key=key,
             path_in_bundle=folder / f"{Path(file).stem}{ending}",
             numbers=numbers if len(parts.stages) > 1 else (),
+            most_bytes=64_000_000 + 16 * sum(parts.variant.files[name].bytes for name in (file, parts.variant.weights)),
         )
 
     def _stage_file(self, stage: Stage, exit_: Exit, *, outputs_logits: bool) -> StageFile:
@@ -318,7 +321,7 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
 
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
-    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key)
+    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
     if content is not None:
         return content, "bundle"
     if damage is not None:
@@ -358,7 +361,7 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
 def _build_into_bundle(job: Job) -> Built:
     """Build a stage into the bundle, unless the bundle has a build that fits."""
     check_writable(job.path_in_bundle)
-    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key)
+    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
     was_there = content is not None
     if content is None:
         content = _build_anew(job, problem)
