@@ -212,6 +212,7 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
         raise MissingError(f"Cannot read {path}. Check its permissions.", path=path)
     try:
         session, model = open_session(path), ir.load(path)
+        _follow_links(model)
         if "" not in model.graph.opset_imports:  # the default domain by its other name
             model.graph.opset_imports[""] = model.graph.opset_imports.pop("ai.onnx", 0)
         InlinePass()(model)
@@ -227,6 +228,24 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
             path=path,
         )
     return session, model
+
+
+def _follow_links(model: ir.Model) -> None:
+    """Name weights by the files that links lead to, as in the cache of Hugging Face. ONNX Runtime let them pass."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and os.path.islink(tensor.path):
+                folder, name = os.path.split(os.path.realpath(tensor.path))
+                value.const_value = ir.ExternalTensor(
+                    name,
+                    tensor.offset,
+                    tensor.length,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape),
+                    name=str(value.name),
+                    base_dir=folder,
+                )
 
 
 def _has_sparse_weights(path: Path) -> bool:
