@@ -235,7 +235,7 @@ def _follow_links(model: ir.Model) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor) and os.path.islink(tensor.path):
+            if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).is_symlink():
                 folder, name = os.path.split(os.path.realpath(tensor.path))
                 value.const_value = ir.ExternalTensor(
                     name,
