@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from .bundle.manifest import Count
+from .bundle.record import Count
 from .errors import MissingError, UsageError, quoted
 from .files import NEW, cache_home, new_name, os_errors_explained, read_file, remove_tree, write_atomically
 

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from .manifest import NEVER, Count, Positive, Record
+from .manifest import NEVER
+from .record import Count, Positive, Record
 from .target import Target
 
 __all__ = [

@@ -132,7 +132,7 @@ def _verify_variant(
         variant=variant.name,
         device=describe_devices(devices),
         tolerance=max(tolerances_of(variant, provenance)),
-        passed=all(check.passed for check in (*exits, *networks)),
+        passed=all(check.passed for check in exits) and all(check.passed for check in networks),
         exits=exits,
         fingerprint=fingerprint(packages=packages_of(devices), threads=options.threads),
         networks=tuple(networks),

@@ -36,7 +36,7 @@ LIMIT_S, LIMIT_BYTES = 60, 8 << 30
 SCORE_ERROR = {"fp32": 0.01, "int8": 0.15}
 """How far a score may be off, if `verify` passes, on inputs that it does not see."""
 
-STRANGE = [
+STRANGE: list[object] = [
     None,
     True,
     -1,
@@ -226,7 +226,8 @@ def fuzz(kind, count, seed=0, *, first=0):
     Returns:
         How many there were of each verdict, and the numbers of those that should not be, with their reasons.
     """
-    verdicts, bad = Counter(), []
+    verdicts: Counter[str] = Counter()
+    bad: list[tuple[int, str, str]] = []
     number, end = first, first + count
     context = multiprocessing.get_context("fork")
     while number < end:

@@ -29,7 +29,7 @@ def test_a_crash_and_a_hang_would_be_seen(monkeypatch):
         if path.name.startswith("0"):
             raise ValueError("a fault")
         if path.name.startswith("1"):
-            fuzz.signal.raise_signal(fuzz.signal.SIGSEGV)
+            fuzz.signal.raise_signal(fuzz.signal.SIGKILL)
         fuzz.signal.raise_signal(fuzz.signal.SIGALRM)
 
     monkeypatch.setattr(fuzz, "judge", judge)
