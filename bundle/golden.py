@@ -2,7 +2,6 @@
 
 import io
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +68,8 @@ def _read_arrays(content: bytes, names: Sequence[str]) -> list[np.ndarray]:
     Raises:
         ValueError: a member is compressed, or an array claims another size than it has. Others where the archive is damaged.
     """
+    import zipfile  # takes long to import
+
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [archive.getinfo(f"{name}.npy") for name in names]
         if sum(member.file_size for member in members) > len(content):

@@ -165,8 +165,8 @@ def compile_stages(
         MissingError: a device or its engine's package is missing, or the device cannot run a stage.
     """
     compiled = _compile_all(parts, devices, options)
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries keep nothing, or cannot be asked
-        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what engines have freed
     return compiled
 
 

@@ -23,7 +23,6 @@ with `_` is a helper and no engine. Errors need not name device or stage: whoeve
 import contextlib
 import importlib
 import pkgutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -95,6 +94,8 @@ class StageFile(Struct, frozen=True):
         if self.weights is None:
             yield path
             return
+        import tempfile  # takes long to import, and only some engines need it
+
         contents = {file.name: self.read(file) for file in (path, self.weights)}
         with os_errors_explained(Path(tempfile.gettempdir()), "write"):
             folder = tempfile.TemporaryDirectory(prefix="offramp.", ignore_cleanup_errors=True)

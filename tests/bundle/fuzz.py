@@ -12,6 +12,7 @@ A mutation is made by its number and the seed alone, so it can be made again: fu
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -199,24 +200,23 @@ def judge(path, expected):
     return "same"
 
 
-def work(kind, seed, numbers, connection):
+def work(kind, seed, numbers, folder, connection):
     """Judge mutations one after another; tell each verdict at once, since a mutation may end the process."""
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     expected = answer(check_bundle(ARCHIVE))
-    with tempfile.TemporaryDirectory() as folder:
-        for number in numbers:
-            path = Path(folder, f"{number}.offramp")
-            shutil.copytree(ARCHIVE, path)
-            KINDS[kind](path, random.Random(f"{kind} {seed} {number}"))
-            signal.alarm(LIMIT_S)  # ends the process
-            try:
-                verdict, reason = judge(path, expected), ""
-            except Exception as error:
-                verdict, reason = "crash", f"{type(error).__name__}: {error}"[:300]
-            signal.alarm(0)
-            shutil.rmtree(path)
-            connection.send((number, verdict, reason))
+    for number in numbers:
+        path = Path(folder, f"{number}.offramp")
+        shutil.copytree(ARCHIVE, path)
+        KINDS[kind](path, random.Random(f"{kind} {seed} {number}"))
+        signal.alarm(LIMIT_S)  # ends the process
+        try:
+            verdict, reason = judge(path, expected), ""
+        except Exception as error:
+            verdict, reason = "crash", f"{type(error).__name__}: {error}"[:300]
+        signal.alarm(0)
+        shutil.rmtree(path)
+        connection.send((number, verdict, reason))
     connection.close()
 
 
@@ -229,28 +229,31 @@ def fuzz(kind, count, seed=0, *, first=0):
     verdicts: Counter[str] = Counter()
     bad: list[tuple[int, str, str]] = []
     number, end = first, first + count
-    context = multiprocessing.get_context("fork")
-    while number < end:
-        receiving, sending = context.Pipe(duplex=False)
-        worker = context.Process(target=work, args=(kind, seed, range(number, end), sending))
-        worker.start()
-        sending.close()
-        while True:
-            try:
-                number, verdict, reason = receiving.recv()
-            except EOFError:
-                break
-            verdicts[verdict] += 1
-            if verdict in BAD:
-                bad.append((number, verdict, reason))
-            number += 1
-        worker.join()
-        if number < end:
-            verdict = "hang" if worker.exitcode == -signal.SIGALRM else "crash"
-            verdicts[verdict] += 1
-            bad.append((number, verdict, f"the process ended with {worker.exitcode}"))
-            number += 1
+    with tempfile.TemporaryDirectory() as folder:
+        while number < end:
+            judged, code = judge_in_a_process(kind, seed, range(number, end), folder)
+            if number + len(judged) < end:
+                verdict = "hang" if code == -signal.SIGALRM else "crash"
+                judged.append((number + len(judged), verdict, f"the process ended with {code}"))
+            verdicts.update(verdict for _, verdict, _ in judged)
+            bad += [each for each in judged if each[1] in BAD]
+            number += len(judged)
     return verdicts, bad
+
+
+def judge_in_a_process(kind, seed, numbers, folder):
+    """Judge mutations until one ends the process; return the verdicts and the process's exit code."""
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    worker = context.Process(target=work, args=(kind, seed, numbers, folder, sending))
+    worker.start()
+    sending.close()
+    judged = []
+    with contextlib.suppress(EOFError):
+        while True:
+            judged.append(receiving.recv())
+    worker.join()
+    return judged, worker.exitcode
 
 
 def main():
