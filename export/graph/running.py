@@ -23,7 +23,7 @@ def open_session(path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Pat
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:

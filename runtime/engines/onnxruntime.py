@@ -114,7 +114,8 @@ def _options(ort: Any, kind: str, threads: int) -> Any:
 def _open_session(ort: Any, stage: StageFile, path: Path, make_options: Callable[[], Any], providers: list[Any]) -> Any:
     """Open a session of the bytes that were compared with their hashes: weights in memory, or else of a private copy.
 
-    Only a copy serves ONNX Runtime before 1.23, and graphs whose branches or loops have external weights of their own.
+    Only a copy serves older versions of ONNX Runtime, and graphs whose branches or loops have external weights of their own. No
+    other provider is fallen back to: ONNX Runtime would say so on stdout.
     """
     options = make_options()
     if stage.weights is not None and hasattr(options, "add_external_initializers_from_files_in_memory"):
@@ -124,9 +125,9 @@ def _open_session(ort: Any, stage: StageFile, path: Path, make_options: Callable
         if weights:
             options.add_external_initializers_from_files_in_memory([stage.weights.name], [weights], [len(weights)])
         with contextlib.suppress(Exception):
-            return ort.InferenceSession(graph, options, providers=providers)
+            return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     with stage.copied(path) as copy:
-        return ort.InferenceSession(str(copy), make_options(), providers=providers)
+        return ort.InferenceSession(str(copy), make_options(), providers=providers, enable_fallback=0)
 
 
 def _parse(place: str) -> tuple[str, int]:

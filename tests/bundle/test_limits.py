@@ -10,8 +10,8 @@ import pytest
 from offramp import files
 from offramp.bundle import check_bundle, open_bundle, read_calibration, reading
 from offramp.runtime import load
-from offramp.tests.helpers.bundles import ARCHIVE, copy_archive, edit, refuse, refuse_any
-from offramp.tests.helpers.command import offramp
+from offramp.tests.helpers.bundles import ARCHIVE, copy_archive, edit, refuse, refuse_any, replace_file
+from offramp.tests.helpers.command import clear_message, offramp
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31m\r\x9bcat\u202e"
 
@@ -69,6 +69,13 @@ def test_no_text_of_a_bundle_steers_the_terminal(dense, manifest, calibration, t
             printed = (done.stdout + done.stderr).replace("\n", "")
             assert printed.isprintable() and "\\u001b" in printed
             assert not form or json.loads(done.stdout)
+
+
+def test_an_engine_that_cannot_even_say_what_is_wrong_prints_nothing(dense, tmp_path):
+    path = dense.path / dense.variant().folder / "stage0.onnx"
+    replace_file(dense, "stage0.onnx", path.read_bytes().replace(b"Tanh", b"T\xe7nh"))
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 16), np.float32))
+    clear_message(offramp("run", dense.path, tmp_path / "x.npz"), 5, "stage0.onnx")
 
 
 @pytest.mark.parametrize(
