@@ -1,6 +1,6 @@
 """Thousands of damaged and forged bundles: each is refused, fails `verify`, or answers as before. None crashes, hangs or lies.
 
-    python tests/bundle/fuzz.py [--count 5000] [--seed 0] [KIND ...]
+    python tests/bundle/fuzz.py [--count 5000] [--first 0] [--seed 0] [KIND ...]
 
     bits      bits flipped in any file
     refitted  bytes changed in a graph, weights or golden samples, with size and sha256 in the manifest to fit
@@ -260,13 +260,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", metavar="KIND", default=list(KINDS))
     parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     columns = ("refused", "failed", "same", *BAD)
     print("kind      " + "".join(f"{column:>9}" for column in columns), flush=True)
     found = []
     for kind in options.kinds or list(KINDS):
-        verdicts, bad = fuzz(kind, options.count, options.seed)
+        verdicts, bad = fuzz(kind, options.count, options.seed, first=options.first)
         print(f"{kind:10}" + "".join(f"{verdicts[column]:9}" for column in columns), flush=True)
         found += [(kind, *each) for each in bad]
     for each in found:

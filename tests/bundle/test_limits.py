@@ -9,7 +9,9 @@ import pytest
 
 from offramp import files
 from offramp.bundle import check_bundle, open_bundle, read_calibration, reading
-from offramp.runtime import load
+from offramp.errors import OfframpError
+from offramp.export import export, fuse, keep
+from offramp.runtime import build, load
 from offramp.tests.helpers.bundles import ARCHIVE, copy_archive, edit, refuse, refuse_any, replace_file
 from offramp.tests.helpers.command import clear_message, offramp
 
@@ -69,6 +71,20 @@ def test_no_text_of_a_bundle_steers_the_terminal(dense, manifest, calibration, t
             printed = (done.stdout + done.stderr).replace("\n", "")
             assert printed.isprintable() and "\\u001b" in printed
             assert not form or json.loads(done.stdout)
+
+
+def test_a_link_to_itself_is_no_place_to_write(dense, tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for work in (
+        lambda: fuse(dense, loop / "fused.onnx", thresholds=[0.5, 0.5]),
+        lambda: keep(loop, [0, 2]),
+        lambda: export(dense.path / dense.variant().folder / "whole.onnx", None, loop),
+        lambda: build(loop, "cpu"),
+        lambda: load(dense, calibration=loop),
+    ):
+        with pytest.raises(OfframpError, match="loop"):
+            work()
 
 
 def test_an_engine_that_cannot_even_say_what_is_wrong_prints_nothing(dense, tmp_path):
