@@ -1,5 +1,6 @@
 """Builds that came with a bundle: no hash in the manifest covers them, so they must give the golden answers."""
 
+import json
 import shutil
 
 import numpy as np
@@ -111,4 +112,5 @@ def test_inspect_says_that_builds_come_with_the_bundle(bundle):
     assert "engines/" not in offramp("inspect", bundle.path).stdout
     build(bundle, DEVICE, into_bundle=True)
     text = offramp("inspect", bundle.path).stdout
+    assert json.loads(offramp("inspect", bundle.path, "--json").stdout)["builds"]["openvino-CPU/fp32"]
     assert "openvino-CPU/fp32: stage0.built" in text and "no hash in the manifest covers them" in text
