@@ -353,3 +353,19 @@ class Manifest(Record, frozen=True):
                     if tensor not in available:
                         raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
                 available.update(stage.outputs)
+            self._check_answers(variant)
+
+    def _check_answers(self, variant: Variant) -> None:
+        """See that what the exits of a variant give has names of its own, or is a boundary tensor of the same form.
+
+        Raises:
+            ValueError: it has not.
+        """
+        inputs = {tensor.name for tensor in self.inputs}
+        shapes = {tensor.name: tensor.shape for stage in variant.stages for tensor in stage.outputs}
+        given = set()
+        for exit_ in variant.exits:
+            for name, shape in ((exit_.score, (None,)), (exit_.label, (None,)), (exit_.logits, (None, self.classes))):
+                if name in inputs or name in given or shapes.get(name, shape) != shape:
+                    raise ValueError(f"{name} is an output of exit {exit_.name} of {variant.name}, and something else")
+                given.add(name)

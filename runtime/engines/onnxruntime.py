@@ -103,7 +103,9 @@ def _options(ort: Any, kind: str, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4 if kind == "cpu" else 3  # what fails is raised; a GPU's libraries say more in the log
+    options.log_severity_level = (
+        4 if kind == "cpu" else 3
+    )  # what fails is raised; a GPU's libraries say more in the log
     if threads > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if kind != "cpu":
