@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +21,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from .bundle.manifest import Count
-from .errors import UsageError
-from .files import NEW, cache_home, new_name, os_errors_explained, remove_tree, write_atomically
+from .bundle.record import Count
+from .errors import MissingError, UsageError, quoted
+from .files import NEW, cache_home, new_name, os_errors_explained, read_file, remove_tree, write_atomically
 
 __all__ = [
     "CachedBuild",
@@ -30,6 +31,7 @@ __all__ = [
     "Key",
     "cache_folder",
     "cache_limit",
+    "check_cache",
     "clean_cache",
     "digest_key",
     "discard",
@@ -44,6 +46,9 @@ LOG = logging.getLogger(__name__)
 
 LIMIT_BYTES = 2 << 30
 """The cache's size limit, unless OFFRAMP_CACHE_MB gives another."""
+
+MOST_BUILD_BYTES, MOST_RECORD_BYTES = 4 << 30, 1 << 20
+"""A build and its record are no larger."""
 
 ABANDONED_S = 3600.0
 """An unfinished entry that is older than this belongs to a process that was killed."""
@@ -97,6 +102,29 @@ def cache_folder() -> Path:
     return cache_home() / "offramp" / "engines"
 
 
+def check_cache() -> None:
+    """See that nobody but this user (and root) can have put something into the cache, which is run as it is.
+
+    Raises:
+        MissingError: the cache's folder is a link, is another user's, or others may write to it.
+    """
+    root = cache_folder()
+    for folder in (root.parent, root) if os.name == "posix" else ():
+        try:
+            facts = folder.lstat()
+        except OSError:  # it is made, or refused, when something is stored
+            return
+        reason = None
+        if stat.S_ISLNK(facts.st_mode):
+            reason = "it is a link. To keep the cache elsewhere set XDG_CACHE_HOME"
+        elif facts.st_uid != os.geteuid():
+            reason = "it belongs to another user. Set XDG_CACHE_HOME to a folder of your own"
+        elif facts.st_mode & 0o022:
+            reason = f"others may write to it. Remove it, or if you know what is in it: chmod -R go-w {root.parent}"
+        if reason is not None:
+            raise MissingError(f"{folder} is not used as cache: {reason}.", path=folder)
+
+
 def cache_limit() -> int:
     """Return the limit in bytes.
 
@@ -125,6 +153,11 @@ def fetch(key: Key, label: str) -> tuple[bytes | None, str | None]:
         The build and None; or None and the reason why a build of this stage cannot be used; or None and None if there is none.
     """
     cache_limit()  # refuses a wrong limit before anything is built
+    try:
+        check_cache()
+    except MissingError as error:
+        LOG.debug("miss: %s: %s", label, error)
+        return None, None
     folder = cache_folder() / digest_key(key)
     content, problem = read_build(folder / "entry.json", folder / "built", key)
     if content is not None:
@@ -153,8 +186,8 @@ def _describe_nearest(key: Key, label: str) -> str | None:
     return compare_keys(key, min(stale, key=lambda other: len(_differing(key, other))))
 
 
-def read_build(record: Path, path: Path, key: Key) -> tuple[bytes | None, str | None]:
-    """Read a build and the record beside it.
+def read_build(record: Path, path: Path, key: Key, *, most: int = MOST_BUILD_BYTES) -> tuple[bytes | None, str | None]:
+    """Read a build of at most so many bytes, and the record beside it.
 
     Returns:
         The build and None; or None and the reason why it cannot be used; or None and None if neither file exists.
@@ -165,7 +198,7 @@ def read_build(record: Path, path: Path, key: Key) -> tuple[bytes | None, str | 
     if entry.key != dict(key):
         return None, compare_keys(key, entry.key)
     try:
-        content = path.read_bytes()
+        content = read_file(path, most=min(entry.bytes, most))
     except OSError as error:
         return None, f"{path} cannot be read: {error.strerror}"
     if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
@@ -176,7 +209,7 @@ def read_build(record: Path, path: Path, key: Key) -> tuple[bytes | None, str | 
 def compare_keys(ours: Key, theirs: Key) -> str:
     """Say which parts of two keys differ: `engine was 1.20 and is 1.21; threads was 1 and is 2`."""
     parts = [
-        f"{name} was {_shorten(theirs.get(name))} and is {_shorten(ours.get(name))}"
+        f"{quoted(name)} was {_shorten(theirs.get(name))} and is {_shorten(ours.get(name))}"
         for name in _differing(ours, theirs)
     ]
     return "; ".join(parts)
@@ -197,12 +230,15 @@ def store(key: Key, label: str, content: bytes) -> None:
     """Put a build into the cache, then remove the entries used least recently until the cache is within its limit.
 
     Raises:
-        MissingError: the cache cannot be written or the disk is full.
+        MissingError: the cache cannot be written or the disk is full, or it is not this user's alone.
     """
     root = cache_folder()
     final = root / digest_key(key)
+    check_cache()
     with os_errors_explained(root, "write"):
-        root.mkdir(parents=True, exist_ok=True)
+        root.parent.parent.mkdir(parents=True, exist_ok=True)
+        for own in (root.parent, root):
+            own.mkdir(mode=0o700, exist_ok=True)
         folder = new_name(root)
         folder.mkdir()
         try:
@@ -216,7 +252,12 @@ def store(key: Key, label: str, content: bytes) -> None:
 
 
 def discard(key: Key) -> None:
-    """Remove the build of a key."""
+    """Remove the build of a key.
+
+    Raises:
+        MissingError: the cache is not this user's alone.
+    """
+    check_cache()
     folder = cache_folder() / digest_key(key)
     if _remove(folder):
         LOG.debug("discarded: %s", folder)
@@ -238,11 +279,15 @@ def _move(folder: Path, final: Path) -> None:
 def list_cache() -> list[CachedBuild]:
     """Return every entry, the most recently used first.
 
+    Raises:
+        MissingError: the cache is not this user's alone.
+
     Example:
         >>> from offramp.runtime import list_cache
         >>> [build.entry.label for build in list_cache()]  # doctest: +SKIP
         ['/home/me/digits.offramp fp32 stage0.onnx']
     """
+    check_cache()
     builds = []
     with contextlib.suppress(OSError):
         for folder in cache_folder().iterdir():
@@ -265,6 +310,9 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
 
     Returns:
         How many entries were removed, and their bytes.
+
+    Raises:
+        MissingError: the cache is not this user's alone.
 
     Example:
         >>> from offramp.runtime import clean_cache
@@ -308,8 +356,8 @@ def _remove(path: Path) -> bool:
 def _read_entry(path: Path) -> Entry | None:
     """Return the record in a file; None if it is missing or damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Entry)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(read_file(path, most=MOST_RECORD_BYTES), type=Entry)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -321,4 +369,4 @@ def _differing(ours: Key, theirs: Key) -> list[str]:
 def _shorten(value: str | None) -> str:
     if value is None:
         return "not recorded"
-    return value if len(value) <= 60 else f"{value[:12]}..."
+    return quoted(value if len(value) <= 60 else f"{value[:12]}...")

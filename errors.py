@@ -15,6 +15,7 @@ OfframpError          1  the root; raised itself only for a fault of ours
 
 import importlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -36,15 +37,54 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "causes",
+    "printable",
+    "quoted",
     "require",
     "unknown_name",
 ]
 
 
+MOST_CHARACTERS, MOST_QUOTED = 3000, 120
+"""The most characters of a message, and of a text that a message quotes from a file."""
+
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]"
+)
+"""What steers a terminal, turns the direction of writing, or cannot be encoded; a line's end is none of these."""
+
+
+def printable(text: object, most: int = MOST_CHARACTERS) -> str:
+    r"""Return a text in which control characters are written as escapes, and whose middle is left out if it is long.
+
+    Files of strangers reach people through messages: such a text must not steer a terminal or fill a log.
+
+    Example:
+        >>> from offramp.errors import printable
+        >>> print(printable("\x1b[2Jempty"), printable("a" * 1000, most=8))
+        \u001b[2Jempty aaaa...(992 characters)...aaaa
+    """
+    shown = str(text)
+    if len(shown) > most:
+        shown = f"{shown[: most // 2]}...({len(shown) - most} characters)...{shown[-(most // 2) :]}"
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", shown)
+
+
+def quoted(text: object, most: int = MOST_QUOTED) -> str:
+    r"""Return a text for a message or a table, `printable`, short, and on one line.
+
+    Example:
+        >>> from offramp.errors import quoted
+        >>> print(quoted("9.1\nError: none"))
+        9.1\nError: none
+    """
+    return printable(text, most).replace("\n", "\\n")
+
+
 class OfframpError(Exception):
     """Root of the hierarchy.
 
-    The message is for people. Programs read the attributes, which are None or empty if they do not apply.
+    The message is for people: `printable`, whatever the files hold that it speaks of. Programs read the attributes, which are
+    None or empty if they do not apply.
 
     Attributes:
         exit_code: the exit code with which the command line ends.
@@ -77,7 +117,7 @@ class OfframpError(Exception):
         extra: str | None = None,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.device, self.stage, self.nodes = device, stage, tuple(nodes)
         self.package, self.extra = package, extra
         self.path = None if path is None else Path(path)
@@ -152,10 +192,11 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except Exception as error:  # imports fail in many ways: OpenVINO's does for a user without a home
-        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        package = module.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
             raise MissingError(
-                f"The package {module} is not installed. Install it with: pip install 'offramp[{extra}]'",
-                package=module,
+                f"The package {package} is not installed. Install it with: pip install 'offramp[{extra}]'",
+                package=package,
                 extra=extra,
             ) from error
         raise MissingError(
@@ -185,10 +226,10 @@ def unknown_name(
     """
     import difflib
 
-    names = list(known)
+    name, names = quoted(name), [quoted(other) for other in known]
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.", path=path)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.", path=path)
 
 
 class EngineWarning(UserWarning):

@@ -1,8 +1,10 @@
 """Files, written so that a kill at any moment leaves the old content or the new; and the folders of the user."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -17,6 +19,7 @@ __all__ = [
     "hash_file",
     "new_name",
     "os_errors_explained",
+    "read_file",
     "remove_tree",
     "sync",
     "write_atomically",
@@ -64,13 +67,36 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def read_file(path: Path, *, most: int) -> bytes:
+    """Return a file's content: all of it, or where it is longer than `most` its first `most + 1` bytes.
+
+    Raises:
+        OSError: it cannot be read, or it is a folder, a pipe or a device, which is not waited for.
+    """
+    at_once = getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | at_once)) as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(errno.EINVAL, "It is no file")
+        return file.read(min(most, facts.st_size) + 1)
+
+
 def sync(path: Path) -> None:
     """Make the kernel put a file, or a folder's entries, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_descriptor(descriptor: int) -> None:
+    """Make the kernel put an open file on the disk, on drives that can be told so: some network and USB drives cannot."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -85,7 +111,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                sync_descriptor(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

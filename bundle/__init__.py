@@ -11,15 +11,16 @@
       engines/<device>/<variant>/*      builds for a device, each with its record; may be removed
       calibrations/<name>.json          operating points (`Calibration`); may also lie outside the bundle
 
-`docs/bundle.md` is the specification. `manifest`, `calibration` and `target` say what the files hold, `reading` and `writing`
-move them from and to the disk, `golden` does both for golden samples.
+`docs/bundle.md` is the specification. `manifest`, `preprocess`, `calibration` and `target` say what the files hold, `reading` and
+`writing` move them from and to the disk, `golden` does both for golden samples.
 """
 
 from typing import TYPE_CHECKING
 
 from .. import late_names
 from .calibration import Calibration, Certificate, OperatingPoint
-from .manifest import Exit, File, Manifest, Origin, Preprocess, Stage, Tensor, Variant
+from .manifest import Exit, File, Manifest, Origin, Stage, Tensor, Variant
+from .preprocess import Preprocess
 from .reading import Bundle, check_bundle, open_bundle, opened, read_calibration
 from .target import Target
 

@@ -5,12 +5,14 @@ from typing import Annotated
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
-from .manifest import NEVER, Count, Positive, Record
+from .manifest import NEVER
+from .record import Count, Positive, Record
 from .target import Target
 
 __all__ = [
     "CALIBRATION_SCHEMA",
     "EARLY_SUFFIX",
+    "OLDEST_CALIBRATION_SCHEMA",
     "WHOLE_NETWORK_PROMISE",
     "Calibration",
     "Certificate",
@@ -23,8 +25,8 @@ __all__ = [
     "Tradeoff",
 ]
 
-CALIBRATION_SCHEMA = 3
-"""The version of calibrations that this offramp writes, and the only one that it reads."""
+CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA = 4, 3
+"""The version of calibrations that this offramp writes, and the oldest that it reads."""
 
 EARLY_SUFFIX = "-early"
 """Suffix of the early-exit point stored next to a recommended static network: `balanced` and `balanced-early`."""
@@ -326,7 +328,7 @@ class Calibration(Record, frozen=True, kw_only=True):
         >>> from offramp.bundle import open_bundle, read_calibration
         >>> calibration = read_calibration(open_bundle("digits.offramp").calibrations()[0])
         >>> calibration.schema, calibration.point is next(iter(calibration.points.values()))
-        (3, True)
+        (4, True)
     """
 
     schema: int

@@ -4,34 +4,32 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from ..errors import UsageError, unknown_name
+from .preprocess import Preprocess
+from .record import Count, Record
 
 __all__ = [
     "NEVER",
+    "OLDEST_SCHEMA",
     "PLAIN_NAME",
     "SCHEMA",
-    "Count",
     "Dtype",
     "Exit",
     "File",
     "Manifest",
     "Origin",
-    "Positive",
     "Precision",
-    "Preprocess",
-    "Record",
     "Stage",
     "Tensor",
     "Variant",
 ]
 
-SCHEMA = 2
-"""The version of manifests that this offramp writes, and the only one that it reads."""
+SCHEMA, OLDEST_SCHEMA = 3, 2
+"""The version of manifests that this offramp writes, and the oldest that it reads."""
 
 PLAIN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 """Pattern of names that are safe in a path: `fp32`, `stage0.onnx`."""
@@ -39,11 +37,20 @@ PLAIN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
 
-MOST_AXES, MOST_VALUES, MOST_CLASSES = 32, 2**32, 2**31 - 1
+MOST_AXES, MOST_VALUES, MOST_CLASSES = 32, 2**28, 2**24
 """No array of a network has more axes or more values for one sample, and no network more classes."""
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+MOST_VARIANTS, MOST_EXITS, MOST_FILES = 500, 1000, 10_000
+"""A bundle has no more variants, a variant no more exits and files, and a stage reads and makes no more tensors than exits."""
+
+DIGESTED_OF_VARIANT = ("name", "precision", "rule", "weights", "whole", "golden")
+DIGESTED_OF_STAGE = ("file", "inputs", "outputs", "macs")
+DIGESTED_OF_EXIT = ("name", "logits", "score", "label", "static", "macs", "temperature")
+"""The fields of which `Variant.digest` is made, beside the files.
+
+Calibrations hold digests, so the fields here cannot change. Another field that decides what a variant computes may be digested
+only where it differs from its default, or no calibration of an older bundle would fit.
+"""
 
 
 Dtype = Literal[
@@ -52,10 +59,6 @@ Dtype = Literal[
 
 
 Precision = Literal["fp16", "fp32", "fp64", "int8"]
-
-
-class Record(Struct, frozen=True, forbid_unknown_fields=True):
-    """A frozen part of a manifest or calibration. Decoding refuses unknown fields."""
 
 
 class Tensor(Record, frozen=True):
@@ -82,8 +85,7 @@ class Tensor(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.shape.count(None) > 1:
             raise ValueError(f"tensor {self.name} has several batch axes: {self.shape}")
-        sizes = [axis for axis in self.shape if isinstance(axis, int)]
-        if len(self.shape) > MOST_AXES or math.prod(sizes) > MOST_VALUES:
+        if len(self.shape) > MOST_AXES or self.least_values > MOST_VALUES:
             raise ValueError(f"tensor {self.name} is too large: more than {MOST_AXES} axes or {MOST_VALUES} values")
 
     @property
@@ -95,6 +97,11 @@ class Tensor(Record, frozen=True):
     def is_sized(self) -> bool:
         """Whether every axis but the batch has a fixed size: true of (None, 3, 32, 32), false of (None, "time", 64)."""
         return not any(isinstance(axis, str) for axis in self.shape)
+
+    @property
+    def least_values(self) -> int:
+        """How many values a sample has if its named axes have length 1; axes of length 0 count as 1."""
+        return math.prod(axis for axis in self.shape if isinstance(axis, int) and axis)
 
     def at(self, batch: int) -> tuple[int, ...]:
         """Return the shape at a batch size: (None, 3, 32, 32) at 8 is (8, 3, 32, 32). The tensor has no named axes."""
@@ -138,8 +145,8 @@ class Stage(Record, frozen=True):
     """
 
     file: str
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
-    outputs: tuple[Tensor, ...]
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=MOST_EXITS)]
+    outputs: Annotated[tuple[Tensor, ...], Meta(max_length=MOST_EXITS)]
     macs: Count
     guarded: str | None = None
 
@@ -252,9 +259,9 @@ class Variant(Record, frozen=True):
     weights: str
     whole: str
     golden: str
-    stages: Annotated[tuple[Stage, ...], Meta(min_length=2)]
-    exits: Annotated[tuple[Exit, ...], Meta(min_length=2)]
-    files: dict[str, File]
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=2, max_length=MOST_EXITS)]
+    exits: Annotated[tuple[Exit, ...], Meta(min_length=2, max_length=MOST_EXITS)]
+    files: Annotated[dict[str, File], Meta(max_length=MOST_FILES)]
     origin: Origin | None = None
     error: Annotated[float, Meta(ge=0)] | None = None
     own_error: Annotated[float, Meta(ge=0)] | None = None
@@ -287,55 +294,16 @@ class Variant(Record, frozen=True):
 
         Golden samples, guarded graphs, the folder's name, the origin, the errors and the places of exits are left out.
         """
-        record = msgspec.to_builtins(self)
-        del record["folder"], record["origin"], record["error"], record["own_error"], record["files"][self.golden]
-        for stage in record["stages"]:
-            record["files"].pop(stage.pop("guarded"), None)
-        for exit_ in record["exits"]:
-            del exit_["place"]
+        record = _take_fields(self, DIGESTED_OF_VARIANT)
+        record["stages"] = [_take_fields(stage, DIGESTED_OF_STAGE) for stage in self.stages]
+        record["exits"] = [_take_fields(exit_, DIGESTED_OF_EXIT) for exit_ in self.exits]
+        left_out = {self.golden, *(stage.guarded for stage in self.stages)}
+        record["files"] = {name: file for name, file in self.files.items() if name not in left_out}
         return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
 
 
-class Preprocess(Record, frozen=True):
-    """How a camera's image is prepared as in training.
-
-    The image is resized first. Scaling and normalising are part of the first stage: (pixel / 255 - mean) / std per channel.
-
-    Attributes:
-        mean, std: per channel, on pixels from 0 to 1.
-        resize: `stretch` to the input's size; `crop` so that the shorter side fits and the middle stays; `pad` so that the
-            longer side fits, with black around.
-        crop: for `crop`, the share of the resized image's sides that stays: 0.875 is 224 of 256, as torchvision evaluates.
-        interpolation: how pixels are interpolated, with antialiasing (Pillow's filters).
-
-    Raises:
-        UsageError: a value is out of its range, or mean and std have different lengths.
-
-    Example:
-        >>> from offramp.bundle import Preprocess
-        >>> Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize="crop").interpolation
-        'bilinear'
-    """
-
-    mean: Annotated[tuple[float, ...], Meta(min_length=1)]
-    std: Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1)]
-    resize: Literal["stretch", "crop", "pad"] = "stretch"
-    crop: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std):
-            raise UsageError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give one each per channel.")
-        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
-            raise UsageError(f"mean and std are finite numbers, not {self.mean} and {self.std}.")
-        if min(self.std) <= 0 or not 0 < self.crop <= 1:
-            raise UsageError(f"std is above 0 and crop between 0 and 1, not {self.std} and {self.crop}.")
-        for name, choices in (
-            ("resize", ("stretch", "crop", "pad")),
-            ("interpolation", ("bilinear", "bicubic", "nearest")),
-        ):
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, str(getattr(self, name)), choices)
+def _take_fields(record: Record, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}
 
 
 class Manifest(Record, frozen=True):
@@ -360,7 +328,7 @@ class Manifest(Record, frozen=True):
         >>> from offramp.bundle import open_bundle
         >>> manifest = open_bundle("digits.offramp").manifest
         >>> manifest.schema, manifest.classes, manifest.inputs[0].shape
-        (2, 10, (None, 1, 8, 8))
+        (3, 10, (None, 1, 8, 8))
     """
 
     schema: int
@@ -370,8 +338,8 @@ class Manifest(Record, frozen=True):
     classes: Annotated[int, Meta(ge=2, le=MOST_CLASSES)]
     class_names: tuple[str, ...] | None
     preprocess: Preprocess | None
-    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1)]
-    variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=MOST_EXITS)]
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=MOST_VARIANTS)]
     table_rows: dict[str, Positive] = {}
 
     def __post_init__(self) -> None:
@@ -392,9 +360,27 @@ class Manifest(Record, frozen=True):
             tensors = [tensor for stage in variant.stages for tensor in stage.outputs]
             if not has_named_axes and not all(tensor.is_sized for tensor in tensors):
                 raise ValueError(f"a tensor of variant {variant.name} has a named axis, but no input has one")
-            available = list(self.inputs)
+            if sum(tensor.least_values for tensor in (*self.inputs, *tensors)) > 4 * MOST_VALUES:
+                raise ValueError(f"the tensors of variant {variant.name} have more than {4 * MOST_VALUES} values")
+            available = set(self.inputs)
             for stage in variant.stages:
                 for tensor in stage.inputs:
                     if tensor not in available:
                         raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
-                available += stage.outputs
+                available.update(stage.outputs)
+            self._check_answers(variant)
+
+    def _check_answers(self, variant: Variant) -> None:
+        """See that what the exits of a variant give has names of its own, or is a boundary tensor of the same form.
+
+        Raises:
+            ValueError: it has not.
+        """
+        inputs = {tensor.name for tensor in self.inputs}
+        shapes = {tensor.name: tensor.shape for stage in variant.stages for tensor in stage.outputs}
+        given = set()
+        for exit_ in variant.exits:
+            for name, shape in ((exit_.score, (None,)), (exit_.label, (None,)), (exit_.logits, (None, self.classes))):
+                if name in inputs or name in given or shapes.get(name, shape) != shape:
+                    raise ValueError(f"{name} is an output of exit {exit_.name} of {variant.name}, and something else")
+                given.add(name)

@@ -1,19 +1,27 @@
 """Bundles and calibrations read from disk. They come from strangers: everything is checked before it is used."""
 
+import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from .. import __version__
-from ..errors import BundleError, MissingError, OutdatedError, UsageError, unknown_name
-from ..files import hash_file, os_errors_explained
-from .calibration import CALIBRATION_SCHEMA, Calibration
-from .manifest import SCHEMA, Manifest, Variant
+from ..errors import BundleError, MissingError, OutdatedError, UsageError, quoted, unknown_name
+from ..files import hash_file, os_errors_explained, read_file
+from .calibration import CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA, Calibration
+from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
 
 __all__ = ["Bundle", "check_bundle", "open_bundle", "opened", "read_calibration"]
+
+MOST_BYTES, MOST_CALIBRATIONS = 32 << 20, 500
+"""A manifest or a calibration is no larger than 32 MiB, and no more calibrations of a bundle are looked through."""
+
+MOST_REASON = 500
+"""The most characters of a decoder's reason, which repeats what the file says."""
 
 
 class Bundle(Struct, frozen=True):
@@ -47,25 +55,60 @@ class Bundle(Struct, frozen=True):
         names = [variant.name for variant in self.manifest.variants]
         raise unknown_name("variant", str(name), names, path=self.path)
 
-    def file(self, variant: Variant, name: str) -> Path:
-        """Return the path of a variant's file after comparing its content with the manifest.
+    def read(self, variant: Variant, name: str) -> bytes:
+        """Return the content of a variant's file, which is what the manifest says.
+
+        What is run is made of these bytes: who opens the file again by its name may find another one there.
 
         Raises:
             BundleError: the file is damaged.
+            MissingError: it cannot be read.
+        """
+        path, file = _locate(self.path, variant, name), variant.files[name]
+        with os_errors_explained(path, "read"):
+            content = read_file(path, most=file.bytes)
+        if len(content) != file.bytes or hashlib.sha256(content).hexdigest() != file.sha256:
+            raise _damaged(path)
+        return content
+
+    def file(self, variant: Variant, name: str) -> Path:
+        """Return the path of a variant's file after comparing its content with the manifest. To run it, take `read`.
+
+        Raises:
+            BundleError: the file is damaged.
+            MissingError: it cannot be read.
         """
         path = _locate(self.path, variant, name)
         with os_errors_explained(path, "read"):
             digest = hash_file(path)
         if digest != variant.files[name].sha256:
-            raise BundleError(
-                f"{path} is damaged: its sha256 is not the one in manifest.json. Copy the bundle again or export it anew.",
-                path=path,
-            )
+            raise _damaged(path)
         return path
 
     def calibrations(self) -> list[Path]:
-        """Return the calibration files inside the bundle, sorted by name."""
-        return sorted((self.path / "calibrations").glob("*.json"))
+        """Return the calibration files inside the bundle, sorted by name.
+
+        Raises:
+            BundleError: there are so many that somebody means to slow the reader down.
+        """
+        files = sorted((self.path / "calibrations").glob("*.json"))
+        if len(files) > MOST_CALIBRATIONS:
+            raise BundleError(
+                f"{self.path} has {len(files)} calibrations, and at most {MOST_CALIBRATIONS} are looked through. Remove those of "
+                "other devices, or name the one to use (calibration=, --calibration).",
+                path=self.path / "calibrations",
+            )
+        return files
+
+    def builds(self) -> dict[str, list[str]]:
+        """Return what was built ahead and lies in the bundle: the files' names below `engines/`, by device and variant.
+
+        The manifest does not name them, so no hash of it covers them.
+        """
+        found: dict[str, list[str]] = {}
+        for path in sorted((self.path / "engines").glob("*/*/*.built"))[:MOST_CALIBRATIONS]:
+            found.setdefault(f"{path.parent.parent.name}/{path.parent.name}", []).append(path.name)
+        return found
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -90,11 +133,10 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise UsageError(f"There is no bundle at {root}.", path=root)
     if not is_bundle:
         raise BundleError(f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json.", path=root)
-    manifest = _decode(root / "manifest.json", Manifest)
-    for variant in manifest.variants:
-        for name in variant.files:
-            _locate(root, variant, name)
-    return Bundle(root, manifest)
+    bundle = Bundle(root, _decode(root / "manifest.json", Manifest))
+    for variant, name in _distinct_files(bundle):
+        _locate(root, variant, name)
+    return bundle
 
 
 def opened(bundle: "str | os.PathLike[str] | Bundle") -> Bundle:
@@ -124,9 +166,8 @@ def check_bundle(path: str | os.PathLike[str]) -> Bundle:
         'digits.offramp'
     """
     bundle = open_bundle(path)
-    for variant in bundle.manifest.variants:
-        for name in variant.files:
-            bundle.file(variant, name)
+    for variant, name in _distinct_files(bundle):
+        bundle.file(variant, name)
     return bundle
 
 
@@ -158,7 +199,7 @@ class _Header(Struct):
 
     schema: int
     offramp: str = "unknown"
-    variants: Any = None
+    variants: msgspec.Raw = msgspec.Raw()
 
 
 def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
@@ -168,35 +209,56 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
         BundleError: the schema is newer, or the content does not fit it; OutdatedError if the schema is older.
         MissingError: the file cannot be read.
     """
+    artefact = "manifest" if kind is Manifest else "calibration"
     try:
-        content = path.read_bytes()
+        content = read_file(path, most=MOST_BYTES)
+        if len(content) > MOST_BYTES:
+            raise BundleError(f"{path} is larger than {MOST_BYTES >> 20} MiB, which no {artefact} is.", path=path)
         header = msgspec.json.decode(content, type=_Header)
-        if kind is Calibration and isinstance(header.variants, list):  # a calibration has them by name
+        if kind is Calibration and bytes(header.variants).startswith(b"["):  # a calibration has them by name
             raise BundleError(f"{path} is a bundle's manifest, not a calibration.", path=path)
-        newest = SCHEMA if kind is Manifest else CALIBRATION_SCHEMA
+        oldest, newest = (
+            (OLDEST_SCHEMA, SCHEMA) if kind is Manifest else (OLDEST_CALIBRATION_SCHEMA, CALIBRATION_SCHEMA)
+        )
         if header.schema > newest:
             raise BundleError(
-                f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
-                f"which reads up to schema {newest}. Update offramp here.",
+                f"{path} has schema {header.schema}, written by a newer offramp ({quoted(header.offramp)}); this is offramp "
+                f"{__version__}, which reads up to schema {newest}. Update offramp here.",
                 path=path,
             )
         if header.schema < 1:
             raise BundleError(f"{path} has schema {header.schema}, which no offramp ever wrote.", path=path)
-        if header.schema < newest:
+        if header.schema < oldest:
             remedy = "Export it again." if kind is Manifest else "Calibrate again, and remove it."
             raise OutdatedError(
-                f"{path} has schema {header.schema}, written by offramp {header.offramp}; this is offramp {__version__}, "
-                f"which reads schema {newest} only. {remedy}",
+                f"{path} has schema {header.schema}, written by offramp {quoted(header.offramp)}; this is offramp {__version__}, "
+                f"which reads schemas {oldest} to {newest}. {remedy}",
                 path=path,
             )
         return msgspec.json.decode(content, type=kind)
     except OSError as error:
         raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.", path=path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, UsageError, RecursionError) as error:
-        artefact = "manifest" if kind is Manifest else "calibration"
         raise BundleError(
-            f"{path} is not a valid {artefact}: {error}. Copy it again or make it anew.", path=path
+            f"{path} is not a valid {artefact}: {quoted(error, MOST_REASON)}. Copy it again or make it anew.", path=path
         ) from error
+
+
+def _distinct_files(bundle: Bundle) -> Iterator[tuple[Variant, str]]:
+    """Yield every file of a bundle, with a variant that names it: once, if several variants say the same of it."""
+    seen = set()
+    for variant in bundle.manifest.variants:
+        for name, file in variant.files.items():
+            if (variant.folder, name, file) not in seen:
+                seen.add((variant.folder, name, file))
+                yield variant, name
+
+
+def _damaged(path: Path) -> BundleError:
+    return BundleError(
+        f"{path} is damaged: its sha256 is not the one in manifest.json. Copy the bundle again or export it anew.",
+        path=path,
+    )
 
 
 def _locate(root: Path, variant: Variant, name: str) -> Path:
@@ -209,12 +271,15 @@ def _locate(root: Path, variant: Variant, name: str) -> Path:
     path = root / variant.folder / name
     with os_errors_explained(path, "read"):
         is_file = path.is_file()
-        is_inside = is_file and path.resolve().is_relative_to(root.resolve())
+        is_inside = is_file and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
         size = path.stat().st_size if is_file else 0
     if not is_file:
         raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.", path=path)
     if not is_inside:
-        raise BundleError(f"{path} leads outside the bundle through a link. Replace the link by the file.", path=path)
+        raise BundleError(
+            f"{path} leads outside the bundle through a link. Copy the bundle with what its links lead to: cp -rL.",
+            path=path,
+        )
     if size != variant.files[name].bytes:
         raise BundleError(
             f"{path} has {size} bytes where manifest.json says {variant.files[name].bytes}. "

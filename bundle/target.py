@@ -7,7 +7,7 @@ import msgspec
 
 from ..errors import UsageError, unknown_name
 from ..units import show_value
-from .manifest import Record
+from .record import Record
 
 __all__ = ["GOALS", "LOSS_LIMITS", "MAX_LATE", "Goal", "Target", "describe_limit"]
 

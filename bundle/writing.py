@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ..errors import BundleError, UsageError
+from .. import __version__
+from ..errors import BundleError, OfframpError, UsageError, printable
 from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
 from .calibration import Calibration
-from .manifest import PLAIN_NAME, File, Manifest
-from .reading import Bundle, open_bundle
+from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
+from .reading import Bundle, open_bundle, read_calibration
 
 __all__ = [
     "check_replaceable",
@@ -116,7 +118,8 @@ def list_files(folder: Path) -> dict[str, File]:
 def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, shares: bool = False) -> Bundle:
     """Make a filled folder the last variant of the bundle: put its files on disk, move them in place, replace the manifest.
 
-    Variants that the new manifest does not name are removed; who had opened one of them must open the bundle again.
+    Variants that the new manifest does not name are removed, with a warning that names them and the calibrations that were made
+    for them; who had opened one of them must open the bundle again. They stay if the network that replaces theirs is the same.
 
     Args:
         path: the bundle.
@@ -130,10 +133,14 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
         MissingError: the bundle cannot be written.
     """
     root, (*others, variant) = Path(path), manifest.variants
+    before = _open_if_there(root)
     with os_errors_explained(root, "write"):
         final = root / variant.folder if shares else _free_name(root / "variants" / variant.name)
         variant = msgspec.structs.replace(variant, folder=f"variants/{final.name}")
-        manifest = msgspec.structs.replace(manifest, variants=(*others, variant))
+        kept = () if before is None else _kept(before.manifest, manifest)
+        manifest = msgspec.structs.replace(
+            manifest, schema=SCHEMA, offramp=__version__, variants=(*others, variant, *kept)
+        )  # the bundle may be an older one
         content = _encode_checked(manifest, root)
         files = sorted(folder.iterdir())
         for file in files:
@@ -153,6 +160,8 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
         write_atomically(root / "manifest.json", content)
         with contextlib.suppress(OSError):  # the folder above may be closed to us
             sync(root.parent)
+        if before is not None:
+            _warn_of_loss(before, manifest)
         _remove_unlisted(root, manifest)
     return open_bundle(root)
 
@@ -182,6 +191,43 @@ def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:
                 (root / path_in_bundle).unlink(missing_ok=True)
             _remove_unlisted(root, manifest)
     return open_bundle(root)
+
+
+def _open_if_there(root: Path) -> Bundle | None:
+    """Return the bundle that is about to be changed; None if there is none, or none that can be read."""
+    try:
+        return open_bundle(root)
+    except OfframpError:
+        return None
+
+
+def _kept(old: Manifest, new: Manifest) -> tuple[Variant, ...]:
+    """Return variants that stay though a new manifest does not name them, since the network they were made from is unchanged."""
+    exported = {variant.name: variant.digest for variant in new.variants}
+    reference = old.variants[0]
+    if exported.get(reference.name) != reference.digest or (old.inputs, old.classes) != (new.inputs, new.classes):
+        return ()
+    return tuple(variant for variant in old.variants if variant.name not in exported)
+
+
+def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
+    """Warn of variants and calibrations that a new manifest leaves behind."""
+    old = {variant.digest for variant in before.manifest.variants}
+    new = {variant.digest for variant in manifest.variants}
+    names = {variant.name for variant in manifest.variants}
+    lost = [variant.name for variant in before.manifest.variants if variant.name not in names]
+    orphans = []
+    for path in before.calibrations():
+        with contextlib.suppress(OfframpError):
+            calibration = read_calibration(path)
+            needed = {calibration.variants[point.variant] for point in calibration.points.values()}
+            if needed <= old and not needed <= new:
+                orphans.append(path.name)
+    parts = [f"variants {', '.join(lost)} are removed with the network that they were made from"] if lost else []
+    if orphans:
+        parts.append(f"{', '.join(orphans)} was calibrated for what is gone and is not used: run offramp calibrate")
+    if parts:
+        warnings.warn(printable(f"{before.path} is replaced: {'; '.join(parts)}."), stacklevel=3)
 
 
 def check_variant_name(name: str, bundle: Bundle) -> str:
@@ -258,19 +304,27 @@ def _not_ours(root: Path) -> str | None:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Hold the exclusive lock of a bundle's folder.
+    """Hold the exclusive lock of a bundle's folder; warn where its drive has no locks.
 
     Raises:
         UsageError: another process holds it.
     """
     import fcntl  # not on Windows, where bundles run but are not written
 
-    descriptor = os.open(root, os.O_RDONLY)
+    with os_errors_explained(root, "write"):
+        descriptor = os.open(root, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"Another process is writing {root}. Wait until it has finished.", path=root) from None
+        except OSError as error:  # some network and USB drives have no locks
+            warnings.warn(
+                printable(
+                    f"{root} lies on a drive without locks ({error.strerror}): let one process at a time write it."
+                ),
+                stacklevel=4,
+            )
         yield
     finally:
         os.close(descriptor)

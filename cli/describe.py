@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from ..runtime import Built, Diagnosis, Net, Result
     from ..runtime.chain.stats import Stats
 
+BUILDS_NOTE = (
+    "built in the bundle (engines/), run by their devices: no hash in the manifest covers them. Remove the folder if you do not "
+    "trust whoever made the bundle"
+)
+
 
 LEAST_SHOWN_BIAS = 5e-5
 """A correction of the drop that is smaller than 0.01 % when it is rounded is not shown."""
@@ -30,7 +35,11 @@ def describe_bundle(bundle: Bundle) -> str:
     head = f"{bundle.path}  {manifest.network}, {manifest.classes} classes, input {inputs}"
     if manifest.captured == "torchscript":
         head += "\ncaptured by TorchScript, which records one run: torch's dynamo exporter could not"
-    return "\n\n".join([head, *(_describe_variant(variant) for variant in manifest.variants)])
+    parts = [head, *(_describe_variant(variant) for variant in manifest.variants)]
+    if builds := bundle.builds():
+        lines = [f"  {where}: {', '.join(names)}" for where, names in builds.items()]
+        parts.append("\n".join([BUILDS_NOTE, *lines]))
+    return "\n\n".join(parts)
 
 
 def _describe_variant(variant: Variant) -> str:

@@ -12,7 +12,10 @@ from typing import Any, TextIO
 import click
 import msgspec
 
+from ..errors import printable, quoted
 from ..progress import Progress, no_progress
+
+MOST_IN_CELL = 500
 
 LEAST_TOLD_S = 1.0
 """Work that took at least so long is told of when it is done."""
@@ -50,7 +53,7 @@ def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
 def print_text(text: str) -> bool:
     """Print on stdout, and return False if its reader has gone, as in `| head`. The command goes on: its exit code counts too."""
     try:
-        click.echo(text)
+        click.echo(printable(text, len(text)))  # names and notes in a bundle are a stranger's
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,11 +64,12 @@ def print_text(text: str) -> bool:
 def note(text: str) -> None:
     """Print a note on stderr; if nobody reads it, the work goes on."""
     with contextlib.suppress(BrokenPipeError):
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines of cells as text with aligned columns."""
+    """Return lines of cells as text with aligned columns. A cell is one line of at most `MOST_IN_CELL` characters."""
+    lines = [[quoted(cell, MOST_IN_CELL) for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 

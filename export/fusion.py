@@ -102,7 +102,7 @@ def fuse(
     bundle = opened(path)
     chosen, limits = _choose_thresholds(bundle, variant, point, calibration, thresholds)
     output = Path(output)
-    if output.resolve().is_relative_to(bundle.path.resolve()):
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(bundle.path)):
         raise UsageError(f"{output} lies inside the bundle. Write the fused file beside it.", path=output)
     check_writable(output)
     golden = read_golden(bundle, chosen)

@@ -12,13 +12,15 @@ from .loading import load, load_static, load_uncalibrated  # isort: skip
 from .chain.net import Net  # isort: skip
 from .chain.results import BatchResult, EveryExit, Provenance, Result, StageProvenance  # isort: skip
 from .chain.stats import Stats  # isort: skip
-from .verification import ExitCheck, Verification, verify  # isort: skip
+from .golden_check import AnswerCheck, ExitCheck  # isort: skip
+from .verification import Verification, verify  # isort: skip
 
 if TYPE_CHECKING:
     from ..cache import CachedBuild, clean_cache, list_cache
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
 
 __all__ = [
+    "AnswerCheck",
     "BatchResult",
     "Built",
     "CachedBuild",

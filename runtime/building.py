@@ -1,6 +1,7 @@
 """Compile a network's stages for their devices. Engines that take long have builds, in the bundle or the cache."""
 
 import contextlib
+import ctypes
 import functools
 import logging
 import os
@@ -61,6 +62,7 @@ class Job(Struct, frozen=True):
         key: what decides whether a build fits, by name; empty if the engine builds nothing ahead.
         path_in_bundle: where the bundle has a build of it, or would have.
         numbers: the numbers of the stages that share the file; empty for a network of one stage.
+        most_bytes: a build in the bundle is no larger.
     """
 
     stage: StageFile
@@ -71,6 +73,7 @@ class Job(Struct, frozen=True):
     key: dict[str, str]
     path_in_bundle: Path
     numbers: tuple[int, ...]
+    most_bytes: int
 
     @property
     def record(self) -> Path:
@@ -79,11 +82,11 @@ class Job(Struct, frozen=True):
 
 
 class Jobs:
-    """Makes the jobs of a network. Every file is hashed at most once, when an engine first reads it."""
+    """Makes the jobs of a network. Every file is read at most once, when an engine first needs it, and kept while they live."""
 
     def __init__(self, parts: NetworkParts, options: LoadOptions) -> None:
         self._parts, self._threads, self._logits = parts, options.threads, options.logits
-        self._check = functools.cache(lambda name: parts.bundle.file(parts.variant, name))
+        self._read = functools.cache(lambda path: parts.bundle.read(parts.variant, path.name))
 
     def job(self, file: str, device_name: str) -> Job:
         """Return the job of compiling one file for one device."""
@@ -106,10 +109,11 @@ class Jobs:
             device=device,
             threads=self._threads,
             file=file,
-            label=f"{parts.bundle.path.resolve()} {parts.variant.name} {file}",
+            label=f"{os.path.realpath(parts.bundle.path)} {parts.variant.name} {file}",
             key=key,
             path_in_bundle=folder / f"{Path(file).stem}{ending}",
             numbers=numbers if len(parts.stages) > 1 else (),
+            most_bytes=64_000_000 + 16 * sum(parts.variant.files[name].bytes for name in (file, parts.variant.weights)),
         )
 
     def _stage_file(self, stage: Stage, exit_: Exit, *, outputs_logits: bool) -> StageFile:
@@ -118,13 +122,13 @@ class Jobs:
         outputs = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label]
         if outputs_logits:
             outputs.append(exit_.logits)
-        files = [name for name in (variant.weights, stage.file, stage.guarded) if name is not None]
         return StageFile(
             path=folder / stage.file,
             inputs=stage.inputs,
             outputs=tuple(dict.fromkeys(outputs)),
             guarded=None if stage.guarded is None else folder / stage.guarded,
-            check=lambda: [self._check(name) for name in files],
+            weights=folder / variant.weights,
+            read=self._read,
         )
 
     def _key(self, stage: Stage, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
@@ -146,7 +150,7 @@ class Jobs:
 def compile_stages(
     parts: NetworkParts, devices: Sequence[str], options: LoadOptions
 ) -> tuple[list[Compiled], tuple[StageProvenance, ...]]:
-    """Compile stages, each file once for each of its devices.
+    """Compile stages, each file once for each of its devices, and give the system back the memory that it took.
 
     Args:
         parts: the stages and their exits.
@@ -160,6 +164,15 @@ def compile_stages(
         BundleError: a file is damaged, or an engine cannot read it.
         MissingError: a device or its engine's package is missing, or the device cannot run a stage.
     """
+    compiled = _compile_all(parts, devices, options)
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what engines have freed
+    return compiled
+
+
+def _compile_all(
+    parts: NetworkParts, devices: Sequence[str], options: LoadOptions
+) -> tuple[list[Compiled], tuple[StageProvenance, ...]]:
     fallback, progress = options.fallback, options.progress
     for name in {*devices, *([fallback] if fallback is not None else [])}:
         find_device(name)  # a name that no engine has is a mistake, which the fallback does not mend
@@ -308,7 +321,7 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
 
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
-    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key)
+    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
     if content is not None:
         return content, "bundle"
     if damage is not None:
@@ -348,7 +361,7 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
 def _build_into_bundle(job: Job) -> Built:
     """Build a stage into the bundle, unless the bundle has a build that fits."""
     check_writable(job.path_in_bundle)
-    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key)
+    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
     was_there = content is not None
     if content is None:
         content = _build_anew(job, problem)

@@ -19,6 +19,7 @@ from .building import compile_stages
 from .chain.net import Net
 from .chain.results import Provenance
 from .chain.samples import check_samples
+from .golden_check import refuse_wrong_builds
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .power import watch_power
@@ -64,7 +65,8 @@ def load(
 
     Raises:
         UsageError: nothing lies at a path, the point does not exist, or several calibrations fit equally well.
-        BundleError: the bundle or calibration is damaged or newer than this offramp, or they do not belong together.
+        BundleError: the bundle or calibration is damaged or newer than this offramp, they do not belong together, or stages
+            built in the bundle do not give the golden answers.
         MissingError: a device or its engine's package is missing, or the device cannot run a stage.
 
     Example:
@@ -223,7 +225,10 @@ def open_network(
         warn_caller(reason, EngineWarning)
     else:
         devices = one_device_per_stage(device, len(parts.stages))
-    return _chain(parts, devices, options, point=point, points=points, reason=reason, watch=watch)
+    net = _chain(parts, devices, options, point=point, points=points, reason=reason, watch=watch)
+    if options.compares_builds:
+        refuse_wrong_builds(parts, net)
+    return net
 
 
 def _chain(

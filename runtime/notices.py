@@ -3,6 +3,8 @@
 import sys
 import warnings
 
+from ..errors import printable
+
 __all__ = ["warn_caller"]
 
 PACKAGE_PREFIX = f"{__name__.partition('.')[0]}."
@@ -13,4 +15,4 @@ def warn_caller(message: str, category: type[Warning]) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(PACKAGE_PREFIX):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    warnings.warn(printable(message), category, stacklevel=level)

@@ -25,6 +25,7 @@ class LoadOptions(Struct, frozen=True):
         fallback: the device that takes a stage which another device cannot run.
         meter: what watches the board's power.
         progress: called with what is being done, how much is done, and how much there is.
+        compares_builds: True if a network made of builds that came with the bundle must give the golden answers.
 
     Raises:
         UsageError: `threads` is no whole number from 1 to 512.
@@ -35,6 +36,7 @@ class LoadOptions(Struct, frozen=True):
     fallback: str | None = None
     meter: str | Meter | None = None
     progress: Progress | None = None
+    compares_builds: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, Integral) or not 1 <= self.threads <= MOST_THREADS:

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import time
 import warnings
 from pathlib import Path
@@ -11,7 +12,17 @@ import numpy as np
 import pytest
 
 from offramp.bundle import open_bundle
-from offramp.cache import ABANDONED_S, LIMIT_BYTES, cache_folder, cache_limit, clean_cache, fetch, list_cache, store
+from offramp.cache import (
+    ABANDONED_S,
+    LIMIT_BYTES,
+    cache_folder,
+    cache_limit,
+    clean_cache,
+    digest_key,
+    fetch,
+    list_cache,
+    store,
+)
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime import EngineWarning, build, load_uncalibrated
@@ -140,6 +151,64 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(dense, tmp_path, mo
         assert states(load_uncalibrated(dense, DEVICE)) == ["now"] * 3
     with pytest.raises(MissingError, match="Cannot write"):
         build(dense, DEVICE)
+
+
+@pytest.mark.parametrize(
+    "way", ["link", "link above", "another user's", "open to the group", "open to all", "open above"]
+)
+def test_a_cache_that_others_may_have_filled_is_not_used(cache, way, tmp_path):
+    key = {"device": "d", "threads": "1", "outputs": ""}
+    store(key, "stage0", b"planted")
+    assert fetch(key, "stage0")[0] == b"planted"
+    folder = cache.parent if "above" in way else cache
+    if "link" in way:
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif way == "another user's":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder to another user")
+        os.chown(folder, 65534, 65534)
+    else:
+        folder.chmod(0o775 if "group" in way else 0o777)
+    assert fetch(key, "stage0") == (None, None)
+    for work in (lambda: store(key, "stage0", b"mine"), list_cache, clean_cache):
+        with pytest.raises(MissingError, match="is not used as cache") as refused:
+            work()
+        assert refused.value.path == folder
+    assert (cache / digest_key(key) / "built").read_bytes() == b"planted"  # what is not ours is left alone
+
+
+def test_an_unsafe_cache_is_no_reason_to_fail(dense, cache):
+    build(dense, DEVICE)
+    cache.chmod(0o777)
+    with pytest.warns(EngineWarning, match="at every load: .* is not used as cache: others may write to it"):
+        assert states(load_uncalibrated(dense, DEVICE)) == ["now"] * 3
+
+
+def test_the_cache_is_made_for_its_user_alone(cache):
+    before = os.umask(0)
+    try:
+        store({"device": "d", "threads": "1", "outputs": ""}, "stage0", b"built")
+    finally:
+        os.umask(before)
+    assert [folder.stat().st_mode & 0o777 for folder in (cache.parent, cache)] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("way", ["pipe", "larger", "record", "deep record"])
+def test_a_build_in_the_bundle_that_takes_forever_or_gigabytes_is_not_read(dense, builds, way):
+    build(dense, DEVICE, into_bundle=True)
+    path = dense.path / "engines/openvino-CPU/fp32/stage0.built"
+    record = path.with_name("stage0.built.json")
+    if way == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif way == "larger":
+        record.write_text(re.sub('"bytes": [0-9]+', f'"bytes": {2**40}', record.read_text()))
+        os.truncate(path, 2**40)  # takes no room on the disk
+    else:
+        record.write_bytes(b"[" * 10**5 if way == "deep record" else b"a" * 2 * 10**6)
+    with pytest.warns(EngineWarning, match="stage0.onnx is built anew"):
+        assert states(load_uncalibrated(dense, DEVICE)) == ["now", "bundle", "bundle"]
 
 
 def test_the_cache_is_kept_below_its_limit(dense, monkeypatch):

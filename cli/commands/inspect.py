@@ -21,4 +21,5 @@ def inspect(bundle: str, as_json: bool) -> None:
         parts = [f"calibration {name}\n{describe_calibration(each)}" for name, each in calibrations.items()]
         return "\n\n".join([describe_bundle(opened), *parts])
 
-    print_result({"path": bundle, "manifest": opened.manifest, "calibrations": calibrations}, as_json, describe)
+    document = {"path": bundle, "manifest": opened.manifest, "calibrations": calibrations, "builds": opened.builds()}
+    print_result(document, as_json, describe)

@@ -242,6 +242,7 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
         raise MissingError(f"Cannot read {path}. Check its permissions.", path=path)
     try:
         session, model = open_session(path), ir.load(path)
+        _follow_links(model)
         if "" not in model.graph.opset_imports:  # the default domain by its other name
             model.graph.opset_imports[""] = model.graph.opset_imports.pop("ai.onnx", 0)
         InlinePass()(model)
@@ -280,6 +281,24 @@ def _explain_functions(path: Path) -> str:
         "or convert them (import onnx.inliner): "
         "onnx.inliner.inline_local_functions(onnx.shape_inference.infer_shapes(model), convert_version=True)."
     )
+
+
+def _follow_links(model: ir.Model) -> None:
+    """Name weights by the files that links lead to, as in the cache of Hugging Face. ONNX Runtime let them pass."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).is_symlink():
+                folder, name = os.path.split(os.path.realpath(tensor.path))
+                value.const_value = ir.ExternalTensor(
+                    name,
+                    tensor.offset,
+                    tensor.length,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape),
+                    name=str(value.name),
+                    base_dir=folder,
+                )
 
 
 def _has_sparse_weights(path: Path) -> bool:

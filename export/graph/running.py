@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import require
-from ...runtime.verification import compare_logits
+from ...runtime.golden_check import compare_logits
 
 
 def open_session(path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Path | None = None) -> Any:
@@ -26,7 +26,7 @@ def open_session(path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Pat
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def failed_nodes(error: BaseException) -> tuple[str, ...]:

@@ -20,9 +20,10 @@ It imports its package only inside functions, since all modules are looked throu
 with `_` is a helper and no engine. Errors need not name device or stage: whoever compiles adds both.
 """
 
+import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -30,6 +31,7 @@ from msgspec import Struct
 
 from ...bundle import Tensor
 from ...errors import MissingError, UnsupportedError
+from ...files import os_errors_explained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,18 +63,46 @@ class StageFile(Struct, frozen=True):
     """The file of a stage, to be compiled.
 
     Attributes:
-        path: the ONNX file; its external data lie beside it.
+        path: the ONNX file.
         inputs: the stage's inputs, by their names in the file.
         outputs: the names of the outputs that will be bound; an engine may leave out the others.
         guarded: the same stage with guards on its inputs, for ONNX Runtime on x86-64; see `export/cut/guards.py`.
-        check: compares the files with their hashes; an engine calls it before it reads them.
+        weights: the file beside it with its external data, the only one that it may read. None for files of our own, which
+            engines read by their names.
+        read: returns what a file holds, compared with its hash. Engines run these bytes: who opens a file of a bundle by its name
+            may find another one there than the one that was compared.
     """
 
     path: Path
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...]
     guarded: Path | None = None
-    check: Callable[[], object] = lambda: None
+    weights: Path | None = None
+    read: Callable[[Path], bytes] = Path.read_bytes
+
+    @contextlib.contextmanager
+    def copied(self, path: Path | None = None) -> Iterator[Path]:
+        """Give the path of a copy of the stage, or of its guarded form, with its weights beside it, where nobody else writes.
+
+        For engines that read files by their names.
+
+        Raises:
+            BundleError: a file is damaged.
+            MissingError: a file cannot be read, or the temporary folder cannot be written.
+        """
+        path = path or self.path
+        if self.weights is None:
+            yield path
+            return
+        import tempfile  # takes long to import, and only some engines need it
+
+        contents = {file.name: self.read(file) for file in (path, self.weights)}
+        with os_errors_explained(Path(tempfile.gettempdir()), "write"):
+            folder = tempfile.TemporaryDirectory(prefix="offramp.", ignore_cleanup_errors=True)
+            for name, content in contents.items():
+                Path(folder.name, name).write_bytes(content)
+        with folder:
+            yield Path(folder.name, path.name)
 
 
 def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:

@@ -1,12 +1,14 @@
 """Stages on ONNX Runtime, by public calls only: `cpu`, `cuda:0`, `onnxruntime:tensorrt:0`."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...devices.board import is_x86_64
-from ...errors import BundleError, MissingError, UnsupportedError, require
+from ...errors import BundleError, MissingError, OfframpError, UnsupportedError, require
 from . import HOST, Run, StageFile
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "cuda"),
 }
 """For each kind of place the execution provider, and the memory in which its stages hand tensors to each other."""
+
+NO_FOLDER = "/dev/null/none"
+"""A folder that cannot exist."""
 
 SHAPE_OPERATORS = {
     *(
@@ -68,25 +73,17 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
             "pip uninstall onnxruntime, then pip install onnxruntime-gpu (on a Jetson the wheel that NVIDIA offers).",
             package="onnxruntime-gpu",
         )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if threads > 1:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if kind != "cpu":
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Guards were measured on x86-64: elsewhere ONNX Runtime may not block its tensors.
     blocks = kind == "cpu" and is_x86_64()
     path = stage.guarded if blocks and stage.guarded is not None else stage.path
-    stage.check()
     settings = {"device_id": str(number)}
     if kind == "cuda":
         settings["use_tf32"] = "0"  # else float32 is computed in 10 bits, and scores move
+    providers = [provider if kind == "cpu" else (provider, settings)]
     try:
-        session = ort.InferenceSession(
-            str(path), options, providers=[provider if kind == "cpu" else (provider, settings)]
-        )
+        session = _open_session(ort, stage, path, functools.partial(_options, ort, kind, threads), providers)
+    except OfframpError:
+        raise
     except Exception as error:  # its exception types are private and differ between versions
         if kind != "cpu":
             raise UnsupportedError(f"{provider} cannot run {path} on {place}: {error}", path=path) from error
@@ -100,6 +97,39 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         number=number,
         batches=kind != "tensorrt",  # this provider builds its engine anew for every new batch size
     )
+
+
+def _options(ort: Any, kind: str, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = (
+        4 if kind == "cpu" else 3
+    )  # what fails is raised; a GPU's libraries say more in the log
+    if threads > 1:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if kind != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def _open_session(ort: Any, stage: StageFile, path: Path, make_options: Callable[[], Any], providers: list[Any]) -> Any:
+    """Open a session of the bytes that were compared with their hashes: weights in memory, or else of a private copy.
+
+    Only a copy serves older versions of ONNX Runtime, and graphs whose branches or loops have external weights of their own. No
+    other provider is fallen back to: ONNX Runtime would say so on stdout.
+    """
+    options = make_options()
+    if stage.weights is not None and hasattr(options, "add_external_initializers_from_files_in_memory"):
+        graph, weights = stage.read(path), stage.read(stage.weights)
+        # Without these bytes' file the graph finds nothing: no other file may be read.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
+        if weights:
+            options.add_external_initializers_from_files_in_memory([stage.weights.name], [weights], [len(weights)])
+        with contextlib.suppress(Exception):
+            return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    with stage.copied(path) as copy:
+        return ort.InferenceSession(str(copy), make_options(), providers=providers, enable_fallback=0)
 
 
 def _parse(place: str) -> tuple[str, int]:

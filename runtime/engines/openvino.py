@@ -1,7 +1,9 @@
 """Stages on OpenVINO: `openvino:CPU`, `openvino:GPU`, `openvino:NPU`."""
 
 import functools
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BundleError, MissingError, UnsupportedError, require
@@ -18,8 +20,26 @@ MOST_LISTED = 5
 
 
 @functools.cache
+def _openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would look a host up and write into the user's home.
+
+    OpenVINO goes on without the package `openvino_telemetry`, so here there is none while it is imported.
+    """
+    if "openvino" in sys.modules:  # the program imported it by itself, as it wants it
+        return require("openvino", extra="openvino")
+    kept = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return require("openvino", extra="openvino")
+    finally:
+        sys.modules.pop("openvino_telemetry")
+        if kept is not None:
+            sys.modules["openvino_telemetry"] = kept
+
+
+@functools.cache
 def _core() -> Any:
-    ov = require("openvino", extra="openvino")
+    ov = _openvino()
     try:
         return ov.Core()
     except Exception as error:
@@ -45,7 +65,7 @@ def list_places() -> dict[str, str]:
 
 def describe_build(place: str) -> dict[str, str]:
     """Return OpenVINO's version, and the device's name, architecture, abilities and driver."""
-    ov, core = require("openvino", extra="openvino"), _core()
+    ov, core = _openvino(), _core()
     _check_place(place)
     parts = {"engine": f"openvino {ov.get_version()}"}
     names = (
@@ -101,7 +121,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
             device=f"openvino:{place}",
             path=stage.path,
         )
-    ov = require("openvino", extra="openvino")
+    ov = _openvino()
     version = ov.__version__.partition("-")[0]
     half = place.partition(".")[0] == "NPU"
     return OpenVinoStage(ov, compiled, f"OpenVINO {version}, {', '.join(devices)}", half=half)
@@ -162,11 +182,15 @@ def _settings(place: str, threads: int) -> dict[str, Any]:
 
 
 def _compile(stage: StageFile, place: str, *, threads: int) -> Any:
-    ov, core = require("openvino", extra="openvino"), _core()
     _check_place(place)
-    stage.check()
+    with stage.copied() as path:  # OpenVINO maps weights into its memory, and reads them until the model is compiled
+        return _compile_copied(stage, path, place, threads=threads)
+
+
+def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -> Any:
+    ov, core = _openvino(), _core()
     try:
-        whole = core.read_model(str(stage.path))
+        whole = core.read_model(str(path))
         results = [whole.output(name).get_node() for name in stage.outputs]
         model = ov.Model(results, whole.get_parameters(), stage.path.stem)
     except Exception as error:

@@ -73,8 +73,7 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     """
     _find(place)
     pin_shapes(stage, f"qnn:{place}")
-    stage.check()
-    with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
+    with stage.copied() as path, tempfile.TemporaryDirectory(prefix="offramp.") as folder:
         context = Path(folder, "context.onnx")
         entries = {
             "ep.context_enable": "1",
@@ -83,12 +82,12 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
             "session.disable_cpu_ep_fallback": "1",
         }
         try:
-            _open(str(stage.path), place, threads, entries)
+            _open(str(path), place, threads, entries)
             return context.read_bytes()
         except MissingError:
             raise
         except Exception as error:  # ONNX Runtime's exception types are private and differ between versions
-            raise _explain(stage, place, threads, str(error)) from error
+            raise _explain(stage, path, place, threads, str(error)) from error
 
 
 def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> OnnxRuntimeStage:
@@ -231,14 +230,14 @@ def _open(model: str | bytes, place: str, threads: int, entries: dict[str, str])
         raise
 
 
-def _explain(stage: StageFile, place: str, threads: int, message: str) -> BundleError | UnsupportedError:
-    """Return the error for a stage that cannot be built. It names the nodes that QNN leaves to the CPU when it may."""
+def _explain(stage: StageFile, copy: Path, place: str, threads: int, message: str) -> BundleError | UnsupportedError:
+    """Return the error for a stage whose copy cannot be built. It names the nodes that QNN leaves to the CPU when it may."""
     reason = _reason(message)
     if "INVALID_PROTOBUF" in message or "NO_SUCHFILE" in message or "INVALID_GRAPH" in message:
         return BundleError(f"ONNX Runtime cannot load {stage.path}: {reason}", path=stage.path)
     nodes: dict[str, list[Any]] = {}
     with contextlib.suppress(Exception):  # some stages fail even with the CPU's help
-        nodes = read_assignment(_open(str(stage.path), place, threads, {}))
+        nodes = read_assignment(_open(str(copy), place, threads, {}))
     if "finalize" in reason:
         reason += " QNN does not say at which node. An NPU without half precision refuses much in float: take an int8 variant."
     left = [node for name, assigned in nodes.items() if name != PROVIDER for node in assigned]

@@ -1,5 +1,6 @@
 """Bundles that earlier versions wrote go on loading, with the answers that they had then."""
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from offramp.bundle import check_bundle, open_bundle, read_calibration
 from offramp.bundle.golden import read_golden
+from offramp.bundle.manifest import SCHEMA
+from offramp.export import keep
 from offramp.runtime import UncalibratedWarning, load, load_uncalibrated, verify
 from offramp.tests.helpers.command import offramp
 
@@ -43,6 +46,14 @@ def test_both_variants_give_their_golden_answers(variant):
 def test_the_digests_are_still_those_that_the_calibration_names():
     bundle, calibration = open_bundle(DENSE), read_calibration(DENSE / "calibrations/default.json")
     assert calibration.variants == {variant.name: variant.digest for variant in bundle.manifest.variants}
+
+
+def test_a_variant_that_is_added_makes_it_a_bundle_of_this_version(tmp_path):
+    keep(shutil.copytree(DENSE, tmp_path / "b.offramp"), exits=[0, 2], name="fewer")
+    manifest = open_bundle(tmp_path / "b.offramp").manifest
+    assert manifest.schema == SCHEMA and [variant.name for variant in manifest.variants] == [*VARIANTS, "fewer"]
+    calibration = read_calibration(DENSE / "calibrations/default.json")
+    assert calibration.variants == {variant.name: variant.digest for variant in manifest.variants[:2]}
 
 
 def test_the_calibration_is_read_and_used():

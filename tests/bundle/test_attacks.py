@@ -3,23 +3,20 @@
 Each test changes one thing of a whole bundle, and adjusts sizes and hashes where the attack would not be reached otherwise.
 """
 
-import hashlib
 import io
-import json
 import os
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from offramp.bundle import check_bundle, open_bundle, read_calibration
 from offramp.bundle.golden import read_golden
-from offramp.errors import BundleError, MissingError, OfframpError, OutdatedError, UsageError
+from offramp.errors import BundleError, MissingError, OutdatedError, UsageError
 from offramp.runtime import UncalibratedWarning, load, load_uncalibrated
+from offramp.tests.helpers.bundles import ARCHIVE, copy_archive, edit, refuse, refuse_any, replace_file
 
-ARCHIVE = Path(__file__).parent / "archive/v0.1-dense.offramp"
 DEEP = b"[" * 100_000
 DIGITS = b'{"schema": ' + b"9" * 100_000 + b"}"
 
@@ -27,9 +24,7 @@ DIGITS = b'{"schema": ' + b"9" * 100_000 + b"}"
 @pytest.fixture
 def dense(tmp_path):
     """A whole bundle of two variants."""
-    path = shutil.copytree(ARCHIVE, tmp_path / "dense.offramp")
-    shutil.rmtree(path / "calibrations")
-    return open_bundle(path)
+    return copy_archive(tmp_path)
 
 
 @pytest.fixture
@@ -56,34 +51,22 @@ def calibration(calibrated):
     return calibrated.calibrations()[0]
 
 
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def refuse(path, work, words, kind=BundleError):
-    """Expect an error that carries the path and says these words."""
-    with pytest.raises(kind, match=words) as refused:
-        work()
-    assert refused.value.path == path and isinstance(refused.value, OfframpError)
-    return refused.value
-
-
-def replace_file(bundle, name, content):
-    """Put another content in the place of a file, with the size and the hash that the manifest then needs."""
-    (bundle.path / bundle.variant().folder / name).write_bytes(content)
-    facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    edit(bundle.path / "manifest.json", lambda m: m["variants"][0]["files"].update({name: facts}))
-    return open_bundle(bundle.path)
+def huge_tensors(count):
+    return [{"name": f"huge{i}", "dtype": "float64", "shape": [None, 2**28]} for i in range(count)]
 
 
 # schema
 
 
+def test_a_newer_calibration_is_refused_as_that_whatever_its_fields_are(calibrated, calibration):
+    edit(calibration, lambda c: c.update(schema=5, offramp="9.1", pace="10 Hz", variants={}))
+    words = r"default.json has schema 5, written by a newer offramp \(9\.1\); .*up to schema 4"
+    refuse(calibration, lambda: read_calibration(calibration), words)
+
+
 def test_a_newer_schema_is_refused_with_both_versions(dense, manifest):
     edit(manifest, lambda m: m.update(schema=7, offramp="9.1"))
-    words = r"manifest.json has schema 7, written by offramp 9\.1; this is offramp .*schema 2"
+    words = r"manifest.json has schema 7, written by a newer offramp \(9\.1\); this is offramp .*up to schema 3"
     refuse(manifest, lambda: open_bundle(dense.path), words)
 
 
@@ -168,6 +151,14 @@ def test_a_calibration_that_is_no_json_of_its_form_is_refused(calibrated, calibr
         (lambda m: m["inputs"][0].update(shape=[None, 10**6, 10**6]), "tensor x is too large"),
         (lambda m: m["inputs"][0].update(shape=[None] + [1] * 70), "tensor x is too large"),
         (lambda m: m["inputs"][0].update(shape=[None, ""]), r"shape"),
+        (lambda m: m["inputs"][0].update(shape=[None, 10**9]), "tensor x is too large"),
+        (lambda m: m["inputs"][0].update(shape=[None, 2**62, 0]), "tensor x is too large"),
+        (lambda m: m["variants"][0]["stages"][0]["outputs"][0].update(shape=[None, 2**27, 5]), "is too large"),
+        (lambda m: m["variants"][0]["stages"][0]["outputs"].extend(huge_tensors(5)), "have more than"),
+        (lambda m: m["variants"][0]["stages"][0]["outputs"].extend(huge_tensors(1001)), "length <= 1000"),
+        (lambda m: m["variants"].extend(m["variants"] * 300), "length <= 500"),
+        (lambda m: m["variants"][0]["stages"].extend(m["variants"][0]["stages"] * 400), "length <= 1000"),
+        (lambda m: m.update(classes=2**31 - 1), r"\$.classes"),
     ],
 )
 def test_fields_and_values_beyond_the_tables_are_refused(dense, manifest, change, words):
@@ -249,12 +240,6 @@ def test_a_link_within_the_bundle_is_followed(dense, folder):
     (folder / "stage0.onnx").rename(dense.path / "variants/elsewhere.onnx")
     (folder / "stage0.onnx").symlink_to("../elsewhere.onnx")
     assert check_bundle(dense.path).manifest == dense.manifest
-
-
-def refuse_any(work, words):
-    with pytest.raises(BundleError, match=words) as refused:
-        work()
-    return refused.value
 
 
 # files
@@ -343,6 +328,10 @@ def test_no_engine_sees_a_file_of_a_wrong_sha256(dense, folder, name):
         ),
         (lambda m: m["variants"][0]["stages"][1].update(guarded="stage1.onnx"), "guarded stage and as something else"),
         (lambda m: m.update(table_rows={"x": 5}), "names x, which is no input of whole numbers"),
+        (lambda m: m["variants"][0]["exits"][2].update(score="x"), "x is an output of exit z2 of fp32, and something"),
+        (lambda m: m["variants"][0]["exits"][0].update(logits="z0.score"), "z0.score is an output of exit z0"),
+        (lambda m: m["variants"][0]["exits"][1].update(label="z0.label"), "z0.label is an output of exit z1"),
+        (lambda m: m["variants"][0]["exits"][1].update(score="a0"), "a0 is an output of exit z1"),
         (lambda m: m.update(class_names=["one"]), "1 class names for 5 classes"),
         (lambda m: m.update(preprocess={"mean": [0.5], "std": [1.0, 1.0]}), "mean has 1 channels and std 2"),
         (lambda m: m.update(preprocess={"mean": [0.5], "std": [-1.0]}), "> 0"),
@@ -375,6 +364,20 @@ def huge_array():
     return file.getvalue()
 
 
+def bomb():
+    """A whole golden file of compressed zeros: 1 MB that becomes 240 MB."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, shape, dtype in (
+            *(("input0", (2, 16), "<f4"), ("label", (2, 3), "<i8"), ("score", (2, 3), "<f4")),
+            ("logits", (2, 3, 10**7), "<f4"),
+        ):
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array_header_1_0(member, {"descr": dtype, "fortran_order": False, "shape": shape})
+                member.write(bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize))
+    return file.getvalue()
+
+
 ANSWERS = {"label": np.zeros((2, 3), np.int64), "score": np.zeros((2, 3), np.float32), "logits": np.zeros((2, 3, 5))}
 
 
@@ -388,9 +391,11 @@ ANSWERS = {"label": np.zeros((2, 3), np.int64), "score": np.zeros((2, 3), np.flo
         (npz(input0=np.zeros((2, 16), np.int64), **ANSWERS), "does not hold samples of this network"),
         (npz(input0=np.zeros((0, 16), np.float32), **ANSWERS), "does not hold samples of this network"),
         (npz(input0=np.zeros((3, 16), np.float32), **ANSWERS), "does not fit variant fp32"),
-        (huge_array(), "does not hold"),
+        (npz(input0=np.zeros((2, 16), np.float32), **ANSWERS | {"score": np.array([["a"] * 3] * 2)}), "are no numbers"),
+        (huge_array(), "does not have the size that it claims"),
+        (bomb(), "compressed"),
     ],
-    ids=["no archive", "no answers", "pickled", "wide", "dtype", "empty", "rows", "huge"],
+    ids=["no archive", "no answers", "pickled", "wide", "dtype", "empty", "rows", "texts", "huge", "bomb"],
 )
 def test_golden_samples_that_are_none_are_refused(dense, folder, content, words):
     bundle = replace_file(dense, "golden.npz", content)

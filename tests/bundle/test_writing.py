@@ -1,7 +1,11 @@
 """Bundles and calibrations are written whole, or stay as they were."""
 
+import errno
+import fcntl
 import os
+import shutil
 import sys
+import warnings
 
 import msgspec
 import pytest
@@ -9,7 +13,9 @@ import pytest
 from offramp.bundle import check_bundle, read_calibration, write_calibration
 from offramp.bundle.writing import check_replaceable, commit, list_files, new_variant
 from offramp.errors import BundleError, MissingError, UsageError
-from offramp.runtime import load
+from offramp.export import export, keep
+from offramp.runtime import load, verify
+from offramp.tests.zoo.dense import write_onnx
 
 
 def manifest_of(bundle):
@@ -65,6 +71,62 @@ def test_what_may_not_be_read_or_written_is_named(dense):
             pass
     finally:
         os.seteuid(before)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_drive_that_cannot_be_told_to_write_holds_bundles(dense, monkeypatch, code):
+    def fail(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert check_bundle(rewrite(dense, b"new").path).manifest.network == "new"
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.EINVAL])
+def test_a_drive_without_locks_holds_bundles_with_a_warning(dense, monkeypatch, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.warns(UserWarning, match="on a drive without locks .*one process at a time"):
+        assert check_bundle(rewrite(dense, b"new").path).manifest.network == "new"
+
+
+def test_a_full_disk_is_still_a_reason_to_fail(dense, monkeypatch):
+    def fail(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(MissingError, match="Input/output error"):
+        rewrite(dense, b"new")
+    assert check_bundle(dense.path).manifest == dense.manifest
+
+
+def test_what_a_new_export_removes_is_said(calibrated, tmp_path):
+    keep(calibrated.path, [0, 2], name="two")
+    other = write_onnx(tmp_path / "other.onnx", seed=1)
+    words = (
+        r"variants two are removed.*; .*\.json was calibrated for what is gone and is not used: run offramp calibrate"
+    )
+    with pytest.warns(UserWarning, match=f"is replaced: {words}"):
+        bundle = export(other, None, calibrated.path)
+    assert [variant.name for variant in bundle.manifest.variants] == ["fp32"] and len(bundle.calibrations()) == 1
+
+
+def test_what_fits_a_new_export_of_the_same_network_stays(calibrated):
+    bundle = keep(calibrated.path, [0, 2], name="two")
+    first = bundle.manifest.variants[0]
+    with warnings.catch_warnings(), new_variant(bundle.path) as folder:
+        warnings.simplefilter("error")
+        for name in first.files:
+            shutil.copy(bundle.path / first.folder / name, folder)
+        again = commit(bundle.path, folder, msgspec.structs.replace(bundle.manifest, variants=(first,)))
+        assert load(again).point is not None
+    assert [(v.name, v.digest) for v in again.manifest.variants] == [
+        (v.name, v.digest) for v in bundle.manifest.variants
+    ]
+    assert again.variant().folder != first.folder == again.variant("two").folder
+    assert all(verification.passed for verification in verify(check_bundle(bundle.path)))
 
 
 def test_a_second_writer_is_refused(dense):

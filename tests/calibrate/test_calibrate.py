@@ -261,13 +261,13 @@ def test_nothing_but_a_calibration_is_replaced(dense, labelled, tmp_path):
     calibrate(dense, labelled, target, output=tmp_path / "new" / "c.json")
     calibrate(dense, labelled, target, output=tmp_path / "new" / "c.json")
     path = tmp_path / "new" / "c.json"
-    path.write_text(path.read_text().replace('"schema": 3', '"schema": 1'))
+    path.write_text(path.read_text().replace('"schema": 4', '"schema": 1'))
     calibrate(dense, labelled, target, output=path)
 
 
 def test_old_calibrations_are_left_out_and_it_is_said(calibrated):
     path = calibrated.calibrations()[0]
-    path.with_name("old.json").write_text(path.read_text().replace('"schema": 3', '"schema": 1'))
+    path.with_name("old.json").write_text(path.read_text().replace('"schema": 4', '"schema": 1'))
     with pytest.warns(
         UserWarning,
         match=r"old.json has schema 1.* Calibrate again, and remove it. It is not used",

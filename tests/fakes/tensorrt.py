@@ -4,6 +4,7 @@ They are strict: what is put on a stream happens only when it is waited for, mem
 current context in their thread, and names that a version of TensorRT was not recorded to have do not exist.
 """
 
+import base64
 import json
 import threading
 from ctypes import memmove
@@ -231,7 +232,8 @@ def make_tensorrt(version, driver, *, dla=0, on_dla=("Conv", "Relu", "MaxPool"))
                 for node in network._nodes:
                     where = "Dla" if node.op_type in on_dla and not trt.all_on_gpu else "Gpu"
                     self._log.log(2, f"[{where}Layer] {node.name}")
-            plan = {"path": network._path, "outputs": [o.name for o in network._outputs]}
+            graph = base64.b64encode(onnx.load(network._path).SerializeToString()).decode()  # weights included
+            plan = {"graph": graph, "outputs": [o.name for o in network._outputs]}
             plan |= {"shapes": config._profile._shapes, "typed": network._flags != 0, "flags": sorted(config._flags)}
             return json.dumps(plan).encode()
 
@@ -332,7 +334,8 @@ def make_tensorrt(version, driver, *, dla=0, on_dla=("Conv", "Relu", "MaxPool"))
         def __init__(self, plan):
             options = ort.SessionOptions()
             options.intra_op_num_threads = 1
-            self._session = ort.InferenceSession(plan["path"], options, providers=["CPUExecutionProvider"])
+            graph = base64.b64decode(plan["graph"])
+            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             self._inputs = list(plan["shapes"])
             self._outputs = plan["outputs"]
             self._plan = plan

@@ -4,6 +4,7 @@ A stage is built on a workstation by rknn-toolkit2, which wants old versions of 
 own. On the board rknn-toolkit-lite2 (RKNNLite) runs the stage. A build is a line of JSON, `RknnHeader`, and the `.rknn` file.
 """
 
+import os
 import re
 import sys
 import tempfile
@@ -90,14 +91,13 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     _check_name(place)
     shapes = pin_shapes(stage, f"rknn:{place}")
     python = toolkit.find_python()
-    stage.check()
     job = {
-        "onnx": str(stage.path.resolve()),
         "soc": place,
         "inputs": [{"name": tensor.name, "shape": shapes[tensor.name]} for tensor in stage.inputs],
         "outputs": stage.outputs,
     }
-    with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
+    with stage.copied() as path, tempfile.TemporaryDirectory(prefix="offramp.") as folder:
+        job["onnx"] = os.path.realpath(path)
         reply, model, log = toolkit.convert(python, job, Path(folder))
     if "error" in reply:
         if reply.get("kind") == "missing":

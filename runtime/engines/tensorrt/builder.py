@@ -1,5 +1,6 @@
 """A stage's ONNX file to a TensorRT plan, for the GPU or a DLA."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -34,22 +35,27 @@ def build_plan(trt: Any, stage: StageFile, *, core: int | None = None, timings: 
         MissingError: TensorRT is too old.
         UnsupportedError: TensorRT cannot run the stage.
     """
-    device = "tensorrt" if core is None else f"tensorrt:dla{core}"
     if double := [tensor.name for tensor in stage.inputs if tensor.dtype == "float64"]:
         raise UnsupportedError(
             f"TensorRT knows no float64, in which {stage.path.name} reads {list_names(double)}.", path=stage.path
         )
-    shapes = pin_shapes(stage, device)
+    shapes = pin_shapes(stage, _describe(core))
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise MissingError(
             f"TensorRT {trt.__version__} is too old: 10.3 or newer is needed, as JetPack 6 brings it.",
             package="tensorrt",
         )
-    stage.check()
+    with stage.copied() as path:  # TensorRT may read weights until the plan is built
+        return _build_copied(trt, stage, path, shapes, core=core, timings=timings)
+
+
+def _build_copied(
+    trt: Any, stage: StageFile, path: Path, shapes: dict[str, tuple[int, ...]], *, core: int | None, timings: bytes
+) -> tuple[bytes, bytes]:
     builder = start(trt.Builder, trt)
     # Before TensorRT 11 a DLA took its precision from a flag, and no strongly typed network.
     flagged = core is not None and hasattr(trt.BuilderFlag, "FP16")
-    network = _parse(trt, builder, stage, strongly_typed=not flagged)
+    network = _parse(trt, builder, stage, path, strongly_typed=not flagged)
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for name, shape in shapes.items():
         profile.set_shape(name, shape, shape, shape)
@@ -64,15 +70,20 @@ def build_plan(trt: Any, stage: StageFile, *, core: int | None = None, timings: 
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise UnsupportedError(
-            f"TensorRT {trt.__version__} cannot build {stage.path} for {device}: {last_errors(trt)}", path=stage.path
+            f"TensorRT {trt.__version__} cannot build {stage.path} for {_describe(core)}: {last_errors(trt)}",
+            path=stage.path,
         )
     if core is not None:
         header = _read_placement(trt, header)
     return msgspec.json.encode(header) + b"\n" + bytes(plan), bytes(cache.serialize())
 
 
-def _parse(trt: Any, builder: Any, stage: StageFile, *, strongly_typed: bool) -> Any:
-    """Return the network of a stage's file, with only the outputs that will be bound.
+def _describe(core: int | None) -> str:
+    return "tensorrt" if core is None else f"tensorrt:dla{core}"
+
+
+def _parse(trt: Any, builder: Any, stage: StageFile, path: Path, *, strongly_typed: bool) -> Any:
+    """Return the network of a stage's file, read from `path`, with only the outputs that will be bound.
 
     Raises:
         UnsupportedError: TensorRT cannot run some of the nodes.
@@ -80,7 +91,7 @@ def _parse(trt: Any, builder: Any, stage: StageFile, *, strongly_typed: bool) ->
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if strongly_typed else 0
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, log_of(trt))
-    if not parser.parse_from_file(str(stage.path)):
+    if not parser.parse_from_file(str(path)):
         reasons, nodes = _read_errors(parser)
         raise UnsupportedError(
             f"TensorRT {trt.__version__} cannot run {stage.path}: {reasons}", nodes=nodes, path=stage.path

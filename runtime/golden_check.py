@@ -1,0 +1,185 @@
+"""What a network answers to a bundle's golden samples, compared with what every exit said when the bundle was exported."""
+
+import numpy as np
+from msgspec import Struct
+
+from ..bundle import Exit, Variant
+from ..bundle.golden import Golden, read_golden
+from ..bundle.manifest import Precision
+from ..errors import BundleError
+from .chain.net import Net
+from .chain.results import EveryExit, Provenance
+from .request import NetworkParts
+
+__all__ = [
+    "AnswerCheck",
+    "ExitCheck",
+    "check_answers",
+    "check_exits",
+    "compare_logits",
+    "refuse_wrong_builds",
+    "tolerances_of",
+]
+
+LOGIT_TOLERANCES: dict[Precision, float] = {"fp64": 1e-4, "fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
+"""By precision, the largest max|a - b| / max|b| of an exit's logits at which another engine still runs the same network.
+
+Engines add in another order and transform convolutions, so the tolerance is ten times what two builds of one engine differ by.
+Half precision rounds at 1e-3 in every layer. A quantised value between two steps may fall to either. NPUs compute float32 in
+half precision.
+"""
+
+DECIDING_RANGE = 50.0
+"""Logits further than this below the largest have probabilities under exp(-50) and decide nothing."""
+
+
+class ExitCheck(Struct, frozen=True):
+    """How one exit did on the golden samples.
+
+    Attributes:
+        exit: the exit's name.
+        absolute: the largest error of a logit.
+        relative: that error divided by the largest logit.
+        score: the largest error of a score.
+        labels_equal: the number of samples whose label is the same.
+        samples: the number of golden samples.
+        passed: True if `relative` is within the tolerance, `score` is within the tolerance (times the largest logit over the
+            temperature, if that is above 1), and every label is the same or its logit is within the tolerance of the best one.
+
+    Example:
+        >>> from offramp.runtime import verify
+        >>> verify("digits.offramp", variant="fp32")[0].exits[0].labels_equal > 0
+        True
+    """
+
+    exit: str
+    absolute: float
+    relative: float
+    score: float
+    labels_equal: int
+    samples: int
+    passed: bool
+
+
+class AnswerCheck(Struct, frozen=True):
+    """How the labels and scores of a network did on the golden samples; it was loaded without logits, as a product loads it.
+
+    Attributes:
+        network: `the chain`, or `the static network to exit 1`.
+        built: where its stages come from, each once: `now`, `cache` or `bundle`. Empty if the device cannot run it.
+        score: the largest error of a score.
+        labels_equal, labels: how many labels are the same, and how many there are: one per golden sample and exit.
+        passed: True if scores and labels are within the tolerance, or if the device cannot run the network.
+        problem: why the device cannot run it.
+
+    Example:
+        >>> from offramp.runtime import verify
+        >>> [check.network for check in verify("digits.offramp", variant="fp32")[0].networks][:2]
+        ['the chain', 'the static network to exit 0']
+    """
+
+    network: str
+    built: tuple[str, ...] = ()
+    score: float = 0.0
+    labels_equal: int = 0
+    labels: int = 0
+    passed: bool = True
+    problem: str | None = None
+
+
+def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Compare logits (N, classes), of each sample only those that can decide: within `DECIDING_RANGE` of the largest.
+
+    Without this a class that is masked by minus infinity or a huge negative number would hide every error of the others.
+
+    Returns:
+        The largest error, and the largest of the logits compared. The error is infinite if a logit that cannot decide in one
+        array can in the other.
+    """
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    top = theirs.max(-1, keepdims=True)
+    decides = theirs >= top - DECIDING_RANGE
+    low = np.broadcast_to(top - DECIDING_RANGE / 2, theirs.shape)
+    if np.isnan(ours).any() or not np.isfinite(top).all() or (ours > low)[~decides].any():
+        return float("inf"), 1.0
+    return float(np.abs(ours[decides] - theirs[decides]).max()), max(float(np.abs(theirs[decides]).max()), 1e-30)
+
+
+def tolerances_of(variant: Variant, provenance: Provenance) -> list[float]:
+    """Return the tolerance after each stage: the variant's precision's, or half precision's once a stage computes in that."""
+    exact, half = LOGIT_TOLERANCES[variant.precision], LOGIT_TOLERANCES["fp16"]
+    stages = provenance.stages
+    return [max(exact, half) if any(stage.half for stage in stages[: k + 1]) else exact for k in range(len(stages))]
+
+
+def check_exits(variant: Variant, net: Net, golden: Golden) -> tuple[ExitCheck, ...]:
+    """Compare the chain of a variant, which was loaded with logits, with the golden samples."""
+    answers = net.every_exit(golden.inputs)
+    assert answers.logits is not None
+    checks = []
+    for k, (exit_, tolerance) in enumerate(zip(variant.exits, tolerances_of(variant, net.provenance), strict=True)):
+        absolute, largest = compare_logits(answers.logits[:, k], golden.logits[:, k])
+        score, equal, agrees = _compare_answers(answers, golden, exit_, (k, k), tolerance)
+        passed = absolute <= tolerance * largest and agrees
+        checks.append(
+            ExitCheck(exit_.name, absolute, absolute / largest, score, int(equal.sum()), len(equal), bool(passed))
+        )
+    return tuple(checks)
+
+
+def check_answers(parts: NetworkParts, net: Net, golden: Golden, network: str) -> AnswerCheck:
+    """Compare labels and scores of a network with the golden samples of its variant."""
+    answers = net.every_exit(golden.inputs)
+    columns = [parts.variant.exits.index(exit_) for exit_ in parts.exits]
+    tolerances = tolerances_of(parts.variant, net.provenance)
+    compared = [
+        _compare_answers(answers, golden, exit_, (k, columns[k]), tolerances[k]) for k, exit_ in enumerate(parts.exits)
+    ]
+    return AnswerCheck(
+        network,
+        built=tuple(dict.fromkeys(stage.built for stage in net.provenance.stages)),
+        score=max(score for score, _, _ in compared),
+        labels_equal=int(sum(equal.sum() for _, equal, _ in compared)),
+        labels=sum(len(equal) for _, equal, _ in compared),
+        passed=all(agrees for _, _, agrees in compared),
+    )
+
+
+def refuse_wrong_builds(parts: NetworkParts, net: Net) -> None:
+    """See that a network made of builds that came with the bundle gives the golden answers: no hash in the manifest covers them.
+
+    Raises:
+        BundleError: it does not.
+    """
+    if all(stage.built != "bundle" for stage in net.provenance.stages):
+        return
+    check = check_answers(parts, net, read_golden(parts.bundle, parts.variant), "")
+    if not check.passed:
+        folder = parts.bundle.path / "engines"
+        raise BundleError(
+            f"The builds in {folder} compute another network than {parts.variant.name}: {check.labels_equal} of "
+            f"{check.labels} golden labels are the same, and a score is off by {check.score:.2g}. Remove that folder: what is "
+            "in it is then built from the graphs.",
+            path=folder,
+        )
+
+
+def _compare_answers(
+    answers: EveryExit, golden: Golden, exit_: Exit, columns: tuple[int, int], tolerance: float
+) -> tuple[float, np.ndarray, bool]:
+    """Compare labels and scores of one exit, which has these columns among the answers and among the golden ones.
+
+    Returns:
+        The largest error of a score, for each sample whether its label is the same, and whether both are within the tolerance.
+    """
+    ours, column = columns
+    label, theirs = answers.label[:, ours], golden.logits[:, column]
+    score = float(np.abs(answers.score[:, ours] - golden.score[:, column]).max())
+    equal = label == golden.label[:, column]
+    is_class = (label >= 0) & (label < theirs.shape[-1])
+    largest = compare_logits(theirs, theirs)[1]
+    # A label that differs may still be right: its logit and the best one may be as close as two errors.
+    behind_best = theirs.max(-1) - theirs[np.arange(len(label)), np.where(is_class, label, 0)]
+    labels_agree = (equal | (is_class & (behind_best > 0) & (behind_best <= 2 * tolerance * largest))).all()
+    score_agrees = score <= tolerance * max(1.0, largest / exit_.temperature)
+    return score, equal, bool(labels_agree and score_agrees)

@@ -1,0 +1,279 @@
+"""Thousands of damaged and forged bundles: each is refused, fails `verify`, or answers as before. None crashes, hangs or lies.
+
+    python tests/bundle/fuzz.py [--count 5000] [--first 0] [--seed 0] [KIND ...]
+
+    bits      bits flipped in any file
+    refitted  bytes changed in a graph, weights or golden samples, with size and sha256 in the manifest to fit
+    json      values of the manifest or the calibration removed, replaced, or moved elsewhere; or the text itself damaged
+    swapped   files of stages, static networks, weights and golden samples exchanged, with hashes to fit
+
+A mutation is made by its number and the seed alone, so it can be made again: fuzz(kind, 1, seed, first=number).
+`test_fuzz.py` runs a few of each kind in `make test`.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from offramp.bundle import check_bundle, read_calibration
+from offramp.errors import OfframpError
+from offramp.runtime import load, load_static, load_uncalibrated, verify
+
+ARCHIVE = Path(__file__).parent / "archive/v0.1-dense.offramp"
+LIMIT_S, LIMIT_BYTES = 60, 8 << 30
+SCORE_ERROR = {"fp32": 0.01, "int8": 0.15}
+"""How far a score may be off, if `verify` passes, on inputs that it does not see."""
+
+STRANGE: list[object] = [
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    -1e308,
+    "",
+    "x",
+    "cpu",
+    "a\0b",
+    "\x1b[2J",
+    "../x",
+    [],
+    {},
+    [[]],
+    "é" * 1000,
+]
+BAD = ("wrong", "crash", "hang")
+
+
+def files_of(bundle):
+    return sorted(path for path in (bundle / "variants").rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def flip_bits(bundle, rng):
+    """Flip a few bits in any file."""
+    path = rng.choice([*files_of(bundle), *bundle.rglob("*.json")])
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 1, 2, 8])):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def change_and_refit(bundle, rng):
+    """Change bytes of a file: flipped, removed, repeated or drawn anew."""
+    path = rng.choice(files_of(bundle))
+    content = bytearray(path.read_bytes())
+    start = rng.randrange(len(content))
+    end = min(len(content), start + rng.choice([1, 1, 4, 100]))
+    match rng.choice(["flip", "drop", "repeat", "draw"]):
+        case "flip":
+            content[start] ^= 1 << rng.randrange(8)
+        case "drop":
+            del content[start:end]
+        case "repeat":
+            content[start:start] = content[start:end]
+        case _:
+            content[start:end] = rng.randbytes(end - start)
+    path.write_bytes(content)
+    refit(bundle)
+
+
+def change_json(bundle, rng):
+    """Change a value of a JSON file, or its text."""
+    path = rng.choice([bundle / "manifest.json", bundle / "manifest.json", bundle / "calibrations/default.json"])
+    if rng.random() < 0.2:
+        text = bytearray(path.read_bytes())
+        start = rng.randrange(len(text))
+        text[start : start + rng.choice([0, 1, 10])] = rng.choice(
+            [b"", b"{", b'"', b"[", b"\xff", b"1e999", rng.randbytes(3)]
+        )
+        path.write_bytes(text)
+        return
+    document = json.loads(path.read_text())
+    for _ in range(rng.choice([1, 1, 2])):
+        spots = list(walk(document))
+        holder, key = rng.choice(spots)
+        match rng.choice(["remove", "strange", "move", "nudge"]):
+            case "remove":
+                del holder[key]
+            case "strange":
+                holder[key] = rng.choice(STRANGE)
+            case "move":
+                other, other_key = rng.choice(spots)
+                holder[key] = json.loads(json.dumps(other[other_key]))
+            case _ if isinstance(holder[key], (int, float)):
+                holder[key] += rng.choice([-1, 1, 1000])
+            case _:
+                holder[key] = [holder[key], holder[key]]
+    path.write_text(json.dumps(document))
+
+
+def swap_files(bundle, rng):
+    """Exchange two files, or put one in the place of another."""
+    ours, theirs = rng.sample(files_of(bundle), 2)
+    if rng.random() < 0.7:  # of one kind, which fit each other best
+        like = [path for path in files_of(bundle) if path.suffix == ours.suffix and path != ours]
+        theirs = rng.choice(like or [theirs])
+    first, second = ours.read_bytes(), theirs.read_bytes()
+    ours.write_bytes(second)
+    if rng.random() < 0.5:
+        theirs.write_bytes(first)
+    refit(bundle)
+
+
+def walk(value):
+    """Yield every place of a JSON document that holds a value, as (container, key)."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], (dict, list)):
+            yield from walk(value[key])
+
+
+def refit(bundle):
+    """Write the sizes and hashes of all files into the manifest, as somebody hostile would."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for variant in manifest["variants"]:
+        for name in variant["files"]:
+            content = (bundle / variant["folder"] / name).read_bytes()
+            variant["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+KINDS = {"bits": flip_bits, "refitted": change_and_refit, "json": change_json, "swapped": swap_files}
+
+
+def answer(bundle):
+    """Return label and score of the chain and of every static network of each variant, by place in the manifest."""
+    x = np.random.default_rng(7).standard_normal((24, 16)).astype(np.float32)
+    found = []
+    for variant in bundle.manifest.variants[:2]:
+        with load_uncalibrated(bundle, variant=variant.name) as net:
+            every = net.every_exit(x)
+        labels, scores = [every.label], [every.score]
+        for k in range(len(variant.exits)):
+            with load_static(bundle, variant=variant.name, exit=k) as net:
+                every = net.every_exit(x)
+            labels.append(every.label)
+            scores.append(every.score)
+        found.append((np.concatenate(labels, 1), np.concatenate(scores, 1)))
+    return found
+
+
+def judge(path, expected):
+    """Use a bundle in every way; return `refused`, `failed` (by verify), `same` or `wrong`."""
+    try:
+        bundle = check_bundle(path)
+        for file in bundle.calibrations():
+            read_calibration(file)
+        load(bundle).close()
+        found = answer(bundle)
+        if not all(verification.passed for verification in verify(bundle)):
+            return "failed"
+    except OfframpError as error:
+        message = str(error)
+        return (
+            "refused"
+            if error.exit_code > 1 and len(message) < 4000 and message.replace("\n", "").isprintable()
+            else "wrong"
+        )
+    for (label, score), (right_label, right_score), limit in zip(found, expected, SCORE_ERROR.values(), strict=False):
+        if score.shape != right_score.shape:
+            continue  # another network that verifies itself: not the one that was changed
+        sure = right_score > 0.6
+        if np.abs(score - right_score).max() > limit or (label != right_label)[sure].any():
+            return "wrong"
+    return "same"
+
+
+def work(kind, seed, numbers, folder, connection):
+    """Judge mutations one after another; tell each verdict at once, since a mutation may end the process."""
+    warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+    expected = answer(check_bundle(ARCHIVE))
+    for number in numbers:
+        path = Path(folder, f"{number}.offramp")
+        shutil.copytree(ARCHIVE, path)
+        KINDS[kind](path, random.Random(f"{kind} {seed} {number}"))
+        signal.alarm(LIMIT_S)  # ends the process
+        try:
+            verdict, reason = judge(path, expected), ""
+        except Exception as error:
+            verdict, reason = "crash", f"{type(error).__name__}: {error}"[:300]
+        signal.alarm(0)
+        shutil.rmtree(path)
+        connection.send((number, verdict, reason))
+    connection.close()
+
+
+def fuzz(kind, count, seed=0, *, first=0):
+    """Judge so many mutations of a kind.
+
+    Returns:
+        How many there were of each verdict, and the numbers of those that should not be, with their reasons.
+    """
+    verdicts: Counter[str] = Counter()
+    bad: list[tuple[int, str, str]] = []
+    number, end = first, first + count
+    with tempfile.TemporaryDirectory() as folder:
+        while number < end:
+            judged, code = judge_in_a_process(kind, seed, range(number, end), folder)
+            if number + len(judged) < end:
+                verdict = "hang" if code == -signal.SIGALRM else "crash"
+                judged.append((number + len(judged), verdict, f"the process ended with {code}"))
+            verdicts.update(verdict for _, verdict, _ in judged)
+            bad += [each for each in judged if each[1] in BAD]
+            number += len(judged)
+    return verdicts, bad
+
+
+def judge_in_a_process(kind, seed, numbers, folder):
+    """Judge mutations until one ends the process; return the verdicts and the process's exit code."""
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    worker = context.Process(target=work, args=(kind, seed, numbers, folder, sending))
+    worker.start()
+    sending.close()
+    judged = []
+    with contextlib.suppress(EOFError):
+        while True:
+            judged.append(receiving.recv())
+    worker.join()
+    return judged, worker.exitcode
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", default=list(KINDS))
+    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    columns = ("refused", "failed", "same", *BAD)
+    print("kind      " + "".join(f"{column:>9}" for column in columns), flush=True)
+    found = []
+    for kind in options.kinds or list(KINDS):
+        verdicts, bad = fuzz(kind, options.count, options.seed, first=options.first)
+        print(f"{kind:10}" + "".join(f"{verdicts[column]:9}" for column in columns), flush=True)
+        found += [(kind, *each) for each in bad]
+    for each in found:
+        print(*each)
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
