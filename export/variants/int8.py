@@ -19,6 +19,7 @@ from ...bundle import Bundle
 from ...errors import ModelError, require
 from ...progress import Progress
 from ...runtime.chain.samples import Samples
+from ..graph.axes import first_line
 from ..graph.edits import bypass_node, nodes_up_to_products
 from ..graph.precision import is_quantised
 
@@ -147,7 +148,7 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
         options: how to quantise.
 
     Raises:
-        ModelError: the graph has nothing that can be quantised.
+        ModelError: the graph has nothing that can be quantised, or the quantiser fails on it.
     """
     onnx = require("onnx", extra="onnx")
     quantization = require("onnxruntime.quantization", extra="onnx")
@@ -174,7 +175,13 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
                 "QuantizeBias": not options.symmetric,
             },
         )
-        quantizer.quantize_model()
+        try:
+            quantizer.quantize_model()
+        except Exception as error:  # whatever its code for an operator raises
+            raise ModelError(
+                f"ONNX Runtime's quantiser fails on the network: {first_line(error)}. symmetric=True (--symmetric) leaves biases "
+                "in float, which may pass; fp16 (--to fp16) does without the quantiser."
+            ) from error
     model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(quantizer.model.model.SerializeToString()))
     _leave_logits_in_float(model.graph)
     if options.symmetric:
@@ -192,7 +199,10 @@ def _nodes_to_quantize(graph: ir.Graph, options: Int8Options) -> list[str]:
     return [
         str(node.name)
         for node in graph
-        if node in candidates and node.op_type in QUANTISED_OPERATORS and not _reads_mask(node)
+        if node in candidates
+        and node.op_type in QUANTISED_OPERATORS
+        and not _reads_mask(node)
+        and (options.symmetric or not _has_grouped_bias(node))
     ]
 
 
@@ -200,6 +210,14 @@ def _reads_mask(node: ir.Node) -> bool:
     """Tell whether a constant input is a mask, such as one of minus infinity: in its range, 8 bits tell nothing else apart."""
     arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
     return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < LEAST_MASK).all() for a in arrays)
+
+
+def _has_grouped_bias(node: ir.Node) -> bool:
+    """Tell whether a node is a transposed convolution with groups and a bias.
+
+    Its weights have a scale for each channel of a group, which are fewer than the bias has values.
+    """
+    return node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1 and len(node.inputs) > 2
 
 
 def _leave_logits_in_float(graph: ir.Graph) -> None:
