@@ -21,6 +21,7 @@ from ...progress import Progress
 from ...runtime.chain.samples import Samples
 from ..graph.axes import first_line
 from ..graph.edits import bypass_node, nodes_up_to_products
+from ..graph.macs import MULTIPLIES
 from ..graph.precision import is_quantised
 
 __all__ = ["RANGE_METHODS", "Int8Options", "find_ranges", "quantize_graph"]
@@ -39,6 +40,9 @@ QUANTISED_OPERATORS = (
     *("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 )
 """Operators that compute in int8. Normalisations and exponentials (Softmax, Exp, ...) lose too much in 8 bits."""
+
+KEEPS_SMALL = (*QUANTISED_OPERATORS, "Abs", "Sqrt")
+"""Operators behind which a small value is still small."""
 
 PER_CHANNEL_OPSET = 13
 """The first opset whose QuantizeLinear takes one scale per channel."""
@@ -195,7 +199,7 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
 
 def _nodes_to_quantize(graph: ir.Graph, options: Int8Options) -> list[str]:
     """Return the names of the nodes that shall compute in int8."""
-    candidates = nodes_up_to_products(graph, include_products=not options.float_heads)
+    candidates = nodes_up_to_products(graph, include_products=not options.float_heads) - _find_divisors(graph)
     return [
         str(node.name)
         for node in graph
@@ -210,6 +214,22 @@ def _reads_mask(node: ir.Node) -> bool:
     """Tell whether a constant input is a mask, such as one of minus infinity: in its range, 8 bits tell nothing else apart."""
     arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
     return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < LEAST_MASK).all() for a in arrays)
+
+
+def _find_divisors(graph: ir.Graph) -> set[ir.Node]:
+    """Return the nodes that make what others divide by, back to the product that it comes from.
+
+    In 8 bits a small divisor is rounded to 0: linear attention, which divides by a sum of weights, then loses nearly everything.
+    """
+    found: set[ir.Node] = set()
+    todo = [node.inputs[-1] for node in graph if node.op_type in ("Div", "Reciprocal")]
+    while todo:
+        value = todo.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node not in found and node.op_type in KEEPS_SMALL:
+            found.add(node)
+            todo += [] if node.op_type in MULTIPLIES else node.inputs
+    return found
 
 
 def _has_grouped_bias(node: ir.Node) -> bool:

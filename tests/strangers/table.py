@@ -45,7 +45,7 @@ def make_table(records: Iterable[dict[str, Any]]) -> str:
 def _rates(networks: Records) -> list[Sequence[str]]:
     """Return a row for each library and one for all: how many passed each step, of those that came to it."""
     libraries = sorted({name.partition("/")[0] for name in networks})
-    rows = []
+    rows: list[Sequence[str]] = []
     for library in [*libraries, "all"]:
         cells = []
         for step in STEPS:

@@ -43,7 +43,8 @@ def watch_process(command: Sequence[str], file: Path, log: Path, limits: Limits)
         process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
     outcome, words, peak_mb, start = None, "", 0.0, time.monotonic()
     try:
-        records, since = [], start
+        records: list[dict[str, Any]] = []
+        since = start
         while process.poll() is None:
             time.sleep(LOOK_S)
             if len(found := read_records(file)) != len(records):

@@ -188,6 +188,45 @@ def write_grouped(path):
     return path
 
 
+def write_dividing(path):
+    """Write a network whose last exit divides by a value that is small beside those which the same product makes."""
+    rng = np.random.default_rng(0)
+    shapes = {"W": (8, 9), "H0": (8, 5), "H1": (8, 5), "G": (8, 5)}
+    arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    arrays["W"][:, :8] *= 1000
+    arrays["W"][:, 8] = rng.uniform(0.2, 1, 8)
+    arrays |= {"H1": arrays["H1"] / 1000, "eps": np.array([1e-3], np.float32)}
+    arrays |= {name: np.array([value], np.int64) for name, value in {"0": 0, "8": 8, "9": 9, "1": 1}.items()}
+    steps = [
+        ("MatMul", ["x", "H0"], "z0"),
+        ("MatMul", ["x", "W"], "product"),
+        ("Slice", ["product", "0", "8", "1"], "large"),
+        ("Slice", ["product", "8", "9", "1"], "small"),
+        ("Add", ["small", "eps"], "divisor"),
+        ("Div", ["large", "divisor"], "ratio"),
+        ("MatMul", ["ratio", "H1"], "u"),
+        ("MatMul", ["x", "G"], "v"),
+        ("Add", ["u", "v"], "z1"),
+    ]
+    nodes = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 8])
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 5]) for name in ("z0", "z1")]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "dividing", [x], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_what_is_divided_by_stays_in_float(tmp_path):
+    x = np.random.default_rng(1).uniform(0, 1, (500, 8)).astype(np.float32)
+    bundle = quantize(export(write_dividing(tmp_path / "net.onnx"), x[:3], tmp_path / "b.offramp"), x)
+    _, last = compare_variants(bundle, "int8", "fp32", x)
+    assert last.alike > 0.95
+    variant = bundle.variant("int8")
+    graph = onnx.load(bundle.path / variant.folder / variant.whole).graph
+    assert any(node.op_type == "MatMul" and node.input[0].startswith("x_Dequantize") for node in graph.node)
+
+
 def test_a_transposed_convolution_with_groups_and_a_bias_stays_in_float(tmp_path):
     x = np.random.default_rng(0).standard_normal((40, 8, 4, 4)).astype(np.float32)
     variant = quantize(export(write_grouped(tmp_path / "net.onnx"), x[:3], tmp_path / "b.offramp"), x).variant("int8")
