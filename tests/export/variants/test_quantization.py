@@ -192,10 +192,10 @@ def write_dividing(path):
     """Write a network whose last exit divides by a value that is small beside those which the same product makes."""
     rng = np.random.default_rng(0)
     shapes = {"W": (8, 9), "H0": (8, 5), "H1": (8, 5), "G": (8, 5)}
-    arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    arrays: dict[str, np.ndarray] = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     arrays["W"][:, :8] *= 1000
     arrays["W"][:, 8] = rng.uniform(0.2, 1, 8)
-    arrays |= {"H1": arrays["H1"] / 1000, "eps": np.array([1e-3], np.float32)}
+    arrays |= {"H1": arrays["H1"] / np.float32(1000), "eps": np.array([1e-3], np.float32)}
     arrays |= {name: np.array([value], np.int64) for name, value in {"0": 0, "8": 8, "9": 9, "1": 1}.items()}
     steps = [
         ("MatMul", ["x", "H0"], "z0"),
