@@ -2,6 +2,8 @@
 # make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
+# make strangers: take 270 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
+# environment of its own (2 GB); takes hours, goes on where it was stopped (DRIVE='--jobs 2 --steps attach,export timm').
 # make docs: build the pages of docs/ into site/.
 # make benchmarks [DATA=folder of CIFAR-10] [RECIPES='name=file.py:function ...']: write docs/benchmarks.md; takes hours, goes on
 # where it was stopped, and runs nothing again whose JSON lies in docs/benchmarks.
@@ -9,13 +11,14 @@ PYTHON ?= python3
 VENV := .venv
 RKNN_PYTHON ?= $(PYTHON)
 RKNN ?= .rknn
+STRANGERS ?= .strangers
 PACKAGES := '.[export,calibrate,compress,report,openvino]' mlxtend seglearn pytest pytest-xdist ruff mypy import-linter
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -29,6 +32,9 @@ test-fast: $(VENV)/.installed
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
 	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn
+
+strangers: $(STRANGERS)/.installed
+	$(STRANGERS)/bin/python tests/strangers/drive.py --out $(STRANGERS)/found.jsonl $(DRIVE)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -63,9 +69,15 @@ $(RKNN)/.installed: runtime/engines/rknn/requirements.txt
 	$(RKNN)/bin/pip install -q --no-deps rknn-toolkit2==2.5.0
 	@touch $@
 
+$(STRANGERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(STRANGERS)
+	$(STRANGERS)/bin/pip install -q -c constraints.txt setuptools
+	$(STRANGERS)/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[export,calibrate,compress]' torchvision timm transformers
+	@touch $@
+
 $(VENV)/.docs: $(VENV)/.installed
 	$(VENV)/bin/pip install -q -c constraints.txt $(DOCS)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RKNN) build site *.egg-info
+	rm -rf $(VENV) $(RKNN) $(STRANGERS) build site *.egg-info

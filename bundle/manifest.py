@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from .preprocess import Preprocess
-from .record import Count, Record
+from .record import Count, Positive, Record
 
 __all__ = [
     "NEVER",
@@ -340,7 +340,7 @@ class Manifest(Record, frozen=True):
     preprocess: Preprocess | None
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=MOST_EXITS)]
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=MOST_VARIANTS)]
-    table_rows: dict[str, Positive] = {}
+    table_rows: Annotated[dict[str, Positive], Meta(max_length=MOST_EXITS)] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({variant.name for variant in self.variants}) < len(self.variants):

@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,8 +30,12 @@ from .graph.running import open_session, relative_error
 
 __all__ = ["Fused", "fuse"]
 
-MOST_INLINE_BYTES = 1 << 30
-"""Weights up to this size lie in the file itself; more lie in a data file beside it. A protobuf file ends at 2 GiB."""
+MOST_INLINE_BYTES = 1 << 27
+"""Weights up to this size lie in the file itself; more lie in a data file beside it.
+
+To write and check a file that holds its weights takes four times their memory, with a data file about once: it is copied in
+pieces, and mapped into memory where it is read.
+"""
 
 TOLERANCE_FACTOR = 10
 """The fused file may differ from the golden logits by this many times what the chain may differ from the original."""
@@ -79,8 +84,8 @@ def fuse(
     """Write a bundle as one ONNX file for one sample at a time, and run it on the golden samples.
 
     The file takes the bundle's inputs with a batch of one, and `thresholds`, float32 (exits - 1,), which may be left out. It
-    gives `label` int64 (1,), `score` float32 (1,), `exit` int64 (1,) and `logits` float32 (1, classes). More than a gigabyte of
-    weights lies in a data file beside it, which must stay there.
+    gives `label` int64 (1,), `score` float32 (1,), `exit` int64 (1,) and `logits` float32 (1, classes). More than 128 MiB of
+    weights lie in a data file beside it, which must stay there; then `fuse` takes about the weights' size in memory.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
@@ -106,14 +111,15 @@ def fuse(
         raise UsageError(f"{output} lies inside the bundle. Write the fused file beside it.", path=output)
     check_writable(output)
     golden = read_golden(bundle, chosen)
-    model, weight_bytes = _nest_variant(bundle, chosen, limits)
+    model, inline = _nest_variant(bundle, chosen, limits)
     names = tuple(str(value.name) for value in model.graph.inputs if value.name != THRESHOLDS)
     with os_errors_explained(output, "write"), tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder:
         new = Path(folder) / output.name
-        data = f"{output.name}.{secrets.token_hex(4)}.data" if weight_bytes > MOST_INLINE_BYTES else None
+        data = None if inline else f"{output.name}.{secrets.token_hex(4)}.data"
         ir.save(model, new, external_data=data)
         samples = _single_samples(bundle, chosen, golden, names)
-        _check_fused(new, samples, golden, limits, allow_error(chosen.precision, chosen.own_error))
+        session = _open_fused(new, mapped=not inline)
+        _check_fused(session, samples, golden, limits, allow_error(chosen.precision, chosen.own_error))
         total_bytes = _move_files(Path(folder), output)
     return Fused(path=str(output), inputs=names, outputs=OUTPUTS, thresholds=limits, bytes=total_bytes)
 
@@ -170,20 +176,23 @@ def _check_exits_early(bundle: Bundle, variant: Variant, operating_point: Operat
         )
 
 
-def _nest_variant(bundle: Bundle, variant: Variant, thresholds: Sequence[float]) -> tuple[ir.Model, int]:
-    """Nest a variant's stages in one model; return it and the bytes of its weights.
+def _nest_variant(bundle: Bundle, variant: Variant, thresholds: Sequence[float]) -> tuple[ir.Model, bool]:
+    """Nest a variant's stages in one model; return it, and whether its weights are few enough to lie in the file itself.
 
     Raises:
         BundleError: the stages or their weights do not fit together.
     """
     bundle.file(variant, variant.weights)  # checks its content
-    stages = [_load_stage(bundle.file(variant, stage.file)) for stage in variant.stages]
+    stages = [_read_stage(bundle.file(variant, stage.file), variant.weights) for stage in variant.stages]
     weight_bytes = sum(
         value.const_value.nbytes
         for stage in stages
         for value in stage.graph.initializers.values()
         if value.const_value is not None
     )
+    if inline := weight_bytes <= MOST_INLINE_BYTES:
+        for stage in stages:
+            ir.external_data.load_to_model(stage)
     manifest = bundle.manifest
     try:
         model = nest_stages(stages, variant, [tensor.name for tensor in manifest.inputs], thresholds)
@@ -194,18 +203,28 @@ def _nest_variant(bundle: Bundle, variant: Variant, thresholds: Sequence[float])
     model.metadata_props["offramp.network"] = manifest.network
     if manifest.class_names:
         model.metadata_props["offramp.class_names"] = "\n".join(manifest.class_names)
-    return model, weight_bytes
+    return model, inline
 
 
-def _load_stage(path: Path) -> ir.Model:
-    """Load a stage's graph with its weights."""
+def _read_stage(path: Path, weights: str) -> ir.Model:
+    """Read a stage's graph; its weights stay in their file until they are written.
+
+    Raises:
+        BundleError: it is no graph, or looks for weights in another file or beyond the end of this one.
+    """
     model = read_graph(path)
-    try:
-        ir.external_data.load_to_model(model)
-    except Exception as error:  # such as weights that the graph looks for elsewhere
-        raise BundleError(
-            f"The weights of {path} cannot be read: {error} Export the network anew.", stage=path.name, path=path
-        ) from error
+    graphs = [model.graph, *model.graph.subgraphs()]
+    tensors = [value.const_value for graph in graphs for value in graph.initializers.values()]
+    file_bytes = path.with_name(weights).stat().st_size
+    for tensor in (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)):
+        end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+        if tensor.location != weights or end > file_bytes:
+            raise BundleError(
+                f"The weights of {path} cannot be read: {tensor.name} lies in {tensor.location} up to byte {end}, and {weights} "
+                f"has {file_bytes} bytes. Export the network anew.",
+                stage=path.name,
+                path=path,
+            )
     return model
 
 
@@ -221,20 +240,27 @@ def _single_samples(
     return [dict(zip(names, [single[i] for i in used], strict=True)) for single in singles]
 
 
+def _open_fused(path: Path, *, mapped: bool) -> Any:
+    """Load the fused file into ONNX Runtime; `mapped` leaves its weights where they lie, in no order of this processor's own.
+
+    Raises:
+        ModelError: ONNX Runtime does not load it.
+    """
+    require("onnxruntime", extra="onnx")
+    try:
+        return open_session(path, optimise="ORT_ENABLE_EXTENDED" if mapped else "ORT_ENABLE_ALL", prepack=not mapped)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime does not load the fused file: {first_line(error)}") from error
+
+
 def _check_fused(
-    path: Path, samples: list[dict[str, np.ndarray]], golden: Golden, thresholds: Sequence[float], tolerance: float
+    session: Any, samples: list[dict[str, np.ndarray]], golden: Golden, thresholds: Sequence[float], tolerance: float
 ) -> None:
     """Run the file on the golden samples, forced to every exit in turn and with its own thresholds.
 
     Raises:
-        ModelError: ONNX Runtime does not load it.
         CheckError: it gives other logits, or leaves at another exit.
     """
-    require("onnxruntime", extra="onnx")
-    try:
-        session = open_session(path)
-    except Exception as error:
-        raise ModelError(f"ONNX Runtime does not load the fused file: {first_line(error)}") from error
     assert golden.logits is not None
     exits = golden.score.shape[1]
     allowed = TOLERANCE_FACTOR * tolerance

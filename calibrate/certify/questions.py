@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from ...bundle import Bundle
-from ...bundle.manifest import Count, Positive
+from ...bundle.record import Count, Positive
 from ...errors import BundleError, MissingError
 from ...files import check_writable, os_errors_explained, write_atomically
 from ...units import show_share

@@ -9,7 +9,7 @@ from ..output import print_result, spinner
 
 @click.command()
 @click.argument("bundle")
-@click.option("--exits", required=True, help="The exits to keep, by name or number: 0,2.")
+@click.option("--exits", required=True, help="The exits to keep, by name or number: 0,2; -1 is the last.")
 @click.option("--variant", help="The variant to start from. Default: the first.")
 @click.option("--name", help="Name of the new variant. Default: made of the exits' names.")
 @as_json

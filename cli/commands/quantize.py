@@ -48,6 +48,7 @@ MOST_COMPARED = 2000
 @click.option(
     "--float-heads", is_flag=True, help="Keep the layers that make the logits in float, as Qualcomm's NPUs require."
 )
+@click.option("--replace", is_flag=True, help="Take the place of the variant that has this name.")
 @with_seed
 @as_json
 def quantize(
@@ -61,6 +62,7 @@ def quantize(
     full_range: bool,
     symmetric: bool,
     float_heads: bool,
+    replace: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -83,6 +85,7 @@ def quantize(
             symmetric=symmetric,
             float_heads=float_heads,
             seed=seed,
+            replace=replace,
             progress=progress,
         )
     comparison = None if x is None else _compare_with_parent(quantized, x, y, seed)

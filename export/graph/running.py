@@ -12,18 +12,23 @@ from ...errors import require
 from ...runtime.golden_check import compare_logits
 
 
-def open_session(path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Path | None = None) -> Any:
+def open_session(
+    path: Path, *, optimise: str = "ORT_ENABLE_ALL", optimised: Path | None = None, prepack: bool = True
+) -> Any:
     """Load a graph.
 
     Args:
         path: the graph.
         optimise: a level of ONNX Runtime's optimisations.
         optimised: where to write the optimised graph; None to write nothing.
+        prepack: copy the weights of products into the order in which kernels read them fastest.
     """
     ort = require("onnxruntime", extra="onnx")
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, optimise)
     options.log_severity_level, options.intra_op_num_threads = 4, 1
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -37,8 +37,9 @@ def keep(
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        exits: the exits to keep, by name or number, at least two. Every sample that reaches the last of them leaves there, also
-            if the parent has later exits.
+        exits: the exits to keep, at least two, by their names or their numbers in the parent; -1 is its last. Every sample that
+            reaches the last of them leaves there, also if the parent has later exits. In the new variant they are counted from 0
+            again and have the names that they had.
         variant: the parent; the first variant by default.
         name: name of the new variant; by default the parent's name and the exits' numbers, such as `fp32-exits0-2`.
 
@@ -57,7 +58,7 @@ def keep(
         'fp32-exits0-2'
     """
     root = path.path if isinstance(path, Bundle) else Path(path)
-    if isinstance(exits, str):
+    if isinstance(exits, str) or not isinstance(exits, Sequence):
         raise UsageError(f"exits is a list of names or numbers: [{exits!r}, ...].")
     open_bundle(root)  # refuse a path that is not a bundle before a folder is made in it
     with new_variant(root) as folder:  # it holds the bundle's lock: nobody else writes the bundle meanwhile
@@ -95,7 +96,7 @@ def _number_exits(exits: Sequence[int | str], parent: Variant) -> tuple[int, ...
     all_named = all(wanted in names for wanted in exits)
     numbers = []
     for wanted in exits:
-        if all_named or not re.fullmatch(r"-?[0-9]+", str(wanted)):
+        if all_named or not re.fullmatch(r"-?[0-9]{1,9}", str(wanted)):
             if wanted not in names:
                 raise unknown_name("exit", str(wanted), names)
             number = names.index(str(wanted))

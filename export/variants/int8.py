@@ -19,7 +19,9 @@ from ...bundle import Bundle
 from ...errors import ModelError, require
 from ...progress import Progress
 from ...runtime.chain.samples import Samples
+from ..graph.axes import first_line
 from ..graph.edits import bypass_node, nodes_up_to_products
+from ..graph.macs import MULTIPLIES
 from ..graph.precision import is_quantised
 
 __all__ = ["RANGE_METHODS", "Int8Options", "find_ranges", "quantize_graph"]
@@ -38,6 +40,9 @@ QUANTISED_OPERATORS = (
     *("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 )
 """Operators that compute in int8. Normalisations and exponentials (Softmax, Exp, ...) lose too much in 8 bits."""
+
+KEEPS_SMALL = (*QUANTISED_OPERATORS, "Abs", "Sqrt")
+"""Operators behind which a small value is still small."""
 
 PER_CHANNEL_OPSET = 13
 """The first opset whose QuantizeLinear takes one scale per channel."""
@@ -147,7 +152,7 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
         options: how to quantise.
 
     Raises:
-        ModelError: the graph has nothing that can be quantised.
+        ModelError: the graph has nothing that can be quantised, or the quantiser fails on it.
     """
     onnx = require("onnx", extra="onnx")
     quantization = require("onnxruntime.quantization", extra="onnx")
@@ -174,7 +179,13 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
                 "QuantizeBias": not options.symmetric,
             },
         )
-        quantizer.quantize_model()
+        try:
+            quantizer.quantize_model()
+        except Exception as error:  # whatever its code for an operator raises
+            raise ModelError(
+                f"ONNX Runtime's quantiser fails on the network: {first_line(error)}. symmetric=True (--symmetric) leaves biases "
+                "in float, which may pass; fp16 (--to fp16) does without the quantiser."
+            ) from error
     model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(quantizer.model.model.SerializeToString()))
     _leave_logits_in_float(model.graph)
     if options.symmetric:
@@ -188,11 +199,14 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
 
 def _nodes_to_quantize(graph: ir.Graph, options: Int8Options) -> list[str]:
     """Return the names of the nodes that shall compute in int8."""
-    candidates = nodes_up_to_products(graph, include_products=not options.float_heads)
+    candidates = nodes_up_to_products(graph, include_products=not options.float_heads) - _find_divisors(graph)
     return [
         str(node.name)
         for node in graph
-        if node in candidates and node.op_type in QUANTISED_OPERATORS and not _reads_mask(node)
+        if node in candidates
+        and node.op_type in QUANTISED_OPERATORS
+        and not _reads_mask(node)
+        and (options.symmetric or not _has_grouped_bias(node))
     ]
 
 
@@ -200,6 +214,30 @@ def _reads_mask(node: ir.Node) -> bool:
     """Tell whether a constant input is a mask, such as one of minus infinity: in its range, 8 bits tell nothing else apart."""
     arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
     return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < LEAST_MASK).all() for a in arrays)
+
+
+def _find_divisors(graph: ir.Graph) -> set[ir.Node]:
+    """Return the nodes that make what others divide by, back to the product that it comes from.
+
+    In 8 bits a small divisor is rounded to 0: linear attention, which divides by a sum of weights, then loses nearly everything.
+    """
+    found: set[ir.Node] = set()
+    todo = [node.inputs[-1] for node in graph if node.op_type in ("Div", "Reciprocal")]
+    while todo:
+        value = todo.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node not in found and node.op_type in KEEPS_SMALL:
+            found.add(node)
+            todo += [] if node.op_type in MULTIPLIES else node.inputs
+    return found
+
+
+def _has_grouped_bias(node: ir.Node) -> bool:
+    """Tell whether a node is a transposed convolution with groups and a bias.
+
+    Its weights have a scale for each channel of a group, which are fewer than the bias has values.
+    """
+    return node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1 and len(node.inputs) > 2
 
 
 def _leave_logits_in_float(graph: ir.Graph) -> None:

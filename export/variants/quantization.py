@@ -6,13 +6,14 @@ The whole graph is quantised first, with all of its exits, and then cut into sta
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
-from msgspec.structs import replace
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
 from ...bundle import Bundle, Origin, Variant, open_bundle
@@ -28,12 +29,16 @@ from ..cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
 from ..graph.axes import axes_of, other_lengths
 from ..graph.edits import MOST_DEDUPLICATED_BYTES
 from ..graph.running import largest_error, open_session
+from .comparison import Shift, compare_variants
 from .fp16 import convert_to_half
 from .int8 import RANGE_METHODS, Int8Options, find_ranges, quantize_graph
 
 __all__ = ["quantize"]
 
 Settings = dict[str, "str | int | float | None"]
+
+LEAST_ALIKE = 0.95
+"""An exit to which int8 leaves fewer labels than this is named in a warning."""
 
 
 def quantize(
@@ -49,6 +54,7 @@ def quantize(
     symmetric: bool = False,
     float_heads: bool = False,
     seed: int = 0,
+    replace: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Add a variant in lower precision.
@@ -73,13 +79,16 @@ def quantize(
         float_heads: leave the products that make logits in float. Qualcomm's NPUs require it: they have no product of int8
             with a float result.
         seed: seed of the draw of samples.
+        replace: take the place of the variant that has this name, instead of refusing it.
         progress: called with a description, the number of steps done, and of all steps.
 
     Returns:
-        The bundle with the new variant in it.
+        The bundle with the new variant in it. A warning names the exits at which int8 changes more than 5 % of the labels of the
+        samples, and what may keep them.
 
     Raises:
-        UsageError: an argument cannot be used, the name is taken, or the variant is not in fp32.
+        UsageError: an argument cannot be used, the variant is not in fp32, or the name is taken. With `replace` it is taken only
+            by a variant that others were made from.
         DataError: the samples do not fit the network.
         ModelError: the network cannot be quantised, no ranges can be found, or the new variant's logits are not finite.
         CheckError: the stages give other logits than the new whole network.
@@ -103,9 +112,10 @@ def quantize(
         parent = bundle.variant(variant)
         if parent.precision != "fp32":
             raise UsageError(f"Variant {parent.name} is in {parent.precision}; quantise one in fp32.")
-        name = check_variant_name(name or _default_name(parent, to), bundle)
+        name = name or _default_name(parent, to)
+        others = _make_room(bundle, parent, name, replace=replace)
         settings: Settings = {}
-        with tempfile.TemporaryDirectory(prefix="offramp.") as scratch:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # of a killed process the next writer removes it
             plain = _simplify(bundle, parent, Path(scratch))
             if drawn is None:
                 model = convert_to_half(plain)
@@ -114,7 +124,10 @@ def quantize(
                 settings = _describe_settings(options, len(drawn), seed)
         _save(model, folder, parent)
         new = _cut(bundle, parent, folder, name, "int8" if to == "int8" else "fp16", settings)
-        return commit(root, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, new)))
+        bundle = commit(root, folder, msgspec.structs.replace(bundle.manifest, variants=(*others, new)))
+    if drawn is not None:
+        _warn_of_changes(compare_variants(bundle, name, parent.name, drawn), name, parent.name, len(drawn))
+    return bundle
 
 
 def _check_options(to: str, options: Int8Options, samples: int) -> None:
@@ -127,6 +140,32 @@ def _check_options(to: str, options: Int8Options, samples: int) -> None:
         raise UsageError("ranges, full_range, symmetric and float_heads say how int8 is made: leave them out for fp16.")
     if samples < 1:
         raise UsageError(f"samples={samples}: ranges are found from at least one.")
+
+
+def _make_room(bundle: Bundle, parent: Variant, name: str, *, replace: bool) -> list[Variant]:
+    """Return the variants that stay beside a new one of this name.
+
+    Raises:
+        UsageError: the name cannot be used, or is taken and may not be replaced.
+    """
+    variants = list(bundle.manifest.variants)
+    if name not in [variant.name for variant in variants]:
+        check_variant_name(name, bundle)
+        return variants
+    if not replace:
+        raise UsageError(
+            f"{bundle.path} already has a variant {name}. Replace it with replace=True (--replace), or choose another name "
+            "(--name).",
+            path=bundle.path,
+        )
+    children = [variant.name for variant in variants if variant.origin is not None and variant.origin.parent == name]
+    if name == parent.name or children:
+        made = ", ".join(children) or "the new variant"
+        raise UsageError(
+            f"Variant {name} cannot be replaced: {made} is made from it. Choose another name (--name).",
+            path=bundle.path,
+        )
+    return [variant for variant in variants if variant.name != name]
 
 
 def _draw_samples(data: Any, inputs: Sequence[Tensor], count: int, seed: int) -> Samples:
@@ -149,6 +188,18 @@ def _describe_settings(options: Int8Options, samples: int, seed: int) -> Setting
         "symmetric": int(options.symmetric),
     }
     return settings | ({"float_heads": 1} if options.float_heads else {})
+
+
+def _warn_of_changes(shifts: Sequence[Shift], name: str, parent: str, samples: int) -> None:
+    """Warn of the exits that give many samples another label than the parent's."""
+    changed = [f"exit {shift.exit} {1 - shift.alike:.0%}" for shift in shifts if shift.alike < LEAST_ALIKE]
+    if changed:
+        warnings.warn(
+            f"{name} gives many of the {samples} samples another label than {parent}: {', '.join(changed)}. Try other ranges "
+            "(ranges='percentile', --ranges percentile), more training samples, or fp16 on GPUs and NPUs. calibrate() measures "
+            "what that costs in accuracy.",
+            stacklevel=3,
+        )
 
 
 def _default_name(parent: Variant, to: str) -> str:

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from msgspec.structs import replace
+from onnx import helper, numpy_helper
 
 from offramp.bundle import read_calibration, write_calibration
 from offramp.errors import BundleError, CheckError, MissingError, UsageError
@@ -101,6 +102,57 @@ def test_large_weights_lie_beside_it_stored_once(tmp_path, monkeypatch):
     with load_uncalibrated(bundle) as net:
         net.thresholds = [0.5, 0.5]
         assert net(draw(1)[0]).exit == session.run(["exit"], {"x": draw(1)})[0][0]
+
+
+WIDTH = 2800
+
+MEASURING = """
+import pathlib, re, sys
+import onnxruntime
+from offramp.export import fuse
+
+def kilobytes(what):
+    return int(re.findall(what + r":\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[0])
+
+sys.modules["offramp.export.fusion"].MOST_INLINE_BYTES = 1 << 20
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+before = kilobytes("VmRSS")
+fuse(sys.argv[1], sys.argv[2], thresholds=[0.5])
+print((kilobytes("VmHWM") - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_weights_beside_it_take_their_size_in_memory(tmp_path, python):
+    rng = np.random.default_rng(0)
+    shapes = {"a": (16, WIDTH), "H0": (WIDTH, 5), "b": (WIDTH, WIDTH), "c": (WIDTH, WIDTH + 1), "H1": (WIDTH + 1, 5)}
+    weights = [numpy_helper.from_array(rng.standard_normal(shape, np.float32), name) for name, shape in shapes.items()]
+    steps = [("x", "a", "t0"), ("t0", "H0", "z0"), ("t0", "b", "t1"), ("t1", "c", "t2"), ("t2", "H1", "z1")]
+    nodes = [helper.make_node("MatMul", [left, right], [out]) for left, right, out in steps]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 16])
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 5]) for name in ("z0", "z1")]
+    graph = helper.make_graph(nodes, "wide", [x], outputs, weights)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "net.onnx")
+    bundle = export(tmp_path / "net.onnx", draw(3), tmp_path / "b.offramp")
+    peak_bytes = int(python(MEASURING, bundle.path, tmp_path / "one.onnx"))
+    assert peak_bytes < 1.5 * bundle.variant().files["weights.bin"].bytes
+
+
+def test_weights_that_a_stage_looks_for_elsewhere_are_refused(dense, tmp_path):
+    def look_elsewhere(path):
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = entry.value.replace("weights.bin", "other.bin")
+        path.write_bytes(model.SerializeToString())
+
+    forge(dense, "stage1.onnx", look_elsewhere)
+    with pytest.raises(
+        BundleError, match=r"lies in other.bin up to byte \d+, and weights.bin has \d+ bytes"
+    ) as refused:
+        fuse(dense.path, tmp_path / "one.onnx", thresholds=[0.5, 0.5])
+    assert refused.value.stage == "stage1.onnx"
 
 
 def test_without_a_calibration_it_says_that_it_never_exits(dense, tmp_path):

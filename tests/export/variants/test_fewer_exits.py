@@ -6,6 +6,7 @@ import pytest
 
 from offramp.bundle import Target, check_bundle, open_bundle
 from offramp.calibrate import bench
+from offramp.cli.describe import describe_bundle
 from offramp.errors import BundleError, UsageError
 from offramp.export import export, keep
 from offramp.runtime import load, load_static, load_uncalibrated
@@ -67,6 +68,13 @@ def test_exporting_again_removes_the_variants_that_were_there(dense, dense_onnx)
     assert [p.name for p in (bundle.path / "variants").iterdir()] == [bundle.variant().folder.split("/")[1]]
 
 
+def test_exits_are_counted_anew_and_shown_with_the_number_that_they_had(dense):
+    bundle = keep(dense.path, [1, -1])
+    shown = describe_bundle(bundle).partition("variant fp32-exits1-2")[2].splitlines()
+    assert [line.split("  ")[:2] for line in shown if "in fp32" in line] == [["0", ""], ["1", ""]]
+    assert "z1 (1 in fp32)" in shown[3] and "z2 (2 in fp32)" in shown[4]
+
+
 def test_exits_can_be_dropped_from_what_was_kept(tmp_path):
     path = write_onnx(tmp_path / "net.onnx", exits=5)
     bundle = keep(export(path, None, tmp_path / "b.offramp"), [0, 2, 3, -1], name="four")
@@ -86,6 +94,9 @@ def test_exits_can_be_dropped_from_what_was_kept(tmp_path):
         ([0, "z9"], {}, "Unknown exit 'z9'. Known: z0, z1, z2"),
         ([0, 0, 1], {}, "named twice"),
         ("z0", {}, "exits is a list"),
+        (2, {}, r"exits is a list of names or numbers: \[2, ...\]"),
+        ([0, -4], {}, "no exit -4: variant fp32 has exits 0 to 2"),
+        ([0, "9" * 5000], {}, "Unknown exit '99"),
         ([0, 1], {"variant": "int8"}, "Unknown variant 'int8'"),
         ([0, 1], {"name": "../x"}, "not '../x'"),
         ([0, 1], {"name": "fp32"}, "already has a variant fp32"),

@@ -1,5 +1,9 @@
 """Variants in lower precision: quantised as a whole, cut where values are quantised already."""
 
+import os
+import subprocess
+import sys
+import warnings
 from unittest import TestCase
 
 import numpy as np
@@ -7,6 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import helper, numpy_helper
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
@@ -161,6 +167,134 @@ class Rounding(nn.Module):
         early = (8 * self.early(x.mean(1))).to(torch.int32).to(torch.float32)
         attention = (self.q(x) @ self.k(x).transpose(1, 2) / 8**0.5 + self.mask).softmax(-1)
         return [early, self.late((x + attention @ self.v(x)).mean(1))]
+
+
+def write_grouped(path):
+    """Write a network with two exits, and between them a transposed convolution with groups and a bias."""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (8, 3, 2, 2), "b": (12,), "H0": (8, 4), "H1": (12, 4)}
+    weights = [numpy_helper.from_array(rng.standard_normal(shape, np.float32), name) for name, shape in shapes.items()]
+    nodes = [helper.make_node("ConvTranspose", ["x", "w", "b"], ["up"], group=4, strides=[2, 2])]
+    for k, value in enumerate(["x", "up"]):
+        nodes += [
+            helper.make_node("GlobalAveragePool", [value], [f"mean{k}"]),
+            helper.make_node("Flatten", [f"mean{k}"], [f"flat{k}"]),
+            helper.make_node("MatMul", [f"flat{k}", f"H{k}"], [f"z{k}"]),
+        ]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 8, 4, 4])
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in ("z0", "z1")]
+    graph = helper.make_graph(nodes, "grouped", [x], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def write_dividing(path):
+    """Write a network whose last exit divides by a value that is small beside those which the same product makes."""
+    rng = np.random.default_rng(0)
+    shapes = {"W": (8, 9), "H0": (8, 5), "H1": (8, 5), "G": (8, 5)}
+    arrays: dict[str, np.ndarray] = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    arrays["W"][:, :8] *= 1000
+    arrays["W"][:, 8] = rng.uniform(0.2, 1, 8)
+    arrays |= {"H1": arrays["H1"] / np.float32(1000), "eps": np.array([1e-3], np.float32)}
+    arrays |= {name: np.array([value], np.int64) for name, value in {"0": 0, "8": 8, "9": 9, "1": 1}.items()}
+    steps = [
+        ("MatMul", ["x", "H0"], "z0"),
+        ("MatMul", ["x", "W"], "product"),
+        ("Slice", ["product", "0", "8", "1"], "large"),
+        ("Slice", ["product", "8", "9", "1"], "small"),
+        ("Add", ["small", "eps"], "divisor"),
+        ("Div", ["large", "divisor"], "ratio"),
+        ("MatMul", ["ratio", "H1"], "u"),
+        ("MatMul", ["x", "G"], "v"),
+        ("Add", ["u", "v"], "z1"),
+    ]
+    nodes = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 8])
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 5]) for name in ("z0", "z1")]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "dividing", [x], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_what_is_divided_by_stays_in_float(tmp_path):
+    x = np.random.default_rng(1).uniform(0, 1, (500, 8)).astype(np.float32)
+    bundle = quantize(export(write_dividing(tmp_path / "net.onnx"), x[:3], tmp_path / "b.offramp"), x)
+    _, last = compare_variants(bundle, "int8", "fp32", x)
+    assert last.alike > 0.95
+    variant = bundle.variant("int8")
+    graph = onnx.load(bundle.path / variant.folder / variant.whole).graph
+    assert any(node.op_type == "MatMul" and node.input[0].startswith("x_Dequantize") for node in graph.node)
+
+
+def test_a_transposed_convolution_with_groups_and_a_bias_stays_in_float(tmp_path):
+    x = np.random.default_rng(0).standard_normal((40, 8, 4, 4)).astype(np.float32)
+    variant = quantize(export(write_grouped(tmp_path / "net.onnx"), x[:3], tmp_path / "b.offramp"), x).variant("int8")
+    graph = onnx.load(tmp_path / "b.offramp" / variant.folder / variant.whole).graph
+    stored = {weight.name: weight.data_type for weight in graph.initializer}
+    (up,) = [node for node in graph.node if node.op_type == "ConvTranspose"]
+    assert [stored[name] for name in up.input[1:]] == [onnx.TensorProto.FLOAT] * 2
+
+
+def test_what_the_quantiser_cannot_do_is_said_with_a_way_out(dense, monkeypatch):
+    def fail(self):
+        raise ValueError("planted")
+
+    monkeypatch.setattr(QDQQuantizer, "quantize_model", fail)
+    with pytest.raises(ModelError, match=r"quantiser fails on the network: planted. symmetric=True \(--symmetric\)"):
+        quantize(dense, np.zeros((4, 16), np.float32))
+    assert not list((dense.path / "variants").glob(".new-*"))
+
+
+def test_exits_whose_labels_change_are_named_before_anybody_finds_out(dense):
+    x = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantize(dense, x)
+    wide = np.concatenate(
+        [x, 1e3 * x[:1]]
+    )  # one sample stretches the ranges until eight bits tell the others not apart
+    with pytest.warns(
+        UserWarning, match=r"coarse gives many of the 301 samples another label than fp32: exit 0 \d+%.*percentile"
+    ):
+        quantize(dense, wide, name="coarse")
+
+
+def test_a_variant_is_replaced_only_where_that_is_asked_for(dense):
+    x = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    first = quantize(dense, x).variant("int8")
+    with pytest.raises(UsageError, match=r"already has a variant int8. Replace it with replace=True \(--replace\)"):
+        quantize(dense, x)
+    bundle = quantize(dense, x[:20], replace=True)
+    assert [variant.name for variant in bundle.manifest.variants] == ["fp32", "int8"]
+    assert bundle.variant("int8").origin.settings["samples"] == 20
+    assert {path.name for path in (dense.path / "variants").iterdir()} == {
+        variant.folder.split("/")[1] for variant in bundle.manifest.variants
+    }
+    assert bundle.variant("int8").folder != first.folder and check_bundle(bundle.path)
+    keep(bundle, [0, 2], variant="int8")
+    for name in ("fp32", "int8"):
+        with pytest.raises(UsageError, match=f"Variant {name} cannot be replaced: .*is made from it"):
+            quantize(dense, x, name=name, replace=True)
+
+
+KILLED = """
+import os, sys
+import numpy as np
+from offramp.export import quantize
+
+quantize(sys.argv[1], np.zeros((4, 16), np.float32), progress=lambda *_: os._exit(9))
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_the_next_does_not_remove(dense, tmp_path):
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    assert subprocess.run([sys.executable, "-c", KILLED, dense.path], env=environment).returncode == 9
+    assert not list((tmp_path / "temporary").glob("offramp*"))
+    assert [path.name for path in (dense.path / "variants").glob(".new-*/*/plain.onnx")] == ["plain.onnx"]
+    quantize(dense, np.zeros((4, 16), np.float32))
+    assert not list((dense.path / "variants").glob(".new-*"))
 
 
 @pytest.mark.parametrize("fill", [float("-inf"), -1e9])
