@@ -64,7 +64,23 @@ def test_bfloat16_is_converted_as_other_floats_are(net):
         (np.zeros(16, np.complex64), "takes float32 for x, not complex64"),
         (np.zeros(16, bool), "takes float32 for x, not bool"),
     ],
-    ids=str,
+    ids=[
+        "ragged",
+        "sparse",
+        "meta",
+        "quantised",
+        "none",
+        "text",
+        "bytes",
+        "generator",
+        "set",
+        "objects",
+        "strings",
+        "times",
+        "records",
+        "complex",
+        "bool",
+    ],
 )
 def test_what_does_not_is_refused_in_a_sentence(net, x, words):
     for call in (net, net.batch, net.every_exit):
