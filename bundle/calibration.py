@@ -108,8 +108,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
             that can be promised to, or else the cheapest. None if no static network meets the target.
         pays: whether the target is met at surely less cost than by the best static network, by the least gain that was asked for.
         gain: the share of the best static network's mean cost that this chain saves: 0.2 is 20 % less. With the goal `accuracy`
-            the difference of the accuracies, or of the mean latencies if those do not surely differ. None if no static network
-            meets the target.
+            the difference of the accuracies, if those surely differ. None if no static network meets the target.
         gain_interval: its 95 % interval: of the samples, and of the machine's noise.
         verdict: `pays` in words.
 

@@ -362,8 +362,11 @@ class Manifest(Record, frozen=True):
                 raise ValueError(f"a tensor of variant {variant.name} has a named axis, but no input has one")
             if sum(tensor.least_values for tensor in (*self.inputs, *tensors)) > 4 * MOST_VALUES:
                 raise ValueError(f"the tensors of variant {variant.name} have more than {4 * MOST_VALUES} values")
-            available = set(self.inputs)
+            available, names = set(self.inputs), {tensor.name for tensor in self.inputs}
             for stage in variant.stages:
+                if again := names & {tensor.name for tensor in stage.outputs}:
+                    raise ValueError(f"{variant.name}/{stage.file} makes {', '.join(again)}, which is there already")
+                names.update(tensor.name for tensor in stage.outputs)
                 for tensor in stage.inputs:
                     if tensor not in available:
                         raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")

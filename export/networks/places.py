@@ -31,7 +31,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         >>> from offramp.export import attach
         >>> network = attach(plain(), torch.zeros(2, 1, 8, 8), fractions=(0.3, 0.6))
         >>> print(network.attached[0])
-        body.0: 20.00% of the work, reads (batch, channels, space, space)
+        3: 34.01% of the work, reads (batch, channels, space, space)
     """
 
     name: str

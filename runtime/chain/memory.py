@@ -8,7 +8,6 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Exit, Stage, Tensor
-from ...errors import BundleError
 from ..engines import Compiled, Run
 from .buffers import Buffers
 from .checks import Where, errors_located, raise_explained
@@ -58,25 +57,6 @@ def link_stages(
             writes[exit_in_file.logits] = exit_.logits
         links.append(Link(compiled[k], reads, writes, exit_, logits, (devices[k], stage.file)))
     return links
-
-
-def refuse_shared_names(inputs: Sequence[Tensor], stages: Sequence[Stage], exits: Sequence[Exit]) -> None:
-    """Refuse a chain in which two tensors have one name, and so would share memory. Logits may also cross to later stages.
-
-    Raises:
-        BundleError: a stage or its exit makes a tensor that bears the name of another one.
-    """
-    taken = {tensor.name for tensor in inputs}
-    for stage, exit_ in zip(stages, exits, strict=True):
-        made = {*(tensor.name for tensor in stage.outputs), exit_.logits}
-        names = [*made, exit_.score, exit_.label]
-        if again := [name for name in names if name in taken or names.count(name) > 1]:
-            raise BundleError(
-                f"The manifest gives the name {again[0]!r:.80} to an output of {stage.file} and to another tensor. Export the "
-                "network anew.",
-                stage=stage.file,
-            )
-        taken.update(names)
 
 
 class Bound(Struct):

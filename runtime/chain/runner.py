@@ -21,7 +21,6 @@ from .memory import (
     learn_shapes,
     link_stages,
     live_after,
-    refuse_shared_names,
     resize,
 )
 from .results import EveryExit
@@ -82,7 +81,6 @@ class Runner:
     ) -> None:
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
-        refuse_shared_names(inputs, stages, exits)
         self._links = link_stages(compiled, stages, exits, logits, devices or (None,) * len(stages))
         self._where = [link.where for link in self._links]
         self._why_closed = CLOSED

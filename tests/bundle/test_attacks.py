@@ -328,6 +328,10 @@ def test_no_engine_sees_a_file_of_a_wrong_sha256(dense, folder, name):
         ),
         (lambda m: m["variants"][0]["stages"][1].update(guarded="stage1.onnx"), "guarded stage and as something else"),
         (lambda m: m.update(table_rows={"x": 5}), "names x, which is no input of whole numbers"),
+        (
+            lambda m: m["variants"][0]["stages"][0]["outputs"][0].update(name="x"),
+            "fp32/stage0.onnx makes x, which is there",
+        ),
         (lambda m: m["variants"][0]["exits"][2].update(score="x"), "x is an output of exit z2 of fp32, and something"),
         (lambda m: m["variants"][0]["exits"][0].update(logits="z0.score"), "z0.score is an output of exit z0"),
         (lambda m: m["variants"][0]["exits"][1].update(label="z0.label"), "z0.label is an output of exit z1"),
