@@ -61,7 +61,8 @@ def judge(
     is_allowed = early.certificate is not None or not static.is_promised
     if gain.is_sure and is_allowed:
         return True, f"Use early exit: {_show(early)}, {_show(static)} ({_describe(gain, early, static)})."
-    if unproven is not None and unproven.gain is not None and unproven.gain.share >= unproven.gain.least:
+    is_settled = not is_allowed or gain.interval[1] < gain.least  # what can be promised does not pay
+    if is_settled and unproven is not None and unproven.gain is not None and unproven.gain.share >= gain.least:
         return False, _describe_unproven(unproven, static)
     if not is_allowed:
         # It meets its limits on these samples: more could prove that, but for a limit of 0.

@@ -196,7 +196,10 @@ def test_the_whole_way_by_commands(files, tmp_path):
     assert shown["manifest"] == manifest and shown["calibrations"]["default"] == calibration
     for command in (["inspect", bundle], ["bench", bundle, data], ["run", bundle, data]):
         done = offramp(*command)
-        assert done.returncode == 0 and done.stderr == "" and done.stdout
+        assert done.returncode == 0 and done.stdout
+        assert done.stderr == "" or (
+            "run" in command and done.stderr.startswith("Note: ") and " runs the " in done.stderr
+        )
 
 
 def test_targets_come_from_flags_or_a_file_and_data_may_lack_labels(files, tmp_path, call):

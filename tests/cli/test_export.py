@@ -140,7 +140,7 @@ WRONG = [
     ("export {f}/conv.onnx -o {f}/x.offramp --classes {f}/images/bee/0.png", 5, "not text in UTF-8"),
     ("export {f}/conv.onnx -o {f}/x.offramp --mean nan,0,0", 2, "finite numbers"),
     ("export {f}/net.py:two --shape 3x99999999x99999999 -o {f}/x.offramp", 2, "do not fit into memory"),
-    ("export {f}/net.py:leaves --shape 3x16x16 -o {f}/x.offramp", 5, "net.py:leaves failed in line 9: SystemExit"),
+    ("export {f}/net.py:leaves --shape 3x16x16 -o {f}/x.offramp", 5, "net.py:leaves failed in line 10: SystemExit"),
     ("keep {f}/dense.offramp --exits ,", 2, "at least two"),
     ("keep {f}/dense.offramp --exits 0", 2, "at least two"),
     ("keep {f}/dense.offramp --exits 0,9", 2, "no exit 9"),
