@@ -50,12 +50,16 @@ def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], cond
 
 
 def name_unpromised(
-    picks: Mapping[str, Pick], targets: Mapping[str, Target], points: Mapping[str, OperatingPoint]
+    picks: Mapping[str, Pick],
+    targets: Mapping[str, Target],
+    points: Mapping[str, OperatingPoint],
+    statics: Sequence[Contender],
 ) -> list[str]:
     """Return notes on static networks that cost less than the picks and meet the target, but by too little to be proven.
 
     Args:
         picks, targets, points: by the points' names.
+        statics: all static networks that take part.
     """
     notes = []
     for name, pick in picks.items():
@@ -67,7 +71,7 @@ def name_unpromised(
         if pick.best_static is not None:
             costs.append(_static_cost(pick.best_static, target))
         most = max(cost or 0.0 for cost in costs)
-        unproven = [(_static_cost(static, target), static) for static in _unproven_statics(pick, target)]
+        unproven = [(_static_cost(static, target), static) for static in _unproven_statics(pick, target, statics)]
         cost, static = min(unproven, key=lambda pair: pair[0], default=(math.inf, None))
         if static is not None and cost < WORTH_NAMING * most:
             shown = show_value("max_energy_j" if is_energy else "max_latency_s", cost)
@@ -79,13 +83,14 @@ def name_unpromised(
     return notes
 
 
-def _unproven_statics(pick: Pick, target: Target) -> Iterator[Contender]:
-    """Yield the static networks that meet a target on the reporting samples, but by too little to be proven."""
-    for static in (pick.best_static, *pick.other_statics):
-        if static is not None and may_be_unprovable(static, target):
-            table = static.reporting
-            if meets_limits(table, target, exits_taken(table.score, ())):
-                yield static
+def _unproven_statics(pick: Pick, target: Target, statics: Sequence[Contender]) -> Iterator[Contender]:
+    """Yield the static networks that meet a target on the reporting samples, but by too little to be proven or to be chosen."""
+    chosen = {each.key for each in (pick.best_static, *pick.other_statics) if each is not None}
+    for static in statics:
+        table = static.reporting
+        is_passed_over = static.key not in chosen or may_be_unprovable(static, target)
+        if is_passed_over and meets_limits(table, target, exits_taken(table.score, ())):
+            yield static
 
 
 def _static_cost(static: Contender, target: Target) -> float:

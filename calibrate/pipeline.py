@@ -221,10 +221,15 @@ def _describe(
             *request.notes,
             *notes,
             *name_careful(choice.picks, request.targets, points),
-            *name_unpromised(choice.picks, request.targets, points),
+            *name_unpromised(choice.picks, request.targets, points, _allowed_statics(choice)),
             *advise(choice.picks, points, conditions),
         ),
     )
+
+
+def _allowed_statics(choice: Choice) -> list[Contender]:
+    """Return the static networks that take part; those that were picked with the latencies that they were measured with last."""
+    return [static for static in choice.statics if static.configuration not in choice.exclusions]
 
 
 def _describe_chain(chain: Contender) -> Chain:

@@ -18,6 +18,9 @@ from ..verdict import Unproven
 from .promises import count_needed
 from .questions import part_of_chance
 
+MOST_MORE = 30
+"""Thresholds that only so many times the samples could prove are no better than none."""
+
 __all__ = ["find_unproven", "name_careful"]
 
 
@@ -54,7 +57,7 @@ def find_unproven(
         for name, (values, most) in limits.items()
     ]
     needed = [count for count in counts if count is not None]
-    if not counts or len(needed) < len(counts):
+    if not counts or len(needed) < len(counts) or max(needed) > MOST_MORE * len(table):
         return None
     gain = None
     if static is not None:

@@ -30,8 +30,8 @@ TIP = '<div style="max-width:22em;white-space:pre-line"><b>@name</b>\n@tip</div>
 PLOT_WIDTH, PLOT_HEIGHT = 640, 300
 """The area that marks are drawn in, in pixels, on a screen of middling width."""
 
-LETTER_WIDTH, LINE_HEIGHT = 6.2, 13
-"""Pixels that a label takes, on average."""
+LETTER_WIDTH, LINE_HEIGHT, MARK_RADIUS = 6.2, 13, 6
+"""Pixels that a label takes, on average, and a mark."""
 
 MOST_LABELLED = 12
 """Layers with more marks than this get no labels, which would cover each other."""
@@ -135,13 +135,13 @@ def _write_labels(plot: "figure", marks: Sequence[_Mark], *, energy: bool, facto
 
 
 def place_labels(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
-    """Return where to write each label, in pixels right of and above its mark, so that no label covers another.
+    """Return where to write each label, in pixels right of and above its mark, so that none covers another, or a mark.
 
     Args:
         points: the marks, in pixels from the lower left corner of the plot.
         labels: their texts.
     """
-    taken: list[tuple[float, float, float, float]] = []
+    taken = [(x - MARK_RADIUS, y - MARK_RADIUS, x + MARK_RADIUS, y + MARK_RADIUS) for x, y in points]
     offsets = []
     for (x, y), label in zip(points, labels, strict=True):
         width = LETTER_WIDTH * len(label)

@@ -82,9 +82,11 @@ def test_a_faster_static_network_that_cannot_be_promised_is_named(us):
     points = make_points(chosen, targets, statics, confidence=0.9)
     best = chosen["default"].best_static
     assert best is not None and best is statics[0]  # which is slower, and is the last exit itself
-    (note,) = name_unpromised(chosen, targets, points)
+    (note,) = name_unpromised(chosen, targets, points, statics)
     assert f"the static network to exit 1 of int8 takes {us} us and meets the target" in note
-    assert name_unpromised(make_picks([careful, best], targets), targets, points) == []
+    assert name_unpromised(make_picks([careful, best], targets), targets, points, [best]) == []
+    # so is one that the selecting samples did not take, though the reporting ones do
+    assert name_unpromised(make_picks([careful, best], targets), targets, points, statics) == [note]
 
 
 def test_the_debug_log_says_why_a_chain_is_picked(monkeypatch):
