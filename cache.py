@@ -37,6 +37,7 @@ __all__ = [
     "discard",
     "fetch",
     "list_cache",
+    "make_cache_folder",
     "read_build",
     "store",
     "write_build",
@@ -100,6 +101,19 @@ def cache_folder() -> Path:
     A user without a home gets a folder that cannot be written, and writing to it raises MissingError.
     """
     return cache_home() / "offramp" / "engines"
+
+
+def make_cache_folder() -> Path:
+    """Make the cache's folder for its user alone, and return it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    root = cache_folder()
+    root.parent.parent.mkdir(parents=True, exist_ok=True)
+    for own in (root.parent, root):
+        own.mkdir(mode=0o700, exist_ok=True)
+    return root
 
 
 def check_cache() -> None:
@@ -236,10 +250,7 @@ def store(key: Key, label: str, content: bytes) -> None:
     final = root / digest_key(key)
     check_cache()
     with os_errors_explained(root, "write"):
-        root.parent.parent.mkdir(parents=True, exist_ok=True)
-        for own in (root.parent, root):
-            own.mkdir(mode=0o700, exist_ok=True)
-        folder = new_name(root)
+        folder = new_name(make_cache_folder())
         folder.mkdir()
         try:
             write_build(folder / "entry.json", folder / "built", key, label, content)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..cache import cache_folder
+from ..cache import make_cache_folder
 
 __all__ = ["make_array"]
 
@@ -27,10 +27,7 @@ def make_array(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size >= LARGE_BYTES and hasattr(os, "posix_fallocate"):
-        with contextlib.suppress(OSError):
-            folder = cache_folder()
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full would end the process later
-                return np.memmap(file, dtype, "r+", shape=tuple(shape))
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=make_cache_folder()) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full would end the process later
+            return np.memmap(file, dtype, "r+", shape=tuple(shape))
     return np.empty(tuple(shape), dtype)

@@ -350,7 +350,7 @@ class Net(Runner):
         with self._lock:
             counts, recent = tuple(self._tally.counts), list(self._tally.recent)
         # Without the lock, so that no inference waits.
-        expected_s = () if self.point is None else self.point.exit_latency_s
+        expected_s = () if self.point is None else (0.0,) * self._first_exit + self.point.exit_latency_s
         stats = make_stats(counts, recent, self._tally.family, self._watch, expected_s)
         if reset:
             with self._lock:

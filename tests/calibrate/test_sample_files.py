@@ -1,6 +1,7 @@
 """Samples from files of NumPy's, and where large ones lie."""
 
 import io
+import os
 import warnings
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from offramp.bundle import Tensor
+from offramp.cache import check_cache
 from offramp.calibrate import load_samples, sample_memory
 from offramp.errors import DataError, MissingError, UsageError
 from offramp.tests.helpers.manifests import GREY, manifest_of
@@ -118,7 +120,12 @@ def test_large_sets_of_images_lie_in_a_file_without_a_name(tmp_path, monkeypatch
     (tmp_path / "images").mkdir()
     for value in range(5):
         Image.new("L", (6, 4), value).save(tmp_path / f"images/{value}.png")
-    x, _ = load_samples(tmp_path / "images", GREY)
+    before = os.umask(0)
+    try:
+        x, _ = load_samples(tmp_path / "images", GREY)
+    finally:
+        os.umask(before)
+    check_cache()  # which nobody else may write to
     assert isinstance(x, np.memmap) and x[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert not [*(tmp_path / "cache/offramp/engines").iterdir()]
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc")  # where nobody writes

@@ -30,10 +30,14 @@ def shift(path):
     np.roll(np.fromfile(path, np.float32), 1).tofile(path)
 
 
-def plant(bundle, make_parts, tmp_path):
-    """Put builds of the network with shifted weights into a bundle, with the records that the right ones would have."""
+def spoil(path):
+    np.full_like(np.fromfile(path, np.float32), np.nan).tofile(path)
+
+
+def plant(bundle, make_parts, tmp_path, change=shift):
+    """Put builds of the network with changed weights into a bundle, with the records that the right ones would have."""
     evil = open_bundle(shutil.copytree(bundle.path, tmp_path / "evil.offramp"))
-    forge(evil, "weights.bin", shift)
+    forge(evil, "weights.bin", change)
     evil = open_bundle(evil.path)
     for right, wrong in zip(make_parts(bundle), make_parts(evil), strict=True):
         for stage in right.stages:
@@ -53,11 +57,17 @@ def statics(bundle):
 
 def test_builds_of_another_network_do_not_run(bundle, tmp_path):
     plant(bundle, chain, tmp_path)
-    with pytest.raises(BundleError, match=r"builds in .*engines compute another network than fp32.*Remove") as refused:
+    with pytest.raises(BundleError, match=r"builds in .*engines do not answer as fp32 did.*Remove") as refused:
         load_uncalibrated(bundle, DEVICE)
     assert refused.value.path == bundle.path / "engines"
     shutil.rmtree(bundle.path / "engines")
     assert load_uncalibrated(bundle, DEVICE).provenance.stages[0].built != "bundle"
+
+
+def test_builds_that_give_no_numbers_are_blamed_and_not_the_samples(bundle, tmp_path):
+    plant(bundle, chain, tmp_path, spoil)
+    with pytest.raises(BundleError, match="do not answer as fp32 did.*not a number.*Remove"):
+        load_uncalibrated(bundle, DEVICE)
 
 
 def test_verify_runs_the_builds_that_load_runs(bundle, tmp_path):
@@ -78,7 +88,7 @@ def test_verify_runs_the_static_networks_too(bundle, tmp_path):
     assert not verification.passed
     failed = [check.network for check in verification.networks if not check.passed]
     assert failed == [f"the static network to exit {k}" for k in range(3)]
-    with pytest.raises(BundleError, match="compute another network"):
+    with pytest.raises(BundleError, match="do not answer as fp32 did"):
         load_static(bundle, DEVICE, exit=1)
 
 

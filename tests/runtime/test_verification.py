@@ -42,6 +42,23 @@ def test_errors_of_the_size_of_rounding_pass(dense):
     assert verification.passed and max(e.absolute for e in verification.exits) > 0
 
 
+def test_labels_that_are_no_classes_fail_as_other_wrong_labels_do(dense):
+    label = dense.variant().exits[1].label
+
+    def move_label(path):
+        model = onnx.load(path, load_external_data=False)
+        for node in model.graph.node:
+            node.output[:] = [f"{name}_before" if name == label else name for name in node.output]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(100), "hundred"))
+        model.graph.node.append(onnx.helper.make_node("Add", [f"{label}_before", "hundred"], [label]))
+        onnx.save(model, path)
+
+    forge(dense, "stage1.onnx", move_label)
+    (verification,) = verify(dense.path)
+    assert not verification.passed
+    assert [check.labels_equal for check in verification.exits] == [3, 0, 3]
+
+
 def test_an_answer_that_is_not_a_number_does_not_pass(dense):
     def poison(path):
         values = np.fromfile(path, np.float32)
