@@ -16,19 +16,22 @@ class Unproven(Struct, frozen=True):
     Attributes:
         point: the figures at these thresholds.
         gain: against the best static network; None if there is none.
-        samples: how many samples tested them.
+        samples: for how many independent samples those that tested them count.
         needed: about how many could prove them.
+        depend: True if samples depend on each other, so that they count for fewer.
     """
 
     point: OperatingPoint
     gain: Gain | None
     samples: int
     needed: int
+    depend: bool = False
 
     @property
     def lack(self) -> str:
         """What is missing, in words."""
-        return f"{self.samples} samples do not prove that they keep the target. About {self.needed} could."
+        counted = f"{self.samples} independent" if self.depend else str(self.samples)
+        return f"{counted} samples do not prove that they keep the target. About {self.needed} could."
 
 
 def judge(
@@ -105,7 +108,7 @@ def _saving(gain: Gain) -> str:
 
 
 def _least(gain: Gain) -> str:
-    return f"at least {gain.least:.0%}" if gain.least else "more than 0"
+    return f"at least {100 * gain.least:.3g}%" if gain.least else "more than 0"
 
 
 def _show(point: OperatingPoint) -> str:

@@ -59,7 +59,8 @@ def find_unproven(
     gain = None
     if static is not None:
         gain = measure_gain((table, point.thresholds), (static.reporting, ()), target, least=pick.least_gain)
-    return Unproven(point, gain, len(table), max(needed))
+    counted = max(1, int(len(table) * table.independent))
+    return Unproven(point, gain, counted, max(needed), table.independent < 1)
 
 
 def name_careful(
