@@ -71,7 +71,7 @@ def _compare(calibration: Calibration, earlier: Calibration) -> str:
 def _describe(earlier: Calibration | None) -> str:
     """Describe a calibration that is replaced."""
     if earlier is None:
-        return "The calibration before, of another export,"
+        return "What stood there, which is no calibration of this export,"
     targets = ", ".join(f"{name}: {point.target}" for name, point in earlier.asked_for.items())
     what = "promised" if earlier.is_promised else "not promised"
     return f"The calibration before ({targets}; {what}, by {earlier.report_samples} samples)"

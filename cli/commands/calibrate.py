@@ -51,7 +51,13 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
 )
 @with_pace
 @with_seed
-@click.option("--measure-s", type=float, default=6.0, hidden=True)
+@click.option(
+    "--measure-s",
+    type=float,
+    default=6.0,
+    show_default=True,
+    help="Seconds spent on the latencies of each variant on each device.",
+)
 @as_json
 def calibrate(
     bundle: str,

@@ -68,4 +68,6 @@ def test_one_of_another_export_is_replaced_and_kept(calibrated, promised):
     unpromised = with_point(promised, met=True, promise="Nothing is promised.")
     stored, is_stored = store(unpromised, request(calibrated))
     assert is_stored and read_calibration(path) == stored
-    assert "The calibration before, of another export, is kept as default.json.before" in stored.notes[-1]
+    assert (
+        "What stood there, which is no calibration of this export, is kept as default.json.before" in stored.notes[-1]
+    )
