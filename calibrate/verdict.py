@@ -53,7 +53,7 @@ def judge(
         return False, f"Do not use early exit here: no thresholds meet the target, {_show(static)} does."
     if not early.met:
         missed = f"The target is missed on the reporting samples: {_show(early)}"
-        if early.drop is None or early.accuracy is None:
+        if early.drop is None or early.accuracy is None or early.drop <= 0:
             return False, f"{missed}."
         whole = show_share(early.accuracy + early.drop)
         return False, f"{missed}, {show_share(early.drop)} below the whole network's {whole}."

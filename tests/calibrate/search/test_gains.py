@@ -16,6 +16,7 @@ from offramp.calibrate.search.picks import make_picks
 from offramp.calibrate.search.predictions import predict_point
 from offramp.calibrate.verdict import judge
 from offramp.tests.fakes.configurations import fake_configuration
+from offramp.tests.zoo import exit_tables
 
 TARGET = Target(max_drop=0.05)
 
@@ -181,3 +182,35 @@ def test_a_least_gain_below_one_percent_is_shown_as_it_is():
     )
     pays, verdict = judge(early, replace(static, promise=""), gain)
     assert not pays and "where at least 0.5% is asked for" in verdict
+
+
+def test_a_gain_in_accuracy_is_that_of_the_figures_that_are_shown():
+    """Both are corrected for the choice of the step by the reporting samples."""
+    table = exit_tables.make_table(3000, exits=3, temperatures=exit_tables.UNEVEN[:3])
+    static = static_of(table, 2e5)
+    _, points = recommend([contend(table), static], Target(goal="accuracy", max_disagreement=0.05))
+    early = points.get("default-early", points["default"])
+    assert early.choice_bias > 0.0001 and "% accuracy)" in early.verdict
+    assert early.gain == pytest.approx(early.accuracy - float(static.reporting.right.mean()))
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max_disagreement": 0.1}, "a disagreement of"),
+        ({"min_accuracy": 0.6}, "an accuracy of"),
+        ({"max_drop": 0.1}, "a drop of"),
+    ],
+)
+def test_a_careful_promise_is_explained_by_what_its_target_limits(limits, words):
+    table = exit_tables.make_table(100, exits=3, temperatures=exit_tables.UNEVEN[:3])
+    both, targets = [contend(table, select=0.5), static_of(table, 9e6, select=0.5)], {"default": Target(**limits)}
+    picks = make_picks(both, targets)
+    notes = name_careful(picks, targets, make_points(picks, targets, [both[1]], confidence=0.9))
+    assert [note.count(words) for note in notes] == [2]
+
+
+def test_a_missed_limit_of_time_is_not_blamed_on_accuracy_that_was_won():
+    early = predict_point(contend(make_table((100, 250))), (0.5,), Target(max_latency_s=1e-6))
+    _, verdict = judge(replace(early, drop=-0.01), None)
+    assert verdict.startswith("The target is missed on the reporting samples: ") and "below" not in verdict
