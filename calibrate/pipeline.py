@@ -84,8 +84,7 @@ def calibrate(
         variant: name of the variant to calibrate, or several names; all variants by default.
         output: the file to write. By default `default.json` in the bundle's `calibrations/`, or `<variant>.json` if a single
             variant other than the first is named. The calibration before is kept beside it, as `default.json.before`.
-        replace: store the calibration even if it misses a target, or promises less than every target, and the one before does
-            not.
+        replace: store the calibration even if it misses a target or promises less than the one before.
         confidence: the probability that all promises hold that these samples are ever asked for; a first question has 80 % of the
             chance of error, and further ones (another seed, target, variant, device, pace, meter or least gain) share the rest.
             The same one again is free.

@@ -51,6 +51,11 @@ def judge(
     if early is None:
         assert static is not None
         return False, f"Do not use early exit here: no thresholds meet the target, {_show(static)} does."
+    if not early.met and static is not None and static.met:
+        return False, (
+            f"Do not use early exit here: its best thresholds miss the target on the reporting samples, {_show(early)}; "
+            f"{_show(static)} meets it."
+        )
     if not early.met:
         missed = f"The target is missed on the reporting samples: {_show(early)}"
         if early.drop is None or early.accuracy is None or early.drop <= 0:
@@ -103,8 +108,8 @@ def _describe(gain: Gain, early: OperatingPoint, static: OperatingPoint) -> str:
 
 
 def _saving(gain: Gain) -> str:
-    what = {"latency": "less time", "energy": "less energy", "accuracy": "more accuracy"}[gain.of]
-    return f"{gain.share:.1%} {what}"
+    what = {"latency": "time saved", "energy": "energy saved", "accuracy": "accuracy won"}[gain.of]
+    return f"{what} {gain.share:.1%}"
 
 
 def _least(gain: Gain) -> str:

@@ -39,7 +39,7 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
 @click.option(
     "--replace",
     is_flag=True,
-    help="Store this calibration even if it misses or does not promise a target and the one before does.",
+    help="Store this calibration even if it misses a target or promises less than the one before.",
 )
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", "variants", multiple=True, help="Name of a variant to try; may be repeated. Default: all.")

@@ -214,3 +214,19 @@ def test_a_missed_limit_of_time_is_not_blamed_on_accuracy_that_was_won():
     early = predict_point(contend(make_table((100, 250))), (0.5,), Target(max_latency_s=1e-6))
     _, verdict = judge(replace(early, drop=-0.01), None)
     assert verdict.startswith("The target is missed on the reporting samples: ") and "below" not in verdict
+
+
+def test_thresholds_that_miss_a_target_that_a_static_network_meets_do_not_make_it_missed():
+    table = make_table((100, 250))
+    early, static = predict_point(contend(table), (0.0,), TARGET), predict_point(static_of(table, 300), (), TARGET)
+    assert static.met and not early.met
+    pays, verdict = judge(early, static, Gain("latency", 0.5, 0.01, 0.05))
+    assert not pays and verdict.startswith("Do not use early exit here: its best thresholds miss the target")
+    assert verdict.endswith("meets it.")
+
+
+def test_a_gain_below_zero_is_a_saving_below_zero():
+    table = make_table((100, 250))
+    early, static = (predict_point(*each, TARGET) for each in ((contend(table), (0.5,)), (static_of(table, 150), ())))
+    _, verdict = judge(early, static, Gain("latency", -0.1, 0.1, 0.05))
+    assert "time saved -10.0%, 95 % interval -29.6% to 9.6%" in verdict
