@@ -227,6 +227,6 @@ def test_thresholds_that_miss_a_target_that_a_static_network_meets_do_not_make_i
 
 def test_a_gain_below_zero_is_a_saving_below_zero():
     table = make_table((100, 250))
-    early, static = (predict_point(*each, TARGET) for each in ((contend(table), (0.5,)), (static_of(table, 150), ())))
+    early, static = predict_point(contend(table), (0.5,), TARGET), predict_point(static_of(table, 150), (), TARGET)
     _, verdict = judge(early, static, Gain("latency", -0.1, 0.1, 0.05))
     assert "time saved -10.0%, 95 % interval -29.6% to 9.6%" in verdict
