@@ -17,7 +17,7 @@ from ..devices.meter import Meter
 from ..progress import Progress, no_progress
 from .advice import advise, name_unpromised
 from .certify.points import make_points
-from .certify.questions import ask, describe_question
+from .certify.questions import ask, check_remembered, describe_question
 from .certify.unproven import name_careful
 from .earlier import compare_accuracy, find_known_accuracy
 from .labels import chance_of_agreement, compare_with_commonest
@@ -84,10 +84,10 @@ def calibrate(
         variant: name of the variant to calibrate, or several names; all variants by default.
         output: the file to write. By default `default.json` in the bundle's `calibrations/`, or `<variant>.json` if a single
             variant other than the first is named. The calibration before is kept beside it, as `default.json.before`.
-        replace: store the calibration even if it misses a target, or promises less than every target, and the one before does
-            not.
+        replace: store the calibration even if it misses a target or promises less than the one before.
         confidence: the probability that all promises hold that these samples are ever asked for; a first question has 80 % of the
-            chance of error, and further ones (another seed, target or configuration) share the rest. The same one again is free.
+            chance of error, and further ones (another seed, target, variant, device, pace, meter or least gain) share the rest.
+            The same one again is free.
         least_gain: the share of the mean cost that early exit must surely save against the best static network to be recommended,
             and a less simple chain against a simpler one; 0 takes any gain that is sure.
         outside: other samples and labels (or None), such as training data, that select; all of `data` then report.
@@ -143,6 +143,7 @@ def calibrate(
         save_s=save_s,
         progress=progress,
     )
+    check_remembered(request.bundle)
     with Session(request) as session:
         measured = measure_all(session)
         notes = _compare_accuracy(measured, request)
@@ -152,7 +153,7 @@ def calibrate(
         choice, contenders = try_fewer_exits(session, measured, contenders, choice, independence)
         choice = measure_again(session, choice, contenders)
         conditions = session.conditions()
-    question, forgotten = ask(request)
+    question, forgotten = ask(session.request)
     points = make_points(
         choice.picks,
         request.targets,

@@ -1,11 +1,12 @@
 """Where a calibration is stored, what it replaces, and which it does not replace unasked."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from ..bundle import Calibration, read_calibration, write_calibration
+from ..bundle import Calibration, OperatingPoint, read_calibration, write_calibration
 from ..errors import OfframpError
 from ..files import os_errors_explained, write_atomically
 from ..runtime.selection import belongs
@@ -22,8 +23,9 @@ _log = logging.getLogger(__name__)
 def store(calibration: Calibration, request: Request) -> tuple[Calibration, bool]:
     """Store a calibration with a note that says where and what it replaces; the one before is kept beside it.
 
-    A calibration that misses a target, or promises less than every target, replaces none that does not, unless the file was named
-    or the replacement was asked for. Then its note says why it was not stored.
+    A calibration that misses a target, or promises less than every target, replaces none that does not; nor does one that can
+    promise early exit nowhere replace one that recommends it. Both do if the file was named or the replacement was asked for. The
+    note of a calibration that was not stored says why.
 
     Returns:
         The calibration with the note, and True if it was stored.
@@ -65,13 +67,20 @@ def _compare(calibration: Calibration, earlier: Calibration) -> str:
         return "This calibration misses a target, and the one before meets its own."
     if earlier.is_promised and not calibration.is_promised:
         return "This calibration promises not every target, and the one before promises its own."
+    is_tried = calibration.early.exits_early
+    if is_tried and _promises_early_exit(earlier.asked_for) and not _promises_early_exit(calibration.points):
+        return "This calibration can promise early exit for no target, and the one before promises and recommends it."
     return ""
+
+
+def _promises_early_exit(points: Mapping[str, OperatingPoint]) -> bool:
+    return any(point.exits_early and point.is_promised for point in points.values())
 
 
 def _describe(earlier: Calibration | None) -> str:
     """Describe a calibration that is replaced."""
     if earlier is None:
-        return "The calibration before, of another export,"
+        return "What stood there, which is no calibration of this export,"
     targets = ", ".join(f"{name}: {point.target}" for name, point in earlier.asked_for.items())
     what = "promised" if earlier.is_promised else "not promised"
     return f"The calibration before ({targets}; {what}, by {earlier.report_samples} samples)"

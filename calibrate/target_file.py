@@ -16,7 +16,7 @@ OTHER_KEYS = {"max_latency_ms": "max_latency_s", "deadline_ms": "deadline_s", "m
 
 UNITS = {
     "s": {"us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0},
-    "j": {"uj": 1e-6, "mj": 1e-3, "j": 1.0},
+    "j": {"uj": 1e-6, "\u00b5j": 1e-6, "\u03bcj": 1e-6, "mj": 1e-3, "j": 1.0},
 }
 """By what a limit's name ends with, its units; other limits are fractions, whose unit is %."""
 
@@ -89,8 +89,8 @@ def read_limit(name: str, value: Any, *, limit: str, factor: float = 1.0) -> flo
             return float(value) * factor
     except (ValueError, OverflowError):
         pass
-    known = f", or one with the unit {', '.join(units)}" if limit.rpartition("_")[2] in UNITS else ""
-    raise UsageError(f"{name} is a number{known}, not {repr(value)[:60]}.")
+    known = ", ".join(unit.replace("j", "J") for unit in units if unit.isascii())
+    raise UsageError(f"{name} is a number, or one with the unit {known}, not {repr(value)[:60]}.")
 
 
 def _load(yaml: Any, content: bytes, path: Path) -> Any:

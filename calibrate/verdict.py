@@ -16,19 +16,22 @@ class Unproven(Struct, frozen=True):
     Attributes:
         point: the figures at these thresholds.
         gain: against the best static network; None if there is none.
-        samples: how many samples tested them.
+        samples: for how many independent samples those that tested them count.
         needed: about how many could prove them.
+        depend: True if samples depend on each other, so that they count for fewer.
     """
 
     point: OperatingPoint
     gain: Gain | None
     samples: int
     needed: int
+    depend: bool = False
 
     @property
     def lack(self) -> str:
         """What is missing, in words."""
-        return f"{self.samples} samples do not prove that they keep the target. About {self.needed} could."
+        counted = f"{self.samples} independent" if self.depend else str(self.samples)
+        return f"{counted} samples do not prove that they keep the target. About {self.needed} could."
 
 
 def judge(
@@ -48,9 +51,14 @@ def judge(
     if early is None:
         assert static is not None
         return False, f"Do not use early exit here: no thresholds meet the target, {_show(static)} does."
+    if not early.met and static is not None and static.met:
+        return False, (
+            f"Do not use early exit here: its best thresholds miss the target on the reporting samples, {_show(early)}; "
+            f"{_show(static)} meets it."
+        )
     if not early.met:
         missed = f"The target is missed on the reporting samples: {_show(early)}"
-        if early.drop is None or early.accuracy is None:
+        if early.drop is None or early.accuracy is None or early.drop <= 0:
             return False, f"{missed}."
         whole = show_share(early.accuracy + early.drop)
         return False, f"{missed}, {show_share(early.drop)} below the whole network's {whole}."
@@ -100,12 +108,12 @@ def _describe(gain: Gain, early: OperatingPoint, static: OperatingPoint) -> str:
 
 
 def _saving(gain: Gain) -> str:
-    what = {"latency": "less time", "energy": "less energy", "accuracy": "more accuracy"}[gain.of]
-    return f"{gain.share:.1%} {what}"
+    what = {"latency": "time saved", "energy": "energy saved", "accuracy": "accuracy won"}[gain.of]
+    return f"{what} {gain.share:.1%}"
 
 
 def _least(gain: Gain) -> str:
-    return f"at least {gain.least:.0%}" if gain.least else "more than 0"
+    return f"at least {100 * gain.least:.3g}%" if gain.least else "more than 0"
 
 
 def _show(point: OperatingPoint) -> str:

@@ -88,8 +88,8 @@ with_seed = click.option(
 
 
 def parse_seconds(option: str, text: str, *, least: float = 0.01) -> float:
-    """Return `10s`, `500ms`, `2m` or `10` in seconds."""
-    for unit, seconds in (("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)):
+    """Return `10s`, `500ms`, `800us`, `2m` or `10` in seconds."""
+    for unit, seconds in (("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)):
         if text.endswith(unit):
             try:
                 value = float(text.removesuffix(unit)) * seconds

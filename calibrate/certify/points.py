@@ -128,7 +128,7 @@ def _judge(
     unproven: Unproven | None = None
     if early is not None and contender is not None:
         ours, theirs = (pick.chain.reporting, early.thresholds), (contender.reporting, ())
-        gain = measure_gain(ours, theirs, test.target, least=pick.least_gain)
+        gain = measure_gain(ours, theirs, test.target, least=pick.least_gain, bias=early.choice_bias)
         promised = None if early.certificate is None else early.thresholds
         unproven = find_unproven(pick, test.target, contender, promised=promised, delta=test.delta)
     return _Verdict(*judge(early, static, gain, unproven), gain)

@@ -31,7 +31,7 @@ LEAST_OVERLAP = 0.05
 MOST_BYTES = 1 << 24
 """The largest file of questions that is read."""
 
-__all__ = ["ask", "describe_question", "part_of_chance"]
+__all__ = ["ask", "check_remembered", "describe_question", "part_of_chance"]
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
@@ -40,7 +40,7 @@ class _Samples(Struct, frozen=True):
     """A data set: how many different samples it has, and the smallest of their hashes, rising."""
 
     count: Positive
-    smallest: list[Hash]
+    smallest: Annotated[list[Hash], Meta(min_length=1, max_length=SKETCH)]
 
 
 class _Question(Struct, frozen=True):
@@ -58,6 +58,16 @@ class _Questions(Struct, frozen=True):
     schema: Count = 1
     questions: tuple[_Question, ...] = ()
     samples: dict[str, _Samples] = {}
+
+
+def check_remembered(bundle: Bundle) -> None:
+    """Refuse a bundle whose file of questions is damaged, before anything is measured.
+
+    Raises:
+        BundleError: it is damaged.
+        MissingError: it cannot be read.
+    """
+    _read(_path(bundle))
 
 
 def ask(request: Request) -> tuple[int, tuple[str, ...]]:
@@ -105,7 +115,8 @@ def describe_question(number: int, confidence: float) -> list[str]:
         "network before. "
         f"Their promises share a chance of error of {show_share(1 - confidence)}, of which this one has "
         f"{show_share(part)}: the more is "
-        "asked (another seed, another target, more samples), the harder a promise is to get. The same question again "
+        "asked (another seed, target, variant, device, pace or least gain, or more samples), the harder a promise is to get. "
+        "The same question again "
         "is free, and new "
         "samples have a whole chance of error."
     ]
@@ -133,7 +144,7 @@ def _read(path: Path) -> _Questions:
 
 
 def _key(request: Request) -> str:
-    """Return what makes two questions the same: samples, labels, targets, variants, devices, seed, confidence."""
+    """Return what makes two questions the same: all that decides what is chosen, but for what clock and meter read."""
     labels, outside = request.samples.y, request.outside
     parts = [
         request.samples.sha256,
@@ -143,6 +154,10 @@ def _key(request: Request) -> str:
         [(str(placed), placed.variant.digest) for placed in request.placed],
         request.seed,
         request.confidence,
+        request.least_gain,
+        request.threads,
+        request.pace.every_s,
+        request.meter_name,
     ]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 

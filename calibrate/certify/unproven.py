@@ -62,7 +62,8 @@ def find_unproven(
     gain = None
     if static is not None:
         gain = measure_gain((table, point.thresholds), (static.reporting, ()), target, least=pick.least_gain)
-    return Unproven(point, gain, len(table), max(needed))
+    counted = max(1, int(len(table) * table.independent))
+    return Unproven(point, gain, counted, max(needed), table.independent < 1)
 
 
 def name_careful(
@@ -92,7 +93,10 @@ def name_careful(
 
 
 def _loss(point: OperatingPoint) -> str:
-    """Say what a point loses: `a drop of 0.30%`."""
-    if point.drop is None:
-        return f"a disagreement of {show_share(point.disagreement)}"
-    return f"a drop of {show_share(point.drop)}"
+    """Say what a point loses of what its target limits: `a drop of 0.30%`."""
+    limits = point.target.limits
+    if "max_drop" in limits and point.drop is not None:
+        return f"a drop of {show_share(point.drop)}"
+    if "min_accuracy" in limits and point.accuracy is not None:
+        return f"an accuracy of {show_share(point.accuracy)}"
+    return f"a disagreement of {show_share(point.disagreement)}"

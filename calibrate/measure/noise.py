@@ -66,7 +66,7 @@ def describe_drift(sessions: Sequence[np.ndarray]) -> list[str]:
     return [
         f"The machine's speed changed while it was measured: the same network took {ratio:.2f} times as long in one part as in "
         "another. Small differences between networks say little. Measure again when nothing else runs and the clocks are fixed, "
-        "or for longer (measure_s)."
+        "or for longer (--measure-s)."
     ]
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...bundle import Target
+from ...bundle import Target, Variant
 from ...bundle.writing import remove_variant
 from ...errors import OfframpError
 from ..measure.configurations import Measurements, measure_configuration
 from ..measure.session import Session
 from ..measure.tables import exits_taken, mean_at
-from ..requests import PlacedVariant
+from ..requests import PlacedVariant, place_variants
 from .choice import Choice, choose
 from .contenders import Contender, tabulate
 from .independence import Independence
@@ -121,33 +121,42 @@ def try_fewer_exits(
     if session.request.keep is None or session.request.is_variant_named:
         session.notes.append(f"{proposal.words}. Try: {proposal.command}, then calibrate again")
         return choice, contenders
+    before, is_best = session.request, False
     try:
         variant, more = _measure(session, measured, proposal)
+        tabulated = tabulate(more, session.request, independence)
+        again = choose(tabulated, more, session.request)
+        is_best = again.chain.configuration.variant is variant
     except OfframpError as error:
         session.notes.append(f"{proposal.words}. Such a variant could not be made and measured: {error}")
         return choice, contenders
-    tabulated = tabulate(more, session.request, independence)
-    again = choose(tabulated, more, session.request)
-    if again.chain.configuration.variant.name == variant:
-        session.notes.append(f"{proposal.words}. The variant {variant} was made and measured: it is the best chain.")
+    finally:  # of an interrupt too: the same command then finds the bundle that it found first
+        if not is_best and session.request is not before:
+            remove_variant(before.bundle.path, session.request.bundle.manifest.variants[-1].name)
+            session.request = before
+    if is_best:
+        session.notes.append(
+            f"{proposal.words}. The variant {variant.name} was made and measured: it is the best chain."
+        )
         return again, tabulated
-    session.request = replace(session.request, bundle=remove_variant(session.request.bundle.path, variant))
     session.notes.append(
         f"{proposal.words}. It was made and measured, gains too little for sure, and was removed again."
     )
     return choice, contenders
 
 
-def _measure(session: Session, measured: Measurements, proposal: Proposal) -> tuple[str, Measurements]:
-    """Make the proposed variant in the bundle, and measure it; return its name, and all measurements."""
+def _measure(session: Session, measured: Measurements, proposal: Proposal) -> tuple[Variant, Measurements]:
+    """Make the proposed variant in the bundle, and measure it; return it, and all measurements."""
     keep = session.request.keep
     assert keep is not None
     bundle = keep(session.request.bundle, proposal.exits, variant=proposal.parent)
-    session.request = replace(session.request, bundle=bundle)
     variant = bundle.manifest.variants[-1]
+    # So the same command places it the next time.
+    placed = place_variants(bundle.manifest.variants, session.request.devices)
+    session.request = replace(session.request, bundle=bundle, placed=placed)
     configuration = measure_configuration(session, session.open(PlacedVariant(variant, proposal.device)))
     reference = replace(measured.reference, latency_s=configuration.reference_s)
-    return variant.name, Measurements((*measured.configurations, configuration), reference)
+    return variant, Measurements((*measured.configurations, configuration), reference)
 
 
 def with_exits(

@@ -48,7 +48,12 @@ class Gain(Struct, frozen=True):
 
 
 def measure_gain(
-    ours: tuple[ExitTable, Thresholds], theirs: tuple[ExitTable, Thresholds], target: Target, *, least: float
+    ours: tuple[ExitTable, Thresholds],
+    theirs: tuple[ExitTable, Thresholds],
+    target: Target,
+    *,
+    least: float,
+    bias: float = 0.0,
 ) -> Gain:
     """Measure how much better one contender is than another on the same samples.
 
@@ -58,10 +63,11 @@ def measure_gain(
         ours, theirs: table and thresholds of each; the tables have the same samples in the same order.
         target: whose goal decides.
         least: the share of the mean cost that must surely be saved.
+        bias: how much more accurate ours looks on these samples than it is, because they chose its thresholds.
     """
     if target.goal == "accuracy":
         gained = _wrong(*theirs) - _wrong(*ours)
-        gain = Gain("accuracy", float(gained.mean()), float(gained.std()) / math.sqrt(len(gained)), 0.0)
+        gain = Gain("accuracy", float(gained.mean()) - bias, _error(gained, ours[0]), 0.0)
         if gain.is_sure or gain.interval[1] < 0:
             return gain
     return _measure_saving("energy" if target.goal == "energy" else "latency", ours, theirs, least)
@@ -86,9 +92,14 @@ def _measure_saving(
     if mean <= 0:
         return Gain(of, 0.0, 0.0, least)
     ratio = float(cost.mean()) / mean
-    error = float((cost - ratio * other).std()) / mean / math.sqrt(len(cost))
+    error = _error(cost - ratio * other, ours[0]) / mean
     noise = ratio * math.hypot(ours[0].costs.noise, theirs[0].costs.noise)
     return Gain(of, 1 - ratio, math.hypot(error, noise), least)
+
+
+def _error(values: np.ndarray, table: ExitTable) -> float:
+    """Return the standard error of a mean over a table's samples, of which those that depend on each other count for fewer."""
+    return float(values.std()) / math.sqrt(len(values) * table.independent)
 
 
 def _cost(of: Literal["latency", "energy"], table: ExitTable, thresholds: Thresholds) -> np.ndarray:

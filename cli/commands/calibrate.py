@@ -39,7 +39,7 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
 @click.option(
     "--replace",
     is_flag=True,
-    help="Store this calibration even if it misses or does not promise a target and the one before does.",
+    help="Store this calibration even if it misses a target or promises less than the one before.",
 )
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", "variants", multiple=True, help="Name of a variant to try; may be repeated. Default: all.")
@@ -51,7 +51,13 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
 )
 @with_pace
 @with_seed
-@click.option("--measure-s", type=float, default=6.0, hidden=True)
+@click.option(
+    "--measure-s",
+    type=float,
+    default=6.0,
+    show_default=True,
+    help="Seconds spent on the latencies of each variant on each device.",
+)
 @as_json
 def calibrate(
     bundle: str,

@@ -68,4 +68,21 @@ def test_one_of_another_export_is_replaced_and_kept(calibrated, promised):
     unpromised = with_point(promised, met=True, promise="Nothing is promised.")
     stored, is_stored = store(unpromised, request(calibrated))
     assert is_stored and read_calibration(path) == stored
-    assert "The calibration before, of another export, is kept as default.json.before" in stored.notes[-1]
+    assert (
+        "What stood there, which is no calibration of this export, is kept as default.json.before" in stored.notes[-1]
+    )
+
+
+def test_too_few_samples_to_promise_early_exit_do_not_replace_what_recommends_it(calibrated, promised):
+    """The whole network can be promised by any samples, so that every target is promised."""
+    recommending, _ = store(read_calibration(calibrated.calibrations()[0]), request(calibrated, replace=True))
+    assert recommending.point.exits_early and recommending.point.certificate is not None
+    early = replace(recommending.point, certificate=None, promise="Nothing is promised.")
+    alone = {"static": 2, "placement": ("cpu",), "thresholds": (), "exit_shares": (1.0,), "exit_latency_s": (1e-5,)}
+    static = replace(early, promise=WHOLE_NETWORK_PROMISE, **alone)
+    few = replace(recommending, points={"default": static, "default-early": early})
+    assert few.is_promised
+    kept, is_stored = store(few, request(calibrated))
+    assert not is_stored and "can promise early exit for no target" in kept.notes[-1]
+    sure = replace(recommending, points={"default": static, "default-early": recommending.point})
+    assert store(sure, request(calibrated))[1]

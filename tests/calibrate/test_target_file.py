@@ -33,14 +33,14 @@ def test_a_file_holds_a_target_or_several_by_name(tmp_path):
     [
         ("max_dorp: 0.01", r"target.yaml: Unknown key .*'max_dorp'. Did you mean 'max_drop'"),
         ("eco: {max_latency: 1}", r"target.yaml, eco: Unknown key .* Did you mean 'max_latency_s'"),
-        ("max_drop: much", "max_drop is a number, not 'much'"),
-        ("max_drop: true", "max_drop is a number, not True"),
+        ("max_drop: much", "max_drop is a number, or one with the unit %, not 'much'"),
+        ("max_drop: true", "max_drop is a number, or one with the unit %, not True"),
         ("max_drop: 5", "0.01 is one percent"),
         ("goal: fast\nmax_drop: 0.1", "Unknown goal 'fast'"),
         ("goal: accuracy", "needs a limit"),
         ("eco: {max_drop: 0.1}\nmax_drop: 0.1", "a target has fields"),
-        ("deadline_s: 5 mJ", "deadline_s is a number, or one with the unit us,.* not '5 mJ'"),
-        ("max_drop: 1 ms", "max_drop is a number, not '1 ms'"),
+        ("deadline_s: 5 mJ", "deadline_s is a number, or one with the unit us, ms, s, not '5 mJ'"),
+        ("max_drop: 1 ms", "max_drop is a number, or one with the unit %, not '1 ms'"),
         ("deadline_ms: 5\ndeadline_s: 5", "deadline_s is given twice"),
         ("max_drop: 0.1\nmax_drop: 0.2", "'max_drop' stands twice"),
         ("eco: {max_drop: 0.1}\neco: {max_drop: 0.2}", "'eco' stands twice"),
@@ -52,6 +52,14 @@ def test_what_is_no_target_is_refused_with_the_place(tmp_path, content, words):
     path.write_text(content)
     with pytest.raises(UsageError, match=words):
         read_targets(path)
+
+
+@pytest.mark.parametrize("micro", ["u", "\u00b5", "\u03bc"])
+def test_millionths_are_written_in_three_ways(tmp_path, micro):
+    path = tmp_path / "target.yaml"
+    path.write_text(f"deadline_s: 800 {micro}s\nmax_energy_j: 900{micro}J", encoding="utf-8")
+    found = read_targets(path)
+    assert (found.deadline_s, found.max_energy_j) == pytest.approx((8e-4, 9e-4))
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -4,7 +4,7 @@ from PIL import Image
 
 from offramp.bundle import Tensor
 from offramp.cli.inputs import call_function, load_batches, load_lines, load_network, load_samples
-from offramp.cli.options import fit_channels, parse_preprocess
+from offramp.cli.options import fit_channels, parse_pace, parse_preprocess
 from offramp.errors import DataError, MissingError, ModelError, UsageError
 from offramp.tests.helpers.manifests import COLOURED as CHW
 from offramp.tests.helpers.manifests import manifest_of
@@ -189,3 +189,8 @@ def test_a_single_number_counts_for_every_channel(mean, std, means, stds):
     parsed = parse_preprocess(mean, std, resize="stretch", crop=1.0, interpolation="bilinear")
     fitted = fit_channels(parsed, np.zeros((2, 8, 8, 3), np.uint8))
     assert fitted is not None and (fitted.mean, fitted.std) == (means, stds)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("800us", 8e-4), ("20ms", 0.02), ("0.5s", 0.5), ("2", 2.0)])
+def test_a_pace_takes_the_units_of_time_that_limits_take(text, seconds):
+    assert parse_pace(text) == pytest.approx(seconds)

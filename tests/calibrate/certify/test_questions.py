@@ -8,7 +8,8 @@ import pytest
 from offramp.bundle import Target
 from offramp.calibrate.certify import questions
 from offramp.calibrate.certify.points import make_points
-from offramp.calibrate.certify.questions import ask, describe_question, part_of_chance
+from offramp.calibrate.certify.questions import ask, check_remembered, describe_question, part_of_chance
+from offramp.calibrate.pace import Pace
 from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.picks import Pick
 from offramp.errors import BundleError, MissingError
@@ -29,6 +30,10 @@ def question(folder, hashes, *, seed=0, reference="network", y=None, **changed):
         "reference_variant": variant,
         "seed": seed,
         "confidence": 0.9,
+        "least_gain": 0.05,
+        "threads": 1,
+        "pace": Pace(),
+        "meter_name": None,
     }
     return SimpleNamespace(**given | changed)
 
@@ -50,6 +55,8 @@ def test_another_question_counts_and_the_same_one_is_free(tmp_path):
     other = question(tmp_path, samples, targets={"default": Target(max_drop=0.02)})
     relabelled = question(tmp_path, samples, y=np.zeros(3000, np.int64))
     assert numbers(first, again, other, relabelled, again, first) == [1, 2, 3, 4, 2, 1]
+    slower, stricter = question(tmp_path, samples, pace=Pace(0.1)), question(tmp_path, samples, least_gain=0.2)
+    assert numbers(slower, stricter, slower) == [5, 6, 5]
     assert describe_question(1, 0.9) == []
     assert "answered 2 other questions" in describe_question(3, 0.9)[0]
     assert "share a chance of error of 10.00%, of which this one has 0.33%" in describe_question(3, 0.9)[0]
@@ -68,10 +75,14 @@ def test_a_damaged_file_is_named_and_a_bundle_that_cannot_be_written_does_not_st
     request = question(tmp_path, np.arange(100))
     (tmp_path / "calibrations").mkdir()
     path = tmp_path / "calibrations" / "asked.ledger"
-    for content in (b"{", b'{"schema": 1, "questions": 7}', b"[" * 100_000, b"\xff"):
+    asked = b'{"key": "k", "reference": "network", "samples": "s", "number": 1}'
+    no_hashes = b'{"questions": [%b], "samples": {"s": {"count": 9, "smallest": []}}}' % asked
+    for content in (b"{", b'{"schema": 1, "questions": 7}', no_hashes, b"[" * 100_000, b"\xff"):
         path.write_bytes(content)
         with pytest.raises(BundleError, match="Remove it, and promises count from the first question again"):
             ask(request)
+        with pytest.raises(BundleError, match="Remove it"):
+            check_remembered(request.bundle)
     monkeypatch.setattr(questions, "MOST_BYTES", 10)
     path.write_bytes(b" " * 11)
     with pytest.raises(BundleError, match="does not hold the questions"):

@@ -7,9 +7,10 @@ from msgspec.structs import replace
 from offramp.bundle import Target, open_bundle
 from offramp.calibrate.measure.tables import Costs
 from offramp.calibrate.search import fewer_exits
+from offramp.calibrate.search.choice import choose
 from offramp.calibrate.search.fewer_exits import Proposal, propose_fewer_exits, with_exits
 from offramp.calibrate.search.picks import make_picks
-from offramp.errors import UsageError
+from offramp.errors import MeasurementError, UsageError
 from offramp.export import keep
 from offramp.tests.calibrate.search.test_gains import contend, make_table
 from offramp.tests.helpers.briefly import calibrate
@@ -95,3 +96,38 @@ def test_a_variant_that_cannot_be_made_is_noted_and_the_calibration_goes_on(prop
 
     found = calibrate(dense, labelled, TARGET, keep=refuse)
     assert any(note.endswith("could not be made and measured: The disk is read-only.") for note in found.notes)
+
+
+@pytest.mark.parametrize("error", [MeasurementError("The meter is gone."), KeyboardInterrupt()])
+def test_a_variant_whose_measuring_ends_early_does_not_stay(proposing, dense, labelled, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(fewer_exits, "measure_configuration", fail)
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(dense, labelled, TARGET, keep=keep)
+    else:
+        notes = calibrate(dense, labelled, TARGET, keep=keep).notes
+        assert any(note.endswith("could not be made and measured: The meter is gone.") for note in notes)
+    assert [variant.name for variant in open_bundle(dense.path).manifest.variants] == ["fp32"]
+
+
+def test_the_same_command_is_the_same_question_after_a_variant_was_made(monkeypatch, dense, labelled):
+    def propose(pick, target, contenders):
+        return Proposal("fp32", (1, 2), "cpu", 0.2) if len(chains(contenders)) == 1 else None
+
+    def choose_last(contenders, measured, request):
+        choice = choose(contenders, measured, request)
+        picks = {name: replace(pick, chain=chains(choice.contenders)[-1]) for name, pick in choice.picks.items()}
+        return replace(choice, picks={name: replace(pick, thresholds=(0.9,)) for name, pick in picks.items()})
+
+    def chains(contenders):
+        return [contender for contender in contenders if contender.static is None]
+
+    monkeypatch.setattr(fewer_exits, "propose_fewer_exits", propose)
+    monkeypatch.setattr(fewer_exits, "choose", choose_last)
+    target = Target(max_disagreement=0.99)  # anything can be promised
+    found = [calibrate(dense.path, labelled, target, keep=keep) for _ in range(2)]
+    assert all(set(each.variants) == {"fp32", "fp32-exits1-2"} for each in found)
+    assert [each.early.certificate.question for each in found] == [1, 1]

@@ -1,5 +1,7 @@
 """A recommendation needs a sure gain; a draw goes to the simpler network."""
 
+import re
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -9,9 +11,12 @@ from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.certify.unproven import name_careful
 from offramp.calibrate.measure.tables import Costs, ExitTable
 from offramp.calibrate.search.contenders import Contender
-from offramp.calibrate.search.gains import measure_gain
+from offramp.calibrate.search.gains import Gain, measure_gain
 from offramp.calibrate.search.picks import make_picks
+from offramp.calibrate.search.predictions import predict_point
+from offramp.calibrate.verdict import judge
 from offramp.tests.fakes.configurations import fake_configuration
+from offramp.tests.zoo import exit_tables
 
 TARGET = Target(max_drop=0.05)
 
@@ -97,6 +102,17 @@ def test_the_error_of_a_gain_is_that_of_repeated_draws():
     assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.2)
 
 
+@pytest.mark.parametrize("goal", ["latency", "accuracy"])
+def test_samples_that_depend_on_each_other_make_a_gain_less_sure(goal):
+    table, target = make_table((100, 250), lost=0.2), Target(goal=goal, max_latency_s=1e-3)
+    gains = []
+    for independent in (1.0, 0.04):
+        given = replace(table, independent=independent)
+        static = given.columns([1], Costs((np.full(9, 2.2e-4),)))
+        gains.append(measure_gain((static, ()), (given, (0.5,)), target, least=0.05))
+    assert gains[0].of == gains[1].of == goal and gains[1].error == pytest.approx(5 * gains[0].error)
+
+
 def test_a_draw_in_accuracy_goes_by_latency():
     table, goal = make_table((100, 250)), Target(goal="accuracy", max_latency_s=1e-3)
     assert recommend([contend(table), static_of(table, 250)], goal)[1]["default"].exits_early
@@ -147,4 +163,70 @@ def test_a_promise_that_is_more_careful_than_its_target_is_explained():
     points = make_points(picks, targets, [both[1]], confidence=0.9)
     assert points["default"].certificate is not None and points["default"].exits_early
     (note,) = name_careful(picks, targets, points)
-    assert "it loses less than its target allows (a drop of " in note and "150 samples do not prove" in note
+    assert "but 150 samples do not prove that they keep the target." in note
+    assert "it loses less than its target allows (a drop of " in note
+
+
+def test_samples_that_depend_on_each_other_are_counted_as_independent_ones_where_more_are_asked_for():
+    table = replace(make_table((100, 250), n=1500, lost=0.01), independent=0.2)
+    _, points = recommend([contend(table, select=0.5), static_of(table, 190, select=0.5)], Target(max_drop=0.02))
+    words = re.search(r"but (\d+) independent samples do not prove .*\. About (\d+) could\.", points["default"].verdict)
+    assert words and int(words[1]) == 150 < int(words[2])
+
+
+def test_a_least_gain_below_one_percent_is_shown_as_it_is():
+    gain = Gain("latency", share=0.004, error=0.001, least=0.005)
+    table = make_table((100, 250))
+    early, static = (
+        predict_point(each, how, TARGET) for each, how in ((contend(table), (0.5,)), (static_of(table, 165), ()))
+    )
+    pays, verdict = judge(early, replace(static, promise=""), gain)
+    assert not pays and "where at least 0.5% is asked for" in verdict
+
+
+def test_a_gain_in_accuracy_is_that_of_the_figures_that_are_shown():
+    """Both are corrected for the choice of the step by the reporting samples."""
+    table = exit_tables.make_table(3000, exits=3, temperatures=exit_tables.UNEVEN[:3])
+    static = static_of(table, 2e5)
+    _, points = recommend([contend(table), static], Target(goal="accuracy", max_disagreement=0.05))
+    early = points.get("default-early", points["default"])
+    assert early.choice_bias > 0.0001 and "% accuracy)" in early.verdict
+    assert early.gain == pytest.approx(early.accuracy - float(static.reporting.right.mean()))
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max_disagreement": 0.1}, "a disagreement of"),
+        ({"min_accuracy": 0.6}, "an accuracy of"),
+        ({"max_drop": 0.1}, "a drop of"),
+    ],
+)
+def test_a_careful_promise_is_explained_by_what_its_target_limits(limits, words):
+    table = exit_tables.make_table(100, exits=3, temperatures=exit_tables.UNEVEN[:3])
+    both, targets = [contend(table, select=0.5), static_of(table, 9e6, select=0.5)], {"default": Target(**limits)}
+    picks = make_picks(both, targets)
+    notes = name_careful(picks, targets, make_points(picks, targets, [both[1]], confidence=0.9))
+    assert [note.count(words) for note in notes] == [2]
+
+
+def test_a_missed_limit_of_time_is_not_blamed_on_accuracy_that_was_won():
+    early = predict_point(contend(make_table((100, 250))), (0.5,), Target(max_latency_s=1e-6))
+    _, verdict = judge(replace(early, drop=-0.01), None)
+    assert verdict.startswith("The target is missed on the reporting samples: ") and "below" not in verdict
+
+
+def test_thresholds_that_miss_a_target_that_a_static_network_meets_do_not_make_it_missed():
+    table = make_table((100, 250))
+    early, static = predict_point(contend(table), (0.0,), TARGET), predict_point(static_of(table, 300), (), TARGET)
+    assert static.met and not early.met
+    pays, verdict = judge(early, static, Gain("latency", 0.5, 0.01, 0.05))
+    assert not pays and verdict.startswith("Do not use early exit here: its best thresholds miss the target")
+    assert verdict.endswith("meets it.")
+
+
+def test_a_gain_below_zero_is_a_saving_below_zero():
+    table = make_table((100, 250))
+    early, static = predict_point(contend(table), (0.5,), TARGET), predict_point(static_of(table, 150), (), TARGET)
+    _, verdict = judge(early, static, Gain("latency", -0.1, 0.1, 0.05))
+    assert "time saved -10.0%, 95 % interval -29.6% to 9.6%" in verdict

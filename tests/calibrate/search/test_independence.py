@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from offramp.bundle import Target
 from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.search.contenders import Contender
-from offramp.calibrate.search.independence import find_independence, split
+from offramp.calibrate.search.independence import correlation_time, find_independence, split
 from offramp.calibrate.search.picks import make_picks
 from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo.exit_tables import UNEVEN, exit_table, make_table, true_losses
@@ -89,3 +89,13 @@ def test_promises_from_samples_that_depend_on_each_other_hold(population, kind):
         covered += point.drop_interval[0] <= drop <= point.drop_interval[1]
     assert broken <= 0.16 * runs and covered >= 0.82 * runs
     assert point.certificate.independent < 0.3 * point.certificate.samples and "independent ones" in point.promise
+
+
+def test_the_correlation_time_is_that_of_a_process_that_is_known():
+    """Of x' = 0.8 x + noise it is (1 + 0.8) / (1 - 0.8) = 9."""
+    rng, x = np.random.default_rng(0), np.zeros(20_000)
+    for i in range(1, len(x)):
+        x[i] = 0.8 * x[i - 1] + rng.standard_normal()
+    labels = np.zeros(len(x), int)
+    assert correlation_time(x[:, None], labels) == pytest.approx(9, rel=0.15)
+    assert correlation_time(rng.permutation(x)[:, None], labels) == 1
