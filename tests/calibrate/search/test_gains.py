@@ -9,7 +9,7 @@ from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.certify.unproven import name_careful
 from offramp.calibrate.measure.tables import Costs, ExitTable
 from offramp.calibrate.search.contenders import Contender
-from offramp.calibrate.search.gains import measure_gain
+from offramp.calibrate.search.gains import Gain, measure_gain
 from offramp.calibrate.search.picks import make_picks
 from offramp.tests.fakes.configurations import fake_configuration
 
@@ -77,6 +77,10 @@ def test_early_exit_is_recommended_only_for_a_sure_gain_above_the_least(static_u
     if not pays:
         interval = f"95 % interval {low:.1%} to {high:.1%}, where at least {least_gain:.0%} is asked for"
         assert early.verdict.startswith(headline) and interval in early.verdict
+
+
+def test_no_more_than_everything_can_be_saved():
+    assert Gain(of="latency", share=0.4, error=0.4, least=0.05).interval == (pytest.approx(0.4 - 1.96 * 0.4), 1.0)
 
 
 def test_noise_of_the_machine_makes_a_gain_unsure():
