@@ -34,6 +34,9 @@ UPRIGHT = {
 }
 """By EXIF orientation, what turns the picture upright."""
 
+PLURALS = {"has": "have", "is": "are", "was": "were", "its": "their"}
+"""Words that change where a change was made to several pictures."""
+
 NAMED_FAULTS = 5
 """Pictures that cannot be read and are named in a message; reading ends after as many."""
 
@@ -130,7 +133,10 @@ class ImageReader:
     def warn(self, source: object) -> None:
         """Say in one line what was done to pictures besides resizing, if anything was."""
         if self._changes:
-            parts = [f"{count} {change}" for change, count in self._changes.items()]
+            parts = [
+                f"{count} {change if count == 1 else ' '.join(PLURALS.get(word, word) for word in change.split())}"
+                for change, count in self._changes.items()
+            ]
             warnings.warn(f"{source}: of {self._count} images {'; '.join(parts)}.{self._remark}", stacklevel=1)
 
 

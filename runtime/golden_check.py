@@ -2,6 +2,7 @@
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..bundle import Exit, Variant
 from ..bundle.golden import Golden, read_golden
@@ -16,6 +17,7 @@ __all__ = [
     "ExitCheck",
     "check_answers",
     "check_exits",
+    "check_logits",
     "compare_logits",
     "refuse_wrong_builds",
     "tolerances_of",
@@ -68,8 +70,10 @@ class AnswerCheck(Struct, frozen=True):
         network: `the chain`, or `the static network to exit 1`.
         built: where its stages come from, each once: `now`, `cache` or `bundle`. Empty if the device cannot run it.
         score: the largest error of a score.
+        relative: the largest error of a static network's logits, divided by the largest logit; it was loaded once more to see
+            them. None for the chain, whose logits `Verification.exits` compares.
         labels_equal, labels: how many labels are the same, and how many there are: one per golden sample and exit.
-        passed: True if scores and labels are within the tolerance, or if the device cannot run the network.
+        passed: True if scores, labels and logits are within the tolerance, or if the device cannot run the network.
         problem: why the device cannot run it.
 
     Example:
@@ -85,6 +89,7 @@ class AnswerCheck(Struct, frozen=True):
     labels: int = 0
     passed: bool = True
     problem: str | None = None
+    relative: float | None = None
 
 
 def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
@@ -131,7 +136,7 @@ def check_answers(parts: NetworkParts, net: Net, golden: Golden, network: str) -
     """Compare labels and scores of a network with the golden samples of its variant."""
     answers = _replay(net, golden)
     columns = [parts.variant.exits.index(exit_) for exit_ in parts.exits]
-    tolerances = tolerances_of(parts.variant, net.provenance)
+    tolerances = _tolerances_of_parts(parts, net)
     compared = [
         _compare_answers(answers, golden, exit_, (k, columns[k]), tolerances[k]) for k, exit_ in enumerate(parts.exits)
     ]
@@ -143,6 +148,27 @@ def check_answers(parts: NetworkParts, net: Net, golden: Golden, network: str) -
         labels=sum(len(equal) for _, equal, _ in compared),
         passed=all(agrees for _, _, agrees in compared),
     )
+
+
+def check_logits(parts: NetworkParts, net: Net, golden: Golden, check: AnswerCheck) -> AnswerCheck:
+    """Add to a static network's check how far its logits are off; it was loaded with them.
+
+    Scores tell less: where a logit is large, any score lies within the tolerance.
+    """
+    answers, (exit_,) = net.every_exit(golden.inputs), parts.exits
+    assert answers.logits is not None
+    absolute, largest = compare_logits(answers.logits[:, 0], golden.logits[:, parts.variant.exits.index(exit_)])
+    (tolerance,) = _tolerances_of_parts(parts, net)
+    return replace(check, relative=absolute / largest, passed=check.passed and absolute <= tolerance * largest)
+
+
+def _tolerances_of_parts(parts: NetworkParts, net: Net) -> list[float]:
+    """Return the tolerance after each stage. A static network may differ from the original by the variant's `error`, as may the
+    chain, whose answers the golden ones are.
+    """
+    exact = tolerances_of(parts.variant, net.provenance)
+    is_chain = len(parts.exits) == len(parts.variant.exits)
+    return exact if is_chain else [max(exact[0], 2 * (parts.variant.error or 0.0))]
 
 
 def refuse_wrong_builds(parts: NetworkParts, net: Net) -> None:

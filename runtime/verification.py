@@ -11,7 +11,7 @@ from ..bundle.golden import Golden, read_golden
 from ..devices import fingerprint
 from ..errors import MissingError, quoted
 from ..progress import Progress
-from .golden_check import AnswerCheck, ExitCheck, check_answers, check_exits, tolerances_of
+from .golden_check import AnswerCheck, ExitCheck, check_answers, check_exits, check_logits, tolerances_of
 from .loading import open_network
 from .placement import describe_devices
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
@@ -67,9 +67,10 @@ def _describe(check: AnswerCheck) -> str:
         return f"{check.network} does not run here: {quoted(check.problem)}"
     verdict = "" if check.passed else ": FAILED"
     origin = " (built in the bundle)" if "bundle" in check.built else ""
+    logits = "" if check.relative is None else f", a logit by at most {check.relative:.3g} of the largest"
     return (
         f"{check.network}{origin}: {check.labels_equal} of {check.labels} labels equal, a score is off by at most "
-        f"{check.score:.3g}{verdict}"
+        f"{check.score:.3g}{logits}{verdict}"
     )
 
 
@@ -84,8 +85,8 @@ def verify(
 ) -> tuple[Verification, ...]:
     """Replay the golden samples of a bundle on a device and compare every exit's answers with those in the bundle.
 
-    The chain is run twice: with logits, which show the smallest error, and as `load` makes it, of the builds that `load` takes.
-    Each static network is run as `load` makes it, too.
+    The chain and each static network are run twice: with logits, which show the smallest error, and as `load` makes them, of the
+    builds that `load` takes. A static network's logits may be off by twice the variant's `error`, if that is above the tolerance.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
@@ -122,9 +123,11 @@ def _verify_variant(
     devices = provenance.devices
     networks = [_check_network(parts, devices, options, golden, "the chain")]
     for k in range(len(variant.exits)):
-        name = f"the static network to exit {k}"
+        name, static = f"the static network to exit {k}", static_parts(bundle, variant, k)
         try:
-            check = _check_network(static_parts(bundle, variant, k), devices[k], options, golden, name)
+            check = _check_network(static, devices[k], options, golden, name)
+            with open_network(static, devices[k], replace(options, logits=True)) as net:
+                check = check_logits(static, net, golden, check)
         except MissingError as error:  # what cannot be loaded here gives no wrong answer
             check = AnswerCheck(name, problem=str(error))
         networks.append(check)

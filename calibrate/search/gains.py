@@ -37,8 +37,8 @@ class Gain(Struct, frozen=True):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the share."""
-        return self.share - SURE_ERRORS * self.error, self.share + SURE_ERRORS * self.error
+        """The 95 % interval of the share, of which no more than all can be saved."""
+        return self.share - SURE_ERRORS * self.error, min(1.0, self.share + SURE_ERRORS * self.error)
 
     @property
     def is_sure(self) -> bool:

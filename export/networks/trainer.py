@@ -224,7 +224,7 @@ class Trainer:
         if y.ndim != (2 if y.is_floating_point() else 1):
             raise DataError(
                 f"A batch has labels {y.dtype} {tuple(y.shape)}; labels are whole numbers (batch,) or probabilities "
-                "(batch, classes)."
+                f"(batch, classes).{'' if y.ndim else ' Give samples in batches, as a DataLoader makes them of a Dataset.'}"
             )
         return map_inputs(x, self._place_input), y.float() if y.is_floating_point() else y.long()
 

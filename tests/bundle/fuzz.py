@@ -9,6 +9,10 @@
 
 A mutation is made by its number and the seed alone, so it can be made again: fuzz(kind, 1, seed, first=number).
 `test_fuzz.py` runs a few of each kind in `make test`.
+
+A bundle is `unseen` if a quantised variant's file was changed, its hash refitted, and only inputs other than the golden samples
+show it: three samples do not reach every weight, and logits may differ by a tenth of the largest. Who refits hashes can refit
+golden samples too, so a bundle alone cannot tell. These are listed. Of fp32, and with hashes as they were, they are `wrong`.
 """
 
 import argparse
@@ -33,7 +37,8 @@ from offramp.errors import OfframpError
 from offramp.runtime import load, load_static, load_uncalibrated, verify
 
 ARCHIVE = Path(__file__).parent / "archive/v0.1-dense.offramp"
-LIMIT_S, LIMIT_BYTES = 60, 8 << 30
+LIMIT_CPU_S, LIMIT_S, LIMIT_BYTES = 60, 900, 8 << 30
+"""A busy machine makes a process wait, so what counts is the processor's time; by the clock only what waits for ever hangs."""
 SCORE_ERROR = {"fp32": 0.01, "int8": 0.15}
 """How far a score may be off, if `verify` passes, on inputs that it does not see."""
 
@@ -59,6 +64,7 @@ STRANGE: list[object] = [
     "é" * 1000,
 ]
 BAD = ("wrong", "crash", "hang")
+REFITS = ("refitted", "swapped")
 
 
 def files_of(bundle):
@@ -175,7 +181,7 @@ def answer(bundle):
 
 
 def judge(path, expected):
-    """Use a bundle in every way; return `refused`, `failed` (by verify), `same` or `wrong`."""
+    """Use a bundle in every way; return `refused`, `failed` (by verify), `same`, `unseen` or `wrong`."""
     try:
         bundle = check_bundle(path)
         for file in bundle.calibrations():
@@ -191,13 +197,16 @@ def judge(path, expected):
             if error.exit_code > 1 and len(message) < 4000 and message.replace("\n", "").isprintable()
             else "wrong"
         )
-    for (label, score), (right_label, right_score), limit in zip(found, expected, SCORE_ERROR.values(), strict=False):
+    verdict = "same"
+    for (label, score), (right_label, right_score), precision in zip(found, expected, SCORE_ERROR, strict=False):
         if score.shape != right_score.shape:
             continue  # another network that verifies itself: not the one that was changed
         sure = right_score > 0.6
-        if np.abs(score - right_score).max() > limit or (label != right_label)[sure].any():
-            return "wrong"
-    return "same"
+        if np.abs(score - right_score).max() > SCORE_ERROR[precision] or (label != right_label)[sure].any():
+            if precision == "fp32":
+                return "wrong"
+            verdict = "unseen"
+    return verdict
 
 
 def work(kind, seed, numbers, folder, connection):
@@ -209,11 +218,15 @@ def work(kind, seed, numbers, folder, connection):
         path = Path(folder, f"{number}.offramp")
         shutil.copytree(ARCHIVE, path)
         KINDS[kind](path, random.Random(f"{kind} {seed} {number}"))
-        signal.alarm(LIMIT_S)  # ends the process
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_S)  # each ends the process
+        signal.alarm(LIMIT_S)
         try:
             verdict, reason = judge(path, expected), ""
+            if verdict == "unseen" and kind not in REFITS:
+                verdict = "wrong"
         except Exception as error:
             verdict, reason = "crash", f"{type(error).__name__}: {error}"[:300]
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         shutil.rmtree(path)
         connection.send((number, verdict, reason))
@@ -224,7 +237,7 @@ def fuzz(kind, count, seed=0, *, first=0):
     """Judge so many mutations of a kind.
 
     Returns:
-        How many there were of each verdict, and the numbers of those that should not be, with their reasons.
+        How many there were of each verdict, and the numbers of those that are to be looked at, with their reasons.
     """
     verdicts: Counter[str] = Counter()
     bad: list[tuple[int, str, str]] = []
@@ -233,10 +246,10 @@ def fuzz(kind, count, seed=0, *, first=0):
         while number < end:
             judged, code = judge_in_a_process(kind, seed, range(number, end), folder)
             if number + len(judged) < end:
-                verdict = "hang" if code == -signal.SIGALRM else "crash"
+                verdict = "hang" if code in (-signal.SIGALRM, -signal.SIGPROF) else "crash"
                 judged.append((number + len(judged), verdict, f"the process ended with {code}"))
             verdicts.update(verdict for _, verdict, _ in judged)
-            bad += [each for each in judged if each[1] in BAD]
+            bad += [each for each in judged if each[1] in ("unseen", *BAD)]
             number += len(judged)
     return verdicts, bad
 
@@ -263,7 +276,7 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    columns = ("refused", "failed", "same", *BAD)
+    columns = ("refused", "failed", "same", "unseen", *BAD)
     print("kind      " + "".join(f"{column:>9}" for column in columns), flush=True)
     found = []
     for kind in options.kinds or list(KINDS):
@@ -272,7 +285,7 @@ def main():
         found += [(kind, *each) for each in bad]
     for each in found:
         print(*each)
-    sys.exit(bool(found))
+    sys.exit(any(verdict in BAD for _, _, verdict, _ in found))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,13 @@ def grey16(kind):
     return Image.fromarray(values), ".png" if kind == "PNG" else ".tif"
 
 
+def test_what_was_done_to_several_pictures_is_said_of_several(tmp_path):
+    for name in ("a.png", "b.png"):
+        grey16("PNG")[0].save(tmp_path / name)
+    with pytest.warns(UserWarning, match="of 2 images 2 have 16 bits, which were scaled to 8"):
+        load_samples(tmp_path, GREY)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM", "a PGM whose largest value is 1023"])
 def test_grey_of_16_bits_is_scaled(tmp_path, kind):
     content, suffix = grey16(kind)

@@ -2,6 +2,8 @@
 
 from msgspec.structs import replace
 
+SLOWER = "Do not use early exit here: the static network to the last exit is faster."
+
 
 def where_static_wins(calibration):
     """Return a calibration that recommends the static network to the last exit, with the early exit found beside it."""
@@ -15,8 +17,9 @@ def where_static_wins(calibration):
         exit_latency_s=early.exit_latency_s[-1:],
         latency_s=early.exit_latency_s[-1],
         pays=False,
+        verdict=SLOWER,
     )
-    return replace(calibration, points={"default": static, "default-early": early})
+    return replace(calibration, points={"default": static, "default-early": replace(early, pays=False, verdict=SLOWER)})
 
 
 def where_early_exit_wins(calibration):

@@ -1,5 +1,7 @@
 """The device's self-test."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -57,6 +59,29 @@ def test_labels_that_are_no_classes_fail_as_other_wrong_labels_do(dense):
     (verification,) = verify(dense.path)
     assert not verification.passed
     assert [check.labels_equal for check in verification.exits] == [3, 0, 3]
+
+
+def test_a_static_network_may_be_off_by_twice_what_its_export_found_and_no_more(dense):
+    def scale_logits(path):
+        model = onnx.load(path, load_external_data=False)
+        logits = dense.variant().exits[1].logits
+        k, node = next((k, node) for k, node in enumerate(model.graph.node) if logits in node.output)
+        node.output[0] = "unscaled"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.002), "factor"))
+        model.graph.node.insert(k + 1, onnx.helper.make_node("Mul", ["unscaled", "factor"], [logits]))
+        onnx.save(model, path)
+
+    forge(dense, "static1.onnx", scale_logits)
+    (verification,) = verify(dense.path)
+    chain, first, second, _ = verification.networks
+    assert not verification.passed and [chain.passed, first.passed, second.passed] == [True, True, False]
+    assert chain.relative is None and first.relative <= 1e-6 and second.relative == pytest.approx(0.002, rel=0.01)
+    assert "a logit by at most 0.002 of the largest: FAILED" in str(verification)
+    for error, passes in ((0.0011, True), (0.0009, False)):
+        manifest = json.loads((dense.path / "manifest.json").read_text())
+        manifest["variants"][0]["error"] = error
+        (dense.path / "manifest.json").write_text(json.dumps(manifest))
+        assert verify(dense.path)[0].passed is passes
 
 
 def test_an_answer_that_is_not_a_number_does_not_pass(dense):

@@ -84,6 +84,10 @@ def test_early_exit_is_recommended_only_for_a_sure_gain_above_the_least(static_u
         assert early.verdict.startswith(headline) and interval in early.verdict
 
 
+def test_no_more_than_everything_can_be_saved():
+    assert Gain(of="latency", share=0.4, error=0.4, least=0.05).interval == (pytest.approx(0.4 - 1.96 * 0.4), 1.0)
+
+
 def test_noise_of_the_machine_makes_a_gain_unsure():
     table = make_table((100, 250))
     assert recommend([contend(table), static_of(table, 200)])[1]["default"].exits_early

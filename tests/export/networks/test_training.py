@@ -290,6 +290,7 @@ def test_what_cannot_be_trained_is_said():
         (make(), [batch], {"validation": []}, DataError, "validation batches hold no sample"),
         (make(), [(batch[0], batch[1] + 1)], {}, DataError, "1 to 4; the network has the classes 0 to 3"),
         (make(), [(batch[0], batch[1].float())], {}, DataError, "whole numbers"),
+        (make(), [(batch[0][0], 1)], {}, DataError, "Give samples in batches, as a DataLoader"),
         (make(), [(batch[0], torch.ones(32, 3) / 3)], {}, DataError, "no probabilities of the network's 4 classes"),
         (make(), [batch], {"seconds": 0}, UsageError, "above 0 seconds"),
         (make(), [batch], {"teacher": "me"}, UsageError, "not a str"),

@@ -167,7 +167,7 @@ def in_child(work):
             code = work()
         finally:
             os._exit(code)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
