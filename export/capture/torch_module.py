@@ -4,7 +4,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -310,5 +310,6 @@ def evaluating(module: "torch.nn.Module") -> Iterator[None]:
         for part, mode in modes:
             part.training = mode
         for part, name, buffer, value in buffers:  # a network may count in them
-            buffer.data.copy_(value)
+            with suppress(RuntimeError):  # what cannot be written in place, such as an expanded tensor, has not changed
+                buffer.data.copy_(value)
             part._buffers[name] = buffer
