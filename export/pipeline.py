@@ -151,7 +151,7 @@ def export(
 def _name_places(variant: Variant, model: Any) -> Variant:
     """Return a variant whose exits have the names of the modules that `attach` put them on, if it did."""
     places = getattr(model, "exit_places", None)
-    if not isinstance(places, dict):
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         return variant
     return replace(variant, exits=tuple(replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits))
 

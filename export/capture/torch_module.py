@@ -267,7 +267,8 @@ def _forward_parameters(module: Any) -> Mapping[str, inspect.Parameter]:
 
     A module that passes all inputs on names the inner module that takes them as its attribute `takes_inputs`.
     """
-    return inspect.signature(getattr(module, "takes_inputs", module).forward).parameters
+    inner: Any = getattr(module, "takes_inputs", None)
+    return inspect.signature((inner if hasattr(inner, "forward") else module).forward).parameters
 
 
 def _flatten_module(module: "torch.nn.Module", names: Sequence[str] | None, wanted: Sequence[str]) -> Any:
