@@ -236,18 +236,26 @@ def test_an_attention_mask_that_is_zero_where_tokens_count_is_not_read_the_other
 
 
 def test_inputs_by_name_are_never_taken_in_another_order():
-    class Swapped(Encoder):
-        def forward(self, ids, mask):
-            return super().forward(ids.long(), mask)
+    class Ordered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make(Encoder)
 
-    class Keywords(Encoder):
+        def forward(self, ids, mask):
+            return self.inner(ids.long(), mask)
+
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make(Encoder)
+
         def forward(self, **inputs):
-            return super().forward(inputs["ids"], inputs["mask"])
+            return self.inner(inputs["ids"], inputs["mask"])
 
     ids, mask = words(), torch.ones(4, 8)
     with pytest.raises(ModelError, match="unexpected keyword argument 'flags'"):
-        attach(make(Swapped), {"flags": mask, "ids": ids})
-    attached = attach(make(Keywords), {"ids": ids, "mask": mask}, at=["layers.0"])
+        attach(make(Ordered), {"flags": mask, "ids": ids})
+    attached = attach(make(Keywords), {"ids": ids, "mask": mask}, at=["inner.layers.0"])
     assert attached.attached[0].mask == "mask"
     expected = run(attached, ids=ids, mask=mask)
     padded = run(attached, ids=torch.cat([ids, words()], 1), mask=torch.cat([mask, 0 * mask], 1))
