@@ -137,6 +137,13 @@ def test_a_dynamic_file_with_a_shape_fixed_inside_is_told_so(tmp_path):
         export(path, None, tmp_path / "b.offramp")
 
 
+def test_a_file_may_hand_a_value_on_a_thousand_times(tmp_path):
+    names = ["y", *(f"i{k}" for k in range(1200)), "t"]
+    middle = [NODE("Identity", [a], [b]) for a, b in zip(names, names[1:], strict=False)]
+    path = write(tmp_path / "net.onnx", middle)
+    check(path, export(path, None, tmp_path / "b.offramp"), draw(20, 1))
+
+
 def test_the_same_file_exported_twice_gives_the_same_bytes(tmp_path):
     path = write(tmp_path / "net.onnx", WITHIN["split"])
     first, second = (export(path, None, tmp_path / f"{k}.offramp").variant().files for k in range(2))
