@@ -1,7 +1,7 @@
 """The steps of an export: capture, add decisions, cut, compare, commit."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import onnx_ir as ir
@@ -122,7 +122,7 @@ def export(
         whole = _write_whole(network, scoring, prober)
         original = _describe_original(whole, network, scoring)
         if bundle is not None:
-            _check_same_form(bundle.manifest, original)
+            _check_same_form(bundle.manifest, original, find_table_rows(whole.graph))
         draft = Draft(
             name=beside or network.precision,
             rule=rule,
@@ -151,7 +151,7 @@ def export(
 def _name_places(variant: Variant, model: Any) -> Variant:
     """Return a variant whose exits have the names of the modules that `attach` put them on, if it did."""
     places = getattr(model, "exit_places", None)
-    if not isinstance(places, dict):
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         return variant
     return replace(variant, exits=tuple(replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits))
 
@@ -265,11 +265,11 @@ def _describe_input(value: ir.Value, names: Axes) -> Tensor:
     return Tensor(name=str(value.name), dtype=cast(Dtype, value.dtype.numpy().name), shape=shape)
 
 
-def _check_same_form(manifest: Manifest, network: Original) -> None:
+def _check_same_form(manifest: Manifest, network: Original, table_rows: Mapping[str, int]) -> None:
     """See that a network can be another variant of a bundle.
 
     Raises:
-        UsageError: it takes other inputs, or has other classes.
+        UsageError: it takes other inputs, has other classes, or reads a table with fewer rows than the bundle says.
     """
     if network.classes != manifest.classes:
         raise UsageError(
@@ -283,3 +283,9 @@ def _check_same_form(manifest: Manifest, network: Original) -> None:
         raise UsageError(
             f"The network takes {taken}, the bundle's {expected}: give it the same inputs by the same names."
         )
+    for name, rows in table_rows.items():
+        if rows < (needed := manifest.table_rows.get(name, rows)):
+            raise UsageError(
+                f"The values of input {name} are indices into a table of {rows} rows in the network, of {needed} in the bundle's "
+                "first: it cannot be a variant of the bundle."
+            )

@@ -84,7 +84,10 @@ def _attend(
         scores = scores.masked_fill(~attn_mask, float("-inf"))
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return scores.softmax(-1) @ value
+    weights = scores.softmax(-1)
+    if attn_mask is not None:  # a query that may see nothing gets 0, not the NaN of a softmax over nothing
+        weights = weights.masked_fill(scores.amax(-1, keepdim=True) == float("-inf"), 0.0)
+    return weights @ value
 
 
 def _uneven_sizes(x: torch.Tensor, wanted: Any, axes: int) -> list[int] | None:

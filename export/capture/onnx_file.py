@@ -12,7 +12,7 @@ from onnx_ir.passes.common import InlinePass, NameFixPass
 
 from ...errors import DataError, MissingError, ModelError, UsageError, require
 from ...files import os_errors_explained
-from ..graph.axes import BATCH, Axes, first_line, resolve_axes, take_samples
+from ..graph.axes import BATCH, Axes, count_samples, first_line, resolve_axes, take_samples
 from ..graph.running import failed_nodes, largest_error, open_session
 from ..graph.shapes import infer_shapes
 from .captured import Arrays, Captured, describe_captured
@@ -198,18 +198,25 @@ class OnnxFile:
         Raises:
             ModelError: it does not run, or with one sample only.
         """
-        one = None
         try:
-            one = self.run(take_samples(example, self.axes, [0]))
-            return one, self.run(example)
+            return self.run(take_samples(example, self.axes, [0])), self.run(example)
         except Exception as error:
             shapes = ", ".join(str(array.shape) for array in example)
             why = f"does not run on the example of shape {shapes}"
-            if one is not None:
+            if self._runs_alone(example):
                 why = f"runs on one sample, but not on several ({shapes}): a shape inside it is fixed to a batch of one"
             raise ModelError(
                 f"{self.path} {why}. {first_line(error)}", path=self.path, nodes=failed_nodes(error)
             ) from error
+
+    def _runs_alone(self, example: Arrays) -> bool:
+        """Tell whether the file runs on each sample alone."""
+        try:
+            for i in range(count_samples(example, self.axes)):
+                self.run(take_samples(example, self.axes, [i]))
+        except Exception:  # whatever ONNX Runtime raises
+            return False
+        return True
 
     def _measure_own_error(
         self, example: Arrays, answers: Mapping[str, np.ndarray], sources: Sequence[ExitSource]

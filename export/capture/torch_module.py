@@ -4,7 +4,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -267,7 +267,8 @@ def _forward_parameters(module: Any) -> Mapping[str, inspect.Parameter]:
 
     A module that passes all inputs on names the inner module that takes them as its attribute `takes_inputs`.
     """
-    return inspect.signature(getattr(module, "takes_inputs", module).forward).parameters
+    inner: Any = getattr(module, "takes_inputs", None)
+    return inspect.signature((inner if hasattr(inner, "forward") else module).forward).parameters
 
 
 def _flatten_module(module: "torch.nn.Module", names: Sequence[str] | None, wanted: Sequence[str]) -> Any:
@@ -310,5 +311,6 @@ def evaluating(module: "torch.nn.Module") -> Iterator[None]:
         for part, mode in modes:
             part.training = mode
         for part, name, buffer, value in buffers:  # a network may count in them
-            buffer.data.copy_(value)
+            with suppress(RuntimeError):  # what cannot be written in place, such as an expanded tensor, has not changed
+                buffer.data.copy_(value)
             part._buffers[name] = buffer

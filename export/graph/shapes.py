@@ -35,10 +35,13 @@ def is_tensor(value: ir.Value) -> bool:
     if isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
         return False
     node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:  # a file may have thousands
+        value = node.inputs[0]
+        if isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
+            return False
+        node = value.producer()
     if node is None or node.op_type in MAKE_NO_TENSORS:
         return node is None
-    if node.op_type == "Identity":
-        return node.inputs[0] is None or is_tensor(node.inputs[0])
     position = node.outputs.index(value)
     if node.op_type == "If":
         return is_tensor(node.attributes["then_branch"].as_graph().outputs[position])

@@ -23,6 +23,8 @@ NEAR = 0.15
 MOST_TRIED = 8
 """Most places for a fraction whose layout is looked for."""
 
+NEAREST = "the nearest place that is not nearer to the network's end and whose axes are known"
+
 logger = logging.getLogger(__name__)
 
 
@@ -100,19 +102,20 @@ class PlaceFinder:
         """Take a place for a fraction, and note it if the place is not what was asked for."""
         if place is None:
             self.notes.append(
-                f"The fraction {fraction:g} of the work got no exit: every place is nearer to the network's end."
+                f"The fraction {fraction:g} of the work got no exit: every place whose axes are known is nearer to the network's "
+                "end."
             )
         elif place in self.places:
             self.notes.append(
-                f"The fraction {fraction:g} of the work got no exit of its own: the nearest place, {place.name} at "
-                f"{show_share(place.share)}, already has one."
+                f"The fraction {fraction:g} of the work got no exit of its own: {place.name} at {show_share(place.share)} "
+                f"already has one, and is {NEAREST}."
             )
         else:
             self.places.append(place)
             if abs(place.share - fraction) > min(NEAR, fraction / 2):
                 self.notes.append(
                     f"The fraction {fraction:g} of the work got the exit at {place.name}, which is at "
-                    f"{show_share(place.share)}: no place is nearer."
+                    f"{show_share(place.share)}: it is {NEAREST}."
                 )
 
     def _find_candidates(self) -> list[Step]:
@@ -141,7 +144,7 @@ class PlaceFinder:
         """
         modules = [known for known, _ in self.network.named_modules() if known]
         module, _, run = (name, "", "") if name in modules else str(name).rpartition(":")
-        if module not in modules or not (run.isdigit() or not run):
+        if module not in modules or not (run.isdecimal() or not run):
             raise unknown_name("module", str(name), modules)
         steps = [step for step in self.trace.steps if step.module == module]
         if not run and len(steps) != 1:

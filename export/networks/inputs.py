@@ -91,7 +91,7 @@ def read_inputs(network: nn.Module, example: Any, axes: Any) -> ExampleInputs:
         )
     device = next((p.device for p in network.parameters()), None)
     tensors = [torch.as_tensor(x.copy() if isinstance(x, np.ndarray) else x.detach(), device=device) for x in values]
-    by_name = is_named and takes_by_name(network, names)
+    by_name = is_named and _go_by_name(network, names)
     if not by_name:  # the names of what the network's forward has no parameter for stay as they were given
         known = forward_names(network, len(values))
         names = [
@@ -100,10 +100,15 @@ def read_inputs(network: nn.Module, example: Any, axes: Any) -> ExampleInputs:
     return ExampleInputs(tuple(names), tuple(tensors), tuple(batch_axes), by_name)
 
 
+def _go_by_name(network: nn.Module, names: list[str]) -> bool:
+    """Tell whether a network takes a dict by its names. A single input may have any name; of several, none is mistaken so."""
+    return len(names) > 1 or takes_by_name(network, names)
+
+
 def call_network(network: nn.Module, x: Any) -> Any:
     """Return what a network gives for its inputs: a tensor, a tuple or list in their order, or a mapping from their names."""
     if isinstance(x, Mapping):
-        return network(**x) if takes_by_name(network, list(x)) else network(*x.values())
+        return network(**x) if _go_by_name(network, list(x)) else network(*x.values())
     return network(*x) if isinstance(x, (tuple, list)) else network(x)
 
 

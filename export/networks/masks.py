@@ -43,13 +43,15 @@ def find_mask(network: nn.Module, inputs: ExampleInputs) -> Mask | None:
 
     An input of zeros and ones is a mask if one of the two values makes tokens not matter: where the last quarter of the tokens
     has that value, other inputs may change there, and the logits stay as they were. With the other value the logits change.
-    `attention_mask` needs no such test: 0 is padding, as in all networks of the library transformers.
+    Where the test says nothing of an `attention_mask` that is not 0 alone, 0 is padding, as in the library transformers.
     """
     found = []
     for position, (name, x) in enumerate(zip(inputs.names, inputs.tensors, strict=True)):
-        padding = (
-            _find_padding(network, inputs, position) if _is_binary(x) and not inputs.batch_axes[position] else None
-        )
+        if not _is_binary(x) or inputs.batch_axes[position]:
+            continue
+        padding = _find_padding(network, inputs, position)
+        if padding is None and name == "attention_mask" and x.any():
+            padding = 0
         if padding is not None:
             found.append(Mask(name, _place_in_forward(network, inputs, position), int(x.shape[1]), padding))
     return found[0] if len(found) == 1 else None
@@ -61,13 +63,12 @@ def _is_binary(x: Tensor) -> bool:
 
 def _place_in_forward(network: nn.Module, inputs: ExampleInputs, position: int) -> int:
     """Return which argument of the network's forward an input is, counted from 0."""
-    return list(signature(network.forward).parameters).index(inputs.names[position]) if inputs.by_name else position
+    parameters, name = list(signature(network.forward).parameters), inputs.names[position]
+    return parameters.index(name) if inputs.by_name and name in parameters else position
 
 
 def _find_padding(network: nn.Module, inputs: ExampleInputs, position: int) -> int | None:
     """Return the value of an input, 0 or 1, that makes the network leave tokens out; None if neither does."""
-    if inputs.names[position] == "attention_mask":
-        return 0
     length = inputs.tensors[position].shape[1]
     # The axis of tokens is the first beside the batch.
     axes = {p: int(not inputs.batch_axes[p]) for p in range(len(inputs.tensors)) if p != position}

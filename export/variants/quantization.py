@@ -126,7 +126,7 @@ def quantize(
         new = _cut(bundle, parent, folder, name, "int8" if to == "int8" else "fp16", settings)
         bundle = commit(root, folder, msgspec.structs.replace(bundle.manifest, variants=(*others, new)))
     if drawn is not None:
-        _warn_of_changes(compare_variants(bundle, name, parent.name, drawn), name, parent.name, len(drawn))
+        _warn_of_changes(compare_variants(bundle, name, parent.name, drawn), new, len(drawn))
     return bundle
 
 
@@ -190,14 +190,15 @@ def _describe_settings(options: Int8Options, samples: int, seed: int) -> Setting
     return settings | ({"float_heads": 1} if options.float_heads else {})
 
 
-def _warn_of_changes(shifts: Sequence[Shift], name: str, parent: str, samples: int) -> None:
+def _warn_of_changes(shifts: Sequence[Shift], new: Variant, samples: int) -> None:
     """Warn of the exits that give many samples another label than the parent's."""
     changed = [f"exit {shift.exit} {1 - shift.alike:.0%}" for shift in shifts if shift.alike < LEAST_ALIKE]
-    if changed:
+    if changed and new.origin is not None:
+        others = next(ranges for ranges in RANGE_METHODS[::-1] if ranges != new.origin.settings["ranges"])
         warnings.warn(
-            f"{name} gives many of the {samples} samples another label than {parent}: {', '.join(changed)}. Try other ranges "
-            "(ranges='percentile', --ranges percentile), more training samples, or fp16 on GPUs and NPUs. calibrate() measures "
-            "what that costs in accuracy.",
+            f"{new.name} gives many of the {samples} samples another label than {new.origin.parent}: {', '.join(changed)}. Try "
+            f"other ranges (ranges={others!r}, --ranges {others}), more training samples, or fp16 on GPUs and NPUs. calibrate() "
+            "measures what that costs in accuracy.",
             stacklevel=3,
         )
 
@@ -264,7 +265,7 @@ def _cut(
     # Rounding differs between kernels: the stages may differ from the whole graph as it differs from itself.
     own_error = largest_error(plain, optimised)
     prober = Prober(inputs, axes, other_lengths(inputs, axes, lambda x: run(whole, x)), folder)
-    return cut_variant(
+    new = cut_variant(
         ir.load(folder / WHOLE_FILE),
         prober,
         Original(
@@ -282,3 +283,5 @@ def _cut(
             origin=Origin(parent.name, "quantize", settings),
         ),
     )
+    exits = [msgspec.structs.replace(a, place=b.place) for a, b in zip(new.exits, parent.exits, strict=True)]
+    return msgspec.structs.replace(new, exits=tuple(exits))

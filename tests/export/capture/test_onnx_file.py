@@ -345,6 +345,8 @@ def test_an_index_outside_a_table_is_an_error_of_the_data(tmp_path):
     values = {"table": table, "H0": h0, "H1": h1, "S": np.eye(CLASSES, dtype=np.float32)}
     x = helper.make_tensor_value_info("x", INT64, ["N"])
     path = save(tmp_path / "net.onnx", nodes, values, ["z0", "z1"], inputs=[x])
+    with pytest.raises(ModelError, match=r"does not run on the example of shape \(3,\)"):
+        export(path, np.array([0, 99, 1]), tmp_path / "b.offramp")
     with load_uncalibrated(export(path, np.arange(3), tmp_path / "b.offramp")) as net:
         for call in (lambda x: net(x[0]), net.batch, net.every_exit):
             with pytest.raises(DataError, match="holds 99 in x, which is an index into 10 rows: 0 to 9"):

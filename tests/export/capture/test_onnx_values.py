@@ -3,11 +3,13 @@
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from offramp.errors import ModelError
 from offramp.export import export, fuse
+from offramp.export.graph.shapes import is_tensor
 from offramp.tests.export.capture.test_onnx_file import check, draw, save, weights
 from offramp.tests.zoo.dense import CLASSES
 
@@ -135,6 +137,14 @@ def test_a_dynamic_file_with_a_shape_fixed_inside_is_told_so(tmp_path):
     path = write(tmp_path / "net.onnx", [NODE("Reshape", ["y", "flat"], ["t"])], flat=np.array([1, -1]))
     with pytest.raises(ModelError, match="runs on one sample, but not on several"):
         export(path, None, tmp_path / "b.offramp")
+
+
+@pytest.mark.parametrize(("first", "answer"), [("Relu", True), ("SequenceConstruct", False)])
+def test_a_value_that_is_handed_on_a_thousand_times_is_what_it_was(first, answer):
+    value = ir.node(first, [ir.val("x")]).outputs[0]
+    for _ in range(1200):
+        value = ir.node("Identity", [value]).outputs[0]
+    assert is_tensor(value) is answer
 
 
 def test_the_same_file_exported_twice_gives_the_same_bytes(tmp_path):

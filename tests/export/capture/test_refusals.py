@@ -162,6 +162,7 @@ ATTENTION = {
     "five axes": ((2, 2, 2, 2), {}),
     "five axes, causal": ((2, 2, 2, 2), {"is_causal": True}),
     "three axes, masked": ((4, 4), {"attn_mask": torch.eye(4, dtype=torch.bool)}),
+    "three axes, a row that sees nothing": ((4, 4), {"attn_mask": torch.arange(4)[:, None] > torch.arange(4)}),
     "three axes, added": ((4, 4), {"attn_mask": torch.eye(4), "scale": 0.3}),
 }
 

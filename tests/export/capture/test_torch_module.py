@@ -348,6 +348,20 @@ def test_a_masked_class_hides_no_error_of_the_others(masked, tmp_path, monkeypat
         export(net, networks.samples(3), tmp_path / "c.offramp")
 
 
+def test_attributes_of_a_network_that_are_called_as_those_of_attached_ones_are_not_read(tmp_path):
+    net = networks.build(networks.Plain)
+    net.takes_inputs, net.exit_places = True, {"exit0": 3}
+    bundle = export(net, networks.samples(3), tmp_path / "b.offramp")
+    assert bundle.variant().exits[0].place is None
+
+
+def test_a_buffer_that_is_expanded_is_left_as_it_is(tmp_path):
+    net = networks.build(networks.Plain)
+    net.register_buffer("ones", torch.ones(1).expand(16))
+    export(net, networks.samples(3), tmp_path / "b.offramp")
+    assert net.ones.stride() == (0,) and net.ones.sum() == 16
+
+
 def test_what_a_network_counts_in_its_buffers_is_put_back(tmp_path):
     class Counting(networks.Plain):
         def forward(self, x):

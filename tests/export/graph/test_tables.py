@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp.errors import DataError
+from offramp.errors import DataError, UsageError
 from offramp.export import export
 from offramp.runtime import load_static, load_uncalibrated
 from offramp.tests.zoo.dense import CLASSES
@@ -13,10 +13,10 @@ from offramp.tests.zoo.dense import CLASSES
 ROWS = 10
 
 
-def write(path, *, on_the_way=(), kind=TensorProto.INT64):
+def write(path, *, on_the_way=(), kind=TensorProto.INT64, rows=ROWS):
     """Write two exits on the rows of a table, (N, 3) -> (N, classes); `on_the_way` stand between the input and the table."""
     rng = np.random.default_rng(0)
-    values = {"table": rng.standard_normal((ROWS, 8)), "h0": rng.standard_normal((8, CLASSES))}
+    values = {"table": rng.standard_normal((rows, 8)), "h0": rng.standard_normal((8, CLASSES))}
     values |= {"w1": rng.standard_normal((8, 8)), "h1": rng.standard_normal((8, CLASSES))}
     tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
     tensors.append(numpy_helper.from_array(np.array([0]), "first"))
@@ -86,3 +86,11 @@ def test_only_values_that_reach_the_table_as_they_are_have_its_bounds(tmp_path, 
 
 def test_the_tables_of_a_torch_network_are_found(zoo):
     assert zoo("encoder")[1].manifest.table_rows == {"tokens": 50}
+
+
+def test_a_variant_with_a_smaller_table_is_refused(tmp_path):
+    x = np.zeros((3, 3), np.int64)
+    bundle = export(write(tmp_path / "net.onnx"), x, tmp_path / "b.offramp")
+    with pytest.raises(UsageError, match="a table of 4 rows in the network, of 10 in the bundle's first"):
+        export(write(tmp_path / "small.onnx", rows=4), x, bundle.path, beside="small")
+    export(write(tmp_path / "large.onnx", rows=20), x, bundle.path, beside="large")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from offramp.bundle import open_bundle
 from offramp.cli.describe import describe_bundle
 from offramp.errors import DataError, ModelError, UsageError
-from offramp.export import PlaceWarning, attach, export, train
+from offramp.export import PlaceWarning, attach, export, quantize, train
 from offramp.runtime import load_uncalibrated
 
 CLASSES, WORDS = 5, 30
@@ -218,6 +218,50 @@ def test_a_mask_is_known_by_what_it_does_whatever_it_is_called():
     assert place.mask is None
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_an_attention_mask_that_is_zero_where_tokens_count_is_not_read_the_other_way_round(adds):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make(Encoder)
+
+        def forward(self, ids, attention_mask):
+            return self.inner(ids, attention_mask == 0)
+
+    ids = words()
+    mask = torch.zeros(ids.shape) if adds else (torch.arange(8) > torch.arange(4, 8)[:, None]).float()
+    attached = attach(make(Other), {"ids": ids, "attention_mask": mask}, at=["inner.layers.1"])
+    other = run(attached, words().flip(1), torch.zeros(ids.shape))
+    assert not torch.allclose(run(attached, ids, torch.zeros(ids.shape))[0], other[0], atol=1e-2)
+
+
+def test_inputs_by_name_are_never_taken_in_another_order():
+    class Ordered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make(Encoder)
+
+        def forward(self, ids, mask):
+            return self.inner(ids.long(), mask)
+
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make(Encoder)
+
+        def forward(self, **inputs):
+            return self.inner(inputs["ids"], inputs["mask"])
+
+    ids, mask = words(), torch.ones(4, 8)
+    with pytest.raises(ModelError, match="unexpected keyword argument 'flags'"):
+        attach(make(Ordered), {"flags": mask, "ids": ids})
+    attached = attach(make(Keywords), {"ids": ids, "mask": mask}, at=["inner.layers.0"])
+    assert attached.attached[0].mask == "mask"
+    expected = run(attached, ids=ids, mask=mask)
+    padded = run(attached, ids=torch.cat([ids, words()], 1), mask=torch.cat([mask, 0 * mask], 1))
+    assert torch.allclose(expected[0], padded[0], atol=1e-5)
+
+
 def test_a_mask_of_another_length_than_the_features_is_noted():
     class Halved(nn.Module):
         def __init__(self):
@@ -240,6 +284,8 @@ def test_a_masked_network_is_exported_at_any_length_and_runs(tmp_path):
     bundle = export(attached, {"attention_mask": mask, "input_ids": ids}, tmp_path / "net.offramp", axes=axes)
     variant = bundle.variant()
     assert [exit_.place for exit_ in variant.exits] == ["layers.0", None]
+    small = quantize(bundle, {"attention_mask": mask.numpy(), "input_ids": ids.numpy()}).variant("int8")
+    assert [exit_.place for exit_ in small.exits] == ["layers.0", None]
     assert "attached to" in describe_bundle(bundle) and " layers.0 " in describe_bundle(bundle)
     unnamed = [replace(exit_, place=None) for exit_ in variant.exits]
     assert replace(variant, exits=tuple(unnamed)).digest == variant.digest  # so calibrations go on fitting
@@ -280,7 +326,7 @@ def test_fractions_without_a_place_near_them_are_named():
         attached = attach(make(Functional), torch.randn(3, 8), fractions=(0.1, 0.35, 0.6))
     assert attached.places == ("norm",) and len(attached.notes) == 3
     assert "fraction 0.1 of the work got the exit at norm, which is at 4.62%" in attached.notes[0]
-    assert "0.35 of the work got no exit of its own: the nearest place, norm at 4.62%" in attached.notes[1]
+    assert "0.35 of the work got no exit of its own: norm at 4.62% already has one" in attached.notes[1]
     assert "0.6 of the work got no exit of its own" in attached.notes[2]
     assert len(caught) == 1 and all(note in str(caught[0].message) for note in attached.notes)
     assert all(note in repr(attached) for note in attached.notes)
@@ -291,7 +337,8 @@ def test_a_fraction_whose_places_are_nearer_to_the_end_is_named():
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, CLASSES)
     )
     with pytest.warns(
-        PlaceWarning, match="fraction 0.1 of the work got no exit: every place is nearer to the network's end"
+        PlaceWarning,
+        match="fraction 0.1 of the work got no exit: every place whose axes are known is nearer to the network",
     ):
         attached = attach(network, torch.randn(2, 3, 8, 8), fractions=(0.1, 0.97))
     assert attached.places == ("2",)

@@ -258,6 +258,8 @@ def test_exits_whose_labels_change_are_named_before_anybody_finds_out(dense):
         UserWarning, match=r"coarse gives many of the 301 samples another label than fp32: exit 0 \d+%.*percentile"
     ):
         quantize(dense, wide, name="coarse")
+    with pytest.warns(UserWarning, match="Try other ranges .ranges='minmax'"):
+        quantize(dense, np.concatenate([x, 1e3 * x[:9]]), name="cut", ranges="percentile")
 
 
 def test_a_variant_is_replaced_only_where_that_is_asked_for(dense):
