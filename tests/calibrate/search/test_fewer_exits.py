@@ -1,5 +1,8 @@
 """Fewer exits are proposed where they are predicted to cost less, and made and measured where that can be done."""
 
+import importlib
+import re
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -14,6 +17,7 @@ from offramp.errors import MeasurementError, UsageError
 from offramp.export import keep
 from offramp.tests.calibrate.search.test_gains import contend, make_table
 from offramp.tests.helpers.briefly import calibrate
+from offramp.tests.helpers.command import offramp
 
 TARGET = Target(max_drop=0.05)
 
@@ -88,6 +92,14 @@ def test_without_what_makes_variants_or_with_named_ones_it_is_only_proposed(prop
         assert any(
             "Try: offramp keep BUNDLE --exits 1,2 --variant fp32, then calibrate" in note for note in found.notes
         )
+
+
+def test_the_command_makes_it_too(proposing, dense, labelled, tmp_path, monkeypatch):
+    command = importlib.import_module("offramp.cli.commands.calibrate")
+    monkeypatch.setattr(command, "_find_keep", lambda: keep)
+    np.savez(tmp_path / "samples.npz", x=labelled[0], y=labelled[1])
+    done = offramp("calibrate", dense.path, tmp_path / "samples.npz", "--max-drop", "0.05", "--measure-s", "0.2")
+    assert done.returncode in (0, 3) and re.search("was (made and measured: it is the best|removed again)", done.stdout)
 
 
 def test_a_variant_that_cannot_be_made_is_noted_and_the_calibration_goes_on(proposing, dense, labelled):
