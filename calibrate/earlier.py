@@ -61,8 +61,7 @@ def compare_accuracy(right: np.ndarray, known: KnownAccuracy | None, *, chance: 
         return []
     said = (
         f"The whole network is right on {show_share(accuracy)} of these {n} samples, but {known.name} knows "
-        f"{show_share(known.accuracy)} "
-        f"of {known.samples}"
+        f"{show_share(known.accuracy)} of {known.samples}"
     )
     if accuracy - chance < (known.accuracy - chance) / 2:
         raise DataError(

@@ -66,7 +66,7 @@ def _compare(calibration: Calibration, earlier: Calibration) -> str:
     if earlier.met and not calibration.met:
         return "This calibration misses a target, and the one before meets its own."
     if earlier.is_promised and not calibration.is_promised:
-        return "This calibration promises not every target, and the one before promises its own."
+        return "This calibration does not promise every target, and the one before promises its own."
     is_tried = calibration.early.exits_early
     if is_tried and _promises_early_exit(earlier.asked_for) and not _promises_early_exit(calibration.points):
         return "This calibration can promise early exit for no target, and the one before promises and recommends it."

@@ -56,9 +56,8 @@ def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray)
     notes = []
     if len(first) < (1 - LEAST_COPIES) * n:
         notes.append(
-            f"Only {len(first)} of the {n} samples differ: copies count for no more than one in intervals and "
-            "promises, which count "
-            f"{max(1, int(n * share))} samples."
+            f"Only {len(first)} of the {n} samples differ: copies count for no more than one in intervals and promises, which "
+            f"count {max(1, int(n * share))} samples."
         )
     given = np.sort(first)  # one of each, in the order in which they were given
     time = correlation_time(score[given], labels[given])
@@ -68,9 +67,8 @@ def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray)
         share /= time
         notes.append(
             f"Neighbouring samples resemble each other, as frames of a video do: they count for about {max(1, int(n * share))} "
-            "independent ones in intervals and promises. Give samples that were drawn one by one, such as every "
-            f"{math.ceil(time)}th. "
-            "If they are independent and only sorted, give them in random order."
+            f"independent ones in intervals and promises. Give samples that were drawn one by one, such as every "
+            f"{math.ceil(time)}th. If they are independent and only sorted, give them in random order."
         )
     return Independence(groups, share, tuple(notes))
 

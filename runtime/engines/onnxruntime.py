@@ -114,7 +114,7 @@ def _options(ort: Any, kind: str, threads: int) -> Any:
 
 
 def _open_session(ort: Any, stage: StageFile, path: Path, make_options: Callable[[], Any], providers: list[Any]) -> Any:
-    """Open a session of the bytes that were compared with their hashes: weights in memory, or else of a private copy.
+    """Open a graph and weights from the bytes whose hashes were compared: in memory, or else from a private copy.
 
     Only a copy serves older versions of ONNX Runtime, and graphs whose branches or loops have external weights of their own. No
     other provider is fallen back to: ONNX Runtime would say so on stdout.

@@ -121,12 +121,10 @@ def import_torchvision() -> Any:
     try:
         import torchvision
     except RuntimeError:
-        import torch
+        from torch import library
 
         for operator in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
+            library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import torchvision
     return torchvision
 
