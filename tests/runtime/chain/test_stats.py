@@ -31,6 +31,9 @@ def test_exits_and_latencies_are_counted(calibrated, labelled):
         both = np.bincount(taken, minlength=len(net.exits)) + np.bincount(net.batch(x).exit, minlength=len(net.exits))
         assert net.stats().exit_counts == tuple(both.tolist()) and net.stats().inferences == 900
         assert net.stats().power is None and net.stats().energy_per_inference_j is None
+        assert (
+            list(net._tally.recent_exits) == taken
+        )  # by these, not by the batch's, calls are compared with the calibration
 
 
 def test_a_call_that_fails_is_not_counted(calibrated):
