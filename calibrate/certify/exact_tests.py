@@ -33,8 +33,8 @@ def critical_z(n: int, eps: float, delta: float) -> float:
     """Return the critical value of the exact unconditional test: certify if the statistic is at most this.
 
     The share of samples won is a nuisance parameter, which is maximised out: for every such share, the chance of certifying at a
-    true drop of `eps` is at most `delta` (Lloyd, Australian and New Zealand Journal of Statistics 50, 2008). It takes a second for
-    some thousand samples. Shares at which a value certifies seldom enough are not tried at smaller ones, which certify less.
+    true drop of `eps` is at most `delta` (Lloyd, Australian and New Zealand Journal of Statistics 50, 2008). A share at which a
+    value certifies seldom enough is not tried with smaller values, which certify less. It takes a second for a thousand samples.
 
     Args:
         n: how many samples, 1 or more.
