@@ -179,6 +179,18 @@ def test_signals_leave_nothing_running_however_often_they_come(monkeypatch, scri
     assert are_gone(seconds)
 
 
+def test_what_a_meter_has_started_goes_on():
+    reader = subprocess.Popen(["sh", "-c", "sleep 603; true"])  # as a meter may that reads a serial port
+    while not (children := psutil.Process(reader.pid).children()):
+        time.sleep(0.01)
+    try:
+        assert run_measured(["sleep", "604"], 0.1) is None
+        assert reader.poll() is None and children[0].status() != psutil.STATUS_ZOMBIE
+    finally:
+        children[0].kill()
+        reader.wait()
+
+
 def test_a_signal_while_a_command_starts_does_not_lose_it(monkeypatch):
     started = []
     popen = subprocess.Popen
