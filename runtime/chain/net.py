@@ -237,7 +237,7 @@ class Net(Runner):
         if self._lock._is_owned():
             return self._apart().batch(x)
         with self._lock:
-            samples, _, memory = self._check_batch(x)
+            samples, memory = self._check_batch(x)
             n = len(samples)
             label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
             score = np.empty(n, np.float32)
