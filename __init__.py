@@ -1,9 +1,13 @@
 """offramp deploys early-exit neural networks on constrained hardware: export, calibrate, run."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.29 and newer writes an identifier into the user's cache when it is imported, and tells Microsoft what it runs.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def late_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

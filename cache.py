@@ -211,8 +211,10 @@ def read_build(record: Path, path: Path, key: Key, *, most: int = MOST_BUILD_BYT
         return None, (f"the record {record} is damaged" if os.path.lexists(path) or os.path.lexists(record) else None)
     if entry.key != dict(key):
         return None, compare_keys(key, entry.key)
+    if entry.bytes > most:
+        return None, f"{path} has {entry.bytes} bytes by its record, and builds of this stage at most {most}"
     try:
-        content = read_file(path, most=min(entry.bytes, most))
+        content = read_file(path, most=entry.bytes)
     except OSError as error:
         return None, f"{path} cannot be read: {error.strerror}"
     if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:

@@ -217,12 +217,13 @@ def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
     names = {variant.name for variant in manifest.variants}
     lost = [variant.name for variant in before.manifest.variants if variant.name not in names]
     orphans = []
-    for path in before.calibrations():
-        with contextlib.suppress(OfframpError):
-            calibration = read_calibration(path)
-            needed = {calibration.variants[point.variant] for point in calibration.points.values()}
-            if needed <= old and not needed <= new:
-                orphans.append(path.name)
+    with contextlib.suppress(BundleError):  # there are too many
+        for path in before.calibrations():
+            with contextlib.suppress(OfframpError):
+                calibration = read_calibration(path)
+                needed = {calibration.variants[point.variant] for point in calibration.points.values()}
+                if needed <= old and not needed <= new:
+                    orphans.append(path.name)
     parts = [f"variants {', '.join(lost)} are removed with the network that they were made from"] if lost else []
     if orphans:
         parts.append(f"{', '.join(orphans)} was calibrated for what is gone and is not used: run offramp calibrate")

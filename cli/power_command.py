@@ -65,7 +65,7 @@ def _run(command: Sequence[str], for_s: float | None) -> int | None:
     import psutil
 
     adopt_orphans()
-    before = set(psutil.Process().children())
+    before = set(psutil.Process().children(recursive=True))
     process = None
     try:
         with signals_held():  # an interrupt while the command starts would lose it

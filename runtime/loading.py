@@ -167,7 +167,9 @@ def load_static(
     count = len(chosen.exits)
     if not isinstance(exit, Integral) or not -count <= exit < count:
         raise UsageError(f"There is no exit {exit!r:.30}: {bundle.path} has exits 0 to {count - 1}.", path=bundle.path)
-    return open_network(static_parts(bundle, chosen, exit % count), device, LoadOptions(threads=threads, logits=logits))
+    return open_network(
+        static_parts(bundle, chosen, int(exit) % count), device, LoadOptions(threads=threads, logits=logits)
+    )
 
 
 def _device_of(point: OperatingPoint, device: str | Sequence[str] | None, stages: int) -> str | Sequence[str]:

@@ -124,34 +124,47 @@ def dense_onnx(tmp_path_factory):
     return write_onnx(tmp_path_factory.mktemp("onnx", numbered=True) / "dense.onnx")
 
 
+@pytest.fixture(scope="session")
+def shared_dense(dense_onnx, tmp_path_factory):
+    """A small bundle, cut from an ONNX file. Nobody writes into it: `dense` gives a copy."""
+    return export(dense_onnx, None, tmp_path_factory.mktemp("shared") / "dense.offramp")
+
+
 @pytest.fixture
-def dense(dense_onnx, tmp_path):
-    """A small bundle of its own for every test, cut from an ONNX file."""
-    return export(dense_onnx, None, tmp_path / "dense.offramp")
+def dense(shared_dense, tmp_path):
+    """A small bundle of its own for every test."""
+    return open_bundle(shutil.copytree(shared_dense.path, tmp_path / "dense.offramp"))
 
 
 @pytest.fixture(scope="session")
-def labelled(dense_onnx, tmp_path_factory):
+def labelled(shared_dense):
     """Samples of the dense network, labelled by its last exit except for one in ten."""
     from offramp.runtime import load_uncalibrated
 
     rng = np.random.default_rng(1)
     x = rng.standard_normal((800, 16)).astype(np.float32)
-    bundle = export(dense_onnx, None, tmp_path_factory.mktemp("labels") / "dense.offramp")
-    y = load_uncalibrated(bundle).every_exit(x).label[:, -1].copy()
+    y = load_uncalibrated(shared_dense).every_exit(x).label[:, -1].copy()
     wrong = rng.random(len(y)) < 0.1
     y[wrong] = rng.integers(0, CLASSES, wrong.sum())
     return x, y
 
 
-@pytest.fixture
-def calibrated(dense, labelled):
-    """The dense bundle with a calibration at a five percent drop, measured briefly.
+@pytest.fixture(scope="session")
+def shared_calibrations(shared_dense, labelled, tmp_path_factory):
+    """The folder of a calibration of the dense bundle at a five percent drop, measured briefly.
 
     A network that small is faster whole, which is what would be recommended: the point with early exit is put in its place.
     """
-    found = calibrate(dense, labelled, Target(max_drop=0.05))
-    write_calibration(dense.calibrations()[0], where_early_exit_wins(found))
+    bundle = open_bundle(shutil.copytree(shared_dense.path, tmp_path_factory.mktemp("shared") / "dense.offramp"))
+    found = calibrate(bundle, labelled, Target(max_drop=0.05))
+    write_calibration(bundle.calibrations()[0], where_early_exit_wins(found))
+    return bundle.path / "calibrations"
+
+
+@pytest.fixture
+def calibrated(dense, shared_calibrations):
+    """The dense bundle with a calibration."""
+    shutil.copytree(shared_calibrations, dense.path / "calibrations")
     return dense
 
 

@@ -21,7 +21,9 @@ from offramp.cache import (
     digest_key,
     fetch,
     list_cache,
+    read_build,
     store,
+    write_build,
 )
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import export
@@ -81,6 +83,14 @@ def test_what_is_built_into_the_bundle_travels_with_it(dense, builds, cache, tmp
     assert len(builds) == 3 and not cache.exists()
     build(open_bundle(moved), DEVICE, into_bundle=True)
     assert len(builds) == 3
+
+
+def test_a_build_larger_than_a_stage_explains_is_not_read(tmp_path):
+    write_build(tmp_path / "record", tmp_path / "built", {"device": DEVICE}, "label", bytes(100))
+    assert read_build(tmp_path / "record", tmp_path / "built", {"device": DEVICE}, most=100)[1] is None
+    assert "has 100 bytes by its record, and builds of this stage at most 99" in str(
+        read_build(tmp_path / "record", tmp_path / "built", {"device": DEVICE}, most=99)[1]
+    )
 
 
 def test_a_build_for_another_version_is_built_anew_and_it_is_said_what_differs(dense, builds, monkeypatch):

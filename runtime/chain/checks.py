@@ -146,7 +146,8 @@ def refuse_answer(label: int, score: float, classes: int, where: Where, *, row: 
         )
     raise BundleError(
         f"{stage} answers {which} with label {label} and score {score:.4g}, but labels run from 0 to {classes - 1} and scores "
-        "from 0 to 1. The file is not what was exported, or the engine computes it wrongly. Run: offramp verify",
+        "from 0 to 1. The file is not what was exported, the engine computes it wrongly, or a gate of the network itself leaves "
+        "that range. Run: offramp verify",
         device=device,
         stage=stage,
     )

@@ -91,6 +91,7 @@ class Net(Runner):
         self._tally = Tally(self._first_exit + len(self.exits), family)
         weakref.finalize(self, family.forget, self._tally).atexit = False
         self._counts, self._note = self._tally.counts, self._tally.recent.append
+        self._note_exit = self._tally.recent_exits.append
         self._let_go = _do_nothing
         if self._watch is not None:
             self._watch.acquire()
@@ -201,6 +202,7 @@ class Net(Runner):
             spent = perf_counter_ns() - start
             self._counts[k] += 1
             self._note(spent)
+            self._note_exit(k)
             return Result(best, sure, k, spent * 1e-9, logits)
         finally:
             try:  # noqa: SIM105
@@ -235,7 +237,7 @@ class Net(Runner):
         if self._lock._is_owned():
             return self._apart().batch(x)
         with self._lock:
-            samples, _, memory = self._check_batch(x)
+            samples, memory = self._check_batch(x)
             n = len(samples)
             label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
             score = np.empty(n, np.float32)
@@ -348,10 +350,11 @@ class Net(Runner):
             (0, 0, 200)
         """
         with self._lock:
-            counts, recent = tuple(self._tally.counts), list(self._tally.recent)
+            tally = self._tally
+            counts, recent, recent_exits = tuple(tally.counts), list(tally.recent), list(tally.recent_exits)
         # Without the lock, so that no inference waits.
         expected_s = () if self.point is None else (0.0,) * self._first_exit + self.point.exit_latency_s
-        stats = make_stats(counts, recent, self._tally.family, self._watch, expected_s)
+        stats = make_stats(counts, recent, recent_exits, tally.family, self._watch, expected_s)
         if reset:
             with self._lock:
                 self._tally.family.clear()

@@ -198,17 +198,17 @@ class Runner:
         except Exception as error:
             self._explain(error, k, bound)
 
-    def _check_batch(self, x: Any) -> tuple[Samples, Setup, Memory]:
-        """Return the samples with the batch axis first, and the setup and memory for their shapes."""
+    def _check_batch(self, x: Any) -> tuple[Samples, Memory]:
+        """Return the samples with the batch axis first, and the memory for their shapes."""
         self._check_open()
         samples = check_samples(x, self._inputs)
         parts = zip(samples.arrays, self._inputs, strict=True)
         with np.errstate(over="ignore"):
-            setup = self._turn_to(
+            memory = self._turn_to(
                 [np.ascontiguousarray(np.moveaxis(a[:1], 0, t.batch_axis or 0), t.dtype) for a, t in parts]
-            )
-        assert setup.memory is not None
-        return samples, setup, setup.memory
+            ).memory
+        assert memory is not None
+        return samples, memory
 
     def _fill(self, bound: Bound, samples: Samples, first: int) -> None:
         """Copy samples into memory; `first` is the number of the first of them in its batch."""
@@ -219,7 +219,7 @@ class Runner:
 
     def run_every_exit(self, x: Any, *, size: int) -> EveryExit:
         """Run samples as `Net.every_exit` does, whatever their scores and labels as long as these are numbers."""
-        samples, _, memory = self._check_batch(x)
+        samples, memory = self._check_batch(x)
         size = size if self._batches else 1
         n, exits = len(samples), len(self.exits)
         label, score = np.empty((n, exits), np.int64), np.empty((n, exits), np.float32)

@@ -86,6 +86,7 @@ class Family:
         for tally in list(self.tallies):
             tally.counts[:] = [0] * len(tally.counts)
             tally.recent.clear()
+            tally.recent_exits.clear()
 
 
 class Tally:
@@ -93,13 +94,14 @@ class Tally:
 
     Attributes:
         counts: answers by exit.
-        recent: nanoseconds of the last calls with one sample.
+        recent, recent_exits: nanoseconds of the last calls with one sample, and the exit of each.
         family: the tallies of this network and its clones.
     """
 
     def __init__(self, exits: int, family: Family) -> None:
         self.counts = [0] * exits
         self.recent: deque[int] = deque(maxlen=RECENT_CALLS)
+        self.recent_exits: deque[int] = deque(maxlen=RECENT_CALLS)
         self.family = family
         family.tallies.append(self)
 
@@ -118,6 +120,7 @@ def _board_state() -> BoardState:
 def make_stats(
     counts: tuple[int, ...],
     recent: Sequence[int],
+    recent_exits: Sequence[int],
     family: Family,
     watch: Watch | None,
     expected_s: Sequence[float] = (),
@@ -126,7 +129,7 @@ def make_stats(
 
     Args:
         counts: its answers by exit.
-        recent: nanoseconds of its last calls with one sample.
+        recent, recent_exits: nanoseconds of its last calls with one sample, and the exit of each.
         family: its own tally and those of its clones, which share the board's power.
         watch: what watches the power.
         expected_s: latency of leaving at each exit, as it was calibrated; empty if that is unknown.
@@ -137,7 +140,7 @@ def make_stats(
         exit_counts=counts,
         exit_shares=tuple(count / max(1, sum(counts)) for count in counts),
         latency_s=_latencies(recent),
-        notice=_compare_latency(counts, recent, expected_s),
+        notice=_compare_latency(recent, recent_exits, expected_s),
         power=power,
         energy_per_inference_j=_share_out(power, family.count()),
         state=power.state if power and power.meter else _board_state()(),
@@ -153,11 +156,11 @@ def _latencies(recent: Sequence[int]) -> dict[str, float]:
     return {"mean": float(seconds.mean()), **named, "most": float(seconds.max())}
 
 
-def _compare_latency(counts: tuple[int, ...], recent: Sequence[int], expected_s: Sequence[float]) -> str:
+def _compare_latency(recent: Sequence[int], exits: Sequence[int], expected_s: Sequence[float]) -> str:
     """Say if the mean latency is far from what the calibration makes of the exits that were taken."""
-    if len(recent) < LEAST_COMPARED or len(expected_s) != len(counts):
+    if len(recent) < LEAST_COMPARED or not expected_s:
         return ""
-    expected = float(np.dot(counts, expected_s)) / sum(counts)
+    expected = float(np.mean(np.array(expected_s)[list(exits)]))
     ratio = float(np.mean(recent)) * 1e-9 / expected if expected > 0 else 1.0
     if 1 / FAR <= ratio <= FAR:
         return ""

@@ -113,6 +113,14 @@ def test_what_a_new_export_removes_is_said(calibrated, tmp_path):
     assert [variant.name for variant in bundle.manifest.variants] == ["fp32"] and len(bundle.calibrations()) == 1
 
 
+def test_more_calibrations_than_are_looked_through_stop_no_commit_halfway(dense):
+    (dense.path / "calibrations").mkdir()
+    for i in range(501):
+        (dense.path / f"calibrations/{i}.json").touch()
+    assert rewrite(dense, b"new").manifest.network == "new"
+    assert len(list((dense.path / "variants").iterdir())) == 1
+
+
 def test_what_fits_a_new_export_of_the_same_network_stays(calibrated):
     bundle = keep(calibrated.path, [0, 2], name="two")
     first = bundle.manifest.variants[0]

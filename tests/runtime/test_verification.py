@@ -55,6 +55,10 @@ def test_labels_that_are_no_classes_fail_as_other_wrong_labels_do(dense):
         model.graph.node.append(onnx.helper.make_node("Add", [f"{label}_before", "hundred"], [label]))
         onnx.save(model, path)
 
+    forge(dense, "static1.onnx", move_label)
+    (verification,) = verify(dense.path)
+    assert not verification.passed
+    assert [check.labels_equal for check in verification.networks] == [9, 3, 0, 3]
     forge(dense, "stage1.onnx", move_label)
     (verification,) = verify(dense.path)
     assert not verification.passed

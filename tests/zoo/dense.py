@@ -50,6 +50,29 @@ def write_onnx(
     return path
 
 
+def write_sequences(path):
+    """Write two stages over sequences of any length, (N, time, 4) -> z0, z1; each exit reads the mean over time."""
+    rng = np.random.default_rng(0)
+    weights, nodes, outputs, x = [], [], [], "x"
+    for k in range(2):
+        weights += [
+            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), f"{name}{k}")
+            for name, shape in (("w", (4, 4)), ("h", (4, CLASSES)))
+        ]
+        nodes += [
+            helper.make_node("MatMul", [x, f"w{k}"], [f"m{k}"]),
+            helper.make_node("Tanh", [f"m{k}"], [f"a{k}"]),
+            helper.make_node("ReduceMean", [f"a{k}"], [f"p{k}"], axes=[1], keepdims=0),
+            helper.make_node("MatMul", [f"p{k}", f"h{k}"], [f"z{k}"]),
+        ]
+        outputs.append(helper.make_tensor_value_info(f"z{k}", onnx.TensorProto.FLOAT, ["N", CLASSES]))
+        x = f"a{k}"
+    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", "time", 4])
+    graph = helper.make_graph(nodes, "sequences", [value], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
 def write_convolutions(path):
     """Write two convolutional stages, (N, 3, 12, 12) -> z0, z1; the first exit reads the map that the second goes on from."""
     rng = np.random.default_rng(0)

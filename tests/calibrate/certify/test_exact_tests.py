@@ -7,6 +7,7 @@ from scipy import optimize, stats
 from offramp.bundle import Target
 from offramp.bundle.manifest import NEVER
 from offramp.calibrate.certify.exact_tests import (
+    NUISANCE_POINTS,
     certify_drop,
     certify_mean,
     critical_z,
@@ -51,6 +52,8 @@ def test_the_critical_value_keeps_its_size_at_the_worst_share_and_wastes_little(
     shares = np.linspace(0, (1 - eps) / 2, 3001)
     sizes = size_of(z, n, eps, shares)
     assert 0.9 * delta < sizes.max() <= delta + 1e-3
+    denser = np.linspace(0, 1, NUISANCE_POINTS) ** 2 * (1 - eps) / 2  # at which it is sought
+    assert size_of(z, n, eps, denser).max() <= delta
     worst = shares[sizes.argmax()]
     rng = np.random.default_rng(0)
     lost, won, _ = rng.multinomial(n, [worst + eps, worst, 1 - 2 * worst - eps], 40_000).T

@@ -31,7 +31,8 @@ def test_a_load_looks_no_host_up_and_writes_nothing_into_the_home(tmp_path, devi
     pytest.importorskip("openvino" if "openvino" in device else "onnxruntime")
     home, cache = tmp_path / "home", tmp_path / "cache"
     home.mkdir()
-    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    switches = ("CI", "TF_BUILD", "JENKINS_URL", "ORT_DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in switches}
     environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, str(ARCHIVE), device], env=environment, capture_output=True, text=True
@@ -40,3 +41,4 @@ def test_a_load_looks_no_host_up_and_writes_nothing_into_the_home(tmp_path, devi
     seen, modules = json.loads(done.stdout)
     assert seen == [] and modules == []
     assert [path for path in home.rglob("*") if path.is_file()] == []
+    assert {path.name for path in cache.glob("*")} <= {"offramp"}
