@@ -107,6 +107,23 @@ def test_a_static_network_that_was_held_up_now_and_then_is_no_reason_for_early_e
     assert gain.interval[0] < -1 and np.isfinite(gain.interval).all()
 
 
+@pytest.mark.parametrize(("static_us", "pays"), [(163, True), (150, False)])
+def test_a_static_network_without_a_promise_replaces_promised_early_exit_only_if_it_is_surely_better(static_us, pays):
+    """The selecting samples prefer early exit by far, so that only that is tested."""
+    chain = replace(contend(make_table((100, 250))), selecting=contend(make_table((100, 250), leave=0.95)).selecting)
+    static = static_of(make_table((100, 250)), static_us)
+    static = replace(
+        static,
+        selecting=replace(chain.selecting.columns([1], static.selecting.costs)),
+        reporting=replace(static.reporting, is_reference=False),
+    )
+    _, points = recommend([chain, static])
+    early = points["default"] if pays else points["default-early"]
+    assert points["default"].exits_early == early.pays == pays
+    assert early.certificate is not None and early.rival == 0 and early.gain < 0.05
+    assert ("nothing is promised of it" in early.verdict) == pays
+
+
 def test_the_error_of_a_gain_is_that_of_repeated_draws():
     target, gains, errors = Target(max_drop=0.05), [], []
     for seed in range(200):
