@@ -73,7 +73,5 @@ def test_a_limit_of_time_changes_the_correction_no_more_than_it_changes_the_test
     points = []
     for limited, delta in (target, DELTA), (replace(target, max_latency_s=1e9), 2 * DELTA):
         step, _ = certify_path(reporting, limited, path, delta=delta)
-        points.append(
-            correct(predict_point(chain, tuple(path[step].tolist()), limited), reporting, path, delta=delta)
-        )
+        points.append(correct(predict_point(chain, tuple(path[step].tolist()), limited), reporting, path, delta=delta))
     assert points[0].choice_bias > 0 and replace(points[1], target=target) == points[0]
