@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target
+from offramp.calibrate.advice import name_uncertain
 from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.certify.unproven import name_careful
 from offramp.calibrate.measure.noise import comparison_noise
@@ -105,6 +106,14 @@ def test_a_static_network_that_was_held_up_now_and_then_is_no_reason_for_early_e
     gain = measure_gain((make_table((100, 250)), (0.5,)), static, TARGET, least=0.05)
     assert calls.mean() > 7.9e-4 and gain.share > 0.7 and not gain.is_sure
     assert gain.interval[0] < -1 and np.isfinite(gain.interval).all()
+
+
+def test_a_latency_that_is_noise_is_called_so():
+    table = make_table((100, 250))
+    quiet, noisy = static_of(table, 200, noise=0.02), static_of(table, 800, noise=0.87)
+    assert name_uncertain([contend(table), quiet]) == []
+    (note,) = name_uncertain([contend(table), quiet, noisy])
+    assert "latency of the static network to exit 1 of fp32 on cpu is noise" in note and "87% of it. Measure" in note
 
 
 @pytest.mark.parametrize(("static_us", "pays"), [(163, True), (150, False)])
