@@ -2,7 +2,7 @@
 # make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
-# make strangers: take 270 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
+# make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
 # environment of its own (2 GB); takes hours, goes on where it was stopped (DRIVE='--jobs 2 --steps attach,export timm').
 # make docs: build the pages of docs/ into site/.
 # make benchmarks [DATA=folder of CIFAR-10] [RECIPES='name=file.py:function ...']: write docs/benchmarks.md; takes hours, goes on

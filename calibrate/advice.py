@@ -13,7 +13,10 @@ from .search.contenders import Contender
 from .search.objective import goal_values, meets_limits
 from .search.picks import Pick, may_be_unprovable
 
-__all__ = ["advise", "name_unpromised"]
+__all__ = ["advise", "name_uncertain", "name_unpromised"]
+
+MUCH_NOISE = 0.25
+"""A latency is called noise if the standard error of its mean is at least this share of it."""
 
 WORTH_NAMING = 0.97
 """A static network that cannot be promised is named if it takes at most this share of the cost."""
@@ -47,6 +50,19 @@ def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], cond
             f"The board slowed down during the measurement ({', '.join(conditions.throttled)}): measure again when it is cool."
         )
     return notes
+
+
+def name_uncertain(contenders: Sequence[Contender]) -> list[str]:
+    """Return a note on the networks whose measured latencies are little more than noise, such as one that was held up."""
+    noisy = sorted(contenders, key=lambda each: -each.reporting.costs.noise)
+    noisy = [each for each in noisy if each.reporting.costs.noise >= MUCH_NOISE]
+    if not noisy:
+        return []
+    others = f"; of {len(noisy) - 1} more it is at least {MUCH_NOISE:.0%}" if len(noisy) > 1 else ""
+    return [
+        f"The latency of the {noisy[0]} is noise: parts of its measurement differ so much that the standard error of its mean is "
+        f"{noisy[0].reporting.costs.noise:.0%} of it{others}. Measure again when nothing else runs, or for longer (--measure-s)."
+    ]
 
 
 def name_unpromised(

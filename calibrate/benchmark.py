@@ -12,6 +12,10 @@ from .intervals import Z95
 __all__ = ["Benchmark", "MeasuredLimit", "Row", "StageCost", "judge_early_exit"]
 
 
+MOST_OFF = 0.99
+"""A ratio of mean latencies is taken to be at most this share too high or too low, so that intervals end."""
+
+
 class Row(Struct, frozen=True):
     """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds.
 
@@ -240,9 +244,13 @@ class _Rival(Struct, frozen=True):
     error: float
 
     def gain_interval(self, early: Row) -> tuple[float, float]:
-        """Return the 95 % interval of the share of its mean latency that early exit saves."""
-        saved = 1 - early.mean_s / self.row.mean_s
-        return saved - Z95 * self.error, saved + Z95 * self.error
+        """Return the 95 % interval of the share of its mean latency that early exit saves.
+
+        A ratio of means grows without end where the lower one may be near 0, so that the interval is longer below.
+        """
+        ratio = early.mean_s / self.row.mean_s
+        off = min(Z95 * self.error / ratio, MOST_OFF)
+        return 1 - ratio / (1 - off), 1 - ratio * (1 - off)
 
 
 def _compare_speed(early: Row, statics: Sequence[_Rival]) -> str:

@@ -103,6 +103,10 @@ def list_table(path: Path, manifest: Manifest) -> ImageSet:
             raise DataError(f"{path}, line {line}: {len(cells)} columns, and {width} before.", path=path)
         files.append(_find_file(path, line, cells[files_at].strip()))
         texts += [cells[i].strip() for i in others]
+        if others and not texts[-1]:
+            raise DataError(
+                f"{path}, line {line}: the image has no label. Give each one, or leave the row out.", path=path
+            )
     return ImageSet(files, _number_labels(texts, manifest, path) if others else None)
 
 
@@ -205,5 +209,9 @@ def _number_labels(texts: Sequence[str], manifest: Manifest, source: Path) -> li
     known = {_compose(name) for name in manifest.class_names or ()}
     if all(re.fullmatch(r"[0-9]{1,9}(\.0+)?", name) for name in names) and not any(_compose(n) in known for n in names):
         return [int(float(text)) for text in texts]
+    if not known and (wrong := [name for name in names if re.fullmatch(r"-[0-9.]+|[0-9]*\.[0-9]+", name)]):
+        raise DataError(
+            f"{source}: the label {wrong[0]} is no class: classes are names, or whole numbers from 0.", path=source
+        )
     numbers = dict(zip(names, number_classes(names, manifest, source), strict=True))
     return [numbers[text] for text in texts]

@@ -15,7 +15,7 @@ from ..bundle import Bundle, Calibration, OperatingPoint, Target
 from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency, StaticPoint
 from ..devices.meter import Meter
 from ..progress import Progress, no_progress
-from .advice import advise, name_unpromised
+from .advice import advise, name_uncertain, name_unpromised
 from .certify.points import make_points
 from .certify.questions import ask, check_remembered, describe_question
 from .certify.unproven import name_careful
@@ -219,6 +219,7 @@ def _describe(
         notes=(
             *session.notes,
             *describe_drift(session.reference_parts_s),
+            *name_uncertain(choice.contenders),
             *request.notes,
             *notes,
             *name_careful(choice.picks, request.targets, points),

@@ -42,6 +42,8 @@ def judge(
 ) -> tuple[bool, str]:
     """Say whether early exit meets its target and surely beats the best static network that meets it too, with the numbers.
 
+    A static network of which nothing is promised takes the place of promised early exit only where it is surely better.
+
     Args:
         early: the chain's point.
         static: the point of the best static network.
@@ -69,6 +71,14 @@ def judge(
     is_allowed = early.certificate is not None or not static.is_promised
     if gain.is_sure and is_allowed:
         return True, f"Use early exit: {_show(early)}, {_show(static)} ({_describe(gain, early, static)})."
+    figures, (low, high) = _describe(gain, early, static), gain.interval
+    interval = f"{_saving(gain)}, 95 % interval {low:.1%} to {high:.1%}, where {_least(gain)} is asked for"
+    if early.certificate is not None and not static.is_promised and high > 0:
+        compared = f"{_show(early)}, {_show(static)} ({figures}: {interval})"
+        return (
+            True,
+            f"Use early exit: {compared}. The static network is not surely better, and nothing is promised of it.",
+        )
     is_settled = not is_allowed or gain.interval[1] < gain.least  # what can be promised does not pay
     if is_settled and unproven is not None and unproven.gain is not None and unproven.gain.share >= gain.least:
         return False, _describe_unproven(unproven, static)
@@ -77,12 +87,10 @@ def judge(
         is_provable = all(early.target.limits.get(name) != 0 for name in LOSS_LIMITS)
         headline = "Not known yet whether early exit pays here" if is_provable else "Do not use early exit here"
         return False, f"{headline}: {early.promise} {_show(early)}, {_show(static)}."
-    figures, (low, high) = _describe(gain, early, static), gain.interval
     if high <= 0:
         return False, f"Do not use early exit here: {_show(early)}, {_show(static)} ({figures})."
-    figures += f": {_saving(gain)}, 95 % interval {low:.1%} to {high:.1%}, where {_least(gain)} is asked for"
     headline = "Do not use early exit here" if high < gain.least else "Early exit is not surely worth it here"
-    return False, f"{headline}: {_show(early)}, {_show(static)} ({figures})."
+    return False, f"{headline}: {_show(early)}, {_show(static)} ({figures}: {interval})."
 
 
 def _describe_unproven(unproven: Unproven, static: OperatingPoint) -> str:

@@ -8,6 +8,7 @@ from ..intervals import drop_interval, noninferiority_z
 from ..measure.tables import ExitTable, exits_taken, values_at
 from ..search.objective import limit_values
 from .exact_tests import critical_z, share_bound
+from .promises import delta_of_losses
 
 REDRAWS = 200
 """How often the reporting samples are drawn again."""
@@ -29,7 +30,7 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
         point: a certified point, with the figures that the samples show.
         table: of the reporting samples.
         path: the candidates, of which the point's thresholds are one.
-        delta: the chance of a false promise that each candidate was tested at.
+        delta: the chance of a false promise that `certify_path` was given.
     """
     if len(table) > MOST_SAMPLES:
         return point
@@ -40,7 +41,7 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
     draws = max(1, int(len(table) * table.independent))
     often = np.random.default_rng(0).multinomial(draws, np.full(len(table), 1 / len(table)), REDRAWS)
     often = np.vstack([often, np.full(len(table), draws / len(table))]).astype(np.float32)  # the last one is no redraw
-    chosen = _last_certified(table, point.target, taken, often, delta)
+    chosen = _last_certified(table, point.target, taken, often, delta_of_losses(point.target, delta))
     if chosen[-1] > step:  # a limit of cost was the one that failed
         chosen = np.minimum(chosen, step)
     rows = np.flatnonzero(chosen[:-1] >= 0)

@@ -30,7 +30,7 @@ MACHINE_ERRORS = 2.0
 POWER_FREEDOM = LEAST_ENERGY_ROUNDS - 1
 """Degrees of freedom of a measured power."""
 
-__all__ = ["MACHINE_ERRORS", "bound_cost", "certify_path", "count_needed"]
+__all__ = ["MACHINE_ERRORS", "bound_cost", "certify_path", "count_needed", "delta_of_losses"]
 
 
 def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: float) -> tuple[int | None, str]:
@@ -49,12 +49,11 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
     for name in ("max_drop", "max_disagreement"):
         if name in limits and limits[name].most <= 0 and not table.is_reference:
             return None, f"Nothing is promised: no number of samples shows that {WORDS[name][0]} is 0."
-    if costly := [name for name in limits if name not in LOSS_LIMITS]:
-        # Half of the chance of error is for the exits' costs, the other half for how often each is taken.
-        delta /= 2
-        for name in costly:
-            bound = bound_cost(table.proof or table.costs, name, target, delta / len(costly))
-            limits[name] = LimitValues(bound, limits[name].most)
+    costly = [name for name in limits if name not in LOSS_LIMITS]
+    delta = delta_of_losses(target, delta)
+    for name in costly:  # if there are any, they have the other half of the chance of error
+        bound = bound_cost(table.proof or table.costs, name, target, delta / len(costly))
+        limits[name] = LimitValues(bound, limits[name].most)
     step, failed = None, ""
     for i, thresholds in enumerate(path):
         taken = exits_taken(table.score, thresholds.tolist())
@@ -67,6 +66,11 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
     values, most = limits[failed]
     seen = values_at(values, exits_taken(table.score, path[0].tolist()))
     return None, _explain(seen, most, failed, delta, independent=table.independent)
+
+
+def delta_of_losses(target: Target, delta: float) -> float:
+    """Return the chance of error for which exit each sample takes: half of it, if the exits' costs are limited too."""
+    return delta if set(target.limits) <= set(LOSS_LIMITS) else delta / 2
 
 
 def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndarray:

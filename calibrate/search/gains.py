@@ -17,6 +17,9 @@ LEAST_GAIN = 0.05
 SURE_ERRORS = 1.96
 """Standard errors on either side that hold the true gain in 95 % of all measurements."""
 
+LEAST_MEAN = 0.01
+"""A mean cost that is nothing but noise is taken to be this share of it, so that intervals end."""
+
 Thresholds = tuple[float, ...]
 
 
@@ -85,7 +88,9 @@ def _measure_saving(
 ) -> Gain:
     """Return what is saved of a mean cost.
 
-    The error of the ratio of two means is that of the mean of (cost - ratio * other cost) / other mean (the delta method).
+    The error of the ratio of two means is that of the mean of (cost - ratio * other cost) / other mean (the delta method). The
+    noise of the other mean counts by how much smaller that may be, for a ratio grows without end where it nears 0 (Fieller,
+    Journal of the Royal Statistical Society B 16, 1954).
     """
     cost, other = (_cost(of, *each) for each in (ours, theirs))
     mean = float(other.mean())
@@ -93,7 +98,8 @@ def _measure_saving(
         return Gain(of, 0.0, 0.0, least)
     ratio = float(cost.mean()) / mean
     error = _error(cost - ratio * other, ours[0]) / mean
-    noise = ratio * math.hypot(ours[0].costs.noise, theirs[0].costs.noise)
+    least_mean = max(LEAST_MEAN, 1 - SURE_ERRORS * theirs[0].costs.noise)
+    noise = ratio * math.hypot(ours[0].costs.noise, theirs[0].costs.noise / least_mean)
     return Gain(of, 1 - ratio, math.hypot(error, noise), least)
 
 

@@ -86,8 +86,7 @@ def correlation_time(score: np.ndarray, labels: np.ndarray) -> float:
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) > 1:
-            places = score[rows].argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
-            mean = places.mean(axis=1)
+            mean = np.mean([_mean_ranks(column) for column in score[rows].T], axis=0)
             ranks[rows] = (mean - mean.mean()) / (mean.std() or 1.0)
     variance, limit = float(ranks @ ranks), CORRELATION_ERRORS / math.sqrt(n)
     if variance == 0:
@@ -96,6 +95,12 @@ def correlation_time(score: np.ndarray, labels: np.ndarray) -> float:
     correlations = np.fft.irfft(np.abs(spectrum) ** 2)[1 : n // 2] / variance
     end = int(np.append(correlations <= limit, True).argmax())
     return 1.0 + 2 * float(correlations[:end].sum())
+
+
+def _mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of each value, float64 (N,); equal values, such as scores of exactly 1, have the mean of their ranks."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[places])
 
 
 def split(order: np.ndarray, groups: np.ndarray, selecting: int) -> tuple[np.ndarray, np.ndarray]:

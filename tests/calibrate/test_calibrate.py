@@ -12,6 +12,7 @@ from offramp.bundle import Target, read_calibration
 from offramp.calibrate import Row, bench
 from offramp.calibrate.benchmark import MeasuredLimit, judge_early_exit
 from offramp.calibrate.certify.exact_tests import certify_drop
+from offramp.calibrate.intervals import ratio_error
 from offramp.calibrate.measure.tables import exits_taken
 from offramp.calibrate.verdict import judge
 from offramp.devices.meters import modelled
@@ -444,6 +445,17 @@ def test_a_saving_within_the_noise_is_no_win():
     for error, start in ((0.05, "Early exit saves nothing for sure here: the best static"), (0.005, "Early exit wins")):
         verdict = judge_early_exit(early, whole, single, {}, Target(max_drop=0.02), errors=(0.01, error))
         assert verdict.startswith(start)
+
+
+def test_a_static_network_that_was_held_up_is_no_win():
+    """Two of eight parts of its measurement stalled: it looks eight times as slow, and may be as fast as early exit."""
+    parts, steady = np.ones(128), np.ones(128)
+    parts[[0, 70]] = 449.0
+    error = ratio_error(steady, parts, 16)
+    early, whole = row(0.95, 3e-4), row(0.96, 3e-4 * parts.mean())
+    assert 0.05 < error < 1 / 8 and parts.mean() == 8
+    verdict = judge_early_exit(early, whole, None, {}, Target(max_drop=0.02), errors=(error, 0.0))
+    assert verdict.startswith("Early exit saves nothing for sure here")
 
 
 def test_a_missed_target_is_not_recommended(dense, labelled):

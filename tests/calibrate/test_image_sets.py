@@ -203,6 +203,17 @@ def test_a_table_that_is_none_is_refused_with_its_line(tmp_path, content, words)
         load(tmp_path / "list.csv", named("cat", "dog"))
 
 
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [("-1", "the label -1 is no class"), ("1.5", "the label 1.5 is no class"), (" ", "line 2: the image has no label")],
+)
+def test_what_is_no_class_is_not_numbered_as_a_name(tmp_path, label, words):
+    draw(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text(f"a.png,0\na.png,{label}\n")
+    with pytest.raises(DataError, match=words):
+        load(tmp_path / "list.csv")
+
+
 def test_many_images_are_read_in_the_order_of_their_names_and_told_of(tmp_path):
     content = {value: (tmp_path / f"{value}.pgm", b"P5 6 4 255\n" + bytes([value] * 24)) for value in (0, 9)}
     for path, data in content.values():

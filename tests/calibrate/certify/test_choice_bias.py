@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp.bundle import Target
 from offramp.calibrate.certify.choice_bias import correct
@@ -60,3 +61,17 @@ def test_a_candidate_that_lets_nobody_leave_has_no_bias(population):
     )
     point = predict_point(chain, tuple(path[0].tolist()), target)
     assert correct(point, reporting, path, delta=DELTA) == point
+
+
+def test_a_limit_of_time_changes_the_correction_no_more_than_it_changes_the_test(population):
+    """With one, losses are tested at half the chance of error, and so the correction is."""
+    table, target, path, *_ = population
+    reporting = table.rows(slice(0, 200))
+    chain = Contender(
+        configuration=fake_configuration("synthetic", 4), static=None, selecting=table, reporting=reporting
+    )
+    points = []
+    for limited, delta in (target, DELTA), (replace(target, max_latency_s=1e9), 2 * DELTA):
+        step, _ = certify_path(reporting, limited, path, delta=delta)
+        points.append(correct(predict_point(chain, tuple(path[step].tolist()), limited), reporting, path, delta=delta))
+    assert points[0].choice_bias > 0 and replace(points[1], target=target) == points[0]

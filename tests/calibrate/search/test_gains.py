@@ -7,8 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target
+from offramp.calibrate.advice import name_uncertain
 from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.certify.unproven import name_careful
+from offramp.calibrate.measure.noise import comparison_noise
 from offramp.calibrate.measure.tables import Costs, ExitTable
 from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.gains import Gain, measure_gain
@@ -93,6 +95,42 @@ def test_noise_of_the_machine_makes_a_gain_unsure():
     assert recommend([contend(table), static_of(table, 200)])[1]["default"].exits_early
     shaky = make_table((100, 250), noise=0.1)
     assert not recommend([contend(shaky), static_of(shaky, 200, noise=0.1)])[1]["default"].exits_early
+
+
+def test_a_static_network_that_was_held_up_now_and_then_is_no_reason_for_early_exit():
+    """Two stalls made its mean eight times as long: that figure is noise, and so is the gain against it."""
+    calls = np.full(1600, 1e-4)
+    calls[[300, 900]] = 0.56
+    noise = comparison_noise([calls], np.full(1600, 3e-4))
+    static = (make_table((100, 250)).columns([1], Costs((calls,), noise=noise)), ())
+    gain = measure_gain((make_table((100, 250)), (0.5,)), static, TARGET, least=0.05)
+    assert calls.mean() > 7.9e-4 and gain.share > 0.7 and not gain.is_sure
+    assert gain.interval[0] < -1 and np.isfinite(gain.interval).all()
+
+
+def test_a_latency_that_is_noise_is_called_so():
+    table = make_table((100, 250))
+    quiet, noisy = static_of(table, 200, noise=0.02), static_of(table, 800, noise=0.87)
+    assert name_uncertain([contend(table), quiet]) == []
+    (note,) = name_uncertain([contend(table), quiet, noisy])
+    assert "latency of the static network to exit 1 of fp32 on cpu is noise" in note and "87% of it. Measure" in note
+
+
+@pytest.mark.parametrize(("static_us", "pays"), [(163, True), (150, False)])
+def test_a_static_network_without_a_promise_replaces_promised_early_exit_only_if_it_is_surely_better(static_us, pays):
+    """The selecting samples prefer early exit by far, so that only that is tested."""
+    chain = replace(contend(make_table((100, 250))), selecting=contend(make_table((100, 250), leave=0.95)).selecting)
+    static = static_of(make_table((100, 250)), static_us)
+    static = replace(
+        static,
+        selecting=replace(chain.selecting.columns([1], static.selecting.costs)),
+        reporting=replace(static.reporting, is_reference=False),
+    )
+    _, points = recommend([chain, static])
+    early = points["default"] if pays else points["default-early"]
+    assert points["default"].exits_early == early.pays == pays
+    assert early.certificate is not None and early.rival == 0 and early.gain < 0.05
+    assert ("nothing is promised of it" in early.verdict) == pays
 
 
 def test_the_error_of_a_gain_is_that_of_repeated_draws():

@@ -43,6 +43,15 @@ def test_independent_samples_count_whole_even_if_they_are_sorted_by_class():
             assert found.share == 1 and found.notes == () and len(np.unique(found.groups)) == 3000
 
 
+@pytest.mark.parametrize("exits", [1, 3])
+def test_equal_scores_are_no_likeness_of_neighbours(exits):
+    """A confident network gives most samples a score of exactly 1."""
+    rng = np.random.default_rng(0)
+    score = np.minimum(1, 3 * rng.random((2000, exits))).astype(np.float32)
+    found = find_independence(np.arange(2000, dtype=np.uint64), score, rng.integers(10, size=2000))
+    assert found.share == 1 and found.notes == ()
+
+
 @pytest.mark.parametrize("kind", ["copies", "shuffled"])
 def test_copies_belong_together_and_count_once(population, kind):
     rows, hashes, score = draw(population, kind, np.random.default_rng(0))
