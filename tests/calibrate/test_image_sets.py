@@ -182,6 +182,29 @@ def test_names_in_a_table_count_in_their_order_where_the_bundle_has_none(tmp_pat
     assert labels == [1, 0, 1] and "numbered in the order of their names: cat 0, dog 1" in said
 
 
+@pytest.mark.parametrize("label", ["-1", "1.5", "nan", "unknown", "9999999999"])
+def test_a_label_that_is_no_class_among_numbers_is_refused_not_renumbered(tmp_path, label):
+    draw(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text(f"path,label\na.png,3\na.png,{label}\n")
+    with pytest.raises(DataError, match=rf"list\.csv, line 3: the label '{label}' is no class's number"):
+        load(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("manifest", [GREY, named("cat", "dog")], ids=["numbers", "names"])
+def test_a_row_without_its_label_is_refused(tmp_path, manifest):
+    draw(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("path,label\na.png,1\na.png, \n")
+    with pytest.raises(DataError, match=r"list\.csv, line 3 has no label"):
+        load(tmp_path / "list.csv", manifest)
+
+
+def test_a_pipe_in_a_table_is_said_to_be_one(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("a.png,1\n")
+    with pytest.raises(DataError, match=r"line 1: .*a\.png is no regular file"):
+        load(tmp_path / "list.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
