@@ -15,6 +15,9 @@ Goal = Literal["latency", "energy", "accuracy"]
 
 GOALS = {"latency": "the least mean latency", "energy": "the least mean energy", "accuracy": "the best accuracy"}
 
+LEAST_FRACTION = 1e-9
+"""The smallest limit above 0 of a share: to show it takes billions of samples."""
+
 LOSS_LIMITS = ("min_accuracy", "max_drop", "max_disagreement")
 """Limits of what is lost, which ask for late exits; limits of time and energy ask for early ones."""
 
@@ -69,6 +72,8 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"{name} is a fraction from 0 to below 1 (0.01 is one percent), not {value}.")
+            if value is not None and 0 < value < LEAST_FRACTION:
+                raise UsageError(f"{name} is {value}, which no samples can show: give 0, or at least {LEAST_FRACTION}.")
         for name, unit in (
             ("max_latency_s", "time in seconds"),
             ("deadline_s", "time in seconds"),

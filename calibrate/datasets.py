@@ -1,5 +1,6 @@
 """Samples that a program holds: arrays and tensors, or datasets and loaders, which are read one item after another."""
 
+import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -166,14 +167,20 @@ class _Collector:
         parts: Mapping[Any, Any] = (
             x if isinstance(x, Mapping) else dict(enumerate(x)) if isinstance(x, tuple) else {None: x}
         )
+        if not parts:
+            raise DataError(f"{what} has no samples x.")
         for key, part in parts.items():
             array = self._read_picture(part, what) if _is_picture(part) else _to_array(part, what)
-            is_batch = self._is_batch(key, array, labels) and not _is_picture(part)
+            is_batch = array.ndim > 0 and self._is_batch(key, array, labels) and not _is_picture(part)
             rows = np.moveaxis(array, self._batch_axis(key), 0) if is_batch else array[np.newaxis]
             if key not in self._columns:
                 self._columns[key] = _Rows(total * len(rows))
             self._columns[key].add(rows, what)
         if labels is not None:
+            if labels.size != len(rows):
+                raise DataError(
+                    f"{what} has labels of shape {labels.shape}: one whole number for each sample is needed."
+                )
             self._labels = self._labels or _Rows(total * (len(labels) if labels.ndim else 1))
             self._labels.add(labels if labels.ndim else labels[np.newaxis], what)
 
@@ -254,6 +261,8 @@ def _split(value: Any, inputs: int, name: str) -> tuple[Any, Any]:
 def _check_kind(value: Any, name: str) -> None:
     if value is None or isinstance(value, (str, bytes, bool, int, float)):
         raise UsageError(f"{name} gives {value!r:.40}, not samples: give x or (x, y).")
+    if isinstance(value, io.IOBase):
+        raise UsageError(f"{name} gives an open file, not samples: give its path.")
     if hasattr(value, "state_dict") and hasattr(value, "parameters"):
         raise UsageError(f"{name} gives the network {type(value).__name__}, not samples: give x or (x, y).")
     if isinstance(value, Mapping) and value and all(hasattr(part, "column_names") for part in value.values()):
@@ -265,7 +274,7 @@ def _count(value: Any) -> int:
     """Return how many items a collection has; 0 if it does not know."""
     try:
         return len(value)
-    except TypeError:  # a torch loader has a length only if its dataset has
+    except (TypeError, ValueError):  # a torch loader has a length only if its dataset has, and it may be no length
         return 0
 
 
@@ -300,7 +309,7 @@ def _to_array(x: Any, name: str) -> np.ndarray:
         raise DataError(f"{name} gives no arrays x or (x, y): {error}") from error
     if array.dtype.kind in "US":
         raise DataError(
-            f"{name} gives the text {array.flat[0]!r:.40}; labels are whole numbers, the index of the class."
+            f"{name} gives the text {str(array.flat[0])!r:.40}; labels are whole numbers, the index of the class."
         )
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name} gives {type(x).__name__} where numbers are needed: give x or (x, y).")

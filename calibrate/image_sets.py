@@ -19,6 +19,9 @@ __all__ = ["ImageSet", "list_folder", "list_table", "number_classes"]
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "y")
 """Headings of a table's column of labels."""
 
+WHOLE = r"[0-9]{1,9}(\.0+)?"
+"""How a table writes the number of a class; programs that miss some labels write whole numbers with a point."""
+
 
 class ImageSet(Struct, frozen=True):
     """Images, and the class of each or None."""
@@ -103,11 +106,11 @@ def list_table(path: Path, manifest: Manifest) -> ImageSet:
             raise DataError(f"{path}, line {line}: {len(cells)} columns, and {width} before.", path=path)
         files.append(_find_file(path, line, cells[files_at].strip()))
         texts += [cells[i].strip() for i in others]
-        if others and not texts[-1]:
-            raise DataError(
-                f"{path}, line {line}: the image has no label. Give each one, or leave the row out.", path=path
-            )
-    return ImageSet(files, _number_labels(texts, manifest, path) if others else None)
+    if not others:
+        return ImageSet(files, None)
+    if manifest.class_names is None or "" in texts:
+        _check_labels(texts, [line for line, _ in body], path)
+    return ImageSet(files, _number_labels(texts, manifest, path))
 
 
 def number_classes(names: Sequence[str], manifest: Manifest, source: Path) -> list[int]:
@@ -200,18 +203,41 @@ def _find_file(table: Path, line: int, name: str) -> Path:
     for spelt in (name, name.replace("\\", "/")):
         if (file := table.parent / spelt).is_file():
             return file
-    raise DataError(f"{table}, line {line}: there is no file {table.parent / name}.", path=table)
+    file = table.parent / name
+    fault = f"{file} is no regular file" if file.exists() else f"there is no file {file}"
+    raise DataError(f"{table}, line {line}: {fault}.", path=table)
+
+
+def _check_labels(texts: Sequence[str], lines: Sequence[int], table: Path) -> None:
+    """See that every row has a label, and that all are whole numbers if one is a number: their order would be another numbering.
+
+    Raises:
+        DataError: a label is missing, or is none beside numbers.
+    """
+    are_numbers = any(map(_is_number, texts))
+    for text, line in zip(texts, lines, strict=True):
+        if not text:
+            raise DataError(f"{table}, line {line} has no label.", path=table)
+        if are_numbers and not re.fullmatch(WHOLE, text):
+            raise DataError(
+                f"{table}, line {line}: the label {text!r:.40} is no class's number, a whole one from 0 on, as other labels are.",
+                path=table,
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _number_labels(texts: Sequence[str], manifest: Manifest, source: Path) -> list[int]:
     """Return the classes of a table's labels: names of the bundle's classes, or numbers."""
     names = sorted(set(texts))
     known = {_compose(name) for name in manifest.class_names or ()}
-    if all(re.fullmatch(r"[0-9]{1,9}(\.0+)?", name) for name in names) and not any(_compose(n) in known for n in names):
+    if all(re.fullmatch(WHOLE, name) for name in names) and not any(_compose(n) in known for n in names):
         return [int(float(text)) for text in texts]
-    if not known and (wrong := [name for name in names if re.fullmatch(r"-[0-9.]+|[0-9]*\.[0-9]+", name)]):
-        raise DataError(
-            f"{source}: the label {wrong[0]} is no class: classes are names, or whole numbers from 0.", path=source
-        )
     numbers = dict(zip(names, number_classes(names, manifest, source), strict=True))
     return [numbers[text] for text in texts]

@@ -5,10 +5,12 @@ target is not met or a check failed; 4 a package, device, permission, memory or 
 it claims; 130 interrupted.
 """
 
+import contextlib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -66,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def exit_code_of(arguments: Sequence[str] | None) -> int:
-    """Run the command line and return its exit code; messages go to stderr."""
+    """Run the command line and return its exit code; messages go to stderr. Of a closed stream what is written is lost."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     warnings.showwarning = lambda message, *_: note(f"Note: {message}")
     try:
         app.main(arguments, prog_name="offramp", standalone_mode=False)
@@ -75,7 +80,8 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
         note(f"Error: {error}")
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ if isinstance(error, click.Abort) else error

@@ -62,8 +62,8 @@ def print_text(text: str) -> bool:
 
 
 def note(text: str) -> None:
-    """Print a note on stderr; if nobody reads it, the work goes on."""
-    with contextlib.suppress(BrokenPipeError):
+    """Print a note on stderr; if nobody reads it, or it is closed or full, the work goes on."""
+    with contextlib.suppress(OSError):
         click.echo(printable(text), err=True)
 
 

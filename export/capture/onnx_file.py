@@ -16,7 +16,7 @@ from ..graph.axes import BATCH, Axes, count_samples, first_line, resolve_axes, t
 from ..graph.running import failed_nodes, largest_error, open_session
 from ..graph.shapes import infer_shapes
 from .captured import Arrays, Captured, describe_captured
-from .outputs import ExitSource, choose_exits, read_exits
+from .outputs import ExitSource, check_repeats, choose_exits, read_exits
 
 LEAST_OPSET = 11
 """The oldest opset that is read."""
@@ -196,10 +196,10 @@ class OnnxFile:
         """Run the file on one sample and on all.
 
         Raises:
-            ModelError: it does not run, or with one sample only.
+            ModelError: it does not run, or with one sample only, or gives other outputs when it runs again.
         """
         try:
-            return self.run(take_samples(example, self.axes, [0])), self.run(example)
+            one, many, again = (self.run(x) for x in (take_samples(example, self.axes, [0]), example, example))
         except Exception as error:
             shapes = ", ".join(str(array.shape) for array in example)
             why = f"does not run on the example of shape {shapes}"
@@ -208,6 +208,8 @@ class OnnxFile:
             raise ModelError(
                 f"{self.path} {why}. {first_line(error)}", path=self.path, nodes=failed_nodes(error)
             ) from error
+        check_repeats(many, again)
+        return one, many
 
     def _runs_alone(self, example: Arrays) -> bool:
         """Tell whether the file runs on each sample alone."""
@@ -242,9 +244,8 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
     """
     with os_errors_explained(path, "read"):
         if not path.is_file():
-            raise UsageError(
-                f"{path} is a folder, not an ONNX file." if path.exists() else f"There is no file {path}.", path=path
-            )
+            found = f"{path} is {'a folder' if path.is_dir() else 'no regular file'}, not an ONNX file."
+            raise UsageError(found if path.exists() else f"There is no file {path}.", path=path)
     if not os.access(path, os.R_OK):
         raise MissingError(f"Cannot read {path}. Check its permissions.", path=path)
     try:
@@ -252,6 +253,7 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
         _follow_links(model)
         if "" not in model.graph.opset_imports:  # the default domain by its other name
             model.graph.opset_imports[""] = model.graph.opset_imports.pop("ai.onnx", 0)
+        model.graph.sort()  # ONNX Runtime takes nodes in any order
         InlinePass()(model)
         NameFixPass()(model)
     except Exception as error:  # protobuf's and ONNX Runtime's exception types are private

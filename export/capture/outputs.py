@@ -13,6 +13,7 @@ from ..graph.walk import name_producers
 __all__ = [
     "ExitSource",
     "are_probabilities",
+    "check_repeats",
     "choose_exits",
     "find_exits",
     "flatten_outputs",
@@ -38,6 +39,20 @@ class ExitSource(NamedTuple):
     name: str
     output: str
     row: int | None
+
+
+def check_repeats(first: Mapping[str, np.ndarray], again: Mapping[str, np.ndarray]) -> None:
+    """See that a network gives the same outputs when it runs on the same samples again.
+
+    Raises:
+        ModelError: it does not.
+    """
+    for name, values in first.items():
+        if not np.array_equal(values, again[name], equal_nan=values.dtype.kind == "f"):
+            raise ModelError(
+                f"Output {name} differs between two runs on the same samples: the network draws random numbers, or remembers "
+                "earlier calls."
+            )
 
 
 def flatten_outputs(output: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ...runtime.chain.samples import to_array
 from ..graph.axes import BATCH, Axes, count_samples, first_line, other_lengths, take_samples
 from ..graph.running import largest_error
 from .captured import Arrays, Captured, describe_captured
-from .outputs import ExitSource, choose_exits, flatten_outputs, read_exits
+from .outputs import ExitSource, check_repeats, choose_exits, flatten_outputs, read_exits
 from .torch_exporters import export_graph
 
 if TYPE_CHECKING:
@@ -113,12 +113,7 @@ def _run_example(run: Callable[[Arrays], Outputs], example: Arrays, layout: list
         if many is not None:
             why = f"runs on {count} samples, but not on one alone (a batch normalisation without running statistics does that)"
         raise ModelError(f"The network {why}: {first_line(error)}") from error
-    for name, first in many.items():
-        if not np.array_equal(first, again[name], equal_nan=first.dtype.kind == "f"):
-            raise ModelError(
-                f"Output {name} differs between two runs on the same samples: the network draws random numbers, or remembers "
-                "earlier calls."
-            )
+    check_repeats(many, again)
     return one, many
 
 

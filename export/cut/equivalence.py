@@ -18,6 +18,7 @@ from ...progress import Progress
 from ...runtime import EveryExit, Net
 from ...runtime.engines import Compiled, StageFile
 from ...runtime.engines.onnxruntime import compile_stage
+from ...runtime.golden_check import compare_logits
 from ..graph.axes import count_samples, sizes_of, take_samples
 from ..graph.running import relative_error
 from .boundaries import Prober
@@ -115,7 +116,8 @@ class Comparer:
         Raises:
             CheckError: they are not. `what` says whose logits they are.
         """
-        error = relative_error(ours, theirs)
+        absolute, largest = compare_logits(ours, theirs)
+        error = absolute / max(largest, compare_logits(theirs, ours)[1])  # alone, logits may be rounding errors of 0
         if not error <= MIXING_FACTOR * self.allowed(error / MIXING_FACTOR):
             raise CheckError(
                 f"The network mixes the samples of a batch: {what} by {error:.2g} of the largest logit. {MIXING_HINT}"

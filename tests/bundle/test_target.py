@@ -12,6 +12,7 @@ from offramp.errors import UsageError
         ({}, "needs a limit"),
         ({"goal": "accuracy"}, "needs a limit"),
         ({"max_drop": 1.0}, "fraction from 0 to below 1"),
+        ({"max_drop": 1e-320}, "which no samples can show: give 0, or at least 1e-09"),
         ({"min_accuracy": -0.1}, "min_accuracy is a fraction"),
         ({"max_latency_s": 0}, "above 0"),
         ({"max_late": 0.1}, "give both"),

@@ -2,6 +2,7 @@
 
 import collections
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,12 +205,23 @@ def fail():
             DataError,
             "Item 0 .* gives the text .*'cat'.*; labels are whole numbers",
         ),
+        (
+            lambda: [(X[0], np.eye(3, dtype=int)[0])],
+            DataError,
+            r"Item 0 .* has labels of shape \(3,\): one whole number",
+        ),
+        (lambda: Path(__file__).open("rb"), UsageError, "gives an open file, not samples: give its path"),  # noqa: SIM115
         (lambda: [(X[0], {"boxes": []})], DataError, "gives dict where numbers are needed"),
     ],
 )
 def test_what_gives_no_samples_is_refused_with_the_reason(source, kind, words):
     with pytest.raises(kind, match=words):
         load_samples(source(), FLAT)
+
+
+def test_numbers_alone_are_samples_too():
+    x, y = load_samples(iter([1, 2]))
+    assert x.tolist() == [1, 2] and y is None
 
 
 def test_who_gives_a_dataset_where_a_pair_belongs_is_told_how_to_read_it():

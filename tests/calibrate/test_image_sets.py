@@ -182,6 +182,29 @@ def test_names_in_a_table_count_in_their_order_where_the_bundle_has_none(tmp_pat
     assert labels == [1, 0, 1] and "numbered in the order of their names: cat 0, dog 1" in said
 
 
+@pytest.mark.parametrize("label", ["-1", "1.5", "nan", "unknown", "9999999999"])
+def test_a_label_that_is_no_class_among_numbers_is_refused_not_renumbered(tmp_path, label):
+    draw(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text(f"path,label\na.png,3\na.png,{label}\n")
+    with pytest.raises(DataError, match=rf"list\.csv, line 3: the label '{label}' is no class's number"):
+        load(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("manifest", [GREY, named("cat", "dog")], ids=["numbers", "names"])
+def test_a_row_without_its_label_is_refused(tmp_path, manifest):
+    draw(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("path,label\na.png,1\na.png, \n")
+    with pytest.raises(DataError, match=r"list\.csv, line 3 has no label"):
+        load(tmp_path / "list.csv", manifest)
+
+
+def test_a_pipe_in_a_table_is_said_to_be_one(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("a.png,1\n")
+    with pytest.raises(DataError, match=r"line 1: .*a\.png is no regular file"):
+        load(tmp_path / "list.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -201,17 +224,6 @@ def test_a_table_that_is_none_is_refused_with_its_line(tmp_path, content, words)
     (tmp_path / "list.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=words):
         load(tmp_path / "list.csv", named("cat", "dog"))
-
-
-@pytest.mark.parametrize(
-    ("label", "words"),
-    [("-1", "the label -1 is no class"), ("1.5", "the label 1.5 is no class"), (" ", "line 2: the image has no label")],
-)
-def test_what_is_no_class_is_not_numbered_as_a_name(tmp_path, label, words):
-    draw(tmp_path / "a.png")
-    (tmp_path / "list.csv").write_text(f"a.png,0\na.png,{label}\n")
-    with pytest.raises(DataError, match=words):
-        load(tmp_path / "list.csv")
 
 
 def test_many_images_are_read_in_the_order_of_their_names_and_told_of(tmp_path):

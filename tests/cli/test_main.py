@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from offramp import __version__
 
@@ -18,3 +21,18 @@ def test_the_package_runs_as_a_module():
 def test_the_module_ends_with_the_commands_exit_code(tmp_path):
     done = run_module("inspect", str(tmp_path / "nowhere.offramp"))
     assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("Error: There is no bundle")
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_stream_loses_what_is_written_and_nothing_else(dense, closed):
+    shell = f'exec "$@" {closed}>&-'
+    for bundle, code in ((dense.path, 0), ("nowhere.offramp", 2)):
+        command = ["sh", "-c", shell, "sh", sys.executable, "-m", "offramp", "inspect", str(bundle)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == code and "fault" not in done.stderr
+
+
+def test_notes_for_a_full_disk_are_lost(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "offramp", "inspect", str(tmp_path / "nowhere")], stderr=full)
+    assert done.returncode == 2

@@ -1,5 +1,7 @@
 """ONNX files that others exported: control flow, shape arithmetic, quantised graphs, named and unnamed axes."""
 
+import os
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -331,6 +333,36 @@ def test_files_that_cannot_be_cut_say_why(tmp_path):
         onnx.save(model, tmp_path / "net.onnx")
         with pytest.raises(ModelError, match=words):
             export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+
+
+def test_nodes_may_stand_in_any_order(tmp_path):
+    model = onnx.load(write_onnx(tmp_path / "net.onnx"))
+    nodes = list(model.graph.node)[::-1]
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "net.onnx")
+    bundle = export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+    check(tmp_path / "net.onnx", bundle, draw(40), names=("z0", "z1", "z2"))
+
+
+def test_random_numbers_are_told_from_a_mix_of_samples(tmp_path):
+    a, h0, h1 = weights((16, 16), (16, CLASSES), (16, CLASSES))
+    nodes = [
+        helper.make_node("MatMul", ["x", "H0"], ["z0"]),
+        helper.make_node("MatMul", ["x", "A"], ["a"]),
+        helper.make_node("RandomNormalLike", ["a"], ["noise"], seed=1.0),
+        helper.make_node("Add", ["a", "noise"], ["b"]),
+        helper.make_node("MatMul", ["b", "H1"], ["z1"]),
+    ]
+    path = save(tmp_path / "net.onnx", nodes, {"A": a, "H0": h0, "H1": h1}, ["z0", "z1"])
+    with pytest.raises(ModelError, match="z1 differs between two runs on the same samples: the network draws random"):
+        export(path, None, tmp_path / "b.offramp")
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match="is no regular file"):
+        export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
 
 
 def test_an_index_outside_a_table_is_an_error_of_the_data(tmp_path):

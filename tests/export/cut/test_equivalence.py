@@ -124,6 +124,25 @@ def test_a_network_that_mixes_the_samples_of_a_batch_in_any_stage_is_refused(ste
         export(build_two_exits(**steps), vectors(3), tmp_path / "b.offramp")
 
 
+def test_a_mix_that_leaves_nothing_of_a_sample_alone_differs_by_no_more_than_all(tmp_path):
+    a, h = np.eye(16, dtype=np.float32), np.ones((16, 5), np.float32)
+    values = [helper.make_tensor_value_info(name, 1, ["N", size]) for name, size in (("x", 16), ("z0", 5), ("z1", 5))]
+    nodes = [
+        helper.make_node("MatMul", ["x", "h"], ["z0"]),
+        helper.make_node("MatMul", ["x", "a"], ["b"]),
+        helper.make_node("ReduceMean", ["b"], ["mean"], axes=[0]),
+        helper.make_node("Sub", ["b", "mean"], ["c"]),
+        helper.make_node("MatMul", ["c", "h"], ["z1"]),
+    ]
+    weights = [onnx.numpy_helper.from_array(value, name) for name, value in (("a", a), ("h", h))]
+    graph = helper.make_graph(nodes, "net", values[:1], values[1:], weights)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "net.onnx"
+    )
+    with pytest.raises(CheckError, match="differ from those among 3 samples by 1 of the largest logit"):
+        export(tmp_path / "net.onnx", None, tmp_path / "b.offramp")
+
+
 def test_a_dynamically_quantised_network_is_refused_in_any_stage(tmp_path):
     for k in range(3):
         model = onnx.load(write_onnx(tmp_path / "net.onnx"))
