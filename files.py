@@ -19,6 +19,7 @@ __all__ = [
     "copy_hashed",
     "data_home",
     "hash_file",
+    "lock_folder",
     "new_name",
     "open_file",
     "os_errors_explained",
@@ -211,11 +212,13 @@ def private_folder() -> Iterator[Path]:
         parent = Path(tempfile.gettempdir())
     with os_errors_explained(parent, "write"):
         for abandoned in parent.glob(f"{COPIES}*"):
-            if (lock := _lock(abandoned)) is not None:
-                remove_tree(abandoned, ignore_errors=True)
-                os.close(lock)
+            with contextlib.suppress(OSError):
+                if (lock := lock_folder(abandoned)) is not None:
+                    if os.fstat(lock).st_uid == os.geteuid():
+                        remove_tree(abandoned, ignore_errors=True)
+                    os.close(lock)
         folder = Path(tempfile.mkdtemp(prefix="offramp.", dir=parent))
-        lock = _lock(folder)
+        lock = lock_folder(folder)
         if lock is not None:  # it gets this name with its lock, so that nobody takes it for abandoned
             folder = folder.rename(parent / f"{COPIES}{folder.suffix[1:]}")
     try:
@@ -226,22 +229,27 @@ def private_folder() -> Iterator[Path]:
             os.close(lock)
 
 
-def _lock(folder: Path) -> int | None:
-    """Lock a folder of this user; return the descriptor that holds the lock, or None if it cannot be had."""
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder; return the descriptor that holds the lock until it is closed, or None where there are no locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the folder cannot be opened.
+    """
     try:
         import fcntl  # not on Windows
-
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except (ImportError, OSError):
+    except ImportError:
         return None
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        if os.fstat(descriptor).st_uid == os.geteuid():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-    except OSError:  # another process holds it, or the drive has no locks
-        pass
-    os.close(descriptor)
-    return None
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # some network and USB drives have none
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:

@@ -127,7 +127,7 @@ def write_graph(folder, place, location):
         inputs=inputs,
         outputs=("y",),
         weights=folder / "weights.bin",
-        copy=lambda file: shutil.copy(file, private),
+        copy=lambda file: Path(shutil.copy(file, private)),
     )
 
 
