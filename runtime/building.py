@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from msgspec import Struct
@@ -81,11 +82,8 @@ class Job(Struct, frozen=True):
         return self.path_in_bundle.with_name(f"{self.path_in_bundle.name}.json")
 
 
-class Jobs(contextlib.ExitStack):
-    """Makes the jobs of a network, which can be done until this is closed.
-
-    Every file is read at most once, and copied at most once, when an engine first needs it.
-    """
+class Jobs(ExitStack):
+    """Makes the jobs of a network, to be done until it is closed. It reads and copies each file at most once, when needed."""
 
     def __init__(self, parts: NetworkParts, options: LoadOptions) -> None:
         super().__init__()
@@ -125,9 +123,8 @@ class Jobs(contextlib.ExitStack):
     def _stage_file(self, stage: Stage, exit_: Exit, *, outputs_logits: bool) -> StageFile:
         bundle, variant = self._parts.bundle, self._parts.variant
         folder = bundle.path / variant.folder
-        outputs = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label]
-        if outputs_logits:
-            outputs.append(exit_.logits)
+        logits = [exit_.logits] if outputs_logits else []
+        outputs = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label, *logits]
         return StageFile(
             path=folder / stage.file,
             inputs=stage.inputs,
@@ -245,7 +242,7 @@ def build(
     options = LoadOptions(threads=threads, logits=logits)
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options, stack)
         builds = []
         for k, job in enumerate(jobs):
@@ -264,9 +261,7 @@ def build(
     return tuple(builds)
 
 
-def _jobs_to_build(
-    parts: NetworkParts, devices: Sequence[str], options: LoadOptions, stack: contextlib.ExitStack
-) -> list[Job]:
+def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOptions, stack: ExitStack) -> list[Job]:
     """Return a job for each file and device of the chain, and for the static networks of devices that are built for elsewhere.
 
     They can be done until `stack` is closed.
@@ -345,8 +340,9 @@ def _fetch(job: Job) -> tuple[bytes, str]:
     content, stale = cache.fetch(job.key, job.label)
     if content is not None:
         if damage is not None:
-            _warn(
-                f"{job.path_in_bundle} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
+            warn_caller(
+                f"{job.path_in_bundle} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle.",
+                EngineWarning,
             )
         return content, "cache"
     return _build_and_keep(job, damage or stale), "now"
@@ -368,7 +364,7 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
     try:
         cache.store(job.key, job.label, content)
     except MissingError as error:
-        _warn(f"{job.label} is built for {job.device.name} at every load: {error}")
+        warn_caller(f"{job.label} is built for {job.device.name} at every load: {error}", EngineWarning)
     return content
 
 
@@ -397,10 +393,6 @@ def _build_in_cache(job: Job) -> Built:
 def _build_anew(job: Job, problem: str | None) -> bytes:
     """Build a stage; `problem` says why an earlier build of it cannot be used."""
     if problem is not None:
-        _warn(f"{job.label} is built anew for {job.device.name}: {problem}.")
+        warn_caller(f"{job.label} is built anew for {job.device.name}: {problem}.", EngineWarning)
     assert isinstance(job.device.engine, Builder)
     return job.device.engine.build(job.stage, job.device.place, threads=job.threads)
-
-
-def _warn(words: str) -> None:
-    warn_caller(words, EngineWarning)
