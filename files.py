@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -15,10 +16,14 @@ __all__ = [
     "NEW",
     "cache_home",
     "check_writable",
+    "copy_hashed",
     "data_home",
     "hash_file",
+    "lock_folder",
     "new_name",
+    "open_file",
     "os_errors_explained",
+    "private_folder",
     "read_file",
     "remove_tree",
     "sync",
@@ -27,6 +32,12 @@ __all__ = [
 
 NEW = ".new-"
 """Prefix of unfinished files and folders."""
+
+PIECE_BYTES = 1 << 20
+"""Large files are read a piece of this size at a time."""
+
+COPIES = "offramp-copies."
+"""Prefix of private folders that are removed when whoever locked them has ended."""
 
 
 def cache_home() -> Path:
@@ -61,24 +72,63 @@ def new_name(folder: Path) -> Path:
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's content in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    with path.open("rb", buffering=0) as file:
+        for piece in _pieces(file):
+            digest.update(piece)
     return digest.hexdigest()
+
+
+def _pieces(file: io.FileIO) -> Iterator[memoryview]:
+    """Yield what is left of a file, a piece at a time in the same memory: new memory for each costs more than hashing it."""
+    memory = memoryview(bytearray(PIECE_BYTES))
+    while count := file.readinto(memory):
+        yield memory[:count]
+
+
+def open_file(path: Path) -> io.FileIO:
+    """Open a file to read it.
+
+    Raises:
+        OSError: it cannot be read, or it is a folder, a pipe or a device, which is not waited for.
+    """
+    at_once = getattr(os, "O_NONBLOCK", 0)
+    file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | at_once))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "It is no file")
+    return file
 
 
 def read_file(path: Path, *, most: int) -> bytes:
     """Return a file's content: all of it, or where it is longer than `most` its first `most + 1` bytes.
 
     Raises:
-        OSError: it cannot be read, or it is a folder, a pipe or a device, which is not waited for.
+        OSError: as for `open_file`.
     """
-    at_once = getattr(os, "O_NONBLOCK", 0)
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | at_once)) as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise OSError(errno.EINVAL, "It is no file")
-        return file.read(min(most, facts.st_size) + 1)
+    with io.BufferedReader(open_file(path)) as file:
+        return file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+
+
+def copy_hashed(source: io.FileIO, target: Path, *, most: int) -> str:
+    """Copy an open file to a new file, a piece at a time, and return the sha256 of what was copied.
+
+    A file of more than `most` bytes is not copied to its end.
+
+    Raises:
+        OSError: `target` cannot be written, and is not there.
+    """
+    digest = hashlib.sha256()
+    try:
+        with target.open("xb") as copy:
+            for piece in _pieces(source):
+                digest.update(piece)
+                copy.write(piece)
+                if copy.tell() > most:
+                    break
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:
@@ -145,6 +195,61 @@ def os_errors_explained(path: Path, action: Literal["read", "write"]) -> Iterato
             "Check permissions and free space, or write elsewhere." if action == "write" else "Check its permissions."
         )
         raise MissingError(f"Cannot {action} {path}: {error.strerror or error}. {remedy}", path=path) from error
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make a folder for this user alone in the temporary folder (`TMPDIR`), and remove it in the end.
+
+    Those that killed processes left are removed first: nobody holds their lock.
+
+    Raises:
+        MissingError: it cannot be made.
+    """
+    import tempfile  # takes long to import
+
+    with os_errors_explained(Path(os.environ.get("TMPDIR", "/tmp")), "write"):
+        parent = Path(tempfile.gettempdir())
+    with os_errors_explained(parent, "write"):
+        for abandoned in parent.glob(f"{COPIES}*"):
+            with contextlib.suppress(OSError):
+                if (lock := lock_folder(abandoned)) is not None:
+                    if os.fstat(lock).st_uid == os.geteuid():
+                        remove_tree(abandoned, ignore_errors=True)
+                    os.close(lock)
+        folder = Path(tempfile.mkdtemp(prefix="offramp.", dir=parent))
+        lock = lock_folder(folder)
+        if lock is not None:  # it gets this name with its lock, so that nobody takes it for abandoned
+            folder = folder.rename(parent / f"{COPIES}{folder.suffix[1:]}")
+    try:
+        yield folder
+    finally:
+        remove_tree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder; return the descriptor that holds the lock until it is closed, or None where there are no locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the folder cannot be opened.
+    """
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # some network and USB drives have none
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:

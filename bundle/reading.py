@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from .. import __version__
 from ..errors import BundleError, MissingError, OutdatedError, UsageError, quoted, unknown_name
-from ..files import hash_file, os_errors_explained, read_file
+from ..files import copy_hashed, hash_file, open_file, os_errors_explained, read_file
 from .calibration import CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA, Calibration
 from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
 
@@ -58,7 +58,7 @@ class Bundle(Struct, frozen=True):
     def read(self, variant: Variant, name: str) -> bytes:
         """Return the content of a variant's file, which is what the manifest says.
 
-        What is run is made of these bytes: who opens the file again by its name may find another one there.
+        What is run is made of these bytes, or of a `copy`: who opens the file again by its name may find another one there.
 
         Raises:
             BundleError: the file is damaged.
@@ -71,8 +71,26 @@ class Bundle(Struct, frozen=True):
             raise _damaged(path)
         return content
 
+    def copy(self, variant: Variant, name: str, target: Path) -> Path:
+        """Copy a variant's file to `target`, which is new, and return `target`. It holds what the manifest says.
+
+        For large files and for what reads files by their names; only a piece at a time is in memory.
+
+        Raises:
+            BundleError: the file is damaged, and there is no copy.
+            MissingError: it cannot be read, or the copy cannot be written.
+        """
+        path, file = _locate(self.path, variant, name), variant.files[name]
+        with os_errors_explained(path, "read"):
+            source = open_file(path)
+        with source, os_errors_explained(target, "write"):
+            if copy_hashed(source, target, most=file.bytes) != file.sha256:
+                target.unlink()
+                raise _damaged(path)
+        return target
+
     def file(self, variant: Variant, name: str) -> Path:
-        """Return the path of a variant's file after comparing its content with the manifest. To run it, take `read`.
+        """Return the path of a variant's file after comparing its content with the manifest. To run it, take `read` or `copy`.
 
         Raises:
             BundleError: the file is damaged.

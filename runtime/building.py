@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from msgspec import Struct
 from .. import __version__, cache
 from ..bundle import Bundle, Exit, Stage, opened
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
-from ..files import check_writable
+from ..files import check_writable, private_folder
 from ..progress import Progress
 from .chain.results import StageProvenance
 from .engines import Builder, Compiled, CrossBuilder, Device, StageFile, find_device
@@ -81,12 +82,15 @@ class Job(Struct, frozen=True):
         return self.path_in_bundle.with_name(f"{self.path_in_bundle.name}.json")
 
 
-class Jobs:
-    """Makes the jobs of a network. Every file is read at most once, when an engine first needs it, and kept while they live."""
+class Jobs(ExitStack):
+    """Makes the jobs of a network, to be done until it is closed. It reads and copies each file at most once, when needed."""
 
     def __init__(self, parts: NetworkParts, options: LoadOptions) -> None:
+        super().__init__()
         self._parts, self._threads, self._logits = parts, options.threads, options.logits
         self._read = functools.cache(lambda path: parts.bundle.read(parts.variant, path.name))
+        folder = functools.cache(lambda: self.enter_context(private_folder()))
+        self._copy = functools.cache(lambda path: parts.bundle.copy(parts.variant, path.name, folder() / path.name))
 
     def job(self, file: str, device_name: str) -> Job:
         """Return the job of compiling one file for one device."""
@@ -119,16 +123,17 @@ class Jobs:
     def _stage_file(self, stage: Stage, exit_: Exit, *, outputs_logits: bool) -> StageFile:
         bundle, variant = self._parts.bundle, self._parts.variant
         folder = bundle.path / variant.folder
-        outputs = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label]
-        if outputs_logits:
-            outputs.append(exit_.logits)
+        logits = [exit_.logits] if outputs_logits else []
+        outputs = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label, *logits]
         return StageFile(
             path=folder / stage.file,
             inputs=stage.inputs,
             outputs=tuple(dict.fromkeys(outputs)),
             guarded=None if stage.guarded is None else folder / stage.guarded,
             weights=folder / variant.weights,
+            weights_bytes=variant.files[variant.weights].bytes,
             read=self._read,
+            copy=self._copy,
         )
 
     def _key(self, stage: Stage, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
@@ -164,19 +169,19 @@ def compile_stages(
         BundleError: a file is damaged, or an engine cannot read it.
         MissingError: a device or its engine's package is missing, or the device cannot run a stage.
     """
-    compiled = _compile_all(parts, devices, options)
+    with Jobs(parts, options) as jobs:
+        compiled = _compile_all(jobs, parts, devices, options)
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what engines have freed
     return compiled
 
 
 def _compile_all(
-    parts: NetworkParts, devices: Sequence[str], options: LoadOptions
+    jobs: Jobs, parts: NetworkParts, devices: Sequence[str], options: LoadOptions
 ) -> tuple[list[Compiled], tuple[StageProvenance, ...]]:
     fallback, progress = options.fallback, options.progress
     for name in {*devices, *([fallback] if fallback is not None else [])}:
         find_device(name)  # a name that no engine has is a mistake, which the fallback does not mend
-    jobs = Jobs(parts, options)
     results: dict[tuple[str, str], tuple[Compiled, StageProvenance]] = {}
     pairs = [(stage.file, name) for stage, name in zip(parts.stages, devices, strict=True)]
     for k, (file, name) in enumerate(pairs):
@@ -237,33 +242,37 @@ def build(
     options = LoadOptions(threads=threads, logits=logits)
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)
-    jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options)
-    builds = []
-    for k, job in enumerate(jobs):
-        if progress is not None:
-            progress("building", k, len(jobs))
-        engine = job.device.engine
-        with errors_attributed(job.device.name, job.file, numbers=job.numbers):
-            if isinstance(engine, CrossBuilder) or (into_bundle and isinstance(engine, Builder)):
-                builds.append(_build_into_bundle(job))
-            elif isinstance(engine, Builder):
-                builds.append(_build_in_cache(job))
-            else:
-                engine.compile_stage(job.stage, job.device.place, threads=threads)  # raises if something is missing
+    with ExitStack() as stack:
+        jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options, stack)
+        builds = []
+        for k, job in enumerate(jobs):
+            if progress is not None:
+                progress("building", k, len(jobs))
+            engine = job.device.engine
+            with errors_attributed(job.device.name, job.file, numbers=job.numbers):
+                if isinstance(engine, CrossBuilder) or (into_bundle and isinstance(engine, Builder)):
+                    builds.append(_build_into_bundle(job))
+                elif isinstance(engine, Builder):
+                    builds.append(_build_in_cache(job))
+                else:
+                    engine.compile_stage(job.stage, job.device.place, threads=threads)  # raises if something is missing
     if progress is not None:
         progress("building", len(jobs), len(jobs))
     return tuple(builds)
 
 
-def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOptions) -> list[Job]:
-    """Return a job for each file and device of the chain, and for the static networks of devices that are built for elsewhere."""
-    chain = Jobs(parts, options)
+def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOptions, stack: ExitStack) -> list[Job]:
+    """Return a job for each file and device of the chain, and for the static networks of devices that are built for elsewhere.
+
+    They can be done until `stack` is closed.
+    """
+    chain = stack.enter_context(Jobs(parts, options))
     pairs = dict.fromkeys((stage.file, name) for stage, name in zip(parts.stages, devices, strict=True))
     jobs = [chain.job(file, name) for file, name in pairs]
     for k, name in enumerate(devices):
         if isinstance(find_device(name).engine, CrossBuilder):
             static = static_parts(parts.bundle, parts.variant, k)
-            jobs.append(Jobs(static, options).job(static.stages[0].file, name))
+            jobs.append(stack.enter_context(Jobs(static, options)).job(static.stages[0].file, name))
     return jobs
 
 
@@ -331,8 +340,9 @@ def _fetch(job: Job) -> tuple[bytes, str]:
     content, stale = cache.fetch(job.key, job.label)
     if content is not None:
         if damage is not None:
-            _warn(
-                f"{job.path_in_bundle} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle."
+            warn_caller(
+                f"{job.path_in_bundle} is not used for {job.device.name}: {damage}. Build it again: offramp build --into-bundle.",
+                EngineWarning,
             )
         return content, "cache"
     return _build_and_keep(job, damage or stale), "now"
@@ -354,7 +364,7 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
     try:
         cache.store(job.key, job.label, content)
     except MissingError as error:
-        _warn(f"{job.label} is built for {job.device.name} at every load: {error}")
+        warn_caller(f"{job.label} is built for {job.device.name} at every load: {error}", EngineWarning)
     return content
 
 
@@ -383,10 +393,6 @@ def _build_in_cache(job: Job) -> Built:
 def _build_anew(job: Job, problem: str | None) -> bytes:
     """Build a stage; `problem` says why an earlier build of it cannot be used."""
     if problem is not None:
-        _warn(f"{job.label} is built anew for {job.device.name}: {problem}.")
+        warn_caller(f"{job.label} is built anew for {job.device.name}: {problem}.", EngineWarning)
     assert isinstance(job.device.engine, Builder)
     return job.device.engine.build(job.stage, job.device.place, threads=job.threads)
-
-
-def _warn(words: str) -> None:
-    warn_caller(words, EngineWarning)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
 from ..devices import differences, fingerprint
-from ..devices.fingerprints import Difference
+from ..devices.fingerprints import OPTIONAL, Difference
 from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
 from .engines import find_device
 from .notices import warn_caller
@@ -35,7 +35,8 @@ def find_calibration(
 
     A calibration fits if it was made for the variants that the bundle holds now. With `variant` it must have a point of that
     variant. If several fit (one for each of a board's power modes, say), the one counts whose fingerprint differs least from
-    this device's; among equals the one that compared most variants, or with `variant` fewest.
+    this device's, where what it does not tell counts as different; among equals the one that compared most variants, or with
+    `variant` fewest.
 
     Raises:
         UsageError: nothing lies at the path, or several fit equally well.
@@ -61,7 +62,7 @@ def find_calibration(
     counts = {file: len({chain.variant for chain in fitting[file].chains}) for file in best}
     wanted = max(counts.values()) if variant is None else min(counts.values())
     best = [file for file in best if counts[file] == wanted]
-    if len(best) > 1 and misfits[best[0]] == (0, 0):
+    if len(best) > 1 and misfits[best[0]][0] == misfits[best[0]][2] == 0:
         listed = ", ".join(f"{file} of {', '.join(fitting[file].variants)}" for file in best)
         raise UsageError(
             f"{bundle.path} has several calibrations that fit this device ({listed}). Name one with calibration=, or its variant "
@@ -69,7 +70,7 @@ def find_calibration(
             path=bundle.path,
         )
     file = min(best, key=lambda file: min(map(_loss, fitting[file].points.values())))
-    for name, (hard, soft) in misfits.items():
+    for name, (hard, _, soft) in misfits.items():
         verdict = "chosen" if name == file else "not chosen"
         LOG.debug("calibration %s: %d hard and %d soft differences, %s", name, hard, soft, verdict)
     return fitting[file]
@@ -170,17 +171,24 @@ def _name_of_point(bundle: Bundle, calibration: Calibration, variant: str | None
 
 def differs_here(calibration: Calibration, threads: int) -> list[Difference]:
     """Return what differs between this device and the one that a calibration was made on."""
+    return _compare_here(calibration, threads)[0]
+
+
+def _compare_here(calibration: Calibration, threads: int) -> tuple[list[Difference], int]:
+    """Return what differs from the device that a calibration was made on, and how many fields it does not tell of that one."""
     try:
         packages = packages_of([name for point in calibration.points.values() for name in point.placement])
     except MissingError as error:
-        return [Difference("engine", "hard", str(error), calibration.fingerprint.get("engine", "none"))]
-    return differences(fingerprint(packages=packages, threads=threads), calibration.fingerprint)
+        return [Difference("engine", "hard", str(error), calibration.fingerprint.get("engine", "none"))], 0
+    here, there = fingerprint(packages=packages, threads=threads), calibration.fingerprint
+    return differences(here, there), sum(field in here and field not in there for field in OPTIONAL)
 
 
-def _misfit(calibration: Calibration, threads: int) -> tuple[int, int]:
-    """Return how many hard and how many soft fields of a calibration's fingerprint differ from this device's."""
-    kinds = [difference.kind for difference in differs_here(calibration, threads)]
-    return kinds.count("hard"), kinds.count("soft")
+def _misfit(calibration: Calibration, threads: int) -> tuple[int, int, int]:
+    """Return how many hard fields of a calibration's fingerprint differ, how many soft ones may, and how many of these do."""
+    found, untold = _compare_here(calibration, threads)
+    kinds = [difference.kind for difference in found]
+    return kinds.count("hard"), kinds.count("soft") + untold, kinds.count("soft")
 
 
 def most_careful(calibration: Calibration, variant: str | None) -> OperatingPoint:

@@ -4,7 +4,11 @@ Whoever asks until a promise comes out would get one by luck. So the chance of e
 question about the same network has a smaller part of it: all promises that some samples ever gave hold together.
 """
 
+import contextlib
 import hashlib
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +19,7 @@ from msgspec import Meta, Struct
 from ...bundle import Bundle
 from ...bundle.record import Count, Positive
 from ...errors import BundleError, MissingError
-from ...files import check_writable, os_errors_explained, write_atomically
+from ...files import check_writable, lock_folder, os_errors_explained, write_atomically
 from ...units import show_share
 from ..requests import Request
 
@@ -30,6 +34,9 @@ LEAST_OVERLAP = 0.05
 
 MOST_BYTES = 1 << 24
 """The largest file of questions that is read."""
+
+MOST_WAIT_S = 10.0
+"""The longest wait for another process that asks: it takes milliseconds, unless it was stopped."""
 
 __all__ = ["ask", "check_remembered", "describe_question", "part_of_chance"]
 
@@ -81,6 +88,11 @@ def ask(request: Request) -> tuple[int, tuple[str, ...]]:
         BundleError: the file of questions is damaged.
     """
     path = _path(request.bundle)
+    with _locked(path.parent):
+        return _ask(request, path)
+
+
+def _ask(request: Request, path: Path) -> tuple[int, tuple[str, ...]]:
     earlier, reference = _read(path), request.reference_variant.digest
     samples, key = _sketch(request.samples.hashes), _key(request)
     number = next((question.number for question in earlier.questions if question.key == key), None)
@@ -98,6 +110,28 @@ def ask(request: Request) -> tuple[int, tuple[str, ...]]:
     except MissingError as error:
         return number, (f"That these samples were asked could not be remembered in the bundle: {error}",)
     return number, ()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask from reading before this one has written, where the drive has locks."""
+    lock, end_s = None, time.monotonic() + MOST_WAIT_S
+    while True:
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = lock_folder(folder)
+        except BlockingIOError:
+            if time.monotonic() < end_s:
+                time.sleep(0.02)
+                continue
+        except OSError:  # whoever writes there says so
+            pass
+        break
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def part_of_chance(number: int) -> float:

@@ -247,17 +247,17 @@ def _check_plain_lists(module: Any) -> None:
 def forward_names(module: "torch.nn.Module", inputs: int) -> list[str]:
     """Return the names of the first parameters of a network's forward; `input2` and so on for further inputs."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [name for name, p in _forward_parameters(module).items() if p.kind in kinds][:inputs]
+    names = [name for name, p in forward_parameters(module).items() if p.kind in kinds][:inputs]
     return names + [f"input{i}" for i in range(len(names), inputs)]
 
 
 def takes_by_name(module: Any, names: Sequence[str]) -> bool:
     """Tell whether a network's forward has parameters of these names, but they are not its first ones in this order."""
-    parameters = _forward_parameters(module)
+    parameters = forward_parameters(module)
     return forward_names(module, len(names)) != list(names) and all(name in parameters for name in names)
 
 
-def _forward_parameters(module: Any) -> Mapping[str, inspect.Parameter]:
+def forward_parameters(module: Any) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a network's forward.
 
     A module that passes all inputs on names the inner module that takes them as its attribute `takes_inputs`.

@@ -86,6 +86,8 @@ def attach(
 
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"attach takes a torch.nn.Module, not a {type(network).__name__}.")
+    if not isinstance(at, Sequence) or not all(isinstance(name, str) for name in at):
+        raise UsageError(f'at is "auto" or names of modules, not {at!r:.60}.')
     _check_trainable(network)
     inputs = read_inputs(network, example, axes)
     needs_layout = head is None or head in (map_head, token_head)

@@ -1,8 +1,9 @@
 """The places for exits in a network, as they were named or nearest to shares of its work. Needs torch."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from numbers import Real
 
 from torch import nn
 
@@ -82,6 +83,8 @@ class PlaceFinder:
             UsageError: the fractions do not rise between 0 and 1.
             ModelError: there is no place for an exit.
         """
+        if not isinstance(fractions, Iterable) or not all(isinstance(fraction, Real) for fraction in fractions):
+            raise UsageError(f"fractions is a list of numbers, not {fractions!r:.60}.")
         if not fractions or not all(a < b for a, b in pairwise([0, *fractions, 1])):
             raise UsageError(f"The fractions {tuple(fractions)} do not rise within (0, 1).")
         candidates = self._find_candidates()

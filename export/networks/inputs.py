@@ -1,5 +1,6 @@
 """The inputs of somebody's torch network: an example for each, and the way the network takes them. Needs torch."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...runtime.chain.samples import list_parts
-from ..capture.torch_module import forward_names, takes_by_name
+from ..capture.torch_module import forward_names, forward_parameters, takes_by_name
 from ..graph.axes import BATCH, resolve_axes
 
 __all__ = ["ExampleInputs", "call_network", "map_inputs", "read_inputs"]
@@ -92,7 +93,9 @@ def read_inputs(network: nn.Module, example: Any, axes: Any) -> ExampleInputs:
     device = next((p.device for p in network.parameters()), None)
     tensors = [torch.as_tensor(x.copy() if isinstance(x, np.ndarray) else x.detach(), device=device) for x in values]
     by_name = is_named and _go_by_name(network, names)
-    if not by_name:  # the names of what the network's forward has no parameter for stay as they were given
+    if by_name:
+        _check_names(network, dict.fromkeys(names))
+    else:  # the names of what the network's forward has no parameter for stay as they were given
         known = forward_names(network, len(values))
         names = [
             given if name == f"input{i}" else name for i, (given, name) in enumerate(zip(names, known, strict=True))
@@ -105,10 +108,27 @@ def _go_by_name(network: nn.Module, names: list[str]) -> bool:
     return len(names) > 1 or takes_by_name(network, names)
 
 
+def _check_names(network: nn.Module, x: Mapping[str, Any]) -> None:
+    """Refuse a dict that a network's forward does not take by its names.
+
+    Raises:
+        DataError: a name is unknown or missing.
+    """
+    try:
+        inspect.Signature(list(forward_parameters(network).values())).bind(**x)
+    except TypeError as error:
+        raise DataError(
+            f"The inputs {', '.join(map(str, x))} are not those of the network's forward: {error}. Name them as its parameters."
+        ) from error
+
+
 def call_network(network: nn.Module, x: Any) -> Any:
     """Return what a network gives for its inputs: a tensor, a tuple or list in their order, or a mapping from their names."""
     if isinstance(x, Mapping):
-        return network(**x) if _go_by_name(network, list(x)) else network(*x.values())
+        if not _go_by_name(network, list(x)):
+            return network(*x.values())
+        _check_names(network, x)
+        return network(**x)
     return network(*x) if isinstance(x, (tuple, list)) else network(x)
 
 

@@ -3,6 +3,7 @@
 import copy
 import weakref
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from threading import RLock
 from time import perf_counter_ns
 from types import TracebackType
@@ -273,8 +274,8 @@ class Net(Runner):
             >>> net.every_exit(np.load("test.npz")["x"]).score.shape
             (200, 3)
         """
-        if not 1 <= size <= CHUNK_SAMPLES:
-            raise UsageError(f"size is from 1 to {CHUNK_SAMPLES}, not {size}.")
+        if not isinstance(size, Integral) or not 1 <= size <= CHUNK_SAMPLES:
+            raise UsageError(f"size is a whole number from 1 to {CHUNK_SAMPLES}, not {size!r:.30}.")
         if self._lock._is_owned():
             return self._apart().every_exit(x, size=size)
         with self._lock:

@@ -20,10 +20,9 @@ It imports its package only inside functions, since all modules are looked throu
 with `_` is a helper and no engine. Errors need not name device or stage: whoever compiles adds both.
 """
 
-import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -31,7 +30,6 @@ from msgspec import Struct
 
 from ...bundle import Tensor
 from ...errors import MissingError, UnsupportedError
-from ...files import os_errors_explained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,8 +67,11 @@ class StageFile(Struct, frozen=True):
         guarded: the same stage with guards on its inputs, for ONNX Runtime on x86-64; see `export/cut/guards.py`.
         weights: the file beside it with its external data, the only one that it may read. None for files of our own, which
             engines read by their names.
-        read: returns what a file holds, compared with its hash. Engines run these bytes: who opens a file of a bundle by its name
-            may find another one there than the one that was compared.
+        weights_bytes: the size of that file.
+        read: returns what a file holds, compared with its hash. Engines run these bytes or a copy: who opens a file of a bundle
+            by its name may find another one there than the one that was compared.
+        copy: copies a file to where nobody else writes, all files of a variant to one folder, and returns the copy's path. It was
+            compared with its hash, too, and is there until the engine has compiled the stage.
     """
 
     path: Path
@@ -78,11 +79,12 @@ class StageFile(Struct, frozen=True):
     outputs: tuple[str, ...]
     guarded: Path | None = None
     weights: Path | None = None
+    weights_bytes: int = 0
     read: Callable[[Path], bytes] = Path.read_bytes
+    copy: Callable[[Path], Path] = Path
 
-    @contextlib.contextmanager
-    def copied(self, path: Path | None = None) -> Iterator[Path]:
-        """Give the path of a copy of the stage, or of its guarded form, with its weights beside it, where nobody else writes.
+    def copied(self, path: Path | None = None) -> Path:
+        """Return the path of a copy of the stage, or of its guarded form, with its weights beside it, where nobody else writes.
 
         For engines that read files by their names.
 
@@ -90,19 +92,9 @@ class StageFile(Struct, frozen=True):
             BundleError: a file is damaged.
             MissingError: a file cannot be read, or the temporary folder cannot be written.
         """
-        path = path or self.path
-        if self.weights is None:
-            yield path
-            return
-        import tempfile  # takes long to import, and only some engines need it
-
-        contents = {file.name: self.read(file) for file in (path, self.weights)}
-        with os_errors_explained(Path(tempfile.gettempdir()), "write"):
-            folder = tempfile.TemporaryDirectory(prefix="offramp.", ignore_cleanup_errors=True)
-            for name, content in contents.items():
-                Path(folder.name, name).write_bytes(content)
-        with folder:
-            yield Path(folder.name, path.name)
+        if self.weights is not None:
+            self.copy(self.weights)
+        return self.copy(path or self.path)
 
 
 def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:

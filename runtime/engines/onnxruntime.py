@@ -1,7 +1,7 @@
 """Stages on ONNX Runtime, by public calls only: `cpu`, `cuda:0`, `onnxruntime:tensorrt:0`."""
 
-import contextlib
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +23,9 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "cuda"),
 }
 """For each kind of place the execution provider, and the memory in which its stages hand tensors to each other."""
+
+MOST_IN_MEMORY = 16 << 20
+"""Weights of more bytes are read from a private copy."""
 
 NO_FOLDER = "/dev/null/none"
 """A folder that cannot exist."""
@@ -85,6 +88,11 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     except OfframpError:
         raise
     except Exception as error:  # its exception types are private and differ between versions
+        if re.search("bad_alloc|[Ff]ailed to allocate", str(error)):
+            raise MissingError(
+                f"The memory is too small for {path} on {place}. Give the process more, or take a smaller network: {error}",
+                path=path,
+            ) from error
         if kind != "cpu":
             raise UnsupportedError(f"{provider} cannot run {path} on {place}: {error}", path=path) from error
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", path=path) from error
@@ -114,22 +122,36 @@ def _options(ort: Any, kind: str, threads: int) -> Any:
 
 
 def _open_session(ort: Any, stage: StageFile, path: Path, make_options: Callable[[], Any], providers: list[Any]) -> Any:
-    """Open a graph and weights from the bytes whose hashes were compared: in memory, or else from a private copy.
+    """Open a graph and weights from the bytes whose hashes were compared: small ones in memory, large ones from a private copy.
 
-    Only a copy serves older versions of ONNX Runtime, and graphs whose branches or loops have external weights of their own. No
-    other provider is fallen back to: ONNX Runtime would say so on stdout.
+    ONNX Runtime copies bytes, while it maps a file and drops what it has packed, so a copy takes less memory. Only a copy serves
+    versions before 1.24, and graphs whose branches or loops have external weights of their own. Memory serves large weights where
+    a copy cannot be written, and on Windows, which removes no file that is mapped. No other provider is fallen back to: ONNX
+    Runtime would say so on stdout.
     """
+    start = functools.partial(ort.InferenceSession, providers=providers, enable_fallback=0)
     options = make_options()
-    if stage.weights is not None and hasattr(options, "add_external_initializers_from_files_in_memory"):
-        graph, weights = stage.read(path), stage.read(stage.weights)
-        # Without these bytes' file the graph finds nothing: no other file may be read.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
-        if weights:
-            options.add_external_initializers_from_files_in_memory([stage.weights.name], [weights], [len(weights)])
-        with contextlib.suppress(Exception):
-            return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
-    with stage.copied(path) as copy:
-        return ort.InferenceSession(str(copy), make_options(), providers=providers, enable_fallback=0)
+    takes_bytes = stage.weights is not None and hasattr(options, "add_external_initializers_from_files_in_memory")
+    if not takes_bytes or (stage.weights_bytes > MOST_IN_MEMORY and os.name != "nt"):
+        try:
+            copy = stage.copied(path)
+        except MissingError:
+            if not takes_bytes:
+                raise
+        else:
+            return start(str(copy), options)
+    assert stage.weights is not None
+    graph, weights = stage.read(path), stage.read(stage.weights)
+    # Without these bytes' file the graph finds nothing: no other file may be read.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
+    if weights:
+        options.add_external_initializers_from_files_in_memory([stage.weights.name], [weights], [len(weights)])
+    try:
+        return start(graph, options)
+    except Exception as error:
+        if NO_FOLDER not in str(error):
+            raise
+    return start(str(stage.copied(path)), make_options())
 
 
 def _parse(place: str) -> tuple[str, int]:

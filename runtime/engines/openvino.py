@@ -183,8 +183,7 @@ def _settings(place: str, threads: int) -> dict[str, Any]:
 
 def _compile(stage: StageFile, place: str, *, threads: int) -> Any:
     _check_place(place)
-    with stage.copied() as path:  # OpenVINO maps weights into its memory, and reads them until the model is compiled
-        return _compile_copied(stage, path, place, threads=threads)
+    return _compile_copied(stage, stage.copied(), place, threads=threads)
 
 
 def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -> Any:

@@ -73,7 +73,8 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     """
     _find(place)
     pin_shapes(stage, f"qnn:{place}")
-    with stage.copied() as path, tempfile.TemporaryDirectory(prefix="offramp.") as folder:
+    path = stage.copied()
+    with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
         context = Path(folder, "context.onnx")
         entries = {
             "ep.context_enable": "1",

@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import open_bundle, read_calibration, write_calibration
+from offramp.devices import fingerprint
 from offramp.errors import UncalibratedWarning, UsageError
-from offramp.runtime import load
+from offramp.runtime import load, selection
 from offramp.runtime.selection import find_calibration
 from offramp.tests.helpers.logs import log_lines
 
@@ -112,3 +113,23 @@ def test_a_bundle_that_cannot_be_written_loads(three):
     finally:
         for folder in (three.path, three.path / "calibrations"):
             folder.chmod(0o700)
+
+
+def test_a_calibration_that_does_not_tell_of_its_quota_gives_way_to_those_that_do(calibrated):
+    path = calibrated.calibrations()[0]
+    sure = read_calibration(path)
+    here = {"affinity": "0-1", "cpu_quota": "2 cores"}
+
+    def made_under(name, point, **fields):
+        told = {field: text for field, text in sure.fingerprint.items() if field not in here} | fields
+        points = {point: sure.points["default"]}
+        write_calibration(path.with_name(f"{name}.json"), replace(sure, fingerprint=told, points=points))
+
+    path.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "fingerprint", lambda **given: fingerprint(**given) | here)
+        made_under("a-silent", "silent")
+        made_under("b-other", "other", **here | {"cpu_quota": "1 cores"})
+        assert list(find_calibration(calibrated).points) == ["other"]
+        made_under("c-same", "same", **here)
+        assert list(find_calibration(calibrated).points) == ["same"]

@@ -96,8 +96,8 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
         "inputs": [{"name": tensor.name, "shape": shapes[tensor.name]} for tensor in stage.inputs],
         "outputs": stage.outputs,
     }
-    with stage.copied() as path, tempfile.TemporaryDirectory(prefix="offramp.") as folder:
-        job["onnx"] = os.path.realpath(path)
+    job["onnx"] = os.path.realpath(stage.copied())
+    with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
         reply, model, log = toolkit.convert(python, job, Path(folder))
     if "error" in reply:
         if reply.get("kind") == "missing":

@@ -45,8 +45,7 @@ def build_plan(trt: Any, stage: StageFile, *, core: int | None = None, timings: 
             f"TensorRT {trt.__version__} is too old: 10.3 or newer is needed, as JetPack 6 brings it.",
             package="tensorrt",
         )
-    with stage.copied() as path:  # TensorRT may read weights until the plan is built
-        return _build_copied(trt, stage, path, shapes, core=core, timings=timings)
+    return _build_copied(trt, stage, stage.copied(), shapes, core=core, timings=timings)
 
 
 def _build_copied(

@@ -1,5 +1,8 @@
 """Questions to the same samples share one chance of error, and are remembered in the bundle."""
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +16,7 @@ from offramp.calibrate.pace import Pace
 from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.picks import Pick
 from offramp.errors import BundleError, MissingError
+from offramp.files import lock_folder
 from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo.exit_tables import UNEVEN, make_table
 
@@ -113,3 +117,26 @@ def test_asking_until_a_promise_comes_out_gets_no_more_false_ones_than_it_says()
                 lucky += 1
                 break
     assert lucky <= 0.1 * runs
+
+
+def test_calibrations_at_once_lose_no_question(tmp_path, monkeypatch):
+    """Each waits for the other to write: threads here, whose locks are as strange to each other as those of processes."""
+    read = questions._read
+
+    def read_slowly(path):
+        earlier = read(path)
+        time.sleep(0.02)
+        return earlier
+
+    monkeypatch.setattr(questions, "_read", read_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        numbers = list(pool.map(lambda seed: ask(question(tmp_path, range(50), seed=seed))[0], range(4)))
+    assert sorted(numbers) == [1, 2, 3, 4]
+
+
+def test_a_lock_that_is_never_given_back_is_not_waited_for_forever(tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "MOST_WAIT_S", 0.05)
+    (tmp_path / "calibrations").mkdir()
+    lock = lock_folder(tmp_path / "calibrations")
+    assert ask(question(tmp_path, range(50))) == (1, ())
+    os.close(lock)

@@ -14,6 +14,7 @@ from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export
 from offramp.export.networks.attachment import attach
 from offramp.export.networks.heads import map_head
+from offramp.export.networks.inputs import call_network, read_inputs
 from offramp.runtime import load_uncalibrated
 
 CLASSES, WORDS = 5, 30
@@ -338,6 +339,35 @@ def test_a_head_of_ones_own_may_read_what_has_no_batch_first():
 def test_modules_that_cannot_have_an_exit_are_refused(at, error, words):
     with pytest.raises(error, match=words):
         attach(Odd(), torch.randn(4, 8), at=at)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"at": None}, "names of modules, not None"),
+        ({"at": ["stem", 3]}, "names of modules, not .*3"),
+        ({"fractions": 0.5}, "list of numbers, not 0.5"),
+        ({"fractions": ["0.5"]}, "list of numbers, not .*0.5"),
+    ],
+)
+def test_places_of_another_kind_are_refused(options, words):
+    net, x = make(Residual)
+    with pytest.raises(UsageError, match=words):
+        attach(net, x, **options)
+
+
+class TwoInputs(nn.Module):
+    def forward(self, left, right):
+        return left + right
+
+
+@pytest.mark.parametrize("names", [("left", "rigth"), ("left", "right", "third"), ("right", "third")])
+def test_inputs_of_other_names_than_the_networks_are_refused(names):
+    x = {name: torch.zeros(2, 3) for name in names}
+    with pytest.raises(DataError, match=f"{names[-1]}|right"):
+        call_network(TwoInputs(), x)
+    with pytest.raises(DataError, match=f"{names[-1]}|right"):
+        read_inputs(TwoInputs(), x, None)
 
 
 @pytest.mark.parametrize("fractions", [(), (0.0, 0.5), (0.5, 0.5), (0.6, 0.3), (0.5, 1.0)])

@@ -141,9 +141,10 @@ def test_a_closed_network_says_so(dense):
             call()
 
 
-def test_sizes_that_no_memory_is_kept_for_are_refused(dense):
-    with pytest.raises(UsageError, match="size is from 1 to 16"):
-        load_uncalibrated(dense).every_exit(draw(40), size=17)
+@pytest.mark.parametrize("size", [17, 0, 1.5, "2", None])
+def test_sizes_that_no_memory_is_kept_for_are_refused(dense, size):
+    with pytest.raises(UsageError, match="size is a whole number from 1 to 16"):
+        load_uncalibrated(dense).every_exit(draw(40), size=size)
 
 
 def test_an_error_that_an_engine_explains_itself_is_not_its_own_cause():

@@ -1,14 +1,20 @@
 """What an engine runs is what was compared with its hash: no file that is swapped afterwards, and none that nobody listed."""
 
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp.bundle import Tensor, open_bundle
-from offramp.errors import BundleError
+from offramp.bundle import Bundle, Tensor, open_bundle, reading
+from offramp.errors import BundleError, MissingError
+from offramp.files import open_file, private_folder
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.engines import StageFile, onnxruntime, openvino
 from offramp.tests.helpers.bundles import copy_archive
@@ -17,8 +23,11 @@ X = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
 ENGINES = {"cpu": (onnxruntime, "cpu"), "openvino:CPU": (openvino, "CPU")}
 
 
-@pytest.fixture(params=ENGINES)
-def device(request):
+@pytest.fixture(params=[*ENGINES, "cpu with large weights"])
+def device(request, monkeypatch):
+    if "large" in request.param:
+        monkeypatch.setattr(onnxruntime, "MOST_IN_MEMORY", -1)
+        return "cpu"
     pytest.importorskip("openvino" if "openvino" in request.param else "onnxruntime")
     return request.param
 
@@ -111,7 +120,15 @@ def write_graph(folder, place, location):
     np.full(4, 7, np.float32).tofile(folder / "weights.bin")
     np.full(4, 666, np.float32).tofile(folder / "other.bin")
     inputs = (Tensor(name="x", dtype="float32", shape=(None, 4)),)
-    return StageFile(path=path, inputs=inputs, outputs=("y",), weights=folder / "weights.bin")
+    private = folder / "private/copies"
+    private.mkdir(parents=True, exist_ok=True)
+    return StageFile(
+        path=path,
+        inputs=inputs,
+        outputs=("y",),
+        weights=folder / "weights.bin",
+        copy=lambda file: Path(shutil.copy(file, private)),
+    )
 
 
 def compile_stage(stage, device):
@@ -137,6 +154,83 @@ def test_no_file_but_the_listed_weights_is_read(tmp_path, device, place, locatio
         shutil.copy(folder / "other.bin", tmp_path)
         with pytest.raises(BundleError):
             compile_stage(stage, device)
+
+
+@pytest.mark.parametrize("wrong", ["longer", "shorter", "other"])
+def test_a_copy_of_a_file_that_is_not_what_the_manifest_says_is_not_left(tmp_path, wrong, monkeypatch):
+    bundle = copy_archive(tmp_path)
+    path = bundle.path / bundle.variant().folder / "weights.bin"
+    content = path.read_bytes()
+    copied = bundle.copy(bundle.variant(), "weights.bin", tmp_path / "copy")
+    assert copied.read_bytes() == content
+
+    def write_then_open(name):  # after its size was compared
+        path.write_bytes({"longer": content + b"x", "shorter": content[:-1], "other": b"x" + content[1:]}[wrong])
+        return open_file(name)
+
+    monkeypatch.setattr(reading, "open_file", write_then_open)
+    with pytest.raises(BundleError, match="damaged"):
+        bundle.copy(bundle.variant(), "weights.bin", tmp_path / "copy2")
+    assert not (tmp_path / "copy2").exists()
+
+
+def test_large_weights_are_copied_once_for_all_stages_and_leave_nothing(tmp_path, device, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "MOST_IN_MEMORY", -1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names, original = [], Bundle.copy
+
+    def copy(bundle, variant, name, target):
+        assert target.parent.stat().st_mode & 0o777 == 0o700
+        names.append(name)
+        return original(bundle, variant, name, target)
+
+    monkeypatch.setattr(Bundle, "copy", copy)
+    bundle = copy_archive(tmp_path)
+    load_uncalibrated(bundle, device)
+    assert names.count("weights.bin") == 1 and len(names) == 1 + len(bundle.variant().stages)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_large_weights_are_taken_in_memory_where_no_copy_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "MOST_IN_MEMORY", -1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    bundle = copy_archive(tmp_path)
+    assert load_uncalibrated(bundle, "cpu").every_exit(X).score.shape[0] == len(X)
+    with pytest.raises(MissingError, match="missing"), private_folder():
+        pass
+
+
+def test_memory_that_is_too_small_is_missing_and_not_tried_twice(tmp_path, monkeypatch):
+    import onnxruntime as ort
+
+    calls = []
+
+    def fail(*_, **__):
+        calls.append(1)
+        raise RuntimeError("Exception during initialization: std::bad_alloc")
+
+    monkeypatch.setattr(ort, "InferenceSession", fail)
+    with pytest.raises(MissingError, match="memory"):
+        compile_stage(write_graph(tmp_path, "initializer", "weights.bin"), "cpu")
+    assert len(calls) == 1
+
+
+def test_what_a_killed_process_copied_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = "import offramp.files, time\nwith offramp.files.private_folder() as path:\n print(path, flush=True); time.sleep(60)"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    left = Path(process.stdout.readline().strip())
+    with private_folder() as folder:
+        assert left.is_dir() and folder.stat().st_mode & 0o777 == 0o700
+    process.kill()
+    process.communicate()
+    assert left.is_dir()
+    with private_folder():
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_of_external_weights_is_checked_as_it_is_written(tmp_path):
