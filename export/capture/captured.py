@@ -10,6 +10,7 @@ from msgspec import Struct
 from ...bundle.manifest import Precision
 from ..graph.axes import BATCH, Axes
 from ..graph.precision import find_precision
+from ..graph.shapes import name_squeezed_axes
 from .outputs import ExitSource, are_probabilities, find_exits, pad_gates, read_exits
 
 Exporter = Literal["dynamo", "torchscript", "onnx"]
@@ -78,6 +79,7 @@ def describe_captured(
     Raises:
         ModelError: the exits are stacked in one tensor that cannot be taken apart.
     """
+    name_squeezed_axes(model)
     values = find_exits(model.graph, outputs, sources)
     logits = read_exits(answers, sources)
     precision = find_precision(model, values[0].dtype)

@@ -204,7 +204,10 @@ def pad_gates(gates: Sequence[ir.Value], exits: int) -> tuple[ir.Value | None, .
 
 def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[ExitSource]) -> list[np.ndarray]:
     """Return each exit's logits (N, classes) from a network's outputs."""
-    return [outputs[s.output] if s.row is None else outputs[s.output][s.row] for s in sources]
+    logits = [outputs[s.output] if s.row is None else outputs[s.output][s.row] for s in sources]
+    return [
+        values.reshape(-1, values.shape[-1]) for values in logits
+    ]  # a squeeze may have dropped the batch of one sample
 
 
 def are_probabilities(logits: np.ndarray) -> bool:
@@ -283,5 +286,9 @@ def _find_unsqueezed_axes(node: ir.Node) -> list[int] | None:
 
 
 def _find_batch_axis(one: np.ndarray, many: np.ndarray) -> int | None:
+    """Return the axis of an output that differs between one sample and several. A squeeze without axes drops it of one sample."""
+    last = many.ndim - 2
+    if last >= 0 and one.shape == (*many.shape[:last], *many.shape[last + 1 :]):
+        return last
     changed = [i for i, (a, b) in enumerate(zip(one.shape, many.shape, strict=False)) if a != b]
     return changed[0] if len(changed) == 1 else None

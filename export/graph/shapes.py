@@ -1,9 +1,10 @@
 """Shapes and types of a graph's values, inferred from the shapes of its inputs."""
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-__all__ = ["infer_shapes", "is_tensor", "static_shape"]
+__all__ = ["infer_shapes", "is_tensor", "name_squeezed_axes", "static_shape"]
 
 MAKE_NO_TENSORS = (
     "Optional",
@@ -15,6 +16,9 @@ MAKE_NO_TENSORS = (
     "SplitToSequence",
 )
 """Operators whose outputs are sequences or optionals."""
+
+AXES_ARE_INPUTS_OPSET = 13
+"""The first opset whose Squeeze takes its axes as an input (ONNX changelog)."""
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -28,6 +32,22 @@ def infer_shapes(model: ir.Model) -> None:
     ShapeInferencePass(check_type=False, strict_mode=False)(model)
     for value, type_ in others.items():  # the pass takes them for tensors
         value.type, value.shape = type_, None
+
+
+def name_squeezed_axes(model: ir.Model) -> None:
+    """Let every Squeeze that names no axes drop those alone that are 1 for every batch: of one sample it would drop the batch."""
+    for node in [node for graph in model.graphs() for node in graph if node.op_type == "Squeeze" and node.domain == ""]:
+        source = node.inputs[0]
+        if source is None or source.shape is None or node.inputs[1:2] not in ((), (None,)) or "axes" in node.attributes:
+            continue
+        axes = [axis for axis, size in enumerate(source.shape) if size == 1]
+        if model.graph.opset_imports[""] < AXES_ARE_INPUTS_OPSET:
+            node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+            continue
+        named = ir.node("Constant", [], {"value": ir.tensor(np.array(axes, np.int64))})
+        node.graph.insert_before(node, named)  # type: ignore[union-attr]
+        node.resize_inputs(2)
+        node.replace_input_with(1, named.outputs[0])
 
 
 def is_tensor(value: ir.Value) -> bool:

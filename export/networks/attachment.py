@@ -42,7 +42,8 @@ def attach(
             zeros and ones (N, tokens) that makes the network leave tokens out is a mask: the heads leave those tokens out, too.
         at: names of modules, as in `named_modules()`, in the order in which they run; each output gets an exit. Of a module that
             runs several times, `encoder.layer:3` is the third run. "auto" takes modules that the whole signal passes through, so
-            none inside a residual branch.
+            none inside a residual branch. Where that leaves none, as with an encoder and a decoder that each look the same tokens
+            up, it takes those that all of one look-up passes through.
         fractions: for "auto", where exits are wanted: shares of the network's multiply-accumulates, rising between 0 and 1. Each
             share gets the nearest place that is not nearer to the network's end. Two shares with the same place give one exit.
         head: a function (example features, classes) that returns a module from such features to logits (batch, classes). It is

@@ -28,13 +28,19 @@ SAMPLES = (2, 3, 5, 7)
 """Numbers of samples to run with: the first that no axis of the inputs has, so that the batch is told from positions."""
 
 
-def find_bottlenecks(network: nn.Module, inputs: ExampleInputs, mask: str | None) -> set[Run] | None:
+def find_bottlenecks(
+    network: nn.Module, inputs: ExampleInputs, mask: str | None, *, of_one_reading: bool = False
+) -> set[Run] | None:
     """Return the runs of modules without whose output the logits have no gradient to the input: gradients show the paths.
+
+    An encoder and a decoder may each look the same tokens up. Then no layer of the encoder is on every path, but each is on all
+    that begin where the encoder reads the tokens.
 
     Args:
         network: is run once or twice.
         inputs: the example.
         mask: the input that is a mask; paths from it do not count.
+        of_one_reading: also return what is on all paths from one of several look-ups of the only input.
 
     Returns:
         Names of modules and the number of the run, from 1. None if the logits have no gradient to the input at all.
@@ -45,9 +51,12 @@ def find_bottlenecks(network: nn.Module, inputs: ExampleInputs, mask: str | None
     network.requires_grad_(False)
     try:
         for look_ups_only in (True, False):
-            logits, edges = _record_edges(network, inputs, mask, look_ups_only)
+            logits, edges, readings = _record_edges(network, inputs, mask, look_ups_only)
             if logits.requires_grad:
-                return _find_cuts(get_gradient_edge(logits)[:2], edges)
+                end = get_gradient_edge(logits)[:2]
+                is_only_input = len([name for name in inputs.names if name != mask]) == 1
+                starts = readings if of_one_reading and look_ups_only and is_only_input else []
+                return _find_cuts(end, edges).union(*(_find_cuts(end, edges, start) for start in starts))
     finally:
         for p, requires in before:
             p.requires_grad_(requires)
@@ -58,23 +67,46 @@ class _FromWholeNumbers(TorchFunctionMode):
     """Makes floats that come of whole numbers begin the graph of gradients, for whole numbers have none.
 
     Only of those with an axis as long as there are samples: a table of positions is no input.
+
+    Attributes:
+        readings: where the graph begins at floats that come of the inputs themselves: moved, but not compared with anything.
     """
 
-    def __init__(self, rows: int, look_ups_only: bool) -> None:
+    def __init__(self, rows: int, look_ups_only: bool, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.rows, self.look_ups_only = rows, look_ups_only
+        self.readings: list[GradientEdge] = []
+        self._moved = {id(x): x for x in inputs if _is_whole(x)}  # the tensors too, or an id might be given out again
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
+        numbers = _list_numbers(args, kwargs)
+        comes_of_input = any(id(x) in self._moved for x in numbers)
+        if comes_of_input:
+            name = getattr(function, "__name__", "")
+            writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+            self._moved.update({id(x): x for x in (output, *args[:writes]) if _is_whole(x)})
         if self.look_ups_only and function not in LOOK_UPS:
             return output
         is_float = isinstance(output, Tensor) and output.is_floating_point()
-        return _begin(output) if is_float and not output.requires_grad and self._takes_numbers(args, kwargs) else output
+        if not is_float or output.requires_grad or not any(self.rows in x.shape for x in numbers):
+            return output
+        begun = output.detach().requires_grad_()
+        if comes_of_input:
+            self.readings.append(get_gradient_edge(begun)[:2])
+        return begun.clone()
 
-    def _takes_numbers(self, args: Any, kwargs: Any) -> bool:
-        parts = [*args, *(kwargs or {}).values()]
-        parts += [part for x in parts if isinstance(x, (tuple, list)) for part in x]
-        return any(isinstance(x, Tensor) and not x.is_floating_point() and self.rows in x.shape for x in parts)
+
+def _list_numbers(args: Any, kwargs: Any) -> list[Tensor]:
+    """Return the tensors of whole numbers or booleans among the arguments of a function."""
+    parts = [*args, *(kwargs or {}).values()]
+    parts += [part for x in parts if isinstance(x, (tuple, list)) for part in x]
+    return [x for x in parts if isinstance(x, Tensor) and not x.is_floating_point()]
+
+
+def _is_whole(x: Any) -> bool:
+    """Tell whether something is a tensor of whole numbers. A comparison's result, booleans, tells little of what was compared."""
+    return isinstance(x, Tensor) and not x.is_floating_point() and x.dtype != torch.bool
 
 
 def _begin(x: Tensor) -> Tensor:
@@ -84,8 +116,12 @@ def _begin(x: Tensor) -> Tensor:
 
 def _record_edges(
     network: nn.Module, inputs: ExampleInputs, mask: str | None, look_ups_only: bool
-) -> tuple[Tensor, list[tuple[Run, GradientEdge]]]:
-    """Run the network with gradients to its inputs alone; return its logits, and the edge of each module's output."""
+) -> tuple[Tensor, list[tuple[Run, GradientEdge]], list[GradientEdge]]:
+    """Run the network with gradients to its inputs alone.
+
+    Returns:
+        Its logits, the edge of each module's output, and where the inputs are looked up.
+    """
     names = {module: name for name, module in network.named_modules()}
     count = count_runs(names)
     edges: list[tuple[Run, GradientEdge]] = []
@@ -106,17 +142,20 @@ def _record_edges(
     ):
         parts = [x if name == mask else _begin(x) for name, x in zip(inputs.names, inputs.tensors, strict=True)]
         begun = inputs._replace(tensors=tuple(parts))
-        with _FromWholeNumbers(inputs.rows, look_ups_only):
-            return logits_of(begun.run(network)), edges
+        read = [x for name, x in zip(inputs.names, parts, strict=True) if name != mask]
+        with _FromWholeNumbers(inputs.rows, look_ups_only, read) as numbers:
+            return logits_of(begun.run(network)), edges, numbers.readings
 
 
-def _find_cuts(end: GradientEdge, edges: Sequence[tuple[Run, GradientEdge]]) -> set[Run]:
-    """Return the runs of modules whose edge lies on every path from an end back to an input."""
-    shared = _find_path(end) or set()
+def _find_cuts(
+    end: GradientEdge, edges: Sequence[tuple[Run, GradientEdge]], start: GradientEdge | None = None
+) -> set[Run]:
+    """Return the runs of modules whose edge lies on every path from an end back to an input, or to one of the starts."""
+    shared = _find_path(end, start) or set()
     cuts = set()
     for run, edge in edges:
         if edge in shared:
-            bypass = _find_path(end, avoided=edge)
+            bypass = _find_path(end, start, avoided=edge)
             if bypass is None:
                 cuts.add(run)
             else:  # what lies on no such path is no cut either
@@ -124,10 +163,12 @@ def _find_cuts(end: GradientEdge, edges: Sequence[tuple[Run, GradientEdge]]) -> 
     return cuts
 
 
-def _find_path(end: GradientEdge, avoided: GradientEdge | None = None) -> set[GradientEdge] | None:
-    """Return the edges on a path from an end back to an input that avoids an edge; None if there is none.
+def _find_path(
+    end: GradientEdge, start: GradientEdge | None, avoided: GradientEdge | None = None
+) -> set[GradientEdge] | None:
+    """Return the edges on a path from an end back to a start that avoids an edge; None if there is none.
 
-    Only inputs are leaves of the graph.
+    Only inputs are leaves of the graph: without a start any leaf is one.
     """
     came_from: dict[GradientEdge, GradientEdge | None] = {end: None}
     todo = [end]
@@ -135,7 +176,7 @@ def _find_path(end: GradientEdge, avoided: GradientEdge | None = None) -> set[Gr
         current = todo.pop()
         if current == avoided:
             continue
-        if not current[0].next_functions:
+        if current == start or (start is None and not current[0].next_functions):
             path: set[GradientEdge] = set()
             step: GradientEdge | None = current
             while step is not None:

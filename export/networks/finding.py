@@ -87,19 +87,22 @@ class PlaceFinder:
             raise UsageError(f"fractions is a list of numbers, not {fractions!r:.60}.")
         if not fractions or not all(a < b for a, b in pairwise([0, *fractions, 1])):
             raise UsageError(f"The fractions {tuple(fractions)} do not rise within (0, 1).")
-        candidates = self._find_candidates()
         total = self.trace.steps[-1].flops
-        for fraction in fractions:
-            # Several modules may end at the same depth, such as a convolution and the ReLU behind it: the last one is taken, but
-            # none that has flattened the features.
-            goal = fraction * total
-            nearer = [step for step in reversed(candidates) if abs(step.flops - goal) < total - step.flops]
-            nearer.sort(key=lambda s: (abs(s.flops - goal), len(s.shape) == 2, s.module.count(".")))
-            places = (place for step in nearer[:MOST_TRIED] if (place := self._make_place(step)))
-            self._place_fraction(fraction, next(places, None))
-        if not self.places:
-            raise ModelError(self._explain_none(bool(candidates), total))
-        self._note_masks()
+        for of_one_reading in (False, True):
+            candidates = self._find_candidates(of_one_reading=of_one_reading)
+            self.notes.clear()
+            for fraction in fractions:
+                # Several modules may end at the same depth, such as a convolution and the ReLU behind it: the last one is taken,
+                # but none that has flattened the features.
+                goal = fraction * total
+                nearer = [step for step in reversed(candidates) if abs(step.flops - goal) < total - step.flops]
+                nearer.sort(key=lambda s: (abs(s.flops - goal), len(s.shape) == 2, s.module.count(".")))
+                places = (place for step in nearer[:MOST_TRIED] if (place := self._make_place(step)))
+                self._place_fraction(fraction, next(places, None))
+            if self.places:
+                self._note_masks()
+                return
+        raise ModelError(self._explain_none(bool(candidates), total))
 
     def _place_fraction(self, fraction: float, place: Place | None) -> None:
         """Take a place for a fraction, and note it if the place is not what was asked for."""
@@ -121,9 +124,10 @@ class PlaceFinder:
                     f"{show_share(place.share)}: it is {NEAREST}."
                 )
 
-    def _find_candidates(self) -> list[Step]:
+    def _find_candidates(self, *, of_one_reading: bool) -> list[Step]:
         """Return the steps after which an exit can go, in the order in which they run."""
-        bottlenecks = find_bottlenecks(self.network, self.inputs, None if self.mask is None else self.mask.name)
+        mask = None if self.mask is None else self.mask.name
+        bottlenecks = find_bottlenecks(self.network, self.inputs, mask, of_one_reading=of_one_reading)
         if bottlenecks is None:
             raise ModelError(
                 "The logits have no gradient to the inputs, so the modules that the whole signal passes through cannot be found. "
