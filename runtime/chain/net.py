@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from threading import RLock
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy import isfinite, ndarray
 
 from ...bundle import Exit, OperatingPoint, Stage, Tensor
-from ...devices.watch import Watch
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
@@ -22,6 +21,9 @@ from .results import BatchResult, EveryExit, Provenance, Result
 from .runner import CLOSED, Runner
 from .stats import Family, Stats, Tally, make_stats
 from .values import refuse_infinite
+
+if TYPE_CHECKING:
+    from ...devices.watch import Watch
 
 __all__ = ["Net"]
 
@@ -63,7 +65,7 @@ class Net(Runner):
         point: OperatingPoint | None = None,
         points: Mapping[str, OperatingPoint] | None = None,
         provenance: Provenance | None = None,
-        watch: Watch | None = None,
+        watch: "Watch | None" = None,
         first_exit: int = 0,
         table_rows: Mapping[str, int] | None = None,
     ) -> None:
