@@ -178,9 +178,9 @@ class Net(Runner):
         try:  # the same as `with lock`, which takes a tenth of a microsecond more
             lock.acquire()
             setup = self._setup
-            place, shapes, dtype, flags, marks = setup.entry
-            if x.__class__ is ndarray and x.shape in shapes and x.dtype is dtype:
-                place[...] = x
+            views, dtype, place, flags, marks = setup.entry
+            if x.__class__ is ndarray and x.dtype is dtype and (view := views.get(x.shape)) is not None:
+                view[...] = x
                 if marks is not None:
                     isfinite(place, flags)
                     if 0 in marks:
