@@ -121,10 +121,11 @@ class Memory:
         ]
         self.places: list[Place] = []
         for tensor, place in zip(inputs, self.single.inputs, strict=True):
-            views, axis = {place.shape: place}, tensor.batch_axis or 0
+            by_shape: dict[tuple[int, ...], np.ndarray] = {place.shape: place}
+            axis = tensor.batch_axis or 0
             if place.shape[axis : axis + 1] == (1,):
-                views[place.squeeze(axis).shape] = place.squeeze(axis)
-            self.places.append((views, place.dtype))
+                by_shape[place.squeeze(axis).shape] = place.squeeze(axis)
+            self.places.append((by_shape, place.dtype))
 
     def at(self, batch: int, side: int) -> Bound:
         """Return the chain tied to one of two memories, so that a batch can be compacted from one into the other."""

@@ -1,5 +1,7 @@
 """What programs give as a sample."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -119,7 +121,8 @@ class Sum:
 def sum_net(inputs, rows):
     exits = [Exit(name="exit", logits="logits", score="score", label="label", static="static0.onnx", macs=1)]
     stages = [Stage(file="stage0.onnx", inputs=tuple(inputs), outputs=(), macs=1)]
-    return Net([Sum()], stages, exits, inputs=inputs, classes=2, logits=False, table_rows=rows)
+    compiled: Any = Sum()
+    return Net([compiled], stages, exits, inputs=inputs, classes=2, logits=False, table_rows=rows)
 
 
 def test_arrays_of_the_right_shapes_are_copied_without_more_ado(monkeypatch):
