@@ -9,7 +9,6 @@ once. When the cache passes its limit, the entries that were used least recently
 
 import contextlib
 import hashlib
-import logging
 import os
 import re
 import stat
@@ -24,6 +23,7 @@ from msgspec import Meta, Struct
 from .bundle.record import Count
 from .errors import MissingError, UsageError, quoted
 from .files import NEW, cache_home, new_name, os_errors_explained, read_file, remove_tree, write_atomically
+from .progress import debug
 
 __all__ = [
     "CachedBuild",
@@ -42,8 +42,6 @@ __all__ = [
     "store",
     "write_build",
 ]
-
-LOG = logging.getLogger(__name__)
 
 LIMIT_BYTES = 2 << 30
 """The cache's size limit, unless OFFRAMP_CACHE_MB gives another."""
@@ -170,21 +168,21 @@ def fetch(key: Key, label: str) -> tuple[bytes | None, str | None]:
     try:
         check_cache()
     except MissingError as error:
-        LOG.debug("miss: %s: %s", label, error)
+        debug("miss: %s: %s", label, error)
         return None, None
     folder = cache_folder() / digest_key(key)
     content, problem = read_build(folder / "entry.json", folder / "built", key)
     if content is not None:
         with contextlib.suppress(OSError):
             os.utime(folder)
-        LOG.debug("hit: %s in %s", label, folder)
+        debug("hit: %s in %s", label, folder)
         return content, None
     if problem is not None:
         _remove(folder)
-        LOG.debug("miss: %s, removed: %s", label, problem)
+        debug("miss: %s, removed: %s", label, problem)
         return None, problem
     problem = _describe_nearest(key, label)
-    LOG.debug("miss: %s: %s", label, problem or "not built for this device before")
+    debug("miss: %s: %s", label, problem or "not built for this device before")
     return None, problem
 
 
@@ -260,7 +258,7 @@ def store(key: Key, label: str, content: bytes) -> None:
             _move(folder, final)
         finally:
             remove_tree(folder, ignore_errors=True)
-    LOG.debug("stored: %s in %s, %d bytes", label, final, len(content))
+    debug("stored: %s in %s, %d bytes", label, final, len(content))
     clean_cache(cache_limit(), keep=final.name)
 
 
@@ -273,7 +271,7 @@ def discard(key: Key) -> None:
     check_cache()
     folder = cache_folder() / digest_key(key)
     if _remove(folder):
-        LOG.debug("discarded: %s", folder)
+        debug("discarded: %s", folder)
 
 
 def _move(folder: Path, final: Path) -> None:
@@ -336,12 +334,12 @@ def clean_cache(limit: int = 0, *, keep: str = "") -> tuple[int, int]:
         total += build.entry.bytes  # beyond the limit, everything that was used earlier goes
         if total > limit and build.folder != keep and _remove(cache_folder() / build.folder):
             removed, freed = removed + 1, freed + build.entry.bytes
-            LOG.debug("removed: %s, %d bytes, beyond the limit of %d", build.entry.label, build.entry.bytes, limit)
+            debug("removed: %s, %d bytes, beyond the limit of %d", build.entry.label, build.entry.bytes, limit)
     with contextlib.suppress(OSError):
         for leftover in list(cache_folder().iterdir()):
             is_useless = _is_abandoned(leftover) if leftover.name.startswith(NEW) else limit == 0 and not keep
             if is_useless and _remove(leftover):
-                LOG.debug("removed: %s, unfinished or damaged", leftover)
+                debug("removed: %s, unfinished or damaged", leftover)
     return removed, freed
 
 

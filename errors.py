@@ -47,7 +47,7 @@ __all__ = [
 MOST_CHARACTERS, MOST_QUOTED = 3000, 120
 """The most characters of a message, and of a text that a message quotes from a file."""
 
-_UNPRINTABLE = re.compile(
+_UNPRINTABLE = (
     "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]"
 )
 """What steers a terminal, turns the direction of writing, or cannot be encoded; a line's end is none of these."""
@@ -66,7 +66,7 @@ def printable(text: object, most: int = MOST_CHARACTERS) -> str:
     shown = str(text)
     if len(shown) > most:
         shown = f"{shown[: most // 2]}...({len(shown) - most} characters)...{shown[-(most // 2) :]}"
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", shown)
+    return re.sub(_UNPRINTABLE, lambda found: f"\\u{ord(found[0]):04x}", shown)
 
 
 def quoted(text: object, most: int = MOST_QUOTED) -> str:

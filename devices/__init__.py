@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from .. import late_names
 from .board import Board, PowerMode, identify
 from .fingerprints import Difference, describe_differences, differences, fingerprint, version_of
-from .meter import Meter
-from .rail import Probe, Rail, Unavailable
 from .state import State
-from .watch import Power
 
 if TYPE_CHECKING:
+    from .meter import Meter
     from .meters import choose_meter, find_meters, modelled
+    from .rail import Probe, Rail, Unavailable
     from .recording import Energy
     from .simulated import Fault, Sensor, SimulatedBoard, SimulatedClock
+    from .watch import Power
 
 __all__ = [
     "Board",
@@ -47,6 +47,11 @@ __all__ = [
 
 LATE = {
     "Energy": "recording",
+    "Meter": "meter",
+    "Power": "watch",
+    "Probe": "rail",
+    "Rail": "rail",
+    "Unavailable": "rail",
     "choose_meter": "meters",
     "find_meters": "meters",
     "modelled": "meters",

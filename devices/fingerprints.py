@@ -1,7 +1,10 @@
 """The fingerprint of a device: fields that decide whether figures measured on one device hold on another."""
 
 import math
+import os
 import platform
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +15,7 @@ from .. import __version__
 from .board import Board, identify
 from .container import read_affinity, read_quota
 from .state import read_temperature
+from .sysfs import read_text
 
 HARD = ("architecture", "soc", "accelerators", "driver", "engine")
 """If one of these differs, an engine that was built there must not run here."""
@@ -151,14 +155,40 @@ def version_of(package: str) -> str:
         >>> version_of("no-such-package")
         'not installed'
     """
-    from importlib.metadata import PackageNotFoundError, version  # a fifth of the runtime's import time, so only here
+    names = (package, f"{package}-gpu")
+    for name in names:
+        if version := _read_version(name):
+            return version
+    import importlib.metadata  # as long as all of `runtime` takes, so only for packages that lie elsewhere
 
-    for name in (package, f"{package}-gpu"):
+    for name in names:
         try:
-            return version(name)
-        except PackageNotFoundError:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
             continue
     return "not installed"
+
+
+def _read_version(package: str) -> str | None:
+    """Return the version of a package that lies unpacked in a folder of `sys.path`, as nearly all do; None if none does."""
+    wanted = _normal_name(package)
+    for folder in sys.path:
+        try:
+            entries = [entry.name for entry in os.scandir(folder or ".")]
+        except OSError:  # an archive, or nothing
+            continue
+        for name in entries:
+            stem, _, ending = name.rpartition(".")
+            if ending == "dist-info" and _normal_name(stem.rpartition("-")[0]) == wanted:
+                match = re.search(r"^Version:\s*(\S+)", read_text(Path(folder, name, "METADATA")) or "", re.M)
+                if match:
+                    return match[1]
+    return None
+
+
+def _normal_name(package: str) -> str:
+    """Return a package's name as all its spellings have it in common."""
+    return package.lower().replace("-", "_").replace(".", "_")
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> list[Difference]:

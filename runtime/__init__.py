@@ -12,12 +12,12 @@ from .loading import load, load_static, load_uncalibrated  # isort: skip
 from .chain.net import Net  # isort: skip
 from .chain.results import BatchResult, EveryExit, Provenance, Result, StageProvenance  # isort: skip
 from .chain.stats import Stats  # isort: skip
-from .golden_check import AnswerCheck, ExitCheck  # isort: skip
-from .verification import Verification, verify  # isort: skip
 
 if TYPE_CHECKING:
     from ..cache import CachedBuild, clean_cache, list_cache
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
+    from .golden_check import AnswerCheck, ExitCheck
+    from .verification import Verification, verify
 
 __all__ = [
     "AnswerCheck",
@@ -50,10 +50,12 @@ __all__ = [
 ]
 
 
-# A product that runs a network neither diagnoses the board nor looks after the cache.
+# A product that runs a network neither diagnoses the board, nor looks after the cache, nor compares golden samples.
 __getattr__ = late_names(
     __name__,
     dict.fromkeys(("Diagnosis", "EngineSeen", "MeterSeen", "RailSeen", "diagnose"), "diagnosis")
+    | dict.fromkeys(("AnswerCheck", "ExitCheck"), "golden_check")
+    | dict.fromkeys(("Verification", "verify"), "verification")
     | dict.fromkeys(("CachedBuild", "clean_cache", "list_cache"), ".cache"),
 )
 

@@ -1,6 +1,5 @@
 """The device `auto`: the devices of this machine are measured, and the fastest is chosen."""
 
-import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
@@ -10,14 +9,13 @@ from msgspec import Struct
 
 from ..bundle.manifest import NEVER
 from ..errors import EngineWarning, MissingError, OfframpError
+from ..progress import debug
 from ..units import show_us
 from .chain.net import Net
 from .engines import SIMULATOR, engines, name_device
 from .placement import describe_devices
 
 __all__ = ["choose_devices"]
-
-LOG = logging.getLogger(__name__)
 
 CANDIDATE_S = 0.3
 """Time spent on measuring each candidate."""
@@ -102,9 +100,9 @@ def choose_devices(
     listed = ", ".join(f"{describe_devices(devices)} {show_us(cost.mean_s)}" for devices, cost in costs.items())
     skipped = f" Left out: {' '.join(refusals)}" if refusals else ""
     for devices, cost in costs.items():
-        LOG.debug("%s: leaving at the exits takes %s s", describe_devices(devices), cost.exits_s)
+        debug("%s: leaving at the exits takes %s s", describe_devices(devices), cost.exits_s)
     reason = f"auto chose {describe_devices(best)} by the mean latency measured here: {listed}.{skipped}"
-    LOG.debug("%s", reason)
+    debug("%s", reason)
     return best, reason
 
 
@@ -122,7 +120,7 @@ def _open_everywhere(
             refusals.append(f"{module}: {error}")
             continue
         for place in places:
-            name = name_device(module, engine, place)
+            name = name_device(module, place)
             if place.partition(":")[0] == SIMULATOR:
                 refusals.append(f"{name}: a simulator's latency is not the device's.")
                 continue

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import logging
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from .. import __version__, cache
 from ..bundle import Bundle, Exit, Stage, opened
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable, private_folder
-from ..progress import Progress
+from ..progress import Progress, debug
 from .chain.results import StageProvenance
 from .engines import Builder, Compiled, CrossBuilder, Device, StageFile, find_device
 from .notices import warn_caller
@@ -24,8 +23,6 @@ from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 
 __all__ = ["Built", "build", "compile_stages"]
-
-LOG = logging.getLogger(__name__)
 
 
 class Built(Struct, frozen=True):
@@ -318,11 +315,11 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
             except BundleError as error:
                 if origin == "now" or isinstance(engine, CrossBuilder):
                     raise
-                LOG.debug("%s for %s from the %s does not load: %s", job.label, job.device.name, origin, error)
+                debug("%s for %s from the %s does not load: %s", job.label, job.device.name, origin, error)
                 in_cache = cache.fetch(job.key, job.label)[0] if origin == "bundle" else None
                 content, origin = (_build_and_keep(job, str(error)), "now") if in_cache is None else (in_cache, "cache")
             else:
-                LOG.debug("%s for %s: compiled form from %s", job.label, job.device.name, origin)
+                debug("%s for %s: compiled form from %s", job.label, job.device.name, origin)
                 return compiled, StageProvenance(
                     job.device.name, compiled.runs_on, origin, fallback_reason, compiled.half
                 )
@@ -334,7 +331,7 @@ def _fetch(job: Job) -> tuple[bytes, str]:
     if content is not None:
         return content, "bundle"
     if damage is not None:
-        LOG.debug("%s is not used: %s", job.path_in_bundle, damage)
+        debug("%s is not used: %s", job.path_in_bundle, damage)
     if isinstance(job.device.engine, CrossBuilder):
         raise _not_built(job, damage)
     content, stale = cache.fetch(job.key, job.label)

@@ -187,7 +187,7 @@ def _examine(module: str, engine: Engine) -> EngineSeen:
         places = engine.list_places()
     except MissingError as error:
         return EngineSeen(engine.PACKAGE, None, {}, str(error))
-    devices = {name_device(module, engine, place): description for place, description in places.items()}
+    devices = {name_device(module, place): description for place, description in places.items()}
     return EngineSeen(engine.PACKAGE, version_of(engine.PACKAGE), devices, None)
 
 

@@ -3,28 +3,27 @@
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, opened
-from ..bundle.golden import read_golden
 from ..devices import describe_differences
 from ..devices.fingerprints import Difference
-from ..devices.meter import Meter
-from ..devices.watch import Watch
 from ..errors import EngineWarning, UncalibratedWarning, UsageError
 from ..progress import Progress
-from .auto import choose_devices
 from .building import compile_stages
 from .chain.net import Net
 from .chain.results import Provenance
 from .chain.samples import check_samples
-from .golden_check import refuse_wrong_builds
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
-from .power import watch_power
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 from .selection import choose_point, differs_here, most_careful, variant_of
+
+if TYPE_CHECKING:
+    from ..devices.meter import Meter
+    from ..devices.watch import Watch
 
 __all__ = ["load", "load_static", "load_uncalibrated", "open_network"]
 
@@ -39,7 +38,7 @@ def load(
     logits: bool = False,
     calibration: str | os.PathLike[str] | Calibration | None = None,
     fallback: str | None = None,
-    meter: str | Meter | None = None,
+    meter: "str | Meter | None" = None,
     progress: Progress | None = None,
 ) -> Net:
     """Load a bundle to run on a device.
@@ -108,7 +107,7 @@ def load_uncalibrated(
     threads: int = 1,
     logits: bool = False,
     fallback: str | None = None,
-    meter: str | Meter | None = None,
+    meter: "str | Meter | None" = None,
     progress: Progress | None = None,
 ) -> Net:
     """Load a bundle without looking for a calibration: every sample runs to the last exit until you set `Net.thresholds`.
@@ -219,7 +218,7 @@ def open_network(
         points: the points between which it can switch.
     """
     # A wrong name of a meter is refused before anything is built for minutes. `auto` depends on what runs in the end.
-    watch = None if options.meter == "auto" else watch_power(options.meter, ())
+    watch = None if options.meter == "auto" else _watch_power(options.meter)
     reason = None
     if device == AUTO:
         options = replace(options, fallback=None)
@@ -228,9 +227,20 @@ def open_network(
     else:
         devices = one_device_per_stage(device, len(parts.stages))
     net = _chain(parts, devices, options, point=point, points=points, reason=reason, watch=watch)
-    if options.compares_builds:
+    if options.compares_builds and any(stage.built == "bundle" for stage in net.provenance.stages):
+        from .golden_check import refuse_wrong_builds
+
         refuse_wrong_builds(parts, net)
     return net
+
+
+def _watch_power(meter: "str | Meter | None", devices: Sequence[str] = ()) -> "Watch | None":
+    """Return a watch of the board's power, if there is to be one."""
+    if meter is None:
+        return None
+    from .power import watch_power  # most products watch none
+
+    return watch_power(meter, devices)
 
 
 def _chain(
@@ -241,7 +251,7 @@ def _chain(
     point: OperatingPoint | None = None,
     points: Mapping[str, OperatingPoint] | None = None,
     reason: str | None = None,
-    watch: Watch | None = None,
+    watch: "Watch | None" = None,
 ) -> Net:
     """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
     compiled, stages = compile_stages(parts, devices, options)
@@ -257,7 +267,7 @@ def _chain(
         point=point,
         points=points,
         provenance=Provenance(stages, reason, str(parts)),
-        watch=watch or watch_power(options.meter, [stage.device for stage in stages]),
+        watch=watch or _watch_power(options.meter, [stage.device for stage in stages]),
         first_exit=parts.first_exit,
     )
 
@@ -266,6 +276,9 @@ def _choose_devices(
     parts: NetworkParts, options: LoadOptions, point: OperatingPoint | None
 ) -> tuple[tuple[str, ...], str]:
     """Measure the devices of this machine on the golden samples; return those that `auto` chooses, and why."""
+    from ..bundle.golden import read_golden
+    from .auto import choose_devices
+
     golden = read_golden(parts.bundle, parts.variant)
     names = [end.name for end in parts.variant.exits]
     columns = [names.index(end.name) for end in parts.exits]

@@ -1,6 +1,5 @@
 """Which meter watches a network's power."""
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -8,11 +7,10 @@ from collections.abc import Sequence
 from ..devices.meter import Meter
 from ..devices.watch import Watch
 from ..errors import MeterWarning, MissingError, UsageError
+from ..progress import debug
 from .notices import warn_caller
 
 __all__ = ["card_of", "choose_for", "watch_power"]
-
-LOG = logging.getLogger(__name__)
 
 
 def card_of(devices: Sequence[str]) -> int | None:
@@ -67,7 +65,7 @@ def choose_for(name: str, devices: Sequence[str]) -> Meter:
             "...",
             device=f"cuda:{card}",
         )
-    LOG.debug("power of %s is watched by %s (%s)", ", ".join(devices), meter.name, meter.scope)
+    debug("power of %s is watched by %s (%s)", ", ".join(devices), meter.name, meter.scope)
     return meter
 
 

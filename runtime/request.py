@@ -1,13 +1,16 @@
 """What is to be loaded, and how: what `load`, `load_static`, `verify` and `build` hand on to each other."""
 
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from ..bundle import Bundle, Exit, Stage, Variant
-from ..devices.meter import Meter
 from ..errors import UsageError
 from ..progress import Progress
+
+if TYPE_CHECKING:
+    from ..devices.meter import Meter
 
 __all__ = ["LoadOptions", "NetworkParts", "chain_parts", "static_parts"]
 
@@ -34,7 +37,7 @@ class LoadOptions(Struct, frozen=True):
     threads: int = 1
     logits: bool = False
     fallback: str | None = None
-    meter: str | Meter | None = None
+    meter: "str | Meter | None" = None
     progress: Progress | None = None
     compares_builds: bool = True
 

@@ -1,13 +1,13 @@
 """Which calibration and which operating point a bundle runs with on this device."""
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
-from ..devices import differences, fingerprint
+from ..devices import Board, differences, fingerprint, identify
 from ..devices.fingerprints import OPTIONAL, Difference
 from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
+from ..progress import debug
 from .engines import find_device
 from .notices import warn_caller
 
@@ -20,8 +20,6 @@ __all__ = [
     "packages_of",
     "variant_of",
 ]
-
-LOG = logging.getLogger(__name__)
 
 
 def find_calibration(
@@ -55,9 +53,10 @@ def find_calibration(
             if any(_is_of(bundle, candidate, point, name) for point in candidate.points)
         }
     if len(fitting) < 2:
-        LOG.debug("calibrations of %s that fit: %s", bundle.path, ", ".join(fitting) or "none")
+        debug("calibrations of %s that fit: %s", bundle.path, ", ".join(fitting) or "none")
         return next(iter(fitting.values()), None)
-    misfits = {file: _misfit(candidate, threads) for file, candidate in fitting.items()}
+    board = identify()
+    misfits = {file: _misfit(candidate, threads, board) for file, candidate in fitting.items()}
     best = [file for file, misfit in misfits.items() if misfit == min(misfits.values())]
     counts = {file: len({chain.variant for chain in fitting[file].chains}) for file in best}
     wanted = max(counts.values()) if variant is None else min(counts.values())
@@ -72,7 +71,7 @@ def find_calibration(
     file = min(best, key=lambda file: min(map(_loss, fitting[file].points.values())))
     for name, (hard, _, soft) in misfits.items():
         verdict = "chosen" if name == file else "not chosen"
-        LOG.debug("calibration %s: %d hard and %d soft differences, %s", name, hard, soft, verdict)
+        debug("calibration %s: %d hard and %d soft differences, %s", name, hard, soft, verdict)
     return fitting[file]
 
 
@@ -142,7 +141,7 @@ def choose_point(
     name = _name_of_point(bundle, fitting, variant, point)
     made_for = variant_of(bundle, fitting, fitting.points[name])
     assert made_for is not None
-    LOG.debug("operating point %s of variant %s is in use", name, made_for.name)
+    debug("operating point %s of variant %s is in use", name, made_for.name)
     return made_for, fitting, fitting.points[name]
 
 
@@ -174,19 +173,22 @@ def differs_here(calibration: Calibration, threads: int) -> list[Difference]:
     return _compare_here(calibration, threads)[0]
 
 
-def _compare_here(calibration: Calibration, threads: int) -> tuple[list[Difference], int]:
-    """Return what differs from the device that a calibration was made on, and how many fields it does not tell of that one."""
+def _compare_here(calibration: Calibration, threads: int, board: Board | None = None) -> tuple[list[Difference], int]:
+    """Return what differs from the device that a calibration was made on, and how many fields it does not tell of that one.
+
+    `board` is this device's, if it is identified already.
+    """
     try:
         packages = packages_of([name for point in calibration.points.values() for name in point.placement])
     except MissingError as error:
         return [Difference("engine", "hard", str(error), calibration.fingerprint.get("engine", "none"))], 0
-    here, there = fingerprint(packages=packages, threads=threads), calibration.fingerprint
+    here, there = fingerprint(packages=packages, threads=threads, board=board), calibration.fingerprint
     return differences(here, there), sum(field in here and field not in there for field in OPTIONAL)
 
 
-def _misfit(calibration: Calibration, threads: int) -> tuple[int, int, int]:
+def _misfit(calibration: Calibration, threads: int, board: Board) -> tuple[int, int, int]:
     """Return how many hard fields of a calibration's fingerprint differ, how many soft ones may, and how many of these do."""
-    found, untold = _compare_here(calibration, threads)
+    found, untold = _compare_here(calibration, threads, board)
     kinds = [difference.kind for difference in found]
     return kinds.count("hard"), kinds.count("soft") + untold, kinds.count("soft")
 

@@ -17,6 +17,10 @@ CHUNK_SAMPLES = 16
 """The most samples that go through a stage at once. More would need more memory."""
 
 
+Place = tuple[dict[tuple[int, ...], np.ndarray], Any]
+"""An input's memory as arrays of different shapes, by shape, and its dtype."""
+
+
 class Link(NamedTuple):
     """A stage in the chain.
 
@@ -97,7 +101,8 @@ class Memory:
     Attributes:
         single: the chain at batch 1.
         heads: its steps with score and label as memory views, which are read in half the time that an array takes.
-        shapes: for each input the shapes in which a sample may come, without its batch axis and with it.
+        places: for each input its memory in the shapes in which a sample may come, without its batch axis and with it, and its
+            dtype.
     """
 
     def __init__(self, links: Sequence[Link], inputs: Sequence[Tensor], others: Sequence[Tensor]) -> None:
@@ -114,10 +119,13 @@ class Memory:
             (run, memoryview(score), memoryview(label), values[0] if values is not None else None)
             for run, score, label, values in self.single.steps
         ]
-        self.shapes = []
+        self.places: list[Place] = []
         for tensor, place in zip(inputs, self.single.inputs, strict=True):
+            by_shape: dict[tuple[int, ...], np.ndarray] = {place.shape: place}
             axis = tensor.batch_axis or 0
-            self.shapes.append((place.shape[:axis] + place.shape[axis + 1 :], place.shape))
+            if place.shape[axis : axis + 1] == (1,):
+                by_shape[place.squeeze(axis).shape] = place.squeeze(axis)
+            self.places.append((by_shape, place.dtype))
 
     def at(self, batch: int, side: int) -> Bound:
         """Return the chain tied to one of two memories, so that a batch can be compacted from one into the other."""

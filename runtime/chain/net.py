@@ -7,13 +7,12 @@ from numbers import Integral
 from threading import RLock
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy import isfinite, ndarray
 
 from ...bundle import Exit, OperatingPoint, Stage, Tensor
-from ...devices.watch import Watch
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
@@ -23,6 +22,9 @@ from .results import BatchResult, EveryExit, Provenance, Result
 from .runner import CLOSED, Runner
 from .stats import Family, Stats, Tally, make_stats
 from .values import refuse_infinite
+
+if TYPE_CHECKING:
+    from ...devices.watch import Watch
 
 __all__ = ["Net"]
 
@@ -64,7 +66,7 @@ class Net(Runner):
         point: OperatingPoint | None = None,
         points: Mapping[str, OperatingPoint] | None = None,
         provenance: Provenance | None = None,
-        watch: Watch | None = None,
+        watch: "Watch | None" = None,
         first_exit: int = 0,
         table_rows: Mapping[str, int] | None = None,
     ) -> None:
@@ -178,9 +180,9 @@ class Net(Runner):
         try:  # the same as `with lock`, which takes a tenth of a microsecond more
             lock.acquire()
             setup = self._setup
-            place, shapes, dtype, flags, marks = setup.entry
-            if x.__class__ is ndarray and x.shape in shapes and x.dtype is dtype:
-                place[...] = x
+            views, dtype, place, flags, marks = setup.entry
+            if x.__class__ is ndarray and x.dtype is dtype and (view := views.get(x.shape)) is not None:
+                view[...] = x
                 if marks is not None:
                     isfinite(place, flags)
                     if 0 in marks:

@@ -3,13 +3,16 @@
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
 
 from ...devices.state import BoardState, State
-from ...devices.watch import Power, Watch
 from ...units import show_us
+
+if TYPE_CHECKING:  # most products watch no power
+    from ...devices.watch import Power, Watch
 
 RECENT_CALLS = 4096
 """The latency percentiles are those of so many calls."""
@@ -53,7 +56,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     exit_counts: tuple[int, ...]
     exit_shares: tuple[float, ...]
     latency_s: dict[str, float]
-    power: Power | None
+    power: "Power | None"
     energy_per_inference_j: float | None
     state: State
     notice: str = ""
@@ -122,7 +125,7 @@ def make_stats(
     recent: Sequence[int],
     recent_exits: Sequence[int],
     family: Family,
-    watch: Watch | None,
+    watch: "Watch | None",
     expected_s: Sequence[float] = (),
 ) -> Stats:
     """Make the statistics of a network.
@@ -170,7 +173,7 @@ def _compare_latency(recent: Sequence[int], exits: Sequence[int], expected_s: Se
     )
 
 
-def _share_out(power: Power | None, inferences: int) -> float | None:
+def _share_out(power: "Power | None", inferences: int) -> float | None:
     """Return joules per inference; None if there was no inference, or if the meter missed too much of the time."""
     if power is None or power.mean_w is None or not inferences:
         return None

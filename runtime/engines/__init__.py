@@ -1,7 +1,7 @@
-"""The engines that run stages, one module or package each. A module put here is an engine, and nothing else names it.
+"""The engines that run stages, one module or package each. A module put here is an engine; beside it only `ALIASES` may name it.
 
 A device is named by an engine's module and a place it runs on, `openvino:CPU`, or by one of the short names in `ALIASES`: `cpu`,
-`cuda:0`. How a stage gets from its file to a run:
+`cuda:0`. Only the engine of a device that is asked for is imported. How a stage gets from its file to a run:
 
     StageFile --- compile_stage(stage, place) ---> Compiled --- bind(inputs, outputs) ---> Run --- run() ---> outputs are filled
                                                       |                                     |
@@ -9,19 +9,18 @@ A device is named by an engine's module and a place it runs on, `openvino:CPU`, 
 
 A new engine is a module here with:
 
-- `PACKAGE` and `ALIASES`, the package that does the work and the short names of its places;
+- `PACKAGE`, the package that does the work;
 - `list_places()`, what of it exists on this machine;
 - `compile_stage(stage, place, *, threads, built=None)`, which returns an object with the attributes and the two methods of
   `Compiled`;
 - `describe_build` and `build` too, if compiling takes so long that it is done ahead (`Builder`), and `check_place` if that is
   done on another machine (`CrossBuilder`).
 
-It imports its package only inside functions, since all modules are looked through for a device's name. A module whose name begins
-with `_` is a helper and no engine. Errors need not name device or stage: whoever compiles adds both.
+It imports its package only inside functions, since `engines` imports all modules. A module whose name begins with `_` is a helper
+and no engine. Errors need not name device or stage: whoever compiles adds both.
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -50,6 +49,8 @@ __all__ = [
     "pin_shapes",
 ]
 
+ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime"}
+"""First parts of device names that mean a place of an engine: `cuda` of `cuda:0` is a place of ONNX Runtime."""
 Run = Callable[[], object]
 HOST = "host"
 """The memory that numpy sees."""
@@ -157,11 +158,9 @@ class Engine(Protocol):
 
     Attributes:
         PACKAGE: the package that does the work; its version is looked up under this name.
-        ALIASES: first parts of device names that mean a place of this engine: `cuda` of `cuda:0`.
     """
 
     PACKAGE: str
-    ALIASES: tuple[str, ...]
 
     def list_places(self) -> dict[str, str]:
         """Return the places that exist on this machine, each with a description: `{"CPU": "Intel Core i7"}`.
@@ -231,9 +230,11 @@ class Device(NamedTuple):
 
 def engines() -> dict[str, Engine]:
     """Return every engine by its module's name; those with short names for their places come first."""
+    import pkgutil  # takes a millisecond to import, and `find_device` does without
+
     names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-    return cast(dict[str, Engine], dict(sorted(modules.items(), key=lambda item: not item[1].ALIASES)))
+    ordered = sorted(names, key=lambda name: name not in ALIASES.values())
+    return {name: cast(Engine, importlib.import_module(f"{__name__}.{name}")) for name in ordered}
 
 
 def find_device(name: str) -> Device:
@@ -243,20 +244,24 @@ def find_device(name: str) -> Device:
         MissingError: no engine has such a device.
     """
     first, _, place = name.partition(":")
-    by_module = engines()
-    for module, engine in by_module.items():
-        if first == module and place:
-            return Device(name_device(module, engine, place), engine, place)
-        if first in engine.ALIASES:
-            return Device(name, engine, name)
-    names = [alias for engine in by_module.values() for alias in engine.ALIASES]
-    names += [f"{module}:..." for module in by_module]
+    if first in ALIASES:
+        return Device(name, cast(Engine, importlib.import_module(f"{__name__}.{ALIASES[first]}")), name)
+    if place and first.isidentifier() and not first.startswith("_"):
+        module = f"{__name__}.{first}"
+        try:
+            engine = cast(Engine, importlib.import_module(module))
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+        else:
+            return Device(name_device(first, place), engine, place)
+    names = [*ALIASES, *(f"{module}:..." for module in engines())]
     raise MissingError(
         f"There is no device {name!r}. Devices are named {', '.join(names)}; offramp doctor lists those that are here.",
         device=name,
     )
 
 
-def name_device(module: str, engine: Engine, place: str) -> str:
+def name_device(module: str, place: str) -> str:
     """Return the name by which users ask for a place: `cuda:0` of ONNX Runtime, `openvino:CPU` of OpenVINO."""
-    return place if place.partition(":")[0] in engine.ALIASES else f"{module}:{place}"
+    return place if ALIASES.get(place.partition(":")[0]) == module else f"{module}:{place}"

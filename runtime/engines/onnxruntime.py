@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 PACKAGE = "onnxruntime"
-ALIASES = ("cpu", "cuda")
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", HOST),

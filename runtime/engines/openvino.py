@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 PACKAGE = "openvino"
-ALIASES = ()
 
 MOST_LISTED = 5
 """The most nodes that a message names; an error's `nodes` has all of them."""

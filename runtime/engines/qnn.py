@@ -21,7 +21,6 @@ from ._stdout import printing_to_stderr
 from .onnxruntime import OnnxRuntimeStage, read_assignment
 
 PACKAGE = "onnxruntime-qnn"
-ALIASES = ()
 
 PROVIDER = "QNNExecutionProvider"
 

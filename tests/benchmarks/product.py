@@ -1,18 +1,22 @@
 """What a product sees of the runtime beside its speed: cold start, two threads, a million calls. ONNX Runtime, one thread.
 
-    python tests/benchmarks/product.py [--rounds 15] [--calls 1000000] [--json result.json] [NETWORK]
+    python tests/benchmarks/product.py [--rounds 15] [--calls 1000000] [--only cold] [--beside FOLDER] [--json FILE] [NETWORK]
 
-Cold start: fresh processes in turn, one importing offramp, loading and running a sample, one doing the same with a bare session
-of the whole network; CPU time and resident memory at the first result, less those of the bare one. Hashing of the files is timed
-in the process and taken off. Threads: calls per second of two clones in two threads over those of one chain, in turn. Memory:
-what a million calls of a small network add to what ten thousand left.
+Cold start: fresh processes in turn, which import offramp, load a bundle without and with a calibration, and run a sample, and one
+that does the same with a bare session of the whole network; CPU time and resident memory at the first result, less those of the
+bare one. Hashing of the files is timed in the process and taken off. Processes see an installed offramp: no finder of an editable
+one, all compiled to bytecode, and no typing_extensions, which msgspec imports where it is. `--beside` takes turns with another
+version: FOLDER holds it as `offramp`, such as a worktree. Threads: calls per second of two clones in two threads over those of
+one chain, in turn. Memory: what a million calls of a small network add to what ten thousand left.
 """
 
 import argparse
 import gc
 import json
+import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -23,60 +27,82 @@ import numpy as np
 import psutil
 import torch
 
+import offramp
 from ladder import LADDER
+from offramp.bundle import read_calibration
+from offramp.calibrate import calibrate
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo.dense import write_onnx
 
 SEEDS = {"weights": 0, "samples": 0}
 
-END = "import psutil; print(time.process_time(), psutil.Process().memory_info().rss, hashing)"
+END = "import psutil; print(time.process_time(), psutil.Process().memory_info().rss, hashing, len(sys.modules))"
 OURS = """
 import sys, time
 hashing = 0.0
+sys.modules["typing_extensions"] = None
 import numpy as np
-import offramp.bundle.reading as b
-original = b.hash_file
-def timed(path):
+import hashlib
+original = hashlib.sha256
+def timed(*content):
     global hashing
-    start = time.process_time(); found = original(path); hashing += time.process_time() - start
+    start = time.process_time(); found = original(*content); hashing += time.process_time() - start
     return found
-b.hash_file = timed
-from offramp.runtime import load_uncalibrated
-from offramp.bundle import open_bundle
-net = load_uncalibrated(open_bundle(sys.argv[1]))
+hashlib.sha256 = timed
+from offramp.runtime import load, load_uncalibrated
+net = load(sys.argv[1], point=sys.argv[4]) if sys.argv[4] else load_uncalibrated(sys.argv[1])
 net(np.zeros([int(a) for a in sys.argv[3].split("x")], np.float32))
 """
 BARE = """
 import sys, time
 hashing = 0.0
+sys.modules["typing_extensions"] = None
 import numpy as np
 import onnxruntime as ort
 options = ort.SessionOptions(); options.intra_op_num_threads = 1; options.inter_op_num_threads = 1
 session = ort.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
 session.run(None, {session.get_inputs()[0].name: np.zeros([int(a) for a in sys.argv[3].split("x")], np.float32)})
 """
+FIELDS = "cpu_s", "bytes", "hashing_cpu_s", "modules"
 
 
-def start(code, *arguments):
+def start(code, folder, compiled, *arguments):
+    packages = sysconfig.get_path("purelib")
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{packages}", "PYTHONPYCACHEPREFIX": str(compiled)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
-        [sys.executable, "-c", code + END, *map(str, arguments)], capture_output=True, text=True, check=True
+        [sys.executable, "-S", "-c", code + END, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
-    return [float(value) for value in done.stdout.split()]
+    return dict(zip(FIELDS, map(float, done.stdout.split()), strict=True))
 
 
-def cold_start(bundle, shape, rounds):
+def cold_start(bundle, shape, folders, compiled, rounds):
+    """Return by version and by kind of start what it takes more than a bare session, and what that takes."""
     variant = bundle.variant()
     arguments = bundle.path, bundle.path / variant.folder / variant.whole, "x".join(map(str, (1, *shape)))
-    start(OURS, *arguments)  # compiles bytecode
-    ours, bare = zip(*[(start(OURS, *arguments), start(BARE, *arguments)) for _ in range(rounds)], strict=True)
-    return {
-        "bare_cpu_s": median(b[0] for b in bare),
-        "extra_cpu_s": median(a[0] - a[2] - b[0] for a, b in zip(ours, bare, strict=True)),
-        "hashing_cpu_s": median(a[2] for a in ours),
-        "bare_bytes": median(b[1] for b in bare),
-        "extra_bytes": median(a[1] - b[1] for a, b in zip(ours, bare, strict=True)),
+    calibration = read_calibration(bundle.calibrations()[0])
+    early = next(name for name, point in calibration.points.items() if point.static is None)
+    kinds = {
+        (name, kind): (OURS, folder, compiled, *arguments, point)
+        for name, folder in folders.items()
+        for kind, point in (("without a calibration", ""), ("with a calibration", early))
     }
+    kinds["bare", ""] = (BARE, next(iter(folders.values())), compiled, *arguments)
+    for call in kinds.values():
+        start(*call)  # compiles bytecode
+    turns = [{kind: start(*call) for kind, call in kinds.items()} for _ in range(rounds)]
+    found = [{"version": "bare", **{field: median(turn["bare", ""][field] for turn in turns) for field in FIELDS}}]
+    for name, kind in list(kinds)[:-1]:
+        pairs = [(turn[name, kind], turn["bare", ""]) for turn in turns]
+        row = {f"extra_{field}": median(ours[field] - bare[field] for ours, bare in pairs) for field in FIELDS}
+        row["extra_cpu_s"] = median(a["cpu_s"] - a["hashing_cpu_s"] - b["cpu_s"] for a, b in pairs)
+        found.append({"version": name, "kind": kind, **row})
+    return found
 
 
 def throughput(nets, x, seconds):
@@ -101,6 +127,8 @@ def main():
     parser.add_argument("network", nargs="?", default="resnet20", choices=LADDER)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=1_000_000)
+    parser.add_argument("--only", choices=["cold"])
+    parser.add_argument("--beside", type=Path, metavar="FOLDER")
     parser.add_argument("--json")
     options = parser.parse_args()
     make, shape = LADDER[options.network]
@@ -109,15 +137,30 @@ def main():
     found = {"seeds": SEEDS, "network": options.network, "rounds": options.rounds, "calls": options.calls}
     with tempfile.TemporaryDirectory() as folder:
         bundle = export(make().eval(), x, Path(folder) / "b.offramp")
-        found["cold_start"] = cold = cold_start(bundle, shape, options.rounds)
-        extra, bare = (
-            f"{cold[f'{k}_cpu_s'] * 1e3:.1f} ms of CPU, {cold[f'{k}_bytes'] / 1e6:.1f} MB" for k in ("extra", "bare")
-        )
-        hashing = f"{cold['hashing_cpu_s'] * 1e3:.1f} ms"
+        samples = np.random.default_rng(SEEDS["samples"]).standard_normal((100, *shape)).astype(np.float32)
+        calibrate(bundle, (samples, None))
+        folders = {"this": Path(offramp.__file__).parents[1]} | ({"beside": options.beside} if options.beside else {})
+        rows = cold_start(bundle, shape, folders, Path(folder) / "compiled", options.rounds)
+        bare, plain, calibrated = rows[:3]
+        found["cold_start"] = {
+            **{f"bare_{field}": bare[field] for field in FIELDS[:2]},
+            **{f"extra_{field}": plain[f"extra_{field}"] for field in FIELDS[:2]},
+            "calibrated_cpu_s": calibrated["extra_cpu_s"],
+            "hashing_cpu_s": plain["extra_hashing_cpu_s"],
+            "versions": rows,
+        }
         print(
-            f"cold start of {options.network}: {extra} above a bare session's {bare}; hashing besides {hashing}",
-            flush=True,
+            f"cold start of {options.network}, bare session: {bare['cpu_s'] * 1e3:.1f} ms of CPU, "
+            f"{bare['bytes'] / 1e6:.1f} MB, {bare['modules']:.0f} modules"
         )
+        for row in rows[1:]:
+            print(
+                f"{row['version']:7}{row['kind']:22} {row['extra_cpu_s'] * 1e3:6.1f} ms, {row['extra_bytes'] / 1e6:5.1f} MB, "
+                f"{row['extra_modules']:4.0f} modules more; hashing besides {row['extra_hashing_cpu_s'] * 1e3:.1f} ms",
+                flush=True,
+            )
+        if options.only == "cold":
+            return
         for device in ("cpu", "openvino:CPU"):
             net = load_uncalibrated(bundle, device)
             clone = net.clone()

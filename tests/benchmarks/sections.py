@@ -259,6 +259,8 @@ def product(result: dict[str, Any]) -> list[str]:
         "Memory of a bare session at its first result": "{bare_bytes!m} MB",
         "offramp's memory, beyond that": "{extra_bytes!m} MB",
     }
+    if "calibrated_cpu_s" in cold:
+        cells["offramp's with a calibration, beyond that"] = "{calibrated_cpu_s:.1f} ms of CPU"
     rows = [{"what": what, "value": show(form, **cold)} for what, form in cells.items()]
     for device, engine in ENGINES.items():
         clones, grown = result[f"two_clones {device}"], result[f"growth_bytes {device}"]

@@ -1,9 +1,11 @@
 import errno
+import importlib.metadata
 import itertools
+import sys
 
 import pytest
 
-from offramp.devices import describe_differences, differences, fingerprint, identify
+from offramp.devices import describe_differences, differences, fingerprint, identify, version_of
 from offramp.devices.board import is_x86_64
 from offramp.devices.state import BoardState, State, throttled_between
 from offramp.tests.fakes.boards import BOARDS, CPU, plant, put, soctherm, thermal, tree, vcgencmd
@@ -397,3 +399,13 @@ def test_the_temperature_is_recorded_and_never_compared(board):
 def test_64_bit_x86_is_known_by_both_its_names(monkeypatch, name, expected):
     monkeypatch.setattr("platform.machine", lambda: name)
     assert is_x86_64() == expected
+
+
+def test_versions_are_those_that_pip_knows(tmp_path, monkeypatch):
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    assert {name: version_of(name) for name in installed} == installed
+    folder = tmp_path / "Some_engine.x_gpu-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nVersion: 1.0+cu12\n\nVersion: 9\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert version_of("some-engine-x") == "1.0+cu12"

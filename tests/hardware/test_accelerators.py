@@ -23,7 +23,7 @@ def find_devices():
     devices = []
     for module, engine in engines().items():
         try:
-            devices += [name_device(module, engine, place) for place in engine.list_places()]
+            devices += [name_device(module, place) for place in engine.list_places()]
         except MissingError as error:
             print(error)
     return [name for name in devices if name.rpartition(":")[2].lower() != "cpu" and SIMULATOR not in name]

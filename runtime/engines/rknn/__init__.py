@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .stage import RknnHeader, RknnStage
 
 PACKAGE = "rknn-toolkit-lite2"
-ALIASES = ()
 RKNN_SOCS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rv1126b")
 """The chips that RKNNLite runs on."""
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .plan import TensorRtStage
 
 PACKAGE = "tensorrt"
-ALIASES = ()
 TIMINGS = "timings of TensorRT"
 """The label in the cache of what a build measured on a device, which makes the next build faster."""
 

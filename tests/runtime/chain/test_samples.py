@@ -1,11 +1,16 @@
 """What programs give as a sample."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from offramp.errors import DataError
+from offramp.bundle import Exit, Stage, Tensor
+from offramp.errors import DataError, UsageError
 from offramp.export import export
-from offramp.runtime import load_uncalibrated
+from offramp.runtime import Net, load_uncalibrated
+from offramp.runtime.chain import runner
+from offramp.runtime.engines import HOST
 from offramp.tests.zoo.dense import write_onnx
 
 torch = pytest.importorskip("torch")
@@ -98,3 +103,59 @@ class Broken:
 def test_an_object_whose_array_fails_is_refused_with_its_reason(net):
     with pytest.raises(DataError, match=r"given for x, a \w+\.Broken: no memory on the device$"):
         net(Broken())
+
+
+class Sum:
+    """A fake of a compiled stage: its score tells the sum of its inputs."""
+
+    runs_on, memory, allocate, batches, clones, half = "fake", HOST, None, True, True, False
+
+    def bind(self, inputs, outputs):
+        def run():
+            outputs["score"][...] = sum(float(array.sum()) for array in inputs.values()) / 1000
+            outputs["label"][...] = 0
+
+        return run
+
+
+def sum_net(inputs, rows):
+    exits = [Exit(name="exit", logits="logits", score="score", label="label", static="static0.onnx", macs=1)]
+    stages = [Stage(file="stage0.onnx", inputs=tuple(inputs), outputs=(), macs=1)]
+    compiled: Any = Sum()
+    return Net([compiled], stages, exits, inputs=inputs, classes=2, logits=False, table_rows=rows)
+
+
+def test_arrays_of_the_right_shapes_are_copied_without_more_ado(monkeypatch):
+    inputs = [
+        Tensor(name="ids", dtype="int64", shape=(None, 3)),
+        Tensor(name="mask", dtype="float32", shape=(2, None, 3)),
+    ]
+    net = sum_net(inputs, {"ids": 5})
+    ids, mask = np.array([4, 1, -5]), np.arange(6, dtype=np.float32).reshape(2, 3)
+    understand = runner.split_inputs
+    monkeypatch.setattr(runner, "split_inputs", None)  # which understands whatever else programs pass
+    samples = (
+        (ids, mask),
+        [ids[None], mask[:, None]],
+        {"mask": mask, "ids": ids},
+        (np.ascontiguousarray(ids[::-1])[::-1], np.asfortranarray(mask)),
+    )
+    for sample in samples:
+        assert net(sample).score == np.float32(0.015)
+    late = sum_net(inputs[1:], {})
+    assert late(mask).score == late(mask[:, None]).score == late((mask,)).score == np.float32(0.015)
+    for value, words in (
+        ((ids + 1, mask), "holds 5 in ids"),
+        ((ids - 1, mask), "holds -6 in ids"),
+        ((ids, mask + np.inf), "infinity"),
+    ):
+        with pytest.raises(DataError, match=words):
+            net(value)
+    monkeypatch.setattr(runner, "split_inputs", understand)
+    assert net((ids.astype(np.int32), mask.astype(float))).score == net((ids.tolist(), mask)).score == np.float32(0.015)
+    for wrong in ((ids,), (ids, mask, mask), {"ids": ids}, {"ids": ids, "mask": mask, "x": ids}, (ids, mask.T), ids):
+        with pytest.raises(DataError):
+            net(wrong)
+    net.close()
+    with pytest.raises(UsageError, match="closed"):
+        net((ids, mask))
