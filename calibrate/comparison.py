@@ -29,6 +29,9 @@ __all__ = ["Comparison", "ComparisonRequest", "bench", "choose_early", "compare"
 CHECKED_LABELS = 256
 """Labels of at most this many samples are held against the whole network before anything is measured."""
 
+FORCED_SAMPLES = 1024
+"""Exits are forced in the blocks of about so many samples: that tells their mean latencies, and no interval is made of them."""
+
 
 class ComparisonRequest(Struct, frozen=True, kw_only=True):
     """What shall be compared, checked.
@@ -197,7 +200,8 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
     )
     placement, point = net.provenance.devices, net.point
     mix = point.exit_shares if point else (0.0,) * (len(net.exits) - 1) + (1.0,)
-    turns = {"early": run_alone(net, pace=pace), "forced": force_exits(net, mix, rng=rng, pace=pace)}
+    every = max(1, len(request.x) // FORCED_SAMPLES)
+    turns = {"early": run_alone(net, pace=pace), "forced": force_exits(net, mix, rng=rng, pace=pace, every=every)}
     first = bundle.manifest.variants[0]
     last = len(first.exits) - 1
     whole = stack.enter_context(load_static(bundle, placement[-1], variant=first.name, exit=last, threads=threads))
@@ -212,7 +216,7 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
     if len(set(placement)) > 1:
         for device in sorted(set(placement)):
             alone = stack.enter_context(load_uncalibrated(bundle, device, variant=variant, threads=threads))
-            turns[f"on {device}"] = force_exits(alone, mix, rng=rng, pace=pace)
+            turns[f"on {device}"] = force_exits(alone, mix, rng=rng, pace=pace, every=every)
     return _Networks(turns=turns, provenance=net.provenance, point=point, single=single)
 
 

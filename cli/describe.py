@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
 from ..units import show_mj, show_share, show_thresholds, show_time, show_us
 from .output import table
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
     from ..cache import CachedBuild
     from ..calibrate import ExitEnergies
     from ..devices.state import State
@@ -28,7 +28,7 @@ LEAST_SHOWN_BIAS = 5e-5
 """A correction of the drop that is smaller than 0.01 % when it is rounded is not shown."""
 
 
-def describe_bundle(bundle: Bundle) -> str:
+def describe_bundle(bundle: "Bundle") -> str:
     """Describe a bundle and each of its variants."""
     manifest = bundle.manifest
     inputs = ", ".join(f"{tensor.name} {tensor.dtype} {_shape(tensor)}" for tensor in manifest.inputs)
@@ -42,7 +42,7 @@ def describe_bundle(bundle: Bundle) -> str:
     return "\n\n".join(parts)
 
 
-def _describe_variant(variant: Variant) -> str:
+def _describe_variant(variant: "Variant") -> str:
     size = sum(file.bytes for file in variant.files.values())
     head = f"variant {variant.name}  {variant.precision}, rule {variant.rule}, {len(variant.exits)} exits, {size / 1e6:.2f} MB"
     if variant.origin is not None:
@@ -81,11 +81,11 @@ def describe_shifts(variant: str, parent: str, shifts: Sequence["Shift"]) -> str
     return table(lines)
 
 
-def _shape(tensor: Tensor) -> str:
+def _shape(tensor: "Tensor") -> str:
     return "x".join("N" if axis is None else str(axis) for axis in tensor.shape)
 
 
-def describe_calibration(calibration: Calibration) -> str:
+def describe_calibration(calibration: "Calibration") -> str:
     """Describe a calibration: its points, the static networks beside them, and its verdicts."""
     selecting, reporting = calibration.select_samples, calibration.report_samples
     if calibration.outside:
@@ -110,7 +110,7 @@ def describe_calibration(calibration: Calibration) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
-def _describe_point(name: str, point: OperatingPoint) -> list[str]:
+def _describe_point(name: str, point: "OperatingPoint") -> list[str]:
     lines = [f"point {name}: {point.target}", f"  runs         {point.engines}"]
     if point.exits_early:
         lines += [

@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 from msgspec import Struct
 
-from ..bundle import Bundle
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
 
 __all__ = ["LoadArguments", "Loading", "with_loading"]
 
@@ -46,7 +48,7 @@ class Loading(Struct, frozen=True, kw_only=True):
     point: str | None = None
     calibration: str | None = None
 
-    def devices(self, bundle: Bundle, variant: str | None) -> Devices | None:
+    def devices(self, bundle: "Bundle", variant: str | None) -> Devices | None:
         """Return the devices that --device and --place ask for; None if neither is given.
 
         Raises:
@@ -60,17 +62,17 @@ class Loading(Struct, frozen=True, kw_only=True):
             raise UsageError("--device auto chooses for all stages at once: leave --place out.")
         return parse_placement(self.place, len(bundle.variant(variant).stages), device=self.device or "cpu")
 
-    def devices_or_calibrated(self, bundle: Bundle, variant: str) -> Devices:
+    def devices_or_calibrated(self, bundle: "Bundle", variant: str) -> Devices:
         """Return the devices that are asked for, or else those where the variant was calibrated, or else `cpu`."""
         return self.devices(bundle, variant) or _calibrated_devices(bundle, variant)
 
-    def variant_to_run(self, bundle: Bundle) -> str:
+    def variant_to_run(self, bundle: "Bundle") -> str:
         """Return the variant that is asked for, or else the calibrated one, or else the first."""
         from ..runtime.selection import choose_point
 
         return self.variant or choose_point(bundle)[0].name
 
-    def arguments(self, bundle: Bundle) -> LoadArguments:
+    def arguments(self, bundle: "Bundle") -> LoadArguments:
         """Return the arguments of `runtime.load` that the options ask for."""
         devices: Devices | None = self.device
         if self.place is not None:
@@ -90,7 +92,7 @@ class Loading(Struct, frozen=True, kw_only=True):
         )
 
 
-def _calibrated_devices(bundle: Bundle, variant: str) -> Devices:
+def _calibrated_devices(bundle: "Bundle", variant: str) -> Devices:
     """Return the devices on which a variant's chain was calibrated, or `cpu` if it was not, or by several calibrations."""
     from ..runtime.selection import choose_point
 

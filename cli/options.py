@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from ..bundle import Preprocess, Target
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..bundle import Preprocess, Target
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
@@ -55,8 +57,9 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
     return gather
 
 
-def _read_targets(goal: Any, limits: Mapping[str, str | None], file: str | None) -> Target | dict[str, Target] | None:
+def _read_targets(goal: Any, limits: Mapping[str, str | None], file: str | None) -> "Target | dict[str, Target] | None":
     """Return the target that options or a file ask for; None if there are none. A limit is a number, or has a unit: `5ms`."""
+    from ..bundle import Target
     from ..calibrate import read_targets
     from ..calibrate.target_file import read_limit
 
@@ -141,11 +144,13 @@ def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 def parse_preprocess(
     mean: str | None, std: str | None, *, resize: Any, crop: float, interpolation: Any
-) -> Preprocess | None:
+) -> "Preprocess | None":
     """Return the preprocessing that --mean and --std ask for, None without both; a missing mean is 0, a missing std 1.
 
     A single number counts for every channel.
     """
+    from ..bundle import Preprocess
+
     means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
     if means is None and stds is None:
         return None
@@ -160,7 +165,7 @@ def parse_preprocess(
     )
 
 
-def fit_channels(preprocess: Preprocess | None, example: Any) -> Preprocess | None:
+def fit_channels(preprocess: "Preprocess | None", example: Any) -> "Preprocess | None":
     """Return preprocessing of a single number for all channels of an example, images (N, height, width, channel)."""
     axes: tuple[int, ...] = getattr(example, "shape", ())
     if preprocess is None or len(preprocess.mean) > 1 or len(axes) != 4 or axes[3] > 4:

@@ -21,7 +21,7 @@ from ...runtime.loading import load_uncalibrated
 from ...runtime.selection import choose_point, differs_here
 from ..comparison import Comparison, ComparisonRequest, compare
 from ..labels import check_labelled, hash_samples
-from ..measure.answers import SAMPLES_AT_ONCE
+from ..measure.answers import record_answers
 from ..measure.latency import latencies
 from ..measure.tables import exits_taken
 from .contents import PERCENTILE_COUNT, Distribution, Measured, Report
@@ -228,19 +228,15 @@ def _measure(request: ComparisonRequest, chain: Chain) -> Measured:
 
 def _ask_exits(request: ComparisonRequest, variant: Variant, placement: str | Sequence[str]) -> EveryExit:
     """Return what every exit of a variant answers to every sample."""
-    parts, x, progress = [], request.x, request.progress
     with load_uncalibrated(
         request.bundle,
         placement,
         variant=variant.name,
         threads=request.threads,
         fallback=request.fallback,
-        progress=progress,
+        progress=request.progress,
     ) as net:
-        for first in range(0, len(x), SAMPLES_AT_ONCE):
-            parts.append(net.every_exit(x[first : first + SAMPLES_AT_ONCE]))
-            progress("asking every exit", min(first + SAMPLES_AT_ONCE, len(x)), len(x))
-    return EveryExit(np.concatenate([part.label for part in parts]), np.concatenate([part.score for part in parts]))
+        return record_answers(net, request.x, progress=request.progress)
 
 
 def _distributions(comparison: Comparison) -> tuple[Distribution, ...]:

@@ -176,13 +176,17 @@ def measure_turns(session: Session, turns: Mapping[Key, Turn], *, seconds: float
 
 
 def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:
-    """Record the chain, and every static network by itself."""
+    """Record the chain, and every static network by itself, unless it answers exactly as the chain does at its exit."""
 
     def part(static: int | None) -> Part:
         return Part(variant=loaded.variant, placement=loaded.placement, work=work, static=static)
 
     chain = session.record(loaded.net, x, part(None))
-    return Answers(chain, tuple(session.record(static, x, part(k)) for k, static in enumerate(loaded.statics)))
+    exits = [EveryExit(chain.label[:, k : k + 1], chain.score[:, k : k + 1]) for k in range(len(loaded.statics))]
+    statics = zip(loaded.statics, exits, strict=True)
+    return Answers(
+        chain, tuple(session.record(static, x, part(k), like=like) for k, (static, like) in enumerate(statics))
+    )
 
 
 def _describe_reference(session: Session, configurations: Sequence[Configuration]) -> Reference:

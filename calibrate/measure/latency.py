@@ -12,6 +12,7 @@ each call, as a product does that is called ten times a second.
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import perf_counter
 from typing import TypeVar
@@ -34,7 +35,9 @@ Key = TypeVar("Key", bound=Hashable)
 """Names a turn: any object, such as the network that runs."""
 
 
-def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator, pace: Pace = BACK_TO_BACK) -> Turn:
+def force_exits(
+    net: Net, shares: Sequence[float], *, rng: np.random.Generator, pace: Pace = BACK_TO_BACK, every: int = 1
+) -> Turn:
     """Make the turn that leaves a chain at exits drawn at random, whatever the scores; each exit occurs at least once per block.
 
     Args:
@@ -42,12 +45,16 @@ def force_exits(net: Net, shares: Sequence[float], *, rng: np.random.Generator, 
         shares: the share of samples that leave at each exit, (exits,); they sum to 1.
         rng: draws the exits.
         pace: of the calls.
+        every: of so many blocks one is measured.
     """
     forced = leave_at_each(net)
     count = len(forced)
+    blocks = itertools.count()
 
     def turn(x: Samples) -> Sequence[Sequence[Result]]:
         results: list[list[Result]] = [[] for _ in range(count)]
+        if next(blocks) % every:
+            return results
         drawn = np.concatenate([np.arange(count), rng.choice(count, 2 * pace.block, p=shares)])
         for i, k in enumerate(rng.permutation(drawn)):
             pace.wait()

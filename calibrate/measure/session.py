@@ -136,10 +136,12 @@ class Session:
             load_static(self.request.bundle, device, variant=variant.name, exit=exit_, threads=self.request.threads)
         )
 
-    def record(self, net: Net, x: Samples, part: Part) -> EveryExit:
+    def record(self, net: Net, x: Samples, part: Part, *, like: EveryExit | None = None) -> EveryExit:
         """Record the answers of a network; see `record_answers`."""
         request = self.request
-        return record_answers(net, x, resume=self.resume, part=part, progress=request.progress, save_s=request.save_s)
+        return record_answers(
+            net, x, progress=request.progress, resume=self.resume, part=part, save_s=request.save_s, like=like
+        )
 
     def fingerprint(self, devices: Sequence[str]) -> dict[str, str]:
         """Return the fingerprint of the board and of the software behind some devices."""
