@@ -87,7 +87,7 @@ def cold_start(bundle, shape, folders, compiled, rounds):
     arguments = bundle.path, bundle.path / variant.folder / variant.whole, "x".join(map(str, (1, *shape)))
     calibration = read_calibration(bundle.calibrations()[0])
     early = next(name for name, point in calibration.points.items() if point.static is None)
-    kinds = {
+    kinds: dict[tuple[str, str], tuple[object, ...]] = {
         (name, kind): (OURS, folder, compiled, *arguments, point)
         for name, folder in folders.items()
         for kind, point in (("without a calibration", ""), ("with a calibration", early))
