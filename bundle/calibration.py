@@ -289,17 +289,19 @@ class Tradeoff(Record, frozen=True, kw_only=True):
 
 
 class Conditions(Record, frozen=True):
-    """The board before and after measuring.
+    """The board before and after measuring, and how fast it was.
 
     Attributes:
-        clock_hz: the fastest core's clock, before and after; None if it is unknown.
-        temperature_c: temperature of the hottest zone, before and after; None if it is unknown.
+        clock_hz, temperature_c: of the fastest core and of the hottest zone, before and after; None if unknown.
         throttled: the causes that slowed the board down during the measurement.
+        reference_s, reference_device: mean latency of the reference while the points were measured, None if unknown; its device.
     """
 
     clock_hz: tuple[float | None, float | None]
     temperature_c: tuple[float | None, float | None]
     throttled: tuple[str, ...]
+    reference_s: Seconds | None = None
+    reference_device: str = ""
 
 
 class Calibration(Record, frozen=True, kw_only=True):
@@ -315,13 +317,11 @@ class Calibration(Record, frozen=True, kw_only=True):
         select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
         outside: whether the selecting samples were given apart, so that all others gave the figures.
         meter: the meter that measured energy, and its scope; None without one.
-        every_s: the pace of the calls that were measured, from the start of one to the start of the next; None if they were made
-            back to back.
+        every_s: the pace of the calls that were measured, from start to start; None if they were made back to back.
         chains, statics: the measurements.
         gates: the variants that were excluded from the search, and why.
         frontier: the best trade-offs, by rising latency.
-        points: the operating points by name; `load` takes the first. If a static network is recommended as `<name>`,
-            `<name>-early` is the best point with early exit.
+        points: by name; `load` takes the first. If a static network is recommended, `<name>-early` is the best with early exit.
         notes: other things worth knowing, in words.
 
     Example:

@@ -93,6 +93,9 @@ class Benchmark(Struct, frozen=True):
         exit_latency_s: mean latency of leaving at each exit, forced, measured in the same run.
         predicted_s: the sum over exits of `exit_shares` times `exit_latency_s`.
         prediction_error: `predicted_s` relative to the measured mean, minus 1.
+        calibrated_s: mean latency of the point, as it was calibrated; None without a calibration.
+        slowdown: how many times as long the whole static network takes here as when the point was calibrated. None if the
+            calibration does not know it, or measured it on another device or at another pace.
         share_error_s: what the error of the predicted shares adds to the mean latency; None without a calibration.
         samples: how many samples were measured.
         fingerprint: the device and its software; see `devices.fingerprint`.
@@ -127,6 +130,15 @@ class Benchmark(Struct, frozen=True):
     verdict: str
     best_speedup: float
     every_s: float | None = None
+    calibrated_s: float | None = None
+    slowdown: float | None = None
+
+    @property
+    def calibration_error(self) -> float | None:
+        """The error of the calibrated mean latency once the machine's drift is taken out; None if `slowdown` is unknown."""
+        if self.calibrated_s is None or self.slowdown is None:
+            return None
+        return self.calibrated_s * self.slowdown / self.early.mean_s - 1
 
     def __str__(self) -> str:
         low, high = map(show_share, self.drop_interval)
@@ -165,6 +177,11 @@ class Benchmark(Struct, frozen=True):
         if self.share_error_s is not None:
             lines.append(
                 f"Effect of predicted instead of measured exit shares on the mean latency: {self.share_error_s * 1e6:+.1f} us"
+            )
+        if self.calibrated_s is not None and self.slowdown is not None:
+            lines.append(
+                f"The machine takes {self.slowdown:.2f} times as long as when it was calibrated: {show_us(self.calibrated_s, 1)} "
+                f"of then are {show_us(self.calibrated_s * self.slowdown, 1)} here ({self.calibration_error:+.1%})"
             )
         return lines
 

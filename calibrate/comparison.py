@@ -274,7 +274,23 @@ def _summarise(
         verdict=verdict,
         every_s=request.pace.every_s,
         best_speedup=rows.get("single", rows["whole"]).mean_s / rows["early"].mean_s,
+        calibrated_s=point.latency_s if point else None,
+        slowdown=_find_slowdown(request, placement[-1], latencies(whole)),
     )
+
+
+def _find_slowdown(request: ComparisonRequest, device: str, whole_s: np.ndarray) -> float | None:
+    """Return how many times as long the whole static network takes as when it was calibrated; None if that is unknown."""
+    if request.calibration is None:
+        return None
+    then = request.calibration.conditions
+    if (
+        then.reference_s is None
+        or then.reference_device != device
+        or request.calibration.every_s != request.pace.every_s
+    ):
+        return None
+    return float(whole_s.mean()) / then.reference_s
 
 
 def _name_static(static: StaticPoint, usual_device: str) -> str:

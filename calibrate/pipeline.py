@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from .. import __version__
 from ..bundle import Bundle, Calibration, OperatingPoint, Target
@@ -202,7 +203,7 @@ def _describe(
         offramp=__version__,
         variants={variant.name: variant.digest for variant in variants},
         fingerprint=session.fingerprint([device for point in points.values() for device in point.placement]),
-        conditions=conditions,
+        conditions=replace(conditions, reference_s=choice.reference_s, reference_device=session.reference_device),
         confidence=request.confidence,
         least_gain=request.least_gain,
         seed=request.seed,

@@ -157,6 +157,8 @@ def describe_stats(stats: "Stats") -> str:
     lines = [("inferences", str(stats.inferences))]
     lines += [(f"left at exit {k}", f"{share:.1%}") for k, share in enumerate(stats.exit_shares)]
     lines += [(f"latency {name}", show_us(seconds, 1)) for name, seconds in stats.latency_s.items()]
+    if stats.slowdown is not None:
+        lines.append(("against calibration", f"{stats.slowdown:.2f} times as long"))
     if stats.power is not None:
         if stats.power.mean_w is not None:
             lines.append(("mean power", f"{stats.power.mean_w:.4g} W"))

@@ -144,16 +144,18 @@ def measure_configuration(session: Session, loaded: LoadedConfiguration) -> Conf
         outside_answers=outside,
         chain=chain,
         statics=tuple(costs[static].with_power_of(chain, slice(k, k + 1)) for k, static in enumerate(loaded.statics)),
-        reference_s=reference_s,
+        reference_s=float(np.median(reference_s)),
         drifts_with_reference=session.reference_device in loaded.placement,
     )
 
 
-def measure_turns(session: Session, turns: Mapping[Key, Turn], *, seconds: float) -> tuple[dict[Key, Costs], float]:
+def measure_turns(
+    session: Session, turns: Mapping[Key, Turn], *, seconds: float
+) -> tuple[dict[Key, Costs], np.ndarray]:
     """Measure some turns interleaved with the reference, on up to `TIMED_SAMPLES` samples drawn at random.
 
     Returns:
-        For each turn the costs of each of its exits, without power, and the reference's median latency at the same time.
+        For each turn the costs of each of its exits, without power, and the reference's latencies at the same time.
     """
     request, x = session.request, session.request.samples.x
     drawn = x[request.rng.permutation(len(x))[:TIMED_SAMPLES]]
@@ -172,7 +174,7 @@ def measure_turns(session: Session, turns: Mapping[Key, Turn], *, seconds: float
             noise=comparison_noise(times_s, reference_s),
             machine_noise=machine_noise(times_s, session.reference_parts_s),
         )
-    return costs, float(np.median(reference_s))
+    return costs, reference_s
 
 
 def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:

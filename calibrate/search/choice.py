@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 
+import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -35,11 +36,13 @@ class Choice(Struct, frozen=True, kw_only=True):
         contenders: all of them, with latencies that can be compared.
         exclusions: the configurations that were barred.
         picks: by the names of the targets' points.
+        reference_s: mean latency of the reference while the picks were measured side by side; None before.
     """
 
     contenders: tuple[Contender, ...]
     exclusions: dict[Configuration, Exclusion]
     picks: dict[str, Pick]
+    reference_s: float | None = None
 
     @property
     def chain(self) -> Contender:
@@ -102,8 +105,10 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
     if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
         proof, _ = measure_turns(session, turns, seconds=seconds)
     measured = {name: _choose_again(name, pick, request.targets[name], costs, proof) for name, pick in picks.items()}
-    scaled = tuple(contender.scaled(reference_s) for contender in contenders)
-    return Choice(contenders=scaled, exclusions=choice.exclusions, picks=measured)
+    scaled = tuple(contender.scaled(float(np.median(reference_s))) for contender in contenders)
+    return Choice(
+        contenders=scaled, exclusions=choice.exclusions, picks=measured, reference_s=float(reference_s.mean())
+    )
 
 
 def _make_turns(session: Session, choice: Choice) -> dict[Hashable, Turn]:

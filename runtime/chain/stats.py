@@ -9,7 +9,6 @@ import numpy as np
 from msgspec import Struct
 
 from ...devices.state import BoardState, State
-from ...units import show_us
 
 if TYPE_CHECKING:  # most products watch no power
     from ...devices.watch import Power, Watch
@@ -41,6 +40,8 @@ class Stats(Struct, frozen=True, kw_only=True):
         energy_per_inference_j: the whole board's energy, divided by the inferences of this network and its clones; None if it is
             not known. `power.grade` says how the joules were got.
         state: the board's clocks and temperature now, and what throttles it.
+        slowdown: how many times as long the calls took, in the mean, as was calibrated for the exits that were taken; None if
+            that is unknown, or before 100 calls.
         notice: says if calls take much longer, or shorter, than the operating point was calibrated with; empty if they do not.
 
     Example:
@@ -60,6 +61,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     energy_per_inference_j: float | None
     state: State
     notice: str = ""
+    slowdown: float | None = None
 
 
 class Family:
@@ -138,12 +140,14 @@ def make_stats(
         expected_s: latency of leaving at each exit, as it was calibrated; empty if that is unknown.
     """
     power = watch.power() if watch else None
+    slowdown = _find_slowdown(recent, recent_exits, expected_s)
     return Stats(
         inferences=sum(counts),
         exit_counts=counts,
         exit_shares=tuple(count / max(1, sum(counts)) for count in counts),
         latency_s=_latencies(recent),
-        notice=_compare_latency(recent, recent_exits, expected_s),
+        notice=_describe_slowdown(slowdown),
+        slowdown=slowdown,
         power=power,
         energy_per_inference_j=_share_out(power, family.count()),
         state=power.state if power and power.meter else _board_state()(),
@@ -159,17 +163,21 @@ def _latencies(recent: Sequence[int]) -> dict[str, float]:
     return {"mean": float(seconds.mean()), **named, "most": float(seconds.max())}
 
 
-def _compare_latency(recent: Sequence[int], exits: Sequence[int], expected_s: Sequence[float]) -> str:
-    """Say if the mean latency is far from what the calibration makes of the exits that were taken."""
+def _find_slowdown(recent: Sequence[int], exits: Sequence[int], expected_s: Sequence[float]) -> float | None:
+    """Return how many times as long the mean call took as the calibration makes of the exits that were taken."""
     if len(recent) < LEAST_COMPARED or not expected_s:
-        return ""
+        return None
     expected = float(np.mean(np.array(expected_s)[list(exits)]))
-    ratio = float(np.mean(recent)) * 1e-9 / expected if expected > 0 else 1.0
-    if 1 / FAR <= ratio <= FAR:
+    return float(np.mean(recent)) * 1e-9 / expected if expected > 0 else None
+
+
+def _describe_slowdown(slowdown: float | None) -> str:
+    """Say if the mean latency is far from the calibrated one."""
+    if slowdown is None or 1 / FAR <= slowdown <= FAR:
         return ""
     return (
-        f"calls take {ratio:.2g} times as long as the {show_us(expected)} that were calibrated for these exits: the pace, "
-        "the load or the clocks are others than then. Calibrate as the product runs (--every)."
+        f"calls take {slowdown:.2g} times as long as was calibrated for the exits that were taken: the pace, the load or the "
+        "clocks are others than then. Calibrate as the product runs (--every)."
     )
 
 

@@ -56,8 +56,8 @@ def points(bundle, device, data, test):
         result = bench(bundle, test, device=device, calibration=found, point=name)
         predicted_s = float(np.dot(result.exit_shares, point.exit_latency_s))
         error = predicted_s / result.early.mean_s - 1
-        drift = result.whole.mean_s / found.statics[-1].latency_s
-        steady = predicted_s * drift / result.early.mean_s - 1
+        assert result.slowdown is not None
+        steady = predicted_s * result.slowdown / result.early.mean_s - 1
         shares = " ".join(f"{share:7.1%}" for share in result.exit_shares)
         print(
             f"{device:14} {target.max_drop:7.2%}  {shares:34} {result.early.mean_s * 1e6:11.1f} {predicted_s * 1e6:9.1f} "

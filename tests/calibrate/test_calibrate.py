@@ -337,6 +337,22 @@ def test_bench_compares_on_the_same_samples(calibrated, labelled):
     assert result.speedup == pytest.approx(result.whole.mean_s / result.early.mean_s)
     assert result.early.p50_s <= result.early.p90_s <= result.early.p99_s
     assert "early exit" in str(result) and "paired 95 % interval" in str(result)
+    (path,) = calibrated.calibrations()
+    found = read_calibration(path)
+    then_s = found.conditions.reference_s
+    assert then_s is not None and result.slowdown == pytest.approx(result.whole.mean_s / then_s)
+    expected_s = found.points["default"].latency_s * result.slowdown
+    assert result.calibration_error == pytest.approx(expected_s / result.early.mean_s - 1)
+    assert f"takes {result.slowdown:.2f} times as long as when it was calibrated" in str(result)
+
+
+def test_the_drift_is_unknown_where_the_reference_ran_elsewhere_or_was_not_stored(calibrated, labelled):
+    (path,) = calibrated.calibrations()
+    found = read_calibration(path)
+    for change in ({"reference_device": "npu"}, {"reference_s": None}):
+        other = replace(found, conditions=replace(found.conditions, **change))
+        result = bench(calibrated, (labelled[0][:50], labelled[1][:50]), calibration=other)
+        assert result.slowdown is None and result.calibration_error is None and "The machine takes" not in str(result)
 
 
 def test_bench_refuses_labels_that_are_another_sets(calibrated, labelled):
