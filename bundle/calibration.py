@@ -104,8 +104,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         met: whether the reporting samples meet the target's limits.
         certificate: the promise; None if nothing is promised.
         promise: the promise in words, or why there is none.
-        rival: the best static network, as an index into the calibration's `statics`: of those that meet the target, the cheapest
-            that can be promised to, or else the cheapest. None if no static network meets the target.
+        rival: index in `statics` of the best static network: the cheapest to promise the target, else to meet it. None if none.
         pays: whether the target is met at surely less cost than by the best static network, by the least gain that was asked for;
             or at a cost that is not surely higher, if this point is promised and that network is not.
         gain: the share of the best static network's mean cost that this chain saves: 0.2 is 20 % less. With the goal `accuracy`
