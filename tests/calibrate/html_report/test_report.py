@@ -18,6 +18,7 @@ from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.command import offramp
 from offramp.tests.helpers.points import where_static_wins
 from offramp.tests.zoo import networks
+from offramp.units import show_thresholds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MOST_BYTES, MOST_S = 6_000_000, 2.0
@@ -44,7 +45,7 @@ def test_without_samples_it_says_what_the_calibration_says_and_what_is_missing(c
     for one in made.calibration.statics:
         assert f"static network to exit {one.exit}" in seen and f"{one.accuracy:.2%}" in seen
     for threshold in point.thresholds:
-        assert f"{threshold:.4f}" in seen
+        assert show_thresholds([threshold]) in seen
     assert made.calibration.fingerprint["engine"] in seen and all(digest in seen for digest in made.sha256.values())
     assert made.measured is None and seen.count("needs samples that calibration never saw. Run: offramp report") == 4
     assert len(page) < MOST_BYTES

@@ -253,7 +253,7 @@ def test_inputs_by_name_are_never_taken_in_another_order():
             return self.inner(inputs["ids"], inputs["mask"])
 
     ids, mask = words(), torch.ones(4, 8)
-    with pytest.raises(ModelError, match="unexpected keyword argument 'flags'"):
+    with pytest.raises(DataError, match="The inputs flags, ids are not those of the network's forward"):
         attach(make(Ordered), {"flags": mask, "ids": ids})
     attached = attach(make(Keywords), {"ids": ids, "mask": mask}, at=["inner.layers.0"])
     assert attached.attached[0].mask == "mask"
