@@ -95,7 +95,7 @@ class Benchmark(Struct, frozen=True):
         prediction_error: `predicted_s` relative to the measured mean, minus 1.
         calibrated_s: mean latency of the point, as it was calibrated; None without a calibration.
         slowdown: how many times as long the whole static network takes here as when the point was calibrated. None if the
-            calibration does not know it, or measured it on another device or at another pace.
+            calibration does not know it, or measured it on another device, at another pace or with other threads.
         share_error_s: what the error of the predicted shares adds to the mean latency; None without a calibration.
         samples: how many samples were measured.
         fingerprint: the device and its software; see `devices.fingerprint`.

@@ -283,11 +283,12 @@ def _find_slowdown(request: ComparisonRequest, device: str, whole_s: np.ndarray)
     """Return how many times as long the whole static network takes as when it was calibrated; None if that is unknown."""
     if request.calibration is None:
         return None
-    then = request.calibration.conditions
-    if (
-        then.reference_s is None
-        or then.reference_device != device
-        or request.calibration.every_s != request.pace.every_s
+    calibration, then = request.calibration, request.calibration.conditions
+    as_now = (device, request.pace.every_s, str(request.threads))
+    if then.reference_s is None or as_now != (
+        then.reference_device,
+        calibration.every_s,
+        calibration.fingerprint.get("threads"),
     ):
         return None
     return float(whole_s.mean()) / then.reference_s

@@ -51,7 +51,7 @@ def _read_array(part: Any) -> np.ndarray:
     except TypeError as error:
         dtype = getattr(part, "dtype", type(part).__name__)
         raise DataError(f"The example is {dtype}, which NumPy does not have. Use float32 or float16.") from error
-    except (ValueError, NotImplementedError) as error:  # rows of different lengths; tensors on torch's device meta
+    except (ValueError, RuntimeError) as error:  # rows of different lengths; tensors on torch's device meta
         raise DataError(f"The example is not an array: {first_line(error)}") from error
     if array.ndim < 1 or 0 in array.shape or array.dtype.kind not in "fiub":
         raise DataError(f"The example is {array.dtype} {array.shape}: it must be numbers with a batch axis, (N, ...).")

@@ -3,7 +3,7 @@
     python tests/benchmarks/product.py [--rounds 15] [--calls 1000000] [--only cold] [--beside FOLDER] [--json FILE] [NETWORK]
 
 Cold start: fresh processes in turn, which import offramp, load a bundle without and with a calibration, and run a sample, and one
-that does the same with a bare session of the whole network; CPU time and resident memory at the first result, less those of the
+that runs the whole network alone in ONNX Runtime; CPU time and resident memory at the first result, less those of the
 bare one. Hashing of the files is timed in the process and taken off. Processes see an installed offramp: no finder of an editable
 one, all compiled to bytecode, and no typing_extensions, which msgspec imports where it is. `--beside` takes turns with another
 version: FOLDER holds it as `offramp`, such as a worktree. Threads: calls per second of two clones in two threads over those of
