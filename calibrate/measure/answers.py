@@ -36,10 +36,10 @@ def record_answers(
     save_s: float = 10.0,
     like: EveryExit | None = None,
 ) -> EveryExit:
-    """Return what every exit answers to every sample, exactly as it answers a sample alone, as in the product.
+    """Return what every exit answers to every sample.
 
-    Samples go through in batches where the engine answers those as it answers single ones, and faster. Whether it does is looked
-    at before, on the first samples, and afterwards, on those of which an exit was least sure: a score near 1 hides a difference.
+    A product asks for one sample at a time. Samples go through in batches where that is faster and gives the same answers, bit by
+    bit, on the samples that are compared: the first 48 before, and afterwards about 48 of which an exit was least sure.
 
     Args:
         net: the chain, or a static network.

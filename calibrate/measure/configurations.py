@@ -178,7 +178,7 @@ def measure_turns(
 
 
 def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:
-    """Record the chain, and every static network by itself, unless it answers exactly as the chain does at its exit."""
+    """Record the chain, and every static network by itself, unless it answers as the chain's exit on about 48 samples."""
 
     def part(static: int | None) -> Part:
         return Part(variant=loaded.variant, placement=loaded.placement, work=work, static=static)
