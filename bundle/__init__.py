@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 
 from .. import late_names
 from .calibration import Calibration, Certificate, OperatingPoint
-from .manifest import Exit, File, Manifest, Origin, Stage, Tensor, Variant
+from .manifest import Exit, File, Manifest, Origin, Stage, Variant
 from .preprocess import Preprocess
 from .reading import Bundle, check_bundle, open_bundle, opened, read_calibration
 from .target import Target
+from .tensor import Tensor
 
 if TYPE_CHECKING:
     from .writing import write_calibration

@@ -9,8 +9,9 @@ import numpy as np
 from msgspec import Struct
 
 from ..errors import BundleError, quoted
-from .manifest import Tensor, Variant
+from .manifest import NO_LABEL, Variant
 from .reading import Bundle
+from .tensor import Tensor
 
 __all__ = ["Golden", "read_golden", "write_golden"]
 
@@ -20,15 +21,15 @@ class Golden(Struct, frozen=True):
 
     Attributes:
         inputs: one array per input of the network, N samples each, as the network takes them.
-        label: int64 (N, exits), the class that each exit gave.
+        label: int64 (N, exits), the class that each exit gave; -1 if the network does not classify.
         score: float32 (N, exits), how sure each exit was.
-        logits: float (N, exits, classes), each exit's logits.
+        answers: of each exit the parts of its answers by name, (N, ...): {"logits": (N, classes)} if the network classifies.
     """
 
     inputs: tuple[np.ndarray, ...]
     label: np.ndarray
     score: np.ndarray
-    logits: np.ndarray
+    answers: tuple[dict[str, np.ndarray], ...]
 
 
 def read_golden(bundle: Bundle, variant: Variant) -> Golden:
@@ -38,31 +39,62 @@ def read_golden(bundle: Bundle, variant: Variant) -> Golden:
         BundleError: the file is damaged, or does not belong to the variant.
     """
     path, content = bundle.path / variant.folder / variant.golden, bundle.read(variant, variant.golden)
+    manifest, names = bundle.manifest, _name_answers(variant, bundle.manifest.classes)
     try:
-        names = [f"input{i}" for i in range(len(bundle.manifest.inputs))]
-        *inputs, label, score, logits = _read_arrays(content, [*names, "label", "score", "logits"])
+        of_inputs = [f"input{i}" for i in range(len(manifest.inputs))]
+        arrays = _read_arrays(content, [*of_inputs, "score", *names])
     except Exception as error:  # a damaged archive raises one of a dozen types
         raise BundleError(
             f"{path} does not hold golden samples: {quoted(error)} Export the network anew.", path=path
         ) from error
-    golden = Golden(tuple(inputs), label, score, logits)
-    if (rows := _count_rows(inputs, bundle.manifest.inputs)) is None:
+    inputs = [arrays[name] for name in of_inputs]
+    if (rows := _count_rows(inputs, manifest.inputs)) is None:
         found = ", ".join(f"{array.dtype} {array.shape}" for array in inputs)
         raise BundleError(
             f"{path} does not hold samples of this network: it has {found}. Export the network anew.", path=path
         )
-    exits = len(variant.exits)
-    if {array.dtype.kind for array in (golden.label, golden.score, golden.logits)} - set("iuf"):
+    if {arrays[name].dtype.kind for name in ("score", *names)} - set("iufb"):
         raise BundleError(f"{path} has answers that are no numbers. Export the network anew.", path=path)
-    shapes = (golden.label.shape, golden.score.shape, golden.logits.shape)
-    if shapes != ((rows, exits), (rows, exits), (rows, exits, bundle.manifest.classes)):
+    golden = _sort_answers(tuple(inputs), arrays, variant, manifest.classes, rows)
+    if golden is None:
         raise BundleError(
-            f"{path} does not fit variant {variant.name}, which has {exits} exits. Export the network anew.", path=path
+            f"{path} does not fit variant {variant.name}, which has {len(variant.exits)} exits. Export the network anew.",
+            path=path,
         )
     return golden
 
 
-def _read_arrays(content: bytes, names: Sequence[str]) -> list[np.ndarray]:
+def _name_answers(variant: Variant, classes: int) -> list[str]:
+    """Return the names of the arrays that hold what the exits gave."""
+    if classes:
+        return ["label", "logits"]
+    return [f"exit{k}.{name}" for k, exit_ in enumerate(variant.exits) for name in exit_.answer]
+
+
+def _sort_answers(
+    inputs: tuple[np.ndarray, ...], arrays: dict[str, np.ndarray], variant: Variant, classes: int, rows: int
+) -> Golden | None:
+    """Return the golden samples that these arrays are; None if one has the wrong shape for its variant."""
+    shape = (rows, len(variant.exits))
+    label = arrays["label"] if classes else np.full(shape, NO_LABEL, np.int64)
+    if classes:
+        if arrays["logits"].shape != (*shape, classes):
+            return None
+        answers = tuple({"logits": arrays["logits"][:, k]} for k in range(shape[1]))
+    else:
+        answers = tuple(
+            {name: arrays[f"exit{k}.{name}"] for name in exit_.answer} for k, exit_ in enumerate(variant.exits)
+        )
+        lengths: dict[str, int] = {}
+        for values, exit_ in zip(answers, variant.exits, strict=True):
+            for name, tensor in exit_.answer.items():
+                if not tensor.fits(values[name].shape, lengths) or len(values[name]) != rows:
+                    return None
+    golden = Golden(inputs, label, arrays["score"], answers)
+    return golden if golden.label.shape == golden.score.shape == shape else None
+
+
+def _read_arrays(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Read arrays of an archive of NumPy's whose members are not compressed, so that they are no larger than the archive.
 
     Raises:
@@ -74,7 +106,10 @@ def _read_arrays(content: bytes, names: Sequence[str]) -> list[np.ndarray]:
         members = [archive.getinfo(f"{name}.npy") for name in names]
         if sum(member.file_size for member in members) > len(content):
             raise ValueError("Its arrays are compressed.")
-        return [_read_array(archive.read(member), member.filename) for member in members]
+        return {
+            name: _read_array(archive.read(member), member.filename)
+            for name, member in zip(names, members, strict=True)
+        }
 
 
 def _read_array(content: bytes, name: str) -> np.ndarray:
@@ -105,6 +140,13 @@ def _count_rows(inputs: Sequence[np.ndarray], tensors: Sequence[Tensor]) -> int 
 
 
 def write_golden(path: Path, golden: Golden) -> None:
-    """Write golden samples as arrays `input0`, `input1`, ..., `label`, `score` and `logits`."""
-    arrays = {f"input{i}": array for i, array in enumerate(golden.inputs)}
-    np.savez(path, label=golden.label, score=golden.score, logits=golden.logits, **arrays)  # type: ignore[arg-type]
+    """Write golden samples as arrays `input0`, `input1`, ..., `score` and what the exits gave.
+
+    That is `label` and `logits` (N, exits, classes) if the network classifies, else `exit0.boxes` and so on.
+    """
+    arrays = {f"input{i}": array for i, array in enumerate(golden.inputs)} | {"score": golden.score}
+    if "logits" in golden.answers[0]:
+        arrays |= {"label": golden.label, "logits": np.stack([answer["logits"] for answer in golden.answers], 1)}
+    else:
+        arrays |= {f"exit{k}.{name}": a for k, answer in enumerate(golden.answers) for name, a in answer.items()}
+    np.savez(path, **arrays)  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 """The manifest of a bundle: its parts as types, which are validated while they are decoded."""
 
 import hashlib
-import math
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -11,21 +10,22 @@ from msgspec import Meta
 
 from .preprocess import Preprocess
 from .record import Count, Positive, Record
+from .tensor import MOST_VALUES, Tensor
 
 __all__ = [
     "NEVER",
+    "NO_LABEL",
     "OLDEST_SCHEMA",
     "PLAIN_NAME",
     "SCHEMA",
-    "Dtype",
     "Exit",
     "File",
     "Manifest",
     "Origin",
     "Precision",
     "Stage",
-    "Tensor",
     "Variant",
+    "reads_earlier_exits",
 ]
 
 SCHEMA, OLDEST_SCHEMA = 3, 2
@@ -37,8 +37,11 @@ PLAIN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 NEVER = 2.0
 """The threshold that no score reaches: the exit is never taken."""
 
-MOST_AXES, MOST_VALUES, MOST_CLASSES = 32, 2**28, 2**24
-"""No array of a network has more axes or more values for one sample, and no network more classes."""
+NO_LABEL = -1
+"""The label in results of a network that does not classify."""
+
+MOST_CLASSES = 2**24
+"""No network has more classes."""
 
 MOST_VARIANTS, MOST_EXITS, MOST_FILES = 500, 1000, 10_000
 """A bundle has no more variants, a variant no more exits and files, and a stage reads and makes no more tensors than exits."""
@@ -52,76 +55,19 @@ Calibrations hold digests, so the fields here cannot change. Another field that 
 only where it differs from its default, or no calibration of an older bundle would fit.
 """
 
+CHAINED_RULES = ("agreement", "patience")
+"""The rules whose scores compare an exit with earlier ones. A static network has no earlier exits, and its score is 1."""
 
-Dtype = Literal[
-    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"
-]
+TAKEN_NAMES = ("exit", "label", "logits", "score", "thresholds")
+"""What a part of an answer cannot be called, since other tensors are."""
 
 
 Precision = Literal["fp16", "fp32", "fp64", "int8"]
 
 
-class Tensor(Record, frozen=True):
-    """A named tensor.
-
-    Attributes:
-        name: as in the graph.
-        dtype: of its values.
-        shape: one entry per axis: a size; `None` (JSON null) for the batch axis; or a name for an axis whose length differs from
-            call to call, such as the length of a sequence. Axes of the same name are equally long. A tensor without a batch
-            axis does not depend on the batch.
-
-    Example:
-        >>> from offramp.bundle import Tensor
-        >>> image = Tensor(name="x", dtype="float32", shape=(None, 1, 8, 8))
-        >>> image.batch_axis, image.at(4)
-        (0, (4, 1, 8, 8))
-    """
-
-    name: str
-    dtype: Dtype
-    shape: tuple[Count | Annotated[str, Meta(min_length=1)] | None, ...]
-
-    def __post_init__(self) -> None:
-        if self.shape.count(None) > 1:
-            raise ValueError(f"tensor {self.name} has several batch axes: {self.shape}")
-        if len(self.shape) > MOST_AXES or self.least_values > MOST_VALUES:
-            raise ValueError(f"tensor {self.name} is too large: more than {MOST_AXES} axes or {MOST_VALUES} values")
-
-    @property
-    def batch_axis(self) -> int | None:
-        """The index of the axis that grows with the batch; None if the tensor has none."""
-        return self.shape.index(None) if None in self.shape else None
-
-    @property
-    def is_sized(self) -> bool:
-        """Whether every axis but the batch has a fixed size: true of (None, 3, 32, 32), false of (None, "time", 64)."""
-        return not any(isinstance(axis, str) for axis in self.shape)
-
-    @property
-    def least_values(self) -> int:
-        """How many values a sample has if its named axes have length 1; axes of length 0 count as 1."""
-        return math.prod(axis for axis in self.shape if isinstance(axis, int) and axis)
-
-    def at(self, batch: int) -> tuple[int, ...]:
-        """Return the shape at a batch size: (None, 3, 32, 32) at 8 is (8, 3, 32, 32). The tensor has no named axes."""
-        return tuple(batch if axis is None else int(axis) for axis in self.shape)
-
-    def fits(self, shape: Sequence[int], lengths: dict[str, int]) -> bool:
-        """Return True if an array of this shape can be the tensor.
-
-        Args:
-            shape: of the array, batch axis included.
-            lengths: sizes of the named axes seen so far. New ones are added, so that later tensors must agree with them.
-        """
-        if len(shape) != len(self.shape):
-            return False
-        for size, axis in zip(shape, self.shape, strict=True):
-            if isinstance(axis, str) and (size == 0 or lengths.setdefault(axis, size) != size):
-                return False
-            if isinstance(axis, int) and size != axis:
-                return False
-        return True
+def reads_earlier_exits(rule: str) -> bool:
+    """Tell whether a rule makes an exit's score of earlier exits too, as `agreement` does, and `patience`."""
+    return rule.partition(":")[0] in CHAINED_RULES
 
 
 class Stage(Record, frozen=True):
@@ -162,13 +108,15 @@ class Exit(Record, frozen=True):
 
     Attributes:
         name: what people call it.
-        logits: the output with its logits, (batch, classes).
+        logits: the output with its logits, (batch, classes); empty if the network does not classify.
         score: the output that says how sure it is, float32 (batch,), 0 to 1.
-        label: the output with the likeliest class, int64 (batch,).
+        label: the output with the likeliest class, int64 (batch,); empty if the network does not classify.
         static: the graph of the static network that ends at it, without the earlier heads.
         macs: all multiply-accumulates of that static network for one sample.
         temperature: the logits are divided by this before the score is made of them.
         place: the module of the original network that `attach` put the exit on, such as `encoder.layer.3`; None otherwise.
+        answer: what the exit of a network that does not classify gives: outputs by the names that the network has for them, such
+            as {"boxes": ..., "classes": ...}. The batch is their first axis. Empty if the network classifies.
 
     Example:
         >>> from offramp.bundle import open_bundle
@@ -185,6 +133,21 @@ class Exit(Record, frozen=True):
     macs: Count
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     place: str | None = None
+    answer: Annotated[dict[str, Tensor], Meta(max_length=MOST_EXITS)] = msgspec.field(default_factory=dict)
+
+    def parts(self, classes: int) -> dict[str, Tensor]:
+        """Return the outputs that make up its answer, by name: `answer`, or its logits as {"logits": ...}.
+
+        Args:
+            classes: the manifest's number of classes.
+        """
+        return self.answer or {"logits": Tensor(name=self.logits, dtype="float32", shape=(None, classes))}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of its outputs: score, then label, then those of its answer."""
+        answer = [tensor.name for tensor in self.answer.values()] or [self.label, self.logits]
+        return (self.score, *answer)
 
 
 class File(Record, frozen=True):
@@ -231,17 +194,17 @@ class Variant(Record, frozen=True):
         name: unique in the bundle.
         folder: the folder of its files, `variants/<folder>`.
         precision: the number format of its arithmetic: `fp16`, `fp32`, `fp64`, or `int8` if it is quantised.
-        rule: how its scores are made of logits.
+        rule: how its scores are made.
         weights: the external data of every graph beside it; an empty file if all weights lie in the graphs.
-        whole: the graph of the whole network, whose outputs include every exit's logits, score and label.
+        whole: the graph of the whole network, whose outputs include those of every exit.
         golden: the golden samples.
         stages: first to last, one per exit.
         exits: first to last.
         files: every file named here, by its name.
         origin: how it was made from another variant; None for an exported one.
-        error: the largest difference between its logits and the original's, relative to the largest logit; None if an older
-            offramp exported it.
-        own_error: how far rounding takes the original's own logits, in the same measure: a torch network's from the same in
+        error: the largest difference between its answers and the original's, relative to the largest logit, or to the largest
+            value of that part of the answer; None if an older offramp exported it.
+        own_error: how far rounding takes the original's own answers, in the same measure: a torch network's from the same in
             float64, a graph's from the same without its engine's optimisations. None if it was not measured, as where `error`
             is within what the precision allows.
 
@@ -296,10 +259,14 @@ class Variant(Record, frozen=True):
         """
         record = _take_fields(self, DIGESTED_OF_VARIANT)
         record["stages"] = [_take_fields(stage, DIGESTED_OF_STAGE) for stage in self.stages]
-        record["exits"] = [_take_fields(exit_, DIGESTED_OF_EXIT) for exit_ in self.exits]
+        record["exits"] = [_digest_exit(exit_) for exit_ in self.exits]
         left_out = {self.golden, *(stage.guarded for stage in self.stages)}
         record["files"] = {name: file for name, file in self.files.items() if name not in left_out}
         return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
+
+
+def _digest_exit(exit_: Exit) -> dict[str, Any]:
+    return _take_fields(exit_, DIGESTED_OF_EXIT) | ({"answer": exit_.answer} if exit_.answer else {})
 
 
 def _take_fields(record: Record, names: Sequence[str]) -> dict[str, Any]:
@@ -315,7 +282,7 @@ class Manifest(Record, frozen=True):
         network: the name of the class or file that was exported.
         captured: the source of the graph: torch's `dynamo` exporter, its older `torchscript` exporter, which records one run, or
             an `onnx` file.
-        classes: the number of classes.
+        classes: the number of classes; 0 for a network whose exits give other answers than logits (see `Exit.answer`).
         class_names: one per class; None if they have none.
         preprocess: how images are prepared, for a network that takes uint8 images (batch, height, width, channel); else None.
         inputs: the network's inputs, the same for every variant.
@@ -335,7 +302,7 @@ class Manifest(Record, frozen=True):
     offramp: str
     network: str
     captured: Literal["dynamo", "torchscript", "onnx"]
-    classes: Annotated[int, Meta(ge=2, le=MOST_CLASSES)]
+    classes: Annotated[int, Meta(ge=0, le=MOST_CLASSES)]
     class_names: tuple[str, ...] | None
     preprocess: Preprocess | None
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=MOST_EXITS)]
@@ -348,6 +315,8 @@ class Manifest(Record, frozen=True):
         for i, variant in enumerate(self.variants):
             if variant.origin and variant.origin.parent not in [before.name for before in self.variants[:i]]:
                 raise ValueError(f"variant {variant.name} is made from {variant.origin.parent}, which is not before it")
+        if self.classes == 1:
+            raise ValueError("one class alone is no classification")
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"there are {len(self.class_names)} class names for {self.classes} classes")
         whole_numbers = {tensor.name for tensor in self.inputs if "int" in tensor.dtype}
@@ -355,23 +324,43 @@ class Manifest(Record, frozen=True):
             raise ValueError(f"table_rows names {', '.join(sorted(strange))}, which is no input of whole numbers")
         if any(None not in tensor.shape for tensor in self.inputs):
             raise ValueError("an input has no batch axis")
-        has_named_axes = not all(tensor.is_sized for tensor in self.inputs)
         for variant in self.variants:
-            tensors = [tensor for stage in variant.stages for tensor in stage.outputs]
-            if not has_named_axes and not all(tensor.is_sized for tensor in tensors):
-                raise ValueError(f"a tensor of variant {variant.name} has a named axis, but no input has one")
-            if sum(tensor.least_values for tensor in (*self.inputs, *tensors)) > 4 * MOST_VALUES:
-                raise ValueError(f"the tensors of variant {variant.name} have more than {4 * MOST_VALUES} values")
-            available, names = set(self.inputs), {tensor.name for tensor in self.inputs}
-            for stage in variant.stages:
-                if again := names & {tensor.name for tensor in stage.outputs}:
-                    raise ValueError(f"{variant.name}/{stage.file} makes {', '.join(again)}, which is there already")
-                names.update(tensor.name for tensor in stage.outputs)
-                for tensor in stage.inputs:
-                    if tensor not in available:
-                        raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
-                available.update(stage.outputs)
+            self._check_tensors(variant)
             self._check_answers(variant)
+
+    @property
+    def answer(self) -> tuple[str, ...]:
+        """The names of the parts of an answer: `logits` alone if the network classifies.
+
+        Example:
+            >>> from offramp.bundle import open_bundle
+            >>> open_bundle("digits.offramp").manifest.answer
+            ('logits',)
+        """
+        return tuple(self.variants[0].exits[0].answer) or ("logits",)
+
+    def _check_tensors(self, variant: Variant) -> None:
+        """See that each stage of a variant reads what is there before it, and that nothing is too large.
+
+        Raises:
+            ValueError: it does not.
+        """
+        tensors = [tensor for stage in variant.stages for tensor in stage.outputs]
+        answers = [tensor for exit_ in variant.exits for tensor in exit_.answer.values()]
+        has_named_axes = not all(tensor.is_sized for tensor in self.inputs)
+        if not has_named_axes and not all(tensor.is_sized for tensor in (*tensors, *answers)):
+            raise ValueError(f"a tensor of variant {variant.name} has a named axis, but no input has one")
+        if sum(tensor.least_values for tensor in (*self.inputs, *tensors, *answers)) > 4 * MOST_VALUES:
+            raise ValueError(f"the tensors of variant {variant.name} have more than {4 * MOST_VALUES} values")
+        available, names = set(self.inputs), {tensor.name for tensor in self.inputs}
+        for stage in variant.stages:
+            if again := names & {tensor.name for tensor in stage.outputs}:
+                raise ValueError(f"{variant.name}/{stage.file} makes {', '.join(again)}, which is there already")
+            names.update(tensor.name for tensor in stage.outputs)
+            for tensor in stage.inputs:
+                if tensor not in available:
+                    raise ValueError(f"{variant.name}/{stage.file} reads {tensor.name}, which nothing before makes")
+            available.update(stage.outputs)
 
     def _check_answers(self, variant: Variant) -> None:
         """See that what the exits of a variant give has names of its own, or is a boundary tensor of the same form.
@@ -383,7 +372,21 @@ class Manifest(Record, frozen=True):
         shapes = {tensor.name: tensor.shape for stage in variant.stages for tensor in stage.outputs}
         given = set()
         for exit_ in variant.exits:
-            for name, shape in ((exit_.score, (None,)), (exit_.label, (None,)), (exit_.logits, (None, self.classes))):
+            what = f"exit {exit_.name} of {variant.name}"
+            if bool(exit_.answer) == bool(self.classes) or bool(exit_.label) != bool(self.classes):
+                raise ValueError(
+                    f"{what} has the answer of another task than the network, which has {self.classes} classes"
+                )
+            if self.classes == 0 and set(exit_.answer) != set(self.answer):
+                raise ValueError(f"{what} answers with {', '.join(exit_.answer)}, others with {', '.join(self.answer)}")
+            for name, tensor in exit_.answer.items():
+                if not re.fullmatch(PLAIN_NAME, name) or name in TAKEN_NAMES or tensor.batch_axis != 0:
+                    raise ValueError(
+                        f"{what} has an answer {name!r}, which is no name for it, or has no batch as its first axis"
+                    )
+            forms = {tensor.name: tensor.shape for tensor in exit_.parts(self.classes).values()}
+            for name in exit_.outputs:
+                shape = forms.get(name, (None,))
                 if name in inputs or name in given or shapes.get(name, shape) != shape:
-                    raise ValueError(f"{name} is an output of exit {exit_.name} of {variant.name}, and something else")
+                    raise ValueError(f"{name} is an output of {what}, and something else")
                 given.add(name)

@@ -32,7 +32,8 @@ def describe_bundle(bundle: "Bundle") -> str:
     """Describe a bundle and each of its variants."""
     manifest = bundle.manifest
     inputs = ", ".join(f"{tensor.name} {tensor.dtype} {_shape(tensor)}" for tensor in manifest.inputs)
-    head = f"{bundle.path}  {manifest.network}, {manifest.classes} classes, input {inputs}"
+    answer = f"{manifest.classes} classes" if manifest.classes else f"answers {', '.join(manifest.answer)}"
+    head = f"{bundle.path}  {manifest.network}, {answer}, input {inputs}"
     if manifest.captured == "torchscript":
         head += "\ncaptured by TorchScript, which records one run: torch's dynamo exporter could not"
     parts = [head, *(_describe_variant(variant) for variant in manifest.variants)]
@@ -54,7 +55,7 @@ def _describe_variant(variant: "Variant") -> str:
         ]
         head += f"\n  {verb} {variant.origin.parent}: {', '.join(settings)}".rstrip(": ")
     if variant.error is not None:
-        head += f"\n  differs from the original by {variant.error:.2g} of the largest logit"
+        head += f"\n  differs from the original by {variant.error:.2g} of the largest {'logit' if variant.exits[0].logits else 'value'}"
         head += f"; rounding moves the original by {variant.own_error:.2g}" if variant.own_error is not None else ""
     lines: list[tuple[str, ...]] = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     names = [exit_.name for exit_ in variant.exits]
@@ -145,11 +146,19 @@ def describe_network(net: "Net") -> str:
 
 def describe_results(results: Sequence["Result"], names: Sequence[str] | None) -> str:
     """Describe a network's answers, a line per sample; with the names of the classes if there are any."""
-    lines = [("sample", "label", "score", "exit", "latency us")]
+    answer = results[0].answer if results else None
+    lines = [("sample", "label" if answer is None else ", ".join(answer), "score", "exit", "latency us")]
     for i, result in enumerate(results):
         label = names[result.label] if names else str(result.label)
+        if result.answer is not None:
+            label = ", ".join(_describe_array(part) for part in result.answer.values())
         lines.append((str(i), label, f"{result.score:.4f}", str(result.exit), _us(result.latency_s)))
     return table(lines)
+
+
+def _describe_array(array: "np.ndarray") -> str:
+    """Show a single number as it is, of other arrays dtype and shape."""
+    return f"{array.item():.6g}" if array.size == 1 else f"{array.dtype} {'x'.join(map(str, array.shape))}"
 
 
 def describe_stats(stats: "Stats") -> str:

@@ -19,12 +19,14 @@ from .cut.rules import Head
 from .graph.edits import constant
 from .graph.walk import subgraphs
 
-__all__ = ["OUTPUTS", "THRESHOLDS", "nest_stages"]
+__all__ = ["THRESHOLDS", "name_outputs", "nest_stages"]
 
 THRESHOLDS = "thresholds"
 """The name of the optional input with a threshold for each exit but the last."""
 
-OUTPUTS = ("label", "score", "exit", "logits")
+DECIDED = ("label", "score", "exit")
+"""The outputs beside the parts of the answer; a network that does not classify has no label."""
+
 NAME_PREFIX = "offramp.stage"
 """How the names of added values begin; the network's own begin with `stage`."""
 
@@ -35,6 +37,12 @@ class _StageParts(NamedTuple):
     nodes: list[ir.Node]
     weights: list[ir.Value]
     head: Head
+
+
+def name_outputs(variant: Variant) -> tuple[str, ...]:
+    """Return the names of the outputs: label, score, exit and logits, or score, exit and the parts of another answer."""
+    answer = variant.exits[0].answer
+    return ("score", "exit", *answer) if answer else (*DECIDED, "logits")
 
 
 def nest_stages(
@@ -52,19 +60,19 @@ def nest_stages(
         A model. It takes the network's inputs with a batch of one, in order, then the thresholds. An input that is called like
         an output or the thresholds gets an underscore appended.
     """
-    opset = stages[0].graph.opset_imports[""]
+    opset, outputs = stages[0].graph.opset_imports[""], name_outputs(variant)
     tensors: dict[str, ir.Value] = {}
     parts = _take_apart(stages, variant, tensors)
     inputs = [tensors[name] for name in names if name in tensors]
     for value in inputs:
-        while value.name in (*OUTPUTS, THRESHOLDS, *(other.name for other in inputs if other is not value)):
+        while value.name in (*outputs, THRESHOLDS, *(other.name for other in inputs if other is not value)):
             value.name = f"{value.name}_"
     limits = ir.Value(name=THRESHOLDS, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([len(thresholds)]))
     limits.const_value = ir.tensor(np.array(thresholds, np.float32), name=THRESHOLDS)
     body, answer = _make_last_body(parts[-1], len(parts) - 1)
     for k in range(len(parts) - 2, -1, -1):
         body, answer = _make_branching_body(parts[k], k, body, limits, opset)
-    for value, name in zip(answer, OUTPUTS, strict=True):
+    for value, name in zip(answer, outputs, strict=True):
         value.name = name
     body.inputs[:] = [*inputs, limits]
     body.register_initializer(limits)
@@ -86,7 +94,9 @@ def _take_apart(stages: Sequence[ir.Model], variant: Variant, tensors: dict[str,
             tensor.name: outputs[in_file.name]
             for in_file, tensor in zip(variant.stages[first].outputs, stage.outputs, strict=False)
         }
-        head = Head(outputs[exit_.logits], outputs[exit_.score], outputs[exit_.label])
+        answer = {part: tensor.name for part, tensor in exit_.answer.items()} or {"logits": exit_.logits}
+        label = outputs[exit_.label] if exit_.label else None
+        head = Head({part: outputs[name] for part, name in answer.items()}, outputs[exit_.score], label)
         _prefix_names(graph, f"stage{k}.")
         for value, tensor in zip(list(graph.inputs), stage.inputs, strict=True):
             if tensor.name in tensors:
@@ -119,21 +129,26 @@ def _make_branching_body(
     taken = [branch.op("Identity", [value]) for value in answer]  # a branch returns values of its own only
     sure = _compare_score(tape, part.head.score, limits, k, opset)
     branches = {"then_branch": ir.Graph([], taken, nodes=branch.nodes, name=f"exit{k}"), "else_branch": rest}
-    result = list(tape.op_multi_out("If", [sure], branches, num_outputs=len(OUTPUTS)))
-    for i, (value, name) in enumerate(zip(answer, OUTPUTS, strict=True)):
+    result = list(tape.op_multi_out("If", [sure], branches, num_outputs=len(answer)))
+    for i, value in enumerate(answer):
+        other = rest.outputs[i].shape  # exits may give other shapes
         for new, where in ((taken[i], "taken"), (result[i], "answer")):
-            new.name, new.type, new.shape = f"{NAME_PREFIX}{k}.{where}.{name}", value.type, value.shape
+            new.name, new.type, new.shape = f"{NAME_PREFIX}{k}.{where}{i}", value.type, value.shape
+        if value.shape != other:
+            result[i].shape = None
     return ir.Graph([], result, nodes=[*part.nodes, *tape.nodes], initializers=part.weights, name=f"stage{k}"), result
 
 
 def _make_answer(head: Head, k: int, tape: ir.tape.Tape) -> list[ir.Value]:
-    """Return label, score, exit and logits of exit k, for one sample."""
+    """Return what `name_outputs` names, of exit k for one sample."""
     number = constant(tape, [k], f"{NAME_PREFIX}{k}.exit")
-    for value in (head.label, head.score):
+    decided = [head.score] if head.label is None else [head.label, head.score]
+    for value in decided:
         value.shape = ir.Shape([1])
-    assert head.logits.shape is not None
-    head.logits.shape = ir.Shape([1, *head.logits.shape[1:]])
-    return [head.label, head.score, number, head.logits]
+    for value in head.parts.values():
+        assert value.shape is not None
+        value.shape = ir.Shape([1, *value.shape[1:]])
+    return [*decided, number, *head.parts.values()]
 
 
 def _compare_score(tape: ir.tape.Tape, score: ir.Value, limits: ir.Value, k: int, opset: int) -> ir.Value:

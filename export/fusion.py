@@ -22,7 +22,7 @@ from ..files import NEW, check_writable, os_errors_explained, sync
 from ..runtime import UncalibratedWarning
 from ..runtime.chain.checks import check_thresholds
 from ..runtime.selection import choose_point
-from .branches import OUTPUTS, THRESHOLDS, nest_stages
+from .branches import THRESHOLDS, name_outputs, nest_stages
 from .cut.equivalence import allow_error
 from .cut.stage_files import read_graph
 from .graph.axes import axes_of, first_line, take_samples
@@ -84,7 +84,8 @@ def fuse(
     """Write a bundle as one ONNX file for one sample at a time, and run it on the golden samples.
 
     The file takes the bundle's inputs with a batch of one, and `thresholds`, float32 (exits - 1,), which may be left out. It
-    gives `label` int64 (1,), `score` float32 (1,), `exit` int64 (1,) and `logits` float32 (1, classes). More than 128 MiB of
+    gives `label` int64 (1,), `score` float32 (1,), `exit` int64 (1,) and `logits` float32 (1, classes); a network that does not
+    classify gives `score`, `exit` and the parts of its answer, such as `boxes`, with a batch of one. More than 128 MiB of
     weights lie in a data file beside it, which must stay there; then `fuse` takes about the weights' size in memory.
 
     Args:
@@ -119,9 +120,10 @@ def fuse(
         ir.save(model, new, external_data=data)
         samples = _single_samples(bundle, chosen, golden, names)
         session = _open_fused(new, mapped=not inline)
-        _check_fused(session, samples, golden, limits, allow_error(chosen.precision, chosen.own_error))
+        outputs = name_outputs(chosen)
+        _check_fused(session, outputs, samples, golden, limits, allow_error(chosen.precision, chosen.own_error))
         total_bytes = _move_files(Path(folder), output)
-    return Fused(path=str(output), inputs=names, outputs=OUTPUTS, thresholds=limits, bytes=total_bytes)
+    return Fused(path=str(output), inputs=names, outputs=outputs, thresholds=limits, bytes=total_bytes)
 
 
 def _choose_thresholds(
@@ -254,32 +256,37 @@ def _open_fused(path: Path, *, mapped: bool) -> Any:
 
 
 def _check_fused(
-    session: Any, samples: list[dict[str, np.ndarray]], golden: Golden, thresholds: Sequence[float], tolerance: float
+    session: Any,
+    outputs: Sequence[str],
+    samples: list[dict[str, np.ndarray]],
+    golden: Golden,
+    thresholds: Sequence[float],
+    tolerance: float,
 ) -> None:
     """Run the file on the golden samples, forced to every exit in turn and with its own thresholds.
 
     Raises:
-        CheckError: it gives other logits, or leaves at another exit.
+        CheckError: it gives other answers, or leaves at another exit.
     """
-    assert golden.logits is not None
     exits = golden.score.shape[1]
     allowed = TOLERANCE_FACTOR * tolerance
     for row, sample in enumerate(samples):
         for k in range(exits):
             forcing = np.where(np.arange(exits - 1) < k, np.float32(NEVER), np.float32(0))
-            _, _, exit_, logits = session.run(OUTPUTS, sample | {THRESHOLDS: forcing})
-            error_share = relative_error(logits, golden.logits[row, k][None])
-            if int(exit_[0]) != k or not error_share <= allowed:
+            given = dict(zip(outputs, session.run(outputs, sample | {THRESHOLDS: forcing}), strict=True))
+            expected = {part: values[row][None] for part, values in golden.answers[k].items()}
+            error_share = relative_error(given, expected)
+            if int(given["exit"][0]) != k or not error_share <= allowed:
                 raise CheckError(
-                    f"The fused file differs from the bundle at exit {k} by {error_share:.2g} of its largest logit; "
+                    f"The fused file differs from the bundle at exit {k} by {error_share:.2g} of its largest value; "
                     f"{allowed:.2g} is allowed. Nothing was written."
                 )
         scores, limits = golden.score[row, :-1], np.array(thresholds, np.float32)
         if np.abs(scores - limits).min() > tolerance:  # else rounding may decide
-            expected = int(np.argmax([*(scores >= limits), True]))
-            if int(session.run(["exit"], sample)[0][0]) != expected:
+            left = int(np.argmax([*(scores >= limits), True]))
+            if int(session.run(["exit"], sample)[0][0]) != left:
                 raise CheckError(
-                    f"The fused file does not leave golden sample {row} at exit {expected}. Nothing was written."
+                    f"The fused file does not leave golden sample {row} at exit {left}. Nothing was written."
                 )
 
 

@@ -16,15 +16,17 @@ from onnx_ir.passes.common import (
 from .. import __version__
 from ..bundle import Bundle, Manifest, Origin, Preprocess, Tensor, Variant, open_bundle
 from ..bundle.golden import read_golden
-from ..bundle.manifest import SCHEMA, Dtype
+from ..bundle.manifest import SCHEMA
+from ..bundle.tensor import Dtype
 from ..bundle.writing import check_variant_name, commit, new_variant
 from ..errors import UsageError
 from ..progress import Progress, no_progress
 from .capture import Captured, capture
+from .capture.answers import check_answer_names
 from .capture.torch_module import takes_by_name
 from .cut.boundaries import Prober, probe_values
 from .cut.equivalence import Original
-from .cut.rules import Scoring, add_decisions, check_rule, decided_logits
+from .cut.rules import Scoring, add_decisions, check_rule, decided_answers
 from .cut.shape_arithmetic import rewrite_shapes
 from .cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
 from .graph.axes import BATCH, Axes, other_lengths
@@ -45,6 +47,7 @@ def export(
     exits: Sequence[str] | None = None,
     sort: bool = False,
     axes: Any = None,
+    answer: Sequence[str] = (),
     rule: str = "max_softmax",
     gates: Sequence[str] = (),
     temperatures: Sequence[float] | None = None,
@@ -54,12 +57,13 @@ def export(
     origin: Origin | None = None,
     progress: Progress = no_progress,
 ) -> Bundle:
-    """Export a multi-exit classifier as a bundle.
+    """Export a network with several exits as a bundle.
 
     Args:
         model: a torch network, or the path of an ONNX file. It returns the logits (batch, classes) of its exits, shallowest
             first, as a list, tuple, dict or dataclass, or as one stacked tensor (exit, batch, class). An exit that ends in a
-            softmax is recognised by its sums of 1 and scored by its probabilities.
+            softmax is recognised by its sums of 1 and scored by its probabilities. A network that does not classify returns
+            other tensors (batch, ...), see `answer`.
         example: one or more samples with their batch axis, as a numpy array or torch tensor; for several inputs a tuple, or a
             dict by name. Real samples verify best. None draws random ones, for ONNX files with float inputs only.
         path: the bundle to write. An existing one is replaced at the end; if the export fails, it stays as it was.
@@ -68,8 +72,14 @@ def export(
         sort: put the exits in order by the multiply-accumulates below them, instead of refusing another order.
         axes: the names of an input's axes, if its batch is not the first or other axes have no fixed size:
             `("batch", "time")` or `(None, "batch", None)`; for several inputs a dict by name.
+        answer: for a network that does not classify, the names of the tensors that make up an answer. Every exit gives all of
+            them: with `("boxes", "classes")` a network returns `[{"boxes": ..., "classes": ...}, ...]`, an ONNX file has the
+            outputs `exit0.boxes` and so on. With one name, such as `("angle",)`, each exit may return that tensor alone.
         rule: how an exit's score is made: `max_softmax`, `entropy`, `margin`, `ensemble` (geometric mean of the heads so far),
-            or `gate` and `gate_logit` for a network with gates of its own.
+            `patience` (share of the heads that give the same label in a row), or `gate` and `gate_logit` for a network with gates
+            of its own. Of other answers: `agreement:boxes=96` (1 - distance to the exit before over 96), `pixel_share:map=0.9`
+            (share of the pixels of a map (batch, classes, height, width) whose largest softmax is 0.9 or more),
+            `mean_softmax:map` (the mean of the largest softmax), or gates.
         gates: for the rules `gate` and `gate_logit`, the names of the outputs that are gates: probabilities, or values before
             the sigmoid.
         temperatures: one for each exit; its logits are divided by it before they are scored.
@@ -90,8 +100,8 @@ def export(
         UsageError: the path or a name cannot be used.
         ModelError: the network cannot be captured or cut.
         DataError: the example does not fit.
-        CheckError: the chain's logits differ from the original's by more than 1e-5 of the largest (more in half precision,
-            quantised, or where rounding alone moves the original's own logits by as much), or the network mixes the samples of
+        CheckError: the chain's answers differ from the original's by more than 1e-5 of the largest value (more in half
+            precision, quantised, or where rounding alone moves the original's own answers by as much), or the network mixes the samples of
             a batch.
         MissingError: a package is not installed, or the path cannot be written.
 
@@ -103,8 +113,9 @@ def export(
         >>> print(bundle.variant().name, bundle.variant().rule, len(bundle.variant().exits))
         fp32 entropy 3
     """
-    _check_lists(exits=exits, gates=gates, class_names=class_names)
-    check_rule(rule, gates, temperatures)
+    _check_lists(exits=exits, gates=gates, class_names=class_names, answer=answer)
+    check_answer_names(answer, class_names)
+    check_rule(rule, gates, temperatures, answer)
     _check_placing(path, beside, origin, preprocess, class_names)
     with new_variant(path) as folder:
         bundle = None
@@ -113,7 +124,9 @@ def export(
             preprocess = bundle.manifest.preprocess
             example = _golden_example(bundle, model) if example is None else example
         progress("capturing the network", 0, 1)
-        network, golden = capture(model, example, exits=exits, gates=gates, axes=axes, preprocess=preprocess, sort=sort)
+        network, golden = capture(
+            model, example, exits=exits, gates=gates, answer=answer, axes=axes, preprocess=preprocess, sort=sort
+        )
         progress("capturing the network", 1, 1)
         scoring = _describe_scoring(network, rule, temperatures)
         if class_names is not None and len(class_names) != network.classes:
@@ -126,7 +139,8 @@ def export(
         draft = Draft(
             name=beside or network.precision,
             rule=rule,
-            exits=tuple(network.logits),
+            exits=tuple(network.exits),
+            answer=tuple(answer) or ("logits",),
             temperatures=scoring.temperatures,
             origin=origin,
         )
@@ -216,8 +230,8 @@ def _describe_scoring(network: Captured, rule: str, temperatures: Sequence[float
     Raises:
         UsageError: there is not one temperature for each exit.
     """
-    if temperatures is not None and len(temperatures) != len(network.logits):
-        raise UsageError(f"There are {len(temperatures)} temperatures for {len(network.logits)} exits: give one each.")
+    if temperatures is not None and len(temperatures) != len(network.exits):
+        raise UsageError(f"There are {len(temperatures)} temperatures for {len(network.exits)} exits: give one each.")
     return Scoring(
         rule=rule,
         probabilities=network.probabilities,
@@ -229,7 +243,7 @@ def _describe_scoring(network: Captured, rule: str, temperatures: Sequence[float
 def _write_whole(network: Captured, scoring: Scoring, prober: Prober) -> ir.Model:
     """Write the whole graph, decisions included, with its weights beside it; every cut refers to those weights."""
     model, folder = network.model, prober.folder
-    add_decisions(model, network.logits, scoring)
+    add_decisions(model, network.exits, scoring)
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)  # exporters leave stack traces with the workstation's paths
     LiftConstantsToInitializersPass()(model)
@@ -251,7 +265,7 @@ def _describe_original(whole: ir.Model, network: Captured, scoring: Scoring) -> 
         ),
         classes=network.classes,
         precision=network.precision,
-        run=lambda samples: decided_logits(network.reference(samples), scoring),
+        run=lambda samples: decided_answers(network.reference(samples), scoring),
         measure_own_error=network.measure_own_error,
     )
 

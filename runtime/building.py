@@ -84,7 +84,8 @@ class Jobs(ExitStack):
 
     def __init__(self, parts: NetworkParts, options: LoadOptions) -> None:
         super().__init__()
-        self._parts, self._threads, self._logits = parts, options.threads, options.logits
+        self._parts, self._threads = parts, options.threads
+        self._logits = options.logits or not parts.bundle.manifest.classes  # other answers are always given
         self._read = functools.cache(lambda path: parts.bundle.read(parts.variant, path.name))
         folder = functools.cache(lambda: self.enter_context(private_folder()))
         self._copy = functools.cache(lambda path: parts.bundle.copy(parts.variant, path.name, folder() / path.name))
@@ -120,8 +121,8 @@ class Jobs(ExitStack):
     def _stage_file(self, stage: Stage, exit_: Exit, *, outputs_logits: bool) -> StageFile:
         bundle, variant = self._parts.bundle, self._parts.variant
         folder = bundle.path / variant.folder
-        logits = [exit_.logits] if outputs_logits else []
-        outputs = [*(tensor.name for tensor in stage.outputs), exit_.score, exit_.label, *logits]
+        given = [name for name in exit_.outputs if outputs_logits or name != exit_.logits]
+        outputs = [*(tensor.name for tensor in stage.outputs), *given]
         return StageFile(
             path=folder / stage.file,
             inputs=stage.inputs,

@@ -40,8 +40,10 @@ from ..output import print_result, progress_bars
     "--rule",
     default="max_softmax",
     show_default=True,
-    help="How an exit's score is made: max_softmax, entropy, margin, ensemble, gate or gate_logit.",
+    help="How an exit's score is made: max_softmax, entropy, margin, ensemble, patience, gate or gate_logit; of other answers "
+    "agreement:boxes=96, pixel_share:map=0.9, mean_softmax:map, gate or gate_logit.",
 )
+@click.option("--answer", help="For a network that does not classify: the parts of its answers, such as boxes,classes.")
 @click.option("--gates", help="For the rules gate and gate_logit: the outputs that are gates, one per exit.")
 @click.option("--temperatures", help="Divisors of the logits before they are scored, one per exit, such as 1.2,1.1,1.")
 @click.option(
@@ -75,6 +77,7 @@ def export(
     sort: bool,
     axes: Sequence[str],
     rule: str,
+    answer: str | None,
     gates: str | None,
     temperatures: str | None,
     mean: str | None,
@@ -111,6 +114,7 @@ def export(
             sort=sort,
             axes=parse_axes(axes),
             rule=rule,
+            answer=split_names(answer) or (),
             gates=split_names(gates) or (),
             temperatures=parse_numbers("--temperatures", temperatures),
             preprocess=fit_channels(preprocess, example),

@@ -30,6 +30,7 @@ def capture(
     *,
     exits: Sequence[str] | None = None,
     gates: Sequence[str] = (),
+    answer: Sequence[str] = (),
     axes: Any = None,
     preprocess: Preprocess | None = None,
     sort: bool = False,
@@ -37,7 +38,7 @@ def capture(
     """Capture a torch network or an ONNX file, with its preprocessing in the graph and its exits in order.
 
     Args:
-        model, example, exits, gates, axes, preprocess, sort: as for `export`.
+        model, example, exits, gates, answer, axes, preprocess, sort: as for `export`.
 
     Returns:
         The network, and its golden inputs: three different samples, one array for each input as the bundle takes them.
@@ -46,14 +47,14 @@ def capture(
         UsageError, DataError, ModelError, MissingError: as for `export`.
     """
     if isinstance(model, (str, os.PathLike)):
-        network, golden = _capture_file(OnnxFile(model, axes), example, exits, gates, preprocess)
+        network, golden = _capture_file(OnnxFile(model, axes), example, exits, gates, answer, preprocess)
     else:
-        network, golden = _capture_module(model, example, exits, gates, axes, preprocess)
+        network, golden = _capture_module(model, example, exits, gates, answer, axes, preprocess)
     if preprocess is not None:
         network = add_preprocess(network, preprocess)
     network = reorder_exits(network, find_order(network, sizes_of(golden, network.axes), sort=sort))
     log.debug(
-        "%s captured by %s: %s, exits %s", network.name, network.captured_by, network.precision, list(network.logits)
+        "%s captured by %s: %s, exits %s", network.name, network.captured_by, network.precision, list(network.exits)
     )
     return network, golden
 
@@ -63,6 +64,7 @@ def _capture_module(
     example: Any,
     exits: Sequence[str] | None,
     gates: Sequence[str],
+    answer: Sequence[str],
     axes: Any,
     preprocess: Preprocess | None,
 ) -> tuple[Captured, list[np.ndarray]]:
@@ -85,18 +87,25 @@ def _capture_module(
         dtypes = [str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()]
         dtype = dtypes[0] if dtypes else "float32"
         inputs = [normalise_images(golden[0], preprocess, channels_first=True, dtype=dtype)]
-    network = capture_torch(model, inputs, names=names, axes=layout, by_name=by_name, exits=exits, gates=gates)
+    network = capture_torch(
+        model, inputs, names=names, axes=layout, by_name=by_name, exits=exits, gates=gates, answer=answer
+    )
     return network, golden
 
 
 def _capture_file(
-    file: OnnxFile, example: Any, exits: Sequence[str] | None, gates: Sequence[str], preprocess: Preprocess | None
+    file: OnnxFile,
+    example: Any,
+    exits: Sequence[str] | None,
+    gates: Sequence[str],
+    answer: Sequence[str],
+    preprocess: Preprocess | None,
 ) -> tuple[Captured, list[np.ndarray]]:
     arrays = _draw_example(file, preprocess) if example is None else _order_example(file, example)
     if preprocess is None:
         file.check(arrays)
         golden = make_golden(arrays, file.axes)
-        return file.capture(golden, exits=exits, gates=gates), golden
+        return file.capture(golden, exits=exits, gates=gates, answer=answer), golden
     if len(arrays) != 1:
         raise UsageError(ONE_IMAGE)
     golden = make_golden(arrays, [(BATCH, None, None, None)])
@@ -105,7 +114,7 @@ def _capture_file(
     channels_first = is_channels_first(shape, preprocess)
     floats = normalise_images(golden[0], preprocess, channels_first=channels_first, dtype=dtype.numpy().name)
     file.check([floats])
-    return file.capture([floats], exits=exits, gates=gates), golden
+    return file.capture([floats], exits=exits, gates=gates, answer=answer), golden
 
 
 def _draw_example(file: OnnxFile, preprocess: Preprocess | None) -> list[np.ndarray]:

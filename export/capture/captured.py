@@ -8,6 +8,7 @@ import onnx_ir as ir
 from msgspec import Struct
 
 from ...bundle.manifest import Precision
+from ...runtime.chain.parts import Parts
 from ..graph.axes import BATCH, Axes
 from ..graph.precision import find_precision
 from ..graph.shapes import name_squeezed_axes
@@ -25,15 +26,16 @@ class Captured(Struct, frozen=True, kw_only=True):
     Attributes:
         model: the graph. In the shapes of its inputs the batch axis is called `batch`, other dynamic axes have their names.
         axes: the names of the axes of every input.
-        logits: the exits in order, by name; each value is (batch, classes).
+        exits: the parts of each exit's answer by their names, by exit, in order: {"logits": (batch, classes)} if the network
+            classifies.
         gates: for each exit the network's own gate, None for an exit without one; empty if no gates were asked for.
-        reference: runs the original: inputs -> one (N, classes) array for each exit.
+        reference: runs the original: inputs -> the parts of each exit's answers, (N, ...).
         name: the network's name: its class, or the file's name.
         captured_by: `dynamo`, `torchscript` or `onnx`.
-        classes: how many.
+        classes: how many; 0 if the network does not classify.
         probabilities: for each exit True if it ends in a softmax.
         precision: what the network computes in.
-        measure_own_error: returns how far rounding takes the original's own logits on the example, relative to the largest: a
+        measure_own_error: returns how far rounding takes the original's own answers on the example, relative to the largest: a
             torch network's from the same in float64, a file's from the same without its engine's optimisations. None if it runs
             in no other way.
         order: the exits' positions in the list that the user gave.
@@ -41,9 +43,9 @@ class Captured(Struct, frozen=True, kw_only=True):
 
     model: ir.Model
     axes: list[Axes]
-    logits: dict[str, ir.Value]
+    exits: dict[str, dict[str, ir.Value]]
     gates: tuple[ir.Value | None, ...]
-    reference: Callable[[Arrays], list[np.ndarray]]
+    reference: Callable[[Arrays], list[Parts]]
     name: str
     captured_by: Exporter
     classes: int
@@ -72,7 +74,7 @@ def describe_captured(
         model, axes, name, captured_by, measure_own_error: as in `Captured`.
         outputs: the graph's outputs by the names that the network gives them.
         answers: the original's outputs for several samples, by the same names.
-        sources: where the logits of each exit are.
+        sources: where the answer of each exit is.
         gates: the names of the outputs that are gates.
         run: runs the original: inputs -> outputs by name.
 
@@ -81,22 +83,32 @@ def describe_captured(
     """
     name_squeezed_axes(model)
     values = find_exits(model.graph, outputs, sources)
-    logits = read_exits(answers, sources)
-    precision = find_precision(model, values[0].dtype)
-    classes = int(logits[0].shape[1])
-    for value in values:
-        value.shape = ir.Shape([BATCH, classes])
+    parts = read_exits(answers, sources)
+    precision = find_precision(model, next(iter(values[0].values())).dtype)
+    classes = int(parts[0]["logits"].shape[1]) if "logits" in parts[0] else 0
+    for exit_values, exit_parts in zip(values, parts, strict=True):
+        for name, value in exit_values.items():
+            _describe_value(value, exit_parts[name], is_logits=classes > 0)
     return Captured(
         model=model,
         axes=axes,
-        logits={source.name: value for source, value in zip(sources, values, strict=True)},
+        exits={source.name: value for source, value in zip(sources, values, strict=True)},
         gates=pad_gates([outputs[gate] for gate in gates], len(sources)),
         reference=lambda inputs: read_exits(run(inputs), sources),
         name=name,
         captured_by=captured_by,
         classes=classes,
-        probabilities=tuple(are_probabilities(values) for values in logits),
+        probabilities=tuple(classes > 0 and are_probabilities(answer["logits"]) for answer in parts),
         precision=precision,
         measure_own_error=measure_own_error,
         order=tuple(range(len(sources))),
     )
+
+
+def _describe_value(value: ir.Value, found: np.ndarray, *, is_logits: bool) -> None:
+    """Write the shape of a part of an answer into the graph, and its dtype where the graph does not say it."""
+    if is_logits:
+        value.shape = ir.Shape([BATCH, found.shape[-1]])
+    elif value.shape is None or value.dtype is None:
+        value.shape = ir.Shape([BATCH, *[None] * (found.ndim - 1)])
+        value.dtype = ir.DataType.from_numpy(found.dtype)

@@ -24,14 +24,15 @@ def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list
     Raises:
         ModelError: the work does not rise from exit to exit and `sort` is False, or two exits are the same.
     """
-    names, values = list(captured.logits), list(captured.logits.values())
-    for k, value in enumerate(values):
-        if value in values[:k]:
+    names, values = list(captured.exits), [list(parts.values()) for parts in captured.exits.values()]
+    for k, parts in enumerate(values):
+        if parts in values[:k]:
             raise ModelError(
-                f"The exits {names[values.index(value)]} and {names[k]} are the same: list each once.",
-                nodes=name_producers(value),
+                f"The exits {names[values.index(parts)]} and {names[k]} are the same: list each once.",
+                nodes=name_producers(*parts),
             )
-    depths, unit = _measure_depths(captured.model, [ancestors(value) for value in values], sizes)
+    before = [set().union(*(ancestors(value) for value in parts)) for parts in values]
+    depths, unit = _measure_depths(captured.model, before, sizes)
     if all(a[1] < b[1] for a, b in pairwise(depths)):
         return list(range(len(names)))
     order = sorted(range(len(names)), key=lambda k: depths[k])
@@ -40,14 +41,14 @@ def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list
             raise ModelError(
                 f"The exits {names[earlier]} and {names[later]} take the same work ({depths[later][1]} {unit}): "
                 "is one exit listed twice, or are they not exits of one chain?",
-                nodes=name_producers(values[earlier], values[later]),
+                nodes=name_producers(*values[earlier], *values[later]),
             )
     if order != list(range(len(names))) and not sort:
         listed = ", ".join(f"{name} {depths[k][1]}" for k, name in enumerate(names))
         raise ModelError(
             f"The exits are not in order: {listed} {unit}. List them from the shallowest to the deepest, here "
             f"{', '.join(names[k] for k in order)}, or ask for that with sort=True (--sort).",
-            nodes=name_producers(*values),
+            nodes=name_producers(*(value for parts in values for value in parts)),
         )
     return order
 
@@ -58,17 +59,17 @@ def reorder_exits(captured: Captured, order: Sequence[int]) -> Captured:
     Raises:
         UsageError: an exit without a gate is then not the last one.
     """
-    names, reference = list(captured.logits), captured.reference
+    names, reference = list(captured.exits), captured.reference
     gates = tuple(captured.gates[k] for k in order) if captured.gates else ()
     if None in gates[:-1]:
         raise UsageError(f"The exit {names[order[gates.index(None)]]} has no gate: only the last one may go without.")
     return replace(
         captured,
-        logits={names[k]: captured.logits[names[k]] for k in order},
+        exits={names[k]: captured.exits[names[k]] for k in order},
         gates=gates,
         probabilities=tuple(captured.probabilities[k] for k in order),
         order=tuple(captured.order[k] for k in order),
-        reference=lambda inputs: [logits[k] for logits in [reference(inputs)] for k in order],
+        reference=lambda inputs: [answers[k] for answers in [reference(inputs)] for k in order],
     )
 
 

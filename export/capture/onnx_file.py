@@ -1,4 +1,4 @@
-"""Somebody else's ONNX file as one graph with the logits of every exit. Needs no torch."""
+"""Somebody else's ONNX file as one graph with the answers of every exit. Needs no torch."""
 
 import logging
 import os
@@ -35,6 +35,7 @@ class OnnxFile:
         shapes: the inputs' shapes as the file gives them: a number, a name or None for each axis.
         axes: the names of the axes of every input: those that were given, else those that the file says are dynamic.
         is_fixed: whether its batch is fixed to one sample.
+        stacks: whether an output of three axes stacks exits (exit, batch, class).
     """
 
     def __init__(self, path: str | os.PathLike[str], axes: Any = None) -> None:
@@ -55,6 +56,7 @@ class OnnxFile:
                 value.name = f"was.{value.name}"
         self.shapes = [list(given.shape) for given in self.session.get_inputs()]
         self.axes = self._name_axes(axes)
+        self.stacks = True
         self.is_fixed = any(
             isinstance(s[axis_names.index(BATCH)], int) for s, axis_names in zip(self.shapes, self.axes, strict=True)
         )
@@ -147,23 +149,30 @@ class OnnxFile:
         rows = inputs[0].shape[self.axes[0].index(BATCH)]
         parts = [take_samples(inputs, self.axes, [i]) for i in range(rows)] if self.is_fixed else [inputs]
         answers = [session.run(outputs, dict(zip(names, part, strict=True))) for part in parts]
-        # A stack (exit, batch, class) has the batch in its middle.
         joined = [
-            np.concatenate(part, 1 if part[0].ndim == 3 else 0) if part[0].ndim else part[0]
+            np.concatenate(part, 1 if part[0].ndim == 3 and self.stacks else 0) if part[0].ndim else part[0]
             for part in zip(*answers, strict=True)
         ]
         return dict(zip(outputs, joined, strict=True))
 
-    def capture(self, example: Arrays, *, exits: Sequence[str] | None = None, gates: Sequence[str] = ()) -> Captured:
+    def capture(
+        self,
+        example: Arrays,
+        *,
+        exits: Sequence[str] | None = None,
+        gates: Sequence[str] = (),
+        answer: Sequence[str] = (),
+    ) -> Captured:
         """Find the exits, and make a batch that is fixed to one dynamic.
 
         Raises:
             UsageError: a name is not an output's.
             ModelError: the file does not run on the example, or its outputs are not several exits.
         """
-        self._check_outputs([*(exits or ()), *gates])
+        self._check_outputs([*(() if answer else exits or ()), *gates])
+        self.stacks = not answer
         one, many = self._run_example(example)
-        sources = choose_exits(one, many, exits, gates)
+        sources = choose_exits(one, many, exits, gates, answer)
         for value, axis_names, shape in zip(self.inputs, self.axes, self.shapes, strict=True):
             value.shape = ir.Shape([name or size for name, size in zip(axis_names, shape, strict=True)])
         infer_shapes(self.model)
@@ -223,7 +232,7 @@ class OnnxFile:
     def _measure_own_error(
         self, example: Arrays, answers: Mapping[str, np.ndarray], sources: Sequence[ExitSource]
     ) -> float | None:
-        """Return how much the logits change when ONNX Runtime does not optimise; None if it cannot run so.
+        """Return how much the answers change when ONNX Runtime does not optimise; None if it cannot run so.
 
         Other kernels round otherwise: a quantised value halfway between two steps goes to the other one.
         """

@@ -8,7 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ...errors import ModelError, UsageError, unknown_name
+from ...runtime.chain.parts import Parts
 from ..graph.walk import name_producers
+from .answers import choose_answers
 
 __all__ = [
     "ExitSource",
@@ -28,17 +30,22 @@ EXITS_HINT = (
 
 
 class ExitSource(NamedTuple):
-    """Where an exit's logits are.
+    """Where an exit's answer is.
 
     Attributes:
         name: the exit's name.
-        output: the name of the network's output.
+        outputs: the names of the network's outputs that hold the parts of its answer: {"logits": ...} if the network classifies.
         row: the exit's row in the output if it stacks several exits (exit, batch, class), else None.
     """
 
     name: str
-    output: str
+    outputs: dict[str, str]
     row: int | None
+
+    @property
+    def output(self) -> str:
+        """The name of the output that holds its first part."""
+        return next(iter(self.outputs.values()))
 
 
 def check_repeats(first: Mapping[str, np.ndarray], again: Mapping[str, np.ndarray]) -> None:
@@ -108,6 +115,7 @@ def choose_exits(
     many: Mapping[str, np.ndarray],
     exits: Sequence[str] | None,
     gates: Sequence[str] = (),
+    answer: Sequence[str] = (),
 ) -> list[ExitSource]:
     """Find the exits among the outputs of a network.
 
@@ -115,9 +123,10 @@ def choose_exits(
         one, many: its outputs for one sample and for several, by name.
         exits: the names of the outputs that are exits, in order; None if all are but the gates.
         gates: the names of the outputs that are gates.
+        answer: the names of the parts of an answer; none if the network classifies.
 
     Returns:
-        The source of each exit's logits.
+        The source of each exit's answer.
 
     Raises:
         UsageError: there is no output of a name, or the number of gates does not fit.
@@ -125,6 +134,11 @@ def choose_exits(
             not finite, or a gate is not one float for each sample.
     """
     candidates = {name: values for name, values in many.items() if name not in gates}
+    if answer:
+        chosen = choose_answers(one, candidates, answer, exits)
+        sources = [ExitSource(name, outputs, None) for name, outputs in chosen.items()]
+        _check_gates(many, gates, sources)
+        return sources
     for name in exits or ():
         if name not in candidates:
             raise unknown_name("output", name, candidates)
@@ -145,13 +159,14 @@ def _find_sources(name: str, one: np.ndarray, many: np.ndarray, *, alone: bool) 
     """Return the exits in an output, from its values for one sample and for several; `alone` if it is the only output."""
     shape, axis = many.shape, _find_batch_axis(one, many)
     if len(shape) == 2 and axis == 0:
-        sources = [ExitSource(name, name, None)]
+        sources = [ExitSource(name, {"logits": name}, None)]
     elif len(shape) == 3 and axis == 1:
-        sources = [ExitSource(f"exit{k}" if alone else f"{name}.{k}", name, k) for k in range(shape[0])]
+        sources = [ExitSource(f"exit{k}" if alone else f"{name}.{k}", {"logits": name}, k) for k in range(shape[0])]
     else:
         raise ModelError(
             f"Output {name} has the shape {shape} for {'several' if axis is None else shape[axis]} samples; an exit's "
-            f"logits are (batch, classes), or stacked (exit, batch, class). {EXITS_HINT}"
+            f"logits are (batch, classes), or stacked (exit, batch, class). {EXITS_HINT} If the network does not classify, name "
+            "the parts of its answers: answer=['boxes', 'classes'] (--answer)."
         )
     if many.dtype.name not in ("float16", "float32", "float64"):
         raise ModelError(f"Output {name} is {many.dtype}; logits are float16, float32 or float64. {EXITS_HINT}")
@@ -170,12 +185,15 @@ def _check_classes(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarr
         each = ", ".join(f"{name} has {count}" for name, count in classes.items())
         raise ModelError(f"The exits differ in their number of classes: {each}. {EXITS_HINT}")
     if min(classes.values()) < 2:
-        raise ModelError("The exits have one class only; offramp serves classification with at least two.")
+        raise ModelError(
+            "The exits have one class only. If the network does not classify, give its answer a name: answer=['angle'] (--answer)."
+        )
 
 
 def _check_finite(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarray]) -> None:
     """See that no logit is NaN, and that each sample's largest is finite: minus infinity may mask a class."""
-    for source, logits in zip(sources, read_exits(outputs, sources), strict=True):
+    for source, parts in zip(sources, read_exits(outputs, sources), strict=True):
+        logits = parts["logits"]
         if np.isnan(logits).any() or not np.isfinite(logits.max(-1)).all():
             raise ModelError(
                 f"The logits of exit {source.name} are NaN or infinite on the example, whose values are finite. Look for weights "
@@ -202,12 +220,16 @@ def pad_gates(gates: Sequence[ir.Value], exits: int) -> tuple[ir.Value | None, .
     return (*gates, *[None] * (exits - len(gates))) if gates else ()
 
 
-def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[ExitSource]) -> list[np.ndarray]:
-    """Return each exit's logits (N, classes) from a network's outputs."""
-    logits = [outputs[s.output] if s.row is None else outputs[s.output][s.row] for s in sources]
-    return [
-        values.reshape(-1, values.shape[-1]) for values in logits
-    ]  # a squeeze may have dropped the batch of one sample
+def read_exits(outputs: Mapping[str, np.ndarray], sources: Sequence[ExitSource]) -> list[Parts]:
+    """Return the parts of each exit's answers from a network's outputs; logits are (N, classes)."""
+    exits = []
+    for source in sources:
+        parts = {part: outputs[name] for part, name in source.outputs.items()}
+        if "logits" in parts:
+            logits = parts["logits"] if source.row is None else parts["logits"][source.row]
+            parts["logits"] = logits.reshape(-1, logits.shape[-1])  # a squeeze may have dropped the batch of one sample
+        exits.append(parts)
+    return exits
 
 
 def are_probabilities(logits: np.ndarray) -> bool:
@@ -215,8 +237,10 @@ def are_probabilities(logits: np.ndarray) -> bool:
     return bool((logits >= 0).all() and np.allclose(logits.astype(np.float64).sum(-1), 1, atol=2e-3))
 
 
-def find_exits(graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequence[ExitSource]) -> list[ir.Value]:
-    """Return the value of each exit's logits in the graph; stacked ones are followed back to the parts they were stacked from.
+def find_exits(
+    graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequence[ExitSource]
+) -> list[dict[str, ir.Value]]:
+    """Return the values of each exit's answer in the graph; stacked ones are followed back to what they were stacked from.
 
     Raises:
         ModelError: a stacked output is not put together along its first axis, so an exit needs all others computed.
@@ -229,7 +253,10 @@ def find_exits(graph: ir.Graph, outputs: Mapping[str, ir.Value], sources: Sequen
                 f"Output {name} stacks its exits in parts of unknown size: return them as a list instead.",
                 nodes=name_producers(outputs[name]),
             )
-    return [outputs[s.output] if s.row is None else stacks[s.output][s.row] for s in sources]
+    return [
+        {part: outputs[name] if s.row is None else stacks[name][s.row] for part, name in s.outputs.items()}
+        for s in sources
+    ]
 
 
 def _unstack(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:

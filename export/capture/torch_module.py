@@ -1,4 +1,4 @@
-"""Somebody else's torch network as one ONNX graph with the logits of every exit, and a way to run the original."""
+"""Somebody else's torch network as one ONNX graph with the answers of every exit, and a way to run the original."""
 
 import copy
 import inspect
@@ -38,6 +38,7 @@ def capture_torch(
     by_name: bool = False,
     exits: Sequence[str] | None = None,
     gates: Sequence[str] = (),
+    answer: Sequence[str] = (),
 ) -> Captured:
     """Capture a torch network in eval mode; it is left in the mode it was in.
 
@@ -49,6 +50,7 @@ def capture_torch(
         by_name: pass the inputs by their names instead of in their order.
         exits: the outputs that are exits.
         gates: the outputs that say how sure each exit is.
+        answer: the names of the parts of an answer; none if the network classifies.
 
     Raises:
         UsageError: there is no output of a name.
@@ -70,11 +72,11 @@ def capture_torch(
 
     one, many = _run_example(run, example, layout)
     try:
-        sources = choose_exits(one, many, exits, gates)
+        sources = choose_exits(one, many, exits, gates, answer)
     except ModelError as error:
         _explain_by_training_mode(module, call, example, many, error)
         raise
-    wanted = list(dict.fromkeys([*(source.output for source in sources), *gates]))
+    wanted = list(dict.fromkeys([*(name for source in sources for name in source.outputs.values()), *gates]))
     with evaluating(module):
         program = _flatten_module(module, names if by_name else None, wanted)
         model, exporter = export_graph(program, example, layout, other_lengths(example, layout, run), run)
@@ -124,7 +126,7 @@ def _measure_own_error(
     answers: Outputs,
     sources: Sequence[ExitSource],
 ) -> float | None:
-    """Return how much the logits change when a copy of the network computes in float64; None if it cannot."""
+    """Return how much the answers change when a copy of the network computes in float64; None if it cannot."""
     from .float64_mode import Float64Mode, widen
 
     try:
@@ -288,7 +290,7 @@ def _to_numpy(name: str, value: Any) -> np.ndarray:
         return to_array(value)
     except TypeError as error:
         raise ModelError(
-            f"Output {name} is {value.dtype}, which NumPy does not have; logits are float32 or float16."
+            f"Output {name} is {value.dtype}, which NumPy does not have: return float32 or float16."
         ) from error
 
 

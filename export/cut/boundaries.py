@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...bundle import Tensor
-from ...bundle.manifest import Dtype
+from ...bundle.tensor import Dtype
 from ...errors import ModelError, require
 from ..graph.axes import Axes, first_line, sizes_of, take_samples
 from ..graph.edits import extract_graph
@@ -109,22 +109,25 @@ def measure_shapes(whole: ir.Model, names: Sequence[str], prober: Prober) -> dic
 
 
 def describe_boundaries(
-    whole: ir.Model, values: Sequence[ir.Value], logits: Sequence[ir.Value], inputs: Sequence[Tensor], prober: Prober
-) -> dict[str, Tensor]:
-    """Describe the inputs and every tensor that crosses an exit, by name. Axes that are always equally long share a name.
+    whole: ir.Model, values: Sequence[ir.Value], answers: Sequence[ir.Value], inputs: Sequence[Tensor], prober: Prober
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Describe the inputs and every tensor that crosses an exit, by name; and the parts of the exits' answers.
+
+    Axes that are always equally long share a name.
 
     Args:
         whole: the graph.
         values: what crosses an exit.
-        logits: of every exit; they are only run, to see that the batch was not fixed behind the last cut.
+        answers: the parts of every exit's answer.
         inputs: the network's inputs.
         prober: the samples.
 
     Raises:
         ModelError: a tensor mixes the batch with another axis, or no stage can take it in; the batch is fixed to some size.
     """
-    probed_values = probe_values(whole, [*values, *logits], prober)
-    for value, probed in zip(logits, probed_values[len(values) :], strict=True):
+    probed_values = probe_values(whole, [*values, *answers], prober)
+    probed_answers = probed_values[len(values) :]
+    for value, probed in zip(answers, probed_answers, strict=True):
         if (len(probed.two), len(probed.three)) != (2, 3):
             raise ModelError(
                 f"{value.name} has the shapes {probed.two.shape} and {probed.three.shape} at batch sizes 2 and 3. "
@@ -140,7 +143,10 @@ def describe_boundaries(
     tensors = {tensor.name: tensor for tensor in inputs}
     for value, probed in zip(values, probed_values, strict=False):
         tensors[str(value.name)] = _describe(value, probed, names)
-    return tensors
+    described = {
+        str(value.name): _describe(value, probed, names) for value, probed in zip(answers, probed_answers, strict=True)
+    }
+    return tensors, described
 
 
 def _describe(value: ir.Value, probed: ProbedValue, names: dict[tuple[int, ...], str]) -> Tensor:

@@ -16,9 +16,10 @@ from ...devices.sysfs import read_text
 from ...errors import CheckError, ModelError
 from ...progress import Progress
 from ...runtime import EveryExit, Net
+from ...runtime.chain.parts import Parts
 from ...runtime.engines import Compiled, StageFile
 from ...runtime.engines.onnxruntime import compile_stage
-from ...runtime.golden_check import compare_logits
+from ...runtime.golden_check import compare_parts
 from ..graph.axes import count_samples, sizes_of, take_samples
 from ..graph.running import relative_error
 from .boundaries import Prober
@@ -59,26 +60,26 @@ class Original(Struct, frozen=True, kw_only=True):
 
     Attributes:
         inputs: what it takes, as the manifest lists it.
-        classes: how many.
+        classes: how many; 0 if the network does not classify.
         precision: what it computes in; its entry in `LOGITS_TOLERANCE` is allowed.
-        run: from samples, one array for each input, to the logits (N, classes) of every exit.
-        measure_own_error: returns how far rounding takes its own logits, relative to the largest, or None if that cannot be
+        run: from samples, one array for each input, to the parts of every exit's answers, (N, ...).
+        measure_own_error: returns how far rounding takes its own answers, relative to the largest, or None if that cannot be
             known. It is called where the precision's tolerance does not suffice.
     """
 
     inputs: tuple[Tensor, ...]
     classes: int
     precision: Precision
-    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    run: Callable[[Sequence[np.ndarray]], list[Parts]]
     measure_own_error: Callable[[], float | None]
 
 
 class Comparer:
-    """Compares logits with an original's.
+    """Compares answers with an original's.
 
     Attributes:
         original: the original.
-        error: the largest difference that was found and allowed, relative to the largest logit.
+        error: the largest difference that was found and allowed, relative to the largest value.
         own_error: the original's own error; None if it was not measured, since the precision's tolerance sufficed.
     """
 
@@ -94,39 +95,43 @@ class Comparer:
             self.own_error, self._is_measured = self.original.measure_own_error(), True
         return allow_error(precision, self.own_error)
 
-    def compare(self, answers: EveryExit, expected: Sequence[np.ndarray], names: Sequence[str], where: str) -> None:
-        """Compare the logits of every exit.
+    def compare(self, answers: EveryExit, expected: Sequence[Parts], names: Sequence[str], where: str) -> None:
+        """Compare the answers of every exit.
 
         Raises:
             CheckError: they differ by more than is allowed.
         """
-        assert answers.logits is not None
-        for k, (logits, name) in enumerate(zip(expected, names, strict=True)):
-            error = relative_error(answers.logits[:, k], logits)
+        for k, (parts, name) in enumerate(zip(expected, names, strict=True)):
+            error = relative_error(answers.parts(k), parts)
             if not error <= (allowed := self.allowed(error)):
                 raise CheckError(
-                    f"{name} differs from the original network {where} by {error:.2g} of its largest logit; {allowed:.2g} is "
+                    f"{name} differs from the original network {where} by {error:.2g} of {self.largest}; {allowed:.2g} is "
                     f"allowed.{self._explain()} Nothing was written."
                 )
             self.error = max(self.error, error)
 
-    def check_alike(self, ours: np.ndarray, theirs: np.ndarray, what: str) -> None:
-        """See that logits of the same samples, in one batch and in another, are alike.
+    @property
+    def largest(self) -> str:
+        """What errors are relative to, in words."""
+        return "its largest logit" if self.original.classes else "the largest value of that part of its answer"
+
+    def check_alike(self, ours: Parts, theirs: Parts, what: str) -> None:
+        """See that answers to the same samples, in one batch and in another, are alike.
 
         Raises:
-            CheckError: they are not. `what` says whose logits they are.
+            CheckError: they are not. `what` says whose answers they are.
         """
-        absolute, largest = compare_logits(ours, theirs)
-        error = absolute / max(largest, compare_logits(theirs, ours)[1])  # alone, logits may be rounding errors of 0
+        absolute, largest = compare_parts(ours, theirs)
+        error = absolute / max(largest, compare_parts(theirs, ours)[1])  # alone, logits may be rounding errors of 0
         if not error <= MIXING_FACTOR * self.allowed(error / MIXING_FACTOR):
             raise CheckError(
-                f"The network mixes the samples of a batch: {what} by {error:.2g} of the largest logit. {MIXING_HINT}"
+                f"The network mixes the samples of a batch: {what} by {error:.2g} of {self.largest}. {MIXING_HINT}"
             )
 
     def _explain(self) -> str:
         """Say how exact the original is, and what processors without VNNI do."""
         own = self.own_error
-        text = "" if own is None else f" Rounding alone moves the original's own logits by {own:.2g}."
+        text = "" if own is None else f" Rounding alone moves the original's own answers by {own:.2g}."
         if self.original.precision == "int8" and _lacks_vnni():
             text += (
                 " This processor has no VNNI, so sums of 8-bit products can overflow in it, in one graph and not in the other: "
@@ -140,7 +145,7 @@ class Verified(NamedTuple):
 
     Attributes:
         answers: the chain's at every exit for each golden sample run alone.
-        error: the largest difference of a logit from the original's, relative to the largest logit.
+        error: the largest difference from the original's answers, relative to the largest value.
         own_error: the original's own error in the same measure; None if it was not measured.
     """
 
@@ -176,18 +181,21 @@ def verify_chain(
         progress: called after the chain and each static network.
 
     Raises:
-        CheckError: an exit's logits differ by more than is allowed, or the network mixes the samples of a batch.
+        CheckError: an exit's answers differ by more than is allowed, or the network mixes the samples of a batch.
         ModelError: a gate leaves 0..1.
     """
     progress("comparing with the original", 0, len(exits) + 1)
     golden, axes, comparer = prober.inputs, prober.axes, Comparer(original)
     n, names = count_samples(golden, axes), [exit_.name for exit_ in exits]
     alone = [original.run(take_samples(golden, axes, [i])) for i in range(n)]
-    expected = [np.concatenate([logits[k] for logits in alone]) for k in range(len(exits))]
+    expected = [
+        {part: np.concatenate([answers[k][part] for answers in alone]) for part in alone[0][k]}
+        for k in range(len(exits))
+    ]
     batched = original.run(golden)
     for name, together, single in zip(names, batched, expected, strict=True):
         comparer.check_alike(
-            together, single, f"alone, a sample's logits at exit {name} differ from those among {n} samples"
+            together, single, f"alone, a sample's answer at exit {name} differs from that among {n} samples"
         )
     compiled: dict[str, Compiled] = {}
     for stage in stages:  # stages that are the same computation share a file
@@ -199,9 +207,9 @@ def verify_chain(
         plain = [_compile(prober.folder, replace(stage, guarded=None)) for stage in stages]
         with _open_net(plain, stages, exits, original) as net:
             comparer.compare(net.every_exit(tuple(golden)), expected, _exit_names(net), "without guards")
-    for k, (exit_, logits) in enumerate(zip(exits, expected, strict=True)):
+    for k, (exit_, parts) in enumerate(zip(exits, expected, strict=True)):
         progress("comparing with the original", k + 1, len(exits) + 1)
-        _compare_static(exit_, logits, comparer, prober)
+        _compare_static(exit_, parts, comparer, prober)
     progress("comparing with the original", len(exits) + 1, len(exits) + 1)
     return Verified(answers, comparer.error, comparer.own_error)
 
@@ -209,8 +217,8 @@ def verify_chain(
 def _compare_chain(
     net: Net,
     exits: Sequence[Exit],
-    expected: Sequence[np.ndarray],
-    batched: Sequence[np.ndarray],
+    expected: Sequence[Parts],
+    batched: Sequence[Parts],
     comparer: Comparer,
     prober: Prober,
 ) -> EveryExit:
@@ -227,7 +235,7 @@ def _compare_chain(
     return answers
 
 
-def _compare_static(exit_: Exit, expected: np.ndarray, comparer: Comparer, prober: Prober) -> None:
+def _compare_static(exit_: Exit, expected: Parts, comparer: Comparer, prober: Prober) -> None:
     static = Stage(file=exit_.static, inputs=comparer.original.inputs, outputs=(), macs=exit_.macs)
     with _open_net([_compile(prober.folder, static)], [static], [exit_], comparer.original) as net:
         name = f"The static network that ends at exit {exit_.name}"
@@ -262,16 +270,20 @@ def _check_shrinking(net: Net, prober: Prober, answers: EveryExit, comparer: Com
 
     At each exit in turn the surest sample leaves. The others stay, at least two of them and in another order.
     """
-    assert answers.logits is not None
     rows = np.array([*range(len(answers.score))[::-1], *range(len(answers.score))])
     samples = tuple(take_samples(prober.inputs, prober.axes, rows))
     for k, name in enumerate(net.exits[:-1]):
         second, surest = np.sort(answers.score[:, k])[-2:]
         net.thresholds = [float(second + surest) / 2 if j == k else NEVER for j in range(len(net.exits) - 1)]
         batch = net.batch(samples)
-        assert batch.logits is not None
-        what = f"when samples leave at exit {name}, the logits of those that stay change"
-        comparer.check_alike(batch.logits, answers.logits[rows, batch.exit], what)
+        what = f"when samples leave at exit {name}, the answers of those that stay change"
+        if batch.logits is not None and answers.logits is not None:
+            comparer.check_alike({"logits": batch.logits}, {"logits": answers.logits[rows, batch.exit]}, what)
+        for exit_ in np.unique(batch.exit) if batch.answer else ():
+            there = batch.exit == exit_
+            ours = {part: np.array([*values[there]]) for part, values in (batch.answer or {}).items()}
+            theirs = {part: values[rows[there]] for part, values in answers.parts(int(exit_)).items()}
+            comparer.check_alike(ours, theirs, what)
 
 
 def _lacks_vnni() -> bool:

@@ -82,8 +82,9 @@ def _add_guards(path: Path, names: list[str], output: Path) -> bool:
 
 def _compare_times(guarded: Path, plain: Path, stage: Stage, head: Head) -> float:
     """Run both graphs in turn on the same random input; return the median share of the plain one's time."""
-    score, label = str(head.score.name), str(head.label.name)
-    answers = [Tensor(name=score, dtype="float32", shape=(None,)), Tensor(name=label, dtype="int64", shape=(None,))]
+    answers = [Tensor(name=str(head.score.name), dtype="float32", shape=(None,))]
+    if head.label is not None:
+        answers.append(Tensor(name=str(head.label.name), dtype="int64", shape=(None,)))
     views = Buffers([*stage.inputs, *stage.outputs, *answers], batch=1).views(1)
     rng = np.random.default_rng(0)
     for tensor in stage.inputs:

@@ -39,12 +39,12 @@ def assign_nodes(graph: ir.Graph, heads: list[Head]) -> list[StageNodes]:
     """Assign every node to the first exit that needs it.
 
     Raises:
-        ModelError: an exit's logits are computed on the way to an earlier exit.
+        ModelError: an exit's answer is computed on the way to an earlier exit.
     """
     # Nodes that belong to no stage, since every stage that needs them computes them itself.
     constant_nodes = _find_constant_nodes(graph)
     repeated = constant_nodes | {node for node in graph if node.op_type == "DequantizeLinear"}
-    needed = set().union(*(ancestors(value) for head in heads for value in head))
+    needed = set().union(*(ancestors(value) for head in heads for value in head.outputs))
     # From the first exit to the last: what the exit needs beyond the stages before it is its stage.
     stage_of: dict[ir.Node, int] = {}
     reads: list[list[ir.Value]] = []
@@ -53,11 +53,10 @@ def assign_nodes(graph: ir.Graph, heads: list[Head]) -> list[StageNodes]:
     position = {value: index for index, value in enumerate(made)}
     for k, head in enumerate(heads):
         own_nodes, crossing = _collect_nodes(head, stage_of, repeated)
-        if head.logits in crossing:
-            name = str(head.logits.name).removesuffix(".logits")
+        if done := [value for value in head.parts.values() if value in crossing]:
             raise ModelError(
-                f"Exit {name} is already computed by an earlier exit: is it listed twice?",
-                nodes=name_producers(head.logits),
+                f"{done[0].name} is already computed by an earlier exit: is the exit listed twice?",
+                nodes=name_producers(*done),
             )
         stage_of.update(dict.fromkeys(own_nodes, k))
         stage_of.update(dict.fromkeys(_produced_ahead(graph, stage_of, needed, constant_nodes), k))
@@ -89,7 +88,7 @@ def extract_stage(model: ir.Model, part: StageNodes, head: Head, tensors: dict[s
     batch_size = next((o for node in graph for o in node.outputs if o.name == BATCH_SIZE), None)
     if batch_size is not None and graph.inputs[0] not in reads:
         reads.append(batch_size)
-    outputs = list(dict.fromkeys([*part.makes, *head]))
+    outputs = list(dict.fromkeys([*part.makes, *head.outputs]))
     stage = extract_graph(graph, reads, outputs)
     values = {value.name: value for value in [*stage.inputs, *stage.outputs]}
     for name, tensor in tensors.items():
@@ -135,7 +134,7 @@ def _collect_nodes(
     own_nodes: set[ir.Node] = set()
     crossing: set[ir.Value] = set()
     seen: set[ir.Value] = set()
-    stack: list[ir.Value] = list(head)
+    stack: list[ir.Value] = head.outputs
     while stack:
         value = stack.pop()
         if value in seen or value.is_initializer() or value.name == BATCH_SIZE:

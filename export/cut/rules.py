@@ -1,36 +1,54 @@
-"""The decision of each exit, computed in the graph: a score from 0 to 1 and a label."""
+"""The decision of each exit, computed in the graph: a score from 0 to 1 and, of logits, a label."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 from msgspec import Struct
 
 from ...errors import UsageError, unknown_name
+from ...runtime.chain.parts import Parts
 from ..graph.axes import BATCH
 from ..graph.edits import constant, reduce
+from ..graph.walk import ancestors
+from .answer_rules import ANSWER_RULES, fill_score, read_answer_rule
 
-__all__ = ["RULES", "Head", "Scoring", "add_decisions", "check_rule", "constant", "decided_logits", "reduce"]
+__all__ = ["RULES", "Head", "Scoring", "add_decisions", "check_rule", "constant", "decided_answers", "reduce"]
 
 LEAST_PROBABILITY = 1e-30
 """Smaller probabilities are raised to this before their logarithm is taken."""
 
 
-class Head(NamedTuple):
-    """The three outputs of an exit: logits (batch, classes), score float32 (batch,), label int64 (batch,)."""
+class Head(Struct, frozen=True):
+    """The outputs of an exit.
 
-    logits: ir.Value
+    Attributes:
+        parts: the parts of its answer by name: {"logits": (batch, classes)}, or what the network gives.
+        score: float32 (batch,).
+        label: int64 (batch,); None if the network does not classify.
+    """
+
+    parts: dict[str, ir.Value]
     score: ir.Value
-    label: ir.Value
+    label: ir.Value | None = None
+
+    @property
+    def by_name(self) -> dict[str, ir.Value]:
+        """All outputs, by the names that follow the exit's: those of the parts, `score`, `label`."""
+        return self.parts | {"score": self.score} | ({} if self.label is None else {"label": self.label})
+
+    @property
+    def outputs(self) -> list[ir.Value]:
+        """All outputs."""
+        return list(self.by_name.values())
 
 
 class Scoring(Struct, frozen=True, kw_only=True):
     """How the scores of all exits are made.
 
     Attributes:
-        rule: a name in `RULES`.
+        rule: a name in `RULES`, or a rule that `read_answer_rule` reads.
         probabilities: for each exit True if it ends in a softmax; the logarithm of its output then serves as its logits.
         temperatures: one for each exit; None for 1 everywhere.
         gates: for each exit the network's own gate, (batch,) or (batch, 1), or None for an exit without one; empty if the rule
@@ -38,7 +56,7 @@ class Scoring(Struct, frozen=True, kw_only=True):
     """
 
     rule: str
-    probabilities: tuple[bool, ...]
+    probabilities: tuple[bool, ...] = ()
     temperatures: tuple[float, ...] | None = None
     gates: tuple[ir.Value | None, ...] = ()
 
@@ -75,23 +93,28 @@ RULES: dict[str, Callable[[ir.tape.Tape, ir.Value, int], ir.Value]] = {
     "entropy": entropy,
     "margin": margin,
     "ensemble": max_softmax,
+    "patience": max_softmax,
     "gate": max_softmax,
     "gate_logit": max_softmax,
 }
 """The rules by name. Each adds nodes that turn logits (batch, classes) into a score (batch,).
 
-`ensemble` first replaces the logits by the mean log-probability of the heads so far. `gate` and `gate_logit` read the network's
-own gates; their function here serves only a last exit without a gate.
+`ensemble` first replaces the logits by the mean log-probability of the heads so far. `patience` reads labels. `gate` and
+`gate_logit` read the network's own gates; their function here serves only a last exit without a gate.
 """
 
 
-def check_rule(rule: str, gates: Sequence[str], temperatures: Sequence[float] | None) -> None:
+def check_rule(
+    rule: str, gates: Sequence[str], temperatures: Sequence[float] | None, answer: Sequence[str] = ()
+) -> None:
     """See that a rule can be used, before anything is captured.
 
     Raises:
         UsageError: it is unknown, or gates or temperatures do not fit it.
     """
-    if rule not in RULES:
+    if answer and not rule.startswith("gate"):
+        read_answer_rule(rule, answer)
+    elif rule not in RULES:
         raise unknown_name("rule", rule, RULES)
     if bool(gates) != rule.startswith("gate"):
         raise UsageError(
@@ -100,25 +123,37 @@ def check_rule(rule: str, gates: Sequence[str], temperatures: Sequence[float] | 
     if temperatures is not None:
         if not all(0 < t < math.inf for t in temperatures):
             raise UsageError(f"Temperatures are above 0, not {list(temperatures)}.")
-        if gates:
+        if gates or answer or rule == "patience":
             raise UsageError(
-                "A gate's score is the network's own: a temperature does not change it. Leave temperatures out."
+                "A temperature divides the logits that a score is made of, and here none is: leave temperatures out."
             )
 
 
-def add_decisions(model: ir.Model, logits: dict[str, ir.Value], scoring: Scoring) -> list[Head]:
-    """Add score and label to every exit and make all three the graph's outputs, named `<exit>.logits` and so on.
+def add_decisions(model: ir.Model, exits: dict[str, dict[str, ir.Value]], scoring: Scoring) -> list[Head]:
+    """Add a score to every exit, and a label to logits; make them outputs of the graph, named `<exit>.logits` and so on.
 
     Args:
         model: the graph.
-        logits: (batch, classes) of every exit by its name.
+        exits: the parts of every exit's answer, by its name.
         scoring: how the scores are made.
     """
-    graph, opset = model.graph, model.graph.opset_imports[""]
+    graph = model.graph
+    if all("logits" in parts for parts in exits.values()):
+        heads = _classify(graph, [parts["logits"] for parts in exits.values()], scoring)
+    else:
+        heads = _score_answers(graph, list(exits.values()), scoring)
+    _name_outputs(graph, dict(zip(exits, heads, strict=True)))
+    graph.outputs[:] = [value for head in heads for value in head.outputs]
+    return heads
+
+
+def _classify(graph: ir.Graph, logits: Sequence[ir.Value], scoring: Scoring) -> list[Head]:
+    """Add score and label to the logits (batch, classes) of every exit."""
+    opset = graph.opset_imports[""]
     tape = ir.tape.Tape(graph)
     heads: list[Head] = []
-    total = None
-    for k, value in enumerate(logits.values()):
+    total = run = None
+    for k, value in enumerate(logits):
         shape = value.shape
         if value.dtype != ir.DataType.FLOAT:  # the runtime reads float32 only
             value = tape.op("Cast", [value], {"to": ir.DataType.FLOAT})
@@ -133,26 +168,74 @@ def add_decisions(model: ir.Model, logits: dict[str, ir.Value], scoring: Scoring
         make_score = RULES[scoring.rule]
         score = make_score(tape, scaled, opset) if gate is None else _score_of_gate(tape, gate, scoring.rule)
         label = tape.op("ArgMax", [value], {"axis": -1, "keepdims": 0})
+        if scoring.rule == "patience":
+            run = _count_alike(tape, label, heads[-1].label if heads else None, run)
+            score = tape.op("Mul", [run, constant(tape, 1 / len(logits))])
         score.dtype, score.shape = ir.DataType.FLOAT, ir.Shape([BATCH])
         label.dtype, label.shape = ir.DataType.INT64, ir.Shape([BATCH])
-        heads.append(Head(value, score, label))
-    _name_outputs(graph, dict(zip(logits, heads, strict=True)))
-    graph.outputs[:] = [value for head in heads for value in head]
+        heads.append(Head({"logits": value}, score, label))
     return heads
 
 
-def decided_logits(logits: Sequence[np.ndarray], scoring: Scoring) -> list[np.ndarray]:
-    """Compute in numpy which logits the graph's exits give for the original's: the ensemble's, or else the same."""
+def _count_alike(tape: ir.tape.Tape, label: ir.Value, before: ir.Value | None, run: ir.Value | None) -> ir.Value:
+    """Return how many heads in a row, up to this one, give its label, as float32 (batch,).
+
+    Over the number of exits that is the rule `patience`, as in PABEE (arXiv 2006.04152): at the threshold p / exits the network
+    leaves once p heads agree.
+    """
+    if before is None or run is None:
+        same = tape.op("Equal", [label, label])
+        return tape.op("Cast", [same], {"to": ir.DataType.FLOAT})
+    same = tape.op("Cast", [tape.op("Equal", [label, before])], {"to": ir.DataType.FLOAT})
+    return tape.op("Add", [tape.op("Mul", [same, run]), constant(tape, 1.0)])
+
+
+def _score_answers(graph: ir.Graph, exits: Sequence[dict[str, ir.Value]], scoring: Scoring) -> list[Head]:
+    """Add a score to the answers of exits that do not classify."""
+    opset, tape = graph.opset_imports[""], ir.tape.Tape(graph)
+    rule = None if scoring.gates else read_answer_rule(scoring.rule, list(exits[0]))
+    heads: list[Head] = []
+    before = None
+    seen: set[ir.Node | ir.Value | None] = {None, *graph.inputs}
+    for k, parts in enumerate(exits):
+        # What an earlier exit has computed already gets a name of its own here.
+        own = {
+            name: _name_again(tape, value) if value in seen or value.producer() in seen else value
+            for name, value in parts.items()
+        }
+        seen |= {node for value in parts.values() for node in ancestors(value)} | {*parts.values()}
+        gate = scoring.gates[k] if scoring.gates else None
+        if rule is not None:
+            score = ANSWER_RULES[rule.name](tape, own, before, rule, opset)
+        elif gate is not None:
+            score = _score_of_gate(tape, gate, scoring.rule)
+        else:
+            score = fill_score(tape, next(iter(own.values())), 1.0)  # the last exit always answers
+        score.dtype, score.shape = ir.DataType.FLOAT, ir.Shape([BATCH])
+        heads.append(Head(own, score))
+        before = own
+    return heads
+
+
+def _name_again(tape: ir.tape.Tape, value: ir.Value) -> ir.Value:
+    result = tape.op("Identity", [value])
+    result.dtype, result.shape = value.dtype, value.shape
+    return result
+
+
+def decided_answers(answers: Sequence[Parts], scoring: Scoring) -> list[Parts]:
+    """Compute in numpy which answers the graph's exits give for the original's: the ensemble's, or else the same."""
     if scoring.rule != "ensemble":
-        return list(logits)
+        return list(answers)
     total, ensembles = np.float64(0), []
-    for k, values in enumerate(logits):
+    for k, parts in enumerate(answers):
+        values = parts["logits"]
         wide = values.astype(np.float64)
         scaled = np.log(np.maximum(wide, LEAST_PROBABILITY)) if scoring.probabilities[k] else wide
         scaled = scaled / scoring.temperature(k)
         scaled -= scaled.max(-1, keepdims=True)
         total = total + scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
-        ensembles.append((total / (k + 1)).astype(values.dtype))
+        ensembles.append({"logits": (total / (k + 1)).astype(values.dtype)})
     return ensembles
 
 
@@ -173,7 +256,7 @@ def _score_of_gate(tape: ir.tape.Tape, gate: ir.Value, rule: str) -> ir.Value:
 
 def _name_outputs(graph: ir.Graph, heads: dict[str, Head]) -> None:
     """Name the outputs. A value of the network that already bears such a name gets underscores appended."""
-    outputs = {f"{name}.{part}": value for name, head in heads.items() for part, value in head._asdict().items()}
+    outputs = {f"{name}.{part}": value for name, head in heads.items() for part, value in head.by_name.items()}
     values = [*graph.inputs, *graph.initializers.values(), *(o for node in graph.all_nodes() for o in node.outputs)]
     taken = {value.name for value in values}
     for value in values:

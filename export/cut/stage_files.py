@@ -9,8 +9,10 @@ from msgspec.structs import replace
 
 from ...bundle import Exit, Stage, Tensor
 from ...errors import BundleError
+from ..graph.axes import BATCH
 from ..graph.edits import extract_graph
 from ..graph.walk import ancestors
+from .answer_rules import fill_score
 from .guards import write_guarded
 from .partition import StageNodes, extract_stage
 from .repeated_stages import same_computation
@@ -33,17 +35,28 @@ def read_graph(path: Path) -> ir.Model:
         raise BundleError(f"{path} is not an ONNX graph: {error} Export the network anew.", path=path) from error
 
 
-def read_heads(whole: ir.Model, names: Sequence[str]) -> list[Head]:
+def read_heads(whole: ir.Model, names: Sequence[str], answer: Sequence[str]) -> list[Head]:
     """Return the outputs of each exit of a whole graph, in which they are called `<exit>.logits` and so on.
+
+    Args:
+        whole: the graph.
+        names: the exits.
+        answer: the parts of an answer; `logits` if the network classifies.
 
     Raises:
         BundleError: one is missing.
     """
     outputs = {value.name: value for value in whole.graph.outputs}
+    ends = [*answer, "score", *(["label"] if "logits" in answer else [])]
     for name in names:
-        if missing := [part for part in Head._fields if f"{name}.{part}" not in outputs]:
+        if missing := [part for part in ends if f"{name}.{part}" not in outputs]:
             raise BundleError(f"The whole graph has no output {name}.{missing[0]}. Export the network anew.")
-    return [Head(*(outputs[f"{name}.{part}"] for part in Head._fields)) for name in names]
+    return [
+        Head(
+            {part: outputs[f"{name}.{part}"] for part in answer}, outputs[f"{name}.score"], outputs.get(f"{name}.label")
+        )
+        for name in names
+    ]
 
 
 def write_stages(
@@ -100,19 +113,51 @@ def _find_twin(stage: Stage, model: ir.Model, written: Sequence[tuple[Stage, ir.
 
 
 def write_static(
-    whole: ir.Model, k: int, name: str, head: Head, macs: Mapping[str, int], folder: Path, *, temperature: float
+    whole: ir.Model,
+    k: int,
+    name: str,
+    head: Head,
+    answer: Mapping[str, Tensor],
+    macs: Mapping[str, int],
+    folder: Path,
+    *,
+    temperature: float,
+    scored: bool,
 ) -> Exit:
-    """Write the static network that ends at exit k, and describe the exit."""
-    needed = set().union(*(ancestors(value) for value in head))
-    graph = extract_graph(whole.graph, list(whole.graph.inputs), list(head))
+    """Write the static network that ends at exit k, and describe the exit.
+
+    Args:
+        whole: the graph; its weights lie in `folder`.
+        k, name, head: the exit.
+        answer: the parts of its answer, as the manifest describes them; none if the network classifies.
+        macs: multiply-accumulates by node name.
+        folder: where to write.
+        temperature: of the exit.
+        scored: False if the exit's score is made of earlier exits, which a static network has not; its score is 1.
+    """
+    ends = [value for part, value in head.by_name.items() if scored or part != "score"]
+    needed = set().union(*(ancestors(value) for value in ends))
+    graph = extract_graph(whole.graph, list(whole.graph.inputs), ends)
+    if not scored:
+        _add_full_score(graph, str(head.score.name))
     ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / f"static{k}.onnx")
-    logits, score, label = (str(value.name) for value in head)
     return Exit(
         name=name,
-        logits=logits,
-        score=score,
-        label=label,
+        logits="" if answer else f"{name}.logits",
+        score=str(head.score.name),
+        label="" if answer else f"{name}.label",
         static=f"static{k}.onnx",
         macs=sum(macs[str(node.name)] for node in needed),
         temperature=float(temperature),
+        answer=dict(answer),
     )
+
+
+def _add_full_score(graph: ir.Graph, name: str) -> None:
+    """Add an output of ones (batch,) to a graph."""
+    tape = ir.tape.Tape()
+    score = fill_score(tape, graph.outputs[0], 1.0)
+    score.name, score.dtype, score.shape = name, ir.DataType.FLOAT, ir.Shape([BATCH])
+    for node in tape.nodes:
+        graph.append(node)
+    graph.outputs.append(score)

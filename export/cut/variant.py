@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from ...bundle import Exit, Origin, Variant
 from ...bundle.golden import Golden, write_golden
+from ...bundle.manifest import reads_earlier_exits
 from ...bundle.writing import list_files
 from ...progress import Progress, no_progress
 from ..graph.axes import sizes_of
@@ -31,6 +32,7 @@ class Draft(Struct, frozen=True, kw_only=True):
         name: of the variant.
         rule: how its scores are made.
         exits: the names of its exits.
+        answer: the parts of an answer; `logits` if the network classifies.
         temperatures: one for each exit; None for 1 everywhere.
         origin: what the variant was made from; None if it was exported.
         statics: its static networks, if their files lie in the folder already; None to write them.
@@ -40,6 +42,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     name: str
     rule: str
     exits: tuple[str, ...]
+    answer: tuple[str, ...] = ("logits",)
     temperatures: tuple[float, ...] | None = None
     origin: Origin | None = None
     statics: tuple[Exit, ...] | None = None
@@ -68,24 +71,33 @@ def cut_variant(
     progress("cutting it into stages", 0, 1)
     folder, prefix = prober.folder, draft.prefix
     check_scales(whole.graph)
-    heads = read_heads(whole, draft.exits)
+    heads = read_heads(whole, draft.exits, draft.answer)
     parts = assign_nodes(whole.graph, heads)
     crossing = list(dict.fromkeys(v for part in parts for v in part.reads if v not in whole.graph.inputs))
     log.debug("%s: %d stages, crossed by %s", draft.name, len(parts), ", ".join(str(v.name) for v in crossing))
-    tensors = describe_boundaries(whole, crossing, [head.logits for head in heads], original.inputs, prober)
+    answers = [value for head in heads for value in head.parts.values()]
+    tensors, described = describe_boundaries(whole, crossing, answers, original.inputs, prober)
     sizes = sizes_of(prober.inputs, prober.axes)
     macs = count_macs(whole, sizes, lambda names: measure_shapes(whole, names, prober))
     stages = write_stages(whole, parts, heads, tensors, macs, folder, prefix=prefix)
     exits = draft.statics or tuple(
         write_static(
-            whole, k, name, head, macs, folder, temperature=draft.temperatures[k] if draft.temperatures else 1.0
+            whole,
+            k,
+            name,
+            head,
+            {part: described[str(v.name)] for part, v in head.parts.items()} if "logits" not in head.parts else {},
+            macs,
+            folder,
+            temperature=draft.temperatures[k] if draft.temperatures else 1.0,
+            scored=not reads_earlier_exits(draft.rule),
         )
         for k, (name, head) in enumerate(zip(draft.exits, heads, strict=True))
     )
     progress("cutting it into stages", 1, 1)
-    answers, error, own_error = verify_chain(stages, exits, original, prober, progress)
-    assert answers.logits is not None
-    golden = Golden(tuple(prober.inputs), answers.label, answers.score, answers.logits)
+    replies, error, own_error = verify_chain(stages, exits, original, prober, progress)
+    parts = tuple(replies.parts(k) for k in range(len(exits)))
+    golden = Golden(tuple(prober.inputs), replies.label, replies.score, parts)
     write_golden(folder / f"{prefix}{GOLDEN_FILE}", golden)
     return Variant(
         name=draft.name,

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...errors import require
-from ...runtime.golden_check import compare_logits
+from ...runtime.chain.parts import Parts
+from ...runtime.golden_check import compare_parts
 
 
 def open_session(
@@ -39,16 +38,16 @@ def failed_nodes(error: BaseException) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.findall(r"[Nn]ame:? ?'([^']+)'", str(error))))
 
 
-def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the largest difference between logits, relative to the largest of theirs.
+def relative_error(ours: Parts, theirs: Parts) -> float:
+    """Return the largest difference between answers, relative to the largest value of theirs, of the part that differs most.
 
-    Only classes near their sample's largest logit count: a class masked by -1e9 would hide every other difference.
+    Of logits only those near their sample's largest count: a class masked by -1e9 would hide every other difference.
     """
-    absolute, largest = compare_logits(ours, theirs)
+    absolute, largest = compare_parts(ours, theirs)
     return absolute / largest
 
 
-def largest_error(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float | None:
+def largest_error(ours: Sequence[Parts], theirs: Sequence[Parts]) -> float | None:
     """Return the largest `relative_error` of several exits; None if it is not finite."""
     error = max(relative_error(a, b) for a, b in zip(ours, theirs, strict=True))
     return error if math.isfinite(error) else None

@@ -13,6 +13,9 @@ from ...runtime.loading import load_uncalibrated
 
 __all__ = ["Shift", "compare_variants"]
 
+ALIKE = 0.01
+"""Answers are alike if their values differ in the mean by at most this share of the largest."""
+
 
 class Shift(Struct, frozen=True, kw_only=True):
     """What compression changed at one exit, on the samples that were compared.
@@ -21,7 +24,8 @@ class Shift(Struct, frozen=True, kw_only=True):
         exit: the exit's number.
         accuracy: the share of right labels of the new variant; None if the samples have no labels.
         parent_accuracy: the share of right labels of its parent; None if the samples have no labels.
-        alike: the share of samples that get the same label from both.
+        alike: the share of samples that get the same label from both. Of a network that does not classify, the share of samples
+            whose answers differ in the mean by at most 1 % of the largest value, in every part.
         score_shift: the mean score minus the parent's mean score. If it is far from 0, thresholds found for the parent do not
             fit the new variant.
 
@@ -49,7 +53,7 @@ def compare_variants(
         name: the new variant.
         parent: the variant it is compared with; both have the same exits.
         samples: samples as the network takes them: an array (N, ...), for several inputs a tuple or a dict of them.
-        labels: whole numbers (N,), or None.
+        labels: whole numbers (N,), or None; none for a network that does not classify.
 
     Returns:
         One `Shift` per exit, shallowest first.
@@ -83,6 +87,15 @@ def _compare_exit(k: int, ours: EveryExit, theirs: EveryExit, labels: np.ndarray
         exit=k,
         accuracy=accuracies[0],
         parent_accuracy=accuracies[1],
-        alike=float((ours.label[:, k] == theirs.label[:, k]).mean()),
+        alike=float(_are_alike(ours, theirs, k).mean()),
         score_shift=float(ours.score[:, k].mean(dtype=np.float64) - theirs.score[:, k].mean(dtype=np.float64)),
     )
+
+
+def _are_alike(ours: EveryExit, theirs: EveryExit, k: int) -> np.ndarray:
+    """Return for each sample whether two variants answer alike at exit k."""
+    alike = ours.label[:, k] == theirs.label[:, k]
+    for part, values in theirs.answers[k].items() if theirs.answers else ():
+        far = np.abs(ours.parts(k)[part].astype(np.float64) - values).reshape(len(values), -1).mean(1)
+        alike &= far <= ALIKE * max(float(np.abs(values).max()), 1e-30)
+    return alike

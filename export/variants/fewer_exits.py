@@ -13,9 +13,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
+from ...bundle.manifest import reads_earlier_exits
 from ...bundle.writing import check_variant_name, commit, new_variant
 from ...errors import UsageError, unknown_name
 from ...files import os_errors_explained
+from ...runtime.chain.parts import Parts
 from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
 from ..cut.equivalence import Original
@@ -47,8 +49,8 @@ def keep(
         The bundle with the new variant in it.
 
     Raises:
-        UsageError: there is no such exit or variant, the name is taken or cannot be used, or the scores are an ensemble's.
-        CheckError: the new stages give other logits than the parent.
+        UsageError: there is no such exit or variant, the name is taken or cannot be used, or the scores are made of several exits.
+        CheckError: the new stages give other answers than the parent.
         BundleError, MissingError: as for `open_bundle`; MissingError too if the bundle cannot be written.
 
     Example:
@@ -66,10 +68,10 @@ def keep(
         parent = bundle.variant(variant)
         numbers = _number_exits(exits, parent)
         name = check_variant_name(name or f"{parent.name}-exits{'-'.join(map(str, numbers))}", bundle)
-        if parent.rule == "ensemble":
+        if parent.rule == "ensemble" or reads_earlier_exits(parent.rule):
             raise UsageError(
-                "The scores of an ensemble are made of all heads so far, so no exit can be dropped afterwards: export the "
-                "network again with exits=[...]."
+                f"The scores of the rule {parent.rule} are made of several heads, so no exit can be dropped afterwards: export "
+                "the network again with exits=[...]."
             )
         shared = [parent.weights, *(parent.exits[k].static for k in numbers)]
         for file in shared:  # copied for now: engines read weights only beside the graph, and follow no links
@@ -119,15 +121,14 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
     axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
     exits = tuple(parent.exits[k] for k in numbers)
     names = [exit_.name for exit_ in exits]
-    whole = _drop_heads(read_graph(bundle.file(parent, parent.whole)), names)
+    whole = _drop_heads(read_graph(bundle.file(parent, parent.whole)), names, bundle.manifest.answer)
     ir.save(whole, folder / f"{name}.{WHOLE_FILE}")
     with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 
-        def reference(x: Sequence[np.ndarray]) -> list[np.ndarray]:
-            """Return the logits that the parent gives at the exits that stay."""
-            logits = net.every_exit(tuple(x), size=count_samples(x, axes)).logits
-            assert logits is not None
-            return [logits[:, k] for k in numbers]
+        def reference(x: Sequence[np.ndarray]) -> list[Parts]:
+            """Return the answers that the parent gives at the exits that stay."""
+            answers = net.every_exit(tuple(x), size=count_samples(x, axes))
+            return [answers.parts(k) for k in numbers]
 
         return cut_variant(
             whole,
@@ -143,6 +144,7 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
                 name=name,
                 rule=parent.rule,
                 exits=tuple(names),
+                answer=bundle.manifest.answer,
                 statics=exits,
                 prefix=f"{name}.",
                 origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
@@ -150,9 +152,9 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
         )
 
 
-def _drop_heads(whole: ir.Model, names: Sequence[str]) -> ir.Model:
+def _drop_heads(whole: ir.Model, names: Sequence[str], answer: Sequence[str]) -> ir.Model:
     """Remove the heads of all exits but these from a whole graph, in place."""
-    heads = read_heads(whole, names)
-    whole.graph.outputs[:] = [value for head in heads for value in head]
+    heads = read_heads(whole, names, answer)
+    whole.graph.outputs[:] = [value for head in heads for value in head.outputs]
     RemoveUnusedNodesPass()(whole)
     return whole

@@ -153,6 +153,11 @@ def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Modu
     Raises:
         UsageError: it is another network, or the variant's scores are made by gates, which this function cannot export again.
     """
+    if not bundle.manifest.classes:
+        raise UsageError(
+            "The network does not classify, and fine-tuning here is for logits: prune() it, fine-tune it with your own loss, and "
+            "add it by export(..., answer=[...], beside=NAME)."
+        )
     if parent.rule.startswith("gate"):
         raise UsageError(
             f"The scores of {parent.name} are made by gates: export the pruned network with its gates, by "
@@ -175,7 +180,7 @@ def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Modu
             f"The network does not run on the samples of {bundle.path}: {first_line(error)}", path=bundle.path
         ) from error
     if parent.rule != "ensemble":  # an ensemble stores logits that combine several heads
-        theirs = golden.logits
+        theirs = np.stack([answer["logits"] for answer in golden.answers], 1)
         ours = torch.stack(logits, 1).numpy()
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-3 * float(np.abs(theirs).max())):
             raise UsageError(

@@ -18,10 +18,12 @@ from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodes
 
 from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
-from ...bundle.manifest import Precision, Tensor
+from ...bundle.manifest import Precision
+from ...bundle.tensor import Tensor
 from ...bundle.writing import check_variant_name, commit, new_variant
 from ...errors import ModelError, UsageError, unknown_name
 from ...progress import Progress, no_progress
+from ...runtime.chain.parts import Parts
 from ...runtime.chain.samples import Samples, convert_samples
 from ..cut.boundaries import Prober
 from ..cut.equivalence import Original
@@ -90,8 +92,8 @@ def quantize(
         UsageError: an argument cannot be used, the variant is not in fp32, or the name is taken. With `replace` it is taken only
             by a variant that others were made from.
         DataError: the samples do not fit the network.
-        ModelError: the network cannot be quantised, no ranges can be found, or the new variant's logits are not finite.
-        CheckError: the stages give other logits than the new whole network.
+        ModelError: the network cannot be quantised, no ranges can be found, or the new variant's answers are not finite.
+        CheckError: the stages give other answers than the new whole network.
         BundleError, MissingError: as for `open_bundle`; MissingError too if the bundle cannot be written.
 
     Example:
@@ -220,7 +222,7 @@ def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
 
 def _save(model: ir.Model, folder: Path, parent: Variant) -> None:
     """Write the graph, with its outputs in the order and by the names that the parent has, and its weights."""
-    wanted = [name for end in parent.exits for name in (end.logits, end.score, end.label)]
+    wanted = [name for end in parent.exits for name in end.outputs]
     outputs = {value.name: value for value in model.graph.outputs}
     model.graph.outputs[:] = [outputs[name] for name in wanted]
     for value in (value for node in model.graph for value in node.outputs if not value.is_graph_output()):
@@ -244,24 +246,26 @@ def _cut(
     precision: Precision,
     settings: Settings,
 ) -> Variant:
-    """Cut the quantised graph in a folder into stages and check that they give the logits of the whole graph.
+    """Cut the quantised graph in a folder into stages and check that they give the answers of the whole graph.
 
     Raises:
-        ModelError: the logits are not finite.
-        CheckError: the stages give other logits.
+        ModelError: the answers are not finite.
+        CheckError: the stages give other answers.
     """
     inputs = read_golden(bundle, parent).inputs
     axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
-    logits = [end.logits for end in parent.exits]
+    ends = [{part: tensor.name for part, tensor in end.parts(bundle.manifest.classes).items()} for end in parent.exits]
+    wanted = [name for end in ends for name in end.values()]
     names = [tensor.name for tensor in bundle.manifest.inputs]
 
-    def run(session: Any, x: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return list(session.run(logits, dict(zip(names, x, strict=True))))
+    def run(session: Any, x: Sequence[np.ndarray]) -> list[Parts]:
+        values = dict(zip(wanted, session.run(wanted, dict(zip(names, x, strict=True))), strict=True))
+        return [{part: values[name] for part, name in end.items()} for end in ends]
 
     whole = open_session(folder / WHOLE_FILE)
     plain, optimised = run(open_session(folder / WHOLE_FILE, optimise="ORT_DISABLE_ALL"), inputs), run(whole, inputs)
-    if not all(np.isfinite(values).all() for values in (*plain, *optimised)):
-        raise ModelError(f"In {precision} the network gives logits that are not finite. Leave this precision out.")
+    if not all(np.isfinite(values).all() for parts in (*plain, *optimised) for values in parts.values()):
+        raise ModelError(f"In {precision} the network gives answers that are not finite. Leave this precision out.")
     # Rounding differs between kernels: the stages may differ from the whole graph as it differs from itself.
     own_error = largest_error(plain, optimised)
     prober = Prober(inputs, axes, other_lengths(inputs, axes, lambda x: run(whole, x)), folder)
@@ -279,6 +283,7 @@ def _cut(
             name=name,
             rule=parent.rule,
             exits=tuple(end.name for end in parent.exits),
+            answer=bundle.manifest.answer,
             temperatures=tuple(end.temperature for end in parent.exits),
             origin=Origin(parent.name, "quantize", settings),
         ),

@@ -106,8 +106,12 @@ def raise_explained(
 
 
 def are_answers(label: np.ndarray, score: np.ndarray, classes: int) -> np.ndarray:
-    """Return for each label and score whether an exit of a network with so many classes can give them."""
-    return (score >= LEAST_SCORE) & (score <= MOST_SCORE) & (label >= 0) & (label < classes)
+    """Return for each label and score whether an exit of a network with so many classes can give them.
+
+    A network with 0 classes does not classify, and its labels mean nothing.
+    """
+    is_score = (score >= LEAST_SCORE) & (score <= MOST_SCORE)
+    return is_score & (label >= 0) & (label < classes) if classes else is_score
 
 
 def check_answers(
@@ -144,10 +148,11 @@ def refuse_answer(label: int, score: float, classes: int, where: Where, *, row: 
             device=device,
             stage=stage,
         )
+    what = f"label {label} and score {score:.4g}, but labels run from 0 to {classes - 1} and scores"
     raise BundleError(
-        f"{stage} answers {which} with label {label} and score {score:.4g}, but labels run from 0 to {classes - 1} and scores "
-        "from 0 to 1. The file is not what was exported, the engine computes it wrongly, or a gate of the network itself leaves "
-        "that range. Run: offramp verify",
+        f"{stage} answers {which} with {what if classes else f'score {score:.4g}, but scores run'} from 0 to 1. The file is not "
+        "what was exported, the engine computes it wrongly, or a gate of the network itself leaves that range. Run: offramp "
+        "verify",
         device=device,
         stage=stage,
     )

@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Exit, Stage, Tensor
+from ...bundle.manifest import NO_LABEL
 from ..engines import Compiled, Run
 from .buffers import Buffers
 from .checks import Where, errors_located, raise_explained
@@ -28,7 +29,7 @@ class Link(NamedTuple):
         compiled: what runs the stage.
         reads, writes: the chain's tensors by the names that the stage's file has for them: {"x": "exit0.features"}.
         exit: the exit at which the stage ends.
-        logits: True if the exit's logits are read.
+        parts: the tensors of the exit's answer that are read, by name, such as {"logits": ...}.
         where: the stage's device and file, for errors.
     """
 
@@ -36,7 +37,7 @@ class Link(NamedTuple):
     reads: dict[str, str]
     writes: dict[str, str]
     exit: Exit
-    logits: bool
+    parts: dict[str, Tensor]
     where: Where
 
 
@@ -44,10 +45,14 @@ def link_stages(
     compiled: Sequence[Compiled],
     stages: Sequence[Stage],
     exits: Sequence[Exit],
+    classes: int,
     logits: bool,
     devices: Sequence[str | None],
 ) -> list[Link]:
-    """Join stages to the chain's tensors. Stages that share a file share its names, which are those of the first of them."""
+    """Join stages to the chain's tensors. Stages that share a file share its names, which are those of the first of them.
+
+    Answers are read, logits only if `logits` is True.
+    """
     links = []
     first: dict[str, int] = {}
     for k, (stage, exit_) in enumerate(zip(stages, exits, strict=True)):
@@ -56,10 +61,13 @@ def link_stages(
         reads = {a.name: b.name for a, b in zip(in_file.inputs, stage.inputs, strict=True)}
         # The last pass of a loop has no later stage, so the file's other outputs are not bound.
         writes = {a.name: b.name for a, b in zip(in_file.outputs, stage.outputs, strict=False)}
-        writes |= {exit_in_file.score: exit_.score, exit_in_file.label: exit_.label}
-        if logits:
-            writes[exit_in_file.logits] = exit_.logits
-        links.append(Link(compiled[k], reads, writes, exit_, logits, (devices[k], stage.file)))
+        writes[exit_in_file.score] = exit_.score
+        if classes:
+            writes[exit_in_file.label] = exit_.label
+        parts = exit_.parts(classes) if logits or not classes else {}
+        if parts:
+            writes |= {tensor.name: parts[name].name for name, tensor in exit_in_file.parts(classes).items()}
+        links.append(Link(compiled[k], reads, writes, exit_, parts, (devices[k], stage.file)))
     return links
 
 
@@ -68,13 +76,13 @@ class Bound(Struct):
 
     Attributes:
         views: the tensors in the host's memory, by name.
-        steps: (run, score, label, logits) of each stage.
+        steps: (run, score, label, parts) of each stage; the parts of its exit's answer are arrays by name, or None.
         inputs: the arrays of the network's inputs, in order.
         marks: for each of `inputs` where NaN and infinity are marked.
     """
 
     views: dict[str, np.ndarray]
-    steps: list[tuple[Run, Any, Any, Any]]
+    steps: list[tuple[Run, Any, Any, dict[str, np.ndarray] | None]]
     inputs: list[np.ndarray]
     marks: list[FloatMarks]
 
@@ -116,8 +124,8 @@ class Memory:
         on_device = {t.name: allocators[t.name](t.at(1), t.dtype) for t in tensors if t.name in allocators}
         self.single = self._bind(views, on_device)
         self.heads: list[Any] = [
-            (run, memoryview(score), memoryview(label), values[0] if values is not None else None)
-            for run, score, label, values in self.single.steps
+            (run, memoryview(score), memoryview(label), parts and {name: part[0, ...] for name, part in parts.items()})
+            for run, score, label, parts in self.single.steps
         ]
         self.places: list[Place] = []
         for tensor, place in zip(inputs, self.single.inputs, strict=True):
@@ -138,18 +146,22 @@ class Memory:
     def _bind(self, views: dict[str, np.ndarray], on_device: dict[str, Any]) -> Bound:
         """Tie the chain to arrays, and to memory of the engines' devices."""
         places, steps = views | on_device, []
-        for compiled, reads, writes, exit_, logits, where in self._links:
+        for compiled, reads, writes, exit_, parts, where in self._links:
             inputs = {in_file: places[name] for in_file, name in reads.items()}
             with errors_located(where):
                 run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
-            steps.append((run, views[exit_.score], views[exit_.label], views[exit_.logits] if logits else None))
+            score = views[exit_.score]
+            label = views[exit_.label] if exit_.label else np.full(len(score), NO_LABEL, np.int64)
+            answer = {name: views[tensor.name] for name, tensor in parts.items()}
+            steps.append((run, score, label, answer or None))
         arrays = [views[name] for name in self._inputs]
         return Bound(views, steps, arrays, [make_marks(array) for array in arrays])
 
 
 def _device_allocators(links: Sequence[Link]) -> dict[str, Callable[[tuple[int, ...], Any], Any]]:
     """Return by tensor how to make room on the device, for tensors whose writer and readers share a device's memory."""
-    heads = {name for link in links for name in (link.exit.score, link.exit.label, *([link.exit.logits] * link.logits))}
+    heads = {name for link in links for name in (link.exit.score, link.exit.label)}
+    heads |= {tensor.name for link in links for tensor in link.parts.values()}
     allocators = {}
     for link in links:
         for name in set(link.writes.values()) - heads:
@@ -160,7 +172,7 @@ def _device_allocators(links: Sequence[Link]) -> dict[str, Callable[[tuple[int, 
 
 
 def learn_shapes(links: Sequence[Link], stages: Sequence[Stage], inputs: dict[str, np.ndarray]) -> list[Tensor]:
-    """Run the chain once, in memory that the engines allocate; return the boundary tensors with the sizes of their named axes.
+    """Run the chain once, in memory that the engines allocate; return boundary tensors and answers with their named axes' sizes.
 
     Args:
         links, stages: the chain.
@@ -171,8 +183,9 @@ def learn_shapes(links: Sequence[Link], stages: Sequence[Stage], inputs: dict[st
     """
     values, sized = dict(inputs), []
     for link, stage in zip(links, stages, strict=True):
-        boundaries = {tensor.name for tensor in stage.outputs}
-        names = {in_file: name for in_file, name in link.writes.items() if name in boundaries}
+        answers = link.parts.values()
+        tensors = {t.name: t for t in (*stage.outputs, *(part for part in answers if not part.is_sized))}
+        names = {in_file: name for in_file, name in link.writes.items() if name in tensors}
         if names:
             feeds = {in_file: values[name] for in_file, name in link.reads.items()}
             try:
@@ -187,7 +200,8 @@ def learn_shapes(links: Sequence[Link], stages: Sequence[Stage], inputs: dict[st
                     try_zeros=partial(_infers, link.compiled, zeros, list(names)),
                 )
             values |= {names[in_file]: array for in_file, array in arrays.items()}
-        sized += [resize(tensor, values[tensor.name].shape) for tensor in stage.outputs]
+        sized += [part for part in answers if part.is_sized]
+        sized += [resize(tensor, values[tensor.name].shape) for tensor in tensors.values()]
     return sized
 
 

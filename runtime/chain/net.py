@@ -18,6 +18,7 @@ from ..engines import Compiled
 from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
 from .forks import LIVING
 from .memory import CHUNK_SAMPLES
+from .parts import copy_parts, make_room
 from .results import BatchResult, EveryExit, Provenance, Result
 from .runner import CLOSED, Runner
 from .stats import Family, Stats, Tally, make_stats
@@ -190,7 +191,7 @@ class Net(Runner):
             else:
                 setup = self._put(x)
             try:
-                for k, run, score, label, logits, threshold in setup.steps:
+                for k, run, score, label, parts, threshold in setup.steps:
                     run()
                     sure = score[0]
                     if sure >= threshold:
@@ -198,15 +199,19 @@ class Net(Runner):
             except Exception as error:
                 self._explain(error, k - self._first_exit, setup.memory.single)  # type: ignore[union-attr]
             best = label[0]
-            if not (0 <= best < self._classes and LEAST_SCORE <= sure <= MOST_SCORE):
+            if not (0 <= best < self._classes and LEAST_SCORE <= sure <= MOST_SCORE) and (
+                self._classes or not LEAST_SCORE <= sure <= MOST_SCORE
+            ):
                 refuse_answer(best, sure, self._classes, self._where[k - self._first_exit])
-            if logits is not None:
-                logits = logits.copy()
+            if parts is not None:
+                parts = copy_parts(parts)
             spent = perf_counter_ns() - start
             self._counts[k] += 1
             self._note(spent)
             self._note_exit(k)
-            return Result(best, sure, k, spent * 1e-9, logits)
+            if parts is None:
+                return Result(best, sure, k, spent * 1e-9)
+            return Result(best, sure, k, spent * 1e-9, *parts)
         finally:
             try:  # noqa: SIM105
                 lock.release()
@@ -244,10 +249,11 @@ class Net(Runner):
             n = len(samples)
             label, exit_ = np.empty(n, np.int64), np.empty(n, np.int64)
             score = np.empty(n, np.float32)
-            logits = np.empty((n, self._classes), np.float32) if self._logits else None
+            room = make_room(n, [parts for *_, parts in memory.single.steps])
             for first in range(0, n, CHUNK_SAMPLES):
                 part = slice(first, first + CHUNK_SAMPLES)
-                into = label[part], score[part], exit_[part], None if logits is None else logits[part]
+                own = room and {name: place[part] for name, place in room.items()}
+                into = label[part], score[part], exit_[part], own
                 if self._together is None and first > 0 and first + CHUNK_SAMPLES <= n:
                     self._together = self._is_faster_together(memory, samples[part], into, first)
                 elif self._together is False:
@@ -256,7 +262,9 @@ class Net(Runner):
                     self._run_together(memory, samples[part], into, first)
             self._check_taken(label, score, exit_)
             self._tally.add(exit_)
-            return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits)
+            logits = room.get("logits") if room else None
+            answer = None if self._classes else room
+            return BatchResult(label, score, exit_, (perf_counter_ns() - start) * 1e-9, logits, answer)
 
     def every_exit(self, x: Any, *, size: int = 1) -> EveryExit:
         """Run many samples through every exit, without regard to thresholds.

@@ -8,11 +8,12 @@ class Result(Struct, frozen=True, gc=False):
     """The answer to one sample.
 
     Attributes:
-        label: index of the class.
+        label: index of the class; -1 if the network does not classify.
         score: how sure the exit is, 0 to 1.
         exit: the number of the exit where the sample left, counted from 0 in the variant; of a static network its own exit.
         latency_s: time from the call to the result.
         logits: float array (classes,) of that exit; None unless the network was loaded with `logits=True`.
+        answer: what that exit gives, arrays without the batch axis by name, if the network does not classify; else None.
 
     Example:
         >>> from offramp.runtime import Result
@@ -25,17 +26,20 @@ class Result(Struct, frozen=True, gc=False):
     exit: int
     latency_s: float
     logits: np.ndarray | None = None
+    answer: dict[str, np.ndarray] | None = None
 
 
 class BatchResult(Struct, frozen=True):
     """The answers to many samples.
 
     Attributes:
-        label: index of each sample's class, int64 (N,).
+        label: index of each sample's class, int64 (N,); -1 if the network does not classify.
         score: how sure its exit is, float32 (N,).
         exit: the number of the exit where it left, as in `Result`, int64 (N,).
         latency_s: time of the whole batch.
         logits: those of its exit, float (N, classes); None unless the network was loaded with `logits=True`.
+        answer: what its exit gives, by name, if the network does not classify; else None. Arrays are (N, ...); where the exits
+            give other shapes, an object array (N,) of arrays.
 
     Example:
         >>> import numpy as np
@@ -49,15 +53,17 @@ class BatchResult(Struct, frozen=True):
     exit: np.ndarray
     latency_s: float
     logits: np.ndarray | None = None
+    answer: dict[str, np.ndarray] | None = None
 
 
 class EveryExit(Struct, frozen=True):
     """The answers of every exit to every sample.
 
     Attributes:
-        label: index of the class, int64 (N, exits).
+        label: index of the class, int64 (N, exits); -1 if the network does not classify.
         score: how sure the exit is, float32 (N, exits).
         logits: float (N, exits, classes); None unless the network was loaded with `logits=True`.
+        answers: what each exit gives, arrays (N, ...) by name, if the network does not classify; else None.
 
     Example:
         >>> import numpy as np
@@ -69,6 +75,21 @@ class EveryExit(Struct, frozen=True):
     label: np.ndarray
     score: np.ndarray
     logits: np.ndarray | None = None
+    answers: tuple[dict[str, np.ndarray], ...] | None = None
+
+    def parts(self, k: int) -> dict[str, np.ndarray]:
+        """Return what exit k gives, arrays (N, ...) by name: its logits as {"logits": ...} if the network classifies.
+
+        Example:
+            >>> import numpy as np
+            >>> from offramp.runtime import load_uncalibrated
+            >>> net = load_uncalibrated("digits.offramp", logits=True)
+            >>> net.every_exit(np.load("test.npz")["x"]).parts(0)["logits"].shape
+            (200, 10)
+        """
+        if self.answers is not None:
+            return self.answers[k]
+        return {} if self.logits is None else {"logits": self.logits[:, k]}
 
 
 class StageProvenance(Struct, frozen=True):

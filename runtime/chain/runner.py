@@ -24,6 +24,7 @@ from .memory import (
     live_after,
     resize,
 )
+from .parts import Parts, make_room, put_one, put_rows
 from .results import EveryExit
 from .samples import Samples, check_samples, fill_input, prepare_single, split_inputs
 from .values import refuse_indices, refuse_infinite
@@ -35,8 +36,8 @@ CLOSED = "The network is closed. Load it again."
 MOST_LENGTHS = 8
 """A network with named axes keeps memory for so many sizes. The size that was not used for longest goes first."""
 
-Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
-"""Arrays to be filled for a chunk of samples: labels, scores, exits and, if wanted, logits."""
+Answers = tuple[np.ndarray, np.ndarray, np.ndarray, Parts | None]
+"""Arrays to be filled for a chunk of samples: labels, scores, exits and, if wanted, the parts of the answers."""
 
 Entry = tuple[dict[tuple[int, ...], np.ndarray], Any, np.ndarray, np.ndarray | None, bytearray | None]
 """The `Place` of an only input, for samples that are copied in without more ado; its memory; its `FloatMarks`."""
@@ -57,7 +58,7 @@ class Setup(Struct, frozen=True):
         point: the operating point in use.
         memory: the memory in use; None before the first sample of a network with named axes.
         entry: how a sample gets into the memory without detours.
-        steps: (number of the exit, run, score, label, logits, threshold) of each stage, at batch 1.
+        steps: (number of the exit, run, score, label, parts of its answer, threshold) of each stage, at batch 1.
     """
 
     thresholds: tuple[float, ...]
@@ -86,7 +87,7 @@ class Runner:
     ) -> None:
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
-        self._links = link_stages(compiled, stages, exits, logits, devices or (None,) * len(stages))
+        self._links = link_stages(compiled, stages, exits, classes, logits, devices or (None,) * len(stages))
         self._where = [link.where for link in self._links]
         self._why_closed = CLOSED
         self._stages = list(stages)
@@ -96,8 +97,7 @@ class Runner:
         self._live = live_after(stages)
         self._classes, self._logits = classes, logits
         heads = [Tensor(name=e.score, dtype="float32", shape=(None,)) for e in exits]
-        heads += [Tensor(name=e.label, dtype="int64", shape=(None,)) for e in exits]
-        heads += [Tensor(name=e.logits, dtype="float32", shape=(None, classes)) for e in exits if logits]
+        heads += [Tensor(name=e.label, dtype="int64", shape=(None,)) for e in exits if e.label]
         self._heads = heads
         self._batches = all(stage.batches for stage in compiled)
         self._together = None if self._batches else False
@@ -185,11 +185,12 @@ class Runner:
         key = tuple(single.shape for single in singles)
         memory = self._memories.pop(key, None)
         if memory is None:
-            boundaries = [tensor for stage in self._stages for tensor in stage.outputs]
+            others = [tensor for stage in self._stages for tensor in stage.outputs]
+            others += [tensor for link in self._links for tensor in link.parts.values()]
             if self._named:
-                boundaries = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
+                others = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
-            memory = Memory(self._links, inputs, [*boundaries, *self._heads])
+            memory = Memory(self._links, inputs, [*others, *self._heads])
         self._memories[key] = memory  # the last in the dictionary was used last
         if len(self._memories) > MOST_LENGTHS:
             del self._memories[next(iter(self._memories))]
@@ -237,7 +238,10 @@ class Runner:
         size = size if self._batches else 1
         n, exits = len(samples), len(self.exits)
         label, score = np.empty((n, exits), np.int64), np.empty((n, exits), np.float32)
-        logits = np.empty((n, exits, self._classes), np.float32) if self._logits else None
+        kept = [make_room(n, [parts]) for *_, parts in memory.single.steps]
+        if logits := self._logits and self._classes > 0:
+            stacked = np.empty((n, exits, self._classes), np.float32)
+            kept = [{"logits": stacked[:, k]} for k in range(exits)]
         for first in range(0, n, size):
             part = samples[first : first + size]
             bound = memory.single if len(part) == 1 else memory.at(len(part), 0)
@@ -245,9 +249,10 @@ class Runner:
             for k, (run, scores, labels, values) in enumerate(bound.steps):
                 self._run_stage(run, k, bound)
                 label[first : first + size, k], score[first : first + size, k] = labels, scores
-                if logits is not None:
-                    logits[first : first + size, k] = values
-        answers = EveryExit(label, score, logits)
+                for name, place in (kept[k] or {}).items():
+                    place[first : first + size] = values[name]  # type: ignore[index]
+        parts = None if self._classes else tuple(room or {} for room in kept)
+        answers = EveryExit(label, score, stacked if logits else None, parts)
         self._check_every(answers, ~np.isnan(score))
         return answers
 
@@ -273,7 +278,7 @@ class Runner:
 
     def _run_alone(self, samples: Samples, into: Answers, first: int) -> None:
         """Run each sample of a chunk through the chain by itself; `first` is the number of its first sample in the batch."""
-        label, score, exit_, logits = into
+        label, score, exit_, room = into
         for i, sample in enumerate(samples):
             setup = self._put(sample, first + i)
             k = self._first_exit
@@ -286,12 +291,12 @@ class Runner:
                 assert setup.memory is not None
                 self._explain(error, k - self._first_exit, setup.memory.single)
             label[i], score[i], exit_[i] = best[0], sure[0], k
-            if logits is not None:
-                logits[i] = values
+            if room is not None:
+                put_one(room, i, values)
 
     def _run_together(self, memory: Memory, samples: Samples, into: Answers, first: int) -> None:
         """Run one chunk. Samples that leave at an exit are written into the given arrays and dropped from later stages."""
-        label, score, exit_, logits = into
+        label, score, exit_, room = into
         rows, side = np.arange(len(samples)), 0
         bound = memory.at(len(samples), side)
         self._fill(bound, samples, first)
@@ -303,8 +308,8 @@ class Runner:
                 stay[:] = False
             leaving = rows[~stay]
             label[leaving], score[leaving], exit_[leaving] = labels[~stay], scores[~stay], self._first_exit + k
-            if logits is not None and values is not None:
-                logits[leaving] = values[~stay]
+            if room is not None and values is not None:
+                put_rows(room, leaving, values, ~stay)
             if not stay.any():
                 return
             if len(leaving):
