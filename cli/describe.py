@@ -9,6 +9,8 @@ from ..units import show_mj, show_share, show_thresholds, show_time, show_us
 from .output import table
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
     from ..cache import CachedBuild
     from ..calibrate import ExitEnergies
@@ -55,7 +57,8 @@ def _describe_variant(variant: "Variant") -> str:
         ]
         head += f"\n  {verb} {variant.origin.parent}: {', '.join(settings)}".rstrip(": ")
     if variant.error is not None:
-        head += f"\n  differs from the original by {variant.error:.2g} of the largest {'logit' if variant.exits[0].logits else 'value'}"
+        largest = "logit" if variant.exits[0].logits else "value"
+        head += f"\n  differs from the original by {variant.error:.2g} of the largest {largest}"
         head += f"; rounding moves the original by {variant.own_error:.2g}" if variant.own_error is not None else ""
     lines: list[tuple[str, ...]] = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     names = [exit_.name for exit_ in variant.exits]

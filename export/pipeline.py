@@ -101,8 +101,8 @@ def export(
         ModelError: the network cannot be captured or cut.
         DataError: the example does not fit.
         CheckError: the chain's answers differ from the original's by more than 1e-5 of the largest value (more in half
-            precision, quantised, or where rounding alone moves the original's own answers by as much), or the network mixes the samples of
-            a batch.
+            precision, quantised, or where rounding alone moves the original's own answers by as much), or the network mixes the
+            samples of a batch.
         MissingError: a package is not installed, or the path cannot be written.
 
     Example:

@@ -59,8 +59,8 @@ def choose_answers(
                 found.setdefault(output.removesuffix(f".{part}"), {})[part] = output
             elif output.startswith(f"{part}."):
                 found.setdefault(output.removeprefix(f"{part}."), {})[part] = output
-            elif len(answer) == 1:
-                found.setdefault(output, {})[part] = output
+    if len(answer) == 1 and not found:
+        found = {output: {answer[0]: output} for output in many}
     for name in exits or ():
         if name not in found:
             raise unknown_name("exit", name, found)
@@ -89,8 +89,8 @@ def _check_part(name: str, one: np.ndarray, many: np.ndarray) -> None:
     """
     if not one.ndim or one.ndim != many.ndim or len(one) != 1 or len(many) < 2 or one.shape[1:] != many.shape[1:]:
         raise ModelError(
-            f"Output {name} has the shape {one.shape} for one sample and {many.shape} for several; the first axis of a part of an "
-            "answer is the batch, and the others have the same sizes for every sample."
+            f"Output {name} has the shape {one.shape} for one sample and {many.shape} for several; the first axis of an answer's "
+            "part is the batch, and the others have the same sizes for every sample."
         )
     if many.dtype.name not in get_args(Dtype):
         raise ModelError(f"Output {name} is {many.dtype}, which no bundle holds: return {', '.join(get_args(Dtype))}.")

@@ -87,8 +87,8 @@ def describe_captured(
     precision = find_precision(model, next(iter(values[0].values())).dtype)
     classes = int(parts[0]["logits"].shape[1]) if "logits" in parts[0] else 0
     for exit_values, exit_parts in zip(values, parts, strict=True):
-        for name, value in exit_values.items():
-            _describe_value(value, exit_parts[name], is_logits=classes > 0)
+        for part, value in exit_values.items():
+            _describe_value(value, exit_parts[part], is_logits=classes > 0)
     return Captured(
         model=model,
         axes=axes,

@@ -186,7 +186,8 @@ def _check_classes(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarr
         raise ModelError(f"The exits differ in their number of classes: {each}. {EXITS_HINT}")
     if min(classes.values()) < 2:
         raise ModelError(
-            "The exits have one class only. If the network does not classify, give its answer a name: answer=['angle'] (--answer)."
+            "The exits have one class only. If the network does not classify, give its answer a name: answer=['angle'] "
+            "(--answer)."
         )
 
 

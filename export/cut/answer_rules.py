@@ -94,9 +94,8 @@ def read_answer_rule(text: str, answer: Sequence[str]) -> AnswerRule:
             settings[part] = -1.0
         limit = 1.0 if name == "pixel_share" else float("inf")
         if not 0 < (settings[part] or limit) <= limit or settings[part] == float("inf"):
-            raise UsageError(
-                f"The rule {text!r:.80} gives {number!r} for {part}, which is no number above 0{' up to 1' * (limit == 1)}."
-            )
+            most = " up to 1" if limit == 1 else ""
+            raise UsageError(f"The rule {text!r:.80} gives {number!r} for {part}, which is no number above 0{most}.")
     settings = settings or dict.fromkeys(answer)
     if name != "agreement" and len(settings) > 1:
         raise UsageError(f"The rule {name} reads one part of an answer: write {name}:{next(iter(settings))}.")

@@ -125,7 +125,7 @@ def check_rule(
             raise UsageError(f"Temperatures are above 0, not {list(temperatures)}.")
         if gates or answer or rule == "patience":
             raise UsageError(
-                "A temperature divides the logits that a score is made of, and here none is: leave temperatures out."
+                "A temperature divides the logits that a score is made of, and here none is. Leave temperatures out."
             )
 
 
@@ -219,7 +219,7 @@ def _score_answers(graph: ir.Graph, exits: Sequence[dict[str, ir.Value]], scorin
 
 def _name_again(tape: ir.tape.Tape, value: ir.Value) -> ir.Value:
     result = tape.op("Identity", [value])
-    result.dtype, result.shape = value.dtype, value.shape
+    result.type, result.shape = value.type, value.shape
     return result
 
 

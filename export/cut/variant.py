@@ -96,8 +96,8 @@ def cut_variant(
     )
     progress("cutting it into stages", 1, 1)
     replies, error, own_error = verify_chain(stages, exits, original, prober, progress)
-    parts = tuple(replies.parts(k) for k in range(len(exits)))
-    golden = Golden(tuple(prober.inputs), replies.label, replies.score, parts)
+    given = tuple(replies.parts(k) for k in range(len(exits)))
+    golden = Golden(tuple(prober.inputs), replies.label, replies.score, given)
     write_golden(folder / f"{prefix}{GOLDEN_FILE}", golden)
     return Variant(
         name=draft.name,

@@ -49,7 +49,8 @@ def keep(
         The bundle with the new variant in it.
 
     Raises:
-        UsageError: there is no such exit or variant, the name is taken or cannot be used, or the scores are made of several exits.
+        UsageError: there is no such exit or variant, the name is taken or cannot be used, or the scores are made of
+            several exits.
         CheckError: the new stages give other answers than the parent.
         BundleError, MissingError: as for `open_bundle`; MissingError too if the bundle cannot be written.
 

@@ -198,7 +198,9 @@ def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -
         named = not all(tensor.is_sized for tensor in stage.inputs)
         if pinned is not None:
             model.reshape({name: list(shape) for name, shape in pinned.items()})
-        elif not named and not _repeats_weights(model):  # named axes stay open, and then the batch must too
+        elif (
+            not named and not _repeats_weights(model) and not _subtracts_from_products(model)
+        ):  # named axes stay open, and then the batch must too
             model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in stage.inputs})
         return core.compile_model(model, place, _settings(place, threads))
     except Exception as error:
@@ -231,6 +233,22 @@ def _repeats_weights(model: Any) -> bool:
         if node.get_type_name() == "Constant":
             users = [target.get_node().get_type_name() for target in node.output(0).get_target_inputs()]
             if sum(user in ("MatMul", "Convolution", "GroupConvolution") for user in users) > 1:
+                return True
+    return False
+
+
+def _subtracts_from_products(model: Any) -> bool:
+    """Return True if something is subtracted from, or divides, the result of two matrix products in a row.
+
+    With fixed shapes and one thread OpenVINO 2026.4.1 crashes the process when it compiles such a graph for the CPU.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() in ("Subtract", "Divide"):
+            before, products = node.input_value(0).get_node(), 0
+            while before.get_input_size():
+                products += before.get_type_name() == "MatMul"
+                before = before.input_value(0).get_node()
+            if products > 1:
                 return True
     return False
 

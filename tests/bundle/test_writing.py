@@ -49,7 +49,7 @@ def test_a_bundle_that_lost_its_manifest_is_not_emptied_by_a_failed_export(dense
 
 
 def test_a_manifest_that_could_not_be_read_back_is_not_committed(dense):
-    wrong = msgspec.structs.replace(dense.manifest, classes=1)
+    wrong = msgspec.structs.replace(dense.manifest, classes=-1)
     with pytest.raises(BundleError, match="does not fit into a bundle"), new_variant(dense.path) as folder:
         commit(dense.path, folder, fill(folder, wrong, b"wrong"))
     assert check_bundle(dense.path).manifest == dense.manifest

@@ -185,7 +185,9 @@ def test_a_chain_that_differs_from_the_original_is_not_written(tmp_path, dense_o
 
     def wrong(*arguments, **options):
         captured = capture(*arguments, **options)
-        return replace(captured, reference=lambda x: [values + 1e-4 for values in captured.reference(x)])
+        return replace(
+            captured, reference=lambda x: [{"logits": parts["logits"] + 1e-4} for parts in captured.reference(x)]
+        )
 
     monkeypatch.setattr(OnnxFile, "capture", wrong)
     with pytest.raises(CheckError, match="Nothing was written"):

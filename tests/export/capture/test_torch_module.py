@@ -341,7 +341,9 @@ def test_a_masked_class_hides_no_error_of_the_others(masked, tmp_path, monkeypat
 
     def wrong(*arguments, **options):
         network = captured(*arguments, **options)
-        return replace(network, reference=lambda x: [values * 1.001 for values in network.reference(x)])
+        return replace(
+            network, reference=lambda x: [{"logits": 1.001 * parts["logits"]} for parts in network.reference(x)]
+        )
 
     monkeypatch.setattr(capture, "capture_torch", wrong)
     with pytest.raises(CheckError, match="differs from the original"):

@@ -1,0 +1,298 @@
+"""Networks that do not classify go the whole way: export, cut, batches, verify, keep, quantize, fuse, OpenVINO."""
+
+import shutil
+import warnings
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from offramp.bundle import open_bundle
+from offramp.bundle.golden import read_golden, write_golden
+from offramp.bundle.manifest import reads_earlier_exits
+from offramp.errors import CheckError, ModelError, UsageError
+from offramp.export import export, fuse, keep, quantize
+from offramp.export.variants.pruned import add_pruned
+from offramp.runtime import load_static, load_uncalibrated, verify
+from offramp.runtime.golden_check import check_exits
+from offramp.tests.zoo.answers import ANSWERS, Detector, Segmenter, parts_of
+
+EVERY = pytest.mark.parametrize("name", ANSWERS)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return a network of the zoo of answers, and its bundle, each exported once."""
+    done = {}
+
+    def make(name):
+        if name not in done:
+            entry = ANSWERS[name]
+            net, path = entry.build(), tmp_path_factory.mktemp("answers") / "b.offramp"
+            done[name] = net, export(net, entry.draw(4), path, **entry.options)
+        return done[name]
+
+    return make
+
+
+def expected(name, net, x):
+    with torch.no_grad():
+        return parts_of(net(torch.from_numpy(x)), ANSWERS[name].options["answer"])
+
+
+def close(ours, theirs):
+    if theirs.dtype.kind != "f":
+        return np.array_equal(ours, theirs)
+    return ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+@EVERY
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_every_exit_answers_as_torch_does(made, name, batch):
+    net, bundle = made(name)
+    x = ANSWERS[name].draw(batch, batch)
+    with load_uncalibrated(bundle) as chain:
+        for size in (1, batch):
+            answers = chain.every_exit(x, size=size)
+            for ours, theirs in zip(answers.answers, expected(name, net, x), strict=True):
+                assert list(ours) == list(theirs) and all(close(ours[part], theirs[part]) for part in theirs)
+            assert answers.logits is None and (answers.label == -1).all()
+            assert ((answers.score >= 0) & (answers.score <= 1)).all()
+
+
+@EVERY
+def test_a_sample_leaves_with_the_answer_of_its_exit_alone_and_in_a_batch(made, name):
+    net, bundle = made(name)
+    x = ANSWERS[name].draw(40, 3)
+    wanted = expected(name, net, x)
+    with load_uncalibrated(bundle) as chain:
+        score = chain.every_exit(x).score
+        chain.thresholds = np.quantile(score[:, :-1], 0.6, axis=0).clip(1e-3, 1)
+        batch = chain.batch(x)
+        assert len(set(batch.exit.tolist())) > 1
+        for i in range(len(x)):
+            one, k = chain(x[i]), batch.exit[i]
+            assert one.exit == k and one.label == batch.label[i] == -1 and one.logits is None
+            for part, theirs in wanted[k].items():
+                assert close(one.answer[part], theirs[i]) and close(batch.answer[part][i], theirs[i])
+                assert one.answer[part].flags.owndata  # not the chain's memory, which the next call overwrites
+
+
+@EVERY
+def test_a_batch_has_arrays_where_the_exits_have_one_shape_else_one_array_for_each_sample(made, name):
+    _, bundle = made(name)
+    with load_uncalibrated(bundle) as chain:
+        answer = chain.batch(ANSWERS[name].draw(3)).answer
+    shapes = {part: {exit_.answer[part].shape for exit_ in bundle.variant().exits} for part in answer}
+    assert all((array.dtype == object) == (len(shapes[part]) > 1) for part, array in answer.items())
+    assert all(len(array) == 3 for array in answer.values())
+
+
+@EVERY
+@pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
+def test_it_is_verified_quantised_kept_and_verified_again(made, name, device, tmp_path):
+    _, bundle = made(name)
+    path = tmp_path / "b.offramp"
+    shutil.copytree(bundle.path, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantize(path, ANSWERS[name].draw(32, 5))
+    if reads_earlier_exits(bundle.variant().rule):
+        with pytest.raises(UsageError, match="made of several heads"):
+            keep(path, [0, -1])
+    else:
+        keep(path, [0, -1])
+    checks = verify(path, device)
+    assert all(check.passed for check in checks), [str(check) for check in checks if not check.passed]
+    answers = [{*exit_.answer} for check in open_bundle(path).manifest.variants for exit_ in check.exits]
+    assert answers.count(set(ANSWERS[name].options["answer"])) == len(answers)
+
+
+@EVERY
+def test_the_fused_file_gives_exit_score_and_the_parts(made, name, tmp_path):
+    _, bundle = made(name)
+    x = ANSWERS[name].draw(6, 9)
+    with load_uncalibrated(bundle) as chain:
+        chain.thresholds = limits = np.quantile(chain.every_exit(x).score[:, :-1], 0.5, axis=0).astype(np.float32)
+        fused = fuse(bundle, tmp_path / "one.onnx", thresholds=limits.tolist())
+        assert fused.outputs == ("score", "exit", *ANSWERS[name].options["answer"])
+        session = onnxruntime.InferenceSession(fused.path)
+        (entry,) = fused.inputs
+        for sample in x:
+            score, exit_, *parts = session.run(list(fused.outputs), {entry: sample[None]})
+            ours = chain(sample)
+            assert (exit_[0], len(score)) == (ours.exit, 1)
+            assert all(close(part[0], ours.answer[p]) for part, p in zip(parts, fused.outputs[2:], strict=True))
+
+
+def test_passes_of_a_block_share_a_file(made):
+    _, bundle = made("refiner")
+    stages = bundle.variant().stages
+    assert len({stage.file for stage in stages}) < len(stages)
+
+
+def test_a_static_network_of_a_rule_that_compares_exits_is_without_the_earlier_ones(made):
+    net, bundle = made("detector")
+    x = ANSWERS["detector"].draw(3)
+    for k, exit_ in enumerate(bundle.variant().exits):
+        session = onnxruntime.InferenceSession(bundle.file(bundle.variant(), exit_.static))
+        assert sum(n.name.startswith("exit") for n in session.get_outputs()) == 3
+        with load_static(bundle, exit=k) as static:
+            answers = static.every_exit(x)
+        assert (answers.score == 1).all()
+        assert close(answers.answers[0]["boxes"], expected("detector", net, x)[k]["boxes"])
+
+
+def test_agreement_is_1_less_the_scaled_distance_to_the_exit_before(made):
+    net, bundle = made("detector")
+    x = ANSWERS["detector"].draw(5)
+    first, second, _ = expected("detector", net, x)
+    far = np.abs(first["boxes"] - second["boxes"]).mean((1, 2)) / 2
+    other = (first["classes"] != second["classes"]).mean((1, 2))
+    with load_uncalibrated(bundle) as chain:
+        score = chain.every_exit(x).score
+    assert (score[:, 0] == 0).all()
+    assert np.abs(score[:, 1] - (1 - np.maximum(far, other).clip(0, 1))).max() < 1e-5
+
+
+def test_pixel_share_and_mean_softmax_are_over_all_pixels(made, tmp_path):
+    net, bundle = made("segmenter")
+    x = ANSWERS["segmenter"].draw(5)
+    p = torch.from_numpy(expected("segmenter", net, x)[0]["map"]).softmax(1).amax(1).numpy()
+    with load_uncalibrated(bundle) as chain:
+        assert np.abs(chain.every_exit(x).score[:, 0] - (p >= 0.6).mean((1, 2))).max() < 1e-6
+    other = export(net, x, tmp_path / "b.offramp", answer=["map"], rule="mean_softmax")
+    with load_uncalibrated(other) as chain:
+        assert np.abs(chain.every_exit(x).score[:, 0] - p.mean((1, 2))).max() < 1e-6
+
+
+def test_patience_is_the_share_of_heads_in_a_row_that_give_the_label(tmp_path):
+    class Three(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads = nn.ModuleList([nn.Linear(4, 3) for _ in range(4)])
+            self.parts = nn.ModuleList([nn.Linear(4, 4) for _ in range(4)])
+
+        def forward(self, x):
+            exits = []
+            for part, head in zip(self.parts, self.heads, strict=True):
+                x = torch.relu(part(x)) + x
+                exits.append(5 * head(x))
+            return exits
+
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
+    bundle = export(Three().eval(), x[:3], tmp_path / "b.offramp", rule="patience")
+    with load_uncalibrated(bundle) as chain:
+        answers = chain.every_exit(x)
+        runs = np.ones(answers.label.shape)
+        for k in range(1, 4):
+            runs[:, k] = np.where(answers.label[:, k] == answers.label[:, k - 1], runs[:, k - 1] + 1, 1)
+        assert np.abs(answers.score - runs / 4).max() < 1e-6 and len(np.unique(runs[:, 3])) > 2
+        chain.thresholds = [2 / 4 - 1e-3] * 3  # two heads in a row
+        assert (chain.batch(x).exit == np.where((runs >= 2).any(1), (runs >= 2).argmax(1), 3)).all()
+    assert all(check.passed for check in verify(bundle))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "words"),
+    [
+        (Detector, {}, ModelError, "answer=\\['boxes', 'classes'\\]"),
+        (Detector, {"answer": ["boxes"], "rule": "entropy"}, UsageError, "'entropy'"),
+        (Detector, {"answer": ["boxes", "kinds"], "rule": "agreement"}, ModelError, "Exit exit0 has no kinds"),
+        (Detector, {"answer": ["score"], "rule": "agreement"}, UsageError, "cannot be called 'score'"),
+        (Detector, {"answer": ["boxes", "boxes"], "rule": "agreement"}, UsageError, "named twice"),
+        (Detector, {"answer": "boxes", "rule": "agreement"}, UsageError, "a list of names"),
+        (Detector, {"answer": ["boxes", "classes"], "rule": "agreement:box=2"}, UsageError, "'box'"),
+        (Detector, {"answer": ["boxes"], "rule": "agreement:boxes=-2"}, UsageError, "no number above 0"),
+        (Detector, {"answer": ["boxes"], "rule": "pixel_share:boxes=2"}, UsageError, "up to 1"),
+        (Detector, {"answer": ["boxes", "classes"], "rule": "mean_softmax"}, UsageError, "one part"),
+        (Detector, {"answer": ["boxes"], "rule": "agreement", "temperatures": [1, 1, 1]}, UsageError, "temperature"),
+        (Detector, {"answer": ["boxes"], "rule": "agreement", "class_names": ["a", "b"]}, UsageError, "class_names"),
+        (Segmenter, {"answer": ["map"], "rule": "agreement"}, ModelError, "have other shapes"),
+        (Segmenter, {"answer": ["map"], "rule": "agreement", "exits": ["exit0", "exit9"]}, UsageError, "'exit9'"),
+        (Segmenter, {"answer": ["map"], "rule": "agreement", "exits": ["exit0"]}, ModelError, "at least two"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_a_sentence(make, options, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        export(make().eval(), torch.randn(3, 1, 16, 16), tmp_path / "b.offramp", **options)
+    assert not (tmp_path / "b.offramp").exists()
+
+
+class Odd(nn.Module):
+    """A detector whose answers are spoilt by a function of all its exits."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.detector, self.spoil = Detector(), spoil
+
+    def forward(self, x):
+        exits = self.detector(x)
+        exits[1]["boxes"] = self.spoil(exits[1]["boxes"])
+        return exits
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda boxes: boxes.mean(0), "the first axis of an answer's part is the batch"),
+        (lambda boxes: boxes.sum(), "the first axis of an answer's part is the batch"),
+        (lambda boxes: boxes.permute(1, 0, 2), "the first axis of an answer's part is the batch"),
+        (lambda boxes: boxes / 0, "NaN or infinity"),
+        (lambda boxes: torch.complex(boxes, boxes), "complex64"),
+    ],
+)
+def test_a_part_that_is_no_batch_of_numbers_is_refused(spoil, words, tmp_path):
+    with pytest.raises(ModelError, match=words):
+        export(Odd(spoil).eval(), torch.randn(3, 1, 16, 16), tmp_path / "b", answer=["boxes"], rule="agreement")
+
+
+def test_a_network_that_mixes_the_samples_of_a_batch_is_refused(tmp_path):
+    with pytest.raises(CheckError, match="mixes the samples"):
+        export(
+            Odd(lambda boxes: boxes - boxes.mean(0, keepdim=True)).eval(),
+            torch.randn(3, 1, 16, 16),
+            tmp_path / "b",
+            answer=["boxes"],
+            rule="agreement",
+        )
+
+
+def test_a_part_that_an_earlier_exit_computed_already_is_an_answer_of_both(tmp_path):
+    class Same(Detector):
+        def forward(self, x):
+            exits = super().forward(x)
+            exits[2]["classes"] = exits[1]["classes"]
+            return exits
+
+    net = Same().eval()
+    x = ANSWERS["detector"].draw(4)
+    bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "classes"], rule="agreement:boxes")
+    with torch.no_grad(), load_uncalibrated(bundle) as chain:
+        wanted = parts_of(net(torch.from_numpy(x)), ["classes"])
+        assert np.array_equal(chain.every_exit(x).answers[2]["classes"], wanted[2]["classes"])
+
+
+def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):
+    _, bundle = made("detector")
+    path = tmp_path / "b.offramp"
+    shutil.copytree(bundle.path, path)
+    golden = read_golden(open_bundle(path), bundle.variant())
+    for part in ("boxes", "classes"):
+        answers = [dict(answer) for answer in golden.answers]
+        answers[1][part] = answers[1][part] + 1
+        wrong = type(golden)(golden.inputs, golden.label, golden.score, tuple(answers))
+        with load_uncalibrated(bundle) as net:
+            checks = check_exits(bundle.variant(), net, wrong)
+        assert [check.passed for check in checks] == [True, False, True]
+    write_golden(tmp_path / "golden.npz", golden)
+    assert set(np.load(tmp_path / "golden.npz")) >= {"input0", "score", "exit0.boxes", "exit2.classes"}
+
+
+def test_pruning_with_fine_tuning_says_what_to_do_instead(made):
+    net, bundle = made("many labels")
+    with pytest.raises(UsageError, match="fine-tune it with your own loss"):
+        add_pruned(net, [(torch.randn(4, 1, 16, 16), torch.zeros(4))], bundle.path, parameters=0.5)
