@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from ..bundle import Exit, Variant
 from ..bundle.golden import Golden, read_golden
 from ..bundle.manifest import Precision
-from ..errors import BundleError, DataError
+from ..errors import BundleError
 from .chain.net import Net
 from .chain.results import EveryExit, Provenance
 from .request import NetworkParts
@@ -178,25 +178,21 @@ def refuse_wrong_builds(parts: NetworkParts, net: Net) -> None:
         BundleError: it does not.
     """
     golden, folder = read_golden(parts.bundle, parts.variant), parts.bundle.path / "engines"
-    try:
-        check = check_answers(parts, net, golden, "")
-    except DataError as error:  # answers that are no numbers
-        found = str(error).rstrip(".")
-    else:
-        if check.passed:
-            return
-        found = f"{check.labels_equal} of {check.labels} golden labels are the same, and a score is off by {check.score:.2g}"
+    check = check_answers(parts, net, golden, "")
+    if check.passed:
+        return
     raise BundleError(
-        f"The builds in {folder} do not answer as {parts.variant.name} did when it was exported: {found}. They are of another "
-        "network, or the device computes this one differently. Remove that folder, build from the graphs (offramp build), and "
-        "run offramp verify.",
+        f"The builds in {folder} do not answer as {parts.variant.name} did when it was exported: {check.labels_equal} of "
+        f"{check.labels} golden labels are the same, and a score is off by {check.score:.2g}. They are of another network, or "
+        "the device computes this one differently. Remove that folder, build from the graphs (offramp build), and run offramp "
+        "verify.",
         path=folder,
     )
 
 
 def _replay(net: Net, golden: Golden) -> EveryExit:
-    """Return what a network answers to golden samples: labels beyond the classes, too, which are wrong as others are."""
-    return net.run_every_exit(golden.inputs, size=1)
+    """Return what a network answers to golden samples: labels beyond the classes and NaN, too, which are wrong as others are."""
+    return net.run_every_exit(golden.inputs, size=1, refuses_nan=False)
 
 
 def _compare_answers(
@@ -209,7 +205,8 @@ def _compare_answers(
     """
     ours, column = columns
     label, theirs = answers.label[:, ours], golden.logits[:, column]
-    score = float(np.abs(answers.score[:, ours] - golden.score[:, column]).max())
+    errors = np.abs(answers.score[:, ours] - golden.score[:, column])
+    score = float(np.where(np.isnan(errors), np.inf, errors).max())
     equal = label == golden.label[:, column]
     is_class = (label >= 0) & (label < theirs.shape[-1])
     largest = compare_logits(theirs, theirs)[1]

@@ -231,8 +231,8 @@ class Runner:
                 place[...] = np.moveaxis(array, 0, tensor.batch_axis or 0)
         self._check_values(bound, first)
 
-    def run_every_exit(self, x: Any, *, size: int) -> EveryExit:
-        """Run samples as `Net.every_exit` does, whatever their scores and labels as long as these are numbers."""
+    def run_every_exit(self, x: Any, *, size: int, refuses_nan: bool = True) -> EveryExit:
+        """Run samples as `Net.every_exit` does, whatever their labels and scores; a score that is NaN may be refused."""
         samples, memory = self._check_batch(x)
         size = size if self._batches else 1
         n, exits = len(samples), len(self.exits)
@@ -248,7 +248,8 @@ class Runner:
                 if logits is not None:
                     logits[first : first + size, k] = values
         answers = EveryExit(label, score, logits)
-        self._check_every(answers, ~np.isnan(score))
+        if refuses_nan:
+            self._check_every(answers, ~np.isnan(score))
         return answers
 
     def _check_every(self, answers: EveryExit, is_right: np.ndarray) -> None:

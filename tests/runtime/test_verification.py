@@ -1,6 +1,7 @@
 """The device's self-test."""
 
 import json
+import warnings
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ import pytest
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import keep
 from offramp.runtime import verify
+from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo.dense import forge
 
 
@@ -88,15 +90,16 @@ def test_a_static_network_may_be_off_by_twice_what_its_export_found_and_no_more(
         assert verify(dense.path)[0].passed is passes
 
 
-def test_an_answer_that_is_not_a_number_does_not_pass(dense):
-    def poison(path):
-        values = np.fromfile(path, np.float32)
-        values[:] = np.inf
-        values.tofile(path)
-
-    forge(dense, "weights.bin", poison)
-    with pytest.raises(Exception, match="not a number"):
-        verify(dense.path)
+@pytest.mark.parametrize("factor", [np.inf, np.nan])
+def test_answers_that_are_not_numbers_fail_as_other_wrong_answers_do(dense, factor):
+    forge(dense, "weights.bin", scale_weights(factor))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (verification,) = verify(dense.path)
+    assert not any(check.passed for check in (*verification.exits, *verification.networks))
+    assert all(check.relative == check.score == np.inf for check in verification.exits)
+    done = offramp("verify", dense.path)
+    assert done.returncode == 3 and "variant fp32 on cpu: failed" in done.stdout
 
 
 def test_golden_samples_of_something_else_are_refused(dense):
