@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.writing import check_variant_name, commit, new_variant
 from ...errors import UsageError, unknown_name
-from ...files import os_errors_explained
 from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
 from ..cut.equivalence import Original
@@ -73,8 +71,7 @@ def keep(
             )
         shared = [parent.weights, *(parent.exits[k].static for k in numbers)]
         for file in shared:  # copied for now: engines read weights only beside the graph, and follow no links
-            with os_errors_explained(folder / file, "write"):
-                shutil.copyfile(bundle.file(parent, file), folder / file)
+            bundle.copy(parent, file, folder / file)
         new = _cut(bundle, parent, folder, name, numbers)
         for file in shared:
             (folder / file).unlink()
@@ -119,7 +116,7 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
     axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
     exits = tuple(parent.exits[k] for k in numbers)
     names = [exit_.name for exit_ in exits]
-    whole = _drop_heads(read_graph(bundle.file(parent, parent.whole)), names)
+    whole = _drop_heads(read_graph(bundle, parent, parent.whole, folder), names)
     ir.save(whole, folder / f"{name}.{WHOLE_FILE}")
     with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 
