@@ -77,10 +77,12 @@ def _read_part(part: Any, name: str) -> np.ndarray:
     """Return what a program gives for one input as an array; a tensor of bfloat16, which NumPy does not have, as float32.
 
     Raises:
-        DataError: it is no array of numbers.
+        DataError: it is no array of numbers, or has masked values.
     """
     try:
         array = to_array(part.float() if str(getattr(part, "dtype", "")) == "torch.bfloat16" else part)
+    except DataError:
+        raise
     except Exception as error:  # rows of different lengths, sparse tensors, whatever `__array__` raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_CHARACTERS]
         raise DataError(
@@ -226,5 +228,9 @@ def to_array(x: Any) -> np.ndarray:
     Raises:
         TypeError: the tensor has a dtype that NumPy does not have.
         ValueError: the rows differ in their lengths.
+        DataError: values are masked in an array of NumPy's, or in a list of such: their mask would be lost.
     """
+    parts = x if isinstance(x, (list, tuple)) and x else [x]
+    if hasattr(parts[0], "filled") and any(map(np.ma.is_masked, parts)):
+        raise DataError("A masked array has masked values, which no network takes: put numbers there, x.filled(value).")
     return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)

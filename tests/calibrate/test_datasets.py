@@ -199,6 +199,9 @@ def fail():
         (lambda: iter([(X[0], 1), (X[1], None)]), DataError, "Some samples .* have labels, and some have none"),
         (lambda: Rows([{"p": X[0], "q": X[0], "label": 1}]), DataError, "Item 0 .* has p, q: which is .*pixels"),
         (lambda: (torch.from_numpy(X).to_sparse(), Y), DataError, "gives no arrays"),
+        (lambda: (np.ma.masked_less(X, 0.5), Y), DataError, "has masked values"),
+        (lambda: [(X[0], np.ma.array(1, mask=True))], DataError, "has masked values"),
+        (lambda: iter([np.ma.masked_less(X[0], 99)]), DataError, "has masked values"),
         (lambda: ([[1.0], [2.0, 3.0]], [0, 1]), DataError, "gives no arrays"),
         (
             lambda: [(X[0], "cat"), (X[1], "dog")],

@@ -33,12 +33,13 @@ GOOD = torch.linspace(-1, 1, 16)
         torch.nn.Parameter(GOOD.clone()),
         GOOD.double(),
         GOOD.tolist(),
+        np.ma.array(GOOD.numpy()),
         tuple(GOOD.tolist()),
         memoryview(GOOD.numpy()),
         [GOOD],
         {"x": GOOD.clone().requires_grad_()},
     ],
-    ids=["tensor", "gradient", "parameter", "double", "list", "tuple", "memory", "parts", "named"],
+    ids=["tensor", "gradient", "parameter", "double", "list", "no mask", "tuple", "memory", "parts", "named"],
 )
 def test_what_holds_the_numbers_is_taken(net, x):
     assert net(x).score == net(GOOD.numpy()).score
@@ -68,6 +69,8 @@ def test_bfloat16_is_converted_as_other_floats_are(net):
         (np.zeros(16, [("a", np.float32)]), "numbers for x"),
         (np.zeros(16, np.complex64), "takes float32 for x, not complex64"),
         (np.zeros(16, bool), "takes float32 for x, not bool"),
+        (np.ma.masked_greater(GOOD.numpy(), 0), r"has masked values.* x\.filled\(value\)"),
+        ([np.ma.array(GOOD.numpy()), np.ma.masked_greater(GOOD.numpy(), 0)], "has masked values"),
     ],
     ids=[
         "ragged",
@@ -85,6 +88,8 @@ def test_bfloat16_is_converted_as_other_floats_are(net):
         "records",
         "complex",
         "bool",
+        "masked",
+        "a list of masked ones",
     ],
 )
 def test_what_does_not_is_refused_in_a_sentence(net, x, words):
