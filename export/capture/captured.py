@@ -8,9 +8,11 @@ import onnx_ir as ir
 from msgspec import Struct
 
 from ...bundle.manifest import Precision
+from ...errors import ModelError
 from ..graph.axes import BATCH, Axes
 from ..graph.precision import find_precision
 from ..graph.shapes import name_squeezed_axes
+from ..graph.walk import ancestors, name_producers, values_read
 from .outputs import ExitSource, are_probabilities, find_exits, pad_gates, read_exits
 
 Exporter = Literal["dynamo", "torchscript", "onnx"]
@@ -77,11 +79,18 @@ def describe_captured(
         run: runs the original: inputs -> outputs by name.
 
     Raises:
-        ModelError: the exits are stacked in one tensor that cannot be taken apart.
+        ModelError: the exits are stacked in one tensor that cannot be taken apart, or one is the same for every sample.
     """
     name_squeezed_axes(model)
     values = find_exits(model.graph, outputs, sources)
     logits = read_exits(answers, sources)
+    for source, value, rows in zip(sources, values, logits, strict=True):
+        if not _reads_inputs(value, model.graph.inputs) and (rows == rows[:1]).all():
+            raise ModelError(
+                f"Exit {source.name} does not depend on the input: its logits are the same for every sample. Leave it out: name "
+                "the others with exits=[...] (--exits).",
+                nodes=name_producers(value),
+            )
     precision = find_precision(model, values[0].dtype)
     classes = int(logits[0].shape[1])
     for value in values:
@@ -100,3 +109,9 @@ def describe_captured(
         measure_own_error=measure_own_error,
         order=tuple(range(len(sources))),
     )
+
+
+def _reads_inputs(value: ir.Value, inputs: Sequence[ir.Value]) -> bool:
+    """Tell whether a value is computed of the inputs, or of their shapes alone."""
+    reading = (node for node in ancestors(value) if node.op_type not in ("Shape", "Size"))
+    return value in inputs or any(read in inputs for node in reading for read in values_read(node))
