@@ -21,6 +21,7 @@ and no engine. Errors need not name device or stage: whoever compiles adds both.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -47,6 +48,7 @@ __all__ = [
     "find_device",
     "name_device",
     "pin_shapes",
+    "raise_out_of_memory",
 ]
 
 ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime"}
@@ -54,6 +56,8 @@ ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime"}
 Run = Callable[[], object]
 HOST = "host"
 """The memory that numpy sees."""
+OUT_OF_MEMORY = "bad_alloc|[Ff]ailed to allocate|Cannot allocate memory"
+"""What engines write when memory runs out."""
 SIMULATOR = "simulator"
 """A place named `simulator` or `simulator:...` computes on the CPU what a device would. `auto` passes over it."""
 
@@ -114,6 +118,25 @@ def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:
             )
         shapes[tensor.name] = tuple(1 if axis is None else int(axis) for axis in tensor.shape)
     return shapes
+
+
+def raise_out_of_memory(error: Exception, path: Path, place: str) -> None:
+    """Raise another error if an engine's own says that memory ran out, which is no fault of a file or a device.
+
+    Args:
+        error: what the engine raised while it compiled or loaded a stage.
+        path: the stage.
+        place: where it was to run.
+
+    Raises:
+        MissingError: memory ran out.
+    """
+    if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)):
+        raise MissingError(
+            f"The memory is too small for {path} on {place}. Give the process more, or take a smaller network: "
+            f"{str(error) or type(error).__name__}",
+            path=path,
+        ) from error
 
 
 class Compiled(Protocol):
