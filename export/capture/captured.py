@@ -104,7 +104,10 @@ def describe_captured(
         name=name,
         captured_by=captured_by,
         classes=classes,
-        probabilities=tuple(are_probabilities(values) for values in logits),
+        probabilities=tuple(
+            are_probabilities(rows) or _ends_in_quantised_softmax(value)
+            for value, rows in zip(values, logits, strict=True)
+        ),
         precision=precision,
         measure_own_error=measure_own_error,
         order=tuple(range(len(sources))),
@@ -115,3 +118,13 @@ def _reads_inputs(value: ir.Value, inputs: Sequence[ir.Value]) -> bool:
     """Tell whether a value is computed of the inputs, or of their shapes alone."""
     reading = (node for node in ancestors(value) if node.op_type not in ("Shape", "Size"))
     return value in inputs or any(read in inputs for node in reading for read in values_read(node))
+
+
+def _ends_in_quantised_softmax(value: ir.Value) -> bool:
+    """Tell whether a value is a softmax in whole steps, whose sums are off by half a step for each class."""
+    operators = []
+    while (node := value.producer()) is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear", "Identity"):
+        operators.append(node.op_type)
+        assert node.inputs[0] is not None
+        value = node.inputs[0]
+    return "DequantizeLinear" in operators and node is not None and node.op_type == "Softmax"
