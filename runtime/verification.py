@@ -86,7 +86,8 @@ def verify(
     """Replay the golden samples of a bundle on a device and compare every exit's answers with those in the bundle.
 
     The chain and each static network are run twice: with logits, which show the smallest error, and as `load` makes them, of the
-    builds that `load` takes. A static network's logits may be off by twice the variant's `error`, if that is above the tolerance.
+    builds that `load` takes. The tolerance is that of the variant's precision, or four times its `own_error`, up to 1e-2. A
+    static network's logits may be off by twice the variant's `error`, if that is above the tolerance.
 
     Args:
         path: the bundle's folder, or a bundle already opened.

@@ -44,6 +44,18 @@ def test_errors_of_the_size_of_rounding_pass(dense):
     assert verification.passed and max(e.absolute for e in verification.exits) > 0
 
 
+def test_a_network_that_rounding_moves_may_differ_four_times_as_far_up_to_an_end(dense):
+    forge(dense, "weights.bin", scale_weights(1.0001))
+    (failed,) = verify(dense.path)
+    assert not failed.passed and failed.tolerance < failed.exits[0].relative < 2e-3
+    for own_error, tolerance, passes in ((1e-3, 4e-3, True), (1e-5, 1e-4, False), (0.5, 1e-2, True)):
+        manifest = json.loads((dense.path / "manifest.json").read_text())
+        manifest["variants"][0]["own_error"] = own_error
+        (dense.path / "manifest.json").write_text(json.dumps(manifest))
+        (verification,) = verify(dense.path)
+        assert (verification.tolerance, verification.passed) == (tolerance, passes)
+
+
 def test_labels_that_are_no_classes_fail_as_other_wrong_labels_do(dense):
     label = dense.variant().exits[1].label
 
