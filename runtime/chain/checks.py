@@ -47,8 +47,8 @@ def check_thresholds(values: Sequence[float] | np.ndarray, exits: int) -> tuple[
         )
     if exits == 1 and len(numbers):
         raise UsageError(
-            "This network has one exit and takes no threshold: the point in use is a static network. For early exit load a "
-            "point that has it, such as balanced-early."
+            "This is a static network: it has one exit and takes no threshold. For early exit load the chain, by a point that "
+            "has it, such as balanced-early, or by load_uncalibrated()."
         )
     if len(numbers) != exits - 1:
         raise UsageError(f"{exits} exits take {exits - 1} thresholds, not {len(numbers)}.")

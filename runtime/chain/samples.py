@@ -112,9 +112,9 @@ def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
     arrays, lengths = [], dict[str, int]()
     for part, tensor in zip(split_inputs(x, inputs), inputs, strict=True):
         axis = tensor.batch_axis or 0
-        if part.ndim == 0 or part.size == 0:
+        if part.shape[axis : axis + 1] == (0,):
             raise DataError("The data set is empty: there are no samples in it.")
-        if not tensor.fits(part.shape, lengths):
+        if part.size == 0 or not tensor.fits(part.shape, lengths):
             raise DataError(
                 f"The network takes samples of shape {show_shape(tensor.shape)} for {tensor.name}, not {part.shape}."
             )

@@ -218,6 +218,8 @@ def test_thresholds_that_are_no_numbers_are_refused(dense, values):
     assert net.thresholds == (2.0, 2.0)
     net.thresholds = np.array([0.5, 0.25])
     assert net.thresholds == (0.5, 0.25)
+    with pytest.raises(UsageError, match="^This is a static network: it has one exit and takes no threshold"):
+        load_static(dense).thresholds = (0.5,)
 
 
 @pytest.mark.parametrize("point", [[], None, 0, {}, np.zeros(2)])
