@@ -8,6 +8,7 @@ import numpy as np
 
 from ...bundle.manifest import NEVER
 from ...errors import BundleError, DataError, MissingError, OfframpError, UsageError
+from ..engines import lacks_memory
 
 __all__ = [
     "LEAST_SCORE",
@@ -89,7 +90,7 @@ def raise_explained(
     line = (lines or [type(error).__name__])[0][:MOST_CHARACTERS]
     kind: type[OfframpError] = DataError
     cannot = f"The engine cannot run {'this sample' if samples == 1 else f'{samples} samples at once'}: {line}"
-    if isinstance(error, MemoryError):
+    if lacks_memory(error):
         kind, words = MissingError, f"Memory ran out in {stage}: {line}"
     elif try_zeros():
         words = f"{cannot} It can run zeros of the same shape: is a value out of range?"

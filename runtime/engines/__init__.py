@@ -21,6 +21,7 @@ and no engine. Errors need not name device or stage: whoever compiles adds both.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -45,6 +46,7 @@ __all__ = [
     "StageFile",
     "engines",
     "find_device",
+    "lacks_memory",
     "name_device",
     "pin_shapes",
 ]
@@ -96,6 +98,11 @@ class StageFile(Struct, frozen=True):
         if self.weights is not None:
             self.copy(self.weights)
         return self.copy(path or self.path)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an engine failed for want of memory: each says so by a type and in words of its own."""
+    return isinstance(error, MemoryError) or re.search("bad_alloc|[Ff]ailed to allocate", str(error)) is not None
 
 
 def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:
