@@ -229,7 +229,7 @@ def unknown_name(
     name, names = quoted(name), [quoted(other) for other in known]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.", path=path)
+    return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.", path=path)
 
 
 class EngineWarning(UserWarning):

@@ -224,7 +224,7 @@ def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
                 needed = {calibration.variants[point.variant] for point in calibration.points.values()}
                 if needed <= old and not needed <= new:
                     orphans.append(path.name)
-    parts = [f"variants {', '.join(lost)} are removed with the network that they were made from"] if lost else []
+    parts = [f"variants {', '.join(lost)} are removed with the network that was there"] if lost else []
     if orphans:
         parts.append(f"{', '.join(orphans)} was calibrated for what is gone and is not used: run offramp calibrate")
     if parts:

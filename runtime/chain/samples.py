@@ -117,6 +117,7 @@ def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
         if part.size == 0 or not tensor.fits(part.shape, lengths):
             raise DataError(
                 f"The network takes samples of shape {show_shape(tensor.shape)} for {tensor.name}, not {part.shape}."
+                f"{_explain_lengths(part.shape, tensor, lengths)}"
             )
         check_kind(part, tensor)
         arrays.append(np.moveaxis(part, axis, 0))
@@ -145,11 +146,23 @@ def prepare_single(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> lis
             which = f" for {tensor.name}" if len(inputs) > 1 else ""
             alone = show_shape([size for size in tensor.shape if size is not None])
             both = f"{alone} (or {show_shape([1 if size is None else size for size in tensor.shape])})"
-            raise DataError(f"The network takes a sample of shape {both}{which}, not {part.shape}.")
+            why = _explain_lengths(single.shape, tensor, lengths)
+            raise DataError(f"The network takes a sample of shape {both}{which}, not {part.shape}.{why}")
         check_kind(single, tensor)
         with np.errstate(over="ignore"):
             singles.append(np.ascontiguousarray(single, tensor.dtype))
     return singles
+
+
+def _explain_lengths(shape: Sequence[int], tensor: Tensor, lengths: Mapping[str, int]) -> str:
+    """Say which axis has another length than in an input before, if nothing else is wrong with a shape."""
+    if not tensor.fits(shape, {}):
+        return ""
+    return "".join(
+        f" The axis {axis} is {size} long here, and {lengths[axis]} in an input before."
+        for axis, size in zip(tensor.shape, shape, strict=True)
+        if isinstance(axis, str) and lengths.get(axis, size) != size
+    )
 
 
 def fill_input(place: np.ndarray, part: np.ndarray, tensor: Tensor) -> None:
