@@ -8,7 +8,7 @@ import pytest
 
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import keep
-from offramp.runtime import verify
+from offramp.runtime import verification, verify
 from offramp.tests.zoo.dense import forge
 
 
@@ -98,6 +98,26 @@ def test_a_static_network_may_be_off_by_twice_what_its_export_found_and_no_more(
         manifest["variants"][0]["error"] = error
         (dense.path / "manifest.json").write_text(json.dumps(manifest))
         assert verify(dense.path)[0].passed is passes
+
+
+def test_a_wrong_static_network_fails_though_it_cannot_be_loaded_with_logits(dense, monkeypatch):
+    def halve_score(path):
+        model = onnx.load(path, load_external_data=False)
+        score = dense.variant().exits[1].score
+        node = next(node for node in model.graph.node if score in node.output)
+        node.output[0] = "whole"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), "half"))
+        model.graph.node.append(onnx.helper.make_node("Mul", ["whole", "half"], [score]))
+        onnx.save(model, path)
+
+    def open_network(parts, device, options, real=verification.open_network):
+        if options.logits and len(parts.exits) == 1:
+            raise MissingError("The memory is too small.")
+        return real(parts, device, options)
+
+    forge(dense, "static1.onnx", halve_score)
+    monkeypatch.setattr(verification, "open_network", open_network)
+    assert [check.passed for check in verify(dense.path)[0].networks] == [True, True, False, True]
 
 
 def test_an_answer_that_is_not_a_number_does_not_pass(dense):
