@@ -110,8 +110,11 @@ def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
     if isinstance(x, Samples):
         return x
     arrays, lengths = [], dict[str, int]()
+    is_single = len(inputs) == 1 and isinstance(x, (list, tuple)) and len(x) == 1
     for part, tensor in zip(split_inputs(x, inputs), inputs, strict=True):
         axis = tensor.batch_axis or 0
+        if axis == 0 and is_single and part.ndim == len(tensor.shape) - 1:
+            part = part[None]  # a list of a single sample, as programs collect them
         if part.shape[axis : axis + 1] == (0,):
             raise DataError("The data set is empty: there are no samples in it.")
         if part.size == 0 or not tensor.fits(part.shape, lengths):

@@ -96,6 +96,12 @@ def test_what_does_not_is_refused_in_a_sentence(net, x, words):
         net(x)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_list_of_any_number_of_samples_is_a_batch(net, count):
+    for samples in ([GOOD.numpy()] * count, [GOOD.numpy().tolist()] * count, (GOOD.numpy(),) * count):
+        assert net.batch(samples).label.tolist() == [net(GOOD.numpy()).label] * count
+
+
 def test_inputs_that_differ_in_the_length_of_an_axis_are_told_which():
     inputs = [Tensor(name=name, dtype="int64", shape=(None, "time")) for name in ("ids", "mask")]
     words = (
