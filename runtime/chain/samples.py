@@ -66,9 +66,11 @@ def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
         return [_read_part(x[name], name) for name in names]
     if len(inputs) == 1 and not (isinstance(x, (list, tuple)) and len(x) == 1):
         return [_read_part(x, names[0])]
-    if not isinstance(x, (list, tuple)) or len(x) != len(inputs):
+    of_samples = isinstance(x, list) and x and all(isinstance(p, tuple) and p and hasattr(p[0], "ndim") for p in x)
+    if not isinstance(x, (list, tuple)) or len(x) != len(inputs) or of_samples:
         raise DataError(
-            f"The network takes {len(inputs)} inputs ({', '.join(names)}): pass a tuple, or a dict by name."
+            f"The network takes {len(inputs)} inputs ({', '.join(names)}): pass a tuple of an array for each, or a dict by name"
+            f"{', not a list of samples' if of_samples else ''}."
         )
     return [_read_part(part, name) for part, name in zip(x, names, strict=True)]
 

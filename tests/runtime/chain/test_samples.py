@@ -102,6 +102,16 @@ def test_a_list_of_any_number_of_samples_is_a_batch(net, count):
         assert net.batch(samples).label.tolist() == [net(GOOD.numpy()).label] * count
 
 
+def test_a_list_of_samples_is_not_taken_for_the_arrays_of_several_inputs():
+    inputs = [Tensor(name=name, dtype="float32", shape=(None, 3)) for name in ("left", "right")]
+    net, left, right = sum_net(inputs, {}), np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    assert net.batch((left, right)).score.tolist() == net.batch([list(left), list(right)]).score.tolist()
+    with pytest.raises(
+        DataError, match=r"\(left, right\): pass a tuple of an array for each, .*, not a list of samples.$"
+    ):
+        net.batch(list(zip(left, right, strict=True)))
+
+
 def test_inputs_that_differ_in_the_length_of_an_axis_are_told_which():
     inputs = [Tensor(name=name, dtype="int64", shape=(None, "time")) for name in ("ids", "mask")]
     words = (
