@@ -102,7 +102,8 @@ class StageFile(Struct, frozen=True):
 
 def lacks_memory(error: BaseException) -> bool:
     """Tell whether an engine failed for want of memory: each says so by a type and in words of its own."""
-    return isinstance(error, MemoryError) or re.search("bad_alloc|[Ff]ailed to allocate", str(error)) is not None
+    words = "bad_alloc|failed to allocate|out.of.memory"
+    return isinstance(error, MemoryError) or re.search(words, str(error), re.IGNORECASE) is not None
 
 
 def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:

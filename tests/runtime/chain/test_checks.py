@@ -211,8 +211,9 @@ def test_a_stage_that_takes_no_batches_says_so(dense):
             "Non-zero status code returned while running Expand node. Failed to allocate memory for 192000000"
         ),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA failure 2: out of memory"),
     ],
-    ids=["python", "onnxruntime", "c++"],
+    ids=["python", "onnxruntime", "c++", "cuda"],
 )
 def test_memory_that_runs_out_is_no_fault_of_the_sample(error):
     with pytest.raises(MissingError, match=r"Memory ran out in stage1.onnx"):
