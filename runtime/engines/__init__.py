@@ -102,7 +102,7 @@ class StageFile(Struct, frozen=True):
 
 def lacks_memory(error: BaseException) -> bool:
     """Tell whether an engine failed for want of memory: each says so by a type and in words of its own."""
-    words = "bad_alloc|failed to allocate|out.of.memory"
+    words = "bad_alloc|failed to allocate|cannot allocate memory|out.of.memory"
     return isinstance(error, MemoryError) or re.search(words, str(error), re.IGNORECASE) is not None
 
 
