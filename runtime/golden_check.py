@@ -15,6 +15,7 @@ from .request import NetworkParts
 __all__ = [
     "AnswerCheck",
     "ExitCheck",
+    "allow_own",
     "check_answers",
     "check_exits",
     "check_logits",
@@ -30,6 +31,10 @@ Engines add in another order and transform convolutions, so the tolerance is ten
 Half precision rounds at 1e-3 in every layer. A quantised value between two steps may fall to either. NPUs compute float32 in
 half precision.
 """
+
+OWN_ERRORS, MOST_ALLOWED = 4, 1e-2
+"""Logits may differ by the first times what rounding alone moves the original's own, up to the second: an engine may add in an
+order that rounds more."""
 
 DECIDING_RANGE = 50.0
 """Logits further than this below the largest have probabilities under exp(-50) and decide nothing."""
@@ -110,9 +115,17 @@ def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     return float(np.abs(ours[decides] - theirs[decides]).max()), max(float(np.abs(theirs[decides]).max()), 1e-30)
 
 
+def allow_own(own_error: float | None) -> float:
+    """Return what logits may differ by, relative to the largest, because of the original's own error."""
+    return min(OWN_ERRORS * (own_error or 0.0), MOST_ALLOWED)
+
+
 def tolerances_of(variant: Variant, provenance: Provenance) -> list[float]:
-    """Return the tolerance after each stage: the variant's precision's, or half precision's once a stage computes in that."""
-    exact, half = LOGIT_TOLERANCES[variant.precision], LOGIT_TOLERANCES["fp16"]
+    """Return the tolerance after each stage: the variant's precision's, or half precision's once a stage computes in that.
+
+    It is more for a network that rounding alone moves further.
+    """
+    exact, half = max(LOGIT_TOLERANCES[variant.precision], allow_own(variant.own_error)), LOGIT_TOLERANCES["fp16"]
     stages = provenance.stages
     return [max(exact, half) if any(stage.half for stage in stages[: k + 1]) else exact for k in range(len(stages))]
 

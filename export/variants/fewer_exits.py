@@ -76,7 +76,7 @@ def keep(
         for file in shared:
             (folder / file).unlink()
         files = new.files | {file: parent.files[file] for file in shared}
-        new = replace(new, folder=parent.folder, files=files)
+        new = replace(new, folder=parent.folder, files=files, own_error=parent.own_error)
         manifest = replace(bundle.manifest, variants=(*bundle.manifest.variants, new))
         return commit(root, folder, manifest, shares=True)
 

@@ -46,6 +46,7 @@ __all__ = [
     "StageFile",
     "engines",
     "find_device",
+    "lacks_memory",
     "name_device",
     "pin_shapes",
     "raise_out_of_memory",
@@ -56,8 +57,7 @@ ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime"}
 Run = Callable[[], object]
 HOST = "host"
 """The memory that numpy sees."""
-OUT_OF_MEMORY = "bad_alloc|[Ff]ailed to allocate|Cannot allocate memory"
-"""What engines write when memory runs out."""
+
 SIMULATOR = "simulator"
 """A place named `simulator` or `simulator:...` computes on the CPU what a device would. `auto` passes over it."""
 
@@ -102,6 +102,12 @@ class StageFile(Struct, frozen=True):
         return self.copy(path or self.path)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an engine failed for want of memory: each says so by a type and in words of its own."""
+    words = "bad_alloc|failed to allocate|cannot allocate memory|out.of.memory"
+    return isinstance(error, MemoryError) or re.search(words, str(error), re.IGNORECASE) is not None
+
+
 def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a stage's inputs at batch 1, for devices that want every shape fixed: `{"x": (1, 3, 32, 32)}`.
 
@@ -131,7 +137,7 @@ def raise_out_of_memory(error: Exception, path: Path, place: str) -> None:
     Raises:
         MissingError: memory ran out.
     """
-    if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)):
+    if lacks_memory(error):
         raise MissingError(
             f"The memory is too small for {path} on {place}. Give the process more, or take a smaller network: "
             f"{str(error) or type(error).__name__}",

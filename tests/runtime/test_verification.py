@@ -9,7 +9,7 @@ import pytest
 
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import keep
-from offramp.runtime import verify
+from offramp.runtime import verification, verify
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo.dense import forge
 
@@ -44,6 +44,18 @@ def test_errors_of_the_size_of_rounding_pass(dense):
     forge(dense, "weights.bin", scale_weights(1 + 1e-6))
     (verification,) = verify(dense.path)
     assert verification.passed and max(e.absolute for e in verification.exits) > 0
+
+
+def test_a_network_that_rounding_moves_may_differ_four_times_as_far_up_to_an_end(dense):
+    forge(dense, "weights.bin", scale_weights(1.0001))
+    (failed,) = verify(dense.path)
+    assert not failed.passed and failed.tolerance < failed.exits[0].relative < 2e-3
+    for own_error, tolerance, passes in ((1e-3, 4e-3, True), (1e-5, 1e-4, False), (0.5, 1e-2, True)):
+        manifest = json.loads((dense.path / "manifest.json").read_text())
+        manifest["variants"][0]["own_error"] = own_error
+        (dense.path / "manifest.json").write_text(json.dumps(manifest))
+        (verification,) = verify(dense.path)
+        assert (verification.tolerance, verification.passed) == (tolerance, passes)
 
 
 def test_labels_that_are_no_classes_fail_as_other_wrong_labels_do(dense):
@@ -100,6 +112,26 @@ def test_answers_that_are_not_numbers_fail_as_other_wrong_answers_do(dense, fact
     assert all(check.relative == check.score == np.inf for check in verification.exits)
     done = offramp("verify", dense.path)
     assert done.returncode == 3 and "variant fp32 on cpu: failed" in done.stdout
+
+
+def test_a_wrong_static_network_fails_though_it_cannot_be_loaded_with_logits(dense, monkeypatch):
+    def halve_score(path):
+        model = onnx.load(path, load_external_data=False)
+        score = dense.variant().exits[1].score
+        node = next(node for node in model.graph.node if score in node.output)
+        node.output[0] = "whole"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), "half"))
+        model.graph.node.append(onnx.helper.make_node("Mul", ["whole", "half"], [score]))
+        onnx.save(model, path)
+
+    def open_network(parts, device, options, real=verification.open_network):
+        if options.logits and len(parts.exits) == 1:
+            raise MissingError("The memory is too small.")
+        return real(parts, device, options)
+
+    forge(dense, "static1.onnx", halve_score)
+    monkeypatch.setattr(verification, "open_network", open_network)
+    assert [check.passed for check in verify(dense.path)[0].networks] == [True, True, False, True]
 
 
 def test_golden_samples_of_something_else_are_refused(dense):

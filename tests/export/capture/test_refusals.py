@@ -107,6 +107,21 @@ def test_a_text_is_no_list_of_names(name, dense_onnx, tmp_path):
         export(dense_onnx, None, tmp_path / "b.offramp", **{name: "z0"})
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"exits": 3}, "exits is a list of names, not 3"),
+        ({"class_names": range(5)}, "class_names is a list of names, not range"),
+        ({"temperatures": 1.5}, "Temperatures are a list of numbers above 0, one for each exit, not 1.5"),
+        ({"temperatures": ["1", "2"]}, "Temperatures are a list of numbers"),
+        ({"preprocess": {"mean": (0.5,), "std": (0.5,)}}, r"preprocess is a Preprocess\(mean=..., std=...\)"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_before_anything_runs(options, words, dense_onnx, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        export(dense_onnx, None, tmp_path / "b.offramp", **options)
+
+
 def test_layers_in_a_plain_list_that_is_registered_too_or_in_eval_mode_are_captured(tmp_path):
     net = build_two_exits(
         second=lambda net, y: net.spare[0](net.layers[0](net.b(y))), spare=[nn.BatchNorm1d(16).eval()]
