@@ -244,11 +244,15 @@ def store(key: Key, label: str, content: bytes) -> None:
     """Put a build into the cache, then remove the entries used least recently until the cache is within its limit.
 
     Raises:
-        MissingError: the cache cannot be written or the disk is full, or it is not this user's alone.
+        MissingError: the cache cannot be written or the disk is full, it is not this user's alone, or there is no folder for it.
     """
     root = cache_folder()
     final = root / digest_key(key)
     check_cache()
+    if root.is_relative_to(os.devnull):
+        raise MissingError(
+            "There is no folder for the cache, as HOME names none: set XDG_CACHE_HOME to one of your own."
+        )
     with os_errors_explained(root, "write"):
         folder = new_name(make_cache_folder())
         folder.mkdir()

@@ -5,7 +5,7 @@ OfframpError          1  the root; raised itself only for a fault of ours
   TargetError         3  nothing meets the target, or what was found does not hold
   CheckError          3  a check of offramp's own failed: outputs that should agree differ
   MeasurementError    3  a measurement that says nothing: too short for its sensor, too many failed reads
-  MissingError        4  a package, device, permission or disk space is missing
+  MissingError        4  a package, device, permission, memory or disk space is missing
     UnsupportedError  4  a device that is here cannot run a stage
   BundleError         5  a bundle or calibration is damaged, from another version, or no bundle at all
     OutdatedError     5  it was written by an older offramp whose form is not read any more
@@ -148,7 +148,7 @@ class MeasurementError(OfframpError):
 
 
 class MissingError(OfframpError):
-    """A package, device, permission or disk space is missing."""
+    """A package, device, permission, memory or disk space is missing."""
 
     exit_code = 4
 
@@ -229,7 +229,7 @@ def unknown_name(
     name, names = quoted(name), [quoted(other) for other in known]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.", path=path)
+    return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.", path=path)
 
 
 class EngineWarning(UserWarning):

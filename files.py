@@ -53,15 +53,17 @@ def data_home() -> Path:
 def _user_folder(variable: str, default: str) -> Path:
     """Return a folder of the XDG Base Directory Specification, which ignores relative paths.
 
-    A user without a home, as in some containers, gets a folder in which nothing can be found or written: /dev/null.
+    A user without a home, as in some containers, gets a folder in which nothing can be found or written: /dev/null. So does one
+    whose `HOME` is empty or a relative path: it would be the root folder, or another one for each working folder.
     """
     path = Path(os.environ.get(variable, ""))
     if path.is_absolute():
         return path
-    try:
-        return Path.home() / default
-    except RuntimeError:
-        return Path(os.devnull)
+    home = os.environ.get("HOME")
+    with contextlib.suppress(RuntimeError):
+        if home is None or Path(home).is_absolute():
+            return Path.home() / default
+    return Path(os.devnull)
 
 
 def new_name(folder: Path) -> Path:

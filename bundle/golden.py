@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from msgspec import Struct
@@ -13,7 +14,7 @@ from .manifest import NO_LABEL, Variant
 from .reading import Bundle
 from .tensor import Tensor
 
-__all__ = ["Golden", "read_golden", "write_golden"]
+__all__ = ["Golden", "claimed_bytes", "read_golden", "write_golden"]
 
 
 class Golden(Struct, frozen=True):
@@ -119,13 +120,22 @@ def _read_array(content: bytes, name: str) -> np.ndarray:
         ValueError: it is damaged, pickled, or claims another size than it has.
     """
     file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+    if claimed_bytes(file) not in (None, len(content)):
         raise ValueError(f"{name} does not have the size that it claims.")
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def claimed_bytes(file: IO[bytes]) -> int | None:
+    """Read the header of an array of NumPy's form; return how long it says that its file is, or None for Python objects.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    return None if dtype.hasobject else file.tell() + math.prod(shape) * dtype.itemsize
 
 
 def _count_rows(inputs: Sequence[np.ndarray], tensors: Sequence[Tensor]) -> int | None:

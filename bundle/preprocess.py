@@ -39,6 +39,12 @@ class Preprocess(Record, frozen=True):
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, (tuple, list)) or not all(isinstance(value, (int, float)) for value in values):
+                raise UsageError(
+                    f"{name} is a tuple of numbers, one for each channel, such as (0.5,), not {values!r:.60}."
+                )
         if len(self.mean) != len(self.std):
             raise UsageError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give one each per channel.")
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)):

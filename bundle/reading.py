@@ -104,12 +104,12 @@ class Bundle(Struct, frozen=True):
         return path
 
     def calibrations(self) -> list[Path]:
-        """Return the calibration files inside the bundle, sorted by name.
+        """Return the calibration files inside the bundle, sorted by name. Hidden files are left out: a Mac adds such on drives.
 
         Raises:
             BundleError: there are so many that somebody means to slow the reader down.
         """
-        files = sorted((self.path / "calibrations").glob("*.json"))
+        files = sorted(f for f in (self.path / "calibrations").glob("*.json") if not f.name.startswith("."))
         if len(files) > MOST_CALIBRATIONS:
             raise BundleError(
                 f"{self.path} has {len(files)} calibrations, and at most {MOST_CALIBRATIONS} are looked through. Remove those of "

@@ -224,7 +224,7 @@ def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
                 needed = {calibration.variants[point.variant] for point in calibration.points.values()}
                 if needed <= old and not needed <= new:
                     orphans.append(path.name)
-    parts = [f"variants {', '.join(lost)} are removed with the network that they were made from"] if lost else []
+    parts = [f"variants {', '.join(lost)} are removed with the network that was there"] if lost else []
     if orphans:
         parts.append(f"{', '.join(orphans)} was calibrated for what is gone and is not used: run offramp calibrate")
     if parts:
@@ -297,7 +297,8 @@ def _is_variant(folder: Path) -> bool:
 def _not_ours(root: Path) -> str | None:
     """Return the name of something in a folder that no bundle holds; None if there is nothing else."""
     ours = {"manifest.json", "variants", "calibrations", "engines"}
-    strange = [entry.name for entry in root.iterdir() if entry.name not in ours and not entry.name.startswith(NEW)]
+    harmless = (NEW, "._", ".DS_Store")  # unfinished, or what a Mac adds
+    strange = [entry.name for entry in root.iterdir() if entry.name not in ours and not entry.name.startswith(harmless)]
     if (root / "variants").is_dir() and not (root / "manifest.json").exists():
         strange += [f"variants/{entry.name}" for entry in (root / "variants").iterdir() if not _is_variant(entry)]
     return strange[0] if strange else None

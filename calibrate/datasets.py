@@ -165,7 +165,11 @@ class _Collector:
         x, y = self._split(item, what)
         labels = None if y is None else _to_array(y, what)
         parts: Mapping[Any, Any] = (
-            x if isinstance(x, Mapping) else dict(enumerate(x)) if isinstance(x, tuple) else {None: x}
+            x
+            if isinstance(x, Mapping) and not _is_picture(x)
+            else dict(enumerate(x))
+            if isinstance(x, tuple)
+            else {None: x}
         )
         if not parts:
             raise DataError(f"{what} has no samples x.")
@@ -186,7 +190,7 @@ class _Collector:
 
     def _split(self, item: Any, what: str) -> tuple[Any, Any]:
         """Return the samples and the labels of an item."""
-        if not isinstance(item, Mapping):
+        if not isinstance(item, Mapping) or _is_picture(item):
             return _split(_as_tuple(item), len(self._inputs) or 1, what)
         names = [tensor.name for tensor in self._inputs]
         label = next((key for key in LABEL_NAMES if key in item and key not in names), None)
@@ -228,6 +232,8 @@ class _Collector:
             )
         self._reader = self._reader or ImageReader(self._manifest)
         try:
+            if isinstance(picture, Mapping):
+                return self._reader.decode(picture["bytes"], picture["path"])
             return self._reader.convert(picture)
         except MemoryError:
             raise
@@ -291,7 +297,9 @@ def _is_collection(value: Any) -> bool:
 
 
 def _is_picture(value: Any) -> bool:
-    """Return whether a value is an image of Pillow's."""
+    """Return whether a value is an image of Pillow's, or one that Hugging Face's datasets did not decode."""
+    if isinstance(value, Mapping):
+        return value.keys() == {"bytes", "path"}
     return hasattr(value, "getexif") and hasattr(value, "convert")
 
 

@@ -1,5 +1,6 @@
 """Pictures, decoded and resized into a network's input."""
 
+import io
 import stat
 import warnings
 from collections import Counter
@@ -99,6 +100,20 @@ class ImageReader:
             known = not isinstance(error, self._pil.UnidentifiedImageError)
             reason = str(error) if known else "Pillow knows no format like it"
             raise DataError(f"{file} is not a readable image: {reason}.", path=file) from error
+
+    def decode(self, content: bytes | None, path: object) -> np.ndarray:
+        """Return a picture as one sample, from the content of its file or, if that is None, from its path.
+
+        Raises:
+            ValueError, OSError: it is not a picture that can be read.
+        """
+        if content is None:
+            return self.read(Path(str(path)))
+        try:
+            with self._pil.open(io.BytesIO(content)) as image:
+                return self.convert(image)
+        except self._pil.UnidentifiedImageError:
+            raise ValueError("Pillow knows no format like it") from None
 
     def convert(self, image: "Image") -> np.ndarray:
         """Return a picture as one sample: 8 bits, its first frame, upright, transparent parts on white, resized.

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ..bundle import Manifest
 from ..errors import DataError, UsageError
-from ..runtime.chain.samples import Samples, convert_samples
+from ..runtime.chain.samples import Samples, convert_samples, to_array
 from ..units import show_share
 
 __all__ = [
@@ -67,7 +67,7 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise UsageError(f"The samples are given with their labels, as a pair: (samples, labels). {HOW_TO_READ}")
-    x, y = convert_samples(data[0], manifest.inputs), np.asarray(data[1])
+    x, y = convert_samples(data[0], manifest.inputs), to_array(data[1])
     if y.shape != (len(x),):
         raise DataError(f"There are {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
     if y.dtype.kind not in "iu":

@@ -5,11 +5,12 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ..bundle import Bundle, Manifest, opened
+from ..bundle.golden import claimed_bytes
 from ..errors import DataError, MissingError, UsageError
 from ..progress import Progress, no_progress
 from .datasets import name_arrays, read_samples
@@ -142,6 +143,7 @@ def _read_numpy(path: Path) -> Any:
             f"{path} is not a readable NumPy file: it {found}. Write it with numpy.savez or numpy.save.", path=path
         )
     try:
+        _check_sizes(path, start)
         if start == ARRAY:
             with contextlib.suppress(
                 ValueError, OSError
@@ -159,6 +161,30 @@ def _read_numpy(path: Path) -> Any:
     except Exception as error:  # a damaged archive raises one of a dozen types
         reason = "it holds Python objects" if "pickle" in str(error) else str(error)
         raise DataError(f"{path} is not a readable NumPy file of numbers: {reason}.", path=path) from error
+
+
+def _check_sizes(path: Path, start: bytes) -> None:
+    """Refuse an array that claims more bytes than its file has, before memory is taken for it.
+
+    Raises:
+        ValueError: one does, or a header is damaged. Others where an archive is.
+    """
+    import zipfile  # takes long to import
+
+    with path.open("rb") as file:
+        if start == ARRAY:
+            _check_size(file, os.fstat(file.fileno()).st_size, "it")
+            return
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                if member.filename.endswith(".npy"):
+                    with archive.open(member) as array:
+                        _check_size(array, member.file_size, member.filename)
+
+
+def _check_size(file: IO[bytes], size: int, name: str) -> None:
+    if (claimed := claimed_bytes(file)) is not None and claimed > size:
+        raise ValueError(f"{name} claims to have {claimed} bytes and has {size}")
 
 
 def _arrays_in(folder: Path, manifest: Manifest | None) -> list[str] | None:

@@ -86,7 +86,7 @@ def judge(
         # It meets its limits on these samples: more could prove that, but for a limit of 0.
         is_provable = all(early.target.limits.get(name) != 0 for name in LOSS_LIMITS)
         headline = "Not known yet whether early exit pays here" if is_provable else "Do not use early exit here"
-        return False, f"{headline}: {early.promise} {_show(early)}, {_show(static)}."
+        return False, f"{headline}: {early.promise} Measured: {_show(early)}, {_show(static)}."
     if high <= 0:
         return False, f"Do not use early exit here: {_show(early)}, {_show(static)} ({figures})."
     headline = "Do not use early exit here" if high < gain.least else "Early exit is not surely worth it here"

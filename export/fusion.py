@@ -86,7 +86,8 @@ def fuse(
     The file takes the bundle's inputs with a batch of one, and `thresholds`, float32 (exits - 1,), which may be left out. It
     gives `label` int64 (1,), `score` float32 (1,), `exit` int64 (1,) and `logits` float32 (1, classes); a network that does not
     classify gives `score`, `exit` and the parts of its answer, such as `boxes`, with a batch of one. More than 128 MiB of
-    weights lie in a data file beside it, which must stay there; then `fuse` takes about the weights' size in memory.
+    weights lie in a data file beside it, which must stay there; then `fuse` takes about the weights' size in memory. While
+    it works, a copy of the weights lies beside it.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
@@ -112,9 +113,13 @@ def fuse(
         raise UsageError(f"{output} lies inside the bundle. Write the fused file beside it.", path=output)
     check_writable(output)
     golden = read_golden(bundle, chosen)
-    model, inline = _nest_variant(bundle, chosen, limits)
-    names = tuple(str(value.name) for value in model.graph.inputs if value.name != THRESHOLDS)
-    with os_errors_explained(output, "write"), tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder:
+    with (
+        os_errors_explained(output, "write"),
+        tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as scratch,
+        tempfile.TemporaryDirectory(prefix=NEW, dir=output.parent) as folder,
+    ):
+        model, inline = _nest_variant(bundle, chosen, limits, Path(scratch))
+        names = tuple(str(value.name) for value in model.graph.inputs if value.name != THRESHOLDS)
         new = Path(folder) / output.name
         data = None if inline else f"{output.name}.{secrets.token_hex(4)}.data"
         ir.save(model, new, external_data=data)
@@ -178,14 +183,18 @@ def _check_exits_early(bundle: Bundle, variant: Variant, operating_point: Operat
         )
 
 
-def _nest_variant(bundle: Bundle, variant: Variant, thresholds: Sequence[float]) -> tuple[ir.Model, bool]:
+def _nest_variant(
+    bundle: Bundle, variant: Variant, thresholds: Sequence[float], scratch: Path
+) -> tuple[ir.Model, bool]:
     """Nest a variant's stages in one model; return it, and whether its weights are few enough to lie in the file itself.
+
+    The model reads its weights from a copy in `scratch`.
 
     Raises:
         BundleError: the stages or their weights do not fit together.
     """
-    bundle.file(variant, variant.weights)  # checks its content
-    stages = [_read_stage(bundle.file(variant, stage.file), variant.weights) for stage in variant.stages]
+    bundle.copy(variant, variant.weights, scratch / variant.weights)
+    stages = [_read_stage(bundle, variant, stage.file, scratch) for stage in variant.stages]
     weight_bytes = sum(
         value.const_value.nbytes
         for stage in stages
@@ -208,16 +217,16 @@ def _nest_variant(bundle: Bundle, variant: Variant, thresholds: Sequence[float])
     return model, inline
 
 
-def _read_stage(path: Path, weights: str) -> ir.Model:
+def _read_stage(bundle: Bundle, variant: Variant, file: str, scratch: Path) -> ir.Model:
     """Read a stage's graph; its weights stay in their file until they are written.
 
     Raises:
         BundleError: it is no graph, or looks for weights in another file or beyond the end of this one.
     """
-    model = read_graph(path)
+    model, path = read_graph(bundle, variant, file, scratch), bundle.path / variant.folder / file
     graphs = [model.graph, *model.graph.subgraphs()]
     tensors = [value.const_value for graph in graphs for value in graph.initializers.values()]
-    file_bytes = path.with_name(weights).stat().st_size
+    weights, file_bytes = variant.weights, variant.files[variant.weights].bytes
     for tensor in (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)):
         end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
         if tensor.location != weights or end > file_bytes:

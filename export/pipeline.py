@@ -1,7 +1,7 @@
 """The steps of an export: capture, add decisions, cut, compare, commit."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import onnx_ir as ir
@@ -113,7 +113,7 @@ def export(
         >>> print(bundle.variant().name, bundle.variant().rule, len(bundle.variant().exits))
         fp32 entropy 3
     """
-    _check_lists(exits=exits, gates=gates, class_names=class_names, answer=answer)
+    _check_kinds(preprocess, exits=exits, gates=gates, class_names=class_names, answer=answer)
     check_answer_names(answer, class_names)
     check_rule(rule, gates, temperatures, answer)
     _check_placing(path, beside, origin, preprocess, class_names)
@@ -170,15 +170,20 @@ def _name_places(variant: Variant, model: Any) -> Variant:
     return replace(variant, exits=tuple(replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits))
 
 
-def _check_lists(**given: Any) -> None:
-    """See that no list of names is one text, which would be read letter by letter.
+def _check_kinds(preprocess: Preprocess | None, **given: Any) -> None:
+    """See that lists of names are such, and no text, which would be read letter by letter; and that `preprocess` is one.
 
     Raises:
-        UsageError: one is.
+        UsageError: one is not.
     """
     for name, value in given.items():
         if isinstance(value, str):
             raise UsageError(f"{name} is a list of names, not a text: give {name}=[{value!r}].")
+        is_list = isinstance(value, Collection) and all(isinstance(part, str) for part in value)
+        if value is not None and not is_list:
+            raise UsageError(f"{name} is a list of names, not {value!r:.60}.")
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise UsageError(f"preprocess is a Preprocess(mean=..., std=...) of offramp.export, not {preprocess!r:.60}.")
 
 
 def _check_placing(

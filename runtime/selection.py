@@ -89,7 +89,8 @@ def _read_fitting(bundle: Bundle) -> dict[str, Calibration]:
         warn_caller(f"{bundle.path}: {file} is not used: {problem}. Run: offramp calibrate", UncalibratedWarning)
     if stale := sorted(readable.keys() - fitting.keys() - wrong.keys()):
         warn_caller(
-            f"{bundle.path} was exported again after it was calibrated: not used: {', '.join(stale)}. Run: offramp calibrate",
+            f"{bundle.path} holds other variants than when it was calibrated. Not used: {', '.join(stale)}. Run: "
+            "offramp calibrate",
             UncalibratedWarning,
         )
     return fitting

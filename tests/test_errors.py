@@ -68,3 +68,4 @@ def test_an_unknown_name_proposes_the_nearest():
     error = unknown_name("variant", "int9", ["fp32", "int8"])
     assert isinstance(error, UsageError)
     assert str(error) == "Unknown variant 'int9'. Did you mean 'int8'? Known: fp32, int8."
+    assert str(unknown_name("operating point", "x", [])) == "Unknown operating point 'x'. Known: none."

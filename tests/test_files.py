@@ -1,5 +1,7 @@
 """Files are written whole or not at all, and the folders of a user are found."""
 
+from pathlib import Path
+
 import pytest
 
 from offramp import files
@@ -17,6 +19,10 @@ def test_the_folders_of_a_user_follow_the_xdg_specification(find, variable, defa
     for ignored in ("", "relative/path"):
         monkeypatch.setenv(variable, ignored)
         assert find() == tmp_path / "home" / default
+    for none in ("", ".", "relative/path"):
+        monkeypatch.setenv("HOME", none)
+        assert find() == Path("/dev/null")
+    monkeypatch.delenv("HOME")
     monkeypatch.setattr(files.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert not (find() / "anything").exists()
     with pytest.raises(MissingError), files.os_errors_explained(find(), "write"):

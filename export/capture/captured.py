@@ -8,10 +8,12 @@ import onnx_ir as ir
 from msgspec import Struct
 
 from ...bundle.manifest import Precision
+from ...errors import ModelError
 from ...runtime.chain.parts import Parts
 from ..graph.axes import BATCH, Axes
 from ..graph.precision import find_precision
 from ..graph.shapes import name_squeezed_axes
+from ..graph.walk import ancestors, name_producers, values_read
 from .outputs import ExitSource, are_probabilities, find_exits, pad_gates, read_exits
 
 Exporter = Literal["dynamo", "torchscript", "onnx"]
@@ -79,14 +81,17 @@ def describe_captured(
         run: runs the original: inputs -> outputs by name.
 
     Raises:
-        ModelError: the exits are stacked in one tensor that cannot be taken apart.
+        ModelError: the exits are stacked in one tensor that cannot be taken apart, or one is the same for every sample.
     """
     name_squeezed_axes(model)
     values = find_exits(model.graph, outputs, sources)
-    parts = read_exits(answers, sources)
+    answers_of = read_exits(answers, sources)
+    for source, exit_values, exit_parts in zip(sources, values, answers_of, strict=True):
+        for part, value in exit_values.items():
+            _check_depends(source.name, value, exit_parts[part], model.graph.inputs)
     precision = find_precision(model, next(iter(values[0].values())).dtype)
-    classes = int(parts[0]["logits"].shape[1]) if "logits" in parts[0] else 0
-    for exit_values, exit_parts in zip(values, parts, strict=True):
+    classes = int(answers_of[0]["logits"].shape[1]) if "logits" in answers_of[0] else 0
+    for exit_values, exit_parts in zip(values, answers_of, strict=True):
         for part, value in exit_values.items():
             _describe_value(value, exit_parts[part], is_logits=classes > 0)
     return Captured(
@@ -98,7 +103,10 @@ def describe_captured(
         name=name,
         captured_by=captured_by,
         classes=classes,
-        probabilities=tuple(classes > 0 and are_probabilities(answer["logits"]) for answer in parts),
+        probabilities=tuple(
+            classes > 0 and (are_probabilities(parts["logits"]) or _ends_in_quantised_softmax(exit_values["logits"]))
+            for exit_values, parts in zip(values, answers_of, strict=True)
+        ),
         precision=precision,
         measure_own_error=measure_own_error,
         order=tuple(range(len(sources))),
@@ -112,3 +120,33 @@ def _describe_value(value: ir.Value, found: np.ndarray, *, is_logits: bool) -> N
     elif value.shape is None or value.dtype is None:
         value.shape = ir.Shape([BATCH, *[None] * (found.ndim - 1)])
         value.dtype = ir.DataType.from_numpy(found.dtype)
+
+
+def _check_depends(name: str, value: ir.Value, found: np.ndarray, inputs: Sequence[ir.Value]) -> None:
+    """See that an exit depends on the network's input.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if not _reads_inputs(value, inputs) and (found == found[:1]).all():
+        raise ModelError(
+            f"Exit {name} does not depend on the input: its answer is the same for every sample. Leave it out: name the others "
+            "with exits=[...] (--exits).",
+            nodes=name_producers(value),
+        )
+
+
+def _reads_inputs(value: ir.Value, inputs: Sequence[ir.Value]) -> bool:
+    """Tell whether a value is computed of the inputs, or of their shapes alone."""
+    reading = (node for node in ancestors(value) if node.op_type not in ("Shape", "Size"))
+    return value in inputs or any(read in inputs for node in reading for read in values_read(node))
+
+
+def _ends_in_quantised_softmax(value: ir.Value) -> bool:
+    """Tell whether a value is a softmax in whole steps, whose sums are off by half a step for each class."""
+    operators = []
+    while (node := value.producer()) is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear", "Identity"):
+        operators.append(node.op_type)
+        assert node.inputs[0] is not None
+        value = node.inputs[0]
+    return "DequantizeLinear" in operators and node is not None and node.op_type == "Softmax"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from ...errors import ModelError, UsageError, require
+from ...errors import DataError, ModelError, OfframpError, UsageError, require
 from ...runtime.chain.samples import to_array
 from ..graph.axes import BATCH, Axes, count_samples, first_line, other_lengths, take_samples
 from ..graph.running import largest_error
@@ -21,7 +21,7 @@ from .torch_exporters import export_graph
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["capture_torch", "evaluating", "find_network", "forward_names", "takes_by_name"]
+__all__ = ["capture_torch", "dtypes_explained", "evaluating", "find_network", "forward_names", "takes_by_name"]
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def capture_torch(
             output = call(network, tensors)
         return {name: _to_numpy(name, value) for name, value in flatten_outputs(output).items()}
 
-    one, many = _run_example(run, example, layout)
+    one, many = _run_example(module, run, example, layout)
     try:
         sources = choose_exits(one, many, exits, gates, answer)
     except ModelError as error:
@@ -97,17 +97,24 @@ def capture_torch(
     )
 
 
-def _run_example(run: Callable[[Arrays], Outputs], example: Arrays, layout: list[Axes]) -> tuple[Outputs, Outputs]:
+def _run_example(
+    module: "torch.nn.Module", run: Callable[..., Outputs], example: Arrays, layout: list[Axes]
+) -> tuple[Outputs, Outputs]:
     """Run a network on one sample and on all.
 
     Raises:
+        DataError: the example is in another dtype than the network takes.
         ModelError: it does not run, or gives other outputs when it runs again.
     """
+    import torch
+
     count, many = count_samples(example, layout), None
+    first = [torch.from_numpy(np.array(part[:1])) for part in example]
     try:
-        many, again = run(example), run(example)
+        with dtypes_explained("The example", module, first, lambda to: run(example, module, to)):
+            many, again = run(example), run(example)
         one = run(take_samples(example, layout, [0]))
-    except ModelError:
+    except OfframpError:
         raise
     except Exception as error:
         shapes = ", ".join(f"{array.shape} {array.dtype}" for array in example)
@@ -117,6 +124,43 @@ def _run_example(run: Callable[[Arrays], Outputs], example: Arrays, layout: list
         raise ModelError(f"The network {why}: {first_line(error)}") from error
     check_repeats(many, again)
     return one, many
+
+
+@contextmanager
+def dtypes_explained(
+    what: str, module: "torch.nn.Module", tensors: Sequence[Any], run: Callable[[Callable[[Any], Any]], Any]
+) -> Iterator[None]:
+    """Blame the dtype of the inputs where a network does not run on them, but does once they are in the dtype of its weights.
+
+    Args:
+        what: what the inputs are, for the message.
+        module: the network.
+        tensors: its inputs.
+        run: runs the network on them after a conversion of each.
+
+    Raises:
+        DataError: that is so. Any other error is raised as it is.
+    """
+    try:
+        yield
+    except OfframpError:
+        raise
+    except Exception as error:
+        weights = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+        wrong = [tensor for tensor in tensors if tensor.dtype != weights]
+        wrong = [tensor for tensor in wrong if tensor.is_floating_point()] or wrong  # whole numbers may be indices
+        if weights is None or not wrong:
+            raise
+        kinds, converted = {tensor.dtype for tensor in wrong}, None
+        with suppress(Exception):
+            converted = run(lambda tensor: tensor.to(weights) if tensor.dtype in kinds else tensor)
+        if converted is None:
+            raise
+        given, wanted = (str(dtype).removeprefix("torch.") for dtype in (wrong[0].dtype, weights))
+        raise DataError(
+            f"{what} is {given}; the weights of {module._get_name()} are {wanted}, in which it runs. "  # type: ignore[no-untyped-call]
+            f"Convert by x.astype(numpy.{wanted}) or x.to(torch.{wanted})."
+        ) from error
 
 
 def _measure_own_error(

@@ -19,7 +19,7 @@ from ...runtime import EveryExit, Net
 from ...runtime.chain.parts import Parts
 from ...runtime.engines import Compiled, StageFile
 from ...runtime.engines.onnxruntime import compile_stage
-from ...runtime.golden_check import compare_parts
+from ...runtime.golden_check import allow_own, compare_parts
 from ..graph.axes import count_samples, sizes_of, take_samples
 from ..graph.running import relative_error
 from .boundaries import Prober
@@ -33,11 +33,8 @@ Half precision rounds at 1e-3. A quantised value halfway between two steps may b
 operators.
 """
 
-OWN_ERRORS, MOST_ALLOWED = 4, 1e-2
-"""Allowed is the first times the original's own error, at most the second: ONNX Runtime may add in an order that rounds more."""
-
 OWN_INT8_ERRORS = 2
-"""The same for quantised networks, without an upper end: what they differ by are whole steps."""
+"""Allowed a quantised network is this times its own error, without an upper end: what it differs by are whole steps."""
 
 MIXING_FACTOR = 3
 """A sample alone and the same among others may differ by this times the tolerance: each differs from the exact one."""
@@ -50,8 +47,7 @@ MIXING_HINT = (
 
 def allow_error(precision: Precision, own_error: float | None) -> float:
     """Return the largest relative difference of logits that is allowed, by the precision and the original's own error."""
-    own = own_error or 0.0
-    more = OWN_INT8_ERRORS * own if precision == "int8" else min(OWN_ERRORS * own, MOST_ALLOWED)
+    more = OWN_INT8_ERRORS * (own_error or 0.0) if precision == "int8" else allow_own(own_error)
     return max(LOGITS_TOLERANCE[precision], more)
 
 

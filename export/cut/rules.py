@@ -1,7 +1,8 @@
 """The decision of each exit, computed in the graph: a score from 0 to 1 and, of logits, a label."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from numbers import Real
 
 import numpy as np
 import onnx_ir as ir
@@ -121,8 +122,12 @@ def check_rule(
             "The rules gate and gate_logit need gates=[...], the names of the gate outputs, and no other does."
         )
     if temperatures is not None:
-        if not all(0 < t < math.inf for t in temperatures):
-            raise UsageError(f"Temperatures are above 0, not {list(temperatures)}.")
+        if not isinstance(temperatures, Collection) or not all(
+            isinstance(t, Real) and 0 < t < math.inf for t in temperatures
+        ):
+            raise UsageError(
+                f"Temperatures are a list of numbers above 0, one for each exit, not {temperatures!r:.60}."
+            )
         if gates or answer or rule == "patience":
             raise UsageError(
                 "A temperature divides the logits that a score is made of, and here none is. Leave temperatures out."

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 from msgspec.structs import replace
 
-from ...bundle import Exit, Stage, Tensor
+from ...bundle import Bundle, Exit, Stage, Tensor, Variant
 from ...errors import BundleError
 from ..graph.axes import BATCH
 from ..graph.edits import extract_graph
@@ -23,16 +24,19 @@ __all__ = ["read_graph", "read_heads", "write_stages", "write_static"]
 log = logging.getLogger(__name__)
 
 
-def read_graph(path: Path) -> ir.Model:
-    """Read a graph of a bundle.
+def read_graph(bundle: Bundle, variant: Variant, name: str, folder: Path) -> ir.Model:
+    """Read a graph of a bundle. Its weights stay in a file, of which the caller puts a checked copy into `folder`.
 
     Raises:
-        BundleError: it is not an ONNX file.
+        BundleError: it is damaged, or not an ONNX file.
     """
+    content, path = bundle.read(variant, name), bundle.path / variant.folder / name
     try:
-        return ir.load(path)
+        model = ir.serde.deserialize_model(onnx.ModelProto.FromString(content))
     except Exception as error:  # protobuf's and onnx-ir's exception types vary
         raise BundleError(f"{path} is not an ONNX graph: {error} Export the network anew.", path=path) from error
+    ir.external_data.set_base_dir(model.graph, folder)
+    return model
 
 
 def read_heads(whole: ir.Model, names: Sequence[str], answer: Sequence[str]) -> list[Head]:

@@ -1,7 +1,7 @@
 """The places for exits in a network, as they were named or nearest to shares of its work. Needs torch."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
 
@@ -83,9 +83,9 @@ class PlaceFinder:
             UsageError: the fractions do not rise between 0 and 1.
             ModelError: there is no place for an exit.
         """
-        if not isinstance(fractions, Iterable) or not all(isinstance(fraction, Real) for fraction in fractions):
+        if not isinstance(fractions, Collection) or not all(isinstance(fraction, Real) for fraction in fractions):
             raise UsageError(f"fractions is a list of numbers, not {fractions!r:.60}.")
-        if not fractions or not all(a < b for a, b in pairwise([0, *fractions, 1])):
+        if not len(fractions) or not all(a < b for a, b in pairwise([0, *fractions, 1])):
             raise UsageError(f"The fractions {tuple(fractions)} do not rise within (0, 1).")
         total = self.trace.steps[-1].flops
         for of_one_reading in (False, True):

@@ -49,6 +49,10 @@ class ExampleInputs(NamedTuple):
         parts = (*self.tensors[:position], tensor, *self.tensors[position + 1 :])
         return self._replace(tensors=parts)
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "ExampleInputs":
+        """Return the samples with a function applied to each input."""
+        return self._replace(tensors=tuple(map(function, self.tensors)))
+
     def run(self, network: Callable[..., Any]) -> Any:
         """Return what a network, or a function with the same arguments, gives. It gets copies, which it may change."""
         parts = [x.clone() for x in self.tensors]

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ...errors import ModelError, OfframpError
+from ..capture.torch_module import dtypes_explained
 from ..graph.axes import first_line
 from .heads import features_of, hooked, logits_of
 from .inputs import ExampleInputs
@@ -64,7 +65,10 @@ def trace_network(network: nn.Module, inputs: ExampleInputs) -> Trace:
         ModelError: the network does not run, or does not return logits (batch, classes).
     """
     rows = inputs.rows
-    with blaming(f"The network does not run on the example of {inputs}"):
+    with (
+        blaming(f"The network does not run on the example of {inputs}"),
+        dtypes_explained("The example", network, inputs.tensors, lambda to: inputs.mapped(to).run(network)),
+    ):
         steps, shape = _run_counted(network, inputs)
     if shape[0] != rows or shape[1] < 2:
         first = inputs.tensors[0].shape

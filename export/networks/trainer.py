@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError, MissingError, ModelError, UsageError, unknown_name
+from ..capture.torch_module import dtypes_explained
 from ..graph.axes import first_line
 from .attached import Attached
 from .checkpoint import Checkpoint, describe_network
@@ -234,7 +235,11 @@ class Trainer:
 
     def _forward(self, network: nn.Module, x: Any, y: Tensor) -> list[Tensor]:
         """Return the logits of every exit, as many rows as there are labels."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+        parts = x.values() if isinstance(x, dict) else x if isinstance(x, list) else [x]
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.half),
+            dtypes_explained("A batch", network, [*parts], lambda to: call_network(network, map_inputs(x, to))),
+        ):
             logits = logits_of_exits(call_network(network, x))
         if len(logits[0]) != len(y):
             raise DataError(

@@ -54,9 +54,9 @@ def train(
             tuple, dict or dataclass, or one stacked tensor (exit, batch, class). It is trained in place and left in eval mode on
             its device.
         loader: gives batches (inputs, labels) anew each time it is iterated, and has a length. Several inputs are a tuple or
-            list in their order, or a dict by their names. Labels are whole numbers (batch,)
-            from 0, or probabilities (batch, classes), as of mixed images; the likeliest class then counts as the right one. If
-            it has a `generator`, as torch's DataLoader does, the checkpoint saves its state.
+            list in their order, or a dict by their names. Labels are whole numbers (batch,) from 0, or probabilities (batch,
+            classes), as of mixed images; the likeliest class then counts as the right one. If it has a `generator`, as torch's
+            DataLoader does, the checkpoint saves its state.
         epochs: passes over the loader in all, also when a training goes on from a checkpoint.
         seconds: end after about this time: the learning rate reaches 0 by then, and no further epoch starts. The result then
             depends on the machine's speed.

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from ...bundle.golden import read_golden
 from ...bundle.manifest import reads_earlier_exits
 from ...bundle.writing import check_variant_name, commit, new_variant
 from ...errors import UsageError, unknown_name
-from ...files import os_errors_explained
 from ...runtime.chain.parts import Parts
 from ...runtime.loading import load_uncalibrated
 from ..cut.boundaries import Prober
@@ -76,13 +74,12 @@ def keep(
             )
         shared = [parent.weights, *(parent.exits[k].static for k in numbers)]
         for file in shared:  # copied for now: engines read weights only beside the graph, and follow no links
-            with os_errors_explained(folder / file, "write"):
-                shutil.copyfile(bundle.file(parent, file), folder / file)
+            bundle.copy(parent, file, folder / file)
         new = _cut(bundle, parent, folder, name, numbers)
         for file in shared:
             (folder / file).unlink()
         files = new.files | {file: parent.files[file] for file in shared}
-        new = replace(new, folder=parent.folder, files=files)
+        new = replace(new, folder=parent.folder, files=files, own_error=parent.own_error)
         manifest = replace(bundle.manifest, variants=(*bundle.manifest.variants, new))
         return commit(root, folder, manifest, shares=True)
 
@@ -122,7 +119,7 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
     axes = [axes_of(tensor) for tensor in bundle.manifest.inputs]
     exits = tuple(parent.exits[k] for k in numbers)
     names = [exit_.name for exit_ in exits]
-    whole = _drop_heads(read_graph(bundle.file(parent, parent.whole)), names, bundle.manifest.answer)
+    whole = _drop_heads(read_graph(bundle, parent, parent.whole, folder), names, bundle.manifest.answer)
     ir.save(whole, folder / f"{name}.{WHOLE_FILE}")
     with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 

@@ -4,7 +4,6 @@ The whole graph is quantised first, with all of its exits, and then cut into sta
 """
 
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -214,9 +213,9 @@ def _default_name(parent: Variant, to: str) -> str:
 def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
     """Write the whole graph with constants computed and normalisations folded into convolutions; return its file."""
     # ONNX Runtime writes the graph alone; the graph refers to its old file of weights, which must lie beside it.
-    shutil.copyfile(bundle.file(parent, parent.weights), scratch / parent.weights)
-    plain = scratch / "plain.onnx"
-    open_session(bundle.file(parent, parent.whole), optimise="ORT_ENABLE_BASIC", optimised=plain)
+    bundle.copy(parent, parent.weights, scratch / parent.weights)
+    plain, whole = scratch / "plain.onnx", bundle.copy(parent, parent.whole, scratch / "parent.onnx")
+    open_session(whole, optimise="ORT_ENABLE_BASIC", optimised=plain)
     return plain
 
 

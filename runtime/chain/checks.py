@@ -8,6 +8,7 @@ import numpy as np
 
 from ...bundle.manifest import NEVER
 from ...errors import BundleError, DataError, MissingError, OfframpError, UsageError
+from ..engines import lacks_memory
 
 __all__ = [
     "LEAST_SCORE",
@@ -47,8 +48,8 @@ def check_thresholds(values: Sequence[float] | np.ndarray, exits: int) -> tuple[
         )
     if exits == 1 and len(numbers):
         raise UsageError(
-            "This network has one exit and takes no threshold: the point in use is a static network. For early exit load a "
-            "point that has it, such as balanced-early."
+            "This is a static network: it has one exit and takes no threshold. For early exit load the chain, by a point that "
+            "has it, such as balanced-early, or by load_uncalibrated()."
         )
     if len(numbers) != exits - 1:
         raise UsageError(f"{exits} exits take {exits - 1} thresholds, not {len(numbers)}.")
@@ -89,7 +90,7 @@ def raise_explained(
     line = (lines or [type(error).__name__])[0][:MOST_CHARACTERS]
     kind: type[OfframpError] = DataError
     cannot = f"The engine cannot run {'this sample' if samples == 1 else f'{samples} samples at once'}: {line}"
-    if isinstance(error, MemoryError):
+    if lacks_memory(error):
         kind, words = MissingError, f"Memory ran out in {stage}: {line}"
     elif try_zeros():
         words = f"{cannot} It can run zeros of the same shape: is a value out of range?"

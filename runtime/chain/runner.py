@@ -155,7 +155,7 @@ class Runner:
         if memory is None or not all(
             part.shape in views for part, (views, _) in zip(parts, memory.places, strict=False)
         ):
-            setup = self._turn_to(prepare_single(parts, self._inputs))
+            setup = self._turn_to(prepare_single(parts, self._inputs), row)
             memory = setup.memory
         assert memory is not None
         for part, place, tensor in zip(parts, memory.single.inputs, self._inputs, strict=True):
@@ -180,14 +180,19 @@ class Runner:
             ):
                 refuse_indices(bound.inputs, self._inputs, self._rows, first)
 
-    def _turn_to(self, singles: Sequence[np.ndarray]) -> Setup:
-        """Use the memory for samples of these shapes. For new shapes it is made, and named axes inside the network are learnt."""
+    def _turn_to(self, singles: Sequence[np.ndarray], row: int | None = None) -> Setup:
+        """Use the memory for samples of these shapes. For new shapes it is made, and named axes inside the network are learnt.
+
+        `singles` are the sample that is run for that; `row` is its number in a batch.
+        """
         key = tuple(single.shape for single in singles)
         memory = self._memories.pop(key, None)
         if memory is None:
             others = [tensor for stage in self._stages for tensor in stage.outputs]
             others += [tensor for link in self._links for tensor in link.parts.values()]
             if self._named:
+                refuse_infinite(singles, self._inputs, row)
+                refuse_indices(singles, self._inputs, self._rows, row)
                 others = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
             memory = Memory(self._links, inputs, [*others, *self._heads])
@@ -220,7 +225,7 @@ class Runner:
         parts = zip(samples.arrays, self._inputs, strict=True)
         with np.errstate(over="ignore"):
             memory = self._turn_to(
-                [np.ascontiguousarray(np.moveaxis(a[:1], 0, t.batch_axis or 0), t.dtype) for a, t in parts]
+                [np.ascontiguousarray(np.moveaxis(a[:1], 0, t.batch_axis or 0), t.dtype) for a, t in parts], 0
             ).memory
         assert memory is not None
         return samples, memory
@@ -232,8 +237,8 @@ class Runner:
                 place[...] = np.moveaxis(array, 0, tensor.batch_axis or 0)
         self._check_values(bound, first)
 
-    def run_every_exit(self, x: Any, *, size: int) -> EveryExit:
-        """Run samples as `Net.every_exit` does, whatever their scores and labels as long as these are numbers."""
+    def run_every_exit(self, x: Any, *, size: int, refuses_nan: bool = True) -> EveryExit:
+        """Run samples as `Net.every_exit` does, whatever their labels and scores; a score that is NaN may be refused."""
         samples, memory = self._check_batch(x)
         size = size if self._batches else 1
         n, exits = len(samples), len(self.exits)
@@ -253,7 +258,8 @@ class Runner:
                     place[first : first + size] = values[name]  # type: ignore[index]
         parts = None if self._classes else tuple(room or {} for room in kept)
         answers = EveryExit(label, score, stacked if logits else None, parts)
-        self._check_every(answers, ~np.isnan(score))
+        if refuses_nan:
+            self._check_every(answers, ~np.isnan(score))
         return answers
 
     def _check_every(self, answers: EveryExit, is_right: np.ndarray) -> None:

@@ -66,9 +66,11 @@ def split_inputs(x: Any, inputs: Sequence[Tensor]) -> list[np.ndarray]:
         return [_read_part(x[name], name) for name in names]
     if len(inputs) == 1 and not (isinstance(x, (list, tuple)) and len(x) == 1):
         return [_read_part(x, names[0])]
-    if not isinstance(x, (list, tuple)) or len(x) != len(inputs):
+    of_samples = isinstance(x, list) and x and all(isinstance(p, tuple) and p and hasattr(p[0], "ndim") for p in x)
+    if not isinstance(x, (list, tuple)) or len(x) != len(inputs) or of_samples:
         raise DataError(
-            f"The network takes {len(inputs)} inputs ({', '.join(names)}): pass a tuple, or a dict by name."
+            f"The network takes {len(inputs)} inputs ({', '.join(names)}): pass a tuple of an array for each, or a dict by name"
+            f"{', not a list of samples' if of_samples else ''}."
         )
     return [_read_part(part, name) for part, name in zip(x, names, strict=True)]
 
@@ -77,10 +79,12 @@ def _read_part(part: Any, name: str) -> np.ndarray:
     """Return what a program gives for one input as an array; a tensor of bfloat16, which NumPy does not have, as float32.
 
     Raises:
-        DataError: it is no array of numbers.
+        DataError: it is no array of numbers, or has masked values.
     """
     try:
         array = to_array(part.float() if str(getattr(part, "dtype", "")) == "torch.bfloat16" else part)
+    except DataError:
+        raise
     except Exception as error:  # rows of different lengths, sparse tensors, whatever `__array__` raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_CHARACTERS]
         raise DataError(
@@ -110,13 +114,17 @@ def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
     if isinstance(x, Samples):
         return x
     arrays, lengths = [], dict[str, int]()
+    is_single = len(inputs) == 1 and isinstance(x, (list, tuple)) and len(x) == 1
     for part, tensor in zip(split_inputs(x, inputs), inputs, strict=True):
         axis = tensor.batch_axis or 0
-        if part.ndim == 0 or part.size == 0:
+        if axis == 0 and is_single and part.ndim == len(tensor.shape) - 1:
+            part = part[None]  # a list of a single sample, as programs collect them
+        if part.shape[axis : axis + 1] == (0,):
             raise DataError("The data set is empty: there are no samples in it.")
-        if not tensor.fits(part.shape, lengths):
+        if part.size == 0 or not tensor.fits(part.shape, lengths):
             raise DataError(
                 f"The network takes samples of shape {show_shape(tensor.shape)} for {tensor.name}, not {part.shape}."
+                f"{_explain_lengths(part.shape, tensor, lengths)}"
             )
         check_kind(part, tensor)
         arrays.append(np.moveaxis(part, axis, 0))
@@ -145,11 +153,23 @@ def prepare_single(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> lis
             which = f" for {tensor.name}" if len(inputs) > 1 else ""
             alone = show_shape([size for size in tensor.shape if size is not None])
             both = f"{alone} (or {show_shape([1 if size is None else size for size in tensor.shape])})"
-            raise DataError(f"The network takes a sample of shape {both}{which}, not {part.shape}.")
+            why = _explain_lengths(single.shape, tensor, lengths)
+            raise DataError(f"The network takes a sample of shape {both}{which}, not {part.shape}.{why}")
         check_kind(single, tensor)
         with np.errstate(over="ignore"):
             singles.append(np.ascontiguousarray(single, tensor.dtype))
     return singles
+
+
+def _explain_lengths(shape: Sequence[int], tensor: Tensor, lengths: Mapping[str, int]) -> str:
+    """Say which axis has another length than in an input before, if nothing else is wrong with a shape."""
+    if not tensor.fits(shape, {}):
+        return ""
+    return "".join(
+        f" The axis {axis} is {size} long here, and {lengths[axis]} in an input before."
+        for axis, size in zip(tensor.shape, shape, strict=True)
+        if isinstance(axis, str) and lengths.get(axis, size) != size
+    )
 
 
 def fill_input(place: np.ndarray, part: np.ndarray, tensor: Tensor) -> None:
@@ -226,5 +246,9 @@ def to_array(x: Any) -> np.ndarray:
     Raises:
         TypeError: the tensor has a dtype that NumPy does not have.
         ValueError: the rows differ in their lengths.
+        DataError: values are masked in an array of NumPy's, or in a list of such: their mask would be lost.
     """
+    parts = x if isinstance(x, (list, tuple)) and x else [x]
+    if hasattr(parts[0], "filled") and any(map(np.ma.is_masked, parts)):
+        raise DataError("A masked array has masked values, which no network takes: put numbers there, x.filled(value).")
     return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)

@@ -21,6 +21,7 @@ and no engine. Errors need not name device or stage: whoever compiles adds both.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -45,8 +46,10 @@ __all__ = [
     "StageFile",
     "engines",
     "find_device",
+    "lacks_memory",
     "name_device",
     "pin_shapes",
+    "raise_out_of_memory",
 ]
 
 ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime"}
@@ -54,6 +57,7 @@ ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime"}
 Run = Callable[[], object]
 HOST = "host"
 """The memory that numpy sees."""
+
 SIMULATOR = "simulator"
 """A place named `simulator` or `simulator:...` computes on the CPU what a device would. `auto` passes over it."""
 
@@ -98,6 +102,12 @@ class StageFile(Struct, frozen=True):
         return self.copy(path or self.path)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an engine failed for want of memory: each says so by a type and in words of its own."""
+    words = "bad_alloc|failed to allocate|cannot allocate memory|out.of.memory"
+    return isinstance(error, MemoryError) or re.search(words, str(error), re.IGNORECASE) is not None
+
+
 def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a stage's inputs at batch 1, for devices that want every shape fixed: `{"x": (1, 3, 32, 32)}`.
 
@@ -114,6 +124,25 @@ def pin_shapes(stage: StageFile, device: str) -> dict[str, tuple[int, ...]]:
             )
         shapes[tensor.name] = tuple(1 if axis is None else int(axis) for axis in tensor.shape)
     return shapes
+
+
+def raise_out_of_memory(error: Exception, path: Path, place: str) -> None:
+    """Raise another error if an engine's own says that memory ran out, which is no fault of a file or a device.
+
+    Args:
+        error: what the engine raised while it compiled or loaded a stage.
+        path: the stage.
+        place: where it was to run.
+
+    Raises:
+        MissingError: memory ran out.
+    """
+    if lacks_memory(error):
+        raise MissingError(
+            f"The memory is too small for {path} on {place}. Give the process more, or take a smaller network: "
+            f"{str(error) or type(error).__name__}",
+            path=path,
+        ) from error
 
 
 class Compiled(Protocol):

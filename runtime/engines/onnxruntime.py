@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.board import is_x86_64
 from ...errors import BundleError, MissingError, OfframpError, UnsupportedError, require
-from . import HOST, Run, StageFile
+from . import HOST, Run, StageFile, raise_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,11 +87,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     except OfframpError:
         raise
     except Exception as error:  # its exception types are private and differ between versions
-        if re.search("bad_alloc|[Ff]ailed to allocate", str(error)):
-            raise MissingError(
-                f"The memory is too small for {path} on {place}. Give the process more, or take a smaller network: {error}",
-                path=path,
-            ) from error
+        raise_out_of_memory(error, path, place)
         if kind != "cpu":
             raise UnsupportedError(f"{provider} cannot run {path} on {place}: {error}", path=path) from error
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", path=path) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BundleError, MissingError, UnsupportedError, require
-from . import HOST, Run, StageFile, pin_shapes
+from . import HOST, Run, StageFile, pin_shapes, raise_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +89,12 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     Raises:
         MissingError, BundleError: as for `compile_stage`.
     """
-    exported = _compile(stage, place, threads=threads).export_model()
+    compiled = _compile(stage, place, threads=threads)
+    try:
+        exported = compiled.export_model()
+    except (MemoryError, SystemError, ValueError):  # of the memory that it writes into
+        raise_out_of_memory(MemoryError("its build does not fit into it"), stage.path, place)
+        raise
     return bytes(exported.getvalue() if hasattr(exported, "getvalue") else exported)
 
 
@@ -97,7 +102,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     """Compile an ONNX file for batch 1, which is 5 to 13 % faster than compiling it for any batch.
 
     Raises:
-        MissingError: OpenVINO or the device is missing.
+        MissingError: OpenVINO, the device or memory is missing.
         UnsupportedError: the device cannot run the stage.
         BundleError: OpenVINO cannot read the file or the build.
     """
@@ -108,6 +113,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         try:
             compiled = _core().import_model(built, place, _settings(place, threads))
         except Exception as error:
+            raise_out_of_memory(error, stage.path, place)
             raise BundleError(
                 f"OpenVINO cannot load the build of {stage.path}: {_reason(error)}", path=stage.path
             ) from error
@@ -192,6 +198,7 @@ def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -
         results = [whole.output(name).get_node() for name in stage.outputs]
         model = ov.Model(results, whole.get_parameters(), stage.path.stem)
     except Exception as error:
+        raise_out_of_memory(error, stage.path, place)
         raise BundleError(f"OpenVINO cannot load {stage.path}: {_reason(error)}", path=stage.path) from error
     pinned = pin_shapes(stage, f"openvino:{place}") if place.partition(".")[0] == "NPU" else None
     try:
@@ -204,6 +211,7 @@ def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -
             model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in stage.inputs})
         return core.compile_model(model, place, _settings(place, threads))
     except Exception as error:
+        raise_out_of_memory(error, stage.path, place)
         nodes = _unknown_nodes(core, model, place)
         listed = ", ".join(f"{node.get_type_name()} {node.get_friendly_name()}" for node in nodes[:MOST_LISTED])
         more = " and others" if len(nodes) > MOST_LISTED else ""

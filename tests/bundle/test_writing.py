@@ -29,6 +29,16 @@ def test_a_folder_with_other_things_is_not_written_into(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
+def test_what_a_mac_adds_to_a_bundle_is_left_alone(calibrated):
+    added = [calibrated.path / ".DS_Store", *(calibrated.path / n for n in ("._x", "calibrations/._default.json"))]
+    for path in added:
+        path.write_bytes(b"\0\5\26\7")
+    assert [path.name for path in calibrated.calibrations()] == ["default.json"]
+    assert load(calibrated.path).point.name == "default"
+    keep(calibrated.path, [0, 2])
+    assert all(path.exists() for path in added)
+
+
 def test_a_failed_export_removes_nothing_of_the_users(tmp_path):
     (tmp_path / "variants" / "thesis").mkdir(parents=True)
     (tmp_path / "variants" / "thesis" / "a.txt").touch()

@@ -158,6 +158,27 @@ def test_pictures_become_what_files_of_them_become(wrap, tmp_path):
         load_samples(wrap(rows))
 
 
+def test_pictures_that_hugging_face_did_not_decode_are_read(tmp_path):
+    picture = Image.new("RGB", (30, 20), (255, 0, 0))
+    picture.save(path := tmp_path / "red.png")
+    encoded = [{"bytes": path.read_bytes(), "path": "red.png"}, {"bytes": None, "path": str(path)}]
+    expected = load_samples([picture, picture], COLOURED)[0]
+    for source in (
+        encoded,
+        Rows([{"image": each, "label": 1} for each in encoded]),
+        iter([(each, 1) for each in encoded]),
+    ):
+        x, y = load_samples(source, COLOURED)
+        assert np.array_equal(x, expected) and (y is None or y.tolist() == [1, 1])
+    assert np.array_equal(load_samples(encoded[0], COLOURED)[0], expected[:1])
+    for wrong, words in (
+        ({"bytes": b"?", "path": None}, "Pillow knows"),
+        ({"bytes": None, "path": "none"}, "No such file"),
+    ):
+        with pytest.raises(DataError, match=f"Item 0 of the list is not a readable image: .*{words}"):
+            load_samples([wrong], COLOURED)
+
+
 def test_a_picture_alone_is_a_sample():
     assert load_samples(Image.new("RGB", (30, 20), (255, 0, 0)), COLOURED)[0][0, :, 0, 0].tolist() == [1, 0, 0]
 
@@ -199,6 +220,9 @@ def fail():
         (lambda: iter([(X[0], 1), (X[1], None)]), DataError, "Some samples .* have labels, and some have none"),
         (lambda: Rows([{"p": X[0], "q": X[0], "label": 1}]), DataError, "Item 0 .* has p, q: which is .*pixels"),
         (lambda: (torch.from_numpy(X).to_sparse(), Y), DataError, "gives no arrays"),
+        (lambda: (np.ma.masked_less(X, 0.5), Y), DataError, "has masked values"),
+        (lambda: [(X[0], np.ma.array(1, mask=True))], DataError, "has masked values"),
+        (lambda: iter([np.ma.masked_less(X[0], 99)]), DataError, "has masked values"),
         (lambda: ([[1.0], [2.0, 3.0]], [0, 1]), DataError, "gives no arrays"),
         (
             lambda: [(X[0], "cat"), (X[1], "dog")],

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from offramp.calibrate.labels import SampleSet, check_labels, compare_with_commonest, hash_set
+from offramp.bundle import Tensor
+from offramp.calibrate.labels import SampleSet, check_labelled, check_labels, compare_with_commonest, hash_set
 from offramp.errors import DataError
 from offramp.runtime.chain.samples import Samples
+from offramp.tests.helpers.manifests import manifest_of
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -42,3 +44,9 @@ def test_copies_have_one_hash_and_rows_keep_theirs():
     some = samples.rows(np.array([1, 3]))
     assert isinstance(some, SampleSet) and (some.hashes == samples.hashes[[1, 3]]).all() and (some.y == [1, 3]).all()
     assert some.sha256 == hash_set(Samples(tuple(array[[1, 3]] for array in x.arrays)), None).sha256
+
+
+def test_masked_labels_are_refused():
+    x, y = np.zeros((3, 4), np.float32), np.ma.array([0, 1, 2], mask=[False, True, False])
+    with pytest.raises(DataError, match="has masked values"):
+        check_labelled((x, y), manifest_of(Tensor(name="x", dtype="float32", shape=(None, 4))))

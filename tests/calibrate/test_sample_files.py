@@ -3,6 +3,7 @@
 import io
 import os
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -132,14 +133,28 @@ def test_large_sets_of_images_lie_in_a_file_without_a_name(tmp_path, monkeypatch
     assert np.array_equal(load_samples(tmp_path / "images", GREY)[0], x)
 
 
-def test_samples_that_do_not_fit_into_memory_are_no_damaged_file(tmp_path):
-    # A header that promises 4 EB, in an archive, where nothing can be mapped.
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "folder/x.npy"])
+def test_an_array_that_claims_more_than_its_file_has_is_damaged(tmp_path, name):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 60,)})
-    import zipfile
+    (tmp_path / "folder").mkdir()
+    (tmp_path / name).write_bytes(header.getvalue())
+    if name == "x.npz":
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("x.npy", header.getvalue())
+    with pytest.raises(
+        DataError, match=r"not a readable NumPy file.* claims to have 46\d+ bytes and has 128"
+    ) as caught:
+        load_samples((tmp_path / name).parent if name.startswith("folder") else tmp_path / name)
+    assert caught.value.exit_code == 5
 
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
-        archive.writestr("x.npy", header.getvalue())
+
+def test_samples_that_do_not_fit_into_memory_are_no_damaged_file(tmp_path, monkeypatch):
+    def run_out(*arguments, **options):
+        raise MemoryError
+
+    np.savez(tmp_path / "x.npz", x=X)
+    monkeypatch.setattr(np, "load", run_out)
     with pytest.raises(MissingError, match="do not fit into memory: give fewer") as caught:
         load_samples(tmp_path / "x.npz")
     assert caught.value.exit_code == 4

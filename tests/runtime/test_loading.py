@@ -76,7 +76,7 @@ def test_a_calibration_whose_point_has_other_exits_is_damaged_and_not_old(calibr
     words = "its point default has 2 exits, and variant fp32 has exits 0 to 2"
     with pytest.warns(UncalibratedWarning, match=f"default.json is not used: {words}") as caught:
         assert load(calibrated.path).point is None
-    assert "exported again" not in "".join(str(warning.message) for warning in caught)
+    assert "other variants" not in "".join(str(warning.message) for warning in caught)
     path.rename(tmp_path / "c.json")
     with pytest.raises(BundleError, match=f"calibration is damaged: {words}"):
         load(calibrated.path, calibration=tmp_path / "c.json")

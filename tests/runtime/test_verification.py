@@ -1,6 +1,7 @@
 """The device's self-test."""
 
 import json
+import warnings
 
 import numpy as np
 import onnx
@@ -8,7 +9,8 @@ import pytest
 
 from offramp.errors import BundleError, MissingError, UsageError
 from offramp.export import keep
-from offramp.runtime import verify
+from offramp.runtime import verification, verify
+from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo.dense import forge
 
 
@@ -42,6 +44,18 @@ def test_errors_of_the_size_of_rounding_pass(dense):
     forge(dense, "weights.bin", scale_weights(1 + 1e-6))
     (verification,) = verify(dense.path)
     assert verification.passed and max(e.absolute for e in verification.exits) > 0
+
+
+def test_a_network_that_rounding_moves_may_differ_four_times_as_far_up_to_an_end(dense):
+    forge(dense, "weights.bin", scale_weights(1.0001))
+    (failed,) = verify(dense.path)
+    assert not failed.passed and failed.tolerance < failed.exits[0].relative < 2e-3
+    for own_error, tolerance, passes in ((1e-3, 4e-3, True), (1e-5, 1e-4, False), (0.5, 1e-2, True)):
+        manifest = json.loads((dense.path / "manifest.json").read_text())
+        manifest["variants"][0]["own_error"] = own_error
+        (dense.path / "manifest.json").write_text(json.dumps(manifest))
+        (verification,) = verify(dense.path)
+        assert (verification.tolerance, verification.passed) == (tolerance, passes)
 
 
 def test_labels_that_are_no_classes_fail_as_other_wrong_labels_do(dense):
@@ -88,15 +102,36 @@ def test_a_static_network_may_be_off_by_twice_what_its_export_found_and_no_more(
         assert verify(dense.path)[0].passed is passes
 
 
-def test_an_answer_that_is_not_a_number_does_not_pass(dense):
-    def poison(path):
-        values = np.fromfile(path, np.float32)
-        values[:] = np.inf
-        values.tofile(path)
+@pytest.mark.parametrize("factor", [np.inf, np.nan])
+def test_answers_that_are_not_numbers_fail_as_other_wrong_answers_do(dense, factor):
+    forge(dense, "weights.bin", scale_weights(factor))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (verification,) = verify(dense.path)
+    assert not any(check.passed for check in (*verification.exits, *verification.networks))
+    assert all(check.relative == check.score == np.inf for check in verification.exits)
+    done = offramp("verify", dense.path)
+    assert done.returncode == 3 and "variant fp32 on cpu: failed" in done.stdout
 
-    forge(dense, "weights.bin", poison)
-    with pytest.raises(Exception, match="not a number"):
-        verify(dense.path)
+
+def test_a_wrong_static_network_fails_though_it_cannot_be_loaded_with_logits(dense, monkeypatch):
+    def halve_score(path):
+        model = onnx.load(path, load_external_data=False)
+        score = dense.variant().exits[1].score
+        node = next(node for node in model.graph.node if score in node.output)
+        node.output[0] = "whole"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), "half"))
+        model.graph.node.append(onnx.helper.make_node("Mul", ["whole", "half"], [score]))
+        onnx.save(model, path)
+
+    def open_network(parts, device, options, real=verification.open_network):
+        if options.logits and len(parts.exits) == 1:
+            raise MissingError("The memory is too small.")
+        return real(parts, device, options)
+
+    forge(dense, "static1.onnx", halve_score)
+    monkeypatch.setattr(verification, "open_network", open_network)
+    assert [check.passed for check in verify(dense.path)[0].networks] == [True, True, False, True]
 
 
 def test_golden_samples_of_something_else_are_refused(dense):

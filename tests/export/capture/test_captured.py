@@ -38,6 +38,23 @@ def test_it_knows_classes_probabilities_and_precision(dtype, precision, tmp_path
     assert len(golden) == 1 and golden[0].shape == (3, 16)
 
 
+def test_probabilities_in_whole_steps_are_known_by_their_softmax(tmp_path):
+    path, helper = write_onnx(tmp_path / "net.onnx"), onnx.helper
+    model = onnx.load(path)
+    for name, value in (("step", np.float32(1 / 16)), ("zero", np.uint8(0))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    for name, operator in (("z1", "Softmax"), ("z2", "Sigmoid")):
+        (node,) = (node for node in model.graph.node if name in node.output)
+        node.output[0] = f"{name}.raw"
+        model.graph.node.append(helper.make_node(operator, [f"{name}.raw"], [f"{name}.p"]))
+        model.graph.node.append(helper.make_node("QuantizeLinear", [f"{name}.p", "step", "zero"], [f"{name}.q"]))
+        model.graph.node.append(helper.make_node("DequantizeLinear", [f"{name}.q", "step", "zero"], [name]))
+    onnx.save(model, path)
+    network, golden = capture(path, None)
+    assert network.probabilities == (False, True, False)
+    assert np.abs(network.reference(golden)[1].sum(-1) - 1).max() > 0.01
+
+
 def test_an_exit_listed_twice_is_named_by_its_nodes(tmp_path):
     path = write_onnx(tmp_path / "net.onnx")
     model = onnx.load(path)

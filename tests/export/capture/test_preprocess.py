@@ -88,6 +88,8 @@ def test_a_network_that_takes_no_images_cannot_be_preprocessed(dense_onnx, tmp_p
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"mean": 0.5, "std": 0.5}, r"mean is a tuple of numbers, one for each channel, such as \(0.5,\), not 0.5"),
+        ({"mean": (0.5,), "std": np.ones(1)}, "std is a tuple of numbers"),
         ({"mean": MEAN, "std": (1.0,)}, "mean has 3 channels and std 1"),
         ({"mean": MEAN, "std": (0.0, 1.0, 1.0)}, "std is above 0"),
         ({"mean": MEAN, "std": STD, "resize": "croped"}, "Unknown resize 'croped'. Did you mean 'crop'"),

@@ -67,6 +67,10 @@ REFUSED = {
         lambda: build_two_exits(second=lambda net, y: net.b(y) / 0),
         "logits of exit exit1 are NaN or infinite on the example, whose values are finite",
     ),
+    "an exit of no input": (
+        lambda: build_two_exits(forward=lambda net, x: (torch.zeros(x.shape[0], 5), net.late(net.first(x)))),
+        r"Exit exit0 does not depend on the input: its logits are the same .*exits=\[",
+    ),
     "bfloat16": (lambda: build_two_exits().bfloat16(), r"weights are bfloat16.*call .float\(\)"),
     "hidden batch": (lambda: build_two_exits(first=lambda net, x: net.a(x.data)), r"batch sizes 2 and 3.*x.detach\(\)"),
     "a number of the batch": (
@@ -101,6 +105,21 @@ def test_exits_in_a_wrong_order_are_named_with_their_nodes(dense_onnx, tmp_path)
 def test_a_text_is_no_list_of_names(name, dense_onnx, tmp_path):
     with pytest.raises(UsageError, match=rf"{name} is a list of names, not a text: give {name}=\['z0'\]"):
         export(dense_onnx, None, tmp_path / "b.offramp", **{name: "z0"})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"exits": 3}, "exits is a list of names, not 3"),
+        ({"class_names": range(5)}, "class_names is a list of names, not range"),
+        ({"temperatures": 1.5}, "Temperatures are a list of numbers above 0, one for each exit, not 1.5"),
+        ({"temperatures": ["1", "2"]}, "Temperatures are a list of numbers"),
+        ({"preprocess": {"mean": (0.5,), "std": (0.5,)}}, r"preprocess is a Preprocess\(mean=..., std=...\)"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_before_anything_runs(options, words, dense_onnx, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        export(dense_onnx, None, tmp_path / "b.offramp", **options)
 
 
 def test_layers_in_a_plain_list_that_is_registered_too_or_in_eval_mode_are_captured(tmp_path):

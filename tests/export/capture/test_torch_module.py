@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from torch import nn
 from torch.nn import functional as F
 
-from offramp.errors import CheckError, ModelError, UsageError
-from offramp.export import Preprocess, capture, export
+from offramp.errors import CheckError, DataError, ModelError, UsageError
+from offramp.export import Preprocess, attach, capture, export, train
 from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import CLASSES
@@ -377,3 +377,23 @@ def test_what_a_network_counts_in_its_buffers_is_put_back(tmp_path):
     net.__class__ = Counting
     export(net, networks.samples(3), tmp_path / "b.offramp")
     assert net.calls == 0 and net.last == 0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "uint8"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, path: export(networks.build(networks.Plain), x, path),
+        lambda x, path: attach(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 5)), x),
+        lambda x, path: train(networks.build(networks.Plain), [(x, np.zeros(len(x), np.int64))], epochs=1),
+    ],
+)
+def test_samples_of_another_dtype_than_the_weights_are_named_with_both(dtype, use, tmp_path):
+    x = networks.samples(3).astype(dtype)
+    with pytest.raises(DataError, match=rf"is {dtype}; the weights of .* are float32, .*astype\(numpy.float32\)"):
+        use(x, tmp_path / "b.offramp")
+
+
+def test_a_dtype_is_not_blamed_for_what_fails_in_any(tmp_path):
+    with pytest.raises(ModelError, match=r"does not run on the example of shape \(3, 5, 12, 12\) float64"):
+        export(networks.build(networks.Plain), np.zeros((3, 5, 12, 12)), tmp_path / "b.offramp")

@@ -63,7 +63,8 @@ def test_a_bundle_of_an_inexact_network_is_kept_and_fused(inexact, tmp_path):
 
     _, bundle = inexact
     shutil.copytree(bundle.path, tmp_path / "b.offramp")
-    keep(tmp_path / "b.offramp", [0, 1], name="same")
+    kept = keep(tmp_path / "b.offramp", [0, 1], name="same").variant("same")
+    assert kept.own_error == bundle.variant().own_error > 1e-5
     fuse(tmp_path / "b.offramp", tmp_path / "one.onnx", thresholds=[2.0])
 
 

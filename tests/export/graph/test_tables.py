@@ -13,8 +13,8 @@ from offramp.tests.zoo.dense import CLASSES
 ROWS = 10
 
 
-def write(path, *, on_the_way=(), kind=TensorProto.INT64, rows=ROWS):
-    """Write two exits on the rows of a table, (N, 3) -> (N, classes); `on_the_way` stand between the input and the table."""
+def write(path, *, on_the_way=(), kind=TensorProto.INT64, rows=ROWS, length=3):
+    """Write two exits on the rows of a table, (N, length) -> (N, classes); `on_the_way` stand between input and table."""
     rng = np.random.default_rng(0)
     values = {"table": rng.standard_normal((rows, 8)), "h0": rng.standard_normal((8, CLASSES))}
     values |= {"w1": rng.standard_normal((8, 8)), "h1": rng.standard_normal((8, CLASSES))}
@@ -33,7 +33,7 @@ def write(path, *, on_the_way=(), kind=TensorProto.INT64, rows=ROWS):
         helper.make_node("Tanh", ["u"], ["t"]),
         helper.make_node("MatMul", ["t", "h1"], ["z1"]),
     ]
-    x = helper.make_tensor_value_info("x", kind, ["N", 3])
+    x = helper.make_tensor_value_info("x", kind, ["N", length])
     outputs = [helper.make_tensor_value_info(f"z{k}", TensorProto.FLOAT, ["N", CLASSES]) for k in range(2)]
     graph = helper.make_graph(nodes, "table", [x], outputs, tensors)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -66,6 +66,18 @@ def test_an_index_beyond_the_table_is_refused_on_every_engine(tokens, device, in
                 many(wrong)
         assert net(EXAMPLE[1]).score == right
         assert net(np.array([-1, -ROWS, ROWS - 1])).score > 0
+
+
+def test_the_first_sample_of_a_new_length_is_looked_at_before_an_engine_runs_it(tmp_path):
+    bundle = export(write(tmp_path / "net.onnx", length="time"), EXAMPLE, tmp_path / "net.offramp")
+    net = load_uncalibrated(bundle)
+    with pytest.raises(DataError, match="^The sample holds 99 in x, which is an index into 10 rows"):
+        net(np.array([1, 99]))
+    with pytest.raises(DataError, match="^Sample 0 holds 99 in x"):
+        net.batch(np.array([[99, 1, 2, 3], [1, 2, 3, 4]]))
+    with pytest.raises(DataError, match=r"takes samples of shape \(N, time\) for x, not \(2, 0\)"):
+        net.batch(np.zeros((2, 0), np.int64))
+    assert net(np.array([1, 9])).exit == 1
 
 
 @pytest.mark.parametrize(

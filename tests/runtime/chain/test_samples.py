@@ -10,6 +10,7 @@ from offramp.errors import DataError, UsageError
 from offramp.export import export
 from offramp.runtime import Net, load_uncalibrated
 from offramp.runtime.chain import runner
+from offramp.runtime.chain.samples import check_samples, prepare_single
 from offramp.runtime.engines import HOST
 from offramp.tests.zoo.dense import write_onnx
 
@@ -33,12 +34,13 @@ GOOD = torch.linspace(-1, 1, 16)
         torch.nn.Parameter(GOOD.clone()),
         GOOD.double(),
         GOOD.tolist(),
+        np.ma.array(GOOD.numpy()),
         tuple(GOOD.tolist()),
         memoryview(GOOD.numpy()),
         [GOOD],
         {"x": GOOD.clone().requires_grad_()},
     ],
-    ids=["tensor", "gradient", "parameter", "double", "list", "tuple", "memory", "parts", "named"],
+    ids=["tensor", "gradient", "parameter", "double", "list", "no mask", "tuple", "memory", "parts", "named"],
 )
 def test_what_holds_the_numbers_is_taken(net, x):
     assert net(x).score == net(GOOD.numpy()).score
@@ -68,6 +70,8 @@ def test_bfloat16_is_converted_as_other_floats_are(net):
         (np.zeros(16, [("a", np.float32)]), "numbers for x"),
         (np.zeros(16, np.complex64), "takes float32 for x, not complex64"),
         (np.zeros(16, bool), "takes float32 for x, not bool"),
+        (np.ma.masked_greater(GOOD.numpy(), 0), r"has masked values.* x\.filled\(value\)"),
+        ([np.ma.array(GOOD.numpy()), np.ma.masked_greater(GOOD.numpy(), 0)], "has masked values"),
     ],
     ids=[
         "ragged",
@@ -85,6 +89,8 @@ def test_bfloat16_is_converted_as_other_floats_are(net):
         "records",
         "complex",
         "bool",
+        "masked",
+        "a list of masked ones",
     ],
 )
 def test_what_does_not_is_refused_in_a_sentence(net, x, words):
@@ -93,6 +99,35 @@ def test_what_does_not_is_refused_in_a_sentence(net, x, words):
             call(x)
     with pytest.raises(DataError, match=words):
         net(x)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_list_of_any_number_of_samples_is_a_batch(net, count):
+    for samples in ([GOOD.numpy()] * count, [GOOD.numpy().tolist()] * count, (GOOD.numpy(),) * count):
+        assert net.batch(samples).label.tolist() == [net(GOOD.numpy()).label] * count
+
+
+def test_a_list_of_samples_is_not_taken_for_the_arrays_of_several_inputs():
+    inputs = [Tensor(name=name, dtype="float32", shape=(None, 3)) for name in ("left", "right")]
+    net, left, right = sum_net(inputs, {}), np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    assert net.batch((left, right)).score.tolist() == net.batch([list(left), list(right)]).score.tolist()
+    with pytest.raises(
+        DataError, match=r"\(left, right\): pass a tuple of an array for each, .*, not a list of samples.$"
+    ):
+        net.batch(list(zip(left, right, strict=True)))
+
+
+def test_inputs_that_differ_in_the_length_of_an_axis_are_told_which():
+    inputs = [Tensor(name=name, dtype="int64", shape=(None, "time")) for name in ("ids", "mask")]
+    words = (
+        r"\(time,\) \(or \(1, time\)\) for mask, not \(4,\). The axis time is 4 long here, and 5 in an input before.$"
+    )
+    with pytest.raises(DataError, match=words):
+        prepare_single([np.zeros(5, np.int64), np.zeros(4, np.int64)], inputs)
+    with pytest.raises(DataError, match=r"not \(2, 4\). The axis time is 4 long here, and 5 in an input before.$"):
+        check_samples((np.zeros((2, 5), np.int64), np.zeros((2, 4), np.int64)), inputs)
+    with pytest.raises(DataError, match=r"for mask, not \(2, 4, 1\).$"):
+        check_samples((np.zeros((2, 5), np.int64), np.zeros((2, 4, 1), np.int64)), inputs)
 
 
 class Broken:

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp.bundle import Bundle, Tensor, open_bundle, reading
-from offramp.errors import BundleError, MissingError
+from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.files import open_file, private_folder
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.engines import StageFile, onnxruntime, openvino
@@ -215,6 +215,36 @@ def test_memory_that_is_too_small_is_missing_and_not_tried_twice(tmp_path, monke
     with pytest.raises(MissingError, match="memory"):
         compile_stage(write_graph(tmp_path, "initializer", "weights.bin"), "cpu")
     assert len(calls) == 1
+
+
+class Starved:
+    """OpenVINO's core, one of whose methods runs out of memory."""
+
+    def __init__(self, core, name, error):
+        self._core, self._name, self._error = core, name, error
+
+    def __getattr__(self, name):
+        return getattr(self._core, name) if name != self._name else self._fail
+
+    def _fail(self, *_):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("read_model", RuntimeError("Can not create file mapping for 3, err=Cannot allocate memory")),
+        ("compile_model", RuntimeError("Exception from core.cpp:117:\nFailed to allocate 67108864 bytes of memory")),
+        ("compile_model", MemoryError()),
+        ("import_model", RuntimeError("std::bad_alloc")),
+    ],
+)
+def test_memory_that_is_too_small_for_openvino_is_missing_too(tmp_path, monkeypatch, name, error):
+    core, stage = openvino._core(), write_graph(tmp_path, "initializer", "weights.bin")
+    monkeypatch.setattr(openvino, "_core", lambda: Starved(core, name, error))
+    with pytest.raises(MissingError, match="The memory is too small for .* on CPU") as raised:
+        openvino.compile_stage(stage, "CPU", threads=1, built=b"" if name == "import_model" else None)
+    assert not isinstance(raised.value, UnsupportedError)
 
 
 def test_what_a_killed_process_copied_is_removed_by_the_next(tmp_path, monkeypatch):
