@@ -50,7 +50,8 @@ class Angle(nn.Module):
         self.heads = nn.ModuleList([nn.Linear(16, 2) for _ in range(3)])
 
     def forward(self, x):
-        outputs, x = {}, x.flatten(1)
+        outputs: dict[str, torch.Tensor] = {}
+        x = x.flatten(1)
         for k, (part, head) in enumerate(zip(self.parts, self.heads, strict=True)):
             x = torch.relu(part(x))
             y = head(x)
@@ -84,7 +85,7 @@ class Refiner(nn.Module):
 
     def forward(self, x):
         given = torch.relu(self.first(x.flatten(1)))
-        state, outputs = torch.zeros_like(given), {}
+        state, outputs = torch.zeros_like(given), dict[str, torch.Tensor]()
         for k in range(4):
             state = torch.tanh(self.block(torch.cat([given, state], 1)))
             outputs |= {f"pass{k}.cells": self.answer(state), f"pass{k}.halt": self.halt(state)}
@@ -144,7 +145,7 @@ ANSWERS = {
 def parts_of(output, answer):
     """Return the parts of each exit's answer in what a network here returns, as arrays."""
     if isinstance(output, dict):
-        exits = dict.fromkeys(name.partition(".")[0] for name in output)
-        return [{part: output[f"{name}.{part}"].numpy() for part in answer} for name in exits]
+        names = dict.fromkeys(name.partition(".")[0] for name in output)
+        return [{part: output[f"{name}.{part}"].numpy() for part in answer} for name in names]
     exits = [part if isinstance(part, dict) else {answer[0]: part} for part in output]
     return [{part: values[part].numpy() for part in answer} for values in exits]

@@ -69,7 +69,7 @@ REFUSED = {
     ),
     "an exit of no input": (
         lambda: build_two_exits(forward=lambda net, x: (torch.zeros(x.shape[0], 5), net.late(net.first(x)))),
-        r"Exit exit0 does not depend on the input: its logits are the same .*exits=\[",
+        r"Exit exit0 does not depend on the input: its answer is the same .*exits=\[",
     ),
     "bfloat16": (lambda: build_two_exits().bfloat16(), r"weights are bfloat16.*call .float\(\)"),
     "hidden batch": (lambda: build_two_exits(first=lambda net, x: net.a(x.data)), r"batch sizes 2 and 3.*x.detach\(\)"),
