@@ -1,12 +1,6 @@
 """What a command's arguments name: functions in Python files, networks, samples in files and folders."""
 
-import contextlib
-import importlib.util
-import sys
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,62 +9,13 @@ from ..bundle import Manifest
 from ..calibrate import sample_files
 from ..calibrate.datasets import read_samples
 from ..calibrate.sample_files import labelled
-from ..errors import DataError, MissingError, ModelError, OfframpError, UsageError, require, unknown_name
+from ..calibrate.user_code import call_function, running
+from ..errors import DataError, UsageError, require
 from ..files import os_errors_explained
 from ..progress import Progress, no_progress
-from ..runtime.engines._stdout import printing_to_stderr
 
 if TYPE_CHECKING:
     from ..runtime.chain.samples import Samples
-
-
-def call_function(source: str) -> Any:
-    """Call `file.py:function` without arguments and return what it returns. What is no function is returned itself.
-
-    The file's folder is on the import path while it runs, so that it may import its neighbours.
-
-    Raises:
-        UsageError: there is no such file or function.
-        ModelError: the file or the function fails; the message names the line.
-        MissingError: it runs out of memory.
-    """
-    name, _, function = source.rpartition(":")
-    path = Path(name)
-    if not path.is_file():
-        raise UsageError(f"There is no file {path}.", path=path)
-    path = path.resolve()
-    spec = importlib.util.spec_from_file_location(f"offramp_source_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    try:
-        with _running(source):
-            spec.loader.exec_module(module)
-            target = getattr(module, function, None)
-            if target is None or isinstance(target, ModuleType):
-                raise unknown_name(
-                    f"function in {path}", function, [key for key, value in vars(module).items() if callable(value)]
-                )
-            return target() if _is_function(target) else target
-    except OfframpError:
-        raise
-    except MemoryError as error:
-        raise MissingError(f"{source} ran out of memory{_show_line(error, path)}.", path=path) from error
-    except (Exception, SystemExit) as error:  # a script may end with sys.exit()
-        reason = f"{type(error).__name__}: {error}"
-        raise ModelError(f"{source} failed{_show_line(error, path)}: {reason}", path=path) from error
-
-
-@contextlib.contextmanager
-def _running(source: str) -> Iterator[None]:
-    """Have the folder of `file.py:function` on the import path, and what it prints on stderr, since stdout is for results."""
-    folder = str(Path(source.rpartition(":")[0]).resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        with printing_to_stderr():
-            yield
-    finally:
-        sys.path.remove(folder)
 
 
 def load_network(source: str) -> Any:
@@ -126,7 +71,7 @@ def load_samples(
         UsageError, DataError, MissingError: as for `calibrate.load_samples`.
     """
     if ".py:" in source:
-        with _running(source):  # also while it is read: it may be a generator
+        with running(source):  # also while it is read: it may be a generator
             return read_samples(call_function(source), manifest, name=source, progress=progress)
     if source.endswith(".py"):
         raise UsageError(f"Name the function that returns the samples: {source}:function", path=source)
@@ -179,7 +124,7 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
     if value is None:
         given = load_samples(source)
     else:
-        with _running(source):
+        with running(source):
             given = read_samples(value, None, name=source, progress=no_progress)
     x, y = labelled(given, source)
     if isinstance(x, (dict, tuple)):
@@ -193,14 +138,3 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
     samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y.astype(np.int64)))
     generator = torch.Generator().manual_seed(seed)
     return torch.utils.data.DataLoader(samples, batch, shuffle=True, generator=generator)
-
-
-def _is_function(target: Any) -> bool:
-    """Return whether what a name means is to be called: a function or a class, not a network, a loader or an array."""
-    is_network = hasattr(target, "state_dict") and hasattr(target, "parameters")
-    return isinstance(target, type) or (callable(target) and not is_network)
-
-
-def _show_line(error: BaseException, path: Path) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    return f" in line {lines[-1]}" if lines else ""

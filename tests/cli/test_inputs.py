@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from offramp.bundle import Tensor
-from offramp.cli.inputs import call_function, load_batches, load_lines, load_network, load_samples
+from offramp.calibrate.user_code import call_function
+from offramp.cli.inputs import load_batches, load_lines, load_network, load_samples
 from offramp.cli.options import fit_channels, parse_pace, parse_preprocess
 from offramp.errors import DataError, MissingError, ModelError, UsageError
 from offramp.tests.helpers.manifests import COLOURED as CHW

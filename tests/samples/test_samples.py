@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from offramp.cli.inputs import call_function
+from offramp.calibrate.user_code import call_function
 from offramp.export.networks.pruning import count_macs, prune
 from offramp.runtime import load
 from offramp.tests.helpers.pages import ROOT, run_script

@@ -1,0 +1,90 @@
+"""Functions in a user's Python file, named `file.py:function`."""
+
+import contextlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import MissingError, ModelError, OfframpError, UsageError, unknown_name
+from ..runtime.engines._stdout import printing_to_stderr
+
+__all__ = ["call_function", "read_function", "running"]
+
+
+def read_function(source: str) -> Any:
+    """Import a file and return what it calls by a name: `file.py:function`.
+
+    The file's folder is on the import path while it runs, so that it may import its neighbours.
+
+    Raises:
+        UsageError: there is no such file or function.
+        ModelError: the file fails; the message names the line.
+        MissingError: it runs out of memory.
+    """
+    name, _, function = source.rpartition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.", path=path)
+    path = path.resolve()
+    spec = importlib.util.spec_from_file_location(f"offramp_source_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    with running(source):
+        spec.loader.exec_module(module)
+    target = getattr(module, function, None)
+    if target is None or isinstance(target, ModuleType):
+        raise unknown_name(
+            f"function in {path}", function, [key for key, value in vars(module).items() if callable(value)]
+        )
+    return target
+
+
+def call_function(source: str) -> Any:
+    """Call `file.py:function` without arguments and return what it returns. What is no function is returned itself.
+
+    Raises:
+        UsageError, ModelError, MissingError: as for `read_function`, or the function fails.
+    """
+    target = read_function(source)
+    with running(source):
+        return target() if _is_function(target) else target
+
+
+@contextlib.contextmanager
+def running(source: str) -> Iterator[None]:
+    """Have the folder of `file.py:function` on the import path, and what it prints on stderr, since stdout is for results.
+
+    Raises:
+        ModelError: what runs meanwhile fails; the message names the line.
+        MissingError: it runs out of memory.
+    """
+    path = Path(source.rpartition(":")[0]).resolve()
+    sys.path.insert(0, str(path.parent))
+    try:
+        with printing_to_stderr():
+            yield
+    except OfframpError:
+        raise
+    except MemoryError as error:
+        raise MissingError(f"{source} ran out of memory{_show_line(error, path)}.", path=path) from error
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit()
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{source} failed{_show_line(error, path)}: {reason}", path=path) from error
+    finally:
+        sys.path.remove(str(path.parent))
+
+
+def _is_function(target: Any) -> bool:
+    """Return whether what a name means is to be called: a function or a class, not a network, a loader or an array."""
+    is_network = hasattr(target, "state_dict") and hasattr(target, "parameters")
+    return isinstance(target, type) or (callable(target) and not is_network)
+
+
+def _show_line(error: BaseException, path: Path) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f" in line {lines[-1]}" if lines else ""

@@ -1,0 +1,106 @@
+"""Losses by name against small truths, and what a function of the user's may give."""
+
+import numpy as np
+import pytest
+
+from offramp.calibrate.losses import evaluate, read_loss
+from offramp.errors import DataError, MissingError, ModelError, UsageError
+
+
+def losses(name, answer, truth):
+    n = len(next(iter(answer.values())))
+    return evaluate(read_loss(name), answer, truth, np.arange(n)).tolist()
+
+
+def test_zero_one_is_1_where_anything_differs():
+    maps = np.array([[1, 2], [1, 2]])
+    assert losses("zero_one", {"map": maps}, np.array([[1, 2], [1, 3]])) == [0, 1]
+    assert losses("zero_one:logits", {"logits": np.eye(3)}, np.array([0, 1, 0])) == [0, 0, 1]
+
+
+def test_hamming_is_the_share_of_wrong_labels_and_scores_above_0_say_that_one_is_there():
+    scores = np.array([[2.0, -1, 0.5, -3]])
+    assert losses("hamming", {"tags": scores}, np.array([[1, 0, 0, 0]])) == [0.25]
+    assert losses("hamming:tags", {"tags": np.array([[1, 0]]), "other": scores}, {"tags": np.array([[0, 1]])}) == [1]
+
+
+def test_absolute_is_the_mean_error_over_a_scale_and_at_most_1():
+    assert losses("absolute:90", {"angle": np.array([10.0, 200])}, np.array([19.0, 0])) == [0.1, 1]
+    answer = {"angle": np.array([[1.0, 3]]), "other": np.zeros((1, 5))}
+    assert losses("absolute:angle=4", answer, {"angle": np.zeros((1, 2)), "x": np.ones(1)}) == [0.5]
+
+
+def test_iou_is_over_the_classes_in_a_sample_at_the_size_of_the_truth():
+    truth = np.array([[[0, 0, 1, 1]] * 4])
+    assert losses("iou", {"map": truth}, truth) == [0]
+    small = np.array([[[0, 1], [0, 2]]])  # enlarged: left half 0, right half 1 above and 2 below
+    assert losses("iou", {"map": small}, truth) == pytest.approx([1 - (1 + 0.5 + 0) / 3])
+    scores = np.eye(3)[small].transpose(0, 3, 1, 2)
+    assert losses("iou:map", {"map": scores}, truth) == pytest.approx([1 - 0.5])
+
+
+def test_word_errors_are_the_edit_distance_over_the_words():
+    answer = {"words": np.array([[1, 2, -1, 3], [5, -1, -1, -1], [1, 2, 3, 4]])}
+    truth = [np.array([1, 2, 3]), np.array([1, 2]), np.array([9])]
+    assert losses("word_errors", answer, truth) == [0, 1, 1]
+
+
+def test_f1_matches_each_true_box_once_by_class_and_overlap(tmp_path):
+    (tmp_path / "boxes.py").write_text(
+        "def decode(answer):\n    return [boxes[boxes[:, 4] >= 0] for boxes in answer['boxes']]\n"
+    )
+    right, half, other = [0, 0, 10, 10, 1], [5, 0, 15, 10, 1], [0, 0, 10, 10, 2]
+    none = [0, 0, 0, 0, -1]
+    found = np.array([[right, right], [half, none], [other, right], [none, none], [none, none]], np.float32)
+    truth = [np.array([right]), np.array([right]), np.array([right, other]), np.zeros((0, 5)), np.array([right])]
+    name = f"f1@0.5:{tmp_path}/boxes.py:decode"
+    assert losses(name, {"boxes": found}, truth) == pytest.approx([1 / 3, 1, 0, 0, 1])
+    assert losses(name.replace("0.5", "0.3"), {"boxes": found}, truth)[1] == 0  # half of each: a third of both
+
+
+def test_a_function_of_the_users_is_taken_by_its_name_or_as_it_is(tmp_path):
+    (tmp_path / "mine.py").write_text("def loss(answer, target):\n    return abs(answer['a'] - target)\n")
+    for given in (f"{tmp_path}/mine.py:loss", lambda answer, target: abs(answer["a"] - target)):
+        assert losses(given, {"a": np.array([0.5, 0])}, np.array([0, 1])) == [0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.array([0.1, np.nan, 0.2]), "of sample 8 is nan; it lies between 0 and 1"),
+        (np.array([0.1, 0.2, 1.5]), "of sample 9 is 1.5"),
+        (np.array([-0.1, 0.2, 1.5]), "of sample 7 is -0.1"),
+        (0.5, r"has the shape \(\); it gives one number per sample, \(3,\)"),
+        (np.zeros(2), r"has the shape \(2,\)"),
+        (["a", "b", "c"], "of samples 7 to 9 cannot be computed: ValueError"),
+    ],
+)
+def test_what_is_no_loss_is_refused_with_the_first_sample_that_gave_it(value, words):
+    with pytest.raises(DataError, match=words):
+        evaluate(lambda answer, truth: value, {}, None, np.array([7, 8, 9]))
+
+
+def test_a_loss_that_raises_is_named_with_its_own_words():
+    def loss(answer, truth):
+        raise KeyError("no such box")
+
+    with pytest.raises(DataError, match="The metric of samples 3 to 3 cannot be computed: KeyError: 'no such box'"):
+        evaluate(loss, {}, None, np.array([3]), what="metric")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("iuo", "iou"),
+        ("absolute", "a number above 0"),
+        ("absolute:-3", "a number above 0"),
+        ("f1@0.5", "with a function that makes boxes"),
+        ("f1@7:a.py:b", "f1@0.5:file.py:decode"),
+        ("gone.py:loss", "There is no file gone.py"),
+        ("iou:maps", "maps"),
+        ("iou", "Which part"),
+    ],
+)
+def test_a_name_that_is_no_loss_is_refused(name, words):
+    with pytest.raises((UsageError, ModelError, MissingError), match=words):
+        read_loss(name)({"map": np.zeros((1, 2, 2)), "other": np.zeros(1)}, np.zeros((1, 2, 2)))
