@@ -27,8 +27,8 @@ FIRST_PART = 0.8
 """The first question's part of the chance of error. Of the rest the k-th has 1 / (k (k - 1)), which adds up to all of it."""
 
 SKETCH_PART = 20
-"""Of a data set one hash in so many is kept: the smallest ones, by which the overlap of two sets is estimated. Of 200 samples that
-are taken from a larger set, ten are seen."""
+"""Of a data set one hash in so many is kept: the smallest ones, by which the overlap of two sets is estimated. Of 200 samples
+that are taken from a larger set, ten are seen."""
 
 SKETCH = 1000, 50_000
 """At least and at most so many hashes are kept of a data set."""
