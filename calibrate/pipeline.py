@@ -231,7 +231,7 @@ def _describe(
 
 
 def _allowed_statics(choice: Choice) -> list[Contender]:
-    """Return the static networks that take part; those that were picked with the latencies that they were measured with last."""
+    """Return the static networks that take part."""
     return [static for static in choice.statics if static.configuration not in choice.exclusions]
 
 
