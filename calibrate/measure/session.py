@@ -140,7 +140,14 @@ class Session:
         """Record the answers of a network; see `record_answers`."""
         request = self.request
         return record_answers(
-            net, x, progress=request.progress, resume=self.resume, part=part, save_s=request.save_s, like=like
+            net,
+            x,
+            progress=request.progress,
+            threads=request.threads,
+            resume=self.resume,
+            part=part,
+            save_s=request.save_s,
+            like=like,
         )
 
     def fingerprint(self, devices: Sequence[str]) -> dict[str, str]:

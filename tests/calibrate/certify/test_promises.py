@@ -1,13 +1,20 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Certificate, Target
 from offramp.calibrate.certify.exact_tests import thin
-from offramp.calibrate.certify.points import describe_promise
+from offramp.calibrate.certify.points import describe_promise, make_points, record_tested
 from offramp.calibrate.certify.promises import bound_cost, certify_path
 from offramp.calibrate.measure.noise import machine_noise, part_medians
 from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken, mean_at
+from offramp.calibrate.search.contenders import Contender
+from offramp.calibrate.search.independence import Independence, split
+from offramp.calibrate.search.picks import Pick
+from offramp.runtime import EveryExit
+from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo.exit_tables import UNEVEN, make_table
 
 PATH = np.zeros((1, 0), np.float32)
@@ -89,3 +96,35 @@ def test_promises_of_a_mean_cost_hold_though_samples_depend_on_each_other():
             promised[factor] += step is not None
     assert promised[1.0] <= delta / 2 * runs and promised[1.25] >= 0.75 * runs
     assert (thin(table.score[:, 0], len(table)) == table.score[:, 0]).all()
+
+
+def test_a_static_network_that_is_promised_answers_by_itself():
+    """Its answers were taken from the chain, of which some hundred were compared."""
+    n, order = 400, np.random.default_rng(0).permutation(400)
+    y, independence = np.zeros(n, int), Independence(np.arange(n), 1.0)
+    selecting, reporting = split(order, independence.groups, 100)
+    table = static_network(Costs((np.array([1e-3, 1.001e-3]),)), n)
+    chain, static = (
+        Contender(
+            configuration=fake_configuration("fp32", 1),
+            static=exit_,
+            selecting=table.rows(selecting),
+            reporting=table.rows(reporting),
+        )
+        for exit_ in (None, 0)
+    )
+    wrong = EveryExit((np.arange(n) % 4 == 0).astype(int)[:, None], np.ones((n, 1), np.float32))
+    target = {"default": Target(min_accuracy=0.9)}
+    samples = SimpleNamespace(x=None, y=y)
+    session = SimpleNamespace(
+        request=SimpleNamespace(targets=target, samples=samples, order=order, selecting=100),
+        open_static=lambda *_: None,
+        record=lambda net, x, part: wrong,
+    )
+    measured = SimpleNamespace(reference=SimpleNamespace(labels=y))
+    picks = {"default": Pick(chain, None, static)}
+    assert make_points(picks, target, [static], confidence=0.9)["default"].is_promised
+    own = record_tested(session, picks, measured, independence)
+    point = make_points(own, target, [static], confidence=0.9)["default"]
+    assert not point.is_promised and not point.met
+    assert point.accuracy == pytest.approx(1 - wrong.label[reporting].mean())
