@@ -117,7 +117,7 @@ def measure_all(session: Session) -> Measurements:
         MeasurementError: the meter failed; see `measure_runs`.
     """
     request = session.request
-    configurations = tuple(measure_configuration(session, session.open(placed)) for placed in session.placed)
+    configurations = tuple(measure_configuration(session, loaded) for loaded in session.open_each())
     reference = _describe_reference(session, configurations)
     if request.samples.y is not None:
         check_labels(request.samples.y, reference.labels, request.bundle.manifest.classes)

@@ -1,6 +1,6 @@
 """What lives while a calibration measures: the reference network, the loaded configuration, the board's state, stored work."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -42,7 +42,7 @@ class Session:
 
     Attributes:
         request: what was asked for.
-        placed: the variants and devices that can be loaded here.
+        placed: the variants and devices that can be loaded here, as far as they were tried.
         notes: what was left out and why, in words.
         reference, reference_device: the whole network of the first variant, and where it runs.
         reference_parts_s: its latencies in parts of each measurement, which show how the machine's speed changes; see `noise`.
@@ -77,10 +77,7 @@ class Session:
         self.close()
 
     def _open_all(self) -> None:
-        request = self.request
-        if not request.is_variant_named:
-            self._leave_out_unsupported()
-        loaded = self.open(self.placed[0])
+        request, loaded = self.request, next(self.open_each())
         self.reference_device = loaded.placement[-1]
         self.reference = self._reference_held.enter_context(
             load_static(
@@ -90,22 +87,22 @@ class Session:
         fields = self.fingerprint([*loaded.placement, *request.other_devices])
         self.resume = Resume(request.resume_key(fields))
 
-    def _leave_out_unsupported(self) -> None:
-        """Keep the variants and devices that can be loaded, and note why the others cannot.
+    def open_each(self) -> Iterator[LoadedConfiguration]:
+        """Load one configuration after the other. Those that cannot be loaded are left out with a note of the reason.
 
         Raises:
-            UnsupportedError: none can.
+            UnsupportedError: none can be loaded, or variants were named and one of them cannot.
         """
-        supported = []
-        for placed in self.request.placed:
+        for placed in self.placed:
             try:
-                self.open(placed)
-                supported.append(placed)
+                loaded = self.open(placed)
             except UnsupportedError as error:
-                if not supported and placed is self.request.placed[-1]:
+                if self.request.is_variant_named or self.placed == (placed,):
                     raise
+                self.placed = tuple(other for other in self.placed if other is not placed)
                 self.notes.append(f"{placed} is left out: {error}")
-        self.placed = tuple(supported)
+            else:
+                yield loaded
 
     def open(self, placed: PlacedVariant) -> LoadedConfiguration:
         """Load a variant on a device, or on one for each stage; what was loaded before is let go."""
