@@ -1,6 +1,6 @@
 """What lives while a calibration measures: the reference network, the loaded configuration, the board's state, stored work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -57,6 +57,7 @@ class Session:
         self.request = request
         self.placed, self.notes = request.placed, list[str]()
         self.reference_parts_s = list[np.ndarray]()
+        self._recorded = dict[Hashable, EveryExit]()
         self._board = BoardState()
         self._before = self._board()
         self._nets = ExitStack()
@@ -134,9 +135,11 @@ class Session:
         )
 
     def record(self, net: Net, x: Samples, part: Part, *, like: EveryExit | None = None) -> EveryExit:
-        """Record the answers of a network; see `record_answers`."""
-        request = self.request
-        return record_answers(
+        """Record the answers of a network, unless its graph answered before for another variant; see `record_answers`."""
+        request, graph = self.request, _identify_graph(part)
+        if graph in self._recorded:
+            return self._recorded[graph]
+        answers = record_answers(
             net,
             x,
             progress=request.progress,
@@ -146,6 +149,9 @@ class Session:
             save_s=request.save_s,
             like=like,
         )
+        if answers is not like:
+            self._recorded[graph] = answers
+        return answers
 
     def fingerprint(self, devices: Sequence[str]) -> dict[str, str]:
         """Return the fingerprint of the board and of the software behind some devices."""
@@ -167,3 +173,11 @@ class Session:
         self._nets.close()
         self._loaded.clear()
         self._reference_held.close()
+
+
+def _identify_graph(part: Part) -> Hashable:
+    """Return what decides the answers of a network: variants with fewer exits share the static networks of their parents."""
+    variant, placement, static = part.variant, part.placement, part.static
+    if static is None:
+        return variant.name, placement, part.work
+    return variant.folder, variant.exits[static].static, placement[min(static, len(placement) - 1)], part.work
