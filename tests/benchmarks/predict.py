@@ -206,7 +206,7 @@ def main() -> None:
         network = load_network(arguments.network)
         data, (x, y) = (labelled(load_samples(source), source) for source in (arguments.data, arguments.test))
     test = x[: arguments.samples], y[: arguments.samples]
-    devices = {}
+    devices: dict[str, dict[str, object]] = {}
     for device in arguments.devices.split(","):
         with tempfile.TemporaryDirectory() as folder:
             bundle = export(network, data[0][:3], Path(folder) / "network.offramp")
