@@ -17,7 +17,7 @@ from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency,
 from ..devices.meter import Meter
 from ..progress import Progress, no_progress
 from .advice import advise, name_uncertain, name_unpromised
-from .certify.points import make_points
+from .certify.points import make_points, record_tested
 from .certify.questions import ask, check_remembered, describe_question
 from .certify.unproven import name_careful
 from .earlier import compare_accuracy, find_known_accuracy
@@ -153,10 +153,11 @@ def calibrate(
         choice = choose(contenders, measured, request)
         choice, contenders = try_fewer_exits(session, measured, contenders, choice, independence)
         choice = measure_again(session, choice, contenders)
+        picks = record_tested(session, choice.picks, measured, independence)
         conditions = session.conditions()
     question, forgotten = ask(session.request)
     points = make_points(
-        choice.picks,
+        picks,
         request.targets,
         choice.statics,
         confidence=confidence,
@@ -231,7 +232,7 @@ def _describe(
 
 
 def _allowed_statics(choice: Choice) -> list[Contender]:
-    """Return the static networks that take part; those that were picked with the latencies that they were measured with last."""
+    """Return the static networks that take part."""
     return [static for static in choice.statics if static.configuration not in choice.exclusions]
 
 

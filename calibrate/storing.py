@@ -15,6 +15,9 @@ from .requests import Request
 BEFORE = ".before"
 """What the name of the calibration before ends in; such files are not loaded."""
 
+BOARD = ("architecture", "soc", "accelerators", "module")
+"""Fields of a fingerprint that tell boards apart, whatever their software and settings."""
+
 __all__ = ["store"]
 
 _log = logging.getLogger(__name__)
@@ -24,8 +27,9 @@ def store(calibration: Calibration, request: Request) -> tuple[Calibration, bool
     """Store a calibration with a note that says where and what it replaces; the one before is kept beside it.
 
     A calibration that misses a target, or promises less than every target, replaces none that does not; nor does one that can
-    promise early exit nowhere replace one that recommends it. Both do if the file was named or the replacement was asked for. The
-    note of a calibration that was not stored says why.
+    promise early exit nowhere replace one that recommends it. Both do if the file was named or the replacement was asked for, or
+    if the one before is of another device: that is neither better nor worse. The note of a calibration that was not stored says
+    why.
 
     Returns:
         The calibration with the note, and True if it was stored.
@@ -63,6 +67,8 @@ def _read_earlier(request: Request) -> Calibration | None:
 
 def _compare(calibration: Calibration, earlier: Calibration) -> str:
     """Say in which way a calibration is worse than an earlier one; empty if it is not."""
+    if not _is_of_same_device(calibration, earlier):
+        return ""
     if earlier.met and not calibration.met:
         return "This calibration misses a target, and the one before meets its own."
     if earlier.is_promised and not calibration.is_promised:
@@ -71,6 +77,17 @@ def _compare(calibration: Calibration, earlier: Calibration) -> str:
     if is_tried and _promises_early_exit(earlier.asked_for) and not _promises_early_exit(calibration.points):
         return "This calibration can promise early exit for no target, and the one before promises and recommends it."
     return ""
+
+
+def _is_of_same_device(calibration: Calibration, earlier: Calibration) -> bool:
+    """Return True if a calibration was made on the board of an earlier one, and on a device that one of its points runs on."""
+    here, there = calibration.fingerprint, earlier.fingerprint
+    measured = {device for chain in calibration.chains for device in chain.placement}
+    return all(here.get(field) == there.get(field) for field in BOARD) and not measured.isdisjoint(_devices(earlier))
+
+
+def _devices(calibration: Calibration) -> list[str]:
+    return list(dict.fromkeys(device for point in calibration.points.values() for device in point.placement))
 
 
 def _promises_early_exit(points: Mapping[str, OperatingPoint]) -> bool:
@@ -83,7 +100,8 @@ def _describe(earlier: Calibration | None) -> str:
         return "What stood there, which is no calibration of this export,"
     targets = ", ".join(f"{name}: {point.target}" for name, point in earlier.asked_for.items())
     what = "promised" if earlier.is_promised else "not promised"
-    return f"The calibration before ({targets}; {what}, by {earlier.report_samples} samples)"
+    on = ", ".join(_devices(earlier))
+    return f"The calibration before ({targets}; on {on}; {what}, by {earlier.report_samples} samples)"
 
 
 def _keep(path: Path) -> Path:

@@ -89,12 +89,16 @@ def progress_bars() -> Iterator[Progress]:
     # The file is named, so that bars go on where torch's exporters are kept from writing to sys.stderr.
     with Bars(console=Console(file=sys.stderr), transient=True) as bars:
         tasks: dict[str, Any] = {}
+        last: dict[str, int] = {}
 
         def show(task: str, done: int, total: int) -> None:
             if task not in tasks:
                 # Before its first report a task has been at work since the last report of another.
                 begun_s[task] = max([started_s, *ended_s.values()])
                 tasks[task] = bars.add_task(task, total=total)
+            elif done < last[task]:  # it begins again, with the next network, and so does the time that remains
+                bars.reset(tasks[task])
+            last[task] = done
             bars.update(tasks[task], completed=done, total=total)
             ended_s[task] = monotonic()
 

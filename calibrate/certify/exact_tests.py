@@ -25,7 +25,7 @@ COARSE_NUISANCE_POINTS = NUISANCE_POINTS // 25
 MOST_BET = 0.5
 """The largest bet, as a share of the money that may be lost."""
 
-__all__ = ["certify_drop", "certify_mean", "certify_share", "critical_z", "share_bound", "size_of"]
+__all__ = ["certify_drop", "certify_mean", "certify_share", "critical_z", "share_bound", "size_of", "thin"]
 
 
 @lru_cache(maxsize=64)
@@ -121,6 +121,20 @@ def certify_mean(values: np.ndarray, limit: float, *, least: float, most: float,
     bet = np.sqrt(2 * math.log(1 / delta) / (n * np.r_[0.25, variance[:-1]]))
     money = np.cumsum(np.log1p(np.minimum(bet, MOST_BET / (1 - m)) * (m - x)))
     return bool(money.max() >= math.log(1 / delta))
+
+
+def thin(values: np.ndarray, n: int) -> np.ndarray:
+    """Return n values that are spread as all are, in the order in which they stand: as many as dependent samples count for.
+
+    All of them are sorted and parted evenly, and the highest of each part is taken: the mean is no lower than that of all. A part
+    of the samples drawn at random would be as dependent among itself, and have a mean of its own.
+
+    Args:
+        values: float64 (N,).
+        n: from 1 to N.
+    """
+    falling = np.argsort(-values, kind="stable")
+    return np.asarray(values[np.sort(falling[np.arange(n) * len(values) // n])])
 
 
 def _most_lost(z: float, n: int, eps: float, won: np.ndarray) -> np.ndarray:

@@ -11,9 +11,13 @@ from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE
 from ...bundle.target import LOSS_LIMITS, describe_limit
 from ...progress import Progress, no_progress
 from ...units import show_share, show_time, show_us
+from ..measure.configurations import Measurements
+from ..measure.resume import Part
+from ..measure.session import Session
 from ..measure.tables import ExitTable, exits_taken
 from ..search.contenders import Contender
 from ..search.gains import Gain, measure_gain
+from ..search.independence import Independence
 from ..search.objective import meets_limits
 from ..search.picks import Pick
 from ..search.predictions import predict_point
@@ -24,7 +28,7 @@ from .promises import MACHINE_ERRORS, certify_path
 from .questions import part_of_chance
 from .unproven import find_unproven
 
-__all__ = ["describe_promise", "make_points"]
+__all__ = ["describe_promise", "make_points", "record_tested"]
 
 CHOSEN_TOO_LATE = (
     "Nothing is promised: this network became the best only after the reporting samples had been looked at. Calibrate with new "
@@ -75,11 +79,36 @@ def make_points(
     return points | beside
 
 
+def record_tested(
+    session: Session, picks: Mapping[str, Pick], measured: Measurements, independence: Independence
+) -> dict[str, Pick]:
+    """Return the picks with what their static networks answer themselves to the reporting samples, where these test a promise.
+
+    Their answers may have been taken from the chain; see `record_answers`.
+
+    Args:
+        session: the session.
+        picks: by the targets' names.
+        measured, independence: what the contenders were tabulated with.
+    """
+    request, recorded = session.request, dict(picks)
+    for name, pick in picks.items():
+        if (static := pick.best_static) is not None and _is_static_tested(pick, request.targets[name]):
+            variant, placement, exit_ = static.configuration.variant, static.configuration.placement, static.static or 0
+            net = session.open_static(variant, static.placement[0], exit_)
+            part = Part(variant=variant, placement=placement, work="given", static=exit_)
+            own = static.with_answers(session.record(net, request.samples.x, part), measured, request, independence)
+            recorded[name] = replace(pick, best_static=own)
+    return recorded
+
+
+def _is_static_tested(pick: Pick, target: Target) -> bool:
+    return pick.best_static is not None and pick.prefers_static(target) and not _is_free(pick.best_static, target)
+
+
 def _count_promises(pick: Pick, target: Target) -> int:
     """Return how many promises a pick is tested for: of its chain, and of its static network if that is preferred."""
-    static = pick.best_static
-    is_static_tested = static is not None and pick.prefers_static(target) and not _is_free(static, target)
-    return (pick.thresholds is not None) + is_static_tested
+    return (pick.thresholds is not None) + _is_static_tested(pick, target)
 
 
 def _test_static(test: "_PointTest", pick: Pick) -> tuple[Contender | None, OperatingPoint | None]:

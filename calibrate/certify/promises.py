@@ -12,7 +12,7 @@ from ...units import show_value
 from ..measure.energy import LEAST_ENERGY_ROUNDS
 from ..measure.tables import Costs, ExitTable, exits_taken, values_at
 from ..search.objective import LimitValues, limit_values
-from .exact_tests import certify_drop, certify_mean, certify_share, share_bound
+from .exact_tests import certify_drop, certify_mean, certify_share, share_bound, thin
 
 WORDS = {
     "min_accuracy": ("a share of wrong labels", True),
@@ -102,7 +102,7 @@ def bound_cost(costs: Costs, name: str, target: Target, delta: float) -> np.ndar
 def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarray, delta: float) -> bool:
     """Return True if the samples prove a limit; the reference needs no proof that it loses nothing against itself.
 
-    Samples that depend on each other count for fewer: counts are scaled, and rounded against the promise.
+    Samples that depend on each other count for fewer: counts are scaled, costs are thinned, and rounded against the promise.
     """
     values, most = limit
     seen, share = values_at(values, taken), table.independent
@@ -114,7 +114,7 @@ def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarra
         return certify_drop(lost, won, n, eps=most, delta=delta)
     if values.ndim == 2:
         return certify_share(math.ceil(int(seen.sum()) * share - 1e-9), n, most, delta=delta)
-    return certify_mean(seen[:n], most, least=float(values.min()), most=float(values.max()), delta=delta)
+    return certify_mean(thin(seen, n), most, least=float(values.min()), most=float(values.max()), delta=delta)
 
 
 def _explain(seen: np.ndarray, most: float, name: str, delta: float, *, independent: float) -> str:

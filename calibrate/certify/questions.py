@@ -26,14 +26,18 @@ from ..requests import Request
 FIRST_PART = 0.8
 """The first question's part of the chance of error. Of the rest the k-th has 1 / (k (k - 1)), which adds up to all of it."""
 
-SKETCH = 1000
-"""Hashes that are kept of a data set: the smallest ones, by which the overlap of two sets is estimated."""
+SKETCH_PART = 20
+"""Of a data set one hash in so many is kept: the smallest ones, by which the overlap of two sets is estimated. Of 200 samples
+that are taken from a larger set, ten are seen."""
+
+SKETCH = 1000, 50_000
+"""At least and at most so many hashes are kept of a data set."""
 
 LEAST_OVERLAP = 0.05
 """Two data sets are the same samples if they share at least this part of the smaller one."""
 
 MOST_BYTES = 1 << 24
-"""The largest file of questions that is read."""
+"""The largest file of questions that is read. Before it grows larger, fewer hashes are kept of the largest data sets."""
 
 MOST_WAIT_S = 10.0
 """The longest wait for another process that asks: it takes milliseconds, unless it was stopped."""
@@ -47,7 +51,7 @@ class _Samples(Struct, frozen=True):
     """A data set: how many different samples it has, and the smallest of their hashes, rising."""
 
     count: Positive
-    smallest: Annotated[list[Hash], Meta(min_length=1, max_length=SKETCH)]
+    smallest: Annotated[list[Hash], Meta(min_length=1, max_length=SKETCH[1])]
 
 
 class _Question(Struct, frozen=True):
@@ -106,7 +110,7 @@ def _ask(request: Request, path: Path) -> tuple[int, tuple[str, ...]]:
     asked = _Questions(1, (*earlier.questions, question), {**earlier.samples, request.samples.sha256: samples})
     try:
         check_writable(path)
-        write_atomically(path, msgspec.json.encode(asked))
+        write_atomically(path, _encode(asked))
     except MissingError as error:
         return number, (f"That these samples were asked could not be remembered in the bundle: {error}",)
     return number, ()
@@ -194,7 +198,18 @@ def _key(request: Request) -> str:
 
 def _sketch(hashes: np.ndarray) -> _Samples:
     distinct = np.unique(hashes)
-    return _Samples(len(distinct), [f"{value:016x}" for value in distinct[:SKETCH].tolist()])
+    kept = distinct[: min(max(SKETCH[0], len(distinct) // SKETCH_PART), SKETCH[1])]
+    return _Samples(len(distinct), [f"{value:016x}" for value in kept.tolist()])
+
+
+def _encode(asked: _Questions) -> bytes:
+    """Return the file's content, small enough to be read again: the smaller half of a data set's hashes serves as all do."""
+    while len(content := msgspec.json.encode(asked)) > MOST_BYTES:
+        key, most = max(asked.samples.items(), key=lambda item: len(item[1].smallest))
+        if len(most.smallest) == 1:
+            break
+        asked.samples[key] = _Samples(most.count, most.smallest[: len(most.smallest) // 2])
+    return content
 
 
 def _overlap(one: _Samples | None, other: _Samples) -> float:

@@ -236,7 +236,7 @@ def _ask_exits(request: ComparisonRequest, variant: Variant, placement: str | Se
         fallback=request.fallback,
         progress=request.progress,
     ) as net:
-        return record_answers(net, request.x, progress=request.progress)
+        return record_answers(net, request.x, progress=request.progress, threads=request.threads)
 
 
 def _distributions(comparison: Comparison) -> tuple[Distribution, ...]:

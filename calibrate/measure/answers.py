@@ -1,11 +1,17 @@
 """The answers of every exit of the deployed engines to every sample; a calibration that was killed records none twice."""
 
 import io
-from time import monotonic, perf_counter
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
-from ...errors import DataError, OfframpError
+from ...devices.container import read_quota
+from ...errors import DataError, UsageError
 from ...progress import Progress
 from ...runtime import EveryExit, Net
 from ...runtime.chain.samples import Samples
@@ -16,14 +22,18 @@ __all__ = ["record_answers"]
 SAMPLES_AT_ONCE = 100
 """Samples that are recorded between two looks at the clock."""
 
-SIZES = 4, 16
-"""Batch sizes that are tried beside single samples."""
+MOST_COPIES = 4
+"""Networks that record at the same time, at most."""
 
-TRIED_SAMPLES = 48
-"""Samples that batch sizes are tried on, and samples whose answers are compared with single ones."""
+LEAST_SURE = 48
+"""Samples that are compared because an exit is least sure of them, about."""
 
-LEAST_SAMPLES = 10 * TRIED_SAMPLES
-"""With fewer samples a trial costs more than it saves."""
+DRAWN = 300
+"""Samples that are compared because they were drawn at random: if all are equal, less than 1 % of all differ, with 95 %
+confidence (0.99^300 = 0.05)."""
+
+LEAST_SAMPLES = 2 * DRAWN
+"""With fewer samples a comparison or a copy costs more than it saves."""
 
 
 def record_answers(
@@ -31,24 +41,26 @@ def record_answers(
     x: Samples,
     *,
     progress: Progress,
+    threads: int = 1,
     resume: Resume | None = None,
     part: Part | None = None,
     save_s: float = 10.0,
     like: EveryExit | None = None,
 ) -> EveryExit:
-    """Return what every exit answers to every sample.
+    """Return what every exit answers to every sample, each of which goes through by itself, as a product asks.
 
-    A product asks for one sample at a time. Samples go through in batches where that is faster and gives the same answers, bit by
-    bit, on the samples that are compared: the first 48 before, and afterwards about 48 of which an exit was least sure.
+    On a processor with several cores copies of the network record at the same time.
 
     Args:
         net: the chain, or a static network.
         x: the samples.
         progress: is told after each hundred samples.
+        threads: those that the network runs on.
         resume, part: answers recorded so far are stored in `resume` under the name `part`, and those of an earlier run are taken
             from there; None stores nothing.
         save_s: seconds between two saves. Recordings shorter than a tenth of this are not stored: they spare the disk.
-        like: answers of another network, which are returned if this one gives exactly the same where it is looked at.
+        like: answers of another network, which are returned if this one gives exactly the same to some of the samples: to those
+            of which it should be least sure, and to 300 drawn at random.
 
     Raises:
         DataError: a score is not a number.
@@ -59,14 +71,8 @@ def record_answers(
         return like
     label, score = np.empty((len(x), len(net.exits)), np.int64), np.empty((len(x), len(net.exits)), np.float32)
     done = _restore(stored, label, score)
-    size = _find_fastest(net, x) if len(x) - done >= LEAST_SAMPLES else 1
     last_save_s = monotonic()
-    for first in range(done, len(x), SAMPLES_AT_ONCE):
-        rows = slice(first, min(first + SAMPLES_AT_ONCE, len(x)))
-        try:
-            answers = net.every_exit(x[rows], size=size)
-        except DataError as error:
-            raise DataError(f"Counted from sample {first} on: {error}") from error
+    for rows, answers in _record(net, x, done, threads):
         label[rows], score[rows] = answers.label, answers.score
         progress("recording", rows.stop, len(x))
         if (
@@ -76,34 +82,48 @@ def record_answers(
         ):
             resume.save(part, _dump(label[: rows.stop], score[: rows.stop]))
             last_save_s = monotonic()
-    answers = EveryExit(label, score)
-    if len(x) >= LEAST_SAMPLES and not _answers_so(net, x, answers):  # in batches, now or in an earlier run
-        answers = net.every_exit(x)
-    return answers
+    return EveryExit(label, score)
 
 
-def _find_fastest(net: Net, x: Samples) -> int:
-    """Return the batch size that is fastest among those whose answers to the first samples equal the single ones."""
-    sample, fastest, least_s = x[:TRIED_SAMPLES], 1, np.inf
+def _record(net: Net, x: Samples, done: int, threads: int) -> Iterator[tuple[slice, EveryExit]]:
+    """Yield the answers to each hundred samples behind the first ones, which are done, in their order."""
+    parts = [slice(first, min(first + SAMPLES_AT_ONCE, len(x))) for first in range(done, len(x), SAMPLES_AT_ONCE)]
+
+    def ask(net: Net, rows: slice) -> EveryExit:
+        try:
+            return net.every_exit(x[rows])
+        except DataError as error:
+            raise DataError(f"Counted from sample {rows.start} on: {error}") from error
+
+    with ExitStack() as stack:
+        nets = [net, *(_copy(net, threads, stack) if len(x) - done >= LEAST_SAMPLES else [])]
+        run = map if len(nets) == 1 else stack.enter_context(ThreadPoolExecutor(len(nets))).map
+        for first in range(0, len(parts), len(nets)):
+            at_once = parts[first : first + len(nets)]
+            yield from zip(at_once, run(ask, nets, at_once), strict=True)
+
+
+def _copy(net: Net, threads: int, stack: ExitStack) -> list[Net]:
+    """Return as many copies of a network as find cores of their own; none if it does not run on the processor alone."""
+    if any(device.rpartition(":")[2].lower() != "cpu" for device in net.provenance.devices):
+        return []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(MOST_COPIES, int(min(cores, read_quota(Path("/")) or cores)) // threads)
     try:
-        alone = net.every_exit(sample)
-        for size in (1, *SIZES):
-            net.every_exit(x[:size], size=size)  # the first call allocates
-            start = perf_counter()
-            answers = net.every_exit(sample, size=size)
-            spent_s = perf_counter() - start
-            if spent_s < least_s and _are_equal(answers, alone):
-                fastest, least_s = size, spent_s
-    except OfframpError:  # of a sample, which recording names; or the stage takes no batch
-        pass
-    return fastest
+        return [stack.enter_context(net.clone()) for _ in range(count - 1)]
+    except UsageError:  # its engine allows none
+        return []
 
 
 def _answers_so(net: Net, x: Samples, answers: EveryExit) -> bool:
-    """Return True if a network gives these answers to samples alone: to those of which each exit was least sure."""
-    each = max(4, TRIED_SAMPLES // answers.score.shape[1])
-    rows = np.unique(np.argsort(answers.score, axis=0)[:each])
-    return _are_equal(net.every_exit(x[rows]), EveryExit(answers.label[rows], answers.score[rows]))
+    """Return True if a network gives these answers to the samples of which each exit was least sure, and to some drawn ones."""
+    each = max(4, LEAST_SURE // answers.score.shape[1])
+    unsure = np.unique(np.argsort(answers.score, axis=0)[:each])
+    drawn = np.sort(np.random.default_rng(0).choice(len(x), DRAWN, replace=False))
+    return all(
+        _are_equal(net.every_exit(x[rows]), EveryExit(answers.label[rows], answers.score[rows]))
+        for rows in (unsure, drawn)
+    )
 
 
 def _are_equal(one: EveryExit, other: EveryExit) -> bool:

@@ -35,7 +35,8 @@ Key = TypeVar("Key", bound=Hashable)
 class Answers(Struct, frozen=True):
     """Answers to some samples: of a chain's exits, and of the static network that ends at each.
 
-    An engine may compute a static network otherwise than the stages, so that its labels differ.
+    An engine may compute a static network otherwise than the stages, so that its labels differ. One that gives the same to some
+    hundred samples is taken to do so to all, until a promise is made of it; see `record_answers`.
     """
 
     chain: EveryExit
@@ -116,7 +117,7 @@ def measure_all(session: Session) -> Measurements:
         MeasurementError: the meter failed; see `measure_runs`.
     """
     request = session.request
-    configurations = tuple(measure_configuration(session, session.open(placed)) for placed in session.placed)
+    configurations = tuple(measure_configuration(session, loaded) for loaded in session.open_each())
     reference = _describe_reference(session, configurations)
     if request.samples.y is not None:
         check_labels(request.samples.y, reference.labels, request.bundle.manifest.classes)
@@ -178,7 +179,7 @@ def measure_turns(
 
 
 def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:
-    """Record the chain, and every static network by itself, unless it answers as the chain's exit on about 48 samples."""
+    """Record the chain, and every static network by itself, unless it answers as the chain's exit on some hundred samples."""
 
     def part(static: int | None) -> Part:
         return Part(variant=loaded.variant, placement=loaded.placement, work=work, static=static)

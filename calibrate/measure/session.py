@@ -1,6 +1,6 @@
 """What lives while a calibration measures: the reference network, the loaded configuration, the board's state, stored work."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -42,7 +42,7 @@ class Session:
 
     Attributes:
         request: what was asked for.
-        placed: the variants and devices that can be loaded here.
+        placed: the variants and devices that can be loaded here, as far as they were tried.
         notes: what was left out and why, in words.
         reference, reference_device: the whole network of the first variant, and where it runs.
         reference_parts_s: its latencies in parts of each measurement, which show how the machine's speed changes; see `noise`.
@@ -57,6 +57,7 @@ class Session:
         self.request = request
         self.placed, self.notes = request.placed, list[str]()
         self.reference_parts_s = list[np.ndarray]()
+        self._recorded = dict[Hashable, EveryExit]()
         self._board = BoardState()
         self._before = self._board()
         self._nets = ExitStack()
@@ -77,10 +78,7 @@ class Session:
         self.close()
 
     def _open_all(self) -> None:
-        request = self.request
-        if not request.is_variant_named:
-            self._leave_out_unsupported()
-        loaded = self.open(self.placed[0])
+        request, loaded = self.request, next(self.open_each())
         self.reference_device = loaded.placement[-1]
         self.reference = self._reference_held.enter_context(
             load_static(
@@ -90,22 +88,22 @@ class Session:
         fields = self.fingerprint([*loaded.placement, *request.other_devices])
         self.resume = Resume(request.resume_key(fields))
 
-    def _leave_out_unsupported(self) -> None:
-        """Keep the variants and devices that can be loaded, and note why the others cannot.
+    def open_each(self) -> Iterator[LoadedConfiguration]:
+        """Load one configuration after the other. Those that cannot be loaded are left out with a note of the reason.
 
         Raises:
-            UnsupportedError: none can.
+            UnsupportedError: none can be loaded, or variants were named and one of them cannot.
         """
-        supported = []
-        for placed in self.request.placed:
+        for placed in self.placed:
             try:
-                self.open(placed)
-                supported.append(placed)
+                loaded = self.open(placed)
             except UnsupportedError as error:
-                if not supported and placed is self.request.placed[-1]:
+                if self.request.is_variant_named or self.placed == (placed,):
                     raise
+                self.placed = tuple(other for other in self.placed if other is not placed)
                 self.notes.append(f"{placed} is left out: {error}")
-        self.placed = tuple(supported)
+            else:
+                yield loaded
 
     def open(self, placed: PlacedVariant) -> LoadedConfiguration:
         """Load a variant on a device, or on one for each stage; what was loaded before is let go."""
@@ -137,11 +135,23 @@ class Session:
         )
 
     def record(self, net: Net, x: Samples, part: Part, *, like: EveryExit | None = None) -> EveryExit:
-        """Record the answers of a network; see `record_answers`."""
-        request = self.request
-        return record_answers(
-            net, x, progress=request.progress, resume=self.resume, part=part, save_s=request.save_s, like=like
+        """Record the answers of a network, unless its graph answered before for another variant; see `record_answers`."""
+        request, graph = self.request, _identify_graph(part)
+        if graph in self._recorded:
+            return self._recorded[graph]
+        answers = record_answers(
+            net,
+            x,
+            progress=request.progress,
+            threads=request.threads,
+            resume=self.resume,
+            part=part,
+            save_s=request.save_s,
+            like=like,
         )
+        if answers is not like:
+            self._recorded[graph] = answers
+        return answers
 
     def fingerprint(self, devices: Sequence[str]) -> dict[str, str]:
         """Return the fingerprint of the board and of the software behind some devices."""
@@ -163,3 +173,11 @@ class Session:
         self._nets.close()
         self._loaded.clear()
         self._reference_held.close()
+
+
+def _identify_graph(part: Part) -> Hashable:
+    """Return what decides the answers of a network: variants with fewer exits share the static networks of their parents."""
+    variant, placement, static = part.variant, part.placement, part.static
+    if static is None:
+        return variant.name, placement, part.work
+    return variant.folder, variant.exits[static].static, placement[min(static, len(placement) - 1)], part.work

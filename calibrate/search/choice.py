@@ -19,7 +19,7 @@ from ..requests import PlacedVariant, Request
 from .contenders import Contender
 from .exclusions import find_exclusions
 from .failures import explain_failure
-from .picks import Pick, best_thresholds, make_picks
+from .picks import Pick, best_thresholds, make_picks, pick_static, rivals
 
 __all__ = ["Choice", "choose", "measure_again"]
 
@@ -33,7 +33,7 @@ class Choice(Struct, frozen=True, kw_only=True):
     """What was chosen.
 
     Attributes:
-        contenders: all of them, with latencies that can be compared.
+        contenders: all of them, with latencies that can be compared: the last ones that were measured.
         exclusions: the configurations that were barred.
         picks: by the names of the targets' points.
         reference_s: mean latency of the reference while the picks were measured side by side; None before.
@@ -56,11 +56,8 @@ class Choice(Struct, frozen=True, kw_only=True):
 
     @property
     def statics(self) -> list[Contender]:
-        """All static networks; those that were picked with the latencies that they were measured with last."""
-        picked = {
-            pick.best_static.key: pick.best_static for pick in self.picks.values() if pick.best_static is not None
-        }
-        return [picked.get(each.key, each) for each in self.contenders if each.static is not None]
+        """All static networks."""
+        return [each for each in self.contenders if each.static is not None]
 
 
 def choose(contenders: Sequence[Contender], measured: Measurements, request: Request) -> Choice:
@@ -86,8 +83,9 @@ def choose(contenders: Sequence[Contender], measured: Measurements, request: Req
 def measure_again(session: Session, choice: Choice, contenders: Sequence[Contender]) -> Choice:
     """Measure what was picked side by side, each target's chain in the mix in which its samples leave, and choose again.
 
-    The cost of an exit depends on how often the other exits are taken, and that on the thresholds. If costs are limited, they are
-    measured once more for the promise, since the first measurement chooses.
+    The cost of an exit depends on how often the other exits are taken, and that on the thresholds. Static networks that may cost
+    less than the best one are measured beside it: one that was held up when all were measured gets its place back. If costs are
+    limited, they are measured once more for the promise, since the first measurement chooses.
 
     Args:
         session: the session.
@@ -99,44 +97,50 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
     """
     request, picks = session.request, choice.picks
     turns = _make_turns(session, choice)
-    seconds = request.measure_s / 2 * len(picks)
+    seconds = request.measure_s / 2 * max(len(picks), len(turns) / 2)
     costs, reference_s = measure_turns(session, turns, seconds=seconds)
     proof: Measured | None = None
     if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
         proof, _ = measure_turns(session, turns, seconds=seconds)
     measured = {name: _choose_again(name, pick, request.targets[name], costs, proof) for name, pick in picks.items()}
-    scaled = tuple(contender.scaled(float(np.median(reference_s))) for contender in contenders)
+    again = {each.key: _with_costs(each, each, costs, proof) for each in turns if isinstance(each, Contender)}
+    latest = tuple(again.get(each.key) or each.scaled(float(np.median(reference_s))) for each in contenders)
     return Choice(
-        contenders=scaled, exclusions=choice.exclusions, picks=measured, reference_s=float(reference_s.mean())
+        contenders=latest, exclusions=choice.exclusions, picks=measured, reference_s=float(reference_s.mean())
     )
 
 
 def _make_turns(session: Session, choice: Choice) -> dict[Hashable, Turn]:
-    """Return the turn of each pick's chain, by the pick, and of each static network that was picked, by its contender."""
+    """Return the turn of each pick's chain, by the pick, and of each static network that is or may be best, by its contender."""
     configuration, request = choice.chain.configuration, session.request
     loaded = session.open(PlacedVariant(configuration.variant, configuration.placement))
     turns: dict[Hashable, Turn] = {}
-    for pick in choice.picks.values():
+    for name, pick in choice.picks.items():
         turns[pick] = force_exits(loaded.net, pick.exit_shares().tolist(), rng=request.rng, pace=request.pace)
-        static = pick.best_static
-        if static is not None and static not in turns:
-            net = session.open_static(static.configuration.variant, static.placement[0], static.static or 0)
-            turns[static] = run_alone(net, pace=request.pace)
+        for static in _best_statics(pick, request.targets[name]):
+            if static not in turns:
+                net = session.open_static(static.configuration.variant, static.placement[0], static.static or 0)
+                turns[static] = run_alone(net, pace=request.pace)
     return turns
 
 
 def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof: Measured | None) -> Pick:
     """Return a pick with the costs that were measured last, and the thresholds that are best at them."""
-    chain = _with_costs(pick.chain, pick, costs, proof)
-    static = pick.best_static and _with_costs(pick.best_static, pick.best_static, costs, proof)
-    thresholds, *static_thresholds = best_thresholds([chain] if static is None else [chain, static], target)
-    if static_thresholds == [None]:
-        static = None
-    if thresholds is None and static is None:
+    chain, tried = _with_costs(pick.chain, pick, costs, proof), _best_statics(pick, target)
+    statics = [_with_costs(static, static, costs, proof) for static in tried]
+    thresholds, *found = best_thresholds([chain, *statics], target)
+    statics = [static for static, met in zip(statics, found, strict=True) if met is not None]
+    if thresholds is None and not statics:
         raise TargetError(explain_failure(name, target, [chain]))
-    _log.debug("%s: %s at %s, against %s", name, chain, thresholds, static or "no static network")
-    others = tuple(other for other in pick.other_statics if best_thresholds([other], target)[0] is not None)
-    return replace(pick, chain=chain, thresholds=thresholds, best_static=static, other_statics=others)
+    others = [other for other in pick.other_statics if other not in tried]
+    others = [other for other in others if best_thresholds([other], target)[0] is not None]
+    pick = pick_static(replace(pick, chain=chain, thresholds=thresholds), statics, target)
+    _log.debug("%s: %s at %s, against %s", name, chain, thresholds, pick.best_static or "no static network")
+    return replace(pick, other_statics=(*pick.other_statics, *others))
+
+
+def _best_statics(pick: Pick, target: Target) -> list[Contender]:
+    return [] if pick.best_static is None else [pick.best_static, *rivals(pick, target)]
 
 
 def _with_costs(contender: Contender, key: Hashable, costs: Measured, proof: Measured | None) -> Contender:

@@ -56,6 +56,15 @@ class Contender(Struct, frozen=True, kw_only=True, eq=False):
         selecting = replace(self.selecting, costs=costs)
         return replace(self, selecting=selecting, reporting=replace(self.reporting, costs=costs, proof=proof))
 
+    def with_answers(
+        self, answers: EveryExit, measured: Measurements, request: Request, independence: Independence
+    ) -> "Contender":
+        """Return a static network with other answers to the reporting samples; see `tabulate`."""
+        _, rows = split(request.order, independence.groups, request.selecting)
+        table = _make_table(answers, measured.reference.labels, request.samples.y, self.reporting.costs).rows(rows)
+        own = replace(self.reporting, score=table.score, label=table.label, right=table.right, differs=table.differs)
+        return replace(self, reporting=own)
+
     def scaled(self, reference_s: float) -> "Contender":
         """Return the contender with the latencies it has when the reference takes `reference_s`."""
         return self.with_costs(self.selecting.costs.scaled(self.configuration.drift(reference_s)))

@@ -17,6 +17,9 @@ LEAST_GAIN = 0.05
 SURE_ERRORS = 1.96
 """Standard errors on either side that hold the true gain in 95 % of all measurements."""
 
+NOISE_ERRORS = 2.365
+"""The same for a standard error that `noise.PARTS` parts of a measurement show: Student's, with one degree of freedom less."""
+
 LEAST_MEAN = 0.01
 """A mean cost that is nothing but noise is taken to be this share of it, so that intervals end."""
 
@@ -29,7 +32,7 @@ class Gain(Struct, frozen=True):
     Attributes:
         of: what is gained: time, joules or accuracy.
         share: the part of the other's mean cost that is saved: 0.2 is 20 % less. Of accuracy, the difference.
-        error: its standard error: of the samples, and of the machine's noise.
+        error: its standard error: of the samples, and of the machine's noise, which counts for more since few parts show it.
         least: the share that must surely be saved. It is 0 for accuracy: there any sure difference counts.
     """
 
@@ -98,9 +101,9 @@ def _measure_saving(
         return Gain(of, 0.0, 0.0, least)
     ratio = float(cost.mean()) / mean
     error = _error(cost - ratio * other, ours[0]) / mean
-    least_mean = max(LEAST_MEAN, 1 - SURE_ERRORS * theirs[0].costs.noise)
+    least_mean = max(LEAST_MEAN, 1 - NOISE_ERRORS * theirs[0].costs.noise)
     noise = ratio * math.hypot(ours[0].costs.noise, theirs[0].costs.noise / least_mean)
-    return Gain(of, 1 - ratio, math.hypot(error, noise), least)
+    return Gain(of, 1 - ratio, math.hypot(error, noise * NOISE_ERRORS / SURE_ERRORS), least)
 
 
 def _error(values: np.ndarray, table: ExitTable) -> float:

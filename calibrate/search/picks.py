@@ -1,5 +1,6 @@
 """The chain that serves some targets best, its thresholds, and the best static network for each, by the selecting samples."""
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +19,14 @@ from .objective import find_thresholds, goal_values, limit_values
 from .simplicity import take_simplest
 from .thresholds import MARGIN
 
-__all__ = ["Pick", "best_thresholds", "make_picks", "may_be_unprovable"]
+__all__ = ["Pick", "best_thresholds", "make_picks", "may_be_unprovable", "pick_static", "rivals"]
 
 FEW_SAMPLES = 2000
 """Below 2000 samples the measured drop is too noisy to choose by. Disagreement with the last exit is an upper bound with less
 noise; the certified thresholds that result are as fast or faster (`tests/benchmarks/certify.py`)."""
+
+MOST_RIVALS = 3
+"""Static networks beside the best one that are measured again with it."""
 
 PROOF_ERRORS = 1.64
 """Standard errors by which samples must show that a chain can be promised at all: the best of many looks better than it is."""
@@ -91,13 +95,34 @@ def make_picks(
     picks = {}
     for name, target in targets.items():
         statics = [each for each in contenders if each.static is not None and thresholds[name][each] is not None]
-        statics.sort(key=lambda each: (may_be_unprovable(each, target), goal_and_latency(each, (), target)))
-        pick = Pick(chain, thresholds[name][chain], statics[0] if statics else None, tuple(statics[1:]), least_gain)
-        if statics and pick.prefers_static(target):
-            pick = _with_simplest_static(pick, statics, target)
-        picks[name] = pick
-        _log.debug("%s: %s, then %s", name, pick.best_static or "no static network", [*map(str, statics[1:])])
+        picks[name] = pick_static(Pick(chain, thresholds[name][chain], None, (), least_gain), statics, target)
+        others = [*map(str, picks[name].other_statics)]
+        _log.debug("%s: %s, then %s", name, picks[name].best_static or "no static network", others)
     return picks
+
+
+def pick_static(pick: Pick, statics: Sequence[Contender], target: Target) -> Pick:
+    """Return a pick with the best of the static networks that meet a target, and the others in their order."""
+    ranked = sorted(statics, key=lambda each: (may_be_unprovable(each, target), goal_and_latency(each, (), target)))
+    pick = replace(pick, best_static=ranked[0] if ranked else None, other_statics=tuple(ranked[1:]))
+    return _with_simplest_static(pick, ranked, target) if ranked and pick.prefers_static(target) else pick
+
+
+def rivals(pick: Pick, target: Target) -> list[Contender]:
+    """Return up to `MOST_RIVALS` static networks that may cost less than the best one, as far as costs are noise.
+
+    They are as likely to be provable. With the goal `accuracy` there are none: costs do not decide.
+    """
+    best = pick.best_static
+    if best is None or target.goal == "accuracy":
+        return []
+    risk = may_be_unprovable(best, target)
+    close = (
+        other
+        for other in pick.other_statics
+        if may_be_unprovable(other, target) == risk and _gain(best, (), other, (), target, 0.0).interval[0] <= 0
+    )
+    return list(itertools.islice(close, MOST_RIVALS))
 
 
 def _with_simplest_static(pick: Pick, statics: Sequence[Contender], target: Target) -> Pick:

@@ -1,21 +1,31 @@
 """Do predicted latencies hold? Five operating points of one network, and the chain without some of its exits.
 
 python tests/benchmarks/predict.py [--devices cpu,openvino:CPU] [--samples 2000] [--json result.json]
-    [--network file.py:function or model.onnx --data DATA --test DATA]
+    [--runs 200] [PART ...] [--network file.py:function or model.onnx --data DATA --test DATA]
 
 points    calibrates five points and runs each on samples that calibration never saw: mean latency measured, beside what the
           calibration's costs predict at the exit shares that occurred; the same where the machine's own drift between the two is
           taken out, as the whole network shows it; and what costs measured in the same run predict
 fewer     leaves every exit but the last out in turn: latency of leaving at each exit that is left, predicted from what passing
           an exit costs, and measured
+load      only if it is named: calibrates and measures anew, --runs times, while as many busy processes as there are cores run
+          and stand by turns; how often the mean latency that the calibration predicts at the exit shares that occurred, times
+          how much slower the whole network is than it was then (`Benchmark.slowdown`), is within 3 % of the measured one, and
+          how often the calibration warns in the other runs: by a note on the machine's speed or on a latency that is noise, or
+          by a noise of which 1.96 standard errors are 3 %
 
 Without a network that is given, one with random weights stands in, labelled by its own last exit: a check that this runs.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +39,14 @@ from offramp.export import export, keep
 from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo.dense import write_onnx
 
-SEEDS = {"calibration": 0, "order of turns": 0, "exits left out": list(range(6))}
+SEEDS = {"calibration": 0, "order of turns": 0, "exits left out": list(range(6)), "load": "the number of the run"}
+
+MOST_ERROR = 0.03
+
+ON_OFF_S = 0.05, 3.0
+"""The shortest and the longest time for which the busy processes run, or stand."""
+
+WARNINGS = "The machine's speed changed", "is noise"
 
 DROPS = (0.0025, 0.005, 0.01, 0.02, 0.05)
 
@@ -109,18 +126,79 @@ def fewer(bundle, device, found, x):
     return rows
 
 
+@contextlib.contextmanager
+def load_that_comes_and_goes(seed):
+    rng, end = np.random.default_rng(seed), threading.Event()
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+
+    def switch():
+        is_on = False
+        while not end.wait(float(np.exp(rng.uniform(*np.log(ON_OFF_S))))):
+            is_on = not is_on
+            for process in busy:
+                process.send_signal(signal.SIGCONT if is_on else signal.SIGSTOP)
+
+    thread = threading.Thread(target=switch)
+    try:
+        thread.start()
+        yield
+    finally:
+        end.set()
+        thread.join()
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def load(bundle, device, data, test, runs):
+    rows = []
+    for run in range(runs):
+        with tempfile.TemporaryDirectory() as folder, load_that_comes_and_goes(run):
+            target = Target(max_drop=0.02)
+            options = {"device": device, "variant": "fp32", "output": Path(folder) / "c.json"}
+            found = calibrate(bundle, data, target, seed=run, **options)
+            name = next((name for name, point in found.points.items() if point.exits_early), None)
+            if name is None:
+                continue
+            result = bench(bundle, test, device=device, calibration=found, point=name, seed=run)
+        assert result.slowdown is not None
+        predicted_s = float(np.dot(result.exit_shares, found.points[name].exit_latency_s)) * result.slowdown
+        noise = found.chains[0].noise
+        row = {
+            "error": predicted_s / result.early.mean_s - 1,
+            "slowdown": result.slowdown,
+            "noise": noise,
+            "noted": any(warning in note for note in found.notes for warning in WARNINGS),
+        }
+        row["warned"] = row["noted"] or 1.96 * noise > MOST_ERROR
+        rows.append(row)
+        print(
+            f"{device:14} run {run:3}  error {row['error']:+7.1%}  slowdown {result.slowdown:5.2f}  noise {noise:6.1%}  "
+            f"{'noted' if row['noted'] else 'warned' if row['warned'] else ''}",
+            flush=True,
+        )
+    off = [row for row in rows if abs(row["error"]) > MOST_ERROR]
+    warned = sum(row["warned"] for row in rows)
+    print(
+        f"{device}: {len(rows) - len(off)} of {len(rows)} within {MOST_ERROR:.0%}; warned of in {warned} runs, among them "
+        f"{sum(row['warned'] for row in off)} of the {len(off)} others"
+    )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--devices", default="cpu,openvino:CPU")
     parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--runs", type=int, default=200)
     for name in ("network", "data", "test"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     parts = arguments.parts or ["points", "fewer"]
-    if unknown := set(parts) - {"points", "fewer"}:
-        parser.error(f"There is no part {', '.join(sorted(unknown))}; there are points, fewer.")
+    if unknown := set(parts) - {"points", "fewer", "load"}:
+        parser.error(f"There is no part {', '.join(sorted(unknown))}; there are points, fewer, load.")
     own = tempfile.TemporaryDirectory()
     if arguments.network is None:
         network, data, (x, y) = stand_in(Path(own.name))
@@ -128,12 +206,16 @@ def main() -> None:
         network = load_network(arguments.network)
         data, (x, y) = (labelled(load_samples(source), source) for source in (arguments.data, arguments.test))
     test = x[: arguments.samples], y[: arguments.samples]
-    devices = {}
+    devices: dict[str, dict[str, object]] = {}
     for device in arguments.devices.split(","):
         with tempfile.TemporaryDirectory() as folder:
             bundle = export(network, data[0][:3], Path(folder) / "network.offramp")
-            rows, found = points(bundle, device, data, test)
-            devices[device] = {"points": rows}
+            devices[device] = {}
+            if "load" in parts:
+                devices[device]["load"] = load(bundle, device, data, test, arguments.runs)
+            if not {"points", "fewer"} & set(parts):
+                continue
+            devices[device]["points"], found = points(bundle, device, data, test)
             if "fewer" in parts:
                 x = check_data(test, bundle.manifest).x
                 devices[device]["fewer"] = fewer(bundle, device, found, x)

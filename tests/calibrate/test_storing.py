@@ -53,6 +53,21 @@ def test_a_calibration_that_promises_too_replaces_one_and_the_one_before_is_kept
     assert read_calibration(path.with_name("default.json.before")) == first
 
 
+def test_one_of_another_device_is_no_better_and_is_kept(calibrated, promised):
+    path = calibrated.calibrations()[0]
+    worse = with_point(promised, met=True, promise="Nothing is promised.")
+    chains = tuple(replace(chain, placement=("openvino:NPU",) * 3) for chain in promised.chains)
+    other_board = worse.fingerprint | {"soc": "another"}
+    for elsewhere in (replace(worse, chains=chains), replace(worse, fingerprint=other_board)):
+        store(promised, request(calibrated, replace=True))
+        stored, is_stored = store(elsewhere, request(calibrated))
+        assert is_stored and read_calibration(path) == stored
+        assert "; on cpu; promised, by 600 samples) is kept as default.json.before" in stored.notes[-1]
+    upgraded = replace(worse, fingerprint=worse.fingerprint | {"engine": "a later version"})
+    store(promised, request(calibrated, replace=True))
+    assert not store(upgraded, request(calibrated))[1]
+
+
 def test_a_file_that_was_named_is_replaced(calibrated, promised, tmp_path):
     path = tmp_path / "board.json"
     first, _ = store(promised, request(calibrated, path=path, is_path_named=True))

@@ -4,6 +4,8 @@ import contextlib
 import io
 import sys
 
+from rich.progress import Progress
+
 from offramp.cli.output import progress_bars
 
 
@@ -22,3 +24,21 @@ def test_bars_go_on_while_stderr_is_redirected(monkeypatch):
         progress("capturing the network", 0, 1)
         assert "capturing the network" in terminal.getvalue()
     assert hidden.getvalue() == ""
+
+
+def test_a_step_that_begins_again_tells_what_remains_again(monkeypatch):
+    """Each network is recorded by itself: a bar that was full once would say that nothing remains of the next one."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    shown = []
+
+    class Bars(Progress):
+        def update(self, task_id, **fields):
+            super().update(task_id, **fields)
+            shown.append(self.tasks[task_id].finished)
+
+    monkeypatch.setattr("rich.progress.Progress", Bars)
+    with progress_bars() as progress:
+        for done in (100, 200, 100, 200):
+            progress("recording", done, 200)
+    assert shown == [False, True, False, True]

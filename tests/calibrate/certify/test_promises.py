@@ -1,11 +1,21 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp.bundle import Certificate, Target
-from offramp.calibrate.certify.points import describe_promise
+from offramp.calibrate.certify.exact_tests import thin
+from offramp.calibrate.certify.points import describe_promise, make_points, record_tested
 from offramp.calibrate.certify.promises import bound_cost, certify_path
 from offramp.calibrate.measure.noise import machine_noise, part_medians
-from offramp.calibrate.measure.tables import Costs, ExitTable
+from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken, mean_at
+from offramp.calibrate.search.contenders import Contender
+from offramp.calibrate.search.independence import Independence, split
+from offramp.calibrate.search.picks import Pick
+from offramp.runtime import EveryExit
+from offramp.tests.fakes.configurations import fake_configuration
+from offramp.tests.zoo.exit_tables import UNEVEN, make_table
 
 PATH = np.zeros((1, 0), np.float32)
 """The path of a static network: one candidate without thresholds."""
@@ -70,3 +80,51 @@ def test_promises_of_energy_hold_though_the_power_was_measured_with_an_error():
         promised += step is not None
         broken += step is not None and bool(truth_w > 10.3)
     assert promised > 50 and broken <= 0.1 * 300
+
+
+def test_promises_of_a_mean_cost_hold_though_samples_depend_on_each_other():
+    """Each of 200 samples stands there five times. Of 200 drawn from them at random, 7 % prove a mean that is not there."""
+    population = make_table(20_000, exits=3, temperatures=UNEVEN[:3], seed=1)
+    path = np.full((1, 2), 0.9, np.float32)
+    mean_s = mean_at(population.costs.latency_s, exits_taken(population.score, path[0].tolist()))
+    rng, delta, promised, runs = np.random.default_rng(0), 0.1, {1.0: 0, 1.25: 0}, 200
+    for _ in range(runs):
+        rows = rng.permutation(np.repeat(rng.choice(len(population), 200, replace=False), 5))
+        table = replace(population.rows(rows), independent=0.2)
+        for factor in promised:
+            step, _ = certify_path(table, Target(goal="accuracy", max_latency_s=factor * mean_s), path, delta=delta)
+            promised[factor] += step is not None
+    assert promised[1.0] <= delta / 2 * runs and promised[1.25] >= 0.75 * runs
+    assert (thin(table.score[:, 0], len(table)) == table.score[:, 0]).all()
+
+
+def test_a_static_network_that_is_promised_answers_by_itself():
+    """Its answers were taken from the chain, of which some hundred were compared."""
+    n, order = 400, np.random.default_rng(0).permutation(400)
+    y, independence = np.zeros(n, int), Independence(np.arange(n), 1.0)
+    selecting, reporting = split(order, independence.groups, 100)
+    table = static_network(Costs((np.array([1e-3, 1.001e-3]),)), n)
+    chain, static = (
+        Contender(
+            configuration=fake_configuration("fp32", 1),
+            static=exit_,
+            selecting=table.rows(selecting),
+            reporting=table.rows(reporting),
+        )
+        for exit_ in (None, 0)
+    )
+    wrong = EveryExit((np.arange(n) % 4 == 0).astype(int)[:, None], np.ones((n, 1), np.float32))
+    target = {"default": Target(min_accuracy=0.9)}
+    samples = SimpleNamespace(x=None, y=y)
+    session = SimpleNamespace(
+        request=SimpleNamespace(targets=target, samples=samples, order=order, selecting=100),
+        open_static=lambda *_: None,
+        record=lambda net, x, part: wrong,
+    )
+    measured = SimpleNamespace(reference=SimpleNamespace(labels=y))
+    picks = {"default": Pick(chain, None, static)}
+    assert make_points(picks, target, [static], confidence=0.9)["default"].is_promised
+    own = record_tested(session, picks, measured, independence)
+    point = make_points(own, target, [static], confidence=0.9)["default"]
+    assert not point.is_promised and not point.met
+    assert point.accuracy == pytest.approx(1 - wrong.label[reporting].mean())

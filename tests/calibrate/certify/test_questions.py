@@ -75,6 +75,19 @@ def test_data_that_grow_or_overlap_are_the_same_samples_and_others_are_not(tmp_p
     assert numbers(question(tmp_path, few, reference="exported again")) == [1]
 
 
+def test_some_hundred_of_a_million_are_the_same_samples(tmp_path):
+    hashes = np.random.default_rng(0).integers(0, 2**63, 1_000_300)
+    million, few, others = hashes[:1_000_000], hashes[:300], hashes[1_000_000:]
+    assert numbers(*(question(tmp_path, part) for part in (million, few, others))) == [1, 2, 1]
+
+
+def test_a_file_of_many_questions_stays_readable(tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "MOST_BYTES", 50_000)
+    hashes = np.random.default_rng(0).integers(0, 2**63, 50_000)
+    asked = [question(tmp_path, hashes[i * 10_000 : (i + 1) * 10_000]) for i in range(5)]
+    assert numbers(*asked, question(tmp_path, hashes[40_000:], seed=1)) == [1, 1, 1, 1, 1, 2]
+
+
 def test_a_damaged_file_is_named_and_a_bundle_that_cannot_be_written_does_not_stop(tmp_path, monkeypatch):
     request = question(tmp_path, np.arange(100))
     (tmp_path / "calibrations").mkdir()

@@ -1,12 +1,13 @@
 import contextlib
-import time
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from offramp.cache import list_cache
 from offramp.calibrate import Target
-from offramp.calibrate.measure import configurations
+from offramp.calibrate.measure import answers, configurations
 from offramp.calibrate.measure.answers import record_answers
 from offramp.calibrate.measure.energy import model_energy
 from offramp.devices.simulated import SimulatedBoard
@@ -101,37 +102,41 @@ def test_an_answer_that_is_no_number_is_named(dense):
 
 
 class Chain:
-    """A chain of two exits whose answers in batches are off, at one sample or nowhere."""
+    """A chain of two exits that counts how many samples it is asked at once."""
 
     exits = "early", "late"
+    provenance = SimpleNamespace(devices=("rknn",))
 
-    def __init__(self, is_off_at=None):
-        self.is_off_at, self.sizes = is_off_at, []
+    def __init__(self, differs_at=()):
+        self.differs_at, self.asked = differs_at, []
 
-    def every_exit(self, x, *, size=1):
-        self.sizes.append(size)
+    def every_exit(self, x):
+        self.asked.append(len(x))
         number = x.arrays[0][:, 0]
         score = np.stack([1 - number / 2000, 1 - number / 4000], 1).astype(np.float32)
-        if size > 1:
-            score[number == self.is_off_at] += np.float32(1e-7)
-        else:
-            time.sleep(1e-4 * len(score))  # a batch is faster
+        score[np.isin(number, self.differs_at)] += np.float32(1e-7)
         return EveryExit(np.zeros(score.shape, np.int64), score)
-
-
-@pytest.mark.parametrize("is_off_at", [3, 999, None])
-def test_batches_are_recorded_only_where_they_answer_as_samples_alone(is_off_at):
-    x = Samples((np.arange(1000, dtype=np.float32)[:, None],))
-    chain = Chain(is_off_at)
-    answers = record_answers(chain, x, progress=lambda *_: None)
-    assert np.array_equal(answers.score, Chain().every_exit(x).score)
-    assert (max(chain.sizes[7:]) > 1) == (is_off_at != 3)  # behind the trial
 
 
 def test_a_network_that_answers_as_another_is_not_recorded_again():
     x, chain = Samples((np.arange(1000, dtype=np.float32)[:, None],)), Chain()
     one = chain.every_exit(x)
-    chain.sizes.clear()
-    assert record_answers(chain, x, progress=lambda *_: None, like=one) is one and len(chain.sizes) == 1
-    other = EveryExit(one.label, one.score + np.float32(1e-7))
-    assert np.array_equal(record_answers(chain, x, progress=lambda *_: None, like=other).score, one.score)
+    chain.asked.clear()
+    assert record_answers(chain, x, progress=lambda *_: None, like=one) is one
+    assert len(chain.asked) == 2 and max(chain.asked) == 300
+    surest_of_least_sure, anywhere = [999], range(0, 1000, 50)  # 2 % of the samples
+    for differs_at in (surest_of_least_sure, anywhere):
+        other = Chain(differs_at)
+        found = record_answers(other, x, progress=lambda *_: None, like=one)
+        assert np.array_equal(found.score, other.every_exit(x).score) and not np.array_equal(found.score, one.score)
+
+
+def test_copies_of_a_network_record_what_it_records_alone(dense, monkeypatch):
+    x = check_samples(np.random.default_rng(0).standard_normal((1050, 16)).astype(np.float32), dense.manifest.inputs)
+    net, done = load_uncalibrated(dense), []
+    monkeypatch.setattr(answers, "read_quota", lambda root: math.inf)
+    monkeypatch.setattr(answers.os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    found = record_answers(net, x, progress=lambda step, count, total: done.append(count))
+    alone = net.every_exit(x)
+    assert np.array_equal(found.score, alone.score) and np.array_equal(found.label, alone.label)
+    assert done == [*range(100, 1001, 100), 1050]

@@ -7,6 +7,9 @@ from msgspec.structs import replace
 
 from offramp.bundle import Target, open_bundle
 from offramp.bundle.writing import list_files
+from offramp.calibrate.measure import session
+from offramp.calibrate.measure.answers import record_answers
+from offramp.export import keep
 from offramp.runtime import load, load_static
 from offramp.tests.helpers.briefly import calibrate
 
@@ -44,3 +47,17 @@ def test_a_static_network_is_judged_by_its_own_answers_and_not_by_the_chains(den
     with load(bundle, point=next(name for name, point in found.points.items() if point.exits_early)) as net:
         stages = net.every_exit(x[report]).label[:, 1] == y[report]
     assert found.statics[1].accuracy == own.mean() != stages.mean()
+
+
+def test_a_static_network_that_variants_share_is_recorded_once(dense, labelled, monkeypatch):
+    (x, y), asked = labelled, []
+    bundle = keep(turn_labels(dense, 2), [0, 2])  # so that it does not answer as the chain
+
+    def record(net, x, *, part, **how):
+        asked.append((part.variant.name, part.static))
+        return record_answers(net, x, part=part, **how)
+
+    monkeypatch.setattr(session, "record_answers", record)
+    found = calibrate(bundle, (x, (y + 1) % bundle.manifest.classes), Target(max_disagreement=0.99))
+    assert ("fp32", 2) in asked and ("fp32-exits0-2", None) in asked and ("fp32-exits0-2", 1) not in asked
+    assert len({one.accuracy for one in found.statics if one.exit == (2 if one.variant == "fp32" else 1)}) == 1
