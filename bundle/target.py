@@ -18,7 +18,7 @@ GOALS = {"latency": "the least mean latency", "energy": "the least mean energy",
 LEAST_FRACTION = 1e-9
 """The smallest limit above 0 of a share: to show it takes billions of samples."""
 
-LOSS_LIMITS = ("min_accuracy", "max_drop", "max_disagreement")
+LOSS_LIMITS = ("min_accuracy", "max_loss", "max_drop", "max_disagreement")
 """Limits of what is lost, which ask for late exits; limits of time and energy ask for early ones."""
 
 MAX_LATE = 0.01
@@ -38,6 +38,9 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
         max_latency_s: the largest mean latency in seconds.
         deadline_s, max_late: a time in seconds, and the largest share of inputs that may take longer; one percent by default.
         max_energy_j: the largest mean energy of an inference in joules, the rest of the board included.
+        max_loss: the largest mean loss, from 0 to 1; of a network that classifies the largest share of wrong labels.
+        counts: what accuracy and drop are made of: `labels` that are right or wrong, or `losses` from 0 to 1 of answers that are
+            no labels. Then accuracy is 1 less the mean loss, and the drop is the mean loss added. `calibrate` sets it.
 
     Raises:
         UsageError: no limit is given, or a value is out of range.
@@ -58,12 +61,14 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
     deadline_s: float | None = None
     max_late: float | None = None
     max_energy_j: float | None = None
+    max_loss: float | None = None
+    counts: Literal["labels", "losses"] = "labels"
 
     def __post_init__(self) -> None:
         for name in Target.__struct_fields__:
             value = getattr(self, name)
             if (
-                name != "goal"
+                name not in ("goal", "counts")
                 and value is not None
                 and (isinstance(value, bool) or not isinstance(value, (int, float)))
             ):
@@ -103,7 +108,11 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def needs_labels(self) -> bool:
         """Whether only labels can show that the target is met."""
-        return self.min_accuracy is not None or self.max_drop is not None
+        return not (self.min_accuracy is self.max_loss is self.max_drop is None)
+
+    def of_losses(self) -> "Target":
+        """Return the same target for answers that are judged by losses."""
+        return msgspec.structs.replace(self, counts="losses")
 
     @property
     def needs_energy(self) -> bool:
@@ -123,10 +132,20 @@ def describe_limit(name: str, value: float, target: Target) -> str:
     """Say one limit in words: `an accuracy drop of at most 1.00%`."""
     shown = show_value(name, value)
     match name:
+        case "min_accuracy" if target.counts == "losses":
+            return f"a mean loss of at most {show_value('max_loss', 1 - value)}"
         case "min_accuracy":
             return f"an accuracy of at least {shown}"
+        case "max_loss" if target.counts == "losses":
+            return f"a mean loss of at most {shown}"
+        case "max_loss":
+            return f"a share of wrong labels of at most {shown}"
+        case "max_drop" if target.counts == "losses":
+            return f"a mean loss of at most {shown} more than the whole network's"
         case "max_drop":
             return f"an accuracy drop of at most {shown}"
+        case "max_disagreement" if target.counts == "losses":
+            return f"a mean disagreement of at most {shown} with the whole network"
         case "max_disagreement":
             return f"at most {shown} disagreement with the whole network"
         case "max_latency_s":

@@ -10,6 +10,7 @@ Z95 = 1.959964
 __all__ = [
     "Z95",
     "drop_interval",
+    "mean_drop",
     "mean_error",
     "noninferiority_z",
     "paired_drop",
@@ -70,6 +71,21 @@ def paired_drop(
     n = len(right)
     lost, won = (right_full & ~right).sum() / n, (right & ~right_full).sum() / n
     return float(lost - won), drop_interval(float(lost), float(won), n * independent)
+
+
+def mean_drop(
+    right: np.ndarray, right_full: np.ndarray, *, independent: float = 1.0
+) -> tuple[float, tuple[float, float]]:
+    """Return the mean loss that is added, and its 95 % interval: the mean is taken to be normal.
+
+    Args:
+        right: 1 less the loss with early exit, float64 (N,).
+        right_full: the same at the last exit.
+        independent: the share of the samples that count as independent.
+    """
+    lost = right_full - right
+    drop, half = float(lost.mean()), Z95 * float(lost.std()) / math.sqrt(len(lost) * independent)
+    return drop, (max(-1.0, drop - half), min(1.0, drop + half))
 
 
 def drop_interval(lost: float, won: float, n: float) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from ..bundle import Manifest
 from ..errors import DataError, UsageError
 from ..runtime.chain.samples import Samples, convert_samples, to_array
 from ..units import show_share
+from .truth import Truth, check_truth
 
 __all__ = [
     "LEAST_SAMPLES",
@@ -39,13 +40,13 @@ class SampleSet(Struct, frozen=True):
 
     Attributes:
         x: the samples, in the network's dtypes.
-        y: labels, int64 (N,), or None.
+        y: labels, int64 (N,), or what is true of samples whose network does not classify, or None.
         hashes: of each sample, uint64 (N,): copies have the same.
         sha256: of all samples.
     """
 
     x: Samples
-    y: np.ndarray | None
+    y: "np.ndarray | Truth | None"
     hashes: np.ndarray
     sha256: str
 
@@ -95,8 +96,10 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise UsageError(f"{name} is a pair: (samples, labels), or (samples, None) without labels. {HOW_TO_READ}")
-    if data[1] is None:
-        x, y = convert_samples(data[0], manifest.inputs), None
+    y: np.ndarray | Truth | None = None
+    if data[1] is None or not manifest.classes:
+        x = convert_samples(data[0], manifest.inputs)
+        y = None if data[1] is None else check_truth(data[1], len(x))
     else:
         x, y = check_labelled((data[0], data[1]), manifest)
     needed = max(LEAST_SAMPLES, manifest.classes)
@@ -173,7 +176,7 @@ def _class_shares(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes) / len(labels)
 
 
-def hash_set(x: Samples, y: np.ndarray | None) -> SampleSet:
+def hash_set(x: Samples, y: "np.ndarray | Truth | None") -> SampleSet:
     """Hash samples that were checked."""
     hashes = hash_each(x)
     return SampleSet(x, y, hashes, _hash_all(x, hashes))

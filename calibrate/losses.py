@@ -27,13 +27,13 @@ Loss = Callable[[Answer, Any], Any]
 
 def zero_one(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """1 if anything differs: of scores (N, classes, ...) the likeliest class counts."""
-    return _differing(_likeliest(ours, truth), truth).reshape(len(truth), -1).any(1).astype(np.float64)
+    return np.asarray(_differing(_likeliest(ours, truth), truth).reshape(len(truth), -1).any(1), np.float64)
 
 
 def hamming(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The share of labels that are wrong (Hamming, 1950); scores above 0 say that a label is there."""
     labels = ours > 0 if ours.dtype.kind == "f" else ours
-    return _differing(labels, truth).reshape(len(truth), -1).mean(1)
+    return np.asarray(_differing(labels, truth).reshape(len(truth), -1).mean(1))
 
 
 def absolute(ours: np.ndarray, truth: np.ndarray, scale: float) -> np.ndarray:
@@ -98,7 +98,8 @@ def read_loss(given: "str | Loss") -> Loss:
         return given
     name, _, rest = str(given).partition(":")
     if name.endswith(".py"):
-        return read_function(str(given))
+        function: Loss = read_function(str(given))
+        return function
     if name.startswith("f1@"):
         overlap = _read_number(name.removeprefix("f1@"), str(given))
         if overlap > 1 or not rest:
@@ -112,10 +113,15 @@ def read_loss(given: "str | Loss") -> Loss:
             part, number = "", rest
         scale = _read_number(number, str(given))
         return lambda answer, truth: absolute(_pick(answer, part), _pick(truth, part), scale)
-    function = {"zero_one": zero_one, "hamming": hamming, "iou": iou, "word_errors": word_errors}.get(name)
-    if function is None:
+    plain: dict[str, Callable[[np.ndarray, Any], np.ndarray]] = {
+        "zero_one": zero_one,
+        "hamming": hamming,
+        "iou": iou,
+        "word_errors": word_errors,
+    }
+    if name not in plain:
         raise unknown_name("loss", str(given), (*LOSSES, "file.py:function"))
-    return lambda answer, truth: function(_pick(answer, rest), _pick(truth, rest))
+    return lambda answer, truth: plain[name](_pick(answer, rest), _pick(truth, rest))
 
 
 def evaluate(loss: Loss, answer: Answer, truth: Any, numbers: np.ndarray, *, what: str = "loss") -> np.ndarray:

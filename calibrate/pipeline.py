@@ -22,6 +22,7 @@ from .certify.questions import ask, check_remembered, describe_question
 from .certify.unproven import name_careful
 from .earlier import compare_accuracy, find_known_accuracy
 from .labels import chance_of_agreement, compare_with_commonest
+from .losses import Loss
 from .measure.configurations import Measurements, measure_all
 from .measure.noise import describe_drift
 from .measure.session import Session
@@ -58,6 +59,8 @@ def calibrate(
     measure_s: float = 6.0,
     every_s: float | None = None,
     save_s: float = 10.0,
+    loss: "str | Loss | None" = None,
+    disagreement: "str | Loss | None" = None,
     progress: Progress = no_progress,
 ) -> Calibration:
     """Find the operating point that meets a target at the least cost on this device, promise it, and store it.
@@ -76,7 +79,8 @@ def calibrate(
     Args:
         bundle: the bundle or its folder.
         data: samples as `Net.batch` takes them, and labels int (N,). With labels None only disagreement with the whole network
-            and costs can be limited.
+            and costs can be limited. Of a network that does not classify what is true of each sample takes the labels' place:
+            an array (N, ...), a `Ragged`, or a dict of them by name.
         target: the goal and its limits, or several targets by the names of their points; the first is the one that `load` takes.
             By default `balanced`, `accurate` and `eco`: the least latency (with a meter the least energy) at a drop of at most 1,
             0.5 and 2 %.
@@ -101,6 +105,11 @@ def calibrate(
         every_s: the pace of the product, from the start of one call to the start of the next: calls are measured at it, since
             behind a pause they take up to some times as long. None makes calls back to back.
         save_s: seconds between two saves of recorded answers.
+        loss: for a network that does not classify, how wrong an answer is, from 0 to 1: a name (see `calibrate.losses`), or a
+            function: loss(answer, target) -> float (N,) of the answers' parts by name, arrays (N, ...), and of targets as they
+            are given. `max_drop` then limits the mean loss added against the whole network, `max_loss` the mean loss itself.
+        disagreement: how far an answer is from the whole network's, likewise; without it `max_disagreement` limits how far their
+            losses differ.
         progress: called with the name of the step, how much of it is done, and how much there is.
 
     Returns:
@@ -142,6 +151,8 @@ def calibrate(
         measure_s=measure_s,
         every_s=every_s,
         save_s=save_s,
+        loss=loss,
+        disagreement=disagreement,
         progress=progress,
     )
     check_remembered(request.bundle)
@@ -175,7 +186,7 @@ def calibrate(
 def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
     """Compare the reference's accuracy with that of the commonest class, and with what earlier calibrations knew."""
     y, answers = request.samples.y, measured.reference.labels
-    if y is None:
+    if not isinstance(y, np.ndarray):
         return []
     chance = chance_of_agreement(y, answers, request.bundle.manifest.classes)
     known = find_known_accuracy(request.bundle)
@@ -184,7 +195,8 @@ def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
 
 def _find_independence(measured: Measurements, request: Request) -> Independence:
     """Find which samples depend on each other, by the scores of the first configuration."""
-    labels = measured.reference.labels if request.samples.y is None else request.samples.y
+    y = request.samples.y
+    labels = y if isinstance(y, np.ndarray) else measured.reference.labels
     return find_independence(request.samples.hashes, measured.configurations[0].answers.chain.score, labels)
 
 

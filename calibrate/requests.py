@@ -20,8 +20,11 @@ from ..errors import UsageError
 from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
+from .judging import Judging, read_judging
 from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data
+from .losses import Loss
 from .pace import Pace
+from .truth import Truth
 
 __all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "Keep", "PlacedVariant", "Request", "read_request"]
 
@@ -76,6 +79,7 @@ class Request(Struct, frozen=True, kw_only=True):
         save_s: seconds between two saves of unfinished work.
         progress: is told what is being done.
         notes: things worth knowing about the samples, in words.
+        judging: how wrong answers are; None if the network classifies.
     """
 
     bundle: Bundle
@@ -103,6 +107,7 @@ class Request(Struct, frozen=True, kw_only=True):
     save_s: float
     progress: Progress
     notes: tuple[str, ...]
+    judging: Judging | None
 
     @property
     def reference_variant(self) -> Variant:
@@ -129,6 +134,9 @@ class Request(Struct, frozen=True, kw_only=True):
             "data": self.samples.sha256,
             "outside": "" if self.outside is None else self.outside.sha256,
         }
+        if self.judging is not None:
+            truth = self.samples.y.sha256 if isinstance(self.samples.y, Truth) else ""
+            given["judging"] = f"{self.judging.key} {truth}"
         if self.pace.every_s is not None:
             given["every"] = f"{self.pace.every_s:g} s"
         return given | {name: text for name, text in fingerprint.items() if name != "temperature"}
@@ -155,6 +163,8 @@ def read_request(
     measure_s: float,
     every_s: float | None,
     save_s: float,
+    loss: "str | Loss | None",
+    disagreement: "str | Loss | None",
     progress: Progress,
 ) -> Request:
     """Check the arguments of `calibrate` and make them ready; all that can be refused before measuring is refused here."""
@@ -162,6 +172,9 @@ def read_request(
     samples = check_data(data, bundle.manifest)
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
     targets = name_targets(target, has_labels=samples.y is not None, meter=meter)
+    judging = read_judging(bundle.manifest, loss, disagreement, has_truth=samples.y is not None)
+    if judging is not None:
+        targets = {name: each.of_losses() for name, each in targets.items()}
     others, notes = _check_outside(samples, others, targets, bundle.manifest.classes)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
@@ -199,8 +212,9 @@ def read_request(
         save_s=save_s,
         progress=progress,
         notes=notes,
+        judging=judging,
     )
-    if samples.y is not None:
+    if isinstance(samples.y, np.ndarray):
         check_classes(samples.y)
     return request
 
@@ -212,7 +226,7 @@ def name_targets(
     if target is None:
         goal: Goal = "latency" if meter is None else "energy"
         limit = "max_drop" if has_labels else "max_disagreement"
-        targets = {name: Target(goal=goal, **{limit: most}) for name, most in STANDARD_LOSSES.items()}
+        targets = {name: Target(goal=goal, counts="labels", **{limit: most}) for name, most in STANDARD_LOSSES.items()}
     else:
         targets = {"default": target} if isinstance(target, Target) else dict(target)
     if not targets:
@@ -274,9 +288,10 @@ def _check_outside(
     """
     if outside is None:
         return None, ()
-    if outside.y is None and any(target.min_accuracy is not None for target in targets.values()):
+    if outside.y is None and any({"min_accuracy", "max_loss"} & set(target.limits) for target in targets.values()):
         raise UsageError(
-            "outside has no labels, so it cannot choose thresholds for min_accuracy: limit max_drop instead, or give labels."
+            "outside has no labels, so it cannot choose thresholds for min_accuracy or max_loss: limit max_drop instead, or give "
+            "labels."
         )
     is_shared = np.isin(outside.hashes, samples.hashes)
     shared, left = int(is_shared.sum()), int((~is_shared).sum())

@@ -159,6 +159,6 @@ def _make_target(fields: Any, where: str, path: Path) -> Target:
                 raise UsageError(f"{limit} is given twice.")
             if limit != "goal":
                 limits[limit] = read_limit(key, value, limit=limit, factor=1.0 if key == limit else 1e-3)
-        return Target(goal=fields.get("goal"), **limits)
+        return Target(goal=fields.get("goal"), counts="labels", **limits)
     except UsageError as error:
         raise UsageError(f"{where}: {error}", path=path) from error

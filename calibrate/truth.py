@@ -1,5 +1,6 @@
 """What is true of samples whose network does not classify: arrays, or rows of different lengths such as the boxes of an image."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +60,17 @@ class Truth(Struct, frozen=True):
     def __getitem__(self, rows: Any) -> "Truth":
         """Return what is true of some of the samples."""
         return Truth(self.parts, self.numbers[rows])
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all of it."""
+        digest = hashlib.sha256()
+        for name, part in self.parts.items():
+            digest.update(name.encode())
+            for array in (part.values, part.offset) if isinstance(part, Ragged) else (part,):
+                digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        digest.update(self.numbers.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def read(self) -> Any:
         """Return it as a loss takes it: arrays, lists of rows, or a dict of these."""

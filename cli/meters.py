@@ -32,7 +32,7 @@ def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
         raise UsageError(f"Name the function that makes the meter: {name}:function", path=name)
     if ".py:" not in name:
         return choose_meter(name) if devices is None else choose_for(name, devices)
-    from .inputs import call_function
+    from ..calibrate.user_code import call_function
 
     meter = call_function(name)
     if not isinstance(meter, Meter):

@@ -69,7 +69,7 @@ def _read_targets(goal: Any, limits: Mapping[str, str | None], file: str | None)
         if text is not None
     }
     if file is None:
-        return Target(goal=goal, **given) if given or goal else None
+        return Target(goal=goal, counts="labels", **given) if given or goal else None
     if given or goal:
         raise UsageError("--target names a file that states goal and limits: leave --goal and the limits out.")
     return read_targets(file)

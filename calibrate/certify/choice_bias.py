@@ -1,5 +1,7 @@
 """How much better a point looks on the reporting samples than it is, because they also chose its step along the path."""
 
+from statistics import NormalDist
+
 import numpy as np
 from msgspec.structs import replace
 
@@ -57,6 +59,18 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
     disagreement = corrected(table.differs)
     if point.full_accuracy is None or point.drop is None:
         return replace(point, disagreement=disagreement, choice_bias=disagreement - point.disagreement)
+    if table.lost.dtype.kind == "f":
+        sums = _sum_by_step(table.lost, taken, often)
+        bias = float((sums[-1, chosen[rows]] - sums[rows, chosen[rows]]).mean()) / draws
+        low, high = point.drop_interval or (point.drop, point.drop)
+        return replace(
+            point,
+            accuracy=point.full_accuracy - point.drop - bias,
+            drop=point.drop + bias,
+            drop_interval=(max(-1.0, low + bias), min(1.0, high + bias)),
+            disagreement=disagreement,
+            choice_bias=bias,
+        )
     lost, won = corrected(table.lost > 0), corrected(table.lost < 0)
     return replace(
         point,
@@ -79,7 +93,11 @@ def _last_certified(table: ExitTable, target: Target, taken: np.ndarray, often: 
     n = round(float(often[0].sum()))
     is_proven = np.ones((len(often), len(taken)), bool)
     for name, (values, most) in limit_values(table, target).items():
-        if name == "max_drop":
+        if values.ndim == 2 and values.dtype.kind == "f":  # bets on each draw would take minutes
+            mean, square = (_sum_by_step(part, taken, often) / n for part in (values, values**2))
+            error = np.sqrt(np.maximum(square - mean**2, 1 / n) / n)
+            is_proven &= mean + NormalDist().inv_cdf(1 - delta) * error <= most
+        elif name == "max_drop":
             lost, won = (_sum_by_step(part, taken, often) for part in (values > 0, values < 0))
             is_proven &= noninferiority_z(lost, won, n, most) <= critical_z(n, most, delta)
         elif values.ndim == 2:

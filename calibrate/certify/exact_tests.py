@@ -22,8 +22,8 @@ NUISANCE_POINTS = 8000
 COARSE_NUISANCE_POINTS = NUISANCE_POINTS // 25
 """Points at which it is tried while the critical value is still bracketed."""
 
-MOST_BET = 0.5
-"""The largest bet, as a share of the money that may be lost."""
+MOST_BET, BETS = 0.9, 256
+"""The largest bet, as a share of the money that may be lost; and how often the bet is chosen anew."""
 
 __all__ = ["certify_drop", "certify_mean", "certify_share", "critical_z", "share_bound", "size_of", "thin"]
 
@@ -101,7 +101,8 @@ def certify_share(count: int, n: int, limit: float, *, delta: float) -> bool:
 def certify_mean(values: np.ndarray, limit: float, *, least: float, most: float, delta: float) -> bool:
     """Return True if the true mean is below a limit; the chance that this is false is at most `delta`.
 
-    The test bets against the mean: Waudby-Smith and Ramdas, Journal of the Royal Statistical Society B 86, 2024.
+    The test bets against the mean (Waudby-Smith and Ramdas, Journal of the Royal Statistical Society B 86, 2024). Each bet is the
+    one that would just win what is still needed by the samples that are left (STaR-Bets, arXiv 2505.22422).
 
     Args:
         values: float64 (N,) in an order that does not depend on them.
@@ -114,13 +115,21 @@ def certify_mean(values: np.ndarray, limit: float, *, least: float, most: float,
     if limit <= least:
         return False
     x, m = (np.asarray(values, np.float64) - least) / (most - least), (limit - least) / (most - least)
-    n = len(x)
-    past = np.arange(1, n + 1)
-    mean = (0.5 + np.cumsum(x)) / (past + 1)
-    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (past + 1)
-    bet = np.sqrt(2 * math.log(1 / delta) / (n * np.r_[0.25, variance[:-1]]))
-    money = np.cumsum(np.log1p(np.minimum(bet, MOST_BET / (1 - m)) * (m - x)))
-    return bool(money.max() >= math.log(1 / delta))
+    n, needed, money = len(x), math.log(1 / delta), 0.0
+    step = -(-n // BETS)
+    past, squares = np.cumsum(x), np.cumsum(x**2)
+    for first in range(0, n, step):
+        variance = 0.25
+        if first:  # of the samples so far, and one of the largest variance with the mean of the limit
+            mean = (m + past[first - 1]) / (first + 1)
+            spread = squares[first - 1] - 2 * mean * past[first - 1] + first * mean**2
+            variance = max((0.25 + spread) / (first + 1), 1e-12)
+        bet = min(math.sqrt(2 * (needed - money) / ((n - first) * variance)), MOST_BET / (1 - m))
+        won = money + np.cumsum(np.log1p(bet * (m - x[first : first + step])))
+        if won.max() >= needed:
+            return True
+        money = float(won[-1])
+    return False
 
 
 def thin(values: np.ndarray, n: int) -> np.ndarray:

@@ -262,8 +262,14 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
     together = f" ({'; '.join(many)})" if many else ""
     parts = []
     for name, most in certificate.limits.items():
-        if name == "max_drop":
+        if name == "max_drop" and target.counts == "losses":
+            parts.append(f"the mean loss added on inputs like these is at most {show_share(most)}")
+        elif name == "max_drop":
             parts.append(f"the accuracy drop on inputs like these is at most {show_share(most)}")
+        elif name == "max_disagreement" and target.counts == "losses":
+            parts.append(
+                f"the mean disagreement with the whole network on inputs like these is at most {show_share(most)}"
+            )
         elif name == "max_disagreement":
             parts.append(
                 f"at most {show_share(most)} of inputs like these get another label than the whole network gives them"

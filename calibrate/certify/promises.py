@@ -16,6 +16,7 @@ from .exact_tests import certify_drop, certify_mean, certify_share, share_bound,
 
 WORDS = {
     "min_accuracy": ("a share of wrong labels", True),
+    "max_loss": ("a mean loss", True),
     "max_drop": ("an accuracy drop", True),
     "max_disagreement": ("a disagreement with the whole network", True),
     "max_latency_s": ("a mean latency", False),
@@ -109,6 +110,9 @@ def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarra
     n = max(1, int(len(seen) * share))
     if table.is_reference and name in ("max_drop", "max_disagreement"):
         return True
+    if values.ndim == 2 and values.dtype.kind == "f":
+        least = -1.0 if name == "max_drop" else 0.0
+        return most > 0 and certify_mean(thin(seen, n), most, least=least, most=1.0, delta=delta)
     if name == "max_drop":
         lost, won = math.ceil(int((seen > 0).sum()) * share - 1e-9), int(int((seen < 0).sum()) * share + 1e-9)
         return certify_drop(lost, won, n, eps=most, delta=delta)

@@ -22,6 +22,7 @@ from ...errors import BundleError, MissingError
 from ...files import check_writable, lock_folder, os_errors_explained, write_atomically
 from ...units import show_share
 from ..requests import Request
+from ..truth import Truth
 
 FIRST_PART = 0.8
 """The first question's part of the chance of error. Of the rest the k-th has 1 / (k (k - 1)), which adds up to all of it."""
@@ -182,7 +183,7 @@ def _key(request: Request) -> str:
     labels, outside = request.samples.y, request.outside
     parts = [
         request.samples.sha256,
-        "" if labels is None else hashlib.sha256(labels.tobytes()).hexdigest(),
+        "" if labels is None else _hash_labels(labels),
         "" if outside is None else outside.sha256,
         {name: str(target) for name, target in request.targets.items()},
         [(str(placed), placed.variant.digest) for placed in request.placed],
@@ -193,7 +194,13 @@ def _key(request: Request) -> str:
         request.pace.every_s,
         request.meter_name,
     ]
+    if request.judging is not None:
+        parts.append(request.judging.key)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _hash_labels(labels: "np.ndarray | Truth") -> str:
+    return labels.sha256 if isinstance(labels, Truth) else hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def _sketch(hashes: np.ndarray) -> _Samples:

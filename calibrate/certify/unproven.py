@@ -39,7 +39,9 @@ def find_unproven(
         promised: the thresholds that can be promised; None if none can.
         delta: the chance of a false promise.
     """
-    halves = {name: most / 2 for name in ("max_drop", "max_disagreement") if (most := target.limits.get(name))}
+    halves = {
+        name: most / 2 for name in ("max_drop", "max_loss", "max_disagreement") if (most := target.limits.get(name))
+    }
     candidates = [pick.thresholds, find_thresholds(pick.chain.selecting, replace(target, **halves), margin=0.0)]
     points = [
         predict_point(pick.chain, thresholds, target)
@@ -97,6 +99,8 @@ def _loss(point: OperatingPoint) -> str:
     limits = point.target.limits
     if "max_drop" in limits and point.drop is not None:
         return f"a drop of {show_share(point.drop)}"
+    if "max_loss" in limits and point.accuracy is not None:
+        return f"a loss of {show_share(1 - point.accuracy)}"
     if "min_accuracy" in limits and point.accuracy is not None:
         return f"an accuracy of {show_share(point.accuracy)}"
     return f"a disagreement of {show_share(point.disagreement)}"

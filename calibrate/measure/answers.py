@@ -15,6 +15,7 @@ from ...errors import DataError, UsageError
 from ...progress import Progress
 from ...runtime import EveryExit, Net
 from ...runtime.chain.samples import Samples
+from ..judging import Judge
 from .resume import Part, Resume
 
 __all__ = ["record_answers"]
@@ -46,6 +47,7 @@ def record_answers(
     part: Part | None = None,
     save_s: float = 10.0,
     like: EveryExit | None = None,
+    judge: Judge | None = None,
 ) -> EveryExit:
     """Return what every exit answers to every sample, each of which goes through by itself, as a product asks.
 
@@ -61,39 +63,46 @@ def record_answers(
         save_s: seconds between two saves. Recordings shorter than a tenth of this are not stored: they spare the disk.
         like: answers of another network, which are returned if this one gives exactly the same to some of the samples: to those
             of which it should be least sure, and to 300 drawn at random.
+        judge: keeps losses and disagreements of the answers of a network that does not classify.
 
     Raises:
         DataError: a score is not a number.
     """
     stored = None if resume is None or part is None else resume.load(part)
-    if like is not None and stored is None and len(x) >= LEAST_SAMPLES and _answers_so(net, x, like):
+    if like is not None and judge is None and stored is None and len(x) >= LEAST_SAMPLES and _answers_so(net, x, like):
         progress("recording", len(x), len(x))
         return like
     label, score = np.empty((len(x), len(net.exits)), np.int64), np.empty((len(x), len(net.exits)), np.float32)
-    done = _restore(stored, label, score)
+    kept: dict[str, np.ndarray] = {}
+    done = _restore(stored, label, score, kept)
     last_save_s = monotonic()
-    for rows, answers in _record(net, x, done, threads):
+    for rows, answers in _record(net, x, done, threads, judge):
         label[rows], score[rows] = answers.label, answers.score
+        for name in (answers.answers or ({},))[0]:
+            values = np.stack([part[name] for part in answers.answers or ()], 1)
+            kept.setdefault(name, np.empty(score.shape, np.float32))[rows] = values
         progress("recording", rows.stop, len(x))
         if (
             resume is not None
             and part is not None
             and monotonic() - last_save_s > save_s / (10 if rows.stop == len(x) else 1)
         ):
-            resume.save(part, _dump(label[: rows.stop], score[: rows.stop]))
+            resume.save(part, _dump(label, score, kept, rows.stop))
             last_save_s = monotonic()
-    return EveryExit(label, score)
+    parts = tuple({name: values[:, k] for name, values in kept.items()} for k in range(len(net.exits)))
+    return EveryExit(label, score, None, parts if kept else None)
 
 
-def _record(net: Net, x: Samples, done: int, threads: int) -> Iterator[tuple[slice, EveryExit]]:
+def _record(net: Net, x: Samples, done: int, threads: int, judge: Judge | None) -> Iterator[tuple[slice, EveryExit]]:
     """Yield the answers to each hundred samples behind the first ones, which are done, in their order."""
     parts = [slice(first, min(first + SAMPLES_AT_ONCE, len(x))) for first in range(done, len(x), SAMPLES_AT_ONCE)]
 
     def ask(net: Net, rows: slice) -> EveryExit:
         try:
-            return net.every_exit(x[rows])
+            answers = net.every_exit(x[rows])
         except DataError as error:
             raise DataError(f"Counted from sample {rows.start} on: {error}") from error
+        return answers if judge is None else judge.judge(x, rows, answers)
 
     with ExitStack() as stack:
         nets = [net, *(_copy(net, threads, stack) if len(x) - done >= LEAST_SAMPLES else [])]
@@ -130,17 +139,21 @@ def _are_equal(one: EveryExit, other: EveryExit) -> bool:
     return np.array_equal(one.label, other.label) and np.array_equal(one.score, other.score)
 
 
-def _dump(label: np.ndarray, score: np.ndarray) -> bytes:
+def _dump(label: np.ndarray, score: np.ndarray, kept: dict[str, np.ndarray], done: int) -> bytes:
     file = io.BytesIO()
-    np.savez(file, label=label.astype(np.int32), score=score)
+    arrays = {"label": label.astype(np.int32), "score": score} | kept
+    np.savez(file, **{name: array[:done] for name, array in arrays.items()})  # type: ignore[arg-type]
     return file.getvalue()
 
 
-def _restore(content: bytes | None, label: np.ndarray, score: np.ndarray) -> int:
+def _restore(content: bytes | None, label: np.ndarray, score: np.ndarray, kept: dict[str, np.ndarray]) -> int:
     """Put answers of an earlier run into place; return how many samples they cover."""
     if content is None:
         return 0
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         done = len(file["score"])
         label[:done], score[:done] = file["label"], file["score"]
+        for name in set(file.files) - {"label", "score"}:
+            kept[name] = np.empty(score.shape, np.float32)
+            kept[name][:done] = file[name]
     return done

@@ -90,16 +90,21 @@ class Reference(Struct, frozen=True, kw_only=True):
 
     Attributes:
         device: where it runs.
-        labels, outside_labels: its answers to the given samples, and to those from outside if there are any.
+        answers, outside_answers: to the given samples, and to those from outside if there are any.
         configuration: the configuration whose last static network it is; None if none was measured where it runs.
         latency_s: its median latency while the last configuration was measured.
     """
 
     device: str
-    labels: np.ndarray
-    outside_labels: np.ndarray | None
+    answers: EveryExit
+    outside_answers: EveryExit | None
     configuration: Configuration | None
     latency_s: float
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Its labels of the given samples, (N,)."""
+        return self.answers.label[:, 0]
 
 
 class Measurements(Struct, frozen=True):
@@ -119,7 +124,7 @@ def measure_all(session: Session) -> Measurements:
     request = session.request
     configurations = tuple(measure_configuration(session, loaded) for loaded in session.open_each())
     reference = _describe_reference(session, configurations)
-    if request.samples.y is not None:
+    if isinstance(request.samples.y, np.ndarray):
         check_labels(request.samples.y, reference.labels, request.bundle.manifest.classes)
     return Measurements(configurations, reference)
 
@@ -198,21 +203,20 @@ def _describe_reference(session: Session, configurations: Sequence[Configuration
     for configuration in configurations:
         if configuration.variant is first and configuration.placement[-1] == device:
             outside = configuration.outside_answers
-            labels = configuration.answers.statics[-1].label[:, 0]
-            outside_labels = None if outside is None else outside.statics[-1].label[:, 0]
+            answers = configuration.answers.statics[-1]
+            outside_answers = None if outside is None else outside.statics[-1]
             break
     else:
         configuration = None
         part = Part(variant=first, placement=(device,), work="given", static=len(first.exits) - 1)
-        labels = session.record(session.reference, request.samples.x, part).label[:, 0]
-        outside_labels = None
+        answers, outside_answers = session.record(session.reference, request.samples.x, part), None
         if request.outside is not None:
             part = replace(part, work="outside")
-            outside_labels = session.record(session.reference, request.outside.x, part).label[:, 0]
+            outside_answers = session.record(session.reference, request.outside.x, part)
     return Reference(
         device=device,
-        labels=labels,
-        outside_labels=outside_labels,
+        answers=answers,
+        outside_answers=outside_answers,
         configuration=configuration,
         latency_s=configurations[-1].reference_s,
     )

@@ -17,7 +17,9 @@ from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
 from ...runtime.placement import AUTO, one_device_per_stage
 from ...runtime.selection import packages_of
+from ..judging import Judge
 from ..requests import PlacedVariant, Request
+from ..truth import Truth
 from .answers import record_answers
 from .resume import Part, Resume
 
@@ -139,9 +141,15 @@ class Session:
         request, graph = self.request, _identify_graph(part)
         if graph in self._recorded:
             return self._recorded[graph]
+        judge = None
+        if request.judging is not None:
+            samples = request.samples if part.work == "given" else request.outside
+            truth = samples.y if samples is not None and isinstance(samples.y, Truth) else None
+            judge = Judge(request.judging, truth, self.reference)
         answers = record_answers(
             net,
             x,
+            judge=judge,
             progress=request.progress,
             threads=request.threads,
             resume=self.resume,

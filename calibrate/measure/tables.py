@@ -78,9 +78,10 @@ class ExitTable(Struct, frozen=True, kw_only=True):
     Attributes:
         score: float32 (N, exits).
         label: the label each exit gives, whole numbers (N, exits).
-        right: True if that label is right, bool (N, exits); None without labels.
-        reference_right: True if the reference's label is right, bool (N,); None without labels.
-        differs: 1 if the label is another than the reference's, int8 (N, exits).
+        right: True if that label is right, bool (N, exits); None without labels. Of a network that does not classify 1 less the
+            loss, float64.
+        reference_right: the same of the reference, (N,); None without labels.
+        differs: 1 if the label is another than the reference's, int8 (N, exits); of other answers the disagreement, float64.
         costs: of leaving at each exit.
         proof: costs measured again after everything was chosen, for promises of costs; None if no cost is limited.
         is_reference: True if this is the reference itself.
@@ -107,19 +108,31 @@ class ExitTable(Struct, frozen=True, kw_only=True):
 
     @property
     def wrong(self) -> np.ndarray:
-        """1 if the label is wrong, int8 (N, exits); without labels, if it is another than the reference's."""
-        return self.differs if self.right is None else (~self.right).astype(np.int8)
+        """1 if the label is wrong, int8 (N, exits), or the loss, float64; without labels, `differs`."""
+        if self.right is None:
+            return self.differs
+        return (~self.right).astype(np.int8) if self.right.dtype == bool else 1 - self.right
 
     @property
     def lost(self) -> np.ndarray:
-        """1 if only the reference is right, -1 if only this exit is, else 0: int8 (N, exits); without labels, `differs`."""
+        """1 if only the reference is right, -1 if only this exit is, else 0: int8 (N, exits); without labels, `differs`.
+
+        Of a network that does not classify, the loss that is added, float64 from -1 to 1.
+        """
         if self.right is None or self.reference_right is None:
             return self.differs
+        if self.right.dtype != bool:
+            return np.asarray(self.reference_right[:, None] - self.right)
         return self.reference_right[:, None].astype(np.int8) - self.right.astype(np.int8)
 
     @property
     def lost_at_most(self) -> np.ndarray:
-        """An upper bound of `lost` with less noise: every label that is another than the last exit's counts as lost."""
+        """An upper bound of `lost` with less noise: every label that is another than the last exit's counts as lost.
+
+        Of a network that does not classify it is `lost`.
+        """
+        if self.lost.dtype.kind == "f":
+            return self.lost
         changes = self.label != self.label[:, -1:]
         return np.asarray(np.minimum(self.lost[:, -1:] + changes, 1), np.int8)
 

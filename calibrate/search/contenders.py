@@ -7,9 +7,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...runtime import EveryExit
+from ..judging import DISAGREEMENT, LOSS
 from ..measure.configurations import Answers, Configuration, Measurements, Reference
 from ..measure.tables import Costs, ExitTable
 from ..requests import Request
+from ..truth import Truth
 from .independence import Independence, split
 
 __all__ = ["Contender", "ContenderKey", "tabulate"]
@@ -61,7 +63,7 @@ class Contender(Struct, frozen=True, kw_only=True, eq=False):
     ) -> "Contender":
         """Return a static network with other answers to the reporting samples; see `tabulate`."""
         _, rows = split(request.order, independence.groups, request.selecting)
-        table = _make_table(answers, measured.reference.labels, request.samples.y, self.reporting.costs).rows(rows)
+        table = _make_table(answers, measured.reference.answers, request.samples.y, self.reporting.costs).rows(rows)
         own = replace(self.reporting, score=table.score, label=table.label, right=table.right, differs=table.differs)
         return replace(self, reporting=own)
 
@@ -87,12 +89,12 @@ def _tabulate_configuration(
     rows: tuple[np.ndarray, np.ndarray],
     independent: float,
 ) -> list[Contender]:
-    given = _make_tables(configuration, configuration.answers, reference.labels, request.samples.y)
+    given = _make_tables(configuration, configuration.answers, reference.answers, request.samples.y)
     selecting, reporting = ([replace(table.rows(part), independent=independent) for table in given] for part in rows)
     if configuration.outside_answers is not None:
-        assert request.outside is not None and reference.outside_labels is not None
-        answers, labels = configuration.outside_answers, reference.outside_labels
-        selecting = _make_tables(configuration, answers, labels, request.outside.y)
+        assert request.outside is not None and reference.outside_answers is not None
+        answers, whole = configuration.outside_answers, reference.outside_answers
+        selecting = _make_tables(configuration, answers, whole, request.outside.y)
     if configuration is reference.configuration:
         selecting[-1], reporting[-1] = (replace(tables[-1], is_reference=True) for tables in (selecting, reporting))
     exits = [None, *range(len(configuration.statics))]
@@ -103,7 +105,7 @@ def _tabulate_configuration(
 
 
 def _make_tables(
-    configuration: Configuration, answers: Answers, reference: np.ndarray, y: np.ndarray | None
+    configuration: Configuration, answers: Answers, reference: EveryExit, y: "np.ndarray | Truth | None"
 ) -> list[ExitTable]:
     """Return the tables of a configuration's chain and of its static networks."""
     chain = _make_table(answers.chain, reference, y, configuration.chain)
@@ -111,12 +113,34 @@ def _make_tables(
     return [chain, *(_make_table(static, reference, y, costs) for static, costs in statics)]
 
 
-def _make_table(answers: EveryExit, reference: np.ndarray, y: np.ndarray | None, costs: Costs) -> ExitTable:
+def _make_table(answers: EveryExit, reference: EveryExit, y: "np.ndarray | Truth | None", costs: Costs) -> ExitTable:
+    right, whole = _find_right(answers, y), _find_right(reference, y)
     return ExitTable(
         score=answers.score,
         label=answers.label,
-        right=None if y is None else answers.label == y[:, None],
-        reference_right=None if y is None else reference == y,
-        differs=(answers.label != reference[:, None]).astype(np.int8),
+        right=right,
+        reference_right=None if whole is None else whole[:, 0],
+        differs=_find_differing(answers, reference, right, whole),
         costs=costs,
     )
+
+
+def _find_right(answers: EveryExit, y: "np.ndarray | Truth | None") -> np.ndarray | None:
+    """Return which labels are right, bool (N, exits), or 1 less the losses; None if it is not known."""
+    if answers.answers is None:
+        return np.asarray(answers.label == y[:, None]) if isinstance(y, np.ndarray) else None
+    if LOSS not in answers.answers[0]:
+        return None
+    return 1 - np.stack([parts[LOSS] for parts in answers.answers], 1).astype(np.float64)
+
+
+def _find_differing(
+    answers: EveryExit, reference: EveryExit, right: np.ndarray | None, whole: np.ndarray | None
+) -> np.ndarray:
+    """Return which labels are others than the reference's, int8 (N, exits), or disagreements; else how far losses differ."""
+    if answers.answers is None:
+        return np.asarray(answers.label != reference.label, np.int8)
+    if DISAGREEMENT in answers.answers[0]:
+        return np.stack([parts[DISAGREEMENT] for parts in answers.answers], 1).astype(np.float64)
+    assert right is not None and whole is not None
+    return np.abs(right - whole)

@@ -23,7 +23,7 @@ class Means(Struct, frozen=True):
 
 
 class _Sums(Struct, frozen=True):
-    """Two sums for every choice of thresholds: of values and their squares, or how often a value is 1 and how often -1."""
+    """Two sums for every choice of thresholds: of values and their squares; of int8 how many are 1, and how many -1."""
 
     first: np.ndarray
     second: np.ndarray
@@ -59,6 +59,8 @@ def count_means(
             if each.ndim == 1:
                 sums[key].first[...] += (each[k] - each[-1]) * leaving
                 sums[key].second[...] += (each[k] - each[-1]) ** 2 * leaving
+            elif each.dtype.kind == "f":
+                _add_values(sums[key], each[rows, k], each[rows, -1], joint, sizes[: k + 1], broadcast)
             else:
                 _add_signs(sums[key], each[rows, k], each[rows, -1], joint, sizes[: k + 1], broadcast)
         if sizes[k] == 1:  # a single candidate: samples that leave here cannot change later counts
@@ -73,9 +75,24 @@ def count_means(
 def _start_sums(values: np.ndarray, sizes: Sequence[int]) -> _Sums:
     """Return the sums when all samples run to the last exit; each exit then adds the changes of those that leave there."""
     sums = _Sums(np.zeros(sizes), np.zeros(sizes))
-    if values.ndim == 2:
+    if values.ndim == 2 and values.dtype.kind == "f":
+        sums.first[...], sums.second[...] = values[:, -1].sum(), (values[:, -1] ** 2).sum()
+    elif values.ndim == 2:
         sums.first[...], sums.second[...] = (values[:, -1] > 0).sum(), (values[:, -1] < 0).sum()
     return sums
+
+
+def _add_values(
+    sums: _Sums,
+    value: np.ndarray,
+    last: np.ndarray,
+    joint: np.ndarray,
+    sizes: Sequence[int],
+    broadcast: tuple[slice | None, ...],
+) -> None:
+    """Add what samples that leave at an exit lose there, and its square, less what they lose at the last exit."""
+    sums.first[...] += _count_leaving(joint, sizes, value - last)[broadcast]
+    sums.second[...] += _count_leaving(joint, sizes, value**2 - last**2)[broadcast]
 
 
 def _add_signs(
@@ -100,19 +117,25 @@ def _finish(values: np.ndarray, sums: _Sums, early: np.ndarray, samples: int) ->
         return Means(np.asarray(values[-1] + saved), error)
     # If no sample leaves early and the last exit is the reference itself, the difference is 0 without error.
     is_exact = (early == 0) & (not values[:, -1].any())
+    if values.dtype.kind == "f":  # as `paired_error`, of which the sum of squares is the number of samples lost and won
+        spread = (sums.second + 2) - sums.first**2 / (samples + 2)
+        error = np.where(is_exact, 0.0, np.sqrt(np.maximum(spread, 0)) / (samples + 2))
+        return Means(np.asarray(sums.first / samples), error)
     error = np.where(is_exact, 0.0, paired_error(sums.first, sums.second, samples))
     return Means(np.asarray((sums.first - sums.second) / samples), error)
 
 
-def _count_leaving(index: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+def _count_leaving(index: np.ndarray, sizes: Sequence[int], weights: np.ndarray | None = None) -> np.ndarray:
     """Count, for every choice of thresholds, the samples below all thresholds but the last and at or above the last.
 
     Args:
         index: joint bins; exits before the last that have a single candidate are left out of them.
         sizes: how many candidates each exit has.
+        weights: what each sample counts for; None for 1.
     """
     shape = [size + 1 if size > 1 else 1 for size in sizes[:-1]]
-    counts = np.bincount(index, minlength=int(np.prod(shape)) * (sizes[-1] + 1)).reshape(*shape, sizes[-1] + 1)
+    length = int(np.prod(shape)) * (sizes[-1] + 1)
+    counts = np.bincount(index, weights, minlength=length).reshape(*shape, sizes[-1] + 1)
     for axis, size in enumerate(sizes[:-1]):
         if size > 1:
             counts = np.cumsum(counts, axis=axis).take(np.arange(size), axis=axis)

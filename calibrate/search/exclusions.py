@@ -157,7 +157,7 @@ def _compare(ours: _ExitFigures, theirs: _ExitFigures, parent: str, most_lost: f
     """Return the reason why a variant is excluded, empty if it is not, and the accuracies of both."""
     worst, worst_exit = most_lost, ""
     for name in set(ours.right) & set(theirs.right):
-        lost = theirs.right[name].astype(np.int8) - ours.right[name]
+        lost = theirs.right[name].astype(np.float64) - ours.right[name]
         at_least = lost.mean() - LOSS_ERRORS * lost.std() / math.sqrt(len(lost))
         if at_least > worst:
             worst, worst_exit = at_least, name

@@ -42,9 +42,11 @@ def explain_failure(name: str, target: Target, contenders: Sequence[Contender]) 
 def _describe_best(limit: str, value: float, target: Target) -> str:
     """Say how far the best exit gets: `the smallest accuracy drop that any exit reaches is 0.50%`."""
     late = f"share of inputs later than {show_value('deadline_s', target.deadline_s or 0.0)}"
+    is_labelled = target.counts == "labels"
     limited = {
-        "min_accuracy": "highest accuracy",
-        "max_drop": "smallest accuracy drop",
+        "min_accuracy": "highest accuracy" if is_labelled else "highest accuracy (1 less the mean loss)",
+        "max_loss": "smallest mean loss",
+        "max_drop": "smallest accuracy drop" if is_labelled else "smallest mean loss added",
         "max_disagreement": "smallest disagreement with the whole network",
         "max_latency_s": "smallest mean latency",
         "max_late": f"smallest {late}",

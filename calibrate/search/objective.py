@@ -32,6 +32,8 @@ def limit_values(table: ExitTable, target: Target) -> dict[str, LimitValues]:
         match name:
             case "min_accuracy":
                 values[name] = LimitValues(table.wrong, 1 - most)
+            case "max_loss":
+                values[name] = LimitValues(table.wrong, most)
             case "max_drop":
                 values[name] = LimitValues(table.lost, most)
             case "max_disagreement":

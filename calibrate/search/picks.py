@@ -210,7 +210,7 @@ def may_be_unprovable(contender: Contender, target: Target) -> bool:
 
     The last exit itself is then too close to a limit, so that a chain has no cautious candidate to fall back on.
     """
-    if contender.selecting.is_reference and "min_accuracy" not in target.limits:
+    if contender.selecting.is_reference and not {"min_accuracy", "max_loss"} & set(target.limits):
         return False
     for name, (values, most) in limit_values(contender.selecting, target).items():
         if name in LOSS_LIMITS:

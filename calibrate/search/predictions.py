@@ -3,7 +3,7 @@
 import numpy as np
 
 from ...bundle import OperatingPoint, Target
-from ..intervals import paired_drop
+from ..intervals import mean_drop, paired_drop
 from ..measure.tables import exits_taken, mean_at, values_at
 from .contenders import Contender
 from .objective import limit_values, meets_limits
@@ -19,7 +19,8 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
     right = None if table.right is None else values_at(table.right, taken)
     drop, interval = None, None
     if right is not None and table.reference_right is not None:
-        drop, interval = paired_drop(right, table.reference_right, independent=table.independent)
+        compare = paired_drop if right.dtype == bool else mean_drop
+        drop, interval = compare(right, table.reference_right, independent=table.independent)
     costs, late = table.costs, limit_values(table, target).get("max_late")
     return OperatingPoint(
         variant=contender.configuration.variant.name,

@@ -45,8 +45,8 @@ Best = tuple[tuple[float, float, float], tuple[int, ...]]
 class Limit(Struct, frozen=True):
     """A mean that must not be above `most`, nor come closer to it than `margin` standard errors.
 
-    `values` are of leaving at each exit: float64 (exits,) if they are the same for all samples, else int8 (N, exits) of -1, 0
-    and 1. All zeros mean that this exit is the reference itself.
+    `values` are of leaving at each exit: float64 (exits,) if they are the same for all samples, else (N, exits): int8 of -1, 0
+    and 1, or float64 from -1 to 1. All zeros mean that this exit is the reference itself.
     """
 
     values: np.ndarray
