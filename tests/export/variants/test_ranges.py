@@ -1,0 +1,80 @@
+"""Ranges of values: how many samples run at once, and how much memory that takes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from offramp.export import export, quantize
+from offramp.export.variants import int8
+
+ROW_BYTES, SIDE, DEPTH = 1 << 18, 8, 24
+PEAK_MB = 50
+"""Between the memory of a few values for 16 samples (4 MB each) and that of all of them, which is 100 MB."""
+
+
+def write_deep(path):
+    """Write a network with two exits whose values are small at first and then large: `DEPTH` of `ROW_BYTES` for each sample."""
+    rng = np.random.default_rng(0)
+    scale = [1, 1] + [int((ROW_BYTES / 4) ** 0.5) // SIDE] * 2
+    weights = {f"c{k}": np.full(1, 0.9 + k / 100, np.float32) for k in range(DEPTH)}
+    for k in range(2):
+        weights[f"w{k}"] = rng.standard_normal((4 + k, 1, 1, 1), np.float32)
+        weights[f"H{k}"] = rng.standard_normal((4 + k, 4), np.float32)
+    weights["scale"] = np.array(scale, np.float32)
+    nodes = [helper.make_node("Resize", ["x", "", "scale"], ["v0"], mode="nearest")]
+    nodes += [helper.make_node("Mul", [f"v{k}", f"c{k}"], [f"v{k + 1}"]) for k in range(DEPTH)]
+    for k, value in enumerate(("x", f"v{DEPTH}")):
+        steps = (
+            ("GlobalMaxPool", [value], "top"),
+            ("Conv", [f"top{k}", f"w{k}"], "conv"),
+            ("Flatten", [f"conv{k}"], "flat"),
+        )
+        nodes += [helper.make_node(kind, inputs, [f"{output}{k}"]) for kind, inputs, output in steps]
+        nodes.append(helper.make_node("MatMul", [f"flat{k}", f"H{k}"], [f"z{k}"]))
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 1, SIDE, SIDE])
+    outputs = [helper.make_tensor_value_info(f"z{k}", onnx.TensorProto.FLOAT, ["N", 4]) for k in range(2)]
+    graph = helper.make_graph(
+        nodes, "deep", [x], outputs, [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deep")
+    x = np.random.default_rng(1).standard_normal((32, 1, SIDE, SIDE)).astype(np.float32)
+    return export(write_deep(folder / "net.onnx"), x[:3], folder / "b.offramp"), x
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory")
+def test_values_are_dropped_while_their_smallest_and_largest_are_found(deep):
+    bundle, x = deep
+    quantize(bundle, x[:1], name="first")  # loads what takes memory once
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")
+    before = int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0])
+    quantize(bundle, x, name="second")
+    peak = int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0])
+    assert (peak - before) / 1000 < PEAK_MB
+
+
+@pytest.mark.parametrize(("ranges", "fitting", "rows"), [("minmax", 4.5, 4), ("percentile", 0.5, 1)])
+def test_fewer_samples_run_at_once_where_their_values_are_many(deep, monkeypatch, ranges, fitting, rows):
+    bundle, x = deep
+    found = []
+    for most, at_once in ((int8.MOST_BYTES, 16), (int(fitting * DEPTH * ROW_BYTES), rows)):
+        monkeypatch.setattr(int8, "MOST_BYTES", most)
+        seen: list[int] = []
+        name = f"{ranges}{at_once}"
+        bundle = quantize(bundle, x[:16], ranges=ranges, name=name, progress=lambda _, done, __: seen.append(done))  # noqa: B023
+        assert seen == list(range(at_once, 17, at_once))
+        variant = bundle.variant(name)
+        weights = onnx.load(bundle.path / variant.folder / variant.whole).graph.initializer
+        found.append({w.name: numpy_helper.to_array(w) for w in weights if w.name.endswith("_scale")})
+    for name, scale in found[0].items():
+        np.testing.assert_allclose(found[1][name], scale, rtol=0 if ranges == "minmax" else 0.02)
