@@ -7,6 +7,7 @@ fuse with the operators beside them.
 import contextlib
 import io
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,26 @@ PERCENTILE, HISTOGRAM_BINS = 99.99, 2048
 BATCH_ROWS, MOST_BYTES = 16, 1 << 30
 """Samples that run through the graph at once while ranges are found: fewer where all of their values take more memory."""
 
+MOVES = (
+    *("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize"),
+    *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+)
+"""Operators that take values elsewhere."""
+
 QUANTISED_OPERATORS = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul"),
     *("AveragePool", "GlobalAveragePool", "MaxPool", "Clip", "LeakyRelu", "Relu"),
-    *("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+    *MOVES,
 )
 """Operators that compute in int8. Normalisations and exponentials (Softmax, Exp, ...) lose too much in 8 bits."""
 
 KEEPS_SMALL = (*QUANTISED_OPERATORS, "Abs", "Sqrt")
 """Operators behind which a small value is still small."""
+
+NORMALISES = (
+    *("GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization"),
+    "SimplifiedLayerNormalization",
+)
 
 PER_CHANNEL_OPSET = 13
 """The first opset whose QuantizeLinear takes one scale per channel."""
@@ -285,7 +297,8 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
 
 def _nodes_to_quantize(graph: ir.Graph, options: Int8Options) -> list[str]:
     """Return the names of the nodes that shall compute in int8."""
-    candidates = nodes_up_to_products(graph, include_products=not options.float_heads) - _find_divisors(graph)
+    candidates = nodes_up_to_products(graph, include_products=not options.float_heads)
+    candidates -= _find_divisors(graph) | _find_normalised_sums(graph)
     return [
         str(node.name)
         for node in graph
@@ -307,12 +320,46 @@ def _find_divisors(graph: ir.Graph) -> set[ir.Node]:
 
     In 8 bits a small divisor is rounded to 0: linear attention, which divides by a sum of weights, then loses nearly everything.
     """
+    return _find_makers((node.inputs[-1] for node in graph if node.op_type in ("Div", "Reciprocal")), KEEPS_SMALL)
+
+
+def _find_normalised_sums(graph: ir.Graph) -> set[ir.Node]:
+    """Return the sums that a normalisation reads, back to the products that they add up.
+
+    The sum over a transformer's blocks has some channels or tokens far larger than all others, which decide its range. What 8
+    bits leave of the others is what the normalisation makes large (FQ-ViT, arXiv 2111.13824).
+    """
     found: set[ir.Node] = set()
-    todo = [node.inputs[-1] for node in graph if node.op_type in ("Div", "Reciprocal")]
+    values: list[ir.Value | None] = []
+    for node in graph:
+        makers = [value.producer() if value is not None else None for value in node.inputs]
+        if node.op_type in NORMALISES:
+            values.append(node.inputs[0])
+        elif node.op_type == "Mul" and any(maker is not None and maker.op_type == "Reciprocal" for maker in makers):
+            found.add(node)
+            values += node.inputs
+        elif node.op_type == "ReduceMean" and node.inputs[0] is not None:
+            square = makers[0]
+            if any(reader.op_type == "Sub" for reader in node.inputs[0].consumers()):
+                values.append(node.inputs[0])
+            elif square is not None and _is_square(square):
+                found.add(square)
+                values.append(square.inputs[0])
+    return found | _find_makers(values, ("Add", *MOVES))
+
+
+def _is_square(node: ir.Node) -> bool:
+    return node.op_type == "Pow" or (node.op_type == "Mul" and node.inputs[0] is node.inputs[1])
+
+
+def _find_makers(values: Iterable[ir.Value | None], operators: Sequence[str]) -> set[ir.Node]:
+    """Return the nodes that make values, and so on back while they are of these operators; what a product reads is left out."""
+    found: set[ir.Node] = set()
+    todo = list(values)
     while todo:
         value = todo.pop()
         node = value.producer() if value is not None else None
-        if node is not None and node not in found and node.op_type in KEEPS_SMALL:
+        if node is not None and node not in found and node.op_type in operators:
             found.add(node)
             todo += [] if node.op_type in MULTIPLIES else node.inputs
     return found

@@ -61,7 +61,7 @@ def quantize(
 
     In int8, weights have a scale per channel and use 7 of their 8 bits by default: processors without VNNI overflow with 8 bits,
     which costs accuracy without any error. Values between layers are uint8, also those that cross from one stage to the next.
-    Logits and scores stay in float32.
+    Logits and scores stay in float32, and so do sums that a normalisation reads, as between a transformer's blocks.
 
     Args:
         path: the bundle's folder, or a bundle already opened.

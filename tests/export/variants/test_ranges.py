@@ -1,4 +1,4 @@
-"""Ranges of values: how many samples run at once, and how much memory that takes."""
+"""Ranges of values: how many samples run at once, how much memory that takes, and which values 8 bits would spoil."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from offramp.export import export, quantize
+from offramp.export import compare_variants, export, quantize
 from offramp.export.variants import int8
 
 ROW_BYTES, SIDE, DEPTH = 1 << 18, 8, 24
@@ -78,3 +78,59 @@ def test_fewer_samples_run_at_once_where_their_values_are_many(deep, monkeypatch
         found.append({w.name: numpy_helper.to_array(w) for w in weights if w.name.endswith("_scale")})
     for name, scale in found[0].items():
         np.testing.assert_allclose(found[1][name], scale, rtol=0 if ranges == "minmax" else 0.02)
+
+
+WIDTH = 8
+
+LAYER_NORM = (("LayerNormalization", ["sum", "scale"], "normal"),)
+IN_PARTS = (
+    ("ReduceMean", ["sum"], "mean"),
+    ("Sub", ["sum", "mean"], "centred"),
+    ("Pow", ["centred", "two"], "squares"),
+    ("ReduceMean", ["squares"], "variance"),
+    ("Sqrt", ["variance"], "deviation"),
+    ("Div", ["centred", "deviation"], "normal"),
+)
+WITHOUT_MEAN = (
+    ("Mul", ["sum", "sum"], "squares"),
+    ("ReduceMean", ["squares"], "variance"),
+    ("Sqrt", ["variance"], "deviation"),
+    ("Reciprocal", ["deviation"], "reciprocal"),
+    ("Mul", ["sum", "reciprocal"], "normal"),
+)
+
+
+def write_normalised(path, normalisation):
+    """Write a network with two exits; the last normalises two tokens of which the second is a thousand times the first."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.standard_normal((WIDTH, size), np.float32) for name, size in (("W", WIDTH), ("H0", 4), ("H1", 4))
+    }
+    arrays |= {"position": np.stack([np.zeros(WIDTH), 1e3 * rng.standard_normal(WIDTH)]).astype(np.float32)}
+    arrays |= {"scale": np.ones(WIDTH, np.float32), "two": np.array(2, np.float32), "first": np.array(0, np.int64)}
+    steps = [
+        ("Gather", ["x", "first"], "x0"),
+        ("MatMul", ["x0", "H0"], "z0"),
+        ("MatMul", ["x", "W"], "product"),
+        ("Add", ["product", "position"], "placed"),
+        ("Add", ["placed", "x"], "sum"),
+        *normalisation,
+        ("Gather", ["normal", "first"], "first_normal"),
+        ("MatMul", ["first_normal", "H1"], "z1"),
+    ]
+    attributes = {"Gather": {"axis": 1}, "ReduceMean": {"axes": [-1]}}
+    nodes = [helper.make_node(kind, inputs, [output], **attributes.get(kind, {})) for kind, inputs, output in steps]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 2, WIDTH])
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in ("z0", "z1")]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "normalised", [x], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("normalisation", [LAYER_NORM, IN_PARTS, WITHOUT_MEAN], ids=["one", "parts", "rms"])
+def test_sums_that_are_normalised_stay_in_float(tmp_path, normalisation):
+    x = np.random.default_rng(1).standard_normal((300, 2, WIDTH)).astype(np.float32)
+    bundle = quantize(export(write_normalised(tmp_path / "net.onnx", normalisation), x[:3], tmp_path / "b.offramp"), x)
+    _, last = compare_variants(bundle, "int8", "fp32", x)
+    assert last.alike > 0.9
