@@ -7,7 +7,6 @@ fuse with the operators beside them.
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from ...progress import Progress
 from ...runtime.chain.samples import Samples
 from ..graph.axes import first_line
 from ..graph.edits import bypass_node, insert_tape, nodes_up_to_products
-from ..graph.macs import MULTIPLIES
 from ..graph.precision import is_quantised
+from .int8_nodes import QUANTISED_OPERATORS, choose_int8_nodes
 
 __all__ = ["RANGE_METHODS", "Int8Options", "find_ranges", "quantize_graph"]
 
@@ -34,32 +33,8 @@ PERCENTILE, HISTOGRAM_BINS = 99.99, 2048
 BATCH_ROWS, MOST_BYTES = 16, 1 << 30
 """Samples that run through the graph at once while ranges are found: fewer where all of their values take more memory."""
 
-MOVES = (
-    *("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize"),
-    *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
-)
-"""Operators that take values elsewhere."""
-
-QUANTISED_OPERATORS = (
-    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul"),
-    *("AveragePool", "GlobalAveragePool", "MaxPool", "Clip", "LeakyRelu", "Relu"),
-    *MOVES,
-)
-"""Operators that compute in int8. Normalisations and exponentials (Softmax, Exp, ...) lose too much in 8 bits."""
-
-KEEPS_SMALL = (*QUANTISED_OPERATORS, "Abs", "Sqrt")
-"""Operators behind which a small value is still small."""
-
-NORMALISES = (
-    *("GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization"),
-    "SimplifiedLayerNormalization",
-)
-
 PER_CHANNEL_OPSET = 13
 """The first opset whose QuantizeLinear takes one scale per channel."""
-
-LEAST_MASK = 1e4
-"""A constant with an absolute value of at least this is a mask: added to attention scores, it switches them off."""
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +232,7 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-    names = _nodes_to_quantize(ir.load(plain).graph, options)
+    names = choose_int8_nodes(ir.load(plain).graph, float_heads=options.float_heads, float_biases=options.symmetric)
     logger.debug("quantised nodes: %s", ", ".join(names))
     kind = quantization.QuantType
     with np.errstate(invalid="ignore"):  # masks have infinite ranges, which nothing uses
@@ -293,84 +268,6 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
             "Nothing in the network can be quantised: it has no convolution or matrix product of known weights."
         )
     return model
-
-
-def _nodes_to_quantize(graph: ir.Graph, options: Int8Options) -> list[str]:
-    """Return the names of the nodes that shall compute in int8."""
-    candidates = nodes_up_to_products(graph, include_products=not options.float_heads)
-    candidates -= _find_divisors(graph) | _find_normalised_sums(graph)
-    return [
-        str(node.name)
-        for node in graph
-        if node in candidates
-        and node.op_type in QUANTISED_OPERATORS
-        and not _reads_mask(node)
-        and (options.symmetric or not _has_grouped_bias(node))
-    ]
-
-
-def _reads_mask(node: ir.Node) -> bool:
-    """Tell whether a constant input is a mask, such as one of minus infinity: in its range, 8 bits tell nothing else apart."""
-    arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
-    return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < LEAST_MASK).all() for a in arrays)
-
-
-def _find_divisors(graph: ir.Graph) -> set[ir.Node]:
-    """Return the nodes that make what others divide by, back to the product that it comes from.
-
-    In 8 bits a small divisor is rounded to 0: linear attention, which divides by a sum of weights, then loses nearly everything.
-    """
-    return _find_makers((node.inputs[-1] for node in graph if node.op_type in ("Div", "Reciprocal")), KEEPS_SMALL)
-
-
-def _find_normalised_sums(graph: ir.Graph) -> set[ir.Node]:
-    """Return the sums that a normalisation reads, back to the products that they add up.
-
-    The sum over a transformer's blocks has some channels or tokens far larger than all others, which decide its range. What 8
-    bits leave of the others is what the normalisation makes large (FQ-ViT, arXiv 2111.13824).
-    """
-    found: set[ir.Node] = set()
-    values: list[ir.Value | None] = []
-    for node in graph:
-        makers = [value.producer() if value is not None else None for value in node.inputs]
-        if node.op_type in NORMALISES:
-            values.append(node.inputs[0])
-        elif node.op_type == "Mul" and any(maker is not None and maker.op_type == "Reciprocal" for maker in makers):
-            found.add(node)
-            values += node.inputs
-        elif node.op_type == "ReduceMean" and node.inputs[0] is not None:
-            square = makers[0]
-            if any(reader.op_type == "Sub" for reader in node.inputs[0].consumers()):
-                values.append(node.inputs[0])
-            elif square is not None and _is_square(square):
-                found.add(square)
-                values.append(square.inputs[0])
-    return found | _find_makers(values, ("Add", *MOVES))
-
-
-def _is_square(node: ir.Node) -> bool:
-    return node.op_type == "Pow" or (node.op_type == "Mul" and node.inputs[0] is node.inputs[1])
-
-
-def _find_makers(values: Iterable[ir.Value | None], operators: Sequence[str]) -> set[ir.Node]:
-    """Return the nodes that make values, and so on back while they are of these operators; what a product reads is left out."""
-    found: set[ir.Node] = set()
-    todo = list(values)
-    while todo:
-        value = todo.pop()
-        node = value.producer() if value is not None else None
-        if node is not None and node not in found and node.op_type in operators:
-            found.add(node)
-            todo += [] if node.op_type in MULTIPLIES else node.inputs
-    return found
-
-
-def _has_grouped_bias(node: ir.Node) -> bool:
-    """Tell whether a node is a transposed convolution with groups and a bias.
-
-    Its weights have a scale for each channel of a group, which are fewer than the bias has values.
-    """
-    return node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1 and len(node.inputs) > 2
 
 
 def _leave_logits_in_float(graph: ir.Graph) -> None:

@@ -134,3 +134,43 @@ def test_sums_that_are_normalised_stay_in_float(tmp_path, normalisation):
     bundle = quantize(export(write_normalised(tmp_path / "net.onnx", normalisation), x[:3], tmp_path / "b.offramp"), x)
     _, last = compare_variants(bundle, "int8", "fp32", x)
     assert last.alike > 0.9
+
+
+def write_masked(path):
+    """Write a network with two exits; the last attends to steps whose first feature is above 0, by a mask made in the graph."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal((WIDTH, WIDTH), np.float32) for name in ("Q", "K")}
+    arrays |= {name: rng.standard_normal((WIDTH, 4), np.float32) for name in ("H0", "H1")}
+    arrays |= {"bias": rng.standard_normal((4, 4), np.float32), "fill": np.array(-1e9, np.float32)}
+    arrays |= {"zero": np.array(0, np.float32), "first": np.array(0, np.int64), "axis": np.array([1], np.int64)}
+    steps = [
+        ("Gather", ["x", "first"], "x0", {"axis": 1}),
+        ("MatMul", ["x0", "H0"], "z0", {}),
+        ("MatMul", ["x", "Q"], "q", {}),
+        ("MatMul", ["x", "K"], "k", {}),
+        ("Transpose", ["k"], "kt", {"perm": [0, 2, 1]}),
+        ("MatMul", ["q", "kt"], "products", {}),
+        ("Gather", ["x", "first"], "feature", {"axis": 2}),
+        ("Greater", ["feature", "zero"], "above", {}),
+        ("Unsqueeze", ["above", "axis"], "seen", {}),
+        ("Where", ["seen", "products", "fill"], "filled", {}),
+        ("Add", ["filled", "bias"], "biased", {}),
+        ("Softmax", ["biased"], "shares", {"axis": -1}),
+        ("MatMul", ["shares", "x"], "mixed", {}),
+        ("Gather", ["mixed", "first"], "m0", {"axis": 1}),
+        ("MatMul", ["m0", "H1"], "z1", {}),
+    ]
+    nodes = [helper.make_node(kind, inputs, [output], **attributes) for kind, inputs, output, attributes in steps]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4, WIDTH])
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in ("z0", "z1")]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "masked", [x], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_what_a_mask_of_the_graph_reaches_stays_in_float(tmp_path):
+    x = np.random.default_rng(1).standard_normal((300, 4, WIDTH)).astype(np.float32)
+    bundle = quantize(export(write_masked(tmp_path / "net.onnx"), x[:3], tmp_path / "b.offramp"), x)
+    _, last = compare_variants(bundle, "int8", "fp32", x)
+    assert last.alike > 0.9
