@@ -126,10 +126,8 @@ class _Watched:
         else:
             graph.insert_after(producer, tape.nodes)
         for operator, result in zip(self.reductions, results, strict=False):
-            result.name, result.dtype = (
-                f"{value.name}.{operator}",
-                ir.DataType.INT64 if operator == "Size" else value.dtype,
-            )
+            result.name = f"{value.name}.{operator}"
+            result.type = ir.TensorType(ir.DataType.INT64) if operator == "Size" else value.type
         graph.outputs.extend(result for result in results if not result.is_graph_output())
         return results
 
