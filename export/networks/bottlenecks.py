@@ -1,6 +1,6 @@
 """The modules that every path from a network's input to its logits passes through. Needs torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ def find_bottlenecks(
 class _FromWholeNumbers(TorchFunctionMode):
     """Makes floats that come of whole numbers begin the graph of gradients, for whole numbers have none.
 
-    Only of those with an axis as long as there are samples: a table of positions is no input.
+    Only of those that come of the inputs and have an axis as long as there are samples: a table of positions is no input.
 
     Attributes:
         readings: where the graph begins at floats that come of the inputs themselves: moved, but not compared with anything.
@@ -76,32 +76,39 @@ class _FromWholeNumbers(TorchFunctionMode):
         super().__init__()
         self.rows, self.look_ups_only = rows, look_ups_only
         self.readings: list[GradientEdge] = []
-        self._moved = {id(x): x for x in inputs if _is_whole(x)}  # the tensors too, or an id might be given out again
+        self._come = {id(x): x for x in inputs}  # the tensors too, or an id might be given out again
+        self._moved = {id(x): x for x in inputs if _is_whole(x)}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
-        numbers = _list_numbers(args, kwargs)
-        comes_of_input = any(id(x) in self._moved for x in numbers)
-        if comes_of_input:
-            name = getattr(function, "__name__", "")
-            writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-            self._moved.update({id(x): x for x in (output, *args[:writes]) if _is_whole(x)})
+        given = _list_tensors([*args, *(kwargs or {}).values()])
+        numbers = [x for x in given if not x.is_floating_point()]
+        name = getattr(function, "__name__", "")
+        writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if not any(x.requires_grad or id(x) in self._come for x in given):
+            return output
+        written = _list_tensors(args[:writes])
+        made = [*_list_tensors([output]), *written, *(x._base for x in written if x._base is not None)]
+        # What has gradients tells by itself that it comes of the inputs.
+        self._come.update({id(x): x for x in made if not x.requires_grad})
+        is_moved = any(id(x) in self._moved for x in numbers)
+        if is_moved:
+            self._moved.update({id(x): x for x in made if _is_whole(x)})
         if self.look_ups_only and function not in LOOK_UPS:
             return output
-        is_float = isinstance(output, Tensor) and output.is_floating_point()
-        if not is_float or output.requires_grad or not any(self.rows in x.shape for x in numbers):
+        comes = any(id(x) in self._come and self.rows in x.shape for x in numbers)
+        if not (comes and isinstance(output, Tensor) and output.is_floating_point()) or output.requires_grad:
             return output
         begun = output.detach().requires_grad_()
-        if comes_of_input:
+        if is_moved:
             self.readings.append(get_gradient_edge(begun)[:2])
         return begun.clone()
 
 
-def _list_numbers(args: Any, kwargs: Any) -> list[Tensor]:
-    """Return the tensors of whole numbers or booleans among the arguments of a function."""
-    parts = [*args, *(kwargs or {}).values()]
-    parts += [part for x in parts if isinstance(x, (tuple, list)) for part in x]
-    return [x for x in parts if isinstance(x, Tensor) and not x.is_floating_point()]
+def _list_tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors among values, and in lists and tuples among them."""
+    parts = [part for value in values for part in (value if isinstance(value, (tuple, list)) else [value])]
+    return [x for x in parts if isinstance(x, Tensor)]
 
 
 def _is_whole(x: Any) -> bool:
