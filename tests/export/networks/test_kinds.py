@@ -90,6 +90,47 @@ class Streams(nn.Module):
         return self.classify(inner.reshape(x.shape).mean(1) + outer.mean(1))
 
 
+class Fork(nn.Module):
+    """Makes two streams of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.widen = nn.Linear(8, 12)
+
+    def forward(self, x):
+        return [x, self.widen(x)]
+
+
+class Join(nn.Module):
+    """Classifies two streams."""
+
+    def __init__(self):
+        super().__init__()
+        self.classify = nn.Linear(20, CLASSES)
+
+    def forward(self, streams):
+        return self.classify(torch.cat([x[:, 0] for x in streams], 1))
+
+
+class Crossing(nn.Module):
+    """Two streams, tokens of widths 8 and 12, whose first tokens each get something of the other's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for width in (8, 12))
+        self.across = nn.ModuleList(nn.Sequential(nn.LayerNorm(a), nn.Linear(a, b)) for a, b in ((12, 8), (8, 12)))
+
+    def forward(self, streams):
+        a, b = (layer(x).relu() for layer, x in zip(self.layers, streams, strict=True))
+        firsts = [across(x[:, :1]) for across, x in zip(self.across, (b, a), strict=True)]
+        return [torch.cat((first, x[:, 1:]), 1) for first, x in zip(firsts, (a, b), strict=True)]
+
+
+def test_the_layout_of_a_stream_is_known_behind_the_layers_of_the_other():
+    net = nn.Sequential(Fork(), Crossing(), Crossing(), Join())
+    assert attach(net, torch.randn(3, 5, 8), at=["1"]).attached[0].layout == ("batch", "tokens", "channels")
+
+
 @pytest.mark.parametrize(
     ("windows", "words"),
     [
