@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .pipeline import calibrate
     from .sample_files import load_samples
     from .target_file import read_targets
+    from .truth import Ragged
 
 __all__ = [
     "Benchmark",
@@ -22,6 +23,7 @@ __all__ = [
     "ExitEnergies",
     "ExitEnergy",
     "OperatingPoint",
+    "Ragged",
     "Report",
     "Row",
     "StageCost",
@@ -41,6 +43,7 @@ __getattr__ = late_names(
     {
         "Benchmark": "benchmark",
         "ExitEnergies": "measure.energy",
+        "Ragged": "truth",
         "ExitEnergy": "measure.energy",
         "Report": "html_report.contents",
         "Row": "benchmark",

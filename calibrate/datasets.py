@@ -12,6 +12,7 @@ from ..progress import Progress
 from ..runtime.chain.samples import to_array
 from .images import ImageReader
 from .sample_memory import make_array
+from .truth import gather_truth
 
 __all__ = ["name_arrays", "read_samples"]
 
@@ -64,11 +65,17 @@ def name_arrays(
 ) -> tuple[Any, np.ndarray | None]:
     """Return samples and labels of named arrays: `x`, or one for each input by its name, and `y` if there are labels.
 
+    Targets of a network that does not classify may be several, `y.boxes` and `y.mask`; and rows of different lengths, whose
+    offsets are `y.boxes.offset`. See `truth.Ragged`.
+
     Raises:
         DataError: an array is missing.
     """
     names = [key for key in arrays if key != "y"] if manifest is None else [tensor.name for tensor in manifest.inputs]
-    y = None if "y" in names else arrays.get("y")
+    if manifest is not None and not manifest.classes:
+        y: Any = gather_truth({key: array for key, array in arrays.items() if key not in names})
+    else:
+        y = None if "y" in names else arrays.get("y")
     if "x" in arrays and (len(names) == 1 or "x" not in names):
         return arrays["x"], y
     if manifest is not None and len(names) == 1 and names[0] in arrays:

@@ -66,6 +66,11 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
         UsageError: `data` is no pair.
         DataError: there are none, shapes or dtypes do not fit, a value is not finite, or a label is not one of the classes.
     """
+    if not manifest.classes:
+        raise UsageError(
+            f"The network answers with {', '.join(manifest.answer)}, not with labels. calibrate() measures it by a loss; this is "
+            "for networks that classify."
+        )
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise UsageError(f"The samples are given with their labels, as a pair: (samples, labels). {HOW_TO_READ}")
     x, y = convert_samples(data[0], manifest.inputs), to_array(data[1])

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..errors import DataError
 
-__all__ = ["Ragged", "Truth", "check_truth"]
+__all__ = ["Ragged", "Truth", "check_truth", "gather_truth"]
 
 HOW_TO_GIVE = (
     "Give an array (N, ...), Ragged(values, offset) for rows of different lengths, or a dict of them by name. In a .npz file "
@@ -79,6 +79,20 @@ class Truth(Struct, frozen=True):
             for name, part in self.parts.items()
         }
         return taken[""] if list(taken) == [""] else taken
+
+
+def gather_truth(arrays: Mapping[str, np.ndarray]) -> "np.ndarray | Ragged | dict[str, np.ndarray | Ragged] | None":
+    """Return targets of arrays by name: `y`, or `y.boxes` and so on, where `y.boxes.offset` says that rows differ in length.
+
+    Returns:
+        One of them, several by name, or None if there are none.
+    """
+    found: dict[str, np.ndarray | Ragged] = {}
+    for key, array in arrays.items():
+        if key.partition(".")[0] == "y" and not key.endswith(".offset"):
+            offset = arrays.get(f"{key}.offset")
+            found[key.partition(".")[2]] = array if offset is None else Ragged(array, offset)
+    return found[""] if list(found) == [""] else found or None
 
 
 def check_truth(given: Any, samples: int) -> Truth:

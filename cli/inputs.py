@@ -103,12 +103,13 @@ def load_run_samples(source: str, manifest: Manifest, *, progress: Progress = no
     return convert_samples(x, manifest.inputs)
 
 
-def load_batches(source: str, *, batch: int, seed: int) -> Any:
+def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: int) -> Any:
     """Load samples to train with, as batches (inputs, labels) of torch tensors.
 
     Args:
         source: `file.py:function` that returns batches, as a torch DataLoader gives them, or anything that `load_samples` takes.
             Samples are then shuffled anew for each pass.
+        manifest: of the network's bundle, if there is one.
         batch: samples in a batch, unless the function makes the batches.
         seed: seed for the order of the samples.
 
@@ -122,10 +123,10 @@ def load_batches(source: str, *, batch: int, seed: int) -> Any:
     if not is_data and hasattr(value, "__iter__") and hasattr(value, "__len__"):
         return value
     if value is None:
-        given = load_samples(source)
+        given = load_samples(source, manifest)
     else:
         with running(source):
-            given = read_samples(value, None, name=source, progress=no_progress)
+            given = read_samples(value, manifest, name=source, progress=no_progress)
     x, y = labelled(given, source)
     if isinstance(x, (dict, tuple)):
         raise DataError(

@@ -22,6 +22,7 @@ LIMITS: dict[str, tuple[str, float, str]] = {
         1.0,
         "Largest accuracy drop against the whole network, as a fraction: 0.01 is one percent.",
     ),
+    "max_loss": ("--max-loss", 1.0, "Largest mean loss from 0 to 1; of a classifier the share of wrong labels."),
     "max_disagreement": (
         "--max-disagreement",
         1.0,

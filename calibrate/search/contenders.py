@@ -139,7 +139,8 @@ def _find_differing(
 ) -> np.ndarray:
     """Return which labels are others than the reference's, int8 (N, exits), or disagreements; else how far losses differ."""
     if answers.answers is None:
-        return np.asarray(answers.label != reference.label, np.int8)
+        differs: np.ndarray = (answers.label != reference.label).astype(np.int8)
+        return differs
     if DISAGREEMENT in answers.answers[0]:
         return np.stack([parts[DISAGREEMENT] for parts in answers.answers], 1).astype(np.float64)
     assert right is not None and whole is not None

@@ -41,6 +41,12 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
     is_flag=True,
     help="Store this calibration even if it misses a target or promises less than the one before.",
 )
+@click.option(
+    "--loss",
+    help="For a network that does not classify, how wrong an answer is, from 0 to 1: absolute:90, iou, hamming, zero_one, "
+    "word_errors, f1@0.5:file.py:decode, or file.py:function.",
+)
+@click.option("--disagreement", help="How far an answer is from the whole network's, written likewise.")
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", "variants", multiple=True, help="Name of a variant to try; may be repeated. Default: all.")
 @click.option(
@@ -69,6 +75,8 @@ def calibrate(
     also: tuple[str, ...],
     output: str | None,
     replace: bool,
+    loss: str | None,
+    disagreement: str | None,
     loading: Loading,
     variants: tuple[str, ...],
     meter: str | None,
@@ -116,6 +124,8 @@ def calibrate(
             seed=seed,
             measure_s=measure_s,
             every_s=every_s,
+            loss=loss,
+            disagreement=disagreement,
             progress=progress,
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))

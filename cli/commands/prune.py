@@ -64,6 +64,7 @@ def prune(
     as_json: bool,
 ) -> None:
     """Remove channels from NETWORK, fine-tune the rest with the whole network as its teacher, and add it to its bundle."""
+    from ...bundle import open_bundle
     from ...export import add_pruned
     from ..inputs import load_batches, load_network
 
@@ -76,11 +77,12 @@ def prune(
         raise UsageError(
             f"prune takes a torch network, file.py:function, not {network}: ONNX files cannot be fine-tuned."
         )
+    manifest = open_bundle(output).manifest if Path(output).exists() else None
     kept = f"Epochs stored in {checkpoint} are kept: the same command goes on from there."
     with goes_on_after_interrupt(kept) if checkpoint else contextlib.nullcontext():
         pruned = add_pruned(
             model,
-            load_batches(data, batch=batch, seed=seed),
+            load_batches(data, manifest, batch=batch, seed=seed),
             output,
             macs=macs,
             parameters=parameters,

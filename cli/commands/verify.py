@@ -39,8 +39,11 @@ def verify(bundle: str, loading: Loading, variant: str | None, as_json: bool) ->
 
 
 def _describe(verifications: "list[Verification]") -> str:
-    count = verifications[0].exits[0].samples
-    origin = f"{count} golden samples were replayed. The export took them from its examples and keeps no more."
+    counts = " or ".join(str(count) for count in sorted({each.exits[0].samples for each in verifications}))
+    origin = (
+        f"{counts} golden samples were replayed. The export took them from its examples, and quantize more from its samples; "
+        "the bundle keeps no others."
+    )
     return "\n\n".join([*map(str, verifications), origin])
 
 

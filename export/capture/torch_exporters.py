@@ -7,6 +7,7 @@ such as a branch on a value, is an error.
 import logging
 import re
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def export_graph(
         except Exception as error:
             reason, nodes = _explain_failure(failure, program)
             raise ModelError(
-                f"torch cannot export the network: {reason} TorchScript cannot either: {first_line(error)}", nodes=nodes
+                f"torch cannot export the network: {reason} TorchScript cannot either: {_explain(error)}", nodes=nodes
             ) from failure
 
 
@@ -101,13 +102,25 @@ def _reraise_final(error: Exception) -> None:
         if isinstance(cause, ModelError):
             raise cause from error
     if any(_depends_on_data(cause) for cause in causes(error)):
-        places = [re.search(r'raised this error:\s+File "([^"]+)", line (\d+)', str(cause)) for cause in causes(error)]
-        where = "".join(f", in {Path(place[1]).name}, line {place[2]}" for place in places[-1:] if place)
         raise ModelError(
             "torch cannot export the network: it has a branch that depends on the values of a tensor, or int() or .item() of "
-            f"one{where}. Replace it by torch.where, or by arithmetic. A network that leaves early by itself returns the logits "
-            f"of all its exits instead, and leaves the choice to offramp. torch says: {first_line(error)}"
+            f"one{_find_line(error)}. Replace it by torch.where, or by arithmetic. A network that leaves early by itself returns "
+            f"the logits of all its exits instead, and leaves the choice to offramp. torch says: {first_line(error)}"
         ) from error
+
+
+def _find_line(error: BaseException) -> str:
+    """Return where in the network's own code an error was raised: ", in net.py, line 7"; empty if that is not known."""
+    import torch
+
+    *_, deepest = causes(error)
+    places = [
+        f", in {Path(frame.f_code.co_filename).name}, line {line}"
+        for frame, line in traceback.walk_tb(deepest.__traceback__)
+        if isinstance(frame.f_locals.get("self"), torch.nn.Module)
+        and not str(frame.f_globals.get("__name__")).startswith(("torch.", "offramp.export."))
+    ]
+    return places[-1] if places else ""
 
 
 def _explain_failure(error: Exception, program: Any) -> tuple[str, tuple[str, ...]]:
@@ -124,8 +137,13 @@ def _explain_failure(error: Exception, program: Any) -> tuple[str, tuple[str, ..
     text = "\n".join(str(cause) for cause in causes(error))
     nodes = tuple(dict.fromkeys(re.findall(r"translating node %(\w+)", text)))
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
-    reason = f"the operator {missing[1]} has no ONNX form: replace it in the network." if missing else first_line(error)
-    return reason, nodes
+    if missing:
+        return f"the operator {missing[1]} has no ONNX form: replace it in the network.", nodes
+    return _explain(error), nodes
+
+
+def _explain(error: BaseException) -> str:
+    return f"{first_line(error).rstrip('.')}{_find_line(error)}."
 
 
 def _depends_on_data(error: BaseException) -> bool:

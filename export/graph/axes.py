@@ -161,4 +161,6 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's deepest cause, which names the user's code."""
     *_, error = causes(error)
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, KeyError):  # its text is the key alone
+        return f"KeyError: {lines[0]}"
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

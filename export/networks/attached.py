@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,18 +69,18 @@ class Attached(nn.Module):
         Raises:
             ModelError: a module ran less often than on the example, or gave no features.
         """
-        modules = {self.network.get_submodule(place.module): place.module for place in self.attached}
         wanted = {(place.module, place.run) for place in self.attached}
         runs: Counter[str] = Counter()
         recorded: dict[tuple[str, int], Tensor] = {}
 
-        def record(module: nn.Module, _: Any, output: Any) -> None:
-            name = modules[module]
+        def record(name: str, _module: nn.Module, _: Any, output: Any) -> None:
             runs[name] += 1
             if (name, runs[name]) in wanted and (features := features_of(output)) is not None:
                 recorded[name, runs[name]] = features.clone()  # the next layer may change its input in place
 
-        with hooked(dict.fromkeys(modules, record)):
+        # Not by the module that a hook is called with: torch.export stands in for shared modules, each time with another object.
+        names = {place.module for place in self.attached}
+        with hooked({self.network.get_submodule(name): partial(record, name) for name in names}):
             logits = logits_of(self.network(*inputs, **named))
         for place in self.attached:
             if (place.module, place.run) not in recorded:

@@ -1,6 +1,6 @@
 """The modules that every path from a network's input to its logits passes through. Needs torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .heads import features_of, hooked, logits_of
+from .heads import all_features, hooked, logits_of
 from .inputs import ExampleInputs
 from .tracing import blaming, count_runs
 
@@ -17,6 +17,9 @@ __all__ = ["find_bottlenecks"]
 
 GradientEdge = tuple[Any, int]
 """A tensor in torch's graph of gradients: the function that made it, and which output of that function it is."""
+
+Output = frozenset[GradientEdge]
+"""The tensors of a module's output."""
 
 Run = tuple[str, int]
 """A module's name and the number of its run, from 1."""
@@ -29,7 +32,12 @@ SAMPLES = (2, 3, 5, 7)
 
 
 def find_bottlenecks(
-    network: nn.Module, inputs: ExampleInputs, mask: str | None, *, of_one_reading: bool = False
+    network: nn.Module,
+    inputs: ExampleInputs,
+    mask: str | None,
+    *,
+    of_one_reading: bool = False,
+    together: bool = False,
 ) -> set[Run] | None:
     """Return the runs of modules without whose output the logits have no gradient to the input: gradients show the paths.
 
@@ -41,6 +49,7 @@ def find_bottlenecks(
         inputs: the example.
         mask: the input that is a mask; paths from it do not count.
         of_one_reading: also return what is on all paths from one of several look-ups of the only input.
+        together: count all tensors that a module returns as its output, not only the first.
 
     Returns:
         Names of modules and the number of the run, from 1. None if the logits have no gradient to the input at all.
@@ -51,7 +60,7 @@ def find_bottlenecks(
     network.requires_grad_(False)
     try:
         for look_ups_only in (True, False):
-            logits, edges, readings = _record_edges(network, inputs, mask, look_ups_only)
+            logits, edges, readings = _record_edges(network, inputs, mask, look_ups_only, together)
             if logits.requires_grad:
                 end = get_gradient_edge(logits)[:2]
                 is_only_input = len([name for name in inputs.names if name != mask]) == 1
@@ -66,7 +75,7 @@ def find_bottlenecks(
 class _FromWholeNumbers(TorchFunctionMode):
     """Makes floats that come of whole numbers begin the graph of gradients, for whole numbers have none.
 
-    Only of those with an axis as long as there are samples: a table of positions is no input.
+    Only of those that come of the inputs and have an axis as long as there are samples: a table of positions is no input.
 
     Attributes:
         readings: where the graph begins at floats that come of the inputs themselves: moved, but not compared with anything.
@@ -76,32 +85,39 @@ class _FromWholeNumbers(TorchFunctionMode):
         super().__init__()
         self.rows, self.look_ups_only = rows, look_ups_only
         self.readings: list[GradientEdge] = []
-        self._moved = {id(x): x for x in inputs if _is_whole(x)}  # the tensors too, or an id might be given out again
+        self._come = {id(x): x for x in inputs}  # the tensors too, or an id might be given out again
+        self._moved = {id(x): x for x in inputs if _is_whole(x)}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
-        numbers = _list_numbers(args, kwargs)
-        comes_of_input = any(id(x) in self._moved for x in numbers)
-        if comes_of_input:
-            name = getattr(function, "__name__", "")
-            writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-            self._moved.update({id(x): x for x in (output, *args[:writes]) if _is_whole(x)})
+        given = _list_tensors([*args, *(kwargs or {}).values()])
+        numbers = [x for x in given if not x.is_floating_point()]
+        name = getattr(function, "__name__", "")
+        writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if not any(x.requires_grad or id(x) in self._come for x in given):
+            return output
+        written = _list_tensors(args[:writes])
+        made = [*_list_tensors([output]), *written, *(x._base for x in written if x._base is not None)]
+        # What has gradients tells by itself that it comes of the inputs.
+        self._come.update({id(x): x for x in made if not x.requires_grad})
+        is_moved = any(id(x) in self._moved for x in numbers)
+        if is_moved:
+            self._moved.update({id(x): x for x in made if _is_whole(x)})
         if self.look_ups_only and function not in LOOK_UPS:
             return output
-        is_float = isinstance(output, Tensor) and output.is_floating_point()
-        if not is_float or output.requires_grad or not any(self.rows in x.shape for x in numbers):
+        comes = any(id(x) in self._come and self.rows in x.shape for x in numbers)
+        if not (comes and isinstance(output, Tensor) and output.is_floating_point()) or output.requires_grad:
             return output
         begun = output.detach().requires_grad_()
-        if comes_of_input:
+        if is_moved:
             self.readings.append(get_gradient_edge(begun)[:2])
         return begun.clone()
 
 
-def _list_numbers(args: Any, kwargs: Any) -> list[Tensor]:
-    """Return the tensors of whole numbers or booleans among the arguments of a function."""
-    parts = [*args, *(kwargs or {}).values()]
-    parts += [part for x in parts if isinstance(x, (tuple, list)) for part in x]
-    return [x for x in parts if isinstance(x, Tensor) and not x.is_floating_point()]
+def _list_tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors among values, and in lists and tuples among them."""
+    parts = [part for value in values for part in (value if isinstance(value, (tuple, list)) else [value])]
+    return [x for x in parts if isinstance(x, Tensor)]
 
 
 def _is_whole(x: Any) -> bool:
@@ -115,25 +131,25 @@ def _begin(x: Tensor) -> Tensor:
 
 
 def _record_edges(
-    network: nn.Module, inputs: ExampleInputs, mask: str | None, look_ups_only: bool
-) -> tuple[Tensor, list[tuple[Run, GradientEdge]], list[GradientEdge]]:
+    network: nn.Module, inputs: ExampleInputs, mask: str | None, look_ups_only: bool, together: bool
+) -> tuple[Tensor, list[tuple[Run, Output]], list[GradientEdge]]:
     """Run the network with gradients to its inputs alone.
 
     Returns:
-        Its logits, the edge of each module's output, and where the inputs are looked up.
+        Its logits, the edges of each module's output, and where the inputs are looked up.
     """
     names = {module: name for name, module in network.named_modules()}
     count = count_runs(names)
-    edges: list[tuple[Run, GradientEdge]] = []
+    edges: list[tuple[Run, Output]] = []
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         run = count(module)
-        if (features := features_of(output)) is not None and features.requires_grad:
-            edge = get_gradient_edge(features)[:2]
-            past = [old for _, old in edges]
-            # An identity in a shortcut gives the output of an earlier module again, which is not the place to put an exit.
-            if edge not in past or edge == past[-1]:
-                edges.append((run, edge))
+        parts = all_features(output)[: None if together else 1]
+        edge = frozenset(get_gradient_edge(x)[:2] for x in parts if x is not None and x.requires_grad)
+        past = [old for _, old in edges]
+        # An identity in a shortcut gives the output of an earlier module again, which is not the place to put an exit.
+        if edge and (edge not in past or edge == past[-1]):
+            edges.append((run, edge))
 
     with (
         blaming("The network does not run with gradients (name modules with at=[...] instead)"),
@@ -147,26 +163,24 @@ def _record_edges(
             return logits_of(begun.run(network)), edges, numbers.readings
 
 
-def _find_cuts(
-    end: GradientEdge, edges: Sequence[tuple[Run, GradientEdge]], start: GradientEdge | None = None
-) -> set[Run]:
-    """Return the runs of modules whose edge lies on every path from an end back to an input, or to one of the starts."""
-    shared = _find_path(end, start) or set()
+def _find_cuts(end: GradientEdge, edges: Sequence[tuple[Run, Output]], start: GradientEdge | None = None) -> set[Run]:
+    """Return the runs of modules whose output lies on every path from an end back to an input, or to one of the starts."""
+    paths = [_find_path(end, start) or set()]
     cuts = set()
-    for run, edge in edges:
-        if edge in shared:
-            bypass = _find_path(end, start, avoided=edge)
+    for run, output in edges:
+        if all(output & path for path in reversed(paths)):
+            bypass = _find_path(end, start, avoided=output)
             if bypass is None:
                 cuts.add(run)
-            else:  # what lies on no such path is no cut either
-                shared &= bypass
+            else:  # what lies not on this path is no cut either
+                paths.append(bypass)
     return cuts
 
 
 def _find_path(
-    end: GradientEdge, start: GradientEdge | None, avoided: GradientEdge | None = None
+    end: GradientEdge, start: GradientEdge | None, avoided: Output = frozenset()
 ) -> set[GradientEdge] | None:
-    """Return the edges on a path from an end back to a start that avoids an edge; None if there is none.
+    """Return the edges on a path from an end back to a start that avoids an output; None if there is none.
 
     Only inputs are leaves of the graph: without a start any leaf is one.
     """
@@ -174,7 +188,7 @@ def _find_path(
     todo = [end]
     while todo:
         current = todo.pop()
-        if current == avoided:
+        if current in avoided:
             continue
         if current == start or (start is None and not current[0].next_functions):
             path: set[GradientEdge] = set()

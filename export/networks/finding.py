@@ -87,22 +87,31 @@ class PlaceFinder:
             raise UsageError(f"fractions is a list of numbers, not {fractions!r:.60}.")
         if not len(fractions) or not all(a < b for a, b in pairwise([0, *fractions, 1])):
             raise UsageError(f"The fractions {tuple(fractions)} do not rise within (0, 1).")
-        total = self.trace.steps[-1].flops
         for of_one_reading in (False, True):
-            candidates = self._find_candidates(of_one_reading=of_one_reading)
+            candidates = [
+                step for step in self._find_cuts(of_one_reading=of_one_reading) if step.batch_axis is not None
+            ]
+            logger.debug("places where an exit can go: %s", ", ".join(map(self.trace.name, candidates)))
             self.notes.clear()
             for fraction in fractions:
-                # Several modules may end at the same depth, such as a convolution and the ReLU behind it: the last one is taken,
-                # but none that has flattened the features.
-                goal = fraction * total
-                nearer = [step for step in reversed(candidates) if abs(step.flops - goal) < total - step.flops]
-                nearer.sort(key=lambda s: (abs(s.flops - goal), len(s.shape) == 2, s.module.count(".")))
-                places = (place for step in nearer[:MOST_TRIED] if (place := self._make_place(step)))
+                places = (place for step in self._rank(candidates, fraction) if (place := self._make_place(step)))
                 self._place_fraction(fraction, next(places, None))
             if self.places:
                 self._note_masks()
                 return
-        raise ModelError(self._explain_none(bool(candidates), total))
+        raise ModelError(self._explain_none(candidates, fractions))
+
+    def _rank(self, candidates: Sequence[Step], fraction: float) -> list[Step]:
+        """Return the steps to try for a fraction of the work, the best first: none that is nearer to the network's end.
+
+        Several modules may end at the same depth, such as a convolution and the ReLU behind it: the last one is taken, but none
+        that has flattened the features.
+        """
+        total = self.trace.steps[-1].flops
+        goal = fraction * total
+        nearer = [step for step in reversed(candidates) if abs(step.flops - goal) < total - step.flops]
+        nearer.sort(key=lambda s: (abs(s.flops - goal), len(s.shape) == 2, s.module.count(".")))
+        return nearer[:MOST_TRIED]
 
     def _place_fraction(self, fraction: float, place: Place | None) -> None:
         """Take a place for a fraction, and note it if the place is not what was asked for."""
@@ -124,23 +133,22 @@ class PlaceFinder:
                     f"{show_share(place.share)}: it is {NEAREST}."
                 )
 
-    def _find_candidates(self, *, of_one_reading: bool) -> list[Step]:
-        """Return the steps after which an exit can go, in the order in which they run."""
+    def _find_cuts(self, *, of_one_reading: bool = False, together: bool = False) -> list[Step]:
+        """Return the steps with work before and behind them that the whole signal passes through, in the order in which they run.
+
+        The options are those of `find_bottlenecks`.
+        """
         mask = None if self.mask is None else self.mask.name
-        bottlenecks = find_bottlenecks(self.network, self.inputs, mask, of_one_reading=of_one_reading)
+        bottlenecks = find_bottlenecks(
+            self.network, self.inputs, mask, of_one_reading=of_one_reading, together=together
+        )
         if bottlenecks is None:
             raise ModelError(
                 "The logits have no gradient to the inputs, so the modules that the whole signal passes through cannot be found. "
                 "Name modules with at=[...]."
             )
         total = self.trace.steps[-1].flops
-        candidates = [
-            step
-            for step in self.trace.steps
-            if (step.module, step.run) in bottlenecks and step.batch_axis is not None and 0 < step.flops < total
-        ]
-        logger.debug("places where an exit can go: %s", ", ".join(map(self.trace.name, candidates)))
-        return candidates
+        return [step for step in self.trace.steps if (step.module, step.run) in bottlenecks and 0 < step.flops < total]
 
     def _find_step(self, name: str) -> Step:
         """Return the step that a place's name means.
@@ -208,7 +216,8 @@ class PlaceFinder:
             f"with layouts={{{name!r}: (...)}}, one of {BATCH!r}, {CHANNELS!r}, {TOKENS!r}, {SPACE!r} for each axis."
         )
 
-    def _explain_none(self, has_candidates: bool, total: int) -> str:
+    def _explain_none(self, candidates: Sequence[Step], fractions: Sequence[float]) -> str:
+        total = self.trace.steps[-1].flops
         if not total:
             return (
                 "The fractions of the network's work are not known: none of its kernels is one whose multiply-accumulates torch "
@@ -219,13 +228,45 @@ class PlaceFinder:
                 "There is no place for an exit near these fractions. A recurrent layer with num_layers above 1 is one module, "
                 "with no place inside: build it of several layers. Or name modules with at=[...]."
             )
-        if has_candidates:
+        for fraction in fractions:
+            if tried := self._rank(candidates, fraction):
+                name = self.trace.name(tried[0])
+                return (
+                    f"No exit has a place. The nearest to {fraction:g} of the work is {name}, at "
+                    f"{show_share(tried[0].flops / total)}. {self._explain_unknown(name, tried[0])}"
+                )
+        several = [step for step in self._find_cuts(together=True) if step not in candidates and len(step.shapes) > 1]
+        if ranked := [steps[0] for fraction in fractions if (steps := self._rank(several, fraction))]:
+            return self._explain_together(ranked)
+        if candidates:
+            first = self._rank(candidates, candidates[0].flops / total)[0]
+            name, share = self.trace.name(first), show_share(first.flops / total)
             return (
-                "No exit has a place: every module that carries the input on alone is nearer to the network's end than to a "
-                "fraction, as under dense connections, or it is not known which axis of its output holds the channels. Name "
-                "modules with at=[...]."
+                f"No exit has a place. The first module that could have one is {name}, at {share} of the work: nearer to the "
+                f"network's end than to the fraction {fractions[-1]:g}, so an exit there saves little. To put one there all the "
+                f"same, name it: at=[{name!r}]."
             )
         return (
             "There is no place for an exit: no module with work before and behind it carries the input on alone and gives floats "
             "with the batch as an axis, as under dense connections. Name modules with at=[...]."
+        )
+
+    def _explain_together(self, ranked: Sequence[Step]) -> str:
+        """Explain that the input passes on in several tensors together; the steps are those nearest to the fractions."""
+        first, names = ranked[0], list(dict.fromkeys(map(self.trace.name, ranked)))
+        share = show_share(first.flops / self.trace.steps[-1].flops)
+        tensors = [pair for pair in zip(first.shapes, first.batch_axes, strict=True) if pair[0]]
+        explanation = (
+            "No exit has a place: a head reads the first tensor that a module returns, and near these fractions none carries the "
+            f"input on alone. {names[0]}, at {share} of the work, returns several: "
+            f"{', '.join(str(shape) for shape, _ in tensors)} for {self.inputs.rows} samples. "
+        )
+        if bare := [shape for shape, axis in tensors if axis is None]:
+            return (
+                f"{explanation}No axis of {bare[0]} is as long as there are samples, and such a tensor cannot cross an exit: "
+                "pass it on with the batch as an axis of its own, and name modules with at=[...]."
+            )
+        return (
+            f"{explanation}Which of them an exit should read is not known. With at={names} it reads the first of each; for "
+            "another, name the module that makes it."
         )

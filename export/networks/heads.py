@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import ModelError
 from .places import BATCH, CHANNELS, TOKENS
 
-__all__ = ["arrange", "default_head", "features_of", "hooked", "logits_of", "map_head", "token_head"]
+__all__ = ["all_features", "arrange", "default_head", "features_of", "hooked", "logits_of", "map_head", "token_head"]
 
 MOST_FEATURES = 1024
 """Most features that a head reads: with 1000 classes, 1024 features are already a million weights."""
@@ -124,9 +124,13 @@ def hooked(hooks: Mapping[nn.Module, Callable[[nn.Module, Any, Any], Any]]) -> I
 
 def features_of(output: Any) -> Tensor | None:
     """Return a module's output, or the first of several, if it is a float tensor (batch, ...); else None."""
+    return next(iter(all_features(output)), None)
+
+
+def all_features(output: Any) -> list[Tensor | None]:
+    """Return what a module returns, one or several: each float tensor with two axes or more, None for anything else."""
     parts = output if isinstance(output, (tuple, list)) else list(_name_parts(output).values()) or [output]
-    first = parts[0] if parts else None
-    return first if isinstance(first, Tensor) and first.is_floating_point() and first.ndim > 1 else None
+    return [x if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 else None for x in parts]
 
 
 def logits_of(output: Any) -> Tensor:

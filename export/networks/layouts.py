@@ -66,10 +66,16 @@ def _follow_weights(network: nn.Module, inputs: ExampleInputs, before: tuple[Ste
             if runs > MOST_RUNS:
                 return None
             found: set[int] = set()
+            reaches = False
             for axis in axes:
                 marks = [_mark_channel(network, inputs, step, parameter.select(axis, i), before[-1]) for i in (0, -1)]
                 if marks[0] is not None and marks[1] is not None:
-                    found |= _find_marked(marks[0] & ~marks[1], batch_axis)
+                    reaches = reaches or bool((marks[0] | marks[1]).any())
+                    found |= _find_marked(marks[0], marks[1], batch_axis)
+            if (
+                parameter.ndim == 1 and not reaches
+            ):  # the layer is of another stream, whose weights say nothing of this one
+                break
             if len(found) == 1:  # else they are weights of some of the tokens, such as positions or a class token
                 return found.pop()
     return None
@@ -124,14 +130,17 @@ def _mark_channel(network: nn.Module, inputs: ExampleInputs, step: Step, weights
     return features[0] if features else None
 
 
-def _find_marked(features: Tensor, batch_axis: int) -> set[int]:
-    """Return the axes, beside the batch, of which at most half of the indices are marked; none if nothing is."""
-    shares = {
-        axis: features.amax([other for other in range(features.ndim) if other != axis]).float().mean().item()
-        for axis in range(features.ndim)
-        if axis != batch_axis
-    }
-    return {axis for axis, share in shares.items() if 0 < share <= 0.5}
+def _find_marked(first: Tensor, last: Tensor, batch_axis: int) -> set[int]:
+    """Return the axes, beside the batch, along which the marks are at other indices, but at no more than half of all.
+
+    Marks of a class token's channels are at one token, but that is the same for both.
+    """
+    found = set()
+    for axis in set(range(first.ndim)) - {batch_axis}:
+        others = [other for other in range(first.ndim) if other != axis]
+        if 0 < (first.amax(others) & ~last.amax(others)).float().mean().item() <= 0.5:
+            found.add(axis)
+    return found
 
 
 def _match_sizes(network: nn.Module, before: tuple[Step, ...]) -> int | None:

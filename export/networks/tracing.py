@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from ...errors import ModelError, OfframpError
 from ..capture.torch_module import dtypes_explained
 from ..graph.axes import first_line
-from .heads import features_of, hooked, logits_of
+from .heads import all_features, hooked, logits_of
 from .inputs import ExampleInputs
 
 __all__ = ["Step", "Trace", "blaming", "count_runs", "trace_network"]
@@ -29,16 +30,26 @@ class Step(NamedTuple):
     Attributes:
         module: its name, as in `named_modules()`.
         run: which run of the module it was, counted from 1.
-        shape: of its output, or of the first of several, if that is a float tensor with two axes or more; else ().
-        batch_axis: the axis of the output that is as long as there are samples, whatever their number; None if there is none.
+        shapes: of the tensors that it returns: () for what is no float tensor with two axes or more.
+        batch_axes: for each the axis that is as long as there are samples, whatever their number; None if there is none.
         flops: of the network up to the module's end.
     """
 
     module: str
     run: int
-    shape: tuple[int, ...]
-    batch_axis: int | None
+    shapes: tuple[tuple[int, ...], ...]
+    batch_axes: tuple[int | None, ...]
     flops: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first tensor, which heads read."""
+        return self.shapes[0]
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The batch axis of the first tensor."""
+        return self.batch_axes[0]
 
 
 class Trace(NamedTuple):
@@ -78,10 +89,10 @@ def trace_network(network: nn.Module, inputs: ExampleInputs) -> Trace:
         raise ModelError(f"The network returns {shape}, not logits (batch {rows}, two classes or more).{hint}")
     with blaming(f"The network runs on {rows} samples but not on {rows + 1}"):
         grown, _ = _run_counted(network, inputs.of(rows + 1))
-    shapes = {(step.module, step.run): step.shape for step in grown}
+    shapes = {(step.module, step.run): step.shapes for step in grown}
     return Trace(
         tuple(
-            step._replace(batch_axis=_find_batch_axis(step.shape, shapes.get((step.module, step.run), ()), rows))
+            step._replace(batch_axes=_find_batch_axes(step.shapes, shapes.get((step.module, step.run), ()), rows))
             for step in steps
         ),
         shape[1],
@@ -106,12 +117,18 @@ def _run_counted(network: nn.Module, inputs: ExampleInputs) -> tuple[list[Step],
     count, counter = count_runs(names), _WorkCounter()
 
     def end(module: nn.Module, _: Any, output: Any) -> None:
-        features = features_of(output)
-        steps.append(Step(*count(module), () if features is None else tuple(features.shape), None, counter.flops))
+        shapes = tuple(() if x is None else tuple(x.shape) for x in all_features(output)) or ((),)
+        steps.append(Step(*count(module), shapes, (), counter.flops))
 
     # The counter does not see the fused attention of some devices.
     with hooked(dict.fromkeys(names, end)), sdpa_kernel(SDPBackend.MATH), counter:
         return steps, tuple(logits_of(inputs.run(network)).shape)
+
+
+def _find_batch_axes(
+    shapes: Sequence[tuple[int, ...]], grown: Sequence[tuple[int, ...]], rows: int
+) -> tuple[int | None, ...]:
+    return tuple(_find_batch_axis(*pair, rows) for pair in zip_longest(shapes, grown[: len(shapes)], fillvalue=()))
 
 
 def _find_batch_axis(shape: tuple[int, ...], grown: tuple[int, ...], rows: int) -> int | None:

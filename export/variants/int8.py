@@ -7,7 +7,6 @@ fuse with the operators beside them.
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from ...errors import ModelError, require
 from ...progress import Progress
 from ...runtime.chain.samples import Samples
 from ..graph.axes import first_line
-from ..graph.edits import bypass_node, nodes_up_to_products
-from ..graph.macs import MULTIPLIES
+from ..graph.edits import bypass_node, insert_tape, nodes_up_to_products
 from ..graph.precision import is_quantised
+from .int8_nodes import QUANTISED_OPERATORS, choose_int8_nodes
 
 __all__ = ["RANGE_METHODS", "Int8Options", "find_ranges", "quantize_graph"]
 
@@ -31,24 +30,11 @@ RANGE_METHODS = ("minmax", "percentile")
 PERCENTILE, HISTOGRAM_BINS = 99.99, 2048
 """`percentile` ranges cut off the values beyond this percentile of a histogram with so many bins."""
 
-BATCH_ROWS = 16
-"""Samples that run through the graph at once while ranges are found."""
-
-QUANTISED_OPERATORS = (
-    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul"),
-    *("AveragePool", "GlobalAveragePool", "MaxPool", "Clip", "LeakyRelu", "Relu"),
-    *("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
-)
-"""Operators that compute in int8. Normalisations and exponentials (Softmax, Exp, ...) lose too much in 8 bits."""
-
-KEEPS_SMALL = (*QUANTISED_OPERATORS, "Abs", "Sqrt")
-"""Operators behind which a small value is still small."""
+BATCH_ROWS, MOST_BYTES = 16, 1 << 30
+"""Samples that run through the graph at once while ranges are found: fewer where all of their values take more memory."""
 
 PER_CHANNEL_OPSET = 13
 """The first opset whose QuantizeLinear takes one scale per channel."""
-
-LEAST_MASK = 1e4
-"""A constant with an absolute value of at least this is a mask: added to attention scores, it switches them off."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,54 +75,139 @@ def find_ranges(
             f"int8 has a scale per channel, which takes opset {PER_CHANNEL_OPSET}; the network has {opset}. Export it again "
             "with a newer one, or take fp16."
         )
-    with contextlib.redirect_stdout(io.StringIO()):  # the calibrator prints
-        calibrator = _make_calibrator(plain, options)
-        for first in range(0, len(samples), BATCH_ROWS):
-            try:
-                calibrator.collect_data(_BatchReader(iter([_batch(bundle, samples, first)])))
-            except (ValueError, MemoryError) as error:  # from numpy's histograms
-                raise ModelError(
-                    f"No {options.ranges} ranges can be found: a value inside the network is infinite, or far smaller for some "
-                    f"samples than for others ({error}). Take ranges=minmax."
-                ) from error
-            progress("finding ranges", min(first + BATCH_ROWS, len(samples)), len(samples))
-        ranges = calibrator.compute_data()
+    watched = (_Extremes if options.ranges == "minmax" else _Histograms)(plain, symmetric=options.symmetric)
+    rows = max(1, min(BATCH_ROWS, MOST_BYTES // max(1, watched.count_bytes(_batch(bundle, samples, 0, 1)))))
+    logger.debug("samples at once while ranges are found: %d", rows)
+    for first in range(0, len(samples), rows):
+        watched.collect(_batch(bundle, samples, first, rows))
+        progress("finding ranges", min(first + rows, len(samples)), len(samples))
+    ranges = watched.make_ranges()
     if logger.isEnabledFor(logging.DEBUG):
         for name, value in ranges.items():
             logger.debug("range of %s: %.4g to %.4g", name, *(bound.item() for bound in value.range_value))
     return ranges
 
 
-def _make_calibrator(plain: Path, options: Int8Options) -> Any:
-    """Make ONNX Runtime's calibrator, which watches the values of a graph while batches run."""
-    quantization = require("onnxruntime.quantization", extra="onnx")
-    methods = {
-        "minmax": quantization.CalibrationMethod.MinMax,
-        "percentile": quantization.CalibrationMethod.Percentile,
-    }
-    extra = {"symmetric": options.symmetric, "num_bins": HISTOGRAM_BINS, "percentile": PERCENTILE}
-    return quantization.calibrate.create_calibrator(
-        plain,
-        QUANTISED_OPERATORS,
-        augmented_model_path=str(plain.with_name("watched.onnx")),
-        calibrate_method=methods[options.ranges],
-        extra_options=extra,
+class _Watched:
+    """A graph that also returns its values which may be quantised, or what `reductions` make of them.
+
+    Reductions stand behind what they reduce and run in that order: ONNX Runtime's default order runs the graph to its end first,
+    and keeps every value till then.
+    """
+
+    reductions: tuple[str, ...] = ()
+
+    def __init__(self, plain: Path, *, symmetric: bool) -> None:
+        ort = require("onnxruntime", extra="onnx")
+        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+        self.symmetric = symmetric
+        model: ir.Model = ir.from_proto(load_model_with_shape_infer(plain))
+        values = _values_to_watch(model.graph)
+        self.names = [str(value.name) for value in values]
+        self.outputs = [result.name for value in values for result in self._reduce(model.graph, value)]
+        ir.save(model, file := plain.with_name("watched.onnx"))
+        settings = ort.SessionOptions()
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        settings.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        settings.enable_mem_pattern = False  # it would hold the memory of all values twice
+        settings.log_severity_level = 4
+        self.session = ort.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+
+    def _reduce(self, graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
+        """Let the graph return what is watched of a value."""
+        tape = ir.tape.Tape()
+        results = [
+            tape.op(operator, [value], {} if operator == "Size" else {"keepdims": 0}) for operator in self.reductions
+        ] or [value]
+        producer = value.producer()
+        if producer is None:
+            insert_tape(graph, tape)
+        else:
+            graph.insert_after(producer, tape.nodes)
+        for operator, result in zip(self.reductions, results, strict=False):
+            result.name = f"{value.name}.{operator}"
+            result.type = ir.TensorType(ir.DataType.INT64) if operator == "Size" else value.type
+        graph.outputs.extend(result for result in results if not result.is_graph_output())
+        return results
+
+    def run(self, batch: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return list(self.session.run(self.outputs, batch))
+
+
+class _Extremes(_Watched):
+    """The smallest and the largest element of each value."""
+
+    reductions = ("ReduceMin", "ReduceMax", "Size")
+
+    def __init__(self, plain: Path, *, symmetric: bool) -> None:
+        super().__init__(plain, symmetric=symmetric)
+        self.lowest, self.highest = np.full((2, len(self.names)), np.nan, np.float32)
+
+    def count_bytes(self, batch: dict[str, np.ndarray]) -> int:
+        return 4 * int(sum(self.run(batch)[2::3]))
+
+    def collect(self, batch: dict[str, np.ndarray]) -> None:
+        found = self.run(batch)
+        self.lowest, self.highest = np.fmin(self.lowest, found[0::3]), np.fmax(self.highest, found[1::3])
+
+    def make_ranges(self) -> Any:
+        from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+
+        lowest, highest = self.lowest, self.highest
+        if self.symmetric:
+            highest = np.fmax(np.abs(lowest), np.abs(highest))
+            lowest = -highest
+        pairs = zip(lowest.reshape(-1, 1), highest.reshape(-1, 1), strict=True)
+        return TensorsData(CalibrationMethod.MinMax, dict(zip(self.names, pairs, strict=True)))
+
+
+class _Histograms(_Watched):
+    """A histogram of each value, whose bins follow the first batch; the range ends at a percentile."""
+
+    def __init__(self, plain: Path, *, symmetric: bool) -> None:
+        from onnxruntime.quantization.calibrate import HistogramCollector
+
+        super().__init__(plain, symmetric=symmetric)
+        self.collector = HistogramCollector("percentile", symmetric, HISTOGRAM_BINS, HISTOGRAM_BINS, PERCENTILE, "same")
+
+    def count_bytes(self, batch: dict[str, np.ndarray]) -> int:
+        return sum(value.nbytes for value in self.run(batch))
+
+    def collect(self, batch: dict[str, np.ndarray]) -> None:
+        found = self.run(batch)[::-1]
+        with contextlib.redirect_stdout(io.StringIO()):  # the collector prints
+            for name in self.names:
+                try:
+                    self.collector.collect({name: [found.pop()]})  # one at a time, since it copies
+                except (ValueError, MemoryError) as error:
+                    raise ModelError(
+                        "No percentile ranges can be found: a value inside the network is infinite, or far smaller for some "
+                        f"samples than for others ({error}). Take ranges=minmax."
+                    ) from error
+
+    def make_ranges(self) -> Any:
+        from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            return TensorsData(CalibrationMethod.Percentile, self.collector.compute_collection_result())
+
+
+def _values_to_watch(graph: ir.Graph) -> list[ir.Value]:
+    """Return the floating-point values that operators of int8 read or make; weights are not among them."""
+    values = (
+        value
+        for node in graph
+        if node.op_type in QUANTISED_OPERATORS
+        for value in (*node.inputs, *node.outputs)
+        if value is not None and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and not value.is_initializer()
     )
+    return list(dict.fromkeys(values))
 
 
-class _BatchReader:
-    """Hands batches to the calibrator, which calls `get_next` until it gets None."""
-
-    def __init__(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
-        self.batches = batches
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.batches, None)
-
-
-def _batch(bundle: Bundle, samples: Samples, first: int) -> dict[str, np.ndarray]:
-    """Return `BATCH_ROWS` samples from a row on, by the names of the inputs, each with its batch axis where the graph has it."""
-    parts = [array[first : first + BATCH_ROWS] for array in samples.arrays]
+def _batch(bundle: Bundle, samples: Samples, first: int, rows: int) -> dict[str, np.ndarray]:
+    """Return samples from a row on, by the names of the inputs, each with its batch axis where the graph has it."""
+    parts = [array[first : first + rows] for array in samples.arrays]
     return {
         tensor.name: np.ascontiguousarray(np.moveaxis(part, 0, tensor.shape.index(None)))
         for tensor, part in zip(bundle.manifest.inputs, parts, strict=True)
@@ -159,7 +230,7 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-    names = _nodes_to_quantize(ir.load(plain).graph, options)
+    names = choose_int8_nodes(ir.load(plain).graph, float_heads=options.float_heads, float_biases=options.symmetric)
     logger.debug("quantised nodes: %s", ", ".join(names))
     kind = quantization.QuantType
     with np.errstate(invalid="ignore"):  # masks have infinite ranges, which nothing uses
@@ -195,49 +266,6 @@ def quantize_graph(plain: Path, ranges: Any, options: Int8Options) -> ir.Model:
             "Nothing in the network can be quantised: it has no convolution or matrix product of known weights."
         )
     return model
-
-
-def _nodes_to_quantize(graph: ir.Graph, options: Int8Options) -> list[str]:
-    """Return the names of the nodes that shall compute in int8."""
-    candidates = nodes_up_to_products(graph, include_products=not options.float_heads) - _find_divisors(graph)
-    return [
-        str(node.name)
-        for node in graph
-        if node in candidates
-        and node.op_type in QUANTISED_OPERATORS
-        and not _reads_mask(node)
-        and (options.symmetric or not _has_grouped_bias(node))
-    ]
-
-
-def _reads_mask(node: ir.Node) -> bool:
-    """Tell whether a constant input is a mask, such as one of minus infinity: in its range, 8 bits tell nothing else apart."""
-    arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
-    return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < LEAST_MASK).all() for a in arrays)
-
-
-def _find_divisors(graph: ir.Graph) -> set[ir.Node]:
-    """Return the nodes that make what others divide by, back to the product that it comes from.
-
-    In 8 bits a small divisor is rounded to 0: linear attention, which divides by a sum of weights, then loses nearly everything.
-    """
-    found: set[ir.Node] = set()
-    todo = [node.inputs[-1] for node in graph if node.op_type in ("Div", "Reciprocal")]
-    while todo:
-        value = todo.pop()
-        node = value.producer() if value is not None else None
-        if node is not None and node not in found and node.op_type in KEEPS_SMALL:
-            found.add(node)
-            todo += [] if node.op_type in MULTIPLIES else node.inputs
-    return found
-
-
-def _has_grouped_bias(node: ir.Node) -> bool:
-    """Tell whether a node is a transposed convolution with groups and a bias.
-
-    Its weights have a scale for each channel of a group, which are fewer than the bias has values.
-    """
-    return node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1 and len(node.inputs) > 2
 
 
 def _leave_logits_in_float(graph: ir.Graph) -> None:

@@ -2,13 +2,13 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...bundle import Bundle, Origin, Variant, open_bundle
+from ...bundle import Bundle, Origin, Preprocess, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.writing import check_variant_name
 from ...errors import DataError, UsageError, require, unknown_name
@@ -50,7 +50,8 @@ def add_pruned(
 
     Args:
         network: the trained network.
-        batches: labelled samples, as for `train`.
+        batches: labelled samples, as for `train`. If the bundle prepares images, they may be what it takes: uint8 (batch, height,
+            width, channel).
         path: the network's bundle. If nothing is there, the network is exported first.
         macs, parameters, spread, round_to, keep: as for `prune`.
         recipe: `joint`, `distill` or `gated`, as for `train`.
@@ -76,15 +77,17 @@ def add_pruned(
         >>> [variant.name for variant in bundle.manifest.variants]
         ['fp32', 'pruned30']
     """
-    x, _ = next(iter(batches), (None, None))
-    if x is None:
-        raise DataError("There are no batches to fine-tune with.")
     _, share = check_goal(macs, parameters)
     name = name or f"pruned{round(100 * (1 - share))}"
     if recipe not in WHOLE_NETWORK_RECIPES:
         raise unknown_name("recipe", recipe, WHOLE_NETWORK_RECIPES)
     # Everything that can be refused is refused before the hours of training.
     bundle = open_bundle(path) if Path(path).exists() else None
+    if bundle is not None and bundle.manifest.preprocess is not None and hasattr(batches, "__len__"):
+        batches = _Normalised(batches, bundle.manifest.preprocess)
+    x, _ = next(iter(batches), (None, None))
+    if x is None:
+        raise DataError("There are no batches to fine-tune with.")
     if bundle is not None:
         check_variant_name(name, bundle)
         _check_same_network(bundle, bundle.variant(variant), network)
@@ -117,6 +120,22 @@ def add_pruned(
         settings |= {"recipe": recipe, "lr": lr}
         settings |= {f"accuracy_in_training_{k}": right for k, right in enumerate(history.epochs[-1].accuracy)}
     return _export_beside(bundle, bundle.variant(variant), smaller, name, settings)
+
+
+class _Normalised:
+    """Batches whose uint8 images become what the network takes; others stay as they are."""
+
+    def __init__(self, batches: Iterable[tuple[Any, Any]], preprocess: Preprocess) -> None:
+        self.batches, self.preprocess = batches, preprocess
+        self.generator = getattr(batches, "generator", None)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for x, y in self.batches:
+            is_image = str(getattr(x, "dtype", "")).endswith("uint8")
+            yield normalise_images(np.asarray(x), self.preprocess, channels_first=True) if is_image else x, y
 
 
 def _free_parameters(network: "torch.nn.Module") -> None:

@@ -165,9 +165,17 @@ def test_memory_that_is_full_is_missing(source):
 
 def test_batches_to_train_on_come_from_a_loader_a_dataset_or_samples(source):
     for name in ("loader", "make_partial", "noisy", "stream"):
-        batches = list(load_batches(f"{source}:{name}", batch=4, seed=0))
+        batches = list(load_batches(f"{source}:{name}", None, batch=4, seed=0))
         assert [len(y) for _, y in batches] == [4, 2]
         assert sorted(float(row[0]) for x, _ in batches for row in x) == [0, 2, 4, 6, 8, 10]
+
+
+def test_pictures_to_train_on_have_the_size_that_the_bundle_takes(tmp_path):
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (12, 8)).save(tmp_path / name / "1.png")
+    ((x, y),) = load_batches(str(tmp_path), HWC, batch=4, seed=0)
+    assert (tuple(x.shape), sorted(y.tolist())) == ((2, 4, 6, 1), [0, 1])
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])

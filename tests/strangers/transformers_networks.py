@@ -78,7 +78,7 @@ TEXT_NETWORKS: dict[str, Options] = {
     "Mistral": DECODER,
     "MobileBert": ENCODER | {"embedding_size": 32, "true_hidden_size": 32, "intra_bottleneck_size": 32},
     "ModernBert": ENCODER | {"cls_token_id": 1, "sep_token_id": 2, "local_attention": 8},
-    "Nystromformer": ENCODER | {"num_landmarks": 4, "segment_means_seq_len": 16},
+    "Nystromformer": ENCODER | {"num_landmarks": 16, "segment_means_seq_len": 16},
     "OPT": {
         "hidden_size": 32,
         "num_hidden_layers": 6,

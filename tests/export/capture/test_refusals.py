@@ -35,6 +35,14 @@ class Branching(TwoExits):
         return [early, early if early.max() > 1e3 else late]
 
 
+class Faulty(TwoExits):
+    """Fails while it is exported."""
+
+    def forward(self, x):
+        scale = {False: 1.0}[torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()]
+        return [logits * scale for logits in super().forward(x)]
+
+
 REFUSED = {
     "a plain list": (
         lambda: build_two_exits(second=lambda net, y: net.layers[0](net.b(y)), layers=[nn.BatchNorm1d(16).train()]),
@@ -48,6 +56,10 @@ REFUSED = {
     "a branch": (
         lambda: Branching().eval(),
         "branch that depends on the values of a tensor.*test_refusals.py, line [0-9]+.*all its exits instead",
+    ),
+    "a fault of its own": (
+        lambda: Faulty().eval(),
+        "network: KeyError: True, in test_refusals.py, line [0-9]+. TorchScript cannot either: KeyError: True, in test_ref",
     ),
     "exits in training mode only": (
         lambda: TrainingOnly().eval(),

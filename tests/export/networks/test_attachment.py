@@ -380,7 +380,7 @@ def test_fractions_that_do_not_rise_are_refused(fractions):
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        (Dense, "dense connections"),
+        (Dense, "layers.3, at 99.99% of the work: nearer.*fraction 0.6"),
         (lambda: Apply(Residual(), torch.Tensor.detach), "no gradient.*Name modules"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, CLASSES)), "Name modules"),
         (

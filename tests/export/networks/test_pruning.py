@@ -171,6 +171,22 @@ def test_it_is_exported_as_the_whole_network_was(tmp_path):
     assert whole.digest == open_bundle(path).variant().digest
 
 
+def test_images_of_a_bundle_that_prepares_them_are_prepared_before_the_network_gets_them(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 10, 10, 3), np.uint8)
+    labels = torch.arange(20) % CLASSES
+    preprocess = Preprocess(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
+    export(make(), images[:4], path := tmp_path / "b.offramp", preprocess=preprocess)
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    floats = (floats - torch.tensor(preprocess.mean).view(3, 1, 1)) / torch.tensor(preprocess.std).view(3, 1, 1)
+    for name, x in (("floats", floats), ("images", torch.from_numpy(images))):
+        bundle = add_pruned(make(), [(x, labels)], path, macs=0.5, epochs=1, name=name)
+    answers = []
+    for name in ("floats", "images"):
+        with load_uncalibrated(bundle, variant=name, logits=True) as net:
+            answers.append(net.every_exit(images).logits)
+    assert np.allclose(*answers, atol=1e-3)
+
+
 def test_another_networks_bundle_and_empty_batches_are_refused(tmp_path):
     path = tmp_path / "b.offramp"
     export(make(), draw(3), path)

@@ -16,6 +16,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
+from offramp.bundle.golden import read_golden
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import compare_variants, export, fuse, keep, quantize, train
 from offramp.runtime import load_static, load_uncalibrated, verify
@@ -95,6 +96,8 @@ def test_a_variant_says_what_it_was_made_from(trained):
     assert int8.origin.settings == {"ranges": "minmax", "samples": 512, "seed": 0, "weight_bits": 7, "symmetric": 0}
     assert (fp16.name, fp16.precision, fp16.origin.settings) == ("fp16", "fp16", {})
     assert [s.macs for s in int8.stages] == [s.macs for s in first.stages] == [s.macs for s in fp16.stages]
+    golden, more = (read_golden(trained, variant).inputs[0] for variant in (first, int8))
+    assert len(more) == 8 and (more[:3] == golden).all() and len(np.unique(more, axis=0)) == 8
     sizes = [variant.files["weights.bin"].bytes for variant in (first, int8, fp16)]
     assert sizes[1] < 0.35 * sizes[0] and sizes[2] < 0.6 * sizes[0]
 
