@@ -131,7 +131,7 @@ def _find_right(answers: EveryExit, y: "np.ndarray | Truth | None") -> np.ndarra
         return np.asarray(answers.label == y[:, None]) if isinstance(y, np.ndarray) else None
     if LOSS not in answers.answers[0]:
         return None
-    return 1 - np.stack([parts[LOSS] for parts in answers.answers], 1).astype(np.float64)
+    return np.asarray(1 - np.stack([parts[LOSS] for parts in answers.answers], 1).astype(np.float64))
 
 
 def _find_differing(
@@ -144,4 +144,4 @@ def _find_differing(
     if DISAGREEMENT in answers.answers[0]:
         return np.stack([parts[DISAGREEMENT] for parts in answers.answers], 1).astype(np.float64)
     assert right is not None and whole is not None
-    return np.abs(right - whole)
+    return np.asarray(np.abs(right - whole))
