@@ -1,0 +1,135 @@
+"""Networks that do not classify, calibrated by losses: figures, promises, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from offramp.bundle import Target
+from offramp.calibrate import Ragged, bench, calibrate, report
+from offramp.errors import DataError, UsageError
+from offramp.export import export
+from offramp.runtime import load, load_uncalibrated
+from offramp.tests.helpers.command import offramp
+from offramp.tests.zoo.answers import ANSWERS, parts_of
+
+SAMPLES = 900
+
+
+@pytest.fixture(scope="module")
+def regressor(tmp_path_factory):
+    """Return the bundle of a regressor, samples, and noisy angles, with exits that get better."""
+    entry = ANSWERS["regressor"]
+    net, x = entry.build(), entry.draw(SAMPLES, 7)
+    path = tmp_path_factory.mktemp("regressor") / "angle.offramp"
+    bundle = export(net, x[:4], path, **entry.options)
+    with torch.no_grad():
+        exits = [part["angle"] for part in parts_of(net(torch.from_numpy(x)), ["angle"])]
+    return bundle, x, exits[-1] + np.random.default_rng(1).normal(0, 5, SAMPLES).astype(np.float32), exits
+
+
+def run(bundle, data, target, tmp_path, **options):
+    return calibrate(bundle, data, target, output=tmp_path / "c.json", measure_s=0.05, **options)
+
+
+def test_figures_are_means_of_losses_and_thresholds_meet_the_limit(regressor, tmp_path):
+    bundle, x, y, exits = regressor
+    found = run(bundle, (x, y), Target(max_drop=0.05), tmp_path, loss="absolute:90", disagreement="absolute:90")
+    point = found.points.get("default-early", found.point)
+    losses = np.stack([np.minimum(np.abs(part - y) / 90, 1) for part in exits], 1)
+    assert abs(point.full_accuracy - (1 - losses[:, -1].mean())) < 0.01  # of the reporting samples
+    assert point.drop <= 0.05 and abs(1 - point.accuracy - (1 - point.full_accuracy) - point.drop) < 1e-9
+    assert point.drop_interval[0] <= point.drop <= point.drop_interval[1]
+    assert "the mean loss added on inputs like these is at most 5.00%" in point.promise
+    assert str(point.target).endswith("a mean loss of at most 5.00% more than the whole network's")
+    with load_uncalibrated(bundle) as net:
+        net.thresholds = point.thresholds
+        taken = net.batch(x).exit
+    assert abs((losses[np.arange(SAMPLES), taken] - losses[:, -1]).mean() - point.drop) < 0.03
+    static = next(each for each in found.statics if each.exit == 0)
+    assert abs(static.disagreement - np.minimum(np.abs(exits[0] - exits[-1]) / 90, 1).mean()) < 0.01
+
+
+def test_the_loss_itself_and_disagreement_without_targets_can_be_limited(regressor, tmp_path):
+    bundle, x, y, exits = regressor
+    limit = float(np.abs(exits[-1] - y).mean() / 90) + 0.05
+    found = run(bundle, (x, y), Target(max_loss=limit), tmp_path, loss="absolute:90")
+    assert 1 - found.point.accuracy <= limit and found.point.met
+    found = run(bundle, (x, None), Target(max_disagreement=0.05), tmp_path, disagreement="absolute:90", replace=True)
+    assert found.point.accuracy is None and found.point.disagreement <= 0.05
+    early = found.points.get("default-early", found.point)
+    assert "the mean disagreement with the whole network on inputs like these is at most 5.00%" in early.promise
+
+
+def test_zero_one_losses_of_answers_choose_as_labels_do(dense, tmp_path, dense_onnx):
+    x = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32)
+    with load_uncalibrated(dense) as net:
+        y = net.every_exit(x).label[:, -1]
+    other = export(
+        dense_onnx, x[:4], tmp_path / "other.offramp", answer=["scores"], rule="mean_softmax", exits=["z0", "z1", "z2"]
+    )
+    ours = run(other, (x, y), Target(max_drop=0.1), tmp_path, loss="zero_one")
+    theirs = run(dense, (x, y), Target(max_drop=0.1), tmp_path, replace=True)
+    assert [each.accuracy for each in ours.statics] == [each.accuracy for each in theirs.statics]
+    assert [each.drop for each in ours.statics] == [each.drop for each in theirs.statics]
+
+
+def test_targets_may_be_several_and_of_different_lengths_in_a_file(tmp_path):
+    entry = ANSWERS["detector"]
+    net, x = entry.build(), entry.draw(60, 1)
+    bundle = export(net, x[:4], tmp_path / "boxes.offramp", **entry.options)
+    offset = np.cumsum([0, *np.random.default_rng(0).integers(0, 4, 60)])
+    arrays = {"x": x, "y.boxes": np.zeros((offset[-1], 5)), "y.boxes.offset": offset, "y.any": np.ones(60)}
+    np.savez(tmp_path / "data.npz", **arrays)
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def loss(answer, target):\n"
+        "    assert isinstance(target['boxes'], list) and len(target['boxes']) == len(target['any'])\n"
+        "    wrong = answer['boxes'].shape[1] / 10 - 0.4 + np.abs(answer['boxes']).mean((1, 2)) / 1e3\n"
+        "    return wrong + [len(boxes) / 100 for boxes in target['boxes']]\n"
+    )
+    done = offramp(
+        *("calibrate", bundle.path, tmp_path / "data.npz", "--loss", f"{tmp_path}/mine.py:loss", "--max-drop", "10%"),
+        *("--measure-s", "0.05", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    point = json.loads(done.stdout)["points"]["default"]
+    assert 0.8 < point["full_accuracy"] < 0.9
+    with load(bundle) as loaded:
+        assert set(loaded(x[0]).answer) == {"boxes", "classes"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"loss": None}, UsageError, "say how wrong an answer is"),
+        ({"y": None, "loss": "absolute:90"}, UsageError, "limit max_disagreement"),
+        ({"loss": "absolute"}, UsageError, "a number above 0"),
+        ({"y": np.zeros(7)}, DataError, "of 7 samples, but there are 900"),
+        ({"y": Ragged(np.zeros((3, 2)), np.array([0, 1, 3]))}, DataError, "of 2 samples"),
+        ({"loss": lambda answer, target: np.full(len(target), np.nan)}, DataError, "loss of sample 0 is nan"),
+        ({"loss": lambda answer, target: np.full(len(target), 1.5)}, DataError, "loss of sample 0 is 1.5"),
+        ({"loss": lambda answer, target: 0.5}, DataError, "it gives one number per sample"),
+        ({"loss": lambda answer, target: answer["boxes"]}, DataError, "cannot be computed: KeyError: 'boxes'"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_and_nothing_is_stored(regressor, tmp_path, change, error, words):
+    bundle, x, y, _ = regressor
+    given = {"y": y, "loss": "absolute:90"} | change
+    with pytest.raises(error, match=words):
+        run(bundle, (x, given["y"]), Target(max_drop=0.05), tmp_path, loss=given["loss"])
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_a_network_that_classifies_takes_no_loss(dense, tmp_path):
+    x = np.random.default_rng(0).standard_normal((30, 16)).astype(np.float32)
+    with pytest.raises(UsageError, match="leave loss and disagreement out"):
+        calibrate(dense, (x, np.zeros(30, int)), loss="zero_one", output=tmp_path / "c.json")
+
+
+def test_what_is_for_labels_alone_says_so(regressor):
+    bundle, x, y, _ = regressor
+    for ask in (bench, lambda bundle, data: report(bundle, data=data, output="report.html")):
+        with pytest.raises(UsageError, match="this is for networks that classify"):
+            ask(bundle, (x, y))
