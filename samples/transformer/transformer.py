@@ -27,13 +27,16 @@ from offramp.runtime import load
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20, help="how long to train")
-    parser.add_argument("--images", type=int, default=digits.TRAIN, help="how many images to train on")
+    parser.add_argument("--images", type=int, default=1500, help="how many images to train on")
     options = parser.parse_args()
-    x, y = (part[: options.images] for part in digits.training())
+    x, y = (part[: options.images] for part in digits.scanned("training"))
     print(f"training four exits on {len(x)} sequences", flush=True)
     network = encoder.train_encoder(encoder.sequences(x), y, epochs=options.epochs)
 
-    parts = [(encoder.sequences(images), labels) for images, labels in (digits.calibration(), digits.test())]
+    parts = [
+        (encoder.sequences(images), labels)
+        for images, labels in (digits.scanned("calibration"), digits.scanned("test"))
+    ]
     (calibration, test), output = [(encoder.padded(part), labels) for part, labels in parts], Path("build/transformer")
     whole_way(network, calibration, test, output, axes=("batch", "time", None))
 
