@@ -2,10 +2,10 @@
 
     python samples/attach/attach.py
 
-The network in plain.py is a ResNet for the digits of the quickstart; put your own trained network in its place. `attach` finds
-places where the whole signal passes through one tensor, and puts a head on each. Only the heads train, which takes seconds. The
-network's weights do not change, so its own logits stay the same to the last bit. The script writes a bundle; look at it with
-`offramp inspect build/attach/network.offramp`.
+The network in plain.py is a ResNet for the digits of the quickstart, without its clutter; put your own trained network in its
+place. `attach` finds places where the whole signal passes through one tensor, and puts a head on each. Only the heads train,
+which takes seconds. The network's weights do not change, so its own logits stay the same to the last bit. The script writes a
+bundle; look at it with `offramp inspect build/attach/network.offramp`.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     python samples/transformer/transformer.py
 
-encoder.py turns the digits of the quickstart into sequences with one step per column of pixels that has ink. `axes=` names the
-axis of the input whose size is not fixed; the bundle then takes sequences of any length. Calibration measures one length, so its
-sequences are padded to the longest. The promise holds for padded sequences only: calibrate with the lengths that the product will
-run. At the end the script runs each test sequence at its own length, rounded up to a multiple of four, since a loaded network
-keeps memory for eight lengths. It writes the bundle build/transformer/network.offramp.
+encoder.py turns the digits of the quickstart, without its clutter, into sequences with one step per column of pixels that has
+ink. `axes=` names the axis of the input whose size is not fixed; the bundle then takes sequences of any length. Calibration
+measures one length, so its sequences are padded to the longest. The promise holds for padded sequences only: calibrate with the
+lengths that the product will run. At the end the script runs each test sequence at its own length, rounded up to a multiple of
+four, since a loaded network keeps memory for eight lengths. It writes the bundle build/transformer/network.offramp.
 """
 
 import argparse
