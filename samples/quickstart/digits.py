@@ -141,6 +141,7 @@ def network() -> nn.Module:
 def train(*, epochs: int = EPOCHS, images: int = TRAIN, seed: int = 0) -> None:
     """Train all exits together and save the weights."""
     torch.manual_seed(seed)
+    torch.set_num_threads(1)  # a seed gives the same network on any number of cores, and other work disturbs it little
     x, y = (torch.from_numpy(part[: min(images, TRAIN)]) for part in training())
     net = Digits().train()
     steps = epochs * (len(x) // BATCH)
