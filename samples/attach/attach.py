@@ -2,10 +2,10 @@
 
     python samples/attach/attach.py
 
-The network in plain.py is a ResNet for the digits of the quickstart; put your own trained network in its place. `attach` finds
-places where the whole signal passes through one tensor, and puts a head on each. Only the heads train, which takes seconds. The
-network's weights do not change, so its own logits stay the same to the last bit. The script writes a bundle; look at it with
-`offramp inspect build/attach/network.offramp`.
+The network in plain.py is a ResNet for the digits of the quickstart, without its clutter; put your own trained network in its
+place. `attach` finds places where the whole signal passes through one tensor, and puts a head on each. Only the heads train,
+which takes seconds. The network's weights do not change, so its own logits stay the same to the last bit. The script writes a
+bundle; look at it with `offramp inspect build/attach/network.offramp`.
 """
 
 import argparse
@@ -28,13 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=6, help="how long the plain network trains")
     parser.add_argument("--head-epochs", type=int, default=6, help="how long the heads train")
-    parser.add_argument("--images", type=int, default=digits.TRAIN, help="how many images to train on")
+    parser.add_argument("--images", type=int, default=1500, help="how many images to train on")
     options = parser.parse_args()
-    x, y = (part[: options.images] for part in digits.training())
+    x, y = (part[: options.images] for part in digits.scanned("training"))
 
     print(f"training a plain network on {len(x)} digits", flush=True)
     plain = train_plain(x, y, epochs=options.epochs)
-    test_x, test_y = digits.test()
+    test_x, test_y = digits.scanned("test")
     with torch.no_grad():
         before = plain(torch.from_numpy(test_x))
 
@@ -52,7 +52,7 @@ def main() -> None:
     print(f"accuracy on the test samples, exit by exit: {', '.join(right)}")
     same = "the same as before" if torch.equal(logits[-1], before) else "CHANGED"
     print(f"the plain network's own logits: {same}")
-    whole_way(network, digits.calibration(), digits.test(), Path("build/attach"))
+    whole_way(network, digits.scanned("calibration"), digits.scanned("test"), Path("build/attach"))
 
 
 if __name__ == "__main__":

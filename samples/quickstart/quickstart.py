@@ -17,11 +17,15 @@ import digits
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=digits.EPOCHS, help="how long to train")
-    parser.add_argument("--images", type=int, default=digits.TRAIN, help="how many images to train on")
+    parser.add_argument(
+        "--images", type=int, default=digits.TEST, help="how many images to train, calibrate and test on at most"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
     options = parser.parse_args()
-    print(f"training three exits on {options.images} digits", flush=True)
-    digits.train(epochs=options.epochs, images=options.images)
-    whole_way(digits.network(), digits.calibration(), digits.test(), digits.WEIGHTS.parent)
+    print(f"training three exits on {min(options.images, digits.TRAIN)} digits in clutter", flush=True)
+    digits.train(epochs=options.epochs, images=options.images, seed=options.seed)
+    calibration, test = ((x[: options.images], y[: options.images]) for x, y in (digits.calibration(), digits.test()))
+    whole_way(digits.network(), calibration, test, digits.WEIGHTS.parent)
 
 
 if __name__ == "__main__":

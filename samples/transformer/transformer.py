@@ -2,11 +2,11 @@
 
     python samples/transformer/transformer.py
 
-encoder.py turns the digits of the quickstart into sequences with one step per column of pixels that has ink. `axes=` names the
-axis of the input whose size is not fixed; the bundle then takes sequences of any length. Calibration measures one length, so its
-sequences are padded to the longest. The promise holds for padded sequences only: calibrate with the lengths that the product will
-run. At the end the script runs each test sequence at its own length, rounded up to a multiple of four, since a loaded network
-keeps memory for eight lengths. It writes the bundle build/transformer/network.offramp.
+encoder.py turns the digits of the quickstart, without its clutter, into sequences with one step per column of pixels that has
+ink. `axes=` names the axis of the input whose size is not fixed; the bundle then takes sequences of any length. Calibration
+measures one length, so its sequences are padded to the longest. The promise holds for padded sequences only: calibrate with the
+lengths that the product will run. At the end the script runs each test sequence at its own length, rounded up to a multiple of
+four, since a loaded network keeps memory for eight lengths. It writes the bundle build/transformer/network.offramp.
 """
 
 import argparse
@@ -27,13 +27,16 @@ from offramp.runtime import load
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20, help="how long to train")
-    parser.add_argument("--images", type=int, default=digits.TRAIN, help="how many images to train on")
+    parser.add_argument("--images", type=int, default=1500, help="how many images to train on")
     options = parser.parse_args()
-    x, y = (part[: options.images] for part in digits.training())
+    x, y = (part[: options.images] for part in digits.scanned("training"))
     print(f"training four exits on {len(x)} sequences", flush=True)
     network = encoder.train_encoder(encoder.sequences(x), y, epochs=options.epochs)
 
-    parts = [(encoder.sequences(images), labels) for images, labels in (digits.calibration(), digits.test())]
+    parts = [
+        (encoder.sequences(images), labels)
+        for images, labels in (digits.scanned("calibration"), digits.scanned("test"))
+    ]
     (calibration, test), output = [(encoder.padded(part), labels) for part, labels in parts], Path("build/transformer")
     whole_way(network, calibration, test, output, axes=("batch", "time", None))
 
