@@ -121,7 +121,7 @@ def test_a_static_network_that_is_promised_answers_by_itself():
         open_static=lambda *_: None,
         record=lambda net, x, part: wrong,
     )
-    measured = SimpleNamespace(reference=SimpleNamespace(labels=y))
+    measured = SimpleNamespace(reference=SimpleNamespace(answers=EveryExit(y[:, None], np.ones((n, 1), np.float32))))
     picks = {"default": Pick(chain, None, static)}
     assert make_points(picks, target, [static], confidence=0.9)["default"].is_promised
     own = record_tested(session, picks, measured, independence)

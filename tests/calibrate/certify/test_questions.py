@@ -38,6 +38,7 @@ def question(folder, hashes, *, seed=0, reference="network", y=None, **changed):
         "threads": 1,
         "pace": Pace(),
         "meter_name": None,
+        "judging": None,
     }
     return SimpleNamespace(**given | changed)
 
