@@ -11,8 +11,10 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         epoch: its number, counted from 1.
         loss: the mean loss of the recipe, before the weights of the exits.
-        accuracy: the share of training samples that the exit got right during the epoch, while it was still learning.
-        validation: the share of validation samples that it got right after the epoch; None without validation samples.
+        accuracy: the share of training samples that the exit got right during the epoch, while it was still learning; none with a
+            loss of the user's.
+        validation: the share of validation samples that it got right after the epoch, or with a loss of the user's its mean; None
+            without validation samples.
         seconds: how long the epoch took.
 
     Example:

@@ -46,6 +46,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     lr: float
     weight_decay: float
     label_smoothing: float
+    loss: Callable[[Any, Any], Tensor] | None
     weights: list[float] | None
     heads: list[str]
     device: str
@@ -178,27 +179,64 @@ class Trainer:
         self._set_modes()
         sums, count = torch.zeros(2, 1, device=self.device), 0
         for i, batch in enumerate(loader):
-            x, y = self._place(batch)
-            logits = self._forward(self.network, x, y)
-            with torch.no_grad():
-                taught = None if self.teacher is None else self._forward(self.teacher, x, y)[-1]
-            if check_labels:
-                self._check(logits, y, taught)
-            losses = LOSSES[self.training.recipe](logits, y, self.training.label_smoothing, taught)
+            losses, right = self._find_losses(batch, check_labels=check_labels)
             for group in optimizer.param_groups:
                 group["lr"] = self.training.lr * _rate(share(i))
             optimizer.zero_grad()
             self._weigh(losses).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             with torch.no_grad():
-                sums, count = sums + torch.stack([losses.sum(0), _count_right(logits, y)]), count + len(y)
+                sums, count = sums + torch.stack([losses.sum(0), right]), count + len(losses)
             if (i + 1) % CHECK_EVERY == 0:
                 self._check_finite(sums, epoch)
         if not count:
             raise DataError("The loader gives no batch.")
         self._check_finite(sums, epoch)
         loss, accuracy = (sums.double() / count).tolist()
-        return tuple(loss), tuple(accuracy)
+        return tuple(loss), () if self.training.loss is not None else tuple(accuracy)
+
+    def _find_losses(self, batch: tuple[Any, Any], *, check_labels: bool) -> tuple[Tensor, Tensor]:
+        """Return the losses of a batch, (batch, exits), and how many labels each exit gets right, (exits,)."""
+        if self.training.loss is not None:
+            losses = self._judge(batch)
+            return losses, torch.zeros_like(losses[0])
+        x, y = self._place(batch)
+        logits = self._forward(self.network, x, y)
+        with torch.no_grad():
+            taught = None if self.teacher is None else self._forward(self.teacher, x, y)[-1]
+        if check_labels:
+            self._check(logits, y, taught)
+        losses = LOSSES[self.training.recipe](logits, y, self.training.label_smoothing, taught)
+        return losses, _count_right(logits, y)
+
+    def _judge(self, batch: tuple[Any, Any]) -> Tensor:
+        """Return the losses of a batch by the user's function, (batch, exits).
+
+        Raises:
+            ModelError: the network does not return its exits one by one, or the function does not give a loss for each sample.
+        """
+        x, y = batch
+        y = map_inputs(y, self._place_input)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            output = call_network(self.network, map_inputs(x, self._place_input))
+        exits = list(output.values()) if isinstance(output, dict) else output
+        if not isinstance(exits, (list, tuple)) or not exits:
+            raise ModelError(
+                f"The network returns a {type(output).__name__}; with a loss it returns a list of its exits."
+            )
+        assert self.training.loss is not None
+        losses = [self.training.loss(exit_, y) for exit_ in exits]
+        wrong = [
+            each for each in losses if not isinstance(each, Tensor) or each.shape != losses[0].shape or each.ndim != 1
+        ]
+        if wrong:
+            found = tuple(wrong[0].shape) if isinstance(wrong[0], Tensor) else type(wrong[0]).__name__
+            raise ModelError(
+                f"The loss gives {found}; it gives a tensor (batch,), one loss for each sample, without a mean."
+            )
+        if (weights := self.training.weights) is not None and len(weights) != len(losses):
+            raise UsageError(f"There are {len(weights)} weights for {len(losses)} exits: give one per exit.")
+        return torch.stack(losses, 1)
 
     def _set_modes(self) -> None:
         """Put what trains in training mode; with the recipe `heads` all else keeps its statistics, in eval mode."""
@@ -208,10 +246,14 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, batches: Batches) -> tuple[float, ...]:
-        """Return the share of samples that each exit gets right."""
+        """Return the share of samples that each exit gets right, or the mean loss of each exit by the user's function."""
         self.network.eval()
         right, count = torch.zeros(1, device=self.device), 0
         for batch in batches:
+            if self.training.loss is not None:
+                losses = self._judge(batch)
+                right, count = right + losses.sum(0), count + len(losses)
+                continue
             x, y = self._place(batch)
             right, count = right + _count_right(self._forward(self.network, x, y), y), count + len(y)
         if not count:

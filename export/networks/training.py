@@ -18,6 +18,9 @@ __all__ = ["RECIPES", "WHOLE_NETWORK_RECIPES", "train"]
 WHOLE_NETWORK_RECIPES = ("joint", "distill", "gated")
 """The recipes that train all parameters."""
 
+Criterion = Callable[[Any, Any], "torch.Tensor"]
+"""From what an exit returns, and the targets of a batch, to the loss of each sample."""
+
 RECIPES = (*WHOLE_NETWORK_RECIPES, "heads")
 
 
@@ -33,6 +36,7 @@ def train(
     lr: float = 0.1,
     weight_decay: float = 5e-4,
     label_smoothing: float = 0.0,
+    loss: "Criterion | None" = None,
     weights: Sequence[float] | None = None,
     heads: str | Sequence[str] = (),
     device: str = "cpu",
@@ -68,6 +72,9 @@ def train(
         lr: the highest learning rate.
         weight_decay: weight decay of all parameters with two axes or more; biases and BatchNorm's parameters have none.
         label_smoothing: share of each label that is spread evenly over all classes.
+        loss: for a network that does not classify, the loss of an exit: a function (what the exit returns, targets) -> float
+            (batch,), with gradients. The network then returns a list, tuple or dict of its exits, targets are whatever the loader
+            gives, and the recipe is `joint` or `heads`; there is no accuracy.
         weights: one weight per exit for its loss; they are scaled to sum to 1. Equal by default.
         heads: for the recipe `heads`, the name of the module that trains, or a list of names, as in `named_modules()`. A network
             from `attach` needs none.
@@ -100,6 +107,10 @@ def train(
 
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"train takes a torch.nn.Module, not a {type(network).__name__}.")
+    if loss is not None and (recipe not in ("joint", "heads") or teacher is not None or label_smoothing):
+        raise UsageError(
+            "A loss of your own goes with the recipes joint and heads, without a teacher and label_smoothing."
+        )
     if teacher is not None and not isinstance(teacher, torch.nn.Module):
         raise UsageError(f"The teacher is a torch.nn.Module, not a {type(teacher).__name__}.")
     training = Training(
@@ -110,6 +121,7 @@ def train(
         lr=lr,
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
+        loss=loss,
         weights=None if weights is None else list(weights),
         heads=[heads] if isinstance(heads, str) else list(heads),
         device=device,

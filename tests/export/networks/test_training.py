@@ -310,3 +310,53 @@ def test_what_cannot_be_trained_is_said():
     for network, loader, options, error, words in cases:
         with pytest.raises(error, match=words.replace("?", r"\?")):
             train(network, loader, **{"epochs": 1, **options})
+
+
+def angles(n=200):
+    x = torch.randn(n, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    return torch.utils.data.TensorDataset(x, 90 * x[:, 0, 0, 0])
+
+
+def miss(exit_, target):
+    return (exit_["angle"] - target).abs() / 90
+
+
+class Angles(nn.Module):
+    """Two exits that each give an angle."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(256, 16), nn.Linear(16, 16)])
+        self.heads = nn.ModuleList([nn.Linear(16, 1) for _ in range(2)])
+
+    def forward(self, x):
+        first = torch.relu(self.parts[0](x.flatten(1)))
+        second = torch.relu(self.parts[1](first))
+        return [{"angle": 90 * self.heads[0](first)[:, 0]}, {"angle": 90 * self.heads[1](second)[:, 0]}]
+
+
+def test_exits_that_do_not_classify_learn_by_a_loss_of_their_own():
+    torch.manual_seed(0)
+    net, loader = Angles(), torch.utils.data.DataLoader(angles(), 20)
+    history = train(net, loader, epochs=6, lr=0.02, loss=miss, weights=[1, 2], validation=loader)
+    first, last = history.epochs[0], history.epochs[-1]
+    assert all(after < 0.7 * before for before, after in zip(first.loss, last.loss, strict=True))
+    assert last.accuracy == () and len(last.validation) == 2
+    with torch.no_grad():
+        means = [float(miss(exit_, angles()[:][1]).mean()) for exit_ in net(angles()[:][0])]
+    assert last.validation == pytest.approx(means, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "error", "words"),
+    [
+        (lambda exit_, target: miss(exit_, target).mean(), {}, ModelError, "without a mean"),
+        (lambda exit_, target: 0.5, {}, ModelError, "The loss gives float"),
+        (miss, {"weights": [1]}, UsageError, "1 weights for 2 exits"),
+        (miss, {"recipe": "distill"}, UsageError, "joint and heads"),
+        (miss, {"label_smoothing": 0.1}, UsageError, "joint and heads"),
+    ],
+)
+def test_a_loss_that_cannot_be_used_is_refused(loss, options, error, words):
+    with pytest.raises(error, match=words):
+        train(Angles(), torch.utils.data.DataLoader(angles(40), 20), epochs=1, loss=loss, **options)
