@@ -62,6 +62,9 @@ def judge(
         missed = f"The target is missed on the reporting samples: {_show(early)}"
         if early.drop is None or early.accuracy is None or early.drop <= 0:
             return False, f"{missed}."
+        if early.target.counts == "losses":
+            lost = show_share(1 - early.accuracy - early.drop)
+            return False, f"{missed}, {show_share(early.drop)} above the whole network's {lost}."
         whole = show_share(early.accuracy + early.drop)
         return False, f"{missed}, {show_share(early.drop)} below the whole network's {whole}."
     if static is None or not static.met:
@@ -129,7 +132,9 @@ def _show(point: OperatingPoint) -> str:
     costs = [show_us(point.latency_s)]
     if point.energy_j is not None:
         costs.append(show_mj(point.energy_j))
-    if point.accuracy is not None:
+    if point.accuracy is not None and point.target.counts == "losses":
+        right = f"at a loss of {show_share(1 - point.accuracy)}"
+    elif point.accuracy is not None:
         right = f"at {show_share(point.accuracy)}"
     else:
         right = f"with {show_share(point.disagreement)} disagreement"

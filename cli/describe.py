@@ -101,10 +101,11 @@ def describe_calibration(calibration: "Calibration") -> str:
     lines = [f"{split} {energy} Calls were measured {pace}."]
     for name, point in calibration.points.items():
         lines += ["", *_describe_point(name, point)]
-    rows = [("static network", "device", "accuracy", "mean us", "mJ", "")]
+    has_losses = calibration.point.target.counts == "losses"
+    rows = [("static network", "device", "loss" if has_losses else "accuracy", "mean us", "mJ", "")]
     for static in calibration.statics:
         same = f"{show_share(1 - static.disagreement)} alike"
-        accuracy = same if static.accuracy is None else show_share(static.accuracy)
+        accuracy = same if static.accuracy is None else show_share(abs(has_losses - static.accuracy))
         figures = accuracy, _us(static.latency_s, 0), _mj(static.energy_j)
         mark = "" if calibration.took_part(static) else "never recommended"
         rows.append((f"{static.variant} to exit {static.exit}", static.device, *figures, mark))
@@ -122,12 +123,16 @@ def _describe_point(name: str, point: "OperatingPoint") -> list[str]:
             f"  exit shares  {', '.join(f'{share:.1%}' for share in point.exit_shares)}",
         ]
     if point.accuracy is not None and point.full_accuracy is not None:
-        lines.append(f"  accuracy     {show_share(point.accuracy)} (whole network {show_share(point.full_accuracy)})")
+        what, shares = "accuracy", [point.accuracy, point.full_accuracy]
+        if point.target.counts == "losses":
+            what, shares = "loss    ", [1 - share for share in shares]
+        lines.append(f"  {what}     {show_share(shares[0])} (whole network {show_share(shares[1])})")
     if point.drop is not None and point.drop_interval is not None:
         low, high = map(show_share, point.drop_interval)
         bias = f"; these samples chose the step too: corrected by {show_share(point.choice_bias)}"
         corrected = bias if abs(point.choice_bias) >= LEAST_SHOWN_BIAS else ""
-        lines.append(f"  drop         {show_share(point.drop)}, 95 % interval {low} to {high}{corrected}")
+        kind = "drop      " if point.target.counts == "labels" else "loss added"
+        lines.append(f"  {kind}   {show_share(point.drop)}, 95 % interval {low} to {high}{corrected}")
     else:
         lines.append(f"  disagreement {show_share(point.disagreement)} with the whole network")
     lines.append(f"  mean latency {show_us(point.latency_s)} predicted")
