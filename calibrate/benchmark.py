@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
@@ -102,6 +103,7 @@ class Benchmark(Struct, frozen=True):
         stages: where each stage ran, and what it took.
         verdict: a sentence that says whether early exit wins here.
         every_s: the pace of the calls; None if they were made back to back.
+        counts: what accuracies are made of: `labels`, or `losses`: they are then 1 less the mean loss.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -132,6 +134,7 @@ class Benchmark(Struct, frozen=True):
     every_s: float | None = None
     calibrated_s: float | None = None
     slowdown: float | None = None
+    counts: Literal["labels", "losses"] = "labels"
 
     @property
     def calibration_error(self) -> float | None:
@@ -145,7 +148,8 @@ class Benchmark(Struct, frozen=True):
         parts = [*self._networks(), "", *self._exits(), "", *self._predictions()]
         if len({stage.device for stage in self.stages}) > 1:
             parts += ["", *self._stages(), ""]
-        drop = f"accuracy drop {show_share(self.drop)}, paired 95 % interval {low} to {high}, on {self.samples} samples"
+        what = "accuracy drop" if self.counts == "labels" else "loss added"
+        drop = f"{what} {show_share(self.drop)}, paired 95 % interval {low} to {high}, on {self.samples} samples"
         drop += ", called back to back" if self.every_s is None else f", called every {show_time(self.every_s)}"
         return "\n".join([*parts, drop, self.verdict])
 
@@ -154,10 +158,11 @@ class Benchmark(Struct, frozen=True):
         if self.single is not None:
             rows.append((self.single_name or "", self.single))
         width = max(24, *(len(name) for name, _ in rows))
-        lines = [f"{'':{width}} accuracy     mean      p50      p90      p99  us"]
+        has_losses = self.counts == "losses"
+        lines = [f"{'':{width}} {'    loss' if has_losses else 'accuracy'}     mean      p50      p90      p99  us"]
         for name, row in rows:
             times = _microseconds((row.mean_s, row.p50_s, row.p90_s, row.p99_s))
-            lines.append(f"{name:{width}} {row.accuracy:8.2%} {times}")
+            lines.append(f"{name:{width}} {abs(has_losses - row.accuracy):8.2%} {times}")
         return lines
 
     def _exits(self) -> list[str]:

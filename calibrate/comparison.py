@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Bundle, Calibration, OperatingPoint, Target, Variant, opened
+from ..bundle import Bundle, Calibration, Manifest, OperatingPoint, Target, Variant, opened
 from ..bundle.calibration import StaticPoint
 from ..devices import fingerprint
 from ..errors import UsageError, unknown_name
@@ -19,10 +19,14 @@ from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
 from .benchmark import Benchmark, MeasuredLimit, Row, StageCost, judge_early_exit
-from .intervals import Z95, mean_error, paired_drop, ratio_error, share_interval
-from .labels import LEAST_SAMPLES, check_labelled, check_labels
+from .correctness import Correctness, judge_labels, judge_losses, measure_mean
+from .intervals import Z95, mean_error, ratio_error
+from .judging import Judging, read_judging
+from .labels import LEAST_SAMPLES, check_data, check_labelled, check_labels
+from .losses import Loss
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
 from .pace import BACK_TO_BACK, Pace
+from .truth import Truth
 
 __all__ = ["Comparison", "ComparisonRequest", "bench", "choose_early", "compare"]
 
@@ -38,7 +42,8 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: the bundle.
-        x, y: samples and labels as `check_labelled` returns them.
+        x, y: samples and labels as `check_labelled` returns them, or what is true of them.
+        judging: how wrong answers are; None if the network classifies.
         calibration: as `find_calibration` returns it.
         point: name of the operating point, as `choose_early` returns it; None without a calibration.
         device, threads, fallback, variant, seed, progress: as for `bench`.
@@ -47,7 +52,7 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
 
     bundle: Bundle
     x: Samples
-    y: np.ndarray
+    y: np.ndarray | Truth
     calibration: Calibration | None
     point: str | None
     device: str | Sequence[str] | None
@@ -57,6 +62,7 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
     seed: int
     progress: Progress
     pace: Pace = BACK_TO_BACK
+    judging: Judging | None = None
 
     @property
     def variant_name(self) -> str | None:
@@ -90,12 +96,14 @@ class _Networks(Struct, frozen=True, kw_only=True):
         provenance: where the stages of the chain run.
         point: the chain's operating point; None without a calibration.
         single: the static network that runs as `single`.
+        nets: `early`, `whole` and `single`, by these names.
     """
 
     turns: dict[str, Turn]
     provenance: Provenance
     point: OperatingPoint | None
     single: StaticPoint | None
+    nets: dict[str, Net]
 
 
 def bench(
@@ -110,17 +118,21 @@ def bench(
     calibration: str | os.PathLike[str] | Calibration | None = None,
     every_s: float | None = None,
     seed: int = 0,
+    loss: "str | Loss | None" = None,
+    disagreement: "str | Loss | None" = None,
     progress: Progress = no_progress,
 ) -> Benchmark:
     """Measure the chain, the whole static network and the best static network, interleaved on the same engine.
 
     Args:
         bundle: the bundle or its folder.
-        data: samples as `Net.batch` takes them, and labels (N,), that calibration never saw.
+        data: samples as `Net.batch` takes them, and labels (N,), or targets as `calibrate` takes them, that calibration never
+            saw.
         device, threads, fallback, variant, point, calibration: as for `runtime.load`.
         every_s: the pace, from the start of one call to the start of the next; by default calls are made back to back. Each
             network is called on every sample: with 1,000 samples, four networks and 100 ms that takes seven minutes.
         seed: seed for the order of measurement within each block.
+        loss, disagreement: for a network that does not classify, as for `calibrate`; accuracies are then 1 less the mean loss.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
@@ -134,7 +146,8 @@ def bench(
         8.15 Early exit wins here: 8.15 times as fast in the mean as the whole static network.
     """
     bundle = opened(bundle)
-    x, y = check_labelled(data, bundle.manifest)
+    judging = read_judging(bundle.manifest, loss, disagreement, has_truth=True)
+    x, y = check_labelled(data, bundle.manifest) if judging is None else _check_targets(data, bundle.manifest)
     calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
     request = ComparisonRequest(
         bundle=bundle,
@@ -149,8 +162,21 @@ def bench(
         seed=seed,
         progress=progress,
         pace=Pace(every_s),
+        judging=judging,
     )
     return compare(request).benchmark
+
+
+def _check_targets(data: tuple[Any, Any], manifest: Manifest) -> tuple[Samples, Truth]:
+    """Return samples and what is true of them.
+
+    Raises:
+        UsageError, DataError: as for `calibrate`, or there are no targets.
+    """
+    samples = check_data(data, manifest)
+    if not isinstance(samples.y, Truth):
+        raise UsageError("The samples have no targets, so nothing tells how wrong answers are.")
+    return samples.x, samples.y
 
 
 def choose_early(calibration: Calibration, point: str | None) -> str:
@@ -179,8 +205,16 @@ def compare(request: ComparisonRequest) -> Comparison:
     with ExitStack() as stack:
         networks = _load_networks(request, stack, rng)
         results = measure(networks.turns, request.x, rng=rng, progress=request.progress, block=request.pace.block)
-    benchmark = _summarise(request, networks, results)
+        correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
+    benchmark = _summarise(request, networks, results, correctness)
     return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"])
+
+
+def _judge(request: ComparisonRequest, networks: _Networks, results: Mapping[str, Sequence[Result]]) -> Correctness:
+    if request.judging is None or not isinstance(request.y, Truth):
+        assert isinstance(request.y, np.ndarray)
+        return judge_labels(results, request.y)
+    return judge_losses(networks.nets, results, request.x, request.y, request.judging, progress=request.progress)
 
 
 def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.Generator) -> _Networks:
@@ -205,25 +239,26 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
     first = bundle.manifest.variants[0]
     last = len(first.exits) - 1
     whole = stack.enter_context(load_static(bundle, placement[-1], variant=first.name, exit=last, threads=threads))
-    turns["whole"] = run_alone(whole, pace=pace)
+    turns["whole"], nets = run_alone(whole, pace=pace), {"early": net, "whole": whole}
     _check_some_labels(request, whole)
     single = _find_single(request.calibration, point)
     if single is not None and (single.device, single.variant, single.exit) == (placement[-1], first.name, last):
         single = None  # it is measured as `whole`
     if single is not None:
         static = load_static(bundle, single.device, variant=single.variant, exit=single.exit, threads=threads)
-        turns["single"] = run_alone(stack.enter_context(static), pace=pace)
+        nets["single"] = stack.enter_context(static)
+        turns["single"] = run_alone(nets["single"], pace=pace)
     if len(set(placement)) > 1:
         for device in sorted(set(placement)):
             alone = stack.enter_context(load_uncalibrated(bundle, device, variant=variant, threads=threads))
             turns[f"on {device}"] = force_exits(alone, mix, rng=rng, pace=pace, every=every)
-    return _Networks(turns=turns, provenance=net.provenance, point=point, single=single)
+    return _Networks(turns=turns, provenance=net.provenance, point=point, single=single, nets=nets)
 
 
 def _check_some_labels(request: ComparisonRequest, whole: Net) -> None:
     rows = np.linspace(0, len(request.x) - 1, min(len(request.x), CHECKED_LABELS)).astype(int)
-    answers = whole.batch(request.x[rows]).label
-    if len(rows) >= LEAST_SAMPLES:
+    if len(rows) >= LEAST_SAMPLES and isinstance(request.y, np.ndarray):
+        answers = whole.batch(request.x[rows]).label
         check_labels(request.y[rows], answers, request.bundle.manifest.classes)
 
 
@@ -234,19 +269,22 @@ def _find_single(calibration: Calibration | None, point: OperatingPoint | None) 
 
 
 def _summarise(
-    request: ComparisonRequest, networks: _Networks, results: Mapping[str, Sequence[list[Result]]]
+    request: ComparisonRequest,
+    networks: _Networks,
+    results: Mapping[str, Sequence[list[Result]]],
+    correctness: Correctness,
 ) -> Benchmark:
     """Compute the figures of a benchmark from the results of its networks, by the names of their turns."""
-    early, whole, y, point = results["early"][0], results["whole"][0], request.y, networks.point
-    rows = {name: _row(name, results[name][0], y) for name in ("early", "whole", "single") if name in results}
+    early, whole, point = results["early"][0], results["whole"][0], networks.point
+    rows = {name: _row(name, results[name][0], right) for name, right in correctness.right.items()}
     mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
     costs = mean_s["forced"]
     shares = np.bincount([result.exit for result in early], minlength=len(costs)) / len(early)
     predicted_shares = point.exit_shares if point else None
-    drop, interval = paired_drop(_find_right(early, y), _find_right(whole, y))
+    drop, interval = correctness.drop()
     placement, predicted_s = networks.provenance.devices, float(shares @ costs)
     target = point.target if point else None
-    limited = _measure_limits(early, whole, y, target, request.pace.block) if target else {}
+    limited = _measure_limits(early, correctness, target, request.pace.block) if target else {}
     errors = [
         ratio_error(latencies(early), latencies(results[name][0]), request.pace.block) if name in results else 0.0
         for name in ("whole", "single")
@@ -276,6 +314,7 @@ def _summarise(
         best_speedup=rows.get("single", rows["whole"]).mean_s / rows["early"].mean_s,
         calibrated_s=point.latency_s if point else None,
         slowdown=_find_slowdown(request, placement[-1], latencies(whole)),
+        counts="labels" if request.judging is None else "losses",
     )
 
 
@@ -316,37 +355,28 @@ def _stage_costs(variant: Variant, provenance: Provenance, mean_s: Mapping[str, 
     return tuple(costs)
 
 
-def _find_right(results: Sequence[Result], y: np.ndarray) -> np.ndarray:
-    right: np.ndarray = np.array([result.label for result in results]) == y
-    return right
-
-
-def _row(name: str, results: Sequence[Result], y: np.ndarray) -> Row:
+def _row(name: str, results: Sequence[Result], right: np.ndarray) -> Row:
     seconds = latencies(results)
     p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
-    return Row(name, float(_find_right(results, y).mean()), float(seconds.mean()), p50, p90, p99)
+    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99)
 
 
 def _measure_limits(
-    early: Sequence[Result], whole: Sequence[Result], y: np.ndarray, target: Target, block: int
+    early: Sequence[Result], correctness: Correctness, target: Target, block: int
 ) -> dict[str, MeasuredLimit]:
     """Return what each limit of a target limits, as measured, by the limits' names; energy is not measured here.
 
     `block` is how many samples were measured in a turn.
     """
-    label = np.array([result.label for result in early])
-    seconds, right = latencies(early), label == y
-    drop, drop_interval = paired_drop(right, _find_right(whole, y))
+    seconds, right = latencies(early), correctness.right["early"]
+    drop, drop_interval = correctness.drop()
     mean_s, error_s = float(seconds.mean()), mean_error(seconds, block)
     values = {
-        "min_accuracy": _measure_share(right),
+        "min_accuracy": measure_mean(right),
+        "max_loss": measure_mean(~right if right.dtype == bool else 1 - right),
         "max_drop": MeasuredLimit(drop, *drop_interval),
-        "max_disagreement": _measure_share(label != np.array([result.label for result in whole])),
+        "max_disagreement": measure_mean(correctness.differs),
         "max_latency_s": MeasuredLimit(mean_s, mean_s - Z95 * error_s, mean_s + Z95 * error_s),
-        "max_late": _measure_share(seconds > (target.deadline_s or math.inf)),
+        "max_late": measure_mean(seconds > (target.deadline_s or math.inf)),
     }
     return {name: values[name] for name in target.limits if name in values}
-
-
-def _measure_share(counted: np.ndarray) -> MeasuredLimit:
-    return MeasuredLimit(float(counted.mean()), *share_interval(int(counted.sum()), len(counted)))

@@ -254,6 +254,7 @@ def _examples(request: ComparisonRequest, answers: EveryExit, point: OperatingPo
     manifest = request.bundle.manifest
     if point is None or not has_images(manifest):
         return ()
+    assert isinstance(request.y, np.ndarray)  # `check_labelled` refuses networks that do not classify
     taken = exits_taken(answers.score, point.thresholds)
     rng = np.random.default_rng(request.seed)
     return find_examples(request.x.arrays[0], request.y, answers, taken, manifest, rng=rng)

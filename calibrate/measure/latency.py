@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from ...bundle.manifest import NEVER
 from ...progress import Progress, no_progress
@@ -135,7 +136,7 @@ def measure(
             results = turns[keys[i]](part)
             collected[keys[i]] = collected[keys[i]] or [[] for _ in results]
             for earlier, new in zip(collected[keys[i]], results, strict=True):
-                earlier.extend(new)
+                earlier.extend(_without_answer(result) for result in new)
         done += 1
         if seconds is None:
             progress("measuring", min(done * block, len(x)), len(x))
@@ -146,6 +147,11 @@ def measure(
             progress("measuring", int(share * 100), 100)
             if share == 1:
                 return collected
+
+
+def _without_answer(result: Result) -> Result:
+    """Return a result without boxes or masks, of which thousands would fill the memory."""
+    return result if result.answer is None else replace(result, answer=None)
 
 
 def latencies(results: Sequence[Result]) -> np.ndarray:

@@ -13,8 +13,19 @@ from ..output import print_result, progress_bars
 @with_loading()
 @with_pace
 @with_seed
+@click.option("--loss", help="For a network that does not classify, how wrong an answer is, as for calibrate.")
+@click.option("--disagreement", help="How far an answer is from the whole network's, likewise.")
 @as_json
-def bench(bundle: str, data: str, loading: Loading, every: str | None, seed: int, as_json: bool) -> None:
+def bench(
+    bundle: str,
+    data: str,
+    loading: Loading,
+    every: str | None,
+    seed: int,
+    loss: str | None,
+    disagreement: str | None,
+    as_json: bool,
+) -> None:
     """Compare BUNDLE with the whole static network and the best static network, on labelled DATA that calibration never saw."""
     from ...bundle import open_bundle
     from ...calibrate import bench as bench_bundle
@@ -24,6 +35,13 @@ def bench(bundle: str, data: str, loading: Loading, every: str | None, seed: int
     with progress_bars() as progress:
         samples = load_labelled(data, opened.manifest, progress=progress)
         benchmark = bench_bundle(
-            opened, samples, **loading.arguments(opened), every_s=every_s, seed=seed, progress=progress
+            opened,
+            samples,
+            **loading.arguments(opened),
+            every_s=every_s,
+            seed=seed,
+            loss=loss,
+            disagreement=disagreement,
+            progress=progress,
         )
     print_result(benchmark, as_json, lambda: str(benchmark))

@@ -8,9 +8,12 @@ import torch
 
 from offramp.bundle import Target
 from offramp.calibrate import Ragged, bench, calibrate, report
+from offramp.calibrate.measure.latency import measure, run_alone
 from offramp.errors import DataError, UsageError
 from offramp.export import export
+from offramp.progress import no_progress
 from offramp.runtime import load, load_uncalibrated
+from offramp.runtime.chain.samples import convert_samples
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo.answers import ANSWERS, parts_of
 
@@ -128,8 +131,35 @@ def test_a_network_that_classifies_takes_no_loss(dense, tmp_path):
         calibrate(dense, (x, np.zeros(30, int)), loss="zero_one", output=tmp_path / "c.json")
 
 
+def test_early_exit_is_compared_by_losses(regressor, tmp_path):
+    bundle, x, y, exits = regressor
+    limit = Target(max_drop=0.2, max_loss=0.4)
+    found = run(bundle, (x, y), limit, tmp_path, loss="absolute:90", disagreement="absolute:90")
+    chain = next(name for name, point in found.points.items() if point.exits_early)
+    result = bench(bundle, (x, y), calibration=tmp_path / "c.json", point=chain, loss="absolute:90")
+    losses = np.stack([np.minimum(np.abs(part - y) / 90, 1) for part in exits], 1)
+    with load_uncalibrated(bundle) as net:
+        net.thresholds = found.points[chain].thresholds
+        taken = net.batch(x).exit
+    ours = losses[np.arange(SAMPLES), taken]
+    assert result.early.accuracy == pytest.approx(1 - ours.mean(), abs=1e-5)
+    assert result.whole.accuracy == pytest.approx(1 - losses[:, -1].mean(), abs=1e-5)
+    assert result.drop == pytest.approx((ours - losses[:, -1]).mean(), abs=1e-5)
+    assert "loss added" in str(result) and "accuracy" not in str(result)
+
+
+def test_no_answers_are_kept_while_latencies_are_measured(regressor):
+    bundle, x, _, _ = regressor
+    with load_uncalibrated(bundle) as net:
+        samples = convert_samples(x[:64], bundle.manifest.inputs)
+        results = measure({0: run_alone(net)}, samples, rng=np.random.default_rng(0), progress=no_progress)[0][0]
+        assert net(x[0]).answer is not None
+    assert len(results) == 64 and all(result.answer is None for result in results)
+
+
 def test_what_is_for_labels_alone_says_so(regressor):
     bundle, x, y, _ = regressor
-    for ask in (bench, lambda bundle, data: report(bundle, data=data, output="report.html")):
-        with pytest.raises(UsageError, match="this is for networks that classify"):
-            ask(bundle, (x, y))
+    with pytest.raises(UsageError, match="this is for networks that classify"):
+        report(bundle, data=(x, y), output="report.html")
+    with pytest.raises(UsageError, match="no targets"):
+        bench(bundle, (x, None), loss="absolute:90")
