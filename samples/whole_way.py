@@ -13,16 +13,24 @@ Samples = tuple[np.ndarray, np.ndarray]
 
 
 def whole_way(
-    network: Any, calibration: Samples, test: Samples, output: Path, *, max_drop: float = 0.01, **options: Any
+    network: Any,
+    calibration: Samples,
+    test: Samples,
+    output: Path,
+    *,
+    max_drop: float = 0.01,
+    loss: str | None = None,
+    **options: Any,
 ) -> Benchmark:
     """Export, calibrate, run and compare a network; print the comparison and write a bundle and a picture.
 
     Args:
-        network: a torch module that returns the logits of its exits, or the path of an ONNX file.
-        calibration: samples and labels that the network was not trained on.
+        network: a torch module that returns the logits of its exits, or other answers, or the path of an ONNX file.
+        calibration: samples and labels (or targets) that the network was not trained on.
         test: samples and labels used for nothing but the comparison.
         output: the folder for `network.offramp` and `comparison.png`.
-        max_drop: the accuracy that may be lost, as a fraction: 0.01 is one point.
+        max_drop: the accuracy that may be lost, as a fraction: 0.01 is one point; or the mean loss that may be added.
+        loss: how wrong an answer is, for a network that does not classify.
         options: passed to `export`, such as `class_names`.
 
     Returns:
@@ -32,8 +40,9 @@ def whole_way(
     print("exporting: capture, cut into stages, verify", flush=True)
     bundle = export(network, calibration[0][:3], output / "network.offramp", **options)
 
-    print(f"calibrating for the least mean latency at an accuracy drop of at most {max_drop:.1%}", flush=True)
-    calibrated = calibrate(bundle, calibration, Target(max_drop=max_drop))
+    what = "an accuracy drop" if loss is None else "a mean loss added"
+    print(f"calibrating for the least mean latency at {what} of at most {max_drop:.1%}", flush=True)
+    calibrated = calibrate(bundle, calibration, Target(max_drop=max_drop), loss=loss)
     print(f"  {calibrated.verdict}")
     print(f"  {calibrated.point.promise}")
     if not calibrated.point.met:
@@ -41,10 +50,11 @@ def whole_way(
 
     with load(bundle) as net:  # loads the recommended operating point: early exit, or a static network
         result = net(test[0][0])
-    print(f"running one sample: label {result.label}, score {result.score:.3f}, left at exit {result.exit}")
+    answer = f"label {result.label}" if result.answer is None else f"answer {result.answer}"
+    print(f"running one sample: {answer}, score {result.score:.3f}, left at exit {result.exit}")
 
     print("comparing on samples that calibration never saw", flush=True)
-    benchmark = bench(bundle, test)
+    benchmark = bench(bundle, test, loss=loss)
     print(f"\n{benchmark}\n")
     draw(benchmark, calibrated, output / "comparison.png")
     print(f"picture: {output / 'comparison.png'}")
@@ -88,7 +98,8 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
         rows.append((benchmark.single, "tab:green", f"{benchmark.single_name} (test samples)"))
     for row, color, name in rows:
         left.plot(row.mean_s * 1e3, row.accuracy * 100, "D", markersize=9, color=color, label=name)
-    left.set(xlabel="mean latency, ms", ylabel="accuracy, %", xlim=(0, None))
+    what = "accuracy, %" if benchmark.counts == "labels" else "100 - mean loss, %"
+    left.set(xlabel="mean latency, ms", ylabel=what, xlim=(0, None))
     left.margins(0.1)
     left.grid(alpha=0.3)
     left.legend(loc="lower right", fontsize=8)

@@ -152,6 +152,14 @@ def test_the_sensor_sample_says_what_so_few_samples_can_promise(run_sample, chec
     assert manifest["class_names"][0] == "pendulum"
 
 
+@pytest.mark.slow
+def test_the_regression_sample_compares_angles_by_their_errors(run_sample, checkout):
+    printed = run_sample("regression", "--epochs", 1, "--images", 600)
+    assert "loss added" in printed and "mean error in degrees, exit by exit" in printed
+    with load(checkout / "build/regression/network.offramp") as net:
+        assert -90 < float(net(np.zeros((1, 28, 28), np.float32)).answer["angle"]) < 90
+
+
 def test_the_transformer_sample_runs_sequences_of_their_own_lengths(run_sample, checkout):
     printed = run_sample("transformer", "--epochs", 3, "--images", 600)
     check_table(printed, chance=0.1, exits=4)
