@@ -104,6 +104,7 @@ def export(
         fp32 entropy 3
     """
     _check_kinds(preprocess, exits=exits, gates=gates, class_names=class_names)
+    exits = None if exits is None else list(exits)  # an array of names has no truth value
     check_rule(rule, gates, temperatures)
     _check_placing(path, beside, origin, preprocess, class_names)
     with new_variant(path) as folder:
@@ -226,7 +227,7 @@ def _describe_scoring(network: Captured, rule: str, temperatures: Sequence[float
     return Scoring(
         rule=rule,
         probabilities=network.probabilities,
-        temperatures=None if temperatures is None else tuple(temperatures[k] for k in network.order),
+        temperatures=None if temperatures is None else tuple(float(temperatures[k]) for k in network.order),
         gates=network.gates,
     )
 
