@@ -1,6 +1,7 @@
 """How a camera's image becomes a network's input."""
 
 import math
+from numbers import Real
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -41,7 +42,7 @@ class Preprocess(Record, frozen=True):
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if not isinstance(values, (tuple, list)) or not all(isinstance(value, (int, float)) for value in values):
+            if not isinstance(values, (tuple, list)) or not all(isinstance(value, Real) for value in values):
                 raise UsageError(
                     f"{name} is a tuple of numbers, one for each channel, such as (0.5,), not {values!r:.60}."
                 )

@@ -1,10 +1,11 @@
 """What manifests and calibrations are made of."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from msgspec import Meta, Struct
 
-__all__ = ["Count", "Positive", "Record"]
+__all__ = ["Count", "Positive", "Record", "encode_number"]
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -12,3 +13,10 @@ Positive = Annotated[int, Meta(ge=1)]
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen part of a manifest or calibration. Decoding refuses unknown fields."""
+
+
+def encode_number(value: Any) -> Any:
+    """Return a number or text of NumPy's as one of Python's, for msgspec to encode: programs give them as settings."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(f"Objects of {type(value)} cannot be encoded.")

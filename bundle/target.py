@@ -1,6 +1,7 @@
 """The target of a calibration: a goal and limits, checked when it is made."""
 
 import math
+from numbers import Real
 from typing import Literal
 
 import msgspec
@@ -67,12 +68,12 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         for name in Target.__struct_fields__:
             value = getattr(self, name)
-            if (
-                name not in ("goal", "counts")
-                and value is not None
-                and (isinstance(value, bool) or not isinstance(value, (int, float)))
-            ):
+            if name in ("goal", "counts") or value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise UsageError(f"{name} is a number, not {value!r}.")
+            if not isinstance(value, int):  # NumPy's may be of 32 bits
+                msgspec.structs.force_setattr(self, name, float(value))
         for name in (*LOSS_LIMITS, "max_late"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

@@ -17,6 +17,7 @@ from ..files import NEW, check_writable, hash_file, new_name, os_errors_explaine
 from .calibration import Calibration
 from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
 from .reading import Bundle, open_bundle, read_calibration
+from .record import encode_number
 
 __all__ = [
     "check_replaceable",
@@ -255,7 +256,7 @@ class _AnyCalibration(Struct):
 
 
 def _encode(artefact: Manifest | Calibration) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(artefact), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(artefact, enc_hook=encode_number), indent=1) + b"\n"
 
 
 def _encode_checked(manifest: Manifest, root: Path) -> bytes:

@@ -114,6 +114,7 @@ def export(
         fp32 entropy 3
     """
     _check_kinds(preprocess, exits=exits, gates=gates, class_names=class_names, answer=answer)
+    exits = None if exits is None else list(exits)  # an array of names has no truth value
     check_answer_names(answer, class_names)
     check_rule(rule, gates, temperatures, answer)
     _check_placing(path, beside, origin, preprocess, class_names)
@@ -240,7 +241,7 @@ def _describe_scoring(network: Captured, rule: str, temperatures: Sequence[float
     return Scoring(
         rule=rule,
         probabilities=network.probabilities,
-        temperatures=None if temperatures is None else tuple(temperatures[k] for k in network.order),
+        temperatures=None if temperatures is None else tuple(float(temperatures[k]) for k in network.order),
         gates=network.gates,
     )
 

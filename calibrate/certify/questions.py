@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from ...bundle import Bundle
-from ...bundle.record import Count, Positive
+from ...bundle.record import Count, Positive, encode_number
 from ...errors import BundleError, MissingError
 from ...files import check_writable, lock_folder, os_errors_explained, write_atomically
 from ...units import show_share
@@ -196,7 +196,7 @@ def _key(request: Request) -> str:
     ]
     if request.judging is not None:
         parts.append(request.judging.key)
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(parts, enc_hook=encode_number)).hexdigest()
 
 
 def _hash_labels(labels: "np.ndarray | Truth") -> str:

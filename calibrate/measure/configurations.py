@@ -36,7 +36,7 @@ class Answers(Struct, frozen=True):
     """Answers to some samples: of a chain's exits, and of the static network that ends at each.
 
     An engine may compute a static network otherwise than the stages, so that its labels differ. One that gives the same to some
-    hundred samples is taken to do so to all, until a promise is made of it; see `record_answers`.
+    hundred samples is taken to do so to all, until a promise is made of it; see `record_answers`. Never so the reference.
     """
 
     chain: EveryExit
@@ -184,13 +184,20 @@ def measure_turns(
 
 
 def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:
-    """Record the chain, and every static network by itself, unless it answers as the chain's exit on some hundred samples."""
+    """Record the chain, and every static network by itself, unless it answers as the chain's exit on some hundred samples.
+
+    The reference always answers by itself: promises count losses against its answers.
+    """
 
     def part(static: int | None) -> Part:
         return Part(variant=loaded.variant, placement=loaded.placement, work=work, static=static)
 
     chain = session.record(loaded.net, x, part(None))
-    exits = [EveryExit(chain.label[:, k : k + 1], chain.score[:, k : k + 1]) for k in range(len(loaded.statics))]
+    exits: list[EveryExit | None] = [
+        EveryExit(chain.label[:, k : k + 1], chain.score[:, k : k + 1]) for k in range(len(loaded.statics))
+    ]
+    if loaded.variant is session.request.reference_variant and loaded.placement[-1] == session.reference_device:
+        exits[-1] = None
     statics = zip(loaded.statics, exits, strict=True)
     return Answers(
         chain, tuple(session.record(static, x, part(k), like=like) for k, (static, like) in enumerate(statics))

@@ -1,7 +1,7 @@
 """What lives while a calibration measures: the reference network, the loaded configuration, the board's state, stored work."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 
 import numpy as np
@@ -80,7 +80,11 @@ class Session:
         self.close()
 
     def _open_all(self) -> None:
-        request, loaded = self.request, next(self.open_each())
+        request = self.request
+        for device in reversed(request.devices):  # one that is missing here is refused before anything is measured
+            with suppress(UnsupportedError):
+                self.open(next(placed for placed in self.placed if placed.device == device))
+        loaded = next(self.open_each())
         self.reference_device = loaded.placement[-1]
         self.reference = self._reference_held.enter_context(
             load_static(

@@ -41,8 +41,8 @@ def verify(bundle: str, loading: Loading, variant: str | None, as_json: bool) ->
 def _describe(verifications: "list[Verification]") -> str:
     counts = " or ".join(str(count) for count in sorted({each.exits[0].samples for each in verifications}))
     origin = (
-        f"{counts} golden samples were replayed. The export took them from its examples, and quantize more from its samples; "
-        "the bundle keeps no others."
+        f"{counts} golden samples were replayed. The export took them from its examples; in an int8 variant, quantize may have "
+        "added some of its own. The bundle keeps no others."
     )
     return "\n\n".join([*map(str, verifications), origin])
 

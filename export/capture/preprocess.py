@@ -23,7 +23,7 @@ def normalise_images(
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != len(preprocess.mean):
         raise DataError(
-            f"With preprocess the example is uint8 images (N, height, width, {len(preprocess.mean)}), "
+            f"With preprocess, samples are uint8 images (N, height, width, {len(preprocess.mean)}), "
             f"not {images.dtype} {images.shape}."
         )
     scale, shift = _find_scale_and_shift(preprocess)

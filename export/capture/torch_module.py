@@ -109,8 +109,8 @@ def _run_example(
     import torch
 
     count, many = count_samples(example, layout), None
-    first = [torch.from_numpy(np.array(part[:1])) for part in example]
     try:
+        first = [torch.from_numpy(np.array(part[:1])) for part in example]
         with dtypes_explained("The example", module, first, lambda to: run(example, module, to)):
             many, again = run(example), run(example)
         one = run(take_samples(example, layout, [0]))
@@ -159,7 +159,7 @@ def dtypes_explained(
         given, wanted = (str(dtype).removeprefix("torch.") for dtype in (wrong[0].dtype, weights))
         raise DataError(
             f"{what} is {given}; the weights of {module._get_name()} are {wanted}, in which it runs. "  # type: ignore[no-untyped-call]
-            f"Convert by x.astype(numpy.{wanted}) or x.to(torch.{wanted})."
+            f"Convert by {f'x.astype(numpy.{wanted}) or ' if hasattr(np, wanted) else ''}x.to(torch.{wanted})."
         ) from error
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...errors import DataError
 from ...runtime.chain.samples import list_parts
 from ..capture.torch_module import forward_names, forward_parameters, takes_by_name
-from ..graph.axes import BATCH, resolve_axes
+from ..graph.axes import BATCH, first_line, resolve_axes
 
 __all__ = ["ExampleInputs", "call_network", "map_inputs", "read_inputs"]
 
@@ -95,7 +95,12 @@ def read_inputs(network: nn.Module, example: Any, axes: Any) -> ExampleInputs:
             "each, at least one. For a batch axis that is not the first, name the axes with axes=."
         )
     device = next((p.device for p in network.parameters()), None)
-    tensors = [torch.as_tensor(x.copy() if isinstance(x, np.ndarray) else x.detach(), device=device) for x in values]
+    try:
+        tensors = [
+            torch.as_tensor(x.copy() if isinstance(x, np.ndarray) else x.detach(), device=device) for x in values
+        ]
+    except TypeError as error:  # of a dtype that torch does not have
+        raise DataError(f"The example cannot become tensors: {first_line(error)}") from error
     by_name = is_named and _go_by_name(network, names)
     if by_name:
         _check_names(network, dict.fromkeys(names))

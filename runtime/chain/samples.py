@@ -246,9 +246,9 @@ def to_array(x: Any) -> np.ndarray:
     Raises:
         TypeError: the tensor has a dtype that NumPy does not have.
         ValueError: the rows differ in their lengths.
-        DataError: values are masked in an array of NumPy's, or in a list of such: their mask would be lost.
+        DataError: values are masked in an array of NumPy's, or in one of a list of arrays: their mask would be lost.
     """
     parts = x if isinstance(x, (list, tuple)) and x else [x]
-    if hasattr(parts[0], "filled") and any(map(np.ma.is_masked, parts)):
+    if hasattr(parts[0], "dtype" if parts is x else "filled") and any(map(np.ma.is_masked, parts)):
         raise DataError("A masked array has masked values, which no network takes: put numbers there, x.filled(value).")
     return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)

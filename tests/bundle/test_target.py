@@ -1,5 +1,6 @@
 """Targets: what they take, and how they are said."""
 
+import numpy as np
 import pytest
 
 from offramp.bundle import Target
@@ -33,3 +34,8 @@ def test_a_target_says_what_it_asks_for():
         "energy of at most 4 mJ"
     )
     assert Target(max_latency_s=1.0).goal == "accuracy"
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+def test_limits_may_be_numbers_of_numpys(number):
+    assert repr(Target(max_drop=number(0.25))) == repr(Target(max_drop=0.25))

@@ -262,6 +262,15 @@ def test_placements_that_fit_no_variant_are_refused(dense, labelled):
         calibrate(dense, labelled, Target(max_drop=0.05), also=[("cpu", "cpu")])
 
 
+def test_a_device_that_is_missing_is_refused_before_anything_is_measured(dense, labelled):
+    steps = set()
+    with pytest.raises(MissingError, match="no device GPU.9"):
+        calibrate(
+            dense, labelled, Target(max_drop=0.05), also=["openvino:GPU.9"], progress=lambda step, *_: steps.add(step)
+        )
+    assert not steps & {"recording", "measuring"}
+
+
 def test_nothing_but_a_calibration_is_replaced(dense, labelled, tmp_path):
     target = Target(max_drop=0.05)
     for path in (dense.path / "manifest.json", dense.path / "variants" / "fp32" / "whole.onnx", Path("/dev/null")):

@@ -167,7 +167,7 @@ def test_a_report_says_at_once_that_a_package_is_missing(files, call, monkeypatc
 
 def test_verify_says_what_its_samples_are(files, call):
     code, out, _ = call("verify {f}/dense.offramp")
-    assert code == 0 and "3 golden samples were replayed. The export took them from its examples" in out
+    assert code == 0 and "3 golden samples were replayed. The export took them from its examples;" in out
 
 
 def test_the_exit_code_and_the_message_reach_the_shell(files):

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from offramp.bundle import open_bundle
 from offramp.errors import CheckError, DataError, MissingError, ModelError, UsageError
-from offramp.export import export
+from offramp.export import Preprocess, export
 from offramp.export.capture.onnx_file import OnnxFile
 from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
@@ -216,3 +216,18 @@ def test_an_example_that_is_no_array_is_refused(tmp_path, example):
 def test_a_path_that_the_system_refuses_is_named(tmp_path):
     with pytest.raises(MissingError, match="File name too long"):
         export("n" * 300 + ".onnx", None, tmp_path / "b.offramp")
+
+
+def test_settings_may_be_numbers_and_texts_of_numpys(tmp_path):
+    numbers = np.float32([0.5, 0.25, 0.125])
+    settings = {
+        "preprocess": Preprocess(mean=tuple(numbers), std=tuple(numbers.astype(np.float64))),
+        "class_names": np.array([f"class {k}" for k in range(networks.CLASSES)]),
+        "exits": np.array(["exit0", "exit2"]),
+        "temperatures": np.float32([1.5, 2.5]),
+    }
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    bundle = export(networks.build(networks.Plain), images, tmp_path / "b.offramp", **settings)
+    assert bundle.manifest.preprocess == Preprocess(mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 0.125))
+    assert bundle.manifest.class_names is not None and bundle.manifest.class_names[1] == "class 1"
+    assert [end.temperature for end in bundle.variant().exits] == [1.5, 2.5]

@@ -56,7 +56,7 @@ def test_the_parts_add_up_to_the_whole_chance_of_error():
 def test_another_question_counts_and_the_same_one_is_free(tmp_path):
     samples = np.random.default_rng(0).integers(0, 2**63, 3000)
     first = question(tmp_path, samples)
-    again = question(tmp_path, samples, seed=1)
+    again = question(tmp_path, samples, seed=np.int64(1))
     other = question(tmp_path, samples, targets={"default": Target(max_drop=0.02)})
     relabelled = question(tmp_path, samples, y=np.zeros(3000, np.int64))
     assert numbers(first, again, other, relabelled, again, first) == [1, 2, 3, 4, 2, 1]

@@ -12,7 +12,7 @@ from offramp.calibrate.measure.answers import record_answers
 from offramp.calibrate.measure.energy import model_energy
 from offramp.devices.simulated import SimulatedBoard
 from offramp.errors import DataError
-from offramp.runtime import EveryExit, load_uncalibrated
+from offramp.runtime import EveryExit, Net, load_uncalibrated
 from offramp.runtime.chain.samples import Samples, check_samples
 from offramp.tests.helpers.briefly import calibrate
 
@@ -133,10 +133,12 @@ def test_a_network_that_answers_as_another_is_not_recorded_again():
 
 def test_copies_of_a_network_record_what_it_records_alone(dense, monkeypatch):
     x = check_samples(np.random.default_rng(0).standard_normal((1050, 16)).astype(np.float32), dense.manifest.inputs)
-    net, done = load_uncalibrated(dense), []
+    net, done, copies, clone = load_uncalibrated(dense), [], [], Net.clone
     monkeypatch.setattr(answers, "read_quota", lambda root: math.inf)
     monkeypatch.setattr(answers.os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(Net, "clone", lambda net: copies.append(clone(net)) or copies[-1])
     found = record_answers(net, x, progress=lambda step, count, total: done.append(count))
+    assert len(copies) == 2
     alone = net.every_exit(x)
     assert np.array_equal(found.score, alone.score) and np.array_equal(found.label, alone.label)
     assert done == [*range(100, 1001, 100), 1050]

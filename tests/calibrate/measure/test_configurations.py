@@ -9,7 +9,7 @@ from offramp.bundle import Target, open_bundle
 from offramp.bundle.writing import list_files
 from offramp.calibrate.measure import session
 from offramp.calibrate.measure.answers import record_answers
-from offramp.export import keep
+from offramp.export import keep, quantize
 from offramp.runtime import load, load_static
 from offramp.tests.helpers.briefly import calibrate
 
@@ -61,3 +61,16 @@ def test_a_static_network_that_variants_share_is_recorded_once(dense, labelled, 
     found = calibrate(bundle, (x, (y + 1) % bundle.manifest.classes), Target(max_disagreement=0.99))
     assert ("fp32", 2) in asked and ("fp32-exits0-2", None) in asked and ("fp32-exits0-2", 1) not in asked
     assert len({one.accuracy for one in found.statics if one.exit == (2 if one.variant == "fp32" else 1)}) == 1
+
+
+def test_the_reference_never_borrows_the_answers_of_the_chain(dense, labelled, monkeypatch):
+    """It may differ from the last exit on few samples, which a comparison does not meet; promises count losses against it."""
+    borrows = {}
+
+    def record(net, x, *, part, like, **how):
+        borrows[part.variant.name, part.static] = like is not None
+        return record_answers(net, x, part=part, like=like, **how)
+
+    monkeypatch.setattr(session, "record_answers", record)
+    calibrate(quantize(dense, to="fp16"), labelled, Target(max_drop=0.05))
+    assert borrows["fp32", 2] is False and borrows["fp32", 1] and borrows["fp16", 2]

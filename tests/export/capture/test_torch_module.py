@@ -394,6 +394,24 @@ def test_samples_of_another_dtype_than_the_weights_are_named_with_both(dtype, us
         use(x, tmp_path / "b.offramp")
 
 
+def test_a_dtype_that_numpy_does_not_have_is_not_proposed_to_it():
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 5)).bfloat16()
+    with pytest.raises(DataError, match=r"are bfloat16, in which it runs. Convert by x.to\(torch.bfloat16\)"):
+        attach(net, torch.randn(3, 8))
+
+
+@pytest.mark.parametrize(
+    ("use", "error"),
+    [
+        (lambda x, path: export(networks.build(networks.Plain), x, path), ModelError),
+        (lambda x, _: attach(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 5)), x), DataError),
+    ],
+)
+def test_a_dtype_that_torch_does_not_have_is_named(use, error, tmp_path):
+    with pytest.raises(error, match="can't convert np.ndarray of type numpy.longdouble"):
+        use(networks.samples(3).astype(np.longdouble), tmp_path / "b.offramp")
+
+
 def test_a_dtype_is_not_blamed_for_what_fails_in_any(tmp_path):
     with pytest.raises(ModelError, match=r"does not run on the example of shape \(3, 5, 12, 12\) float64"):
         export(networks.build(networks.Plain), np.zeros((3, 5, 12, 12)), tmp_path / "b.offramp")

@@ -72,6 +72,7 @@ def test_bfloat16_is_converted_as_other_floats_are(net):
         (np.zeros(16, bool), "takes float32 for x, not bool"),
         (np.ma.masked_greater(GOOD.numpy(), 0), r"has masked values.* x\.filled\(value\)"),
         ([np.ma.array(GOOD.numpy()), np.ma.masked_greater(GOOD.numpy(), 0)], "has masked values"),
+        ([GOOD.numpy(), np.ma.masked_greater(GOOD.numpy(), 0)], "has masked values"),
     ],
     ids=[
         "ragged",
@@ -91,6 +92,7 @@ def test_bfloat16_is_converted_as_other_floats_are(net):
         "bool",
         "masked",
         "a list of masked ones",
+        "a list with a masked one",
     ],
 )
 def test_what_does_not_is_refused_in_a_sentence(net, x, words):
