@@ -207,6 +207,7 @@ def test_patience_is_the_share_of_heads_in_a_row_that_give_the_label(tmp_path):
         (Detector, {"answer": "boxes", "rule": "agreement"}, UsageError, "a list of names"),
         (Detector, {"answer": ["boxes", "classes"], "rule": "agreement:box=2"}, UsageError, "'box'"),
         (Detector, {"answer": ["boxes"], "rule": "agreement:boxes=-2"}, UsageError, "no number above 0"),
+        (Detector, {"answer": ["boxes"], "rule": "agreement:boxes=0"}, UsageError, "'0' for boxes, which is no number"),
         (Detector, {"answer": ["boxes"], "rule": "pixel_share:boxes=2"}, UsageError, "up to 1"),
         (Detector, {"answer": ["boxes", "classes"], "rule": "mean_softmax"}, UsageError, "one part"),
         (Detector, {"answer": ["boxes"], "rule": "agreement", "temperatures": [1, 1, 1]}, UsageError, "temperature"),
