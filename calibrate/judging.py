@@ -28,7 +28,7 @@ class Judging(Struct, frozen=True):
 
     Attributes:
         loss: of an answer and what is true; None without targets.
-        disagreement: of an answer and the reference's; None if losses alone are compared.
+        disagreement: of an answer and the reference's, both by the names of their parts; None if losses alone are compared.
         names: of both, as they are stored.
     """
 
@@ -69,9 +69,7 @@ class Judge(Struct, frozen=True):
             if self.judging.loss is not None and truth is not None:
                 kept[LOSS] = evaluate(self.judging.loss, answer, truth, numbers)
             if self.judging.disagreement is not None and whole is not None:
-                kept[DISAGREEMENT] = evaluate(
-                    self.judging.disagreement, answer, _alone(whole), numbers, what=DISAGREEMENT
-                )
+                kept[DISAGREEMENT] = evaluate(self.judging.disagreement, answer, whole, numbers, what=DISAGREEMENT)
             judged.append({name: values.astype(np.float32) for name, values in kept.items()})
         return EveryExit(answers.label, answers.score, None, tuple(judged))
 
@@ -106,11 +104,6 @@ def read_judging(
         None if disagreement is None else read_loss(disagreement),
         (_name(loss), _name(disagreement)),
     )
-
-
-def _alone(parts: dict[str, np.ndarray]) -> Any:
-    """Return what the reference answers as targets are given: a single part without its name."""
-    return next(iter(parts.values())) if len(parts) == 1 else parts
 
 
 def _name(given: "str | Loss | None") -> str:
