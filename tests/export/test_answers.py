@@ -203,6 +203,7 @@ def test_patience_is_the_share_of_heads_in_a_row_that_give_the_label(tmp_path):
         (Detector, {"answer": ["boxes"], "rule": "entropy"}, UsageError, "'entropy'"),
         (Detector, {"answer": ["boxes", "kinds"], "rule": "agreement"}, ModelError, "Exit exit0 has no kinds"),
         (Detector, {"answer": ["score"], "rule": "agreement"}, UsageError, "cannot be called 'score'"),
+        (Detector, {"answer": ["_boxes"], "rule": "agreement"}, UsageError, "begin with a letter"),
         (Detector, {"answer": ["boxes", "boxes"], "rule": "agreement"}, UsageError, "named twice"),
         (Detector, {"answer": "boxes", "rule": "agreement"}, UsageError, "a list of names"),
         (Detector, {"answer": ["boxes", "classes"], "rule": "agreement:box=2"}, UsageError, "'box'"),
@@ -244,6 +245,7 @@ class Odd(nn.Module):
         (lambda boxes: boxes.permute(1, 0, 2), "the first axis of an answer's part is the batch"),
         (lambda boxes: boxes / 0, "NaN or infinity"),
         (lambda boxes: torch.complex(boxes, boxes), "complex64"),
+        (lambda boxes: boxes.double(), "in several dtypes: exit0.boxes is float32, exit1.boxes is float64"),
     ],
 )
 def test_a_part_that_is_no_batch_of_numbers_is_refused(spoil, words, tmp_path):
@@ -275,6 +277,17 @@ def test_a_part_that_an_earlier_exit_computed_already_is_an_answer_of_both(tmp_p
     with torch.no_grad(), load_uncalibrated(bundle) as chain:
         wanted = parts_of(net(torch.from_numpy(x)), ["classes"])
         assert np.array_equal(chain.every_exit(x).answers[2]["classes"], wanted[2]["classes"])
+
+
+def test_a_part_may_be_the_same_for_every_sample(tmp_path):
+    class Anchored(Detector):
+        def forward(self, x):
+            return [exit_ | {"anchors": torch.arange(8.0).expand(len(x), 8)} for exit_ in super().forward(x)]
+
+    net, x = Anchored().eval(), ANSWERS["detector"].draw(4)
+    bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "anchors"], rule="agreement:boxes")
+    with load_uncalibrated(bundle) as chain:
+        assert (chain.batch(x).answer["anchors"] == np.arange(8)).all()
 
 
 def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):

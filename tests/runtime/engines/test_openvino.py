@@ -11,9 +11,10 @@ def test_a_batch_stays_open_only_where_a_fixed_one_crashes_the_compiler(other, s
     ops, weights = openvino.opset13, np.ones((4, 4), np.float32)
     x = ops.parameter([-1, 4], np.float32)
     y = ops.matmul(ops.relu(ops.matmul(x, weights, False, False)), weights, False, False)
-    if other == "input":
-        subtracted = x
-    else:
-        subtracted = ops.constant(weights[:1]) if other == "constant" else ops.reduce_mean(y, [1], True)
-    model = openvino.Model([ops.result(ops.subtract(y, subtracted))], [x])
+    subtracted = {
+        "input": lambda: x,
+        "constant": lambda: ops.constant(weights[:1]),
+        "mean": lambda: ops.reduce_mean(y, [1], True),
+    }
+    model = openvino.Model([ops.result(ops.subtract(y, subtracted[other]()))], [x])
     assert _subtracts_from_products(model) == stays_open
