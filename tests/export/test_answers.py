@@ -16,7 +16,8 @@ from offramp.errors import CheckError, ModelError, UsageError
 from offramp.export import export, fuse, keep, quantize
 from offramp.export.variants.pruned import add_pruned
 from offramp.runtime import load_static, load_uncalibrated, verify
-from offramp.runtime.golden_check import check_exits
+from offramp.runtime.golden_check import check_answers, check_exits, compare_parts
+from offramp.runtime.request import chain_parts
 from offramp.tests.zoo.answers import ANSWERS, Detector, Segmenter, parts_of
 
 EVERY = pytest.mark.parametrize("name", ANSWERS)
@@ -282,7 +283,7 @@ def test_a_part_that_an_earlier_exit_computed_already_is_an_answer_of_both(tmp_p
 def test_a_part_may_be_the_same_for_every_sample(tmp_path):
     class Anchored(Detector):
         def forward(self, x):
-            return [exit_ | {"anchors": torch.arange(8.0).expand(len(x), 8)} for exit_ in super().forward(x)]
+            return [exit_ | {"anchors": torch.arange(8.0).expand(x.shape[0], 8)} for exit_ in super().forward(x)]
 
     net, x = Anchored().eval(), ANSWERS["detector"].draw(4)
     bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "anchors"], rule="agreement:boxes")
@@ -301,7 +302,13 @@ def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):
         wrong = type(golden)(golden.inputs, golden.label, golden.score, tuple(answers))
         with load_uncalibrated(bundle) as net:
             checks = check_exits(bundle.variant(), net, wrong)
-        assert [check.passed for check in checks] == [True, False, True]
+            answer = check_answers(
+                chain_parts(bundle, bundle.variant()), net, wrong, "the chain"
+            )  # as builds are checked
+        assert [check.passed for check in checks] == [True, False, True] and not answer.passed
+    lost = [dict(answer) for answer in golden.answers]
+    lost[1]["more"] = np.full((len(golden.score), 2), np.nan, np.float32)
+    assert compare_parts(lost[1] | {"more": np.zeros_like(lost[1]["more"])}, lost[1]) == (np.inf, 1)
     write_golden(tmp_path / "golden.npz", golden)
     assert set(np.load(tmp_path / "golden.npz")) >= {"input0", "score", "exit0.boxes", "exit2.classes"}
 
