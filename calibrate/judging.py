@@ -116,9 +116,10 @@ def _name(given: "str | Loss | None") -> str:
 
 def _hash_code(function: Callable[..., Any] | None) -> str:
     """Return the hash of a function's code, of the values that it is bound to, and of what it uses of its own file by name."""
-    digest, seen, left = hashlib.sha256(), set[int](), [function]
+    digest, seen = hashlib.sha256(), set[int]()
+    left: list[Any] = [function]
     while left:
-        each: Any = left.pop()
+        each = left.pop()
         if isinstance(each, partial):
             left += [each.func, *each.args, *each.keywords.values()]
         elif isinstance(each, MethodType):
