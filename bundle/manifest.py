@@ -369,7 +369,7 @@ class Manifest(Record, frozen=True):
             ValueError: it has not.
         """
         inputs = {tensor.name for tensor in self.inputs}
-        shapes = {tensor.name: tensor.shape for stage in variant.stages for tensor in stage.outputs}
+        boundaries = {tensor.name: tensor for stage in variant.stages for tensor in stage.outputs}
         given = set()
         for exit_ in variant.exits:
             what = f"exit {exit_.name} of {variant.name}"
@@ -384,9 +384,10 @@ class Manifest(Record, frozen=True):
                     raise ValueError(
                         f"{what} has an answer {name!r}, which is no name for it, or has no batch as its first axis"
                     )
-            forms = {tensor.name: tensor.shape for tensor in exit_.parts(self.classes).values()}
+            forms = {tensor.name: tensor for tensor in exit_.parts(self.classes).values()}
+            forms[exit_.score] = Tensor(name=exit_.score, dtype="float32", shape=(None,))
+            forms[exit_.label] = Tensor(name=exit_.label, dtype="int64", shape=(None,))
             for name in exit_.outputs:
-                shape = forms.get(name, (None,))
-                if name in inputs or name in given or shapes.get(name, shape) != shape:
+                if name in inputs or name in given or boundaries.get(name, forms[name]) != forms[name]:
                     raise ValueError(f"{name} is an output of {what}, and something else")
                 given.add(name)

@@ -5,6 +5,8 @@ Only two numbers for each sample and exit are kept of boxes and masks: the loss,
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ class Judging(Struct, frozen=True):
 
     Attributes:
         loss: of an answer and what is true; None without targets.
-        disagreement: of an answer and the reference's; None if losses alone are compared.
+        disagreement: of an answer and the reference's, both by the names of their parts; None if losses alone are compared.
         names: of both, as they are stored.
     """
 
@@ -69,9 +71,7 @@ class Judge(Struct, frozen=True):
             if self.judging.loss is not None and truth is not None:
                 kept[LOSS] = evaluate(self.judging.loss, answer, truth, numbers)
             if self.judging.disagreement is not None and whole is not None:
-                kept[DISAGREEMENT] = evaluate(
-                    self.judging.disagreement, answer, _alone(whole), numbers, what=DISAGREEMENT
-                )
+                kept[DISAGREEMENT] = evaluate(self.judging.disagreement, answer, whole, numbers, what=DISAGREEMENT)
             judged.append({name: values.astype(np.float32) for name, values in kept.items()})
         return EveryExit(answers.label, answers.score, None, tuple(judged))
 
@@ -108,11 +108,6 @@ def read_judging(
     )
 
 
-def _alone(parts: dict[str, np.ndarray]) -> Any:
-    """Return what the reference answers as targets are given: a single part without its name."""
-    return next(iter(parts.values())) if len(parts) == 1 else parts
-
-
 def _name(given: "str | Loss | None") -> str:
     return (
         given if isinstance(given, str) else "" if given is None else getattr(given, "__qualname__", repr(type(given)))
@@ -120,5 +115,39 @@ def _name(given: "str | Loss | None") -> str:
 
 
 def _hash_code(function: Callable[..., Any] | None) -> str:
-    code = getattr(function, "__code__", None)
-    return "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
+    """Return the hash of a function's code, of the values that it is bound to, and of what it uses of its own file by name."""
+    digest, seen = hashlib.sha256(), set[int]()
+    left: list[Any] = [function]
+    while left:
+        each = left.pop()
+        if isinstance(each, partial):
+            left += [each.func, *each.args, *each.keywords.values()]
+        elif isinstance(each, MethodType):
+            left.append(each.__func__)
+        elif isinstance(each, CodeType):
+            digest.update(each.co_code + repr(each.co_names).encode())
+            left += each.co_consts
+        elif isinstance(each, FunctionType) and id(each) not in seen:
+            seen.add(id(each))
+            own = [each.__globals__[name] for name in _names_of(each.__code__) if name in each.__globals__]
+            left += [value for value in own if getattr(value, "__globals__", each.__globals__) is each.__globals__]
+            left += [
+                each.__code__,
+                *(each.__defaults__ or ()),
+                *(cell.cell_contents for cell in each.__closure__ or ()),
+            ]
+        elif isinstance(each, (tuple, list)):
+            left += each
+        elif isinstance(each, frozenset):
+            digest.update(repr(sorted(map(repr, each))).encode())
+        elif isinstance(each, (bool, int, float, str, bytes)):
+            digest.update(repr(each).encode())
+        elif isinstance(each, np.ndarray):
+            digest.update(each.tobytes())
+    return digest.hexdigest()
+
+
+def _names_of(code: CodeType) -> list[str]:
+    """Return the names that code uses, and the code within it."""
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return [*code.co_names, *(name for each in inner for name in _names_of(each))]

@@ -27,13 +27,13 @@ Loss = Callable[[Answer, Any], Any]
 
 def zero_one(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """1 if anything differs: of scores (N, classes, ...) the likeliest class counts."""
-    return np.asarray(_differing(_likeliest(ours, truth), truth).reshape(len(truth), -1).any(1), np.float64)
+    return np.asarray(_differing(*_as_classes(ours, truth)).reshape(len(truth), -1).any(1), np.float64)
 
 
 def hamming(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The share of labels that are wrong (Hamming, 1950); scores above 0 say that a label is there."""
-    labels = ours > 0 if ours.dtype.kind == "f" else ours
-    return np.asarray(_differing(labels, truth).reshape(len(truth), -1).mean(1))
+    ours, truth = (labels > 0 if labels.dtype.kind == "f" else labels for labels in (ours, np.asarray(truth)))
+    return np.asarray(_differing(ours, truth).reshape(len(truth), -1).mean(1))
 
 
 def absolute(ours: np.ndarray, truth: np.ndarray, scale: float) -> np.ndarray:
@@ -50,7 +50,8 @@ def iou(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Maps of scores (N, classes, height, width) are taken at their likeliest class, and maps smaller than the truth are enlarged
     by repeating pixels.
     """
-    labels = _enlarge(_likeliest(ours, truth), np.shape(truth))
+    labels, truth = _as_classes(ours, truth)
+    labels = _enlarge(labels, truth.shape)
     losses = np.empty(len(labels))
     for i, (a, b) in enumerate(zip(labels, truth, strict=True)):
         classes = np.union1d(a, b)
@@ -60,13 +61,14 @@ def iou(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def word_errors(ours: np.ndarray, truth: Sequence[np.ndarray]) -> np.ndarray:
     """The edit distance to the true words over their number, at most 1; words are whole numbers, and those below 0 are blanks."""
-    return np.array([_edit_distance(a[a >= 0], b) / max(1, len(b)) for a, b in zip(ours, truth, strict=True)]).clip(
-        0, 1
-    )
+    if ours.ndim != 2 or ours.dtype.kind not in "iu":
+        raise ValueError(f"words are whole numbers (N, words), not {ours.dtype} {ours.shape}")
+    pairs = [(a[a >= 0], b[b >= 0]) for a, b in zip(ours, map(np.asarray, truth), strict=True)]
+    return np.array([_edit_distance(a, b) / max(1, len(b)) for a, b in pairs]).clip(0, 1)
 
 
 def f1(
-    decode: Callable[[Answer], Sequence[Any]], overlap: float, answer: Answer, truth: Sequence[np.ndarray]
+    decode: Callable[[Answer], Sequence[Any]], overlap: float, answer: Answer, truth: "Sequence[np.ndarray] | Answer"
 ) -> np.ndarray:
     """1 - F1 of each sample's boxes: one that overlaps a true box of its class by `overlap` (IoU), each used once, is right.
 
@@ -75,9 +77,9 @@ def f1(
             stand in the order in which they are matched, the surest first.
         overlap: intersection over union.
         answer: the answers.
-        truth: the true boxes of each sample, in the same form.
+        truth: the true boxes of each sample, in the same form; or other answers, which are decoded likewise.
     """
-    found = decode(answer)
+    found, truth = decode(answer), decode(truth) if isinstance(truth, Mapping) else truth
     if len(found) != len(truth):
         raise ValueError(f"decode gives the boxes of {len(found)} samples for {len(truth)}")
     return np.array([1 - _f1_of(np.asarray(a), np.asarray(b), overlap) for a, b in zip(found, truth, strict=True)])
@@ -179,9 +181,19 @@ def _pick(values: Any, part: str) -> Any:
     return next(iter(values.values()))
 
 
-def _likeliest(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return classes: of scores, which have an axis of classes that the truth lacks, the likeliest."""
-    return ours.argmax(1) if ours.ndim == np.ndim(truth) + 1 else ours
+def _as_classes(ours: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return classes: of scores, which have an axis of classes that the truth lacks or both have as floats, the likeliest."""
+    truth = np.asarray(truth)
+    if ours.ndim == truth.ndim + 1:
+        return _likeliest(ours), truth
+    if ours.ndim == truth.ndim > 1 and ours.dtype.kind == truth.dtype.kind == "f":
+        return _likeliest(ours), _likeliest(truth)
+    return ours, truth
+
+
+def _likeliest(scores: np.ndarray) -> np.ndarray:
+    """Return the likeliest class of scores (N, classes, ...); a single class is there if its score is above 0."""
+    return np.asarray(scores.argmax(1) if scores.shape[1] > 1 else scores[:, 0] > 0)
 
 
 def _differing(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -196,7 +208,9 @@ def _enlarge(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return labels
     if labels.ndim != 3 or len(shape) != 3 or len(labels) != shape[0]:
         raise ValueError(f"the maps are {labels.shape}, the targets {shape}")
-    rows, columns = ((np.arange(new) * old) // new for old, new in zip(labels.shape[1:], shape[1:], strict=True))
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(labels.shape[1:], shape[1:], strict=True)
+    )
     return np.asarray(labels[:, rows[:, None], columns[None]])
 
 

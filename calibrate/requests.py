@@ -135,8 +135,9 @@ class Request(Struct, frozen=True, kw_only=True):
             "outside": "" if self.outside is None else self.outside.sha256,
         }
         if self.judging is not None:
-            truth = self.samples.y.sha256 if isinstance(self.samples.y, Truth) else ""
-            given["judging"] = f"{self.judging.key} {truth}"
+            given_truths = [each.y for each in (self.samples, self.outside) if each is not None]
+            truths = [y.sha256 if isinstance(y, Truth) else "" for y in given_truths]
+            given["judging"] = " ".join([self.judging.key, *truths])
         if self.pace.every_s is not None:
             given["every"] = f"{self.pace.every_s:g} s"
         return given | {name: text for name, text in fingerprint.items() if name != "temperature"}

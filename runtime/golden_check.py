@@ -138,10 +138,14 @@ def _compare_values(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]
     if ours.shape != theirs.shape:
         return float("inf"), 1.0
     if theirs.dtype.kind != "f":
-        return (0.0 if (ours != theirs).mean() <= MOST_DIFFERING else float("inf")), 1.0
+        return (0.0 if (ours != theirs).sum() <= MOST_DIFFERING * theirs.size else float("inf")), 1.0
     with np.errstate(invalid="ignore"):
         error = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0))
-    return (error if error == error else float("inf")), max(float(np.abs(theirs).max(initial=0)), 1e-30)
+    return (error, max(_largest(theirs), 1e-30)) if np.isfinite(error) else (float("inf"), 1.0)
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values).max(initial=0))
 
 
 def allow_own(own_error: float | None) -> float:
@@ -223,11 +227,11 @@ def refuse_wrong_builds(parts: NetworkParts, net: Net) -> None:
     check = check_answers(parts, net, golden, "")
     if check.passed:
         return
+    labels = f"{check.labels_equal} of {check.labels} golden labels are the same, and " * bool(parts.exits[0].label)
     raise BundleError(
-        f"The builds in {folder} do not answer as {parts.variant.name} did when it was exported: {check.labels_equal} of "
-        f"{check.labels} golden labels are the same, and a score is off by {check.score:.2g}. They are of another network, or "
-        "the device computes this one differently. Remove that folder, build from the graphs (offramp build), and run offramp "
-        "verify.",
+        f"The builds in {folder} do not answer as {parts.variant.name} did when it was exported: {labels}a score is off by "
+        f"{check.score:.2g}. They are of another network, or the device computes this one differently. Remove that folder, build "
+        "from the graphs (offramp build), and run offramp verify.",
         path=folder,
     )
 
@@ -243,7 +247,8 @@ def _compare_answers(
     """Compare labels and scores of one exit, which has these columns among the answers and among the golden ones.
 
     Returns:
-        The largest error of a score, for each sample whether its label is the same, and whether both are within the tolerance.
+        The largest error of a score, for each sample whether its label is the same, and whether both, and an answer that is no
+        label, are within the tolerance.
     """
     ours, column = columns
     errors = np.abs(answers.score[:, ours] - golden.score[:, column])
@@ -251,8 +256,10 @@ def _compare_answers(
     label = answers.label[:, ours]
     equal = label == golden.label[:, column]
     if "logits" not in golden.answers[column]:
-        largest = max(float(np.abs(part).max(initial=0)) for part in golden.answers[column].values())
-        return score, equal, score <= tolerance * max(1.0, largest)
+        parts = golden.answers[column]
+        absolute, largest = compare_parts(answers.parts(ours), parts)
+        agrees = score <= tolerance * max([1.0, *(_largest(part) for part in parts.values() if part.dtype.kind == "f")])
+        return score, equal, agrees and absolute <= tolerance * largest
     theirs = golden.answers[column]["logits"]
     is_class = (label >= 0) & (label < theirs.shape[-1])
     largest = compare_logits(theirs, theirs)[1]

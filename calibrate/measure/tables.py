@@ -6,6 +6,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ...bundle.manifest import NO_LABEL
 from .energy import ExitEnergies
 
 __all__ = ["Costs", "ExitTable", "exits_taken", "mean_at", "values_at"]
@@ -79,9 +80,10 @@ class ExitTable(Struct, frozen=True, kw_only=True):
         score: float32 (N, exits).
         label: the label each exit gives, whole numbers (N, exits).
         right: True if that label is right, bool (N, exits); None without labels. Of a network that does not classify 1 less the
-            loss, float64.
+            loss, float64; bool if every loss is 0 or 1.
         reference_right: the same of the reference, (N,); None without labels.
-        differs: 1 if the label is another than the reference's, int8 (N, exits); of other answers the disagreement, float64.
+        differs: 1 if the label is another than the reference's, int8 (N, exits); of other answers the disagreement, float64, or
+            int8 if every one is 0 or 1.
         costs: of leaving at each exit.
         proof: costs measured again after everything was chosen, for promises of costs; None if no cost is limited.
         is_reference: True if this is the reference itself.
@@ -131,7 +133,7 @@ class ExitTable(Struct, frozen=True, kw_only=True):
 
         Of a network that does not classify it is `lost`.
         """
-        if self.lost.dtype.kind == "f":
+        if self.lost.dtype.kind == "f" or (self.label == NO_LABEL).all():
             return self.lost
         changes = self.label != self.label[:, -1:]
         return np.asarray(np.minimum(self.lost[:, -1:] + changes, 1), np.int8)

@@ -64,7 +64,14 @@ class Contender(Struct, frozen=True, kw_only=True, eq=False):
         """Return a static network with other answers to the reporting samples; see `tabulate`."""
         _, rows = split(request.order, independence.groups, request.selecting)
         table = _make_table(answers, measured.reference.answers, request.samples.y, self.reporting.costs).rows(rows)
-        own = replace(self.reporting, score=table.score, label=table.label, right=table.right, differs=table.differs)
+        own = replace(
+            self.reporting,
+            score=table.score,
+            label=table.label,
+            right=table.right,
+            reference_right=table.reference_right,
+            differs=table.differs,
+        )
         return replace(self, reporting=own)
 
     def scaled(self, reference_s: float) -> "Contender":
@@ -115,6 +122,8 @@ def _make_tables(
 
 def _make_table(answers: EveryExit, reference: EveryExit, y: "np.ndarray | Truth | None", costs: Costs) -> ExitTable:
     right, whole = _find_right(answers, y), _find_right(reference, y)
+    if right is not None and whole is not None and _is_binary(right) and _is_binary(whole):
+        right, whole = right.astype(bool), whole.astype(bool)  # as labels are, so that the exact test serves
     return ExitTable(
         score=answers.score,
         label=answers.label,
@@ -142,6 +151,12 @@ def _find_differing(
         differs: np.ndarray = (answers.label != reference.label).astype(np.int8)
         return differs
     if DISAGREEMENT in answers.answers[0]:
-        return np.stack([parts[DISAGREEMENT] for parts in answers.answers], 1).astype(np.float64)
-    assert right is not None and whole is not None
-    return np.asarray(np.abs(right - whole))
+        values = np.stack([parts[DISAGREEMENT] for parts in answers.answers], 1).astype(np.float64)
+    else:
+        assert right is not None and whole is not None
+        values = np.abs(right.astype(np.float64) - whole)
+    return values.astype(np.int8) if _is_binary(values) else values
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    return bool(((values == 0) | (values == 1)).all())

@@ -107,13 +107,15 @@ class _ComparisonWithParent(Struct, frozen=True):
 
 
 def _load_checked(source: str, manifest: "Manifest", progress: "Progress") -> "tuple[Samples, np.ndarray | None]":
-    """Load samples in the network's dtypes, and labels if there are any."""
+    """Load samples in the network's dtypes, and labels if there are any; targets of other answers are not needed."""
     from ...calibrate.labels import check_labelled
     from ...runtime.chain.samples import convert_samples
     from ..inputs import load_samples
 
     x, y = load_samples(source, manifest, progress=progress)
-    return (convert_samples(x, manifest.inputs), None) if y is None else check_labelled((x, y), manifest)
+    if y is None or not manifest.classes:
+        return convert_samples(x, manifest.inputs), None
+    return check_labelled((x, y), manifest)
 
 
 def _compare_with_parent(bundle: "Bundle", x: "Samples", y: "np.ndarray | None", seed: int) -> _ComparisonWithParent:

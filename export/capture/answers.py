@@ -1,11 +1,12 @@
 """The answers among the outputs of a network that does not classify: for each exit the same named parts, of any shape."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import numpy as np
 
-from ...bundle.manifest import TAKEN_NAMES
+from ...bundle.manifest import PLAIN_NAME, TAKEN_NAMES
 from ...bundle.tensor import Dtype
 from ...errors import ModelError, UsageError, unknown_name
 
@@ -19,10 +20,10 @@ def check_answer_names(answer: Sequence[str], class_names: Sequence[str] | None)
         UsageError: they cannot, or there are names of classes too.
     """
     for name in answer:
-        if name in TAKEN_NAMES or not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
+        if name in TAKEN_NAMES or "." in name or not re.fullmatch(PLAIN_NAME, name):
             raise UsageError(
-                f"A part of an answer cannot be called {name!r:.60}: take letters, digits, - and _, and none of "
-                f"{', '.join(TAKEN_NAMES)}."
+                f"A part of an answer cannot be called {name!r:.60}: begin with a letter or digit, take letters, digits, - "
+                f"and _, and none of {', '.join(TAKEN_NAMES)}."
             )
     if len(set(answer)) < len(answer):
         raise UsageError(f"A part is named twice in answer: {', '.join(answer)}.")
@@ -50,7 +51,8 @@ def choose_answers(
 
     Raises:
         UsageError: an exit of a name is not there.
-        ModelError: there are fewer than two exits, an exit lacks a part, or a part is no batch of numbers.
+        ModelError: there are fewer than two exits, an exit lacks a part, or a part is no batch of numbers or has several
+            dtypes.
     """
     found: dict[str, dict[str, str]] = {}
     for output in many:
@@ -78,6 +80,11 @@ def choose_answers(
             )
         for output in outputs.values():
             _check_part(output, one[output], many[output])
+    for part in answer:
+        dtypes = {outputs[part]: str(many[outputs[part]].dtype) for outputs in chosen.values()}
+        if len(set(dtypes.values())) > 1:
+            each = ", ".join(f"{output} is {dtype}" for output, dtype in dtypes.items())
+            raise ModelError(f"The exits give {part} in several dtypes: {each}. Convert it to one.")
     return {name: {part: outputs[part] for part in answer} for name, outputs in chosen.items()}
 
 

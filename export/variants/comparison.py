@@ -14,7 +14,7 @@ from ...runtime.loading import load_uncalibrated
 __all__ = ["Shift", "compare_variants"]
 
 ALIKE = 0.01
-"""Answers are alike if their values differ in the mean by at most this share of the largest."""
+"""Answers are alike if their values differ in the mean by at most this share of the largest, or so many whole numbers differ."""
 
 
 class Shift(Struct, frozen=True, kw_only=True):
@@ -25,7 +25,8 @@ class Shift(Struct, frozen=True, kw_only=True):
         accuracy: the share of right labels of the new variant; None if the samples have no labels.
         parent_accuracy: the share of right labels of its parent; None if the samples have no labels.
         alike: the share of samples that get the same label from both. Of a network that does not classify, the share of samples
-            whose answers differ in the mean by at most 1 % of the largest value, in every part.
+            whose answers differ in the mean by at most 1 % of the largest value, or in at most 1 % of their whole numbers, in
+            every part.
         score_shift: the mean score minus the parent's mean score. If it is far from 0, thresholds found for the parent do not
             fit the new variant.
 
@@ -96,6 +97,8 @@ def _are_alike(ours: EveryExit, theirs: EveryExit, k: int) -> np.ndarray:
     """Return for each sample whether two variants answer alike at exit k."""
     alike: np.ndarray = ours.label[:, k] == theirs.label[:, k]
     for part, values in theirs.answers[k].items() if theirs.answers else ():
-        far = np.abs(ours.parts(k)[part].astype(np.float64) - values).reshape(len(values), -1).mean(1)
-        alike &= far <= ALIKE * max(float(np.abs(values).max()), 1e-30)
+        mine, is_float = ours.parts(k)[part], values.dtype.kind == "f"
+        far = np.abs(mine.astype(np.float64) - values) if is_float else mine != values
+        largest = max(float(np.abs(values).max()), 1e-30) if is_float else 1.0
+        alike &= far.reshape(len(values), -1).mean(1) <= ALIKE * largest
     return alike

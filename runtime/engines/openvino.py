@@ -205,9 +205,8 @@ def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -
         named = not all(tensor.is_sized for tensor in stage.inputs)
         if pinned is not None:
             model.reshape({name: list(shape) for name, shape in pinned.items()})
-        elif (
-            not named and not _repeats_weights(model) and not _subtracts_from_products(model)
-        ):  # named axes stay open, and then the batch must too
+        elif not (named or _repeats_weights(model) or _subtracts_from_products(model)):
+            # named axes stay open, and then the batch must too
             model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in stage.inputs})
         return core.compile_model(model, place, _settings(place, threads))
     except Exception as error:
@@ -246,19 +245,27 @@ def _repeats_weights(model: Any) -> bool:
 
 
 def _subtracts_from_products(model: Any) -> bool:
-    """Return True if something is subtracted from, or divides, the result of two matrix products in a row.
+    """Return True if something that is no constant is subtracted from, or divides, what two matrix products in a row give.
 
-    With fixed shapes and one thread OpenVINO 2026.4.1 crashes the process when it compiles such a graph for the CPU.
+    With fixed shapes and one thread OpenVINO 2026.4.1 crashes the process when it compiles such a graph for the CPU. It does not
+    if a value in between is used twice: then it does not join the two products.
     """
     for node in model.get_ops():
         if node.get_type_name() in ("Subtract", "Divide"):
-            before, products = node.input_value(0).get_node(), 0
-            while before.get_input_size():
-                products += before.get_type_name() == "MatMul"
-                before = before.input_value(0).get_node()
-            if products > 1:
+            value, other = node.input_values()
+            products = 0
+            while value.get_node().get_input_size() and len(_users(value)) == 1:
+                products += value.get_node().get_type_name() == "MatMul"
+                value = value.get_node().input_value(0)
+            if products > 1 and other.get_node().get_type_name() != "Constant":
                 return True
     return False
+
+
+def _users(value: Any) -> list[Any]:
+    """Return the nodes that read a value, outputs of the graph left out."""
+    nodes = [target.get_node() for target in value.get_target_inputs()]
+    return [node for node in nodes if node.get_type_name() != "Result"]
 
 
 class OpenVinoStage:

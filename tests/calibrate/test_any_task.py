@@ -99,6 +99,11 @@ def test_targets_may_be_several_and_of_different_lengths_in_a_file(tmp_path):
     assert done.returncode == 0, done.stderr
     point = json.loads(done.stdout)["points"]["default"]
     assert 0.8 < point["full_accuracy"] < 0.9
+    done = offramp(
+        "quantize", bundle.path, "--data", tmp_path / "data.npz", "--json"
+    )  # of the same file, targets and all
+    assert done.returncode == 0, done.stderr
+    assert [shift["accuracy"] for shift in json.loads(done.stdout)["shifts"]] == [None] * 3
     with load(bundle) as loaded:
         assert set(loaded(x[0]).answer) == {"boxes", "classes"}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offramp.calibrate.losses import evaluate, read_loss
+from offramp.calibrate.losses import evaluate, f1, read_loss
 from offramp.errors import DataError, MissingError, ModelError, UsageError
 
 
@@ -43,6 +43,30 @@ def test_word_errors_are_the_edit_distance_over_the_words():
     answer = {"words": np.array([[1, 2, -1, 3], [5, -1, -1, -1], [1, 2, 3, 4]])}
     truth = [np.array([1, 2, 3]), np.array([1, 2]), np.array([9])]
     assert losses("word_errors", answer, truth) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["zero_one", "iou", "zero_one:map", "iou:map"])
+def test_scores_of_two_networks_are_compared_by_their_likeliest_class(name):
+    ours, theirs = np.random.default_rng(0).standard_normal((2, 4, 3, 5, 5))
+    theirs[0] = 2 * ours[0]
+    found = losses(name, {"map": ours}, {"map": theirs})
+    assert found == losses(name, {"map": ours}, theirs.argmax(1)) and found[0] == 0 < min(found[1:])
+    one = ours[:, :1]  # a single class is there or not
+    assert losses(name, {"map": one}, {"map": one * 3}) == losses(name, {"map": one}, (one[:, 0] > 0) * 1) == [0] * 4
+
+
+def test_tags_and_words_and_boxes_of_two_networks_are_compared_alike():
+    tags = np.array([[2.0, -1, 0.5, -3]])
+    assert losses("hamming", {"tags": tags}, {"tags": np.array([[0.1, 3, 0.2, -1]])}) == [0.25]
+    assert losses("word_errors", {"words": np.array([[1, -1, 2]])}, {"words": np.array([[-1, 1, 2]])}) == [0]
+    boxes = {"boxes": np.array([[[0, 0, 10, 10, 1.0]]])}
+    decode = lambda answer: list(answer["boxes"])  # noqa: E731
+    assert f1(decode, 0.5, boxes, boxes).tolist() == [0]
+
+
+def test_words_that_are_no_whole_numbers_are_refused():
+    with pytest.raises(DataError, match=r"words are whole numbers \(N, words\), not float64 \(1, 2, 3\)"):
+        losses("word_errors", {"words": np.zeros((1, 2, 3))}, [np.array([1])])
 
 
 def test_f1_matches_each_true_box_once_by_class_and_overlap(tmp_path):

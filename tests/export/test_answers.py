@@ -16,7 +16,8 @@ from offramp.errors import CheckError, ModelError, UsageError
 from offramp.export import export, fuse, keep, quantize
 from offramp.export.variants.pruned import add_pruned
 from offramp.runtime import load_static, load_uncalibrated, verify
-from offramp.runtime.golden_check import check_exits
+from offramp.runtime.golden_check import check_answers, check_exits, compare_parts
+from offramp.runtime.request import chain_parts
 from offramp.tests.zoo.answers import ANSWERS, Detector, Segmenter, parts_of
 
 EVERY = pytest.mark.parametrize("name", ANSWERS)
@@ -203,10 +204,12 @@ def test_patience_is_the_share_of_heads_in_a_row_that_give_the_label(tmp_path):
         (Detector, {"answer": ["boxes"], "rule": "entropy"}, UsageError, "'entropy'"),
         (Detector, {"answer": ["boxes", "kinds"], "rule": "agreement"}, ModelError, "Exit exit0 has no kinds"),
         (Detector, {"answer": ["score"], "rule": "agreement"}, UsageError, "cannot be called 'score'"),
+        (Detector, {"answer": ["_boxes"], "rule": "agreement"}, UsageError, "begin with a letter"),
         (Detector, {"answer": ["boxes", "boxes"], "rule": "agreement"}, UsageError, "named twice"),
         (Detector, {"answer": "boxes", "rule": "agreement"}, UsageError, "a list of names"),
         (Detector, {"answer": ["boxes", "classes"], "rule": "agreement:box=2"}, UsageError, "'box'"),
         (Detector, {"answer": ["boxes"], "rule": "agreement:boxes=-2"}, UsageError, "no number above 0"),
+        (Detector, {"answer": ["boxes"], "rule": "agreement:boxes=0"}, UsageError, "'0' for boxes, which is no number"),
         (Detector, {"answer": ["boxes"], "rule": "pixel_share:boxes=2"}, UsageError, "up to 1"),
         (Detector, {"answer": ["boxes", "classes"], "rule": "mean_softmax"}, UsageError, "one part"),
         (Detector, {"answer": ["boxes"], "rule": "agreement", "temperatures": [1, 1, 1]}, UsageError, "temperature"),
@@ -243,6 +246,7 @@ class Odd(nn.Module):
         (lambda boxes: boxes.permute(1, 0, 2), "the first axis of an answer's part is the batch"),
         (lambda boxes: boxes / 0, "NaN or infinity"),
         (lambda boxes: torch.complex(boxes, boxes), "complex64"),
+        (lambda boxes: boxes.double(), "in several dtypes: exit0.boxes is float32, exit1.boxes is float64"),
     ],
 )
 def test_a_part_that_is_no_batch_of_numbers_is_refused(spoil, words, tmp_path):
@@ -276,6 +280,17 @@ def test_a_part_that_an_earlier_exit_computed_already_is_an_answer_of_both(tmp_p
         assert np.array_equal(chain.every_exit(x).answers[2]["classes"], wanted[2]["classes"])
 
 
+def test_a_part_may_be_the_same_for_every_sample(tmp_path):
+    class Anchored(Detector):
+        def forward(self, x):
+            return [exit_ | {"anchors": torch.arange(8.0).expand(x.shape[0], 8)} for exit_ in super().forward(x)]
+
+    net, x = Anchored().eval(), ANSWERS["detector"].draw(4)
+    bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "anchors"], rule="agreement:boxes")
+    with load_uncalibrated(bundle) as chain:
+        assert (chain.batch(x).answer["anchors"] == np.arange(8)).all()
+
+
 def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):
     _, bundle = made("detector")
     path = tmp_path / "b.offramp"
@@ -287,7 +302,13 @@ def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):
         wrong = type(golden)(golden.inputs, golden.label, golden.score, tuple(answers))
         with load_uncalibrated(bundle) as net:
             checks = check_exits(bundle.variant(), net, wrong)
-        assert [check.passed for check in checks] == [True, False, True]
+            answer = check_answers(
+                chain_parts(bundle, bundle.variant()), net, wrong, "the chain"
+            )  # as builds are checked
+        assert [check.passed for check in checks] == [True, False, True] and not answer.passed
+    lost = [dict(answer) for answer in golden.answers]
+    lost[1]["more"] = np.full((len(golden.score), 2), np.nan, np.float32)
+    assert compare_parts(lost[1] | {"more": np.zeros_like(lost[1]["more"])}, lost[1]) == (np.inf, 1)
     write_golden(tmp_path / "golden.npz", golden)
     assert set(np.load(tmp_path / "golden.npz")) >= {"input0", "score", "exit0.boxes", "exit2.classes"}
 
