@@ -5,6 +5,8 @@ Only two numbers for each sample and exit are kept of boxes and masks: the loss,
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -103,7 +105,7 @@ def read_judging(
         )
     return Judging(
         read_loss(loss) if has_truth and loss is not None else None,
-        None if disagreement is None else read_loss(disagreement),
+        None if disagreement is None else read_loss(disagreement, between_answers=True),
         (_name(loss), _name(disagreement)),
     )
 
@@ -120,5 +122,14 @@ def _name(given: "str | Loss | None") -> str:
 
 
 def _hash_code(function: Callable[..., Any] | None) -> str:
-    code = getattr(function, "__code__", None)
-    return "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
+    """Return a hash of what a function does: the same in every process, and another once it calls something else."""
+    functions = (function.func, *function.args) if isinstance(function, partial) else (function,)
+    codes = [each.__code__ for each in functions if hasattr(each, "__code__")]
+    return hashlib.sha256("".join(map(_describe_code, codes)).encode()).hexdigest() if codes else ""
+
+
+def _describe_code(value: Any) -> str:
+    """Describe code, or a constant in it, without addresses and without the order of sets, which differ between processes."""
+    if isinstance(value, CodeType):
+        return "".join([value.co_code.hex(), repr(value.co_names), *map(_describe_code, value.co_consts)])
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)

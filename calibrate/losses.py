@@ -26,7 +26,7 @@ Loss = Callable[[Answer, Any], Any]
 
 
 def zero_one(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """1 if anything differs: of scores (N, classes, ...) the likeliest class counts."""
+    """1 if anything differs: of scores (N, classes, ...) the likeliest class counts; a single one is there above 0."""
     return np.asarray(_differing(_likeliest(ours, truth), truth).reshape(len(truth), -1).any(1), np.float64)
 
 
@@ -47,8 +47,8 @@ def absolute(ours: np.ndarray, truth: np.ndarray, scale: float) -> np.ndarray:
 def iou(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """1 - the mean over the classes in a sample of intersection over union (Jaccard; Everingham et al., IJCV 88, 2010).
 
-    Maps of scores (N, classes, height, width) are taken at their likeliest class, and maps smaller than the truth are enlarged
-    by repeating pixels.
+    Maps of scores (N, classes, height, width) are taken at their likeliest class, of a single one where it is above 0. Maps
+    smaller than the truth are enlarged by repeating pixels.
     """
     labels = _enlarge(_likeliest(ours, truth), np.shape(truth))
     losses = np.empty(len(labels))
@@ -87,8 +87,13 @@ LOSSES = ("absolute", "f1@", "hamming", "iou", "word_errors", "zero_one")
 """The names of the losses that are ready; `f1@` is followed by the overlap."""
 
 
-def read_loss(given: "str | Loss") -> Loss:
+def read_loss(given: "str | Loss", *, between_answers: bool = False) -> Loss:
     """Return a loss by its name, as this module lists them, or the function that was given.
+
+    Args:
+        given: the name or the function.
+        between_answers: the loss is given answers of the whole network instead of targets. By its name it makes of them what
+            targets are: labels of scores, boxes of what is decoded.
 
     Raises:
         UsageError: there is no such loss, or it lacks what it needs.
@@ -106,7 +111,7 @@ def read_loss(given: "str | Loss") -> Loss:
             raise UsageError(
                 f"The loss {given!r:.80} is written f1@0.5:file.py:decode, with a function that makes boxes."
             )
-        return partial(f1, read_function(rest), overlap)
+        return partial(_f1_between if between_answers else f1, read_function(rest), overlap)
     part, equals, number = rest.partition("=")
     if name == "absolute":
         if not equals:
@@ -121,6 +126,8 @@ def read_loss(given: "str | Loss") -> Loss:
     }
     if name not in plain:
         raise unknown_name("loss", str(given), (*LOSSES, "file.py:function"))
+    if between_answers:
+        return lambda answer, whole: plain[name](_pick(answer, rest), AS_TARGETS[name](_pick(whole, rest)))
     return lambda answer, truth: plain[name](_pick(answer, rest), _pick(truth, rest))
 
 
@@ -179,9 +186,30 @@ def _pick(values: Any, part: str) -> Any:
     return next(iter(values.values()))
 
 
+def _f1_between(
+    decode: Callable[[Answer], Sequence[Any]], overlap: float, answer: Answer, whole: "Answer | np.ndarray"
+) -> np.ndarray:
+    """Return 1 - F1 of the boxes of answers and those of other answers; a single part comes without its name."""
+    return f1(decode, overlap, answer, decode(whole if isinstance(whole, Mapping) else dict.fromkeys(answer, whole)))
+
+
 def _likeliest(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return classes: of scores, which have an axis of classes that the truth lacks, the likeliest."""
-    return ours.argmax(1) if ours.ndim == np.ndim(truth) + 1 else ours
+    return _choose_classes(ours) if ours.ndim == np.ndim(truth) + 1 else ours
+
+
+def _choose_classes(scores: np.ndarray) -> np.ndarray:
+    """Return the likeliest class of scores (N, classes, ...); a single one is there where it is above 0."""
+    return scores[:, 0] > 0 if scores.shape[1] == 1 else np.asarray(scores.argmax(1))
+
+
+AS_TARGETS: dict[str, Callable[[np.ndarray], Any]] = {
+    "zero_one": lambda whole: _choose_classes(whole) if whole.dtype.kind == "f" and whole.ndim > 1 else whole,
+    "hamming": lambda whole: whole > 0 if whole.dtype.kind == "f" else whole,
+    "iou": lambda whole: _choose_classes(whole) if whole.dtype.kind == "f" else whole,
+    "word_errors": lambda whole: [words[words >= 0] for words in whole],
+}
+"""By the name of a loss, what makes targets of a part of an answer."""
 
 
 def _differing(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
