@@ -181,7 +181,8 @@ def _pick(values: Any, part: str) -> Any:
         return values[part]
     if len(values) != 1:
         raise UsageError(
-            f"Which part? There are {', '.join(values)}: write the loss as iou:{next(iter(values), 'map')}."
+            f"Which part? There are {', '.join(values)}: name one behind the loss, as in iou:{next(iter(values), 'map')} or "
+            f"absolute:{next(iter(values), 'map')}=90."
         )
     return next(iter(values.values()))
 

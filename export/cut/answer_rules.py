@@ -3,6 +3,8 @@
 A rule is written with what it reads: `agreement:boxes=96,classes=1`, `pixel_share:map=0.9`, `mean_softmax:map`.
 """
 
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -88,18 +90,26 @@ def read_answer_rule(text: str, answer: Sequence[str]) -> AnswerRule:
         part, equals, number = item.partition("=")
         if part not in answer:
             raise unknown_name("part of an answer", part, answer)
-        try:
-            settings[part] = float(number) if equals else None
-        except ValueError:
-            settings[part] = -1.0
-        limit = 1.0 if name == "pixel_share" else float("inf")
-        if not 0 < (settings[part] or limit) <= limit or settings[part] == float("inf"):
-            most = " up to 1" if limit == 1 else ""
-            raise UsageError(f"The rule {text!r:.80} gives {number!r} for {part}, which is no number above 0{most}.")
+        settings[part] = None
+        if equals:
+            settings[part] = _read_number(name, part, number, text)
     settings = settings or dict.fromkeys(answer)
     if name != "agreement" and len(settings) > 1:
         raise UsageError(f"The rule {name} reads one part of an answer: write {name}:{next(iter(settings))}.")
     return AnswerRule(name, settings)
+
+
+def _read_number(rule: str, part: str, number: str, text: str) -> float:
+    """Return a rule's number for a part, above 0 and finite, of `pixel_share` at most 1."""
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    most = 1.0 if rule == "pixel_share" else sys.float_info.max
+    if not 0 < value <= most:
+        up_to = " up to 1" if most == 1 else ""
+        raise UsageError(f"The rule {text!r:.80} gives {number!r} for {part}, which is no number above 0{up_to}.")
+    return value
 
 
 def _distance(tape: ir.tape.Tape, ours: ir.Value, theirs: ir.Value, scale: float, opset: int) -> ir.Value:
