@@ -79,9 +79,20 @@ class Judge(Struct, frozen=True):
 
 
 def read_judging(
-    manifest: Manifest, loss: "str | Loss | None", disagreement: "str | Loss | None", *, has_truth: bool
+    manifest: Manifest,
+    loss: "str | Loss | None",
+    disagreement: "str | Loss | None",
+    *,
+    has_truth: bool,
+    limits_disagreement: bool,
 ) -> Judging | None:
     """Return the functions that judge answers; None for a network that classifies, whose labels are right or wrong.
+
+    Args:
+        manifest: of the network.
+        loss, disagreement: as `calibrate` takes them.
+        has_truth: whether there are targets.
+        limits_disagreement: whether max_disagreement is among the limits.
 
     Raises:
         UsageError: one is missing, or cannot be used.
@@ -102,6 +113,11 @@ def read_judging(
         raise UsageError(
             f"The samples have no targets, so only disagreement with the whole network can be limited: say how far answers "
             f"({parts}) are apart, such as disagreement='absolute:90' (--disagreement)."
+        )
+    if limits_disagreement and disagreement is None:
+        raise UsageError(
+            f"max_disagreement limits how far answers ({parts}) are from the whole network's: say how far apart they are, such as "
+            "disagreement='absolute:90' (--disagreement)."
         )
     return Judging(
         read_loss(loss) if has_truth and loss is not None else None,

@@ -135,8 +135,8 @@ class Request(Struct, frozen=True, kw_only=True):
             "outside": "" if self.outside is None else self.outside.sha256,
         }
         if self.judging is not None:
-            truth = self.samples.y.sha256 if isinstance(self.samples.y, Truth) else ""
-            given["judging"] = f"{self.judging.key} {truth}"
+            truths = [part.y.sha256 for part in (self.samples, self.outside) if part and isinstance(part.y, Truth)]
+            given["judging"] = " ".join([self.judging.key, *truths])
         if self.pace.every_s is not None:
             given["every"] = f"{self.pace.every_s:g} s"
         return given | {name: text for name, text in fingerprint.items() if name != "temperature"}
@@ -172,7 +172,13 @@ def read_request(
     samples = check_data(data, bundle.manifest)
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
     targets = name_targets(target, has_labels=samples.y is not None, meter=meter)
-    judging = read_judging(bundle.manifest, loss, disagreement, has_truth=samples.y is not None)
+    judging = read_judging(
+        bundle.manifest,
+        loss,
+        disagreement,
+        has_truth=samples.y is not None,
+        limits_disagreement=any(each.max_disagreement is not None for each in targets.values()),
+    )
     if judging is not None:
         targets = {name: each.of_losses() for name, each in targets.items()}
     others, notes = _check_outside(samples, others, targets, bundle.manifest.classes)

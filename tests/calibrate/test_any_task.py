@@ -122,6 +122,12 @@ def test_what_cannot_be_judged_is_refused_and_nothing_is_stored(regressor, tmp_p
     assert not (tmp_path / "c.json").exists()
 
 
+def test_to_limit_disagreement_takes_a_measure_of_it(regressor, tmp_path):
+    bundle, x, y, _ = regressor
+    with pytest.raises(UsageError, match="say how far apart they are"):
+        run(bundle, (x, y), Target(max_disagreement=0.05), tmp_path, loss="absolute:90")
+
+
 def test_a_network_that_classifies_takes_no_loss(dense, tmp_path):
     x = np.random.default_rng(0).standard_normal((30, 16)).astype(np.float32)
     with pytest.raises(UsageError, match="leave loss and disagreement out"):

@@ -1,5 +1,7 @@
 """Losses by name against small truths, and what a function of the user's may give."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,19 @@ def test_a_function_of_the_users_is_taken_by_its_name_or_as_it_is(tmp_path):
 def test_what_is_no_loss_is_refused_with_the_first_sample_that_gave_it(value, words):
     with pytest.raises(DataError, match=words):
         evaluate(lambda answer, truth: value, {}, None, np.array([7, 8, 9]))
+
+
+def test_a_loss_may_change_its_arguments_in_place_and_ends_no_program():
+    def loss(answer, truth):
+        answer["a"] += 1
+        truth[0] -= 1
+        return [0.5]
+
+    answer, truth = {"a": np.zeros(1)}, [np.zeros(2)]
+    assert evaluate(loss, answer, truth, np.array([0])).tolist() == [0.5]
+    assert answer["a"] == 0 and (truth[0] == 0).all()
+    with pytest.raises(DataError, match="SystemExit"):
+        evaluate(lambda answer, truth: sys.exit(), answer, truth, np.array([0]))
 
 
 def test_a_loss_that_raises_is_named_with_its_own_words():
