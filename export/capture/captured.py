@@ -88,7 +88,7 @@ def describe_captured(
     answers_of = read_exits(answers, sources)
     for source, exit_values, exit_parts in zip(sources, values, answers_of, strict=True):
         for part, value in exit_values.items():
-            _check_depends(source.name, value, exit_parts[part], model.graph.inputs)
+            _check_depends(source.name, part, value, exit_parts[part], model.graph.inputs)
     precision = find_precision(model, next(iter(values[0].values())).dtype)
     classes = int(answers_of[0]["logits"].shape[1]) if "logits" in answers_of[0] else 0
     for exit_values, exit_parts in zip(values, answers_of, strict=True):
@@ -122,16 +122,18 @@ def _describe_value(value: ir.Value, found: np.ndarray, *, is_logits: bool) -> N
         value.dtype = ir.DataType.from_numpy(found.dtype)
 
 
-def _check_depends(name: str, value: ir.Value, found: np.ndarray, inputs: Sequence[ir.Value]) -> None:
-    """See that an exit depends on the network's input.
+def _check_depends(name: str, part: str, value: ir.Value, found: np.ndarray, inputs: Sequence[ir.Value]) -> None:
+    """See that an exit depends on the network's input, in all parts of its answer.
 
     Raises:
         ModelError: it does not.
     """
     if not _reads_inputs(value, inputs) and (found == found[:1]).all():
+        what, way_out = f"Exit {name}", "name the others with exits=[...] (--exits)"
+        if part != "logits":
+            what, way_out = f"Part {part} of exit {name}", "name the other parts with answer=[...] (--answer)"
         raise ModelError(
-            f"Exit {name} does not depend on the input: its answer is the same for every sample. Leave it out: name the others "
-            "with exits=[...] (--exits).",
+            f"{what} does not depend on the input: its answer is the same for every sample. Leave it out: {way_out}.",
             nodes=name_producers(value),
         )
 

@@ -216,6 +216,7 @@ def test_patience_is_the_share_of_heads_in_a_row_that_give_the_label(tmp_path):
         (Segmenter, {"answer": ["map"], "rule": "agreement"}, ModelError, "have other shapes"),
         (Segmenter, {"answer": ["map"], "rule": "agreement", "exits": ["exit0", "exit9"]}, UsageError, "'exit9'"),
         (Segmenter, {"answer": ["map"], "rule": "agreement", "exits": ["exit0"]}, ModelError, "at least two"),
+        (Detector, {"answer": ["boxes"], "rule": "agreement", "exits": ["exit0", "exit1"] * 2}, UsageError, "twice"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_a_sentence(make, options, error, words, tmp_path):
@@ -276,6 +277,42 @@ def test_a_part_that_an_earlier_exit_computed_already_is_an_answer_of_both(tmp_p
     with torch.no_grad(), load_uncalibrated(bundle) as chain:
         wanted = parts_of(net(torch.from_numpy(x)), ["classes"])
         assert np.array_equal(chain.every_exit(x).answers[2]["classes"], wanted[2]["classes"])
+
+
+class Extra(nn.Module):
+    """A detector with another part: nothing, floats or whole numbers, the same grid for every sample, or a gate."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.detector, self.make = Detector(), make
+
+    def forward(self, x):
+        return [exit_ | {"extra": self.make(exit_)} for exit_ in self.detector(x)]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64])
+def test_parts_may_be_empty(kind, tmp_path):
+    net, x = Extra(lambda exit_: exit_["boxes"][:, :0].to(kind)).eval(), ANSWERS["detector"].draw(4)
+    bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "extra"], rule="agreement:boxes")
+    quantize(bundle.path, x)
+    assert all(check.passed for check in verify(bundle.path))
+    with load_uncalibrated(bundle) as chain:
+        assert chain.batch(x).answer["extra"].shape == (4, 0, 16)
+
+
+def test_a_part_that_is_the_same_for_every_sample_is_named(tmp_path):
+    net = Extra(lambda exit_: torch.arange(3.0).expand(exit_["boxes"].shape[0], 3)).eval()
+    with pytest.raises(ModelError, match="Part extra of exit exit0 does not depend on the input.*answer="):
+        export(net, ANSWERS["detector"].draw(4), tmp_path / "b", answer=["boxes", "extra"], rule="agreement:boxes")
+
+
+def test_a_gate_may_be_a_part_of_the_answer(tmp_path):
+    net, x = Extra(lambda exit_: exit_["boxes"][:, :1, 0].sigmoid()).eval(), ANSWERS["detector"].draw(4)
+    options = {"rule": "gate", "gates": [f"exit{k}.extra" for k in range(3)]}
+    bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "extra"], **options)
+    with load_uncalibrated(bundle) as chain:
+        answers = chain.every_exit(x)
+        assert all(close(part["extra"][:, 0], answers.score[:, k]) for k, part in enumerate(answers.answers))
 
 
 def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):
