@@ -116,8 +116,8 @@ def read_judging(
         )
     if limits_disagreement and disagreement is None:
         raise UsageError(
-            f"max_disagreement limits how far answers ({parts}) are from the whole network's: say how far apart they are, such as "
-            "disagreement='absolute:90' (--disagreement)."
+            f"max_disagreement limits how far answers ({parts}) are from the whole network's: say how far apart they are, "
+            "such as disagreement='absolute:90' (--disagreement)."
         )
     return Judging(
         read_loss(loss) if has_truth and loss is not None else None,

@@ -12,11 +12,12 @@ from torch import nn
 from offramp.bundle import open_bundle
 from offramp.bundle.golden import read_golden, write_golden
 from offramp.bundle.manifest import reads_earlier_exits
-from offramp.errors import CheckError, ModelError, UsageError
+from offramp.errors import BundleError, CheckError, ModelError, UsageError
 from offramp.export import export, fuse, keep, quantize
 from offramp.export.variants.pruned import add_pruned
 from offramp.runtime import load_static, load_uncalibrated, verify
 from offramp.runtime.golden_check import check_exits
+from offramp.tests.helpers.bundles import edit, replace_file
 from offramp.tests.zoo.answers import ANSWERS, Detector, Segmenter, parts_of
 
 EVERY = pytest.mark.parametrize("name", ANSWERS)
@@ -335,3 +336,34 @@ def test_pruning_with_fine_tuning_says_what_to_do_instead(made):
     net, bundle = made("many labels")
     with pytest.raises(UsageError, match="fine-tune it with your own loss"):
         add_pruned(net, [(torch.randn(4, 1, 16, 16), torch.zeros(4))], bundle.path, parameters=0.5)
+
+
+def swap(variant):
+    """Give the parts of one exit's answer in another order."""
+    variant["exits"][1]["answer"] = dict(reversed(variant["exits"][1]["answer"].items()))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (swap, "answers with classes, boxes, others with boxes, classes"),
+        (lambda variant: variant["exits"][0].update(logits="x"), "the answer of another task"),
+    ],
+)
+def test_a_manifest_whose_exits_answer_otherwise_is_refused(made, tmp_path, change, words):
+    path = tmp_path / "b.offramp"
+    shutil.copytree(made("detector")[1].path, path)
+    edit(path / "manifest.json", lambda manifest: change(manifest["variants"][0]))
+    with pytest.raises(BundleError, match=words):
+        open_bundle(path)
+
+
+def test_golden_answers_that_are_not_finite_are_refused(made, tmp_path):
+    path = tmp_path / "b.offramp"
+    shutil.copytree(made("detector")[1].path, path)
+    golden = read_golden(open_bundle(path), open_bundle(path).variant())
+    golden.answers[1]["boxes"][0, 0] = np.inf
+    write_golden(tmp_path / "golden.npz", golden)
+    replace_file(open_bundle(path), "golden.npz", (tmp_path / "golden.npz").read_bytes())
+    with pytest.raises(BundleError, match="not finite"):
+        verify(path)
