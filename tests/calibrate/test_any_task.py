@@ -100,6 +100,15 @@ def test_targets_may_be_several_and_of_different_lengths_in_a_file(tmp_path):
         assert set(loaded(x[0]).answer) == {"boxes", "classes"}
 
 
+def test_run_prints_the_answers_as_text_and_as_json(regressor, tmp_path):
+    bundle, x, _, exits = regressor
+    np.savez(tmp_path / "x.npz", x=x[:2])
+    done = offramp("run", bundle.path, tmp_path / "x.npz")
+    assert done.returncode == 0 and "angle" in done.stdout, done.stderr
+    done = offramp("run", bundle.path, tmp_path / "x.npz", "--json")
+    assert [row["answer"]["angle"] for row in json.loads(done.stdout)] == pytest.approx(exits[-1][:2].tolist(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
