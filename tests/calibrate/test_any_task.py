@@ -106,7 +106,9 @@ def test_run_prints_the_answers_as_text_and_as_json(regressor, tmp_path):
     done = offramp("run", bundle.path, tmp_path / "x.npz")
     assert done.returncode == 0 and "angle" in done.stdout, done.stderr
     done = offramp("run", bundle.path, tmp_path / "x.npz", "--json")
-    assert [row["answer"]["angle"] for row in json.loads(done.stdout)] == pytest.approx(exits[-1][:2].tolist(), rel=1e-4)
+    assert [row["answer"]["angle"] for row in json.loads(done.stdout)] == pytest.approx(
+        exits[-1][:2].tolist(), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(

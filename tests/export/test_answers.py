@@ -280,6 +280,14 @@ def test_a_part_that_an_earlier_exit_computed_already_is_an_answer_of_both(tmp_p
         assert np.array_equal(chain.every_exit(x).answers[2]["classes"], wanted[2]["classes"])
 
 
+@pytest.mark.parametrize("answer", [("boxes",), ("classes", "boxes"), ()])
+def test_a_variant_beside_others_has_their_parts(made, tmp_path, answer):
+    net, bundle = made("detector")
+    with pytest.raises(UsageError, match="the bundle's with boxes, classes: name the same parts"):
+        export(net, None, bundle.path, beside="other", answer=answer, rule="agreement" if answer else "entropy")
+    assert len(open_bundle(bundle.path).manifest.variants) == 1
+
+
 class Extra(nn.Module):
     """A detector with another part: nothing, floats or whole numbers, the same grid for every sample, or a gate."""
 
