@@ -56,6 +56,9 @@ def read_golden(bundle: Bundle, variant: Variant) -> Golden:
         )
     if {arrays[name].dtype.kind for name in ("score", *names)} - set("iufb"):
         raise BundleError(f"{path} has answers that are no numbers. Export the network anew.", path=path)
+    floats = [] if manifest.classes else [a for name in names if (a := arrays[name]).dtype.kind == "f"]
+    if not all(np.isfinite(array).all() for array in floats):  # a classifier may mask a class by minus infinity
+        raise BundleError(f"{path} has answers that are not finite. Export the network anew.", path=path)
     golden = _sort_answers(tuple(inputs), arrays, variant, manifest.classes, rows)
     if golden is None:
         raise BundleError(

@@ -373,11 +373,11 @@ class Manifest(Record, frozen=True):
         given = set()
         for exit_ in variant.exits:
             what = f"exit {exit_.name} of {variant.name}"
-            if bool(exit_.answer) == bool(self.classes) or bool(exit_.label) != bool(self.classes):
+            if {bool(exit_.logits), bool(exit_.label), not exit_.answer} != {bool(self.classes)}:
                 raise ValueError(
                     f"{what} has the answer of another task than the network, which has {self.classes} classes"
                 )
-            if self.classes == 0 and set(exit_.answer) != set(self.answer):
+            if self.classes == 0 and tuple(exit_.answer) != self.answer:
                 raise ValueError(f"{what} answers with {', '.join(exit_.answer)}, others with {', '.join(self.answer)}")
             for name, tensor in exit_.answer.items():
                 if not re.fullmatch(PLAIN_NAME, name) or name in TAKEN_NAMES or tensor.batch_axis != 0:

@@ -6,6 +6,7 @@ f1@0.5:net.py:decode     1 - F1 of the boxes that net.py's function decode makes
 net.py:loss              net.py's function: loss(answer, target) -> float (N,)
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -140,10 +141,11 @@ def evaluate(loss: Loss, answer: Answer, truth: Any, numbers: np.ndarray, *, wha
     """
     which = f"of samples {int(numbers[0])} to {int(numbers[-1])}"
     try:
-        values = np.asarray(loss(answer, truth), np.float64)
+        # Copies, since a function may change its arguments in place, and what comes after it reads them too.
+        values = np.asarray(loss(*copy.deepcopy((answer, truth))), np.float64)
     except OfframpError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit()
         raise DataError(f"The {what} {which} cannot be computed: {type(error).__name__}: {quoted(error)}") from error
     if values.shape != (len(numbers),):
         raise DataError(

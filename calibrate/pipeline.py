@@ -109,8 +109,7 @@ def calibrate(
             function: loss(answer, target) -> float (N,) of the answers' parts by name, arrays (N, ...), and of targets as they
             are given. `max_drop` then limits the mean loss added against the whole network, `max_loss` the mean loss itself.
         disagreement: how far an answer is from the whole network's, likewise, which a function gets by the names of its parts as
-            it gets the answer; without it `max_disagreement` limits how far their
-            losses differ.
+            it gets the answer; `max_disagreement` needs it. Without it figures of disagreement say how far losses differ.
         progress: called with the name of the step, how much of it is done, and how much there is.
 
     Returns:

@@ -175,6 +175,11 @@ def read_request(
     targets = name_targets(target, has_labels=samples.y is not None, meter=meter)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=samples.y is not None)
     if judging is not None:
+        if judging.disagreement is None and any("max_disagreement" in each.limits for each in targets.values()):
+            raise UsageError(
+                "max_disagreement limits how far answers are from the whole network's: say how far apart they are, such as "
+                "disagreement='absolute:90' (--disagreement)."
+            )
         targets = {name: each.of_losses() for name, each in targets.items()}
     others, notes = _check_outside(samples, others, targets, bundle.manifest.classes)
     if not 0.5 <= confidence < 1:

@@ -89,7 +89,8 @@ def gather_truth(arrays: Mapping[str, np.ndarray]) -> "np.ndarray | Ragged | dic
     """
     found: dict[str, np.ndarray | Ragged] = {}
     for key, array in arrays.items():
-        if key.partition(".")[0] == "y" and not key.endswith(".offset"):
+        is_offset = key.endswith(".offset") and key.removesuffix(".offset") in arrays
+        if key.partition(".")[0] == "y" and not is_offset:
             offset = arrays.get(f"{key}.offset")
             found[key.partition(".")[2]] = array if offset is None else Ragged(array, offset)
     return found[""] if list(found) == [""] else found or None
@@ -141,8 +142,8 @@ def _check_ragged(ragged: Ragged, what: str) -> Ragged:
             f"{what}: values are numbers, and offset is whole numbers, one more than samples. {HOW_TO_GIVE}"
         )
     offset = offset.astype(np.int64)
-    if offset[0] != 0 or offset[-1] != len(values) or (np.diff(offset) < 0).any():
-        raise DataError(
-            f"{what}: offset rises from 0 to {len(values)}, the number of rows, not from {offset[0]} to {offset[-1]}."
-        )
+    falls = np.flatnonzero(np.diff(offset) < 0)
+    if offset[0] != 0 or offset[-1] != len(values) or len(falls):
+        found = f"it falls behind sample {falls[0]}" if len(falls) else f"it runs from {offset[0]} to {offset[-1]}"
+        raise DataError(f"{what}: offset rises from 0 to {len(values)}, the number of rows, but {found}.")
     return Ragged(values, offset)

@@ -121,7 +121,7 @@ def export(
     with new_variant(path) as folder:
         bundle = None
         if beside is not None:
-            bundle = _open_beside(path, beside, origin)
+            bundle = _open_beside(path, beside, origin, tuple(answer) or ("logits",))
             preprocess = bundle.manifest.preprocess
             example = _golden_example(bundle, model) if example is None else example
         progress("capturing the network", 0, 1)
@@ -208,13 +208,19 @@ def _check_placing(
     open_bundle(path)
 
 
-def _open_beside(path: "str | os.PathLike[str]", name: str, origin: Origin | None) -> Bundle:
+def _open_beside(path: "str | os.PathLike[str]", name: str, origin: Origin | None, answer: tuple[str, ...]) -> Bundle:
     """Open the bundle that a variant is added to, once it is locked and nobody else changes it.
 
     Raises:
-        UsageError: the variant's name is taken or cannot be used, or the bundle has no variant that it was made from.
+        UsageError: the variant's name is taken or cannot be used, its answers have other parts, or the bundle has no variant that
+            it was made from.
     """
     bundle = open_bundle(path)
+    if answer != bundle.manifest.answer:
+        raise UsageError(
+            f"The network answers with {', '.join(answer)}, the bundle's with {', '.join(bundle.manifest.answer)}: name the "
+            "same parts in the same order."
+        )
     check_variant_name(name, bundle)
     if origin is not None:
         bundle.variant(origin.parent)

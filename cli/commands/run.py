@@ -30,6 +30,7 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
     With --power the statistics of the run follow. In JSON, results, statistics and fingerprint are then fields of one document.
     """
     import msgspec
+    import numpy as np
 
     from ...bundle import open_bundle
     from ...runtime import load
@@ -47,8 +48,12 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
             results.append(net(sample))
             progress("running", i + 1, len(samples))
     rows: list[dict[str, Any]] = [
-        msgspec.to_builtins(result) | ({"class": names[result.label]} if names else {}) for result in results
+        msgspec.to_builtins(result, enc_hook=np.ndarray.tolist) | ({"class": names[result.label]} if names else {})
+        for result in (results if as_json else ())
     ]
+    if opened.manifest.classes:
+        for row in rows:
+            del row["answer"]  # what a network that classifies has not
     note(f"Note: {opened.path} runs {describe_network(net)}.")
     if not power:
         print_result(rows, as_json, lambda: describe_results(results, names))

@@ -34,7 +34,11 @@ def check_answer_names(answer: Sequence[str], class_names: Sequence[str] | None)
 
 
 def choose_answers(
-    one: Mapping[str, np.ndarray], many: Mapping[str, np.ndarray], answer: Sequence[str], exits: Sequence[str] | None
+    one: Mapping[str, np.ndarray],
+    many: Mapping[str, np.ndarray],
+    answer: Sequence[str],
+    exits: Sequence[str] | None,
+    gates: Sequence[str] = (),
 ) -> dict[str, dict[str, str]]:
     """Find the exits whose answers are made of these parts.
 
@@ -45,6 +49,7 @@ def choose_answers(
         one, many: the network's outputs for one sample and for several, by name.
         answer: the names of the parts.
         exits: the names of the exits, in order; None for all that have a part.
+        gates: the names of the outputs that are gates; one may be a part too, by its name.
 
     Returns:
         By exit, in order, the name of the output that holds each part.
@@ -62,7 +67,7 @@ def choose_answers(
             elif output.startswith(f"{part}."):
                 found.setdefault(output.removeprefix(f"{part}."), {})[part] = output
     if len(answer) == 1 and not found:
-        found = {output: {answer[0]: output} for output in many}
+        found = {output: {answer[0]: output} for output in many if output not in gates}
     for name in exits or ():
         if name not in found:
             raise unknown_name("exit", name, found)

@@ -134,16 +134,16 @@ def choose_exits(
             not finite, or a gate is not one float for each sample.
     """
     candidates = {name: values for name, values in many.items() if name not in gates}
+    if exits is not None and len(set(exits)) < len(exits):
+        raise UsageError(f"An output is named twice among the exits {', '.join(exits)}: list each once.")
     if answer:
-        chosen = choose_answers(one, candidates, answer, exits)
+        chosen = choose_answers(one, many, answer, exits, gates)
         sources = [ExitSource(name, outputs, None) for name, outputs in chosen.items()]
         _check_gates(many, gates, sources)
         return sources
     for name in exits or ():
         if name not in candidates:
             raise unknown_name("output", name, candidates)
-    if exits is not None and len(set(exits)) < len(exits):
-        raise UsageError(f"An output is named twice among the exits {', '.join(exits)}: list each once.")
     sources = [
         source
         for name in (candidates if exits is None else exits)

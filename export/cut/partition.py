@@ -55,7 +55,7 @@ def assign_nodes(graph: ir.Graph, heads: list[Head]) -> list[StageNodes]:
         own_nodes, crossing = _collect_nodes(head, stage_of, repeated)
         if done := [value for value in head.parts.values() if value in crossing]:
             raise ModelError(
-                f"{done[0].name} is already computed by an earlier exit: is the exit listed twice?",
+                f"Exit {str(done[0].name).rpartition('.')[0]} is already computed by an earlier exit: is it listed twice?",
                 nodes=name_producers(*done),
             )
         stage_of.update(dict.fromkeys(own_nodes, k))

@@ -152,7 +152,7 @@ def _export_beside(
     settings: dict[str, str | int | float | None],
 ) -> Bundle:
     """Export a pruned network beside its parent, with the parent's exits, axes, rule and temperatures."""
-    manifest = bundle.manifest
+    manifest, temperatures = bundle.manifest, [end.temperature for end in parent.exits]
     return export(
         network,
         None,
@@ -160,7 +160,7 @@ def _export_beside(
         exits=[end.name for end in parent.exits],
         axes=None if manifest.preprocess else {tensor.name: axes_of(tensor) for tensor in manifest.inputs},
         rule=parent.rule,
-        temperatures=None if parent.rule.startswith("gate") else [end.temperature for end in parent.exits],
+        temperatures=None if set(temperatures) == {1.0} else temperatures,  # not every rule takes them
         beside=name,
         origin=Origin(parent.name, "prune", settings),
     )

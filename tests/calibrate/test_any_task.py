@@ -108,6 +108,17 @@ def test_targets_may_be_several_and_of_different_lengths_in_a_file(tmp_path):
         assert set(loaded(x[0]).answer) == {"boxes", "classes"}
 
 
+def test_run_prints_the_answers_as_text_and_as_json(regressor, tmp_path):
+    bundle, x, _, exits = regressor
+    np.savez(tmp_path / "x.npz", x=x[:2])
+    done = offramp("run", bundle.path, tmp_path / "x.npz")
+    assert done.returncode == 0 and "angle" in done.stdout, done.stderr
+    done = offramp("run", bundle.path, tmp_path / "x.npz", "--json")
+    assert [row["answer"]["angle"] for row in json.loads(done.stdout)] == pytest.approx(
+        exits[-1][:2].tolist(), rel=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -128,6 +139,12 @@ def test_what_cannot_be_judged_is_refused_and_nothing_is_stored(regressor, tmp_p
     with pytest.raises(error, match=words):
         run(bundle, (x, given["y"]), Target(max_drop=0.05), tmp_path, loss=given["loss"])
     assert not (tmp_path / "c.json").exists()
+
+
+def test_to_limit_disagreement_takes_a_measure_of_it(regressor, tmp_path):
+    bundle, x, y, _ = regressor
+    with pytest.raises(UsageError, match="say how far apart they are"):
+        run(bundle, (x, y), Target(max_disagreement=0.05), tmp_path, loss="absolute:90")
 
 
 def test_a_network_that_classifies_takes_no_loss(dense, tmp_path):

@@ -1,5 +1,7 @@
 """Losses by name against small truths, and what a function of the user's may give."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,37 @@ def test_f1_matches_each_true_box_once_by_class_and_overlap(tmp_path):
     assert losses(name.replace("0.5", "0.3"), {"boxes": found}, truth)[1] == 0  # half of each: a third of both
 
 
+def test_one_class_alone_is_there_where_its_score_is_above_0():
+    scores, truth = np.array([[[[2.0, -1], [3, -2]]]]), np.array([[[1, 0], [1, 0]]])
+    assert losses("iou", {"map": scores}, truth) == losses("zero_one", {"map": scores}, truth) == [0]
+    assert losses("iou", {"map": -scores}, truth) == losses("zero_one", {"map": -scores}, truth) == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "whole", "far"),
+    [
+        ("zero_one", [[1.0, 2, 0], [3, 0, 1]], [[0.1, 0.2, 0], [0, 3, 1]], [0, 1]),
+        ("hamming", [[2.0, -1], [2, -1]], [[9.0, -3], [1, 1]], [0, 0.5]),
+        ("iou", np.eye(2)[:, :, None, None], 7 * np.eye(2)[[0, 0]][:, :, None, None], [0, 1]),
+        ("word_errors", [[1, -1, 2], [4, 5, -1]], [[1, 2, -1], [4, 6, -1]], [0, 0.5]),
+        ("absolute:2", [0.0, 1], [0.0, 2], [0, 0.5]),
+    ],
+)
+def test_of_another_answer_scores_count_as_the_labels_and_words_that_they_stand_for(name, ours, whole, far):
+    between = read_loss(name)
+    ours, whole = np.array(ours), np.array(whole)
+    assert evaluate(between, {"part": ours}, {"part": whole}, np.arange(2)).tolist() == far
+    assert evaluate(between, {"part": ours}, {"part": ours}, np.arange(2)).tolist() == [0, 0]
+
+
+def test_f1_between_answers_decodes_both(tmp_path):
+    (tmp_path / "boxes.py").write_text("def decode(answer):\n    return list(answer['boxes'])\n")
+    boxes = np.array([[[0, 0, 10, 10, 1]], [[0, 0, 10, 10, 2]]], np.float32)
+    between = read_loss(f"f1@0.5:{tmp_path}/boxes.py:decode")
+    for whole in ({"boxes": boxes[[0, 0]]}, {"boxes": boxes[[0, 0]], "other": boxes}):
+        assert evaluate(between, {"boxes": boxes}, whole, np.arange(2)).tolist() == [0, 1]
+
+
 def test_a_function_of_the_users_is_taken_by_its_name_or_as_it_is(tmp_path):
     (tmp_path / "mine.py").write_text("def loss(answer, target):\n    return abs(answer['a'] - target)\n")
     for given in (f"{tmp_path}/mine.py:loss", lambda answer, target: abs(answer["a"] - target)):
@@ -102,6 +135,19 @@ def test_a_function_of_the_users_is_taken_by_its_name_or_as_it_is(tmp_path):
 def test_what_is_no_loss_is_refused_with_the_first_sample_that_gave_it(value, words):
     with pytest.raises(DataError, match=words):
         evaluate(lambda answer, truth: value, {}, None, np.array([7, 8, 9]))
+
+
+def test_a_loss_may_change_its_arguments_in_place_and_ends_no_program():
+    def loss(answer, truth):
+        answer["a"] += 1
+        truth[0] -= 1
+        return [0.5]
+
+    answer, truth = {"a": np.zeros(1)}, [np.zeros(2)]
+    assert evaluate(loss, answer, truth, np.array([0])).tolist() == [0.5]
+    assert answer["a"] == 0 and (truth[0] == 0).all()
+    with pytest.raises(DataError, match="SystemExit"):
+        evaluate(lambda answer, truth: sys.exit(), answer, truth, np.array([0]))
 
 
 def test_a_loss_that_raises_is_named_with_its_own_words():

@@ -27,7 +27,7 @@ def caller(clock, starts, busy_s=0.03):
     def call(sample):
         starts.append(clock.now_s())
         clock.advance(busy_s)
-        return SimpleNamespace(latency_s=busy_s)
+        return SimpleNamespace(latency_s=busy_s, answer=None)
 
     return call
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offramp.calibrate.truth import Ragged, check_truth
+from offramp.calibrate.truth import Ragged, check_truth, gather_truth
 from offramp.errors import DataError
 
 BOXES = Ragged(np.arange(12.0).reshape(4, 3), np.array([0, 1, 1, 4]))
@@ -21,6 +21,13 @@ def test_a_single_one_is_read_without_a_name():
     assert [len(row) for row in check_truth(BOXES, 3).read()] == [1, 0, 3]
 
 
+def test_arrays_by_name_are_targets_and_one_called_offset_is_one_unless_it_is_of_another():
+    offset = np.array([0, 4])
+    assert gather_truth({"x": offset, "y": BOXES.values, "y.offset": offset}).offset is offset
+    assert gather_truth({"y.offset": offset, "y.boxes": offset}) == {"offset": offset, "boxes": offset}
+    assert gather_truth({"x": offset}) is None
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -31,7 +38,7 @@ def test_a_single_one_is_read_without_a_name():
         (np.array([None] * 4), "no array of numbers"),
         (7, "no array of numbers"),
         (Ragged(np.zeros((3, 5)), np.array([0, 1, 2, 3, 4])), "rises from 0 to 3"),
-        (Ragged(np.zeros((3, 5)), np.array([0, 2, 1, 3, 3])), "rises from 0 to 3"),
+        (Ragged(np.zeros((3, 5)), np.array([0, 2, 1, 3, 3])), "rises from 0 to 3.* falls behind sample 1"),
         (Ragged(np.zeros((3, 5)), np.array([0.0, 3])), "whole numbers"),
         (Ragged(np.array([None]), np.array([0, 1])), "values are numbers"),
     ],

@@ -12,12 +12,13 @@ from torch import nn
 from offramp.bundle import open_bundle
 from offramp.bundle.golden import read_golden, write_golden
 from offramp.bundle.manifest import reads_earlier_exits
-from offramp.errors import CheckError, ModelError, UsageError
+from offramp.errors import BundleError, CheckError, ModelError, UsageError
 from offramp.export import export, fuse, keep, quantize
 from offramp.export.variants.pruned import add_pruned
 from offramp.runtime import load_static, load_uncalibrated, verify
 from offramp.runtime.golden_check import check_answers, check_exits, compare_parts
 from offramp.runtime.request import chain_parts
+from offramp.tests.helpers.bundles import edit, replace_file
 from offramp.tests.zoo.answers import ANSWERS, Detector, Segmenter, parts_of
 
 EVERY = pytest.mark.parametrize("name", ANSWERS)
@@ -211,12 +212,14 @@ def test_patience_is_the_share_of_heads_in_a_row_that_give_the_label(tmp_path):
         (Detector, {"answer": ["boxes"], "rule": "agreement:boxes=-2"}, UsageError, "no number above 0"),
         (Detector, {"answer": ["boxes"], "rule": "agreement:boxes=0"}, UsageError, "'0' for boxes, which is no number"),
         (Detector, {"answer": ["boxes"], "rule": "pixel_share:boxes=2"}, UsageError, "up to 1"),
+        (Detector, {"answer": ["boxes"], "rule": "pixel_share:boxes=0"}, UsageError, "up to 1"),
         (Detector, {"answer": ["boxes", "classes"], "rule": "mean_softmax"}, UsageError, "one part"),
         (Detector, {"answer": ["boxes"], "rule": "agreement", "temperatures": [1, 1, 1]}, UsageError, "temperature"),
         (Detector, {"answer": ["boxes"], "rule": "agreement", "class_names": ["a", "b"]}, UsageError, "class_names"),
         (Segmenter, {"answer": ["map"], "rule": "agreement"}, ModelError, "have other shapes"),
         (Segmenter, {"answer": ["map"], "rule": "agreement", "exits": ["exit0", "exit9"]}, UsageError, "'exit9'"),
         (Segmenter, {"answer": ["map"], "rule": "agreement", "exits": ["exit0"]}, ModelError, "at least two"),
+        (Detector, {"answer": ["boxes"], "rule": "agreement", "exits": ["exit0", "exit1"] * 2}, UsageError, "twice"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_a_sentence(make, options, error, words, tmp_path):
@@ -291,6 +294,44 @@ def test_a_part_may_be_the_same_for_every_sample(tmp_path):
         assert (chain.batch(x).answer["anchors"] == np.arange(8)).all()
 
 
+@pytest.mark.parametrize("answer", [("boxes",), ("classes", "boxes"), ()])
+def test_a_variant_beside_others_has_their_parts(made, tmp_path, answer):
+    net, bundle = made("detector")
+    with pytest.raises(UsageError, match="the bundle's with boxes, classes: name the same parts"):
+        export(net, None, bundle.path, beside="other", answer=answer, rule="agreement" if answer else "entropy")
+    assert len(open_bundle(bundle.path).manifest.variants) == 1
+
+
+class Extra(nn.Module):
+    """A detector with another part: nothing, floats or whole numbers, the same grid for every sample, or a gate."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.detector, self.make = Detector(), make
+
+    def forward(self, x):
+        return [exit_ | {"extra": self.make(exit_)} for exit_ in self.detector(x)]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64])
+def test_parts_may_be_empty(kind, tmp_path):
+    net, x = Extra(lambda exit_: exit_["boxes"][:, :0].to(kind)).eval(), ANSWERS["detector"].draw(4)
+    bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "extra"], rule="agreement:boxes")
+    quantize(bundle.path, x)
+    assert all(check.passed for check in verify(bundle.path))
+    with load_uncalibrated(bundle) as chain:
+        assert chain.batch(x).answer["extra"].shape == (4, 0, 16)
+
+
+def test_a_gate_may_be_a_part_of_the_answer(tmp_path):
+    net, x = Extra(lambda exit_: exit_["boxes"][:, :1, 0].sigmoid()).eval(), ANSWERS["detector"].draw(4)
+    options = {"rule": "gate", "gates": [f"exit{k}.extra" for k in range(3)]}
+    bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "extra"], **options)
+    with load_uncalibrated(bundle) as chain:
+        answers = chain.every_exit(x)
+        assert all(close(part["extra"][:, 0], answers.score[:, k]) for k, part in enumerate(answers.answers))
+
+
 def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):
     _, bundle = made("detector")
     path = tmp_path / "b.offramp"
@@ -317,3 +358,34 @@ def test_pruning_with_fine_tuning_says_what_to_do_instead(made):
     net, bundle = made("many labels")
     with pytest.raises(UsageError, match="fine-tune it with your own loss"):
         add_pruned(net, [(torch.randn(4, 1, 16, 16), torch.zeros(4))], bundle.path, parameters=0.5)
+
+
+def swap(variant):
+    """Give the parts of one exit's answer in another order."""
+    variant["exits"][1]["answer"] = dict(reversed(variant["exits"][1]["answer"].items()))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (swap, "answers with classes, boxes, others with boxes, classes"),
+        (lambda variant: variant["exits"][0].update(logits="x"), "the answer of another task"),
+    ],
+)
+def test_a_manifest_whose_exits_answer_otherwise_is_refused(made, tmp_path, change, words):
+    path = tmp_path / "b.offramp"
+    shutil.copytree(made("detector")[1].path, path)
+    edit(path / "manifest.json", lambda manifest: change(manifest["variants"][0]))
+    with pytest.raises(BundleError, match=words):
+        open_bundle(path)
+
+
+def test_golden_answers_that_are_not_finite_are_refused(made, tmp_path):
+    path = tmp_path / "b.offramp"
+    shutil.copytree(made("detector")[1].path, path)
+    golden = read_golden(open_bundle(path), open_bundle(path).variant())
+    golden.answers[1]["boxes"][0, 0] = np.inf
+    write_golden(tmp_path / "golden.npz", golden)
+    replace_file(open_bundle(path), "golden.npz", (tmp_path / "golden.npz").read_bytes())
+    with pytest.raises(BundleError, match="not finite"):
+        verify(path)

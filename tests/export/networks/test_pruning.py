@@ -171,6 +171,12 @@ def test_it_is_exported_as_the_whole_network_was(tmp_path):
     assert whole.digest == open_bundle(path).variant().digest
 
 
+def test_a_rule_that_takes_no_temperatures_is_kept(tmp_path):
+    export(make(), X, tmp_path / "b.offramp", rule="patience")
+    bundle = add_pruned(make(), batches(), tmp_path / "b.offramp", macs=0.5, epochs=0)
+    assert [variant.rule for variant in bundle.manifest.variants] == ["patience", "patience"]
+
+
 def test_images_of_a_bundle_that_prepares_them_are_prepared_before_the_network_gets_them(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (20, 10, 10, 3), np.uint8)
     labels = torch.arange(20) % CLASSES
