@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import MissingError, ModelError, OfframpError, UsageError, unknown_name
 from ..runtime.engines._stdout import printing_to_stderr
 
-__all__ = ["call_function", "read_function", "running"]
+__all__ = ["call_function", "read_function", "running_code"]
 
 
 def read_function(source: str) -> Any:
@@ -34,7 +34,7 @@ def read_function(source: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    with running(source):
+    with running_code(source):
         spec.loader.exec_module(module)
     target = getattr(module, function, None)
     if target is None or isinstance(target, ModuleType):
@@ -51,12 +51,12 @@ def call_function(source: str) -> Any:
         UsageError, ModelError, MissingError: as for `read_function`, or the function fails.
     """
     target = read_function(source)
-    with running(source):
+    with running_code(source):
         return target() if _is_function(target) else target
 
 
 @contextlib.contextmanager
-def running(source: str) -> Iterator[None]:
+def running_code(source: str) -> Iterator[None]:
     """Have the folder of `file.py:function` on the import path, and what it prints on stderr, since stdout is for results.
 
     Raises:

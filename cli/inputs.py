@@ -9,7 +9,7 @@ from ..bundle import Manifest
 from ..calibrate import sample_files
 from ..calibrate.datasets import read_samples
 from ..calibrate.sample_files import labelled
-from ..calibrate.user_code import call_function, running
+from ..calibrate.user_code import call_function, running_code
 from ..errors import DataError, UsageError, require
 from ..files import os_errors_explained
 from ..progress import Progress, no_progress
@@ -71,7 +71,7 @@ def load_samples(
         UsageError, DataError, MissingError: as for `calibrate.load_samples`.
     """
     if ".py:" in source:
-        with running(source):  # also while it is read: it may be a generator
+        with running_code(source):  # also while it is read: it may be a generator
             return read_samples(call_function(source), manifest, name=source, progress=progress)
     if source.endswith(".py"):
         raise UsageError(f"Name the function that returns the samples: {source}:function", path=source)
@@ -125,7 +125,7 @@ def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: in
     if value is None:
         given = load_samples(source, manifest)
     else:
-        with running(source):
+        with running_code(source):
             given = read_samples(value, manifest, name=source, progress=no_progress)
     x, y = labelled(given, source)
     if isinstance(x, (dict, tuple)):
