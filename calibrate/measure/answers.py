@@ -26,6 +26,9 @@ SAMPLES_AT_ONCE = 100
 MOST_COPIES = 4
 """Networks that record at the same time, at most."""
 
+MOST_ANSWER_BYTES = 100_000_000
+"""Answers that are no labels take so much memory at most before they are judged, of all copies together."""
+
 LEAST_SURE = 48
 """Samples that are compared because an exit is least sure of them, about."""
 
@@ -95,7 +98,8 @@ def record_answers(
 
 def _record(net: Net, x: Samples, done: int, threads: int, judge: Judge | None) -> Iterator[tuple[slice, EveryExit]]:
     """Yield the answers to each hundred samples behind the first ones, which are done, in their order."""
-    parts = [slice(first, min(first + SAMPLES_AT_ONCE, len(x))) for first in range(done, len(x), SAMPLES_AT_ONCE)]
+    count = _samples_at_once(net, x) if judge is not None and done < len(x) else SAMPLES_AT_ONCE
+    parts = [slice(first, min(first + count, len(x))) for first in range(done, len(x), count)]
 
     def ask(net: Net, rows: slice) -> EveryExit:
         try:
@@ -110,6 +114,13 @@ def _record(net: Net, x: Samples, done: int, threads: int, judge: Judge | None) 
         for first in range(0, len(parts), len(nets)):
             at_once = parts[first : first + len(nets)]
             yield from zip(at_once, run(ask, nets, at_once), strict=True)
+
+
+def _samples_at_once(net: Net, x: Samples) -> int:
+    """Return how many samples' answers fit into `MOST_ANSWER_BYTES` with those of all copies."""
+    answers = net.every_exit(x[0:1]).answers or ()
+    each = sum(part.nbytes for answer in answers for part in answer.values())
+    return max(1, min(SAMPLES_AT_ONCE, MOST_ANSWER_BYTES // max(1, MOST_COPIES * each)))
 
 
 def _copy(net: Net, threads: int, stack: ExitStack) -> list[Net]:

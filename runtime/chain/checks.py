@@ -155,8 +155,8 @@ def refuse_answer(label: int, score: float, classes: int, where: Where, *, row: 
         label_words = f"label {label} and score {score:.4g}"
         range_words = f"labels run from 0 to {classes - 1} and scores"
     raise BundleError(
-        f"{stage} answers {which} with {label_words}, but {range_words} from 0 to 1. The file is not what was exported, the engine "
-        "computes it wrongly, or a gate of the network itself leaves that range. Run: offramp verify",
+        f"{stage} answers {which} with {label_words}, but {range_words} from 0 to 1. The file is not what was exported, the "
+        "engine computes it wrongly, or a gate of the network itself leaves that range. Run: offramp verify",
         device=device,
         stage=stage,
     )

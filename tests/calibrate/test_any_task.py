@@ -8,6 +8,7 @@ import torch
 
 from offramp.bundle import Target
 from offramp.calibrate import Ragged, bench, calibrate, report
+from offramp.calibrate.measure import answers
 from offramp.calibrate.measure.latency import measure, run_alone
 from offramp.errors import DataError, UsageError
 from offramp.export import export
@@ -185,3 +186,14 @@ def test_what_is_for_labels_alone_says_so(regressor):
         report(bundle, data=(x, y), output="report.html")
     with pytest.raises(UsageError, match="no targets"):
         bench(bundle, (x, None), loss="absolute:90")
+
+
+def test_few_samples_with_large_answers_are_recorded_at_once(regressor, monkeypatch):
+    bundle, x, _, _ = regressor
+    samples = convert_samples(x[:10], bundle.manifest.inputs)
+    with load_uncalibrated(bundle) as net:
+        assert answers._samples_at_once(net, samples) == answers.SAMPLES_AT_ONCE
+        monkeypatch.setattr(answers, "MOST_ANSWER_BYTES", 3 * answers.MOST_COPIES * 3 * 4)  # three exits, a float each
+        assert answers._samples_at_once(net, samples) == 3
+        monkeypatch.setattr(answers, "MOST_ANSWER_BYTES", 0)
+        assert answers._samples_at_once(net, samples) == 1
