@@ -82,7 +82,8 @@ class AnswerCheck(Struct, frozen=True):
         score: the largest error of a score.
         relative: the largest error of a static network's logits, divided by the largest logit; it was loaded once more to see
             them. None for the chain, whose logits `Verification.exits` compares.
-        labels_equal, labels: how many labels are the same, and how many there are: one per golden sample and exit.
+        labels_equal, labels: how many labels are the same, and how many there are: one per golden sample and exit; none if the
+            network does not classify.
         passed: True if scores, labels and logits are within the tolerance, or if the device cannot run the network.
         problem: why the device cannot run it.
 
@@ -187,12 +188,13 @@ def check_answers(parts: NetworkParts, net: Net, golden: Golden, network: str) -
     compared = [
         _compare_answers(answers, golden, exit_, (k, columns[k]), tolerances[k]) for k, exit_ in enumerate(parts.exits)
     ]
+    has_labels = all("logits" in answer for answer in golden.answers)
     return AnswerCheck(
         network,
         built=tuple(dict.fromkeys(stage.built for stage in net.provenance.stages)),
         score=max(score for score, _, _ in compared),
-        labels_equal=int(sum(equal.sum() for _, equal, _ in compared)),
-        labels=sum(len(equal) for _, equal, _ in compared),
+        labels_equal=int(sum(equal.sum() for _, equal, _ in compared)) if has_labels else 0,
+        labels=sum(len(equal) for _, equal, _ in compared) if has_labels else 0,
         passed=all(agrees for _, _, agrees in compared),
     )
 

@@ -49,8 +49,9 @@ class Verification(Struct, frozen=True):
 
     def __str__(self) -> str:
         lines = [f"{'exit':12}{'largest error':>15}{'relative':>12}{'of a score':>12}{'labels equal':>15}"]
+        has_labels = any(network.labels for network in self.networks) or not self.networks
         for check in self.exits:
-            labels = f"{check.labels_equal} of {check.samples}"
+            labels = f"{check.labels_equal} of {check.samples}" if has_labels else "-"
             lines.append(f"{check.exit:12}{check.absolute:15.3g}{check.relative:12.3g}{check.score:12.3g}{labels:>15}")
         for network in self.networks:
             lines.append(_describe(network))
@@ -67,11 +68,10 @@ def _describe(check: AnswerCheck) -> str:
         return f"{check.network} does not run here: {quoted(check.problem)}"
     verdict = "" if check.passed else ": FAILED"
     origin = " (built in the bundle)" if "bundle" in check.built else ""
-    logits = "" if check.relative is None else f", a logit by at most {check.relative:.3g} of the largest"
-    return (
-        f"{check.network}{origin}: {check.labels_equal} of {check.labels} labels equal, a score is off by at most "
-        f"{check.score:.3g}{logits}{verdict}"
-    )
+    labels = f"{check.labels_equal} of {check.labels} labels equal, " if check.labels else ""
+    what = "a logit" if check.labels else "a value of its answer"
+    values = "" if check.relative is None else f", {what} by at most {check.relative:.3g} of the largest"
+    return f"{check.network}{origin}: {labels}a score is off by at most {check.score:.3g}{values}{verdict}"
 
 
 def verify(

@@ -90,6 +90,8 @@ def read_answer_rule(text: str, answer: Sequence[str]) -> AnswerRule:
         if part not in answer:
             raise unknown_name("part of an answer", part, answer)
         settings[part] = _read_number(number, text, part, is_share=name == "pixel_share") if equals else None
+    if name == "mean_softmax" and any(number is not None for number in settings.values()):
+        raise UsageError(f"The rule mean_softmax takes no number: write mean_softmax:{next(iter(settings))}.")
     settings = settings or dict.fromkeys(answer)
     if name != "agreement" and len(settings) > 1:
         raise UsageError(f"The rule {name} reads one part of an answer: write {name}:{next(iter(settings))}.")

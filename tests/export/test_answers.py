@@ -108,6 +108,7 @@ def test_it_is_verified_quantised_kept_and_verified_again(made, name, device, tm
         keep(path, [0, -1])
     checks = verify(path, device)
     assert all(check.passed for check in checks), [str(check) for check in checks if not check.passed]
+    assert not any("label" in line or "logit" in line for check in checks for line in str(check).splitlines()[1:])
     answers = [{*exit_.answer} for check in open_bundle(path).manifest.variants for exit_ in check.exits]
     assert answers.count(set(ANSWERS[name].options["answer"])) == len(answers)
 
@@ -214,6 +215,7 @@ def test_patience_is_the_share_of_heads_in_a_row_that_give_the_label(tmp_path):
         (Detector, {"answer": ["boxes"], "rule": "pixel_share:boxes=2"}, UsageError, "up to 1"),
         (Detector, {"answer": ["boxes"], "rule": "pixel_share:boxes=0"}, UsageError, "up to 1"),
         (Detector, {"answer": ["boxes", "classes"], "rule": "mean_softmax"}, UsageError, "one part"),
+        (Detector, {"answer": ["boxes"], "rule": "mean_softmax:boxes=3"}, UsageError, "takes no number"),
         (Detector, {"answer": ["boxes"], "rule": "agreement", "temperatures": [1, 1, 1]}, UsageError, "temperature"),
         (Detector, {"answer": ["boxes"], "rule": "agreement", "class_names": ["a", "b"]}, UsageError, "class_names"),
         (Segmenter, {"answer": ["map"], "rule": "agreement"}, ModelError, "have other shapes"),
