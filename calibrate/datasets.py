@@ -12,7 +12,7 @@ from ..progress import Progress
 from ..runtime.chain.samples import to_array
 from .images import ImageReader
 from .sample_memory import make_array
-from .truth import gather_truth
+from .truth import Ragged, gather_truth
 
 __all__ = ["name_arrays", "read_samples"]
 
@@ -55,6 +55,8 @@ def read_samples(
             samples, _ = _Collector(x, manifest, name=name, progress=progress).collect()
         else:
             samples = tuple(_to_array(part, name) for part in x) if isinstance(x, tuple) else _to_array(x, name)
+        if y is not None and manifest is not None and not manifest.classes:
+            return samples, _to_targets(y, name)
         return samples, None if y is None else _to_array(y, name)
     except MemoryError as error:
         raise MissingError(f"The samples of {name} do not fit into memory: give fewer.") from error
@@ -84,6 +86,13 @@ def name_arrays(
         wanted = f"`{missing[0]}`" if len(names) > 1 else "`x`"
         raise DataError(f"{source} has no array {wanted}; it has {', '.join(arrays) or 'none'}.")
     return {name: arrays[name] for name in names}, y
+
+
+def _to_targets(y: Any, name: str) -> Any:
+    """Return targets of a network that does not classify: an array, rows of different lengths, or several by name."""
+    if isinstance(y, Mapping):
+        return {str(key): _to_targets(part, name) for key, part in y.items()}
+    return y if isinstance(y, Ragged) else _to_array(y, name)
 
 
 class _Rows:

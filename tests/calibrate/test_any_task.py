@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from offramp.bundle import Target
-from offramp.calibrate import Ragged, bench, calibrate, report
+from offramp.calibrate import Ragged, bench, calibrate, load_samples, report
 from offramp.calibrate.measure import answers
 from offramp.calibrate.measure.latency import measure, run_alone
+from offramp.calibrate.truth import check_truth
 from offramp.errors import DataError, UsageError
 from offramp.export import export
 from offramp.progress import no_progress
@@ -118,6 +119,17 @@ def test_run_prints_the_answers_as_text_and_as_json(regressor, tmp_path):
     assert [row["answer"]["angle"] for row in json.loads(done.stdout)] == pytest.approx(
         exits[-1][:2].tolist(), rel=1e-4
     )
+
+
+def test_targets_of_a_program_may_be_several_and_of_different_lengths(tmp_path):
+    entry = ANSWERS["detector"]
+    net, x = entry.build(), entry.draw(30, 1)
+    manifest = export(net, x[:4], tmp_path / "boxes.offramp", **entry.options).manifest
+    boxes = Ragged(np.zeros((60, 5)), np.arange(0, 61, 2))
+    for y in (boxes, {"boxes": boxes, "any": np.ones(30)}, torch.ones(30, 2)):
+        samples, given = load_samples((x, y), manifest)
+        assert len(samples) == 30 and len(check_truth(given, 30)) == 30
+    assert list(load_samples((x, {"boxes": boxes, "any": np.ones(30)}), manifest)[1]) == ["boxes", "any"]
 
 
 @pytest.mark.parametrize(
