@@ -266,9 +266,8 @@ def _check_shrinking(net: Net, prober: Prober, answers: EveryExit, comparer: Com
 
     At each exit in turn the surest sample leaves. The others stay, at least two of them and in another order.
     """
-    rows = np.arange(len(answers.score))[
-        ::-1
-    ]  # no more than in the comparisons before, since large networks need the memory
+    # No more samples than in the comparisons before: large networks take gigabytes for each.
+    rows = np.arange(len(answers.score))[::-1]
     samples = tuple(take_samples(prober.inputs, prober.axes, rows))
     for k, name in enumerate(net.exits[:-1]):
         second, surest = np.sort(answers.score[:, k])[-2:]
