@@ -19,4 +19,4 @@ def encode_number(value: Any) -> Any:
     """Return a number or text of NumPy's as one of Python's, for msgspec to encode: programs give them as settings."""
     if isinstance(value, np.generic):
         return value.item()
-    raise NotImplementedError(f"Objects of {type(value)} cannot be encoded.")
+    raise TypeError(f"Objects of {type(value)} cannot be encoded.")

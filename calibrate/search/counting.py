@@ -59,10 +59,8 @@ def count_means(
             if each.ndim == 1:
                 sums[key].first[...] += (each[k] - each[-1]) * leaving
                 sums[key].second[...] += (each[k] - each[-1]) ** 2 * leaving
-            elif each.dtype.kind == "f":
-                _add_values(sums[key], each[rows, k], each[rows, -1], joint, sizes[: k + 1], broadcast)
             else:
-                _add_signs(sums[key], each[rows, k], each[rows, -1], joint, sizes[: k + 1], broadcast)
+                _add_changes(sums[key], each[rows, k], each[rows, -1], joint, sizes[: k + 1], broadcast)
         if sizes[k] == 1:  # a single candidate: samples that leave here cannot change later counts
             stay = exit_bin == 0
             rows, index = rows[stay], index[stay]
@@ -82,7 +80,7 @@ def _start_sums(values: np.ndarray, sizes: Sequence[int]) -> _Sums:
     return sums
 
 
-def _add_values(
+def _add_changes(
     sums: _Sums,
     value: np.ndarray,
     last: np.ndarray,
@@ -90,20 +88,14 @@ def _add_values(
     sizes: Sequence[int],
     broadcast: tuple[slice | None, ...],
 ) -> None:
-    """Add what samples that leave at an exit lose there, and its square, less what they lose at the last exit."""
-    sums.first[...] += _count_leaving(joint, sizes, value - last)[broadcast]
-    sums.second[...] += _count_leaving(joint, sizes, value**2 - last**2)[broadcast]
+    """Add the values, and their squares, of samples that leave at an exit, less those that they have at the last exit.
 
-
-def _add_signs(
-    sums: _Sums,
-    value: np.ndarray,
-    last: np.ndarray,
-    joint: np.ndarray,
-    sizes: Sequence[int],
-    broadcast: tuple[slice | None, ...],
-) -> None:
-    """Count how often samples that leave at an exit have the value 1 and -1 there, less how often at the last exit."""
+    Of int8 it counts instead how many are 1, and how many -1, which are few.
+    """
+    if value.dtype.kind == "f":
+        sums.first[...] += _count_leaving(joint, sizes, value - last)[broadcast]
+        sums.second[...] += _count_leaving(joint, sizes, value**2 - last**2)[broadcast]
+        return
     for counts, sign in ((sums.first, 1), (sums.second, -1)):
         for has_sign, factor in ((value * sign > 0, 1), (last * sign > 0, -1)):
             if has_sign.any():

@@ -58,13 +58,13 @@ def pixel_share(tape: ir.tape.Tape, parts: Parts, before: Parts | None, rule: An
     surest = _find_surest(tape, parts[name], opset)
     short = tape.op("Less", [surest, constant(tape, SURE if limit is None else limit)])
     sure = tape.op("Sub", [constant(tape, 1.0), tape.op("Cast", [short], {"to": ir.DataType.FLOAT})])
-    return _reduce_all(tape, "ReduceMean", sure, opset)
+    return _mean_of_each(tape, sure, opset)
 
 
 def mean_softmax(tape: ir.tape.Tape, parts: Parts, before: Parts | None, rule: AnswerRule, opset: int) -> ir.Value:
     """The mean over all pixels of the largest softmax probability (MESS, arXiv 2106.03527)."""
     ((name, _),) = rule.settings.items()
-    return _reduce_all(tape, "ReduceMean", _find_surest(tape, parts[name], opset), opset)
+    return _mean_of_each(tape, _find_surest(tape, parts[name], opset), opset)
 
 
 ANSWER_RULES: dict[str, Callable[[ir.tape.Tape, Parts, Parts | None, AnswerRule, int], ir.Value]] = {
@@ -128,7 +128,7 @@ def _distance(tape: ir.tape.Tape, ours: ir.Value, theirs: ir.Value, scale: float
     else:
         equal = tape.op("Cast", [tape.op("Equal", [ours, theirs])], {"to": ir.DataType.FLOAT})
         far = tape.op("Sub", [constant(tape, 1.0), equal])
-    return tape.op("Min", [_reduce_all(tape, "ReduceMean", far, opset), constant(tape, 1.0)])
+    return tape.op("Min", [_mean_of_each(tape, far, opset), constant(tape, 1.0)])
 
 
 def _find_surest(tape: ir.tape.Tape, scores: ir.Value, opset: int) -> ir.Value:
@@ -164,10 +164,9 @@ def _softmax(tape: ir.tape.Tape, scores: ir.Value) -> ir.Value:
     return tape.op("Div", [powers, tape.op("ReduceSum", [powers], {"axes": [1], "keepdims": 1})])
 
 
-def _reduce_all(tape: ir.tape.Tape, operator: str, value: ir.Value, opset: int) -> ir.Value:
-    """Reduce every axis but the batch."""
-    flat = tape.op("Flatten", [value], {"axis": 1})
-    return reduce(tape, operator, flat, opset)
+def _mean_of_each(tape: ir.tape.Tape, value: ir.Value, opset: int) -> ir.Value:
+    """Return the mean of each sample's values: (batch, ...) -> (batch,)."""
+    return reduce(tape, "ReduceMean", tape.op("Flatten", [value], {"axis": 1}), opset)
 
 
 def _to_float(tape: ir.tape.Tape, value: ir.Value) -> ir.Value:

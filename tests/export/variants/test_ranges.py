@@ -100,6 +100,16 @@ WITHOUT_MEAN = (
 )
 
 
+def save_graph(path, nodes, arrays, *, tokens):
+    """Write a graph of x (N, tokens, width) with the exits z0 and z1, and return its path."""
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", tokens, WIDTH])
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in ("z0", "z1")]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "tokens", [x], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
 def write_normalised(path, normalisation):
     """Write a network with two exits; the last normalises two tokens of which the second is a thousand times the first."""
     rng = np.random.default_rng(0)
@@ -120,12 +130,7 @@ def write_normalised(path, normalisation):
     ]
     attributes = {"Gather": {"axis": 1}, "ReduceMean": {"axes": [-1]}}
     nodes = [helper.make_node(kind, inputs, [output], **attributes.get(kind, {})) for kind, inputs, output in steps]
-    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 2, WIDTH])
-    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in ("z0", "z1")]
-    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "normalised", [x], outputs, weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
+    return save_graph(path, nodes, arrays, tokens=2)
 
 
 @pytest.mark.parametrize("normalisation", [LAYER_NORM, IN_PARTS, WITHOUT_MEAN], ids=["one", "parts", "rms"])
@@ -161,12 +166,7 @@ def write_masked(path):
         ("MatMul", ["m0", "H1"], "z1", {}),
     ]
     nodes = [helper.make_node(kind, inputs, [output], **attributes) for kind, inputs, output, attributes in steps]
-    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4, WIDTH])
-    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in ("z0", "z1")]
-    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "masked", [x], outputs, weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
+    return save_graph(path, nodes, arrays, tokens=4)
 
 
 def test_what_a_mask_of_the_graph_reaches_stays_in_float(tmp_path):
