@@ -16,6 +16,9 @@ __all__ = ["Benchmark", "MeasuredLimit", "Row", "StageCost", "judge_early_exit"]
 MOST_OFF = 0.99
 """A ratio of mean latencies is taken to be at most this share too high or too low, so that intervals end."""
 
+MOST_FACTOR = 100.0
+"""How many samples would tell is said if they are fewer than so many times those that were measured."""
+
 
 class Row(Struct, frozen=True):
     """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds.
@@ -42,13 +45,30 @@ class MeasuredLimit(Struct, frozen=True):
     low: float
     high: float
 
-    def is_missed(self, name: str, limit: float) -> bool:
-        """Return True if the value misses a limit, by the limit's name."""
-        return self.value < limit if name == "min_accuracy" else self.value > limit
-
     def is_surely_missed(self, name: str, limit: float) -> bool:
         """Return True if the whole interval misses a limit: these samples contradict it."""
         return self.high < limit if name == "min_accuracy" else self.low > limit
+
+    def tell(self, name: str, limit: float, samples: int) -> str:
+        """Say what the samples can and cannot tell where a limit lies inside the interval, else nothing.
+
+        An interval is half as long with four times the samples. So many would tell in most draws as make it half as long as
+        the limit is far from the value.
+        """
+        if not self.low <= limit <= self.high or self.low == self.high:
+            return ""
+        side = "at least" if name == "min_accuracy" else "at most"
+        length = self.high - self.value if limit > self.value else self.value - self.low
+        factor = (2 * length / (limit - self.value)) ** 2 if limit != self.value else math.inf
+        enough = (
+            f"about {math.ceil(samples * factor / 100) * 100} would"
+            if factor < MOST_FACTOR
+            else "the two are too close to tell"
+        )
+        return (
+            f" Of {name} {self.show(name)} was measured: these {samples} samples neither show that it is {side} "
+            f"{show_value(name, limit)} nor contradict it; {enough}."
+        )
 
     def show(self, name: str) -> str:
         """Write the value and its interval in the limit's unit."""
@@ -209,6 +229,7 @@ def judge_early_exit(
     measured: Mapping[str, MeasuredLimit],
     target: Target | None,
     *,
+    samples: int,
     errors: Sequence[float] = (0.0, 0.0),
 ) -> str:
     """Return a sentence that says who wins: by the target that the thresholds were chosen for; without one, by mean latency.
@@ -217,6 +238,7 @@ def judge_early_exit(
         early, whole, single: as in `Benchmark`.
         measured: what the target limits, as it was measured, by the limits' names; empty without a target.
         target: of the operating point.
+        samples: how many were measured.
         errors: standard errors of the mean latency of `early` divided by that of `whole`, and by that of `single`.
     """
     statics = [_Rival("the whole static network", whole, errors[0])]
@@ -226,16 +248,13 @@ def judge_early_exit(
     figures, doubts = _show(early, target), ""
     for name, value in measured.items():
         assert target is not None
-        limit, shown = target.limits[name], value.show(name)
+        limit = target.limits[name]
         if value.is_surely_missed(name, limit):
             return (
-                f"Early exit misses its target here: {name} is {show_value(name, limit)}, but {shown} was measured. It takes "
-                f"{figures}, {ratio}."
+                f"Early exit misses its target here: {name} is {show_value(name, limit)}, but {value.show(name)} was measured. "
+                f"It takes {figures}, {ratio}."
             )
-        if value.is_missed(name, limit):
-            doubts += (
-                f" Of {name} {shown} was measured, which does not contradict the limit of {show_value(name, limit)}."
-            )
+        doubts += value.tell(name, limit, samples)
     if target is not None and target.goal == "accuracy":
         slowest_s = target.max_latency_s or math.inf
         fast = [each for each in statics if each.row.mean_s <= slowest_s]

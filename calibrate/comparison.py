@@ -289,7 +289,9 @@ def _summarise(
         ratio_error(latencies(early), latencies(results[name][0]), request.pace.block) if name in results else 0.0
         for name in ("whole", "single")
     ]
-    verdict = judge_early_exit(rows["early"], rows["whole"], rows.get("single"), limited, target, errors=errors)
+    verdict = judge_early_exit(
+        rows["early"], rows["whole"], rows.get("single"), limited, target, samples=len(early), errors=errors
+    )
     if max(shares) == 1:
         verdict += f" All samples left at exit {early[0].exit}: the static network that ends there gives the same."
     return Benchmark(
