@@ -124,6 +124,7 @@ class Benchmark(Struct, frozen=True):
         verdict: a sentence that says whether early exit wins here.
         every_s: the pace of the calls; None if they were made back to back.
         counts: what accuracies are made of: `labels`, or `losses`: they are then 1 less the mean loss.
+        notes: what else a reader should know, such as what pauses between calls would change.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -155,6 +156,7 @@ class Benchmark(Struct, frozen=True):
     calibrated_s: float | None = None
     slowdown: float | None = None
     counts: Literal["labels", "losses"] = "labels"
+    notes: tuple[str, ...] = ()
 
     @property
     def calibration_error(self) -> float | None:
@@ -171,7 +173,7 @@ class Benchmark(Struct, frozen=True):
         what = "accuracy drop" if self.counts == "labels" else "loss added"
         drop = f"{what} {show_share(self.drop)}, paired 95 % interval {low} to {high}, on {self.samples} samples"
         drop += ", called back to back" if self.every_s is None else f", called every {show_time(self.every_s)}"
-        return "\n".join([*parts, drop, self.verdict])
+        return "\n".join([*parts, drop, self.verdict, *(f"note: {note}" for note in self.notes)])
 
     def _networks(self) -> list[str]:
         rows = [("early exit", self.early), ("whole static network", self.whole)]

@@ -4,10 +4,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, Manifest, OperatingPoint, Target, Variant, opened
 from ..bundle.calibration import StaticPoint
@@ -25,6 +27,7 @@ from .judging import Judging, read_judging
 from .labels import LEAST_SAMPLES, check_data, check_labelled, check_labels
 from .losses import Loss
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
+from .measure.pauses import describe_pauses
 from .pace import BACK_TO_BACK, Pace
 from .truth import Truth
 
@@ -204,10 +207,17 @@ def compare(request: ComparisonRequest) -> Comparison:
     rng = np.random.default_rng(request.seed)
     with ExitStack() as stack:
         networks = _load_networks(request, stack, rng)
+        start_s = perf_counter()
         results = measure(networks.turns, request.x, rng=rng, progress=request.progress, block=request.pace.block)
+        notes = _try_pauses(request, networks.nets["whole"], (perf_counter() - start_s) / 10)
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
-    benchmark = _summarise(request, networks, results, correctness)
+    benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes))
     return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"])
+
+
+def _try_pauses(request: ComparisonRequest, whole: Net, seconds: float) -> list[str]:
+    """Try what pauses between calls would change, if no pace was given."""
+    return [] if request.pace.every_s is not None else describe_pauses(whole, request.x, seconds=seconds)
 
 
 def _judge(request: ComparisonRequest, networks: _Networks, results: Mapping[str, Sequence[Result]]) -> Correctness:

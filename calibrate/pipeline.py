@@ -25,6 +25,7 @@ from .labels import chance_of_agreement, compare_with_commonest
 from .losses import Loss
 from .measure.configurations import Measurements, measure_all
 from .measure.noise import describe_drift
+from .measure.pauses import describe_pauses
 from .measure.session import Session
 from .requests import Devices, Keep, Request, read_request
 from .search.choice import Choice, choose, measure_again
@@ -165,6 +166,7 @@ def calibrate(
         choice, contenders = try_fewer_exits(session, measured, contenders, choice, independence)
         choice = measure_again(session, choice, contenders)
         picks = record_tested(session, choice.picks, measured, independence)
+        pauses = _try_pauses(session)
         conditions = session.conditions()
     question, forgotten = ask(session.request)
     points = make_points(
@@ -176,11 +178,19 @@ def calibrate(
         question=question,
         progress=progress,
     )
-    notes += [*independence.notes, *describe_question(question, confidence), *forgotten]
+    notes += [*pauses, *independence.notes, *describe_question(question, confidence), *forgotten]
     calibration, is_stored = store(_describe(session, choice, points, conditions, notes=notes), session.request)
     if is_stored:  # else what was recorded stays in the cache, for a user who asks for it again
         session.resume.clear()
     return calibration
+
+
+def _try_pauses(session: Session) -> list[str]:
+    """Try what pauses between calls would change, for a sixth of the time of one configuration, if no pace was given."""
+    request = session.request
+    if request.pace.every_s is not None:
+        return []
+    return describe_pauses(session.reference, request.samples.x, seconds=request.measure_s / 6)
 
 
 def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
