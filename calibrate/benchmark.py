@@ -124,6 +124,8 @@ class Benchmark(Struct, frozen=True):
         verdict: a sentence that says whether early exit wins here.
         every_s: the pace of the calls; None if they were made back to back.
         counts: what accuracies are made of: `labels`, or `losses`: they are then 1 less the mean loss.
+        noise: relative standard error of the mean latency of `early`, as turns of calls differ by it.
+        ratio_noise: the same of its ratio to that of `whole`; what slows down both in the same turns is not in it.
         notes: what else a reader should know, such as what pauses between calls would change.
 
     Example:
@@ -156,6 +158,8 @@ class Benchmark(Struct, frozen=True):
     calibrated_s: float | None = None
     slowdown: float | None = None
     counts: Literal["labels", "losses"] = "labels"
+    noise: float = 0.0
+    ratio_noise: float = 0.0
     notes: tuple[str, ...] = ()
 
     @property
@@ -199,7 +203,9 @@ class Benchmark(Struct, frozen=True):
     def _predictions(self) -> list[str]:
         lines = [
             f"Mean latency by these shares and latencies: {show_us(self.predicted_s, 1)}, measured: "
-            f"{show_us(self.early.mean_s, 1)} ({self.prediction_error:+.1%})"
+            f"{show_us(self.early.mean_s, 1)} ({self.prediction_error:+.1%})",
+            f"The machine's own noise: one standard error is {self.noise:.1%} of early exit's mean, {self.ratio_noise:.1%} of "
+            "its ratio to the whole network's",
         ]
         if self.share_error_s is not None:
             lines.append(

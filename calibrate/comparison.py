@@ -327,6 +327,8 @@ def _summarise(
         calibrated_s=point.latency_s if point else None,
         slowdown=_find_slowdown(request, placement[-1], latencies(whole)),
         counts="labels" if request.judging is None else "losses",
+        noise=mean_error(latencies(early), request.pace.block) / rows["early"].mean_s,
+        ratio_noise=errors[0] * rows["whole"].mean_s / rows["early"].mean_s,
     )
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from .. import __version__
 from ..bundle import Bundle, Calibration, OperatingPoint, Target
 from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency, StaticPoint
+from ..devices import identify
 from ..devices.meter import Meter
 from ..progress import Progress, no_progress
 from .advice import advise, name_uncertain, name_unpromised
@@ -242,7 +243,7 @@ def _describe(
         gates=tuple(choice.exclusions.values()),
         notes=(
             *session.notes,
-            *describe_drift(session.reference_parts_s),
+            *describe_drift(session.reference_parts_s, identify().how_to_fix_clocks),
             *name_uncertain(choice.contenders),
             *request.notes,
             *notes,

@@ -100,7 +100,7 @@ def describe_calibration(calibration: "Calibration") -> str:
     pace = "back to back" if calibration.every_s is None else f"every {show_time(calibration.every_s)}"
     lines = [f"{split} {energy} Calls were measured {pace}."]
     for name, point in calibration.points.items():
-        lines += ["", *_describe_point(name, point)]
+        lines += ["", *_describe_point(name, point, _find_noise(calibration, point))]
     has_losses = calibration.point.target.counts == "losses"
     rows = [("static network", "device", "loss" if has_losses else "accuracy", "mean us", "mJ", "")]
     for static in calibration.statics:
@@ -115,7 +115,20 @@ def describe_calibration(calibration: "Calibration") -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
-def _describe_point(name: str, point: "OperatingPoint") -> list[str]:
+def _find_noise(calibration: "Calibration", point: "OperatingPoint") -> float:
+    """Return the relative standard error of a point's mean latency; 0 if it is not known."""
+    if point.exits_early:
+        chains = (
+            chain
+            for chain in calibration.chains
+            if (chain.variant, chain.placement) == (point.variant, point.placement)
+        )
+        return next((chain.noise for chain in chains), 0.0)
+    ends = (static for static in calibration.statics if (static.variant, static.exit) == (point.variant, point.static))
+    return next((static.noise for static in ends if static.device in point.placement), 0.0)
+
+
+def _describe_point(name: str, point: "OperatingPoint", noise: float) -> list[str]:
     lines = [f"point {name}: {point.target}", f"  runs         {point.engines}"]
     if point.exits_early:
         lines += [
@@ -135,7 +148,8 @@ def _describe_point(name: str, point: "OperatingPoint") -> list[str]:
         lines.append(f"  {kind}   {show_share(point.drop)}, 95 % interval {low} to {high}{corrected}")
     else:
         lines.append(f"  disagreement {show_share(point.disagreement)} with the whole network")
-    lines.append(f"  mean latency {show_us(point.latency_s)} predicted")
+    known = f"; the machine's own noise is {noise:.1%} of it" if noise else ""
+    lines.append(f"  mean latency {show_us(point.latency_s)} predicted{known}")
     if point.late is not None and point.target.deadline_s is not None:
         deadline = show_us(point.target.deadline_s)
         lines.append(f"  late         {show_share(point.late)} above {deadline} predicted")

@@ -114,6 +114,15 @@ class Board(Struct, frozen=True, kw_only=True):
         """The most power that a sensor on such a board can see, in W; a reading of more is wrong."""
         return MOST_W.get(self.kind, MOST_SERVER_W)
 
+    @property
+    def how_to_fix_clocks(self) -> str:
+        """The command that fixes the clocks, such as `sudo jetson_clocks`; empty if none is known."""
+        if self.kind == "jetson":  # NVIDIA, Jetson Linux Developer Guide, "Power Management"
+            return "sudo jetson_clocks"
+        if self.governor not in ("", "performance"):  # the kernel's admin-guide/pm/cpufreq.rst
+            return "echo performance | sudo tee /sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
+        return ""
+
 
 def identify(root: str | Path = "/") -> Board:
     """Identify the board. Fields that cannot be read are `unknown`, empty or None; none is guessed from a user's settings.

@@ -53,20 +53,22 @@ def part_medians(times_s: np.ndarray) -> np.ndarray:
     return np.array([np.median(part) for part in np.array_split(times_s, _count_parts(times_s))])
 
 
-def describe_drift(sessions: Sequence[np.ndarray]) -> list[str]:
+def describe_drift(sessions: Sequence[np.ndarray], fixing: str = "") -> list[str]:
     """Say in a note how far the machine's speed changed while it was measured; no note if it changed little.
 
     Args:
         sessions: as for `machine_noise`.
+        fixing: the command that fixes the clocks here; see `devices.Board`.
     """
     parts = np.concatenate(sessions)
     ratio = float(parts.max() / parts.min())
     if ratio < MUCH_DRIFT:
         return []
+    clocks = f", with fixed clocks ({fixing})" if fixing else ""
     return [
         f"The machine's speed changed while it was measured: the same network took {ratio:.2f} times as long in one part as in "
-        "another. Small differences between networks say little. Measure again when nothing else runs and the clocks are fixed, "
-        "or for longer (--measure-s)."
+        f"another. Small differences between networks say little. Measure again when nothing else runs{clocks}, on a core of its "
+        "own (taskset -c 1 offramp ...), or for longer (--measure-s)."
     ]
 
 

@@ -223,6 +223,15 @@ def test_the_power_mode_of_a_pc_is_its_platform_profile(board):
     assert mode.config != slow.config
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("orin-nx", "sudo jetson_clocks"), ("amd-desktop", "scaling_governor"), ("intel-server", ""), ("vm", "")],
+)
+def test_a_board_tells_how_its_clocks_are_fixed(board, name, command):
+    fixing = identify(board(name)).how_to_fix_clocks
+    assert fixing.endswith(command) and bool(fixing) == bool(command)
+
+
 def test_two_governors_are_both_named(board):
     found = identify(board("rk3588", **{f"{CPU}/cpufreq/policy6/scaling_governor": "performance\n"}))
     assert found.governor == "schedutil, performance"

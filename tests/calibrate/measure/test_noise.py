@@ -51,6 +51,8 @@ def test_measurements_that_disagree_are_noise_of_the_machine_and_noted():
     )
     (note,) = describe_drift(sessions)
     assert "took 1.30 times as long in one part as in another" in note
+    assert "nothing else runs, on a core" in note
+    assert "with fixed clocks (sudo jetson_clocks)" in describe_drift(sessions, "sudo jetson_clocks")[0]
     assert describe_drift(sessions[:2]) == []
     jump = part_medians(np.repeat([1e-3, 1.5e-3], 80))
     assert "1.50 times" in describe_drift([jump])[0]
