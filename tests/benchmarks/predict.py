@@ -8,11 +8,11 @@ points    calibrates five points and runs each on samples that calibration never
           taken out, as the whole network shows it; and what costs measured in the same run predict
 fewer     leaves every exit but the last out in turn: latency of leaving at each exit that is left, predicted from what passing
           an exit costs, and measured
-load      only if it is named: calibrates and measures anew, --runs times, while as many busy processes as there are cores run
-          and stand by turns; how often the mean latency that the calibration predicts at the exit shares that occurred, times
-          how much slower the whole network is than it was then (`Benchmark.slowdown`), is within 3 % of the measured one, and
-          how often the calibration warns in the other runs: by a note on the machine's speed or on a latency that is noise, or
-          by a noise of which 1.96 standard errors are 3 %
+load      only if it is named: calibrates and measures anew, --runs times, while a busy process runs and stands by turns; how
+          often the mean latency that the calibration predicts at the exit shares that occurred, times how much slower the whole
+          network is than it was then (`Benchmark.slowdown`), is within 3 % of the measured one, and how often there is a warning
+          in the other runs: a note on the machine's speed or on a latency that is noise, or a noise, of the calibration or of
+          the measurement, of which 1.96 standard errors are 3 %
 
 Without a network that is given, one with random weights stands in, labelled by its own last exit: a check that this runs.
 """
@@ -20,7 +20,6 @@ Without a network that is given, one with random weights stands in, labelled by 
 import argparse
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -44,7 +43,7 @@ SEEDS = {"calibration": 0, "order of turns": 0, "exits left out": list(range(6))
 MOST_ERROR = 0.03
 
 ON_OFF_S = 0.05, 3.0
-"""The shortest and the longest time for which the busy processes run, or stand."""
+"""The shortest and the longest time for which the busy process runs, or stands."""
 
 WARNINGS = "The machine's speed changed", "is noise"
 
@@ -129,14 +128,13 @@ def fewer(bundle, device, found, x):
 @contextlib.contextmanager
 def load_that_comes_and_goes(seed):
     rng, end = np.random.default_rng(seed), threading.Event()
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
 
     def switch():
         is_on = False
         while not end.wait(float(np.exp(rng.uniform(*np.log(ON_OFF_S))))):
             is_on = not is_on
-            for process in busy:
-                process.send_signal(signal.SIGCONT if is_on else signal.SIGSTOP)
+            busy.send_signal(signal.SIGCONT if is_on else signal.SIGSTOP)
 
     thread = threading.Thread(target=switch)
     try:
@@ -145,9 +143,8 @@ def load_that_comes_and_goes(seed):
     finally:
         end.set()
         thread.join()
-        for process in busy:
-            process.kill()
-            process.wait()
+        busy.kill()
+        busy.wait()
 
 
 def load(bundle, device, data, test, runs):
@@ -163,7 +160,7 @@ def load(bundle, device, data, test, runs):
             result = bench(bundle, test, device=device, calibration=found, point=name, seed=run)
         assert result.slowdown is not None
         predicted_s = float(np.dot(result.exit_shares, found.points[name].exit_latency_s)) * result.slowdown
-        noise = found.chains[0].noise
+        noise = max(found.chains[0].noise, result.noise)
         row = {
             "error": predicted_s / result.early.mean_s - 1,
             "slowdown": result.slowdown,
