@@ -82,7 +82,8 @@ def judge(
             True,
             f"Use early exit: {compared}. The static network is not surely better, and nothing is promised of it.",
         )
-    is_settled = not is_allowed or gain.interval[1] < gain.least  # what can be promised does not pay
+    # What can be promised does not pay: a chain that is always run whole saves nothing, whatever its noisy times say.
+    is_settled = not is_allowed or high < gain.least or early.exit_shares[-1] == 1
     if is_settled and unproven is not None and unproven.gain is not None and unproven.gain.share >= gain.least:
         return False, _describe_unproven(unproven, static)
     if not is_allowed:

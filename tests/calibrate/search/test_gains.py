@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target
+from offramp.bundle.manifest import NEVER
 from offramp.calibrate.advice import name_uncertain
 from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.certify.unproven import name_careful
@@ -17,7 +18,7 @@ from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.gains import Gain, measure_gain
 from offramp.calibrate.search.picks import make_picks, rivals
 from offramp.calibrate.search.predictions import predict_point
-from offramp.calibrate.verdict import judge
+from offramp.calibrate.verdict import Unproven, judge
 from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo import exit_tables
 
@@ -228,6 +229,15 @@ def test_too_few_samples_make_the_verdict_unknown_and_say_how_many_would_tell(n,
     verdict = points["default"].verdict
     assert not points["default"].exits_early and verdict.startswith("Not known yet whether early exit pays here: ")
     assert words in verdict
+
+
+def test_a_chain_that_is_always_run_whole_does_not_make_the_verdict_certain_because_its_times_are_noise():
+    table = make_table((100, 250), n=60, lost=0.01)
+    chain, static = contend(table), predict_point(static_of(table, 245), (), TARGET)
+    never, tried = (predict_point(chain, (threshold,), TARGET) for threshold in (NEVER, 0.5))
+    unproven = Unproven(tried, Gain("latency", 0.4, 0.05, 0.05), samples=30, needed=700)
+    _, verdict = judge(never, replace(static, promise=""), Gain("latency", -0.02, 0.13, 0.05), unproven)
+    assert verdict.startswith("Not known yet whether early exit pays here: ") and "About 700 could." in verdict
 
 
 def test_a_promise_that_is_more_careful_than_its_target_is_explained():
