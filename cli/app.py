@@ -20,6 +20,7 @@ from .commands.bench import bench
 from .commands.build import build
 from .commands.cache import cache
 from .commands.calibrate import calibrate
+from .commands.cascade import cascade
 from .commands.doctor import doctor
 from .commands.energy import energy
 from .commands.export import export
@@ -51,7 +52,7 @@ def app() -> None:
 
 
 COMMANDS = (
-    *(export, keep, quantize, prune, fuse),
+    *(export, cascade, keep, quantize, prune, fuse),
     *(verify, calibrate, run, bench, inspect, report),
     *(build, cache, power, energy, doctor),
 )

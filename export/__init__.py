@@ -13,6 +13,8 @@ from ..errors import PlaceWarning, require
 require("onnx_ir", extra="onnx")
 
 if TYPE_CHECKING:
+    from .cascades.member import Member
+    from .cascades.pipeline import cascade
     from .fusion import Fused, fuse
     from .networks.attachment import attach
     from .networks.history import Epoch, History
@@ -29,6 +31,7 @@ __all__ = [
     "Epoch",
     "Fused",
     "History",
+    "Member",
     "Origin",
     "Place",
     "PlaceWarning",
@@ -36,6 +39,7 @@ __all__ = [
     "Shift",
     "add_pruned",
     "attach",
+    "cascade",
     "compare_variants",
     "export",
     "fuse",
@@ -51,10 +55,12 @@ __getattr__ = late_names(
         "Epoch": "networks.history",
         "Fused": "fusion",
         "History": "networks.history",
+        "Member": "cascades.member",
         "Place": "networks.places",
         "Shift": "variants.comparison",
         "add_pruned": "variants.pruned",
         "attach": "networks.attachment",
+        "cascade": "cascades.pipeline",
         "compare_variants": "variants.comparison",
         "export": "pipeline",
         "fuse": "fusion",

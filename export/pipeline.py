@@ -45,7 +45,7 @@ def export(
     path: "str | os.PathLike[str]",
     *,
     exits: Sequence[str] | None = None,
-    sort: bool = False,
+    sort: bool | None = False,
     axes: Any = None,
     answer: Sequence[str] = (),
     rule: str = "max_softmax",
@@ -69,7 +69,8 @@ def export(
         path: the bundle to write. An existing one is replaced at the end; if the export fails, it stays as it was.
         exits: the names of the outputs that are exits, in order, if others are none: dict keys or field names, `exit0` and so
             on for a list, joined by dots for nested ones (`aux.exit0`), an ONNX file's output names.
-        sort: put the exits in order by the multiply-accumulates below them, instead of refusing another order.
+        sort: put the exits in order by the multiply-accumulates below them, instead of refusing another order; None takes them
+            in the order in which they are listed, whatever the work, as several networks side by side need it.
         axes: the names of an input's axes, if its batch is not the first or other axes have no fixed size:
             `("batch", "time")` or `(None, "batch", None)`; for several inputs a dict by name.
         answer: for a network that does not classify, the names of the tensors that make up an answer. Every exit gives all of

@@ -33,7 +33,7 @@ def capture(
     answer: Sequence[str] = (),
     axes: Any = None,
     preprocess: Preprocess | None = None,
-    sort: bool = False,
+    sort: bool | None = False,
 ) -> tuple[Captured, list[np.ndarray]]:
     """Capture a torch network or an ONNX file, with its preprocessing in the graph and its exits in order.
 

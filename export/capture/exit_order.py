@@ -15,8 +15,9 @@ from .captured import Captured
 __all__ = ["find_order", "reorder_exits"]
 
 
-def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list[int]:
-    """Return the order of the exits by the work below each; without `sort` it must be the order in which they are listed.
+def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool | None) -> list[int]:
+    """Return the order of the exits by the work below each; if `sort` is False it must be the order in which they are listed, and
+    if it is None it is that order, whatever the work.
 
     The work that an exit shares with another one is compared first, so that a heavy head does not count, then all its work. The
     unit is the multiply-accumulate, or the node if the network multiplies in operators that are not counted.
@@ -31,6 +32,8 @@ def find_order(captured: Captured, sizes: dict[str, int], *, sort: bool) -> list
                 f"The exits {names[values.index(parts)]} and {names[k]} are the same: list each once.",
                 nodes=name_producers(*parts),
             )
+    if sort is None:
+        return list(range(len(names)))
     before = [set().union(*(ancestors(value) for value in parts)) for parts in values]
     depths, unit = _measure_depths(captured.model, before, sizes)
     if all(a[1] < b[1] for a, b in pairwise(depths)):

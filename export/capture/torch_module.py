@@ -14,14 +14,22 @@ from ...errors import DataError, ModelError, OfframpError, UsageError, require
 from ...runtime.chain.samples import to_array
 from ..graph.axes import BATCH, Axes, count_samples, first_line, other_lengths, take_samples
 from ..graph.running import largest_error
-from .captured import Arrays, Captured, describe_captured
+from .captured import Arrays, Captured, Exporter, describe_captured
 from .outputs import ExitSource, check_repeats, choose_exits, flatten_outputs, read_exits
 from .torch_exporters import export_graph
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["capture_torch", "dtypes_explained", "evaluating", "find_network", "forward_names", "takes_by_name"]
+__all__ = [
+    "capture_torch",
+    "dtypes_explained",
+    "evaluating",
+    "find_network",
+    "forward_names",
+    "takes_by_name",
+    "trace_torch",
+]
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +85,7 @@ def capture_torch(
         _explain_by_training_mode(module, call, example, many, error)
         raise
     wanted = list(dict.fromkeys([*(name for source in sources for name in source.outputs.values()), *gates]))
-    with evaluating(module):
-        program = _flatten_module(module, names if by_name else None, wanted)
-        model, exporter = export_graph(program, example, layout, other_lengths(example, layout, run), run)
-    for value, name, axis_names in zip(model.graph.inputs, names, layout, strict=True):
-        value.name = name
-        rename_axes(model, value, axis_names)
+    model, exporter = _trace(module, example, layout, names=names, by_name=by_name, wanted=wanted, run=run)
     return describe_captured(
         model,
         layout,
@@ -95,6 +98,54 @@ def capture_torch(
         captured_by=exporter,
         measure_own_error=lambda: _measure_own_error(module, run, example, many, sources),
     )
+
+
+def trace_torch(module: "torch.nn.Module", example: Arrays, *, names: Sequence[str]) -> ir.Model:
+    """Return a torch network with any number of exits as a graph, whose outputs have the names of what it returns.
+
+    Args:
+        module: the network.
+        example: one array for each input, batch first, with at least two samples.
+        names: the names of the inputs.
+
+    Raises:
+        ModelError, DataError: as for `capture_torch`.
+        MissingError: torch or its exporter is not installed.
+    """
+    torch = require("torch", extra="export")
+    require("onnxscript", extra="export")
+    layout: list[Axes] = [(BATCH, *[None] * (array.ndim - 1)) for array in example]
+
+    def run(inputs: Arrays, network: Any = module, convert: Callable[[Any], Any] = lambda tensor: tensor) -> Outputs:
+        tensors = [convert(torch.from_numpy(np.array(part))) for part in inputs]
+        with evaluating(network), torch.no_grad():
+            return {name: _to_numpy(name, value) for name, value in flatten_outputs(network(*tensors)).items()}
+
+    _, many = _run_example(module, run, example, layout)
+    model, _ = _trace(module, example, layout, names=names, by_name=False, wanted=list(many), run=run)
+    for value, name in zip(model.graph.outputs, many, strict=True):
+        value.name = name
+    return model
+
+
+def _trace(
+    module: "torch.nn.Module",
+    example: Arrays,
+    layout: list[Axes],
+    *,
+    names: Sequence[str],
+    by_name: bool,
+    wanted: Sequence[str],
+    run: Callable[..., Outputs],
+) -> tuple[ir.Model, Exporter]:
+    """Return the graph that makes the wanted outputs, and what captured it."""
+    with evaluating(module):
+        program = _flatten_module(module, names if by_name else None, wanted)
+        model, exporter = export_graph(program, example, layout, other_lengths(example, layout, run), run)
+    for value, name, axis_names in zip(model.graph.inputs, names, layout, strict=True):
+        value.name = name
+        rename_axes(model, value, axis_names)
+    return model, exporter
 
 
 def _run_example(

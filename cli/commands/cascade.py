@@ -1,0 +1,136 @@
+"""The command `offramp cascade`: its options, one call, and what it prints."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from ...errors import UsageError, unknown_name
+from ..describe import describe_bundle
+from ..options import as_json, fit_channels, parse_preprocess, parse_shape, random_example, split_names
+from ..output import print_result, progress_bars
+
+
+@click.command()
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK NETWORK...")
+@click.option("-o", "--output", required=True, help="The bundle to write, a folder such as both.offramp.")
+@click.option("--shape", help="Shape of one sample, such as 3x96x96 (with --mean 96x96x3), for random examples.")
+@click.option("--data", help="Samples to use as examples; real samples verify better than random ones.")
+@click.option(
+    "--mean",
+    multiple=True,
+    help="Take uint8 images; subtract this from each channel, scaled to 0 to 1. Once for all networks, or once for each, in "
+    "their order.",
+)
+@click.option("--std", multiple=True, help="Take uint8 images; then divide each channel by this. As often as --mean.")
+@click.option("--resize", default="stretch", show_default=True, help="How images are resized: stretch or crop.")
+@click.option("--bgr", multiple=True, metavar="NETWORK", help="This network takes blue, green, red.")
+@click.option(
+    "--size", multiple=True, metavar="NETWORK=HxW", help="The size of a Python network's images: net.py:f=96x96."
+)
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="NETWORK=L,L,...",
+    help="For each label of this network the bundle's, - for one that is passed on to the next network: small.onnx=0,1,-.",
+)
+@click.option(
+    "--rule", default="max_softmax", show_default=True, help="How an exit's score is made; see offramp export."
+)
+@click.option("--answer", help="For networks that do not classify: the parts of their answers, such as boxes,classes.")
+@click.option("--classes", help="A text file with the name of one class per line.")
+@as_json
+def cascade(
+    networks: Sequence[str],
+    output: str,
+    shape: str | None,
+    data: str | None,
+    mean: Sequence[str],
+    std: Sequence[str],
+    resize: str,
+    bgr: Sequence[str],
+    size: Sequence[str],
+    labels: Sequence[str],
+    rule: str,
+    answer: str | None,
+    classes: str | None,
+    as_json: bool,
+) -> None:
+    """Join networks that nobody trained together: the next is asked where the one before is unsure.
+
+    A NETWORK is model.onnx, file.py:function or a bundle (both.offramp, both.offramp:int8), the cheapest first.
+    """
+    from ..inputs import load_lines, load_network, load_samples
+
+    if bool(shape) == bool(data):
+        raise UsageError("Give --shape (such as 3x96x96) or --data, which say what the bundle takes.")
+    images = bool(mean or std)
+    sizes, rows = _by_network("--size", size, networks), _by_network("--labels", labels, networks)
+    for name in bgr:
+        if name not in networks:
+            raise unknown_name("network", name, networks)
+    names = None if classes is None else load_lines(classes)
+    example = load_samples(data)[0] if data else random_example(parse_shape(shape or ""), images=images)
+    from ...export import Member
+    from ...export import cascade as join_networks
+
+    means, stds = (_one_each(option, given, len(networks)) for option, given in (("--mean", mean), ("--std", std)))
+    members = []
+    for k, name in enumerate(networks):
+        is_bundle = Path(name).is_dir() or ".offramp" in name
+        preprocess = parse_preprocess(means[k], stds[k], resize=resize, crop=1.0, interpolation="bilinear")
+        members.append(
+            Member(
+                name if is_bundle else load_network(name),
+                size=_parse_size(sizes[name]) if name in sizes else None,
+                preprocess=fit_channels(preprocess, example),
+                bgr=name in bgr,
+                classes=_parse_labels(rows[name]) if name in rows else None,
+            )
+        )
+    with progress_bars() as progress:
+        bundle = join_networks(
+            members,
+            example,
+            output,
+            answer=split_names(answer) or (),
+            rule=rule,
+            class_names=names,
+            progress=progress,
+        )
+    print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
+
+
+def _by_network(option: str, given: Sequence[str], networks: Sequence[str]) -> dict[str, str]:
+    """Return what an option says of each network."""
+    found = {}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        if name not in networks:
+            raise UsageError(
+                f"{option} names a network, then what is true of it: {option} {networks[0]}=..., not {text!r:.60}."
+            )
+        found[name] = value
+    return found
+
+
+def _one_each(option: str, given: Sequence[str], count: int) -> list[str | None]:
+    if len(given) not in (0, 1, count):
+        raise UsageError(f"{option} is given {len(given)} times for {count} networks: once for all, or once for each.")
+    return [*given] * count if len(given) == 1 else [*given] or [None] * count
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    sizes = parse_shape(text)
+    if len(sizes) != 2:
+        raise UsageError(f"--size is height and width, such as 96x96, not {text!r:.60}.")
+    return sizes[0], sizes[1]
+
+
+def _parse_labels(text: str) -> list[int | None]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part == "-" or part.isdecimal() for part in parts):
+        raise UsageError(
+            f"--labels lists whole numbers, or - for a label that is passed on, such as 0,1,-, not {text!r:.60}."
+        )
+    return [None if part == "-" else int(part) for part in parts]

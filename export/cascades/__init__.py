@@ -1,0 +1,1 @@
+"""Networks that nobody trained together, joined: the next is asked only when the one before is unsure."""
