@@ -23,7 +23,7 @@ from ..errors import UsageError
 from ..progress import Progress, no_progress
 from .capture import Captured, capture
 from .capture.answers import check_answer_names
-from .capture.torch_module import takes_by_name
+from .capture.forward import takes_by_name
 from .cut.boundaries import Prober, probe_values
 from .cut.equivalence import Original
 from .cut.rules import Scoring, add_decisions, check_rule, decided_answers

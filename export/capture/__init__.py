@@ -13,9 +13,10 @@ from ..graph.axes import BATCH, resolve_axes, sizes_of
 from .captured import Captured
 from .example import GOLDEN_SAMPLES, make_golden, read_example
 from .exit_order import find_order, reorder_exits
+from .forward import forward_names
 from .onnx_file import OnnxFile
 from .preprocess import add_preprocess, is_channels_first, normalise_images
-from .torch_module import capture_torch, find_network, forward_names
+from .torch_module import capture_torch, find_network
 
 __all__ = ["Captured", "capture"]
 

@@ -1,9 +1,8 @@
 """Somebody else's torch network as one ONNX graph with the answers of every exit, and a way to run the original."""
 
 import copy
-import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,6 @@ __all__ = [
     "dtypes_explained",
     "evaluating",
     "find_network",
-    "forward_names",
-    "takes_by_name",
     "trace_torch",
 ]
 
@@ -339,28 +336,6 @@ def _check_plain_lists(module: Any) -> None:
                     f"{part._get_name()}.{name} holds layers in a plain {type(value).__name__}, where eval() and state_dict() do "
                     "not find them; they are in training mode. Put them into a torch.nn.ModuleList or ModuleDict."
                 )
-
-
-def forward_names(module: "torch.nn.Module", inputs: int) -> list[str]:
-    """Return the names of the first parameters of a network's forward; `input2` and so on for further inputs."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [name for name, p in forward_parameters(module).items() if p.kind in kinds][:inputs]
-    return names + [f"input{i}" for i in range(len(names), inputs)]
-
-
-def takes_by_name(module: Any, names: Sequence[str]) -> bool:
-    """Tell whether a network's forward has parameters of these names, but they are not its first ones in this order."""
-    parameters = forward_parameters(module)
-    return forward_names(module, len(names)) != list(names) and all(name in parameters for name in names)
-
-
-def forward_parameters(module: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a network's forward.
-
-    A module that passes all inputs on names the inner module that takes them as its attribute `takes_inputs`.
-    """
-    inner: Any = getattr(module, "takes_inputs", None)
-    return inspect.signature((inner if hasattr(inner, "forward") else module).forward).parameters
 
 
 def _flatten_module(module: "torch.nn.Module", names: Sequence[str] | None, wanted: Sequence[str]) -> Any:

@@ -13,8 +13,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ...bundle import Preprocess, open_bundle
 from ...errors import UsageError, require, unknown_name
+from ..capture.forward import forward_names
 from ..capture.onnx_file import OnnxFile
-from ..capture.torch_module import find_network, forward_names, trace_torch
+from ..capture.torch_module import find_network, trace_torch
 from ..cut.stage_files import read_graph
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...runtime.chain.samples import list_parts
-from ..capture.torch_module import forward_names, forward_parameters, takes_by_name
+from ..capture.forward import forward_names, forward_parameters, takes_by_name
 from ..graph.axes import BATCH, first_line, resolve_axes
 
 __all__ = ["ExampleInputs", "call_network", "map_inputs", "read_inputs"]
