@@ -39,6 +39,7 @@ from ..output import print_result, progress_bars
 )
 @click.option("--answer", help="For networks that do not classify: the parts of their answers, such as boxes,classes.")
 @click.option("--classes", help="A text file with the name of one class per line.")
+@click.option("--beside", help="Add the cascade to an existing bundle, as a variant of this name.")
 @as_json
 def cascade(
     networks: Sequence[str],
@@ -54,6 +55,7 @@ def cascade(
     rule: str,
     answer: str | None,
     classes: str | None,
+    beside: str | None,
     as_json: bool,
 ) -> None:
     """Join networks that nobody trained together: the next is asked where the one before is unsure.
@@ -96,6 +98,7 @@ def cascade(
             answer=split_names(answer) or (),
             rule=rule,
             class_names=names,
+            beside=beside,
             progress=progress,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))

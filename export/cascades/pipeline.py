@@ -34,6 +34,7 @@ def cascade(
     answer: Sequence[str] = (),
     rule: str = "max_softmax",
     class_names: Sequence[str] | None = None,
+    beside: str | None = None,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Join networks that nobody trained together in one bundle: the next is asked where the one before is unsure.
@@ -50,6 +51,8 @@ def cascade(
         answer: as for `export`, the same parts of every member.
         rule: how the exits' scores are made. Of a member that has labels that the bundle has not it is `max_softmax`.
         class_names: one for each of the bundle's classes.
+        beside: as for `export`: the cascade is added to an existing bundle, as a variant of this name. Its members then take what
+            the bundle's networks take, without a `preprocess` of their own.
         progress: called as the export goes on.
 
     Returns:
@@ -97,6 +100,7 @@ def cascade(
             gates=[f"{name}.gate" for name in exits] if drops else (),
             preprocess=Preprocess(mean=(0.0,) * shape[0], std=(1.0,) * shape[0]) if images else None,
             class_names=class_names,
+            beside=beside,
             progress=progress,
         )
 
