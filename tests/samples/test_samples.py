@@ -63,6 +63,16 @@ def test_the_cifar10_sample_takes_a_network_and_data_that_the_user_names(tmp_pat
     assert (tmp_path / "out/network.offramp/manifest.json").exists()
 
 
+@pytest.mark.slow
+def test_the_cascade_sample_compares_both_chains_and_all_static_networks(tmp_path, checkout, cifar10_folder):
+    if cifar10_folder is None:
+        pytest.skip("needs --cifar10 FOLDER: the networks that it joins are trained on CIFAR-10")
+    options = ("--data", cifar10_folder, "--output", tmp_path / "out", "--calibration", 500, "--test", 100)
+    printed = run_script(checkout, "samples/cascade/cascade.py", *options)
+    for name in ("static fp32 to exit0", "static fp32 to exit2", "static cascade to resnet8", "static cascade to resnet"):
+        assert name in printed
+
+
 def test_the_cifar10_networks_train_by_one_command_and_load_what_it_wrote(tmp_path, checkout):
     write_images(tmp_path, train=60)
     (tmp_path / "resnets.py").write_bytes((ROOT / "samples/cifar10/resnets.py").read_bytes())
