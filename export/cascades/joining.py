@@ -60,7 +60,8 @@ def join(
                 value.name = name
                 whole.outputs.append(value)
             else:
-                _end(tape, whole, name, value, member, classes=classes, rule=rule)
+                own_rule = None if rule is None else member.rule or rule
+                _end(tape, whole, name, value, member, classes=classes, rule=own_rule)
         _append(whole, tape)
     whole.inputs[:] = list(inputs.values())
     return ir.Model(whole, ir_version=max(graph.model.ir_version for graph in graphs))

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -35,6 +35,7 @@ class Member(Struct, frozen=True):
         exits: the names of its outputs that are exits, in order; all by default.
         classes: for each of its labels the label of the bundle: `[0, 1, None]` keeps two of three labels, and an input that it
             takes for the third is passed on. By default its labels are the bundle's.
+        rule: how the scores of its exits are made: `max_softmax`, `entropy` or `margin`; as the cascade's by default.
 
     Example:
         >>> from offramp.export import Member, Preprocess
@@ -48,6 +49,7 @@ class Member(Struct, frozen=True):
     bgr: bool = False
     exits: Sequence[str] | None = None
     classes: "Sequence[int | None] | Mapping[int, int] | None" = None
+    rule: Literal["max_softmax", "entropy", "margin"] | None = None
 
 
 class MemberGraph(Struct, frozen=True):

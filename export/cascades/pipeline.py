@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["cascade"]
 
+OWN_RULES = ("max_softmax", "entropy", "margin")
+"""The rules that read one exit alone, so that each member may have its own."""
+
 
 def cascade(
     members: "Sequence[Member | torch.nn.Module | str | os.PathLike[str]]",
@@ -74,16 +77,17 @@ def cascade(
     with tempfile.TemporaryDirectory() as folder:
         graphs = _name_apart([_read(member, Path(folder), k, shape) for k, member in enumerate(listed)])
         classes = 0 if answer else _count_classes(listed, graphs, class_names)
-        drops = any(_drops_labels(member) for member in listed)
-        if drops and rule in ("ensemble", "patience"):
+        has_gates = any(_drops_labels(member) or member.rule is not None for member in listed)
+        if has_gates and rule not in OWN_RULES:
             raise UsageError(
-                f"The rule {rule} reads the labels of all exits, but some labels of a member are no classes here."
+                "Members that have a rule of their own, or labels that are no classes of the bundle, do not go with the rule "
+                f"{rule}: take one of {', '.join(OWN_RULES)}."
             )
         joined = join(
             list(zip(listed, graphs, strict=True)),
             shape=shape,
             classes=classes,
-            rule=rule if drops else None,
+            rule=rule if has_gates else None,
             answer=answer,
         )
         exits = [str(value.name) for value in joined.graph.outputs if not str(value.name).endswith(".gate")]
@@ -96,8 +100,8 @@ def cascade(
             exits=None if answer else exits,
             sort=None,
             answer=answer,
-            rule="gate" if drops else rule,
-            gates=[f"{name}.gate" for name in exits] if drops else (),
+            rule="gate" if has_gates else rule,
+            gates=[f"{name}.gate" for name in exits] if has_gates else (),
             preprocess=Preprocess(mean=(0.0,) * shape[0], std=(1.0,) * shape[0]) if images else None,
             class_names=class_names,
             beside=beside,

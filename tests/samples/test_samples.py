@@ -69,7 +69,12 @@ def test_the_cascade_sample_compares_both_chains_and_all_static_networks(tmp_pat
         pytest.skip("needs --cifar10 FOLDER: the networks that it joins are trained on CIFAR-10")
     options = ("--data", cifar10_folder, "--output", tmp_path / "out", "--calibration", 500, "--test", 100)
     printed = run_script(checkout, "samples/cascade/cascade.py", *options)
-    for name in ("static fp32 to exit0", "static fp32 to exit2", "static cascade to resnet8", "static cascade to resnet"):
+    for name in (
+        "static fp32 to exit0",
+        "static fp32 to exit2",
+        "static cascade to resnet8",
+        "static cascade to resnet",
+    ):
         assert name in printed
 
 

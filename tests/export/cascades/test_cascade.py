@@ -137,6 +137,24 @@ def test_labels_are_translated_and_those_that_the_bundle_has_not_are_passed_on(f
     assert unsure.any() and (ours.score[unsure, 0] < 0.5).all()
 
 
+def test_each_member_may_have_a_rule_of_its_own(files, tmp_path):
+    small, large = files
+    x = np.random.default_rng(2).standard_normal((20, 3, 40, 40)).astype(np.float32)
+    bundle = cascade([Member(small, rule="margin"), large], x[:3], tmp_path / "both.offramp")
+    rows, columns = make_resizing((40, 40), (24, 20), HALF)
+    p = [
+        np.sort(torch.from_numpy(run(path, y)).softmax(1).numpy())
+        for path, y in ((small, rows @ x @ columns), (large, x))
+    ]
+    with load_uncalibrated(bundle) as net:
+        ours = net.every_exit(x).score
+    assert np.allclose(ours[:, 0], p[0][:, -1] - p[0][:, -2], atol=1e-5) and np.allclose(
+        ours[:, 1], p[1][:, -1], atol=1e-5
+    )
+    with pytest.raises(UsageError, match="do not go with the rule patience: take one of max_softmax, entropy, margin"):
+        cascade([Member(small, rule="margin"), large], x[:3], tmp_path / "no.offramp", rule="patience")
+
+
 def test_answers_that_are_no_classes_keep_their_names(tmp_path):
     class Boxes(nn.Module):
         def __init__(self, width):
