@@ -7,15 +7,25 @@ from ...bundle.manifest import Precision
 QUANTISING_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
 
 
+MOVING_OPERATORS = (
+    *("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile"),
+    *("Transpose", "Unsqueeze"),
+)
+"""Operators that compute nothing of values, but put them elsewhere."""
+
+
 def find_precision(model: ir.Model, logits: ir.DataType | None) -> Precision:
     """Return what a network computes in; `logits` is the type of its logits.
 
-    `fp16` is a network with any value or weight in half precision.
+    `fp16` is a network with a weight in half precision, or a node that computes of values in it. An output that is only stored in
+    half precision makes none.
     """
     if is_quantised(model):
         return "int8"
-    values = [output for node in model.graph for output in node.outputs]
-    if any(value.dtype == ir.DataType.FLOAT16 for value in [*values, *model.graph.initializers.values()]):
+    weights = [*model.graph.initializers.values()]
+    weights += [node.outputs[0] for node in model.graph if node.op_type == "Constant"]
+    computed = [v for node in model.graph if node.op_type not in MOVING_OPERATORS for v in node.inputs]
+    if any(value is not None and value.dtype == ir.DataType.FLOAT16 for value in weights + computed):
         return "fp16"
     return "fp64" if logits == ir.DataType.DOUBLE else "fp32"
 

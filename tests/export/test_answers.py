@@ -325,6 +325,26 @@ def test_parts_may_be_empty(kind, tmp_path):
         assert chain.batch(x).answer["extra"].shape == (4, 0, 16)
 
 
+def test_a_part_in_half_precision_leaves_the_variant_in_fp32(tmp_path):
+    net, x = Extra(lambda exit_: exit_["boxes"].half().transpose(1, 2)).eval(), ANSWERS["detector"].draw(4)
+    bundle = export(net, x, tmp_path / "b.offramp", answer=["boxes", "extra"], rule="agreement:boxes")
+    assert [variant.name for variant in bundle.manifest.variants] == ["fp32"]
+    assert {exit_.answer["extra"].dtype for exit_ in bundle.variant().exits} == {"float16"}
+    quantize(bundle.path, x)
+    quantize(bundle.path, to="fp16")
+    assert all(check.passed for device in ("cpu", "openvino:CPU") for check in verify(bundle.path, device))
+    net = Extra(lambda exit_: exit_["boxes"].half() * 2).eval()
+    bundle = export(net, x, tmp_path / "half.offramp", answer=["boxes", "extra"], rule="agreement:boxes")
+    assert bundle.variant().precision == "fp16"
+
+
+def test_a_value_in_half_precision_may_be_rounded_to_its_neighbour():
+    theirs = np.array([[1000.0, 0.001]], np.float16)
+    ours = np.nextafter(theirs, np.float16(np.inf))
+    assert compare_parts({"extra": ours}, {"extra": theirs})[0] == 0
+    assert compare_parts({"extra": ours + np.float16(1)}, {"extra": theirs})[0] > 0.9
+
+
 def test_a_gate_may_be_a_part_of_the_answer(tmp_path):
     net, x = Extra(lambda exit_: exit_["boxes"][:, :1, 0].sigmoid()).eval(), ANSWERS["detector"].draw(4)
     options = {"rule": "gate", "gates": [f"exit{k}.extra" for k in range(3)]}
