@@ -3,7 +3,7 @@
 absolute:90              the mean absolute error over 90, at most 1
 iou:map                  of the part `map`: 1 - the mean intersection over union of the classes in a sample
 f1@0.5:net.py:decode     1 - F1 of the boxes that net.py's function decode makes of an answer
-net.py:loss              net.py's function: loss(answer, target) -> float (N,)
+net.py:loss              net.py's function: loss(answer, truth) -> float (N,)
 """
 
 import copy
@@ -40,7 +40,7 @@ def hamming(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def absolute(ours: np.ndarray, truth: np.ndarray, scale: float) -> np.ndarray:
     """The mean absolute error over a scale, at most 1."""
     if ours.shape != np.shape(truth):
-        raise ValueError(f"the answers are {ours.shape}, the targets {np.shape(truth)}")
+        raise ValueError(f"the answers are {ours.shape}, the truth is {np.shape(truth)}")
     far = np.abs(ours.astype(np.float64) - truth).reshape(len(ours), -1).mean(1)
     return np.asarray(np.minimum(far / scale, 1))
 
@@ -200,7 +200,7 @@ def _likeliest(scores: np.ndarray) -> np.ndarray:
 
 def _differing(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     if ours.shape != np.shape(truth):
-        raise ValueError(f"the answers are {ours.shape}, the targets {np.shape(truth)}")
+        raise ValueError(f"the answers are {ours.shape}, the truth is {np.shape(truth)}")
     return np.asarray(ours != truth)
 
 
@@ -209,7 +209,7 @@ def _enlarge(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if labels.shape == shape:
         return labels
     if labels.ndim != 3 or len(shape) != 3 or len(labels) != shape[0]:
-        raise ValueError(f"the maps are {labels.shape}, the targets {shape}")
+        raise ValueError(f"the maps are {labels.shape}, the truth is {shape}")
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(labels.shape[1:], shape[1:], strict=True)
     )
@@ -228,20 +228,23 @@ def _edit_distance(ours: np.ndarray, truth: np.ndarray) -> int:
 
 def _f1_of(found: np.ndarray, true: np.ndarray, overlap: float) -> float:
     """Return F1 of one sample's boxes; 1 if there are none and none was found."""
-    if not len(found) and not len(true):
-        return 1.0
-    left, right = set(range(len(true))), 0
-    for box in found:
-        overlaps = {j: _overlap(box, true[j]) for j in left if true[j][4] == box[4]}
-        best = max(overlaps, key=overlaps.__getitem__, default=None)
-        if best is not None and overlaps[best] >= overlap:
-            left.remove(best)
+    if not len(found) or not len(true):
+        return float(len(found) == len(true))
+    overlaps = _overlaps(found, true)
+    overlaps[~(overlaps >= overlap) | (found[:, None, 4] != true[:, 4])] = -1
+    right = 0
+    for i in np.flatnonzero(overlaps.max(1) >= 0):
+        best = overlaps[i].argmax()
+        if overlaps[i, best] >= 0:
+            overlaps[:, best] = -1
             right += 1
     return 2 * right / (len(found) + len(true))
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Return intersection over union of two boxes: left, top, right, bottom."""
-    inside = np.prod(np.maximum(0, np.minimum(a[2:4], b[2:4]) - np.maximum(a[:2], b[:2])))
-    both = np.prod(np.maximum(0, a[2:4] - a[:2])) + np.prod(np.maximum(0, b[2:4] - b[:2])) - inside
-    return float(inside / both) if both > 0 else 0.0
+def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return intersection over union of boxes (A, 4 or more) with boxes (B, ...), float (A, B): left, top, right, bottom."""
+    a, b = a[:, None], b[None]
+    inside = np.maximum(0, np.minimum(a[..., 2:4], b[..., 2:4]) - np.maximum(a[..., :2], b[..., :2])).prod(-1)
+    first, second = (np.maximum(0, boxes[..., 2:4] - boxes[..., :2]).prod(-1) for boxes in (a, b))
+    both = first + second - inside
+    return np.divide(inside, both, out=np.zeros(both.shape), where=both > 0)
