@@ -126,7 +126,7 @@ def bench(
 
     Args:
         bundle: the bundle or its folder.
-        data: samples as `Net.batch` takes them, and labels (N,), or targets as `calibrate` takes them, that calibration never
+        data: samples as `Net.batch` takes them, and labels (N,), or the truth as `calibrate` takes it, that calibration never
             saw.
         device, threads, fallback, variant, point, calibration: as for `runtime.load`.
         every_s: the pace, from the start of one call to the start of the next; by default calls are made back to back. Each
@@ -147,7 +147,7 @@ def bench(
     """
     bundle = opened(bundle)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=True)
-    x, y = check_labelled(data, bundle.manifest) if judging is None else _check_targets(data, bundle.manifest)
+    x, y = check_labelled(data, bundle.manifest) if judging is None else check_truthful(data, bundle.manifest)
     calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
     request = ComparisonRequest(
         bundle=bundle,
@@ -167,15 +167,15 @@ def bench(
     return compare(request).benchmark
 
 
-def _check_targets(data: tuple[Any, Any], manifest: Manifest) -> tuple[Samples, Truth]:
+def check_truthful(data: tuple[Any, Any], manifest: Manifest) -> tuple[Samples, Truth]:
     """Return samples and what is true of them.
 
     Raises:
-        UsageError, DataError: as for `calibrate`, or there are no targets.
+        UsageError, DataError: as for `calibrate`, or it is not known.
     """
     samples = check_data(data, manifest)
     if not isinstance(samples.y, Truth):
-        raise UsageError("The samples have no targets, so nothing tells how wrong answers are.")
+        raise UsageError("The samples come without the truth, so nothing tells how wrong answers are.")
     return samples.x, samples.y
 
 

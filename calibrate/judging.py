@@ -29,7 +29,7 @@ class Judging(Struct, frozen=True):
     """The functions that say how wrong answers are.
 
     Attributes:
-        loss: of an answer and what is true; None without targets.
+        loss: of an answer and what is true; None if that is not known.
         disagreement: of an answer and the reference's, both by the names of their parts; None if losses alone are compared.
         names: of both, as they are stored.
     """
@@ -98,8 +98,8 @@ def read_judging(
         )
     if not has_truth and disagreement is None:
         raise UsageError(
-            f"The samples have no targets, so only disagreement with the whole network can be limited: say how far answers "
-            f"({parts}) are apart, such as disagreement='absolute:90' (--disagreement)."
+            "The samples come without the truth: limit max_disagreement, how far answers are from the whole network's, and say "
+            f"how far answers ({parts}) are apart, such as disagreement='absolute:90' (--disagreement)."
         )
     return Judging(
         read_loss(loss) if has_truth and loss is not None else None,
