@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ..bundle import Target
+from ..errors import quoted
 from ..units import show_share, show_time, show_us, show_value
 from .intervals import Z95
 
@@ -18,7 +19,7 @@ MOST_OFF = 0.99
 
 
 class Row(Struct, frozen=True):
-    """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds.
+    """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds; the user's metric, if one was given.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -33,6 +34,7 @@ class Row(Struct, frozen=True):
     p50_s: float
     p90_s: float
     p99_s: float
+    metric: float | None = None
 
 
 class MeasuredLimit(Struct, frozen=True):
@@ -104,6 +106,7 @@ class Benchmark(Struct, frozen=True):
         verdict: a sentence that says whether early exit wins here.
         every_s: the pace of the calls; None if they were made back to back.
         counts: what accuracies are made of: `labels`, or `losses`: they are then 1 less the mean loss.
+        metric: the name of the user's metric, which the rows hold; None without one. Nothing is promised of it.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -135,6 +138,7 @@ class Benchmark(Struct, frozen=True):
     calibrated_s: float | None = None
     slowdown: float | None = None
     counts: Literal["labels", "losses"] = "labels"
+    metric: str | None = None
 
     @property
     def calibration_error(self) -> float | None:
@@ -159,10 +163,15 @@ class Benchmark(Struct, frozen=True):
             rows.append((self.single_name or "", self.single))
         width = max(24, *(len(name) for name, _ in rows))
         has_losses = self.counts == "losses"
-        lines = [f"{'':{width}} {'    loss' if has_losses else 'accuracy'}     mean      p50      p90      p99  us"]
+        wide = max(8, len(self.metric or ""))
+        head = "" if self.metric is None else f" {quoted(self.metric):>{wide}}"
+        lines = [
+            f"{'':{width}} {'    loss' if has_losses else 'accuracy'}{head}     mean      p50      p90      p99  us"
+        ]
         for name, row in rows:
             times = _microseconds((row.mean_s, row.p50_s, row.p90_s, row.p99_s))
-            lines.append(f"{name:{width}} {abs(has_losses - row.accuracy):8.2%} {times}")
+            metric = "" if row.metric is None else f" {row.metric:{wide}.4g}"
+            lines.append(f"{name:{width}} {abs(has_losses - row.accuracy):8.2%}{metric} {times}")
         return lines
 
     def _exits(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Bundle, Calibration, Manifest, OperatingPoint, Target, Variant, opened
+from ..bundle import Bundle, Calibration, OperatingPoint, Target, Variant, opened
 from ..bundle.calibration import StaticPoint
 from ..devices import fingerprint
 from ..errors import UsageError, unknown_name
@@ -20,9 +20,10 @@ from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
 from .benchmark import Benchmark, MeasuredLimit, Row, StageCost, judge_early_exit
 from .correctness import Correctness, judge_labels, judge_losses, measure_mean
+from .dataset_metric import Metric, check_size, name_metric, read_metric
 from .intervals import Z95, mean_error, ratio_error
 from .judging import Judging, read_judging
-from .labels import LEAST_SAMPLES, check_data, check_labelled, check_labels
+from .labels import LEAST_SAMPLES, check_labels, check_test_data
 from .losses import Loss
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
 from .pace import BACK_TO_BACK, Pace
@@ -42,8 +43,9 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: the bundle.
-        x, y: samples and labels as `check_labelled` returns them, or what is true of them.
+        x, y: samples and labels, or what is true of them, as `check_test_data` returns them.
         judging: how wrong answers are; None if the network classifies.
+        metric, metric_name: the user's, and what it is called; None without one.
         calibration: as `find_calibration` returns it.
         point: name of the operating point, as `choose_early` returns it; None without a calibration.
         device, threads, fallback, variant, seed, progress: as for `bench`.
@@ -63,6 +65,8 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
     progress: Progress
     pace: Pace = BACK_TO_BACK
     judging: Judging | None = None
+    metric: Metric | None = None
+    metric_name: str | None = None
 
     @property
     def variant_name(self) -> str | None:
@@ -120,6 +124,7 @@ def bench(
     seed: int = 0,
     loss: "str | Loss | None" = None,
     disagreement: "str | Loss | None" = None,
+    metric: "str | Metric | None" = None,
     progress: Progress = no_progress,
 ) -> Benchmark:
     """Measure the chain, the whole static network and the best static network, interleaved on the same engine.
@@ -133,10 +138,14 @@ def bench(
             network is called on every sample: with 1,000 samples, four networks and 100 ms that takes seven minutes.
         seed: seed for the order of measurement within each block.
         loss, disagreement: for a network that does not classify, as for `calibrate`; accuracies are then 1 less the mean loss.
+        metric: what tells how good the answers to all samples are together, such as mAP: a function, or "file.py:function",
+            metric(answers, truth) -> float. It gets the parts of the answers by name, arrays (N, ...), or lists of N arrays where
+            shapes differ, of a classifier `label` and `score`; and the truth as `loss` does. It is shown of each network, and
+            never promised. The answers of one network are kept for it, at most 100 MB.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
-        DataError: the samples do not fit the network.
+        DataError: the samples do not fit the network, or the metric raises or gives no finite number.
         UsageError, BundleError, MissingError: as for `runtime.load`.
 
     Example:
@@ -147,7 +156,7 @@ def bench(
     """
     bundle = opened(bundle)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=True)
-    x, y = check_labelled(data, bundle.manifest) if judging is None else check_truthful(data, bundle.manifest)
+    x, y = check_test_data(data, bundle.manifest)
     calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
     request = ComparisonRequest(
         bundle=bundle,
@@ -163,20 +172,10 @@ def bench(
         progress=progress,
         pace=Pace(every_s),
         judging=judging,
+        metric=read_metric(metric),
+        metric_name=name_metric(metric),
     )
     return compare(request).benchmark
-
-
-def check_truthful(data: tuple[Any, Any], manifest: Manifest) -> tuple[Samples, Truth]:
-    """Return samples and what is true of them.
-
-    Raises:
-        UsageError, DataError: as for `calibrate`, or it is not known.
-    """
-    samples = check_data(data, manifest)
-    if not isinstance(samples.y, Truth):
-        raise UsageError("The samples come without the truth, so nothing tells how wrong answers are.")
-    return samples.x, samples.y
 
 
 def choose_early(calibration: Calibration, point: str | None) -> str:
@@ -213,8 +212,16 @@ def compare(request: ComparisonRequest) -> Comparison:
 def _judge(request: ComparisonRequest, networks: _Networks, results: Mapping[str, Sequence[Result]]) -> Correctness:
     if request.judging is None or not isinstance(request.y, Truth):
         assert isinstance(request.y, np.ndarray)
-        return judge_labels(results, request.y)
-    return judge_losses(networks.nets, results, request.x, request.y, request.judging, progress=request.progress)
+        return judge_labels(results, request.y, request.metric)
+    return judge_losses(
+        networks.nets,
+        results,
+        request.x,
+        request.y,
+        request.judging,
+        metric=request.metric,
+        progress=request.progress,
+    )
 
 
 def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.Generator) -> _Networks:
@@ -252,6 +259,8 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
         for device in sorted(set(placement)):
             alone = stack.enter_context(load_uncalibrated(bundle, device, variant=variant, threads=threads))
             turns[f"on {device}"] = force_exits(alone, mix, rng=rng, pace=pace, every=every)
+    if request.metric is not None and request.judging is not None:
+        check_size(nets, request.x)
     return _Networks(turns=turns, provenance=net.provenance, point=point, single=single, nets=nets)
 
 
@@ -276,7 +285,10 @@ def _summarise(
 ) -> Benchmark:
     """Compute the figures of a benchmark from the results of its networks, by the names of their turns."""
     early, whole, point = results["early"][0], results["whole"][0], networks.point
-    rows = {name: _row(name, results[name][0], right) for name, right in correctness.right.items()}
+    rows = {
+        name: _row(name, results[name][0], right, correctness.metrics.get(name))
+        for name, right in correctness.right.items()
+    }
     mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
     costs = mean_s["forced"]
     shares = np.bincount([result.exit for result in early], minlength=len(costs)) / len(early)
@@ -315,6 +327,7 @@ def _summarise(
         calibrated_s=point.latency_s if point else None,
         slowdown=_find_slowdown(request, placement[-1], latencies(whole)),
         counts="labels" if request.judging is None else "losses",
+        metric=request.metric_name,
     )
 
 
@@ -355,10 +368,10 @@ def _stage_costs(variant: Variant, provenance: Provenance, mean_s: Mapping[str, 
     return tuple(costs)
 
 
-def _row(name: str, results: Sequence[Result], right: np.ndarray) -> Row:
+def _row(name: str, results: Sequence[Result], right: np.ndarray, metric: float | None) -> Row:
     seconds = latencies(results)
     p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
-    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99)
+    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99, metric)
 
 
 def _measure_limits(

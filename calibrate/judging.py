@@ -4,7 +4,7 @@ Only two numbers for each sample and exit are kept of boxes and masks: the loss,
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -19,7 +19,7 @@ from ..runtime.chain.samples import Samples
 from .losses import Loss, evaluate, read_loss
 from .truth import Truth
 
-__all__ = ["DISAGREEMENT", "LOSS", "Judge", "Judging", "read_judging"]
+__all__ = ["DISAGREEMENT", "LOSS", "Judge", "Judging", "name_function", "read_judging"]
 
 LOSS, DISAGREEMENT = "loss", "disagreement"
 """What is kept of answers, by these names."""
@@ -51,15 +51,19 @@ class Judge(Struct, frozen=True):
         judging: the functions.
         truth: what is true of the samples; None if it is not known.
         reference: answers for comparison; None if nothing is compared with it.
+        keep: is given the answers of every exit and the rows of their samples, before they are judged; it may keep some.
     """
 
     judging: Judging
     truth: Truth | None
     reference: Net | None
+    keep: Callable[[slice, Sequence[Mapping[str, np.ndarray]]], None] | None = None
 
     def judge(self, x: Samples, rows: slice, answers: EveryExit) -> EveryExit:
         """Return answers to these rows of the samples with nothing but their losses and disagreements, float32 (N,) each."""
         assert answers.answers is not None
+        if self.keep is not None:
+            self.keep(rows, answers.answers)
         numbers = np.arange(len(x))[rows]
         truth = None if self.truth is None else self.truth[rows].read()
         whole = None
@@ -104,11 +108,12 @@ def read_judging(
     return Judging(
         read_loss(loss) if has_truth and loss is not None else None,
         None if disagreement is None else read_loss(disagreement),
-        (_name(loss), _name(disagreement)),
+        (name_function(loss), name_function(disagreement)),
     )
 
 
-def _name(given: "str | Loss | None") -> str:
+def name_function(given: "str | Callable[..., Any] | None") -> str:
+    """Return what a function of the user's is called; an empty text if there is none."""
     return (
         given if isinstance(given, str) else "" if given is None else getattr(given, "__qualname__", repr(type(given)))
     )

@@ -93,6 +93,21 @@ with_seed = click.option(
 )
 
 
+with_metric = click.option(
+    "--metric",
+    help="Your own metric of all samples, shown and never promised: file.py:function, metric(answers, truth).",
+)
+
+
+def with_loss(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how wrong the answers of a network are that does not classify."""
+    loss = click.option(
+        "--loss", help="For a network that does not classify, how wrong an answer is, as for calibrate."
+    )
+    far = click.option("--disagreement", help="How far an answer is from the whole network's, likewise.")
+    return loss(far(command))
+
+
 def parse_seconds(option: str, text: str, *, least: float = 0.01) -> float:
     """Return `10s`, `500ms`, `800us`, `2m` or `10` in seconds."""
     for unit, seconds in (("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)):

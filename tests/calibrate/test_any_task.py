@@ -175,12 +175,28 @@ def test_early_exit_is_compared_by_losses(regressor, tmp_path):
     limit = Target(max_drop=0.2, max_loss=0.4)
     found = run(bundle, (x, y), limit, tmp_path, loss="absolute:90", disagreement="absolute:90")
     chain = next(name for name, point in found.points.items() if point.exits_early)
-    result = bench(bundle, (x, y), calibration=tmp_path / "c.json", point=chain, loss="absolute:90")
+    seen = []
+
+    def worst(answers, truth):
+        seen.append(answers["angle"].copy())
+        truth[:] = 0 * (far := np.abs(answers["angle"] - truth).max())  # the next network gets its own
+        return far
+
+    options = {"calibration": tmp_path / "c.json", "point": chain, "loss": "absolute:90"}
+    result = bench(bundle, (x, y), **options, metric=worst)
     losses = np.stack([np.minimum(np.abs(part - y) / 90, 1) for part in exits], 1)
     with load_uncalibrated(bundle) as net:
         net.thresholds = found.points[chain].thresholds
         taken = net.batch(x).exit
     ours = losses[np.arange(SAMPLES), taken]
+    assert np.array_equal(taken, taken.clip(0, 2)) and len(set(taken.tolist())) > 1
+    angles = np.stack(exits, 1)[np.arange(SAMPLES), taken], exits[-1]
+    for row, kept, angle in zip((result.early, result.whole), seen, angles, strict=False):
+        assert kept == pytest.approx(angle, rel=1e-4, abs=1e-3)
+        assert row.metric == pytest.approx(np.abs(angle - y).max(), rel=1e-4)
+    head, early, *_ = str(result).splitlines()
+    assert head.split() == ["loss", "worst", "mean", "p50", "p90", "p99", "us"]
+    assert early.split()[3] == f"{result.early.metric:.4g}" and result.metric == "worst"
     assert result.early.accuracy == pytest.approx(1 - ours.mean(), abs=1e-5)
     assert result.whole.accuracy == pytest.approx(1 - losses[:, -1].mean(), abs=1e-5)
     assert result.drop == pytest.approx((ours - losses[:, -1]).mean(), abs=1e-5)
