@@ -10,7 +10,7 @@ from ..progress import Progress
 from ..runtime import EveryExit, Net, Result
 from ..runtime.chain.samples import Samples
 from .benchmark import MeasuredLimit
-from .dataset_metric import Answers, Metric, compute_metric
+from .dataset_metric import KeptAnswers, Metric, compute_metric
 from .intervals import Z95, mean_drop, paired_drop, share_interval
 from .judging import DISAGREEMENT, LOSS, Judge, Judging
 from .measure.answers import record_answers
@@ -77,7 +77,7 @@ def judge_losses(
     right, far, metrics = {}, {}, {}
     for name, net in nets.items():
         columns = taken if name == "early" else np.zeros(len(x), np.int64)
-        kept = Answers(columns)
+        kept = KeptAnswers(columns)
         judge = Judge(judging, y, reference, kept.add if metric is not None else None)
         answers = record_answers(net, x, progress=progress, judge=judge)
         if metric is not None:

@@ -14,7 +14,7 @@ from ..runtime.chain.samples import Samples
 from .judging import name_function
 from .user_code import read_function
 
-__all__ = ["Answers", "Metric", "check_size", "compute_metric", "name_metric", "read_metric"]
+__all__ = ["KeptAnswers", "Metric", "check_size", "compute_metric", "name_metric", "read_metric"]
 
 Metric = Callable[[Any, Any], Any]
 """From the answers to all samples, and what is true of them, to one number."""
@@ -46,7 +46,7 @@ def name_metric(given: "str | Metric | None") -> str | None:
     return None if given is None else name_function(given).rpartition(":")[2].rpartition(".")[2]
 
 
-class Answers:
+class KeptAnswers:
     """The answers of one network to all samples, each at the exit where it left.
 
     Args:

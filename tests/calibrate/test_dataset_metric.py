@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from offramp.calibrate import bench, dataset_metric
-from offramp.calibrate.dataset_metric import Answers, compute_metric, name_metric, read_metric
+from offramp.calibrate.dataset_metric import KeptAnswers, compute_metric, name_metric, read_metric
 from offramp.errors import DataError, UsageError
 from offramp.tests.helpers.command import offramp
 
 
 def test_each_sample_answers_with_the_exit_that_it_left_at():
-    answers = Answers(np.array([0, 1, 0, 1]))
+    answers = KeptAnswers(np.array([0, 1, 0, 1]))
     exits = [{"a": np.arange(4.0), "b": np.zeros((4, 2))}, {"a": 10 + np.arange(4.0), "b": np.ones((4, 3))}]
     for rows in (slice(2, 4), slice(0, 2)):  # as threads may
         answers.add(rows, [{name: values[rows] for name, values in parts.items()} for parts in exits])
@@ -23,7 +23,7 @@ def test_each_sample_answers_with_the_exit_that_it_left_at():
 
 def test_no_more_answers_are_kept_than_fit(monkeypatch):
     monkeypatch.setattr(dataset_metric, "MOST_ANSWER_BYTES", 100)
-    answers = Answers(np.zeros(20, int))
+    answers = KeptAnswers(np.zeros(20, int))
     answers.add(slice(0, 10), [{"a": np.zeros(10)}])
     with pytest.raises(
         DataError, match=r"those to 20 samples need more than 0 MB: give fewer samples \(about 12 fit\)"
