@@ -45,7 +45,9 @@ def judge_labels(results: Mapping[str, Sequence[Result]], y: np.ndarray, metric:
     """Compare the labels of networks with the true ones, and early exit's with the whole network's."""
     labels = {name: np.array([result.label for result in each]) for name, each in results.items()}
     metrics = {}
-    for name, each in results.items() if metric is not None else ():
+    for name, each in results.items():
+        if metric is None:
+            break
         answers = {"label": labels[name].copy(), "score": np.array([result.score for result in each], np.float32)}
         metrics[name] = compute_metric(metric, answers, y, NETWORKS[name])
     right = {name: label == y for name, label in labels.items()}

@@ -17,13 +17,16 @@ import numpy as np
 from ..errors import DataError, OfframpError, UsageError, quoted, unknown_name
 from .user_code import read_function
 
-__all__ = ["LOSSES", "Loss", "evaluate", "read_loss"]
+__all__ = ["LOSSES", "Answer", "Decode", "Loss", "evaluate", "find_decode", "find_likeliest", "read_loss"]
 
 Answer = Mapping[str, np.ndarray]
 """The parts of the answers to some samples by name, (N, ...)."""
 
 Loss = Callable[[Answer, Any], Any]
 """From answers, and what is true of the same samples, to losses (N,) in [0, 1]."""
+
+Decode = Callable[[Answer], Sequence[Any]]
+"""From answers to the boxes of each sample, float (boxes, 5): left, top, right, bottom, class."""
 
 
 def zero_one(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -68,9 +71,7 @@ def word_errors(ours: np.ndarray, truth: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([_edit_distance(a, b) / max(1, len(b)) for a, b in pairs]).clip(0, 1)
 
 
-def f1(
-    decode: Callable[[Answer], Sequence[Any]], overlap: float, answer: Answer, truth: "Sequence[np.ndarray] | Answer"
-) -> np.ndarray:
+def f1(decode: Decode, overlap: float, answer: Answer, truth: "Sequence[np.ndarray] | Answer") -> np.ndarray:
     """1 - F1 of each sample's boxes: one that overlaps a true box of its class by `overlap` (IoU), each used once, is right.
 
     Args:
@@ -125,6 +126,12 @@ def read_loss(given: "str | Loss") -> Loss:
     if name not in plain:
         raise unknown_name("loss", str(given), (*LOSSES, "file.py:function"))
     return lambda answer, truth: plain[name](_pick(answer, rest), _pick(truth, rest))
+
+
+def find_decode(loss: Loss | None) -> Decode | None:
+    """Return the function that makes boxes of answers for a loss; None if it has none."""
+    decode: Decode | None = loss.args[0] if isinstance(loss, partial) and loss.func is f1 else None
+    return decode
 
 
 def evaluate(loss: Loss, answer: Answer, truth: Any, numbers: np.ndarray, *, what: str = "loss") -> np.ndarray:
@@ -187,13 +194,13 @@ def _as_classes(ours: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return classes: of scores, which have an axis of classes that the truth lacks or both have as floats, the likeliest."""
     truth = np.asarray(truth)
     if ours.ndim == truth.ndim + 1:
-        return _likeliest(ours), truth
+        return find_likeliest(ours), truth
     if ours.ndim == truth.ndim > 1 and ours.dtype.kind == truth.dtype.kind == "f":
-        return _likeliest(ours), _likeliest(truth)
+        return find_likeliest(ours), find_likeliest(truth)
     return ours, truth
 
 
-def _likeliest(scores: np.ndarray) -> np.ndarray:
+def find_likeliest(scores: np.ndarray) -> np.ndarray:
     """Return the likeliest class of scores (N, classes, ...); a single class is there if its score is above 0."""
     return np.asarray(scores.argmax(1) if scores.shape[1] > 1 else scores[:, 0] > 0)
 
@@ -247,4 +254,5 @@ def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     inside = np.maximum(0, np.minimum(a[..., 2:4], b[..., 2:4]) - np.maximum(a[..., :2], b[..., :2])).prod(-1)
     first, second = (np.maximum(0, boxes[..., 2:4] - boxes[..., :2]).prod(-1) for boxes in (a, b))
     both = first + second - inside
-    return np.divide(inside, both, out=np.zeros(both.shape), where=both > 0)
+    overlaps: np.ndarray = np.divide(inside, both, out=np.zeros(both.shape), where=both > 0)
+    return overlaps
