@@ -7,7 +7,6 @@ from typing import Literal
 from msgspec import Struct
 
 from ..bundle import Target
-from ..errors import quoted
 from ..units import show_share, show_time, show_us, show_value
 from .intervals import Z95
 
@@ -164,7 +163,7 @@ class Benchmark(Struct, frozen=True):
         width = max(24, *(len(name) for name, _ in rows))
         has_losses = self.counts == "losses"
         wide = max(8, len(self.metric or ""))
-        head = "" if self.metric is None else f" {quoted(self.metric):>{wide}}"
+        head = "" if self.metric is None else f" {self.metric:>{wide}}"
         lines = [
             f"{'':{width}} {'    loss' if has_losses else 'accuracy'}{head}     mean      p50      p90      p99  us"
         ]
@@ -250,7 +249,8 @@ def judge_early_exit(
         fast = [each for each in statics if each.row.mean_s <= slowest_s]
         better = [each for each in fast if each.row.accuracy >= early.accuracy]
         draws: list[_Rival] = []
-        praise = f"no static network that is fast enough is as accurate. It takes {figures}."
+        right = "has as small a loss" if target.counts == "losses" else "is as accurate"
+        praise = f"no static network that is fast enough {right}. It takes {figures}."
     else:
         better = [each for each in statics if each.gain_interval(early)[1] <= 0]
         draws = [each for each in statics if each.gain_interval(early)[0] <= 0]

@@ -11,13 +11,15 @@ import numpy as np
 from ..errors import DataError, OfframpError, UsageError, quoted
 from ..runtime import Net
 from ..runtime.chain.samples import Samples
-from .judging import name_function
 from .user_code import read_function
 
 __all__ = ["KeptAnswers", "Metric", "check_size", "compute_metric", "name_metric", "read_metric"]
 
 Metric = Callable[[Any, Any], Any]
 """From the answers to all samples, and what is true of them, to one number."""
+
+MOST_LETTERS = 24
+"""Letters of a metric's name that are shown, at most."""
 
 MOST_ANSWER_BYTES = 100_000_000
 """Answers of one network to all samples, kept for the metric; stacked they may lie in memory twice."""
@@ -43,7 +45,9 @@ def read_metric(given: "str | Metric | None") -> Metric | None:
 
 def name_metric(given: "str | Metric | None") -> str | None:
     """Return what a metric is called: the name of its function."""
-    return None if given is None else name_function(given).rpartition(":")[2].rpartition(".")[2]
+    if given is None or isinstance(given, str):
+        return given and given.rpartition(":")[2][:MOST_LETTERS]
+    return str(getattr(given, "__name__", type(given).__name__))[:MOST_LETTERS]
 
 
 class KeptAnswers:

@@ -19,7 +19,7 @@ from ..runtime.chain.samples import Samples
 from .losses import Loss, evaluate, read_loss
 from .truth import Truth
 
-__all__ = ["DISAGREEMENT", "LOSS", "Judge", "Judging", "name_function", "read_judging"]
+__all__ = ["DISAGREEMENT", "LOSS", "Judge", "Judging", "read_judging"]
 
 LOSS, DISAGREEMENT = "loss", "disagreement"
 """What is kept of answers, by these names."""
@@ -108,12 +108,11 @@ def read_judging(
     return Judging(
         read_loss(loss) if has_truth and loss is not None else None,
         None if disagreement is None else read_loss(disagreement),
-        (name_function(loss), name_function(disagreement)),
+        (_name(loss), _name(disagreement)),
     )
 
 
-def name_function(given: "str | Callable[..., Any] | None") -> str:
-    """Return what a function of the user's is called; an empty text if there is none."""
+def _name(given: "str | Loss | None") -> str:
     return (
         given if isinstance(given, str) else "" if given is None else getattr(given, "__qualname__", repr(type(given)))
     )

@@ -90,7 +90,7 @@ def report(
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
-        UsageError: there is no calibration, no such point, or several calibrations to choose from.
+        UsageError: there is no calibration, no such point, or several calibrations to choose from; or an argument cannot be used.
         DataError: the samples do not fit the network.
         BundleError, MissingError: as for `runtime.load`; MissingError also if a package is not installed or the file cannot be
             written.
@@ -108,6 +108,8 @@ def report(
     output = Path(output)
     check_writable(output)
     bundle = opened(bundle)
+    if data is None and (loss or disagreement or metric):
+        raise UsageError("loss, disagreement and metric are of samples: give data too.")
     samples = None if data is None else check_test_data(data, bundle.manifest)
     judging = None if data is None else read_judging(bundle.manifest, loss, disagreement, has_truth=True)
     subject = _find_subject(bundle, calibration, variant=variant, point=point, threads=threads)

@@ -259,6 +259,8 @@ def test_the_report_shows_losses_and_the_answers_of_easy_and_hard_samples(regres
 
 def test_what_is_for_labels_alone_says_so(regressor):
     bundle, x, y, _ = regressor
+    with pytest.raises(UsageError, match="are of samples: give data too"):
+        report(bundle, output="report.html", loss="absolute:90")
     with pytest.raises(UsageError, match="say how wrong an answer is"):
         report(bundle, data=(x, y), output="report.html")
     with pytest.raises(UsageError, match="without the truth"):

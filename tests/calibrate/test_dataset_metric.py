@@ -1,6 +1,7 @@
 """The user's own metric: what it gets, what is refused, and how much is kept for it."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ def test_a_metric_is_a_function_or_the_name_of_one(tmp_path):
     (tmp_path / "mine.py").write_text("import numpy\ndef score(answers, truth):\n    return 1\nnumber = 1\n")
     assert read_metric(f"{tmp_path}/mine.py:score")(0, 0) == 1 and read_metric(None) is None
     assert name_metric(f"{tmp_path}/mine.py:score") == "score" and name_metric(np.linalg.norm) == "norm"
+    assert name_metric(partial(max)) == "partial" and name_metric(None) is None
     for given, error, words in (
         ("mAP", UsageError, "is a function, or is named file.py:function, not 'mAP'"),
         (f"{tmp_path}/mine.py:number", UsageError, "is no function: it is int"),
