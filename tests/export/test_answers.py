@@ -98,9 +98,10 @@ def test_it_is_verified_quantised_kept_and_verified_again(made, name, device, tm
     _, bundle = made(name)
     path = tmp_path / "b.offramp"
     shutil.copytree(bundle.path, path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         quantize(path, ANSWERS[name].draw(32, 5))
+    assert not [str(each.message) for each in caught if "label" in str(each.message)]
     if reads_earlier_exits(bundle.variant().rule):
         with pytest.raises(UsageError, match="made of several heads"):
             keep(path, [0, -1])
