@@ -142,7 +142,7 @@ class AnswerPainter:
     def _paint_map(self, i: int, classes: np.ndarray) -> bytes:
         """Lay the colours of classes (height, width) over sample i; class 0 has none."""
         ground = self._ground(i) if self._painter else self._resize(self._pil.new("RGB", classes.shape[::-1], GREY))
-        self.classes |= set(np.unique(classes)[: len(COLOURS)].tolist())
+        self.classes |= set(np.unique(classes[classes != 0])[: len(COLOURS)].tolist())
         palette = np.array([[int(colour[k : k + 2], 16) for k in (1, 3, 5)] for colour in COLOURS], np.uint8)
         layers = palette[classes % len(COLOURS)], np.uint8(255 * OPACITY) * (classes != 0)
         colours, mask = (

@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 
 from offramp.bundle import Target, write_calibration
-from offramp.calibrate import Ragged, bench, calibrate, load_samples, report
+from offramp.calibrate import Ragged, bench, calibrate, comparison, dataset_metric, load_samples, report
 from offramp.calibrate.measure import answers
 from offramp.calibrate.measure.latency import measure, run_alone
 from offramp.calibrate.truth import check_truth
@@ -217,6 +217,14 @@ def test_early_exit_is_compared_by_losses(regressor, tmp_path):
     assert result.whole.accuracy == pytest.approx(1 - losses[:, -1].mean(), abs=1e-5)
     assert result.drop == pytest.approx((ours - losses[:, -1]).mean(), abs=1e-5)
     assert "loss added" in str(result) and "accuracy" not in str(result)
+
+
+def test_a_metric_of_too_many_answers_is_refused_before_anything_is_measured(regressor, monkeypatch):
+    bundle, x, y, _ = regressor
+    monkeypatch.setattr(dataset_metric, "MOST_ANSWER_BYTES", 4 * SAMPLES - 1)
+    monkeypatch.setattr(comparison, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    with pytest.raises(DataError, match=f"those to {SAMPLES} samples need more than 0 MB"):
+        bench(bundle, (x, y), loss="absolute:90", metric=len)
 
 
 def test_no_answers_are_kept_while_latencies_are_measured(regressor):
