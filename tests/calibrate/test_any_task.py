@@ -13,7 +13,7 @@ from offramp.calibrate import Ragged, bench, calibrate, comparison, dataset_metr
 from offramp.calibrate.measure import answers
 from offramp.calibrate.measure.latency import measure, run_alone
 from offramp.calibrate.truth import check_truth
-from offramp.errors import DataError, UsageError
+from offramp.errors import DataError, UncalibratedWarning, UsageError
 from offramp.export import export
 from offramp.progress import no_progress
 from offramp.runtime import load, load_uncalibrated
@@ -223,7 +223,8 @@ def test_a_metric_of_too_many_answers_is_refused_before_anything_is_measured(reg
     bundle, x, y, _ = regressor
     monkeypatch.setattr(dataset_metric, "MOST_ANSWER_BYTES", 4 * SAMPLES - 1)
     monkeypatch.setattr(comparison, "measure", lambda *_, **__: pytest.fail("it was measured"))
-    with pytest.raises(DataError, match=f"those to {SAMPLES} samples need more than 0 MB"):
+    words = f"those to {SAMPLES} samples need more than 0 MB"
+    with pytest.warns(UncalibratedWarning), pytest.raises(DataError, match=words):
         bench(bundle, (x, y), loss="absolute:90", metric=len)
 
 
