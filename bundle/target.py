@@ -121,7 +121,9 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
         return self.goal == "energy" or self.max_energy_j is not None
 
     def __str__(self) -> str:
-        return f"{GOALS[self.goal or 'latency']} with {self.describe_limits()}"
+        is_of_losses = self.goal == "accuracy" and self.counts == "losses"
+        goal = "the least loss" if is_of_losses else GOALS[self.goal or "latency"]
+        return f"{goal} with {self.describe_limits()}"
 
     def describe_limits(self) -> str:
         """Say all limits in words: `an accuracy of at least 90.00% and a mean energy of at most 4 mJ`."""

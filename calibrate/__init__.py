@@ -6,7 +6,7 @@ from .. import late_names
 from ..bundle import Calibration, OperatingPoint, Target
 
 if TYPE_CHECKING:
-    from .benchmark import Benchmark, Row, StageCost
+    from .benchmark import Benchmark, Row
     from .bundle_energy import measure_bundle_energy
     from .comparison import bench
     from .html_report.contents import Report
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .measure.energy import ExitEnergies, ExitEnergy, measure_energy, model_energy
     from .pipeline import calibrate
     from .sample_files import load_samples
+    from .stage_costs import StageCost
     from .target_file import read_targets
     from .truth import Ragged
 
@@ -47,7 +48,7 @@ __getattr__ = late_names(
         "ExitEnergy": "measure.energy",
         "Report": "html_report.contents",
         "Row": "benchmark",
-        "StageCost": "benchmark",
+        "StageCost": "stage_costs",
         "bench": "comparison",
         "calibrate": "pipeline",
         "measure_bundle_energy": "bundle_energy",

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..bundle import OperatingPoint, Target
 from ..bundle.calibration import Conditions
+from ..bundle.manifest import reads_earlier_exits
 from ..units import show_us, show_value
 from .measure.tables import exits_taken, mean_at
 from .search.contenders import Contender
@@ -33,10 +34,14 @@ def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], cond
         conditions: of the board.
     """
     chain = next(iter(picks.values())).chain
-    table, variant, passing_s = chain.reporting, chain.configuration.variant.name, chain.configuration.passing_s
+    table, passing_s = chain.reporting, chain.configuration.passing_s
+    variant, rule = chain.configuration.variant.name, chain.configuration.variant.rule
+    compared = (
+        1 if reads_earlier_exits(rule) else 0
+    )  # the first exit has none before it, so its score is the same for all
     notes = [
         f"Exit {k} of {variant} gives every input the score {table.score[0, k]:.4g}: it cannot tell easy from hard."
-        for k in range(table.exits - 1)
+        for k in range(compared, table.exits - 1)
         if np.ptp(table.score[:, k]) == 0
     ]
     if table.right is not None and table.right.dtype == bool:

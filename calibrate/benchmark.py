@@ -9,8 +9,9 @@ from msgspec import Struct
 from ..bundle import Target
 from ..units import show_share, show_time, show_us, show_value
 from .intervals import Z95
+from .stage_costs import StageCost
 
-__all__ = ["Benchmark", "MeasuredLimit", "Row", "StageCost", "judge_early_exit"]
+__all__ = ["Benchmark", "MeasuredLimit", "Row", "judge_early_exit"]
 
 
 MOST_OFF = 0.99
@@ -21,7 +22,7 @@ MOST_FACTOR = 100.0
 
 
 class Row(Struct, frozen=True):
-    """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds.
+    """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds; the user's metric, if one was given.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -36,6 +37,7 @@ class Row(Struct, frozen=True):
     p50_s: float
     p90_s: float
     p99_s: float
+    metric: float | None = None
 
 
 class MeasuredLimit(Struct, frozen=True):
@@ -76,29 +78,6 @@ class MeasuredLimit(Struct, frozen=True):
         return f"{show_value(name, self.value)} (95 % interval {low} to {high})"
 
 
-class StageCost(Struct, frozen=True):
-    """One stage on the device where it was placed.
-
-    Attributes:
-        device, runs_on: its device, and what really runs it as the engine reports it.
-        latency_s: latency of leaving at this stage's exit minus the latency of leaving one exit earlier; for stage 0, all of it.
-        crossing_bytes: bytes of one sample's tensors that come from stages on another device; tensors of open size do not count.
-        crossing_s: how much longer the stage takes here than in a chain wholly on its device; None if no tensor crosses.
-
-    Example:
-        >>> from offramp.calibrate import bench, load_samples
-        >>> stages = bench("digits.offramp", load_samples("test.npz", "digits.offramp")).stages
-        >>> [(stage.device, stage.crossing_bytes) for stage in stages]
-        [('cpu', 0), ('cpu', 0), ('cpu', 0)]
-    """
-
-    device: str
-    runs_on: str
-    latency_s: float
-    crossing_bytes: int
-    crossing_s: float | None
-
-
 class Benchmark(Struct, frozen=True):
     """The figures that `bench` measured.
 
@@ -127,6 +106,7 @@ class Benchmark(Struct, frozen=True):
         noise: relative standard error of the mean latency of `early`, as turns of calls differ by it.
         ratio_noise: the same of its ratio to that of `whole`; what slows down both in the same turns is not in it.
         notes: what else a reader should know, such as what pauses between calls would change.
+        metric: the name of the user's metric, which the rows hold; None without one. Nothing is promised of it.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -161,6 +141,7 @@ class Benchmark(Struct, frozen=True):
     noise: float = 0.0
     ratio_noise: float = 0.0
     notes: tuple[str, ...] = ()
+    metric: str | None = None
 
     @property
     def calibration_error(self) -> float | None:
@@ -185,10 +166,15 @@ class Benchmark(Struct, frozen=True):
             rows.append((self.single_name or "", self.single))
         width = max(24, *(len(name) for name, _ in rows))
         has_losses = self.counts == "losses"
-        lines = [f"{'':{width}} {'    loss' if has_losses else 'accuracy'}     mean      p50      p90      p99  us"]
+        wide = max(8, len(self.metric or ""))
+        head = "" if self.metric is None else f" {self.metric:>{wide}}"
+        lines = [
+            f"{'':{width}} {'    loss' if has_losses else 'accuracy'}{head}     mean      p50      p90      p99  us"
+        ]
         for name, row in rows:
             times = _microseconds((row.mean_s, row.p50_s, row.p90_s, row.p99_s))
-            lines.append(f"{name:{width}} {abs(has_losses - row.accuracy):8.2%} {times}")
+            metric = "" if row.metric is None else f" {row.metric:{wide}.4g}"
+            lines.append(f"{name:{width}} {abs(has_losses - row.accuracy):8.2%}{metric} {times}")
         return lines
 
     def _exits(self) -> list[str]:
@@ -268,7 +254,8 @@ def judge_early_exit(
         fast = [each for each in statics if each.row.mean_s <= slowest_s]
         better = [each for each in fast if each.row.accuracy >= early.accuracy]
         draws: list[_Rival] = []
-        praise = f"no static network that is fast enough is as accurate. It takes {figures}."
+        right = "has as small a loss" if target.counts == "losses" else "is as accurate"
+        praise = f"no static network that is fast enough {right}. It takes {figures}."
     else:
         better = [each for each in statics if each.gain_interval(early)[1] <= 0]
         draws = [each for each in statics if each.gain_interval(early)[0] <= 0]

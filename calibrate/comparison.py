@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..bundle import Bundle, Calibration, Manifest, OperatingPoint, Target, Variant, opened
+from ..bundle import Bundle, Calibration, OperatingPoint, Target, opened
 from ..bundle.calibration import StaticPoint
 from ..devices import fingerprint
 from ..errors import UsageError, unknown_name
@@ -20,15 +20,17 @@ from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
-from .benchmark import Benchmark, MeasuredLimit, Row, StageCost, judge_early_exit
+from .benchmark import Benchmark, MeasuredLimit, Row, judge_early_exit
 from .correctness import Correctness, judge_labels, judge_losses, measure_mean
+from .dataset_metric import Metric, check_size, name_metric, read_metric
 from .intervals import Z95, mean_error, ratio_error
 from .judging import Judging, read_judging
-from .labels import LEAST_SAMPLES, check_data, check_labelled, check_labels
+from .labels import LEAST_SAMPLES, check_labels, check_test_data
 from .losses import Loss
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
 from .measure.pauses import describe_pauses
 from .pace import BACK_TO_BACK, Pace
+from .stage_costs import find_stage_costs
 from .truth import Truth
 
 __all__ = ["Comparison", "ComparisonRequest", "bench", "choose_early", "compare"]
@@ -45,8 +47,9 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: the bundle.
-        x, y: samples and labels as `check_labelled` returns them, or what is true of them.
+        x, y: samples and labels, or what is true of them, as `check_test_data` returns them.
         judging: how wrong answers are; None if the network classifies.
+        metric, metric_name: the user's, and what it is called; None without one.
         calibration: as `find_calibration` returns it.
         point: name of the operating point, as `choose_early` returns it; None without a calibration.
         device, threads, fallback, variant, seed, progress: as for `bench`.
@@ -66,6 +69,8 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
     progress: Progress
     pace: Pace = BACK_TO_BACK
     judging: Judging | None = None
+    metric: Metric | None = None
+    metric_name: str | None = None
 
     @property
     def variant_name(self) -> str | None:
@@ -123,23 +128,28 @@ def bench(
     seed: int = 0,
     loss: "str | Loss | None" = None,
     disagreement: "str | Loss | None" = None,
+    metric: "str | Metric | None" = None,
     progress: Progress = no_progress,
 ) -> Benchmark:
     """Measure the chain, the whole static network and the best static network, interleaved on the same engine.
 
     Args:
         bundle: the bundle or its folder.
-        data: samples as `Net.batch` takes them, and labels (N,), or targets as `calibrate` takes them, that calibration never
+        data: samples as `Net.batch` takes them, and labels (N,), or the truth as `calibrate` takes it, that calibration never
             saw.
         device, threads, fallback, variant, point, calibration: as for `runtime.load`.
         every_s: the pace, from the start of one call to the start of the next; by default calls are made back to back. Each
             network is called on every sample: with 1,000 samples, four networks and 100 ms that takes seven minutes.
         seed: seed for the order of measurement within each block.
         loss, disagreement: for a network that does not classify, as for `calibrate`; accuracies are then 1 less the mean loss.
+        metric: what tells how good the answers to all samples are together, such as mAP: a function, or "file.py:function",
+            metric(answers, truth) -> float. It gets the parts of the answers by name, arrays (N, ...), or lists of N arrays where
+            shapes differ, of a classifier `label` and `score`; and the truth as `loss` does. It is shown of each network, and
+            never promised. The answers of one network are kept for it, at most 100 MB.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
-        DataError: the samples do not fit the network.
+        DataError: the samples do not fit the network, or the metric raises or gives no finite number.
         UsageError, BundleError, MissingError: as for `runtime.load`.
 
     Example:
@@ -150,7 +160,7 @@ def bench(
     """
     bundle = opened(bundle)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=True)
-    x, y = check_labelled(data, bundle.manifest) if judging is None else _check_targets(data, bundle.manifest)
+    x, y = check_test_data(data, bundle.manifest)
     calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
     request = ComparisonRequest(
         bundle=bundle,
@@ -166,20 +176,10 @@ def bench(
         progress=progress,
         pace=Pace(every_s),
         judging=judging,
+        metric=read_metric(metric),
+        metric_name=name_metric(metric),
     )
     return compare(request).benchmark
-
-
-def _check_targets(data: tuple[Any, Any], manifest: Manifest) -> tuple[Samples, Truth]:
-    """Return samples and what is true of them.
-
-    Raises:
-        UsageError, DataError: as for `calibrate`, or there are no targets.
-    """
-    samples = check_data(data, manifest)
-    if not isinstance(samples.y, Truth):
-        raise UsageError("The samples have no targets, so nothing tells how wrong answers are.")
-    return samples.x, samples.y
 
 
 def choose_early(calibration: Calibration, point: str | None) -> str:
@@ -223,8 +223,16 @@ def _try_pauses(request: ComparisonRequest, whole: Net, seconds: float) -> list[
 def _judge(request: ComparisonRequest, networks: _Networks, results: Mapping[str, Sequence[Result]]) -> Correctness:
     if request.judging is None or not isinstance(request.y, Truth):
         assert isinstance(request.y, np.ndarray)
-        return judge_labels(results, request.y)
-    return judge_losses(networks.nets, results, request.x, request.y, request.judging, progress=request.progress)
+        return judge_labels(results, request.y, request.metric)
+    return judge_losses(
+        networks.nets,
+        results,
+        request.x,
+        request.y,
+        request.judging,
+        metric=request.metric,
+        progress=request.progress,
+    )
 
 
 def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.Generator) -> _Networks:
@@ -262,6 +270,8 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
         for device in sorted(set(placement)):
             alone = stack.enter_context(load_uncalibrated(bundle, device, variant=variant, threads=threads))
             turns[f"on {device}"] = force_exits(alone, mix, rng=rng, pace=pace, every=every)
+    if request.metric is not None and request.judging is not None:
+        check_size(nets, request.x)
     return _Networks(turns=turns, provenance=net.provenance, point=point, single=single, nets=nets)
 
 
@@ -286,7 +296,10 @@ def _summarise(
 ) -> Benchmark:
     """Compute the figures of a benchmark from the results of its networks, by the names of their turns."""
     early, whole, point = results["early"][0], results["whole"][0], networks.point
-    rows = {name: _row(name, results[name][0], right) for name, right in correctness.right.items()}
+    rows = {
+        name: _row(name, results[name][0], right, correctness.metrics.get(name))
+        for name, right in correctness.right.items()
+    }
     mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
     costs = mean_s["forced"]
     shares = np.bincount([result.exit for result in early], minlength=len(costs)) / len(early)
@@ -320,7 +333,7 @@ def _summarise(
         share_error_s=None if predicted_shares is None else float((np.array(predicted_shares) - shares) @ costs),
         samples=len(request.x),
         fingerprint=fingerprint(packages=packages_of(list(placement)), threads=request.threads),
-        stages=_stage_costs(request.bundle.variant(request.variant_name), networks.provenance, mean_s),
+        stages=find_stage_costs(request.bundle.variant(request.variant_name), networks.provenance, mean_s),
         verdict=verdict,
         every_s=request.pace.every_s,
         best_speedup=rows.get("single", rows["whole"]).mean_s / rows["early"].mean_s,
@@ -329,6 +342,7 @@ def _summarise(
         counts="labels" if request.judging is None else "losses",
         noise=mean_error(latencies(early), request.pace.block) / rows["early"].mean_s,
         ratio_noise=errors[0] * rows["whole"].mean_s / rows["early"].mean_s,
+        metric=request.metric_name,
     )
 
 
@@ -352,27 +366,10 @@ def _name_static(static: StaticPoint, usual_device: str) -> str:
     return f"static {static.variant} to exit {static.exit}{device}"
 
 
-def _stage_costs(variant: Variant, provenance: Provenance, mean_s: Mapping[str, np.ndarray]) -> tuple[StageCost, ...]:
-    """Return what each stage takes, from the mean latencies of leaving at each exit of the chain and of those on one device."""
-    producers: dict[str, str] = {}
-    costs = []
-    own_s = np.diff(mean_s["forced"], prepend=0.0)
-    for k, (stage, ran) in enumerate(zip(variant.stages, provenance.stages, strict=True)):
-        crossing = [tensor for tensor in stage.inputs if producers.get(tensor.name, ran.device) != ran.device]
-        producers |= {tensor.name: ran.device for tensor in stage.outputs}
-        extra_s = None
-        if crossing:
-            extra_s = float(own_s[k] - np.diff(mean_s[f"on {ran.device}"], prepend=0.0)[k])
-        sized = [tensor for tensor in crossing if tensor.is_sized]
-        size = sum(math.prod(tensor.at(1)) * np.dtype(tensor.dtype).itemsize for tensor in sized)
-        costs.append(StageCost(ran.device, ran.runs_on, float(own_s[k]), size, extra_s))
-    return tuple(costs)
-
-
-def _row(name: str, results: Sequence[Result], right: np.ndarray) -> Row:
+def _row(name: str, results: Sequence[Result], right: np.ndarray, metric: float | None) -> Row:
     seconds = latencies(results)
     p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
-    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99)
+    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99, metric)
 
 
 def _measure_limits(

@@ -10,12 +10,16 @@ from ..progress import Progress
 from ..runtime import EveryExit, Net, Result
 from ..runtime.chain.samples import Samples
 from .benchmark import MeasuredLimit
+from .dataset_metric import KeptAnswers, Metric, compute_metric
 from .intervals import Z95, mean_drop, paired_drop, share_interval
 from .judging import DISAGREEMENT, LOSS, Judge, Judging
 from .measure.answers import record_answers
 from .truth import Truth
 
 __all__ = ["Correctness", "judge_labels", "judge_losses", "measure_mean"]
+
+NETWORKS = {"early": "early exit", "whole": "the whole static network", "single": "the best static network"}
+"""The networks of a comparison by name, as messages call them."""
 
 
 class Correctness(Struct, frozen=True):
@@ -24,10 +28,12 @@ class Correctness(Struct, frozen=True):
     Attributes:
         right: by network, of each sample whether its label is right, bool (N,), or 1 less its loss, float64.
         differs: of each sample whether early exit gives another label than the whole network, or the disagreement.
+        metrics: the user's metric by network; empty without one.
     """
 
     right: dict[str, np.ndarray]
     differs: np.ndarray
+    metrics: dict[str, float]
 
     def drop(self) -> tuple[float, tuple[float, float]]:
         """Return what early exit loses against the whole network, and its 95 % interval."""
@@ -35,10 +41,17 @@ class Correctness(Struct, frozen=True):
         return compare(self.right["early"], self.right["whole"])
 
 
-def judge_labels(results: Mapping[str, Sequence[Result]], y: np.ndarray) -> Correctness:
+def judge_labels(results: Mapping[str, Sequence[Result]], y: np.ndarray, metric: Metric | None) -> Correctness:
     """Compare the labels of networks with the true ones, and early exit's with the whole network's."""
     labels = {name: np.array([result.label for result in each]) for name, each in results.items()}
-    return Correctness({name: label == y for name, label in labels.items()}, labels["early"] != labels["whole"])
+    metrics = {}
+    for name, each in results.items():
+        if metric is None:
+            break
+        answers = {"label": labels[name].copy(), "score": np.array([result.score for result in each], np.float32)}
+        metrics[name] = compute_metric(metric, answers, y, NETWORKS[name])
+    right = {name: label == y for name, label in labels.items()}
+    return Correctness(right, labels["early"] != labels["whole"], metrics)
 
 
 def judge_losses(
@@ -48,6 +61,7 @@ def judge_losses(
     y: Truth,
     judging: Judging,
     *,
+    metric: Metric | None,
     progress: Progress,
 ) -> Correctness:
     """Run networks once more to judge their answers, of which results hold none, at the exits that the results name.
@@ -57,19 +71,24 @@ def judge_losses(
         results: of the same networks.
         x, y: the samples, and what is true of them.
         judging: the functions.
+        metric: the user's; None without one.
         progress: is told what is recorded.
     """
-    judge = Judge(judging, y, nets["whole"] if judging.disagreement is not None else None)
+    reference = nets["whole"] if judging.disagreement is not None else None
     taken = np.array([result.exit for result in results["early"]])
-    right, far = {}, {}
+    right, far, metrics = {}, {}, {}
     for name, net in nets.items():
-        answers = record_answers(net, x, progress=progress, judge=judge)
         columns = taken if name == "early" else np.zeros(len(x), np.int64)
+        kept = KeptAnswers(columns)
+        judge = Judge(judging, y, reference, kept.add if metric is not None else None)
+        answers = record_answers(net, x, progress=progress, judge=judge)
+        if metric is not None:
+            metrics[name] = compute_metric(metric, kept.take(), y.read(), NETWORKS[name])
         right[name] = 1 - _take(answers, LOSS, columns)
         if judging.disagreement is not None:
             far[name] = _take(answers, DISAGREEMENT, columns)
     differs = far["early"] if far else np.abs(right["early"] - right["whole"])
-    return Correctness(right, differs)
+    return Correctness(right, differs, metrics)
 
 
 def measure_mean(values: np.ndarray) -> MeasuredLimit:

@@ -56,7 +56,7 @@ def read_samples(
         else:
             samples = tuple(_to_array(part, name) for part in x) if isinstance(x, tuple) else _to_array(x, name)
         if y is not None and manifest is not None and not manifest.classes:
-            return samples, _to_targets(y, name)
+            return samples, _to_truth(y, name)
         return samples, None if y is None else _to_array(y, name)
     except MemoryError as error:
         raise MissingError(f"The samples of {name} do not fit into memory: give fewer.") from error
@@ -67,8 +67,8 @@ def name_arrays(
 ) -> tuple[Any, np.ndarray | None]:
     """Return samples and labels of named arrays: `x`, or one for each input by its name, and `y` if there are labels.
 
-    Targets of a network that does not classify may be several, `y.boxes` and `y.mask`; and rows of different lengths, whose
-    offsets are `y.boxes.offset`. See `truth.Ragged`.
+    The truth for a network that does not classify may be several arrays, `y.boxes` and `y.mask`; and rows of different lengths,
+    whose offsets are `y.boxes.offset`. See `truth.Ragged`.
 
     Raises:
         DataError: an array is missing.
@@ -88,10 +88,10 @@ def name_arrays(
     return {name: arrays[name] for name in names}, y
 
 
-def _to_targets(y: Any, name: str) -> Any:
-    """Return targets of a network that does not classify: an array, rows of different lengths, or several by name."""
+def _to_truth(y: Any, name: str) -> Any:
+    """Return the truth for a network that does not classify: an array, rows of different lengths, or several by name."""
     if isinstance(y, Mapping):
-        return {str(key): _to_targets(part, name) for key, part in y.items()}
+        return {str(key): _to_truth(part, name) for key, part in y.items()}
     return y if isinstance(y, Ragged) else _to_array(y, name)
 
 

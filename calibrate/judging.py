@@ -4,7 +4,7 @@ Only two numbers for each sample and exit are kept of boxes and masks: the loss,
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -29,7 +29,7 @@ class Judging(Struct, frozen=True):
     """The functions that say how wrong answers are.
 
     Attributes:
-        loss: of an answer and what is true; None without targets.
+        loss: of an answer and what is true; None if that is not known.
         disagreement: of an answer and the reference's, both by the names of their parts; None if losses alone are compared.
         names: of both, as they are stored.
     """
@@ -51,15 +51,19 @@ class Judge(Struct, frozen=True):
         judging: the functions.
         truth: what is true of the samples; None if it is not known.
         reference: answers for comparison; None if nothing is compared with it.
+        keep: is given the answers of every exit and the rows of their samples, before they are judged; it may keep some.
     """
 
     judging: Judging
     truth: Truth | None
     reference: Net | None
+    keep: Callable[[slice, Sequence[Mapping[str, np.ndarray]]], None] | None = None
 
     def judge(self, x: Samples, rows: slice, answers: EveryExit) -> EveryExit:
         """Return answers to these rows of the samples with nothing but their losses and disagreements, float32 (N,) each."""
         assert answers.answers is not None
+        if self.keep is not None:
+            self.keep(rows, answers.answers)
         numbers = np.arange(len(x))[rows]
         truth = None if self.truth is None else self.truth[rows].read()
         whole = None
@@ -98,8 +102,8 @@ def read_judging(
         )
     if not has_truth and disagreement is None:
         raise UsageError(
-            f"The samples have no targets, so only disagreement with the whole network can be limited: say how far answers "
-            f"({parts}) are apart, such as disagreement='absolute:90' (--disagreement)."
+            "The samples come without the truth: limit max_disagreement, how far answers are from the whole network's, and say "
+            f"how far answers ({parts}) are apart, such as disagreement='absolute:90' (--disagreement)."
         )
     return Judging(
         read_loss(loss) if has_truth and loss is not None else None,

@@ -20,6 +20,7 @@ __all__ = [
     "check_data",
     "check_labelled",
     "check_labels",
+    "check_test_data",
     "compare_with_commonest",
     "hash_each",
     "hash_samples",
@@ -85,6 +86,20 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
             f"Label {y[row]} of sample {row} is not one of the network's classes, 0 to {manifest.classes - 1}."
         )
     return x, y.astype(np.int64)
+
+
+def check_test_data(data: tuple[Any, Any], manifest: Manifest) -> "tuple[Samples, np.ndarray | Truth]":
+    """Return samples in the network's dtypes, and labels int64 (N,), or what is true of them if the network does not classify.
+
+    Raises:
+        UsageError, DataError: as for `check_labelled` and `check_data`, or the truth is not known.
+    """
+    if manifest.classes:
+        return check_labelled(data, manifest)
+    samples = check_data(data, manifest)
+    if not isinstance(samples.y, Truth):
+        raise UsageError("The samples come without the truth, so nothing tells how wrong answers are.")
+    return samples.x, samples.y
 
 
 def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSet:

@@ -3,7 +3,7 @@
 absolute:90              the mean absolute error over 90, at most 1
 iou:map                  of the part `map`: 1 - the mean intersection over union of the classes in a sample
 f1@0.5:net.py:decode     1 - F1 of the boxes that net.py's function decode makes of an answer
-net.py:loss              net.py's function: loss(answer, target) -> float (N,)
+net.py:loss              net.py's function: loss(answer, truth) -> float (N,)
 """
 
 import copy
@@ -17,13 +17,16 @@ import numpy as np
 from ..errors import DataError, OfframpError, UsageError, quoted, unknown_name
 from .user_code import read_function
 
-__all__ = ["LOSSES", "Loss", "evaluate", "read_loss"]
+__all__ = ["LOSSES", "Answer", "Decode", "Loss", "evaluate", "find_decode", "find_likeliest", "read_loss"]
 
 Answer = Mapping[str, np.ndarray]
 """The parts of the answers to some samples by name, (N, ...)."""
 
 Loss = Callable[[Answer, Any], Any]
 """From answers, and what is true of the same samples, to losses (N,) in [0, 1]."""
+
+Decode = Callable[[Answer], Sequence[Any]]
+"""From answers to the boxes of each sample, float (boxes, 5): left, top, right, bottom, class."""
 
 
 def zero_one(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -40,7 +43,7 @@ def hamming(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def absolute(ours: np.ndarray, truth: np.ndarray, scale: float) -> np.ndarray:
     """The mean absolute error over a scale, at most 1."""
     if ours.shape != np.shape(truth):
-        raise ValueError(f"the answers are {ours.shape}, the targets {np.shape(truth)}")
+        raise ValueError(f"the answers are {ours.shape}, the truth is {np.shape(truth)}")
     far = np.abs(ours.astype(np.float64) - truth).reshape(len(ours), -1).mean(1)
     return np.asarray(np.minimum(far / scale, 1))
 
@@ -68,9 +71,7 @@ def word_errors(ours: np.ndarray, truth: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([_edit_distance(a, b) / max(1, len(b)) for a, b in pairs]).clip(0, 1)
 
 
-def f1(
-    decode: Callable[[Answer], Sequence[Any]], overlap: float, answer: Answer, truth: "Sequence[np.ndarray] | Answer"
-) -> np.ndarray:
+def f1(decode: Decode, overlap: float, answer: Answer, truth: "Sequence[np.ndarray] | Answer") -> np.ndarray:
     """1 - F1 of each sample's boxes: one that overlaps a true box of its class by `overlap` (IoU), each used once, is right.
 
     Args:
@@ -125,6 +126,12 @@ def read_loss(given: "str | Loss") -> Loss:
     if name not in plain:
         raise unknown_name("loss", str(given), (*LOSSES, "file.py:function"))
     return lambda answer, truth: plain[name](_pick(answer, rest), _pick(truth, rest))
+
+
+def find_decode(loss: Loss | None) -> Decode | None:
+    """Return the function that makes boxes of answers for a loss; None if it has none."""
+    decode: Decode | None = loss.args[0] if isinstance(loss, partial) and loss.func is f1 else None
+    return decode
 
 
 def evaluate(loss: Loss, answer: Answer, truth: Any, numbers: np.ndarray, *, what: str = "loss") -> np.ndarray:
@@ -187,20 +194,20 @@ def _as_classes(ours: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return classes: of scores, which have an axis of classes that the truth lacks or both have as floats, the likeliest."""
     truth = np.asarray(truth)
     if ours.ndim == truth.ndim + 1:
-        return _likeliest(ours), truth
+        return find_likeliest(ours), truth
     if ours.ndim == truth.ndim > 1 and ours.dtype.kind == truth.dtype.kind == "f":
-        return _likeliest(ours), _likeliest(truth)
+        return find_likeliest(ours), find_likeliest(truth)
     return ours, truth
 
 
-def _likeliest(scores: np.ndarray) -> np.ndarray:
+def find_likeliest(scores: np.ndarray) -> np.ndarray:
     """Return the likeliest class of scores (N, classes, ...); a single class is there if its score is above 0."""
     return np.asarray(scores.argmax(1) if scores.shape[1] > 1 else scores[:, 0] > 0)
 
 
 def _differing(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     if ours.shape != np.shape(truth):
-        raise ValueError(f"the answers are {ours.shape}, the targets {np.shape(truth)}")
+        raise ValueError(f"the answers are {ours.shape}, the truth is {np.shape(truth)}")
     return np.asarray(ours != truth)
 
 
@@ -209,7 +216,7 @@ def _enlarge(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if labels.shape == shape:
         return labels
     if labels.ndim != 3 or len(shape) != 3 or len(labels) != shape[0]:
-        raise ValueError(f"the maps are {labels.shape}, the targets {shape}")
+        raise ValueError(f"the maps are {labels.shape}, the truth is {shape}")
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(labels.shape[1:], shape[1:], strict=True)
     )
@@ -228,20 +235,24 @@ def _edit_distance(ours: np.ndarray, truth: np.ndarray) -> int:
 
 def _f1_of(found: np.ndarray, true: np.ndarray, overlap: float) -> float:
     """Return F1 of one sample's boxes; 1 if there are none and none was found."""
-    if not len(found) and not len(true):
-        return 1.0
-    left, right = set(range(len(true))), 0
-    for box in found:
-        overlaps = {j: _overlap(box, true[j]) for j in left if true[j][4] == box[4]}
-        best = max(overlaps, key=overlaps.__getitem__, default=None)
-        if best is not None and overlaps[best] >= overlap:
-            left.remove(best)
+    if not len(found) or not len(true):
+        return float(len(found) == len(true))
+    overlaps = _overlaps(found, true)
+    overlaps[~(overlaps >= overlap) | (found[:, None, 4] != true[:, 4])] = -1
+    right = 0
+    for i in np.flatnonzero(overlaps.max(1) >= 0):
+        best = overlaps[i].argmax()
+        if overlaps[i, best] >= 0:
+            overlaps[:, best] = -1
             right += 1
     return 2 * right / (len(found) + len(true))
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Return intersection over union of two boxes: left, top, right, bottom."""
-    inside = np.prod(np.maximum(0, np.minimum(a[2:4], b[2:4]) - np.maximum(a[:2], b[:2])))
-    both = np.prod(np.maximum(0, a[2:4] - a[:2])) + np.prod(np.maximum(0, b[2:4] - b[:2])) - inside
-    return float(inside / both) if both > 0 else 0.0
+def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return intersection over union of boxes (A, 4 or more) with boxes (B, ...), float (A, B): left, top, right, bottom."""
+    a, b = a[:, None], b[None]
+    inside = np.maximum(0, np.minimum(a[..., 2:4], b[..., 2:4]) - np.maximum(a[..., :2], b[..., :2])).prod(-1)
+    first, second = (np.maximum(0, boxes[..., 2:4] - boxes[..., :2]).prod(-1) for boxes in (a, b))
+    both = first + second - inside
+    overlaps: np.ndarray = np.divide(inside, both, out=np.zeros(both.shape), where=both > 0)
+    return overlaps

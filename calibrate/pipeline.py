@@ -108,8 +108,8 @@ def calibrate(
             behind a pause they take up to some times as long. None makes calls back to back.
         save_s: seconds between two saves of recorded answers.
         loss: for a network that does not classify, how wrong an answer is, from 0 to 1: a name (see `calibrate.losses`), or a
-            function: loss(answer, target) -> float (N,) of the answers' parts by name, arrays (N, ...), and of targets as they
-            are given. `max_drop` then limits the mean loss added against the whole network, `max_loss` the mean loss itself.
+            function: loss(answer, truth) -> float (N,) of the answers' parts by name, arrays (N, ...), and of the truth as it
+            is given. `max_drop` then limits the mean loss added against the whole network, `max_loss` the mean loss itself.
         disagreement: how far an answer is from the whole network's, likewise, which a function gets by the names of its parts as
             it gets the answer; `max_disagreement` needs it. Without it figures of disagreement say how far losses differ.
         progress: called with the name of the step, how much of it is done, and how much there is.

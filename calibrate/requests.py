@@ -172,15 +172,14 @@ def read_request(
     bundle = opened(bundle)
     samples = check_data(data, bundle.manifest)
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
-    targets = name_targets(target, has_labels=samples.y is not None, meter=meter)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=samples.y is not None)
-    if judging is not None:
-        if judging.disagreement is None and any("max_disagreement" in each.limits for each in targets.values()):
-            raise UsageError(
-                "max_disagreement limits how far answers are from the whole network's: say how far apart they are, such as "
-                "disagreement='absolute:90' (--disagreement)."
-            )
-        targets = {name: each.of_losses() for name, each in targets.items()}
+    targets = name_targets(target, has_labels=samples.y is not None, meter=meter, has_losses=judging is not None)
+    limits_disagreement = any("max_disagreement" in each.limits for each in targets.values())
+    if judging is not None and judging.disagreement is None and limits_disagreement:
+        raise UsageError(
+            "max_disagreement limits how far answers are from the whole network's: say how far apart they are, such as "
+            "disagreement='absolute:90' (--disagreement)."
+        )
     others, notes = _check_outside(samples, others, targets, bundle.manifest.classes)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence is a probability from 0.5 to below 1, such as 0.9, not {confidence}.")
@@ -226,7 +225,7 @@ def read_request(
 
 
 def name_targets(
-    target: Target | Mapping[str, Target] | None, *, has_labels: bool, meter: Meter | None
+    target: Target | Mapping[str, Target] | None, *, has_labels: bool, meter: Meter | None, has_losses: bool = False
 ) -> dict[str, Target]:
     """Return the targets by the names of their points; the standard ones if none is given."""
     if target is None:
@@ -237,6 +236,8 @@ def name_targets(
         targets = {"default": target} if isinstance(target, Target) else dict(target)
     if not targets:
         raise UsageError("There is no target: name at least one, or leave target out.")
+    if has_losses:
+        targets = {name: each.of_losses() for name, each in targets.items()}
     for name, each in targets.items():
         if not re.fullmatch(PLAIN_NAME, name) or name.endswith(EARLY_SUFFIX):
             raise UsageError(
@@ -244,7 +245,8 @@ def name_targets(
             )
         if each.needs_labels and not has_labels:
             raise UsageError(
-                f"The samples have no labels, so nothing tells whether {each.describe_limits()} holds: limit max_disagreement."
+                f"The samples {'come without the truth' if has_losses else 'have no labels'}, so nothing tells whether "
+                f"{each.describe_limits()} holds: limit max_disagreement."
             )
         if each.needs_energy and meter is None:
             raise UsageError(f"The target asks for energy: give a meter ({each}).")

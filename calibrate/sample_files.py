@@ -81,17 +81,20 @@ def load_samples(
         raise MissingError(f"The samples in {path} do not fit into memory: give fewer.", path=path) from error
 
 
-def labelled(samples: tuple[Any, np.ndarray | None], source: str) -> tuple[Any, np.ndarray]:
-    """Return samples that have labels.
+def labelled(samples: tuple[Any, Any], source: str, *, classifies: bool = True) -> tuple[Any, Any]:
+    """Return samples that have labels, or the truth.
 
     Args:
         samples: as `load_samples` returns them.
         source: where they come from, for the message.
+        classifies: False if the truth is asked for.
 
     Raises:
-        DataError: there are no labels.
+        DataError: there are none.
     """
     x, y = samples
+    if y is None and not classifies:
+        raise DataError(f"{source} comes without the truth: give `y` beside `x`, or `y.boxes` and so on.")
     if y is None:
         raise DataError(f"{source} has no labels: give `y` beside `x`, or one folder of images per class.")
     return x, y

@@ -82,7 +82,7 @@ class Truth(Struct, frozen=True):
 
 
 def gather_truth(arrays: Mapping[str, np.ndarray]) -> "np.ndarray | Ragged | dict[str, np.ndarray | Ragged] | None":
-    """Return targets of arrays by name: `y`, or `y.boxes` and so on, where `y.boxes.offset` says that rows differ in length.
+    """Return the truth from arrays by name: `y`, or `y.boxes` and so on, where `y.boxes.offset` says that rows differ in length.
 
     Returns:
         One of them, several by name, or None if there are none.
@@ -112,20 +112,20 @@ def check_truth(given: Any, samples: int) -> Truth:
         parts = dict(given) if isinstance(given, Mapping) else {"": given}
     checked: dict[str, np.ndarray | Ragged] = {}
     for name, part in parts.items():
-        what = f"The targets {name}" if name else "The targets"
+        what = f"The truth ({name})" if name else "The truth"
         if isinstance(part, Ragged):
             checked[str(name)] = _check_ragged(part, what)
         else:
             try:
                 checked[str(name)] = np.asarray(part)
             except ValueError as error:
-                raise DataError(f"{what} are rows of different lengths. {HOW_TO_GIVE}") from error
+                raise DataError(f"{what} is rows of different lengths. {HOW_TO_GIVE}") from error
             if checked[str(name)].dtype == object or not np.ndim(part):  # type: ignore[union-attr]
-                raise DataError(f"{what} are no array of numbers. {HOW_TO_GIVE}")
+                raise DataError(f"{what} is no array of numbers. {HOW_TO_GIVE}")
         if (found := len(checked[str(name)])) != samples:
-            raise DataError(f"{what} are of {found} samples, but there are {samples}.")
+            raise DataError(f"{what} is of {found} samples, but there are {samples}.")
     if not checked:
-        raise DataError(f"There are no targets for the samples. {HOW_TO_GIVE}")
+        raise DataError(f"There is no truth for the samples. {HOW_TO_GIVE}")
     return Truth(checked, np.arange(samples)) if not isinstance(given, Truth) else given
 
 

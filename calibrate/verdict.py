@@ -75,7 +75,7 @@ def judge(
     if gain.is_sure and is_allowed:
         return True, f"Use early exit: {_show(early)}, {_show(static)} ({_describe(gain, early, static)})."
     figures, (low, high) = _describe(gain, early, static), gain.interval
-    interval = f"{_saving(gain)}, 95 % interval {low:.1%} to {high:.1%}, where {_least(gain)} is asked for"
+    interval = f"{_saving(gain, early)}, 95 % interval {low:.1%} to {high:.1%}, where {_least(gain)} is asked for"
     if early.certificate is not None and not static.is_promised and high > 0:
         compared = f"{_show(early)}, {_show(static)} ({figures}: {interval})"
         return (
@@ -111,7 +111,8 @@ def _describe(gain: Gain, early: OperatingPoint, static: OperatingPoint) -> str:
     """Compare two points in words: `1.57 times the speed`."""
     match gain.of:
         case "accuracy":
-            return f"{gain.share:+.2%} accuracy"
+            is_of_losses = early.target.counts == "losses"
+            return f"{-gain.share:+.2%} loss" if is_of_losses else f"{gain.share:+.2%} accuracy"
         case "energy":
             ours, theirs = early.energy_j or 0.0, static.energy_j or 0.0
             return f"{theirs / ours:.2f} times as many inferences per joule" if ours else "no energy"
@@ -119,8 +120,9 @@ def _describe(gain: Gain, early: OperatingPoint, static: OperatingPoint) -> str:
             return f"{static.latency_s / early.latency_s:.2f} times the speed"
 
 
-def _saving(gain: Gain) -> str:
-    what = {"latency": "time saved", "energy": "energy saved", "accuracy": "accuracy won"}[gain.of]
+def _saving(gain: Gain, early: OperatingPoint) -> str:
+    won = "loss avoided" if early.target.counts == "losses" else "accuracy won"
+    what = {"latency": "time saved", "energy": "energy saved", "accuracy": won}[gain.of]
     return f"{what} {gain.share:.1%}"
 
 

@@ -75,8 +75,11 @@ def _describe_variant(variant: "Variant") -> str:
     return f"{head}\n{table(lines)}"
 
 
-def describe_shifts(variant: str, parent: str, shifts: Sequence["Shift"]) -> str:
+def describe_shifts(variant: str, parent: str, shifts: Sequence["Shift"], *, has_labels: bool = True) -> str:
     """Describe how the answers of a new variant differ from its parent's at each exit."""
+    if not has_labels:
+        rows = [(str(shift.exit), show_share(shift.alike), f"{shift.score_shift:+.4f}") for shift in shifts]
+        return table([("exit", "alike within 1 %", "score shift"), *rows])
     lines = [("exit", f"accuracy of {variant}", f"of {parent}", "same label", "score shift")]
     for shift in shifts:
         accuracy, parent_accuracy = map(_share_or_dash, (shift.accuracy, shift.parent_accuracy))

@@ -79,13 +79,14 @@ def load_samples(
 
 
 def load_labelled(source: str, manifest: Manifest, *, progress: Progress = no_progress) -> tuple[Any, np.ndarray]:
-    """Load samples and labels as `load_samples` does.
+    """Load samples, and labels or the truth, as `load_samples` does.
 
     Raises:
         DataError: there are no labels.
         ModelError, UsageError, MissingError: as for `load_samples`.
     """
-    return labelled(load_samples(source, manifest, progress=progress), source)
+    samples = load_samples(source, manifest, progress=progress)
+    return labelled(samples, source, classifies=manifest.classes > 0)
 
 
 def load_run_samples(source: str, manifest: Manifest, *, progress: Progress = no_progress) -> "Samples":

@@ -20,13 +20,15 @@ LIMITS: dict[str, tuple[str, float, str]] = {
     "max_drop": (
         "--max-drop",
         1.0,
-        "Largest accuracy drop against the whole network, as a fraction: 0.01 is one percent.",
+        "Largest accuracy drop against the whole network, as a fraction: 0.01 is one percent; of other answers the largest mean "
+        "loss added.",
     ),
     "max_loss": ("--max-loss", 1.0, "Largest mean loss from 0 to 1; of a classifier the share of wrong labels."),
     "max_disagreement": (
         "--max-disagreement",
         1.0,
-        "Largest share of samples with another label than the whole network gives.",
+        "Largest share of samples with another label than the whole network gives; of other answers the largest mean "
+        "disagreement.",
     ),
     "max_latency_s": ("--max-latency-ms", 1e-3, "Largest mean latency in milliseconds, or with a unit: 800us."),
     "deadline_s": ("--deadline-ms", 1e-3, "A deadline in milliseconds ..."),
@@ -89,6 +91,21 @@ with_seed = click.option(
     show_default=True,
     help="Seed for everything random: which samples are drawn, and the order of measurement or training.",
 )
+
+
+with_metric = click.option(
+    "--metric",
+    help="Your own metric of all samples, shown and never promised: file.py:function, metric(answers, truth).",
+)
+
+
+def with_loss(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how wrong the answers of a network are that does not classify."""
+    loss = click.option(
+        "--loss", help="For a network that does not classify, how wrong an answer is, as for calibrate."
+    )
+    far = click.option("--disagreement", help="How far an answer is from the whole network's, likewise.")
+    return loss(far(command))
 
 
 def parse_seconds(option: str, text: str, *, least: float = 0.01) -> float:

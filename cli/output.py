@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +46,17 @@ def _to_results(show: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
-    """Print a result as text, or as one JSON document."""
-    print_text(msgspec.json.encode(result).decode() if as_json else text())
+    """Print a result as text, or as one JSON document, in which what is no finite number is the text "inf", "-inf" or "nan"."""
+    print_text(msgspec.json.encode(_name_numbers(msgspec.to_builtins(result))).decode() if as_json else text())
+
+
+def _name_numbers(value: Any) -> Any:
+    """Return a document with texts in place of floats that JSON has not, and which would be null as if they were unknown."""
+    if isinstance(value, dict):
+        return {key: _name_numbers(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_name_numbers(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @_to_results

@@ -38,7 +38,7 @@ pieces, and mapped into memory where it is read.
 """
 
 TOLERANCE_FACTOR = 10
-"""The fused file may differ from the golden logits by this many times what the chain may differ from the original."""
+"""The fused file may differ from the golden answers by this many times what the chain may differ from the original."""
 
 
 class Fused(msgspec.Struct, frozen=True):
@@ -47,7 +47,8 @@ class Fused(msgspec.Struct, frozen=True):
     Attributes:
         path: the file.
         inputs: the names of the network's inputs that it takes.
-        outputs: the names of its outputs: `label`, `score`, `exit`, `logits`.
+        outputs: the names of its outputs: `label`, `score`, `exit`, `logits`; of a network that does not classify `score`, `exit`
+            and the parts of its answer.
         thresholds: the thresholds that it exits by unless it is given others.
         bytes: its size, with its data file if it has one.
 

@@ -50,7 +50,8 @@ class ExitCheck(Struct, frozen=True):
 
     Attributes:
         exit: the exit's name.
-        absolute: the largest error of a logit, or of a value of another answer.
+        absolute: the largest error of a logit, or of a value of another answer; infinite if one is no number, has another
+            shape, or if more than 1 % of a part's whole numbers differ.
         relative: that error divided by the largest logit, or by the largest value of its part of the answer.
         score: the largest error of a score.
         labels_equal: the number of samples whose label is the same; all of them if the network does not classify.
@@ -80,11 +81,12 @@ class AnswerCheck(Struct, frozen=True):
         network: `the chain`, or `the static network to exit 1`.
         built: where its stages come from, each once: `now`, `cache` or `bundle`. Empty if the device cannot run it.
         score: the largest error of a score.
-        relative: the largest error of a static network's logits, divided by the largest logit; it was loaded once more to see
-            them. None for the chain, whose logits `Verification.exits` compares.
+        relative: the largest error of a static network's logits, divided by the largest logit, or of another answer likewise; it
+            was loaded once more to see them. None for the chain, whose answers `Verification.exits` compares.
         labels_equal, labels: how many labels are the same, and how many there are: one per golden sample and exit; none if the
             network does not classify.
-        passed: True if scores, labels and logits are within the tolerance, or if the device cannot run the network.
+        passed: True if scores, and labels and logits or other answers, are within the tolerance, or if the device cannot run
+            the network.
         problem: why the device cannot run it.
 
     Example:
@@ -141,7 +143,10 @@ def _compare_values(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]
     if theirs.dtype.kind != "f":
         return (0.0 if (ours != theirs).sum() <= MOST_DIFFERING * theirs.size else float("inf")), 1.0
     with np.errstate(invalid="ignore"):
-        error = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0))
+        errors = np.abs(ours.astype(np.float64) - theirs)
+        if theirs.dtype == np.float16:  # a value between two numbers in half precision may be rounded to either
+            errors = np.maximum(errors - np.spacing(np.abs(theirs)), 0)
+        error = float(errors.max(initial=0))
     return (error, max(_largest(theirs), 1e-30)) if np.isfinite(error) else (float("inf"), 1.0)
 
 

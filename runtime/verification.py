@@ -48,11 +48,12 @@ class Verification(Struct, frozen=True):
     networks: tuple[AnswerCheck, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{'exit':12}{'largest error':>15}{'relative':>12}{'of a score':>12}{'labels equal':>15}"]
         has_labels = any(network.labels for network in self.networks) or not self.networks
+        last = f"{'labels equal':>15}" if has_labels else ""
+        lines = [f"{'exit':12}{'largest error':>15}{'relative':>12}{'of a score':>12}{last}"]
         for check in self.exits:
-            labels = f"{check.labels_equal} of {check.samples}" if has_labels else "-"
-            lines.append(f"{check.exit:12}{check.absolute:15.3g}{check.relative:12.3g}{check.score:12.3g}{labels:>15}")
+            labels = f"{f'{check.labels_equal} of {check.samples}':>15}" if has_labels else ""
+            lines.append(f"{check.exit:12}{check.absolute:15.3g}{check.relative:12.3g}{check.score:12.3g}{labels}")
         for network in self.networks:
             lines.append(_describe(network))
         verdict = "passed" if self.passed else "failed"
@@ -86,8 +87,9 @@ def verify(
     """Replay the golden samples of a bundle on a device and compare every exit's answers with those in the bundle.
 
     The chain and each static network are run twice: with logits, which show the smallest error, and as `load` makes them, of the
-    builds that `load` takes. The tolerance is that of the variant's precision, or four times its `own_error`, up to 1e-2. A
-    static network's logits may be off by twice the variant's `error`, if that is above the tolerance.
+    builds that `load` takes. Of a network that does not classify the parts of its answers are compared in place of logits. The
+    tolerance is that of the variant's precision, or four times its `own_error`, up to 1e-2. A static network may be
+    off by twice the variant's `error`, if that is above the tolerance.
 
     Args:
         path: the bundle's folder, or a bundle already opened.

@@ -26,7 +26,7 @@ def whole_way(
 
     Args:
         network: a torch module that returns the logits of its exits, or other answers, or the path of an ONNX file.
-        calibration: samples and labels (or targets) that the network was not trained on.
+        calibration: samples and labels (or the truth) that the network was not trained on.
         test: samples and labels used for nothing but the comparison.
         output: the folder for `network.offramp` and `comparison.png`.
         max_drop: the accuracy that may be lost, as a fraction: 0.01 is one point; or the mean loss that may be added.

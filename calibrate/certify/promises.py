@@ -49,7 +49,7 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
     limits = limit_values(table, target)
     for name in ("max_drop", "max_disagreement"):
         if name in limits and limits[name].most <= 0 and not table.is_reference:
-            return None, f"Nothing is promised: no number of samples shows that {WORDS[name][0]} is 0."
+            return None, f"Nothing is promised: no number of samples shows that {_name_limited(name, target)} is 0."
     costly = [name for name in limits if name not in LOSS_LIMITS]
     delta = delta_of_losses(target, delta)
     for name in costly:  # if there are any, they have the other half of the chance of error
@@ -66,7 +66,7 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
         return step, ""
     values, most = limits[failed]
     seen = values_at(values, exits_taken(table.score, path[0].tolist()))
-    return None, _explain(seen, most, failed, delta, independent=table.independent)
+    return None, _explain(seen, most, failed, target, delta, independent=table.independent)
 
 
 def delta_of_losses(target: Target, delta: float) -> float:
@@ -121,9 +121,15 @@ def _is_proven(table: ExitTable, name: str, limit: LimitValues, taken: np.ndarra
     return certify_mean(thin(seen, n), most, least=float(values.min()), most=float(values.max()), delta=delta)
 
 
-def _explain(seen: np.ndarray, most: float, name: str, delta: float, *, independent: float) -> str:
+def _name_limited(name: str, target: Target) -> str:
+    """Name the quantity that a limit of a target limits."""
+    of_losses = {"min_accuracy": "a mean loss", "max_drop": "a mean loss added"} if target.counts == "losses" else {}
+    return of_losses.get(name, WORDS[name][0])
+
+
+def _explain(seen: np.ndarray, most: float, name: str, target: Target, delta: float, *, independent: float) -> str:
     """Say why even the first candidate of a path cannot be promised, and how many samples might prove it."""
-    what, _ = WORDS[name]
+    what = _name_limited(name, target)
     needed = count_needed(seen, most, name, delta, independent=independent)
     if needed is None:
         has = "has" if name in LOSS_LIMITS else "may have, as far as its measurement is uncertain,"

@@ -5,7 +5,9 @@ from msgspec import Struct
 from ...bundle import Calibration
 from ...bundle.calibration import Chain
 from ..benchmark import Benchmark
+from .answer_examples import AnswerExamples
 from .examples import Group
+from .exit_losses import ExitLosses
 from .reliability import Reliability
 
 PERCENTILE_COUNT = 201
@@ -33,7 +35,10 @@ class Measured(Struct, frozen=True, kw_only=True):
         benchmark: the chain beside static networks; None if no point exits early.
         distributions: latencies of leaving at each exit, of early exit as it runs, and of the whole static network.
         reliability: one entry for each exit.
-        examples: groups of pictures; empty if the samples are no images.
+        examples: groups of pictures; empty if the samples are no images, or the network does not classify.
+        loss: the name of what says how wrong answers are; None if the network classifies.
+        losses: one entry for each exit; empty if the network classifies.
+        answers: samples and their answers; None if the network classifies, or no point exits early.
     """
 
     samples: int
@@ -47,6 +52,9 @@ class Measured(Struct, frozen=True, kw_only=True):
     distributions: tuple[Distribution, ...]
     reliability: tuple[Reliability, ...]
     examples: tuple[Group, ...]
+    loss: str | None = None
+    losses: tuple[ExitLosses, ...] = ()
+    answers: AnswerExamples | None = None
 
 
 class Report(Struct, frozen=True, kw_only=True):

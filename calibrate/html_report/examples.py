@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
@@ -10,6 +11,9 @@ from ...bundle import Manifest
 from ...errors import DataError, require
 from ...runtime import EveryExit
 from ..images import find_layout
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MOST_IN_GROUP, MOST_PICTURES = 8, 96
 """Pictures in one group, and in the whole report; a group shows at least three all the same."""
@@ -83,7 +87,7 @@ def find_examples(
         DataError: the network takes no images.
         MissingError: Pillow is not installed.
     """
-    painter = _Painter(x, manifest)
+    painter = Painter(x, manifest)
     rows = np.arange(len(y))
     exits = every.score.shape[1]
     most = max(3, min(MOST_IN_GROUP, MOST_PICTURES // (2 * exits + 2)))
@@ -124,23 +128,33 @@ def _group(answers: _Answers, *, exits: int, most: int, rng: np.random.Generator
         yield title, rng.permutation(np.flatnonzero(differing))
 
 
-class _Painter:
-    """Makes pictures of samples. Normalised pixels are stretched: each channel from its smallest value to its largest."""
+class Painter:
+    """Makes pictures of samples. Normalised pixels are stretched: each channel from its smallest value to its largest.
+
+    Attributes:
+        size: width and height of a sample in pixels.
+    """
 
     def __init__(self, x: np.ndarray, manifest: Manifest) -> None:
         self._pil = require("PIL.Image", extra="report")
-        *_, channels_first = find_layout(manifest.inputs)
+        _, height, width, channels_first = find_layout(manifest.inputs)
+        self.size = width, height
         self._x = np.moveaxis(x, 1, -1) if channels_first else x
-        some = self._x[:: max(1, len(x) // 1000)].astype(np.float32)
-        self._low, high = some.min(axis=(0, 1, 2)), some.max(axis=(0, 1, 2))
+        some = self._x[:: max(1, len(x) // 1000)]
+        self._low, high = (edge(axis=(0, 1, 2)).astype(np.float64) for edge in (some.min, some.max))
         if x.dtype == np.uint8:
             self._low, high = np.zeros_like(high), np.full_like(high, 255)
-        self._span = np.maximum(high - self._low, 1e-12)
+        self._span = np.where(high > self._low, high - self._low, 1)
+
+    def image(self, i: int) -> "Image":
+        """Return sample `i` in its own size, grey or in colour."""
+        pixels = np.round(np.clip((self._x[i] - self._low) / self._span, 0, 1) * 255).astype(np.uint8)
+        image: Image = self._pil.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        return image
 
     def paint(self, i: int) -> bytes:
         """Return sample `i` as a PNG."""
-        pixels = np.clip((self._x[i] - self._low) / self._span, 0, 1)
-        image = self._pil.fromarray(np.round(pixels * 255).astype(np.uint8).squeeze())
+        image = self.image(i)
         image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         file = io.BytesIO()
         image.save(file, "PNG")

@@ -43,7 +43,7 @@ class _Mark(Struct, frozen=True, kw_only=True):
     Attributes:
         name: what the mark stands for.
         label: the text beside it; empty for none.
-        accuracy: share of right labels; without labels agreement with the whole network.
+        accuracy: share of right labels, or 1 less the mean loss; without labels agreement with the whole network.
         latency_s, energy_j: means; `energy_j` is None if no energy was measured.
         lines: further lines of its tip.
     """
@@ -65,14 +65,15 @@ class _Layer(Struct, frozen=True):
 
 
 def draw_frontier(report: Report, *, energy: bool) -> "figure":
-    """Draw accuracy, or agreement without labels, over mean latency or energy."""
+    """Draw accuracy or loss, or agreement without labels, over mean latency or energy."""
     calibration = report.calibration
-    measure = "accuracy" if calibration.point.accuracy is not None else "agreement"
+    right = "loss" if calibration.point.target.counts == "losses" else "accuracy"
+    measure = right if calibration.point.accuracy is not None else "agreement"
     unit, factor = ("mJ", 1e3) if energy else ("us", 1e6)
     plot = empty_figure(
         height=430,
         x_axis_label=f"mean {'energy' if energy else 'latency'}, {unit}",
-        y_axis_label="accuracy, %" if measure == "accuracy" else "agreement with the whole network, %",
+        y_axis_label="agreement with the whole network, %" if measure == "agreement" else f"{measure}, %",
     )
     layers = _calibrated_layers(calibration)
     if report.measured is not None and not energy:
@@ -83,10 +84,12 @@ def draw_frontier(report: Report, *, energy: bool) -> "figure":
     add_tip(plot, TIP)
     costs = [(_cost(mark, energy) or 0.0) * factor for mark in drawn]
     plot.x_range.start, plot.x_range.end = 0, max(costs) * 1.18
-    low, high = min(mark.accuracy for mark in drawn) * 100, max(mark.accuracy for mark in drawn) * 100
+    heights = [_height(mark, measure) for mark in drawn]
+    low, high = min(heights), max(heights)
     plot.y_range.start, plot.y_range.end = low - 0.12 * (high - low) - 0.05, high + 0.15 * (high - low) + 0.05
     labelled = [mark for layer in layers if len(layer.marks) <= MOST_LABELLED for mark in layer.marks if mark.label]
-    _write_labels(plot, [mark for mark in labelled if _cost(mark, energy) is not None], energy=energy, factor=factor)
+    labelled = [mark for mark in labelled if _cost(mark, energy) is not None]
+    _write_labels(plot, labelled, measure, energy=energy, factor=factor)
     move_legend_below(plot, columns=1)
     return plot
 
@@ -97,7 +100,7 @@ def _draw_layer(plot: "figure", layer: _Layer, measure: str, *, energy: bool, fa
         return
     columns: Mapping[str, Sequence[Any]] = {
         "x": [(_cost(mark, energy) or 0.0) * factor for mark in marks],
-        "y": [mark.accuracy * 100 for mark in marks],
+        "y": [_height(mark, measure) for mark in marks],
         "name": [mark.name for mark in marks],
         "tip": [_show_tip(mark, measure) for mark in marks],
     }
@@ -105,12 +108,12 @@ def _draw_layer(plot: "figure", layer: _Layer, measure: str, *, energy: bool, fa
     plot.scatter("x", "y", source=source, legend_label=layer.name, **layer.look)
 
 
-def _write_labels(plot: "figure", marks: Sequence[_Mark], *, energy: bool, factor: float) -> None:
+def _write_labels(plot: "figure", marks: Sequence[_Mark], measure: str, *, energy: bool, factor: float) -> None:
     """Write the marks' labels beside them, each where it covers none that was written before."""
     from bokeh.models import LabelSet
 
     x = [(_cost(mark, energy) or 0.0) * factor for mark in marks]
-    y = [mark.accuracy * 100 for mark in marks]
+    y = [_height(mark, measure) for mark in marks]
     horizontal, vertical = plot.x_range, plot.y_range
     points = [
         (
@@ -240,8 +243,18 @@ def _show_all(thresholds: Sequence[float]) -> tuple[str, ...]:
 
 def _show_tip(mark: _Mark, measure: str) -> str:
     energy = () if mark.energy_j is None else (f"mean energy {show_mj(mark.energy_j)}",)
-    lines = f"{measure} {show_share(mark.accuracy)}", f"mean latency {show_time(mark.latency_s)}", *energy, *mark.lines
+    lines = (
+        f"{measure} {show_share(_height(mark, measure) / 100)}",
+        f"mean latency {show_time(mark.latency_s)}",
+        *energy,
+        *mark.lines,
+    )
     return "\n".join(lines)
+
+
+def _height(mark: _Mark, measure: str) -> float:
+    """Return what is drawn of a mark, in percent."""
+    return 100 * (1 - mark.accuracy if measure == "loss" else mark.accuracy)
 
 
 def _cost(mark: _Mark, energy: bool) -> float | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,28 @@ import numpy as np
 from msgspec import Struct
 
 from ... import __version__
-from ...bundle import Bundle, Calibration, OperatingPoint, Variant, opened, read_calibration
+from ...bundle import Bundle, Calibration, OperatingPoint, opened, read_calibration
 from ...bundle.calibration import EARLY_SUFFIX, Chain
 from ...devices import describe_differences
 from ...errors import BundleError, OutdatedError, UsageError
 from ...files import check_writable, hash_file, write_atomically
 from ...progress import Progress, no_progress
-from ...runtime import EveryExit
-from ...runtime.loading import load_uncalibrated
+from ...runtime import EveryExit, Net
+from ...runtime.loading import load_static, load_uncalibrated
 from ...runtime.selection import choose_point, differs_here
 from ..comparison import Comparison, ComparisonRequest, compare
-from ..labels import check_labelled, hash_samples
+from ..dataset_metric import Metric, name_metric, read_metric
+from ..judging import DISAGREEMENT, LOSS, Judge, read_judging
+from ..labels import check_test_data, hash_samples
+from ..losses import Loss, find_decode
 from ..measure.answers import record_answers
 from ..measure.latency import latencies
 from ..measure.tables import exits_taken
+from ..truth import Truth
+from .answer_examples import AnswerExamples, Outcomes, find_answer_examples
 from .contents import PERCENTILE_COUNT, Distribution, Measured, Report
 from .examples import Group, find_examples, has_images
+from .exit_losses import describe_losses
 from .reliability import find_reliability
 
 __all__ = ["report"]
@@ -50,7 +57,7 @@ class _Subject(Struct, frozen=True, kw_only=True):
 
 def report(
     bundle: str | os.PathLike[str] | Bundle,
-    data: tuple[Any, np.ndarray] | None = None,
+    data: tuple[Any, Any] | None = None,
     *,
     output: str | os.PathLike[str],
     device: str | Sequence[str] | None = None,
@@ -60,23 +67,30 @@ def report(
     point: str | None = None,
     calibration: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    loss: "str | Loss | None" = None,
+    disagreement: "str | Loss | None" = None,
+    metric: "str | Metric | None" = None,
     progress: Progress = no_progress,
 ) -> Report:
     """Write what a calibration found, and what fresh samples show, as one HTML file that works offline.
 
     Args:
         bundle: the bundle or its folder.
-        data: samples as `Net.batch` takes them, and labels (N,), that calibration never saw. Without them the page leaves out
-            measured figures beside the predictions, the reliability of scores, and examples.
+        data: samples as `Net.batch` takes them, and labels (N,), or the truth as `calibrate` takes it, that calibration never
+            saw. Without them the page leaves out measured figures beside the predictions, the reliability of scores, and
+            examples.
         output: the file to write; an existing file is replaced.
         device, threads, fallback, variant, calibration: as for `runtime.load`.
         point: name of the operating point that the report is about; the first by default. If it does not exit early, the point
             `<name>-early` is measured, or else the first point that does.
         seed: seed for the order of measurement and for the choice of some examples.
+        loss, disagreement: for a network that does not classify, as for `calibrate`. The page then shows the losses of each exit
+            and examples: boxes that the loss decodes (in pixels of the input, or shares of its sides), maps of classes, numbers.
+        metric: the user's own metric of all samples, as for `bench`.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
-        UsageError: there is no calibration, no such point, or several calibrations to choose from.
+        UsageError: there is no calibration, no such point, or several calibrations to choose from; or an argument cannot be used.
         DataError: the samples do not fit the network.
         BundleError, MissingError: as for `runtime.load`; MissingError also if a package is not installed or the file cannot be
             written.
@@ -94,7 +108,10 @@ def report(
     output = Path(output)
     check_writable(output)
     bundle = opened(bundle)
-    samples = None if data is None else check_labelled(data, bundle.manifest)
+    if data is None and (loss or disagreement or metric):
+        raise UsageError("loss, disagreement and metric are of samples: give data too.")
+    samples = None if data is None else check_test_data(data, bundle.manifest)
+    judging = None if data is None else read_judging(bundle.manifest, loss, disagreement, has_truth=True)
     subject = _find_subject(bundle, calibration, variant=variant, point=point, threads=threads)
     measured = None
     if samples is not None:
@@ -110,6 +127,9 @@ def report(
             variant=variant,
             seed=seed,
             progress=progress,
+            judging=judging,
+            metric=read_metric(metric),
+            metric_name=name_metric(metric),
         )
         measured = _measure(request, subject.chain)
     page = _describe(bundle, subject, threads, measured)
@@ -207,7 +227,21 @@ def _measure(request: ComparisonRequest, chain: Chain) -> Measured:
     if point is not None:
         comparison = compare(request)
         placement = tuple(stage.device for stage in comparison.benchmark.stages)
-    answers = _ask_exits(request, variant, placement)
+    taken, shown = None, None
+    with load_uncalibrated(
+        request.bundle,
+        placement,
+        variant=variant.name,
+        threads=request.threads,
+        fallback=request.fallback,
+        progress=request.progress,
+    ) as net:
+        answers = _ask_exits(request, net)
+        if point is not None:
+            taken = exits_taken(answers.score, point.thresholds)
+        if request.judging is not None and taken is not None:
+            shown = _show_answers(request, net, answers, taken)
+    right = _find_right(request, answers)
     return Measured(
         samples=len(request.x),
         data_sha256=hash_samples(request.x),
@@ -218,25 +252,59 @@ def _measure(request: ComparisonRequest, chain: Chain) -> Measured:
         thresholds=() if point is None else point.thresholds,
         benchmark=None if comparison is None else comparison.benchmark,
         distributions=() if comparison is None else _distributions(comparison),
-        reliability=tuple(
-            find_reliability(k, answers.score[:, k], answers.label[:, k] == request.y)
-            for k in range(answers.score.shape[1])
-        ),
-        examples=_examples(request, answers, point),
+        reliability=tuple(find_reliability(k, answers.score[:, k], each) for k, each in enumerate(right.T)),
+        examples=_examples(request, answers, taken),
+        loss=None if request.judging is None else request.judging.names[0],
+        losses=() if request.judging is None else describe_losses(1 - right, taken),
+        answers=shown,
     )
 
 
-def _ask_exits(request: ComparisonRequest, variant: Variant, placement: str | Sequence[str]) -> EveryExit:
-    """Return what every exit of a variant answers to every sample."""
-    with load_uncalibrated(
-        request.bundle,
-        placement,
-        variant=variant.name,
-        threads=request.threads,
-        fallback=request.fallback,
-        progress=request.progress,
-    ) as net:
-        return record_answers(net, request.x, progress=request.progress, threads=request.threads)
+def _find_right(request: ComparisonRequest, answers: EveryExit) -> np.ndarray:
+    """Return for each sample and exit whether the label is right, bool (N, exits), or 1 less the loss, float64."""
+    if request.judging is None:
+        assert isinstance(request.y, np.ndarray)
+        return np.asarray(answers.label == request.y[:, None])
+    return 1 - _stack(answers, LOSS)
+
+
+def _stack(answers: EveryExit, name: str) -> np.ndarray:
+    return np.stack([parts[name] for parts in answers.answers or ()], 1).astype(np.float64)
+
+
+def _ask_exits(request: ComparisonRequest, net: Net) -> EveryExit:
+    """Return what every exit answers to every sample; of a network that does not classify how wrong that is."""
+    options: dict[str, Any] = {"progress": request.progress, "threads": request.threads}
+    if request.judging is None:
+        return record_answers(net, request.x, **options)
+    assert isinstance(request.y, Truth)
+    with ExitStack() as stack:
+        reference = None
+        if request.judging.disagreement is not None:
+            first, device = request.bundle.manifest.variants[0], net.provenance.devices[-1]
+            last = len(first.exits) - 1
+            reference = stack.enter_context(
+                load_static(request.bundle, device, variant=first.name, exit=last, threads=request.threads)
+            )
+        return record_answers(net, request.x, **options, judge=Judge(request.judging, request.y, reference))
+
+
+def _show_answers(request: ComparisonRequest, net: Net, answers: EveryExit, taken: np.ndarray) -> AnswerExamples:
+    """Return samples and their answers, drawn as far as they can be."""
+    assert request.judging is not None and isinstance(request.y, Truth)
+    rows, losses = np.arange(len(taken)), _stack(answers, LOSS)
+    has_measure = request.judging.disagreement is not None
+    far = _stack(answers, DISAGREEMENT) if has_measure else np.abs(losses - losses[:, -1:])
+    outcomes = Outcomes(taken, answers.score[rows, taken], losses[rows, taken], losses[:, -1], differs=far[rows, taken])
+    return find_answer_examples(
+        net,
+        request.x,
+        request.y,
+        outcomes,
+        request.bundle.manifest,
+        decode=find_decode(request.judging.loss),
+        rng=np.random.default_rng(request.seed),
+    )
 
 
 def _distributions(comparison: Comparison) -> tuple[Distribution, ...]:
@@ -250,11 +318,9 @@ def _distributions(comparison: Comparison) -> tuple[Distribution, ...]:
     return tuple(distributions)
 
 
-def _examples(request: ComparisonRequest, answers: EveryExit, point: OperatingPoint | None) -> tuple[Group, ...]:
+def _examples(request: ComparisonRequest, answers: EveryExit, taken: np.ndarray | None) -> tuple[Group, ...]:
     manifest = request.bundle.manifest
-    if point is None or not has_images(manifest):
+    if taken is None or not has_images(manifest) or not isinstance(request.y, np.ndarray):
         return ()
-    assert isinstance(request.y, np.ndarray)  # `check_labelled` refuses networks that do not classify
-    taken = exits_taken(answers.score, point.thresholds)
     rng = np.random.default_rng(request.seed)
     return find_examples(request.x.arrays[0], request.y, answers, taken, manifest, rng=rng)

@@ -49,6 +49,7 @@ def render_page(report: Report) -> str:
     )
     environment.filters |= {
         "time": show_time,
+        "rightness": lambda value: _show_rightness(value, has_losses(report)),
         "percent": lambda value: "-" if value is None else show_share(value),
         "millijoules": lambda joules: "-" if joules is None else f"{joules * 1e3:.4g}",
         "thresholds": show_thresholds,
@@ -67,6 +68,7 @@ def render_page(report: Report) -> str:
         board=_name_board(report.calibration.fingerprint),
         statics=_compare_statics(report),
         predictions=_compare_predictions(report),
+        has_losses=has_losses(report),
         is_probability=report.measured is not None and report.measured.rule in PROBABILITIES,
         plots={name: jinja2.utils.markupsafe.Markup(place) for name, place in places.items()},
         style=jinja2.utils.markupsafe.Markup(_read("page.css")),
@@ -74,6 +76,16 @@ def render_page(report: Report) -> str:
         hashes=[base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in scripts],
     )
     return page
+
+
+def has_losses(report: Report) -> bool:
+    """Return True if answers are judged by losses: the network does not classify."""
+    return report.calibration.point.target.counts == "losses"
+
+
+def _show_rightness(accuracy: float | None, of_losses: bool) -> str:
+    """Write an accuracy, or the mean loss that it is 1 less than."""
+    return "-" if accuracy is None else show_share(1 - accuracy if of_losses else accuracy)
 
 
 def _read(name: str) -> str:
@@ -124,17 +136,20 @@ def _compare_predictions(report: Report) -> list[tuple[str, str, str]]:
     mean = show_time(benchmark.early.mean_s)
     rows = []
     if point.accuracy is not None and point.drop_interval is not None and point.drop is not None:
-        rows.append(("accuracy", show_share(point.accuracy), show_share(benchmark.early.accuracy)))
+        of_losses = has_losses(report)
+        what = ("loss", "loss added") if of_losses else ("accuracy", "accuracy drop")
+        predicted, found = (_show_rightness(each, of_losses) for each in (point.accuracy, benchmark.early.accuracy))
+        rows.append((what[0], predicted, found))
         drops = _show_drop(point.drop, point.drop_interval), _show_drop(benchmark.drop, benchmark.drop_interval)
-        rows.append(("accuracy drop, 95 % interval", *drops))
+        rows.append((f"{what[1]}, 95 % interval", *drops))
     rows.append(("mean latency", show_time(point.latency_s), mean))
     by_shares_s = sum(
         share * latency_s for share, latency_s in zip(benchmark.exit_shares, point.exit_latency_s, strict=True)
     )
     rows.append(("mean latency by the measured shares", show_time(by_shares_s), mean))
-    predicted = zip(point.exit_shares, point.exit_latency_s, strict=True)
+    expected = zip(point.exit_shares, point.exit_latency_s, strict=True)
     measured_exits = zip(benchmark.exit_shares, benchmark.exit_latency_s, strict=True)
-    for k, ((share, latency_s), (measured_share, measured_s)) in enumerate(zip(predicted, measured_exits, strict=True)):
+    for k, ((share, latency_s), (measured_share, measured_s)) in enumerate(zip(expected, measured_exits, strict=True)):
         rows.append((f"share that leaves at exit {k}", show_share(share), show_share(measured_share)))
         rows.append((f"mean latency of leaving at exit {k}", show_time(latency_s), show_time(measured_s)))
     return rows

@@ -10,6 +10,7 @@ from ...bundle import Calibration
 from ...bundle.calibration import Chain
 from ...units import show_share, show_time
 from .contents import Distribution, Measured, Report
+from .exit_losses import PERCENTS, ExitLosses
 from .figures import BLUE, GREY, RED, add_tip, data_source, empty_figure, exit_colours, move_legend_below
 from .frontier_plot import draw_frontier
 from .reliability import SCORE_BINS, Reliability
@@ -28,8 +29,11 @@ def draw_plots(report: Report) -> dict[str, "figure"]:
     if measured is not None:
         if measured.distributions:
             plots["latency"] = _draw_distributions(measured.distributions)
+        if measured.losses:
+            plots["losses"] = _draw_losses(measured.losses)
         for reliability, threshold in zip_longest(measured.reliability, measured.thresholds):
-            plots[f"reliability{reliability.exit}"] = _draw_reliability(reliability, threshold)
+            name = f"reliability{reliability.exit}"
+            plots[name] = _draw_reliability(reliability, threshold, has_losses=bool(measured.losses))
     return plots
 
 
@@ -114,14 +118,28 @@ def _draw_distributions(distributions: Sequence[Distribution]) -> "figure":
     return plot
 
 
-def _draw_reliability(reliability: Reliability, threshold: float | None) -> "figure":
-    """Draw how often an exit is right, by its score, with intervals; above each bar stands its number of samples."""
+def _draw_losses(losses: Sequence[ExitLosses]) -> "figure":
+    """Draw for each exit the share of samples whose loss is at most so large."""
+    plot = empty_figure(
+        height=320, x_axis_label="loss", y_axis_label="samples with at most this loss, %", x_range=(0, 1)
+    )
+    for exit_, colour in zip(losses, exit_colours(len(losses)), strict=True):
+        name = f"exit {exit_.exit}"
+        columns = {"x": exit_.percentiles, "y": PERCENTS, "name": [name] * len(PERCENTS)}
+        plot.line("x", "y", source=data_source(columns), legend_label=name, color=colour, line_width=2)
+    add_tip(plot, "@name: @y{0}% of the samples have a loss of at most @x{0.000}")
+    move_legend_below(plot, columns=4)
+    return plot
+
+
+def _draw_reliability(reliability: Reliability, threshold: float | None, *, has_losses: bool) -> "figure":
+    """Draw how often an exit is right, or 1 less its loss, by its score, with intervals; above bars stand numbers of samples."""
     from bokeh.models import FixedTicker, Whisker
 
     plot = empty_figure(
         height=300,
         x_axis_label="score",
-        y_axis_label="right, %",
+        y_axis_label="100 % less the mean loss" if has_losses else "right, %",
         x_range=(0, 1),
         y_range=(0, 128),
         title=f"exit {reliability.exit}",
@@ -137,7 +155,9 @@ def _draw_reliability(reliability: Reliability, threshold: float | None) -> "fig
             "high": [bin_.interval[1] * 100 for _, bin_ in filled],
             "samples": [str(bin_.samples) for _, bin_ in filled],
             "tip": [
-                f"{bin_.samples} samples, mean score {bin_.score:.3f}, {bin_.accuracy:.1%} right" for _, bin_ in filled
+                f"{bin_.samples} samples, mean score {bin_.score:.3f}, "
+                + (f"loss {1 - bin_.accuracy:.1%}" if has_losses else f"{bin_.accuracy:.1%} right")
+                for _, bin_ in filled
             ],
         }
     )

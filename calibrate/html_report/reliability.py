@@ -3,14 +3,14 @@
 import numpy as np
 from msgspec import Struct
 
-from ..intervals import share_interval
+from ..correctness import measure_mean
 
 SCORE_BINS = 15
 """Bins of equal width between score 0 and 1, as many as Guo et al. take."""
 
 
 class Bin(Struct, frozen=True):
-    """Samples with scores in one bin: their number, mean score, share of right labels, and its 95 % interval."""
+    """Samples with scores in one bin: their number, mean score, share of right labels (or 1 less the mean loss), its interval."""
 
     samples: int
     score: float
@@ -23,7 +23,7 @@ class Reliability(Struct, frozen=True, kw_only=True):
 
     Attributes:
         exit: number of the exit.
-        accuracy: share of all samples that the exit labels right.
+        accuracy: share of all samples that the exit labels right; of other answers 1 less the mean loss.
         score: mean over all samples.
         ece: expected calibration error: the mean distance between score and accuracy over the bins, weighted by their samples.
         bins: `SCORE_BINS` bins from score 0 to 1; None for a bin without samples.
@@ -45,7 +45,7 @@ def find_reliability(exit_: int, score: np.ndarray, right: np.ndarray) -> Reliab
     Args:
         exit_: number of the exit.
         score: float (N,), 0 to 1.
-        right: bool (N,), whether the exit's label is right.
+        right: bool (N,), whether the exit's label is right; or 1 less the loss of its answer, float (N,).
     """
     index = np.minimum((score * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
     bins = tuple(_fill_bin(score[index == i], right[index == i]) for i in range(SCORE_BINS))
@@ -61,5 +61,6 @@ def find_reliability(exit_: int, score: np.ndarray, right: np.ndarray) -> Reliab
 def _fill_bin(score: np.ndarray, right: np.ndarray) -> Bin | None:
     if not len(score):
         return None
-    interval = share_interval(int(right.sum()), len(right))
-    return Bin(len(score), float(score.mean(dtype=np.float64)), float(right.mean()), interval)
+    mean = measure_mean(right)
+    interval = max(0.0, mean.low), min(1.0, mean.high)
+    return Bin(len(score), float(score.mean(dtype=np.float64)), mean.value, interval)

@@ -163,8 +163,11 @@ def _compare(ours: _ExitFigures, theirs: _ExitFigures, parent: str, most_lost: f
             worst, worst_exit = at_least, name
     shares = _accuracies(ours, theirs, worst_exit or ours.last)
     if worst_exit:
-        right, parent_right = (show_share(share or 0.0) for share in shares)
-        return f"it is worse at exit {worst_exit} than {parent}: {right} right against {parent_right}", shares
+        right, parent_right = (share or 0.0 for share in shares)
+        figures = f"{show_share(right)} right against {show_share(parent_right)}"
+        if ours.right[worst_exit].dtype != bool:
+            figures = f"a loss of {show_share(1 - right)} against {show_share(1 - parent_right)}"
+        return f"it is worse at exit {worst_exit} than {parent}: {figures}", shares
     if ours.last == theirs.last and ours.latency_s >= theirs.latency_s:
         times = f"{show_us(ours.latency_s)} against {show_us(theirs.latency_s)}"
         return f"it is not faster to the last exit than {parent}: {times}", shares

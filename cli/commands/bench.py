@@ -3,7 +3,7 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, parse_pace, with_pace, with_seed
+from ..options import as_json, parse_pace, with_loss, with_metric, with_pace, with_seed
 from ..output import print_result, progress_bars
 
 
@@ -13,8 +13,8 @@ from ..output import print_result, progress_bars
 @with_loading()
 @with_pace
 @with_seed
-@click.option("--loss", help="For a network that does not classify, how wrong an answer is, as for calibrate.")
-@click.option("--disagreement", help="How far an answer is from the whole network's, likewise.")
+@with_loss
+@with_metric
 @as_json
 def bench(
     bundle: str,
@@ -24,9 +24,13 @@ def bench(
     seed: int,
     loss: str | None,
     disagreement: str | None,
+    metric: str | None,
     as_json: bool,
 ) -> None:
-    """Compare BUNDLE with the whole static network and the best static network, on labelled DATA that calibration never saw."""
+    """Compare BUNDLE with the whole static network and the best static network, on DATA that calibration never saw.
+
+    DATA has labels, or the truth if the network does not classify.
+    """
     from ...bundle import open_bundle
     from ...calibrate import bench as bench_bundle
     from ..inputs import load_labelled
@@ -42,6 +46,7 @@ def bench(
             seed=seed,
             loss=loss,
             disagreement=disagreement,
+            metric=metric,
             progress=progress,
         )
     print_result(benchmark, as_json, lambda: str(benchmark))

@@ -89,7 +89,7 @@ def calibrate(
     """Find the operating points of BUNDLE that meet a target on this device at the least cost, on DATA that did not train it.
 
     Without a target three points are made: balanced, accurate and eco, with an accuracy drop of at most 1, 0.5 and 2 %. If DATA
-    has no labels, the limit is on the disagreement with the whole network instead.
+    has no labels or truth, the limit is on the disagreement with the whole network instead.
     """
     from ...bundle import open_bundle
     from ...calibrate import calibrate as calibrate_bundle

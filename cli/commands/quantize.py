@@ -46,7 +46,9 @@ MOST_COMPARED = 2000
     help="Ranges symmetric around 0 and biases in float, as TensorRT requires; slower on CPUs.",
 )
 @click.option(
-    "--float-heads", is_flag=True, help="Keep the layers that make the logits in float, as Qualcomm's NPUs require."
+    "--float-heads",
+    is_flag=True,
+    help="Keep the layers that make the exits' answers in float, as Qualcomm's NPUs require.",
 )
 @click.option("--replace", is_flag=True, help="Take the place of the variant that has this name.")
 @with_seed
@@ -101,13 +103,15 @@ class _ComparisonWithParent(Struct, frozen=True):
     parent: str
     samples: int
     shifts: "Sequence[Shift]"
+    classifies: bool
 
     def describe(self) -> str:
-        return f"On {self.samples} of the samples:\n{describe_shifts(self.variant, self.parent, self.shifts)}"
+        shifts = describe_shifts(self.variant, self.parent, self.shifts, has_labels=self.classifies)
+        return f"On {self.samples} of the samples:\n{shifts}"
 
 
 def _load_checked(source: str, manifest: "Manifest", progress: "Progress") -> "tuple[Samples, np.ndarray | None]":
-    """Load samples in the network's dtypes, and labels if there are any; targets of other answers are not needed."""
+    """Load samples in the network's dtypes, and labels if there are any; the truth of other answers is not needed."""
     from ...calibrate.labels import check_labelled
     from ...runtime.chain.samples import convert_samples
     from ..inputs import load_samples
@@ -129,4 +133,4 @@ def _compare_with_parent(bundle: "Bundle", x: "Samples", y: "np.ndarray | None",
     rows = np.random.default_rng(seed).permutation(len(x))[:MOST_COMPARED]  # data may be sorted by class
     with spinner("comparing with the parent"):
         shifts = compare_variants(bundle, variant.name, variant.origin.parent, x[rows], None if y is None else y[rows])
-    return _ComparisonWithParent(variant.name, variant.origin.parent, len(rows), shifts)
+    return _ComparisonWithParent(variant.name, variant.origin.parent, len(rows), shifts, bundle.manifest.classes > 0)

@@ -3,7 +3,7 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, with_seed
+from ..options import as_json, with_loss, with_metric, with_seed
 from ..output import print_result, progress_bars
 
 
@@ -12,13 +12,25 @@ from ..output import print_result, progress_bars
 @click.argument("data", required=False)
 @click.option("-o", "--output", required=True, help="The HTML file to write.")
 @with_loading()
+@with_loss
+@with_metric
 @with_seed
 @as_json
-def report(bundle: str, data: str | None, output: str, loading: Loading, seed: int, as_json: bool) -> None:
+def report(
+    bundle: str,
+    data: str | None,
+    output: str,
+    loading: Loading,
+    loss: str | None,
+    disagreement: str | None,
+    metric: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
     """Write BUNDLE's calibration as one HTML page that works offline: recommendation, promise, frontier, exits.
 
-    With labelled DATA that calibration never saw, the page also shows measured figures beside the predictions, how far the exits'
-    scores can be trusted, and, if the samples are images, examples.
+    With DATA that calibration never saw, and that has labels, or the truth if the network does not classify, the page also shows
+    measured figures beside the predictions, how far the exits' scores can be trusted, and easy and hard examples.
     """
     from ...bundle import open_bundle
     from ...calibrate import report as write_report
@@ -29,5 +41,15 @@ def report(bundle: str, data: str | None, output: str, loading: Loading, seed: i
     opened = open_bundle(bundle)
     with progress_bars() as progress:
         samples = None if data is None else load_labelled(data, opened.manifest, progress=progress)
-        page = write_report(opened, samples, output=output, **loading.arguments(opened), seed=seed, progress=progress)
+        page = write_report(
+            opened,
+            samples,
+            output=output,
+            **loading.arguments(opened),
+            seed=seed,
+            loss=loss,
+            disagreement=disagreement,
+            metric=metric,
+            progress=progress,
+        )
     print_result(page, as_json, lambda: f"{page.calibration.points[page.point].verdict}\nreport: {output}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @with_meter
 @as_json
 def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_json: bool) -> None:
-    """Run BUNDLE on every sample of INPUTS and print label, score, exit and latency of each, a line per sample.
+    """Run BUNDLE on every sample of INPUTS and print label or answer, score, exit and latency of each, a line per sample.
 
     A note on stderr says what runs: which static network, or the chain, of which variant, on which devices, by which point.
 

@@ -142,7 +142,8 @@ def _find_surest(tape: ir.tape.Tape, scores: ir.Value, opset: int) -> ir.Value:
     shape = scores.shape
     if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
         raise ModelError(
-            f"{scores.name} has the shape {shape}, but the rules pixel_share and mean_softmax read (batch, classes, ...).",
+            f"{scores.name} has the shape {shape}, but the rules pixel_share and mean_softmax read (batch, classes, ...). If the "
+            "classes come last, as in (batch, time, classes), let the network transpose them: x.transpose(1, 2).",
             nodes=name_producers(scores),
         )
     scores = _to_float(tape, scores)

@@ -7,17 +7,28 @@ from ...bundle.manifest import Precision
 QUANTISING_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
 
 
-def find_precision(model: ir.Model, logits: ir.DataType | None) -> Precision:
-    """Return what a network computes in; `logits` is the type of its logits.
+MOVING_OPERATORS = (
+    *("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile"),
+    *("Transpose", "Unsqueeze"),
+)
+"""Operators that compute nothing of values, but put them elsewhere."""
 
-    `fp16` is a network with any value or weight in half precision.
+
+def find_precision(model: ir.Model, logits: ir.DataType | None) -> Precision:
+    """Return what a network computes in; `logits` is the type of its logits, or of the first part of its answer.
+
+    `fp16` is a network with a weight in half precision, or a node that computes of values in it; `fp64` one whose logits come of
+    values in double precision. How an output is only stored decides nothing.
     """
     if is_quantised(model):
         return "int8"
-    values = [output for node in model.graph for output in node.outputs]
-    if any(value.dtype == ir.DataType.FLOAT16 for value in [*values, *model.graph.initializers.values()]):
+    weights = [*model.graph.initializers.values()]
+    weights += [node.outputs[0] for node in model.graph if node.op_type == "Constant"]
+    computed = [v for node in model.graph if node.op_type not in MOVING_OPERATORS for v in node.inputs]
+    kinds = {value.dtype for value in weights + computed if value is not None}
+    if ir.DataType.FLOAT16 in kinds:
         return "fp16"
-    return "fp64" if logits == ir.DataType.DOUBLE else "fp32"
+    return "fp64" if logits == ir.DataType.DOUBLE and ir.DataType.DOUBLE in kinds else "fp32"
 
 
 def is_quantised(model: ir.Model) -> bool:

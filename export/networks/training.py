@@ -19,7 +19,7 @@ WHOLE_NETWORK_RECIPES = ("joint", "distill", "gated")
 """The recipes that train all parameters."""
 
 Criterion = Callable[[Any, Any], "torch.Tensor"]
-"""From what an exit returns, and the targets of a batch, to the loss of each sample."""
+"""From what an exit returns, and what is true of a batch, to the loss of each sample."""
 
 RECIPES = (*WHOLE_NETWORK_RECIPES, "heads")
 
@@ -72,8 +72,8 @@ def train(
         lr: the highest learning rate.
         weight_decay: weight decay of all parameters with two axes or more; biases and BatchNorm's parameters have none.
         label_smoothing: share of each label that is spread evenly over all classes.
-        loss: for a network that does not classify, the loss of an exit: a function (what the exit returns, targets) -> float
-            (batch,), with gradients. The network then returns a list, tuple or dict of its exits, targets are whatever the loader
+        loss: for a network that does not classify, the loss of an exit: a function (what the exit returns, truth) -> float
+            (batch,), with gradients. The network then returns a list, tuple or dict of its exits, the truth is what the loader
             gives, and the recipe is `joint` or `heads`; there is no accuracy.
         weights: one weight per exit for its loss; they are scaled to sum to 1. Equal by default.
         heads: for the recipe `heads`, the name of the module that trains, or a list of names, as in `named_modules()`. A network

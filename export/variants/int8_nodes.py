@@ -43,7 +43,7 @@ def choose_int8_nodes(graph: ir.Graph, *, float_heads: bool, float_biases: bool)
 
     Args:
         graph: the whole graph, sorted.
-        float_heads: leave out the products that make logits.
+        float_heads: leave out the products that make the exits' answers.
         float_biases: biases are not quantised.
     """
     candidates = nodes_up_to_products(graph, include_products=not float_heads)

@@ -81,15 +81,15 @@ def quantize(
         full_range: use all 8 bits of the weights. For devices whose sums do not overflow: processors with VNNI or Arm's dot
             product, GPUs, NPUs.
         symmetric: quantise values around 0 and leave biases in float, as TensorRT requires; slower on processors.
-        float_heads: leave the products that make logits in float. Qualcomm's NPUs require it: they have no product of int8
-            with a float result.
+        float_heads: leave the products that make the exits' answers in float. Qualcomm's NPUs require it: they have no product of
+            int8 with a float result.
         seed: seed of the draw of samples.
         replace: take the place of the variant that has this name, instead of refusing it.
         progress: called with a description, the number of steps done, and of all steps.
 
     Returns:
-        The bundle with the new variant in it. A warning names the exits at which int8 changes more than 5 % of the labels of the
-        samples, and what may keep them.
+        The bundle with the new variant in it. A warning names the exits at which int8 changes more than 5 % of the answers to
+        the samples, and what may keep them.
 
     Raises:
         UsageError: an argument cannot be used, the variant is not in fp32, or the name is taken. With `replace` it is taken only
@@ -197,14 +197,15 @@ def _describe_settings(options: Int8Options, samples: int, seed: int) -> Setting
 
 
 def _warn_of_changes(shifts: Sequence[Shift], new: Variant, samples: int) -> None:
-    """Warn of the exits that give many samples another label than the parent's."""
+    """Warn of the exits that answer many samples otherwise than the parent's."""
     changed = [f"exit {shift.exit} {1 - shift.alike:.0%}" for shift in shifts if shift.alike < LEAST_ALIKE]
     if changed and new.origin is not None:
+        answer = "label" if new.exits[0].label else "answer"
         others = next(ranges for ranges in RANGE_METHODS[::-1] if ranges != new.origin.settings["ranges"])
         warnings.warn(
-            f"{new.name} gives many of the {samples} samples another label than {new.origin.parent}: {', '.join(changed)}. Try "
-            f"other ranges (ranges={others!r}, --ranges {others}), more training samples, or fp16 on GPUs and NPUs. calibrate() "
-            "measures what that costs in accuracy.",
+            f"{new.name} gives many of the {samples} samples another {answer} than {new.origin.parent}: {', '.join(changed)}. "
+            f"Try other ranges (ranges={others!r}, --ranges {others}), more training samples, or fp16 on GPUs and NPUs. "
+            "calibrate() measures what that costs.",
             stacklevel=3,
         )
 

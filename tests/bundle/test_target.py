@@ -34,6 +34,7 @@ def test_a_target_says_what_it_asks_for():
         "energy of at most 4 mJ"
     )
     assert Target(max_latency_s=1.0).goal == "accuracy"
+    assert str(Target(max_latency_s=1.0).of_losses()).startswith("the least loss with")
 
 
 @pytest.mark.parametrize("number", [np.float32, np.float64])

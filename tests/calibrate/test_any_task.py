@@ -1,22 +1,25 @@
 """Networks that do not classify, calibrated by losses: figures, promises, and what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
-from offramp.bundle import Target
-from offramp.calibrate import Ragged, bench, calibrate, load_samples, report
+from offramp.bundle import Target, write_calibration
+from offramp.calibrate import Ragged, bench, calibrate, comparison, dataset_metric, load_samples, report
 from offramp.calibrate.measure import answers
 from offramp.calibrate.measure.latency import measure, run_alone
 from offramp.calibrate.truth import check_truth
-from offramp.errors import DataError, UsageError
+from offramp.errors import DataError, UncalibratedWarning, UsageError
 from offramp.export import export
 from offramp.progress import no_progress
 from offramp.runtime import load, load_uncalibrated
 from offramp.runtime.chain.samples import convert_samples
 from offramp.tests.helpers.command import offramp
+from offramp.tests.helpers.report_pages import pictures_of, text_of
 from offramp.tests.zoo.answers import ANSWERS, parts_of
 
 SAMPLES = 900
@@ -36,6 +39,19 @@ def regressor(tmp_path_factory):
 
 def run(bundle, data, target, tmp_path, **options):
     return calibrate(bundle, data, target, output=tmp_path / "c.json", measure_s=0.05, **options)
+
+
+def calibrate_to_leave_everywhere(bundle, x, y, tmp_path, target, **options):
+    """Calibrate, and store a single point at which a third of the samples leave at each exit, whatever is fastest here."""
+    found = run(bundle, (x, y), target, tmp_path, **options)
+    point = next(point for point in found.points.values() if point.exits_early)
+    with load_uncalibrated(bundle) as net:
+        score = net.every_exit(x).score
+    first = np.quantile(score[:, 0], 2 / 3)
+    thresholds = float(first), float(np.median(score[score[:, 0] < first, 1]))
+    point = replace(point, thresholds=tuple(float(np.float32(each)) for each in thresholds))
+    write_calibration(tmp_path / "c.json", replace(found, points={"default": point}))
+    return point
 
 
 def test_figures_are_means_of_losses_and_thresholds_meet_the_limit(regressor, tmp_path):
@@ -99,11 +115,15 @@ def test_targets_may_be_several_and_of_different_lengths_in_a_file(tmp_path):
         *("--measure-s", "0.05", "--json"),
     )
     assert done.returncode == 0, done.stderr
-    point = json.loads(done.stdout)["points"]["default"]
+    found = json.loads(done.stdout)
+    point = found["points"]["default"]
+    assert not any(
+        "gives every input the score" in note for note in found["notes"]
+    )  # as agreement does at the first exit
     assert 0.8 < point["full_accuracy"] < 0.9
     done = offramp(
         "quantize", bundle.path, "--data", tmp_path / "data.npz", "--json"
-    )  # of the same file, targets and all
+    )  # of the same file, truth and all
     assert done.returncode == 0, done.stderr
     assert [shift["accuracy"] for shift in json.loads(done.stdout)["shifts"]] == [None] * 3
     with load(bundle) as loaded:
@@ -169,18 +189,43 @@ def test_a_network_that_classifies_takes_no_loss(dense, tmp_path):
 def test_early_exit_is_compared_by_losses(regressor, tmp_path):
     bundle, x, y, exits = regressor
     limit = Target(max_drop=0.2, max_loss=0.4)
-    found = run(bundle, (x, y), limit, tmp_path, loss="absolute:90", disagreement="absolute:90")
-    chain = next(name for name, point in found.points.items() if point.exits_early)
-    result = bench(bundle, (x, y), calibration=tmp_path / "c.json", point=chain, loss="absolute:90")
+    judged = {"loss": "absolute:90", "disagreement": "absolute:90"}
+    point = calibrate_to_leave_everywhere(bundle, x, y, tmp_path, limit, **judged)
+    seen = []
+
+    def worst(answers, truth):
+        seen.append(answers["angle"].copy())
+        truth[:] = 0 * (far := np.abs(answers["angle"] - truth).max())  # the next network gets its own
+        return far
+
+    options = {"calibration": tmp_path / "c.json", "loss": "absolute:90"}
+    result = bench(bundle, (x, y), **options, metric=worst)
     losses = np.stack([np.minimum(np.abs(part - y) / 90, 1) for part in exits], 1)
     with load_uncalibrated(bundle) as net:
-        net.thresholds = found.points[chain].thresholds
+        net.thresholds = point.thresholds
         taken = net.batch(x).exit
     ours = losses[np.arange(SAMPLES), taken]
+    assert set(taken.tolist()) == {0, 1, 2}
+    angles = np.stack(exits, 1)[np.arange(SAMPLES), taken], exits[-1]
+    for row, kept, angle in zip((result.early, result.whole), seen, angles, strict=False):
+        assert kept == pytest.approx(angle, rel=1e-4, abs=1e-3)
+        assert row.metric == pytest.approx(np.abs(angle - y).max(), rel=1e-4)
+    head, early, *_ = str(result).splitlines()
+    assert head.split() == ["loss", "worst", "mean", "p50", "p90", "p99", "us"]
+    assert early.split()[3] == f"{result.early.metric:.4g}" and result.metric == "worst"
     assert result.early.accuracy == pytest.approx(1 - ours.mean(), abs=1e-5)
     assert result.whole.accuracy == pytest.approx(1 - losses[:, -1].mean(), abs=1e-5)
     assert result.drop == pytest.approx((ours - losses[:, -1]).mean(), abs=1e-5)
     assert "loss added" in str(result) and "accuracy" not in str(result)
+
+
+def test_a_metric_of_too_many_answers_is_refused_before_anything_is_measured(regressor, monkeypatch):
+    bundle, x, y, _ = regressor
+    monkeypatch.setattr(dataset_metric, "MOST_ANSWER_BYTES", 4 * SAMPLES - 1)
+    monkeypatch.setattr(comparison, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    words = f"those to {SAMPLES} samples need more than 0 MB"
+    with pytest.warns(UncalibratedWarning), pytest.raises(DataError, match=words):
+        bench(bundle, (x, y), loss="absolute:90", metric=len)
 
 
 def test_no_answers_are_kept_while_latencies_are_measured(regressor):
@@ -192,11 +237,42 @@ def test_no_answers_are_kept_while_latencies_are_measured(regressor):
     assert len(results) == 64 and all(result.answer is None for result in results)
 
 
+def test_the_report_shows_losses_and_the_answers_of_easy_and_hard_samples(regressor, tmp_path):
+    bundle, x, y, exits = regressor
+    point = calibrate_to_leave_everywhere(bundle, x, y, tmp_path, Target(max_drop=0.2), loss="absolute:90")
+    options = {"calibration": tmp_path / "c.json", "loss": "absolute:90"}
+    made = report(
+        bundle, (x, y), output=tmp_path / "r.html", **options, metric=lambda answers, truth: np.ptp(answers["angle"])
+    )
+    page = (tmp_path / "r.html").read_text()
+    seen = text_of(page)
+    losses = np.stack([np.minimum(np.abs(part - y) / 90, 1) for part in exits], 1)
+    for k, exit_ in enumerate(made.measured.losses):
+        assert exit_.mean == pytest.approx(losses[:, k].mean(), abs=1e-5) and f"{exit_.mean:.2%}" in seen
+        assert exit_.percentiles[50] == pytest.approx(np.median(losses[:, k]), abs=1e-5)
+    assert sum(exit_.taken for exit_ in made.measured.losses) == SAMPLES and "absolute:90" in seen
+    assert f"{1 - point.accuracy:.2%}" in seen and "loss added" in seen
+    assert not {"accuracy", "label", "class "} & set(re.findall(r"accuracy|label|class ", seen))
+    early = made.measured.benchmark.early
+    assert f"early exit {early.metric:.4g}" in seen and "of which nothing is promised" in seen
+    easy, hard, apart = made.measured.answers.groups
+    assert {one.exit for one in hard.shown} == {2} and {one.exit for one in easy.shown} == {0}
+    assert [one.differs for one in apart.shown] == sorted((one.differs for one in apart.shown), reverse=True)
+    for one in (*easy.shown, *hard.shown, *apart.shown):
+        assert one.loss == pytest.approx(losses[one.sample, one.exit], abs=1e-5)
+        (line,) = one.views[1].lines
+        assert float(line.removeprefix("angle ")) == pytest.approx(exits[one.exit][one.sample], rel=1e-3)
+        assert one.views[-1].lines == (f"{y[one.sample]:.4g}",) and f"{y[one.sample]:.4g}" in seen
+    assert len(pictures_of(page)) == sum(len(group.shown) for group in made.measured.answers.groups)
+
+
 def test_what_is_for_labels_alone_says_so(regressor):
     bundle, x, y, _ = regressor
-    with pytest.raises(UsageError, match="this is for networks that classify"):
+    with pytest.raises(UsageError, match="are of samples: give data too"):
+        report(bundle, output="report.html", loss="absolute:90")
+    with pytest.raises(UsageError, match="say how wrong an answer is"):
         report(bundle, data=(x, y), output="report.html")
-    with pytest.raises(UsageError, match="no targets"):
+    with pytest.raises(UsageError, match="without the truth"):
         bench(bundle, (x, None), loss="absolute:90")
 
 

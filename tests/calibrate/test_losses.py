@@ -107,6 +107,34 @@ def test_of_another_answer_scores_count_as_the_labels_and_words_that_they_stand_
     assert evaluate(between, {"part": ours}, {"part": ours}, np.arange(2)).tolist() == [0, 0]
 
 
+def test_f1_is_what_matching_the_boxes_one_by_one_gives():
+    def draw(n):
+        corners = rng.integers(0, 5, (n, 2))
+        return np.concatenate([corners, corners + rng.integers(0, 8, (n, 2)), rng.integers(0, 2, (n, 1))], 1).astype(
+            float
+        )
+
+    def match(found, true):
+        left, right = [*true], 0
+        for box in found:
+            overlaps = [overlap(box, other) if box[4] == other[4] else -1 for other in left]
+            if overlaps and max(overlaps) >= 0.3:
+                left.pop(int(np.argmax(overlaps)))
+                right += 1
+        return 1 - 2 * right / (len(found) + len(true)) if len(found) + len(true) else 0
+
+    def overlap(a, b):
+        width, height = (max(0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
+        both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+        return width * height / both if both else 0
+
+    rng = np.random.default_rng(0)
+    found, true = ([draw(n) for n in rng.integers(0, 9, 300)] for _ in range(2))
+    losses = f1(lambda answer: found, 0.3, {}, true)
+    assert losses.tolist() == [match(a, b) for a, b in zip(found, true, strict=True)]
+    assert len(set(losses.tolist())) > 20
+
+
 def test_f1_between_answers_decodes_both(tmp_path):
     (tmp_path / "boxes.py").write_text("def decode(answer):\n    return list(answer['boxes'])\n")
     boxes = np.array([[[0, 0, 10, 10, 1]], [[0, 0, 10, 10, 2]]], np.float32)

@@ -1,4 +1,4 @@
-"""Targets of samples that are no labels: arrays, rows of different lengths, several by name."""
+"""What is true of samples, where it is no labels: arrays, rows of different lengths, several by name."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ def test_arrays_by_name_are_targets_and_one_called_offset_is_one_unless_it_is_of
     ("given", "words"),
     [
         (np.zeros(3), "of 3 samples, but there are 4"),
-        ({"boxes": BOXES}, "The targets boxes are of 3 samples"),
-        ({}, "There are no targets"),
+        ({"boxes": BOXES}, r"The truth \(boxes\) is of 3 samples"),
+        ({}, "There is no truth"),
         ([[1, 2], [1], [3], [4]], "rows of different lengths"),
         (np.array([None] * 4), "no array of numbers"),
         (7, "no array of numbers"),

@@ -7,6 +7,8 @@ import pytest
 
 from offramp.bundle import open_bundle
 from offramp.cli.app import exit_code_of
+from offramp.cli.describe import describe_shifts
+from offramp.export import Shift
 from offramp.tests.zoo.dense import write_onnx
 
 NETWORK = """
@@ -91,3 +93,10 @@ def test_what_does_not_make_sense_ends_with_its_code(files, call, code, message,
     found, out, err = call(line)
     assert (found, out) == (code, "") and message in err
     assert not (files / "a.offramp").exists()
+
+
+def test_of_answers_that_are_no_labels_quantize_says_which_are_alike():
+    shift = Shift(exit=1, accuracy=None, parent_accuracy=None, alike=0.98, score_shift=-0.004)
+    head, row = describe_shifts("int8", "fp32", [shift], has_labels=False).splitlines()
+    assert head.split("  ") == ["exit", "alike within 1 %", "score shift"]
+    assert row.split() == ["1", "98.00%", "-0.0040"]

@@ -112,6 +112,8 @@ def test_answers_that_are_not_numbers_fail_as_other_wrong_answers_do(dense, fact
     assert all(check.relative == check.score == np.inf for check in verification.exits)
     done = offramp("verify", dense.path)
     assert done.returncode == 3 and "variant fp32 on cpu: failed" in done.stdout
+    exits = json.loads(offramp("verify", dense.path, "--json").stdout)[0]["exits"]
+    assert all(check["relative"] == check["absolute"] == check["score"] == "inf" for check in exits)
 
 
 def test_a_wrong_static_network_fails_though_it_cannot_be_loaded_with_logits(dense, monkeypatch):

@@ -49,6 +49,14 @@ def test_a_machine_that_drifts_breaks_few_promises_of_latency(limits):
     assert promised > 100 and broken <= 0.1 * 400
 
 
+def test_what_cannot_be_promised_is_named_by_what_is_counted():
+    labels, losses = Target(max_drop=0), Target(max_drop=0).of_losses()
+    table = static_network(Costs((np.ones(10),)))
+    table = replace(table, right=np.zeros((1000, 1), bool))
+    assert certify_path(table, labels, PATH, delta=0.1)[1].endswith("shows that an accuracy drop is 0.")
+    assert certify_path(table, losses, PATH, delta=0.1)[1].endswith("shows that a mean loss added is 0.")
+
+
 def test_the_noise_of_the_machine_moves_the_bound_and_stands_in_the_words():
     times = 1e-3 * np.exp(0.01 * np.random.default_rng(0).standard_normal(500))
     target = Target(max_latency_s=1.1e-3)

@@ -17,17 +17,12 @@ from offramp.runtime import load_uncalibrated
 from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.command import offramp
 from offramp.tests.helpers.points import where_static_wins
+from offramp.tests.helpers.report_pages import pictures_of, text_of
 from offramp.tests.zoo import networks
 from offramp.units import show_thresholds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MOST_BYTES, MOST_S = 6_000_000, 2.0
-
-
-def text_of(page):
-    """What a reader sees of a page, without its scripts and styles."""
-    bare = re.sub(r"<(script|style)>.*?</\1>", "", page, flags=re.S)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", bare))
 
 
 def fresh(labelled, n=400):
@@ -132,8 +127,8 @@ def test_images_are_shown_by_the_exit_at_which_they_leave(tmp_path):
         for one in group.shown:
             assert one.exit == left[one.sample] and one.picture.startswith(b"\x89PNG")
     assert sum(group.samples for group in made.measured.examples if ": the surest" in group.title) > 0
-    pictures = re.findall('<img src="data:image/png', (tmp_path / "report.html").read_text())
-    assert len(pictures) == sum(len(group.shown) for group in made.measured.examples)
+    shown = [one.picture for group in made.measured.examples for one in group.shown]
+    assert pictures_of((tmp_path / "report.html").read_text()) == shown
 
 
 def test_what_cannot_be_reported_is_said_and_leaves_no_file(calibrated, labelled, tmp_path):
