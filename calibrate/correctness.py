@@ -11,7 +11,7 @@ from ..runtime import EveryExit, Net, Result
 from ..runtime.chain.samples import Samples
 from .benchmark import MeasuredLimit
 from .intervals import Z95, mean_drop, paired_drop, share_interval
-from .judging import DISAGREEMENT, LOSS, Judge, Judging
+from .judging import DISAGREEMENT, LOSS, Judge, Judging, ReferenceAnswers
 from .measure.answers import record_answers
 from .truth import Truth
 
@@ -59,7 +59,7 @@ def judge_losses(
         judging: the functions.
         progress: is told what is recorded.
     """
-    judge = Judge(judging, y, nets["whole"] if judging.disagreement is not None else None)
+    judge = Judge(judging, y, ReferenceAnswers(nets["whole"]) if judging.disagreement is not None else None)
     taken = np.array([result.exit for result in results["early"]])
     right, far = {}, {}
     for name, net in nets.items():

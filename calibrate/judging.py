@@ -4,7 +4,7 @@ Only two numbers for each sample and exit are kept of boxes and masks: the loss,
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -19,10 +19,13 @@ from ..runtime.chain.samples import Samples
 from .losses import Loss, evaluate, read_loss
 from .truth import Truth
 
-__all__ = ["DISAGREEMENT", "LOSS", "Judge", "Judging", "read_judging"]
+__all__ = ["DISAGREEMENT", "LOSS", "Judge", "Judging", "ReferenceAnswers", "read_judging"]
 
 LOSS, DISAGREEMENT = "loss", "disagreement"
 """What is kept of answers, by these names."""
+
+MOST_KEPT_BYTES = 100_000_000
+"""The reference's answers that are kept take so much memory at most."""
 
 
 class Judging(Struct, frozen=True):
@@ -44,18 +47,43 @@ class Judging(Struct, frozen=True):
         return " ".join([*self.names, *(_hash_code(each) for each in (self.loss, self.disagreement))])
 
 
+class ReferenceAnswers:
+    """The reference's answers to some samples: it is asked once for what fits into `MOST_KEPT_BYTES`, and each time for the rest.
+
+    Args:
+        net: the reference.
+    """
+
+    def __init__(self, net: Net) -> None:
+        self._net = net
+        self._kept: dict[tuple[int, int], Mapping[str, np.ndarray]] = {}
+        self._free_bytes = MOST_KEPT_BYTES
+
+    def of(self, x: Samples, rows: slice) -> Mapping[str, np.ndarray]:
+        """Return its answers to these rows of the samples, which are the same ones at each call."""
+        key = rows.start, rows.stop
+        if key in self._kept:
+            return self._kept[key]
+        (whole,) = self._net.every_exit(x[rows]).answers or ({},)
+        size = sum(part.nbytes for part in whole.values())
+        if size <= self._free_bytes:
+            self._free_bytes -= size
+            self._kept[key] = whole
+        return whole
+
+
 class Judge(Struct, frozen=True):
     """Judges the answers to some samples.
 
     Attributes:
         judging: the functions.
         truth: what is true of the samples; None if it is not known.
-        reference: answers for comparison; None if nothing is compared with it.
+        reference: its answers, for comparison; None if nothing is compared with it.
     """
 
     judging: Judging
     truth: Truth | None
-    reference: Net | None
+    reference: ReferenceAnswers | None
 
     def judge(self, x: Samples, rows: slice, answers: EveryExit) -> EveryExit:
         """Return answers to these rows of the samples with nothing but their losses and disagreements, float32 (N,) each."""
@@ -64,7 +92,7 @@ class Judge(Struct, frozen=True):
         truth = None if self.truth is None else self.truth[rows].read()
         whole = None
         if self.reference is not None and self.judging.disagreement is not None:
-            (whole,) = self.reference.every_exit(x[rows]).answers or ({},)
+            whole = self.reference.of(x, rows)
         judged = []
         for answer in answers.answers:
             kept: dict[str, np.ndarray] = {}
