@@ -95,6 +95,13 @@ class Session:
         fields = self.fingerprint([*loaded.placement, *request.other_devices])
         self.resume = Resume(request.resume_key(fields))
 
+    def tell_whole(self, done: int) -> None:
+        """Report how many of all configurations are measured, and choosing behind them, in hundredths.
+
+        Counted from 1, so that whoever shows what remains knows from the first one on how long each takes.
+        """
+        self.request.progress("calibrating", 100 * done + 1, 100 * len(self.placed) + 101)
+
     def open_each(self) -> Iterator[LoadedConfiguration]:
         """Load one configuration after the other. Those that cannot be loaded are left out with a note of the reason.
 
