@@ -39,7 +39,7 @@ PIECE_BYTES = 1 << 20
 """Large files are read a piece of this size at a time."""
 
 FEW_BYTES = 2 << 20
-"""More bytes are hashed by OpenSSL, which is faster from about 1 MB on even if it is loaded first; up to here its memory counts."""
+"""More bytes are hashed by OpenSSL: from about 1 MB on it is faster even when loaded first; up to here its memory counts."""
 
 COPIES = "offramp-copies."
 """Prefix of private folders that are removed when whoever locked them has ended."""
