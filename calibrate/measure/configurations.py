@@ -122,7 +122,7 @@ def measure_all(session: Session) -> Measurements:
         MeasurementError: the meter failed; see `measure_runs`.
     """
     request = session.request
-    measured = []
+    measured: list[Configuration] = []
     for loaded in session.open_each():
         session.tell_whole(len(measured))
         measured.append(measure_configuration(session, loaded))
