@@ -8,7 +8,6 @@ once. When the cache passes its limit, the entries that were used least recently
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
@@ -22,7 +21,7 @@ from msgspec import Meta, Struct
 
 from .bundle.record import Count
 from .errors import MissingError, UsageError, quoted
-from .files import NEW, cache_home, new_name, os_errors_explained, read_file, remove_tree, write_atomically
+from .files import NEW, cache_home, new_name, os_errors_explained, read_file, remove_tree, sha256, write_atomically
 from .progress import debug
 
 __all__ = [
@@ -151,7 +150,7 @@ def cache_limit() -> int:
 
 def digest_key(key: Key) -> str:
     """Return the sha256 of a key in hexadecimal."""
-    return hashlib.sha256(msgspec.json.encode(dict(key), order="sorted")).hexdigest()
+    return sha256(msgspec.json.encode(dict(key), order="sorted"))
 
 
 def fetch(key: Key, label: str) -> tuple[bytes | None, str | None]:
@@ -215,7 +214,7 @@ def read_build(record: Path, path: Path, key: Key, *, most: int = MOST_BUILD_BYT
         content = read_file(path, most=entry.bytes)
     except OSError as error:
         return None, f"{path} cannot be read: {error.strerror}"
-    if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
+    if len(content) != entry.bytes or sha256(content) != entry.sha256:
         return None, f"{path} is damaged: its sha256 is not the one that was recorded"
     return content, None
 
@@ -235,7 +234,7 @@ def write_build(record: Path, path: Path, key: Key, label: str, content: bytes) 
     Raises:
         MissingError: the folder cannot be written or the disk is full.
     """
-    entry = Entry(label, dict(key), len(content), hashlib.sha256(content).hexdigest())
+    entry = Entry(label, dict(key), len(content), sha256(content))
     write_atomically(path, content)
     write_atomically(record, msgspec.json.format(msgspec.json.encode(entry), indent=1) + b"\n")
 

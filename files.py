@@ -2,10 +2,11 @@
 
 import contextlib
 import errno
-import hashlib
+import importlib
 import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ __all__ = [
     "private_folder",
     "read_file",
     "remove_tree",
+    "sha256",
     "sync",
     "write_atomically",
 ]
@@ -35,6 +37,9 @@ NEW = ".new-"
 
 PIECE_BYTES = 1 << 20
 """Large files are read a piece of this size at a time."""
+
+FEW_BYTES = 2 << 20
+"""More bytes are hashed by OpenSSL: from about 1 MB on it is faster even when loaded first; up to here its memory counts."""
 
 COPIES = "offramp-copies."
 """Prefix of private folders that are removed when whoever locked them has ended."""
@@ -71,8 +76,24 @@ def new_name(folder: Path) -> Path:
     return folder / f"{NEW}{os.urandom(4).hex()}"
 
 
+def sha256(content: bytes) -> str:
+    """Return the sha256 of some bytes in hexadecimal.
+
+    Few bytes are hashed by Python's own function: `hashlib` loads OpenSSL, which takes 4 MB of memory and some milliseconds.
+    """
+    if len(content) <= FEW_BYTES and "hashlib" not in sys.modules:
+        for module in ("_sha2", "_sha256"):  # from Python 3.12 on, and before
+            with contextlib.suppress(ImportError):
+                return str(importlib.import_module(module).sha256(content).hexdigest())
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's content in hexadecimal."""
+    import hashlib
+
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         for piece in _pieces(file):
@@ -119,6 +140,8 @@ def copy_hashed(source: io.FileIO, target: Path, *, most: int) -> str:
     Raises:
         OSError: `target` cannot be written, and is not there.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     try:
         with target.open("xb") as copy:

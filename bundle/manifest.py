@@ -1,13 +1,14 @@
 """The manifest of a bundle: its parts as types, which are validated while they are decoded."""
 
-import hashlib
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from ..files import sha256
 from .preprocess import Preprocess
 from .record import Count, Positive, Record
 from .tensor import MOST_VALUES, Tensor
@@ -187,7 +188,7 @@ class Origin(Record, frozen=True):
     settings: dict[str, str | int | float | None]
 
 
-class Variant(Record, frozen=True):
+class Variant(Record, frozen=True, dict=True):
     """One form of the network. File names are relative to its folder, which variants with the same weights share.
 
     Attributes:
@@ -251,7 +252,7 @@ class Variant(Record, frozen=True):
             if not re.fullmatch(f"variants/{PLAIN_NAME}/{PLAIN_NAME}", f"{self.folder}/{name}"):
                 raise ValueError(f"the path {self.folder}/{name} leads outside the bundle's variants")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of everything that decides what this variant computes; calibrations name variants by it.
 
@@ -262,7 +263,7 @@ class Variant(Record, frozen=True):
         record["exits"] = [_digest_exit(exit_) for exit_ in self.exits]
         left_out = {self.golden, *(stage.guarded for stage in self.stages)}
         record["files"] = {name: file for name, file in self.files.items() if name not in left_out}
-        return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
+        return sha256(msgspec.json.encode(record, order="sorted"))
 
 
 def _digest_exit(exit_: Exit) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Bundles and calibrations read from disk. They come from strangers: everything is checked before it is used."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from msgspec import Struct
 
 from .. import __version__
 from ..errors import BundleError, MissingError, OutdatedError, UsageError, quoted, unknown_name
-from ..files import copy_hashed, hash_file, open_file, os_errors_explained, read_file
+from ..files import copy_hashed, hash_file, open_file, os_errors_explained, read_file, sha256
 from .calibration import CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA, Calibration
 from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
 
@@ -67,7 +66,7 @@ class Bundle(Struct, frozen=True):
         path, file = _locate(self.path, variant, name), variant.files[name]
         with os_errors_explained(path, "read"):
             content = read_file(path, most=file.bytes)
-        if len(content) != file.bytes or hashlib.sha256(content).hexdigest() != file.sha256:
+        if len(content) != file.bytes or sha256(content) != file.sha256:
             raise _damaged(path)
         return content
 
@@ -152,8 +151,9 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     if not is_bundle:
         raise BundleError(f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json.", path=root)
     bundle = Bundle(root, _decode(root / "manifest.json", Manifest))
+    real_root = os.path.realpath(root)
     for variant, name in _distinct_files(bundle):
-        _locate(root, variant, name)
+        _locate(root, variant, name, real_root)
     return bundle
 
 
@@ -279,8 +279,10 @@ def _damaged(path: Path) -> BundleError:
     )
 
 
-def _locate(root: Path, variant: Variant, name: str) -> Path:
+def _locate(root: Path, variant: Variant, name: str, real_root: str | None = None) -> Path:
     """Return the path of a variant's file, which is there with the right size and inside the bundle.
+
+    `real_root` is the root without links, if it is known already.
 
     Raises:
         BundleError: it is not.
@@ -289,7 +291,8 @@ def _locate(root: Path, variant: Variant, name: str) -> Path:
     path = root / variant.folder / name
     with os_errors_explained(path, "read"):
         is_file = path.is_file()
-        is_inside = is_file and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+        top = real_root or os.path.realpath(root)
+        is_inside = is_file and Path(os.path.realpath(path)).is_relative_to(top)
         size = path.stat().st_size if is_file else 0
     if not is_file:
         raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.", path=path)

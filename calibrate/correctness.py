@@ -12,7 +12,7 @@ from ..runtime.chain.samples import Samples
 from .benchmark import MeasuredLimit
 from .dataset_metric import KeptAnswers, Metric, compute_metric
 from .intervals import Z95, mean_drop, paired_drop, share_interval
-from .judging import DISAGREEMENT, LOSS, Judge, Judging
+from .judging import DISAGREEMENT, LOSS, Judge, Judging, ReferenceAnswers
 from .measure.answers import record_answers
 from .truth import Truth
 
@@ -74,7 +74,7 @@ def judge_losses(
         metric: the user's; None without one.
         progress: is told what is recorded.
     """
-    reference = nets["whole"] if judging.disagreement is not None else None
+    reference = ReferenceAnswers(nets["whole"]) if judging.disagreement is not None else None
     taken = np.array([result.exit for result in results["early"]])
     right, far, metrics = {}, {}, {}
     for name, net in nets.items():

@@ -19,10 +19,13 @@ from ..runtime.chain.samples import Samples
 from .losses import Loss, evaluate, read_loss
 from .truth import Truth
 
-__all__ = ["DISAGREEMENT", "LOSS", "Judge", "Judging", "read_judging"]
+__all__ = ["DISAGREEMENT", "LOSS", "Judge", "Judging", "ReferenceAnswers", "read_judging"]
 
 LOSS, DISAGREEMENT = "loss", "disagreement"
 """What is kept of answers, by these names."""
+
+MOST_KEPT_BYTES = 100_000_000
+"""The reference's answers that are kept take so much memory at most."""
 
 
 class Judging(Struct, frozen=True):
@@ -44,19 +47,44 @@ class Judging(Struct, frozen=True):
         return " ".join([*self.names, *(_hash_code(each) for each in (self.loss, self.disagreement))])
 
 
+class ReferenceAnswers:
+    """The reference's answers to some samples: it is asked once for what fits into `MOST_KEPT_BYTES`, and each time for the rest.
+
+    Args:
+        net: the reference.
+    """
+
+    def __init__(self, net: Net) -> None:
+        self._net = net
+        self._kept: dict[tuple[int, int], Mapping[str, np.ndarray]] = {}
+        self._free_bytes = MOST_KEPT_BYTES
+
+    def of(self, x: Samples, rows: slice) -> Mapping[str, np.ndarray]:
+        """Return its answers to these rows of the samples, which are the same ones at each call."""
+        key = rows.start, rows.stop
+        if key in self._kept:
+            return self._kept[key]
+        (whole,) = self._net.every_exit(x[rows]).answers or ({},)
+        size = sum(part.nbytes for part in whole.values())
+        if size <= self._free_bytes:
+            self._free_bytes -= size
+            self._kept[key] = whole
+        return whole
+
+
 class Judge(Struct, frozen=True):
     """Judges the answers to some samples.
 
     Attributes:
         judging: the functions.
         truth: what is true of the samples; None if it is not known.
-        reference: answers for comparison; None if nothing is compared with it.
+        reference: its answers, for comparison; None if nothing is compared with it.
         keep: is given the answers of every exit and the rows of their samples, before they are judged; it may keep some.
     """
 
     judging: Judging
     truth: Truth | None
-    reference: Net | None
+    reference: ReferenceAnswers | None
     keep: Callable[[slice, Sequence[Mapping[str, np.ndarray]]], None] | None = None
 
     def judge(self, x: Samples, rows: slice, answers: EveryExit) -> EveryExit:
@@ -68,7 +96,7 @@ class Judge(Struct, frozen=True):
         truth = None if self.truth is None else self.truth[rows].read()
         whole = None
         if self.reference is not None and self.judging.disagreement is not None:
-            (whole,) = self.reference.every_exit(x[rows]).answers or ({},)
+            whole = self.reference.of(x, rows)
         judged = []
         for answer in answers.answers:
             kept: dict[str, np.ndarray] = {}

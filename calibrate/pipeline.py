@@ -179,6 +179,7 @@ def calibrate(
         question=question,
         progress=progress,
     )
+    session.tell_whole(len(session.placed) + 1)
     notes += [*pauses, *independence.notes, *describe_question(question, confidence), *forgotten]
     calibration, is_stored = store(_describe(session, choice, points, conditions, notes=notes), session.request)
     if is_stored:  # else what was recorded stays in the cache, for a user who asks for it again

@@ -18,6 +18,9 @@ from ..progress import Progress, no_progress
 
 MOST_IN_CELL = 500
 
+ESTIMATED_S = 3600.0
+"""What remains of work is estimated by its pace within so long: a variant takes minutes."""
+
 LEAST_TOLD_S = 1.0
 """Work that took at least so long is told of when it is done."""
 
@@ -97,7 +100,7 @@ def progress_bars() -> Iterator[Progress]:
     begun_s: dict[str, float] = {}
     ended_s: dict[str, float] = {}
     # The file is named, so that bars go on where torch's exporters are kept from writing to sys.stderr.
-    with Bars(console=Console(file=sys.stderr), transient=True) as bars:
+    with Bars(console=Console(file=sys.stderr), transient=True, speed_estimate_period=ESTIMATED_S) as bars:
         tasks: dict[str, Any] = {}
         last: dict[str, int] = {}
 

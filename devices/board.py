@@ -1,6 +1,5 @@
 """The board, identified from the device tree, `/proc`, `/sys` and `/etc`, never by asking a running service."""
 
-import hashlib
 import os
 import platform
 import re
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ..files import sha256
 from .state import MOST_CLOCK_HZ, read_governor
 from .sysfs import list_numbered, read_number, read_text
 
@@ -193,7 +193,7 @@ def _kind(chip: str, compatible: tuple[str, ...], architecture: str, x86: bool) 
 
 def _module(compatible: tuple[str, ...]) -> str | None:
     """Return a Jetson module's name and part number."""
-    for part in re.findall(r"p\d{4}-\d{4}", " ".join(reversed(compatible))):
+    for part in re.findall(r"p\d{4}-\d{4}", " ".join(reversed(compatible))) if compatible else ():
         for number in (part, part.partition("-")[0]):
             if number in MODULES:
                 return f"{MODULES[number]} ({part})"
@@ -219,23 +219,23 @@ def _processor(info: str) -> str:
 
 
 def _memory(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo") or "", re.M)
+    match = _search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo"))
     return int(match[1]) * 1024 if match else None
 
 
 def _distribution(root: Path) -> str | None:
-    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release") or "", re.M)
+    match = _search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release"))
     return match[1] if match else None
 
 
 def _drivers(root: Path) -> dict[str, str]:
     versions = {}
-    release = read_text(root / "etc/nv_tegra_release") or ""
-    if match := re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", release):
+    release = read_text(root / "etc/nv_tegra_release")
+    if match := _search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", release):
         versions["l4t"] = f"{match[1]}.{match[2]}"
-    if match := re.search(r"\s(\d{3}[\d.]+)\s", read_text(root / "proc/driver/nvidia/version") or ""):
+    if match := _search(r"\s(\d{3}[\d.]+)\s", read_text(root / "proc/driver/nvidia/version")):
         versions["nvidia"] = match[1]
-    if match := re.search(r"v([\d.]+)", read_text(root / "sys/kernel/debug/rknpu/version") or ""):
+    if match := _search(r"v([\d.]+)", read_text(root / "sys/kernel/debug/rknpu/version")):
         versions["rknpu"] = match[1]
     return versions
 
@@ -243,7 +243,7 @@ def _drivers(root: Path) -> dict[str, str]:
 def _power_mode(root: Path) -> PowerMode | None:
     """Read Jetson's nvpmodel from its files, or the platform profile of a PC."""
     config = read_text(root / "etc/nvpmodel.conf")
-    status = re.search(r"pmode:(\d+)", read_text(root / "var/lib/nvpmodel/status") or "")
+    status = _search(r"pmode:(\d+)", read_text(root / "var/lib/nvpmodel/status"))
     if config and status:
         for section in re.split(r"^(?=<)", config, flags=re.M):
             head = section.partition("\n")[0]
@@ -286,7 +286,7 @@ def _accelerators(root: Path) -> tuple[str, ...]:
         driver = path.resolve().name
         names.append(f"{ACCELERATORS.get(driver, 'accelerator')} ({driver})")
     for path in list_numbered("proc/driver/nvidia/gpus/*/information", root):
-        if match := re.search(r"^Model:\s*(.+)$", read_text(path) or "", re.M):
+        if match := _search(r"^Model:\s*(.+)$", read_text(path)):
             names.append(match[1].strip())
     for path in list_numbered("sys/class/drm/card?/device/driver", root):
         if (driver := path.resolve().name) in ("i915", "xe", "amdgpu"):
@@ -301,5 +301,10 @@ def _serial(root: Path) -> str | None:
     return None
 
 
+def _search(pattern: str, text: str | None) -> re.Match[str] | None:
+    """Search a pattern in a file's text, line by line. It takes long to compile: not for files that are not there."""
+    return re.search(pattern, text, re.M) if text else None
+
+
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return sha256(text.encode())[:12]

@@ -17,7 +17,7 @@ from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError,
 from ..files import check_writable, private_folder
 from ..progress import Progress, debug
 from .chain.results import StageProvenance
-from .engines import Builder, Compiled, CrossBuilder, Device, StageFile, find_device
+from .engines import Compiled, Device, StageFile, find_device, is_builder, is_cross_builder
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
@@ -98,10 +98,10 @@ class Jobs(ExitStack):
         stage, exit_ = parts.stages[numbers[0]], parts.exits[numbers[0]]
         device = find_device(device_name)
         # A board cannot rebuild, so cross-built stages always output logits: one build serves `load` and `verify`.
-        is_cross_built = isinstance(device.engine, CrossBuilder)
+        is_cross_built = is_cross_builder(device.engine)
         stage_file = self._stage_file(stage, exit_, outputs_logits=self._logits or is_cross_built)
         key: dict[str, str] = {}
-        if isinstance(device.engine, Builder):
+        if is_builder(device.engine):
             with errors_attributed(device.name, file):
                 key = self._key(stage, stage_file, device, device.engine.describe_build(device.place))
         ending = ".logits.built" if self._logits and not is_cross_built else ".built"
@@ -248,9 +248,9 @@ def build(
                 progress("building", k, len(jobs))
             engine = job.device.engine
             with errors_attributed(job.device.name, job.file, numbers=job.numbers):
-                if isinstance(engine, CrossBuilder) or (into_bundle and isinstance(engine, Builder)):
+                if is_cross_builder(engine) or (into_bundle and is_builder(engine)):
                     builds.append(_build_into_bundle(job))
-                elif isinstance(engine, Builder):
+                elif is_builder(engine):
                     builds.append(_build_in_cache(job))
                 else:
                     engine.compile_stage(job.stage, job.device.place, threads=threads)  # raises if something is missing
@@ -268,7 +268,7 @@ def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOpt
     pairs = dict.fromkeys((stage.file, name) for stage, name in zip(parts.stages, devices, strict=True))
     jobs = [chain.job(file, name) for file, name in pairs]
     for k, name in enumerate(devices):
-        if isinstance(find_device(name).engine, CrossBuilder):
+        if is_cross_builder(find_device(name).engine):
             static = static_parts(parts.bundle, parts.variant, k)
             jobs.append(stack.enter_context(Jobs(static, options)).job(static.stages[0].file, name))
     return jobs
@@ -307,14 +307,14 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
     """
     with errors_attributed(job.device.name, job.file, numbers=job.numbers):
         engine = job.device.engine
-        if isinstance(engine, CrossBuilder):
+        if is_cross_builder(engine):
             engine.check_place(job.device.place)
-        content, origin = _fetch(job) if isinstance(engine, Builder) else (None, "now")
+        content, origin = _fetch(job) if is_builder(engine) else (None, "now")
         while True:
             try:
                 compiled = engine.compile_stage(job.stage, job.device.place, threads=job.threads, built=content)
             except BundleError as error:
-                if origin == "now" or isinstance(engine, CrossBuilder):
+                if origin == "now" or is_cross_builder(engine):
                     raise
                 debug("%s for %s from the %s does not load: %s", job.label, job.device.name, origin, error)
                 in_cache = cache.fetch(job.key, job.label)[0] if origin == "bundle" else None
@@ -333,7 +333,7 @@ def _fetch(job: Job) -> tuple[bytes, str]:
         return content, "bundle"
     if damage is not None:
         debug("%s is not used: %s", job.path_in_bundle, damage)
-    if isinstance(job.device.engine, CrossBuilder):
+    if is_cross_builder(job.device.engine):
         raise _not_built(job, damage)
     content, stale = cache.fetch(job.key, job.label)
     if content is not None:
@@ -392,5 +392,5 @@ def _build_anew(job: Job, problem: str | None) -> bytes:
     """Build a stage; `problem` says why an earlier build of it cannot be used."""
     if problem is not None:
         warn_caller(f"{job.label} is built anew for {job.device.name}: {problem}.", EngineWarning)
-    assert isinstance(job.device.engine, Builder)
+    assert is_builder(job.device.engine)
     return job.device.engine.build(job.stage, job.device.place, threads=job.threads)

@@ -22,7 +22,7 @@ from ...runtime.loading import load_static, load_uncalibrated
 from ...runtime.selection import choose_point, differs_here
 from ..comparison import Comparison, ComparisonRequest, compare
 from ..dataset_metric import Metric, name_metric, read_metric
-from ..judging import DISAGREEMENT, LOSS, Judge, read_judging
+from ..judging import DISAGREEMENT, LOSS, Judge, ReferenceAnswers, read_judging
 from ..labels import check_test_data, hash_samples
 from ..losses import Loss, find_decode
 from ..measure.answers import record_answers
@@ -283,9 +283,8 @@ def _ask_exits(request: ComparisonRequest, net: Net) -> EveryExit:
         if request.judging.disagreement is not None:
             first, device = request.bundle.manifest.variants[0], net.provenance.devices[-1]
             last = len(first.exits) - 1
-            reference = stack.enter_context(
-                load_static(request.bundle, device, variant=first.name, exit=last, threads=request.threads)
-            )
+            whole = load_static(request.bundle, device, variant=first.name, exit=last, threads=request.threads)
+            reference = ReferenceAnswers(stack.enter_context(whole))
         return record_answers(net, request.x, **options, judge=Judge(request.judging, request.y, reference))
 
 

@@ -122,7 +122,12 @@ def measure_all(session: Session) -> Measurements:
         MeasurementError: the meter failed; see `measure_runs`.
     """
     request = session.request
-    configurations = tuple(measure_configuration(session, loaded) for loaded in session.open_each())
+    measured: list[Configuration] = []
+    for loaded in session.open_each():
+        session.tell_whole(len(measured))
+        measured.append(measure_configuration(session, loaded))
+    session.tell_whole(len(measured))
+    configurations = tuple(measured)
     reference = _describe_reference(session, configurations)
     if isinstance(request.samples.y, np.ndarray):
         check_labels(request.samples.y, reference.labels, request.bundle.manifest.classes)

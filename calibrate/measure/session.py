@@ -17,11 +17,11 @@ from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
 from ...runtime.placement import AUTO, one_device_per_stage
 from ...runtime.selection import packages_of
-from ..judging import Judge
+from ..judging import Judge, ReferenceAnswers
 from ..requests import PlacedVariant, Request
 from ..truth import Truth
 from .answers import record_answers
-from .resume import Part, Resume
+from .resume import Part, Resume, Work
 
 __all__ = ["LoadedConfiguration", "Session"]
 
@@ -60,6 +60,7 @@ class Session:
         self.placed, self.notes = request.placed, list[str]()
         self.reference_parts_s = list[np.ndarray]()
         self._recorded = dict[Hashable, EveryExit]()
+        self._answers = dict[Work, ReferenceAnswers]()
         self._board = BoardState()
         self._before = self._board()
         self._nets = ExitStack()
@@ -93,6 +94,13 @@ class Session:
         )
         fields = self.fingerprint([*loaded.placement, *request.other_devices])
         self.resume = Resume(request.resume_key(fields))
+
+    def tell_whole(self, done: int) -> None:
+        """Report how many of all configurations are measured, and choosing behind them, in hundredths.
+
+        Counted from 1, so that whoever shows what remains knows from the first one on how long each takes.
+        """
+        self.request.progress("calibrating", 100 * done + 1, 100 * len(self.placed) + 101)
 
     def open_each(self) -> Iterator[LoadedConfiguration]:
         """Load one configuration after the other. Those that cannot be loaded are left out with a note of the reason.
@@ -149,7 +157,7 @@ class Session:
         if request.judging is not None:
             samples = request.samples if part.work == "given" else request.outside
             truth = samples.y if samples is not None and isinstance(samples.y, Truth) else None
-            judge = Judge(request.judging, truth, self.reference)
+            judge = Judge(request.judging, truth, self._answers.setdefault(part.work, ReferenceAnswers(self.reference)))
         answers = record_answers(
             net,
             x,

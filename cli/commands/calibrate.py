@@ -14,8 +14,9 @@ from ..output import goes_on_after_interrupt, print_result, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from ...bundle import Calibration, Target
+    from ...bundle import Bundle, Calibration, Target
     from ...calibrate.requests import Keep
 
 KEPT = "What was measured and stored is kept: the same command goes on from there."
@@ -136,7 +137,11 @@ def _find_keep() -> "Keep | None":
     """Return what makes a variant with fewer exits; None if its packages are not installed."""
     if find_spec("onnx_ir") is None:
         return None
-    from ...export import keep
+
+    def keep(*arguments: "Any", **settings: "Any") -> "Bundle":
+        from ...export import keep as keep_exits  # half a second, which most calibrations do without
+
+        return keep_exits(*arguments, **settings)
 
     return keep
 

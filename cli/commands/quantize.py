@@ -70,27 +70,27 @@ def quantize(
 ) -> None:
     """Add a variant to BUNDLE that computes in int8, or in fp16 for GPUs and NPUs, and print what that changes."""
     from ...bundle import open_bundle
-    from ...export import quantize as quantize_bundle
+    from ...export.variants.int8 import Int8Options
+    from ...export.variants.quantization import add_quantized, warn_of_changes
 
     opened = open_bundle(bundle)
     with progress_bars() as progress:
         x, y = (None, None) if data is None else _load_checked(data, opened.manifest, progress)
-        quantized = quantize_bundle(
+        quantized, _ = add_quantized(
             opened,
             x,
             to=to,
+            options=Int8Options(ranges=ranges, full_range=full_range, symmetric=symmetric, float_heads=float_heads),
             variant=variant,
             name=name,
-            ranges=ranges,
             samples=samples,
-            full_range=full_range,
-            symmetric=symmetric,
-            float_heads=float_heads,
             seed=seed,
             replace=replace,
             progress=progress,
         )
     comparison = None if x is None else _compare_with_parent(quantized, x, y, seed)
+    if comparison is not None:
+        warn_of_changes(quantized.manifest.variants[-1], comparison.shifts, comparison.samples)
     document = {"manifest": quantized.manifest, "shifts": comparison.shifts if comparison else ()}
     parts = [describe_bundle(quantized), *([comparison.describe()] if comparison else [])]
     print_result(document, as_json, lambda: "\n\n".join(parts))

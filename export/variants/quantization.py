@@ -34,7 +34,7 @@ from .comparison import Shift, compare_variants
 from .fp16 import convert_to_half
 from .int8 import RANGE_METHODS, Int8Options, find_ranges, quantize_graph
 
-__all__ = ["quantize"]
+__all__ = ["add_quantized", "quantize", "warn_of_changes"]
 
 Settings = dict[str, "str | int | float | None"]
 
@@ -108,6 +108,39 @@ def quantize(
         'int8'
     """
     options = Int8Options(ranges=ranges, full_range=full_range, symmetric=symmetric, float_heads=float_heads)
+    bundle, drawn = add_quantized(
+        path,
+        data,
+        to=to,
+        options=options,
+        variant=variant,
+        name=name,
+        samples=samples,
+        seed=seed,
+        replace=replace,
+        progress=progress,
+    )
+    if drawn is not None:
+        new = bundle.manifest.variants[-1]
+        assert new.origin is not None
+        warn_of_changes(new, compare_variants(bundle, new.name, new.origin.parent, drawn), len(drawn))
+    return bundle
+
+
+def add_quantized(
+    path: str | os.PathLike[str] | Bundle,
+    data: Any,
+    *,
+    to: str,
+    options: Int8Options,
+    variant: str | None = None,
+    name: str | None = None,
+    samples: int = 512,
+    seed: int = 0,
+    replace: bool = False,
+    progress: Progress = no_progress,
+) -> tuple[Bundle, Samples | None]:
+    """Add a variant as `quantize` does, and compare it with nothing; return the bundle, and the samples drawn for int8."""
     root = path.path if isinstance(path, Bundle) else Path(path)
     _check_options(to, options, samples)
     bundle = open_bundle(root)
@@ -130,10 +163,7 @@ def quantize(
         _save(model, folder, parent)
         golden = _choose_golden(bundle, parent, drawn)
         new = _cut(bundle, parent, folder, name, "int8" if to == "int8" else "fp16", settings, golden)
-        bundle = commit(root, folder, msgspec.structs.replace(bundle.manifest, variants=(*others, new)))
-    if drawn is not None:
-        _warn_of_changes(compare_variants(bundle, name, parent.name, drawn), new, len(drawn))
-    return bundle
+        return commit(root, folder, msgspec.structs.replace(bundle.manifest, variants=(*others, new))), drawn
 
 
 def _check_options(to: str, options: Int8Options, samples: int) -> None:
@@ -196,10 +226,10 @@ def _describe_settings(options: Int8Options, samples: int, seed: int) -> Setting
     return settings | ({"float_heads": 1} if options.float_heads else {})
 
 
-def _warn_of_changes(shifts: Sequence[Shift], new: Variant, samples: int) -> None:
-    """Warn of the exits that answer many samples otherwise than the parent's."""
+def warn_of_changes(new: Variant, shifts: Sequence[Shift], samples: int) -> None:
+    """Warn of the exits at which an int8 variant answers many samples otherwise than its parent."""
     changed = [f"exit {shift.exit} {1 - shift.alike:.0%}" for shift in shifts if shift.alike < LEAST_ALIKE]
-    if changed and new.origin is not None:
+    if changed and new.origin is not None and new.precision == "int8":
         answer = "label" if new.exits[0].label else "answer"
         others = next(ranges for ranges in RANGE_METHODS[::-1] if ranges != new.origin.settings["ranges"])
         warnings.warn(

@@ -1,6 +1,5 @@
 """The loaded network: call it with samples, switch its operating point, ask for its statistics."""
 
-import copy
 import weakref
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -323,7 +322,7 @@ class Net(Runner):
                         device=device,
                         stage=file,
                     )
-            other = copy.copy(self)
+            other = self.__copy__()
         other._lock = RLock()
         other._take_memory()
         return other

@@ -24,7 +24,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, cast
 
 from msgspec import Struct
 
@@ -46,6 +46,8 @@ __all__ = [
     "StageFile",
     "engines",
     "find_device",
+    "is_builder",
+    "is_cross_builder",
     "lacks_memory",
     "name_device",
     "pin_shapes",
@@ -216,7 +218,6 @@ class Engine(Protocol):
         ...
 
 
-@runtime_checkable
 class Builder(Engine, Protocol):
     """An engine that takes long to compile a stage, and can do so ahead."""
 
@@ -233,7 +234,6 @@ class Builder(Engine, Protocol):
         ...
 
 
-@runtime_checkable
 class CrossBuilder(Builder, Protocol):
     """A builder for another machine than the one that runs the stages. Its builds go into the bundle, never into a cache.
 
@@ -247,6 +247,16 @@ class CrossBuilder(Builder, Protocol):
             MissingError: they cannot.
         """
         ...
+
+
+def is_builder(engine: Engine) -> TypeGuard[Builder]:
+    """Return True if an engine builds stages ahead."""
+    return hasattr(engine, "build")  # isinstance of a protocol takes twenty times as long, at each load
+
+
+def is_cross_builder(engine: Engine) -> TypeGuard[CrossBuilder]:
+    """Return True if an engine builds stages ahead, on another machine."""
+    return hasattr(engine, "check_place")
 
 
 class Device(NamedTuple):

@@ -4,7 +4,7 @@
 
 Cold start: fresh processes in turn, which import offramp, load a bundle without and with a calibration, and run a sample, and one
 that runs the whole network alone in ONNX Runtime; CPU time and resident memory at the first result, less those of the
-bare one. Hashing of the files is timed in the process and taken off. Processes see an installed offramp: no finder of an editable
+bare one. Processes see an installed offramp: no finder of an editable
 one, all compiled to bytecode, and no typing_extensions, which msgspec imports where it is. `--beside` takes turns with another
 version: FOLDER holds it as `offramp`, such as a worktree. Threads: calls per second of two clones in two threads over those of
 one chain, in turn. Memory: what a million calls of a small network add to what ten thousand left.
@@ -37,26 +37,17 @@ from offramp.tests.zoo.dense import write_onnx
 
 SEEDS = {"weights": 0, "samples": 0}
 
-END = "import psutil; print(time.process_time(), psutil.Process().memory_info().rss, hashing, len(sys.modules))"
+END = "import psutil; print(time.process_time(), psutil.Process().memory_info().rss, len(sys.modules))"
 OURS = """
 import sys, time
-hashing = 0.0
 sys.modules["typing_extensions"] = None
 import numpy as np
-import hashlib
-original = hashlib.sha256
-def timed(*content):
-    global hashing
-    start = time.process_time(); found = original(*content); hashing += time.process_time() - start
-    return found
-hashlib.sha256 = timed
 from offramp.runtime import load, load_uncalibrated
 net = load(sys.argv[1], point=sys.argv[4]) if sys.argv[4] else load_uncalibrated(sys.argv[1])
 net(np.zeros([int(a) for a in sys.argv[3].split("x")], np.float32))
 """
 BARE = """
 import sys, time
-hashing = 0.0
 sys.modules["typing_extensions"] = None
 import numpy as np
 import onnxruntime as ort
@@ -64,7 +55,7 @@ options = ort.SessionOptions(); options.intra_op_num_threads = 1; options.inter_
 session = ort.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
 session.run(None, {session.get_inputs()[0].name: np.zeros([int(a) for a in sys.argv[3].split("x")], np.float32)})
 """
-FIELDS = "cpu_s", "bytes", "hashing_cpu_s", "modules"
+FIELDS = "cpu_s", "bytes", "modules"
 
 
 def start(code, folder, compiled, *arguments):
@@ -100,7 +91,6 @@ def cold_start(bundle, shape, folders, compiled, rounds):
     for name, kind in list(kinds)[:-1]:
         pairs = [(turn[name, kind], turn["bare", ""]) for turn in turns]
         row = {f"extra_{field}": median(ours[field] - bare[field] for ours, bare in pairs) for field in FIELDS}
-        row["extra_cpu_s"] = median(a["cpu_s"] - a["hashing_cpu_s"] - b["cpu_s"] for a, b in pairs)
         found.append({"version": name, "kind": kind, **row})
     return found
 
@@ -146,7 +136,6 @@ def main():
             **{f"bare_{field}": bare[field] for field in FIELDS[:2]},
             **{f"extra_{field}": plain[f"extra_{field}"] for field in FIELDS[:2]},
             "calibrated_cpu_s": calibrated["extra_cpu_s"],
-            "hashing_cpu_s": plain["extra_hashing_cpu_s"],
             "versions": rows,
         }
         print(
@@ -156,7 +145,7 @@ def main():
         for row in rows[1:]:
             print(
                 f"{row['version']:7}{row['kind']:22} {row['extra_cpu_s'] * 1e3:6.1f} ms, {row['extra_bytes'] / 1e6:5.1f} MB, "
-                f"{row['extra_modules']:4.0f} modules more; hashing besides {row['extra_hashing_cpu_s'] * 1e3:.1f} ms",
+                f"{row['extra_modules']:4.0f} modules more",
                 flush=True,
             )
         if options.only == "cold":

@@ -9,6 +9,7 @@ from offramp.bundle import open_bundle
 from offramp.cli.app import exit_code_of
 from offramp.cli.describe import describe_shifts
 from offramp.export import Shift
+from offramp.export.variants import comparison
 from offramp.tests.zoo.dense import write_onnx
 
 NETWORK = """
@@ -37,8 +38,12 @@ def files(tmp_path_factory):
     return folder
 
 
-def test_quantize_adds_a_variant_and_says_what_it_changes(files, call):
+def test_quantize_adds_a_variant_and_says_what_it_changes(files, call, monkeypatch):
+    loaded = []
+    load = comparison.load_uncalibrated
+    monkeypatch.setattr(comparison, "load_uncalibrated", lambda *a, **how: loaded.append(1) or load(*a, **how))
     code, out, err = call("quantize {f}/dense.offramp --data {f}/x.npz --json")
+    assert len(loaded) == 2  # the new variant and its parent, once
     found = json.loads(out)
     assert code == 0 and err == ""
     assert [variant["name"] for variant in found["manifest"]["variants"]] == ["fp32", "int8"]

@@ -42,3 +42,24 @@ def test_a_step_that_begins_again_tells_what_remains_again(monkeypatch):
         for done in (100, 200, 100, 200):
             progress("recording", done, 200)
     assert shown == [False, True, False, True]
+
+
+def test_what_remains_of_long_steps_is_told_from_the_first_on(monkeypatch):
+    """Each variant of a calibration takes minutes."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    now, remains = [0.0], []
+
+    class Bars(Progress):
+        def __init__(self, **how):
+            super().__init__(get_time=lambda: now[0], auto_refresh=False, **how)
+
+        def update(self, task_id, **fields):
+            super().update(task_id, **fields)
+            remains.append(self.tasks[task_id].time_remaining)
+
+    monkeypatch.setattr("rich.progress.Progress", Bars)
+    with progress_bars() as progress:
+        for now[0], done in ((0.0, 1), (240.0, 101), (480.0, 201)):
+            progress("calibrating", done, 401)
+    assert remains == [None, 720, 480]

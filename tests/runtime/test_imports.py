@@ -57,6 +57,7 @@ def test_a_cold_start_imports_only_what_the_chosen_engine_needs(calibrated, pyth
     assert not added & {
         "importlib.metadata",
         "email.message",
+        "hashlib",
         "logging",
         "tempfile",
         "shutil",

@@ -110,7 +110,7 @@ class Chain:
     def __init__(self, differs_at=()):
         self.differs_at, self.asked = differs_at, []
 
-    def every_exit(self, x):
+    def every_exit(self, x, *, size=1):
         self.asked.append(len(x))
         number = x.arrays[0][:, 0]
         score = np.stack([1 - number / 2000, 1 - number / 4000], 1).astype(np.float32)
@@ -142,3 +142,32 @@ def test_copies_of_a_network_record_what_it_records_alone(dense, monkeypatch):
     alone = net.every_exit(x)
     assert np.array_equal(found.score, alone.score) and np.array_equal(found.label, alone.label)
     assert done == [*range(100, 1001, 100), 1050]
+
+
+class Batcher(Chain):
+    """A chain whose samples take less time together, by a clock of its own."""
+
+    provenance = SimpleNamespace(devices=("cpu",))
+
+    def __init__(self, *, together_s, error=0.0):
+        super().__init__()
+        self.together_s, self.error, self.sizes, self.now_s = together_s, np.float32(error), [], 0.0
+
+    def every_exit(self, x, *, size=1):
+        answers = super().every_exit(x)
+        self.sizes += [size] * len(x)
+        self.now_s += len(x) * (1.0 if size == 1 else self.together_s)
+        return EveryExit(answers.label, answers.score + (self.error if size > 1 else 0))
+
+
+@pytest.mark.parametrize(
+    ("together_s", "error", "recorded_at"), [(0.7, 0.0, 10), (0.7, 1e-7, 1), (0.9, 0.0, 1), (1.2, 0.0, 1)]
+)
+def test_samples_go_through_together_where_that_is_equal_and_saves_time(monkeypatch, together_s, error, recorded_at):
+    x = Samples((np.arange(2005, dtype=np.float32)[:, None],))
+    chain = Batcher(together_s=together_s, error=error)
+    monkeypatch.setattr(answers, "perf_counter", lambda: chain.now_s)
+    monkeypatch.setattr(answers, "_copy", lambda *_: [])
+    found = record_answers(chain, x, progress=lambda *_: None)
+    assert chain.sizes[-2005:] == [recorded_at] * 2000 + [1] * 5
+    assert np.array_equal(found.score, Chain().every_exit(x).score)
