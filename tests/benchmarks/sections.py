@@ -43,14 +43,15 @@ def chain(result: dict[str, Any]) -> list[str]:
         "`Bare chain` is one bound call per stage; `offramp` is what users call, and `Python` what it takes more than the bare "
         "chain, where the whole graph takes less than a millisecond. `Plain loop` is `session.run` stage by stage. `earlyon` is "
         "its staged model in PyTorch, the only engine that it has: its ratio is of engine and staging both. `Batch` is 16 "
-        "samples of which half leave at each exit: going through the stages together, over each sample alone."
+        "samples of which half leave at each exit: going through the stages together, over each sample alone. `Joined` is a "
+        "sample that leaves at the second exit where the first is never taken: joined stages over single ones."
     )
     shown = table(
         rows,
         "Network | Mmac | Stages | Engine | Whole graph, us | Bare chain | offramp | Python, us per stage | Plain loop | earlyon"
-        " | Batch | Turns",
+        " | Batch | Joined | Turns",
         "{network} | {mmac:.2f} | {stages} | {device!e} | {whole_s!u} | {ratio[chain]:.2f} | {ratio[net]:.2f} | "
-        "{python_s_per_stage!u} | {ratio[plain]:.2f} | {ratio[earlyon]:.2f} | {together:.2f} | {turns}",
+        "{python_s_per_stage!u} | {ratio[plain]:.2f} | {ratio[earlyon]:.2f} | {together:.2f} | {joined:.2f} | {turns}",
     )
     return [shown, legend, "\n".join(lines)]
 
