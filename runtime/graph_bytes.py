@@ -38,7 +38,7 @@ class Field(NamedTuple):
     whole: bytes
 
 
-class Node(NamedTuple):
+class GraphNode(NamedTuple):
     """A node of a graph, with the names of what it makes, what it reads, and what its branches and loops read."""
 
     content: bytes
@@ -46,7 +46,7 @@ class Node(NamedTuple):
     reads: tuple[bytes, ...]
     inner_reads: frozenset[bytes]
 
-    def renamed(self, names: Mapping[bytes, bytes]) -> "Node":
+    def renamed(self, names: Mapping[bytes, bytes]) -> "GraphNode":
         """Return the node with other names for some values.
 
         Raises:
@@ -62,7 +62,7 @@ class Node(NamedTuple):
 class Graph(NamedTuple):
     """The parts of a graph; all but the nodes by their names."""
 
-    nodes: list[Node]
+    nodes: list[GraphNode]
     weights: dict[bytes, bytes]
     inputs: dict[bytes, bytes]
     outputs: dict[bytes, bytes]
@@ -100,7 +100,7 @@ def _join(graphs: Sequence[Graph], outputs: Collection[str]) -> bytes:
     if missing := wanted - results.keys():
         raise ValueError(f"no graph has the output {min(missing)!r}")
     whole = Graph([], {}, {}, results, {})
-    made: dict[bytes, Node] = {}
+    made: dict[bytes, GraphNode] = {}
     for k, graph in enumerate(graphs):
         given = {name for before in graphs[:k] for name in before.outputs}
         whole.inputs.update((name, value) for name, value in graph.inputs.items() if name not in given)
@@ -131,7 +131,7 @@ def _join(graphs: Sequence[Graph], outputs: Collection[str]) -> bytes:
 
 def _write_graph(graph: Graph) -> bytes:
     """Return the content of a graph, without the nodes and weights that serve none of its outputs."""
-    read, kept = set(graph.outputs), list[Node]()
+    read, kept = set(graph.outputs), list[GraphNode]()
     for node in reversed(graph.nodes):
         if not read.isdisjoint(node.makes):
             kept.append(node)
@@ -164,13 +164,13 @@ def _read_graph(content: bytes) -> Graph:
     return graph
 
 
-def _read_node(content: bytes) -> Node:
+def _read_node(content: bytes) -> GraphNode:
     """Return a node without its own name, since two graphs may call their nodes alike."""
     fields = [field for field in _read_fields(content) if field.number != NODE_NAME]
     names = [[f.content for f in fields if f.number == number and f.content] for number in (NODE_OUTPUT, NODE_INPUT)]
     attributes = [field.content for field in fields if field.number == NODE_ATTRIBUTE]
     inner = frozenset(name for attribute in attributes for name in _inner_reads(attribute))
-    return Node(b"".join(field.whole for field in fields), tuple(names[0]), tuple(names[1]), inner)
+    return GraphNode(b"".join(field.whole for field in fields), tuple(names[0]), tuple(names[1]), inner)
 
 
 def _inner_reads(attribute: bytes) -> Iterator[bytes]:
