@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, opened
+from ..bundle.manifest import NEVER
 from ..devices import describe_differences
 from ..devices.fingerprints import Difference
 from ..errors import EngineWarning, UncalibratedWarning, UsageError
@@ -255,6 +256,12 @@ def _chain(
 ) -> Net:
     """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
     compiled, stages = compile_stages(parts, devices, options)
+    usable = [p.thresholds for p in (points or {}).values() if point is not None and p.engines == point.engines]
+    joined = {}
+    if any(max(thresholds, default=0.0) >= NEVER for thresholds in usable):
+        from .joined_stages import compile_joined  # most points take every exit
+
+        joined = compile_joined(parts, [stage.device for stage in stages], options, usable)
     manifest = parts.bundle.manifest
     return Net(
         compiled,
@@ -269,6 +276,7 @@ def _chain(
         provenance=Provenance(stages, reason, str(parts)),
         watch=watch or _watch_power(options.meter, [stage.device for stage in stages]),
         first_exit=parts.first_exit,
+        joined=joined,
     )
 
 

@@ -1,6 +1,6 @@
 """The chain tied to memory: which tensor has which name in a stage's file, and a binding for each batch size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,14 @@ CHUNK_SAMPLES = 16
 
 Place = tuple[dict[tuple[int, ...], np.ndarray], Any]
 """An input's memory as arrays of different shapes, by shape, and its dtype."""
+
+
+Span = tuple[int, int]
+"""The first and the last of the stages that are joined to one."""
+
+
+Step = tuple[Run, Any, Any, dict[str, np.ndarray] | None]
+"""What runs a stage, and the score, the label and the parts of the answer of the exit at its end; the parts by name, or None."""
 
 
 class Link(NamedTuple):
@@ -71,18 +79,31 @@ def link_stages(
     return links
 
 
+def link_joined(links: Sequence[Link], joined: Mapping[Span, Compiled]) -> dict[Span, Link]:
+    """Put stages that are joined to one into the chain. Their files have the chain's names."""
+    made = {}
+    for (first, last), compiled in joined.items():
+        inside, end = links[first : last + 1], links[last]
+        own = {name for link in inside for name in link.writes.values()}
+        later = {name for link in links[last + 1 :] for name in link.reads.values()}
+        reads = {name: name for link in inside for name in link.reads.values() if name not in own}
+        writes = {name: name for name in own if name in later or name in end.writes.values()}
+        made[first, last] = Link(compiled, reads, writes, end.exit, end.parts, end.where)
+    return made
+
+
 class Bound(Struct):
     """The whole chain tied to memory for one batch size.
 
     Attributes:
         views: the tensors in the host's memory, by name.
-        steps: (run, score, label, parts) of each stage; the parts of its exit's answer are arrays by name, or None.
+        steps: those of each stage.
         inputs: the arrays of the network's inputs, in order.
         marks: for each of `inputs` where NaN and infinity are marked.
     """
 
     views: dict[str, np.ndarray]
-    steps: list[tuple[Run, Any, Any, dict[str, np.ndarray] | None]]
+    steps: list[Step]
     inputs: list[np.ndarray]
     marks: list[FloatMarks]
 
@@ -105,15 +126,19 @@ class Memory:
         links: the chain.
         inputs: the network's inputs.
         others: the tensors at the boundaries, and the outputs of the exits.
+        joined: stages of the chain that are joined to one.
 
     Attributes:
         single: the chain at batch 1.
         heads: its steps with score and label as memory views, which are read in half the time that an array takes.
+        joined: those of the stages that are joined to one.
         places: for each input its memory in the shapes in which a sample may come, without its batch axis and with it, and its
             dtype.
     """
 
-    def __init__(self, links: Sequence[Link], inputs: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    def __init__(
+        self, links: Sequence[Link], inputs: Sequence[Tensor], others: Sequence[Tensor], joined: Mapping[Span, Link]
+    ) -> None:
         self._links = links
         self._inputs = [tensor.name for tensor in inputs]
         self._tensors = tensors = [*inputs, *others]
@@ -123,10 +148,9 @@ class Memory:
         views = Buffers([tensor for tensor in tensors if tensor.name not in allocators], batch=1).views(1)
         on_device = {t.name: allocators[t.name](t.at(1), t.dtype) for t in tensors if t.name in allocators}
         self.single = self._bind(views, on_device)
-        self.heads: list[Any] = [
-            (run, memoryview(score), memoryview(label), parts and {name: part[0, ...] for name, part in parts.items()})
-            for run, score, label, parts in self.single.steps
-        ]
+        self.heads = [_view_head(step) for step in self.single.steps]
+        steps = _bind_steps(joined.values(), views, views | on_device)
+        self.joined = dict(zip(joined, map(_view_head, steps), strict=True))
         self.places: list[Place] = []
         for tensor, place in zip(inputs, self.single.inputs, strict=True):
             by_shape: dict[tuple[int, ...], np.ndarray] = {place.shape: place}
@@ -145,17 +169,28 @@ class Memory:
 
     def _bind(self, views: dict[str, np.ndarray], on_device: dict[str, Any]) -> Bound:
         """Tie the chain to arrays, and to memory of the engines' devices."""
-        places, steps = views | on_device, []
-        for compiled, reads, writes, exit_, parts, where in self._links:
-            inputs = {in_file: places[name] for in_file, name in reads.items()}
-            with errors_located(where):
-                run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
-            score = views[exit_.score]
-            label = views[exit_.label] if exit_.label else np.full(len(score), NO_LABEL, np.int64)
-            answer = {name: views[tensor.name] for name, tensor in parts.items()}
-            steps.append((run, score, label, answer or None))
+        steps = _bind_steps(self._links, views, views | on_device)
         arrays = [views[name] for name in self._inputs]
         return Bound(views, steps, arrays, [make_marks(array) for array in arrays])
+
+
+def _bind_steps(links: Iterable[Link], views: dict[str, np.ndarray], places: dict[str, Any]) -> list[Step]:
+    """Tie links to memory; `views` is the host's part of `places`."""
+    steps: list[Step] = []
+    for compiled, reads, writes, exit_, parts, where in links:
+        inputs = {in_file: places[name] for in_file, name in reads.items()}
+        with errors_located(where):
+            run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
+        score = views[exit_.score]
+        label = views[exit_.label] if exit_.label else np.full(len(score), NO_LABEL, np.int64)
+        answer = {name: views[tensor.name] for name, tensor in parts.items()}
+        steps.append((run, score, label, answer or None))
+    return steps
+
+
+def _view_head(step: Step) -> tuple[Any, ...]:
+    run, score, label, parts = step
+    return run, memoryview(score), memoryview(label), parts and {name: part[0, ...] for name, part in parts.items()}
 
 
 def _device_allocators(links: Sequence[Link]) -> dict[str, Callable[[tuple[int, ...], Any], Any]]:

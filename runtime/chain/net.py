@@ -16,7 +16,7 @@ from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
 from .forks import LIVING
-from .memory import CHUNK_SAMPLES
+from .memory import CHUNK_SAMPLES, Span
 from .parts import copy_parts, make_room
 from .results import BatchResult, EveryExit, Provenance, Result
 from .runner import CLOSED, Runner
@@ -69,6 +69,7 @@ class Net(Runner):
         watch: "Watch | None" = None,
         first_exit: int = 0,
         table_rows: Mapping[str, int] | None = None,
+        joined: Mapping[Span, Compiled] | None = None,
     ) -> None:
         self._lock: Any = RLock()
         self.provenance = provenance or Provenance(())
@@ -85,6 +86,7 @@ class Net(Runner):
             point=point,
             first_exit=first_exit,
             table_rows=table_rows or {},
+            joined=joined or {},
         )
         self._count_anew(Family())
         LIVING.add(self)
@@ -270,7 +272,8 @@ class Net(Runner):
 
         Args:
             x: as for `batch`.
-            size: how many samples go through a stage at once, up to 16. At 1 the numbers are exactly those that `net(x)` sees.
+            size: how many samples go through a stage at once, up to 16. At 1 the numbers are those that `net(x)` sees: exactly,
+                or to rounding where stages are joined, since an exit of an operating point is never taken.
 
         Raises:
             DataError, BundleError: as for `batch`.
@@ -363,7 +366,9 @@ class Net(Runner):
             tally = self._tally
             counts, recent, recent_exits = tuple(tally.counts), list(tally.recent), list(tally.recent_exits)
         # Without the lock, so that no inference waits.
-        expected_s = () if self.point is None else (0.0,) * self._first_exit + self.point.exit_latency_s
+        setup, expected_s = self._setup, tuple[float, ...]()
+        if setup.point is not None and len(setup.steps) == len(self.exits):  # a calibration measures no joined stages
+            expected_s = (0.0,) * self._first_exit + setup.point.exit_latency_s
         stats = make_stats(counts, recent, recent_exits, tally.family, self._watch, expected_s)
         if reset:
             with self._lock:

@@ -18,8 +18,10 @@ from .memory import (
     Bound,
     Memory,
     Place,
+    Span,
     keep_rows,
     learn_shapes,
+    link_joined,
     link_stages,
     live_after,
     resize,
@@ -58,7 +60,8 @@ class Setup(Struct, frozen=True):
         point: the operating point in use.
         memory: the memory in use; None before the first sample of a network with named axes.
         entry: how a sample gets into the memory without detours.
-        steps: (number of the exit, run, score, label, parts of its answer, threshold) of each stage, at batch 1.
+        steps: (number of the exit, run, score, label, parts of its answer, threshold) of each stage, at batch 1; of joined
+            stages one for all.
     """
 
     thresholds: tuple[float, ...]
@@ -84,10 +87,12 @@ class Runner:
         point: OperatingPoint | None,
         first_exit: int,
         table_rows: Mapping[str, int],
+        joined: Mapping[Span, Compiled],
     ) -> None:
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
         self._links = link_stages(compiled, stages, exits, classes, logits, devices or (None,) * len(stages))
+        self._joined = link_joined(self._links, joined)
         self._where = [link.where for link in self._links]
         self._why_closed = CLOSED
         self._stages = list(stages)
@@ -125,19 +130,24 @@ class Runner:
         """Return a setup with entry and steps that fit its memory and thresholds."""
         memory = setup.memory
         if memory is not None:
-            ends, first = (*setup.thresholds, 0.0), self._first_exit
-            steps = tuple((first + k, *h, t) for k, (h, t) in enumerate(zip(memory.heads, ends, strict=True)))
+            ends, steps, at = (*setup.thresholds, 0.0), [], 0
+            while at < len(ends):  # as many stages at once as are joined and end at exits that are never taken
+                unused = [k for k in range(at, len(ends)) if (at, k) in memory.joined and min(ends[at:k]) >= NEVER]
+                last = max(unused, default=at)
+                head = memory.joined[at, last] if unused else memory.heads[at]
+                steps.append((self._first_exit + last, *head, ends[last]))
+                at = last + 1
             entry = NO_ENTRY
             if self._rows == [None]:
                 entry = *memory.places[0], memory.single.inputs[0], *memory.single.marks[0]
-            setup = replace(setup, steps=steps, entry=entry)
+            setup = replace(setup, steps=tuple(steps), entry=entry)
         return setup
 
     def _close(self, reason: str) -> None:
         """Let go of stages and memory; calls are refused with the reason."""
         self._why_closed = reason
         self._setup = Setup(self._setup.thresholds, self._setup.point)
-        self._links, self._memories = [], {}
+        self._links, self._memories, self._joined = [], {}, {}
 
     def _check_open(self) -> None:
         if not self._links:
@@ -195,7 +205,7 @@ class Runner:
                 refuse_indices(singles, self._inputs, self._rows, row)
                 others = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
-            memory = Memory(self._links, inputs, [*others, *self._heads])
+            memory = Memory(self._links, inputs, [*others, *self._heads], self._joined)
         self._memories[key] = memory  # the last in the dictionary was used last
         if len(self._memories) > MOST_LENGTHS:
             del self._memories[next(iter(self._memories))]

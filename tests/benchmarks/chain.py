@@ -11,6 +11,7 @@ turns in an order drawn anew; a ratio is the median over turns, in process CPU t
     plain      a loop of ONNX Runtime's `session.run`, as one would write it
     earlyon    earlyon 0.3.0's staged model in torch, if it is installed: pip install --no-deps earlyon==0.3.0
     together   16 samples of which half leave at each exit, through each stage at once, over each sample alone (`net.batch`)
+    joined     a sample that leaves at the second exit, where the first is never taken: stages joined, over single ones
 
 `--profile` prints where OpenVINO's chain spends more than the whole graph, by kinds of nodes.
 """
@@ -31,10 +32,14 @@ from torch import nn
 
 from ladder import LADDER
 from offramp.bundle import Tensor
+from offramp.bundle.manifest import NEVER
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.chain.buffers import Buffers
 from offramp.runtime.engines import StageFile, find_device
+from offramp.runtime.loading import open_network
+from offramp.runtime.request import LoadOptions, chain_parts
+from offramp.tests.helpers.points import make_point
 
 DEVICES = ("cpu", "openvino:CPU")
 TURN_S = 0.02
@@ -162,6 +167,17 @@ def compare_batches(net, shape, seconds):
     return median(a / b for a, b in zip(times[True], times[False], strict=True))
 
 
+def compare_joined(bundle, x, seconds):
+    """Return the time of a chain whose first exit is never taken, as it is loaded, over that of its single stages."""
+    variant = bundle.variant()
+    point = make_point(variant, (NEVER, *[0.0] * (len(variant.exits) - 2)))
+    joined = open_network(chain_parts(bundle, variant), "cpu", LoadOptions(), point=point, points={"default": point})
+    single = load_uncalibrated(bundle)
+    single.thresholds = point.thresholds
+    times = measure({"joined": lambda: joined(x), "single": lambda: single(x)}, seconds)
+    return median(a / b for a, b in zip(times["joined"], times["single"], strict=True))
+
+
 def profile(bundle, x):
     """Print the time of OpenVINO's nodes by their kind, whole graph and stages."""
     import openvino
@@ -204,7 +220,7 @@ def main():
     random.seed(SEEDS["order of turns"])
     results = []
     print(f"{'network':10} {'Mmac':>7} {'engine':13} {'whole us':>9} {'chain':>6} {'net':>6} {'python us':>9}", end=" ")
-    print(f"{'plain':>7} {'earlyon':>7} {'together':>8}")
+    print(f"{'plain':>7} {'earlyon':>7} {'together':>8}  joined")
     for name in options.networks:
         make, shape = LADDER[name]
         torch.manual_seed(SEEDS["weights"])
@@ -232,10 +248,11 @@ def main():
                     "ratio": ratio,
                     "python_s_per_stage": extra / len(net.exits),
                     "together": compare_batches(net, shape, options.seconds / 2) if device == "cpu" else None,
+                    "joined": compare_joined(bundle, x, options.seconds / 2) if device == "cpu" else None,
                     "turns": len(times["whole"]),
                 }
                 results.append(row)
-                others = ratio.get("plain"), ratio.get("earlyon"), row["together"]
+                others = ratio.get("plain"), ratio.get("earlyon"), row["together"], row["joined"]
                 shown = "".join(f"{'-' if value is None else f'{value:.3f}':>8}" for value in others)
                 print(
                     f"{name:10} {row['mmac']:7.1f} {device:13} {row['whole_s'] * 1e6:9.1f} {ratio['chain']:6.3f} "

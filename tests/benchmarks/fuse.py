@@ -1,10 +1,12 @@
 """The fused file beside the chain: mean latency per sample, both on ONNX Runtime with one thread, interleaved in one run.
 
-    python tests/benchmarks/fuse.py [--seconds 4] [--json result.json] [NETWORK ...]
+    python tests/benchmarks/fuse.py [--seconds 4] [--shares 0.6,0.25,0.15] [--json result.json] [NETWORK ...]
 
-Thresholds lie between the scores so that about the same share of samples leaves at every exit. Blocks of samples are run by
-all in an order drawn anew; a ratio is the median over blocks of fused over chain, in process CPU time. The fused file runs twice:
-bound to its memory once, as the chain is, and by the plain `session.run` of Python, which takes some microseconds more a call.
+Thresholds lie between the scores so that about the same share of samples leaves at every exit, or the given shares do. Blocks of
+samples are run by all in an order drawn anew; a ratio is the median over blocks of fused over chain, in process CPU time. The
+fused file runs twice: bound to its memory once, as the chain is, and by the plain `session.run` of Python, which takes some
+microseconds more a call. The chain runs twice too: as users call it, with its checks and statistics, and as a bare loop of its
+bound calls. What one call for all stages would gain shows beside the bare loop alone.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import onnxruntime
 import torch
 from torch import nn
 
+from offramp.bundle.manifest import NEVER
 from offramp.export import export, fuse
 from offramp.runtime import load_uncalibrated
 from offramp.tests.zoo import networks
@@ -56,18 +59,22 @@ def cases():
     return found
 
 
-def spread_thresholds(score):
-    """Thresholds by which about the same share of samples leaves at every exit."""
+def spread_thresholds(score, shares=None):
+    """Thresholds by which about these shares of samples leave at the exits, by default the same share at every exit."""
     exits, left, thresholds = score.shape[1], np.arange(len(score)), []
     for k in range(exits - 1):
+        leaving = round(shares[k] * len(score)) if shares else len(score) // exits
+        if leaving == 0:
+            thresholds.append(NEVER)
+            continue
         column = np.sort(score[left, k])
-        at = len(column) - len(score) // exits
+        at = len(column) - leaving
         thresholds.append(float((column[max(at - 1, 0)] + column[min(max(at, 0), len(column) - 1)]) / 2))
         left = left[score[left, k] < np.float32(thresholds[-1])]
     return thresholds
 
 
-def compare(name, entry, folder, seconds):
+def compare(name, entry, folder, seconds, shares):
     """Return the ratio and both means, in microseconds of process CPU time."""
     bundle = export(
         networks.build(entry, SEEDS["weights"]), entry.draw(3, 0), folder / f"{name}.offramp", **entry.options
@@ -77,7 +84,7 @@ def compare(name, entry, folder, seconds):
     parts = [np.split(array, 256, axis) for array, axis in zip(x, axes, strict=True)]
     samples = [tuple(map(np.ascontiguousarray, sample)) for sample in zip(*parts, strict=True)]
     chain = load_uncalibrated(bundle)
-    chain.thresholds = spread_thresholds(chain.every_exit(x).score)
+    chain.thresholds = spread_thresholds(chain.every_exit(x).score, shares)
     fused = fuse(bundle, folder / f"{name}.onnx", thresholds=chain.thresholds)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -110,32 +117,49 @@ def compare(name, entry, folder, seconds):
             taken.append(int(answers["exit"][0]))
         return taken
 
-    turns = [run_chain, run_bound, run_fused]
-    times: list[list[float]] = [[], [], []]
+    places = chain._put(singles[0]).memory.single.inputs
+    steps = chain._setup.steps
+
+    def run_bare(rows):
+        taken = []
+        for i in rows:
+            for place, array in zip(places, samples[i], strict=True):
+                place[...] = array
+            for k, run, score, *_, threshold in steps:
+                run()
+                if score[0] >= threshold:
+                    break
+            taken.append(k)
+        return taken
+
+    turns = [run_chain, run_bound, run_fused, run_bare]
+    times: list[list[float]] = [[] for _ in turns]
     taken: list[int] = []
-    assert run_chain(range(256)) == run_bound(range(256)) == run_fused(range(256))
+    assert run_chain(range(256)) == run_bound(range(256)) == run_fused(range(256)) == run_bare(range(256))
     for turn in turns:
         turn(range(BLOCK))
     rng, start = np.random.default_rng(SEEDS["blocks"]), time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[0]) < 16:
         rows = rng.integers(0, 256, BLOCK)
-        for i in rng.permutation(3):
+        for i in rng.permutation(len(turns)):
             before = time.process_time()
             exits = turns[i](rows)
             times[i].append((time.process_time() - before) / BLOCK * 1e6)
             taken += exits if i == 0 else []
     ratios, plain = (np.array(times[i]) / np.array(times[0]) for i in (1, 2))
-    shares = np.bincount(taken, minlength=len(chain.exits)) / len(taken)
+    bare = np.array(times[1]) / np.array(times[3])
+    found = np.bincount(taken, minlength=len(chain.exits)) / len(taken)
     low, high = np.percentile(ratios, [25, 75])
     return {
         "network": name,
         "mmacs": bundle.variant().exits[-1].macs / 1e6,
-        "exit_shares": [round(float(share), 3) for share in shares],
+        "exit_shares": [round(float(share), 3) for share in found],
         "chain_us": float(np.median(times[0])),
         "fused_us": float(np.median(times[1])),
         "ratio": float(np.median(ratios)),
         "ratio_quartiles": [float(low), float(high)],
         "plain_run_ratio": float(np.median(plain)),
+        "bare_ratio": float(np.median(bare)),
         "blocks": len(ratios),
     }
 
@@ -144,21 +168,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", help="all by default")
     parser.add_argument("--seconds", type=float, default=4.0, help="per network")
+    parser.add_argument("--shares", type=lambda text: [float(part) for part in text.split(",")])
     parser.add_argument("--json", type=Path, help="also write the result here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    print(f"{'network':22}{'Mmac':>8}{'chain us':>10}{'fused us':>10}{'ratio':>8}  quartiles    plain run  exit shares")
+    print(
+        f"{'network':22}{'Mmac':>8}{'chain us':>10}{'fused us':>10}{'ratio':>8}  quartiles    plain run   bare  exit shares"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for name, entry in cases().items():
             if arguments.networks and name not in arguments.networks:
                 continue
-            row = compare(name, entry, Path(folder), arguments.seconds)
+            row = compare(name, entry, Path(folder), arguments.seconds, arguments.shares)
             rows.append(row)
             low, high = row["ratio_quartiles"]
             print(
                 f"{name:22}{row['mmacs']:8.2f}{row['chain_us']:10.1f}{row['fused_us']:10.1f}{row['ratio']:8.3f}"
-                f"  {low:.3f}-{high:.3f}  {row['plain_run_ratio']:9.3f}  {row['exit_shares']}",
+                f"  {low:.3f}-{high:.3f}  {row['plain_run_ratio']:9.3f}  {row['bare_ratio']:.3f}  {row['exit_shares']}",
                 flush=True,
             )
     if arguments.json:

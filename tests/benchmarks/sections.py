@@ -43,14 +43,15 @@ def chain(result: dict[str, Any]) -> list[str]:
         "`Bare chain` is one bound call per stage; `offramp` is what users call, and `Python` what it takes more than the bare "
         "chain, where the whole graph takes less than a millisecond. `Plain loop` is `session.run` stage by stage. `earlyon` is "
         "its staged model in PyTorch, the only engine that it has: its ratio is of engine and staging both. `Batch` is 16 "
-        "samples of which half leave at each exit: going through the stages together, over each sample alone."
+        "samples of which half leave at each exit: going through the stages together, over each sample alone. `Joined` is a "
+        "sample that leaves at the second exit where the first is never taken: joined stages over single ones."
     )
     shown = table(
         rows,
         "Network | Mmac | Stages | Engine | Whole graph, us | Bare chain | offramp | Python, us per stage | Plain loop | earlyon"
-        " | Batch | Turns",
+        " | Batch | Joined | Turns",
         "{network} | {mmac:.2f} | {stages} | {device!e} | {whole_s!u} | {ratio[chain]:.2f} | {ratio[net]:.2f} | "
-        "{python_s_per_stage!u} | {ratio[plain]:.2f} | {ratio[earlyon]:.2f} | {together:.2f} | {turns}",
+        "{python_s_per_stage!u} | {ratio[plain]:.2f} | {ratio[earlyon]:.2f} | {together:.2f} | {joined:.2f} | {turns}",
     )
     return [shown, legend, "\n".join(lines)]
 
@@ -274,14 +275,17 @@ def fuse(result: dict[str, Any]) -> list[str]:
     """Fused file.
 
     The fused ONNX file beside the chain, on ONNX Runtime with one thread, in CPU time per sample, where about the same share of
-    samples leaves at every exit. `Plain run` is the fused file by Python's `session.run`, without bound memory.
+    samples leaves at every exit. `Plain run` is the fused file by Python's `session.run`, without bound memory. `Bare chain` is
+    a loop of bound calls without checks and statistics, as the fused file is called.
     """
     ratios = [row["ratio"] for row in result["results"]]
     shown = table(
         result["results"],
-        "Network | Mmac | Chain, us | Fused, us | Fused over chain | Quartiles | Plain run over chain | Share per exit | Blocks",
+        "Network | Mmac | Chain, us | Fused, us | Fused over chain | Quartiles | Plain run over chain | Fused over bare chain"
+        " | Share per exit | Blocks",
         "{network} | {mmacs:.2f} | {chain_us:.1f} | {fused_us:.1f} | {ratio:.3f} | "
-        "{ratio_quartiles[0]:.3f} to {ratio_quartiles[1]:.3f} | {plain_run_ratio:.3f} | {exit_shares!l} | {blocks}",
+        "{ratio_quartiles[0]:.3f} to {ratio_quartiles[1]:.3f} | {plain_run_ratio:.3f} | {bare_ratio:.3f} | "
+        "{exit_shares!l} | {blocks}",
     )
     words = f"The fused file takes {span(ratios)} times the chain's time, {median(ratios):.2f} in the median of the networks."
     return [shown, words]

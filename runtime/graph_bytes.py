@@ -1,0 +1,249 @@
+"""ONNX graphs as the bytes of their files: several joined to one without the package `onnx`, which devices need not have.
+
+A message in the protobuf format is a list of fields: a number, and a content that may be a message again.
+
+    ModelProto  --- 7 ---> GraphProto --- 1 ---> NodeProto --- 5 ---> AttributeProto --- 6, 11 ---> GraphProto
+                                      --- 5 ---> TensorProto           11, 12, 13 ---> ValueInfoProto
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+__all__ = ["join_graphs"]
+
+IR_VERSION, GRAPH, OPSET, FUNCTION = 1, 7, 8, 25
+"""Fields of a model."""
+
+NODE, NAME, INITIALIZER, INPUT, OUTPUT, VALUE, SPARSE_INITIALIZER = 1, 2, 5, 11, 12, 13, 15
+"""Fields of a graph."""
+
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_ATTRIBUTE = 1, 2, 3, 5
+ATTRIBUTE_GRAPHS = (6, 11)
+VALUE_NAME, WEIGHT_NAME = 1, 8
+
+MOST_VARINT_BYTES = 10
+
+
+class Field(NamedTuple):
+    """A field of a message.
+
+    Attributes:
+        number: which field it is.
+        content: the bytes of a text or of a message; empty for a number.
+        whole: the bytes with which the message has it.
+    """
+
+    number: int
+    content: bytes
+    whole: bytes
+
+
+class GraphNode(NamedTuple):
+    """A node of a graph, with the names of what it makes, what it reads, and what its branches and loops read."""
+
+    content: bytes
+    makes: tuple[bytes, ...]
+    reads: tuple[bytes, ...]
+    inner_reads: frozenset[bytes]
+
+    def renamed(self, names: Mapping[bytes, bytes]) -> "GraphNode":
+        """Return the node with other names for some values.
+
+        Raises:
+            ValueError: its branches or loops read one of them.
+        """
+        if names.keys().isdisjoint((*self.makes, *self.reads, *self.inner_reads)):
+            return self
+        if not names.keys().isdisjoint(self.inner_reads):
+            raise ValueError("a branch or loop reads a value that is called like another one")
+        return _read_node(_rename(self.content, (NODE_INPUT, NODE_OUTPUT), names))
+
+
+class Graph(NamedTuple):
+    """The parts of a graph; all but the nodes by their names."""
+
+    nodes: list[GraphNode]
+    weights: dict[bytes, bytes]
+    inputs: dict[bytes, bytes]
+    outputs: dict[bytes, bytes]
+    values: dict[bytes, bytes]
+
+
+def join_graphs(models: Sequence[bytes], outputs: Collection[str]) -> bytes:
+    """Join the graphs of models, each of which may read what earlier ones make, to one model.
+
+    Nodes that serve none of the outputs are left out. Values inside a graph that are called like other ones get another name.
+
+    Args:
+        models: ONNX files whose inputs and outputs are called alike if they are the same; the external data of all lies in one
+            file.
+        outputs: the names of those outputs that the joined graph has.
+
+    Raises:
+        ValueError: a file is no ONNX model, or they cannot be joined: they differ in their opsets, or their names are in the way.
+    """
+    try:
+        files = [list(_read_fields(model)) for model in models]
+        versions = [sorted(f.whole for f in file if f.number in (IR_VERSION, OPSET, FUNCTION)) for file in files]
+        if any(other != versions[0] for other in versions):
+            raise ValueError("the graphs have different opsets")
+        joined = _join([_read_graph(f.content) for file in files for f in file if f.number == GRAPH], outputs)
+    except RecursionError:
+        raise ValueError("graphs lie in one another too deep") from None
+    return b"".join(f.whole for f in files[0] if f.number != GRAPH) + _write(GRAPH, joined)
+
+
+def _join(graphs: Sequence[Graph], outputs: Collection[str]) -> bytes:
+    """Return the content of a graph made of several."""
+    wanted = {name.encode() for name in outputs}
+    results = {name: value for graph in graphs for name, value in graph.outputs.items() if name in wanted}
+    if missing := wanted - results.keys():
+        raise ValueError(f"no graph has the output {min(missing)!r}")
+    whole = Graph([], {}, {}, results, {})
+    made: dict[bytes, GraphNode] = {}
+    for k, graph in enumerate(graphs):
+        given = {name for before in graphs[:k] for name in before.outputs}
+        whole.inputs.update((name, value) for name, value in graph.inputs.items() if name not in given)
+        names: dict[bytes, bytes] = {}
+        for name, weight in graph.weights.items():
+            if whole.weights.get(name, weight) != weight:
+                names[name] = b"%s.joined%d" % (name, k)
+            new = _rename(weight, (WEIGHT_NAME,), names)
+            whole.weights[names.get(name, name)] = new
+        for old in graph.nodes:
+            node = old.renamed(names)
+            known = [made.get(name) for name in node.makes]
+            if node in known:  # it serves both graphs
+                continue
+            if any(known):
+                names |= {name: b"%s.joined%d" % (name, k) for name in old.makes}
+                node = old.renamed(names)
+            made.update((name, node) for name in node.makes)
+            whole.nodes.append(node)
+        if strange := names.keys() & (graph.inputs.keys() | graph.outputs.keys()):
+            raise ValueError(f"two values are called {min(strange)!r}")
+        for name, value in (graph.outputs | graph.values).items():
+            whole.values[names.get(name, name)] = _rename(value, (VALUE_NAME,), names)
+    if strange := made.keys() & (whole.inputs.keys() | whole.weights.keys()):
+        raise ValueError(f"two values are called {min(strange)!r}")
+    return _write_graph(whole)
+
+
+def _write_graph(graph: Graph) -> bytes:
+    """Return the content of a graph, without the nodes and weights that serve none of its outputs."""
+    read, kept = set(graph.outputs), list[GraphNode]()
+    for node in reversed(graph.nodes):
+        if not read.isdisjoint(node.makes):
+            kept.append(node)
+            read |= {*node.reads, *node.inner_reads}
+    made = {name for node in kept for name in node.makes} - graph.outputs.keys()
+    return b"".join(
+        [
+            *(_write(NODE, node.content) for node in reversed(kept)),
+            _write(NAME, b"joined"),
+            *(_write(INITIALIZER, weight) for name, weight in graph.weights.items() if name in read),
+            *(_write(INPUT, value) for value in graph.inputs.values()),
+            *(_write(OUTPUT, value) for value in graph.outputs.values()),
+            *(_write(VALUE, value) for name, value in graph.values.items() if name in made),
+        ]
+    )
+
+
+def _read_graph(content: bytes) -> Graph:
+    graph = Graph([], {}, {}, {}, {})
+    named = {INPUT: graph.inputs, OUTPUT: graph.outputs, VALUE: graph.values}
+    for field in _read_fields(content):
+        if field.number == NODE:
+            graph.nodes.append(_read_node(field.content))
+        elif field.number == INITIALIZER:
+            graph.weights[_text(field.content, WEIGHT_NAME)] = field.content
+        elif field.number in named:
+            named[field.number][_text(field.content, VALUE_NAME)] = field.content
+        elif field.number == SPARSE_INITIALIZER:
+            raise ValueError("a weight is sparse")
+    return graph
+
+
+def _read_node(content: bytes) -> GraphNode:
+    """Return a node without its own name, since two graphs may call their nodes alike."""
+    fields = [field for field in _read_fields(content) if field.number != NODE_NAME]
+    names = [[f.content for f in fields if f.number == number and f.content] for number in (NODE_OUTPUT, NODE_INPUT)]
+    attributes = [field.content for field in fields if field.number == NODE_ATTRIBUTE]
+    inner = frozenset(name for attribute in attributes for name in _inner_reads(attribute))
+    return GraphNode(b"".join(field.whole for field in fields), tuple(names[0]), tuple(names[1]), inner)
+
+
+def _inner_reads(attribute: bytes) -> Iterator[bytes]:
+    """Yield the names that a branch or a loop reads or returns."""
+    for field in _read_fields(attribute):
+        if field.number in ATTRIBUTE_GRAPHS:
+            for part in _read_fields(field.content):
+                if part.number == NODE:
+                    node = _read_node(part.content)
+                    yield from (*node.reads, *node.inner_reads)
+                elif part.number == OUTPUT:  # a branch may return what was made outside
+                    yield _text(part.content, VALUE_NAME)
+
+
+def _rename(message: bytes, numbers: Sequence[int], names: Mapping[bytes, bytes]) -> bytes:
+    """Return a message with other names in its fields of some numbers."""
+    if not names:
+        return message
+    fields = _read_fields(message)
+    return b"".join(
+        _write(f.number, names.get(f.content, f.content)) if f.number in numbers else f.whole for f in fields
+    )
+
+
+def _text(message: bytes, number: int) -> bytes:
+    """Return the content of a message's field of a number; empty if there is none."""
+    return next((field.content for field in _read_fields(message) if field.number == number), b"")
+
+
+def _read_fields(message: bytes) -> Iterator[Field]:
+    """Yield the fields of a message.
+
+    Raises:
+        ValueError: the bytes are none.
+    """
+    at = 0
+    while at < len(message):
+        start = at
+        tag, at = _read_varint(message, at)
+        content, kind = b"", tag & 7
+        if kind == 0:
+            _, at = _read_varint(message, at)
+        elif kind == 2:
+            size, at = _read_varint(message, at)
+            content = message[at : at + size]
+            at += size
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"{kind} is no kind of field")
+        if at > len(message):
+            raise ValueError("a field has no end")
+        yield Field(tag >> 3, content, message[start:at])
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """Return the number that begins at a place, seven bits a byte, and the place behind it."""
+    value = 0
+    for shift, byte in enumerate(message[at : at + MOST_VARINT_BYTES]):
+        value |= (byte & 127) << 7 * shift
+        if byte < 128:
+            return value, at + shift + 1
+    raise ValueError("a number has no end")
+
+
+def _write(number: int, content: bytes) -> bytes:
+    """Return a field with a text or message."""
+    return _write_varint(number << 3 | 2) + _write_varint(len(content)) + content
+
+
+def _write_varint(value: int) -> bytes:
+    written = bytearray()
+    while value > 127:
+        written.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*written, value])

@@ -1,0 +1,93 @@
+"""Stages joined to one where an operating point never takes the exits between them: neither heads nor further calls cost time.
+
+    thresholds  never     0.8             stages 0 and 1 run as one
+                stage 0   stage 1   stage 2
+
+The single stages stay beside them, for batches, `Net.every_exit` and other thresholds.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ..bundle.manifest import NEVER
+from ..errors import BundleError, MissingError
+from ..progress import debug
+from .building import Jobs
+from .chain.memory import Span
+from .engines import Compiled, StageFile, find_device
+from .graph_bytes import join_graphs
+from .request import LoadOptions, NetworkParts
+
+__all__ = ["compile_joined"]
+
+DEVICE = "cpu"
+"""Stages are joined there."""
+
+MOST_JOINED_BYTES = 4 << 20
+"""A larger variant is not joined: the weights of joined stages take memory twice."""
+
+
+def compile_joined(
+    parts: NetworkParts, devices: Sequence[str], options: LoadOptions, thresholds: Iterable[Sequence[float]]
+) -> dict[Span, Compiled]:
+    """Compile the joined stages that a chain can use.
+
+    Args:
+        parts: the chain.
+        devices: the device of each stage.
+        options: how the stages are loaded.
+        thresholds: those of each operating point that it may run.
+
+    Returns:
+        The joined stages by the first and the last of them. Those that cannot be joined are left out.
+    """
+    files = parts.variant.files
+    names = [stage.file for stage in parts.stages]
+    spans = dict.fromkeys(span for each in thresholds for span in _find_spans(each))
+    compiled: dict[Span, Compiled] = {}
+    with Jobs(parts, options) as jobs:
+        for first, last in spans:
+            used = names[first : last + 1]
+            total_bytes = sum(files[name].bytes for name in (parts.variant.weights, *used))
+            is_shared = any(names.count(name) > 1 for name in used)  # its tensors have other names in the file
+            if is_shared or {*devices[first : last + 1]} != {DEVICE} or total_bytes > MOST_JOINED_BYTES:
+                continue
+            stage = _join(parts, [jobs.job(name, DEVICE).stage for name in used], last)
+            device = find_device(DEVICE)
+            try:
+                compiled[first, last] = device.engine.compile_stage(stage, device.place, threads=options.threads)
+            except (BundleError, MissingError) as error:
+                debug("stages %d to %d of %s are not joined: %s", first, last, parts, error)
+    return compiled
+
+
+def _find_spans(thresholds: Sequence[float]) -> list[Span]:
+    """Return the first and the last of the stages between which no exit is ever taken."""
+    ends = [k for k, threshold in enumerate(thresholds) if threshold < NEVER] + [len(thresholds)]
+    spans = itertools.pairwise([-1, *ends])
+    return [(before + 1, last) for before, last in spans if last > before + 1]
+
+
+def _join(parts: NetworkParts, stages: Sequence[StageFile], last: int) -> StageFile:
+    """Return a file for stages that follow one another up to the one of that number."""
+    start = stages[0]
+    later = {tensor.name for stage in parts.stages[last + 1 :] for tensor in stage.inputs}
+    outputs = {name: None for stage in stages for name in stage.outputs if name in later or stage is stages[-1]}
+    sources = {path: [path, *(stage.path for stage in stages[1:])] for path in (start.path, start.guarded) if path}
+
+    def read(path: Path) -> bytes:
+        return (
+            join_graphs([start.read(part) for part in sources[path]], outputs) if path in sources else start.read(path)
+        )
+
+    def copy(path: Path) -> Path:
+        copied = start.copy(path)
+        if path in sources:
+            copied = copied.with_name(f"joined{last}.{path.name}")
+            copied.write_bytes(read(path))
+        return copied
+
+    return replace(start, outputs=tuple(outputs), read=read, copy=copy)
