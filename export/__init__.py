@@ -14,6 +14,7 @@ require("onnx_ir", extra="onnx")
 
 if TYPE_CHECKING:
     from .fusion import Fused, fuse
+    from .networks.answer_heads import ToGrid, ToMap
     from .networks.attachment import attach
     from .networks.history import Epoch, History
     from .networks.places import Place
@@ -34,6 +35,8 @@ __all__ = [
     "PlaceWarning",
     "Preprocess",
     "Shift",
+    "ToGrid",
+    "ToMap",
     "add_pruned",
     "attach",
     "compare_variants",
@@ -53,6 +56,8 @@ __getattr__ = late_names(
         "History": "networks.history",
         "Place": "networks.places",
         "Shift": "variants.comparison",
+        "ToGrid": "networks.answer_heads",
+        "ToMap": "networks.answer_heads",
         "add_pruned": "variants.pruned",
         "attach": "networks.attachment",
         "compare_variants": "variants.comparison",
