@@ -46,7 +46,9 @@ class ToMap(nn.Module):
         self.shape, self.size = tuple(output.shape[1:]), tuple(output.shape[-len(space) :])
         cells = [-(-size // COARSER) for size in self.size]
         channels = math.prod(self.shape[: -len(space)])
-        self.layers = nn.Sequential(_pool(space, cells), *_two_convolutions(features.shape[1], channels, list(map(min, space, cells))))
+        self.layers = nn.Sequential(
+            _pool(space, cells), *_two_convolutions(features.shape[1], channels, list(map(min, space, cells)))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map, (batch, ..., *space), that features (batch, channels, *space) show."""
@@ -82,12 +84,12 @@ class ToGrid(nn.Module):
         found = _find_space(space, output.shape) or _find_cells(space, output.shape)
         if found is None:
             raise ValueError(f"features {tuple(features.shape)} make no grid {tuple(output.shape)}")
-        self.shape, (grid, self.cells_axis) = tuple(output.shape[1:]), found
-        step = 2 if all(size >= 2 * cells for size, cells in zip(space, grid, strict=True)) else 1
-        self.size = tuple(step * cells for cells in grid)
+        self.shape, (self.grid, self.cells_axis) = tuple(output.shape[1:]), found
+        step = 2 if all(size >= 2 * cells for size, cells in zip(space, self.grid, strict=True)) else 1
+        self.size = tuple(step * cells for cells in self.grid)
         self.pool = _pool(space, self.size)
-        channels = math.prod(self.shape) // math.prod(grid)
-        self.layers = nn.Sequential(*_two_convolutions(features.shape[1], channels, grid, step))
+        channels = math.prod(self.shape) // math.prod(self.grid)
+        self.layers = nn.Sequential(*_two_convolutions(features.shape[1], channels, self.grid, step))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the grid in the answer's shape that features (batch, channels, *space) show."""

@@ -209,7 +209,7 @@ def _make_heads(
 
 
 def _is_alike(given: Any, wanted: Any, *, any_size: bool) -> bool:
-    """Tell whether a head gives the same parts as the network, for as many samples, of the same dtype, of the same or any size."""
+    """Tell whether a head gives the parts that the network gives: of as many samples, the same dtype, and any or the same size."""
     if isinstance(wanted, dict):
         return (
             isinstance(given, dict)

@@ -50,13 +50,13 @@ class PlainDetector(nn.Module):
 
 
 class PlainRegressor(nn.Module):
-    """One number for each sample, (batch,), or several, (batch, count)."""
+    """Three numbers for each sample, (batch, 3); or one, (batch,)."""
 
-    def __init__(self, count=None):
+    def __init__(self, *, one=False):
         super().__init__()
         self.trunk = nn.Sequential(convolution(1, 6), convolution(6, 8, 2), convolution(8, 8), convolution(8, 8, 2))
-        self.last, self.count = nn.Linear(8, count or 1), count
+        self.last, self.one = nn.Linear(8, 3), one
 
     def forward(self, x):
         y = self.last(self.trunk(x).mean((2, 3)))
-        return y if self.count else y[:, 0]
+        return y[:, 0] if self.one else y
