@@ -209,7 +209,7 @@ def _make_heads(
 
 
 def _is_alike(given: Any, wanted: Any, *, any_size: bool) -> bool:
-    """Tell whether a head gives the parts that the network gives: of as many samples, the same dtype, and any or the same size."""
+    """Tell whether a head gives the same parts as the network, of as many samples, the same dtype, and the same size or any."""
     if isinstance(wanted, dict):
         return (
             isinstance(given, dict)

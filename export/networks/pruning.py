@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,12 +31,6 @@ COARSE_STEP = 4
 
 KEEP_HINT = "Leave out the modules that cannot change: keep=[names]."
 
-PRODUCT_GRADIENTS = re.compile("Addmm|Mm|Bmm|Convolution|Linear")
-"""Names of torch's gradient functions of convolutions and matrix products."""
-
-LAYOUT_GRADIENTS = re.compile("T|Transpose|Permute|Expand")
-"""Names of torch's gradient functions that may stand between a weight and its product."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -65,10 +58,10 @@ def prune(
 
     Channels that are added to each other, as over a shortcut, or read by several layers, as by a stage and a head, are taken out
     together (dependency graph, arXiv 2301.12900). The channels with the smallest weights go first. The layers that make the
-    logits keep their outputs.
+    logits, or other answers, keep their outputs.
 
     Args:
-        network: takes float inputs (batch, ...) and returns its exits' logits, as for `export`.
+        network: takes float inputs (batch, ...) and returns its exits' answers, as for `export`.
         example: one or more samples with a batch axis, as a numpy array or torch tensor; a tuple of these for several inputs.
         macs: the share of multiply-accumulates (of convolutions and matrix products) that may stay, such as 0.6.
         parameters: the share of parameters that may stay. Give this or `macs`.
@@ -151,7 +144,7 @@ class _Search:
     def __init__(self, network: "torch.nn.Module", inputs: Sequence["torch.Tensor"], pruning: _Pruning) -> None:
         self.network, self.inputs, self.pruning = network, inputs, pruning
         self.count: Callable[..., int] = count_macs if pruning.goal == "macs" else count_parameters
-        self.shapes = _logit_shapes(network, inputs)
+        self.shapes = _output_shapes(network, inputs)
         self.whole = self.smallest = self.count(network, inputs)
         self.best: torch.nn.Module | None = None
         self.best_size = self.best_step = 0
@@ -216,17 +209,19 @@ def _take_channels_out(
         inputs: one sample.
         ratio: the share of channels to take out.
         pruning: how.
-        shapes: of the logits, which must stay.
+        shapes: of the outputs, which must stay.
 
     Raises:
-        ModelError: torch-pruning cannot prune the network, or the copy does not run or has other logits.
+        ModelError: torch-pruning cannot prune the network, or the copy does not run or has outputs of other shapes.
     """
+    from .answer_layers import find_answer_layers, trace_answers
+
     tp = require("torch_pruning", extra="compress")
     smaller = copy.deepcopy(network)
     for parameter in smaller.parameters():
         parameter.requires_grad_(True)  # torch-pruning traces the dependency graph by gradients
     modules = dict(smaller.named_modules())
-    ignored = [modules[name] for name in pruning.keep] + _find_logit_layers(smaller, inputs)
+    ignored = [modules[name] for name in pruning.keep] + find_answer_layers(smaller, inputs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -239,12 +234,12 @@ def _take_channels_out(
                 max_pruning_ratio=MOST_PRUNED,
                 ignored_layers=ignored,
                 round_to=pruning.round_to,
-                output_transform=lambda output: list(flatten_outputs(output).values()),
+                forward_fn=trace_answers,
             ).step()
     except Exception as error:  # tracing a stranger's network may raise anything
         raise ModelError(f"torch-pruning cannot prune the network: {_sentence(error)} {KEEP_HINT}") from error
     try:
-        pruned_shapes = _logit_shapes(smaller, inputs)
+        pruned_shapes = _output_shapes(smaller, inputs)
     except ModelError as error:
         raise ModelError(f"What pruning leaves does not run: {_sentence(error)} {KEEP_HINT}") from error
     if pruned_shapes != list(shapes):
@@ -254,28 +249,8 @@ def _take_channels_out(
     return smaller.eval()
 
 
-def _find_logit_layers(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list["torch.nn.Module"]:
-    """Return the layers that make the logits: walking back from each output, the first product with a weight."""
-    todo = [value.grad_fn for value in flatten_outputs(network(*inputs)).values() if value.ndim in (2, 3)]
-    seen, weights = set(), set()
-    while todo:
-        function = todo.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        sources = [source for source, _ in function.next_functions if source is not None]
-        if PRODUCT_GRADIENTS.search(function.name()):
-            # Leaves of the graph have a `variable`, the parameter itself; a weight may be transposed before its product.
-            transposed = [g for f in sources if LAYOUT_GRADIENTS.match(f.name()) for g, _ in f.next_functions]
-            if parameters := {id(leaf.variable) for leaf in (*sources, *transposed) if hasattr(leaf, "variable")}:
-                weights |= parameters
-                continue
-        todo += sources
-    return [m for m in network.modules() if id(getattr(m, "weight", None)) in weights]
-
-
-def _logit_shapes(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[tuple[int, ...]]:
-    """Return the shapes of all outputs that may be logits: (batch, classes), or stacked (exit, batch, classes).
+def _output_shapes(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[tuple[int, ...]]:
+    """Return the shapes of all outputs.
 
     Raises:
         ModelError: the network does not run.
@@ -283,10 +258,9 @@ def _logit_shapes(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) 
     torch = require("torch", extra="export")
     try:
         with torch.no_grad():
-            shapes = [tuple(value.shape) for value in flatten_outputs(network(*inputs)).values()]
+            return [tuple(value.shape) for value in flatten_outputs(network(*inputs)).values()]
     except Exception as error:
         raise ModelError(f"The network does not run on the example: {_sentence(error)}") from error
-    return [shape for shape in shapes if len(shape) in (2, 3)]
 
 
 def _sentence(error: BaseException) -> str:

@@ -14,7 +14,6 @@ from offramp.bundle.golden import read_golden, write_golden
 from offramp.bundle.manifest import reads_earlier_exits
 from offramp.errors import BundleError, CheckError, ModelError, UsageError
 from offramp.export import export, fuse, keep, quantize
-from offramp.export.variants.pruned import add_pruned
 from offramp.runtime import load_static, load_uncalibrated, verify
 from offramp.runtime.golden_check import check_answers, check_exits, compare_parts
 from offramp.runtime.request import chain_parts
@@ -354,12 +353,6 @@ def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):
     assert compare_parts(lost[1] | {"more": np.zeros_like(lost[1]["more"])}, lost[1]) == (np.inf, 1)
     write_golden(tmp_path / "golden.npz", golden)
     assert set(np.load(tmp_path / "golden.npz")) >= {"input0", "score", "exit0.boxes", "exit2.classes"}
-
-
-def test_pruning_with_fine_tuning_says_what_to_do_instead(made):
-    net, bundle = made("many labels")
-    with pytest.raises(UsageError, match="fine-tune it with your own loss"):
-        add_pruned(net, [(torch.randn(4, 1, 16, 16), torch.zeros(4))], bundle.path, parameters=0.5)
 
 
 def swap(variant):

@@ -62,7 +62,7 @@ def test_tasks_name_each_kind_of_answer():
     }
 
 
-SLOW = ("u-net", "regressor")
+SLOW = ("u-net", "regressor", "pose")
 """Tasks of which others are a test almost as good, and which `make test` leaves out for time."""
 
 

@@ -11,9 +11,11 @@ from torch import nn
 from offramp.bundle import check_bundle, open_bundle
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import Epoch, Preprocess, add_pruned, attach, export, prune
+from offramp.export.capture.outputs import flatten_outputs
 from offramp.export.networks.pruning import count_macs, count_parameters
-from offramp.runtime import load_uncalibrated
+from offramp.runtime import load_uncalibrated, verify
 from offramp.tests.zoo import networks
+from offramp.tests.zoo.answers import ANSWERS, Tagger
 
 CLASSES = 4
 
@@ -110,6 +112,62 @@ def test_a_network_that_torch_pruning_breaks_is_refused():
     entry = networks.ZOO["multi-scale-dense"]
     with pytest.raises(ModelError, match=r"What pruning leaves does not run: .* Leave out .* keep=\[names\]"):
         prune(networks.build(entry), tuple(torch.from_numpy(array) for array in entry.draw(2, 0)), macs=0.7)
+
+
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name != "refiner"])
+def test_networks_that_do_not_classify_keep_the_channels_that_reach_an_answer(name):
+    net, x = ANSWERS[name].build(), torch.from_numpy(ANSWERS[name].draw(2))
+    small = prune(net, x, parameters=0.7, round_to=1)
+    assert count_parameters(small) <= 0.7 * count_parameters(net)
+    shapes = [{part: (y.shape, y.dtype) for part, y in flatten_outputs(each(x)).items()} for each in (net, small)]
+    assert shapes[0] == shapes[1]
+    layers = [dict(each.named_modules()) for each in (net, small)]
+    for answering in [
+        part for part in layers[0] if part.partition(".")[0] in ("boxes", "classes", "heads") and "." in part
+    ]:
+        # An argmax has no gradients, and its shape would not show that it chooses among fewer.
+        assert len(layers[0][answering].bias) == len(layers[1][answering].bias)
+
+
+def test_what_an_answer_is_compared_with_is_kept_too():
+    class Far(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.keys, self.last = nn.Linear(8, 32), nn.Linear(32, 16), nn.Linear(32, 16)
+
+        def forward(self, x):
+            y = torch.relu(self.stem(x))
+            far = (self.keys(y).detach() > self.last(y)).long()
+            return {"far": far.sum(1), "bits": far[:, :1]}
+
+    small = prune(Far().eval(), torch.randn(2, 8), parameters=0.5)
+    assert (small.keys.out_features, small.last.out_features) == (16, 16) and small.stem.out_features < 32
+
+
+def test_a_network_that_does_not_classify_is_pruned_and_fine_tuned_by_a_loss(tmp_path):
+    entry = ANSWERS["many labels"]
+    net, x = entry.build(), torch.from_numpy(entry.draw(32))
+    with torch.no_grad():
+        target = net(x)[-1]["tags"]
+    bundle, told = export(net, x[:3], tmp_path / "b.offramp", **entry.options), []
+    options = {"parameters": 0.7, "round_to": 1, "loss": lambda exit_, y: (exit_["tags"] - y).abs().mean(1)}
+    bundle = add_pruned(net, [(x, target)] * 4, bundle.path, epochs=2, progress=told.append, **options)
+    whole, small = bundle.manifest.variants
+    assert (small.rule, [*small.exits[2].answer]) == (whole.rule, ["tags"])
+    settings = small.origin.settings
+    assert settings["loss_in_training_2"] == told[-1].loss[2] and "accuracy_in_training_0" not in settings
+    assert all(check.passed for check in verify(bundle))
+    before = (bundle.path / "manifest.json").read_bytes()
+    for match, more in {
+        "fine-tune it by a loss of your own.*epochs=0": {"loss": None},
+        "A loss of your own goes with the recipe joint": {"recipe": "distill"},
+        "its exits give other answers": {"network": Tagger().eval()},
+    }.items():
+        with pytest.raises(UsageError, match=match):
+            add_pruned(
+                **({"network": net, "batches": [(x, target)], "path": bundle.path, "name": "x"} | options | more)
+            )
+    assert (bundle.path / "manifest.json").read_bytes() == before
 
 
 def test_what_does_not_make_sense_is_said():
