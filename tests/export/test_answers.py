@@ -12,12 +12,15 @@ from torch import nn
 from offramp.bundle import open_bundle
 from offramp.bundle.golden import read_golden, write_golden
 from offramp.bundle.manifest import reads_earlier_exits
-from offramp.errors import BundleError, CheckError, ModelError, UsageError
+from offramp.errors import BundleError, CheckError, ModelError, UnsupportedError, UsageError
 from offramp.export import export, fuse, keep, quantize
 from offramp.runtime import load_static, load_uncalibrated, verify
+from offramp.runtime.engines import StageFile
+from offramp.runtime.engines.tensorrt.builder import build_plan
 from offramp.runtime.golden_check import check_answers, check_exits, compare_parts
 from offramp.runtime.request import chain_parts
 from offramp.tests.helpers.bundles import edit, replace_file
+from offramp.tests.runtime.engines.test_tensorrt import fake
 from offramp.tests.zoo.answers import ANSWERS, Detector, Segmenter, parts_of
 
 EVERY = pytest.mark.parametrize("name", ANSWERS)
@@ -127,6 +130,55 @@ def test_the_fused_file_gives_exit_score_and_the_parts(made, name, tmp_path):
             ours = chain(sample)
             assert (exit_[0], len(score)) == (ours.exit, 1)
             assert all(close(part[0], ours.answer[p]) for part, p in zip(parts, fused.outputs[2:], strict=True))
+
+
+BUILT = ("fp32 detector", "fp32 segmenter", "fp32 words", "int8 refiner")
+"""What every run builds with TensorRT; the others are `slow`."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [
+        pytest.param(precision, name, marks=[pytest.mark.slow] * (f"{precision} {name}" not in BUILT))
+        for precision in ("fp32", "fp16", "int8")
+        for name in ANSWERS
+    ],
+)
+def test_every_stage_is_built_by_tensorrt(made, precision, name, tmp_path):
+    """By TensorRT-RTX, whose parser and builder need no GPU; int8 without zero points."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
+    bundle = made(name)[1]
+    if precision != "fp32":
+        path = shutil.copytree(bundle.path, tmp_path / "b.offramp")
+        settings = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bundle = quantize(path, ANSWERS[name].draw(16, 1), **settings)
+    variant = bundle.manifest.variants[-1]
+    files = {
+        stage.file: (stage, exit_) for stage, exit_ in reversed([*zip(variant.stages, variant.exits, strict=True)])
+    }
+    for stage, exit_ in files.values():
+        outputs = tuple(dict.fromkeys([*(tensor.name for tensor in stage.outputs), *exit_.outputs]))
+        source = StageFile(path=bundle.path / variant.folder / stage.file, inputs=stage.inputs, outputs=outputs)
+        if name == "words":  # whose length is open
+            with pytest.raises(UnsupportedError, match="fixed shapes only, and the axis time of"):
+                build_plan(trt, source)
+        else:
+            assert len(build_plan(trt, source)[0]) > 1000
+
+
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name != "words"])
+def test_a_chain_on_a_fake_gpu_answers_as_on_the_cpu(made, name, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fake(monkeypatch)
+    bundle, x = made(name)[1], ANSWERS[name].draw(7, 2)
+    with load_uncalibrated(bundle) as cpu, load_uncalibrated(bundle, "tensorrt:0") as gpu:
+        for size in (1, 2, 7):
+            ours, theirs = (net.every_exit(x[:size], size=size) for net in (gpu, cpu))
+            assert np.abs(ours.score - theirs.score).max() < 1e-5
+            for one, other in zip(ours.answers, theirs.answers, strict=True):
+                assert all(close(one[part], values) for part, values in other.items())
 
 
 def test_passes_of_a_block_share_a_file(made):
