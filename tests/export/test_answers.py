@@ -1,4 +1,4 @@
-"""Networks that do not classify go the whole way: export, cut, batches, verify, keep, quantize, fuse, OpenVINO."""
+"""Networks that do not classify go the whole way: export, cut, batches, verify, keep, quantize, fuse, OpenVINO, TensorRT."""
 
 import shutil
 import warnings
@@ -53,12 +53,12 @@ def close(ours, theirs):
 
 
 @EVERY
-@pytest.mark.parametrize("batch", [1, 2, 7])
-def test_every_exit_answers_as_torch_does(made, name, batch):
+@pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
+def test_every_exit_answers_as_torch_does(made, name, device):
     net, bundle = made(name)
-    x = ANSWERS[name].draw(batch, batch)
-    with load_uncalibrated(bundle) as chain:
-        for size in (1, batch):
+    with load_uncalibrated(bundle, device) as chain:
+        for batch, size in ((1, 1), (2, 1), (2, 2), (7, 1), (7, 7)):
+            x = ANSWERS[name].draw(batch, batch)
             answers = chain.every_exit(x, size=size)
             for ours, theirs in zip(answers.answers, expected(name, net, x), strict=True):
                 assert list(ours) == list(theirs) and all(close(ours[part], theirs[part]) for part in theirs)
@@ -113,6 +113,13 @@ def test_it_is_verified_quantised_kept_and_verified_again(made, name, device, tm
     assert not any("label" in line or "logit" in line for check in checks for line in str(check).splitlines()[1:])
     answers = [{*exit_.answer} for check in open_bundle(path).manifest.variants for exit_ in check.exits]
     assert answers.count(set(ANSWERS[name].options["answer"])) == len(answers)
+    x = ANSWERS[name].draw(7, 7)
+    for variant in open_bundle(path).manifest.variants[1:]:
+        with load_uncalibrated(path, device, variant=variant.name) as chain:
+            alone = chain.every_exit(x, size=1).answers
+            for size in (2, 7):
+                for ours, theirs in zip(chain.every_exit(x, size=size).answers, alone, strict=True):
+                    assert all(close(ours[part], values) for part, values in theirs.items())
 
 
 @EVERY
@@ -130,6 +137,13 @@ def test_the_fused_file_gives_exit_score_and_the_parts(made, name, tmp_path):
             ours = chain(sample)
             assert (exit_[0], len(score)) == (ours.exit, 1)
             assert all(close(part[0], ours.answer[p]) for part, p in zip(parts, fused.outputs[2:], strict=True))
+        openvino = pytest.importorskip("openvino")
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        compiled = openvino.Core().compile_model(fused.path, "CPU", settings)
+        for sample in x:
+            ours, theirs = chain(sample), compiled({entry: sample[None]})
+            assert theirs["exit"][0] == ours.exit
+            assert all(close(theirs[part][0], values) for part, values in ours.answer.items())
 
 
 BUILT = ("fp32 detector", "fp32 segmenter", "fp32 words", "int8 refiner")
