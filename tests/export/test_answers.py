@@ -322,6 +322,24 @@ class Odd(nn.Module):
 def test_a_part_that_is_no_batch_of_numbers_is_refused(spoil, words, tmp_path):
     with pytest.raises(ModelError, match=words):
         export(Odd(spoil).eval(), torch.randn(3, 1, 16, 16), tmp_path / "b", answer=["boxes"], rule="agreement")
+    assert not (tmp_path / "b").exists()
+
+
+def test_exits_with_different_names_are_refused(tmp_path):
+    class Renamed(Detector):
+        def forward(self, x):
+            first, second, third = super().forward(x)
+            return [first, {"boxes": second["boxes"], "labels": second["classes"]}, third]
+
+    with pytest.raises(ModelError, match="Exit exit1 has no classes, which is named as a part of every answer"):
+        export(
+            Renamed().eval(),
+            torch.randn(3, 1, 16, 16),
+            tmp_path / "b",
+            answer=["boxes", "classes"],
+            rule="agreement:boxes=2",
+        )
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_network_that_mixes_the_samples_of_a_batch_is_refused(tmp_path):
