@@ -13,12 +13,12 @@ from .places import SPACE
 
 __all__ = ["HEAD_KINDS", "ToGrid", "ToMap", "can_answer", "make_answer_head"]
 
-WIDTH = 64
+WIDTH = 32
 """Most channels between the two convolutions of a head."""
 
-MOST_SKEWED = 1.5
-"""A map has the proportions of the features if one axis is stretched at most this many times as much as another: sizes are
-rounded in networks."""
+MOST_SKEWED = 1.2
+"""A map has the proportions of the features if one axis is stretched at most this many times as much as another: networks round
+sizes."""
 
 
 COARSER = 4
@@ -93,7 +93,7 @@ class ToGrid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the grid in the answer's shape that features (batch, channels, *space) show."""
-        y = self.layers(_resize(self.pool(x), self.size))
+        y: Tensor = self.layers(_resize(self.pool(x), self.size))
         return (y.flatten(2).transpose(1, 2) if self.cells_axis == 1 else y).reshape(-1, *self.shape)
 
     def extra_repr(self) -> str:

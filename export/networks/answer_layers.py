@@ -1,16 +1,17 @@
 """The layers that make a network's answers, whose channels pruning leaves, found by gradients. Needs torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..capture.answers import group_outputs
 from ..capture.outputs import flatten_outputs
 
-__all__ = ["find_answer_layers", "trace_answers"]
+__all__ = ["find_answer_layers", "name_answers", "trace_outputs"]
 
 PRODUCT_GRADIENTS = re.compile("Addmm|Mm|Bmm|Convolution|Linear")
 """Names of torch's gradient functions of convolutions and matrix products."""
@@ -45,20 +46,33 @@ class _Sources(TorchFunctionMode):
         return self._made[id(x)][1] if id(x) in self._made else {}
 
 
-def trace_answers(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Run a network; return the tensors with gradients that its outputs are, or were made of."""
+def name_answers(outputs: Mapping[str, Tensor], answer: Sequence[str]) -> list[str]:
+    """Return which outputs of a network hold answers, or may hold them.
+
+    Args:
+        outputs: of the network, by name.
+        answer: the names of the parts of an answer; none for logits, (batch, classes) or stacked (exit, batch, class), or for all
+            outputs if none has such a shape.
+    """
+    if answer:
+        return [output for parts in group_outputs(outputs, answer).values() for output in parts.values()]
+    return [name for name, value in outputs.items() if value.ndim in (2, 3)] or list(outputs)
+
+
+def trace_outputs(network: nn.Module, inputs: Sequence[Tensor], names: Collection[str] | None = None) -> list[Tensor]:
+    """Run a network; return the tensors with gradients that its outputs, or those of some names, are or were made of."""
     with _Sources() as sources:
         outputs = flatten_outputs(network(*inputs))
     found: dict[int, Tensor] = {}
-    for value in outputs.values():
-        found |= sources.find(value)
+    for name, value in outputs.items():
+        found |= sources.find(value) if names is None or name in names else {}
     return list(found.values())
 
 
-def find_answer_layers(network: nn.Module, inputs: Sequence[Tensor]) -> list[nn.Module]:
-    """Return the layers that make the outputs: walking back from each of them, the first products with a weight."""
-    todo = [value.grad_fn for value in trace_answers(network, inputs)]
-    seen, weights = set(), set()
+def find_answer_layers(network: nn.Module, inputs: Sequence[Tensor], names: Collection[str]) -> list[nn.Module]:
+    """Return the layers that make the outputs of these names: walking back from each, the first products with a weight."""
+    todo: list[Any] = [value.grad_fn for value in trace_outputs(network, inputs, names)]
+    seen, weights = set[Any](), set[int]()
     while todo:
         function = todo.pop()
         if function is None or function in seen:

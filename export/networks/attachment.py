@@ -217,4 +217,4 @@ def _is_alike(given: Any, wanted: Any, *, any_size: bool) -> bool:
             and all(_is_alike(given[name], part, any_size=any_size) for name, part in wanted.items())
         )
     shape, dtype = getattr(given, "shape", ()), getattr(given, "dtype", None)
-    return dtype == wanted.dtype and (shape[:1] == wanted.shape[:1] if any_size else shape == wanted.shape)
+    return bool(dtype == wanted.dtype and (shape[:1] == wanted.shape[:1] if any_size else shape == wanted.shape))

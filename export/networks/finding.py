@@ -221,10 +221,11 @@ class PlaceFinder:
                 "Name a module whose output has the batch as an axis, or give a head that reads such features."
             )
         if step in self._unfit:
+            others = "leave parts out with answer=[...], " if len(self.trace.answer) > 1 else ""
             return (
                 f"No ready head makes the answer, {show_answer(self.trace.answer)}, of the features {shape} at {name}, "
                 f"({', '.join(self._unfit[step])}): a map or grid is made of features with axes of space, and has their "
-                "proportions in its last axes. Name another module with at=[...], or give a head of your own."
+                f"proportions in its last axes. Name another module with at=[...], {others}or give a head of your own."
             )
         return (
             f"It is not known which axis of {name}, {shape} with the batch on axis {step.batch_axis}, holds the channels. Say it "

@@ -42,6 +42,7 @@ class _Pruning(msgspec.Struct, frozen=True, kw_only=True):
     spread: str
     round_to: int
     keep: list[str]
+    answer: list[str]
 
 
 def prune(
@@ -53,6 +54,7 @@ def prune(
     spread: str = "uniform",
     round_to: int = 8,
     keep: Sequence[str] = (),
+    answer: Sequence[str] = (),
 ) -> "torch.nn.Module":
     """Return a copy of a network with fewer channels. Its accuracy has suffered: fine-tune it with `train`.
 
@@ -70,6 +72,7 @@ def prune(
         round_to: every layer keeps a multiple of this many channels, since engines compute channels in blocks. The network may
             therefore become smaller than asked for.
         keep: names of modules whose outputs stay as they are, as in `named_modules()`.
+        answer: the names of the parts of its answers, if the network does not classify, as for `export`.
 
     Returns:
         The smaller network, in eval mode, on the CPU.
@@ -95,7 +98,9 @@ def prune(
     goal, share = check_goal(macs, parameters)
     if isinstance(keep, str):
         raise UsageError(f"keep is a list of names: [{keep!r}].")
-    pruning = _Pruning(goal=goal, share=share, spread=spread, round_to=round_to, keep=list(keep))
+    if isinstance(answer, str):
+        raise UsageError(f"answer is a list of names: [{answer!r}].")
+    pruning = _Pruning(goal=goal, share=share, spread=spread, round_to=round_to, keep=list(keep), answer=list(answer))
     _check(pruning, [name for name, _ in network.named_modules()])
     dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
     inputs = _as_tensors(example, dtypes[0] if dtypes else torch.float32)
@@ -144,7 +149,7 @@ class _Search:
     def __init__(self, network: "torch.nn.Module", inputs: Sequence["torch.Tensor"], pruning: _Pruning) -> None:
         self.network, self.inputs, self.pruning = network, inputs, pruning
         self.count: Callable[..., int] = count_macs if pruning.goal == "macs" else count_parameters
-        self.shapes = _output_shapes(network, inputs)
+        self.shapes = _answer_shapes(network, inputs, pruning.answer)
         self.whole = self.smallest = self.count(network, inputs)
         self.best: torch.nn.Module | None = None
         self.best_size = self.best_step = 0
@@ -200,7 +205,7 @@ def _take_channels_out(
     inputs: Sequence["torch.Tensor"],
     ratio: float,
     pruning: _Pruning,
-    shapes: Sequence[tuple[int, ...]],
+    shapes: dict[str, tuple[int, ...]],
 ) -> "torch.nn.Module":
     """Return a copy of a network without a share of its channels.
 
@@ -209,19 +214,19 @@ def _take_channels_out(
         inputs: one sample.
         ratio: the share of channels to take out.
         pruning: how.
-        shapes: of the outputs, which must stay.
+        shapes: of the outputs that hold answers, by name, which must stay.
 
     Raises:
         ModelError: torch-pruning cannot prune the network, or the copy does not run or has outputs of other shapes.
     """
-    from .answer_layers import find_answer_layers, trace_answers
+    from .answer_layers import find_answer_layers, trace_outputs
 
     tp = require("torch_pruning", extra="compress")
     smaller = copy.deepcopy(network)
     for parameter in smaller.parameters():
         parameter.requires_grad_(True)  # torch-pruning traces the dependency graph by gradients
     modules = dict(smaller.named_modules())
-    ignored = [modules[name] for name in pruning.keep] + find_answer_layers(smaller, inputs)
+    ignored = [modules[name] for name in pruning.keep] + find_answer_layers(smaller, inputs, shapes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -234,33 +239,43 @@ def _take_channels_out(
                 max_pruning_ratio=MOST_PRUNED,
                 ignored_layers=ignored,
                 round_to=pruning.round_to,
-                forward_fn=trace_answers,
+                forward_fn=trace_outputs,
             ).step()
     except Exception as error:  # tracing a stranger's network may raise anything
         raise ModelError(f"torch-pruning cannot prune the network: {_sentence(error)} {KEEP_HINT}") from error
     try:
-        pruned_shapes = _output_shapes(smaller, inputs)
+        pruned_shapes = _answer_shapes(smaller, inputs, pruning.answer)
     except ModelError as error:
         raise ModelError(f"What pruning leaves does not run: {_sentence(error)} {KEEP_HINT}") from error
-    if pruned_shapes != list(shapes):
-        raise ModelError(f"The pruned network gives {pruned_shapes}, not {list(shapes)}. {KEEP_HINT}")
+    if pruned_shapes != shapes:
+        raise ModelError(
+            f"The pruned network gives {list(pruned_shapes.values())}, not {list(shapes.values())}. {KEEP_HINT}"
+        )
     for (_, before), (_, after) in zip(network.named_parameters(), smaller.named_parameters(), strict=True):
         after.requires_grad_(before.requires_grad)
     return smaller.eval()
 
 
-def _output_shapes(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[tuple[int, ...]]:
-    """Return the shapes of all outputs.
+def _answer_shapes(
+    network: "torch.nn.Module", inputs: Sequence["torch.Tensor"], answer: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the outputs that hold answers, by name.
 
     Raises:
-        ModelError: the network does not run.
+        ModelError: the network does not run, or no output holds a part of the answer.
     """
+    from .answer_layers import name_answers
+
     torch = require("torch", extra="export")
     try:
         with torch.no_grad():
-            return [tuple(value.shape) for value in flatten_outputs(network(*inputs)).values()]
+            outputs = flatten_outputs(network(*inputs))
     except Exception as error:
         raise ModelError(f"The network does not run on the example: {_sentence(error)}") from error
+    names = name_answers(outputs, answer)
+    if not names:
+        raise ModelError(f"No output of the network is {' or '.join(answer)}. There are: {', '.join(outputs)}.")
+    return {name: tuple(outputs[name].shape) for name in names}
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from ...bundle.golden import read_golden
 from ...bundle.writing import check_variant_name
 from ...errors import DataError, UsageError, require, unknown_name
 from ...runtime.golden_check import compare_parts
+from ..capture.answers import group_outputs
 from ..capture.outputs import flatten_outputs
 from ..capture.preprocess import normalise_images
 from ..graph.axes import axes_of, first_line
@@ -107,7 +108,9 @@ def add_pruned(
                 "targets (loss=, --loss), or not at all (epochs=0, --epochs 0)."
             )
         _check_same_network(bundle, bundle.variant(variant), network)
-    smaller = prune(network, x, macs=macs, parameters=parameters, spread=spread, round_to=round_to, keep=keep)
+    answer = [] if bundle is None else list(bundle.variant(variant).exits[0].answer)
+    goals = {"macs": macs, "parameters": parameters}
+    smaller = prune(network, x, **goals, spread=spread, round_to=round_to, keep=keep, answer=answer)
     if bundle is None:
         bundle = export(network, x[:3], path)
         check_variant_name(name, bundle)
@@ -177,7 +180,7 @@ def _export_beside(
         None,
         bundle.path,
         exits=[end.name for end in parent.exits],
-        answer=[] if manifest.classes else list(parent.exits[0].answer),
+        answer=list(parent.exits[0].answer),
         axes=None if manifest.preprocess else {tensor.name: axes_of(tensor) for tensor in manifest.inputs},
         rule=parent.rule,
         temperatures=None if set(temperatures) == {1.0} else temperatures,  # not every rule takes them
@@ -227,17 +230,14 @@ def _read_answers(output: Any, parent: Variant) -> list[dict[str, np.ndarray]]:
     """Return the parts of the answer of each exit of a variant, in what its network returns; without those that are not there."""
     from ..networks.losses import logits_of_exits
 
-    if not parent.exits[0].answer:
+    if not (parts := list(parent.exits[0].answer)):
         return [{"logits": logits.numpy()} for logits in logits_of_exits(output)]
-    outputs, answers = flatten_outputs(output), []
-    for end in parent.exits:
-        names = {part: (f"{end.name}.{part}", f"{part}.{end.name}", end.name) for part in end.answer}
-        found = {part: next((name for name in known if name in outputs), None) for part, known in names.items()}
-        answers.append({part: outputs[name].numpy() for part, name in found.items() if name})
-    return answers
+    outputs = flatten_outputs(output)
+    exits = group_outputs(outputs, parts)
+    return [{part: outputs[name].numpy() for part, name in exits.get(end.name, {}).items()} for end in parent.exits]
 
 
-def _are_same(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> bool:
+def _are_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
     if {name: x.shape for name, x in ours.items()} != {name: x.shape for name, x in theirs.items()}:
         return False
     error, largest = compare_parts(ours, theirs)

@@ -117,7 +117,7 @@ def test_a_network_that_torch_pruning_breaks_is_refused():
 @pytest.mark.parametrize("name", [name for name in ANSWERS if name != "refiner"])
 def test_networks_that_do_not_classify_keep_the_channels_that_reach_an_answer(name):
     net, x = ANSWERS[name].build(), torch.from_numpy(ANSWERS[name].draw(2))
-    small = prune(net, x, parameters=0.7, round_to=1)
+    small = prune(net, x, parameters=0.7, round_to=1, answer=ANSWERS[name].options["answer"])
     assert count_parameters(small) <= 0.7 * count_parameters(net)
     shapes = [{part: (y.shape, y.dtype) for part, y in flatten_outputs(each(x)).items()} for each in (net, small)]
     assert shapes[0] == shapes[1]
@@ -144,12 +144,34 @@ def test_what_an_answer_is_compared_with_is_kept_too():
     assert (small.keys.out_features, small.last.out_features) == (16, 16) and small.stem.out_features < 32
 
 
+def test_named_parts_of_answers_stay_beside_what_looks_like_logits():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.map, self.tags = nn.Conv2d(1, 32, 3), nn.Conv2d(32, 24, 1), nn.Linear(32, 6)
+
+        def forward(self, x):
+            y = torch.relu(self.stem(x))
+            return {"exit0.map": self.map(y), "exit0.tags": self.tags(y.mean((2, 3)))}
+
+    net, x = Two().eval(), torch.randn(2, 1, 8, 8)
+    assert prune(net, x, parameters=0.5).map.out_channels < 24  # what a classifier returns besides logits
+    assert prune(net, x, parameters=0.5, answer=["map", "tags"]).map.out_channels == 24
+    with pytest.raises(UsageError, match=r"answer is a list of names: \['map'\]"):
+        prune(net, x, parameters=0.5, answer="map")
+    with pytest.raises(
+        ModelError, match="No output of the network is boxes or masks. There are: exit0.map, exit0.tags"
+    ):
+        prune(net, x, parameters=0.5, answer=["boxes", "masks"])
+
+
 def test_a_network_that_does_not_classify_is_pruned_and_fine_tuned_by_a_loss(tmp_path):
     entry = ANSWERS["many labels"]
     net, x = entry.build(), torch.from_numpy(entry.draw(32))
     with torch.no_grad():
         target = net(x)[-1]["tags"]
-    bundle, told = export(net, x[:3], tmp_path / "b.offramp", **entry.options), []
+    bundle = export(net, x[:3], tmp_path / "b.offramp", **entry.options)
+    told: list[Epoch] = []
     options = {"parameters": 0.7, "round_to": 1, "loss": lambda exit_, y: (exit_["tags"] - y).abs().mean(1)}
     bundle = add_pruned(net, [(x, target)] * 4, bundle.path, epochs=2, progress=told.append, **options)
     whole, small = bundle.manifest.variants
