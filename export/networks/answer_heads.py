@@ -13,8 +13,8 @@ from .places import SPACE
 
 __all__ = ["HEAD_KINDS", "ToGrid", "ToMap", "can_answer", "make_answer_head"]
 
-WIDTH = 32
-"""Most channels between the two convolutions of a head."""
+KERNEL = 5
+"""Along each axis, how many cells the first convolution of a head reads. It reads each channel alone: many cells cost little."""
 
 MOST_SKEWED = 1.2
 """A map has the proportions of the features if one axis is stretched at most this many times as much as another: networks round
@@ -116,13 +116,13 @@ def _pool(space: Sequence[int], cells: Sequence[int]) -> nn.Module:
 
 
 def _two_convolutions(inputs: int, outputs: int, space: Sequence[int], step: int = 1) -> list[nn.Module]:
-    """Return a convolution that looks around, with a step, and one that gives the answer's channels; in between `space` cells."""
+    """Return a convolution that looks around in each channel, and one that mixes them; in between there are `space` cells."""
     kinds: Any = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
     conv, norm = kinds[len(space) - 1]
-    width = min(inputs, WIDTH)
     # In training, torch cannot normalise one value per channel, which a batch of one sample has in a single cell.
-    between = norm(width) if math.prod(space) > 1 else nn.Identity()
-    return [conv(inputs, width, 3, step, 1), between, nn.ReLU(), conv(width, outputs, 1)]
+    between = norm(inputs) if math.prod(space) > 1 else nn.Identity()
+    around = conv(inputs, inputs, KERNEL, step, KERNEL // 2, groups=inputs)
+    return [around, between, nn.ReLU(), conv(inputs, outputs, 1)]
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
