@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
+from offramp.cli.app import exit_code_of
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import Epoch, Preprocess, add_pruned, attach, export, prune
 from offramp.export.capture.outputs import flatten_outputs
@@ -165,31 +166,47 @@ def test_named_parts_of_answers_stay_beside_what_looks_like_logits():
         prune(net, x, parameters=0.5, answer=["boxes", "masks"])
 
 
-def test_a_network_that_does_not_classify_is_pruned_and_fine_tuned_by_a_loss(tmp_path):
+TAGGER = """
+import torch
+from offramp.tests.zoo.answers import ANSWERS
+network = ANSWERS["many labels"].build
+def data(): return (x := torch.from_numpy(ANSWERS["many labels"].draw(96))), network()(x)[-1]["tags"].detach()
+def several(): return data()[0], {"tags": data()[1], "others": data()[1]}
+def fewer(): return data()[0], data()[1][:5]
+def loss(exit_, tags): return (exit_["tags"] - tags).abs().mean(1)
+"""
+
+
+def test_a_network_that_does_not_classify_is_pruned_and_fine_tuned_by_a_loss(tmp_path, capsys):
     entry = ANSWERS["many labels"]
-    net, x = entry.build(), torch.from_numpy(entry.draw(32))
-    with torch.no_grad():
-        target = net(x)[-1]["tags"]
-    bundle = export(net, x[:3], tmp_path / "b.offramp", **entry.options)
-    told: list[Epoch] = []
-    options = {"parameters": 0.7, "round_to": 1, "loss": lambda exit_, y: (exit_["tags"] - y).abs().mean(1)}
-    bundle = add_pruned(net, [(x, target)] * 4, bundle.path, epochs=2, progress=told.append, **options)
-    whole, small = bundle.manifest.variants
+    net, path, file = entry.build(), tmp_path / "b.offramp", tmp_path / "net.py"
+    file.write_text(TAGGER)
+    export(net, entry.draw(3), path, **entry.options)
+    line = ["prune", f"{file}:network", "-o", str(path), "--parameters", "0.7", "--round-to", "1", "--epochs", "2"]
+    assert exit_code_of([*line, "--loss", f"{file}:loss", "--data", f"{file}:data", "--batch", "32"]) == 0
+    told = capsys.readouterr().err
+    assert "epoch 2 of 2: loss in training 0." in told and "accuracy" not in told
+    whole, small = open_bundle(path).manifest.variants
     assert (small.rule, [*small.exits[2].answer]) == (whole.rule, ["tags"])
-    settings = small.origin.settings
-    assert settings["loss_in_training_2"] == told[-1].loss[2] and "accuracy_in_training_0" not in settings
-    assert all(check.passed for check in verify(bundle))
-    before = (bundle.path / "manifest.json").read_bytes()
+    assert 0 < small.origin.settings["loss_in_training_2"] < 1 and "accuracy_in_training_0" not in small.origin.settings
+    assert all(check.passed for check in verify(path))
+    before = (path / "manifest.json").read_bytes()
+    for data, code, words in [
+        ("several", 5, "has targets of several parts"),
+        ("fewer", 5, "has 96 samples but targets of shape (5, 6)"),
+    ]:
+        assert exit_code_of([*line, "--loss", f"{file}:loss", "--data", f"{file}:{data}"]) == code
+        assert words in capsys.readouterr().err
+    options = {"parameters": 0.7, "loss": lambda exit_, tags: exit_["tags"].mean(1)}
     for match, more in {
         "fine-tune it by a loss of your own.*epochs=0": {"loss": None},
         "A loss of your own goes with the recipe joint": {"recipe": "distill"},
         "its exits give other answers": {"network": Tagger().eval()},
     }.items():
+        arguments = {"network": net, "batches": [(torch.zeros(2, 1, 16, 16), None)], "path": path, "name": "x"}
         with pytest.raises(UsageError, match=match):
-            add_pruned(
-                **({"network": net, "batches": [(x, target)], "path": bundle.path, "name": "x"} | options | more)
-            )
-    assert (bundle.path / "manifest.json").read_bytes() == before
+            add_pruned(**(arguments | options | more))
+    assert (path / "manifest.json").read_bytes() == before
 
 
 def test_what_does_not_make_sense_is_said():
