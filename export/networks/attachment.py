@@ -209,12 +209,12 @@ def _make_heads(
 
 
 def _is_alike(given: Any, wanted: Any, *, any_size: bool) -> bool:
-    """Tell whether a head gives the same parts as the network, of as many samples, the same dtype, and the same size or any."""
+    """Tell whether a head gives the parts that the network gives, of as many samples; of any size, or the same."""
     if isinstance(wanted, dict):
         return (
             isinstance(given, dict)
             and list(given) == list(wanted)
             and all(_is_alike(given[name], part, any_size=any_size) for name, part in wanted.items())
         )
-    shape, dtype = getattr(given, "shape", ()), getattr(given, "dtype", None)
-    return bool(dtype == wanted.dtype and (shape[:1] == wanted.shape[:1] if any_size else shape == wanted.shape))
+    shape = getattr(given, "shape", ())
+    return bool(shape[:1] == wanted.shape[:1] if any_size else shape == wanted.shape)
