@@ -104,7 +104,7 @@ def load_run_samples(source: str, manifest: Manifest, *, progress: Progress = no
     return convert_samples(x, manifest.inputs)
 
 
-def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: int) -> Any:
+def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: int, has_labels: bool = True) -> Any:
     """Load samples to train with, as batches (inputs, labels) of torch tensors.
 
     Args:
@@ -113,9 +113,10 @@ def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: in
         manifest: of the network's bundle, if there is one.
         batch: samples in a batch, unless the function makes the batches.
         seed: seed for the order of the samples.
+        has_labels: False for targets of any kind, (N, ...), in place of labels.
 
     Raises:
-        DataError: there are no labels, or not exactly one for each sample.
+        DataError: there are no labels or targets, or not exactly one for each sample.
         UsageError, ModelError, MissingError: as for `load_samples`; MissingError also if torch is not installed.
     """
     torch = require("torch", extra="export")
@@ -133,10 +134,21 @@ def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: in
         raise DataError(
             f"{source} has several inputs: return batches (inputs, labels), as a torch DataLoader gives them."
         )
-    if y.shape != (len(x),) or not len(x):
+    if not has_labels:
+        if not isinstance(y, np.ndarray):
+            raise DataError(
+                f"{source} has targets of several parts, or of several lengths: return batches (inputs, targets), as a torch "
+                "DataLoader gives them."
+            )
+        if y.shape[:1] != (len(x),) or not len(x):
+            raise DataError(
+                f"{source} has {len(x)} samples but targets of shape {y.shape}: one target per sample is needed."
+            )
+    elif y.shape != (len(x),) or not len(x):
         raise DataError(f"{source} has {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
-    if y.dtype.kind not in "iu":
+    elif y.dtype.kind not in "iu":
         raise DataError(f"The labels of {source} are {y.dtype}; they must be whole numbers, the index of the class.")
-    samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y.astype(np.int64)))
+    y = y.astype(np.int64) if has_labels else y
+    samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y))
     generator = torch.Generator().manual_seed(seed)
     return torch.utils.data.DataLoader(samples, batch, shuffle=True, generator=generator)

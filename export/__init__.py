@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .cascades.member import Member
     from .cascades.pipeline import cascade
     from .fusion import Fused, fuse
+    from .networks.answer_heads import ToGrid, ToMap
     from .networks.attachment import attach
     from .networks.history import Epoch, History
     from .networks.places import Place
@@ -37,6 +38,8 @@ __all__ = [
     "PlaceWarning",
     "Preprocess",
     "Shift",
+    "ToGrid",
+    "ToMap",
     "add_pruned",
     "attach",
     "cascade",
@@ -58,6 +61,8 @@ __getattr__ = late_names(
         "Member": "cascades.member",
         "Place": "networks.places",
         "Shift": "variants.comparison",
+        "ToGrid": "networks.answer_heads",
+        "ToMap": "networks.answer_heads",
         "add_pruned": "variants.pruned",
         "attach": "networks.attachment",
         "cascade": "cascades.pipeline",

@@ -32,9 +32,9 @@ def cifar10_folder(pytestconfig):
 
 
 LONG = (
-    *("readme", "samples", "zoo", "docs", "power", "cli", "engines", "torch_module", "pruning", "objective"),
-    *("quantization", "contributing", "lengths", "calibrate", "qnn", "report", "examples", "attachment"),
-    *("training", "export", "compress"),
+    *("readme", "samples", "zoo", "docs", "power", "cli", "engines", "answers", "torch_module", "pruning"),
+    *("objective", "quantization", "contributing", "lengths", "calibrate", "qnn", "report", "examples", "attachment"),
+    *("training", "export", "compress", "answer_heads"),
 )
 """Files test_*.py that train, export many networks or measure, the longest first; all others together take 90 s."""
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 @click.option("--round-to", default=8, show_default=True, help="Numbers of channels are multiples of this.")
 @click.option("--keep", help="Modules that keep all their output channels: head.out,stem.")
 @click.option("--recipe", default="joint", show_default=True, help="How to fine-tune: joint, distill or gated.")
+@click.option(
+    "--loss",
+    help="file.py:function (an exit's answer, targets) -> losses (batch,), for a network that does not classify.",
+)
 @click.option("--epochs", default=10, show_default=True, help="Passes over the data; 0 for no fine-tuning.")
 @click.option("--batch", default=64, show_default=True, help="Samples in a batch.")
 @click.option("--lr", default=0.02, show_default=True, help="The highest learning rate.")
@@ -53,6 +57,7 @@ def prune(
     round_to: int,
     keep: str | None,
     recipe: str,
+    loss: str | None,
     epochs: int,
     batch: int,
     lr: float,
@@ -63,8 +68,11 @@ def prune(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Remove channels from NETWORK, fine-tune the rest with the whole network as its teacher, and add it to its bundle."""
+    """Remove channels from NETWORK, fine-tune the rest with the whole network as its teacher, or by a loss, and add it to its
+    bundle.
+    """
     from ...bundle import open_bundle
+    from ...calibrate.user_code import read_function
     from ...export import add_pruned
     from ..inputs import load_batches, load_network
 
@@ -78,11 +86,12 @@ def prune(
             f"prune takes a torch network, file.py:function, not {network}: ONNX files cannot be fine-tuned."
         )
     manifest = open_bundle(output).manifest if Path(output).exists() else None
+    has_labels = loss is None and (manifest is None or manifest.classes > 0)
     kept = f"Epochs stored in {checkpoint} are kept: the same command goes on from there."
     with goes_on_after_interrupt(kept) if checkpoint else contextlib.nullcontext():
         pruned = add_pruned(
             model,
-            load_batches(data, manifest, batch=batch, seed=seed),
+            load_batches(data, manifest, batch=batch, seed=seed, has_labels=has_labels),
             output,
             macs=macs,
             parameters=parameters,
@@ -90,6 +99,7 @@ def prune(
             round_to=round_to,
             keep=split_names(keep) or (),
             recipe=recipe,
+            loss=None if loss is None else read_function(loss),
             epochs=epochs,
             lr=lr,
             device=train_on,
@@ -102,5 +112,6 @@ def prune(
 
 
 def _show_epoch(epoch: "Epoch", epochs: int) -> None:
-    shares = " ".join(f"{share:.1%}" for share in epoch.accuracy)
-    note(f"epoch {epoch.epoch} of {epochs}: accuracy in training {shares}, {epoch.seconds:.0f} s")
+    figures = [f"{share:.1%}" for share in epoch.accuracy] or [f"{loss:.4g}" for loss in epoch.loss]
+    what = "accuracy" if epoch.accuracy else "loss"
+    note(f"epoch {epoch.epoch} of {epochs}: {what} in training {' '.join(figures)}, {epoch.seconds:.0f} s")

@@ -1,7 +1,7 @@
 """The answers among the outputs of a network that does not classify: for each exit the same named parts, of any shape."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ from ...bundle.manifest import PLAIN_NAME, TAKEN_NAMES
 from ...bundle.tensor import Dtype
 from ...errors import ModelError, UsageError, unknown_name
 
-__all__ = ["check_answer_names", "choose_answers"]
+__all__ = ["check_answer_names", "choose_answers", "group_outputs"]
 
 
 def check_answer_names(answer: Sequence[str], class_names: Sequence[str] | None) -> None:
@@ -33,6 +33,29 @@ def check_answer_names(answer: Sequence[str], class_names: Sequence[str] | None)
         )
 
 
+def group_outputs(
+    outputs: Collection[str], answer: Sequence[str], gates: Sequence[str] = ()
+) -> dict[str, dict[str, str]]:
+    """Find the parts of answers among the names of outputs.
+
+    The output that holds part `boxes` of exit `exit0` is called `exit0.boxes`, or `boxes.exit0`; `exit0` will do if an answer has
+    one part, and the output is no gate.
+
+    Returns:
+        By exit the name of the output that holds each part; an exit may lack some.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for output in outputs:
+        for part in answer:
+            if output.endswith(f".{part}"):
+                found.setdefault(output.removesuffix(f".{part}"), {})[part] = output
+            elif output.startswith(f"{part}."):
+                found.setdefault(output.removeprefix(f"{part}."), {})[part] = output
+    if len(answer) == 1 and not found:
+        found = {output: {answer[0]: output} for output in outputs if output not in gates}
+    return found
+
+
 def choose_answers(
     one: Mapping[str, np.ndarray],
     many: Mapping[str, np.ndarray],
@@ -41,9 +64,6 @@ def choose_answers(
     gates: Sequence[str] = (),
 ) -> dict[str, dict[str, str]]:
     """Find the exits whose answers are made of these parts.
-
-    The output that holds part `boxes` of exit `exit0` is called `exit0.boxes`, or `boxes.exit0`; `exit0` will do if an answer has
-    one part.
 
     Args:
         one, many: the network's outputs for one sample and for several, by name.
@@ -59,15 +79,7 @@ def choose_answers(
         ModelError: there are fewer than two exits, an exit lacks a part, or a part is no batch of numbers or has several
             dtypes.
     """
-    found: dict[str, dict[str, str]] = {}
-    for output in many:
-        for part in answer:
-            if output.endswith(f".{part}"):
-                found.setdefault(output.removesuffix(f".{part}"), {})[part] = output
-            elif output.startswith(f"{part}."):
-                found.setdefault(output.removeprefix(f"{part}."), {})[part] = output
-    if len(answer) == 1 and not found:
-        found = {output: {answer[0]: output} for output in many if output not in gates}
+    found = group_outputs(many, answer, gates)
     for name in exits or ():
         if name not in found:
             raise unknown_name("exit", name, found)

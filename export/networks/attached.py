@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import ModelError
-from .heads import arrange, features_of, hooked, logits_of
+from .answers import ALONE, Answer, answer_of
+from .heads import arrange, features_of, hooked
 from .masks import Mask
 from .places import Place
 
@@ -16,11 +17,11 @@ __all__ = ["Attached"]
 
 
 class Attached(nn.Module):
-    """A classifier with heads on the outputs of some of its modules. Printed, it says where they are and how they read.
+    """A network with heads on the outputs of some of its modules. Printed, it says where they are and how they read.
 
     Attributes:
-        network: the classifier.
-        heads: one module per place: features -> logits (batch, classes).
+        network: the plain network.
+        heads: one module per place: features -> an answer, logits (batch, classes) for a classifier.
         places: the names of the places, in the order in which they run.
         attached: a `Place` for each head: its share of the network's work, and which axes of the features it takes for what.
         notes: what is not as it was asked for, a sentence each.
@@ -34,6 +35,7 @@ class Attached(nn.Module):
         heads: Sequence[nn.Module],
         *,
         frozen: bool,
+        answer: Sequence[str] = (),
         mask: Mask | None = None,
         notes: Sequence[str] = (),
     ) -> None:
@@ -41,7 +43,7 @@ class Attached(nn.Module):
         self.network, self.heads = network, nn.ModuleList(heads)
         self.attached, self.notes = tuple(attached), tuple(notes)
         self.places = tuple(place.name for place in attached)
-        self.frozen, self._mask = frozen, mask
+        self.frozen, self._mask, self._answer = frozen, mask, tuple(answer)
 
     @property
     def takes_inputs(self) -> nn.Module:
@@ -53,18 +55,18 @@ class Attached(nn.Module):
         """The name of the place of each exit, by the name that `export` gives the exit: {"exit0": "layer1.0"}."""
         return {f"exit{k}": name for k, name in enumerate(self.places)}
 
-    def forward(self, *inputs: Any, **named: Any) -> list[Tensor]:
-        """Return the logits (batch, classes) of every exit, the network's own last."""
-        features, logits = self.read_features(*inputs, **named)
+    def forward(self, *inputs: Any, **named: Any) -> list[Any]:
+        """Return the answer of every exit, the network's own last: a tensor, logits (batch, classes), or a dict of tensors."""
+        features, answer = self.read_features(*inputs, **named)
         keep = self._read_mask(inputs, named)
         exits = []
         for place, head, x in zip(self.attached, self.heads, features, strict=True):
             x = arrange(x, place.layout)
             exits.append(head(x, keep) if place.mask and keep is not None else head(x))
-        return [*exits, logits]
+        return [*exits, answer.get(ALONE, answer)]
 
-    def read_features(self, *inputs: Any, **named: Any) -> tuple[list[Tensor], Tensor]:
-        """Return the features at every place, as the network has them, and the network's own logits (batch, classes).
+    def read_features(self, *inputs: Any, **named: Any) -> tuple[list[Tensor], Answer]:
+        """Return the features at every place, as the network has them, and the parts of the network's own answer.
 
         Raises:
             ModelError: a module ran less often than on the example, or gave no features.
@@ -81,14 +83,14 @@ class Attached(nn.Module):
         # Not by the module that a hook is called with: torch.export stands in for shared modules, each time with another object.
         names = {place.module for place in self.attached}
         with hooked({self.network.get_submodule(name): partial(record, name) for name in names}):
-            logits = logits_of(self.network(*inputs, **named))
+            answer = answer_of(self.network(*inputs, **named), self._answer)
         for place in self.attached:
             if (place.module, place.run) not in recorded:
                 raise ModelError(
                     f"The exit at {place.name} has no features on this input: {place.module} ran {runs[place.module]} times. "
                     "A module that runs another number of times for other inputs cannot have an exit there."
                 )
-        return [recorded[place.module, place.run] for place in self.attached], logits
+        return [recorded[place.module, place.run] for place in self.attached], answer
 
     def _read_mask(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Tensor | None:
         """Return where tokens count, booleans (batch, tokens); None if no mask was given."""
@@ -99,7 +101,7 @@ class Attached(nn.Module):
         return None if mask is None else self._mask.keeps(mask)
 
     def _get_name(self) -> str:
-        """Return the name of the classifier's class, by which torch prints this module."""
+        """Return the name of the network's class, by which torch prints this module."""
         return str(self.network._get_name())  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:

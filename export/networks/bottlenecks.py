@@ -1,4 +1,4 @@
-"""The modules that every path from a network's input to its logits passes through. Needs torch."""
+"""The modules that every path from a network's input to its answer passes through. Needs torch."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +9,8 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .heads import all_features, hooked, logits_of
+from .answers import answer_of
+from .heads import all_features, hooked
 from .inputs import ExampleInputs
 from .tracing import blaming, count_runs
 
@@ -35,11 +36,12 @@ def find_bottlenecks(
     network: nn.Module,
     inputs: ExampleInputs,
     mask: str | None,
+    answer: Sequence[str] = (),
     *,
     of_one_reading: bool = False,
     together: bool = False,
 ) -> set[Run] | None:
-    """Return the runs of modules without whose output the logits have no gradient to the input: gradients show the paths.
+    """Return the runs of modules without whose output the answer has no gradient to the input: gradients show the paths.
 
     An encoder and a decoder may each look the same tokens up. Then no layer of the encoder is on every path, but each is on all
     that begin where the encoder reads the tokens.
@@ -48,11 +50,12 @@ def find_bottlenecks(
         network: is run once or twice.
         inputs: the example.
         mask: the input that is a mask; paths from it do not count.
+        answer: the names of the parts of the answer; none to find them.
         of_one_reading: also return what is on all paths from one of several look-ups of the only input.
         together: count all tensors that a module returns as its output, not only the first.
 
     Returns:
-        Names of modules and the number of the run, from 1. None if the logits have no gradient to the input at all.
+        Names of modules and the number of the run, from 1. None if the answer has no gradient to the input at all.
     """
     axes = {size for x in inputs.tensors for size in x.shape[1:]}
     inputs = inputs.of(next((count for count in SAMPLES if count not in axes), SAMPLES[0]))
@@ -60,12 +63,11 @@ def find_bottlenecks(
     network.requires_grad_(False)
     try:
         for look_ups_only in (True, False):
-            logits, edges, readings = _record_edges(network, inputs, mask, look_ups_only, together)
-            if logits.requires_grad:
-                end = get_gradient_edge(logits)[:2]
+            ends, edges, readings = _record_edges(network, inputs, mask, answer, look_ups_only, together)
+            if ends:
                 is_only_input = len([name for name in inputs.names if name != mask]) == 1
                 starts = readings if of_one_reading and look_ups_only and is_only_input else []
-                return _find_cuts(end, edges).union(*(_find_cuts(end, edges, start) for start in starts))
+                return _find_cuts(ends, edges).union(*(_find_cuts(ends, edges, start) for start in starts))
     finally:
         for p, requires in before:
             p.requires_grad_(requires)
@@ -131,12 +133,17 @@ def _begin(x: Tensor) -> Tensor:
 
 
 def _record_edges(
-    network: nn.Module, inputs: ExampleInputs, mask: str | None, look_ups_only: bool, together: bool
-) -> tuple[Tensor, list[tuple[Run, Output]], list[GradientEdge]]:
+    network: nn.Module,
+    inputs: ExampleInputs,
+    mask: str | None,
+    answer: Sequence[str],
+    look_ups_only: bool,
+    together: bool,
+) -> tuple[list[GradientEdge], list[tuple[Run, Output]], list[GradientEdge]]:
     """Run the network with gradients to its inputs alone.
 
     Returns:
-        Its logits, the edges of each module's output, and where the inputs are looked up.
+        The parts of its answer that have gradients, the edges of each module's output, and where the inputs are looked up.
     """
     names = {module: name for name, module in network.named_modules()}
     count = count_runs(names)
@@ -160,16 +167,19 @@ def _record_edges(
         begun = inputs._replace(tensors=tuple(parts))
         read = [x for name, x in zip(inputs.names, parts, strict=True) if name != mask]
         with _FromWholeNumbers(inputs.rows, look_ups_only, read) as numbers:
-            return logits_of(begun.run(network)), edges, numbers.readings
+            parts = list(answer_of(begun.run(network), answer).values())
+            return [get_gradient_edge(x)[:2] for x in parts if x.requires_grad], edges, numbers.readings
 
 
-def _find_cuts(end: GradientEdge, edges: Sequence[tuple[Run, Output]], start: GradientEdge | None = None) -> set[Run]:
-    """Return the runs of modules whose output lies on every path from an end back to an input, or to one of the starts."""
-    paths = [_find_path(end, start) or set()]
+def _find_cuts(
+    ends: Sequence[GradientEdge], edges: Sequence[tuple[Run, Output]], start: GradientEdge | None = None
+) -> set[Run]:
+    """Return the runs of modules whose output lies on every path from the ends back to an input, or to one of the starts."""
+    paths = [_find_path(ends, start) or set()]
     cuts = set()
     for run, output in edges:
         if all(output & path for path in reversed(paths)):
-            bypass = _find_path(end, start, avoided=output)
+            bypass = _find_path(ends, start, avoided=output)
             if bypass is None:
                 cuts.add(run)
             else:  # what lies not on this path is no cut either
@@ -178,14 +188,14 @@ def _find_cuts(end: GradientEdge, edges: Sequence[tuple[Run, Output]], start: Gr
 
 
 def _find_path(
-    end: GradientEdge, start: GradientEdge | None, avoided: Output = frozenset()
+    ends: Sequence[GradientEdge], start: GradientEdge | None, avoided: Output = frozenset()
 ) -> set[GradientEdge] | None:
-    """Return the edges on a path from an end back to a start that avoids an output; None if there is none.
+    """Return the edges on a path from one of the ends back to a start that avoids an output; None if there is none.
 
     Only inputs are leaves of the graph: without a start any leaf is one.
     """
-    came_from: dict[GradientEdge, GradientEdge | None] = {end: None}
-    todo = [end]
+    came_from: dict[GradientEdge, GradientEdge | None] = dict.fromkeys(ends)
+    todo = list(ends)
     while todo:
         current = todo.pop()
         if current in avoided:

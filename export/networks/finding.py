@@ -9,6 +9,8 @@ from torch import nn
 
 from ...errors import ModelError, UsageError, unknown_name
 from ...units import show_share
+from .answer_heads import can_answer
+from .answers import show_answer
 from .bottlenecks import find_bottlenecks
 from .inputs import ExampleInputs
 from .layouts import find_layout
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class PlaceFinder:
-    """Finds places in one network.
+    """Finds places in one network: for heads of a `kind`, or heads chosen by the answer; `answer` names its parts.
 
     Attributes:
         inputs: the example.
@@ -46,11 +48,15 @@ class PlaceFinder:
         inputs: ExampleInputs,
         layouts: Mapping[str, tuple[str, ...]],
         *,
+        answer: Sequence[str] = (),
         needs_layout: bool,
+        kind: type[nn.Module] | None = None,
     ) -> None:
         self.network, self.inputs, self._layouts, self._needs_layout = network, inputs, layouts, needs_layout
-        self.trace = trace_network(network, inputs)
-        self.mask = find_mask(network, inputs)
+        self._answer, self._kind = answer, kind
+        self.trace = trace_network(network, inputs, answer)
+        self.mask = find_mask(network, inputs, answer)
+        self._unfit: dict[Step, tuple[str, ...]] = {}
         self.places: list[Place] = []
         self.notes: list[str] = []
         for name in layouts:
@@ -140,11 +146,11 @@ class PlaceFinder:
         """
         mask = None if self.mask is None else self.mask.name
         bottlenecks = find_bottlenecks(
-            self.network, self.inputs, mask, of_one_reading=of_one_reading, together=together
+            self.network, self.inputs, mask, self._answer, of_one_reading=of_one_reading, together=together
         )
         if bottlenecks is None:
             raise ModelError(
-                "The logits have no gradient to the inputs, so the modules that the whole signal passes through cannot be found. "
+                "The answer has no gradient to the inputs, so the modules that the whole signal passes through cannot be found. "
                 "Name modules with at=[...]."
             )
         total = self.trace.steps[-1].flops
@@ -173,7 +179,7 @@ class PlaceFinder:
         return steps[number - 1]
 
     def _make_place(self, step: Step) -> Place | None:
-        """Return the place after a step; None if its head has to know the layout of the features and it is not known."""
+        """Return the place after a step; None if its head has to know the layout of the features and cannot read them."""
         name = self.trace.name(step)
         layout: tuple[str, ...] | None = ()
         if self._needs_layout:
@@ -186,6 +192,9 @@ class PlaceFinder:
         is_masked = self.mask is not None and [step.shape[i] for i in others] == [self.mask.length]
         if is_masked and self.mask is not None:
             layout = tuple(TOKENS if i in others else axis for i, axis in enumerate(layout))
+        if self._needs_layout and not can_answer(self.trace.answer, step.shape, layout, self._kind):
+            self._unfit[step] = layout
+            return None
         return Place(
             name=name,
             module=step.module,
@@ -210,6 +219,13 @@ class PlaceFinder:
             return (
                 f"The module {name} returns {shape} for {rows} samples, and no axis of it is as long as there are samples. "
                 "Name a module whose output has the batch as an axis, or give a head that reads such features."
+            )
+        if step in self._unfit:
+            others = "leave parts out with answer=[...], " if len(self.trace.answer) > 1 else ""
+            return (
+                f"No ready head makes the answer, {show_answer(self.trace.answer)}, of the features {shape} at {name}, "
+                f"({', '.join(self._unfit[step])}): a map or grid is made of features with axes of space, and has their "
+                f"proportions in its last axes. Name another module with at=[...], {others}or give a head of your own."
             )
         return (
             f"It is not known which axis of {name}, {shape} with the batch on axis {step.batch_axis}, holds the channels. Say it "

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import ModelError
+from .answers import name_parts
 from .places import BATCH, CHANNELS, TOKENS
 
-__all__ = ["all_features", "arrange", "default_head", "features_of", "hooked", "logits_of", "map_head", "token_head"]
+__all__ = ["all_features", "arrange", "default_head", "features_of", "hooked", "map_head", "token_head"]
 
 MOST_FEATURES = 1024
 """Most features that a head reads: with 1000 classes, 1024 features are already a million weights."""
@@ -129,33 +128,5 @@ def features_of(output: Any) -> Tensor | None:
 
 def all_features(output: Any) -> list[Tensor | None]:
     """Return what a module returns, one or several: each float tensor with two axes or more, None for anything else."""
-    parts = output if isinstance(output, (tuple, list)) else list(_name_parts(output).values()) or [output]
+    parts = output if isinstance(output, (tuple, list)) else list(name_parts(output).values()) or [output]
     return [x if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 else None for x in parts]
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the logits (batch, classes) in the output of a plain classifier: the only matrix of floats, or that called `logits`.
-
-    Raises:
-        ModelError: the output has none or several.
-    """
-    outputs = _name_parts(output) or {"": output}
-    matrices = {
-        name: x for name, x in outputs.items() if isinstance(x, Tensor) and x.ndim == 2 and x.is_floating_point()
-    }
-    if "logits" in matrices:
-        return matrices["logits"]
-    if len(matrices) != 1:
-        kind = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))}".removesuffix(" ()")
-        raise ModelError(
-            f"The network returns a {kind}; exits go on a classifier with one output of logits (batch, classes). Wrap a network "
-            "that returns more in a module that returns its logits alone."
-        )
-    return next(iter(matrices.values()))
-
-
-def _name_parts(output: Any) -> Mapping[str, Any]:
-    """Return the parts of a dict or dataclass by their names; nothing for another kind of output."""
-    if isinstance(output, Mapping):
-        return output
-    return vars(output) if is_dataclass(output) else {}

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,12 +31,6 @@ COARSE_STEP = 4
 
 KEEP_HINT = "Leave out the modules that cannot change: keep=[names]."
 
-PRODUCT_GRADIENTS = re.compile("Addmm|Mm|Bmm|Convolution|Linear")
-"""Names of torch's gradient functions of convolutions and matrix products."""
-
-LAYOUT_GRADIENTS = re.compile("T|Transpose|Permute|Expand")
-"""Names of torch's gradient functions that may stand between a weight and its product."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +42,7 @@ class _Pruning(msgspec.Struct, frozen=True, kw_only=True):
     spread: str
     round_to: int
     keep: list[str]
+    answer: list[str]
 
 
 def prune(
@@ -60,15 +54,16 @@ def prune(
     spread: str = "uniform",
     round_to: int = 8,
     keep: Sequence[str] = (),
+    answer: Sequence[str] = (),
 ) -> "torch.nn.Module":
     """Return a copy of a network with fewer channels. Its accuracy has suffered: fine-tune it with `train`.
 
     Channels that are added to each other, as over a shortcut, or read by several layers, as by a stage and a head, are taken out
     together (dependency graph, arXiv 2301.12900). The channels with the smallest weights go first. The layers that make the
-    logits keep their outputs.
+    logits, or other answers, keep their outputs.
 
     Args:
-        network: takes float inputs (batch, ...) and returns its exits' logits, as for `export`.
+        network: takes float inputs (batch, ...) and returns its exits' answers, as for `export`.
         example: one or more samples with a batch axis, as a numpy array or torch tensor; a tuple of these for several inputs.
         macs: the share of multiply-accumulates (of convolutions and matrix products) that may stay, such as 0.6.
         parameters: the share of parameters that may stay. Give this or `macs`.
@@ -77,6 +72,7 @@ def prune(
         round_to: every layer keeps a multiple of this many channels, since engines compute channels in blocks. The network may
             therefore become smaller than asked for.
         keep: names of modules whose outputs stay as they are, as in `named_modules()`.
+        answer: the names of the parts of its answers, if the network does not classify, as for `export`.
 
     Returns:
         The smaller network, in eval mode, on the CPU.
@@ -102,7 +98,9 @@ def prune(
     goal, share = check_goal(macs, parameters)
     if isinstance(keep, str):
         raise UsageError(f"keep is a list of names: [{keep!r}].")
-    pruning = _Pruning(goal=goal, share=share, spread=spread, round_to=round_to, keep=list(keep))
+    if isinstance(answer, str):
+        raise UsageError(f"answer is a list of names: [{answer!r}].")
+    pruning = _Pruning(goal=goal, share=share, spread=spread, round_to=round_to, keep=list(keep), answer=list(answer))
     _check(pruning, [name for name, _ in network.named_modules()])
     dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
     inputs = _as_tensors(example, dtypes[0] if dtypes else torch.float32)
@@ -151,7 +149,7 @@ class _Search:
     def __init__(self, network: "torch.nn.Module", inputs: Sequence["torch.Tensor"], pruning: _Pruning) -> None:
         self.network, self.inputs, self.pruning = network, inputs, pruning
         self.count: Callable[..., int] = count_macs if pruning.goal == "macs" else count_parameters
-        self.shapes = _logit_shapes(network, inputs)
+        self.shapes = _answer_shapes(network, inputs, pruning.answer)
         self.whole = self.smallest = self.count(network, inputs)
         self.best: torch.nn.Module | None = None
         self.best_size = self.best_step = 0
@@ -207,7 +205,7 @@ def _take_channels_out(
     inputs: Sequence["torch.Tensor"],
     ratio: float,
     pruning: _Pruning,
-    shapes: Sequence[tuple[int, ...]],
+    shapes: dict[str, tuple[int, ...]],
 ) -> "torch.nn.Module":
     """Return a copy of a network without a share of its channels.
 
@@ -216,17 +214,19 @@ def _take_channels_out(
         inputs: one sample.
         ratio: the share of channels to take out.
         pruning: how.
-        shapes: of the logits, which must stay.
+        shapes: of the outputs that hold answers, by name, which must stay.
 
     Raises:
-        ModelError: torch-pruning cannot prune the network, or the copy does not run or has other logits.
+        ModelError: torch-pruning cannot prune the network, or the copy does not run or has outputs of other shapes.
     """
+    from .answer_layers import find_answer_layers, trace_outputs
+
     tp = require("torch_pruning", extra="compress")
     smaller = copy.deepcopy(network)
     for parameter in smaller.parameters():
         parameter.requires_grad_(True)  # torch-pruning traces the dependency graph by gradients
     modules = dict(smaller.named_modules())
-    ignored = [modules[name] for name in pruning.keep] + _find_logit_layers(smaller, inputs)
+    ignored = [modules[name] for name in pruning.keep] + find_answer_layers(smaller, inputs, shapes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -239,54 +239,43 @@ def _take_channels_out(
                 max_pruning_ratio=MOST_PRUNED,
                 ignored_layers=ignored,
                 round_to=pruning.round_to,
-                output_transform=lambda output: list(flatten_outputs(output).values()),
+                forward_fn=trace_outputs,
             ).step()
     except Exception as error:  # tracing a stranger's network may raise anything
         raise ModelError(f"torch-pruning cannot prune the network: {_sentence(error)} {KEEP_HINT}") from error
     try:
-        pruned_shapes = _logit_shapes(smaller, inputs)
+        pruned_shapes = _answer_shapes(smaller, inputs, pruning.answer)
     except ModelError as error:
         raise ModelError(f"What pruning leaves does not run: {_sentence(error)} {KEEP_HINT}") from error
-    if pruned_shapes != list(shapes):
-        raise ModelError(f"The pruned network gives {pruned_shapes}, not {list(shapes)}. {KEEP_HINT}")
+    if pruned_shapes != shapes:
+        raise ModelError(
+            f"The pruned network gives {list(pruned_shapes.values())}, not {list(shapes.values())}. {KEEP_HINT}"
+        )
     for (_, before), (_, after) in zip(network.named_parameters(), smaller.named_parameters(), strict=True):
         after.requires_grad_(before.requires_grad)
     return smaller.eval()
 
 
-def _find_logit_layers(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list["torch.nn.Module"]:
-    """Return the layers that make the logits: walking back from each output, the first product with a weight."""
-    todo = [value.grad_fn for value in flatten_outputs(network(*inputs)).values() if value.ndim in (2, 3)]
-    seen, weights = set(), set()
-    while todo:
-        function = todo.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        sources = [source for source, _ in function.next_functions if source is not None]
-        if PRODUCT_GRADIENTS.search(function.name()):
-            # Leaves of the graph have a `variable`, the parameter itself; a weight may be transposed before its product.
-            transposed = [g for f in sources if LAYOUT_GRADIENTS.match(f.name()) for g, _ in f.next_functions]
-            if parameters := {id(leaf.variable) for leaf in (*sources, *transposed) if hasattr(leaf, "variable")}:
-                weights |= parameters
-                continue
-        todo += sources
-    return [m for m in network.modules() if id(getattr(m, "weight", None)) in weights]
-
-
-def _logit_shapes(network: "torch.nn.Module", inputs: Sequence["torch.Tensor"]) -> list[tuple[int, ...]]:
-    """Return the shapes of all outputs that may be logits: (batch, classes), or stacked (exit, batch, classes).
+def _answer_shapes(
+    network: "torch.nn.Module", inputs: Sequence["torch.Tensor"], answer: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the outputs that hold answers, by name.
 
     Raises:
-        ModelError: the network does not run.
+        ModelError: the network does not run, or no output holds a part of the answer.
     """
+    from .answer_layers import name_answers
+
     torch = require("torch", extra="export")
     try:
         with torch.no_grad():
-            shapes = [tuple(value.shape) for value in flatten_outputs(network(*inputs)).values()]
+            outputs = flatten_outputs(network(*inputs))
     except Exception as error:
         raise ModelError(f"The network does not run on the example: {_sentence(error)}") from error
-    return [shape for shape in shapes if len(shape) in (2, 3)]
+    names = name_answers(outputs, answer)
+    if not names:
+        raise ModelError(f"No output of the network is {' or '.join(answer)}. There are: {', '.join(outputs)}.")
+    return {name: tuple(outputs[name].shape) for name in names}
 
 
 def _sentence(error: BaseException) -> str:

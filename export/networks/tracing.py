@@ -15,7 +15,8 @@ from torch.utils.flop_counter import flop_registry
 from ...errors import ModelError, OfframpError
 from ..capture.torch_module import dtypes_explained
 from ..graph.axes import first_line
-from .heads import all_features, hooked, logits_of
+from .answers import Answer, answer_of, show_answer
+from .heads import all_features, hooked
 from .inputs import ExampleInputs
 
 __all__ = ["Step", "Trace", "blaming", "count_runs", "trace_network"]
@@ -57,11 +58,11 @@ class Trace(NamedTuple):
 
     Attributes:
         steps: one for each run of a module, in the order in which they end, the network itself last.
-        classes: the number of classes.
+        answer: what the network answers.
     """
 
     steps: tuple[Step, ...]
-    classes: int
+    answer: Answer
 
     def name(self, step: Step) -> str:
         """Return the name of the place after a step: `encoder.layer:3` if the module runs several times."""
@@ -69,34 +70,54 @@ class Trace(NamedTuple):
         return step.module if runs == 1 else f"{step.module}:{step.run}"
 
 
-def trace_network(network: nn.Module, inputs: ExampleInputs) -> Trace:
+def trace_network(network: nn.Module, inputs: ExampleInputs, parts: Sequence[str] = ()) -> Trace:
     """Run a network on the example, and again with one sample more; the axis that grows with the samples is the batch.
 
+    Args:
+        network: is run.
+        inputs: the example.
+        parts: the names of the parts of its answer; none to find them.
+
     Raises:
-        ModelError: the network does not run, or does not return logits (batch, classes).
+        ModelError: the network does not run, or does not return an answer (batch, ...).
+        UsageError: there is no part of a name.
     """
     rows = inputs.rows
     with (
         blaming(f"The network does not run on the example of {inputs}"),
         dtypes_explained("The example", network, inputs.tensors, lambda to: inputs.mapped(to).run(network)),
     ):
-        steps, shape = _run_counted(network, inputs)
-    if shape[0] != rows or shape[1] < 2:
-        first = inputs.tensors[0].shape
-        hint = (
-            f" Is the batch axis {first.index(shape[0])} of the input? Say so with axes=." if shape[0] in first else ""
-        )
-        raise ModelError(f"The network returns {shape}, not logits (batch {rows}, two classes or more).{hint}")
+        steps, answer = _run_counted(network, inputs, parts)
+    _check_batch(answer, inputs)
     with blaming(f"The network runs on {rows} samples but not on {rows + 1}"):
-        grown, _ = _run_counted(network, inputs.of(rows + 1))
+        grown, more = _run_counted(network, inputs.of(rows + 1), parts)
+    _check_batch(more, inputs.of(rows + 1))
     shapes = {(step.module, step.run): step.shapes for step in grown}
     return Trace(
         tuple(
             step._replace(batch_axes=_find_batch_axes(step.shapes, shapes.get((step.module, step.run), ()), rows))
             for step in steps
         ),
-        shape[1],
+        answer,
     )
+
+
+def _check_batch(answer: Answer, inputs: ExampleInputs) -> None:
+    """See that the first axis of each part of an answer is as long as there are samples.
+
+    Raises:
+        ModelError: it is not.
+    """
+    first = inputs.tensors[0].shape
+    for length in (part.shape[0] for part in answer.values()):
+        if length != inputs.rows:
+            hint = (
+                f" Is the batch axis {first.index(length)} of the input? Say so with axes=." if length in first else ""
+            )
+            raise ModelError(
+                f"The network returns {show_answer(answer)} for {inputs.rows} samples; the first axis of an answer is the "
+                f"batch.{hint}"
+            )
 
 
 def count_runs(names: Mapping[nn.Module, str]) -> Callable[[nn.Module], tuple[str, int]]:
@@ -110,8 +131,8 @@ def count_runs(names: Mapping[nn.Module, str]) -> Callable[[nn.Module], tuple[st
     return count
 
 
-def _run_counted(network: nn.Module, inputs: ExampleInputs) -> tuple[list[Step], tuple[int, ...]]:
-    """Run a network once; return its steps, without their batch axes, and the shape of the logits."""
+def _run_counted(network: nn.Module, inputs: ExampleInputs, parts: Sequence[str]) -> tuple[list[Step], Answer]:
+    """Run a network once; return its steps, without their batch axes, and its answer."""
     names = {module: name for name, module in network.named_modules()}
     steps: list[Step] = []
     count, counter = count_runs(names), _WorkCounter()
@@ -122,7 +143,7 @@ def _run_counted(network: nn.Module, inputs: ExampleInputs) -> tuple[list[Step],
 
     # The counter does not see the fused attention of some devices.
     with hooked(dict.fromkeys(names, end)), sdpa_kernel(SDPBackend.MATH), counter:
-        return steps, tuple(logits_of(inputs.run(network)).shape)
+        return steps, answer_of(inputs.run(network), parts)
 
 
 def _find_batch_axes(

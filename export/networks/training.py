@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .trainer import Training
 
-__all__ = ["RECIPES", "WHOLE_NETWORK_RECIPES", "train"]
+__all__ = ["RECIPES", "WHOLE_NETWORK_RECIPES", "Criterion", "train"]
 
 WHOLE_NETWORK_RECIPES = ("joint", "distill", "gated")
 """The recipes that train all parameters."""

@@ -12,17 +12,23 @@ from ...bundle import Bundle, Origin, Preprocess, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.writing import check_variant_name
 from ...errors import DataError, UsageError, require, unknown_name
+from ...runtime.golden_check import compare_parts
+from ..capture.answers import group_outputs
+from ..capture.outputs import flatten_outputs
 from ..capture.preprocess import normalise_images
 from ..graph.axes import axes_of, first_line
 from ..networks.history import Epoch
 from ..networks.pruning import check_goal, prune
-from ..networks.training import WHOLE_NETWORK_RECIPES, train
+from ..networks.training import WHOLE_NETWORK_RECIPES, Criterion, train
 from ..pipeline import export
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["add_pruned"]
+
+SAME = 1e-3
+"""Answers are those of the same network if no value differs by more than this share of the largest."""
 
 
 def add_pruned(
@@ -36,6 +42,7 @@ def add_pruned(
     round_to: int = 8,
     keep: Sequence[str] = (),
     recipe: str = "joint",
+    loss: Criterion | None = None,
     epochs: int = 10,
     lr: float = 0.02,
     device: str = "cpu",
@@ -44,17 +51,20 @@ def add_pruned(
     name: str | None = None,
     progress: Callable[[Epoch], None] | None = None,
 ) -> Bundle:
-    """Prune a network, fine-tune it with the whole network as its teacher, and add it to the whole network's bundle.
+    """Prune a network, fine-tune it, and add it to the whole network's bundle.
 
-    All parameters are fine-tuned, also frozen ones. The whole network is left in eval mode.
+    The teacher is the whole network, unless there is a `loss`. All parameters are fine-tuned, also frozen ones. The whole network
+    is left in eval mode.
 
     Args:
         network: the trained network.
-        batches: labelled samples, as for `train`. If the bundle prepares images, they may be what it takes: uint8 (batch, height,
-            width, channel).
-        path: the network's bundle. If nothing is there, the network is exported first.
+        batches: samples and labels, or other targets, as for `train`. If the bundle prepares images, they may be what it takes:
+            uint8 (batch, height, width, channel).
+        path: the network's bundle. If nothing is there, the network is exported first, if it classifies.
         macs, parameters, spread, round_to, keep: as for `prune`.
         recipe: `joint`, `distill` or `gated`, as for `train`.
+        loss: as for `train`, with the recipe `joint`: a function (what an exit returns, targets) -> float (batch,), for a network
+            that does not classify.
         epochs: as for `train`; 0 adds the network as pruning leaves it.
         lr, device, checkpoint, progress: as for `train`.
         variant: the variant that the network was exported as; the first by default.
@@ -64,8 +74,8 @@ def add_pruned(
         The bundle with the new variant in it.
 
     Raises:
-        UsageError: an argument cannot be used, the name is taken, the bundle is of another network, or its scores are made by
-            gates.
+        UsageError: an argument cannot be used, the name is taken, the bundle is of another network, its scores are made by gates,
+            or the network does not classify and there is no loss.
         DataError: there are no batches.
         ModelError, CheckError, BundleError, MissingError: as for `prune`, `train` and `export`.
 
@@ -81,6 +91,8 @@ def add_pruned(
     name = name or f"pruned{round(100 * (1 - share))}"
     if recipe not in WHOLE_NETWORK_RECIPES:
         raise unknown_name("recipe", recipe, WHOLE_NETWORK_RECIPES)
+    if loss is not None and recipe != "joint":
+        raise UsageError("A loss of your own goes with the recipe joint.")
     # Everything that can be refused is refused before the hours of training.
     bundle = open_bundle(path) if Path(path).exists() else None
     if bundle is not None and bundle.manifest.preprocess is not None and hasattr(batches, "__len__"):
@@ -90,8 +102,15 @@ def add_pruned(
         raise DataError("There are no batches to fine-tune with.")
     if bundle is not None:
         check_variant_name(name, bundle)
+        if not bundle.manifest.classes and loss is None and epochs:
+            raise UsageError(
+                "The network does not classify: fine-tune it by a loss of your own, a function of an exit's answer and the "
+                "targets (loss=, --loss), or not at all (epochs=0, --epochs 0)."
+            )
         _check_same_network(bundle, bundle.variant(variant), network)
-    smaller = prune(network, x, macs=macs, parameters=parameters, spread=spread, round_to=round_to, keep=keep)
+    answer = [] if bundle is None else list(bundle.variant(variant).exits[0].answer)
+    goals = {"macs": macs, "parameters": parameters}
+    smaller = prune(network, x, **goals, spread=spread, round_to=round_to, keep=keep, answer=answer)
     if bundle is None:
         bundle = export(network, x[:3], path)
         check_variant_name(name, bundle)
@@ -111,14 +130,17 @@ def add_pruned(
             batches,
             epochs=epochs,
             recipe=recipe,
-            teacher=network,
+            teacher=network if loss is None else None,
+            loss=loss,
             lr=lr,
             device=device,
             checkpoint=checkpoint,
             progress=progress,
         )
         settings |= {"recipe": recipe, "lr": lr}
-        settings |= {f"accuracy_in_training_{k}": right for k, right in enumerate(history.epochs[-1].accuracy)}
+        last = history.epochs[-1]
+        what, figures = ("accuracy", last.accuracy) if loss is None else ("loss", last.loss)
+        settings |= {f"{what}_in_training_{k}": figure for k, figure in enumerate(figures)}
     return _export_beside(bundle, bundle.variant(variant), smaller, name, settings)
 
 
@@ -158,6 +180,7 @@ def _export_beside(
         None,
         bundle.path,
         exits=[end.name for end in parent.exits],
+        answer=list(parent.exits[0].answer),
         axes=None if manifest.preprocess else {tensor.name: axes_of(tensor) for tensor in manifest.inputs},
         rule=parent.rule,
         temperatures=None if set(temperatures) == {1.0} else temperatures,  # not every rule takes them
@@ -167,23 +190,17 @@ def _export_beside(
 
 
 def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Module") -> None:
-    """Check that a variant was exported from this network: its logits on the golden samples must be the same.
+    """Check that a variant was exported from this network: its answers on the golden samples must be the same.
 
     Raises:
         UsageError: it is another network, or the variant's scores are made by gates, which this function cannot export again.
     """
-    if not bundle.manifest.classes:
-        raise UsageError(
-            "The network does not classify, and fine-tuning here is for logits: prune() it, fine-tune it with your own loss, and "
-            "add it by export(..., answer=[...], beside=NAME)."
-        )
     if parent.rule.startswith("gate"):
         raise UsageError(
             f"The scores of {parent.name} are made by gates: export the pruned network with its gates, by "
             "export(..., gates=[...], beside=NAME)."
         )
     torch = require("torch", extra="export")
-    from ..networks.losses import logits_of_exits
 
     golden = read_golden(bundle, parent)
     preprocess = bundle.manifest.preprocess
@@ -193,17 +210,35 @@ def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Modu
     original = copy.deepcopy(network).cpu().eval()
     try:
         with torch.no_grad():
-            logits = logits_of_exits(original(*[torch.as_tensor(array) for array in arrays]))
+            answers = _read_answers(original(*[torch.as_tensor(array) for array in arrays]), parent)
     except Exception as error:
         raise UsageError(
             f"The network does not run on the samples of {bundle.path}: {first_line(error)}", path=bundle.path
         ) from error
     if parent.rule != "ensemble":  # an ensemble stores logits that combine several heads
-        theirs = np.stack([answer["logits"] for answer in golden.answers], 1)
-        ours = torch.stack(logits, 1).numpy()
-        if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-3 * float(np.abs(theirs).max())):
+        same = len(answers) == len(golden.answers) and all(map(_are_same, answers, golden.answers))
+        if not same:
+            what = "logits" if bundle.manifest.classes else "answers"
             raise UsageError(
-                f"The network is not the one in {bundle.path}: its exits give other logits. Name the bundle of this network, "
-                "or a new one.",
+                f"The network is not the one in {bundle.path}: its exits give other {what}. Name the bundle of this network, or "
+                "a new one.",
                 path=bundle.path,
             )
+
+
+def _read_answers(output: Any, parent: Variant) -> list[dict[str, np.ndarray]]:
+    """Return the parts of the answer of each exit of a variant, in what its network returns; without those that are not there."""
+    from ..networks.losses import logits_of_exits
+
+    if not (parts := list(parent.exits[0].answer)):
+        return [{"logits": logits.numpy()} for logits in logits_of_exits(output)]
+    outputs = flatten_outputs(output)
+    exits = group_outputs(outputs, parts)
+    return [{part: outputs[name].numpy() for part, name in exits.get(end.name, {}).items()} for end in parent.exits]
+
+
+def _are_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
+    if {name: x.shape for name, x in ours.items()} != {name: x.shape for name, x in theirs.items()}:
+        return False
+    error, largest = compare_parts(ours, theirs)
+    return error <= SAME * largest

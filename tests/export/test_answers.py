@@ -1,4 +1,4 @@
-"""Networks that do not classify go the whole way: export, cut, batches, verify, keep, quantize, fuse, OpenVINO."""
+"""Networks that do not classify go the whole way: export, cut, batches, verify, keep, quantize, fuse, OpenVINO, TensorRT."""
 
 import shutil
 import warnings
@@ -12,13 +12,15 @@ from torch import nn
 from offramp.bundle import open_bundle
 from offramp.bundle.golden import read_golden, write_golden
 from offramp.bundle.manifest import reads_earlier_exits
-from offramp.errors import BundleError, CheckError, ModelError, UsageError
+from offramp.errors import BundleError, CheckError, ModelError, UnsupportedError, UsageError
 from offramp.export import export, fuse, keep, quantize
-from offramp.export.variants.pruned import add_pruned
 from offramp.runtime import load_static, load_uncalibrated, verify
+from offramp.runtime.engines import StageFile
+from offramp.runtime.engines.tensorrt.builder import build_plan
 from offramp.runtime.golden_check import check_answers, check_exits, compare_parts
 from offramp.runtime.request import chain_parts
 from offramp.tests.helpers.bundles import edit, replace_file
+from offramp.tests.runtime.engines.test_tensorrt import fake
 from offramp.tests.zoo.answers import ANSWERS, Detector, Segmenter, Words, parts_of
 
 EVERY = pytest.mark.parametrize("name", ANSWERS)
@@ -51,12 +53,12 @@ def close(ours, theirs):
 
 
 @EVERY
-@pytest.mark.parametrize("batch", [1, 2, 7])
-def test_every_exit_answers_as_torch_does(made, name, batch):
+@pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
+def test_every_exit_answers_as_torch_does(made, name, device):
     net, bundle = made(name)
-    x = ANSWERS[name].draw(batch, batch)
-    with load_uncalibrated(bundle) as chain:
-        for size in (1, batch):
+    with load_uncalibrated(bundle, device) as chain:
+        for batch, size in ((1, 1), (2, 1), (2, 2), (7, 1), (7, 7)):
+            x = ANSWERS[name].draw(batch, batch)
             answers = chain.every_exit(x, size=size)
             for ours, theirs in zip(answers.answers, expected(name, net, x), strict=True):
                 assert list(ours) == list(theirs) and all(close(ours[part], theirs[part]) for part in theirs)
@@ -112,6 +114,13 @@ def test_it_is_verified_quantised_kept_and_verified_again(made, name, device, tm
     assert not any("label" in line or "logit" in line for check in checks for line in str(check).splitlines())
     answers = [{*exit_.answer} for check in open_bundle(path).manifest.variants for exit_ in check.exits]
     assert answers.count(set(ANSWERS[name].options["answer"])) == len(answers)
+    x = ANSWERS[name].draw(7, 7)
+    for variant in open_bundle(path).manifest.variants[1:]:
+        with load_uncalibrated(path, device, variant=variant.name) as chain:
+            alone = chain.every_exit(x, size=1).answers
+            for size in (2, 7):
+                for ours, theirs in zip(chain.every_exit(x, size=size).answers, alone, strict=True):
+                    assert all(close(ours[part], values) for part, values in theirs.items())
 
 
 @EVERY
@@ -129,6 +138,62 @@ def test_the_fused_file_gives_exit_score_and_the_parts(made, name, tmp_path):
             ours = chain(sample)
             assert (exit_[0], len(score)) == (ours.exit, 1)
             assert all(close(part[0], ours.answer[p]) for part, p in zip(parts, fused.outputs[2:], strict=True))
+        openvino = pytest.importorskip("openvino")
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        compiled = openvino.Core().compile_model(fused.path, "CPU", settings)
+        for sample in x:
+            ours, theirs = chain(sample), compiled({entry: sample[None]})
+            assert theirs["exit"][0] == ours.exit
+            assert all(close(theirs[part][0], values) for part, values in ours.answer.items())
+
+
+BUILT = ("fp32 detector", "fp32 segmenter", "fp32 words", "int8 refiner")
+"""What every run builds with TensorRT; the others are `slow`."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [
+        pytest.param(precision, name, marks=[pytest.mark.slow] * (f"{precision} {name}" not in BUILT))
+        for precision in ("fp32", "fp16", "int8")
+        for name in ANSWERS
+    ],
+)
+def test_every_stage_is_built_by_tensorrt(made, precision, name, tmp_path):
+    """By TensorRT-RTX, whose parser and builder need no GPU; int8 without zero points."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
+    bundle = made(name)[1]
+    if precision != "fp32":
+        path = shutil.copytree(bundle.path, tmp_path / "b.offramp")
+        settings = {"to": "fp16"} if precision == "fp16" else {"symmetric": True}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bundle = quantize(path, ANSWERS[name].draw(16, 1), **settings)
+    variant = bundle.manifest.variants[-1]
+    files = {
+        stage.file: (stage, exit_) for stage, exit_ in reversed([*zip(variant.stages, variant.exits, strict=True)])
+    }
+    for stage, exit_ in files.values():
+        outputs = tuple(dict.fromkeys([*(tensor.name for tensor in stage.outputs), *exit_.outputs]))
+        source = StageFile(path=bundle.path / variant.folder / stage.file, inputs=stage.inputs, outputs=outputs)
+        if name == "words":  # whose length is open
+            with pytest.raises(UnsupportedError, match="fixed shapes only, and the axis time of"):
+                build_plan(trt, source)
+        else:
+            assert len(build_plan(trt, source)[0]) > 1000
+
+
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name != "words"])
+def test_a_chain_on_a_fake_gpu_answers_as_on_the_cpu(made, name, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fake(monkeypatch)
+    bundle, x = made(name)[1], ANSWERS[name].draw(7, 2)
+    with load_uncalibrated(bundle) as cpu, load_uncalibrated(bundle, "tensorrt:0") as gpu:
+        for size in (1, 2, 7):
+            ours, theirs = (net.every_exit(x[:size], size=size) for net in (gpu, cpu))
+            assert np.abs(ours.score - theirs.score).max() < 1e-5
+            for one, other in zip(ours.answers, theirs.answers, strict=True):
+                assert all(close(one[part], values) for part, values in other.items())
 
 
 def test_passes_of_a_block_share_a_file(made):
@@ -268,6 +333,24 @@ class Odd(nn.Module):
 def test_a_part_that_is_no_batch_of_numbers_is_refused(spoil, words, tmp_path):
     with pytest.raises(ModelError, match=words):
         export(Odd(spoil).eval(), torch.randn(3, 1, 16, 16), tmp_path / "b", answer=["boxes"], rule="agreement")
+    assert not (tmp_path / "b").exists()
+
+
+def test_exits_with_different_names_are_refused(tmp_path):
+    class Renamed(Detector):
+        def forward(self, x):
+            first, second, third = super().forward(x)
+            return [first, {"boxes": second["boxes"], "labels": second["classes"]}, third]
+
+    with pytest.raises(ModelError, match="Exit exit1 has no classes, which is named as a part of every answer"):
+        export(
+            Renamed().eval(),
+            torch.randn(3, 1, 16, 16),
+            tmp_path / "b",
+            answer=["boxes", "classes"],
+            rule="agreement:boxes=2",
+        )
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_network_that_mixes_the_samples_of_a_batch_is_refused(tmp_path):
@@ -382,12 +465,6 @@ def test_a_wrong_golden_answer_fails_the_verification(made, tmp_path):
     assert compare_parts(lost[1] | {"more": np.zeros_like(lost[1]["more"])}, lost[1]) == (np.inf, 1)
     write_golden(tmp_path / "golden.npz", golden)
     assert set(np.load(tmp_path / "golden.npz")) >= {"input0", "score", "exit0.boxes", "exit2.classes"}
-
-
-def test_pruning_with_fine_tuning_says_what_to_do_instead(made):
-    net, bundle = made("many labels")
-    with pytest.raises(UsageError, match="fine-tune it with your own loss"):
-        add_pruned(net, [(torch.randn(4, 1, 16, 16), torch.zeros(4))], bundle.path, parameters=0.5)
 
 
 def swap(variant):

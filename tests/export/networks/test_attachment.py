@@ -403,16 +403,16 @@ def test_auto_asks_for_names_where_it_finds_no_place(network, words):
     ("function", "words"),
     [
         (lambda y: [y, y], "returns a list"),
-        (lambda y: {"a": y, "b": y}, "returns a dict"),
-        (lambda y: y[:, :, None], r"returns a Tensor \(4, 5, 1\)"),
-        (lambda y: y.argmax(1), r"returns a Tensor \(4,\)"),
-        (lambda y: y.T, r"returns \(5, 4\), not logits \(batch 4"),
-        (lambda y: y[:, :1], r"returns \(4, 1\)"),
+        (lambda y: {"a": None, "b": "y"}, "returns a dict"),
+        (lambda y: {"a": y, "b": y, "c": y.argmax(1)}, r"The part c of what the network returns is int64 \(4,\)"),
+        (lambda y: y.argmax(1), r"What the network returns is int64 \(4,\)"),
+        (lambda y: y.sum(), r"What the network returns is float32 \(\)"),
+        (lambda y: y.T, r"returns \(5, 4\) for 4 samples; the first axis of an answer is the batch"),
         (lambda y: y.reshape(3, 3, 3), "does not run on the example .*: shape"),
         (lambda y: y.reshape(4, 5), "4 samples but not on 5"),
     ],
 )
-def test_what_is_no_plain_classifier_is_refused(function, words):
+def test_what_gives_no_answer_for_each_sample_is_refused(function, words):
     net, x = make(Residual)
     with pytest.raises(ModelError, match=words):
         attach(Apply(net, function), x, at=["network.stem"])

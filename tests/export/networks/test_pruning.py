@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
+from offramp.cli.app import exit_code_of
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import Epoch, Preprocess, add_pruned, attach, export, prune
+from offramp.export.capture.outputs import flatten_outputs
 from offramp.export.networks.pruning import count_macs, count_parameters
-from offramp.runtime import load_uncalibrated
+from offramp.runtime import load_uncalibrated, verify
 from offramp.tests.zoo import networks
+from offramp.tests.zoo.answers import ANSWERS, Tagger
 
 CLASSES = 4
 
@@ -110,6 +113,100 @@ def test_a_network_that_torch_pruning_breaks_is_refused():
     entry = networks.ZOO["multi-scale-dense"]
     with pytest.raises(ModelError, match=r"What pruning leaves does not run: .* Leave out .* keep=\[names\]"):
         prune(networks.build(entry), tuple(torch.from_numpy(array) for array in entry.draw(2, 0)), macs=0.7)
+
+
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name != "refiner"])
+def test_networks_that_do_not_classify_keep_the_channels_that_reach_an_answer(name):
+    net, x = ANSWERS[name].build(), torch.from_numpy(ANSWERS[name].draw(2))
+    small = prune(net, x, parameters=0.7, round_to=1, answer=ANSWERS[name].options["answer"])
+    assert count_parameters(small) <= 0.7 * count_parameters(net)
+    shapes = [{part: (y.shape, y.dtype) for part, y in flatten_outputs(each(x)).items()} for each in (net, small)]
+    assert shapes[0] == shapes[1]
+    layers = [dict(each.named_modules()) for each in (net, small)]
+    for answering in [
+        part for part in layers[0] if part.partition(".")[0] in ("boxes", "classes", "heads") and "." in part
+    ]:
+        # An argmax has no gradients, and its shape would not show that it chooses among fewer.
+        assert len(layers[0][answering].bias) == len(layers[1][answering].bias)
+
+
+def test_what_an_answer_is_compared_with_is_kept_too():
+    class Far(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.keys, self.last = nn.Linear(8, 32), nn.Linear(32, 16), nn.Linear(32, 16)
+
+        def forward(self, x):
+            y = torch.relu(self.stem(x))
+            far = (self.keys(y).detach() > self.last(y)).long()
+            return {"far": far.sum(1), "bits": far[:, :1]}
+
+    small = prune(Far().eval(), torch.randn(2, 8), parameters=0.5)
+    assert (small.keys.out_features, small.last.out_features) == (16, 16) and small.stem.out_features < 32
+
+
+def test_named_parts_of_answers_stay_beside_what_looks_like_logits():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.map, self.tags = nn.Conv2d(1, 32, 3), nn.Conv2d(32, 24, 1), nn.Linear(32, 6)
+
+        def forward(self, x):
+            y = torch.relu(self.stem(x))
+            return {"exit0.map": self.map(y), "exit0.tags": self.tags(y.mean((2, 3)))}
+
+    net, x = Two().eval(), torch.randn(2, 1, 8, 8)
+    assert prune(net, x, parameters=0.5).map.out_channels < 24  # what a classifier returns besides logits
+    assert prune(net, x, parameters=0.5, answer=["map", "tags"]).map.out_channels == 24
+    with pytest.raises(UsageError, match=r"answer is a list of names: \['map'\]"):
+        prune(net, x, parameters=0.5, answer="map")
+    with pytest.raises(
+        ModelError, match="No output of the network is boxes or masks. There are: exit0.map, exit0.tags"
+    ):
+        prune(net, x, parameters=0.5, answer=["boxes", "masks"])
+
+
+TAGGER = """
+import torch
+from offramp.tests.zoo.answers import ANSWERS
+network = ANSWERS["many labels"].build
+def data(): return (x := torch.from_numpy(ANSWERS["many labels"].draw(96))), network()(x)[-1]["tags"].detach()
+def several(): return data()[0], {"tags": data()[1], "others": data()[1]}
+def fewer(): return data()[0], data()[1][:5]
+def loss(exit_, tags): return (exit_["tags"] - tags).abs().mean(1)
+"""
+
+
+def test_a_network_that_does_not_classify_is_pruned_and_fine_tuned_by_a_loss(tmp_path, capsys):
+    entry = ANSWERS["many labels"]
+    net, path, file = entry.build(), tmp_path / "b.offramp", tmp_path / "net.py"
+    file.write_text(TAGGER)
+    export(net, entry.draw(3), path, **entry.options)
+    line = ["prune", f"{file}:network", "-o", str(path), "--parameters", "0.7", "--round-to", "1", "--epochs", "2"]
+    assert exit_code_of([*line, "--loss", f"{file}:loss", "--data", f"{file}:data", "--batch", "32"]) == 0
+    told = capsys.readouterr().err
+    assert "epoch 2 of 2: loss in training 0." in told and "accuracy" not in told
+    whole, small = open_bundle(path).manifest.variants
+    assert (small.rule, [*small.exits[2].answer]) == (whole.rule, ["tags"])
+    assert 0 < small.origin.settings["loss_in_training_2"] < 1 and "accuracy_in_training_0" not in small.origin.settings
+    assert all(check.passed for check in verify(path))
+    before = (path / "manifest.json").read_bytes()
+    for data, code, words in [
+        ("several", 5, "has targets of several parts"),
+        ("fewer", 5, "has 96 samples but targets of shape (5, 6)"),
+    ]:
+        assert exit_code_of([*line, "--loss", f"{file}:loss", "--data", f"{file}:{data}"]) == code
+        assert words in capsys.readouterr().err
+    options = {"parameters": 0.7, "loss": lambda exit_, tags: exit_["tags"].mean(1)}
+    for match, more in {
+        "fine-tune it by a loss of your own.*epochs=0": {"loss": None},
+        "A loss of your own goes with the recipe joint": {"recipe": "distill"},
+        "its exits give other answers": {"network": Tagger().eval()},
+    }.items():
+        arguments = {"network": net, "batches": [(torch.zeros(2, 1, 16, 16), None)], "path": path, "name": "x"}
+        with pytest.raises(UsageError, match=match):
+            add_pruned(**(arguments | options | more))
+    assert (path / "manifest.json").read_bytes() == before
 
 
 def test_what_does_not_make_sense_is_said():
