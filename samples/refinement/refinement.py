@@ -62,7 +62,8 @@ class Refiner(nn.Module):
         """Return what puzzles (N, 36) say of each digit in each cell, (N, 36, 6, 32)."""
         is_it = (x[..., None] == torch.arange(1.0, 7)).float()
         is_given = (x[..., None] > 0).float().expand(-1, -1, 6)
-        return self.given(torch.stack([is_it, is_given], -1))
+        given: torch.Tensor = self.given(torch.stack([is_it, is_given], -1))
+        return given
 
     def think(self, state: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run a pass: return state (N, 36, 6, 16), logits of the digits (N, 36, 6), and logits of being right (N,)."""
@@ -218,8 +219,8 @@ def main() -> None:
     print(f"training one block of up to {PASSES} passes on {len(training[0])} puzzles", flush=True)
     network = Refiner()
     train(network, *training, options.steps)
-    rule = {"rule": "gate", "gates": [f"pass{k + 1}.right" for k in range(PASSES)]}
-    whole_way(network, calibration, test, OUTPUT, loss="zero_one", answer=["cells"], **rule)
+    gates = [f"pass{k + 1}.right" for k in range(PASSES)]
+    whole_way(network, calibration, test, OUTPUT, loss="zero_one", answer=["cells"], rule="gate", gates=gates)
     compare_passes(*test)
 
 

@@ -67,7 +67,8 @@ def test_nothing_is_proposed_that_no_static_network_could_reach_or_that_one_beat
 
 
 def test_thresholds_are_searched_only_for_exits_whose_passing_takes_long_enough(monkeypatch):
-    searched, search = [], fewer_exits.best_thresholds
+    search = fewer_exits.best_thresholds
+    searched: list[int] = []
 
     def note(contenders, target):
         searched.extend(contender.selecting.exits for contender in contenders)
