@@ -32,9 +32,7 @@ EARLY_SUFFIX = "-early"
 """Suffix of the early-exit point stored next to a recommended static network: `balanced` and `balanced-early`."""
 
 WHOLE_NETWORK_PROMISE = "It is the whole network: against itself nothing is lost."
-"""Promise text of the whole network: losses are counted against it, so it loses nothing.
-
-Calibrations on disk hold this text, and `OperatingPoint.is_promised` compares with it: it cannot be reworded."""
+"""Promise text of the whole network, against which losses are counted. Calibrations hold it and it is compared with: keep it."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -172,7 +170,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     def engines(self) -> str:
         """The chain or static network that runs, in words. A loaded network can switch between points of the same engines."""
         network = "the chain" if self.exits_early else f"the static network to exit {self.static}"
-        return f"{network} of {self.variant} on {', '.join(self.placement)}"
+        places = self.placement if len({*self.placement}) > 1 else self.placement[:1]
+        return f"{network} of {self.variant} on {', '.join(places)}"
 
 
 class Latency(Record, frozen=True):

@@ -21,6 +21,10 @@ MOST_FACTOR = 100.0
 """How many samples would tell is said if they are fewer than so many times those that were measured."""
 
 
+EXITS_IN_LINE = 8
+"""The exits of a network with more go on in further lines."""
+
+
 class Row(Struct, frozen=True):
     """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds; the user's metric, if one was given.
 
@@ -178,13 +182,17 @@ class Benchmark(Struct, frozen=True):
         return lines
 
     def _exits(self) -> list[str]:
-        lines = [
-            f"{'exit':24} {' '.join(f'{k:>8}' for k in range(len(self.exit_shares)))}",
-            f"{'share measured':24} {' '.join(f'{share:8.1%}' for share in self.exit_shares)}",
-        ]
-        if self.predicted_shares is not None:
-            lines.append(f"{'share predicted':24} {' '.join(f'{share:8.1%}' for share in self.predicted_shares)}")
-        return [*lines, f"{'latency if forced, us':24} {_microseconds(self.exit_latency_s)}"]
+        rows = {
+            "exit": [f"{k:>8}" for k in range(len(self.exit_shares))],
+            "share measured": [f"{share:8.1%}" for share in self.exit_shares],
+            "share predicted": [f"{share:8.1%}" for share in self.predicted_shares or ()],
+            "latency if forced, us": [f"{value * 1e6:8.1f}" for value in self.exit_latency_s],
+        }
+        lines = []
+        for first in range(0, len(self.exit_shares), EXITS_IN_LINE):
+            part = slice(first, first + EXITS_IN_LINE)
+            lines += [f"{name:24} {' '.join(values[part])}" for name, values in rows.items() if values]
+        return lines
 
     def _predictions(self) -> list[str]:
         lines = [

@@ -175,6 +175,18 @@ def test_the_regression_sample_compares_angles_by_their_errors(run_sample, check
         assert -90 < float(net(np.zeros((1, 28, 28), np.float32)).answer["angle"]) < 90
 
 
+@pytest.mark.slow
+def test_the_refinement_sample_compares_early_exit_with_every_number_of_passes(run_sample, checkout):
+    printed = run_sample("refinement", "--steps", 150, "--puzzles", 600)
+    assert "16 stages are 2 files" in printed and "mean loss added" in printed
+    table = printed.split("passes   grids solved")[1].splitlines()[1:18]
+    assert [line.split()[0] for line in table[:16]] == [str(k + 1) for k in range(16)] and "early exit" in table[16]
+    assert (checkout / "build/refinement/passes.png").exists()
+    with load(checkout / "build/refinement/network.offramp") as net:
+        grid = net(np.zeros(36, np.float32)).answer["cells"]
+        assert grid.shape == (36,) and set(grid.tolist()) <= set(range(1, 7))
+
+
 def test_the_transformer_sample_runs_sequences_of_their_own_lengths(run_sample, checkout):
     printed = run_sample("transformer", "--epochs", 3, "--images", 600)
     check_table(printed, chance=0.1, exits=4)

@@ -66,6 +66,20 @@ def test_nothing_is_proposed_that_no_static_network_could_reach_or_that_one_beat
     assert propose(make_contenders(passing_us=(10, 285), statics_us=(100, 190, 105))) is None
 
 
+def test_thresholds_are_searched_only_for_exits_whose_passing_takes_long_enough(monkeypatch):
+    search = fewer_exits.best_thresholds
+    searched: list[int] = []
+
+    def note(contenders, target):
+        searched.extend(contender.selecting.exits for contender in contenders)
+        return search(contenders, target)
+
+    monkeypatch.setattr(fewer_exits, "best_thresholds", note)
+    contenders = make_contenders(passing_us=(10, 90), statics_us=(100, 190, 300))
+    assert propose(contenders).exits == (0, 2) and searched == [2]  # passing exit 0 takes too little to be looked at
+    assert propose(contenders, least_gain=0.5) is None and searched == [2]
+
+
 @pytest.fixture
 def proposing(monkeypatch):
     """Propose to keep exits 1 and 2, whatever the machine measures."""
