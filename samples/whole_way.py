@@ -50,7 +50,8 @@ def whole_way(
 
     with load(bundle) as net:  # loads the recommended operating point: early exit, or a static network
         result = net(test[0][0])
-    answer = f"label {result.label}" if result.answer is None else f"answer {result.answer}"
+    parts = {name: part if part.size == 1 else part.shape for name, part in (result.answer or {}).items()}
+    answer = ", ".join(f"{name} {part}" for name, part in parts.items()) or f"label {result.label}"
     print(f"running one sample: {answer}, score {result.score:.3f}, left at exit {result.exit}")
 
     print("comparing on samples that calibration never saw", flush=True)
