@@ -3,9 +3,10 @@
     python samples/segmentation/segmentation.py
 
 Each exit gives the class of every cell of 4 x 4 pixels (nothing, or a digit), which of the pixels are ink of a digit, and how
-sure it is. Early exit leaves where it is sure enough, which it learns from how much the last exit does better. The loss that is
-promised is 1 - the mean intersection over union of the classes in a canvas. The script writes a bundle, a picture of the
-comparison, and one of easy and hard canvases with the masks that were given.
+sure it is. Early exit leaves where it is sure enough, which it learns from how much the last exit does better; on training digits
+that were kept apart it served better than `mean_softmax` and `pixel_share` of the maps. The loss that is promised is 1 - the mean
+intersection over union of the classes in a canvas. The script writes a bundle, a picture of the comparison, and one of easy and
+hard canvases with the masks that were given.
 """
 
 import argparse
@@ -25,11 +26,12 @@ from torch.nn import functional as F
 from whole_way import whole_way
 
 from digits import conv
+from offramp.bundle import read_calibration
 from offramp.calibrate.losses import iou
 from offramp.runtime import load
 
-CLASSES, CELL = 11, 4
-TRAIN, CALIBRATION, TEST = 8000, 4000, 4000
+CLASSES, CELL, LEAST_PIXELS = 11, 4, 16
+EPOCHS, TRAIN, CALIBRATION, TEST = 12, 8000, 4000, 4000
 WINDOW, BATCH = 64, 64
 Exit = dict[str, torch.Tensor]
 
@@ -88,9 +90,12 @@ class Segmenter(nn.Module):
 
 
 def read_masks(answer: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return what each pixel shows, (N, 96, 96): 0 for nothing, else 1 + the digit."""
+    """Return what each pixel shows, (N, 96, 96): 0 for nothing, else 1 + the digit; fewer than 16 pixels of a digit are noise."""
     digit = 1 + answer["map"][:, 1:].argmax(1)
-    return np.where(answer["ink"] > 0, digit.repeat(CELL, 1).repeat(CELL, 2), 0)
+    masks = np.where(answer["ink"] > 0, digit.repeat(CELL, 1).repeat(CELL, 2), 0)
+    pixels = np.stack([(masks == each).sum((1, 2)) for each in range(CLASSES)], 1)
+    noise = np.take_along_axis(pixels, masks.reshape(len(masks), -1), 1).reshape(masks.shape) < LEAST_PIXELS
+    return np.where(noise, 0, masks)
 
 
 def miss(answer: Mapping[str, np.ndarray], masks: np.ndarray) -> np.ndarray:
@@ -159,13 +164,15 @@ def train(epochs: int, count: int, seed: int) -> Segmenter:
 
 
 def draw_answers(bundle: Path, test: canvases.Canvases, path: Path) -> None:
-    """Draw canvases that left at the first exit and at the last, with their masks as they were given and as they are."""
+    """Draw canvases that early exit answers first and last, with their masks as they were given and as they are."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    with load(bundle) as net:
+    points = read_calibration(bundle / "calibrations" / "default.json").points
+    early = next(name for name, point in points.items() if point.exits_early)
+    with load(bundle, point=early) as net:
         results = [net(image) for image in test.images[:300]]
     taken = np.array([result.exit for result in results])
     shown = [*np.flatnonzero(taken == taken.min())[:4], *np.flatnonzero(taken == taken.max())[:4]]
@@ -187,7 +194,7 @@ def draw_answers(bundle: Path, test: canvases.Canvases, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=6, help="passes over the training canvases")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the training canvases")
     parser.add_argument("--images", type=int, help="how many canvases to train, calibrate and test on, each")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all canvases")
     options = parser.parse_args()
