@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
+from offramp.calibrate.losses import Loss
 from offramp.export import Epoch, export
 from offramp.runtime import load
 
@@ -19,7 +20,7 @@ def whole_way(
     output: Path,
     *,
     max_drop: float = 0.01,
-    loss: str | None = None,
+    loss: str | Loss | None = None,
     **options: Any,
 ) -> Benchmark:
     """Export, calibrate, run and compare a network; print the comparison and write a bundle and a picture.

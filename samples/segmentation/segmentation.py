@@ -27,6 +27,7 @@ from whole_way import whole_way
 
 from digits import conv
 from offramp.bundle import read_calibration
+from offramp.calibrate import Ragged
 from offramp.calibrate.losses import iou
 from offramp.runtime import load
 
@@ -53,14 +54,13 @@ class Head(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.what, self.where = nn.Conv2d(channels, 32, 1), nn.Conv2d(32, 32, 1)
-        self.out, self.contrast = nn.Conv2d(32, CLASSES + CELL**2, 1), nn.Conv2d(1, 1, 1)
+        self.out = nn.Conv2d(32, CLASSES + CELL**2, 1)
         self.doubt, self.sure = nn.Conv2d(channels, 16, 1), nn.Linear(16, 1)
-        nn.init.constant_(self.contrast.weight, 10.0)
-        nn.init.constant_(self.contrast.bias, -10 * canvases.INK)  # bright pixels are ink, until it learns better
+        self.ink = nn.Parameter(torch.tensor([-10 * canvases.INK, 10.0]))  # at first every bright pixel is ink
 
     def forward(self, coarse: torch.Tensor, fine: torch.Tensor, image: torch.Tensor) -> Exit:
         y = self.out(torch.relu(F.interpolate(self.what(coarse), scale_factor=2) + self.where(fine)))
-        ink = F.pixel_shuffle(y[:, CLASSES:], CELL) + self.contrast(image)
+        ink = F.pixel_shuffle(y[:, CLASSES:], CELL) + self.ink[0] + self.ink[1] * image
         doubt = torch.relu(self.doubt(coarse)).amax((2, 3))  # the hardest place counts
         return {"map": y[:, :CLASSES], "ink": ink[:, 0], "sure": torch.sigmoid(self.sure(doubt)[:, 0])}
 
@@ -108,7 +108,7 @@ def draw_training(count: int, rng: np.random.Generator) -> canvases.Canvases:
     drawn = canvases.draw("training", 2 * count, int(rng.integers(1 << 31)))
     held = np.diff(drawn.boxes.offset)
     most = np.argsort(-held, kind="stable")[:count]
-    boxes = canvases.Ragged(np.concatenate(drawn.boxes.rows(most)), np.cumsum([0, *held[most]]))
+    boxes = Ragged(np.concatenate(drawn.boxes.rows(most)), np.cumsum([0, *held[most]]))
     return canvases.Canvases(drawn.images[most], boxes, drawn.masks[most])
 
 
@@ -147,7 +147,8 @@ def train(epochs: int, count: int, seed: int) -> Segmenter:
     """Train all exits together."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network, drawn = Segmenter().to(memory_format=torch.channels_last), draw_training(count, rng)  # a quarter faster
+    network, drawn = Segmenter(), draw_training(count, rng)
+    nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)  # a quarter faster
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.005, total_steps=epochs * (count // BATCH))
     for epoch in range(epochs):

@@ -1,7 +1,7 @@
 """Do promises of a mean loss hold, and how often are true ones given? Many calibrations whose truth fresh samples tell.
 
 python tests/benchmarks/promises.py [--bundle build/segmentation/network.offramp] [--calibrations 300] [--samples 2000]
-    [--pool 200000] [--fresh 50000] [--json result.json] [PART ...]
+    [--pool 150000] [--fresh 50000] [--json result.json] [PART ...]
 
 broken    what every exit says of canvases of digits is recorded once. Each calibration draws samples from the pool, searches and
           certifies as `calibrate` does, for a limit on the mean loss added, on the mean loss, and on the share of wrong answers
@@ -251,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--bundle", type=Path, default=ROOT / "build" / "segmentation" / "network.offramp")
-    for name, value in (("calibrations", 300), ("samples", 2000), ("pool", 200_000), ("fresh", 50_000)):
+    for name, value in (("calibrations", 300), ("samples", 2000), ("pool", 150_000), ("fresh", 50_000)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
