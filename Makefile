@@ -52,6 +52,7 @@ docs: $(VENV)/.docs
 
 benchmarks: $(VENV)/.installed
 	-$(VENV)/bin/pip install -q --no-deps earlyon==0.3.0 mapie==1.6.0
+	-test -d build/segmentation/network.offramp || $(VENV)/bin/python samples/segmentation/segmentation.py
 	$(VENV)/bin/python tests/benchmarks/run_all.py $(if $(DATA),--data '$(DATA)') $(if $(RECIPES),--recipes $(RECIPES)); \
 	failed=$$?; $(VENV)/bin/python tests/benchmarks/page.py && exit $$failed
 

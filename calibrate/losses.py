@@ -19,6 +19,9 @@ from .user_code import read_function
 
 __all__ = ["LOSSES", "Answer", "Decode", "Loss", "evaluate", "find_decode", "find_likeliest", "read_loss"]
 
+FEW_CLASSES = 256
+"""Classes below this are counted as they are; others, such as 65535 for pixels that nobody labelled, are numbered first."""
+
 Answer = Mapping[str, np.ndarray]
 """The parts of the answers to some samples by name, (N, ...)."""
 
@@ -55,11 +58,13 @@ def iou(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     by repeating pixels.
     """
     labels, truth = _as_classes(ours, truth)
-    labels = _enlarge(labels, truth.shape)
-    losses = np.empty(len(labels))
-    for i, (a, b) in enumerate(zip(labels, truth, strict=True)):
-        classes = np.union1d(a, b)
-        losses[i] = 1 - np.mean([((a == c) & (b == c)).sum() / ((a == c) | (b == c)).sum() for c in classes])
+    codes = _number_classes(np.stack([_enlarge(labels, truth.shape), truth]))
+    classes = int(codes.max(initial=0)) + 1
+    losses = np.empty(len(truth))
+    for i, (a, b) in enumerate(zip(*codes, strict=True)):
+        found, true, both = (np.bincount(part.ravel(), minlength=classes) for part in (a, b, a[a == b]))
+        either = found + true - both
+        losses[i] = 1 - np.mean(both[either > 0] / either[either > 0])
     return losses
 
 
@@ -203,6 +208,13 @@ def _as_classes(ours: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
 def find_likeliest(scores: np.ndarray) -> np.ndarray:
     """Return the likeliest class of scores (N, classes, ...); a single class is there if its score is above 0."""
     return np.asarray(scores.argmax(1) if scores.shape[1] > 1 else scores[:, 0] > 0)
+
+
+def _number_classes(labels: np.ndarray) -> np.ndarray:
+    """Return classes as whole numbers from 0, int64: as they are where they are few, else numbered anew."""
+    if labels.dtype.kind in "bui" and labels.size and labels.min() >= 0 and labels.max() < FEW_CLASSES:
+        return labels.astype(np.int64)
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
 
 
 def _differing(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:

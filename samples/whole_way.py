@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
+from offramp.calibrate.losses import Loss
 from offramp.export import Epoch, export
 from offramp.runtime import load
 
@@ -19,7 +20,7 @@ def whole_way(
     output: Path,
     *,
     max_drop: float = 0.01,
-    loss: str | None = None,
+    loss: str | Loss | None = None,
     **options: Any,
 ) -> Benchmark:
     """Export, calibrate, run and compare a network; print the comparison and write a bundle and a picture.
@@ -50,7 +51,8 @@ def whole_way(
 
     with load(bundle) as net:  # loads the recommended operating point: early exit, or a static network
         result = net(test[0][0])
-    answer = f"label {result.label}" if result.answer is None else f"answer {result.answer}"
+    parts = {name: part if part.size == 1 else part.shape for name, part in (result.answer or {}).items()}
+    answer = ", ".join(f"{name} {part}" for name, part in parts.items()) or f"label {result.label}"
     print(f"running one sample: {answer}, score {result.score:.3f}, left at exit {result.exit}")
 
     print("comparing on samples that calibration never saw", flush=True)

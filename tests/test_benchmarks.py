@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import page
 import plots
+import promises
 import run_all
 from sections import SECTIONS
 
@@ -200,3 +202,39 @@ def test_the_committed_page_is_what_the_committed_json_gives():
     assert all(
         (run_all.FOLDER / f"{name}.svg").exists() for name in plots.PLOTS if (run_all.FOLDER / f"{name}.json").exists()
     )
+
+
+def recorded(count, seed, *, worse=0.0):
+    """Losses of two exits, of which the first has `worse` more than its score tells, and the second 0.2 in the mean."""
+    rng = np.random.default_rng(seed)
+    hard, last = rng.random((2, count, 1))
+    return promises.Recorded(
+        loss=np.hstack([(0.4 * last + 0.3 * (hard > 0.5) + worse).clip(0, 1), 0.4 * last]).astype(np.float32),
+        score=np.hstack([1 - hard, hard]).astype(np.float32),
+        costs=np.array([0.25, 1]),
+    )
+
+
+def test_promises_break_where_fresh_samples_lose_more_than_those_that_were_calibrated():
+    pool, draws = recorded(500, 0), promises.draw_samples(500, 1, 500)
+    for worse, share in ((0.0, 0.0), (0.2, 1.0)):
+        rows = promises.broken(pool, recorded(4000, 1, worse=worse), draws, 0.3, map)
+        assert {row["promised"] for row in rows if row["broken"] == share} >= {"mean loss added"}
+        added = [row for row in rows if row["promised"] == "mean loss added"]
+        assert [row["way"] for row in added] == ["as calibrate", "plain bets"] and all(
+            row["cost"] < 0.8 for row in added
+        )
+
+
+def test_calibrations_share_no_samples_where_there_are_enough():
+    for pool, shared in ((1200, 0), (900, 300)):
+        first, second = promises.draw_samples(pool, 2, 600)
+        assert len(set(first)) == len(set(second)) == 600 and len(set(first) & set(second)) >= shared
+        assert shared or not set(first) & set(second)
+
+
+def test_bets_that_recalculate_win_more_often_than_plain_ones(monkeypatch):
+    monkeypatch.setattr(promises, "KNOWN", ((500, 0.005),))
+    monkeypatch.setattr(promises, "KNOWN_DROPS", (0.0,))
+    shares = {row["way"]: row["certified"] for row in promises.known(60)}
+    assert shares["exact"] > shares["plain bets"] and shares["recalculating bets"] > shares["plain bets"]

@@ -60,6 +60,7 @@ RUNS = {
         20,
         needs_data=True,
     ),
+    "promises": Run("promises.py", "", "--calibrations 3 --samples 500 --pool 1000 --fresh 500", 12),
     "predict": Run(
         "predict.py",
         f"--network {RESNET}:resnet --data {SAMPLES}:held --test {SAMPLES}:test",

@@ -291,4 +291,46 @@ def fuse(result: dict[str, Any]) -> list[str]:
     return [shown, words]
 
 
-SECTIONS = (chain, search, certify, recorded, predict, compressed, recipes, power, product, fuse)
+def promises(result: dict[str, Any]) -> list[str]:
+    """Promises of a mean loss.
+
+    Networks whose answers are no labels are promised a mean loss. What the segmentation sample says of canvases is recorded; each
+    of many calibrations draws from the recordings, searches and certifies as `calibrate` does, and other canvases tell the truth.
+    Cost is in multiply-accumulates: 1 is the whole network, which runs where nothing can be promised. `As calibrate` tests losses
+    by bets that recalculate what they still have to win, and answers that are right or wrong exactly; plain bets do not
+    recalculate.
+    """
+    blocks = []
+    if "calibrations" in result:
+        about = (
+            "{calibrations} calibrations draw {samples:,} canvases each from {pool:,}; {fresh:,} others tell the truth. The mean "
+            "loss of the whole network is {whole:.2%}; an answer is wrong if its loss is above {wrong_above:.2%}. At most "
+            "{delta:.1%} of the promises may break."
+        )
+        blocks.append(show(about, **result))
+    if "broken" in result:
+        heads = "Promised | At most | Test | Broken | Binomial error | Nothing promised | Mean cost"
+        cells = "{promised} | {most:.2%} | {way} | {broken:.1%} | {error:.1%} | {nothing:.1%} | {cost:.3f}"
+        blocks.append(table(result["broken"], heads, cells))
+    ways = "{exact:.1%} | {recalculating bets:.1%} | {plain bets:.1%}"
+    if "power" in result:
+        heads = "How often each test certifies | Truly | Exact | Recalculating bets | Plain bets"
+        blocks.append(table(_by_way(result["power"]), heads, f"{{promised}} | {{true:.2%}} | {ways}"))
+    if "known" in result:
+        heads = (
+            "Differences of known chances, 1% promised | Truly | Share won | Exact | Recalculating bets | Plain bets"
+        )
+        blocks.append(table(_by_way(result["known"]), heads, f"{{n:,}} samples | {{drop:.1%}} | {{won:.1%}} | {ways}"))
+    return blocks
+
+
+def _by_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row for all tests of the same, with the share that each certifies by its name."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        about = {key: value for key, value in row.items() if key not in ("way", "certified")}
+        found.setdefault(tuple(about.values()), about)[row["way"]] = row["certified"]
+    return list(found.values())
+
+
+SECTIONS = (chain, search, certify, recorded, promises, predict, compressed, recipes, power, product, fuse)

@@ -47,6 +47,17 @@ def test_word_errors_are_the_edit_distance_over_the_words():
     assert losses("word_errors", answer, truth) == [0, 1, 1]
 
 
+def test_iou_counts_classes_whatever_numbers_they_have():
+    rng = np.random.default_rng(0)
+    ours, truth = rng.integers(0, 4, (2, 5, 6, 6))
+    wanted = [
+        1 - np.mean([((a == c) & (b == c)).sum() / ((a == c) | (b == c)).sum() for c in np.union1d(a, b)])
+        for a, b in zip(ours, truth, strict=True)
+    ]
+    for numbers in (np.arange(4, dtype=np.uint8), np.array([-1, 0, 255, 65535])):
+        assert losses("iou", {"map": numbers[ours]}, numbers[truth]) == wanted
+
+
 @pytest.mark.parametrize("name", ["zero_one", "iou", "zero_one:map", "iou:map"])
 def test_scores_of_two_networks_are_compared_by_their_likeliest_class(name):
     ours, theirs = np.random.default_rng(0).standard_normal((2, 4, 3, 5, 5))

@@ -187,6 +187,16 @@ def test_the_refinement_sample_compares_early_exit_with_every_number_of_passes(r
         assert grid.shape == (36,) and set(grid.tolist()) <= set(range(1, 7))
 
 
+@pytest.mark.slow
+def test_the_segmentation_sample_compares_masks_and_draws_them(run_sample, checkout):
+    printed = run_sample("segmentation", "--epochs", 1, "--images", 600)
+    assert "loss added" in printed and "mean loss, exit by exit" in printed
+    assert Image.open(checkout / "build/segmentation/masks.png").size > (1000, 500)
+    with load(checkout / "build/segmentation/network.offramp") as net:
+        answer = net(np.zeros((1, 96, 96), np.float32)).answer
+        assert {name: part.shape for name, part in answer.items()} == {"map": (11, 24, 24), "ink": (96, 96)}
+
+
 def test_the_transformer_sample_runs_sequences_of_their_own_lengths(run_sample, checkout):
     printed = run_sample("transformer", "--epochs", 3, "--images", 600)
     check_table(printed, chance=0.1, exits=4)
