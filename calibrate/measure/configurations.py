@@ -19,7 +19,7 @@ from ...runtime.chain.samples import Samples
 from ..labels import check_labels
 from .energy import ExitEnergies, measure_energy, model_energy, stated_power
 from .latency import Turn, force_exits, latencies, measure, run_alone
-from .noise import comparison_noise, machine_noise, part_medians
+from .noise import comparison_noise, machine_noise, part_medians, pool_falling
 from .resume import Part, Work
 from .session import LoadedConfiguration, Session
 from .tables import Costs
@@ -179,7 +179,7 @@ def measure_turns(
     session.reference_parts_s.append(part_medians(reference_s))
     costs = {}
     for key in turns:
-        times_s = tuple(latencies(exit_results) for exit_results in results[key])
+        times_s = pool_falling([latencies(exit_results) for exit_results in results[key]])
         costs[key] = Costs(
             times_s,
             noise=comparison_noise(times_s, reference_s),

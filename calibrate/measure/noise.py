@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["PARTS", "comparison_noise", "describe_drift", "machine_noise", "part_medians"]
+__all__ = ["PARTS", "comparison_noise", "describe_drift", "machine_noise", "part_medians", "pool_falling"]
 
 PARTS = 8
 """Parts of a measurement; each holds at least one block."""
@@ -51,6 +51,33 @@ def machine_noise(times_s: Sequence[np.ndarray], sessions: Sequence[np.ndarray])
 def part_medians(times_s: np.ndarray) -> np.ndarray:
     """Return the median latency in each part, float64 (parts,)."""
     return np.array([np.median(part) for part in np.array_split(times_s, _count_parts(times_s))])
+
+
+def pool_falling(times_s: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Return the latencies of a chain's exits with means that never fall from one exit to the next.
+
+    Who leaves at an exit has run all that those before it run, so a mean that is smaller than an earlier exit's is noise. Such
+    exits get the mean of all their calls (isotonic regression by pooling adjacent violators; Barlow et al., Statistical Inference
+    under Order Restrictions, 1972). Else the search would let samples leave where the measurement was lucky.
+
+    Args:
+        times_s: latencies by exit, one float64 array per exit.
+    """
+    pools: list[list[int]] = []  # exits that share their mean
+    means: list[float] = []
+    for k in range(len(times_s)):
+        pools.append([k])
+        means.append(float(times_s[k].mean()))
+        while len(means) > 1 and means[-2] > means[-1]:
+            last = pools.pop()
+            pools[-1] += last
+            means[-2:] = [float(np.concatenate([times_s[i] for i in pools[-1]]).mean())]
+    raised = list(times_s)
+    for pool, mean in zip(pools, means, strict=True):
+        if len(pool) > 1:
+            for k in pool:
+                raised[k] = times_s[k] * (mean / times_s[k].mean())
+    return tuple(raised)
 
 
 def describe_drift(sessions: Sequence[np.ndarray], fixing: str = "") -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from offramp.bundle import read_calibration
-from offramp.calibrate.measure.noise import comparison_noise, describe_drift, machine_noise, part_medians
+from offramp.calibrate.measure.noise import comparison_noise, describe_drift, machine_noise, part_medians, pool_falling
 
 
 def drifting(rng, calls, *, drift=0.05, spread=0.1):
@@ -36,6 +36,18 @@ def test_a_drift_of_another_device_does_not_count_as_noise():
     rng = np.random.default_rng(2)
     steady = 1 + 0.01 * rng.standard_normal(1600)
     assert comparison_noise([steady], np.linspace(1, 2, 1600)) < 0.002
+
+
+def test_a_later_exit_is_never_taken_to_be_faster_than_an_earlier_one():
+    times = [np.full(n, us * 1e-6) for n, us in ((10, 100), (10, 300), (30, 200), (10, 400), (10, 390), (10, 500))]
+    pooled = pool_falling(times)
+    assert [len(each) for each in pooled] == [len(each) for each in times]
+    assert [each.mean() * 1e6 for each in pooled] == pytest.approx([100, 225, 225, 395, 395, 500])
+    fallen = pool_falling([np.array([3e-6, 5e-6]), np.array([3e-6]), np.array([1e-6])])
+    assert [each.mean() * 1e6 for each in fallen] == pytest.approx([3, 3, 3])
+    assert fallen[0] == pytest.approx([2.25e-6, 3.75e-6])  # they still differ as they did
+    rising = [np.array([1e-6, 2e-6]), np.array([2e-6])]
+    assert all(ours is theirs for ours, theirs in zip(pool_falling(rising), rising, strict=True))
 
 
 def test_exits_that_are_taken_more_often_count_more():
