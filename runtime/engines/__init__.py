@@ -5,13 +5,13 @@ A device is named by an engine's module and a place it runs on, `openvino:CPU`, 
 
     StageFile --- compile_stage(stage, place) ---> Compiled --- bind(inputs, outputs) ---> Run --- run() ---> outputs are filled
                                                       |                                     |
-                                    once per load; shared by clones        once per memory; called for every sample
+                                    once per load, `clone` for clones      once per memory; called for every sample
 
 A new engine is a module here with:
 
 - `PACKAGE`, the package that does the work;
 - `list_places()`, what of it exists on this machine;
-- `compile_stage(stage, place, *, threads, built=None)`, which returns an object with the attributes and the two methods of
+- `compile_stage(stage, place, *, threads, built=None)`, which returns an object with the attributes and the three methods of
   `Compiled`;
 - `describe_build` and `build` too, if compiling takes so long that it is done ahead (`Builder`), and `check_place` if that is
   done on another machine (`CrossBuilder`).
@@ -154,7 +154,7 @@ class Compiled(Protocol):
             device's memory.
         allocate: makes room for a tensor of a shape and dtype in that memory; None for the host's.
         batches: True if the stage takes more than one sample at once.
-        clones: True if several bindings may run in different threads at once.
+        clones: True if the stage may have several bindings, of which perhaps only one runs at a time.
         half: True if float32 is computed in half precision, as NPUs do.
     """
 
@@ -179,6 +179,14 @@ class Compiled(Protocol):
 
     def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
         """Run the stage once into new arrays, for outputs whose shapes are not known before."""
+        ...
+
+    def clone(self) -> "Compiled | None":
+        """Return the stage for a chain in another thread: itself if its bindings run at once, None if no other chain may use it.
+
+        Raises:
+            MissingError: memory is too small for another.
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,16 +107,13 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         BundleError: OpenVINO cannot read the file or the build.
     """
     _check_place(place)
-    if built is None:
-        compiled = _compile(stage, place, threads=threads)
-    else:
-        try:
-            compiled = _core().import_model(built, place, _settings(place, threads))
-        except Exception as error:
-            raise_out_of_memory(error, stage.path, place)
-            raise BundleError(
-                f"OpenVINO cannot load the build of {stage.path}: {_reason(error)}", path=stage.path
-            ) from error
+    try:
+        content = _shareable(built or build(stage, place, threads=threads))
+    except RuntimeError as error:
+        raise_out_of_memory(error, stage.path, place)
+        raise
+    load = functools.partial(_load, content, stage.path, place, threads)
+    compiled = load()
     reported = compiled.get_property("EXECUTION_DEVICES")  # NPUs give a text, other devices a list of texts
     devices = [reported] if isinstance(reported, str) else [str(name) for name in reported]
     if not devices or any(place not in (name, name.partition(".")[0]) for name in devices):
@@ -129,7 +126,29 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     ov = _openvino()
     version = ov.__version__.partition("-")[0]
     half = place.partition(".")[0] == "NPU"
-    return OpenVinoStage(ov, compiled, f"OpenVINO {version}, {', '.join(devices)}", half=half)
+    return OpenVinoStage(
+        ov, compiled, f"OpenVINO {version}, {', '.join(devices)}", half=half, load=load if place == "CPU" else None
+    )
+
+
+def _shareable(built: bytes) -> Any:
+    """Return a build in memory that the models loaded from it share. OpenVINO before 2026 takes bytes, and copies them."""
+    ov = _openvino()
+    if int(ov.__version__.partition(".")[0]) < 2026:
+        return built
+    import numpy
+
+    tensor = ov.Tensor(ov.Type.u8, ov.Shape([len(built)]))
+    tensor.data[:] = numpy.frombuffer(built, numpy.uint8)
+    return tensor
+
+
+def _load(content: Any, path: Path, place: str, threads: int) -> Any:
+    try:
+        return _core().import_model(content, place, _settings(place, threads))
+    except Exception as error:
+        raise_out_of_memory(error, path, place)
+        raise BundleError(f"OpenVINO cannot load the build of {path}: {_reason(error)}", path=path) from error
 
 
 def _check_place(place: str) -> None:
@@ -279,10 +298,13 @@ class OpenVinoStage:
     allocate = None
     batches = False
 
-    def __init__(self, ov: Any, compiled: Any, runs_on: str, *, half: bool) -> None:
+    def __init__(
+        self, ov: Any, compiled: Any, runs_on: str, *, half: bool, load: Callable[[], Any] | None = None
+    ) -> None:
         self.runs_on, self.half = runs_on, half
         self._ov = ov
         self._compiled = compiled
+        self._load = load
         # With open shapes, chains that share a model may get each other's answers, even if they are called in turn.
         self.clones = not any(tensor.partial_shape.is_dynamic for tensor in compiled.inputs)
 
@@ -309,3 +331,9 @@ class OpenVinoStage:
         request = self._compiled.create_infer_request()
         request.infer(dict(inputs))
         return {name: request.get_tensor(name).data.copy() for name in outputs}
+
+    def clone(self) -> "OpenVinoStage | None":
+        """Return the stage loaded once more: on the CPU a model with one stream runs one request at a time."""
+        if self._load is None:
+            return self if self.clones else None
+        return OpenVinoStage(self._ov, self._load(), self.runs_on, half=self.half, load=self._load)
