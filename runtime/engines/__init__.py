@@ -77,6 +77,7 @@ class StageFile(Struct, frozen=True):
             by its name may find another one there than the one that was compared.
         copy: copies a file to where nobody else writes, all files of a variant to one folder, and returns the copy's path. It was
             compared with its hash, too, and is there until the engine has compiled the stage.
+        boundaries: the inputs and outputs that only stages see, by name. An engine may keep them in a layout of its own.
     """
 
     path: Path
@@ -87,6 +88,7 @@ class StageFile(Struct, frozen=True):
     weights_bytes: int = 0
     read: Callable[[Path], bytes] = Path.read_bytes
     copy: Callable[[Path], Path] = Path
+    boundaries: frozenset[str] = frozenset()
 
     def copied(self, path: Path | None = None) -> Path:
         """Return the path of a copy of the stage, or of its guarded form, with its weights beside it, where nobody else writes.
