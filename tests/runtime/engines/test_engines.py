@@ -1,6 +1,7 @@
 """Engines: what is asked for runs there, all engines say the same, and what fails says so."""
 
 import gc
+import itertools
 import threading
 import weakref
 from typing import Any
@@ -289,8 +290,9 @@ def test_memory_stays_where_it_was(dense, device):
         gc.collect()
         return process.memory_info().rss
 
-    before = resident(10_000)
-    assert resident(50_000) - before < 1 << 19
+    after = [resident(calls) for calls in (10_000, 20_000, 20_000, 20_000)]
+    # A leak shows in every block of calls; what else the process does, in one or the other. 10 bytes a call would be seen.
+    assert min(b - a for a, b in itertools.pairwise(after)) < 200_000
 
 
 @pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])
