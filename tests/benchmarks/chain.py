@@ -39,6 +39,7 @@ from offramp.runtime.engines import StageFile, find_device
 
 DEVICES = ("cpu", "openvino:CPU")
 TURN_S = 0.02
+PROFILES = 15
 SEEDS = {"weights": 0, "samples": 0, "order of turns": 0, "samples that go together": 1}
 
 
@@ -156,36 +157,40 @@ def compare_batches(net, shape, seconds):
 
 
 def profile(bundle, x):
-    """Print the time of OpenVINO's nodes by their kind, whole graph and stages: of each node the least of many runs."""
+    """Print microseconds of OpenVINO's nodes by their kind, whole graph and stages.
+
+    OpenVINO gives each node's mean over all calls, the first ones too. So a round compiles anew and calls for a while, and what
+    is shown is the least of the rounds, by node.
+    """
     from offramp.runtime.engines import openvino
 
-    def spend(call, runs):
-        """Return microseconds by kind of node; a kind of its own is what a call takes beside its nodes."""
-        requests = [run.func.__self__ for run in runs]
-        least: dict[tuple[str, ...], float] = {}
-        for _ in range(300):
-            for _ in range(10):  # so that caches are warm
-                start = time.perf_counter()
-                call()
-                left = (time.perf_counter() - start) * 1e6
-            for k, request in enumerate(requests):
-                for node in request.profiling_info:
-                    spent = node.real_time.total_seconds() * 1e6
-                    left -= spent
-                    key = node.exec_type, str(k), node.node_name
-                    least[key] = min(spent, least.get(key, spent))
-            least["beside nodes",] = min(left, least.get(("beside nodes",), left))
+    def spend(make):
+        call, runs = make(bundle, "openvino:CPU", x)
+        start, calls = time.process_time(), 0
+        while calls < 200 or time.process_time() - start < 10 * TURN_S:
+            call()
+            calls += 1
+        mean = (time.process_time() - start) / calls * 1e6
+        nodes = {
+            (node.exec_type, k, i): node.real_time.total_seconds() * 1e6
+            for k, run in enumerate(runs)
+            for i, node in enumerate(run.func.__self__.profiling_info)
+        }
+        return nodes | {("sum",): mean}
+
+    def least_by_kind(rounds):
         kinds: Counter[str] = Counter()
-        for (kind, *_), spent in least.items():
-            kinds[kind] += spent
+        for key in rounds[0]:
+            kinds[key[0]] += min(spent[key] for spent in rounds)
+        kinds["beside nodes"] = 2 * kinds["sum"] - kinds.total()
         return kinds
 
     openvino._core().set_property("CPU", {"PERF_COUNT": True})
-    one, parts = spend(*whole(bundle, "openvino:CPU", x)), spend(*chain(bundle, "openvino:CPU", x))
+    turns = [(spend(whole), spend(chain)) for _ in range(PROFILES)]
     openvino._core().set_property("CPU", {"PERF_COUNT": False})
+    one, parts = (least_by_kind(rounds) for rounds in zip(*turns, strict=True))
     for kind in sorted(one.keys() | parts.keys(), key=lambda kind: one[kind] - parts[kind])[:8]:
         print(f"    {kind:32} whole {one[kind]:9.1f} us   stages {parts[kind]:9.1f} us")
-    print(f"    {'sum':32} whole {one.total():9.1f} us   stages {parts.total():9.1f} us")
 
 
 def main():
