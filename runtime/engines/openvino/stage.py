@@ -1,6 +1,7 @@
 """A stage that OpenVINO compiled, tied to memory."""
 
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from .layouts import CHANNELS_LAST
 
 if TYPE_CHECKING:
     import numpy as np
+
+ALIGNMENT = 64
+"""Bytes; a line of the cache, and OpenVINO's widest loads."""
 
 
 class OpenVinoStage:
@@ -89,11 +93,14 @@ class OpenVinoStage:
 
 def _allocate(channels_last: Collection[tuple[int, ...]], shape: tuple[int, ...], dtype: Any) -> Any:
     """Return an array of a shape. If its (N, H, W, C) is among the given ones, it lies in memory so."""
-    from .._memory import make_aligned
+    import numpy
 
-    if len(shape) == 4 and (turned := (shape[0], *shape[2:], shape[1])) in channels_last:
-        return make_aligned(turned, dtype).transpose(0, 3, 1, 2)
-    return make_aligned(shape, dtype)
+    turned = len(shape) == 4 and (shape[0], *shape[2:], shape[1]) in channels_last
+    in_memory = (shape[0], *shape[2:], shape[1]) if turned else shape
+    raw = numpy.zeros(math.prod(shape) * numpy.dtype(dtype).itemsize + ALIGNMENT, numpy.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    array = raw[start : start + len(raw) - ALIGNMENT].view(dtype).reshape(in_memory)
+    return array.transpose(0, 3, 1, 2) if turned else array
 
 
 def _run_with_copies(run: Run, before: Sequence[tuple[Any, Any]], after: Sequence[tuple[Any, Any]]) -> None:
