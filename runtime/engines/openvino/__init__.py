@@ -106,7 +106,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     """
     _check_place(place)
     try:
-        content = _shareable(built or build(stage, place, threads=threads))
+        content = _shareable(build(stage, place, threads=threads) if built is None else built)
     except RuntimeError as error:
         raise_out_of_memory(error, stage.path, place)
         raise
