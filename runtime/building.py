@@ -123,6 +123,9 @@ class Jobs(ExitStack):
         folder = bundle.path / variant.folder
         given = [name for name in exit_.outputs if outputs_logits or name != exit_.logits]
         outputs = [*(tensor.name for tensor in stage.outputs), *given]
+        public = {tensor.name for tensor in bundle.manifest.inputs}.union(
+            *(exit_.outputs for exit_ in self._parts.exits)
+        )
         return StageFile(
             path=folder / stage.file,
             inputs=stage.inputs,
@@ -132,6 +135,7 @@ class Jobs(ExitStack):
             weights_bytes=variant.files[variant.weights].bytes,
             read=self._read,
             copy=self._copy,
+            boundaries=frozenset(tensor.name for tensor in (*stage.inputs, *stage.outputs)) - public,
         )
 
     def _key(self, stage: Stage, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:

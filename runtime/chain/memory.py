@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ...bundle import Exit, Stage, Tensor
 from ...bundle.manifest import NO_LABEL
+from ...errors import UsageError
 from ..engines import Compiled, Run
 from .buffers import Buffers
 from .checks import Where, errors_located, raise_explained
@@ -90,6 +91,29 @@ def link_joined(links: Sequence[Link], joined: Mapping[Span, Compiled]) -> dict[
         writes = {name: name for name in own if name in later or name in end.writes.values()}
         made[first, last] = Link(compiled, reads, writes, end.exit, end.parts, end.where)
     return made
+
+
+def share_stages(links: Sequence[Link], *, threads: bool) -> list[Link]:
+    """Return the chain for another memory; with `threads`, its stages run while those of the first chain do.
+
+    Raises:
+        UsageError: an engine does not allow it.
+        MissingError: memory is too small for it.
+    """
+    shared, taken = [], {}
+    for k, link in enumerate(links):
+        compiled = link.compiled
+        if id(compiled) not in taken:  # stages may share a file
+            with errors_located(link.where):
+                taken[id(compiled)] = compiled.clone() if threads else compiled if compiled.clones else None
+        if (other := taken[id(compiled)]) is None:
+            raise UsageError(
+                f"Chains cannot share stage {k} on {compiled.runs_on}: load the bundle once for each thread or signal handler.",
+                device=link.where[0],
+                stage=link.where[1],
+            )
+        shared.append(link._replace(compiled=other))
+    return shared
 
 
 class Bound(Struct):

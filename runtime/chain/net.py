@@ -16,7 +16,7 @@ from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
 from .forks import LIVING
-from .memory import CHUNK_SAMPLES, Span
+from .memory import CHUNK_SAMPLES, Span, share_stages
 from .parts import copy_parts, make_room
 from .results import BatchResult, EveryExit, Provenance, Result
 from .runner import CLOSED, Runner
@@ -296,10 +296,11 @@ class Net(Runner):
             return answers
 
     def clone(self) -> "Net":
-        """Make a second chain over the same compiled stages, with memory of its own, for another thread.
+        """Make a second chain for another thread, with memory of its own. OpenVINO's CPU compiles its stages once more for it.
 
         Raises:
             UsageError: the network is closed, or an engine does not allow it.
+            MissingError: memory is too small for it.
 
         Example:
             >>> from offramp.runtime import load_uncalibrated
@@ -307,25 +308,18 @@ class Net(Runner):
             >>> second = first.clone()
             >>> first.close()  # the clone goes on
         """
-        other = self._apart()
+        other = self._apart(threads=True)
         other._count_anew(self._tally.family)
         LIVING.add(other)
         return other
 
-    def _apart(self) -> "Net":
-        """Return a network that counts with this one and has memory and lock of its own."""
+    def _apart(self, *, threads: bool = False) -> "Net":
+        """Return a network that counts with this one and has memory and lock of its own. True if both shall run at once."""
         with self._lock:
             self._check_open()
-            for k, link in enumerate(self._links):
-                if not link.compiled.clones:
-                    device, file = self._where[k]
-                    raise UsageError(
-                        f"Chains cannot share stage {k} on {link.compiled.runs_on}: load the bundle once for each thread "
-                        "or signal handler.",
-                        device=device,
-                        stage=file,
-                    )
-            other = self.__copy__()
+            links = self._links
+        other = self.__copy__()
+        other._links = share_stages(links, threads=threads)
         other._lock = RLock()
         other._take_memory()
         return other

@@ -5,13 +5,13 @@ A device is named by an engine's module and a place it runs on, `openvino:CPU`, 
 
     StageFile --- compile_stage(stage, place) ---> Compiled --- bind(inputs, outputs) ---> Run --- run() ---> outputs are filled
                                                       |                                     |
-                                    once per load; shared by clones        once per memory; called for every sample
+                                    once per load, `clone` for clones      once per memory; called for every sample
 
 A new engine is a module here with:
 
 - `PACKAGE`, the package that does the work;
 - `list_places()`, what of it exists on this machine;
-- `compile_stage(stage, place, *, threads, built=None)`, which returns an object with the attributes and the two methods of
+- `compile_stage(stage, place, *, threads, built=None)`, which returns an object with the attributes and the three methods of
   `Compiled`;
 - `describe_build` and `build` too, if compiling takes so long that it is done ahead (`Builder`), and `check_place` if that is
   done on another machine (`CrossBuilder`).
@@ -79,6 +79,7 @@ class StageFile(Struct, frozen=True):
             by its name may find another one there than the one that was compared.
         copy: copies a file to where nobody else writes, all files of a variant to one folder, and returns the copy's path. It was
             compared with its hash, too, and is there until the engine has compiled the stage.
+        boundaries: the inputs and outputs that only stages see, by name. An engine may keep them in a layout of its own.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class StageFile(Struct, frozen=True):
     weights_bytes: int = 0
     read: Callable[[Path], bytes] = Path.read_bytes
     copy: Callable[[Path], Path] = Path
+    boundaries: frozenset[str] = frozenset()
 
     def copied(self, path: Path | None = None) -> Path:
         """Return the path of a copy of the stage, or of its guarded form, with its weights beside it, where nobody else writes.
@@ -156,7 +158,7 @@ class Compiled(Protocol):
             device's memory.
         allocate: makes room for a tensor of a shape and dtype in that memory; None for the host's.
         batches: True if the stage takes more than one sample at once.
-        clones: True if several bindings may run in different threads at once.
+        clones: True if the stage may have several bindings, of which perhaps only one runs at a time.
         half: True if float32 is computed in half precision, as NPUs do.
     """
 
@@ -181,6 +183,14 @@ class Compiled(Protocol):
 
     def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
         """Run the stage once into new arrays, for outputs whose shapes are not known before."""
+        ...
+
+    def clone(self) -> "Compiled | None":
+        """Return the stage for a chain in another thread: itself if its bindings run at once, None if no other chain may use it.
+
+        Raises:
+            MissingError: memory is too small for another.
+        """
         ...
 
 

@@ -252,6 +252,10 @@ class OnnxRuntimeStage:
         """Run the session once into new arrays."""
         return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
 
+    def clone(self) -> "OnnxRuntimeStage":
+        """Return the stage itself: its bindings run at once."""
+        return self
+
     def _wrap(self, value: Any) -> Any:
         """Return an array as an OrtValue over the same memory."""
         is_ours = isinstance(value, self._ort.OrtValue)

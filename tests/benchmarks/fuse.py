@@ -1,12 +1,13 @@
-"""The fused file beside the chain: mean latency per sample, both on ONNX Runtime with one thread, interleaved in one run.
+"""The fused file beside the chain: mean latency per sample, both with one thread, interleaved in one run.
 
     python tests/benchmarks/fuse.py [--seconds 4] [--shares 0.6,0.25,0.15] [--json result.json] [NETWORK ...]
 
 Thresholds lie between the scores so that about the same share of samples leaves at every exit, or the given shares do. Blocks of
-samples are run by all in an order drawn anew; a ratio is the median over blocks of fused over chain, in process CPU time. The
-fused file runs twice: bound to its memory once, as the chain is, and by the plain `session.run` of Python, which takes some
-microseconds more a call. The chain runs twice too: as users call it, with its checks and statistics, and as a bare loop of its
-bound calls. What one call for all stages would gain shows beside the bare loop alone.
+samples are run by all in an order drawn anew; a ratio is the median over blocks of fused over chain, in process CPU time. On ONNX
+Runtime the fused file runs twice: bound to its memory once, as the chain is, and by the plain `session.run` of Python, which is
+microseconds slower. The chain runs twice too: as users call it, with its checks and statistics, and as a bare loop of its bound
+calls; what one call for all stages would gain shows beside the bare loop alone. On OpenVINO the fused file is bound, and compiled
+with the settings of a stage.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from torch import nn
 from offramp.bundle.manifest import NEVER
 from offramp.export import export, fuse
 from offramp.runtime import load_uncalibrated
+from offramp.runtime.engines import StageFile, find_device
 from offramp.tests.zoo import networks
 
 BLOCK = 32
@@ -132,36 +134,68 @@ def compare(name, entry, folder, seconds, shares):
             taken.append(k)
         return taken
 
-    turns = [run_chain, run_bound, run_fused, run_bare]
-    times: list[list[float]] = [[] for _ in turns]
+    on_openvino = load_uncalibrated(bundle, "openvino:CPU")
+    on_openvino.thresholds = chain.thresholds
+    turns = {
+        "chain": run_chain,
+        "fused": run_bound,
+        "plain_run": run_fused,
+        "bare": run_bare,
+        "openvino_chain": lambda rows: [on_openvino(singles[i]).exit for i in rows],
+        "openvino_fused": bind_openvino(bundle, fused.path, feeds),
+    }
+    times: dict[str, list[float]] = {key: [] for key in turns}
     taken: list[int] = []
     assert run_chain(range(256)) == run_bound(range(256)) == run_fused(range(256)) == run_bare(range(256))
-    for turn in turns:
+    for turn in turns.values():
         turn(range(BLOCK))
     rng, start = np.random.default_rng(SEEDS["blocks"]), time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times[0]) < 16:
+    while time.perf_counter() - start < seconds or len(times["chain"]) < 16:
         rows = rng.integers(0, 256, BLOCK)
-        for i in rng.permutation(len(turns)):
+        for key in rng.permutation(list(turns)):
             before = time.process_time()
-            exits = turns[i](rows)
-            times[i].append((time.process_time() - before) / BLOCK * 1e6)
-            taken += exits if i == 0 else []
-    ratios, plain = (np.array(times[i]) / np.array(times[0]) for i in (1, 2))
-    bare = np.array(times[1]) / np.array(times[3])
-    found = np.bincount(taken, minlength=len(chain.exits)) / len(taken)
+            exits = turns[key](rows)
+            times[key].append((time.process_time() - before) / BLOCK * 1e6)
+            taken += exits if key == "chain" else []
+    arrays = {key: np.array(found) for key, found in times.items()}
+    ratios = arrays["fused"] / arrays["chain"]
+    found_shares = np.bincount(taken, minlength=len(chain.exits)) / len(taken)
     low, high = np.percentile(ratios, [25, 75])
     return {
         "network": name,
         "mmacs": bundle.variant().exits[-1].macs / 1e6,
-        "exit_shares": [round(float(share), 3) for share in found],
-        "chain_us": float(np.median(times[0])),
-        "fused_us": float(np.median(times[1])),
+        "exit_shares": [round(float(share), 3) for share in found_shares],
+        **{f"{key}_us": float(np.median(found)) for key, found in arrays.items()},
         "ratio": float(np.median(ratios)),
         "ratio_quartiles": [float(low), float(high)],
-        "plain_run_ratio": float(np.median(plain)),
-        "bare_ratio": float(np.median(bare)),
+        "plain_run_ratio": float(np.median(arrays["plain_run"] / arrays["chain"])),
+        "bare_ratio": float(np.median(arrays["fused"] / arrays["bare"])),
+        "openvino_ratio": float(np.median(arrays["openvino_fused"] / arrays["openvino_chain"])),
         "blocks": len(ratios),
     }
+
+
+def bind_openvino(bundle, path, feeds):
+    """Return what runs rows of samples through the fused file on OpenVINO."""
+    names = ("label", "score", "exit")
+    compiled = find_device("openvino:CPU").engine.compile_stage(
+        StageFile(Path(path), bundle.manifest.inputs, names), "CPU", threads=1
+    )
+    memory = {name: array.copy() for name, array in feeds[0].items()}
+    dtypes = {port.any_name: port.element_type.to_dtype() for port in compiled._compiled.outputs}
+    answers = {name: np.zeros(1, dtypes[name]) for name in names}
+    run = compiled.bind(memory, answers)
+
+    def run_rows(rows):
+        taken = []
+        for i in rows:
+            for key, array in feeds[i].items():
+                memory[key][...] = array
+            run()
+            taken.append(int(answers["exit"][0]))
+        return taken
+
+    return run_rows
 
 
 def main():
@@ -174,7 +208,8 @@ def main():
     torch.set_num_threads(1)
     rows = []
     print(
-        f"{'network':22}{'Mmac':>8}{'chain us':>10}{'fused us':>10}{'ratio':>8}  quartiles    plain run   bare  exit shares"
+        f"{'network':22}{'Mmac':>8}{'chain us':>10}{'fused us':>10}{'ratio':>8}  quartiles    plain run   bare"
+        "  OpenVINO  ratio  exit shares"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, entry in cases().items():
@@ -185,7 +220,8 @@ def main():
             low, high = row["ratio_quartiles"]
             print(
                 f"{name:22}{row['mmacs']:8.2f}{row['chain_us']:10.1f}{row['fused_us']:10.1f}{row['ratio']:8.3f}"
-                f"  {low:.3f}-{high:.3f}  {row['plain_run_ratio']:9.3f}  {row['bare_ratio']:.3f}  {row['exit_shares']}",
+                f"  {low:.3f}-{high:.3f}  {row['plain_run_ratio']:9.3f}  {row['bare_ratio']:.3f}"
+                f"  {row['openvino_chain_us']:8.1f}  {row['openvino_ratio']:5.3f}  {row['exit_shares']}",
                 flush=True,
             )
     if arguments.json:

@@ -108,6 +108,9 @@ class RknnStage:
         """Refuse: a chain asks this of stages whose shapes are not known before, and an NPU's shapes are fixed."""
         raise UnsupportedError("NPUs take fixed shapes only.")
 
+    def clone(self) -> None:
+        """Return None: all bindings share one context."""
+
 
 def _dequantise(array: "np.ndarray", edge: Edge) -> "np.ndarray":
     if edge.scale is None:

@@ -110,6 +110,10 @@ class TensorRtStage:
         """Refuse: a chain asks this of stages whose shapes are not known before, and here shapes are fixed."""
         raise UnsupportedError("TensorRT runs stages of fixed shapes only.")
 
+    def clone(self) -> "TensorRtStage":
+        """Return the stage itself: its bindings run at once."""
+        return self
+
 
 def _misfit(tensor: str, problem: str) -> BundleError:
     return BundleError(f"A stage and its manifest do not fit together: {tensor} {problem}. Export the network anew.")

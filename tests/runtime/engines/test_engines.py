@@ -1,6 +1,7 @@
 """Engines: what is asked for runs there, all engines say the same, and what fails says so."""
 
 import gc
+import itertools
 import threading
 import weakref
 from typing import Any
@@ -228,6 +229,8 @@ def test_clones_and_one_chain_called_from_several_threads_give_what_one_gives_al
     net.thresholds = (0.9, 0.9)
     expected = [(r.label, r.exit, r.score) for r in map(net, x)]
     clones = [net.clone(), net.clone(), net, net]
+    models = {id(getattr(other._links[0].compiled, "_compiled", None)) for other in clones}
+    assert len(models) == (3 if device == "openvino:CPU" else 1)  # where one runs one call at a time, each has its own
     by_thread: list[Any] = [[] for _ in clones]
 
     def work(k):
@@ -251,15 +254,7 @@ def test_threads_that_learn_lengths_at_once_get_what_one_gets_alone(zoo):
     for device in ("cpu", "openvino:CPU"):
         net = load_uncalibrated(bundle, device)
         expected = [net(sample).score for sample in samples]
-        if device == "cpu":
-            nets = [net.clone() for _ in range(4)]
-        else:  # its clones would get each other's answers
-            with pytest.raises(
-                UsageError, match="Chains cannot share stage 0 on OpenVINO .*load the bundle once for each"
-            ):
-                net.clone()
-            nets = [load_uncalibrated(bundle, device) for _ in range(3)]
-        nets += [net, net]
+        nets = [*(net.clone() for _ in range(3)), net, net]
         scores: list[Any] = [None] * len(nets)
 
         def work(k, nets=nets, scores=scores):
@@ -295,8 +290,9 @@ def test_memory_stays_where_it_was(dense, device):
         gc.collect()
         return process.memory_info().rss
 
-    before = resident(10_000)
-    assert resident(50_000) - before < 1 << 19
+    after = [resident(calls) for calls in (10_000, 20_000, 20_000, 20_000)]
+    # A leak shows in every block of calls; what else the process does, in one or the other. 10 bytes a call would be seen.
+    assert min(b - a for a, b in itertools.pairwise(after)) < 200_000
 
 
 @pytest.mark.parametrize("device", ["cpu", "openvino:CPU"])

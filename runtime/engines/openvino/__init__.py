@@ -2,15 +2,13 @@
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...errors import BundleError, MissingError, UnsupportedError, require
-from . import HOST, Run, StageFile, pin_shapes, raise_out_of_memory
-
-if TYPE_CHECKING:
-    import numpy as np
+from ....errors import BundleError, MissingError, UnsupportedError, require
+from .. import StageFile, pin_shapes, raise_out_of_memory
+from .layouts import compile_channels_last
+from .stage import OpenVinoStage, reason_of
 
 PACKAGE = "openvino"
 
@@ -43,7 +41,7 @@ def _core() -> Any:
         return ov.Core()
     except Exception as error:
         raise MissingError(
-            f"OpenVINO is installed but does not start: {_reason(error)}", package=PACKAGE, extra="openvino"
+            f"OpenVINO is installed but does not start: {reason_of(error)}", package=PACKAGE, extra="openvino"
         ) from error
 
 
@@ -58,7 +56,7 @@ def list_places() -> dict[str, str]:
         try:
             places[name] = str(core.get_property(name, "FULL_DEVICE_NAME"))
         except Exception as error:  # a driver that is half installed
-            places[name] = f"does not answer: {_reason(error)}"
+            places[name] = f"does not answer: {reason_of(error)}"
     return places
 
 
@@ -66,7 +64,7 @@ def describe_build(place: str) -> dict[str, str]:
     """Return OpenVINO's version, and the device's name, architecture, abilities and driver."""
     ov, core = _openvino(), _core()
     _check_place(place)
-    parts = {"engine": f"openvino {ov.get_version()}"}
+    parts = {"engine": f"openvino {ov.get_version()}"} | ({"boundaries": "channels last"} if place == "CPU" else {})
     names = (
         "FULL_DEVICE_NAME",
         "DEVICE_ARCHITECTURE",
@@ -79,7 +77,7 @@ def describe_build(place: str) -> dict[str, str]:
         return parts | {name.lower(): str(core.get_property(place, name)) for name in names if name in supported}
     except Exception as error:
         raise MissingError(
-            f"OpenVINO's device {place} does not answer: {_reason(error)}", device=f"openvino:{place}"
+            f"OpenVINO's device {place} does not answer: {reason_of(error)}", device=f"openvino:{place}"
         ) from error
 
 
@@ -107,16 +105,13 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         BundleError: OpenVINO cannot read the file or the build.
     """
     _check_place(place)
-    if built is None:
-        compiled = _compile(stage, place, threads=threads)
-    else:
-        try:
-            compiled = _core().import_model(built, place, _settings(place, threads))
-        except Exception as error:
-            raise_out_of_memory(error, stage.path, place)
-            raise BundleError(
-                f"OpenVINO cannot load the build of {stage.path}: {_reason(error)}", path=stage.path
-            ) from error
+    try:
+        content = _shareable(build(stage, place, threads=threads) if built is None else built)
+    except RuntimeError as error:
+        raise_out_of_memory(error, stage.path, place)
+        raise
+    load = functools.partial(_load, content, stage.path, place, threads)
+    compiled = load()
     reported = compiled.get_property("EXECUTION_DEVICES")  # NPUs give a text, other devices a list of texts
     devices = [reported] if isinstance(reported, str) else [str(name) for name in reported]
     if not devices or any(place not in (name, name.partition(".")[0]) for name in devices):
@@ -129,7 +124,29 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     ov = _openvino()
     version = ov.__version__.partition("-")[0]
     half = place.partition(".")[0] == "NPU"
-    return OpenVinoStage(ov, compiled, f"OpenVINO {version}, {', '.join(devices)}", half=half)
+    return OpenVinoStage(
+        ov, compiled, f"OpenVINO {version}, {', '.join(devices)}", half=half, load=load if place == "CPU" else None
+    )
+
+
+def _shareable(built: bytes) -> Any:
+    """Return a build in memory that the models loaded from it share. OpenVINO before 2026 takes bytes, and copies them."""
+    ov = _openvino()
+    if int(ov.__version__.partition(".")[0]) < 2026:
+        return built
+    import numpy
+
+    tensor = ov.Tensor(ov.Type.u8, ov.Shape([len(built)]))
+    tensor.data[:] = numpy.frombuffer(built, numpy.uint8)
+    return tensor
+
+
+def _load(content: Any, path: Path, place: str, threads: int) -> Any:
+    try:
+        return _core().import_model(content, place, _settings(place, threads))
+    except Exception as error:
+        raise_out_of_memory(error, path, place)
+        raise BundleError(f"OpenVINO cannot load the build of {path}: {reason_of(error)}", path=path) from error
 
 
 def _check_place(place: str) -> None:
@@ -159,14 +176,8 @@ def _reason_of_absence(core: Any, place: str) -> str:
     try:
         core.get_property(place, "AVAILABLE_DEVICES")
     except Exception as error:
-        return _reason(error)
+        return reason_of(error)
     return "no such hardware, or no driver for it."
-
-
-def _reason(error: Exception) -> str:
-    """Return the line of OpenVINO's errors that is meant for people."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith("Exception from")), type(error).__name__)
 
 
 def _settings(place: str, threads: int) -> dict[str, Any]:
@@ -199,7 +210,7 @@ def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -
         model = ov.Model(results, whole.get_parameters(), stage.path.stem)
     except Exception as error:
         raise_out_of_memory(error, stage.path, place)
-        raise BundleError(f"OpenVINO cannot load {stage.path}: {_reason(error)}", path=stage.path) from error
+        raise BundleError(f"OpenVINO cannot load {stage.path}: {reason_of(error)}", path=stage.path) from error
     pinned = pin_shapes(stage, f"openvino:{place}") if place.partition(".")[0] == "NPU" else None
     try:
         named = not all(tensor.is_sized for tensor in stage.inputs)
@@ -208,6 +219,8 @@ def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -
         elif not (named or _repeats_weights(model) or _subtracts_from_products(model)):
             # named axes stay open, and then the batch must too
             model.reshape({t.name: [1 if axis is None else axis for axis in t.shape] for t in stage.inputs})
+            if place == "CPU":
+                return compile_channels_last(ov, core, model, stage.boundaries, _settings(place, threads))
         return core.compile_model(model, place, _settings(place, threads))
     except Exception as error:
         raise_out_of_memory(error, stage.path, place)
@@ -215,7 +228,7 @@ def _compile_copied(stage: StageFile, path: Path, place: str, *, threads: int) -
         listed = ", ".join(f"{node.get_type_name()} {node.get_friendly_name()}" for node in nodes[:MOST_LISTED])
         more = " and others" if len(nodes) > MOST_LISTED else ""
         raise UnsupportedError(
-            f"OpenVINO cannot run {stage.path} on {place}: {_reason(error)}"
+            f"OpenVINO cannot run {stage.path} on {place}: {reason_of(error)}"
             + (f" It does not know {listed}{more}." if nodes else ""),
             nodes=[node.get_friendly_name() for node in nodes],
             path=stage.path,
@@ -266,46 +279,3 @@ def _users(value: Any) -> list[Any]:
     """Return the nodes that read a value, outputs of the graph left out."""
     nodes = [target.get_node() for target in value.get_target_inputs()]
     return [node for node in nodes if node.get_type_name() != "Result"]
-
-
-class OpenVinoStage:
-    """A stage compiled by OpenVINO. Each binding has an inference request of its own.
-
-    The stage takes one sample at a time. NPUs take no more, and on the CPU OpenVINO 2026.4 computes convolutions of few channels
-    wrongly in batches (the zoo's `deep-residual` is off by half from batch 2 on).
-    """
-
-    memory = HOST
-    allocate = None
-    batches = False
-
-    def __init__(self, ov: Any, compiled: Any, runs_on: str, *, half: bool) -> None:
-        self.runs_on, self.half = runs_on, half
-        self._ov = ov
-        self._compiled = compiled
-        # With open shapes, chains that share a model may get each other's answers, even if they are called in turn.
-        self.clones = not any(tensor.partial_shape.is_dynamic for tensor in compiled.inputs)
-
-    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
-        """Tie arrays to an inference request without copying them.
-
-        Raises:
-            BundleError: the stage has no input or output of a name.
-        """
-        try:
-            request = self._compiled.create_infer_request()
-            for name, array in (*inputs.items(), *outputs.items()):
-                request.set_tensor(name, self._ov.Tensor(array, shared_memory=True))
-        except Exception as error:
-            raise BundleError(
-                f"A stage and its manifest do not fit together: {_reason(error)} Export the network anew."
-            ) from error
-        run = functools.partial(request.infer, None, True, True)
-        run.memory = inputs, outputs  # type: ignore[attr-defined]  # a shared tensor does not keep its array alive
-        return run
-
-    def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
-        """Run the model once into new arrays."""
-        request = self._compiled.create_infer_request()
-        request.infer(dict(inputs))
-        return {name: request.get_tensor(name).data.copy() for name in outputs}
