@@ -248,7 +248,7 @@ def draw(test: canvases.Canvases, found: BatchResult, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=5, help="passes over the training canvases")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over the training canvases")
     parser.add_argument("--images", type=int, help="how many canvases to train, calibrate and test on, each")
     parser.add_argument("--seed", type=int, default=0, help="of the network and of the canvases")
     options = parser.parse_args()
