@@ -116,7 +116,7 @@ class _Networks(Struct, frozen=True, kw_only=True):
 
 def bench(
     bundle: str | os.PathLike[str] | Bundle,
-    data: tuple[Any, np.ndarray],
+    data: tuple[Any, Any],
     *,
     device: str | Sequence[str] | None = None,
     threads: int = 1,

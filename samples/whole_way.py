@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from offramp.calibrate import Benchmark, Calibration, Target, bench, calibrate
+from offramp.calibrate import Benchmark, Calibration, Ragged, Target, bench, calibrate
 from offramp.calibrate.losses import Loss
 from offramp.export import Epoch, export
-from offramp.runtime import load
+from offramp.runtime import Result, load
 
-Samples = tuple[np.ndarray, np.ndarray]
+Samples = tuple[np.ndarray, "np.ndarray | Ragged"]
+
+MOST_SHOWN = 4
+"""An answer's part of more numbers than this is told by its shape."""
 
 
 def whole_way(
@@ -51,9 +54,7 @@ def whole_way(
 
     with load(bundle) as net:  # loads the recommended operating point: early exit, or a static network
         result = net(test[0][0])
-    parts = {name: part if part.size == 1 else part.shape for name, part in (result.answer or {}).items()}
-    answer = ", ".join(f"{name} {part}" for name, part in parts.items()) or f"label {result.label}"
-    print(f"running one sample: {answer}, score {result.score:.3f}, left at exit {result.exit}")
+    print(f"running one sample: {describe_answer(result)}, score {result.score:.3f}, left at exit {result.exit}")
 
     print("comparing on samples that calibration never saw", flush=True)
     benchmark = bench(bundle, test, loss=loss)
@@ -61,6 +62,16 @@ def whole_way(
     draw(benchmark, calibrated, output / "comparison.png")
     print(f"picture: {output / 'comparison.png'}")
     return benchmark
+
+
+def describe_answer(result: Result) -> str:
+    """Say what a network answered to one sample."""
+    if result.answer is None:
+        return f"label {result.label}"
+    parts = [
+        f"{name} {value.tolist() if value.size <= MOST_SHOWN else value.shape}" for name, value in result.answer.items()
+    ]
+    return f"answer {', '.join(parts)}"
 
 
 def describe_epoch(epoch: Epoch) -> None:

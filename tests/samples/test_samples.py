@@ -197,6 +197,29 @@ def test_the_segmentation_sample_compares_masks_and_draws_them(run_sample, check
         assert {name: part.shape for name, part in answer.items()} == {"map": (11, 24, 24), "ink": (96, 96)}
 
 
+@pytest.mark.slow
+def test_the_detection_sample_compares_boxes_and_draws_them(run_sample, checkout):
+    printed = run_sample("detection", "--epochs", 1, "--images", 600)
+    assert "loss added" in printed and "answer boxes (4, 12, 12), classes (11, 12, 12)" in printed
+    assert "mAP@0.5, shown and never promised" in printed
+    assert (checkout / "build/detection/boxes.png").exists()
+
+
+def test_boxes_are_found_once_and_precision_is_the_area_below_the_curve():
+    detection = runpy.run_path(str(ROOT / "samples/detection/detection.py"))
+    classes, boxes = np.zeros((2, 11, 12, 12), np.float32), np.zeros((2, 4, 12, 12), np.float32)
+    classes[:, 10] = 20
+    boxes[0, :, 3, 3], boxes[0, :, 3, 4], boxes[1, :, 0, 0] = (20, 20, 40, 40), (21, 20, 41, 40), (50, 50, 60, 60)
+    classes[0, 7, 3, 3], classes[0, 7, 3, 4], classes[1, 7, 0, 0] = 25, 24, 22
+    answer = {"boxes": boxes, "classes": classes}
+    found = detection["decode"](answer)
+    assert [each.tolist() for each in found] == [[[20, 20, 40, 40, 7]], [[50, 50, 60, 60, 7]]]
+    both = [np.array([[20.0, 20, 40, 42, 7]]), np.array([[50.0, 50, 60, 60, 7]])]
+    measure = detection["mean_average_precision"]
+    assert measure(answer, both) == pytest.approx(0.1)  # one of ten digits, wholly right
+    assert measure(answer, [np.array([[60.0, 60, 80, 80, 7]]), both[1]]) == pytest.approx(0.1 * 0.5 * 0.5)
+
+
 def test_the_transformer_sample_runs_sequences_of_their_own_lengths(run_sample, checkout):
     printed = run_sample("transformer", "--epochs", 3, "--images", 600)
     check_table(printed, chance=0.1, exits=4)
