@@ -154,7 +154,8 @@ def test_it_is_stored_as_readable_json(calibrated):
 def test_progress_is_told(dense, labelled):
     seen = []
     calibrate(dense, labelled, Target(max_drop=0.05), progress=lambda *step: seen.append(step))
-    assert {what for what, _, _ in seen} == {"compiling", "recording", "measuring", "certifying", "laying the frontier"}
+    steps = {"calibrating", "compiling", "recording", "measuring", "certifying", "laying the frontier"}
+    assert {what for what, _, _ in seen} == steps
     assert all(0 <= done <= total for _, done, total in seen)
 
 
