@@ -41,6 +41,10 @@ CHECKED_LABELS = 256
 FORCED_SAMPLES = 1024
 """Exits are forced in the blocks of about so many samples: that tells their mean latencies, and no interval is made of them."""
 
+JOINED = (
+    "Stages between which the point never takes an exit run as one; the calibration's latencies are of single stages."
+)
+
 
 class ComparisonRequest(Struct, frozen=True, kw_only=True):
     """What shall be compared, checked.
@@ -210,6 +214,7 @@ def compare(request: ComparisonRequest) -> Comparison:
         start_s = perf_counter()
         results = measure(networks.turns, request.x, rng=rng, progress=request.progress, block=request.pace.block)
         notes = _try_pauses(request, networks.nets["whole"], (perf_counter() - start_s) / 10)
+        notes += [JOINED] if networks.nets["early"].joins_stages and networks.point is not None else []
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
     benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes))
     return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"])

@@ -21,6 +21,9 @@ NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_ATTRIBUTE = 1, 2, 3, 5
 ATTRIBUTE_GRAPHS = (6, 11)
 VALUE_NAME, WEIGHT_NAME = 1, 8
 
+RENAMED = b".joined-graph"
+"""What is put behind the names of values that are called like other ones, and the number of their graph."""
+
 MOST_VARINT_BYTES = 10
 
 
@@ -87,6 +90,8 @@ def join_graphs(models: Sequence[bytes], outputs: Collection[str]) -> bytes:
         versions = [sorted(f.whole for f in file if f.number in (IR_VERSION, OPSET, FUNCTION)) for file in files]
         if any(other != versions[0] for other in versions):
             raise ValueError("the graphs have different opsets")
+        if any(RENAMED in model for model in models):
+            raise ValueError("the graphs hold names that are given to values renamed")
         joined = _join([_read_graph(f.content) for file in files for f in file if f.number == GRAPH], outputs)
     except RecursionError:
         raise ValueError("graphs lie in one another too deep") from None
@@ -107,7 +112,7 @@ def _join(graphs: Sequence[Graph], outputs: Collection[str]) -> bytes:
         names: dict[bytes, bytes] = {}
         for name, weight in graph.weights.items():
             if whole.weights.get(name, weight) != weight:
-                names[name] = b"%s.joined%d" % (name, k)
+                names[name] = b"%s%s%d" % (name, RENAMED, k)
             new = _rename(weight, (WEIGHT_NAME,), names)
             whole.weights[names.get(name, name)] = new
         for old in graph.nodes:
@@ -116,7 +121,7 @@ def _join(graphs: Sequence[Graph], outputs: Collection[str]) -> bytes:
             if node in known:  # it serves both graphs
                 continue
             if any(known):
-                names |= {name: b"%s.joined%d" % (name, k) for name in old.makes}
+                names |= {name: b"%s%s%d" % (name, RENAMED, k) for name in old.makes}
                 node = old.renamed(names)
             made.update((name, node) for name in node.makes)
             whole.nodes.append(node)

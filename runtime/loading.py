@@ -256,12 +256,12 @@ def _chain(
 ) -> Net:
     """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
     compiled, stages = compile_stages(parts, devices, options)
-    usable = [p.thresholds for p in (points or {}).values() if point is not None and p.engines == point.engines]
+    usable = [] if point is None else [point, *(p for p in (points or {}).values() if p.engines == point.engines)]
     joined = {}
-    if any(max(thresholds, default=0.0) >= NEVER for thresholds in usable):
+    if any(max(each.thresholds, default=0.0) >= NEVER for each in usable):
         from .joined_stages import compile_joined  # most points take every exit
 
-        joined = compile_joined(parts, [stage.device for stage in stages], options, usable)
+        joined = compile_joined(parts, [stage.device for stage in stages], options, [p.thresholds for p in usable])
     manifest = parts.bundle.manifest
     return Net(
         compiled,

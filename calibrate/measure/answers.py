@@ -26,6 +26,9 @@ SAMPLES_AT_ONCE = 100
 TOGETHER = 10
 """Samples that go through a stage together, where that gives the same answers in less time."""
 
+MOST_TOGETHER_S = 1e-3
+"""Samples that take longer alone stay alone: together they gain less than a tenth, and take memory that a board may lack."""
+
 TRIED = 5 * TOGETHER
 """Samples by which it is seen whether that may pay."""
 
@@ -131,6 +134,10 @@ def _find_size(net: Net, x: Samples, count: int) -> int:
         return 1
     drawn = np.random.default_rng(0).choice(len(x), DRAWN, replace=False)
     try:
+        start = perf_counter()
+        net.every_exit(x[drawn[:TOGETHER]])
+        if perf_counter() - start > TOGETHER * MOST_TOGETHER_S:
+            return 1
         net.every_exit(x[drawn[:TOGETHER]], size=TOGETHER)  # the first call allocates
         for rows in (drawn[:TRIED], drawn[TRIED:]):
             start = perf_counter()

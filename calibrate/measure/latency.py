@@ -20,7 +20,6 @@ from typing import TypeVar
 import numpy as np
 from msgspec.structs import replace
 
-from ...bundle.manifest import NEVER
 from ...progress import Progress, no_progress
 from ...runtime import Net, Result
 from ...runtime.chain.samples import Samples
@@ -28,6 +27,9 @@ from ..pace import BACK_TO_BACK, Pace
 
 LEAST_BLOCKS = 8
 """Blocks that are measured, however slow the network is."""
+
+UNREACHED = 1.5
+"""A threshold that no score reaches, though its exit is not one that is never taken."""
 
 Turn = Callable[[Samples], Sequence[Sequence[Result]]]
 """Runs a block of samples; returns the results of each of its networks, or of each exit that it forces."""
@@ -66,10 +68,14 @@ def force_exits(
 
 
 def leave_at_each(net: Net) -> list[Net]:
-    """Make for each exit a copy of a chain that always leaves there; the copies share its stages and memory."""
+    """Make for each exit a copy of a chain that always leaves there; the copies share its stages and memory.
+
+    Exits before it that the chain may take are called and passed, since stages are joined only where an exit is never taken.
+    """
     forced = [copy.copy(net) for _ in net.exits]
     for k, chain in enumerate(forced):
-        chain.thresholds = [NEVER] * k + [0.0] * (len(forced) - 1 - k)
+        passed = [max(threshold, UNREACHED) for threshold in net.thresholds[:k]]
+        chain.thresholds = passed + [0.0] * (len(forced) - 1 - k)
     return forced
 
 

@@ -34,7 +34,7 @@ def describe_pauses(net: Net, x: Samples, *, seconds: float, sleep: Callable[[fl
         seconds: the time it may take; nothing is measured if that is too short for six rounds.
         sleep: makes the pause.
     """
-    rounds = min(MOST_ROUNDS, int(seconds / PAUSE_S))
+    rounds = min(MOST_ROUNDS, int(seconds / (PAUSE_S + 3 * net(x[0]).latency_s)))
     if rounds < LEAST_ROUNDS:
         return []
     paused_s, steady_s = [], []

@@ -24,7 +24,7 @@ LEFT_BEHIND: list[object] = []
 def _follow_fork() -> None:
     """In a child close the networks that other threads were running, and those that share their stages."""
     nets = list(LIVING)
-    LEFT_BEHIND.extend(link.compiled for net in nets for link in net._links)
+    LEFT_BEHIND.extend(link.compiled for net in nets for link in (*net._links, *net._joined.values()))
     torn = set()
     for net in nets:
         if net._lock.acquire(blocking=False):

@@ -360,9 +360,9 @@ class Net(Runner):
             tally = self._tally
             counts, recent, recent_exits = tuple(tally.counts), list(tally.recent), list(tally.recent_exits)
         # Without the lock, so that no inference waits.
-        setup, expected_s = self._setup, tuple[float, ...]()
-        if setup.point is not None and len(setup.steps) == len(self.exits):  # a calibration measures no joined stages
-            expected_s = (0.0,) * self._first_exit + setup.point.exit_latency_s
+        point, expected_s = self.point, tuple[float, ...]()
+        if point is not None and not self.joins_stages:  # a calibration measures single ones
+            expected_s = (0.0,) * self._first_exit + point.exit_latency_s
         stats = make_stats(counts, recent, recent_exits, tally.family, self._watch, expected_s)
         if reset:
             with self._lock:

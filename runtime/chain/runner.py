@@ -110,6 +110,11 @@ class Runner:
         self._setup = Setup((NEVER,) * (len(exits) - 1) if point is None else point.thresholds, point)
         self._take_memory()
 
+    @property
+    def joins_stages(self) -> bool:
+        """True if some stages run as one, because the exits between them are never taken."""
+        return 0 < len(self._setup.steps) < len(self.exits)
+
     def _take_memory(self) -> None:
         """Start with new memory. A network with named axes gets its memory with the first sample."""
         self._memories: dict[tuple[tuple[int, ...], ...], Memory] = {}
@@ -145,8 +150,8 @@ class Runner:
 
     def _close(self, reason: str) -> None:
         """Let go of stages and memory; calls are refused with the reason."""
-        self._why_closed = reason
-        self._setup = Setup(self._setup.thresholds, self._setup.point)
+        self._why_closed, setup = reason, self._setup
+        self._setup = Setup(setup.thresholds, setup.point, steps=((),) * len(setup.steps))  # statistics count them
         self._links, self._memories, self._joined = [], {}, {}
 
     def _check_open(self) -> None:

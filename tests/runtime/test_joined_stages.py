@@ -7,6 +7,8 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp.bundle import read_calibration, write_calibration
+from offramp.calibrate import bench
+from offramp.export import quantize
 from offramp.runtime import joined_stages, load, load_uncalibrated
 from offramp.runtime.graph_bytes import join_graphs
 from offramp.runtime.loading import open_network
@@ -80,6 +82,47 @@ def test_a_large_variant_is_not_joined(calibrated, monkeypatch):
     monkeypatch.setattr(joined_stages, "MOST_JOINED_BYTES", 1000)
     with load(calibrated.path) as net:
         assert count_calls(net) == 3 and net(draw(1)[0]).exit > 0
+
+
+def test_half_precision_is_not_joined_since_answers_would_differ(dense):
+    bundle = quantize(dense, None, to="fp16")
+    parts, point = chain_parts(bundle, bundle.variant("fp16")), make_point(bundle.variant("fp16"), (NEVER, NEVER))
+    with (
+        open_network(parts, "cpu", LoadOptions(), point=point) as net,
+        load_uncalibrated(bundle, variant="fp16") as chain,
+    ):
+        assert [net(x).score for x in draw(9)] == chain.every_exit(draw(9)).score[:, 2].tolist()
+
+
+def test_the_point_that_is_loaded_is_joined_before_others(calibrated, monkeypatch):
+    set_points(calibrated, other=(0.7, NEVER), default=(NEVER, 0.6))
+    variant = calibrated.variant()
+    used = [variant.weights, *(stage.file for stage in variant.stages[:2])]
+    monkeypatch.setattr(joined_stages, "MOST_JOINED_BYTES", sum(variant.files[name].bytes for name in used))
+    with load(calibrated.path, point="default") as net:
+        assert count_calls(net) == 2
+        net.use("other")
+        assert count_calls(net) == 3
+    monkeypatch.setattr(joined_stages, "MOST_JOINED", 0)
+    with load(calibrated.path, point="default") as net:
+        assert count_calls(net) == 3
+
+
+def test_a_benchmark_says_that_a_calibration_measured_single_stages(calibrated, labelled):
+    x, y = (part[:32] for part in labelled)
+    for thresholds, says in (((NEVER, 0.6), True), ((0.7, 0.6), False)):
+        set_points(calibrated, default=thresholds)
+        assert any("single stages" in note for note in bench(calibrated.path, (x, y)).notes) == says
+
+
+def test_statistics_of_a_closed_network_are_those_of_the_open_one(calibrated):
+    for thresholds, knows in (((0.7, 0.6), True), ((NEVER, 0.6), False)):
+        set_points(calibrated, default=thresholds)
+        with load(calibrated.path) as net:
+            for sample in draw(100):
+                net(sample)
+            before = net.stats().slowdown
+        assert net.stats().slowdown == before and (before is not None) == knows
 
 
 def test_joined_stages_read_files_where_the_engine_takes_no_bytes(calibrated, monkeypatch):
@@ -167,6 +210,14 @@ def test_graphs_whose_inner_names_clash_are_joined_without_what_nobody_reads():
             [FIRST, write_part([("Add", ["a", "inner"], ["b"])], ["a", "inner"], ["b"])],
             ["b"],
             "two values are called b'inner'",
+        ),
+        (
+            [
+                write_part([("Add", ["x", "w.joined-graph1"], ["a"])], ["x"], ["a"], [weight("w.joined-graph1", 1)]),
+                SECOND,
+            ],
+            ["score1"],
+            "names that are given to values renamed",
         ),
         ([FIRST, b"\x08" + b"\xff" * 12], ["a"], "a number has no end"),
         ([FIRST, b"\x0b"], ["a"], "3 is no kind of field"),

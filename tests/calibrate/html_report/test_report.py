@@ -48,8 +48,12 @@ def test_without_samples_it_says_what_the_calibration_says_and_what_is_missing(c
 
 def test_with_samples_it_measures_and_says_what_scores_are_worth(calibrated, labelled, tmp_path):
     x, y = fresh(labelled)
+    found = read_calibration(calibrated.calibrations()[0])
+    point = replace(found.points["default"], thresholds=(found.points["default"].thresholds[0], 2.0))
+    write_calibration(calibrated.calibrations()[0], replace(found, points={"default": point}))
     made = report(calibrated, (x, y), output=tmp_path / "report.html")
     seen, measured = text_of((tmp_path / "report.html").read_text()), made.measured
+    assert "Note: Stages between which the point never takes an exit run as one" in seen
     with load_uncalibrated(calibrated) as net:
         every = net.every_exit(x)
     for k, one in enumerate(measured.reliability):

@@ -149,25 +149,30 @@ class Batcher(Chain):
 
     provenance = SimpleNamespace(devices=("cpu",))
 
-    def __init__(self, *, together_s, error=0.0):
+    def __init__(self, *, alone_s, together, error=0.0):
         super().__init__()
-        self.together_s, self.error, self.sizes, self.now_s = together_s, np.float32(error), [], 0.0
+        self.seconds = {1: alone_s, 10: together * alone_s}
+        self.error, self.sizes, self.now_s = np.float32(error), [], 0.0
 
     def every_exit(self, x, *, size=1):
         answers = super().every_exit(x)
         self.sizes += [size] * len(x)
-        self.now_s += len(x) * (1.0 if size == 1 else self.together_s)
+        self.now_s += len(x) * self.seconds[size]
         return EveryExit(answers.label, answers.score + (self.error if size > 1 else 0))
 
 
 @pytest.mark.parametrize(
-    ("together_s", "error", "recorded_at"), [(0.7, 0.0, 10), (0.7, 1e-7, 1), (0.9, 0.0, 1), (1.2, 0.0, 1)]
+    ("alone_s", "together", "error", "recorded_at"),
+    [(1e-4, 0.7, 0.0, 10), (1e-4, 0.7, 1e-7, 1), (1e-4, 0.9, 0.0, 1), (1e-4, 1.2, 0.0, 1), (2e-3, 0.7, 0.0, 1)],
 )
-def test_samples_go_through_together_where_that_is_equal_and_saves_time(monkeypatch, together_s, error, recorded_at):
+def test_samples_go_through_together_where_that_is_equal_and_saves_time(
+    monkeypatch, alone_s, together, error, recorded_at
+):
     x = Samples((np.arange(2005, dtype=np.float32)[:, None],))
-    chain = Batcher(together_s=together_s, error=error)
+    chain = Batcher(alone_s=alone_s, together=together, error=error)
     monkeypatch.setattr(answers, "perf_counter", lambda: chain.now_s)
     monkeypatch.setattr(answers, "_copy", lambda *_: [])
     found = record_answers(chain, x, progress=lambda *_: None)
     assert chain.sizes[-2005:] == [recorded_at] * 2000 + [1] * 5
+    assert alone_s < 1e-3 or 10 not in chain.sizes  # memory for ten is not even taken
     assert np.array_equal(found.score, Chain().every_exit(x).score)

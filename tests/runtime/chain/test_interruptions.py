@@ -16,6 +16,9 @@ import offramp.runtime.chain as chain
 from offramp.errors import UsageError
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
+from offramp.runtime.loading import open_network
+from offramp.runtime.request import LoadOptions, chain_parts
+from offramp.tests.helpers.points import make_point
 from offramp.tests.zoo.dense import write_sequences
 
 CHAIN = str(Path(chain.__file__).parent)
@@ -181,8 +184,11 @@ def in_child(work):
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_goes_on_and_closes(dense):
-    for threads in (1, 2):
-        net, x = load_uncalibrated(dense, threads=threads), draw(3)
+    options, point = LoadOptions(threads=2), make_point(dense.variant(), (2.0, 2.0))
+    joined = open_network(chain_parts(dense, dense.variant()), "cpu", options, point=point)
+    assert joined.joins_stages
+    x = draw(3)
+    for net in (load_uncalibrated(dense), load_uncalibrated(dense, threads=2), joined):
         right = net.batch(x).score
 
         def work(net=net, x=x, right=right):
