@@ -3,6 +3,7 @@
 import importlib
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_exits_that_cannot_be_dropped_are_not_advised_to_be(rule):
         each.configuration.variant.rule = rule
     assert propose(contenders) is None
     picks = make_picks(contenders, {"default": TARGET}, least_gain=0.05)
-    point = SimpleNamespace(exits_early=True, exit_shares=(0.5, 0.0, 0.5))
+    point: Any = SimpleNamespace(exits_early=True, exit_shares=(0.5, 0.0, 0.5))
     said = advise(picks, {"default": point}, SimpleNamespace(throttled=()))
     assert not [note for note in said if "offramp keep" in note]
 
