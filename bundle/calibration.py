@@ -93,7 +93,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         drop_interval: the paired 95 % interval of the drop.
         choice_bias: by how much the drop (without labels the disagreement) looked too small, because the samples that report it
             also chose the step along the path. `accuracy`, `drop`, its interval and `disagreement` are corrected by it.
-        disagreement: share of the inputs that get another label than the reference gives them.
+        disagreement: share of the inputs with another label than the reference's; or how far answers, or else losses, are apart.
         latency_s: mean latency, predicted from the exit shares and `exit_latency_s`.
         exit_shares: share of the samples that leave at each exit; they sum to 1.
         late: share predicted to take longer than the target's deadline.
@@ -229,7 +229,7 @@ class StaticPoint(Record, frozen=True, kw_only=True):
         exit: the exit that it ends at.
         accuracy: share of right labels; None without labels.
         drop: accuracy of the reference minus its own; None without labels.
-        disagreement: share of the inputs that get another label than the reference gives them.
+        disagreement: share of the inputs with another label than the reference's; or how far answers, or else losses, are apart.
         latency_s: mean latency.
         energy_j: its time multiplied by the power that the chain drew up to that exit; None if no energy was measured.
         noise: relative standard error of its mean latency, as of a `Chain`.

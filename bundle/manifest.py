@@ -26,6 +26,7 @@ __all__ = [
     "Precision",
     "Stage",
     "Variant",
+    "can_drop_exits",
     "reads_earlier_exits",
 ]
 
@@ -69,6 +70,11 @@ Precision = Literal["fp16", "fp32", "fp64", "int8"]
 def reads_earlier_exits(rule: str) -> bool:
     """Tell whether a rule makes an exit's score of earlier exits too, as `agreement` does, and `patience`."""
     return rule.partition(":")[0] in CHAINED_RULES
+
+
+def can_drop_exits(rule: str) -> bool:
+    """Tell whether exits can be dropped afterwards: not where a score is made of several heads."""
+    return rule != "ensemble" and not reads_earlier_exits(rule)
 
 
 class Stage(Record, frozen=True):

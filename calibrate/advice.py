@@ -7,7 +7,7 @@ import numpy as np
 
 from ..bundle import OperatingPoint, Target
 from ..bundle.calibration import Conditions
-from ..bundle.manifest import reads_earlier_exits
+from ..bundle.manifest import can_drop_exits, reads_earlier_exits
 from ..units import show_us, show_value
 from .measure.tables import exits_taken, mean_at
 from .search.contenders import Contender
@@ -48,7 +48,8 @@ def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], cond
         notes += _name_weak(table.right.mean(0).tolist(), variant)
     early = [point for point in points.values() if point.exits_early]
     unused = [k for k in range(table.exits - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
-    if unused and (len(unused) == table.exits - 1 or any(points[name].exits_early for name in picks)):
+    is_any_of_use = len(unused) < table.exits - 1
+    if unused and (not is_any_of_use or (can_drop_exits(rule) and any(points[name].exits_early for name in picks))):
         notes.append(_name_unused(unused, table.exits, passing_s, variant))
     if conditions.throttled:
         notes.append(

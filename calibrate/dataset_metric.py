@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DataError, OfframpError, UsageError, quoted
 from ..runtime import Net
 from ..runtime.chain.samples import Samples
-from .user_code import read_function
+from .user_code import read_callable
 
 __all__ = ["KeptAnswers", "Metric", "check_size", "compute_metric", "name_metric", "read_metric"]
 
@@ -30,17 +30,13 @@ def read_metric(given: "str | Metric | None") -> Metric | None:
 
     Raises:
         UsageError: it is neither.
-        MissingError, ModelError: as for `read_function`.
+        MissingError, ModelError: as for `read_callable`.
     """
     if given is None or callable(given):
         return given
     if ".py:" not in str(given):
         raise UsageError(f"A metric is a function, or is named file.py:function, not {given!r:.80}.")
-    metric = read_function(str(given))
-    if not callable(metric):
-        raise UsageError(f"The metric {given} is no function: it is {type(metric).__name__}.")
-    found: Metric = metric
-    return found
+    return read_callable(str(given), "metric")
 
 
 def name_metric(given: "str | Metric | None") -> str | None:
@@ -121,7 +117,8 @@ def compute_metric(metric: Metric, answers: Any, truth: Any, network: str) -> fl
         DataError: it raises, or gives no finite number.
     """
     try:
-        value = np.asarray(metric(answers, copy.deepcopy(truth)))  # a function may change its arguments in place
+        given = metric(answers, copy.deepcopy(truth))  # a function may change its arguments in place
+        value = np.asarray(given)
         number = float(value.item()) if value.size == 1 and value.dtype.kind in "iufb" else math.nan
     except OfframpError:
         raise
@@ -130,5 +127,5 @@ def compute_metric(metric: Metric, answers: Any, truth: Any, network: str) -> fl
             f"The metric of {network} cannot be computed: {type(error).__name__}: {quoted(error)}"
         ) from error
     if not math.isfinite(number):
-        raise DataError(f"The metric of {network} is {quoted(value)}; it gives one finite number.")
+        raise DataError(f"The metric of {network} is {quoted(repr(given))}; it gives one finite number.")
     return number

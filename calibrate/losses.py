@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, OfframpError, UsageError, quoted, unknown_name
-from .user_code import read_function
+from .user_code import read_callable
 
 __all__ = ["LOSSES", "Answer", "Decode", "Loss", "evaluate", "find_decode", "find_likeliest", "read_loss"]
 
@@ -107,15 +107,14 @@ def read_loss(given: "str | Loss") -> Loss:
         return given
     name, _, rest = str(given).partition(":")
     if name.endswith(".py"):
-        function: Loss = read_function(str(given))
-        return function
+        return read_callable(str(given), "loss")
     if name.startswith("f1@"):
         overlap = _read_number(name.removeprefix("f1@"), str(given))
         if overlap > 1 or not rest:
             raise UsageError(
                 f"The loss {given!r:.80} is written f1@0.5:file.py:decode, with a function that makes boxes."
             )
-        return partial(f1, read_function(rest), overlap)
+        return partial(f1, read_callable(rest, "function that makes boxes"), overlap)
     part, equals, number = rest.partition("=")
     if name == "absolute":
         if not equals:

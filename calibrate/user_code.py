@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import MissingError, ModelError, OfframpError, UsageError, unknown_name
 from ..runtime.engines._stdout import printing_to_stderr
 
-__all__ = ["call_function", "executing", "read_function"]
+__all__ = ["call_function", "executing", "read_callable", "read_function"]
 
 
 def read_function(source: str) -> Any:
@@ -27,6 +27,8 @@ def read_function(source: str) -> Any:
     """
     name, _, function = source.rpartition(":")
     path = Path(name)
+    if not name:
+        raise UsageError(f"{source} names no function: write file.py:function.", path=Path(source))
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", path=path)
     path = path.resolve()
@@ -42,6 +44,19 @@ def read_function(source: str) -> Any:
             f"function in {path}", function, [key for key, value in vars(module).items() if callable(value)]
         )
     return target
+
+
+def read_callable(source: str, what: str) -> Callable[..., Any]:
+    """Return the function that `file.py:function` names, which messages call `what`.
+
+    Raises:
+        UsageError, ModelError, MissingError: as for `read_function`, or it is no function.
+    """
+    target = read_function(source)
+    if not callable(target):
+        raise UsageError(f"The {what} {source} is no function: it is {type(target).__name__}.")
+    found: Callable[..., Any] = target
+    return found
 
 
 def call_function(source: str) -> Any:

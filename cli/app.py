@@ -41,7 +41,7 @@ MEMORY_FULL = "The memory is full. Give fewer or smaller samples, or a smaller n
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.partition("\n\n")[2])
 @click.version_option(__version__, prog_name="offramp")
 def app() -> None:
-    """Deploy early-exit classifiers on constrained hardware.
+    """Deploy early-exit networks on constrained hardware.
 
     Networks are named file.py:function or model.onnx. Samples are an .npz file (x, y), file.py:function that returns (x, y) or
     a DataLoader, or, for a bundle that takes images, a folder with one folder of images per class or a .csv file that lists

@@ -69,6 +69,7 @@ def render_page(report: Report) -> str:
         statics=_compare_statics(report),
         predictions=_compare_predictions(report),
         has_losses=has_losses(report),
+        has_disagreement=has_disagreement(report),
         is_probability=report.measured is not None and report.measured.rule in PROBABILITIES,
         plots={name: jinja2.utils.markupsafe.Markup(place) for name, place in places.items()},
         style=jinja2.utils.markupsafe.Markup(_read("page.css")),
@@ -81,6 +82,15 @@ def render_page(report: Report) -> str:
 def has_losses(report: Report) -> bool:
     """Return True if answers are judged by losses: the network does not classify."""
     return report.calibration.point.target.counts == "losses"
+
+
+def has_disagreement(report: Report) -> bool:
+    """Return True if the calibration's disagreements are of labels or answers.
+
+    Where losses are compared, that is known if disagreement was limited or the truth is missing; else they may be of losses.
+    """
+    points = report.calibration.points.values()
+    return not has_losses(report) or any(p.accuracy is None or p.target.max_disagreement is not None for p in points)
 
 
 def _show_rightness(accuracy: float | None, of_losses: bool) -> str:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...bundle import Target, Variant
+from ...bundle.manifest import can_drop_exits
 from ...bundle.writing import remove_variant
 from ...errors import OfframpError
 from ..measure.configurations import Measurements, measure_configuration
@@ -58,8 +59,8 @@ class Proposal(Struct, frozen=True):
 def propose_fewer_exits(pick: Pick, target: Target, contenders: Sequence[Contender]) -> Proposal | None:
     """Return the set of exits that is predicted to be fastest, by the selecting samples.
 
-    None is proposed if it saves less than the least gain, against all exits or against the best static network, or if a variant
-    with fewer exits was measured already.
+    None is proposed if it saves less than the least gain, against all exits or against the best static network, if a variant
+    with fewer exits was measured already, or if the rule makes a score of several heads.
 
     Args:
         pick: the chain.
@@ -69,6 +70,8 @@ def propose_fewer_exits(pick: Pick, target: Target, contenders: Sequence[Contend
     configuration = pick.chain.configuration
     is_tried = any(_is_kept_from(each, configuration.variant.name) for each in contenders)
     if pick.thresholds is None or target.goal != "latency" or not configuration.passing_s or is_tried:
+        return None
+    if not can_drop_exits(configuration.variant.rule):
         return None
     least_s = [each.selecting.costs.latency_s[0] for each in contenders if _is_static_of(each, pick.chain)]
     full_s = _mean_latency_s(pick.chain, pick.thresholds)

@@ -72,7 +72,7 @@ def prune(
     bundle.
     """
     from ...bundle import open_bundle
-    from ...calibrate.user_code import read_function
+    from ...calibrate.user_code import read_callable
     from ...export import add_pruned
     from ..inputs import load_batches, load_network
 
@@ -99,7 +99,7 @@ def prune(
             round_to=round_to,
             keep=split_names(keep) or (),
             recipe=recipe,
-            loss=None if loss is None else read_function(loss),
+            loss=None if loss is None else read_callable(loss, "loss"),
             epochs=epochs,
             lr=lr,
             device=train_on,

@@ -99,7 +99,7 @@ def attach(
     if isinstance(answer, str):
         raise UsageError(f"answer is a list of names: [{answer!r}].")
     made, kind = _read_head(head)
-    _check_trainable(network)
+    _check_trainable(network, frozen=frozen)
     inputs = read_inputs(network, example, axes)
     needs_layout = made is None or made in (map_head, token_head)
     # torch.cond compiles itself, and fails where something follows what it runs.
@@ -138,10 +138,11 @@ def _read_head(head: Head | str | None) -> "tuple[Head | None, type[torch.nn.Mod
     return (None, kind) if kind or isinstance(head, str) else (head, None)
 
 
-def _check_trainable(network: "torch.nn.Module") -> None:
-    """Refuse what cannot get exits.
+def _check_trainable(network: "torch.nn.Module", *, frozen: bool) -> None:
+    """Refuse what cannot get exits, or cannot train with them.
 
     Raises:
+        UsageError: the network is to train, but none of its parameters takes gradients.
         ModelError: a part is TorchScript, or its parameters cannot train.
     """
     import torch
@@ -151,6 +152,11 @@ def _check_trainable(network: "torch.nn.Module") -> None:
     if any(p.is_inference() for p in network.parameters()):
         raise ModelError(
             "The network was made under torch.inference_mode(), so nothing can train with it: make it outside."
+        )
+    if not frozen and (parameters := list(network.parameters())) and not any(p.requires_grad for p in parameters):
+        raise UsageError(
+            "frozen=False lets the network train, but none of its parameters takes gradients; perhaps attach() froze it before. "
+            "Call network.requires_grad_(True) first, or make it anew."
         )
 
 

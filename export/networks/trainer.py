@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from ...errors import DataError, MissingError, ModelError, UsageError, unknown_name
+from ...errors import DataError, MissingError, ModelError, OfframpError, UsageError, quoted, unknown_name
 from ..capture.torch_module import dtypes_explained
 from ..graph.axes import first_line
 from .attached import Attached
@@ -213,7 +214,8 @@ class Trainer:
         """Return the losses of a batch by the user's function, (batch, exits).
 
         Raises:
-            ModelError: the network does not return its exits one by one, or the function does not give a loss for each sample.
+            ModelError: the network does not return its exits one by one, or the function fails, or does not give a loss for
+                each sample, with gradients.
         """
         x, y = batch
         y = map_inputs(y, self._place_input)
@@ -225,14 +227,22 @@ class Trainer:
                 f"The network returns a {type(output).__name__}; with a loss it returns a list of its exits."
             )
         assert self.training.loss is not None
-        losses = [self.training.loss(exit_, y) for exit_ in exits]
-        wrong = [
-            each for each in losses if not isinstance(each, Tensor) or each.shape != losses[0].shape or each.ndim != 1
-        ]
+        try:
+            losses = [self.training.loss(exit_, y) for exit_ in exits]
+        except (OfframpError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the function is the user's
+            raise ModelError(f"The loss cannot be computed: {type(error).__name__}: {quoted(error)}") from error
+        rows = next((len(x) for x in (*tree_leaves(exits[0]), losses[0]) if isinstance(x, Tensor) and x.ndim), None)
+        wrong = [each for each in losses if not isinstance(each, Tensor) or each.shape != (rows,)]
         if wrong:
             found = tuple(wrong[0].shape) if isinstance(wrong[0], Tensor) else type(wrong[0]).__name__
             raise ModelError(
                 f"The loss gives {found}; it gives a tensor (batch,), one loss for each sample, without a mean."
+            )
+        if torch.is_grad_enabled() and not any(each.requires_grad for each in losses):
+            raise ModelError(
+                "The loss has no gradients, so nothing can train by it: an argmax, a comparison or NumPy loses them."
             )
         if (weights := self.training.weights) is not None and len(weights) != len(losses):
             raise UsageError(f"There are {len(weights)} weights for {len(losses)} exits: give one per exit.")

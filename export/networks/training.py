@@ -88,7 +88,7 @@ def train(
 
     Raises:
         UsageError: an argument cannot be used, or the checkpoint is of another training.
-        ModelError: the network does not return logits alone, or the loss is no longer finite.
+        ModelError: the network does not return logits alone, the loss is no longer finite, or your own one cannot be used.
         DataError: the loader is empty, or labels are not classes of the network.
         MissingError: torch is not installed, the device does not exist, or the checkpoint cannot be written.
 
@@ -107,6 +107,11 @@ def train(
 
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"train takes a torch.nn.Module, not a {type(network).__name__}.")
+    if loss is not None and not callable(loss):
+        raise UsageError(
+            f"The loss that trains is a function (what an exit returns, truth) -> losses (batch,), not {loss!r:.60}: the losses "
+            "that calibrate knows by name have no gradients."
+        )
     if loss is not None and (recipe not in ("joint", "heads") or teacher is not None or label_smoothing):
         raise UsageError(
             "A loss of your own goes with the recipes joint and heads, without a teacher and label_smoothing."

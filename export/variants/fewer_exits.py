@@ -12,7 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
-from ...bundle.manifest import reads_earlier_exits
+from ...bundle.manifest import can_drop_exits
 from ...bundle.writing import check_variant_name, commit, new_variant
 from ...errors import UsageError, unknown_name
 from ...runtime.chain.parts import Parts
@@ -67,7 +67,7 @@ def keep(
         parent = bundle.variant(variant)
         numbers = _number_exits(exits, parent)
         name = check_variant_name(name or f"{parent.name}-exits{'-'.join(map(str, numbers))}", bundle)
-        if parent.rule == "ensemble" or reads_earlier_exits(parent.rule):
+        if not can_drop_exits(parent.rule):
             raise UsageError(
                 f"The scores of the rule {parent.rule} are made of several heads, so no exit can be dropped afterwards: export "
                 "the network again with exits=[...]."

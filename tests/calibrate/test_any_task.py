@@ -253,6 +253,7 @@ def test_the_report_shows_losses_and_the_answers_of_easy_and_hard_samples(regres
     assert sum(exit_.taken for exit_ in made.measured.losses) == SAMPLES and "absolute:90" in seen
     assert f"{1 - point.accuracy:.2%}" in seen and "loss added" in seen
     assert not {"accuracy", "label", "class "} & set(re.findall(r"accuracy|label|class ", seen))
+    assert "disagreement" not in seen  # nothing says how far answers are apart
     early = made.measured.benchmark.early
     assert f"early exit {early.metric:.4g}" in seen and "of which nothing is promised" in seen
     easy, hard, apart = made.measured.answers.groups

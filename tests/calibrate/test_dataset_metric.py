@@ -36,6 +36,8 @@ def test_no_more_answers_are_kept_than_fit(monkeypatch):
 def test_what_is_no_finite_number_is_refused(value):
     with pytest.raises(DataError, match=r"The metric of early exit is .*; it gives one finite number\."):
         compute_metric(lambda answers, truth: value, {}, np.zeros(3), "early exit")
+    with pytest.raises(DataError, match="The metric of early exit is '0.5'; it gives"):
+        compute_metric(lambda answers, truth: "0.5", {}, np.zeros(3), "early exit")
 
 
 def test_what_raises_is_one_sentence():

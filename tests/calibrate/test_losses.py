@@ -206,10 +206,15 @@ def test_a_loss_that_raises_is_named_with_its_own_words():
         ("f1@0.5", "with a function that makes boxes"),
         ("f1@7:a.py:b", "f1@0.5:file.py:decode"),
         ("gone.py:loss", "There is no file gone.py"),
+        ("gone.py", "gone.py names no function: write file.py:function"),
+        ("{f}/mine.py:number", "The loss .*mine.py:number is no function: it is int"),
+        ("f1@0.5:{f}/mine.py:number", "The function that makes boxes .* is no function: it is int"),
         ("iou:maps", "maps"),
         ("iou", "Which part"),
     ],
 )
-def test_a_name_that_is_no_loss_is_refused(name, words):
+def test_a_name_that_is_no_loss_is_refused(name, words, tmp_path):
+    (tmp_path / "mine.py").write_text("number = 1\n")
+    name = name.format(f=tmp_path)
     with pytest.raises((UsageError, ModelError, MissingError), match=words):
         read_loss(name)({"map": np.zeros((1, 2, 2)), "other": np.zeros(1)}, np.zeros((1, 2, 2)))

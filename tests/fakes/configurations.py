@@ -8,7 +8,7 @@ from offramp.calibrate.measure.configurations import Configuration
 def fake_configuration(variant, exits, device="cpu", parent=None):
     """A variant by its name on one device, made from a parent if one is named; its latencies are never compared."""
     return Configuration(
-        variant=SimpleNamespace(name=variant, origin=parent and SimpleNamespace(parent=parent)),
+        variant=SimpleNamespace(name=variant, rule="max_softmax", origin=parent and SimpleNamespace(parent=parent)),
         placement=(device,) * exits,
         answers=None,
         outside_answers=None,

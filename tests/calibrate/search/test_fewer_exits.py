@@ -2,12 +2,15 @@
 
 import importlib
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target, open_bundle
+from offramp.calibrate.advice import advise
 from offramp.calibrate.measure.tables import Costs
 from offramp.calibrate.search import fewer_exits
 from offramp.calibrate.search.choice import choose
@@ -55,6 +58,18 @@ def test_an_exit_that_costs_much_and_serves_nobody_is_left_out():
     assert (found.parent, found.exits, found.device) == ("fp32", (0, 2), "cpu") and 0.15 < found.saving < 0.25
     assert found.command == "offramp keep BUNDLE --exits 0,2 --variant fp32"
     assert propose(contenders, least_gain=0.3) is None
+
+
+@pytest.mark.parametrize("rule", ["ensemble", "patience", "agreement:angle=60"])
+def test_exits_that_cannot_be_dropped_are_not_advised_to_be(rule):
+    contenders = make_contenders(passing_us=(10, 90), statics_us=(100, 190, 300))
+    for each in contenders:
+        each.configuration.variant.rule = rule
+    assert propose(contenders) is None
+    picks = make_picks(contenders, {"default": TARGET}, least_gain=0.05)
+    point: Any = SimpleNamespace(exits_early=True, exit_shares=(0.5, 0.0, 0.5))
+    said = advise(picks, {"default": point}, SimpleNamespace(throttled=()))
+    assert not [note for note in said if "offramp keep" in note]
 
 
 def test_nothing_is_proposed_that_no_static_network_could_reach_or_that_one_beats():

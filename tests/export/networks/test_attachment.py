@@ -482,6 +482,14 @@ def test_training_a_frozen_network_changes_its_heads_only():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_a_network_that_an_earlier_attach_froze_is_not_said_to_train():
+    net, x = make(Residual)
+    attach(net, x)
+    with pytest.raises(UsageError, match=r"none of its parameters takes gradients.*requires_grad_\(True\)"):
+        attach(net, x, frozen=False)
+    attach(net.requires_grad_(True), x, frozen=False)
+
+
 def test_training_a_network_that_is_not_frozen_changes_it():
     net, x = make(Residual)
     before = copy.deepcopy(net.state_dict())

@@ -352,6 +352,10 @@ def test_exits_that_do_not_classify_learn_by_a_loss_of_their_own():
     [
         (lambda exit_, target: miss(exit_, target).mean(), {}, ModelError, "without a mean"),
         (lambda exit_, target: 0.5, {}, ModelError, "The loss gives float"),
+        (lambda exit_, target: miss(exit_, target)[:5], {}, ModelError, r"The loss gives \(5,\)"),
+        (lambda exit_, target: miss(exit_, target).round().detach(), {}, ModelError, "The loss has no gradients"),
+        (lambda exit_, target: exit_["boxes"], {}, ModelError, "The loss cannot be computed: KeyError: 'boxes'"),
+        ("absolute:90", {}, UsageError, "The loss that trains is a function .*, not 'absolute:90'"),
         (miss, {"weights": [1]}, UsageError, "1 weights for 2 exits"),
         (miss, {"recipe": "distill"}, UsageError, "joint and heads"),
         (miss, {"label_smoothing": 0.1}, UsageError, "joint and heads"),
