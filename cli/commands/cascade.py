@@ -88,7 +88,7 @@ def cascade(
     means, stds = (_one_each(option, given, plain) for option, given in (("--mean", mean), ("--std", std)))
     members = []
     for name in networks:
-        is_bundle = find_bundle(name) is not None or name.endswith(".offramp")
+        is_bundle = find_bundle(name) is not None or ".offramp" in (name[-8:], name.rpartition(":")[0][-8:])
         preprocess = parse_preprocess(
             means.get(name), stds.get(name), resize=resize, crop=1.0, interpolation="bilinear"
         )
@@ -133,7 +133,8 @@ def _one_each(option: str, given: Sequence[str], networks: Sequence[str]) -> dic
     """Return what an option says of each network that it is for."""
     if len(given) not in (0, 1, len(networks)):
         raise UsageError(
-            f"{option} is given {len(given)} times for {len(networks)} networks: once for all, or once for each."
+            f"{option} is given {len(given)} times for {len(networks)} networks (bundles that take images need none): once for "
+            "all, or once for each."
         )
     return dict(zip(networks, [*given] * len(networks) if len(given) == 1 else given, strict=False))
 

@@ -57,7 +57,9 @@ def join(
     first = graphs[0].model.graph
     kinds = {graph.model.graph.inputs[0].dtype for graph in graphs}
     has_images = any(member.preprocess is not None for member, _ in members)
-    kind = ir.DataType.FLOAT if has_images or (len(kinds) > 1 and kinds <= FLOATS) else first.inputs[0].dtype
+    kind = first.inputs[0].dtype
+    if kind is None or has_images or (len(kinds) > 1 and kinds <= FLOATS):
+        kind = ir.DataType.FLOAT
     image = ir.Value(name=takes or first.inputs[0].name, type=ir.TensorType(kind), shape=ir.Shape([BATCH, *shape]))
     inputs = {str(image.name): image}
     taken = {str(image.name)} | {str(value.name) for graph in graphs for value in graph.model.graph.inputs}

@@ -72,10 +72,11 @@ class Member(Struct, frozen=True):
         if exits is not None and (isinstance(exits, str) or not exits or len(set(exits)) < len(exits)):
             raise UsageError(f"exits is a list of names of outputs, each once, not {exits!r:.60}.")
         if classes is not None:
-            is_map = isinstance(classes, Mapping)
-            own, labels = (list(classes), classes.values()) if is_map else ([], classes)
-            if not (is_map or isinstance(classes, (list, tuple))) or not all(
-                isinstance(label, Integral) for label in [*own, *(label for label in labels if label is not None)]
+            labels = [*classes, *classes.values()] if isinstance(classes, Mapping) else classes
+            if isinstance(classes, Mapping) and None in classes:
+                raise UsageError("classes is for the labels of the network, each a whole number, and None is none.")
+            if not isinstance(labels, (list, tuple)) or not all(
+                label is None or isinstance(label, Integral) for label in labels
             ):
                 raise UsageError(
                     f"classes is a list of the bundle's label, or None, for each label, or a dict, not {classes!r:.60}."

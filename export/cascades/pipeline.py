@@ -18,7 +18,7 @@ from ...progress import Progress, no_progress
 from ..capture.example import read_example
 from ..pipeline import export
 from .joining import join
-from .member import OWN_RULES, Member, MemberGraph, find_own_preprocess, read_member
+from .member import OWN_RULES, Member, MemberGraph, find_bundle, find_own_preprocess, read_member
 
 if TYPE_CHECKING:
     import torch
@@ -138,14 +138,22 @@ def _check_members(members: Sequence[Member]) -> None:
             same = member.model is other.model or (
                 isinstance(member.model, (str, os.PathLike))
                 and isinstance(other.model, (str, os.PathLike))
-                and os.path.realpath(member.model) == os.path.realpath(other.model)
+                and _identify(member.model) == _identify(other.model)
             )
             if same and member.exits == other.exits:
-                raise UsageError(f"{member.model!s:.80} is a member twice.")
+                raise UsageError(f"{member.model!s:.300} is a member twice.")
     if len({member.preprocess is None for member in members}) > 1:
         raise UsageError(
             "Some members have a preprocess and some have not: the bundle takes images for all or for none."
         )
+
+
+def _identify(path: "str | os.PathLike[str]") -> tuple[str, str]:
+    """Return a file's path without links, or a bundle's and the name of its variant."""
+    found = find_bundle(path)
+    if found is None:
+        return os.path.realpath(path), ""
+    return os.path.realpath(found[0]), open_bundle(found[0]).variant(found[1]).name
 
 
 def _check_rules(members: Sequence[Member], rule: str, answer: Sequence[str]) -> None:
@@ -217,8 +225,8 @@ def _count_classes(members: Sequence[Member], graphs: Sequence[MemberGraph], cla
     counts = {}
     for member, graph in zip(members, graphs, strict=True):
         value = graph.model.graph.outputs[0]
-        shape = value.shape or ()
-        if member.classes is None and len(shape) > 1 and isinstance(shape[-1], int):
+        shape = value.shape
+        if member.classes is None and shape is not None and len(shape) > 1 and isinstance(shape[-1], int):
             counts[graph.name] = shape[-1]
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{name} has {count}" for name, count in counts.items())

@@ -10,7 +10,7 @@ from torch import nn
 
 from offramp.bundle.manifest import NEVER
 from offramp.errors import OfframpError, UsageError
-from offramp.export import Member, Preprocess, cascade, export
+from offramp.export import Member, Preprocess, cascade, export, quantize
 from offramp.export.cascades.resizing import make_resizing
 from offramp.runtime import load_uncalibrated, verify
 from offramp.tests.helpers.command import clear_message, offramp
@@ -86,8 +86,8 @@ def test_networks_files_and_variants_are_joined_in_any_mix_with_their_exits(tmp_
 def test_bundles_that_take_images_are_members_beside_others(files, tmp_path):
     two = write(tmp_path / "two.onnx", TwoExits().eval(), shape=(3, 24, 20), outputs=("exit0", "exit1"))
     inner = export(two, images(3)[:, :24, :20], tmp_path / "inner.offramp", preprocess=IMAGENET)
-    members = [inner.path, Member(files[1], preprocess=HALF)]
-    bundle = cascade(members, images(3), tmp_path / "both.offramp")
+    large = Member(files[1], preprocess=HALF)
+    bundle = cascade([inner.path, large], images(3), tmp_path / "both.offramp")
     pictures = images(20)
     small = np.stack([np.asarray(Image.fromarray(x).resize((20, 24), Image.BILINEAR)) for x in pictures])
     with load_uncalibrated(bundle, logits=True) as net, load_uncalibrated(inner, logits=True) as alone:
@@ -95,7 +95,9 @@ def test_bundles_that_take_images_are_members_beside_others(files, tmp_path):
         for k in range(2):
             assert np.abs(ours.parts(k)["logits"] - expected.parts(k)["logits"]).max() < 2e-3
     with pytest.raises(UsageError, match="which it normalises itself: its preprocess has mean 0 and std 1"):
-        cascade([Member(inner.path, preprocess=HALF), members[1]], images(3), tmp_path / "no.offramp")
+        cascade([Member(inner.path, preprocess=HALF), large], images(3), tmp_path / "no.offramp")
+    with pytest.raises(UsageError, match="inner.offramp:fp32 is a member twice"):
+        cascade([inner.path, f"{inner.path}:fp32"], images(3), tmp_path / "no.offramp")
     beside = cascade(
         [write(tmp_path / "third.onnx", convolutions(4), shape=(3, 24, 20)), two], None, inner.path, beside="c"
     )
@@ -134,6 +136,9 @@ def test_labels_are_translated_and_those_that_the_bundle_has_not_are_passed_on(f
         assert np.allclose(ours.score[:, k], named[k].max(1), atol=1e-5)
     unsure = p[0].argmax(1) >= 2
     assert unsure.any() and (ours.score[unsure, 0] < 0.5).all()
+    bundle = quantize(bundle, x)
+    with load_uncalibrated(bundle, variant="int8") as net:
+        assert len(np.unique(net.every_exit(x).score[:, 0])) > 50  # probabilities are not rounded to 8 bits
 
 
 def test_each_member_may_have_a_rule_of_its_own(files, tmp_path):
