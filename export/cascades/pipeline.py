@@ -175,19 +175,19 @@ def _check_rules(members: Sequence[Member], rule: str, answer: Sequence[str]) ->
 
 
 def _read_arrays(example: Any, *, has_images: bool) -> list[np.ndarray]:
-    """Return two samples or more of each input of the joined graph; of images floats (N, channel, height, width).
+    """Return two samples of each input of the joined graph; of images floats (N, channel, height, width).
 
     Raises:
         UsageError: the example is no uint8 image, where members have a `preprocess`.
     """
-    first, *others = read_example(example)[1]
+    first, *others = (array[:2] for array in read_example(example)[1])  # which may be all samples that there are
     if has_images:
         if first.dtype != np.uint8 or first.ndim != 4:
             raise UsageError(
                 f"With preprocess, samples are uint8 images (N, height, width, channel), not {first.dtype} {first.shape}."
             )
         first = (first.transpose(0, 3, 1, 2) / 255).astype(np.float32)
-    return [np.concatenate([array, array]) for array in (first, *others)]
+    return [np.concatenate([array, array])[:2] for array in (first, *others)]
 
 
 def _read(member: Member, folder: Path, k: int, arrays: Sequence[np.ndarray]) -> MemberGraph:
