@@ -1,7 +1,6 @@
 """The command `offramp cascade`: its options, one call, and what it prints."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -35,6 +34,12 @@ from ..output import print_result, progress_bars
     help="For each label of this network the bundle's, - for one that is passed on to the next network: small.onnx=0,1,-.",
 )
 @click.option(
+    "--exits",
+    multiple=True,
+    metavar="NETWORK=NAME,...",
+    help="The outputs of this network that are exits; all by default.",
+)
+@click.option(
     "--rule", default="max_softmax", show_default=True, help="How an exit's score is made; see offramp export."
 )
 @click.option("--answer", help="For networks that do not classify: the parts of their answers, such as boxes,classes.")
@@ -52,6 +57,7 @@ def cascade(
     bgr: Sequence[str],
     size: Sequence[str],
     labels: Sequence[str],
+    exits: Sequence[str],
     rule: str,
     answer: str | None,
     classes: str | None,
@@ -68,6 +74,7 @@ def cascade(
         raise UsageError("Give --shape (such as 3x96x96) or --data, which say what the bundle takes.")
     images = bool(mean or std)
     sizes, rows = _by_network("--size", size, networks), _by_network("--labels", labels, networks)
+    ends = _by_network("--exits", exits, networks)
     for name in bgr:
         if name not in networks:
             raise unknown_name("network", name, networks)
@@ -75,18 +82,23 @@ def cascade(
     example = load_samples(data)[0] if data else random_example(parse_shape(shape or ""), images=images)
     from ...export import Member
     from ...export import cascade as join_networks
+    from ...export.cascades.member import find_bundle, find_own_preprocess
 
-    means, stds = (_one_each(option, given, len(networks)) for option, given in (("--mean", mean), ("--std", std)))
+    plain = [name for name in networks if find_own_preprocess(name) is None]
+    means, stds = (_one_each(option, given, plain) for option, given in (("--mean", mean), ("--std", std)))
     members = []
-    for k, name in enumerate(networks):
-        is_bundle = Path(name).is_dir() or ".offramp" in name
-        preprocess = parse_preprocess(means[k], stds[k], resize=resize, crop=1.0, interpolation="bilinear")
+    for name in networks:
+        is_bundle = find_bundle(name) is not None or ".offramp" in (name[-8:], name.rpartition(":")[0][-8:])
+        preprocess = parse_preprocess(
+            means.get(name), stds.get(name), resize=resize, crop=1.0, interpolation="bilinear"
+        )
         members.append(
             Member(
                 name if is_bundle else load_network(name),
                 size=_parse_size(sizes[name]) if name in sizes else None,
                 preprocess=fit_channels(preprocess, example),
                 bgr=name in bgr,
+                exits=split_names(ends.get(name)) or None,
                 classes=_parse_labels(rows[name]) if name in rows else None,
             )
         )
@@ -117,10 +129,14 @@ def _by_network(option: str, given: Sequence[str], networks: Sequence[str]) -> d
     return found
 
 
-def _one_each(option: str, given: Sequence[str], count: int) -> list[str | None]:
-    if len(given) not in (0, 1, count):
-        raise UsageError(f"{option} is given {len(given)} times for {count} networks: once for all, or once for each.")
-    return [*given] * count if len(given) == 1 else [*given] or [None] * count
+def _one_each(option: str, given: Sequence[str], networks: Sequence[str]) -> dict[str, str]:
+    """Return what an option says of each network that it is for."""
+    if len(given) not in (0, 1, len(networks)):
+        raise UsageError(
+            f"{option} is given {len(given)} times for {len(networks)} networks (bundles that take images need none): once for "
+            "all, or once for each."
+        )
+    return dict(zip(networks, [*given] * len(networks) if len(given) == 1 else given, strict=False))
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -26,13 +26,17 @@ def make_resizing(given: Sequence[int], size: Sequence[int], how: Preprocess) ->
         raise UsageError(
             "A member's images are stretched or cropped in the graph, not padded: resize='stretch' or 'crop'."
         )
-    whole = tuple(size)
-    if how.resize == "crop":
-        scale = max(wanted / has for wanted, has in zip(size, given, strict=True)) / how.crop
-        whole = tuple(max(wanted, round(has * scale)) for wanted, has in zip(size, given, strict=True))
+    (tall, wide), (height, width) = given, size
+    high, broad = height, width
+    if how.resize == "crop":  # as pictures are when samples are read: one side fits exactly, the other is rounded down
+        high, broad = round(height / how.crop), round(width / how.crop)
+        if broad * tall >= high * wide:
+            high = max(height, broad * tall // wide)
+        else:
+            broad = max(width, high * wide // tall)
     rows, columns = (
-        _weigh(has, full, how.interpolation)[(start := (full - wanted) // 2) : start + wanted]
-        for has, full, wanted in zip(given, whole, size, strict=True)
+        _weigh(has, full, how.interpolation)[(start := round((full - wanted) / 2)) : start + wanted]
+        for has, full, wanted in ((tall, high, height), (wide, broad, width))
     )
     return rows, np.ascontiguousarray(columns.T)
 

@@ -48,6 +48,7 @@ def choose_int8_nodes(graph: ir.Graph, *, float_heads: bool, float_biases: bool)
     """
     candidates = nodes_up_to_products(graph, include_products=not float_heads)
     candidates -= _find_divisors(graph) | _find_normalised_sums(graph) | _find_masked(graph)
+    candidates -= {node for node in graph if _chooses(node)}
     return [
         str(node.name)
         for node in graph
@@ -71,6 +72,18 @@ def _reads_mask(node: ir.Node) -> bool:
     """Tell whether a constant input is a mask, such as one of minus infinity: in its range, 8 bits tell nothing else apart."""
     arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
     return any(a.dtype.kind == "f" and a.size and not (np.abs(a) < LEAST_MASK).all() for a in arrays)
+
+
+def _chooses(node: ir.Node) -> bool:
+    """Tell whether a product takes probabilities of some labels for those of others: in 8 bits the small ones would all be 0."""
+    maker = node.inputs[0].producer() if node.op_type == "MatMul" and node.inputs[0] is not None else None
+    table = node.inputs[1].const_value if maker is not None and node.inputs[1] is not None else None
+    return (
+        maker is not None
+        and maker.op_type == "Softmax"
+        and table is not None
+        and bool(np.isin(table.numpy(), (0, 1)).all())
+    )
 
 
 def _find_divisors(graph: ir.Graph) -> set[ir.Node]:

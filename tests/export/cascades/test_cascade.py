@@ -3,19 +3,18 @@
 import json
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
 from offramp.bundle.manifest import NEVER
-from offramp.errors import ModelError, OfframpError, UsageError
-from offramp.export import Member, Preprocess, cascade, export
+from offramp.errors import OfframpError, UsageError
+from offramp.export import Member, Preprocess, cascade, export, quantize
 from offramp.export.cascades.resizing import make_resizing
 from offramp.runtime import load_uncalibrated, verify
 from offramp.tests.helpers.command import clear_message, offramp
+from offramp.tests.zoo.onnx_files import convolutions, images, run, write
 from offramp.tests.zoo.two_exits import build_two_exits, vectors
 
 HALF, IMAGENET = (
@@ -24,45 +23,11 @@ HALF, IMAGENET = (
 )
 
 
-def convolutions(width, classes=5, stride=2):
-    torch.manual_seed(width)
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3, stride, 1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(4 * width, classes),
-    ).eval()
-
-
-def write(path, network, *, shape, opset=17):
-    """Write an ONNX file as others would, by torch's older exporter."""
-    torch.onnx.export(
-        network,
-        torch.zeros(1, *shape),
-        path,
-        input_names=["pixels"],
-        output_names=["scores"],
-        dynamic_axes={"pixels": {0: "n"}, "scores": {0: "n"}},
-        opset_version=opset,
-        dynamo=False,
-    )
-    return path
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("members")
     small = write(folder / "small.onnx", convolutions(8), shape=(3, 24, 20), opset=13)
     return small, write(folder / "large.onnx", convolutions(32, stride=1), shape=(3, 40, 40))
-
-
-def images(n, side=40):
-    return np.random.default_rng(0).integers(0, 256, (n, side, side, 3)).astype(np.uint8)
-
-
-def run(path, x):
-    return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"pixels": x.astype(np.float32)})[0]
 
 
 def test_two_files_of_other_sizes_and_scales_answer_as_they_do_by_hand(files, tmp_path):
@@ -99,13 +64,14 @@ def test_the_bundle_is_as_large_as_its_members(files, tmp_path):
 
 
 def test_networks_files_and_variants_are_joined_in_any_mix_with_their_exits(tmp_path):
-    export(build_two_exits(), vectors(3), tmp_path / "first.offramp")
+    two = write(tmp_path / "two.onnx", build_two_exits(), shape=(16,), outputs=("exit0", "exit1"))
+    export(two, vectors(3), tmp_path / "first.offramp")
     torch.manual_seed(1)
     plain = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 5)).eval()
     bundle = cascade([tmp_path / "first.offramp", plain], vectors(3), tmp_path / "both.offramp")
     names = [exit_.name for exit_ in bundle.variant().exits]
     assert names == ["first-fp32-exit0", "first-fp32-exit1", "Sequential"]
-    again = cascade([f"{tmp_path}/both.offramp:fp32", build_two_exits()], vectors(3), tmp_path / "again.offramp")
+    again = cascade([f"{tmp_path}/both.offramp:fp32", two], vectors(3), tmp_path / "again.offramp")
     assert len(again.variant().exits) == 5
     x = vectors(20, seed=3)
     with load_uncalibrated(bundle, logits=True) as net, torch.no_grad():
@@ -115,6 +81,41 @@ def test_networks_files_and_variants_are_joined_in_any_mix_with_their_exits(tmp_
     with load_uncalibrated(bundle) as net:
         net.thresholds = [NEVER, 0.0]
         assert net(x[0]).exit == 1
+
+
+def test_bundles_that_take_images_are_members_beside_others(files, tmp_path):
+    two = write(tmp_path / "two.onnx", TwoExits().eval(), shape=(3, 24, 20), outputs=("exit0", "exit1"))
+    inner = export(two, images(3)[:, :24, :20], tmp_path / "inner.offramp", preprocess=IMAGENET)
+    large = Member(files[1], preprocess=HALF)
+    bundle = cascade([inner.path, large], images(3), tmp_path / "both.offramp")
+    pictures = images(20)
+    small = np.stack([np.asarray(Image.fromarray(x).resize((20, 24), Image.BILINEAR)) for x in pictures])
+    with load_uncalibrated(bundle, logits=True) as net, load_uncalibrated(inner, logits=True) as alone:
+        ours, expected = net.every_exit(pictures), alone.every_exit(small)
+        for k in range(2):
+            assert np.abs(ours.parts(k)["logits"] - expected.parts(k)["logits"]).max() < 2e-3
+    with pytest.raises(UsageError, match="which it normalises itself: its preprocess has mean 0 and std 1"):
+        cascade([Member(inner.path, preprocess=HALF), large], images(3), tmp_path / "no.offramp")
+    with pytest.raises(UsageError, match="inner.offramp:fp32 is a member twice"):
+        cascade([inner.path, f"{inner.path}:fp32"], images(3), tmp_path / "no.offramp")
+    beside = cascade(
+        [write(tmp_path / "third.onnx", convolutions(4), shape=(3, 24, 20)), two], None, inner.path, beside="c"
+    )
+    x = ((small / 255 - IMAGENET.mean) / IMAGENET.std).transpose(0, 3, 1, 2)
+    with load_uncalibrated(beside, variant="c", logits=True) as net:
+        assert np.allclose(net.every_exit(small).parts(0)["logits"], run(tmp_path / "third.onnx", x), atol=1e-5)
+
+
+class TwoExits(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(60, 8), nn.Linear(8, 16)
+        self.heads = nn.ModuleList([nn.Linear(8, 5), nn.Linear(16, 5)])
+
+    def forward(self, x):
+        y = torch.tanh(self.first(x.mean(2).flatten(1)))
+        return self.heads[0](y), self.heads[1](torch.tanh(self.second(y)))
 
 
 def test_labels_are_translated_and_those_that_the_bundle_has_not_are_passed_on(files, tmp_path):
@@ -135,6 +136,9 @@ def test_labels_are_translated_and_those_that_the_bundle_has_not_are_passed_on(f
         assert np.allclose(ours.score[:, k], named[k].max(1), atol=1e-5)
     unsure = p[0].argmax(1) >= 2
     assert unsure.any() and (ours.score[unsure, 0] < 0.5).all()
+    bundle = quantize(bundle, x)
+    with load_uncalibrated(bundle, variant="int8") as net:
+        assert len(np.unique(net.every_exit(x).score[:, 0])) > 50  # probabilities are not rounded to 8 bits
 
 
 def test_each_member_may_have_a_rule_of_its_own(files, tmp_path):
@@ -163,16 +167,20 @@ def test_answers_that_are_no_classes_keep_their_names(tmp_path):
 
         def forward(self, x):
             y = torch.tanh(self.inner(x))
-            return {"boxes": self.boxes(y), "found": y.sum(1)}
+            return self.boxes(y), y.sum(1)
 
     torch.manual_seed(0)
-    members = [Boxes(8).eval(), Boxes(64).eval()]
+    members = [
+        write(tmp_path / f"{width}.onnx", Boxes(width).eval(), shape=(16,), outputs=("boxes", "found"))
+        for width in (8, 64)
+    ]
     bundle = cascade(members, vectors(3), tmp_path / "b.offramp", answer=["boxes", "found"], rule="agreement:boxes=4")
-    assert [exit_.name for exit_ in bundle.variant().exits] == ["Boxes-0", "Boxes-1"]
+    assert [exit_.name for exit_ in bundle.variant().exits] == ["8", "64"]
     x = vectors(5, seed=2)
-    with load_uncalibrated(bundle) as net, torch.no_grad():
-        answer = net(x[0]).answer
-        assert np.allclose(answer["boxes"], members[1](torch.from_numpy(x[:1]))["boxes"].numpy(), atol=1e-5)
+    with load_uncalibrated(bundle) as net:
+        assert np.allclose(net(x[0]).answer["boxes"], run(members[1], x[:1]), atol=1e-5)
+    with pytest.raises(UsageError, match="Members that do not classify have no classes and no rule of their own"):
+        cascade([Member(members[0], rule="margin"), members[1]], vectors(3), tmp_path / "no.offramp", answer=["boxes"])
 
 
 def small_like(files, **given):
@@ -208,60 +216,29 @@ def small_like(files, **given):
             "small takes images of 24 x 20, not of 9 x 9",
         ),
         (
-            lambda files: [files[0], convolutions(8, classes=7)],
+            lambda files: [
+                files[0],
+                write(files[0].parent / "seven.onnx", convolutions(8, classes=7), shape=(3, 24, 20)),
+            ],
             UsageError,
-            "small has 5, Sequential has 7. Give classes=",
+            "small has 5, seven has 7. Give classes=",
         ),
         (lambda files: [files[0], files[0].parent / "none.onnx"], UsageError, "There is no file"),
         (lambda files: [files[0], 7], UsageError, "A member is a torch.nn.Module, the path"),
+        (lambda files: files[0], UsageError, "members is a list of networks"),
+        (lambda files: small_like(files, bgr=True, preprocess=HALF)[:1] * 2, UsageError, "is a member twice"),
+        (lambda files: small_like(files, classes="01234"), UsageError, "classes is a list of the bundle's label"),
+        (lambda files: small_like(files, classes=[0.5] * 5), UsageError, "classes is a list of the bundle's label"),
+        (lambda files: small_like(files, preprocess={"mean": 0.5}), UsageError, "preprocess is a Preprocess"),
+        (lambda files: small_like(files, rule="patience"), UsageError, "Unknown rule of a member 'patience'"),
+        (lambda files: small_like(files, exits="scores"), UsageError, "exits is a list of names"),
+        (lambda files: [Member(files[0], size=96), files[1]], UsageError, "size is height and width"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_sentence_and_writes_nothing(files, tmp_path, members, error, words):
     with pytest.raises(error, match=words) as caught:
         cascade(members(files), np.zeros((3, 3, 40, 40), np.float32), tmp_path / "no.offramp")
     assert isinstance(caught.value, OfframpError) and not (tmp_path / "no.offramp").exists()
-
-
-def test_members_of_other_channels_or_dtypes_are_refused(files, tmp_path):
-    gray = write(
-        tmp_path / "gray.onnx", nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 5)), shape=(1, 4, 4)
-    )
-    with pytest.raises(ModelError, match="gray takes images of shape .* but the bundle's have 3 channels"):
-        cascade([files[0], gray], np.zeros((3, 3, 40, 40), np.float32), tmp_path / "no.offramp")
-    model = onnx.load(files[1])
-    whole = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [
-                onnx.helper.make_node("Cast", ["bytes"], ["pixels"], to=onnx.TensorProto.FLOAT),
-                *model.graph.node,
-            ],
-            "whole",
-            [onnx.helper.make_tensor_value_info("bytes", onnx.TensorProto.UINT8, ["n", 3, 40, 40])],
-            list(model.graph.output),
-            list(model.graph.initializer),
-        ),
-        opset_imports=list(model.opset_import),
-        ir_version=model.ir_version,
-    )
-    onnx.save(whole, tmp_path / "bytes.onnx")
-    with pytest.raises(ModelError, match="bytes takes UINT8, the first member FLOAT"):
-        cascade([files[1], tmp_path / "bytes.onnx"], np.zeros((3, 3, 40, 40), np.float32), tmp_path / "no.offramp")
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
-@pytest.mark.parametrize(("given", "size"), [((48, 60), (24, 24)), ((20, 20), (33, 28))])
-def test_images_are_resized_as_pillow_does_it(given, size, interpolation):
-    image = np.random.default_rng(0).integers(0, 256, given).astype(np.float32)
-    rows, columns = make_resizing(given, size, Preprocess(mean=(0.0,), std=(1.0,), interpolation=interpolation))
-    pillow = Image.fromarray(image).resize(size[::-1], getattr(Image, interpolation.upper()))
-    assert np.abs(rows @ image @ columns - np.asarray(pillow)).max() < 1e-3
-
-
-def test_a_cropped_image_keeps_its_middle():
-    image = np.random.default_rng(0).integers(0, 256, (40, 60)).astype(np.float32)
-    rows, columns = make_resizing((40, 60), (20, 20), Preprocess(mean=(0.0,), std=(1.0,), resize="crop"))
-    pillow = np.asarray(Image.fromarray(image).resize((30, 20), Image.BILINEAR))[:, 5:25]
-    assert np.abs(rows @ image @ columns - pillow).max() < 1e-3
 
 
 def test_the_command_joins_files_and_says_what_it_made(files, tmp_path):
