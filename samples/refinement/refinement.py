@@ -224,8 +224,17 @@ def main() -> None:
     network = Refiner()
     train(network, *training, options.steps)
     gates = [f"pass{k + 1}.right" for k in range(PASSES)]
-    exits = {"answer": ["cells"], "rule": "gate", "gates": gates}
-    whole_way(network, calibration, test, OUTPUT, loss="zero_one", outside=selecting, **exits)
+    whole_way(
+        network,
+        calibration,
+        test,
+        OUTPUT,
+        loss="zero_one",
+        outside=selecting,
+        answer=["cells"],
+        rule="gate",
+        gates=gates,
+    )
     compare_passes(*test)
 
 
