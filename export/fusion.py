@@ -26,7 +26,7 @@ from .branches import THRESHOLDS, name_outputs, nest_stages
 from .cut.equivalence import allow_error
 from .cut.stage_files import read_graph
 from .graph.axes import axes_of, first_line, take_samples
-from .graph.running import open_session, relative_error
+from .graph.running import describe_difference, open_session, relative_error
 
 __all__ = ["Fused", "fuse"]
 
@@ -286,10 +286,14 @@ def _check_fused(
             given = dict(zip(outputs, session.run(outputs, sample | {THRESHOLDS: forcing}), strict=True))
             expected = {part: values[row][None] for part, values in golden.answers[k].items()}
             error_share = relative_error(given, expected)
-            if int(given["exit"][0]) != k or not error_share <= allowed:
+            if int(given["exit"][0]) != k:
                 raise CheckError(
-                    f"The fused file differs from the bundle at exit {k} by {error_share:.2g} of its largest value; "
-                    f"{allowed:.2g} is allowed. Nothing was written."
+                    f"Forced to exit {k}, the fused file leaves at exit {int(given['exit'][0])}. Nothing was written."
+                )
+            if not error_share <= allowed:
+                difference = describe_difference(given, expected, error_share, allowed)
+                raise CheckError(
+                    f"The fused file differs from the bundle at exit {k} {difference} Nothing was written."
                 )
         scores, limits = golden.score[row, :-1], np.array(thresholds, np.float32)
         if np.abs(scores - limits).min() > tolerance:  # else rounding may decide

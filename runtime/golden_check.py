@@ -22,6 +22,7 @@ __all__ = [
     "check_logits",
     "compare_logits",
     "compare_parts",
+    "find_worst_part",
     "refuse_wrong_builds",
     "tolerances_of",
 ]
@@ -130,11 +131,16 @@ def compare_parts(ours: Parts, theirs: Parts) -> tuple[float, float]:
         The largest error of a value of that part, and its largest value. The error is infinite if a value is no number, or if
         more than 1 % of a part's whole numbers differ.
     """
+    return find_worst_part(ours, theirs)[1:]
+
+
+def find_worst_part(ours: Parts, theirs: Parts) -> tuple[str, float, float]:
+    """Return the name of the part that differs most, and what `compare_parts` returns."""
     compared = [
-        compare_logits(ours[name], values) if name == "logits" else _compare_values(ours[name], values)
+        (name, *(compare_logits if name == "logits" else _compare_values)(ours[name], values))
         for name, values in theirs.items()
     ]
-    return max(compared, key=lambda pair: pair[0] / pair[1])
+    return max(compared, key=lambda part: part[1] / part[2])
 
 
 def _compare_values(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:

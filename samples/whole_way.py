@@ -24,6 +24,7 @@ def whole_way(
     *,
     max_drop: float = 0.01,
     loss: str | Loss | None = None,
+    outside: Samples | None = None,
     **options: Any,
 ) -> Benchmark:
     """Export, calibrate, run and compare a network; print the comparison and write a bundle and a picture.
@@ -35,6 +36,7 @@ def whole_way(
         output: the folder for `network.offramp` and `comparison.png`.
         max_drop: the accuracy that may be lost, as a fraction: 0.01 is one point; or the mean loss that may be added.
         loss: how wrong an answer is, for a network that does not classify.
+        outside: other samples that select; a part of `calibration` does by default.
         options: passed to `export`, such as `class_names`.
 
     Returns:
@@ -46,7 +48,7 @@ def whole_way(
 
     what = "an accuracy drop" if loss is None else "a mean loss added"
     print(f"calibrating for the least mean latency at {what} of at most {max_drop:.1%}", flush=True)
-    calibrated = calibrate(bundle, calibration, Target(max_drop=max_drop), loss=loss)
+    calibrated = calibrate(bundle, calibration, Target(max_drop=max_drop), loss=loss, outside=outside)
     print(f"  {calibrated.verdict}")
     print(f"  {calibrated.point.promise}")
     if not calibrated.point.met:

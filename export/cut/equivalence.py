@@ -21,7 +21,7 @@ from ...runtime.engines import Compiled, StageFile
 from ...runtime.engines.onnxruntime import compile_stage
 from ...runtime.golden_check import allow_own, compare_parts
 from ..graph.axes import count_samples, sizes_of, take_samples
-from ..graph.running import relative_error
+from ..graph.running import describe_difference, relative_error
 from .boundaries import Prober
 
 __all__ = ["Original", "Verified", "allow_error", "check_scales", "verify_chain"]
@@ -40,8 +40,8 @@ MIXING_FACTOR = 3
 """A sample alone and the same among others may differ by this times the tolerance: each differs from the exact one."""
 
 MIXING_HINT = (
-    "A batch normalisation without running statistics, a mean or maximum over the batch, and a scale found for each batch do "
-    "that: let each sample be computed alone. Nothing was written."
+    "Samples are mixed by a batch normalisation without running statistics, a mean or maximum over the batch, and a scale found "
+    "for each batch: let each sample be computed alone. Nothing was written."
 )
 
 
@@ -100,16 +100,11 @@ class Comparer:
         for k, (parts, name) in enumerate(zip(expected, names, strict=True)):
             error = relative_error(answers.parts(k), parts)
             if not error <= (allowed := self.allowed(error)):
+                difference = describe_difference(answers.parts(k), parts, error, allowed)
                 raise CheckError(
-                    f"{name} differs from the original network {where} by {error:.2g} of {self.largest}; {allowed:.2g} is "
-                    f"allowed.{self._explain()} Nothing was written."
+                    f"{name} differs from the original network {where} {difference}{self._explain()} Nothing was written."
                 )
             self.error = max(self.error, error)
-
-    @property
-    def largest(self) -> str:
-        """What errors are relative to, in words."""
-        return "its largest logit" if self.original.classes else "the largest value of that part of its answer"
 
     def check_alike(self, ours: Parts, theirs: Parts, what: str) -> None:
         """See that answers to the same samples, in one batch and in another, are alike.
@@ -119,10 +114,9 @@ class Comparer:
         """
         absolute, largest = compare_parts(ours, theirs)
         error = absolute / max(largest, compare_parts(theirs, ours)[1])  # alone, logits may be rounding errors of 0
-        if not error <= MIXING_FACTOR * self.allowed(error / MIXING_FACTOR):
-            raise CheckError(
-                f"The network mixes the samples of a batch: {what} by {error:.2g} of {self.largest}. {MIXING_HINT}"
-            )
+        if not error <= (allowed := MIXING_FACTOR * self.allowed(error / MIXING_FACTOR)):
+            difference = describe_difference(ours, theirs, error, allowed)
+            raise CheckError(f"The network mixes the samples of a batch: {what} {difference} {MIXING_HINT}")
 
     def _explain(self) -> str:
         """Say how exact the original is, and what processors without VNNI do."""

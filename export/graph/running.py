@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import require
 from ...runtime.chain.parts import Parts
-from ...runtime.golden_check import compare_parts
+from ...runtime.golden_check import MOST_DIFFERING, compare_parts, find_worst_part
 
 
 def open_session(
@@ -45,6 +45,34 @@ def relative_error(ours: Parts, theirs: Parts) -> float:
     """
     absolute, largest = compare_parts(ours, theirs)
     return absolute / largest
+
+
+TIES = (
+    "Whole numbers agree or they do not: where each is the likeliest of several, rounding decides between equals. Break ties by "
+    "a little, or answer with the scores."
+)
+
+
+def describe_difference(ours: Parts, theirs: Parts, error: float, allowed: float) -> str:
+    """Say in which part answers differ from theirs, by how much, and what is allowed.
+
+    Args:
+        ours, theirs: the answers, (N, ...).
+        error: the difference, relative to the largest value of that part; infinite where none can be given.
+        allowed: the largest relative error that is allowed.
+    """
+    name, absolute, _ = find_worst_part(ours, theirs)
+    mine, values = ours[name], theirs[name]
+    if math.isfinite(absolute):
+        largest = "its largest logit" if name == "logits" else f"the largest value of its {name}"
+        return f"by {error:.2g} of {largest}; {allowed:.2g} is allowed."
+    if mine.shape != values.shape:
+        return f"in the shape of its {name}: {mine.shape} in place of {values.shape}."
+    if values.dtype.kind != "f":
+        counts = f"{(mine != values).sum()} of the {values.size}"
+        return f"in {counts} whole numbers of its {name}; {MOST_DIFFERING:.0%} may differ. {TIES}"
+    masked = ", or one that decides nothing in one of them does in the other" if name == "logits" else ""
+    return f"in its {name}: a value is infinite or no number{masked}."
 
 
 def largest_error(ours: Sequence[Parts], theirs: Sequence[Parts]) -> float | None:

@@ -14,6 +14,7 @@ from offramp.bundle.golden import read_golden, write_golden
 from offramp.bundle.manifest import reads_earlier_exits
 from offramp.errors import BundleError, CheckError, ModelError, UnsupportedError, UsageError
 from offramp.export import export, fuse, keep, quantize
+from offramp.export.graph.running import describe_difference, relative_error
 from offramp.runtime import load_static, load_uncalibrated, verify
 from offramp.runtime.engines import StageFile
 from offramp.runtime.engines.tensorrt.builder import build_plan
@@ -362,6 +363,27 @@ def test_a_network_that_mixes_the_samples_of_a_batch_is_refused(tmp_path):
             answer=["boxes"],
             rule="agreement",
         )
+
+
+def test_whole_numbers_that_differ_are_counted_and_named(tmp_path):
+    net = Extra(lambda exit_: (exit_["boxes"] > exit_["boxes"].mean(0, keepdim=True)).long()).eval()
+    words = r"in \d+ of the 240 whole numbers of its extra; 1% may differ\..*Break ties by a little"
+    with pytest.raises(CheckError, match=words):
+        export(net, ANSWERS["detector"].draw(4), tmp_path / "b", answer=["boxes", "extra"], rule="agreement:boxes")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (np.ones((2, 3)), np.full((2, 3), 2.0), "by 0.5 of the largest value of its extra; 1e-05 is allowed."),
+        (np.ones((2, 3)), np.ones((2, 4)), "in the shape of its extra: (2, 3) in place of (2, 4)."),
+        (np.full((2, 3), np.nan), np.ones((2, 3)), "in its extra: a value is infinite or no number."),
+    ],
+)
+def test_a_difference_names_its_part(ours, theirs, words):
+    same = {"boxes": np.ones((2, 3))}
+    ours, theirs = same | {"extra": ours}, same | {"extra": theirs}
+    assert describe_difference(ours, theirs, relative_error(ours, theirs), 1e-5) == words
 
 
 def test_a_part_that_an_earlier_exit_computed_already_is_an_answer_of_both(tmp_path):
