@@ -60,8 +60,8 @@ class Head(nn.Module):
     def __init__(self, channels: int, *, later: bool) -> None:
         super().__init__()
         self.what, self.where = nn.Conv2d(channels, 32, 1), nn.Conv2d(32, 32, 1)
-        self.join, joined = (conv(32, 48), 48) if later else (nn.Identity(), 32)
-        self.out = nn.Conv2d(joined, CLASSES + CELL**2 + 1, 1)
+        self.join = conv(32, 48) if later else nn.Identity()
+        self.out = nn.Conv2d(48 if later else 32, CLASSES + CELL**2 + 1, 1)
 
     def forward(self, coarse: torch.Tensor, fine: torch.Tensor, image: torch.Tensor) -> Exit:
         y = self.join(torch.relu(F.interpolate(self.what(coarse), scale_factor=2) + self.where(fine)))
@@ -170,11 +170,11 @@ def describe_misses(network: Segmenter, test: canvases.Canvases, hard: np.ndarra
     """Print each exit's mean loss: over all canvases, and over the easiest, the middle and the hardest third."""
     parts = []
     for first in range(0, len(hard), 100):
-        rows = slice(first, first + 100)
+        some = slice(first, first + 100)
         with torch.no_grad():
-            exits = network(torch.from_numpy(test.images[rows]))
+            exits = network(torch.from_numpy(test.images[some]))
         answers = [{name: part.numpy() for name, part in exit_.items()} for exit_ in exits]
-        parts.append([miss(answer, test.masks[rows]) for answer in answers])
+        parts.append([miss(answer, test.masks[some]) for answer in answers])
     misses, order = np.concatenate(parts, 1), np.argsort(hard)
     thirds = zip(("easiest", "middle", "hardest"), np.array_split(order, 3), strict=True)
     for name, rows in [("all canvases", order), *((f"the {name} third", third) for name, third in thirds)]:
