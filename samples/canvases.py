@@ -39,7 +39,7 @@ class Canvases(NamedTuple):
 
 def draw(part: str, count: int, seed: int = 0) -> Canvases:
     """Draw canvases; `part` is "training", or anything else for digits that training never sees."""
-    rng = np.random.default_rng([seed, part == "training"])
+    rng = _numbers(part, seed)
     rows = slice(digits.TRAIN_DIGITS) if part == "training" else slice(digits.TRAIN_DIGITS, None)
     pictures, labels = (array[rows] for array in digits.digits())
     scaled = {size: _scale(pictures, size) for size in SIZES}
@@ -72,6 +72,15 @@ def draw(part: str, count: int, seed: int = 0) -> Canvases:
         boxes += found
         offset.append(len(boxes))
     return Canvases(images[:, None], Ragged(np.array(boxes, np.float32), np.array(offset)), masks)
+
+
+def difficulty(part: str, count: int, seed: int = 0) -> np.ndarray:
+    """Return how hard each canvas is that `draw` draws by the same part, count and seed, float64 (count,)."""
+    return _numbers(part, seed).random(count) ** 3
+
+
+def _numbers(part: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, part == "training"])
 
 
 def _scale(pictures: np.ndarray, size: int) -> np.ndarray:
