@@ -91,10 +91,8 @@ class Detector(nn.Module):
         super().__init__()
         self.patches = nn.Sequential(nn.Conv2d(1, 24, 8, 4, padding=2, bias=False), nn.BatchNorm2d(24), nn.ReLU())
         self.first, self.second = nn.Sequential(conv(24, 40, 2), conv(40, 40)), conv(40, 64)
-        self.finer, self.third = (
-            nn.Sequential(conv(24, 32), conv(32, 48, 2)),
-            nn.Sequential(conv(64 + 48, 64), conv(64, 64)),
-        )
+        self.finer = nn.Sequential(conv(24, 32), conv(32, 48, 2))
+        self.third = nn.Sequential(conv(64 + 48, 64), conv(64, 64))
         self.heads = nn.ModuleList([Head(channels) for channels in (40, 64, 64)])
 
     def forward(self, x: torch.Tensor) -> list[Exit]:
