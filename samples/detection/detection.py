@@ -60,12 +60,12 @@ class Head(nn.Module):
         nn.init.constant_(self.cells.get_parameter("bias")[-1:], 5.0)  # nearly all cells hold nothing
         middle = CELL * (torch.arange(CELLS) + 0.5)
         x, y = middle.expand(CELLS, CELLS), middle[:, None].expand(CELLS, CELLS)
-        self.register_buffer("middles", torch.stack([x, y, x, y]))
         self.register_buffer("sides", CELL * torch.tensor([-1.0, -1.0, 1.0, 1.0])[:, None, None])
+        self.register_buffer("usual", torch.stack([x, y, x, y]) + self.sides)
 
     def forward(self, features: torch.Tensor) -> Exit:
         cells = self.cells(features)
-        boxes, classes = self.middles + self.sides * (1 + cells[:, :4]), cells[:, 4:]
+        boxes, classes = self.usual + self.sides * cells[:, :4], cells[:, 4:]
         return {"boxes": boxes, "classes": classes, "sure": judge(classes)}
 
 
@@ -76,8 +76,8 @@ def judge(classes: torch.Tensor) -> torch.Tensor:
     """
     powers = (classes - classes.amax(1, keepdim=True)).exp()
     likeliest = 1 / powers.sum(1)
-    wrong = (1 - likeliest).flatten(1).sum(1)
-    there = (1 - powers[:, NOTHING] * likeliest).flatten(1).sum(1) + 0.5
+    wrong = CELLS**2 - likeliest.sum((1, 2))
+    there = CELLS**2 + 0.5 - (powers[:, NOTHING] * likeliest).sum((1, 2))
     return there / (there + wrong)
 
 
