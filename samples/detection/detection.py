@@ -60,8 +60,9 @@ class Head(nn.Module):
         nn.init.constant_(self.cells.get_parameter("bias")[-1:], 5.0)  # nearly all cells hold nothing
         middle = CELL * (torch.arange(CELLS) + 0.5)
         x, y = middle.expand(CELLS, CELLS), middle[:, None].expand(CELLS, CELLS)
-        self.register_buffer("sides", CELL * torch.tensor([-1.0, -1.0, 1.0, 1.0])[:, None, None])
-        self.register_buffer("usual", torch.stack([x, y, x, y]) + self.sides)
+        sides = CELL * torch.tensor([-1.0, -1.0, 1.0, 1.0])[:, None, None]
+        self.register_buffer("sides", sides)
+        self.register_buffer("usual", torch.stack([x, y, x, y]) + sides)
 
     def forward(self, features: torch.Tensor) -> Exit:
         cells = self.cells(features)
