@@ -1,5 +1,6 @@
 """Shared by the samples: export a network, calibrate it, run it, compare it with its static networks, and draw the comparison."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def whole_way(
     max_drop: float = 0.01,
     loss: str | Loss | None = None,
     outside: Samples | None = None,
+    metric: Callable[..., float] | None = None,
     **options: Any,
 ) -> Benchmark:
     """Export, calibrate, run and compare a network; print the comparison and write a bundle and a picture.
@@ -37,6 +39,7 @@ def whole_way(
         max_drop: the accuracy that may be lost, as a fraction: 0.01 is one point; or the mean loss that may be added.
         loss: how wrong an answer is, for a network that does not classify.
         outside: other samples that select; a part of `calibration` does by default.
+        metric: what is shown beside the loss and never promised, such as mAP, of the answers to all test samples and the truth.
         options: passed to `export`, such as `class_names`.
 
     Returns:
@@ -59,7 +62,7 @@ def whole_way(
     print(f"running one sample: {describe_answer(result)}, score {result.score:.3f}, left at exit {result.exit}")
 
     print("comparing on samples that calibration never saw", flush=True)
-    benchmark = bench(bundle, test, loss=loss)
+    benchmark = bench(bundle, test, loss=loss, metric=metric)
     print(f"\n{benchmark}\n")
     draw(benchmark, calibrated, output / "comparison.png")
     print(f"picture: {output / 'comparison.png'}")

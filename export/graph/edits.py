@@ -31,14 +31,16 @@ def constant(tape: ir.tape.Tape, value: "float | int | list[int]", name: str | N
     return result
 
 
-def reduce(tape: ir.tape.Tape, operator: str, value: ir.Value, opset: int) -> ir.Value:
-    """Record a reduction over the last axis, which is dropped: (batch, classes) -> (batch,).
+def reduce(
+    tape: ir.tape.Tape, operator: str, value: ir.Value, opset: int, *, axis: int = -1, keepdims: bool = False
+) -> ir.Value:
+    """Record a reduction over one axis, which is dropped unless `keepdims`: (batch, classes) -> (batch,).
 
     The axes are an input since opset 13 for ReduceSum and since opset 18 for the others (ONNX changelog); before, an attribute.
     """
     if opset < (13 if operator == "ReduceSum" else 18):
-        return tape.op(operator, [value], {"axes": [-1], "keepdims": 0})
-    return tape.op(operator, [value, constant(tape, [-1])], {"keepdims": 0})
+        return tape.op(operator, [value], {"axes": [axis], "keepdims": int(keepdims)})
+    return tape.op(operator, [value, constant(tape, [axis])], {"keepdims": int(keepdims)})
 
 
 def insert_tape(graph: ir.Graph, tape: ir.tape.Tape, before: ir.Node | None = None) -> None:

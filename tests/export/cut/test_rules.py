@@ -47,6 +47,22 @@ def raw(dense_onnx, tmp_path):
 
 
 @pytest.mark.parametrize("opset", [11, 13, 17, 21])
+def test_mean_softmax_is_the_softmax_of_the_likeliest_without_a_softmax(opset, tmp_path):
+    path = write_onnx(tmp_path / "net.onnx", opset=opset)
+    options = {"answer": ["scores"], "rule": "mean_softmax", "exits": ["z0", "z1", "z2"]}
+    bundle = export(path, None, tmp_path / "b.offramp", **options)
+    x = draw(50, 1) * np.geomspace(1, 1e5, 50, dtype=np.float32)[:, None]  # scores of up to a million
+    with load_uncalibrated(bundle) as net:
+        answers = net.every_exit(x)
+    variant = bundle.variant()
+    for k, stage in enumerate(variant.stages):
+        z = answers.parts(k)["scores"].astype(np.float64)
+        assert np.abs(answers.score[:, k] - softmax(z).max(-1)).max() < 1e-6
+        graph = onnx.load(bundle.path / variant.folder / stage.file).graph
+        assert "Softmax" not in {node.op_type for node in graph.node}
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
 @pytest.mark.parametrize("rule", SCORES)
 @pytest.mark.parametrize("temperatures", [None, [0.5, 2.0, 1.0]], ids=["plain", "temperatures"])
 def test_a_score_is_what_its_rule_says(raw, rule, opset, temperatures, tmp_path):
