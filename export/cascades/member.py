@@ -140,10 +140,8 @@ def read_member(member: Member, folder: Path, example: Sequence[np.ndarray]) -> 
         raise ModelError(f"No exit of {graph.name} reads its input {unread[0]}: export it without.")
     shapes = {name: value.shape for name, value in outputs.items()}
     infer_shapes(graph.model)
-    for (
-        name,
-        value,
-    ) in outputs.items():  # what follows an operator that ONNX does not know has the shape that the file gives
+    # What follows an operator that ONNX does not know has the shape that the file gives.
+    for name, value in outputs.items():
         value.shape = value.shape or shapes[name]
     return graph
 
