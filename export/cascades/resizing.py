@@ -2,7 +2,7 @@
 
     rows (h, H) x image (N, C, H, W) -> (N, C, h, W);  (N, C, h, W) x columns (W, w) -> (N, C, h, w)
 
-An engine's own Resize would do less work, but OpenVINO and others leave out the antialiasing without a word, so that the same
+An engine's own Resize would do less work, but OpenVINO leaves out the antialiasing without a word, so that the same
 file would answer differently on each.
 """
 
