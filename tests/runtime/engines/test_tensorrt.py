@@ -48,15 +48,8 @@ def fake(monkeypatch, version=VERSIONS[0], **how):
     monkeypatch.setattr("ctypes.CDLL", lambda name: driver)
     monkeypatch.setattr(cuda, "_SIGNATURES", {})
     monkeypatch.setattr(importlib, "import_module", lambda name, *a: module if name == "tensorrt" else real(name, *a))
-    cuda._opened.clear()
+    monkeypatch.setattr(cuda, "_opened", {})  # the fake GPU goes with the test, wherever the test is
     return driver, module
-
-
-@pytest.fixture(autouse=True)
-def no_gpu_is_kept():
-    yield
-    cuda._opened.clear()
-    tensorrt.log_of.cache_clear()
 
 
 @pytest.fixture(params=VERSIONS)
