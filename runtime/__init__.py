@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..cache import CachedBuild, clean_cache, list_cache
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
     from .golden_check import AnswerCheck, ExitCheck
+    from .smoothing import smooth_labels
+    from .streams import Reply, Stream, StreamStats
     from .verification import Verification, verify
 
 __all__ = [
@@ -34,9 +36,12 @@ __all__ = [
     "Net",
     "Provenance",
     "RailSeen",
+    "Reply",
     "Result",
     "StageProvenance",
     "Stats",
+    "Stream",
+    "StreamStats",
     "UncalibratedWarning",
     "Verification",
     "build",
@@ -46,16 +51,20 @@ __all__ = [
     "load",
     "load_static",
     "load_uncalibrated",
+    "smooth_labels",
     "verify",
 ]
 
 
-# A product that runs a network neither diagnoses the board, nor looks after the cache, nor compares golden samples.
+# A product that runs a network neither diagnoses the board, nor looks after the cache, nor compares golden samples. Few have
+# streams.
 __getattr__ = late_names(
     __name__,
     dict.fromkeys(("Diagnosis", "EngineSeen", "MeterSeen", "RailSeen", "diagnose"), "diagnosis")
     | dict.fromkeys(("AnswerCheck", "ExitCheck"), "golden_check")
     | dict.fromkeys(("Verification", "verify"), "verification")
+    | dict.fromkeys(("Reply", "Stream", "StreamStats"), "streams")
+    | {"smooth_labels": "smoothing"}
     | dict.fromkeys(("CachedBuild", "clean_cache", "list_cache"), ".cache"),
 )
 

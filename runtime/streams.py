@@ -1,0 +1,393 @@
+"""Streams: inputs from a source that does not wait, answered one after the other in the order in which they came."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterable, Iterable
+from copy import copy
+from time import perf_counter
+from typing import Any, Literal, get_args
+
+import numpy as np
+from msgspec import Struct
+
+from ..errors import UsageError
+from .chain.net import Net
+from .chain.results import Result
+from .smoothing import Votes, check_count
+
+__all__ = ["Reply", "Stream", "StreamStats"]
+
+WhenFull = Literal["drop_oldest", "drop_newest", "leave_earlier", "block"]
+
+MOST_WAITING = 1_000_000
+"""The longest queue that can be asked for."""
+
+
+class Reply(Struct, frozen=True, gc=False):
+    """The answer to one input of a stream.
+
+    Attributes:
+        number: which input it is, counted from 0 as they came; dropped ones count.
+        result: the network's answer.
+        label: its label, smoothed over the last inputs if the stream has a window.
+        waited_s: time from coming to the start of its call.
+        hurried: True if it left at the first exit because too many inputs waited. Nothing is promised of it then.
+
+    Example:
+        >>> from offramp.runtime import Reply, Result
+        >>> Reply(number=0, result=Result(3, 0.98, 0, 0.0002), label=3, waited_s=0.0).result.exit
+        0
+    """
+
+    number: int
+    result: Result
+    label: int
+    waited_s: float
+    hurried: bool = False
+
+
+class StreamStats(Struct, frozen=True, kw_only=True):
+    """What became of the inputs of a stream: `came` is the sum of all others.
+
+    Attributes:
+        came: how many came.
+        answered: how many were answered, the hurried ones included.
+        hurried: how many left at the first exit because too many waited.
+        dropped: how many were dropped unanswered.
+        refused: how many raised an error, such as one that holds NaN.
+        waiting: how many wait, or are being answered.
+
+    Example:
+        >>> from offramp.runtime import Stream, load_uncalibrated
+        >>> Stream(load_uncalibrated("digits.offramp")).stats().came
+        0
+    """
+
+    came: int
+    answered: int
+    hurried: int
+    dropped: int
+    refused: int
+    waiting: int
+
+
+class Stream:
+    """Answers inputs that come when they like: from one thread or many, or from an asyncio program.
+
+    Inputs wait in a queue of bounded length, and are answered in the thread that iterates. They are copied when they come, so
+    that a camera may use its memory again. If inputs come faster than answers, the queue is full in the end. What then happens
+    is said by `when_full`:
+
+    - `drop_oldest`: the input that has waited longest is dropped. Answers are of fresh inputs.
+    - `drop_newest`: the input that comes is dropped.
+    - `leave_earlier`: as long as more than half of the queue is full, inputs leave at the first exit, whatever its threshold.
+      The calibration promises nothing of them; their replies are marked. If the queue is full even so, the oldest is dropped.
+    - `block`: `put` waits until there is room. Nothing is dropped, and the source waits.
+
+    With a `window` each reply has a label that is smoothed over time: the label so far stays until another one has at least
+    `lead` votes more among the last `window` answers. What a calibration promises holds for the single answer, `result.label`,
+    and not for the smoothed one. That one is right more often while the scene stays, and late when it changes: if every answer
+    is right, a new label holds from its input number (window + lead) / 2 on. `smooth_labels` shows what it does to labels that
+    were recorded.
+
+    Args:
+        net: the network. Others may go on calling it.
+        source: where inputs come from: anything that can be iterated, in a thread of its own, until it ends. An asynchronous
+            one is read by the event loop that iterates. None if `put` gives them.
+        most_waiting: how many inputs may wait.
+        when_full: what happens if more do.
+        window: how many answers a label is smoothed over; 1 smooths nothing.
+        lead: by how many votes another label must lead.
+
+    Raises:
+        UsageError: an argument does not make sense; the network has one exit only, so that no input can leave earlier, or does
+            not classify, so that there is no label to smooth.
+
+    Example:
+        >>> import numpy as np
+        >>> from offramp.runtime import Stream, load_uncalibrated
+        >>> net = load_uncalibrated("digits.offramp")
+        >>> camera = iter(np.load("test.npz")["x"][:5])
+        >>> with Stream(net, camera, when_full="block") as stream:
+        ...     print([reply.number for reply in stream])
+        [0, 1, 2, 3, 4]
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        source: Iterable[Any] | AsyncIterable[Any] | None = None,
+        *,
+        most_waiting: int = 8,
+        when_full: WhenFull = "drop_oldest",
+        window: int = 1,
+        lead: int = 1,
+    ) -> None:
+        check_count("most_waiting", most_waiting, MOST_WAITING)
+        if when_full not in get_args(WhenFull):
+            raise UsageError(f"when_full is {', '.join(get_args(WhenFull)[:-1])} or block, not {when_full!r:.30}.")
+        self._net, self._hurrying, self._when_full = net, net, when_full
+        if when_full == "leave_earlier":
+            if len(net.exits) == 1:
+                raise UsageError(
+                    "A network with one exit cannot leave earlier. Use when_full='drop_oldest' or another."
+                )
+            self._hurrying = copy(net)  # shares memory and lock
+            self._hurrying.thresholds = (0.0,) * (len(net.exits) - 1)
+        self._votes = Votes(window, lead)
+        if window > 1 and not net._classes:
+            raise UsageError("This network does not classify: there is no label to smooth. Leave window out.")
+        self._most = int(most_waiting)
+        self._inputs: deque[tuple[int, float, Any]] = deque()
+        self._lock = threading.Lock()
+        self._filled, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._came = self._answered = self._hurried = self._dropped = self._refused = 0
+        self._ended = False
+        self._error: Exception | None = None
+        self._running: asyncio.Future[Reply] | None = None
+        self._source = source
+        self._feeding: asyncio.Task[None] | None = None
+        if source is not None and not isinstance(source, AsyncIterable):
+            inputs = iter(source)
+            threading.Thread(target=self._feed, args=(inputs,), name="offramp stream", daemon=True).start()
+
+    def put(self, x: Any) -> bool:
+        """Give the stream an input; any thread may. It is copied.
+
+        Returns:
+            False if it was dropped because the queue is full, or because the stream has ended while `put` waited for room.
+
+        Raises:
+            UsageError: the stream has ended.
+
+        Example:
+            >>> import numpy as np
+            >>> from offramp.runtime import Stream, load_uncalibrated
+            >>> stream = Stream(load_uncalibrated("digits.offramp"))
+            >>> stream.put(np.load("test.npz")["x"][0])
+            True
+            >>> next(stream).number
+            0
+        """
+        with self._lock:
+            self._check_going()
+            while self._when_full == "block" and len(self._inputs) >= self._most and not self._ended:
+                self._room.wait()
+            return self._take_in(x)
+
+    async def put_async(self, x: Any) -> bool:
+        """Give the stream an input, as `put` does, from an asyncio program: if it waits for room, other tasks run.
+
+        Raises:
+            UsageError: the stream has ended.
+
+        Example:
+            >>> import asyncio
+            >>> import numpy as np
+            >>> from offramp.runtime import Stream, load_uncalibrated
+            >>> stream = Stream(load_uncalibrated("digits.offramp"), when_full="block")
+            >>> asyncio.run(stream.put_async(np.load("test.npz")["x"][0]))
+            True
+        """
+        self._check_going()
+        while True:
+            with self._lock:
+                if self._when_full != "block" or len(self._inputs) < self._most or self._ended:
+                    return self._take_in(x)
+                waiting = self._wait_async()
+            await waiting
+
+    def end(self) -> None:
+        """Take no more inputs. Those that wait are still answered, then iterating ends."""
+        with self._lock:
+            self._ended = True
+            self._tell_all()
+
+    def close(self) -> None:
+        """Take no more inputs, and drop those that wait. The network stays open.
+
+        A thread that reads the source ends with the source's next input.
+        """
+        with self._lock:
+            self._ended = True
+            self._dropped += len(self._inputs)
+            self._inputs.clear()
+            self._tell_all()
+        if self._feeding is not None:
+            self._feeding.cancel()
+
+    def stats(self) -> StreamStats:
+        """Return what became of the inputs."""
+        with self._lock:
+            done = self._answered + self._dropped + self._refused
+            return StreamStats(
+                came=self._came,
+                answered=self._answered,
+                hurried=self._hurried,
+                dropped=self._dropped,
+                refused=self._refused,
+                waiting=self._came - done,
+            )
+
+    def __enter__(self) -> "Stream":
+        """Return the stream itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the stream."""
+        self.close()
+
+    def __iter__(self) -> "Stream":
+        """Return the stream itself. One thread or task iterates at a time."""
+        return self
+
+    def __next__(self) -> Reply:
+        """Wait for an input, and answer it.
+
+        An input that the network refuses raises its error when its turn comes; the stream can be iterated on afterwards. So does
+        an error of the source, after all its inputs.
+        """
+        if isinstance(self._source, AsyncIterable):
+            raise UsageError("The source of this stream is asynchronous: iterate with async for.")
+        with self._lock:
+            while not self._inputs and not self._ended:
+                self._filled.wait()
+            if not self._inputs:
+                self._raise_error()
+                raise StopIteration
+            entry, hurries = self._take_out()
+        return self._answer(*entry, hurries)
+
+    def __aiter__(self) -> "Stream":
+        """Return the stream itself. An asynchronous source is read from now on, by a task of this event loop."""
+        if isinstance(self._source, AsyncIterable) and self._feeding is None:
+            self._feeding = asyncio.get_running_loop().create_task(self._feed_async(self._source))
+        return self
+
+    async def __anext__(self) -> Reply:
+        """Wait for an input, and answer it in a thread, so that other tasks run meanwhile. A cancelled wait loses no answer."""
+        while self._running is None:
+            with self._lock:
+                if self._inputs:
+                    entry, hurries = self._take_out()
+                    loop = asyncio.get_running_loop()
+                    self._running = loop.run_in_executor(None, self._answer, *entry, hurries)
+                    break
+                if self._ended:
+                    self._raise_error()
+                    raise StopAsyncIteration
+                waiting = self._wait_async()
+            await waiting
+        running = self._running
+        await asyncio.wait([running])  # which cancels nothing: the next turn would get the answer
+        self._running = None
+        return running.result()
+
+    def _check_going(self) -> None:
+        if self._ended:
+            raise UsageError("The stream has ended: it takes no more inputs.")
+
+    def _take_in(self, x: Any) -> bool:
+        """Put an input into the queue; the lock is held."""
+        number, self._came = self._came, self._came + 1
+        if self._ended or (self._when_full == "drop_newest" and len(self._inputs) >= self._most):
+            self._dropped += 1
+            return False
+        kept = _keep(x)
+        if len(self._inputs) >= self._most:
+            self._inputs.popleft()
+            self._dropped += 1
+        self._inputs.append((number, perf_counter(), kept))
+        self._filled.notify()
+        self._wake()
+        return True
+
+    def _take_out(self) -> tuple[tuple[int, float, Any], bool]:
+        """Take the oldest input out of the queue, and tell whether it leaves at the first exit; the lock is held."""
+        hurries = self._when_full == "leave_earlier" and 2 * len(self._inputs) > self._most
+        entry = self._inputs.popleft()
+        self._room.notify()
+        self._wake()
+        return entry, hurries
+
+    def _answer(self, number: int, came_s: float, x: Any, hurries: bool) -> Reply:
+        waited_s = perf_counter() - came_s
+        try:
+            result = (self._hurrying if hurries else self._net)(x)
+        except BaseException:
+            with self._lock:
+                self._refused += 1
+            raise
+        with self._lock:
+            self._answered += 1
+            self._hurried += hurries
+        return Reply(number, result, self._votes.count(result.label), waited_s, hurries)
+
+    def _feed(self, inputs: Any) -> None:
+        try:
+            for x in inputs:
+                if not self._ended:
+                    self.put(x)
+                if self._ended:
+                    return
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self.end()
+
+    async def _feed_async(self, source: AsyncIterable[Any]) -> None:
+        try:
+            async for x in source:
+                await self.put_async(x)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self.end()
+
+    def _fail(self, error: Exception) -> None:
+        """Remember an error of the source, to be raised after its inputs; an end meanwhile is none."""
+        with self._lock:
+            if not self._ended:
+                self._error = error
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _tell_all(self) -> None:
+        """Wake all that wait; the lock is held."""
+        self._filled.notify_all()
+        self._room.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake the tasks that wait for a change of the queue; the lock is held."""
+        for loop, waiter in self._waiters:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_finish, waiter)
+        self._waiters.clear()
+
+    def _wait_async(self) -> "asyncio.Future[None]":
+        """Return what is done with the next change of the queue; the lock is held."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.append((loop, waiter))
+        return waiter
+
+
+def _keep(x: Any) -> Any:
+    """Copy an input that its source may overwrite."""
+    try:
+        if isinstance(x, dict):
+            return {name: np.array(part) for name, part in x.items()}
+        return tuple(np.array(part) for part in x) if isinstance(x, tuple) else np.array(x)
+    except Exception:  # no array: the network refuses it when its turn comes
+        return x
+
+
+def _finish(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
