@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..cache import CachedBuild, clean_cache, list_cache
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
     from .golden_check import AnswerCheck, ExitCheck
+    from .governor import Governor, Move
     from .smoothing import smooth_labels
     from .streams import Reply, Stream, StreamStats
     from .verification import Verification, verify
@@ -31,8 +32,10 @@ __all__ = [
     "EngineWarning",
     "EveryExit",
     "ExitCheck",
+    "Governor",
     "MeterSeen",
     "MeterWarning",
+    "Move",
     "Net",
     "Provenance",
     "RailSeen",
@@ -57,12 +60,13 @@ __all__ = [
 
 
 # A product that runs a network neither diagnoses the board, nor looks after the cache, nor compares golden samples. Few have
-# streams.
+# streams or a governor.
 __getattr__ = late_names(
     __name__,
     dict.fromkeys(("Diagnosis", "EngineSeen", "MeterSeen", "RailSeen", "diagnose"), "diagnosis")
     | dict.fromkeys(("AnswerCheck", "ExitCheck"), "golden_check")
     | dict.fromkeys(("Verification", "verify"), "verification")
+    | dict.fromkeys(("Governor", "Move"), "governor")
     | dict.fromkeys(("Reply", "Stream", "StreamStats"), "streams")
     | {"smooth_labels": "smoothing"}
     | dict.fromkeys(("CachedBuild", "clean_cache", "list_cache"), ".cache"),
