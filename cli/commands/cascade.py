@@ -84,19 +84,20 @@ def cascade(
 
     if bool(shape) == bool(data):
         raise UsageError("Give --shape (such as 3x96x96) or --data, which say what the bundle takes.")
-    images = bool(mean or std)
     sizes, rows = _by_network("--size", size, networks), _by_network("--labels", labels, networks)
     ends = _by_network("--exits", exits, networks)
     for name in bgr:
         if name not in networks:
             raise unknown_name("network", name, networks)
     names = None if classes is None else load_lines(classes)
-    example = load_samples(data)[0] if data else random_example(parse_shape(shape or ""), images=images)
     from ...export import Member
     from ...export import cascade as join_networks
     from ...export.cascades.member import find_bundle, find_own_preprocess
 
     plain = [name for name in networks if find_own_preprocess(name) is None]
+    beside_images = beside is not None and find_own_preprocess(output) is not None
+    images = bool(mean or std) or len(plain) < len(networks) or beside_images
+    example = load_samples(data)[0] if data else random_example(parse_shape(shape or ""), images=images)
     means, stds = (_one_each(option, given, plain) for option, given in (("--mean", mean), ("--std", std)))
     members = []
     for name in networks:

@@ -24,8 +24,12 @@ def check_members(groups: Sequence[Sequence[Member]], base: Bundle | None) -> No
         raise UsageError(f"A cascade has at least two members, not {len(groups)}; those that vote count as one.")
     members = [member for voters in groups for member in voters]
     for k, member in enumerate(members):
-        if any(_is_same(member, other) for other in members[:k]):
-            raise UsageError(f"{member.model!s:.300} is a member twice.")
+        twin = next((other for other in members[:k] if _is_same(member, other)), None)
+        if twin is not None:
+            what = (
+                "a member twice" if str(twin.model) == str(member.model) else f"the same network as {twin.model!s:.300}"
+            )
+            raise UsageError(f"{member.model!s:.300} is {what}: give every network once.")
     has_images = [member.preprocess is not None for member in members]
     if base is None and len({*has_images}) > 1:
         raise UsageError(
@@ -91,7 +95,9 @@ def check_copies(members: Sequence[Member], graphs: Sequence[MemberGraph]) -> No
             pairs = list(zip(own, theirs, strict=False))
             has_equal = len(own) == len(theirs) and all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)
             if has_equal and _takes_alike(member, other):
-                raise UsageError(f"{member.model!s:.300} is a copy of {other.model!s:.300}: give every network once.")
+                raise UsageError(
+                    f"{member.model!s:.300} is the same network as {other.model!s:.300}: give every network once."
+                )
 
 
 def _weight_files(graph: MemberGraph) -> list[Path]:

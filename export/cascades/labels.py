@@ -126,8 +126,8 @@ def _read_table(answer: Answer, classes: int, *, reads_logits: bool) -> np.ndarr
     hint = "name the outputs that are exits (Member(exits=[...]), --exits)"
     if len(shape) == 2 and isinstance(labels, int) and (member.classes is not None or reads_logits):
         raise ModelError(
-            f"Output {name} has the shape {('batch', *shape)}, as of exits stacked in one tensor: here each is an output of its "
-            f"own (batch, classes). Return a list of them; if it is no exit, {hint}."
+            f"Output {name} has three axes, as exits have that are stacked in one tensor: here each is an output of its own, "
+            f"(batch, classes). Return a list of them. If it is no exit, {hint}."
         )
     if not isinstance(labels, int) or (len(shape) > 1 and (member.classes is not None or reads_logits)):
         raise ModelError(f"Output {name} has the shape {('batch', *shape)}, but logits are (batch, classes): {hint}.")
@@ -135,7 +135,8 @@ def _read_table(answer: Answer, classes: int, *, reads_logits: bool) -> np.ndarr
         return make_label_table(member.classes, labels, classes, name)
     if labels != classes:
         raise UsageError(
-            f"{name} has {labels} labels, the bundle {classes}: give classes=, the bundle's label for each, or {hint}."
+            f"{name} has {labels} labels, the bundle {classes}: give classes= (--labels), the bundle's label for each, or "
+            f"{hint}."
         )
     return None
 
@@ -151,14 +152,15 @@ def make_label_table(
     pairs = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
     if not isinstance(given, Mapping) and len(given) != labels:
         raise UsageError(
-            f"classes of {name} has {len(given)} entries for its {labels} labels: give one each, None to pass on."
+            f"classes of {name} has {len(given)} entries for its {labels} labels: give one each, None (--labels: -) to "
+            "pass on."
         )
     table = np.zeros((labels, classes), np.float32)
     for own, label in pairs.items():
         if not 0 <= own < labels or (label is not None and not 0 <= label < classes):
             raise UsageError(
-                f"classes of {name} calls its label {own} {label} in the bundle: it has labels 0 to {labels - 1}, the bundle "
-                f"0 to {classes - 1}."
+                f"classes of {name} makes its label {own} the bundle's {label}: it has labels 0 to {labels - 1}, the bundle 0 to "
+                f"{classes - 1}."
             )
         if label is not None:
             table[own, label] = 1

@@ -112,6 +112,11 @@ def cascade(
             takes=None if base is None else base.manifest.inputs[0].name,
             normalised=normalised,
         )
+        if arrays[0].dtype == np.uint8 and joined.graph.inputs[0].dtype != ir.DataType.UINT8:
+            raise UsageError(
+                "The example is uint8 images, but members take floats: say how each was trained to take images "
+                "(Member(preprocess=...), --mean and --std)."
+            )
         file = Path(folder) / f"{'+'.join(graph.name for graph in graphs)[:100]}.onnx"
         ir.save(joined, file, external_data=f"{file.name}.data")
         pixels = Preprocess(mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
@@ -138,7 +143,8 @@ def _refusals_named(file: Path) -> Iterator[None]:
     try:
         yield
     except OfframpError as error:
-        error.args = (str(error).replace(str(file), "The cascade"),)
+        text = str(error).replace(str(file), "the cascade")
+        error.args = (text[:1].upper() + text[1:],)
         error.path = None if error.path == file else error.path
         raise
 
@@ -242,8 +248,8 @@ def _count_classes(members: Sequence[Member], graphs: Sequence[MemberGraph], cla
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise UsageError(
-            f"The members differ in their number of labels: {each}. Give classes= for those that have others, or exits= where "
-            "an output is no exit."
+            f"The members differ in their number of labels: {each}. Give classes= (--labels) for those that have others, or "
+            "exits= (--exits) where an output is no exit."
         )
     if counts:
         return next(iter(counts.values()))
