@@ -1,6 +1,7 @@
 """The command `offramp cascade`: its options, one call, and what it prints."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,10 +10,20 @@ from ..describe import describe_bundle
 from ..options import as_json, fit_channels, parse_preprocess, parse_shape, random_example, split_names
 from ..output import print_result, progress_bars
 
+if TYPE_CHECKING:
+    from ...export import Member
+
 
 @click.command()
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK NETWORK...")
 @click.option("-o", "--output", required=True, help="The bundle to write, a folder such as both.offramp.")
+@click.option(
+    "--vote",
+    multiple=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="The first N networks run together and vote, as one exit; once more, the next ones (1: a network alone).",
+)
 @click.option("--shape", help="Shape of one sample, such as 3x96x96 (with --mean 96x96x3), for random examples.")
 @click.option("--data", help="Samples to use as examples; real samples verify better than random ones.")
 @click.option(
@@ -49,6 +60,7 @@ from ..output import print_result, progress_bars
 def cascade(
     networks: Sequence[str],
     output: str,
+    vote: Sequence[int],
     shape: str | None,
     data: str | None,
     mean: Sequence[str],
@@ -72,19 +84,20 @@ def cascade(
 
     if bool(shape) == bool(data):
         raise UsageError("Give --shape (such as 3x96x96) or --data, which say what the bundle takes.")
-    images = bool(mean or std)
     sizes, rows = _by_network("--size", size, networks), _by_network("--labels", labels, networks)
     ends = _by_network("--exits", exits, networks)
     for name in bgr:
         if name not in networks:
             raise unknown_name("network", name, networks)
     names = None if classes is None else load_lines(classes)
-    example = load_samples(data)[0] if data else random_example(parse_shape(shape or ""), images=images)
     from ...export import Member
     from ...export import cascade as join_networks
     from ...export.cascades.member import find_bundle, find_own_preprocess
 
     plain = [name for name in networks if find_own_preprocess(name) is None]
+    beside_images = beside is not None and find_own_preprocess(output) is not None
+    images = bool(mean or std) or len(plain) < len(networks) or beside_images
+    example = load_samples(data)[0] if data else random_example(parse_shape(shape or ""), images=images)
     means, stds = (_one_each(option, given, plain) for option, given in (("--mean", mean), ("--std", std)))
     members = []
     for name in networks:
@@ -102,9 +115,10 @@ def cascade(
                 classes=_parse_labels(rows[name]) if name in rows else None,
             )
         )
+    groups = _group(members, vote)
     with progress_bars() as progress:
         bundle = join_networks(
-            members,
+            groups,
             example,
             output,
             answer=split_names(answer) or (),
@@ -114,6 +128,14 @@ def cascade(
             progress=progress,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
+
+
+def _group(members: "Sequence[Member]", vote: Sequence[int]) -> "list[list[Member]]":
+    """Return the members exit by exit: several that vote, or one."""
+    if sum(vote) > len(members):
+        raise UsageError(f"--vote counts {sum(vote)} networks in all, and {len(members)} are given.")
+    rest = iter(members)
+    return [[next(rest) for _ in range(count)] for count in vote] + [[member] for member in rest]
 
 
 def _by_network(option: str, given: Sequence[str], networks: Sequence[str]) -> dict[str, str]:

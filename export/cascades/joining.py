@@ -5,7 +5,7 @@ image -> [resize, normalise] -> small -> [its labels] -> exit
   +----> [resize, normalise] -> large -> [its labels] -> exit
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -14,38 +14,39 @@ from msgspec.structs import replace
 
 from ...bundle import Preprocess
 from ...errors import ModelError, UsageError
-from ..cut.rules import LEAST_PROBABILITY, RULES
 from ..graph.axes import BATCH, first_line
-from ..graph.edits import constant, reduce
+from ..graph.edits import constant
+from .labels import Answer, add_exit, cast, sizes
 from .member import Member, MemberGraph
 from .resizing import make_resizing
 
-__all__ = ["join"]
+__all__ = ["is_channels_last", "join"]
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}
 
-KEEPS_PROBABILITIES = {"Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze"}
-"""Operators behind which probabilities are still such."""
-
 
 def join(
-    members: Sequence[tuple[Member, MemberGraph]],
+    exits: Sequence[Sequence[tuple[Member, MemberGraph]]],
     *,
     shape: tuple[int, ...],
     classes: int,
     rule: str | None,
     answer: Sequence[str] = (),
     takes: str | None = None,
+    normalised: Preprocess | None = None,
 ) -> tuple[ir.Model, list[str]]:
-    """Join members in one graph; its outputs are their exits, called `<member>` or `<member>-<exit>`, and their gates.
+    """Join members in one graph; its outputs are their exits and their gates.
+
+    Exits are called `<member>` or `<member>-<exit>`, and `vote` where several members vote.
 
     Args:
-        members: with their graphs, which become part of the new one.
+        exits: the members with their graphs, which become part of the new one; several vote, with one output each.
         shape: of one sample: what the members take, or an image (channel, height, width) with pixels from 0 to 1.
         classes: of the bundle; 0 if the members do not classify.
         rule: makes a gate for each exit, `<exit>.gate`, from all labels of the member; None makes no gates.
         answer: the parts of an answer, if the members do not classify; their outputs are then called `<exit>.<part>`.
         takes: what the input is called; as the first member's by default.
+        normalised: how the pixels of the image are normalised already; None if they are from 0 to 1.
 
     Returns:
         The graph and the names of the exits.
@@ -53,36 +54,47 @@ def join(
     Raises:
         ModelError, UsageError: an input has another shape or dtype, or the operator sets do not fit.
     """
-    graphs = _convert([graph for _, graph in members])
+    graphs = _convert([graph for voters in exits for _, graph in voters])
     first = graphs[0].model.graph
     kinds = {graph.model.graph.inputs[0].dtype for graph in graphs}
-    has_images = any(member.preprocess is not None for member, _ in members)
+    has_images = any(member.preprocess is not None for voters in exits for member, _ in voters)
     kind = first.inputs[0].dtype
     if kind is None or has_images or (len(kinds) > 1 and kinds <= FLOATS):
         kind = ir.DataType.FLOAT
     image = ir.Value(name=takes or first.inputs[0].name, type=ir.TensorType(kind), shape=ir.Shape([BATCH, *shape]))
     inputs = {str(image.name): image}
     taken = {str(image.name)} | {str(value.name) for graph in graphs for value in graph.model.graph.inputs}
-    exits: list[str] = []
+    named: list[str] = []
     whole = ir.Graph([image], [], nodes=[], opset_imports=dict(first.opset_imports), name="cascade")
-    for (member, _), graph in zip(members, graphs, strict=True):
-        ends = _take_over(whole, graph, member, inputs)
+    converted = iter(graphs)
+    for voters in exits:
+        found: dict[str, list[Answer]] = {}
+        for member, _ in voters:
+            graph = next(converted)
+            ends = _take_over(whole, graph, member, inputs, normalised)
+            if len(voters) > 1 and len(ends) > 1:
+                raise UsageError(
+                    f"{graph.name} has the outputs {', '.join(ends)}, but a network that votes has one: name it "
+                    "(Member(exits=[...]), --exits)."
+                )
+            for output, value in ends.items():
+                own = _name_end(graph.name, output, len(ends), answer)
+                found.setdefault("vote" if len(voters) > 1 else own, []).append(Answer(own, value, member))
         tape = ir.tape.Tape(whole)
-        for output, value in ends.items():
-            name = _name_end(graph.name, output, len(ends), answer)
+        for name, answers in found.items():
             while taken & {name, f"{name}.gate"}:
                 name = f"{name}_"
             taken |= {name, f"{name}.gate"}
-            exits.append(name)
+            named.append(name)
             if answer:
-                value.name = name
-                whole.outputs.append(value)
+                answers[0].value.name = name
+                whole.outputs.append(answers[0].value)
             else:
-                own_rule = None if rule is None else member.rule or rule
-                _end(tape, whole, name, value, member, classes=classes, rule=own_rule)
+                own_rule = None if rule is None else answers[0].member.rule or rule
+                add_exit(tape, whole, name, answers, classes=classes, rule=own_rule)
         _append(whole, tape)
     whole.inputs[:] = list(inputs.values())
-    return ir.Model(whole, ir_version=max(graph.model.ir_version for graph in graphs)), exits
+    return ir.Model(whole, ir_version=max(graph.model.ir_version for graph in graphs)), named
 
 
 def _convert(graphs: Sequence[MemberGraph]) -> list[MemberGraph]:
@@ -117,7 +129,11 @@ def _convert(graphs: Sequence[MemberGraph]) -> list[MemberGraph]:
 
 
 def _take_over(
-    whole: ir.Graph, member_graph: MemberGraph, member: Member, inputs: dict[str, ir.Value]
+    whole: ir.Graph,
+    member_graph: MemberGraph,
+    member: Member,
+    inputs: dict[str, ir.Value],
+    normalised: Preprocess | None,
 ) -> dict[str, ir.Value]:
     """Move a member's nodes into the whole graph, behind what makes its input; return its outputs by their names."""
     name, graph = member_graph.name, member_graph.model.graph
@@ -133,11 +149,11 @@ def _take_over(
     for value in dict.fromkeys([*weights, *inside, *(output for node in graph.all_nodes() for output in node.outputs)]):
         value.name = f"{name}/{value.name}" if value.name else value.name  # an output that is left out has no name
     tape = ir.tape.Tape(whole)
-    own.replace_all_uses_with(_prepare(tape, image, member, own, name))
+    own.replace_all_uses_with(_prepare(tape, image, member, own, name, normalised))
     for value in others:
         given = inputs.setdefault(str(value.name), ir.Value(name=value.name, type=value.type, shape=value.shape))
-        if (given.dtype, _sizes(given)) != (value.dtype, _sizes(value)):
-            raise ModelError(f"The input {value.name} of {name} is {_sizes(value)}, another member's {_sizes(given)}.")
+        if (given.dtype, sizes(given)) != (value.dtype, sizes(value)):
+            raise ModelError(f"The input {value.name} of {name} is {sizes(value)}, another member's {sizes(given)}.")
         value.replace_all_uses_with(given)
     graph.outputs.clear()
     graph.remove(nodes)
@@ -165,18 +181,22 @@ def _name_end(member: str, output: str, outputs: int, answer: Sequence[str]) -> 
     return f"{member}.{answer[0]}" if answer else member
 
 
-def _prepare(tape: ir.tape.Tape, image: ir.Value, member: Member, own: ir.Value, name: str) -> ir.Value:
+def _prepare(
+    tape: ir.tape.Tape, image: ir.Value, member: Member, own: ir.Value, name: str, normalised: Preprocess | None
+) -> ir.Value:
     """Record what makes a member's input of the bundle's.
 
     Raises:
         ModelError, UsageError: the input cannot be made of it.
     """
-    given, taken = _sizes(image), _sizes(own)
+    given, taken = sizes(image), sizes(own)
     kinds = {image.dtype, own.dtype}
     if kinds <= FLOATS and len(given) == len(taken) == 3:
-        return _prepare_image(tape, image, member, own, name)
+        return _prepare_image(tape, image, member, own, name, normalised)
     if kinds == {ir.DataType.FLOAT, ir.DataType.UINT8} and member.preprocess is not None and len(taken) == 3:
-        return _prepare_image(tape, image, member, own, name)  # of a bundle whose first nodes scale the pixels
+        return _prepare_image(
+            tape, image, member, own, name, normalised
+        )  # of a bundle whose first nodes scale the pixels
     if member.bgr or member.size is not None or member.preprocess is not None:
         raise UsageError(f"size, bgr and preprocess are for images of floats, but {name} takes {_kind(own)} {taken}.")
     if len(kinds) > 1 and not kinds <= FLOATS:
@@ -185,10 +205,12 @@ def _prepare(tape: ir.tape.Tape, image: ir.Value, member: Member, own: ir.Value,
         )
     if len(given) != len(taken) or any(isinstance(b, int) and a != b for a, b in zip(given, taken, strict=True)):
         raise ModelError(f"{name} takes {taken}, the bundle {given}: only images of floats are made to fit.")
-    return _cast(tape, image, own.dtype)
+    return cast(tape, image, own.dtype)
 
 
-def _prepare_image(tape: ir.tape.Tape, image: ir.Value, member: Member, own: ir.Value, name: str) -> ir.Value:
+def _prepare_image(
+    tape: ir.tape.Tape, image: ir.Value, member: Member, own: ir.Value, name: str, normalised: Preprocess | None
+) -> ir.Value:
     """Record what makes a member's image of the bundle's: its size, its colours, its scale, its layout.
 
     Each is a product or a sum, or moves numbers, which every engine does alike.
@@ -196,28 +218,34 @@ def _prepare_image(tape: ir.tape.Tape, image: ir.Value, member: Member, own: ir.
     Raises:
         ModelError, UsageError: the image cannot be made of it.
     """
-    given, taken, how = _sizes(image), _sizes(own), member.preprocess
+    given, taken, how = sizes(image), sizes(own), member.preprocess
     fits = all(a == b or not isinstance(b, int) for a, b in zip(given, taken, strict=True))
-    if fits and own.dtype != ir.DataType.UINT8 and how is None and not member.bgr and member.size in (None, given[1:]):
-        return _cast(tape, image, own.dtype)
-    channels, is_last = given[0], isinstance(taken[0], int) and taken[0] != given[0]
+    is_given_last = is_channels_last(given) and given[2] in (taken[0], taken[2])
+    channels, whole = (given[2], given[:2]) if is_given_last else (given[0], given[1:])
+    if fits and own.dtype != ir.DataType.UINT8 and how is None and not member.bgr and member.size in (None, whole):
+        return cast(tape, image, own.dtype)
+    is_last = taken[2] == channels if is_given_last else isinstance(taken[0], int) and taken[0] != channels
     if is_last and taken[2] != channels:
         raise ModelError(
-            f"{name} takes images {taken}, the bundle images {given} (channel, height, width): give members and samples (batch, "
-            "channel, height, width) of the same channels."
+            f"{name} takes images {taken}, the bundle images {given}: give members and samples of the same channels, (batch, "
+            "channel, height, width) or (batch, height, width, channel)."
         )
     if (member.bgr and channels != 3) or (how is not None and len(how.mean) not in (1, channels)):
         raise UsageError(f"Images of {name} have {channels} channels: bgr and the mean of preprocess do not fit.")
     if own.dtype == ir.DataType.UINT8 and how is not None and {*how.mean, *how.std} != {0.0, 1.0}:
         raise UsageError(f"{name} takes uint8 images, which it normalises itself: its preprocess has mean 0 and std 1.")
     fixed = taken[:2] if is_last else taken[1:]
-    whole = [int(side or 0) for side in given[1:]]
-    size = member.size or tuple(a if isinstance(a, int) else b for a, b in zip(fixed, whole, strict=True))
+    full = [int(side or 0) for side in whole]
+    size = member.size or tuple(a if isinstance(a, int) else b for a, b in zip(fixed, full, strict=True))
     if any(isinstance(a, int) and a != b for a, b in zip(fixed, size, strict=True)):
         raise UsageError(f"{name} takes images of {fixed[0]} x {fixed[1]}, not of {size[0]} x {size[1]}.")
-    x = _cast(tape, image, ir.DataType.FLOAT)
-    if list(size) != whole or (how is not None and how.resize == "crop" and how.crop < 1):
-        resizing = make_resizing(whole, size, how or Preprocess(mean=(0.0,), std=(1.0,)))
+    x = cast(tape, image, ir.DataType.FLOAT)
+    if is_given_last:
+        x = tape.op("Transpose", [x], {"perm": [0, 3, 1, 2]})
+    if how is not None and normalised is not None:
+        x = _scale(tape, x, np.array(normalised.std), np.array(normalised.mean), f"{name}/pixels")
+    if list(size) != full or (how is not None and how.resize == "crop" and how.crop < 1):
+        resizing = make_resizing(full, size, how or Preprocess(mean=(0.0,), std=(1.0,)))
         for side, matrix in zip(("columns", "rows"), reversed(resizing), strict=True):  # in Pillow's order
             weights = tape.initializer(ir.tensor(matrix), name=f"{name}/{side}")
             x = tape.op("MatMul", [x, weights] if side == "columns" else [weights, x])
@@ -228,110 +256,28 @@ def _prepare_image(tape: ir.tape.Tape, image: ir.Value, member: Member, own: ir.
     if own.dtype == ir.DataType.UINT8:
         x = tape.op("Round", [tape.op("Mul", [x, constant(tape, 255.0)])])
     elif how is not None:
-        mean, std = (np.array(part, np.float32).reshape(1, -1, 1, 1) for part in (how.mean, how.std))
-        x = tape.op("Mul", [x, tape.initializer(ir.tensor(1 / std), name=f"{name}/scale")])
-        x = tape.op("Add", [x, tape.initializer(ir.tensor(-mean / std), name=f"{name}/shift")])
+        mean, std = np.array(how.mean), np.array(how.std)
+        x = _scale(tape, x, 1 / std, -mean / std, name)
     if is_last:
         x = tape.op("Transpose", [x], {"perm": [0, 2, 3, 1]})
     x.dtype = ir.DataType.FLOAT
-    x = _cast(tape, x, own.dtype)
+    x = cast(tape, x, own.dtype)
     if x is not image:
         x.shape = ir.Shape([BATCH, *((*size, channels) if is_last else (channels, *size))])
     return x
 
 
-def _cast(tape: ir.tape.Tape, value: ir.Value, kind: ir.DataType | None) -> ir.Value:
-    if kind is None or value.dtype == kind:
-        return value
-    cast = tape.op("Cast", [value], {"to": kind})
-    cast.dtype, cast.shape = kind, value.shape
-    return cast
+def is_channels_last(shape: Sequence[int | str | None]) -> bool:
+    """Tell whether floats of three axes are images (height, width, channel)."""
+    return len(shape) == 3 and all(isinstance(axis, int) for axis in shape) and shape[2] <= 4 < shape[0]
 
 
-def _end(
-    tape: ir.tape.Tape,
-    whole: ir.Graph,
-    name: str,
-    value: ir.Value,
-    member: Member,
-    *,
-    classes: int,
-    rule: str | None,
-) -> None:
-    """Make a member's answer an output of the whole graph, in the bundle's labels, and add its gate.
-
-    Raises:
-        ModelError, UsageError: it is no logits, or its labels are not the bundle's.
-    """
-    if value.shape is None:
-        raise ModelError(f"The shape of output {name} is unknown: export the file with the shapes of its outputs.")
-    shape, opset = _sizes(value), whole.opset_imports[""]
-    labels = shape[-1] if shape else None
-    hint = "name the outputs that are exits (Member(exits=[...]), --exits)"
-    if not isinstance(labels, int) or (len(shape) > 1 and (member.classes is not None or rule is not None)):
-        raise ModelError(f"Output {name} has the shape {('batch', *shape)}, but logits are (batch, classes): {hint}.")
-    is_softmax, logits, table = _is_softmax(value), value, None
-    if member.classes is not None:
-        table = make_label_table(member.classes, labels, classes, name)
-        p = _cast(tape, value, ir.DataType.FLOAT)
-        p = p if is_softmax else tape.op("Softmax", [p], {"axis": -1})
-        p = tape.op("MatMul", [p, tape.initializer(ir.tensor(table), name=f"{name}/labels")])
-    elif labels != classes:
-        raise UsageError(
-            f"{name} has {labels} labels, the bundle {classes}: give classes=, the bundle's label for each, or {hint}."
-        )
-    else:
-        p = value if rule is None else _cast(tape, value, ir.DataType.FLOAT)
-        logits = p
-    if table is not None or (is_softmax and rule is not None):
-        logits = tape.op("Log", [tape.op("Clip", [p, constant(tape, LEAST_PROBABILITY)])])
-        logits.dtype, logits.shape = ir.DataType.FLOAT, ir.Shape([BATCH, classes])
-    if rule is not None:
-        is_partial = table is not None and not table.any(1).all()
-        gate = reduce(tape, "ReduceMax", p, opset) if is_partial else RULES[rule](tape, logits, opset)
-        gate.name, gate.dtype, gate.shape = f"{name}.gate", ir.DataType.FLOAT, ir.Shape([BATCH])
-        whole.outputs.append(gate)
-    logits.name = name
-    whole.outputs.append(logits)
-
-
-def _is_softmax(value: ir.Value) -> bool:
-    node = value.producer()
-    while node is not None and node.op_type in KEEPS_PROBABILITIES and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    return node is not None and node.op_type == "Softmax"
-
-
-def make_label_table(
-    given: "Sequence[int | None] | Mapping[int, int]", labels: int, classes: int, name: str
-) -> np.ndarray:
-    """Return which of a member's labels is which of the bundle's, float32 (labels, classes) of 0 and 1.
-
-    Raises:
-        UsageError: a label is unknown on either side, or there is not one entry for each of the member's.
-    """
-    pairs = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
-    if not isinstance(given, Mapping) and len(given) != labels:
-        raise UsageError(
-            f"classes of {name} has {len(given)} entries for its {labels} labels: give one each, None to pass on."
-        )
-    table = np.zeros((labels, classes), np.float32)
-    for own, label in pairs.items():
-        if not 0 <= own < labels or (label is not None and not 0 <= label < classes):
-            raise UsageError(
-                f"classes of {name} calls its label {own} {label} in the bundle: it has labels 0 to {labels - 1}, the bundle "
-                f"0 to {classes - 1}."
-            )
-        if label is not None:
-            table[own, label] = 1
-    if not table.any():
-        raise UsageError(f"classes of {name} keeps none of its labels.")
-    return table
-
-
-def _sizes(value: ir.Value) -> tuple[int | str | None, ...]:
-    """Return a value's axes without the batch; none if its shape is unknown."""
-    return tuple(axis if isinstance(axis, int) else axis.value for axis in value.shape or ())[1:]
+def _scale(tape: ir.tape.Tape, x: ir.Value, scale: np.ndarray, shift: np.ndarray, name: str) -> ir.Value:
+    """Record x * scale + shift, with one number of each for every channel."""
+    for operator, numbers, what in (("Mul", scale, "scale"), ("Add", shift, "shift")):
+        weights = ir.tensor(numbers.astype(np.float32).reshape(1, -1, 1, 1))
+        x = tape.op(operator, [x, tape.initializer(weights, name=f"{name}/{what}")])
+    return x
 
 
 def _kind(value: ir.Value) -> str:

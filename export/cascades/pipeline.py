@@ -3,7 +3,8 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +14,26 @@ from msgspec.structs import replace
 
 from ...bundle import Bundle, Preprocess, open_bundle
 from ...bundle.golden import read_golden
-from ...errors import UsageError
+from ...errors import OfframpError, UsageError, quoted
 from ...progress import Progress, no_progress
 from ..capture.example import read_example
 from ..pipeline import export
-from .joining import join
-from .member import OWN_RULES, Member, MemberGraph, find_bundle, find_own_preprocess, read_member
+from .checks import check_copies, check_members, check_rules, check_votes, drops_labels
+from .joining import is_channels_last, join
+from .member import Member, MemberGraph, find_bundle, find_own_preprocess, read_member
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import torch
+
+    Network: TypeAlias = Member | torch.nn.Module | str | os.PathLike[str]
 
 __all__ = ["cascade"]
 
 
 def cascade(
-    members: "Sequence[Member | torch.nn.Module | str | os.PathLike[str]]",
+    members: "Sequence[Network | Sequence[Network]]",
     example: Any,
     path: "str | os.PathLike[str]",
     *,
@@ -45,15 +51,17 @@ def cascade(
     within one step of a pixel, since nothing is rounded to whole steps. An axis of any other size has the example's.
 
     Args:
-        members: at least two, the cheapest first: networks, paths, or a `Member` that says more.
+        members: at least two, the cheapest first: networks, paths, or a `Member` that says more. A list among them votes: its
+            networks run together and are one exit, `vote`. Its label is the commonest of theirs, of several the most probable in
+            the mean; what the rule scores is (votes + mean probability) / (networks + 1) of each label.
         example: samples of what the bundle takes; with several inputs the one that all members read first. With `beside` the
             bundle's by default.
         path: the bundle to write.
         answer: as for `export`, the same parts of every member.
         rule: how the exits' scores are made. Of a member that has labels that the bundle has not it is `max_softmax`.
-        class_names: one for each of the bundle's classes.
+        class_names: one for each of the bundle's classes; by default those of members that are bundles.
         beside: as for `export`: the cascade is added to an existing bundle, as a variant of this name. Its members then take what
-            the bundle's networks take, without a `preprocess` of their own.
+            the bundle's networks take; where that are images, those with a `preprocess` make their own of them.
         progress: called as the export goes on.
 
     Returns:
@@ -68,53 +76,89 @@ def cascade(
         >>> bundle = cascade(["small.onnx", "large.onnx"], x, "both.offramp")  # doctest: +SKIP
         >>> [exit.name for exit in bundle.variant().exits]  # doctest: +SKIP
         ['small', 'large']
+        >>> bundle = cascade([["a.onnx", "b.onnx", "c.onnx"], "large.onnx"], x, "voted.offramp")  # doctest: +SKIP
+        >>> [exit.name for exit in bundle.variant().exits]  # doctest: +SKIP
+        ['vote', 'large']
     """
     if isinstance(members, (str, os.PathLike)) or not isinstance(members, Iterable):
         raise UsageError(f"members is a list of networks, paths or Member, not {members!r:.60}.")
-    listed = [member if isinstance(member, Member) else Member(member) for member in members]
-    listed = [_take_pixels(member) for member in listed]
-    _check_members(listed)
-    _check_rules(listed, rule, answer)
-    has_images, is_classifier = listed[0].preprocess is not None, not answer
+    groups = [_list_voters(entry) for entry in members]
+    listed = [member for voters in groups for member in voters]
     base = None if beside is None else open_bundle(path)
-    if base is not None and has_images:
-        raise UsageError(
-            "Beside other variants preprocess is the bundle's: take members without, which read what those read."
-        )
+    check_members(groups, base)
+    check_rules(listed, rule, answer)
+    check_votes(groups, answer)
+    has_images, is_classifier = any(member.preprocess is not None for member in listed), not answer
     if example is None:
         if base is None:
             raise UsageError("Give samples of what the bundle takes, which say its size, as the example.")
         example = tuple(read_golden(base, base.variant()).inputs)
-    arrays = _read_arrays(example, has_images=has_images or (base is not None and base.manifest.preprocess is not None))
+    normalised = None if base is None else base.manifest.preprocess
+    arrays = _read_arrays(example, has_images=has_images or normalised is not None)
     shape = arrays[0].shape[1:]
     with tempfile.TemporaryDirectory() as folder:
         graphs = _name_apart([_read(member, Path(folder), k, arrays) for k, member in enumerate(listed)])
-        classes = _count_classes(listed, graphs, class_names) if is_classifier else 0
-        has_gates = any(_drops_labels(member) or member.rule is not None for member in listed)
+        check_copies(listed, graphs)
+        names = _find_names(listed, graphs, class_names, base) if is_classifier else class_names
+        classes = _count_classes(listed, graphs, names) if is_classifier else 0
+        has_gates = any(drops_labels(member) or member.rule is not None for member in listed)
+        read = iter(zip(listed, graphs, strict=True))
         joined, exits = join(
-            list(zip(listed, graphs, strict=True)),
+            [[next(read) for _ in voters] for voters in groups],
             shape=shape,
             classes=classes,
             rule=rule if has_gates else None,
             answer=answer,
             takes=None if base is None else base.manifest.inputs[0].name,
+            normalised=normalised,
         )
+        if arrays[0].dtype == np.uint8 and joined.graph.inputs[0].dtype != ir.DataType.UINT8:
+            raise UsageError(
+                "The example is uint8 images, but members take floats: say how each was trained to take images "
+                "(Member(preprocess=...), --mean and --std)."
+            )
         file = Path(folder) / f"{'+'.join(graph.name for graph in graphs)[:100]}.onnx"
         ir.save(joined, file, external_data=f"{file.name}.data")
-        return export(
-            file,
-            example,
-            path,
-            exits=exits if is_classifier else None,
-            sort=None,
-            answer=answer,
-            rule="gate" if has_gates else rule,
-            gates=[f"{name}.gate" for name in exits] if has_gates else (),
-            preprocess=Preprocess(mean=(0.0,) * shape[0], std=(1.0,) * shape[0]) if has_images else None,
-            class_names=class_names,
-            beside=beside,
-            progress=progress,
-        )
+        pixels = Preprocess(mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
+        with _refusals_named(file):
+            return export(
+                file,
+                example,
+                path,
+                exits=exits if is_classifier else None,
+                sort=None,
+                answer=answer,
+                rule="gate" if has_gates else rule,
+                gates=[f"{name}.gate" for name in exits] if has_gates else (),
+                preprocess=pixels if has_images and base is None else None,
+                class_names=names if base is None else class_names,
+                beside=beside,
+                progress=progress,
+            )
+
+
+@contextmanager
+def _refusals_named(file: Path) -> Iterator[None]:
+    """Speak of the cascade where an error speaks of the joined file, which nobody has written."""
+    try:
+        yield
+    except OfframpError as error:
+        text = str(error).replace(str(file), "the cascade")
+        error.args = (text[:1].upper() + text[1:],)
+        error.path = None if error.path == file else error.path
+        raise
+
+
+def _list_voters(entry: Any) -> list[Member]:
+    """Return the members of an exit: those of a list, or one alone.
+
+    Raises:
+        UsageError: the list is empty.
+    """
+    networks = entry if isinstance(entry, (list, tuple)) else [entry]
+    if not networks:
+        raise UsageError("A list among the members holds the networks that vote, and one is empty.")
+    return [_take_pixels(each if isinstance(each, Member) else Member(each)) for each in networks]
 
 
 def _take_pixels(member: Member) -> Member:
@@ -125,53 +169,31 @@ def _take_pixels(member: Member) -> Member:
     return replace(member, preprocess=replace(how, mean=(0.0,) * len(how.mean), std=(1.0,) * len(how.std)))
 
 
-def _check_members(members: Sequence[Member]) -> None:
-    """See that there are several, and none twice.
+def _find_names(
+    members: Sequence[Member], graphs: Sequence[MemberGraph], given: Sequence[str] | None, base: Bundle | None
+) -> Sequence[str] | None:
+    """Return the names of the bundle's classes: those that are given, else those of members whose labels are the bundle's.
 
     Raises:
-        UsageError: that is not so, or some have `preprocess` and others not.
+        UsageError: members call a class differently.
     """
-    if len(members) < 2:
-        raise UsageError(f"A cascade has at least two members, not {len(members)}.")
-    for k, member in enumerate(members):
-        for other in members[:k]:
-            same = member.model is other.model or (
-                isinstance(member.model, (str, os.PathLike))
-                and isinstance(other.model, (str, os.PathLike))
-                and _identify(member.model) == _identify(other.model)
+    if given is not None:
+        return given
+    named = {} if base is None or base.manifest.class_names is None else {"the bundle": base.manifest.class_names}
+    for member, graph in zip(members, graphs, strict=True):
+        found = find_bundle(member.model)
+        names = None if found is None or member.classes is not None else open_bundle(found[0]).manifest.class_names
+        if names is not None:
+            named[graph.name] = names
+    (first, expected), *others = named.items() or [("", None)]
+    for name, names in others:
+        differing = next((k for k, (a, b) in enumerate(zip(expected or (), names, strict=False)) if a != b), None)
+        if differing is not None and expected is not None:
+            raise UsageError(
+                f"{first} calls class {differing} {quoted(expected[differing])}, {name} {quoted(names[differing])}: give "
+                "classes= (--labels) for one of them, or class_names= (--classes) if they mean the same."
             )
-            if same and member.exits == other.exits:
-                raise UsageError(f"{member.model!s:.300} is a member twice.")
-    if len({member.preprocess is None for member in members}) > 1:
-        raise UsageError(
-            "Some members have a preprocess and some have not: the bundle takes images for all or for none."
-        )
-
-
-def _identify(path: "str | os.PathLike[str]") -> tuple[str, str]:
-    """Return a file's path without links, or a bundle's and the name of its variant."""
-    found = find_bundle(path)
-    if found is None:
-        return os.path.realpath(path), ""
-    return os.path.realpath(found[0]), open_bundle(found[0]).variant(found[1]).name
-
-
-def _check_rules(members: Sequence[Member], rule: str, answer: Sequence[str]) -> None:
-    """See that the rule goes with the members.
-
-    Raises:
-        UsageError: it needs gates, or members have rules or labels of their own that do not go with it.
-    """
-    if rule.startswith("gate"):
-        raise UsageError(f"A cascade has no gates of its own: take another rule than {rule}, such as {OWN_RULES[0]}.")
-    if answer and any(member.classes is not None or member.rule is not None for member in members):
-        raise UsageError("Members that do not classify have no classes and no rule of their own: leave them out.")
-    has_own = any(_drops_labels(member) or member.rule is not None for member in members)
-    if has_own and rule not in OWN_RULES:
-        raise UsageError(
-            "Members that have a rule of their own, or labels that are no classes of the bundle, do not go with the rule "
-            f"{rule}: take one of {', '.join(OWN_RULES)}."
-        )
+    return expected
 
 
 def _read_arrays(example: Any, *, has_images: bool) -> list[np.ndarray]:
@@ -195,7 +217,8 @@ def _read(member: Member, folder: Path, k: int, arrays: Sequence[np.ndarray]) ->
     own.mkdir()
     first = arrays[0]
     if member.size is not None and first.ndim == 4:
-        shape = (*first.shape[:2], *member.size)
+        is_last = is_channels_last(first.shape[1:])
+        shape = (len(first), *member.size, first.shape[3]) if is_last else (*first.shape[:2], *member.size)
         first = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     return read_member(member, own, [first, *arrays[1:]])
 
@@ -212,12 +235,6 @@ def _name_apart(graphs: Sequence[MemberGraph]) -> list[MemberGraph]:
     return [replace(graph, name=name) for name, graph in zip(named, graphs, strict=True)]
 
 
-def _drops_labels(member: Member) -> bool:
-    """Tell whether a member has labels that the bundle has not; of a mapping that is not known before its graph is read."""
-    classes = member.classes
-    return classes is not None and (isinstance(classes, Mapping) or None in classes)
-
-
 def _count_classes(members: Sequence[Member], graphs: Sequence[MemberGraph], class_names: Sequence[str] | None) -> int:
     """Return how many classes the bundle has: those that are named, else those of a member whose labels are the bundle's."""
     if class_names is not None:
@@ -231,8 +248,8 @@ def _count_classes(members: Sequence[Member], graphs: Sequence[MemberGraph], cla
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise UsageError(
-            f"The members differ in their number of labels: {each}. Give classes= for those that have others, or exits= where "
-            "an output is no exit."
+            f"The members differ in their number of labels: {each}. Give classes= (--labels) for those that have others, or "
+            "exits= (--exits) where an output is no exit."
         )
     if counts:
         return next(iter(counts.values()))

@@ -8,6 +8,9 @@ splits    a drop of at most 1 % is promised with 90 % confidence, from n = 1,000
           threshold, Learn-then-Test with Hoeffding-Bentkus bounds on the samples lost, the same by MAPIE where that is installed
           (pip install mapie==1.6.0 scikit-learn) with its default correction, and betting on the signed loss; and the best
           vector without a promise, which gets a fifth of the splits
+cascade   the same of two networks that nobody trained together: they err by themselves on samples of the same difficulty, the
+          small one costs a tenth of the large one, and what asks both costs both; once the small one is honest about how sure it
+          is, once over-sure (three times the logits). A cost of 1 is the large network alone
 recorded  the same on what a real network says, with --network, --data and --outside as for `offramp export` and `calibrate`: the
           samples of --data are taken for the population, from which each split draws with replacement; an exit costs its
           multiply-accumulates. Left out where no network is given
@@ -49,6 +52,10 @@ SEEDS = {"population": 123, "outside data": 7, "splits": "the number of samples"
 SCENARIOS = {"A": None, "B": UNEVEN}
 
 POOL, OUTSIDE = 200_000, 20_000
+
+CASCADES = {"cascade": (1.0, 1.0), "over-sure": (3.0, 1.0)}
+
+CASCADE_COSTS = np.array([0.1, 1.1])
 
 HEAD = "scenario     n  way                                         broken  (binomial error)  mean cost"
 
@@ -133,13 +140,24 @@ class Population(NamedTuple):
 
 
 def splits(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    return compare_all({name: {"temperatures": each} for name, each in SCENARIOS.items()}, COSTS, count)
+
+
+def cascade(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    return compare_all(
+        {name: {"temperatures": each, "exits": 2, "rho": 0.0} for name, each in CASCADES.items()}, CASCADE_COSTS, count
+    )
+
+
+def compare_all(scenarios: dict[str, dict[str, Any]], costs: np.ndarray, count: int) -> list[dict[str, Any]]:
+    """Draw each scenario's population, whose truth is then known, and promise from samples of it."""
     rows = []
     print(HEAD)
-    for name, temperatures in SCENARIOS.items():
-        pool = exit_table(POOL, temperatures=temperatures, seed=SEEDS["population"])
-        outside = exit_table(OUTSIDE, temperatures=temperatures, seed=SEEDS["outside data"])
+    for name, drawn in scenarios.items():
+        pool = exit_table(POOL, **drawn, seed=SEEDS["population"])
+        outside = exit_table(OUTSIDE, **drawn, seed=SEEDS["outside data"])
         for n in (1000, 5000):
-            rows += compare(name, Population(pool, outside, COSTS), n, count)
+            rows += compare(name, Population(pool, outside, costs), n, count)
     return rows
 
 
@@ -194,7 +212,7 @@ def compare(name: str, truth: Population, n: int, count: int) -> list[dict[str, 
     rows = []
     for way, (tried, (broken, cost)) in results.items():
         error = math.sqrt(max(broken * (1 - broken), DELTA * (1 - DELTA)) / tried)
-        print(f"{name:8} {n:5}  {way:43} {broken:6.3f}  {error:16.3f}  {cost:9.3f}", flush=True)
+        print(f"{name:9}{n:5}  {way:43} {broken:6.3f}  {error:16.3f}  {cost:9.3f}", flush=True)
         rows.append({"scenario": name, "n": n, "way": way, "broken": broken, "cost": cost, "splits": tried})
     return rows
 
@@ -237,7 +255,7 @@ def judge_vectors(truth, vectors):
     for vector in vectors:
         taken = exits_taken(pool["score"], vector) if vector is not None else np.full(size, exits - 1)
         broken.append(value[np.arange(size), taken].mean() > EPS)
-        means.append(costs[taken].mean())
+        means.append(1.0 if vector is None else costs[taken].mean())
     return float(np.mean(broken)), float(np.mean(means))
 
 
@@ -287,7 +305,7 @@ def main() -> None:
     for name in ("network", "data", "outside"):
         parser.add_argument(f"--{name}")
     arguments = parser.parse_args()
-    jobs = {"splits": splits, "recorded": recorded, "free": free, "size": size}
+    jobs = {"splits": splits, "cascade": cascade, "recorded": recorded, "free": free, "size": size}
     if unknown := set(arguments.parts) - set(jobs):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(jobs)}.")
     if "recorded" in arguments.parts and None in (arguments.network, arguments.data, arguments.outside):

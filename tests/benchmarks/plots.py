@@ -46,7 +46,7 @@ def search(axes: Any, result: Result) -> None:
 
 def certify(axes: Any, result: Result) -> None:
     """How often promises break over the mean cost, for each way to promise; the line is what may break."""
-    rows = [*result.get("splits", []), *result.get("recorded", [])]
+    rows = [row for part in ("splits", "cascade", "recorded") for row in result.get(part, [])]
     for k, way in enumerate(dict.fromkeys(row["way"] for row in rows)):
         own = [row for row in rows if row["way"] == way]
         x, y = [row["cost"] for row in own], [100 * row["broken"] for row in own]

@@ -52,7 +52,7 @@ class Run(NamedTuple):
 RUNS = {
     "chain": Run("chain.py", "", "--seconds 0.2 tiny", 5),
     "search": Run("search.py", "", "--cases 1 --samples 5000", 5),
-    "certify": Run("certify.py", "--splits 300 splits free size", "--splits 2 splits free size", 45),
+    "certify": Run("certify.py", "--splits 300 splits cascade free size", "--splits 2 splits cascade free size", 60),
     "recorded": Run(
         "certify.py",
         f"--splits 300 --network {RESNET}:resnet --data {SAMPLES}:test --outside {SAMPLES}:held recorded",

@@ -98,7 +98,7 @@ def certify(result: dict[str, Any]) -> list[str]:
     Shown are how often the truth breaks the promise, and the mean cost of what was promised: 1 is the whole network, which runs
     where no promise can be given.
     """
-    rows = [*result.get("splits", []), *result.get("recorded", [])]
+    rows = [row for part in ("splits", "cascade", "recorded") for row in result.get(part, [])]
     promised = (
         "Promised is a drop of at most {max_drop:.1%}, and at most {delta:.1%} of the promises may break: of {most} draws, at "
         "most {over:.1%} but for one time in forty. `exact`: offramp's test of paired losses; a shared threshold is one for all "
@@ -117,6 +117,11 @@ def certify(result: dict[str, Any]) -> list[str]:
         show(promised, **result, most=most, over=over),
         table(ways.values(), heads, " | ".join(["{way}", *cells])),
     ]
+    if "cascade" in result:
+        blocks.append(
+            "`cascade` and `over-sure` are two synthetic networks made apart, the small one a tenth of the large one; in the "
+            "second it is over-sure. There 1 is the large network alone."
+        )
     if not any("MAPIE" in way for way in ways):
         blocks.append("MAPIE is missing: it was not installed (`pip install mapie==1.6.0 scikit-learn`).")
     if "free" in result:

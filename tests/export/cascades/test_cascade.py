@@ -96,7 +96,7 @@ def test_bundles_that_take_images_are_members_beside_others(files, tmp_path):
             assert np.abs(ours.parts(k)["logits"] - expected.parts(k)["logits"]).max() < 2e-3
     with pytest.raises(UsageError, match="which it normalises itself: its preprocess has mean 0 and std 1"):
         cascade([Member(inner.path, preprocess=HALF), large], images(3), tmp_path / "no.offramp")
-    with pytest.raises(UsageError, match="inner.offramp:fp32 is a member twice"):
+    with pytest.raises(UsageError, match="inner.offramp:fp32 is the same network as .*inner.offramp: give"):
         cascade([inner.path, f"{inner.path}:fp32"], images(3), tmp_path / "no.offramp")
     beside = cascade(
         [write(tmp_path / "third.onnx", convolutions(4), shape=(3, 24, 20)), two], None, inner.path, beside="c"
@@ -197,12 +197,12 @@ def small_like(files, **given):
             UsageError,
             "classes of small has 2 entries for its 5 labels",
         ),
-        (lambda files: small_like(files, classes=[0, 1, 2, 3, 9]), UsageError, "calls its label 4 9 in the bundle"),
+        (lambda files: small_like(files, classes=[0, 1, 2, 3, 9]), UsageError, "makes its label 4 the bundle's 9"),
         (lambda files: small_like(files, classes=[None] * 5), UsageError, "classes of small keeps none of its labels"),
         (
             lambda files: small_like(files, classes={7: 0}),
             UsageError,
-            "calls its label 7 0 in the bundle: it has labels 0 to 4",
+            "makes its label 7 the bundle's 0: it has labels 0 to 4",
         ),
         (lambda files: small_like(files, exits=["logits"]), UsageError, "scores"),
         (

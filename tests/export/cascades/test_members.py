@@ -67,9 +67,9 @@ def test_files_by_other_exporters_keep_their_meaning(tmp_path):
 
 def test_names_are_told_apart(tmp_path):
     paths = [tmp_path / name for name in ("1/a.onnx", "2/a.onnx", "a-0.onnx", f"{'long' * 50}.onnx")]
-    for path in paths:
+    for opset, path in enumerate(paths, 14):
         path.parent.mkdir(exist_ok=True)
-        write_product(path, ["x"])
+        write_product(path, ["x"], opset=opset)
     bundle = cascade(paths, np.eye(8, dtype=np.float32), tmp_path / "all.offramp")
     assert [exit_.name for exit_ in bundle.variant().exits[:3]] == ["a-1", "a-2", "a-0"]
 
@@ -123,6 +123,6 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path):
 def test_a_hidden_folder_is_no_member(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".offramp").mkdir()
-    for name in ("a.onnx", "b.onnx"):
+    for name in ("a.onnx", "other.onnx"):
         write_product(tmp_path / name, ["x"])
-    assert cascade(["a.onnx", "b.onnx"], np.eye(8, dtype=np.float32), "c.offramp").variant().exits[0].name == "a"
+    assert cascade(["a.onnx", "other.onnx"], np.eye(8, dtype=np.float32), "c.offramp").variant().exits[0].name == "a"
