@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, opened
+from ..bundle.across import Across
 from ..bundle.manifest import NEVER
 from ..devices import describe_differences
 from ..devices.fingerprints import Difference
@@ -129,7 +130,7 @@ def load_uncalibrated(
     """
     bundle = opened(path)
     options = LoadOptions(threads=threads, logits=logits, fallback=fallback, meter=meter, progress=progress)
-    return open_network(chain_parts(bundle, bundle.variant(variant)), device, options)
+    return open_network(chain_parts(bundle, bundle.chain(variant)), device, options)
 
 
 def load_static(
@@ -277,6 +278,7 @@ def _chain(
         watch=watch or _watch_power(options.meter, [stage.device for stage in stages]),
         first_exit=parts.first_exit,
         joined=joined,
+        sources=parts.variant.sources if isinstance(parts.variant, Across) else None,
     )
 
 
