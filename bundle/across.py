@@ -15,7 +15,7 @@ from ..files import sha256
 from .manifest import PLAIN_NAME, Exit, Manifest, Stage, Variant
 from .tensor import Tensor
 
-__all__ = ["Across", "Source", "find_across", "join_variants"]
+__all__ = ["Across", "Source", "count_loaded", "find_across", "join_variants"]
 
 NAME = re.compile(rf"({PLAIN_NAME}):(\d{{1,4}})\+({PLAIN_NAME})(?::(\d{{1,4}}))?")
 
@@ -90,6 +90,29 @@ def find_across(manifest: Manifest, name: str) -> Across | None:
     if int(exit_) >= len(variants[first].exits) or int(end or 0) >= len(variants[second].exits):
         return None
     return join_variants(manifest, variants[first], int(exit_), variants[second], None if end is None else int(end))
+
+
+def count_loaded(variant: Variant, static: int | None = None) -> dict[str, int]:
+    """Return the bytes of graphs and weights that a chain loads, or the static network to an exit, by the variant that has them.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> from offramp.bundle.across import count_loaded
+        >>> list(count_loaded(open_bundle("digits.offramp").chain("int8:0+fp32")))
+        ['int8', 'fp32']
+    """
+    if static is not None:
+        owner, k = variant.find_exit(static) if isinstance(variant, Across) else (variant, static)
+        files = [(owner, owner.exits[k].static)]
+    elif isinstance(variant, Across):
+        files = [(source.variant, source.stage.file) for source in variant.sources]
+    else:
+        files = [(variant, stage.file) for stage in variant.stages]
+    files += [(owner, owner.weights) for owner, _ in files]
+    loaded: dict[str, int] = {}
+    for owner, name in {(owner.folder, name): (owner, name) for owner, name in files}.values():
+        loaded[owner.name] = loaded.get(owner.name, 0) + owner.files[name].bytes
+    return loaded
 
 
 def join_variants(manifest: Manifest, first: Variant, exit_: int, second: Variant, end: int | None) -> Across:
