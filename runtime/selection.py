@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
-from ..bundle.across import find_across
+from ..bundle.across import count_loaded, find_across
 from ..devices import Board, differences, fingerprint, identify
 from ..devices.fingerprints import OPTIONAL, Difference
 from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
@@ -15,6 +15,7 @@ from .notices import warn_caller
 __all__ = [
     "belongs",
     "choose_point",
+    "count_loaded_by",
     "differs_here",
     "find_calibration",
     "most_careful",
@@ -243,6 +244,16 @@ def variant_of(bundle: Bundle, calibration: Calibration, point: OperatingPoint) 
     """Return the variant that an operating point was made for; None if the bundle does not hold it any more."""
     variant = _measured_variant(bundle, calibration, point)
     return variant if variant is not None and _fits(variant, point) else None
+
+
+def count_loaded_by(bundle: Bundle, calibration: Calibration) -> dict[str, dict[str, int]]:
+    """Return the bytes of graphs and weights that each point loads, by variant; without the points of other exports."""
+    found = {name: variant_of(bundle, calibration, point) for name, point in calibration.points.items()}
+    return {
+        name: count_loaded(variant, calibration.points[name].static)
+        for name, variant in found.items()
+        if variant is not None
+    }
 
 
 def _measured_variant(bundle: Bundle, calibration: Calibration, point: OperatingPoint) -> Variant | None:

@@ -37,6 +37,8 @@ MOST_EXITS = 6
 MOST_SEARCHED = 2
 """Pairs whose thresholds are searched for each target: those that cost least with the first variant's last exit alone."""
 
+LOST = "was predicted to be best, and gains too little for sure as it was measured"
+
 _log = logging.getLogger(__name__)
 
 
@@ -69,15 +71,19 @@ def try_across(
     except OfframpError as error:
         session.notes.append(f"{across.name} ({across.words}) seemed best, and could not be measured: {error}")
         return before
-    size = sum(count_loaded(across).values()) / 1e6
     is_best = choice.chain.configuration is measured.configurations[-1]
-    verdict = (
-        f"is the best chain. Both variants are loaded for it, {size:.3g} MB of files. To do without, name one variant"
-        if is_best
-        else "seemed best, and gains too little for sure as it was measured"
-    )
-    session.notes.append(f"{across.name} ({across.words}) {verdict}.")
+    session.notes.append(f"{across.name} ({across.words}) {_describe(across) if is_best else LOST}.")
     return choice, contenders, measured
+
+
+def _describe(across: Across) -> str:
+    """Say what the best chain takes, as the end of a sentence."""
+    both = sum(count_loaded(across).values()) / 1e6
+    alone = sum(count_loaded(across.second, across.end).values()) / 1e6
+    return (
+        f"is the best chain. It loads {both:.3g} MB of files; {across.second.name} alone, {alone:.3g} MB. To calibrate without "
+        "chains across variants, name one variant"
+    )
 
 
 def _choose_chain(predicted: Sequence[Contender], choice: Choice, request: Request) -> Contender | None:
