@@ -50,7 +50,8 @@ def load(
         device: where to run: `cpu` (ONNX Runtime), `cuda:0`, `openvino:CPU`, `openvino:NPU`, ...; or a device for each stage; or
             `auto`, which measures the devices of this machine for a moment and takes the fastest. By default the devices that
             the calibration was made on, or `cpu`.
-        variant: name of a variant. By default the one that the calibration was made for, or the first.
+        variant: name of a variant, or of a chain across two, such as `int8:0+fp32` (see `bundle.across`). By default the one that
+            the calibration was made for, or the first.
         point: name of an operating point in the calibration; its first one by default.
         threads: threads that the engine may use within a stage.
         logits: True if results shall carry the logits of the exit taken.

@@ -91,11 +91,11 @@ def test_its_answers_are_those_of_both_networks_run_by_hand(pair, found):
 
 def test_a_chain_of_the_second_variant_keeps_its_exits_and_boundaries(pair):
     x = draw_pair(60, seed=2)[0]
-    nets = [load_uncalibrated(pair, variant=name, logits=True) for name in ("fp32:1+small", "fp32", "small")]
+    nets = [load_uncalibrated(pair, variant=name) for name in ("fp32:1+small", "fp32", "small")]
     joined, large, small = (net.every_exit(x, size=10) for net in nets)
     assert nets[0].exits == ("fp32:z0", "fp32:z1", "small:z0", "small:z1")
     assert (joined.score == np.hstack([large.score, small.score])).all()
-    assert (joined.logits == np.hstack([large.logits, small.logits])).all()
+    assert (joined.label == np.hstack([large.label, small.label])).all()
     golden = read_golden(pair, pair.chain("fp32:1+small"))
     assert golden.score.shape[1] == 4 and golden.answers[2]["logits"].shape[1] == 5
 
