@@ -82,7 +82,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
 
     Attributes:
         name: its name in the calibration, which sets it.
-        variant: the variant that runs.
+        variant: the variant that runs, or a chain across two, such as `int8:0+fp32` (see `bundle.across`).
         placement: the device of each stage.
         target: the target that it was chosen for.
         static: the exit at which a static network ends that runs without early exit; None if the chain runs.

@@ -8,9 +8,11 @@ from typing import IO
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import BundleError, quoted
-from .manifest import NO_LABEL, Variant
+from .across import Across
+from .manifest import NO_LABEL, Variant, reads_earlier_exits
 from .reading import Bundle
 from .tensor import Tensor
 
@@ -39,6 +41,8 @@ def read_golden(bundle: Bundle, variant: Variant) -> Golden:
     Raises:
         BundleError: the file is damaged, or does not belong to the variant.
     """
+    if isinstance(variant, Across):
+        return _join_golden(bundle, variant)
     path, content = bundle.path / variant.folder / variant.golden, bundle.read(variant, variant.golden)
     manifest, names = bundle.manifest, _name_answers(variant, bundle.manifest.classes)
     try:
@@ -66,6 +70,36 @@ def read_golden(bundle: Bundle, variant: Variant) -> Golden:
             path=path,
         )
     return golden
+
+
+def _join_golden(bundle: Bundle, across: Across) -> Golden:
+    """Return the golden samples that both variants have, which are the first ones of both, and what the chain's exits gave.
+
+    Raises:
+        BundleError: they have none in common; or as `read_golden`.
+    """
+    first, second = read_golden(bundle, across.first), read_golden(bundle, across.second)
+    rows = slice(min(len(first.score), len(second.score)))
+    inputs = []
+    for ours, theirs, tensor in zip(first.inputs, second.inputs, bundle.manifest.inputs, strict=True):
+        part = (slice(None),) * (tensor.batch_axis or 0) + (rows,)
+        if not np.array_equal(ours[part], theirs[part]):
+            raise BundleError(
+                f"The golden samples of {across.first.name} and {across.second.name} are different inputs, so that the chain "
+                "across both cannot be compared with them. Name a device that needs no comparison, such as cpu.",
+                path=bundle.path,
+            )
+        inputs.append(ours[part])
+    if across.end is not None and reads_earlier_exits(across.second.rule):
+        second = replace(second, score=np.ones_like(second.score))  # a static network has no earlier exits
+    owners = [across.find_exit(k) for k in range(len(across.exits))]
+    columns = [(first if variant is across.first else second, k) for variant, k in owners]
+    return Golden(
+        tuple(inputs),
+        np.stack([golden.label[rows, k] for golden, k in columns], 1),
+        np.stack([golden.score[rows, k] for golden, k in columns], 1),
+        tuple({name: values[rows] for name, values in golden.answers[k].items()} for golden, k in columns),
+    )
 
 
 def _name_answers(variant: Variant, classes: int) -> list[str]:

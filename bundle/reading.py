@@ -11,6 +11,7 @@ from msgspec import Struct
 from .. import __version__
 from ..errors import BundleError, MissingError, OutdatedError, UsageError, quoted, unknown_name
 from ..files import copy_hashed, hash_file, open_file, os_errors_explained, read_file, sha256
+from .across import find_across
 from .calibration import CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA, Calibration
 from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
 
@@ -53,6 +54,15 @@ class Bundle(Struct, frozen=True):
                 return variant
         names = [variant.name for variant in self.manifest.variants]
         raise unknown_name("variant", str(name), names, path=self.path)
+
+    def chain(self, name: str | None = None) -> Variant:
+        """Return what runs under this name: a variant, or a chain across two, such as `int8:0+fp32` (see `bundle.across`).
+
+        Raises:
+            UsageError: there is no such variant.
+        """
+        across = None if name is None else find_across(self.manifest, name)
+        return self.variant(name) if across is None else across
 
     def read(self, variant: Variant, name: str) -> bytes:
         """Return the content of a variant's file, which is what the manifest says.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ..bundle import OperatingPoint, Target
+from ..bundle.across import Across
 from ..bundle.calibration import Conditions
 from ..bundle.manifest import can_drop_exits, reads_earlier_exits
 from ..units import show_us, show_value
@@ -49,7 +50,8 @@ def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], cond
     early = [point for point in points.values() if point.exits_early]
     unused = [k for k in range(table.exits - 1) if early and all(point.exit_shares[k] == 0 for point in early)]
     is_any_of_use = len(unused) < table.exits - 1
-    if unused and (not is_any_of_use or (can_drop_exits(rule) and any(points[name].exits_early for name in picks))):
+    can_drop = can_drop_exits(rule) and not isinstance(chain.configuration.variant, Across)
+    if unused and (not is_any_of_use or (can_drop and any(points[name].exits_early for name in picks))):
         notes.append(_name_unused(unused, table.exits, passing_s, variant))
     if conditions.throttled:
         notes.append(

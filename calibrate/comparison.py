@@ -338,7 +338,7 @@ def _summarise(
         share_error_s=None if predicted_shares is None else float((np.array(predicted_shares) - shares) @ costs),
         samples=len(request.x),
         fingerprint=fingerprint(packages=packages_of(list(placement)), threads=request.threads),
-        stages=find_stage_costs(request.bundle.variant(request.variant_name), networks.provenance, mean_s),
+        stages=find_stage_costs(request.bundle.chain(request.variant_name), networks.provenance, mean_s),
         verdict=verdict,
         every_s=request.pace.every_s,
         best_speedup=rows.get("single", rows["whole"]).mean_s / rows["early"].mean_s,

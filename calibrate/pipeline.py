@@ -29,6 +29,7 @@ from .measure.noise import describe_drift
 from .measure.pauses import describe_pauses
 from .measure.session import Session
 from .requests import Devices, Keep, Request, read_request
+from .search.across import try_across
 from .search.choice import Choice, choose, measure_again
 from .search.contenders import Contender, tabulate
 from .search.fewer_exits import try_fewer_exits
@@ -69,9 +70,10 @@ def calibrate(
 
     Every variant is recorded and measured on every device that is named (`device`, `also`), as a chain and as static
     networks. A compressed variant that is slower than its parent there, or much worse, is listed but takes no part in the
-    search. The selecting samples choose among all others and among the thresholds: a fifth of the samples, at least 200 and
-    at most half, or, better, data from outside. Every figure and every promise comes from the reporting samples, the rest.
-    They test candidates along a path through the best thresholds, from the safe end; the last candidate before the first
+    search. Two variants that take part may make a chain, which `search/across.py` looks for: one up to an exit, then the other
+    from the input. The selecting samples choose among all of these and among the thresholds: a fifth of the samples, at least
+    200 and at most half, or, better, data from outside. Every figure and every promise comes from the reporting samples, the
+    rest. They test candidates along a path through the best thresholds, from the safe end; the last candidate before the first
     failure is taken. All points together are promised with the given confidence. Use samples that the network was not trained
     on.
 
@@ -164,6 +166,7 @@ def calibrate(
         independence = _find_independence(measured, request)
         contenders: Sequence[Contender] = tabulate(measured, request, independence)
         choice = choose(contenders, measured, request)
+        choice, contenders, measured = try_across(session, measured, contenders, choice, independence)
         choice, contenders = try_fewer_exits(session, measured, contenders, choice, independence)
         choice = measure_again(session, choice, contenders)
         picks = record_tested(session, choice.picks, measured, independence)

@@ -1,7 +1,7 @@
 """Results in words and tables, as the commands print them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,15 @@ def describe_calibration(calibration: "Calibration") -> str:
     lines += [f"{name}: {point.verdict}" for name, point in calibration.asked_for.items()]
     notes = [*(gate.reason for gate in calibration.gates), *calibration.notes]
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+
+
+def describe_loads(loads: Mapping[str, Mapping[str, int]]) -> str:
+    """Say how many bytes of graphs and weights each point of a calibration loads, by variant."""
+    lines = []
+    for name, variants in loads.items():
+        each = f" ({', '.join(f'{variant} {size / 1e6:.2f}' for variant, size in variants.items())})"
+        lines.append(f"{name} loads {sum(variants.values()) / 1e6:.2f} MB of files{each if len(variants) > 1 else ''}")
+    return "\n".join(lines)
 
 
 def _find_noise(calibration: "Calibration", point: "OperatingPoint") -> float:

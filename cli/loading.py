@@ -60,7 +60,7 @@ class Loading(Struct, frozen=True, kw_only=True):
 
         if self.device == AUTO:
             raise UsageError("--device auto chooses for all stages at once: leave --place out.")
-        return parse_placement(self.place, len(bundle.variant(variant).stages), device=self.device or "cpu")
+        return parse_placement(self.place, len(bundle.chain(variant).stages), device=self.device or "cpu")
 
     def devices_or_calibrated(self, bundle: "Bundle", variant: str) -> Devices:
         """Return the devices that are asked for, or else those where the variant was calibrated, or else `cpu`."""

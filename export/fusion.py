@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, opened
+from ..bundle.across import Across
 from ..bundle.calibration import EARLY_SUFFIX
 from ..bundle.golden import Golden, read_golden
 from ..bundle.manifest import NEVER
@@ -158,6 +159,12 @@ def _choose_thresholds(
             stacklevel=3,
         )
         return chosen, (NEVER,) * (len(chosen.exits) - 1)
+    if isinstance(chosen, Across):
+        raise UsageError(
+            f"The operating point is {operating_point.engines}: {chosen.words}. A fused file holds one variant: name a point of "
+            "one, or join both with `offramp cascade` and fuse that bundle.",
+            path=bundle.path,
+        )
     _check_exits_early(bundle, chosen, operating_point, point)
     return chosen, operating_point.thresholds
 

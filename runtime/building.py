@@ -12,7 +12,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from .. import __version__, cache
-from ..bundle import Bundle, Exit, Stage, opened
+from ..bundle import Bundle, opened
+from ..bundle.across import Source
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable, private_folder
 from ..progress import Progress, debug
@@ -86,46 +87,44 @@ class Jobs(ExitStack):
         super().__init__()
         self._parts, self._threads = parts, options.threads
         self._logits = options.logits or not parts.bundle.manifest.classes  # other answers are always given
-        self._read = functools.cache(lambda path: parts.bundle.read(parts.variant, path.name))
-        folder = functools.cache(lambda: self.enter_context(private_folder()))
-        self._copy = functools.cache(lambda path: parts.bundle.copy(parts.variant, path.name, folder() / path.name))
+        self._read = functools.cache(parts.read)
+        folder = functools.cache(lambda _: self.enter_context(private_folder()))  # for each that files come from
+        self._copy = functools.cache(lambda path: parts.copy(path, folder(path.parent)))
 
     def job(self, file: str, device_name: str) -> Job:
         """Return the job of compiling one file for one device."""
         parts = self._parts
-        # Stages that share a file have the names of the first of them in it.
         numbers = tuple(k for k, stage in enumerate(parts.stages) if stage.file == file)
-        stage, exit_ = parts.stages[numbers[0]], parts.exits[numbers[0]]
+        variant, stage, _ = source = parts.source(numbers[0])
         device = find_device(device_name)
         # A board cannot rebuild, so cross-built stages always output logits: one build serves `load` and `verify`.
         is_cross_built = is_cross_builder(device.engine)
-        stage_file = self._stage_file(stage, exit_, outputs_logits=self._logits or is_cross_built)
+        stage_file = self._stage_file(source, outputs_logits=self._logits or is_cross_built)
         key: dict[str, str] = {}
         if is_builder(device.engine):
             with errors_attributed(device.name, file):
-                key = self._key(stage, stage_file, device, device.engine.describe_build(device.place))
+                key = self._key(source, stage_file, device, device.engine.describe_build(device.place))
         ending = ".logits.built" if self._logits and not is_cross_built else ".built"
-        folder = parts.bundle.path / "engines" / device.name.replace(":", "-") / parts.variant.name
+        folder = parts.bundle.path / "engines" / device.name.replace(":", "-") / variant.name
         return Job(
             stage=stage_file,
             device=device,
             threads=self._threads,
             file=file,
-            label=f"{os.path.realpath(parts.bundle.path)} {parts.variant.name} {file}",
+            label=f"{os.path.realpath(parts.bundle.path)} {variant.name} {stage.file}",
             key=key,
-            path_in_bundle=folder / f"{Path(file).stem}{ending}",
+            path_in_bundle=folder / f"{Path(stage.file).stem}{ending}",
             numbers=numbers if len(parts.stages) > 1 else (),
-            most_bytes=64_000_000 + 16 * sum(parts.variant.files[name].bytes for name in (file, parts.variant.weights)),
+            most_bytes=64_000_000 + 16 * sum(variant.files[name].bytes for name in (stage.file, variant.weights)),
         )
 
-    def _stage_file(self, stage: Stage, exit_: Exit, *, outputs_logits: bool) -> StageFile:
-        bundle, variant = self._parts.bundle, self._parts.variant
-        folder = bundle.path / variant.folder
+    def _stage_file(self, source: Source, *, outputs_logits: bool) -> StageFile:
+        parts, (variant, stage, exit_) = self._parts, source
+        folder = parts.bundle.path / variant.folder
         given = [name for name in exit_.outputs if outputs_logits or name != exit_.logits]
         outputs = [*(tensor.name for tensor in stage.outputs), *given]
-        public = {tensor.name for tensor in bundle.manifest.inputs}.union(
-            *(exit_.outputs for exit_ in self._parts.exits)
-        )
+        exits = [parts.source(k).exit for k in range(len(parts.exits))]
+        public = {tensor.name for tensor in parts.bundle.manifest.inputs}.union(*(each.outputs for each in exits))
         return StageFile(
             path=folder / stage.file,
             inputs=stage.inputs,
@@ -138,9 +137,9 @@ class Jobs(ExitStack):
             boundaries=frozenset(tensor.name for tensor in (*stage.inputs, *stage.outputs)) - public,
         )
 
-    def _key(self, stage: Stage, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
+    def _key(self, source: Source, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
         """Return what decides whether a build fits. `engine` is the engine's part: its values replace others."""
-        variant = self._parts.variant
+        variant, stage, _ = source
         return {
             "device": device.name,
             "graph": variant.files[stage.file].sha256,
@@ -240,7 +239,7 @@ def build(
         (Built(stage='stage0.onnx', device='tensorrt:0', ...), ...)
     """
     bundle = opened(bundle)
-    parts = chain_parts(bundle, bundle.variant(variant))
+    parts = chain_parts(bundle, bundle.chain(variant))
     options = LoadOptions(threads=threads, logits=logits)
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)

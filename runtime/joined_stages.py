@@ -47,10 +47,6 @@ def compile_joined(
     Returns:
         The joined stages by the first and the last of them. Those that cannot be joined are left out.
     """
-    if (
-        parts.variant.precision == "fp16"
-    ):  # ONNX Runtime computes in float32 inside a graph: other answers than calibrated
-        return {}
     files = parts.variant.files
     names = [stage.file for stage in parts.stages]
     spans = dict.fromkeys(span for each in thresholds for span in _find_spans(each))
@@ -58,9 +54,12 @@ def compile_joined(
     left_bytes = MOST_JOINED_BYTES
     with Jobs(parts, options) as jobs:
         for first, last in itertools.islice(spans, MOST_JOINED):
-            used = names[first : last + 1]
-            total_bytes = sum(files[name].bytes for name in (parts.variant.weights, *used))
+            used, variant = names[first : last + 1], parts.source(first).variant
+            if variant.precision == "fp16":
+                continue  # ONNX Runtime computes in float32 inside a graph: other answers than calibrated
+            total_bytes = variant.files[variant.weights].bytes + sum(files[name].bytes for name in used)
             is_shared = any(names.count(name) > 1 for name in used)  # its tensors have other names in the file
+            is_shared |= any(parts.source(k).exit.score != parts.exits[k].score for k in range(first, last + 1))
             if is_shared or {*devices[first : last + 1]} != {DEVICE} or total_bytes > left_bytes:
                 continue
             left_bytes -= total_bytes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, opened
+from ..bundle.across import Across
 from ..bundle.manifest import NEVER
 from ..devices import describe_differences
 from ..devices.fingerprints import Difference
@@ -49,7 +50,8 @@ def load(
         device: where to run: `cpu` (ONNX Runtime), `cuda:0`, `openvino:CPU`, `openvino:NPU`, ...; or a device for each stage; or
             `auto`, which measures the devices of this machine for a moment and takes the fastest. By default the devices that
             the calibration was made on, or `cpu`.
-        variant: name of a variant. By default the one that the calibration was made for, or the first.
+        variant: name of a variant, or of a chain across two, such as `int8:0+fp32` (see `bundle.across`). By default the one that
+            the calibration was made for, or the first.
         point: name of an operating point in the calibration; its first one by default.
         threads: threads that the engine may use within a stage.
         logits: True if results shall carry the logits of the exit taken.
@@ -129,7 +131,7 @@ def load_uncalibrated(
     """
     bundle = opened(path)
     options = LoadOptions(threads=threads, logits=logits, fallback=fallback, meter=meter, progress=progress)
-    return open_network(chain_parts(bundle, bundle.variant(variant)), device, options)
+    return open_network(chain_parts(bundle, bundle.chain(variant)), device, options)
 
 
 def load_static(
@@ -277,6 +279,7 @@ def _chain(
         watch=watch or _watch_power(options.meter, [stage.device for stage in stages]),
         first_exit=parts.first_exit,
         joined=joined,
+        sources=parts.variant.sources if isinstance(parts.variant, Across) else None,
     )
 
 

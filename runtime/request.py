@@ -1,11 +1,13 @@
 """What is to be loaded, and how: what `load`, `load_static`, `verify` and `build` hand on to each other."""
 
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from ..bundle import Bundle, Exit, Stage, Variant
+from ..bundle.across import Across, Source
 from ..errors import UsageError
 from ..progress import Progress
 
@@ -59,6 +61,27 @@ class NetworkParts(Struct, frozen=True):
         is_chain = len(self.exits) == len(self.variant.exits)
         return f"{'the chain' if is_chain else f'the static network to exit {self.first_exit}'} of {self.variant.name}"
 
+    def source(self, k: int) -> Source:
+        """Return the variant that holds stage k's file, and stage and exit under the names that the file has.
+
+        Stages that share a file share its names, which are those of the first of them.
+        """
+        if isinstance(self.variant, Across):
+            return self.variant.sources[k]
+        owner = [stage.file for stage in self.stages].index(self.stages[k].file)
+        return Source(self.variant, self.stages[owner], self.exits[owner])
+
+    def read(self, path: Path) -> bytes:
+        """Return the content of a file; see `Bundle.read`."""
+        return self.bundle.read(self.variant, self._name(path))
+
+    def copy(self, path: Path, folder: Path) -> Path:
+        """Copy a file into a folder; see `Bundle.copy`."""
+        return self.bundle.copy(self.variant, self._name(path), folder / path.name)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.bundle.path / self.variant.folder).as_posix()
+
 
 def chain_parts(bundle: Bundle, variant: Variant) -> NetworkParts:
     """Return the parts of a variant's chain: a stage for each exit."""
@@ -67,6 +90,8 @@ def chain_parts(bundle: Bundle, variant: Variant) -> NetworkParts:
 
 def static_parts(bundle: Bundle, variant: Variant, exit_: int) -> NetworkParts:
     """Return the parts of the static network that ends at an exit, counted from 0: one stage and one exit."""
+    if isinstance(variant, Across):
+        variant, exit_ = variant.find_exit(exit_)
     end = variant.exits[exit_]
     stage = Stage(file=end.static, inputs=bundle.manifest.inputs, outputs=(), macs=end.macs)
     return NetworkParts(bundle, variant, (stage,), (end,), exit_)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
+from ..bundle.across import count_loaded, find_across
 from ..devices import Board, differences, fingerprint, identify
 from ..devices.fingerprints import OPTIONAL, Difference
 from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
@@ -14,6 +15,7 @@ from .notices import warn_caller
 __all__ = [
     "belongs",
     "choose_point",
+    "count_loaded_by",
     "differs_here",
     "find_calibration",
     "most_careful",
@@ -46,7 +48,7 @@ def find_calibration(
         return read_calibration(calibration)
     fitting = _read_fitting(bundle)
     if variant is not None:
-        name = bundle.variant(variant).name
+        name = bundle.chain(variant).name
         fitting = {
             file: candidate
             for file, candidate in fitting.items()
@@ -127,7 +129,7 @@ def choose_point(
                 f"{bundle.path} has no calibration, so no operating point {point!r}. Run: offramp calibrate",
                 path=bundle.path,
             )
-        return bundle.variant(variant), None, None
+        return bundle.chain(variant), None, None
     if problem := _wrong_exits(bundle, fitting):
         raise BundleError(
             f"The calibration is damaged: {problem}. Calibrate again.",
@@ -153,7 +155,7 @@ def _name_of_point(bundle: Bundle, calibration: Calibration, variant: str | None
         UsageError: the variant or the point does not exist.
         BundleError: the calibration has no such point of the variant.
     """
-    wanted = None if variant is None else bundle.variant(variant).name
+    wanted = None if variant is None else bundle.chain(variant).name
     points: Mapping[str, OperatingPoint] = calibration.points
     if point is not None and point not in points:
         raise unknown_name("operating point", point, points)
@@ -216,9 +218,8 @@ def belongs(bundle: Bundle, calibration: Calibration) -> bool:
 
 def _wrong_exits(bundle: Bundle, calibration: Calibration) -> str | None:
     """Say which point of a calibration has other exits than the variant that it was made for; None if none has."""
-    by_digest = {variant.digest: variant for variant in bundle.manifest.variants}
     for name, point in calibration.points.items():
-        variant = by_digest.get(calibration.variants[point.variant])
+        variant = _measured_variant(bundle, calibration, point)
         if variant is not None and not _fits(variant, point):
             has = (
                 f"{len(point.exit_shares)} exits"
@@ -241,10 +242,25 @@ def _is_of(bundle: Bundle, calibration: Calibration, point: str, variant: str) -
 
 def variant_of(bundle: Bundle, calibration: Calibration, point: OperatingPoint) -> Variant | None:
     """Return the variant that an operating point was made for; None if the bundle does not hold it any more."""
-    for variant in bundle.manifest.variants:
-        if variant.digest == calibration.variants[point.variant] and _fits(variant, point):
-            return variant
-    return None
+    variant = _measured_variant(bundle, calibration, point)
+    return variant if variant is not None and _fits(variant, point) else None
+
+
+def count_loaded_by(bundle: Bundle, calibration: Calibration) -> dict[str, dict[str, int]]:
+    """Return the bytes of graphs and weights that each point loads, by variant; without the points of other exports."""
+    found = {name: variant_of(bundle, calibration, point) for name, point in calibration.points.items()}
+    return {
+        name: count_loaded(variant, calibration.points[name].static)
+        for name, variant in found.items()
+        if variant is not None
+    }
+
+
+def _measured_variant(bundle: Bundle, calibration: Calibration, point: OperatingPoint) -> Variant | None:
+    """Return the variant of the point's name, or the chain across two, if the bundle holds what was measured."""
+    named = [variant for variant in bundle.manifest.variants if variant.name == point.variant]
+    variant = named[0] if named else find_across(bundle.manifest, point.variant)
+    return variant if variant is not None and variant.digest == calibration.variants[point.variant] else None
 
 
 def packages_of(devices: Sequence[str]) -> list[str]:

@@ -74,6 +74,17 @@ def no_variant_by_the_clock():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_chain_across_variants_by_the_clock():
+    """A calibration makes no chain across two variants, for the same reason. Tests of such chains say how long calls take."""
+    pipeline = importlib.import_module("offramp.calibrate.pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            pipeline, "try_across", lambda session, measured, contenders, choice, _: (choice, contenders, measured)
+        )
+        yield
+
+
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
     """Exports a network of the zoo once: name -> (torch module, bundle, the ONNX file that torch's dynamo exporter made).

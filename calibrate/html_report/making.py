@@ -222,7 +222,7 @@ def _measure(request: ComparisonRequest, chain: Chain) -> Measured:
     """Measure the request's point; without a point, ask only what every exit of the chain answers."""
     calibration = request.calibration
     point = None if request.point is None or calibration is None else calibration.points[request.point]
-    variant = request.bundle.variant(request.variant_name or chain.variant)
+    variant = request.bundle.chain(request.variant_name or chain.variant)
     placement, comparison = request.device or chain.placement, None
     if point is not None:
         comparison = compare(request)

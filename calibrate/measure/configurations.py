@@ -50,7 +50,7 @@ class Configuration(Struct, frozen=True, kw_only=True, eq=False):
         variant, placement: the variant, and the device of each stage.
         answers, outside_answers: to the given samples, and to those from outside if there are any.
         chain: costs of leaving at each exit of the chain.
-        statics: costs of the static network that ends at each exit.
+        statics: costs of the static network that ends at each exit; empty for a chain across two variants.
         reference_s: median latency of the reference, measured at the same time.
         drifts_with_reference: True if the reference runs on one of its devices, so that it shows how that device drifts.
     """
@@ -79,7 +79,7 @@ class Configuration(Struct, frozen=True, kw_only=True, eq=False):
     @property
     def passing_s(self) -> tuple[float, ...]:
         """The time that each exit but the last takes from samples that do not leave there; see `bundle.calibration.Chain`."""
-        if not self.is_on_one_device:
+        if not self.is_on_one_device or not self.statics:
             return ()
         extra = self.chain.latency_s - np.array([static.latency_s[0] for static in self.statics])
         return tuple(np.diff(extra).tolist())
@@ -134,11 +134,15 @@ def measure_all(session: Session) -> Measurements:
     return Measurements(configurations, reference)
 
 
-def measure_configuration(session: Session, loaded: LoadedConfiguration) -> Configuration:
-    """Record the answers to all samples, and measure the costs of leaving at each exit, all exits in equal shares."""
-    request, exits = session.request, len(loaded.statics)
-    answers = _record(session, loaded, request.samples.x, "given")
-    outside = None if request.outside is None else _record(session, loaded, request.outside.x, "outside")
+def measure_configuration(
+    session: Session, loaded: LoadedConfiguration, *, recorded: tuple[Answers, Answers | None] | None = None
+) -> Configuration:
+    """Record the answers to all samples, and measure the costs of leaving at each exit, all exits in equal shares.
+
+    `recorded` are the answers to the given samples and to those from outside, if they are known.
+    """
+    request, exits = session.request, len(loaded.net.exits)
+    answers, outside = _record_all(session, loaded) if recorded is None else recorded
     turns: dict[Net, Turn] = {
         loaded.net: force_exits(loaded.net, (1 / exits,) * exits, rng=request.rng, pace=request.pace)
     }
@@ -186,6 +190,13 @@ def measure_turns(
             machine_noise=machine_noise(times_s, session.reference_parts_s),
         )
     return costs, reference_s
+
+
+def _record_all(session: Session, loaded: LoadedConfiguration) -> tuple[Answers, Answers | None]:
+    """Record the answers to the given samples, and to those from outside if there are any."""
+    given, outside = session.request.samples.x, session.request.outside
+    answers = _record(session, loaded, given, "given")
+    return answers, None if outside is None else _record(session, loaded, outside.x, "outside")
 
 
 def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Work) -> Answers:

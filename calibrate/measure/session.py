@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Variant
+from ...bundle.across import Across
 from ...bundle.calibration import Conditions
 from ...devices import fingerprint
 from ...devices.state import BoardState, throttled_between
@@ -27,7 +28,10 @@ __all__ = ["LoadedConfiguration", "Session"]
 
 
 class LoadedConfiguration(Struct, frozen=True):
-    """A variant that is loaded where it was placed: its chain, and the static networks that end at each of its exits."""
+    """A variant that is loaded where it was placed: its chain, and the static networks that end at each of its exits.
+
+    A chain across two variants has no static networks but theirs.
+    """
 
     variant: Variant
     net: Net
@@ -138,7 +142,9 @@ class Session:
                 )
             )
             devices = net.provenance.devices
-            statics = tuple(self.open_static(variant, device, k) for k, device in enumerate(devices))
+            statics: tuple[Net, ...] = ()
+            if not isinstance(variant, Across):  # whose static networks are those of its two variants
+                statics = tuple(self.open_static(variant, device, k) for k, device in enumerate(devices))
             self._loaded[key] = LoadedConfiguration(variant, net, statics)
         return self._loaded[key]
 

@@ -56,7 +56,7 @@ def find_exclusions(
     ranks = {variant.name: i for i, variant in enumerate(variants)}
     configurations = list(dict.fromkeys(contender.configuration for contender in contenders))
     comparisons = _Comparisons(contenders, configurations, reference, {variant.name: variant for variant in variants})
-    for configuration in sorted(configurations, key=lambda each: ranks[each.variant.name]):
+    for configuration in sorted(configurations, key=lambda each: ranks.get(each.variant.name, len(ranks))):
         comparisons.compare_with_ancestors(configuration)
     return comparisons.exclusions
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from ...bundle.across import Across
 from .contenders import Contender
 from .gains import Gain
 
@@ -13,7 +14,8 @@ def take_simplest(
 ) -> Contender:
     """Return the simplest of the best contender and those that it is not surely better than.
 
-    A contender is simpler if it has fewer exits; or, with as many, if the other's variant was made from its variant.
+    A chain of one variant is simpler than one across two. Else a contender is simpler if it has fewer exits; or, with as many,
+    if the other's variant was made from its variant.
 
     Args:
         best: the contender that costs least.
@@ -22,16 +24,19 @@ def take_simplest(
     """
     ancestors = _find_ancestors([best, *others])
 
-    def rank(contender: Contender) -> tuple[int, int]:
-        return contender.selecting.exits, len(ancestors[contender.configuration.variant.name])
+    def size(contender: Contender) -> tuple[bool, int]:
+        return isinstance(contender.configuration.variant, Across), contender.selecting.exits
+
+    def rank(contender: Contender) -> tuple[bool, int, int]:
+        return *size(contender), len(ancestors[contender.configuration.variant.name])
 
     draws = [
         other
         for other in others
         if (
-            other.selecting.exits < best.selecting.exits
+            size(other) < size(best)
             or (
-                other.selecting.exits == best.selecting.exits
+                size(other) == size(best)
                 and other.configuration.variant.name in ancestors[best.configuration.variant.name]
             )
         )

@@ -2,7 +2,7 @@
 
 import click
 
-from ..describe import describe_bundle, describe_calibration
+from ..describe import describe_bundle, describe_calibration, describe_loads
 from ..options import as_json
 from ..output import print_result
 
@@ -13,13 +13,24 @@ from ..output import print_result
 def inspect(bundle: str, as_json: bool) -> None:
     """Check every file of BUNDLE against its manifest, and show variants and calibrations."""
     from ...bundle import check_bundle, read_calibration
+    from ...runtime.selection import count_loaded_by
 
     opened = check_bundle(bundle)
     calibrations = {path.stem: read_calibration(path) for path in opened.calibrations()}
+    loads = {name: count_loaded_by(opened, each) for name, each in calibrations.items()}
 
     def describe() -> str:
-        parts = [f"calibration {name}\n{describe_calibration(each)}" for name, each in calibrations.items()]
+        parts = [
+            f"calibration {name}\n{describe_calibration(each)}\n{describe_loads(loads[name])}".rstrip()
+            for name, each in calibrations.items()
+        ]
         return "\n\n".join([describe_bundle(opened), *parts])
 
-    document = {"path": bundle, "manifest": opened.manifest, "calibrations": calibrations, "builds": opened.builds()}
+    document = {
+        "path": bundle,
+        "manifest": opened.manifest,
+        "calibrations": calibrations,
+        "builds": opened.builds(),
+        "loads": loads,
+    }
     print_result(document, as_json, describe)

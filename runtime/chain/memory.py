@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Exit, Stage, Tensor
+from ...bundle.across import Source
 from ...bundle.manifest import NO_LABEL
 from ...errors import UsageError
 from ..engines import Compiled, Run
@@ -57,16 +58,18 @@ def link_stages(
     classes: int,
     logits: bool,
     devices: Sequence[str | None],
+    sources: Sequence[Source] | None = None,
 ) -> list[Link]:
     """Join stages to the chain's tensors. Stages that share a file share its names, which are those of the first of them.
 
-    Answers are read, logits only if `logits` is True.
+    Answers are read, logits only if `logits` is True. `sources` has the stages of a chain across two variants under the names of
+    their files.
     """
     links = []
     first: dict[str, int] = {}
     for k, (stage, exit_) in enumerate(zip(stages, exits, strict=True)):
         owner = first.setdefault(stage.file, k)
-        in_file, exit_in_file = stages[owner], exits[owner]
+        in_file, exit_in_file = (stages[owner], exits[owner]) if sources is None else sources[k][1:]
         reads = {a.name: b.name for a, b in zip(in_file.inputs, stage.inputs, strict=True)}
         # The last pass of a loop has no later stage, so the file's other outputs are not bound.
         writes = {a.name: b.name for a, b in zip(in_file.outputs, stage.outputs, strict=False)}

@@ -12,6 +12,7 @@ import numpy as np
 from numpy import isfinite, ndarray
 
 from ...bundle import Exit, OperatingPoint, Stage, Tensor
+from ...bundle.across import Source
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
@@ -70,6 +71,7 @@ class Net(Runner):
         first_exit: int = 0,
         table_rows: Mapping[str, int] | None = None,
         joined: Mapping[Span, Compiled] | None = None,
+        sources: Sequence[Source] | None = None,
     ) -> None:
         self._lock: Any = RLock()
         self.provenance = provenance or Provenance(())
@@ -87,6 +89,7 @@ class Net(Runner):
             first_exit=first_exit,
             table_rows=table_rows or {},
             joined=joined or {},
+            sources=sources,
         )
         self._count_anew(Family())
         LIVING.add(self)

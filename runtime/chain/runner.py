@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...bundle import Exit, OperatingPoint, Stage, Tensor
+from ...bundle.across import Source
 from ...bundle.manifest import NEVER
 from ...errors import UsageError
 from ..engines import Compiled, Run
@@ -88,10 +89,12 @@ class Runner:
         first_exit: int,
         table_rows: Mapping[str, int],
         joined: Mapping[Span, Compiled],
+        sources: Sequence[Source] | None,
     ) -> None:
         self.exits = tuple(exit_.name for exit_ in exits)
         self.inputs = tuple(tensor.name for tensor in inputs)
-        self._links = link_stages(compiled, stages, exits, classes, logits, devices or (None,) * len(stages))
+        where = devices or (None,) * len(stages)
+        self._links = link_stages(compiled, stages, exits, classes, logits, where, sources)
         self._joined = link_joined(self._links, joined)
         self._where = [link.where for link in self._links]
         self._why_closed = CLOSED

@@ -1,0 +1,141 @@
+"""Chains across two variants are found where they pay, measured, promised and run."""
+
+import functools
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from offramp.bundle import Target
+from offramp.bundle.across import count_loaded, find_across
+from offramp.bundle.golden import read_golden
+from offramp.calibrate import bench
+from offramp.calibrate.search.across import try_across
+from offramp.errors import BundleError, UsageError
+from offramp.export import fuse
+from offramp.runtime import build, load, load_static, load_uncalibrated
+from offramp.tests.helpers import briefly
+from offramp.tests.helpers.command import offramp
+from offramp.tests.helpers.times import let_calls_take
+from offramp.tests.zoo.two_networks import draw_pair, write_pair
+
+SMALL_US, LARGE_US = (10, 15), (90, 100)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return write_pair(tmp_path_factory.mktemp("pair") / "pair.offramp")
+
+
+def calibrate_pair(patch, bundle, data, target, *, small_us=SMALL_US, **options):
+    """Calibrate with chains across variants, where the small network takes a tenth of the large one's time, or as a test says."""
+    patch.setattr(importlib.import_module("offramp.calibrate.pipeline"), "try_across", try_across)
+    let_calls_take(patch, functools.partial(seconds_of, small_us))
+    return briefly.calibrate(bundle, data, target, measure_s=0.02, **options)
+
+
+def seconds_of(small_us, network, exit_):
+    name = network.split(" of ")[1]
+    if "+" not in name:
+        return (small_us if name == "small" else LARGE_US)[exit_] * 1e-6
+    before, _, after = name.partition("+")
+    first, last = before.split(":")
+    ours, theirs = (small_us, LARGE_US) if first == "small" else (LARGE_US, small_us)
+    if exit_ <= int(last):
+        return ours[exit_] * 1e-6
+    k = 1 if ":" in after else exit_ - int(last) - 1
+    return (ours[int(last)] + theirs[k]) * 1e-6
+
+
+@pytest.fixture(scope="module")
+def found(pair):
+    """The bundle calibrated where a chain across variants is best, and the calibration."""
+    with pytest.MonkeyPatch.context() as patch:
+        return calibrate_pair(patch, pair, draw_pair(500)[:2], Target(max_drop=0.05))
+
+
+def test_a_small_network_before_a_large_one_is_chosen_measured_and_promised(pair, found):
+    point = found.point
+    assert point.variant == "small:0+fp32:1" and point.placement == ("cpu",) * 2 and point.exits_early
+    assert point.pays and point.certificate is not None and point.drop < 0.05
+    is_hard = draw_pair(500)[2].mean()
+    assert point.exit_shares[1] == pytest.approx(is_hard, abs=0.08)
+    assert point.exit_latency_s == pytest.approx((10e-6, 110e-6))
+    assert point.latency_s == pytest.approx(10e-6 + 100e-6 * point.exit_shares[1])
+    chain = next(chain for chain in found.chains if chain.variant == point.variant)
+    assert len(chain.exits) == 2 and chain.accuracy[1] > 0.98
+    assert point.variant in [tradeoff.variant for tradeoff in found.frontier]
+    assert {static.variant for static in found.statics} == {"fp32", "small"}
+    (note,) = (note for note in found.notes if note.startswith("small:0+fp32:1 ("))
+    assert "small up to exit 0, then fp32 from the input, its static network to exit 1) is the best chain" in note
+
+
+def test_its_answers_are_those_of_both_networks_run_by_hand(pair, found):
+    x = draw_pair(100, seed=1)[0]
+    with load(pair) as net, load_static(pair, variant="small", exit=0) as small, load_static(pair) as large:
+        assert net.exits == ("small:z0", "fp32:z1")
+        ours, theirs = small.batch(x), large.batch(x)
+        leaves = ours.score >= net.thresholds[0]
+        assert 0 < leaves.sum() < len(x)
+        for results in (net.batch(x), [net(sample) for sample in x]):
+            rows = results if isinstance(results, list) else [results]
+            label, exit_, score = (
+                np.hstack([getattr(row, name) for row in rows]) for name in ("label", "exit", "score")
+            )
+            assert (label == np.where(leaves, ours.label, theirs.label)).all() and (exit_ == ~leaves).all()
+            assert (score == np.where(leaves, ours.score, theirs.score)).all()
+        assert net.stats().exit_counts == (2 * leaves.sum(), 2 * (~leaves).sum())
+        assert str(net.provenance.network) == "the chain of small:0+fp32:1"
+
+
+def test_a_chain_of_the_second_variant_keeps_its_exits_and_boundaries(pair):
+    x = draw_pair(60, seed=2)[0]
+    nets = [load_uncalibrated(pair, variant=name) for name in ("fp32:1+small", "fp32", "small")]
+    joined, large, small = (net.every_exit(x, size=10) for net in nets)
+    assert nets[0].exits == ("fp32:z0", "fp32:z1", "small:z0", "small:z1")
+    assert (joined.score == np.hstack([large.score, small.score])).all()
+    assert (joined.label == np.hstack([large.label, small.label])).all()
+    golden = read_golden(pair, pair.chain("fp32:1+small"))
+    assert golden.score.shape[1] == 4 and golden.answers[2]["logits"].shape[1] == 5
+
+
+def test_a_point_across_variants_runs_in_every_command_that_can_run_it(pair, found):
+    bundle = str(pair.path)
+    inspected = offramp("inspect", bundle).stdout
+    sizes = count_loaded(pair.chain("small:0+fp32:1"))
+    large = pair.variant("fp32")
+    assert sizes["fp32"] == sum(large.files[name].bytes for name in (large.exits[1].static, large.weights))
+    assert f"default loads {sum(sizes.values()) / 1e6:.2f} MB of files (small {sizes['small'] / 1e6:.2f}" in inspected
+    assert json.loads(offramp("inspect", bundle, "--json").stdout)["loads"]["default"]["default"] == sizes
+    with pytest.raises(UsageError, match=r"static network to exit 1. A fused file holds one variant"):
+        fuse(pair, pair.path.with_name("fused.onnx"))
+    assert build(pair, "cpu", variant="small:0+fp32") == ()
+    x, y, _ = draw_pair(200, seed=3)
+    measured = bench(pair, (x, y))
+    assert measured.exit_shares[1] == pytest.approx(0.3, abs=0.15) and len(measured.stages) == 2
+
+
+def test_one_variant_stays_where_it_costs_as_little(pair, monkeypatch):
+    data = draw_pair(500)[:2]
+    found = calibrate_pair(
+        monkeypatch, pair, data, Target(max_drop=0.05), small_us=(96, 97), output=pair.path / "o.json"
+    )
+    assert "+" not in found.early.variant and not any("+" in chain.variant for chain in found.chains)
+
+
+@pytest.mark.parametrize(
+    "name", ["small:2+fp32", "small:0+small", "small:0+fp32:2", "small:0+no", "small:+fp32", "a:0+b"]
+)
+def test_a_name_of_no_chain_is_refused_as_other_names_are(name, pair):
+    assert find_across(pair.manifest, name) is None
+    with pytest.raises(UsageError, match="variant"):
+        load_uncalibrated(pair, variant=name)
+
+
+def test_a_calibration_of_another_second_variant_is_not_used(pair, found, tmp_path):
+    path = tmp_path / "other.json"
+    text = (pair.path / "calibrations" / "default.json").read_text()
+    path.write_text(text.replace(pair.chain("small:0+fp32:1").digest, "0" * 64))
+    with pytest.raises(BundleError, match="made for another export"):
+        load(pair, calibration=path)
