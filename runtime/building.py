@@ -1,13 +1,13 @@
 """Compile a network's stages for their devices. Engines that take long have builds, in the bundle or the cache."""
 
 import contextlib
-import ctypes
 import functools
 import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter
 
 from msgspec import Struct
 
@@ -16,13 +16,14 @@ from ..bundle import Bundle, Exit, Stage, opened
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable, private_folder
 from ..progress import Progress, debug
+from .chain.lazy import return_memory
 from .chain.results import StageProvenance
 from .engines import Compiled, Device, StageFile, find_device, is_builder, is_cross_builder
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 
-__all__ = ["Built", "build", "compile_stages"]
+__all__ = ["Built", "Jobs", "build", "compile_job", "compile_stages"]
 
 
 class Built(Struct, frozen=True):
@@ -173,8 +174,7 @@ def compile_stages(
     """
     with Jobs(parts, options) as jobs:
         compiled = _compile_all(jobs, parts, devices, options)
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what engines have freed
+    return_memory()
     return compiled
 
 
@@ -192,12 +192,12 @@ def _compile_all(
         if progress is not None:
             progress("compiling", k, len(pairs))
         try:
-            results[file, name] = _compile(jobs.job(file, name))
+            results[file, name] = compile_job(jobs.job(file, name))
         except (BundleError, MissingError) as error:
             if fallback is None or fallback == name:
                 raise
             warn_caller(f"{file} runs on {fallback}, not on {name}: {error}", EngineWarning)
-            results[file, name] = _compile(jobs.job(file, fallback), str(error))
+            results[file, name] = compile_job(jobs.job(file, fallback), str(error))
     if progress is not None:
         progress("compiling", len(pairs), len(pairs))
     return [results[pair][0] for pair in pairs], tuple(results[pair][1] for pair in pairs)
@@ -302,13 +302,14 @@ def errors_attributed(device: str, stage: str, *, numbers: Sequence[int] = ()) -
         ) from error
 
 
-def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, StageProvenance]:
+def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, StageProvenance]:
     """Compile a file, or load its build.
 
     Args:
         job: the file and the device.
         fallback_reason: why it does not run on the device that was asked for.
     """
+    start = perf_counter()
     with errors_attributed(job.device.name, job.file, numbers=job.numbers):
         engine = job.device.engine
         if is_cross_builder(engine):
@@ -325,9 +326,8 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
                 content, origin = (_build_and_keep(job, str(error)), "now") if in_cache is None else (in_cache, "cache")
             else:
                 debug("%s for %s: compiled form from %s", job.label, job.device.name, origin)
-                return compiled, StageProvenance(
-                    job.device.name, compiled.runs_on, origin, fallback_reason, compiled.half
-                )
+                made = job.device.name, compiled.runs_on, origin, fallback_reason, compiled.half
+                return compiled, StageProvenance(*made, perf_counter() - start)
 
 
 def _fetch(job: Job) -> tuple[bytes, str]:
