@@ -88,6 +88,7 @@ class Jobs(ExitStack):
         self._parts, self._threads = parts, options.threads
         self._logits = options.logits or not parts.bundle.manifest.classes  # other answers are always given
         self._read = functools.cache(lambda path: parts.bundle.read(parts.variant, path.name))
+        self.callback(self._read.cache_clear)  # else weights stay until the garbage collector comes by
         folder = functools.cache(lambda: self.enter_context(private_folder()))
         self._copy = functools.cache(lambda path: parts.bundle.copy(parts.variant, path.name, folder() / path.name))
 
@@ -303,12 +304,7 @@ def errors_attributed(device: str, stage: str, *, numbers: Sequence[int] = ()) -
 
 
 def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, StageProvenance]:
-    """Compile a file, or load its build.
-
-    Args:
-        job: the file and the device.
-        fallback_reason: why it does not run on the device that was asked for.
-    """
+    """Compile a file, or load its build. `fallback_reason` says why it does not run on the device that was asked for."""
     start = perf_counter()
     with errors_attributed(job.device.name, job.file, numbers=job.numbers):
         engine = job.device.engine
