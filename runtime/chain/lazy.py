@@ -140,6 +140,7 @@ class LazyStage:
             except BaseException:
                 self.failures += 1
                 raise
+            return_memory()
             self.used_s = self._now()
             spent_s = self.used_s - start
             self.loads += 1
