@@ -11,6 +11,7 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from threading import Event, RLock, Thread
 from time import monotonic
 from typing import Any
@@ -172,7 +173,7 @@ class LazyStage:
             if left_s <= 0:
                 self.let_go()
                 self.releases += 1
-            return max(0.0, left_s)
+            return min(max(0.0, left_s), self._release_after_s)
 
 
 class LazyRun:
@@ -194,10 +195,11 @@ class LazyRun:
         if run is None:
             with stage._lock:  # else the stage could go between
                 run = self.run = stage.load().bind(self._inputs, self._outputs)
-        else:
+        stage.used_s = inf  # while it runs
+        try:
+            run()
+        finally:
             stage.used_s = stage._now()
-        run()
-        stage.used_s = stage._now()
 
 
 LIVING: "WeakSet[LazyStage]" = WeakSet()

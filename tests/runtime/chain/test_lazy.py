@@ -126,6 +126,22 @@ def test_a_stage_is_let_go_after_a_time_without_use_and_loaded_again():
     assert made[0].runs == 1 and stage.loads == 2
 
 
+def test_a_stage_that_runs_for_longer_than_that_is_not_let_go_meanwhile():
+    clock, left = FakeClock(), []
+
+    class Slow(FakeStage):
+        def bind(self, inputs, outputs):
+            def run():
+                clock.now += 5000
+                left.append(stage.let_go_if_idle())
+
+            return run
+
+    stage = LazyStage(Slow(), Slow, load_s=0.1, release_after_s=1000.0, now=clock)
+    stage.bind({}, {})()
+    assert left == [1000] and stage.is_here
+
+
 def test_a_thread_lets_it_go_and_ends_with_it_or_with_the_network(eager):
     eager.thresholds = (2.0, 2.0)
     net, x = load_uncalibrated(ARCHIVE, lazy=True, release_after_s=0.02), draw(1)[0]
