@@ -1,13 +1,13 @@
 """Compile a network's stages for their devices. Engines that take long have builds, in the bundle or the cache."""
 
 import contextlib
-import ctypes
 import functools
 import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter
 
 from msgspec import Struct
 
@@ -17,13 +17,14 @@ from ..bundle.across import Source
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable, private_folder
 from ..progress import Progress, debug
+from .chain.lazy import return_memory
 from .chain.results import StageProvenance
 from .engines import Compiled, Device, StageFile, find_device, is_builder, is_cross_builder
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 
-__all__ = ["Built", "build", "compile_stages"]
+__all__ = ["Built", "Jobs", "build", "compile_job", "compile_stages"]
 
 
 class Built(Struct, frozen=True):
@@ -88,6 +89,7 @@ class Jobs(ExitStack):
         self._parts, self._threads = parts, options.threads
         self._logits = options.logits or not parts.bundle.manifest.classes  # other answers are always given
         self._read = functools.cache(parts.read)
+        self.callback(self._read.cache_clear)  # else weights stay until the garbage collector comes by
         folder = functools.cache(lambda _: self.enter_context(private_folder()))  # for each that files come from
         self._copy = functools.cache(lambda path: parts.copy(path, folder(path.parent)))
 
@@ -172,8 +174,7 @@ def compile_stages(
     """
     with Jobs(parts, options) as jobs:
         compiled = _compile_all(jobs, parts, devices, options)
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what engines have freed
+    return_memory()
     return compiled
 
 
@@ -191,12 +192,12 @@ def _compile_all(
         if progress is not None:
             progress("compiling", k, len(pairs))
         try:
-            results[file, name] = _compile(jobs.job(file, name))
+            results[file, name] = compile_job(jobs.job(file, name))
         except (BundleError, MissingError) as error:
             if fallback is None or fallback == name:
                 raise
             warn_caller(f"{file} runs on {fallback}, not on {name}: {error}", EngineWarning)
-            results[file, name] = _compile(jobs.job(file, fallback), str(error))
+            results[file, name] = compile_job(jobs.job(file, fallback), str(error))
     if progress is not None:
         progress("compiling", len(pairs), len(pairs))
     return [results[pair][0] for pair in pairs], tuple(results[pair][1] for pair in pairs)
@@ -301,13 +302,9 @@ def errors_attributed(device: str, stage: str, *, numbers: Sequence[int] = ()) -
         ) from error
 
 
-def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, StageProvenance]:
-    """Compile a file, or load its build.
-
-    Args:
-        job: the file and the device.
-        fallback_reason: why it does not run on the device that was asked for.
-    """
+def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, StageProvenance]:
+    """Compile a file, or load its build. `fallback_reason` says why it does not run on the device that was asked for."""
+    start = perf_counter()
     with errors_attributed(job.device.name, job.file, numbers=job.numbers):
         engine = job.device.engine
         if is_cross_builder(engine):
@@ -324,9 +321,8 @@ def _compile(job: Job, fallback_reason: str | None = None) -> tuple[Compiled, St
                 content, origin = (_build_and_keep(job, str(error)), "now") if in_cache is None else (in_cache, "cache")
             else:
                 debug("%s for %s: compiled form from %s", job.label, job.device.name, origin)
-                return compiled, StageProvenance(
-                    job.device.name, compiled.runs_on, origin, fallback_reason, compiled.half
-                )
+                made = job.device.name, compiled.runs_on, origin, fallback_reason, compiled.half
+                return compiled, StageProvenance(*made, perf_counter() - start)
 
 
 def _fetch(job: Job) -> tuple[bytes, str]:

@@ -8,7 +8,9 @@ The single stages stay beside them, for batches, `Net.every_exit` and other thre
 
 import itertools
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 
 from msgspec.structs import replace
 
@@ -16,6 +18,7 @@ from ..bundle.manifest import NEVER
 from ..errors import BundleError, MissingError
 from ..progress import debug
 from .building import Jobs
+from .chain.lazy import LazyStage
 from .chain.memory import Span
 from .engines import Compiled, StageFile, find_device
 from .graph_bytes import join_graphs
@@ -52,24 +55,36 @@ def compile_joined(
     spans = dict.fromkeys(span for each in thresholds for span in _find_spans(each))
     compiled: dict[Span, Compiled] = {}
     left_bytes = MOST_JOINED_BYTES
-    with Jobs(parts, options) as jobs:
-        for first, last in itertools.islice(spans, MOST_JOINED):
-            used, variant = names[first : last + 1], parts.source(first).variant
-            if variant.precision == "fp16":
-                continue  # ONNX Runtime computes in float32 inside a graph: other answers than calibrated
-            total_bytes = variant.files[variant.weights].bytes + sum(files[name].bytes for name in used)
-            is_shared = any(names.count(name) > 1 for name in used)  # its tensors have other names in the file
-            is_shared |= any(parts.source(k).exit.score != parts.exits[k].score for k in range(first, last + 1))
-            if is_shared or {*devices[first : last + 1]} != {DEVICE} or total_bytes > left_bytes:
-                continue
-            left_bytes -= total_bytes
-            stage = _join(parts, [jobs.job(name, DEVICE).stage for name in used], last)
-            device = find_device(DEVICE)
-            try:
-                compiled[first, last] = device.engine.compile_stage(stage, device.place, threads=options.threads)
-            except (BundleError, MissingError) as error:
-                debug("stages %d to %d of %s are not joined: %s", first, last, parts, error)
+    for first, last in itertools.islice(spans, MOST_JOINED):
+        used, variant = names[first : last + 1], parts.source(first).variant
+        if variant.precision == "fp16":
+            continue  # ONNX Runtime computes in float32 inside a graph: other answers than calibrated
+        total_bytes = variant.files[variant.weights].bytes + sum(files[name].bytes for name in used)
+        is_shared = any(names.count(name) > 1 for name in used)  # its tensors have other names in the file
+        is_shared |= any(parts.source(k).exit.score != parts.exits[k].score for k in range(first, last + 1))
+        is_split = first < options.lazy <= last  # half of it would have to wait
+        if is_shared or is_split or {*devices[first : last + 1]} != {DEVICE} or total_bytes > left_bytes:
+            continue
+        left_bytes -= total_bytes
+        open_again, start = partial(_compile, parts, options, used, last), perf_counter()
+        try:
+            stage = open_again()
+        except (BundleError, MissingError) as error:
+            debug("stages %d to %d of %s are not joined: %s", first, last, parts, error)
+            continue
+        if 0 < options.lazy <= first:
+            took_s = perf_counter() - start
+            stage = LazyStage(stage, open_again, load_s=took_s, release_after_s=options.release_after_s)
+        compiled[first, last] = stage
     return compiled
+
+
+def _compile(parts: NetworkParts, options: LoadOptions, names: Sequence[str], last: int) -> Compiled:
+    """Compile the stages of those files, the last of which has that number, as one."""
+    device = find_device(DEVICE)
+    with Jobs(parts, options) as jobs:
+        stage = _join(parts, [jobs.job(name, DEVICE).stage for name in names], last)
+        return device.engine.compile_stage(stage, device.place, threads=options.threads)
 
 
 def _find_spans(thresholds: Sequence[float]) -> list[Span]:

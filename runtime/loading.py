@@ -18,6 +18,7 @@ from .building import compile_stages
 from .chain.net import Net
 from .chain.results import Provenance
 from .chain.samples import check_samples
+from .lazy_stages import check_lazy, make_lazy
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
@@ -42,6 +43,8 @@ def load(
     fallback: str | None = None,
     meter: "str | Meter | None" = None,
     progress: Progress | None = None,
+    lazy: int = False,
+    release_after_s: float | None = None,
 ) -> Net:
     """Load a bundle to run on a device.
 
@@ -61,6 +64,9 @@ def load(
         meter: what watches the board's power while the network lives, for `Net.stats()`: `auto`, a name that `offramp doctor`
             lists, or a `devices.Meter` of your own. The network runs on if the meter is missing or stops.
         progress: called with what is being done, how much is done, and how much there is.
+        lazy: the number of the first stage that is loaded when it is first used, it and all later ones; True is 1, all behind the
+            first exit. They are tried and checked here, and let go. A static network has one stage, which stays.
+        release_after_s: a time without use, after which such a stage is let go again; None keeps it.
 
     Returns:
         The network. Without a calibration every input runs to the last exit, and an `UncalibratedWarning` says so.
@@ -80,7 +86,7 @@ def load(
         True
     """
     bundle = opened(path)
-    options = LoadOptions(threads=threads, logits=logits, fallback=fallback, meter=meter, progress=progress)
+    options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
     chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
     if calibration is None or best is None:
         net = open_network(chain_parts(bundle, chosen), "cpu" if device is None else device, options)
@@ -98,6 +104,7 @@ def load(
     net = open_network(
         parts, _device_of(best, device, len(chosen.stages)), options, point=best, points=calibration.points
     )
+    net.know_latencies(calibration.chains)
     _warn_where_it_differs(net, calibration, best, differing)
     return net
 
@@ -112,13 +119,15 @@ def load_uncalibrated(
     fallback: str | None = None,
     meter: "str | Meter | None" = None,
     progress: Progress | None = None,
+    lazy: int = False,
+    release_after_s: float | None = None,
 ) -> Net:
     """Load a bundle without looking for a calibration: every sample runs to the last exit until you set `Net.thresholds`.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
         variant: name of a variant; the first by default.
-        device, threads, logits, fallback, meter, progress: as for `load`.
+        device, threads, logits, fallback, meter, progress, lazy, release_after_s: as for `load`.
 
     Raises:
         UsageError, BundleError, MissingError: as for `load`.
@@ -130,7 +139,7 @@ def load_uncalibrated(
         (2.0, 2.0)
     """
     bundle = opened(path)
-    options = LoadOptions(threads=threads, logits=logits, fallback=fallback, meter=meter, progress=progress)
+    options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
     return open_network(chain_parts(bundle, bundle.chain(variant)), device, options)
 
 
@@ -220,6 +229,8 @@ def open_network(
         point: the operating point that the network runs.
         points: the points between which it can switch.
     """
+    if options.lazy:
+        check_lazy(parts, options.lazy)
     # A wrong name of a meter is refused before anything is built for minutes. `auto` depends on what runs in the end.
     watch = None if options.meter == "auto" else _watch_power(options.meter)
     reason = None
@@ -234,6 +245,8 @@ def open_network(
         from .golden_check import refuse_wrong_builds
 
         refuse_wrong_builds(parts, net)
+    for stage in net.lazy_stages:
+        stage.let_go()
     return net
 
 
@@ -258,6 +271,8 @@ def _chain(
 ) -> Net:
     """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
     compiled, stages = compile_stages(parts, devices, options)
+    if options.lazy:
+        compiled = make_lazy(parts, compiled, stages, options)
     usable = [] if point is None else [point, *(p for p in (points or {}).values() if p.engines == point.engines)]
     joined = {}
     if any(max(each.thresholds, default=0.0) >= NEVER for each in usable):
@@ -295,7 +310,7 @@ def _choose_devices(
     columns = [names.index(end.name) for end in parts.exits]
     shares = point.exit_shares if point else (0.0,) * (len(columns) - 1) + (1.0,)
     samples = check_samples(golden.inputs, parts.bundle.manifest.inputs)
-    quiet = replace(options, meter=None)  # a trial watches no power
+    quiet = replace(options, meter=None, lazy=0, release_after_s=None)  # a trial watches no power
 
     def open_on(devices: Sequence[str]) -> Net:
         return _chain(parts, devices, quiet)

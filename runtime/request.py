@@ -1,7 +1,8 @@
 """What is to be loaded, and how: what `load`, `load_static`, `verify` and `build` hand on to each other."""
 
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -31,9 +32,11 @@ class LoadOptions(Struct, frozen=True):
         meter: what watches the board's power.
         progress: called with what is being done, how much is done, and how much there is.
         compares_builds: True if a network made of builds that came with the bundle must give the golden answers.
+        lazy: the number of the first stage that is loaded when it is used, True for 1; 0 if none is.
+        release_after_s: a time without use after which such a stage is let go; None keeps it.
 
     Raises:
-        UsageError: `threads` is no whole number from 1 to 512.
+        UsageError: `threads` is no whole number from 1 to 512, `lazy` none of a stage, or `release_after_s` no time.
     """
 
     threads: int = 1
@@ -42,10 +45,21 @@ class LoadOptions(Struct, frozen=True):
     meter: "str | Meter | None" = None
     progress: Progress | None = None
     compares_builds: bool = True
+    lazy: int = 0
+    release_after_s: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, Integral) or not 1 <= self.threads <= MOST_THREADS:
             raise UsageError(f"threads is a whole number from 1 to {MOST_THREADS}, not {self.threads!r:.30}.")
+        if not isinstance(self.lazy, Integral) or self.lazy < 0:
+            raise UsageError(f"lazy is the number of a stage, True or False, not {self.lazy!r:.30}.")
+        after_s = self.release_after_s
+        if after_s is None:
+            return
+        if not isinstance(after_s, Real) or not 0 < after_s <= TIMEOUT_MAX:
+            raise UsageError(f"release_after_s is a number of seconds above 0, not {after_s!r:.30}.")
+        if not self.lazy:
+            raise UsageError("release_after_s is for stages that are loaded when they are used: give lazy=, too.")
 
 
 class NetworkParts(Struct, frozen=True):

@@ -5,6 +5,8 @@ from threading import RLock
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from .lazy import LazyStage
+
 if TYPE_CHECKING:
     from .net import Net
 
@@ -24,7 +26,8 @@ LEFT_BEHIND: list[object] = []
 def _follow_fork() -> None:
     """In a child close the networks that other threads were running, and those that share their stages."""
     nets = list(LIVING)
-    LEFT_BEHIND.extend(link.compiled for net in nets for link in (*net._links, *net._joined.values()))
+    compiled = [link.compiled for net in nets for link in (*net._links, *net._joined.values())]
+    LEFT_BEHIND.extend(stage for stage in compiled if not isinstance(stage, LazyStage))  # which see to it themselves
     torn = set()
     for net in nets:
         if net._lock.acquire(blocking=False):

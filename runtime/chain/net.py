@@ -16,11 +16,13 @@ from ...bundle.across import Source
 from ...errors import UsageError, unknown_name
 from ..engines import Compiled
 from .checks import LEAST_SCORE, MOST_SCORE, are_answers, check_thresholds, refuse_answer
+from .deadlines import DeadlineRunner
 from .forks import LIVING
+from .lazy import count_loads
 from .memory import CHUNK_SAMPLES, Span, share_stages
 from .parts import copy_parts, make_room
 from .results import BatchResult, EveryExit, Provenance, Result
-from .runner import CLOSED, Runner
+from .runner import CLOSED
 from .stats import Family, Stats, Tally, make_stats
 from .values import refuse_infinite
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Net"]
 
 
-class Net(Runner):
+class Net(DeadlineRunner):
     """A loaded network. Made by `load`; may be called from any thread, and runs one call at a time.
 
     Make a `clone` for each thread that shall run at the same time. A network with named axes (a sequence length) runs the first
@@ -158,12 +160,14 @@ class Net(Runner):
             self._check_open()
             self._change(thresholds=check_thresholds(chosen.thresholds, len(self.exits)), point=chosen)
 
-    def __call__(self, x: Any) -> Result:
+    def __call__(self, x: Any, deadline_s: float | None = None) -> Result:  # by keyword only it takes 20 ns more
         """Run one sample.
 
         Args:
             x: the sample, with or without its batch axis of 1, of the network's dtype (other floats are converted). For a
                 network with several inputs a tuple of arrays, or a dict by name.
+            deadline_s: time from call to answer. A stage that may end later is not started: the exit before it answers, and the
+                result is `cut`. The first stage always runs, so a result may be `late`.
 
         Raises:
             DataError: `x` has another shape or kind of dtype, holds NaN or infinity, or a value that the network cannot take.
@@ -178,6 +182,8 @@ class Net(Runner):
             >>> result.exit, result.logits.shape
             (2, (10,))
         """
+        if deadline_s is not None:
+            return self._answer_by(x, deadline_s)
         start = perf_counter_ns()
         lock = self._lock
         if lock._is_owned():
@@ -363,13 +369,15 @@ class Net(Runner):
             tally = self._tally
             counts, recent, recent_exits = tuple(tally.counts), list(tally.recent), list(tally.recent_exits)
         # Without the lock, so that no inference waits.
-        point, expected_s = self.point, tuple[float, ...]()
+        point, lazy, expected_s = self.point, self.lazy_stages, tuple[float, ...]()
         if point is not None and not self.joins_stages:  # a calibration measures single ones
-            expected_s = (0.0,) * self._first_exit + point.exit_latency_s
-        stats = make_stats(counts, recent, recent_exits, tally.family, self._watch, expected_s)
+            expected_s = ((0.0,) * self._first_exit + point.exit_latency_s)[: self._first_exit + self._eager]
+        stats = make_stats(counts, recent, recent_exits, tally, self._watch, expected_s, count_loads(lazy))
         if reset:
             with self._lock:
                 self._tally.family.clear()
+            for stage in lazy:
+                stage.reset()
             if self._watch is not None:
                 self._watch.reset()
         return stats

@@ -14,6 +14,8 @@ class Result(Struct, frozen=True, gc=False):
         latency_s: time from the call to the result.
         logits: float array (classes,) of that exit; None unless the network was loaded with `logits=True`.
         answer: what that exit gives, arrays without the batch axis by name, if the network does not classify; else None.
+        cut: True if the sample would have gone on, but for its deadline.
+        late: True if the answer came after its deadline.
 
     Example:
         >>> from offramp.runtime import Result
@@ -27,6 +29,8 @@ class Result(Struct, frozen=True, gc=False):
     latency_s: float
     logits: np.ndarray | None = None
     answer: dict[str, np.ndarray] | None = None
+    cut: bool = False
+    late: bool = False
 
 
 class BatchResult(Struct, frozen=True):
@@ -101,6 +105,7 @@ class StageProvenance(Struct, frozen=True):
         built: where the compiled stage comes from: `now`, `cache` or `bundle`.
         fallback: why the stage does not run on the device that was asked for; None if it does.
         half: True if float32 is computed in half precision.
+        load_s: time that it took to compile the stage, or to read its build.
 
     Example:
         >>> from offramp.runtime import load_uncalibrated
@@ -114,6 +119,7 @@ class StageProvenance(Struct, frozen=True):
     built: str
     fallback: str | None = None
     half: bool = False
+    load_s: float = 0.0
 
 
 class Provenance(Struct, frozen=True):

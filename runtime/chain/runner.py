@@ -15,6 +15,7 @@ from ...bundle.manifest import NEVER
 from ...errors import UsageError
 from ..engines import Compiled, Run
 from .checks import Where, are_answers, check_answers, raise_explained
+from .lazy import LazyStage
 from .memory import (
     Bound,
     Memory,
@@ -95,6 +96,7 @@ class Runner:
         self.inputs = tuple(tensor.name for tensor in inputs)
         where = devices or (None,) * len(stages)
         self._links = link_stages(compiled, stages, exits, classes, logits, where, sources)
+        self._eager = next((k for k, stage in enumerate(compiled) if isinstance(stage, LazyStage)), len(compiled))
         self._joined = link_joined(self._links, joined)
         self._where = [link.where for link in self._links]
         self._why_closed = CLOSED
@@ -117,6 +119,12 @@ class Runner:
     def joins_stages(self) -> bool:
         """True if some stages run as one, because the exits between them are never taken."""
         return 0 < len(self._setup.steps) < len(self.exits)
+
+    @property
+    def lazy_stages(self) -> tuple[LazyStage, ...]:
+        """The stages that are loaded when they are used, each once; joined ones, too."""
+        compiled = [link.compiled for link in (*self._links, *self._joined.values())]
+        return tuple(dict.fromkeys(stage for stage in compiled if isinstance(stage, LazyStage)))
 
     def _take_memory(self) -> None:
         """Start with new memory. A network with named axes gets its memory with the first sample."""

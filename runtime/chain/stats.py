@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import Struct
 
 from ...devices.state import BoardState, State
+from .lazy import Loads
 
 if TYPE_CHECKING:  # most products watch no power
     from ...devices.watch import Power, Watch
@@ -43,6 +44,10 @@ class Stats(Struct, frozen=True, kw_only=True):
         slowdown: how many times as long the calls took, in the mean, as was calibrated for the exits that were taken; None if
             that is unknown, or before 100 calls.
         notice: says if calls take much longer, or shorter, than the operating point was calibrated with; empty if they do not.
+        cut: how many calls left before they would have, because of their deadline.
+        late: how many calls answered after their deadline.
+        lazy: what stages that are loaded when they are used have done; None if there are none. `slowdown` leaves out calls that
+            went as far.
 
     Example:
         >>> import numpy as np
@@ -62,6 +67,9 @@ class Stats(Struct, frozen=True, kw_only=True):
     state: State
     notice: str = ""
     slowdown: float | None = None
+    cut: int = 0
+    late: int = 0
+    lazy: Loads | None = None
 
 
 class Family:
@@ -92,6 +100,7 @@ class Family:
             tally.counts[:] = [0] * len(tally.counts)
             tally.recent.clear()
             tally.recent_exits.clear()
+            tally.cut = tally.late = 0
 
 
 class Tally:
@@ -100,11 +109,13 @@ class Tally:
     Attributes:
         counts: answers by exit.
         recent, recent_exits: nanoseconds of the last calls with one sample, and the exit of each.
+        cut, late: calls that left early because of their deadline, and calls that missed it.
         family: the tallies of this network and its clones.
     """
 
     def __init__(self, exits: int, family: Family) -> None:
         self.counts = [0] * exits
+        self.cut = self.late = 0
         self.recent: deque[int] = deque(maxlen=RECENT_CALLS)
         self.recent_exits: deque[int] = deque(maxlen=RECENT_CALLS)
         self.family = family
@@ -126,18 +137,20 @@ def make_stats(
     counts: tuple[int, ...],
     recent: Sequence[int],
     recent_exits: Sequence[int],
-    family: Family,
+    tally: Tally,
     watch: "Watch | None",
     expected_s: Sequence[float] = (),
+    lazy: Loads | None = None,
 ) -> Stats:
     """Make the statistics of a network.
 
     Args:
         counts: its answers by exit.
         recent, recent_exits: nanoseconds of its last calls with one sample, and the exit of each.
-        family: its own tally and those of its clones, which share the board's power.
+        tally: its tally, and by that those of its clones, which share the board's power.
         watch: what watches the power.
-        expected_s: latency of leaving at each exit, as it was calibrated; empty if that is unknown.
+        expected_s: latency of leaving at each exit, as it was calibrated, up to the last that is to be compared; may be empty.
+        lazy: what its lazy stages have done.
     """
     power = watch.power() if watch else None
     slowdown = _find_slowdown(recent, recent_exits, expected_s)
@@ -149,8 +162,11 @@ def make_stats(
         notice=_describe_slowdown(slowdown),
         slowdown=slowdown,
         power=power,
-        energy_per_inference_j=_share_out(power, family.count()),
+        energy_per_inference_j=_share_out(power, tally.family.count()),
         state=power.state if power and power.meter else _board_state()(),
+        cut=tally.cut,
+        late=tally.late,
+        lazy=lazy,
     )
 
 
@@ -165,10 +181,11 @@ def _latencies(recent: Sequence[int]) -> dict[str, float]:
 
 def _find_slowdown(recent: Sequence[int], exits: Sequence[int], expected_s: Sequence[float]) -> float | None:
     """Return how many times as long the mean call took as the calibration makes of the exits that were taken."""
-    if len(recent) < LEAST_COMPARED or not expected_s:
+    compared = [(spent, expected_s[k]) for spent, k in zip(recent, exits, strict=True) if k < len(expected_s)]
+    if len(compared) < LEAST_COMPARED:
         return None
-    expected = float(np.mean(np.array(expected_s)[list(exits)]))
-    return float(np.mean(recent)) * 1e-9 / expected if expected > 0 else None
+    spent, expected = np.mean(compared, axis=0).tolist()
+    return spent * 1e-9 / expected if expected > 0 else None
 
 
 def _describe_slowdown(slowdown: float | None) -> str:

@@ -16,7 +16,7 @@ from offramp.devices import SimulatedBoard
 from offramp.devices.simulated import SimulatedClock
 from offramp.errors import UsageError
 from offramp.runtime import load
-from offramp.runtime.chain.stats import Family, make_stats
+from offramp.runtime.chain.stats import Family, Tally, make_stats
 from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.command import clear_message, offramp
 
@@ -131,12 +131,13 @@ def test_energy_back_to_back_is_power_by_time():
 def test_statistics_say_if_calls_take_other_than_was_calibrated(times, is_told):
     recent, exits = [int(times * 200_000)] * 150 + [int(times * 400_000)] * 50, [0] * 150 + [1] * 50
     counts = (10**6, 50)  # most of them answered in batches, or long ago
-    stats = make_stats(counts, recent, exits, Family(), None, (2e-4, 4e-4))
+    tally = Tally(2, Family())
+    stats = make_stats(counts, recent, exits, tally, None, (2e-4, 4e-4))
     assert bool(stats.notice) == is_told and stats.slowdown == pytest.approx(times)
     if is_told:
         assert f"calls take {times:.2g} times as long as was calibrated" in stats.notice and "--every" in stats.notice
-    assert make_stats(counts, recent[:5], exits[:5], Family(), None, (2e-5, 4e-5)).slowdown is None
-    assert make_stats(counts, recent, exits, Family(), None).slowdown is None
+    assert make_stats(counts, recent[:5], exits[:5], tally, None, (2e-5, 4e-5)).slowdown is None
+    assert make_stats(counts, recent, exits, tally, None).slowdown is None
 
 
 def test_a_network_compares_itself_with_its_point(calibrated, labelled):
