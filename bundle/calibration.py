@@ -57,6 +57,7 @@ class Certificate(Record, frozen=True):
             of error 1 - confidence, the k-th has 20 % / (k (k - 1)) of it.
         independent: for how many independent samples they counted, if some are copies of others or resemble their neighbours;
             None if all count.
+        labels: how many of the samples' labels were known; None if all were, or none was needed.
 
     Example:
         >>> from offramp.bundle import Certificate
@@ -75,6 +76,7 @@ class Certificate(Record, frozen=True):
     every_s: Seconds | None = None
     question: Positive = 1
     independent: Positive | None = None
+    labels: Count | None = None
 
 
 class OperatingPoint(Record, frozen=True, kw_only=True):
@@ -82,15 +84,14 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
 
     Attributes:
         name: its name in the calibration, which sets it.
-        variant: the variant that runs, or a chain across two, such as `int8:0+fp32` (see `bundle.across`).
-        placement: the device of each stage.
+        variant, placement: the variant that runs, or a chain across two, such as `int8:0+fp32` (see `bundle.across`), and the
+            device of each stage.
         target: the target that it was chosen for.
         static: the exit at which a static network ends that runs without early exit; None if the chain runs.
         thresholds: one for each exit but the last, exact float32 values; 2.0 means never.
-        accuracy: share of right labels; None without labels.
-        full_accuracy: accuracy of the reference, the whole network of the bundle's first variant; None without labels.
-        drop: `full_accuracy - accuracy`; None without labels.
-        drop_interval: the paired 95 % interval of the drop.
+        accuracy, full_accuracy: share of right labels, and the reference's (the first variant's whole network); None if unknown.
+        full_accuracy_interval: if some labels are unknown, what it lies between; `accuracy` and `full_accuracy` are then None.
+        drop, drop_interval: `full_accuracy - accuracy`, also if only these are unknown, and its paired 95 % interval; or None.
         choice_bias: by how much the drop (without labels the disagreement) looked too small, because the samples that report it
             also chose the step along the path. `accuracy`, `drop`, its interval and `disagreement` are corrected by it.
         disagreement: share of the inputs with another label than the reference's; or how far answers, or else losses, are apart.
@@ -100,8 +101,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         energy_j: mean energy, predicted from the exit shares.
         exit_latency_s: measured mean latency of leaving at each exit, in the mix in which samples leave at this point.
         met: whether the reporting samples meet the target's limits.
-        certificate: the promise; None if nothing is promised.
-        promise: the promise in words, or why there is none.
+        certificate, promise: the promise, None if nothing is promised; and the promise in words, or why there is none.
         rival: index in `statics` of the best static network: the cheapest to promise the target, else to meet it. None if none.
         pays: whether the target is met at surely less cost than by the best static network, by the least gain that was asked for;
             or at a cost that is not surely higher, if this point is promised and that network is not.
@@ -132,6 +132,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     exit_latency_s: tuple[Seconds, ...]
     met: bool
     choice_bias: float = 0.0
+    full_accuracy_interval: tuple[Share, Share] | None = None
     static: Count | None = None
     late: Share | None = None
     energy_j: Joules | None = None
@@ -273,7 +274,7 @@ class Tradeoff(Record, frozen=True, kw_only=True):
 
     Attributes:
         variant, placement, static, thresholds: as in `OperatingPoint`.
-        accuracy: share of right labels; without labels, share of labels that agree with the whole network's.
+        accuracy: share of right labels, the whole network's where one is unknown; without labels, share that agrees with it.
         latency_s, energy_j: means; `energy_j` is None if no energy was measured.
     """
 
@@ -306,14 +307,14 @@ class Calibration(Record, frozen=True, kw_only=True):
     """The measurements and operating points of one device.
 
     Attributes:
-        schema: the version of this form.
-        offramp: the version of offramp that wrote it.
+        schema, offramp: the version of this form, and of the offramp that wrote it.
         variants: `Variant.digest` of each variant, by name: the reference's first, then those that were measured.
         fingerprint: the device and software of the measurement; see `devices.fingerprint`.
         conditions: the board's state during the measurement.
         confidence, least_gain, seed: as they were given.
         select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
         outside: whether the selecting samples were given apart, so that all others gave the figures.
+        labels: if some labels were unknown, how many were known, and how many could matter: where some network differs.
         meter: the meter that measured energy, and its scope; None without one.
         every_s: the pace of the calls that were measured, from start to start; None if they were made back to back.
         chains, statics: the measurements.
@@ -346,6 +347,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
     every_s: Seconds | None = None
     gates: tuple[Exclusion, ...] = ()
+    labels: tuple[Count, Count] | None = None
     least_gain: Share = 0.0
     notes: tuple[str, ...] = ()
 

@@ -6,6 +6,8 @@ from .. import late_names
 from ..bundle import Calibration, OperatingPoint, Target
 
 if TYPE_CHECKING:
+    from .ask_files import read_labels
+    from .asking import Asked, ask_labels
     from .benchmark import Benchmark, Row
     from .bundle_energy import measure_bundle_energy
     from .comparison import bench
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .truth import Ragged
 
 __all__ = [
+    "Asked",
     "Benchmark",
     "Calibration",
     "ExitEnergies",
@@ -29,12 +32,14 @@ __all__ = [
     "Row",
     "StageCost",
     "Target",
+    "ask_labels",
     "bench",
     "calibrate",
     "load_samples",
     "measure_bundle_energy",
     "measure_energy",
     "model_energy",
+    "read_labels",
     "read_targets",
     "report",
 ]
@@ -42,6 +47,7 @@ __all__ = [
 __getattr__ = late_names(
     __name__,
     {
+        "Asked": "asking",
         "Benchmark": "benchmark",
         "ExitEnergies": "measure.energy",
         "Ragged": "truth",
@@ -49,12 +55,14 @@ __getattr__ = late_names(
         "Report": "html_report.contents",
         "Row": "benchmark",
         "StageCost": "stage_costs",
+        "ask_labels": "asking",
         "bench": "comparison",
         "calibrate": "pipeline",
         "measure_bundle_energy": "bundle_energy",
         "measure_energy": "measure.energy",
         "load_samples": "sample_files",
         "model_energy": "measure.energy",
+        "read_labels": "ask_files",
         "read_targets": "target_file",
         "report": "html_report.making",
     },

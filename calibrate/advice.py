@@ -45,7 +45,7 @@ def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], cond
         for k in range(compared, table.exits - 1)
         if np.ptp(table.score[:, k]) == 0
     ]
-    if table.right is not None and table.right.dtype == bool:
+    if table.right is not None and table.right.dtype == bool and table.known is None:
         notes += _name_weak(table.right.mean(0).tolist(), variant)
     early = [point for point in points.values() if point.exits_early]
     unused = [k for k in range(table.exits - 1) if early and all(point.exit_shares[k] == 0 for point in early)]

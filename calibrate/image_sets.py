@@ -14,7 +14,7 @@ from ..bundle import Manifest
 from ..errors import DataError, unknown_name
 from .images import IMAGE_SUFFIXES
 
-__all__ = ["ImageSet", "list_folder", "list_table", "number_classes"]
+__all__ = ["ImageSet", "list_folder", "list_table", "number_classes", "read_rows"]
 
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "y")
 """Headings of a table's column of labels."""
@@ -84,7 +84,7 @@ def list_table(path: Path, manifest: Manifest) -> ImageSet:
         DataError: it is no table of image files, a file is not there, or a label is none of the classes.
         OSError: the file may not be read.
     """
-    rows = _read_rows(path)
+    rows = read_rows(path)
     has_header = not any(_is_image_name(cell) for cell in rows[0][1])
     header = [cell.strip().lower() for cell in rows[0][1]] if has_header else []
     body = rows[has_header:]
@@ -183,7 +183,7 @@ def _compose(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return the rows of a table that are not empty, with their lines. Commas, semicolons or tabs part its cells."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -14,8 +14,10 @@ from .truth import Truth, check_truth
 
 __all__ = [
     "LEAST_SAMPLES",
+    "UNKNOWN",
     "SampleSet",
     "chance_of_agreement",
+    "check_asked_labels",
     "check_classes",
     "check_data",
     "check_labelled",
@@ -25,12 +27,19 @@ __all__ = [
     "hash_each",
     "hash_samples",
     "hash_set",
+    "settle_labels",
 ]
 
 HOW_TO_READ = "load_samples makes one of a file, a folder, a dataset or a loader."
 
+UNKNOWN = -1
+"""The label of a sample whose label nobody knows."""
+
 LEAST_SAMPLES = 20
 """Samples that calibrating takes, however few classes there are."""
+
+LEAST_ASKED = 50
+"""Fewer labels of samples on which networks differ tell nothing about whose they are."""
 
 CHANCE_ERRORS = 2.33
 """The network must be right more often than by chance, by at least so many standard errors: by luck alone once in a hundred."""
@@ -41,7 +50,7 @@ class SampleSet(Struct, frozen=True):
 
     Attributes:
         x: the samples, in the network's dtypes.
-        y: labels, int64 (N,), or what is true of samples whose network does not classify, or None.
+        y: labels, int64 (N,), `UNKNOWN` where they are; or what is true of samples whose network does not classify; or None.
         hashes: of each sample, uint64 (N,): copies have the same.
         sha256: of all samples.
     """
@@ -54,14 +63,21 @@ class SampleSet(Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def has_unknown(self) -> bool:
+        """True if some labels are known and some are not."""
+        return isinstance(self.y, np.ndarray) and bool((self.y == UNKNOWN).any())
+
     def rows(self, rows: np.ndarray) -> "SampleSet":
         """Return some of the samples."""
         x, hashes = self.x[rows], self.hashes[rows]
         return SampleSet(x, None if self.y is None else self.y[rows], hashes, _hash_all(x, hashes))
 
 
-def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Samples, np.ndarray]:
-    """Return samples in the network's dtypes, the batch axis first, and labels int64 (N,).
+def check_labelled(
+    data: tuple[Any, np.ndarray], manifest: Manifest, *, may_lack: bool = False
+) -> tuple[Samples, np.ndarray]:
+    """Return samples in the network's dtypes, the batch axis first, and labels int64 (N,), which may be `UNKNOWN` if so told.
 
     Raises:
         UsageError: `data` is no pair.
@@ -79,9 +95,11 @@ def check_labelled(data: tuple[Any, np.ndarray], manifest: Manifest) -> tuple[Sa
         raise DataError(f"There are {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
     if y.dtype.kind not in "iu":
         raise DataError(f"The labels are {y.dtype}; they must be whole numbers, the index of the class.")
-    wrong = (y < 0) | (y >= manifest.classes)
+    wrong = (y < (UNKNOWN if may_lack else 0)) | (y >= manifest.classes)
     if wrong.any():
         row = int(np.argmax(wrong))
+        if y[row] == UNKNOWN:
+            raise DataError(f"The label of sample {row} is unknown (-1): only calibrate() does without some labels.")
         raise DataError(
             f"Label {y[row]} of sample {row} is not one of the network's classes, 0 to {manifest.classes - 1}."
         )
@@ -121,7 +139,8 @@ def check_data(data: Any, manifest: Manifest, *, name: str = "data") -> SampleSe
         x = convert_samples(data[0], manifest.inputs)
         y = None if data[1] is None else check_truth(data[1], len(x))
     else:
-        x, y = check_labelled((data[0], data[1]), manifest)
+        x, y = check_labelled((data[0], data[1]), manifest, may_lack=True)
+        y = None if len(y) and (y == UNKNOWN).all() else y
     needed = max(LEAST_SAMPLES, manifest.classes)
     if len(x) < needed:
         raise DataError(
@@ -170,6 +189,44 @@ def check_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
             "it? Are they in "
             "another order (as folders are sorted)? Are the samples scaled differently than in training?"
         )
+
+
+def check_asked_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None:
+    """Refuse labels that are among a sample's answers no more often than by chance, where only some labels are known.
+
+    People are asked for the labels of samples of which networks say different things, so that one network alone may well be wrong
+    there. By chance means, as in `check_labels`: if the same labels were dealt to other samples. Few labels tell nothing, nor do
+    two classes.
+
+    Args:
+        y: labels, int64 (N,), `UNKNOWN` where they are.
+        answers: of every exit of all networks, (N, answers).
+        classes: how many classes there are.
+
+    Raises:
+        DataError: the labels match no better than by chance.
+    """
+    known = np.flatnonzero(y != UNKNOWN)
+    said = np.zeros((len(known), classes), bool)
+    said[np.arange(len(known))[:, None], answers[known]] = True
+    found = float(said[np.arange(len(known)), y[known]].mean())
+    chance = float((said @ _class_shares(y[known], classes)).mean())
+    error = (chance * (1 - chance) / len(known)) ** 0.5
+    if len(known) >= LEAST_ASKED and chance < 0.5 and found - chance <= CHANCE_ERRORS * error:
+        raise DataError(
+            f"Of {len(known)} labels {found:.1%} are what any exit says of their samples, no more than if they were shuffled "
+            f"({chance:.1%}). Do they belong to other samples, or are classes counted in another order?"
+        )
+
+
+def settle_labels(y: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return labels where each unknown one is the reference's: the worst case for whoever says something else.
+
+    What a network loses against the reference on a sample is 1, 0 or -1 whatever its label, and 0 if it says the same; with this
+    label it is 1 if it says something else. So losses are exact where labels are known wherever networks differ, and else too
+    high: the test of a drop, which fails more easily the more is lost, still keeps its chance of error.
+    """
+    return np.where(y == UNKNOWN, reference, y)
 
 
 def compare_with_commonest(y: np.ndarray, answers: np.ndarray) -> list[str]:

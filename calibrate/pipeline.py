@@ -21,8 +21,9 @@ from .advice import advise, name_uncertain, name_unpromised
 from .certify.points import make_points, record_tested
 from .certify.questions import ask, check_remembered, describe_question
 from .certify.unproven import name_careful
+from .disputes import count_labels, describe_labels, find_disputed
 from .earlier import compare_accuracy, find_known_accuracy
-from .labels import chance_of_agreement, compare_with_commonest
+from .labels import chance_of_agreement, compare_with_commonest, settle_labels
 from .losses import Loss
 from .measure.configurations import Measurements, measure_all
 from .measure.noise import describe_drift
@@ -163,7 +164,8 @@ def calibrate(
     with Session(request) as session:
         measured = measure_all(session)
         notes = _compare_accuracy(measured, request)
-        independence = _find_independence(measured, request)
+        disputed = find_disputed([each.answers for each in measured.configurations], measured.reference.answers)
+        independence = _find_independence(measured, request, disputed)
         contenders: Sequence[Contender] = tabulate(measured, request, independence)
         choice = choose(contenders, measured, request)
         choice, contenders, measured = try_across(session, measured, contenders, choice, independence)
@@ -183,8 +185,11 @@ def calibrate(
         progress=progress,
     )
     session.tell_whole(len(session.placed) + 1)
-    notes += [*pauses, *independence.notes, *describe_question(question, confidence), *forgotten]
-    calibration, is_stored = store(_describe(session, choice, points, conditions, notes=notes), session.request)
+    notes += [*describe_labels(request.samples.y, disputed), *pauses, *independence.notes]
+    notes += [*describe_question(question, confidence), *forgotten]
+    labels = count_labels(request.samples.y, disputed)
+    calibration = _describe(session, choice, points, conditions, labels=labels, notes=notes)
+    calibration, is_stored = store(calibration, session.request)
     if is_stored:  # else what was recorded stays in the cache, for a user who asks for it again
         session.resume.clear()
     return calibration
@@ -201,17 +206,21 @@ def _try_pauses(session: Session) -> list[str]:
 def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
     """Compare the reference's accuracy with that of the commonest class, and with what earlier calibrations knew."""
     y, answers = request.samples.y, measured.reference.labels
-    if not isinstance(y, np.ndarray):
+    if not isinstance(y, np.ndarray) or request.samples.has_unknown:
         return []
     chance = chance_of_agreement(y, answers, request.bundle.manifest.classes)
     known = find_known_accuracy(request.bundle)
     return [*compare_with_commonest(y, answers), *compare_accuracy(answers == y, known, chance=chance)]
 
 
-def _find_independence(measured: Measurements, request: Request) -> Independence:
-    """Find which samples depend on each other, by the scores of the first configuration."""
-    y = request.samples.y
-    labels = y if isinstance(y, np.ndarray) else measured.reference.labels
+def _find_independence(measured: Measurements, request: Request, disputed: np.ndarray) -> Independence:
+    """Find which samples depend on each other, by the scores of the first configuration.
+
+    The class of a sample is its label, but the reference's where all networks agree: there labels change nothing.
+    """
+    y, labels = request.samples.y, measured.reference.labels
+    if isinstance(y, np.ndarray):
+        labels = np.where(disputed, settle_labels(y, labels), labels)
     return find_independence(request.samples.hashes, measured.configurations[0].answers.chain.score, labels)
 
 
@@ -221,6 +230,7 @@ def _describe(
     points: dict[str, OperatingPoint],
     conditions: Conditions,
     *,
+    labels: tuple[int, int] | None,
     notes: Sequence[str],
 ) -> Calibration:
     """Return the calibration as it is stored."""
@@ -245,6 +255,7 @@ def _describe(
         frontier=lay_frontier(choice.allowed, points, progress=request.progress),
         points=points,
         gates=tuple(choice.exclusions.values()),
+        labels=labels,
         notes=(
             *session.notes,
             *describe_drift(session.reference_parts_s, identify().how_to_fix_clocks),
@@ -264,7 +275,7 @@ def _allowed_statics(choice: Choice) -> list[Contender]:
 
 
 def _describe_chain(chain: Contender) -> Chain:
-    costs, right = chain.reporting.costs, chain.reporting.right
+    costs, right = chain.reporting.costs, None if chain.reporting.known is not None else chain.reporting.right
     return Chain(
         variant=chain.configuration.variant.name,
         placement=chain.placement,
@@ -287,7 +298,7 @@ def _describe_static(static: Contender) -> StaticPoint:
         variant=static.configuration.variant.name,
         device=static.placement[0],
         exit=static.static or 0,
-        accuracy=None if table.right is None else float(table.right.mean()),
+        accuracy=None if table.right is None or table.known is not None else float(table.right.mean()),
         drop=None if table.right is None else float(table.lost.mean()),
         disagreement=float(table.differs.mean()),
         latency_s=float(table.costs.latency_s[0]),

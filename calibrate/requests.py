@@ -21,7 +21,7 @@ from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .judging import Judging, read_judging
-from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data
+from .labels import LEAST_SAMPLES, UNKNOWN, SampleSet, check_classes, check_data
 from .losses import Loss
 from .pace import Pace
 from .truth import Truth
@@ -174,6 +174,7 @@ def read_request(
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=samples.y is not None)
     targets = name_targets(target, has_labels=samples.y is not None, meter=meter, has_losses=judging is not None)
+    _check_known(samples, targets)
     limits_disagreement = any("max_disagreement" in each.limits for each in targets.values())
     if judging is not None and judging.disagreement is None and limits_disagreement:
         raise UsageError(
@@ -219,7 +220,7 @@ def read_request(
         notes=notes,
         judging=judging,
     )
-    if isinstance(samples.y, np.ndarray):
+    if isinstance(samples.y, np.ndarray) and not samples.has_unknown:
         check_classes(samples.y)
     return request
 
@@ -251,6 +252,22 @@ def name_targets(
         if each.needs_energy and meter is None:
             raise UsageError(f"The target asks for energy: give a meter ({each}).")
     return targets
+
+
+def _check_known(samples: SampleSet, targets: Mapping[str, Target], *, name: str = "data") -> None:
+    """Refuse limits of accuracy itself if labels are unknown.
+
+    Raises:
+        UsageError: a target has such a limit.
+    """
+    if not samples.has_unknown or not isinstance(samples.y, np.ndarray):
+        return
+    for target in targets.values():
+        if limited := [limit for limit in ("min_accuracy", "max_loss") if limit in target.limits]:
+            raise UsageError(
+                f"{limited[0]} needs every label, and {int((samples.y == UNKNOWN).sum())} of the {len(samples)} in {name} are "
+                "unknown (-1): limit max_drop instead, which needs them only where networks differ, or give all labels."
+            )
 
 
 def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list[Variant]:
@@ -296,6 +313,7 @@ def _check_outside(
     """
     if outside is None:
         return None, ()
+    _check_known(outside, targets, name="outside")
     if outside.y is None and any({"min_accuracy", "max_loss"} & set(target.limits) for target in targets.values()):
         raise UsageError(
             "outside has no labels, so it cannot choose thresholds for min_accuracy or max_loss: limit max_drop instead, or give "

@@ -139,6 +139,8 @@ def _show(point: OperatingPoint) -> str:
         right = f"at a loss of {show_share(1 - point.accuracy)}"
     elif point.accuracy is not None:
         right = f"at {show_share(point.accuracy)}"
+    elif point.drop is not None:
+        right = f"at a drop of {show_share(point.drop)}"
     else:
         right = f"with {show_share(point.disagreement)} disagreement"
     return f"{name} of {point.variant} {' and '.join(costs)} {right}"

@@ -57,7 +57,7 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
         return min(1.0, max(0.0, float(sums[-1, step] + bias) / draws))
 
     disagreement = corrected(table.differs)
-    if point.full_accuracy is None or point.drop is None:
+    if point.drop is None:
         return replace(point, disagreement=disagreement, choice_bias=disagreement - point.disagreement)
     if table.lost.dtype.kind == "f":
         sums = _sum_by_step(table.lost, taken, often)
@@ -65,7 +65,7 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
         low, high = point.drop_interval or (point.drop, point.drop)
         return replace(
             point,
-            accuracy=point.full_accuracy - point.drop - bias,
+            accuracy=None if point.full_accuracy is None else point.full_accuracy - point.drop - bias,
             drop=point.drop + bias,
             drop_interval=(max(-1.0, low + bias), min(1.0, high + bias)),
             disagreement=disagreement,
@@ -74,7 +74,7 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
     lost, won = corrected(table.lost > 0), corrected(table.lost < 0)
     return replace(
         point,
-        accuracy=min(1.0, max(0.0, point.full_accuracy - lost + won)),
+        accuracy=None if point.full_accuracy is None else min(1.0, max(0.0, point.full_accuracy - lost + won)),
         drop=lost - won,
         drop_interval=drop_interval(lost, won, len(table) * table.independent),
         disagreement=disagreement,

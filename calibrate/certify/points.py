@@ -239,6 +239,7 @@ class _PointTest(Struct, frozen=True):
         if step is None:
             return replace(point, promise=why)
         is_of_costs = bool(set(self.target.limits).difference(LOSS_LIMITS))
+        needs_labels = "max_drop" in self.target.limits
         certificate = Certificate(
             limits=self.target.limits,
             confidence=self.confidence,
@@ -246,6 +247,7 @@ class _PointTest(Struct, frozen=True):
             samples=len(table),
             question=self.question,
             independent=None if table.independent == 1 else max(1, int(len(table) * table.independent)),
+            labels=None if table.known is None or not needs_labels else int(table.known.sum()),
             step=step,
             steps=steps,
             machine_noise=(table.proof or table.costs).machine_noise if is_of_costs else 0.0,
@@ -285,5 +287,9 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
     slower = f", on a machine up to {MACHINE_ERRORS * certificate.machine_noise:.1%} slower than it was measured"
     machine = slower if certificate.machine_noise else ""
     pace = "" if certificate.every_s is None else f", called every {show_time(certificate.every_s)}"
-    by = f"by {certificate.samples} samples{counted}{pace}{machine}"
+    few = (
+        f" ({certificate.labels} of them labelled: the others count as if the whole network were right, the worst case)"
+    )
+    labels = "" if certificate.labels is None else few
+    by = f"by {certificate.samples} samples{counted}{labels}{pace}{machine}"
     return f"With {certificate.confidence:.0%} confidence{together} {listed}, {by}."

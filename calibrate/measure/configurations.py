@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ...bundle import Variant
 from ...runtime import EveryExit, Net
 from ...runtime.chain.samples import Samples
-from ..labels import check_labels
+from ..labels import check_asked_labels, check_labels
 from .energy import ExitEnergies, measure_energy, model_energy, stated_power
 from .latency import Turn, force_exits, latencies, measure, run_alone
 from .noise import comparison_noise, machine_noise, part_medians, pool_falling
@@ -24,7 +24,7 @@ from .resume import Part, Work
 from .session import LoadedConfiguration, Session
 from .tables import Costs
 
-__all__ = ["Answers", "Configuration", "Measurements", "Reference", "measure_all", "measure_turns"]
+__all__ = ["Answers", "Configuration", "Measurements", "Reference", "measure_all", "measure_turns", "record_all"]
 
 TIMED_SAMPLES = 1024
 """Samples that latencies and joules are measured on."""
@@ -41,6 +41,11 @@ class Answers(Struct, frozen=True):
 
     chain: EveryExit
     statics: tuple[EveryExit, ...]
+
+    @property
+    def labels(self) -> list[np.ndarray]:
+        """The labels that the chain's exits give, (N, exits), and each static network, (N, 1)."""
+        return [self.chain.label, *(static.label for static in self.statics)]
 
 
 class Configuration(Struct, frozen=True, kw_only=True, eq=False):
@@ -129,9 +134,28 @@ def measure_all(session: Session) -> Measurements:
     session.tell_whole(len(measured))
     configurations = tuple(measured)
     reference = _describe_reference(session, configurations)
-    if isinstance(request.samples.y, np.ndarray):
+    if request.samples.has_unknown and isinstance(request.samples.y, np.ndarray):
+        said = [reference.labels[:, None], *(label for each in configurations for label in each.answers.labels)]
+        check_asked_labels(request.samples.y, np.hstack(said), request.bundle.manifest.classes)
+    elif isinstance(request.samples.y, np.ndarray):
         check_labels(request.samples.y, reference.labels, request.bundle.manifest.classes)
     return Measurements(configurations, reference)
+
+
+def record_all(session: Session) -> tuple[list[tuple[LoadedConfiguration, Answers]], EveryExit]:
+    """Record what every configuration that was asked for and the reference answer to the given samples; measure nothing.
+
+    A calibration of the same samples in the same places goes on from there.
+    """
+    request, reference = session.request, None
+    recorded: list[tuple[LoadedConfiguration, Answers]] = []
+    for loaded in session.open_each():
+        session.tell_whole(len(recorded))
+        recorded.append((loaded, _record(session, loaded, request.samples.x, "given")))
+        if reference is None and _ends_as_reference(session, loaded.variant, loaded.placement):
+            reference = recorded[-1][1].statics[-1]
+    session.tell_whole(len(session.placed) + 1)
+    return recorded, reference or session.record(session.reference, request.samples.x, _reference_part(session))
 
 
 def measure_configuration(
@@ -212,7 +236,7 @@ def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Wor
     exits: list[EveryExit | None] = [
         EveryExit(chain.label[:, k : k + 1], chain.score[:, k : k + 1]) for k in range(len(loaded.statics))
     ]
-    if loaded.variant is session.request.reference_variant and loaded.placement[-1] == session.reference_device:
+    if _ends_as_reference(session, loaded.variant, loaded.placement):
         exits[-1] = None
     statics = zip(loaded.statics, exits, strict=True)
     return Answers(
@@ -220,18 +244,28 @@ def _record(session: Session, loaded: LoadedConfiguration, x: Samples, work: Wor
     )
 
 
+def _ends_as_reference(session: Session, variant: Variant, placement: tuple[str, ...]) -> bool:
+    """Return True if the last static network of a configuration is the reference."""
+    return variant is session.request.reference_variant and placement[-1] == session.reference_device
+
+
+def _reference_part(session: Session) -> Part:
+    first = session.request.reference_variant
+    return Part(variant=first, placement=(session.reference_device,), work="given", static=len(first.exits) - 1)
+
+
 def _describe_reference(session: Session, configurations: Sequence[Configuration]) -> Reference:
     """Return the reference with its answers: from a configuration whose last static network it is, else recorded by itself."""
-    request, first, device = session.request, session.request.reference_variant, session.reference_device
+    request, device = session.request, session.reference_device
     for configuration in configurations:
-        if configuration.variant is first and configuration.placement[-1] == device:
+        if _ends_as_reference(session, configuration.variant, configuration.placement):
             outside = configuration.outside_answers
             answers = configuration.answers.statics[-1]
             outside_answers = None if outside is None else outside.statics[-1]
             break
     else:
         configuration = None
-        part = Part(variant=first, placement=(device,), work="given", static=len(first.exits) - 1)
+        part = _reference_part(session)
         answers, outside_answers = session.record(session.reference, request.samples.x, part), None
         if request.outside is not None:
             part = replace(part, work="outside")

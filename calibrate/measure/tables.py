@@ -86,6 +86,8 @@ class ExitTable(Struct, frozen=True, kw_only=True):
             int8 if every one is 0 or 1.
         costs: of leaving at each exit.
         proof: costs measured again after everything was chosen, for promises of costs; None if no cost is limited.
+        known: which labels are known, bool (N,); None if all or none are. Where one is not, `right` and `reference_right` are as
+            if the reference were right: nothing is lost where a label is the reference's, and else as much as can be.
         is_reference: True if this is the reference itself.
         independent: the share of the samples that count as independent: 0.2 if each stands there five times.
     """
@@ -97,6 +99,7 @@ class ExitTable(Struct, frozen=True, kw_only=True):
     differs: np.ndarray
     costs: Costs
     proof: Costs | None = None
+    known: np.ndarray | None = None
     is_reference: bool = False
     independent: float = 1.0
 
@@ -140,9 +143,12 @@ class ExitTable(Struct, frozen=True, kw_only=True):
 
     def rows(self, rows: np.ndarray | slice) -> "ExitTable":
         """Return the table of some of the samples."""
-        right, reference = (None if part is None else part[rows] for part in (self.right, self.reference_right))
+        parts = (self.right, self.reference_right, self.known)
+        right, reference, known = (None if part is None else part[rows] for part in parts)
         score, label, differs = self.score[rows], self.label[rows], self.differs[rows]
-        return replace(self, score=score, label=label, right=right, reference_right=reference, differs=differs)
+        return replace(
+            self, score=score, label=label, right=right, reference_right=reference, differs=differs, known=known
+        )
 
     def columns(self, exits: Sequence[int], costs: Costs) -> "ExitTable":
         """Return the table of a chain with some of the exits, at other costs."""

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from ...runtime import EveryExit
 from ..judging import DISAGREEMENT, LOSS
+from ..labels import UNKNOWN, settle_labels
 from ..measure.configurations import Answers, Configuration, Measurements, Reference
 from ..measure.tables import Costs, ExitTable
 from ..requests import Request
@@ -121,6 +122,9 @@ def _make_tables(
 
 
 def _make_table(answers: EveryExit, reference: EveryExit, y: "np.ndarray | Truth | None", costs: Costs) -> ExitTable:
+    known = None
+    if isinstance(y, np.ndarray) and (y == UNKNOWN).any():
+        known, y = y != UNKNOWN, settle_labels(y, reference.label[:, 0])
     right, whole = _find_right(answers, y), _find_right(reference, y)
     if right is not None and whole is not None and _is_binary(right) and _is_binary(whole):
         right, whole = right.astype(bool), whole.astype(bool)  # as labels are, so that the exact test serves
@@ -131,6 +135,7 @@ def _make_table(answers: EveryExit, reference: EveryExit, y: "np.ndarray | Truth
         reference_right=None if whole is None else whole[:, 0],
         differs=_find_differing(answers, reference, right, whole),
         costs=costs,
+        known=known,
     )
 
 

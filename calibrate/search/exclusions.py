@@ -33,11 +33,13 @@ class _ExitFigures(Struct, frozen=True):
         latency_s: median latency to the last exit.
         last: the name of the last exit.
         right: by exit, which samples are right, bool (N,); empty without labels.
+        is_known: False if some labels are unknown, so that only differences of accuracies are true.
     """
 
     latency_s: float
     last: str
     right: dict[str, np.ndarray]
+    is_known: bool
 
 
 def find_exclusions(
@@ -116,13 +118,14 @@ class _Comparisons:
             for name, static in zip(names, statics, strict=True)
             if static.selecting.right is not None
         }
-        return _ExitFigures(float(np.median(last.selecting.costs.times_s[-1])), names[-1], right)
+        is_known = last.selecting.known is None
+        return _ExitFigures(float(np.median(last.selecting.costs.times_s[-1])), names[-1], right, is_known)
 
     def _reference_figures(self, configuration: Configuration) -> _ExitFigures:
         """Return latency and correctness of the reference; only its last exit was measured."""
-        right = self.contenders[ContenderKey(configuration, None)].selecting.reference_right
-        last = next(iter(self.variants.values())).exits[-1].name
-        return _ExitFigures(self.reference.latency_s, last, {} if right is None else {last: right})
+        table = self.contenders[ContenderKey(configuration, None)].selecting
+        right, last = table.reference_right, next(iter(self.variants.values())).exits[-1].name
+        return _ExitFigures(self.reference.latency_s, last, {} if right is None else {last: right}, table.known is None)
 
     def _exclude(
         self,
@@ -167,6 +170,9 @@ def _compare(ours: _ExitFigures, theirs: _ExitFigures, parent: str, most_lost: f
         figures = f"{show_share(right)} right against {show_share(parent_right)}"
         if ours.right[worst_exit].dtype != bool:
             figures = f"a loss of {show_share(1 - right)} against {show_share(1 - parent_right)}"
+        if not ours.is_known:
+            lost = theirs.right[worst_exit].astype(np.float64) - ours.right[worst_exit]
+            figures = f"right on {show_share(float(lost.mean()))} fewer samples"
         return f"it is worse at exit {worst_exit} than {parent}: {figures}", shares
     if ours.last == theirs.last and ours.latency_s >= theirs.latency_s:
         times = f"{show_us(ours.latency_s)} against {show_us(theirs.latency_s)}"
@@ -175,6 +181,8 @@ def _compare(ours: _ExitFigures, theirs: _ExitFigures, parent: str, most_lost: f
 
 
 def _accuracies(ours: _ExitFigures, theirs: _ExitFigures, exit_name: str) -> _Shares:
+    if not ours.is_known:
+        return None, None
     first, second = (
         float(figures.right[exit_name].mean()) if exit_name in figures.right else None for figures in (ours, theirs)
     )

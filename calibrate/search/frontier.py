@@ -61,10 +61,20 @@ def _describe(point: OperatingPoint) -> Tradeoff:
         placement=point.placement,
         static=point.static,
         thresholds=point.thresholds,
-        accuracy=1 - point.disagreement if point.accuracy is None else point.accuracy,
+        accuracy=_accuracy(point),
         latency_s=point.latency_s,
         energy_j=point.energy_j,
     )
+
+
+def _accuracy(point: OperatingPoint) -> float:
+    """Return the accuracy, or what takes its place: accuracies of which all labels are known differ by as much."""
+    if point.accuracy is not None:
+        return point.accuracy
+    if point.full_accuracy_interval is None or point.drop is None:
+        return 1 - point.disagreement
+    # Sums of shares differ in their last digits where counts are equal.
+    return round(min(1.0, max(0.0, point.full_accuracy_interval[1] - point.drop)), 12)
 
 
 def _beats(tradeoff: Tradeoff, other: Tradeoff) -> bool:

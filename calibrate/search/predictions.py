@@ -4,7 +4,7 @@ import numpy as np
 
 from ...bundle import OperatingPoint, Target
 from ..intervals import mean_drop, paired_drop
-from ..measure.tables import exits_taken, mean_at, values_at
+from ..measure.tables import ExitTable, exits_taken, mean_at, values_at
 from .contenders import Contender
 from .objective import limit_values, meets_limits
 
@@ -21,6 +21,7 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
     if right is not None and table.reference_right is not None:
         compare = paired_drop if right.dtype == bool else mean_drop
         drop, interval = compare(right, table.reference_right, independent=table.independent)
+    whole = None if table.reference_right is None else float(table.reference_right.mean())
     costs, late = table.costs, limit_values(table, target).get("max_late")
     return OperatingPoint(
         variant=contender.configuration.variant.name,
@@ -28,8 +29,9 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         target=target,
         static=contender.static,
         thresholds=thresholds,
-        accuracy=None if right is None else float(right.mean()),
-        full_accuracy=None if table.reference_right is None else float(table.reference_right.mean()),
+        accuracy=None if right is None or table.known is not None else float(right.mean()),
+        full_accuracy=whole if table.known is None else None,
+        full_accuracy_interval=_bound_accuracy(table),
         drop=drop,
         drop_interval=interval,
         disagreement=mean_at(table.differs, taken),
@@ -40,3 +42,10 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         exit_latency_s=tuple(costs.latency_s.tolist()),
         met=meets_limits(table, target, taken),
     )
+
+
+def _bound_accuracy(table: ExitTable) -> tuple[float, float] | None:
+    """Return between what the reference's accuracy on these samples lies if some labels are unknown; else None."""
+    if table.known is None or table.reference_right is None:
+        return None
+    return float((table.reference_right & table.known).mean()), float(table.reference_right.mean())

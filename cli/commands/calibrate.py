@@ -1,11 +1,11 @@
 """The command `offramp calibrate`: its options, one call, and what it prints."""
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import TargetError
+from ...errors import TargetError, UsageError
 from ..describe import describe_calibration
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
@@ -14,7 +14,6 @@ from ..output import goes_on_after_interrupt, print_result, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from ...bundle import Bundle, Calibration, Target
     from ...calibrate.requests import Keep
@@ -35,6 +34,11 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
 @click.option(
     "--outside", help="Other samples, such as training data, to choose the thresholds on; DATA then only tests them."
 )
+@click.option(
+    "--ask",
+    help="Write the samples whose labels can change a promise, and their images, into this table (.csv) or folder; then stop.",
+)
+@click.option("--labels", help="The table or COCO JSON that --ask wrote, with labels filled in.")
 @click.option("--also", multiple=True, help="Another device or placement to try; may be repeated.")
 @click.option("-o", "--output", help="The file to store the calibration in. Default: a file in the bundle.")
 @click.option(
@@ -73,6 +77,8 @@ def calibrate(
     confidence: float,
     least_gain: float,
     outside: str | None,
+    ask: str | None,
+    labels: str | None,
     also: tuple[str, ...],
     output: str | None,
     replace: bool,
@@ -93,10 +99,13 @@ def calibrate(
     has no labels or truth, the limit is on the disagreement with the whole network instead.
     """
     from ...bundle import open_bundle
+    from ...calibrate import ask_labels, read_labels
     from ...calibrate import calibrate as calibrate_bundle
     from ...runtime.placement import parse_placement
     from ..inputs import load_samples
 
+    if ask is not None and labels is not None:
+        raise UsageError("--ask writes what --labels reads: give one of them.")
     opened = open_bundle(bundle)
     variant = variants[0] if len(variants) == 1 else None
     devices = loading.devices(opened, variant) or "cpu"
@@ -105,16 +114,25 @@ def calibrate(
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
     with goes_on_after_interrupt(KEPT), progress_bars() as progress:
         samples = load_samples(data, opened.manifest, progress=progress)
+        if labels is not None:
+            samples = read_labels(labels, samples, opened)
         others = None if outside is None else load_samples(outside, opened.manifest, progress=progress)
+        places: dict[str, Any] = {
+            "device": devices,
+            "also": [parse_placement(text, stages) if "=" in text else text for text in also],
+            "threads": loading.threads,
+            "fallback": loading.fallback,
+            "variant": list(variants) or None,
+        }
+        if ask is not None:
+            asked = ask_labels(opened, samples, ask, **places, progress=progress)
+            print_result(asked, as_json, lambda: str(asked))
+            return
         calibration = calibrate_bundle(
             opened,
             samples,
             targets,
-            device=devices,
-            also=[parse_placement(text, stages) if "=" in text else text for text in also],
-            threads=loading.threads,
-            fallback=loading.fallback,
-            variant=list(variants) or None,
+            **places,
             output=output,
             replace=replace,
             confidence=confidence,
