@@ -19,6 +19,7 @@ class Unproven(Struct, frozen=True):
         samples: for how many independent samples those that tested them count.
         needed: about how many could prove them.
         depend: True if samples depend on each other, so that they count for fewer.
+        unit: what is counted: `samples` or `groups`.
     """
 
     point: OperatingPoint
@@ -26,12 +27,13 @@ class Unproven(Struct, frozen=True):
     samples: int
     needed: int
     depend: bool = False
+    unit: str = "samples"
 
     @property
     def lack(self) -> str:
         """What is missing, in words."""
         counted = f"{self.samples} independent" if self.depend else str(self.samples)
-        return f"{counted} samples do not prove that they keep the target. About {self.needed} could."
+        return f"{counted} {self.unit} do not prove that they keep the target. About {self.needed} could."
 
 
 def judge(
