@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ..errors import DataError, ModelError, UsageError
 
-__all__ = ["Parts", "group_means", "name_classes", "read_groups"]
+__all__ = ["Parts", "group_means", "name_classes", "read_groups", "read_own_groups"]
 
 MOST_NAME = 60
 """Letters of a group's name that are kept: names stand in calibrations and messages."""
@@ -111,6 +111,12 @@ def read_groups(
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     return Parts(tuple(_write_name(name) for name in distinct[order].tolist()), place[inverse].astype(np.int64))
+
+
+def read_own_groups(given: Any, x: Any, samples: int) -> Parts | None:
+    """Return groups as `read_groups` does; None too if each sample is a group of its own."""
+    parts = read_groups(given, x, samples)
+    return None if parts is None or parts.count == samples else parts
 
 
 def _write_name(name: Any) -> str:

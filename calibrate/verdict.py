@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from ..bundle import OperatingPoint
 from ..bundle.target import LOSS_LIMITS
+from ..bundle.worst_part import show_worst
 from ..units import show_mj, show_share, show_thresholds, show_us
 from .search.gains import Gain
 
@@ -62,6 +63,8 @@ def judge(
         )
     if not early.met:
         missed = f"The target is missed on the reporting samples: {_show(early)}"
+        if early.worst:
+            return False, f"{missed}, {show_worst(early.worst)}."
         if early.drop is None or early.accuracy is None or early.drop <= 0:
             return False, f"{missed}."
         if early.target.counts == "losses":

@@ -153,7 +153,8 @@ def describe_question(number: int, confidence: float) -> list[str]:
         f"These samples, or some of them, answered {number - 1} other question{'s' if number > 2 else ''} about this network "
         f"before. Their promises share a chance of error of {show_share(1 - confidence)}, of which this one has "
         f"{show_share(part)}: the more is asked (another seed, target, variant, device, pace or least gain, other groups, or "
-        "more samples), the harder a promise is to get. The same question again is free, and new samples have a whole chance of error."
+        "more samples), the harder a promise is to get. The same question again is free, and new samples have a whole chance of "
+        "error."
     ]
 
 

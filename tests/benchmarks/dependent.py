@@ -19,10 +19,10 @@ from offramp.tests.zoo.exit_tables import UNEVEN, make_table
 
 DELTA = 0.1
 
-KINDS = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.5)
-"""How much harder the samples of each kind of group are: of people, most are alike, and some are not."""
+KINDS = (-0.25,) * 9 + (0.5,)
+"""How much harder the samples of each kind of group are: nine of ten people are easy, and one is not."""
 
-GROUP_SIZES = (20, 40)
+GROUP_SIZES = (40, 80)
 """The least and the most samples of a group."""
 
 FIXED = (0.9, 0.9)
@@ -69,7 +69,7 @@ def groups(count: int, arguments: Any) -> list[dict[str, Any]]:
     print("groups  test                          promised  broken  (binomial error)  interval covers  mean cost")
     rows = []
     for n in (150, 500):
-        path = lay_path_outside(outside, target, 30 * n)
+        path = lay_path_outside(outside, target, 60 * n)
         results: dict[str, np.ndarray] = {}
         for run in range(count):
             kind = rng.integers(len(KINDS), size=n)
