@@ -18,7 +18,7 @@ from .parts import Parts, group_means
 from .search.worst_parts import rank_parts
 from .truth import Truth
 
-__all__ = ["Correctness", "judge_labels", "judge_losses"]
+__all__ = ["Correctness", "judge_labels", "judge_losses", "measure_mean"]
 
 NETWORKS = {"early": "early exit", "whole": "the whole static network", "single": "the best static network"}
 """The networks of a comparison by name, as messages call them."""
@@ -54,12 +54,8 @@ class Correctness(Struct, frozen=True):
         return values if self.groups is None else group_means(values, self.groups)
 
     def measure_mean(self, values: np.ndarray) -> MeasuredLimit:
-        """Return a mean and its 95 % interval: Wilson's of a share, `mean_interval` of others."""
-        each = self.per_draw(values)
-        mean = float(each.mean())
-        if each.dtype == bool:
-            return MeasuredLimit(mean, *share_interval(int(each.sum()), len(each)))
-        return MeasuredLimit(mean, *mean_interval(each, are_groups=self.groups is not None))
+        """Return a mean and its 95 % interval, over groups if there are any."""
+        return measure_mean(self.per_draw(values), are_groups=self.groups is not None)
 
     def find_worst(self, parts: Parts, name: str, values: np.ndarray) -> tuple[WorstPart, ...]:
         """Return the parts with the largest means of values that a limit limits; see `worst_parts.rank_parts`."""
@@ -117,6 +113,19 @@ def judge_losses(
             far[name] = _take(answers, DISAGREEMENT, columns)
     differs = far["early"] if far else np.abs(right["early"] - right["whole"])
     return Correctness(right, differs, metrics)
+
+
+def measure_mean(values: np.ndarray, *, are_groups: bool = False) -> MeasuredLimit:
+    """Return a mean and its 95 % interval: Wilson's of a share, `mean_interval` of others.
+
+    Args:
+        values: of each sample, or means of groups.
+        are_groups: True if they are means of groups.
+    """
+    mean = float(values.mean())
+    if values.dtype == bool:
+        return MeasuredLimit(mean, *share_interval(int(values.sum()), len(values)))
+    return MeasuredLimit(mean, *mean_interval(values, are_groups=are_groups))
 
 
 def _take(answers: EveryExit, name: str, columns: np.ndarray) -> np.ndarray:

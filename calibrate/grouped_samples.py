@@ -72,7 +72,8 @@ def load_grouped(
             arrays = read_numpy(path)
             if not isinstance(arrays, dict) or groups not in arrays:
                 raise unknown_name(f"array in {path}", groups, arrays if isinstance(arrays, dict) else ())
-            return *name_arrays(arrays, manifest, source=path), np.asarray(arrays[groups])
+            rest = {name: array for name, array in arrays.items() if name != groups}
+            return *name_arrays(rest, manifest, source=path), np.asarray(arrays[groups])
         elif (path / f"{groups}.npy").is_file():
             return *load_samples(path, manifest, progress=progress), np.asarray(read_numpy(path / f"{groups}.npy"))
         else:

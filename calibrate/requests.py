@@ -262,7 +262,9 @@ def name_targets(
     if target is None:
         goal: Goal = "latency" if meter is None else "energy"
         limit = "max_drop" if has_labels else "max_disagreement"
-        targets = {name: Target(goal=goal, counts="labels", **{limit: most}) for name, most in STANDARD_LOSSES.items()}
+        targets = {
+            name: Target(goal=goal, counts="labels", by=None, **{limit: most}) for name, most in STANDARD_LOSSES.items()
+        }
     else:
         targets = {"default": target} if isinstance(target, Target) else dict(target)
     if not targets:

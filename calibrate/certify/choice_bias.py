@@ -96,9 +96,10 @@ def _sum_by_step(at_steps: np.ndarray, often: np.ndarray) -> np.ndarray:
 def _last_certified(table: ExitTable, target: Target, taken: np.ndarray, often: np.ndarray, delta: float) -> np.ndarray:
     """Return for each draw the last step before the first of which a limit of losses is not proven; -1 if that is the first."""
     is_proven = np.ones((len(often), len(taken)), bool)
-    drawn = None if table.groups is None else np.unique(table.groups)
     for part in table.each_part(target.by):
-        columns = part.rows if drawn is None else np.searchsorted(drawn, np.unique(part.table.groups))
+        columns = part.rows
+        if table.groups is not None and part.table.groups is not None:
+            columns = np.searchsorted(np.unique(table.groups), np.unique(part.table.groups))
         for name, (values, most) in limit_values(part.table, target).items():
             if values.ndim == 2:
                 at_steps = _values_by_step(values, taken[:, part.rows], part.table)

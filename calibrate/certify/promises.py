@@ -95,7 +95,7 @@ class _Claim(NamedTuple):
         return self.table.per_draw(values_at(self.limit.values, taken))
 
     @property
-    def count(self) -> int:
+    def drawn(self) -> int:
         """For how many independent samples, or groups, those of the table count."""
         draws = len(self.table) if self.table.groups is None else len(np.unique(self.table.groups))
         return max(1, int(draws * self.table.independent))
@@ -196,7 +196,7 @@ def _explain(failed: Sequence[_Claim], first: np.ndarray, target: Target, delta:
         mean = show_value(name, float(seen.mean()))
         return f"Nothing is promised: even the most cautious candidate {has} {what} of {mean} on these samples{where}."
     if claim.part:
-        counts = [(c.part, c.count, n) for c, n in zip(failed, needs, strict=True) if n is not None]
+        counts = [(c.part, c.drawn, n) for c, n in zip(failed, needs, strict=True) if n is not None]
         listed = [f"{part} ({count}; about {n} could)" for part, count, n in counts[:MOST_LISTED]]
         more = f" and {len(counts) - MOST_LISTED} more" if len(counts) > MOST_LISTED else ""
         return (
@@ -204,7 +204,7 @@ def _explain(failed: Sequence[_Claim], first: np.ndarray, target: Target, delta:
             f"{'classes' if target.by == 'class' else 'groups'} too few {unit} are there to show at {1 - delta:.1%} confidence "
             f"that {what} is at most {most} in each: {', '.join(listed)}{more}."
         )
-    counted = str(len(seen)) if claim.table.independent == 1 else f"{claim.count} independent"
+    counted = str(len(seen)) if claim.table.independent == 1 else f"{claim.drawn} independent"
     return (
         f"Nothing is promised: {counted} {unit} cannot show at {1 - delta:.1%} confidence that {what} is at most {most}. "
         f"About {needed} could."

@@ -133,7 +133,7 @@ def report(
             judging=judging,
             metric=read_metric(metric),
             metric_name=name_metric(metric),
-            groups=read_own_groups(groups, data[0], len(samples[0])),
+            groups=read_own_groups(groups, None if data is None else data[0], len(samples[0])),
         )
         measured = _measure(request, subject.chain)
     page = _describe(bundle, subject, threads, measured)

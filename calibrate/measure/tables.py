@@ -176,12 +176,9 @@ class ExitTable(Struct, frozen=True, kw_only=True):
 
     def exit_shares(self, taken: np.ndarray) -> np.ndarray:
         """Return the share of samples that leave at each exit, float64 (exits,), the mean over groups if there are any."""
-        weights = None
-        if self.groups is not None:
-            sizes = np.bincount(self.groups)
-            weights = 1 / (sizes[self.groups] * (sizes > 0).sum())
+        weights = None if self.groups is None else 1 / np.bincount(self.groups)[self.groups]
         shares = np.bincount(taken, weights, minlength=self.exits)
-        return shares if self.groups is not None else shares / len(taken)
+        return np.asarray(shares / shares.sum())
 
     def columns(self, exits: Sequence[int], costs: Costs) -> "ExitTable":
         """Return the table of a chain with some of the exits, at other costs."""

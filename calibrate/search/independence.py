@@ -145,7 +145,7 @@ def split_groups(order: np.ndarray, groups: np.ndarray, selecting: int) -> tuple
         The rows that select, rising, and the rows that report, in random order.
     """
     numbers = np.unique(groups)
-    count = min(len(numbers) // 2, math.ceil(len(numbers) * selecting / len(order)))
+    count = min(len(numbers) // 2, max(1, round(len(numbers) * selecting / len(order)))) if selecting else 0
     is_selecting = np.isin(groups[order], numbers[:count])
     return np.sort(order[is_selecting]), order[~is_selecting]
 

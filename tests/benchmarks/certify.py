@@ -12,8 +12,8 @@ recorded  the same on what a real network says, with --network, --data and --out
           samples of --data are taken for the population, from which each split draws with replacement; an exit costs its
           multiply-accumulates. Left out where no network is given
 free      the same without labels: disagreement with the last exit of at most 1 and 2 %
-groups    samples of groups that are more or less hard, such as frames of clips, whose hard kinds have more samples: how often a
-          promise of at most 2 % of other groups is broken, and how often the interval of a fixed point covers the truth, where
+groups    samples of groups of which one in ten is hard, such as frames of clips: how often a
+          promise of at most 2 % disagreement is broken, and how often the interval of a fixed point covers the truth, where
           samples are taken for independent, in random order and as recorded, and where groups are given
 by        ten classes, some of them harder: how often a promise over all samples, and one in every class, is broken in some class
 size      the exact test simulated at its worst nuisance: how often a drop of exactly 1 % is certified
