@@ -5,9 +5,11 @@ from typing import Annotated
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
+from .exclusion import Exclusion
 from .manifest import NEVER
-from .record import Count, Positive, Record
+from .record import Count, Positive, Record, Seconds, Share
 from .target import Target
+from .worst_part import WorstPart
 
 __all__ = [
     "CALIBRATION_SCHEMA",
@@ -34,8 +36,6 @@ EARLY_SUFFIX = "-early"
 WHOLE_NETWORK_PROMISE = "It is the whole network: against itself nothing is lost."
 """Promise text of the whole network, against which losses are counted. Calibrations hold it and it is compared with: keep it."""
 
-Share = Annotated[float, Meta(ge=0, le=1)]
-Seconds = Annotated[float, Meta(ge=0)]
 Joules = Annotated[float, Meta(ge=0)]
 Noise = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
@@ -56,8 +56,10 @@ class Certificate(Record, frozen=True):
         question: how many questions about this network the samples were asked up to this one. A first one has 80 % of the chance
             of error 1 - confidence, the k-th has 20 % / (k (k - 1)) of it.
         independent: for how many independent samples they counted, if some are copies of others or resemble their neighbours;
-            None if all count.
+            None if all count. With groups, how many groups they counted for.
         labels: how many of the samples' labels were known; None if all were, or none was needed.
+        groups: of how many groups the samples are, over which it holds: each counts alike. None if each sample is one.
+        parts: in how many classes or groups each limit of losses holds; None if it holds over all samples.
 
     Example:
         >>> from offramp.bundle import Certificate
@@ -77,6 +79,8 @@ class Certificate(Record, frozen=True):
     question: Positive = 1
     independent: Positive | None = None
     labels: Count | None = None
+    groups: Positive | None = None
+    parts: Positive | None = None
 
 
 class OperatingPoint(Record, frozen=True, kw_only=True):
@@ -109,6 +113,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
             the difference of the accuracies, if those surely differ. None if no static network meets the target.
         gain_interval: its 95 % interval: of the samples, and of the machine's noise.
         verdict: `pays` in words.
+        worst: the classes or groups that lose most, if the target has `by`.
 
     Example:
         >>> from offramp.bundle import open_bundle, read_calibration
@@ -143,6 +148,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     gain: float | None = None
     gain_interval: tuple[float, float] | None = None
     verdict: str = ""
+    worst: tuple[WorstPart, ...] = ()
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -247,28 +253,6 @@ class StaticPoint(Record, frozen=True, kw_only=True):
     noise: Noise = 0.0
 
 
-class Exclusion(Record, frozen=True, kw_only=True):
-    """A compressed variant that was barred from the search, because it is slower or much worse than its parent on this device.
-
-    Attributes:
-        variant, placement: the variant, and the device of each of its stages.
-        parent: the variant it was compared with.
-        latency_s, parent_latency_s: median latency to the last exit.
-        accuracy, parent_accuracy: share of right labels on the selecting samples, at the exit that loses most beyond the limit;
-            at the last exit if none does. None if unknown.
-        reason: why it was barred, in words.
-    """
-
-    variant: str
-    placement: tuple[str, ...]
-    parent: str
-    latency_s: Seconds
-    parent_latency_s: Seconds
-    accuracy: Share | None
-    parent_accuracy: Share | None
-    reason: str
-
-
 class Tradeoff(Record, frozen=True, kw_only=True):
     """A point of the frontier: no other one is better in accuracy, latency and energy at once. Nothing is promised of it.
 
@@ -315,6 +299,7 @@ class Calibration(Record, frozen=True, kw_only=True):
         select_samples, report_samples: how many samples chose the thresholds, and how many gave the figures.
         outside: whether the selecting samples were given apart, so that all others gave the figures.
         labels: if some labels were unknown, how many were known, and how many could matter: where some network differs.
+        groups: of how many groups the samples are that gave the figures, which are means over groups; None without groups.
         meter: the meter that measured energy, and its scope; None without one.
         every_s: the pace of the calls that were measured, from start to start; None if they were made back to back.
         chains, statics: the measurements.
@@ -349,6 +334,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     gates: tuple[Exclusion, ...] = ()
     labels: tuple[Count, Count] | None = None
     least_gain: Share = 0.0
+    groups: Positive | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

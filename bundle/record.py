@@ -5,10 +5,12 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta, Struct
 
-__all__ = ["Count", "Positive", "Record", "encode_number"]
+__all__ = ["Count", "Positive", "Record", "Seconds", "Share", "encode_number"]
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0)]
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,6 +16,11 @@ Goal = Literal["latency", "energy", "accuracy"]
 
 GOALS = {"latency": "the least mean latency", "energy": "the least mean energy", "accuracy": "the best accuracy"}
 
+By = Literal["class", "group"]
+
+BY = ("class", "group")
+"""What `Target.by` may be."""
+
 LEAST_FRACTION = 1e-9
 """The smallest limit above 0 of a share: to show it takes billions of samples."""
 
@@ -40,6 +45,8 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
         deadline_s, max_late: a time in seconds, and the largest share of inputs that may take longer; one percent by default.
         max_energy_j: the largest mean energy of an inference in joules, the rest of the board included.
         max_loss: the largest mean loss, from 0 to 1; of a network that classifies the largest share of wrong labels.
+        by: `class` or `group`: the limits of what is lost hold in each class, or in each of the groups that `calibrate` is given,
+            and not only over all samples. Limits of time and energy hold over all.
         counts: what accuracy and drop are made of: `labels` that are right or wrong, or `losses` from 0 to 1 of answers that are
             no labels. Then accuracy is 1 less the mean loss, and the drop is the mean loss added. `calibrate` sets it.
 
@@ -64,11 +71,12 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
     max_energy_j: float | None = None
     max_loss: float | None = None
     counts: Literal["labels", "losses"] = "labels"
+    by: By | None = None
 
     def __post_init__(self) -> None:
         for name in Target.__struct_fields__:
             value = getattr(self, name)
-            if name in ("goal", "counts") or value is None:
+            if name in ("goal", "counts", "by") or value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise UsageError(f"{name} is a number, not {value!r}.")
@@ -94,6 +102,10 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
             msgspec.structs.force_setattr(self, "max_late", MAX_LATE)
         if self.goal is not None and self.goal not in list(GOALS):
             raise unknown_name("goal", str(self.goal), GOALS)
+        if self.by is not None and self.by not in BY:
+            raise unknown_name("by", str(self.by), BY)
+        if self.by is not None and not set(self.limits) & set(LOSS_LIMITS):
+            raise UsageError(f"by={self.by!r} needs a limit of what each {self.by} may lose, such as max_drop=0.01.")
         if not self.limits:
             raise UsageError("A target needs a limit, such as max_drop=0.01 or max_latency_s=0.002.")
         if self.goal is None:
@@ -127,8 +139,16 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     def describe_limits(self) -> str:
         """Say all limits in words: `an accuracy of at least 90.00% and a mean energy of at most 4 mJ`."""
-        texts = [describe_limit(name, value, self) for name, value in self.limits.items()]
+        texts = [
+            describe_limit(name, value, self) + (self.where if name in LOSS_LIMITS else "")
+            for name, value in self.limits.items()
+        ]
         return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+    @property
+    def where(self) -> str:
+        """Where limits of what is lost hold, in words: ` in every class`; nothing if they hold over all samples."""
+        return "" if self.by is None else f" in every {self.by}"
 
 
 def describe_limit(name: str, value: float, target: Target) -> str:

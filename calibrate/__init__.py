@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .benchmark import Benchmark, Row
     from .bundle_energy import measure_bundle_energy
     from .comparison import bench
+    from .grouped_samples import load_grouped
     from .html_report.contents import Report
     from .html_report.making import report
     from .measure.energy import ExitEnergies, ExitEnergy, measure_energy, model_energy
@@ -35,6 +36,7 @@ __all__ = [
     "ask_labels",
     "bench",
     "calibrate",
+    "load_grouped",
     "load_samples",
     "measure_bundle_energy",
     "measure_energy",
@@ -60,6 +62,7 @@ __getattr__ = late_names(
         "calibrate": "pipeline",
         "measure_bundle_energy": "bundle_energy",
         "measure_energy": "measure.energy",
+        "load_grouped": "grouped_samples",
         "load_samples": "sample_files",
         "model_energy": "measure.energy",
         "read_labels": "ask_files",

@@ -10,7 +10,7 @@ from ..bundle.across import Across
 from ..bundle.calibration import Conditions
 from ..bundle.manifest import can_drop_exits, reads_earlier_exits
 from ..units import show_us, show_value
-from .measure.tables import exits_taken, mean_at
+from .measure.tables import exits_taken
 from .search.contenders import Contender
 from .search.objective import goal_values, meets_limits
 from .search.picks import Pick, may_be_unprovable
@@ -119,7 +119,7 @@ def _unproven_statics(pick: Pick, target: Target, statics: Sequence[Contender]) 
 
 def _static_cost(static: Contender, target: Target) -> float:
     """Return what the target wants the least of, for a static network on the reporting samples."""
-    return mean_at(goal_values(static.reporting, target), exits_taken(static.reporting.score, ()))
+    return static.reporting.mean_at(goal_values(static.reporting, target), exits_taken(static.reporting.score, ()))
 
 
 def _name_unused(unused: Sequence[int], exits: int, passing_s: Sequence[float], variant: str) -> str:

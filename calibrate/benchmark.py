@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ..bundle import Target
+from ..bundle.worst_part import WorstPart, show_worst
 from ..units import show_share, show_time, show_us, show_value
 from .intervals import Z95
 from .stage_costs import StageCost
@@ -111,6 +112,8 @@ class Benchmark(Struct, frozen=True):
         ratio_noise: the same of its ratio to that of `whole`; what slows down both in the same turns is not in it.
         notes: what else a reader should know, such as what pauses between calls would change.
         metric: the name of the user's metric, which the rows hold; None without one. Nothing is promised of it.
+        groups: of how many groups the samples are: accuracies, drop and interval are over groups. None without groups.
+        worst: the classes or groups that lose most, if the point's target has `by`.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -146,6 +149,8 @@ class Benchmark(Struct, frozen=True):
     ratio_noise: float = 0.0
     notes: tuple[str, ...] = ()
     metric: str | None = None
+    groups: int | None = None
+    worst: tuple[WorstPart, ...] = ()
 
     @property
     def calibration_error(self) -> float | None:
@@ -161,8 +166,10 @@ class Benchmark(Struct, frozen=True):
             parts += ["", *self._stages(), ""]
         what = "accuracy drop" if self.counts == "labels" else "loss added"
         drop = f"{what} {show_share(self.drop)}, paired 95 % interval {low} to {high}, on {self.samples} samples"
+        drop += "" if self.groups is None else f" of {self.groups} groups, which count alike"
         drop += ", called back to back" if self.every_s is None else f", called every {show_time(self.every_s)}"
-        return "\n".join([*parts, drop, self.verdict, *(f"note: {note}" for note in self.notes)])
+        worst = [show_worst(self.worst)] if self.worst else []
+        return "\n".join([*parts, drop, *worst, self.verdict, *(f"note: {note}" for note in self.notes)])
 
     def _networks(self) -> list[str]:
         rows = [("early exit", self.early), ("whole static network", self.whole)]
@@ -233,6 +240,7 @@ def judge_early_exit(
     *,
     samples: int,
     errors: Sequence[float] = (0.0, 0.0),
+    worst: Sequence[WorstPart] = (),
 ) -> str:
     """Return a sentence that says who wins: by the target that the thresholds were chosen for; without one, by mean latency.
 
@@ -241,6 +249,7 @@ def judge_early_exit(
         measured: what the target limits, as it was measured, by the limits' names; empty without a target.
         target: of the operating point.
         samples: how many were measured.
+        worst: the classes or groups that lose most, where each is limited.
         errors: standard errors of the mean latency of `early` divided by that of `whole`, and by that of `single`.
     """
     statics = [_Rival("the whole static network", whole, errors[0])]
@@ -257,6 +266,11 @@ def judge_early_exit(
                 f"It takes {figures}, {ratio}."
             )
         doubts += value.tell(name, limit, samples)
+    if worst and target is not None:
+        most = target.limits[worst[0].limit]
+        most = 1 - most if worst[0].limit == "min_accuracy" else most
+        if worst[0].interval[0] > most:
+            return f"Early exit misses its target here: {show_worst(worst)}. It takes {figures}, {ratio}."
     if target is not None and target.goal == "accuracy":
         slowest_s = target.max_latency_s or math.inf
         fast = [each for each in statics if each.row.mean_s <= slowest_s]

@@ -1,6 +1,5 @@
 """Early exit and the static networks that it must beat, measured side by side on samples that calibration never saw."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..bundle import Bundle, Calibration, OperatingPoint, Target, opened
+from ..bundle import Bundle, Calibration, OperatingPoint, opened
 from ..bundle.calibration import StaticPoint
 from ..devices import fingerprint
 from ..errors import UsageError, unknown_name
@@ -20,16 +19,18 @@ from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.selection import find_calibration, packages_of
-from .benchmark import Benchmark, MeasuredLimit, Row, judge_early_exit
-from .correctness import Correctness, judge_labels, judge_losses, measure_mean
+from .benchmark import Benchmark, Row, judge_early_exit
+from .correctness import Correctness, judge_labels, judge_losses
 from .dataset_metric import Metric, check_size, name_metric, read_metric
-from .intervals import Z95, mean_error, ratio_error
+from .intervals import mean_error, ratio_error
 from .judging import Judging, read_judging
 from .labels import LEAST_SAMPLES, check_labels, check_test_data
 from .losses import Loss
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
 from .measure.pauses import describe_pauses
+from .measured_limits import measure_limits, measure_worst
 from .pace import BACK_TO_BACK, Pace
+from .parts import Parts, read_own_groups
 from .stage_costs import find_stage_costs
 from .truth import Truth
 
@@ -58,6 +59,7 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
         point: name of the operating point, as `choose_early` returns it; None without a calibration.
         device, threads, fallback, variant, seed, progress: as for `bench`.
         pace: of the calls.
+        groups: which group each sample belongs to; None if each is one of its own.
     """
 
     bundle: Bundle
@@ -75,6 +77,7 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
     judging: Judging | None = None
     metric: Metric | None = None
     metric_name: str | None = None
+    groups: Parts | None = None
 
     @property
     def variant_name(self) -> str | None:
@@ -133,6 +136,7 @@ def bench(
     loss: "str | Loss | None" = None,
     disagreement: "str | Loss | None" = None,
     metric: "str | Metric | None" = None,
+    groups: Any = None,
     progress: Progress = no_progress,
 ) -> Benchmark:
     """Measure the chain, the whole static network and the best static network, interleaved on the same engine.
@@ -150,6 +154,7 @@ def bench(
             metric(answers, truth) -> float. It gets the parts of the answers by name, arrays (N, ...), or lists of N arrays where
             shapes differ, of a classifier `label` and `score`; and the truth as `loss` does. It is shown of each network, and
             never promised. The answers of one network are kept for it, at most 100 MB.
+        groups: which samples depend on each other, as for `calibrate`: accuracies, the drop and its interval are over groups.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
@@ -182,6 +187,7 @@ def bench(
         judging=judging,
         metric=read_metric(metric),
         metric_name=name_metric(metric),
+        groups=read_own_groups(groups, data[0], len(x)),
     )
     return compare(request).benchmark
 
@@ -216,6 +222,8 @@ def compare(request: ComparisonRequest) -> Comparison:
         notes = _try_pauses(request, networks.nets["whole"], (perf_counter() - start_s) / 10)
         notes += [JOINED] if networks.nets["early"].joins_stages and networks.point is not None else []
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
+    if request.groups is not None and (networks.point is None or networks.point.target.by != "group"):
+        correctness = replace(correctness, groups=request.groups.number)
     benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes))
     return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"])
 
@@ -302,23 +310,31 @@ def _summarise(
     """Compute the figures of a benchmark from the results of its networks, by the names of their turns."""
     early, whole, point = results["early"][0], results["whole"][0], networks.point
     rows = {
-        name: _row(name, results[name][0], right, correctness.metrics.get(name))
+        name: _row(name, results[name][0], correctness.per_draw(right), correctness.metrics.get(name))
         for name, right in correctness.right.items()
     }
     mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
     costs = mean_s["forced"]
     shares = np.bincount([result.exit for result in early], minlength=len(costs)) / len(early)
     predicted_shares = point.exit_shares if point else None
-    drop, interval = correctness.drop()
+    drop = correctness.drop()
     placement, predicted_s = networks.provenance.devices, float(shares @ costs)
     target = point.target if point else None
-    limited = _measure_limits(early, correctness, target, request.pace.block) if target else {}
+    limited = measure_limits(early, correctness, target, request.pace.block) if target else {}
+    worst = measure_worst(correctness, target, request.y, request.groups, request.bundle.manifest.class_names)
     errors = [
         ratio_error(latencies(early), latencies(results[name][0]), request.pace.block) if name in results else 0.0
         for name in ("whole", "single")
     ]
     verdict = judge_early_exit(
-        rows["early"], rows["whole"], rows.get("single"), limited, target, samples=len(early), errors=errors
+        rows["early"],
+        rows["whole"],
+        rows.get("single"),
+        limited,
+        target,
+        samples=len(early),
+        errors=errors,
+        worst=worst,
     )
     if max(shares) == 1:
         verdict += f" All samples left at exit {early[0].exit}: the static network that ends there gives the same."
@@ -328,8 +344,8 @@ def _summarise(
         single=rows.get("single"),
         single_name=None if networks.single is None else _name_static(networks.single, placement[-1]),
         speedup=rows["whole"].mean_s / rows["early"].mean_s,
-        drop=drop,
-        drop_interval=interval,
+        drop=drop.value,
+        drop_interval=(drop.low, drop.high),
         exit_shares=tuple(shares.tolist()),
         predicted_shares=predicted_shares,
         exit_latency_s=tuple(costs.tolist()),
@@ -348,6 +364,8 @@ def _summarise(
         noise=mean_error(latencies(early), request.pace.block) / rows["early"].mean_s,
         ratio_noise=errors[0] * rows["whole"].mean_s / rows["early"].mean_s,
         metric=request.metric_name,
+        groups=None if correctness.groups is None else len(np.unique(correctness.groups)),
+        worst=worst,
     )
 
 
@@ -375,24 +393,3 @@ def _row(name: str, results: Sequence[Result], right: np.ndarray, metric: float 
     seconds = latencies(results)
     p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
     return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99, metric)
-
-
-def _measure_limits(
-    early: Sequence[Result], correctness: Correctness, target: Target, block: int
-) -> dict[str, MeasuredLimit]:
-    """Return what each limit of a target limits, as measured, by the limits' names; energy is not measured here.
-
-    `block` is how many samples were measured in a turn.
-    """
-    seconds, right = latencies(early), correctness.right["early"]
-    drop, drop_interval = correctness.drop()
-    mean_s, error_s = float(seconds.mean()), mean_error(seconds, block)
-    values = {
-        "min_accuracy": measure_mean(right),
-        "max_loss": measure_mean(~right if right.dtype == bool else 1 - right),
-        "max_drop": MeasuredLimit(drop, *drop_interval),
-        "max_disagreement": measure_mean(correctness.differs),
-        "max_latency_s": MeasuredLimit(mean_s, mean_s - Z95 * error_s, mean_s + Z95 * error_s),
-        "max_late": measure_mean(seconds > (target.deadline_s or math.inf)),
-    }
-    return {name: values[name] for name in target.limits if name in values}

@@ -1,19 +1,21 @@
 """How right the networks of a comparison are: by labels, or by the losses of other answers."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct
 
+from ..bundle.worst_part import WorstPart
 from ..progress import Progress
 from ..runtime import EveryExit, Net, Result
 from ..runtime.chain.samples import Samples
 from .benchmark import MeasuredLimit
 from .dataset_metric import KeptAnswers, Metric, compute_metric
-from .intervals import Z95, mean_drop, paired_drop, share_interval
+from .intervals import mean_interval, share_interval
 from .judging import DISAGREEMENT, LOSS, Judge, Judging, ReferenceAnswers
 from .measure.answers import record_answers
+from .parts import Parts, group_means
+from .search.worst_parts import rank_parts
 from .truth import Truth
 
 __all__ = ["Correctness", "judge_labels", "judge_losses", "measure_mean"]
@@ -29,16 +31,38 @@ class Correctness(Struct, frozen=True):
         right: by network, of each sample whether its label is right, bool (N,), or 1 less its loss, float64.
         differs: of each sample whether early exit gives another label than the whole network, or the disagreement.
         metrics: the user's metric by network; empty without one.
+        groups: the number of each sample's group, int64 (N,): means are over groups. None if each is one of its own.
     """
 
     right: dict[str, np.ndarray]
     differs: np.ndarray
     metrics: dict[str, float]
+    groups: np.ndarray | None = None
 
-    def drop(self) -> tuple[float, tuple[float, float]]:
+    @property
+    def lost(self) -> np.ndarray:
+        """What early exit loses on each sample against the whole network: int8 of -1, 0 and 1, or float64."""
+        early, whole = self.right["early"], self.right["whole"]
+        return whole.astype(np.int8) - early.astype(np.int8) if early.dtype == bool else whole - early
+
+    def drop(self) -> MeasuredLimit:
         """Return what early exit loses against the whole network, and its 95 % interval."""
-        compare = paired_drop if self.right["early"].dtype == bool else mean_drop
-        return compare(self.right["early"], self.right["whole"])
+        return self.measure_mean(self.lost)
+
+    def per_draw(self, values: np.ndarray) -> np.ndarray:
+        """Return the values of what was drawn independently: of each sample as they are, or the mean of each group."""
+        return values if self.groups is None else group_means(values, self.groups)
+
+    def measure_mean(self, values: np.ndarray) -> MeasuredLimit:
+        """Return a mean and its 95 % interval, over groups if there are any."""
+        return measure_mean(self.per_draw(values), are_groups=self.groups is not None)
+
+    def find_worst(self, parts: Parts, name: str, values: np.ndarray) -> tuple[WorstPart, ...]:
+        """Return the parts with the largest means of values that a limit limits; see `worst_parts.rank_parts`."""
+        return rank_parts(
+            [(part, values[rows], None if self.groups is None else self.groups[rows]) for part, rows in parts.each()],
+            name,
+        )
 
 
 def judge_labels(results: Mapping[str, Sequence[Result]], y: np.ndarray, metric: Metric | None) -> Correctness:
@@ -91,13 +115,17 @@ def judge_losses(
     return Correctness(right, differs, metrics)
 
 
-def measure_mean(values: np.ndarray) -> MeasuredLimit:
-    """Return a mean and its 95 % interval: Wilson's of a share, else a normal one."""
+def measure_mean(values: np.ndarray, *, are_groups: bool = False) -> MeasuredLimit:
+    """Return a mean and its 95 % interval: Wilson's of a share, `mean_interval` of others.
+
+    Args:
+        values: of each sample, or means of groups.
+        are_groups: True if they are means of groups.
+    """
     mean = float(values.mean())
     if values.dtype == bool:
         return MeasuredLimit(mean, *share_interval(int(values.sum()), len(values)))
-    half = Z95 * float(values.std()) / math.sqrt(len(values))
-    return MeasuredLimit(mean, mean - half, mean + half)
+    return MeasuredLimit(mean, *mean_interval(values, are_groups=are_groups))
 
 
 def _take(answers: EveryExit, name: str, columns: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from ..bundle import Manifest
 from ..errors import DataError, unknown_name
 from .images import IMAGE_SUFFIXES
 
-__all__ = ["ImageSet", "list_folder", "list_table", "number_classes", "read_rows"]
+__all__ = ["ImageSet", "list_folder", "list_grouped_folder", "list_table", "number_classes", "read_rows"]
 
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "y")
 """Headings of a table's column of labels."""
@@ -24,10 +24,11 @@ WHOLE = r"[0-9]{1,9}(\.0+)?"
 
 
 class ImageSet(Struct, frozen=True):
-    """Images, and the class of each or None."""
+    """Images, and the class of each or None; and its group, if groups were asked for."""
 
     files: list[Path]
     labels: list[int] | None
+    groups: list[str] | None = None
 
 
 class _Entries(Struct):
@@ -77,8 +78,56 @@ def list_folder(path: Path, manifest: Manifest) -> ImageSet:
     return ImageSet(files, [n for n, count in zip(numbers, counts, strict=True) for _ in range(count)])
 
 
-def list_table(path: Path, manifest: Manifest) -> ImageSet:
+def list_grouped_folder(path: Path, manifest: Manifest, level: int) -> ImageSet:
+    """Return the images that lie one or two folders deep, grouped by the folders of a level; those of the other are classes.
+
+    Args:
+        path: the folder.
+        manifest: of the bundle.
+        level: 1 for the folders in it, 2 for those inside these.
+
+    Raises:
+        DataError: images lie both one and two folders deep, or less deep than the level, or there are none; or as for
+            `list_folder`.
+        OSError: a folder may not be read.
+    """
+    found: dict[Path, list[Path]] = {}
+    for folder in _read_entries(path).folders:
+        entries = _read_entries(folder)
+        for inner in (folder, *entries.folders):
+            if images := (entries if inner is folder else _read_entries(inner)).images:
+                found[inner.relative_to(path)] = images
+    depths = {len(folder.parts) for folder in found}
+    if len(depths) != 1 or level > max(depths):
+        seen = (
+            "both one and two folders"
+            if len(depths) > 1
+            else f"{max(depths)} folder"
+            if depths
+            else "no one or two folders"
+        )
+        raise DataError(
+            f"--groups {level}: images lie {seen} deep in {path}. They lie in a folder for each group, or two folders deep, "
+            "those of groups inside those of classes (--groups 2) or the other way round (--groups 1).",
+            path=path,
+        )
+    files = [file for images in found.values() for file in images]
+    places = [folder.parts for folder, images in found.items() for _ in images]
+    groups = [place[level - 1] for place in places]
+    if depths == {1}:
+        return ImageSet(files, None, groups)
+    names = sorted({place[2 - level] for place in places})
+    numbers = dict(zip(names, number_classes(names, manifest, path), strict=True))
+    return ImageSet(files, [numbers[place[2 - level]] for place in places], groups)
+
+
+def list_table(path: Path, manifest: Manifest, groups: str | None = None) -> ImageSet:
     """Return the images that a table of comma-separated values names, and their classes if it has a column of labels.
+
+    Args:
+        path: the table.
+        manifest: of the bundle.
+        groups: the heading of a column with the group of each image; None if there is none.
 
     Raises:
         DataError: it is no table of image files, a file is not there, or a label is none of the classes.
@@ -97,20 +146,28 @@ def list_table(path: Path, manifest: Manifest) -> ImageSet:
     width = len(body[0][1])
     files_at = next(i for i, cell in enumerate(body[0][1]) if _is_image_name(cell))
     named = [i for i, name in enumerate(header[:width]) if name in LABEL_NAMES and i != files_at]
-    others = named[:1] or [i for i in range(width) if i != files_at]
+    groups_at = None if groups is None else _find_column(header, groups, path)
+    others = named[:1] or [i for i in range(width) if i not in (files_at, groups_at)]
     if len(others) > 1:
         raise DataError(f"{path} has {width} columns: head the one with the labels `label`.", path=path)
-    files, texts = [], []
+    files, texts, group_names = [], [], []
     for line, cells in body:
         if len(cells) != width:
             raise DataError(f"{path}, line {line}: {len(cells)} columns, and {width} before.", path=path)
         files.append(_find_file(path, line, cells[files_at].strip()))
         texts += [cells[i].strip() for i in others]
+        group_names += [] if groups_at is None else [cells[groups_at].strip()]
     if not others:
-        return ImageSet(files, None)
+        return ImageSet(files, None, group_names or None)
     if manifest.class_names is None or "" in texts:
         _check_labels(texts, [line for line, _ in body], path)
-    return ImageSet(files, _number_labels(texts, manifest, path))
+    return ImageSet(files, _number_labels(texts, manifest, path), group_names or None)
+
+
+def _find_column(header: Sequence[str], name: str, path: Path) -> int:
+    if name.strip().lower() not in header:
+        raise unknown_name("column", name, header)
+    return header.index(name.strip().lower())
 
 
 def number_classes(names: Sequence[str], manifest: Manifest, source: Path) -> list[int]:

@@ -1,8 +1,11 @@
 """Confidence intervals for shares and accuracy drops measured on finitely many samples."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
+
+from ..errors import require
 
 Z95 = 1.959964
 """Standard errors on each side of a 95 % interval."""
@@ -10,10 +13,9 @@ Z95 = 1.959964
 __all__ = [
     "Z95",
     "drop_interval",
-    "mean_drop",
     "mean_error",
+    "mean_interval",
     "noninferiority_z",
-    "paired_drop",
     "paired_error",
     "ratio_error",
     "share_interval",
@@ -58,53 +60,51 @@ def noninferiority_z(lost: np.ndarray, won: np.ndarray, n: float, eps: float) ->
     return np.asarray((a - b - n * eps) / np.sqrt(n * (2 * q + eps * (1 - eps))))
 
 
-def paired_drop(
-    right: np.ndarray, right_full: np.ndarray, *, independent: float = 1.0
-) -> tuple[float, tuple[float, float]]:
-    """Return the accuracy drop and its 95 % interval (`drop_interval`).
+def mean_interval(
+    values: np.ndarray, *, independent: float = 1.0, are_groups: bool = False, chance: float = 0.05
+) -> tuple[float, float]:
+    """Return the interval of a mean of differences or shares.
+
+    Of whole numbers it is `drop_interval`. Of others the mean is taken to be normal, and of groups, which may be few, Student's.
 
     Args:
-        right: bool (N,), with early exit.
-        right_full: bool (N,), of the same samples at the last exit.
-        independent: the share of the samples that count as independent.
+        values: of each sample or group, (N,): int8 of -1, 0 and 1, or float64 from -1 to 1.
+        independent: the share of them that counts as independent.
+        are_groups: True if they are means of groups.
+        chance: that the interval misses the mean.
     """
-    n = len(right)
-    lost, won = (right_full & ~right).sum() / n, (right & ~right_full).sum() / n
-    return float(lost - won), drop_interval(float(lost), float(won), n * independent)
+    n, z = len(values) * independent, Z95 if chance == 0.05 else NormalDist().inv_cdf(1 - chance / 2)
+    if values.dtype.kind != "f":
+        lost, won = float((values > 0).sum() / len(values)), float((values < 0).sum() / len(values))
+        return drop_interval(lost, won, n, z=z)
+    mean = float(values.mean())
+    if are_groups and n < 2:
+        return -1.0, 1.0
+    if are_groups:
+        spread = math.sqrt(len(values) / (len(values) - 1))
+        z = spread * float(require("scipy.special", extra="calibrate").stdtrit(n - 1, 1 - chance / 2))
+    half = z * float(values.std()) / math.sqrt(n)
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
-def mean_drop(
-    right: np.ndarray, right_full: np.ndarray, *, independent: float = 1.0
-) -> tuple[float, tuple[float, float]]:
-    """Return the mean loss that is added, and its 95 % interval: the mean is taken to be normal.
-
-    Args:
-        right: 1 less the loss with early exit, float64 (N,).
-        right_full: the same at the last exit.
-        independent: the share of the samples that count as independent.
-    """
-    lost = right_full - right
-    drop, half = float(lost.mean()), Z95 * float(lost.std()) / math.sqrt(len(lost) * independent)
-    return drop, (max(-1.0, drop - half), min(1.0, drop + half))
-
-
-def drop_interval(lost: float, won: float, n: float) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy drop: all drops whose score statistic is within 1.96 (see `noninferiority_z`).
+def drop_interval(lost: float, won: float, n: float, *, z: float = Z95) -> tuple[float, float]:
+    """Return the interval of an accuracy drop: all drops whose score statistic is within z (see `noninferiority_z`).
 
     Args:
         lost: the share of samples that are wrong early and right at the last exit.
         won: the share that is right early and wrong at the last exit.
         n: how many independent samples there are.
+        z: standard errors on each side, of a 95 % interval by default.
     """
-    return -_largest_drop(won * n, lost * n, n), _largest_drop(lost * n, won * n, n)
+    return -_largest_drop(won * n, lost * n, n, z), _largest_drop(lost * n, won * n, n, z)
 
 
-def _largest_drop(lost: float, won: float, n: float) -> float:
-    """Return the largest drop whose score statistic is at least -1.96."""
+def _largest_drop(lost: float, won: float, n: float, z: float) -> float:
+    """Return the largest drop whose score statistic is at least -z."""
     low, high = (lost - won) / n, 1.0
     while high - low > 1e-7:
         middle = (low + high) / 2
-        low, high = (middle, high) if _score(lost, won, n, middle) >= -Z95 else (low, middle)
+        low, high = (middle, high) if _score(lost, won, n, middle) >= -z else (low, middle)
     return low
 
 

@@ -36,7 +36,7 @@ from .search.contenders import Contender, tabulate
 from .search.fewer_exits import try_fewer_exits
 from .search.frontier import lay_frontier
 from .search.gains import LEAST_GAIN
-from .search.independence import Independence, find_independence
+from .search.independence import Independence, check_groups, find_independence
 from .storing import store
 
 __all__ = ["calibrate"]
@@ -65,6 +65,7 @@ def calibrate(
     save_s: float = 10.0,
     loss: "str | Loss | None" = None,
     disagreement: "str | Loss | None" = None,
+    groups: Any = None,
     progress: Progress = no_progress,
 ) -> Calibration:
     """Find the operating point that meets a target at the least cost on this device, promise it, and store it.
@@ -115,6 +116,10 @@ def calibrate(
             is given. `max_drop` then limits the mean loss added against the whole network, `max_loss` the mean loss itself.
         disagreement: how far an answer is from the whole network's, likewise, which a function gets by the names of its parts as
             it gets the answer; `max_disagreement` needs it. Without it figures of disagreement say how far losses differ.
+        groups: which samples depend on each other, such as frames of a clip or windows of a person: for each sample the number or
+            name of its group, (N,), or a function that returns them for the samples; `load_grouped` reads them from files. A
+            group is never on both sides of the split, every figure is a mean over groups, each counting alike, and promises are
+            of other groups like these. Where each sample is a group of its own, nothing changes.
         progress: called with the name of the step, how much of it is done, and how much there is.
 
     Returns:
@@ -158,6 +163,7 @@ def calibrate(
         save_s=save_s,
         loss=loss,
         disagreement=disagreement,
+        groups=groups,
         progress=progress,
     )
     check_remembered(request.bundle)
@@ -214,14 +220,18 @@ def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
 
 
 def _find_independence(measured: Measurements, request: Request, disputed: np.ndarray) -> Independence:
-    """Find which samples depend on each other, by the scores of the first configuration.
+    """Find which samples depend on each other: as the user said, or by the scores of the first configuration.
 
     The class of a sample is its label, but the reference's where all networks agree: there labels change nothing.
     """
-    y, labels = request.samples.y, measured.reference.labels
+    y, labels, hashes = request.samples.y, measured.reference.labels, request.samples.hashes
+    if request.promises_over_groups and request.groups is not None:
+        return check_groups(hashes, request.groups.number)
     if isinstance(y, np.ndarray):
         labels = np.where(disputed, settle_labels(y, labels), labels)
-    return find_independence(request.samples.hashes, measured.configurations[0].answers.chain.score, labels)
+    if request.groups is not None:  # neighbours are compared within each group, of which all samples are alike
+        labels = labels + (int(labels.max()) + 1) * request.groups.number
+    return find_independence(hashes, measured.configurations[0].answers.chain.score, labels)
 
 
 def _describe(
@@ -235,6 +245,7 @@ def _describe(
 ) -> Calibration:
     """Return the calibration as it is stored."""
     request = session.request
+    drawn = choice.chain.reporting.groups
     variants = (request.reference_variant, *(contender.configuration.variant for contender in choice.contenders))
     return Calibration(
         schema=CALIBRATION_SCHEMA,
@@ -248,6 +259,7 @@ def _describe(
         select_samples=len(choice.chain.selecting),
         report_samples=len(choice.chain.reporting),
         outside=request.outside is not None,
+        groups=None if drawn is None else len(np.unique(drawn)),
         meter=request.meter_name,
         every_s=request.pace.every_s,
         chains=tuple(_describe_chain(contender) for contender in choice.contenders if contender.static is None),
@@ -275,14 +287,16 @@ def _allowed_statics(choice: Choice) -> list[Contender]:
 
 
 def _describe_chain(chain: Contender) -> Chain:
-    costs, right = chain.reporting.costs, None if chain.reporting.known is not None else chain.reporting.right
+    costs, table = chain.reporting.costs, chain.reporting
+    right = None if table.known is not None else table.right
+    ends = [np.full(len(table), k) for k in range(table.exits)]
     return Chain(
         variant=chain.configuration.variant.name,
         placement=chain.placement,
         exits=tuple(_describe_times(times) for times in costs.times_s),
         passing_s=chain.configuration.passing_s,
         exit_energy_j=() if costs.energy_j is None else tuple(costs.energy_j.tolist()),
-        accuracy=() if right is None else tuple(right.mean(axis=0).tolist()),
+        accuracy=() if right is None else tuple(table.mean_at(right, end) for end in ends),
         noise=costs.noise,
     )
 
@@ -294,13 +308,14 @@ def _describe_times(times_s: np.ndarray) -> Latency:
 
 def _describe_static(static: Contender) -> StaticPoint:
     table, energy_j = static.reporting, static.reporting.costs.energy_j
+    only = np.zeros(len(table), np.int64)
     return StaticPoint(
         variant=static.configuration.variant.name,
         device=static.placement[0],
         exit=static.static or 0,
-        accuracy=None if table.right is None or table.known is not None else float(table.right.mean()),
-        drop=None if table.right is None else float(table.lost.mean()),
-        disagreement=float(table.differs.mean()),
+        accuracy=None if table.right is None or table.known is not None else table.mean_at(table.right, only),
+        drop=None if table.right is None else table.mean_at(table.lost, only),
+        disagreement=table.mean_at(table.differs, only),
         latency_s=float(table.costs.latency_s[0]),
         energy_j=None if energy_j is None else float(energy_j[0]),
         noise=table.costs.noise,

@@ -16,7 +16,7 @@ from ..bundle.manifest import PLAIN_NAME
 from ..bundle.target import Goal
 from ..bundle.writing import check_replaceable
 from ..devices.meter import Meter
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
@@ -24,6 +24,7 @@ from .judging import Judging, read_judging
 from .labels import LEAST_SAMPLES, UNKNOWN, SampleSet, check_classes, check_data
 from .losses import Loss
 from .pace import Pace
+from .parts import Parts, name_classes, read_groups
 from .truth import Truth
 
 __all__ = ["LEAST_SELECTING", "SELECTING_SHARE", "Devices", "Keep", "PlacedVariant", "Request", "read_request"]
@@ -33,6 +34,9 @@ STANDARD_LOSSES = {"balanced": 0.01, "accurate": 0.005, "eco": 0.02}
 
 SELECTING_SHARE, LEAST_SELECTING = 0.2, 200
 """Without samples from outside, this share of the samples selects, and at least so many, but no more than half."""
+
+LEAST_GROUPS = 3
+"""One of so few groups selects, and two show how far groups differ."""
 
 Devices = str | Sequence[str]
 """One device for all stages, or one for each."""
@@ -80,6 +84,7 @@ class Request(Struct, frozen=True, kw_only=True):
         progress: is told what is being done.
         notes: things worth knowing about the samples, in words.
         judging: how wrong answers are; None if the network classifies.
+        groups: which group each sample belongs to, numbered at random; None if each is one of its own.
     """
 
     bundle: Bundle
@@ -108,6 +113,28 @@ class Request(Struct, frozen=True, kw_only=True):
     progress: Progress
     notes: tuple[str, ...]
     judging: Judging | None
+    groups: Parts | None = None
+
+    @property
+    def promises_over_groups(self) -> bool:
+        """True if groups are drawn as samples are else; false without groups, and if something is promised of each."""
+        return self.groups is not None and all(target.by != "group" for target in self.targets.values())
+
+    def find_parts(self, answers: np.ndarray, samples: SampleSet | None = None) -> dict[str, Parts]:
+        """Return the parts in which limits of the targets must hold, by the names in `Target.by`.
+
+        Args:
+            answers: the reference's labels, which are the classes of samples without labels, (N,).
+            samples: other ones than the request's: those from outside, which have no groups.
+        """
+        wanted, given = {target.by for target in self.targets.values()}, samples or self.samples
+        parts: dict[str, Parts] = {}
+        if "class" in wanted:
+            labels = given.y if isinstance(given.y, np.ndarray) else answers
+            parts["class"] = name_classes(labels, self.bundle.manifest.class_names)
+        if "group" in wanted and samples is None and self.groups is not None:
+            parts["group"] = self.groups
+        return parts
 
     @property
     def reference_variant(self) -> Variant:
@@ -166,6 +193,7 @@ def read_request(
     save_s: float,
     loss: "str | Loss | None",
     disagreement: "str | Loss | None",
+    groups: Any,
     progress: Progress,
 ) -> Request:
     """Check the arguments of `calibrate` and make them ready; all that can be refused before measuring is refused here."""
@@ -191,6 +219,8 @@ def read_request(
     if not 0 < measure_s < math.inf:
         raise UsageError(f"measure_s is a time in seconds above 0, not {measure_s}.")
     variants = choose_variants(bundle, variant)
+    parts = read_groups(groups, data[0], len(samples))
+    _check_parts(targets, parts, bundle)
     rng = np.random.default_rng(seed)
     request = Request(
         bundle=bundle,
@@ -219,6 +249,7 @@ def read_request(
         progress=progress,
         notes=notes,
         judging=judging,
+        groups=None if parts is None or parts.count == len(samples) else parts.shuffled(np.random.default_rng(seed)),
     )
     if isinstance(samples.y, np.ndarray) and not samples.has_unknown:
         check_classes(samples.y)
@@ -232,7 +263,9 @@ def name_targets(
     if target is None:
         goal: Goal = "latency" if meter is None else "energy"
         limit = "max_drop" if has_labels else "max_disagreement"
-        targets = {name: Target(goal=goal, counts="labels", **{limit: most}) for name, most in STANDARD_LOSSES.items()}
+        targets = {
+            name: Target(goal=goal, counts="labels", by=None, **{limit: most}) for name, most in STANDARD_LOSSES.items()
+        }
     else:
         targets = {"default": target} if isinstance(target, Target) else dict(target)
     if not targets:
@@ -263,11 +296,35 @@ def _check_known(samples: SampleSet, targets: Mapping[str, Target], *, name: str
     if not samples.has_unknown or not isinstance(samples.y, np.ndarray):
         return
     for target in targets.values():
+        if target.by == "class":
+            raise UsageError(f"A target by class needs every label, and some in {name} are unknown (-1): leave by out, or label all.")
         if limited := [limit for limit in ("min_accuracy", "max_loss") if limit in target.limits]:
             raise UsageError(
                 f"{limited[0]} needs every label, and {int((samples.y == UNKNOWN).sum())} of the {len(samples)} in {name} are "
                 "unknown (-1): limit max_drop instead, which needs them only where networks differ, or give all labels."
             )
+
+
+def _check_parts(targets: Mapping[str, Target], groups: Parts | None, bundle: Bundle) -> None:
+    """Refuse targets by class or group where there are none, and groups that are too few to choose by some and test by others."""
+    by = {target.by for target in targets.values()}
+    if "class" in by and not bundle.manifest.classes:
+        raise UsageError("A target asks for every class (by='class'), but the network does not classify.")
+    if "group" in by and groups is None:
+        raise UsageError(
+            "A target asks for every group (by='group'): say which samples belong together (groups=, --groups)."
+        )
+    if "group" in by and by != {"group"}:
+        raise UsageError(
+            "Either something is promised in every group that was given (by='group'), or of others like these: calibrate once "
+            "with targets by group, and once with the others."
+        )
+    if groups is not None and "group" not in by and groups.count < LEAST_GROUPS:
+        raise DataError(
+            f"There are {groups.count} groups, one of which chooses thresholds that the others test: at least {LEAST_GROUPS} are "
+            "needed, and some hundreds to promise something of others like them. To promise something in every one of these, "
+            "give a target by group (by='group', --by group)."
+        )
 
 
 def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list[Variant]:

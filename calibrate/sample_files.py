@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +18,7 @@ from .datasets import name_arrays, read_samples
 from .image_sets import ImageSet, list_folder, list_table
 from .images import IMAGE_SUFFIXES, load_images
 
-__all__ = ["labelled", "load_samples"]
+__all__ = ["labelled", "load_image_set", "load_samples", "read_numpy", "reading"]
 
 ARCHIVE, ARRAY = b"PK", b"\x93NUMPY"
 """What files of NumPy's begin with: an .npz, an .npy."""
@@ -72,8 +73,19 @@ def load_samples(
     path = Path(source)
     if not os.path.lexists(path):
         raise UsageError(f"There is no file or folder {path}.", path=path)
-    try:
+    with reading(path):
         return _load_path(path, manifest, progress)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say what a file or folder lacks that cannot be read, or does not fit into memory.
+
+    Raises:
+        MissingError: it is so.
+    """
+    try:
+        yield
     except OSError as error:
         file = error.filename or path
         raise MissingError(f"Cannot read {file}: {error.strerror or error}.", path=file) from error
@@ -103,20 +115,20 @@ def labelled(samples: tuple[Any, Any], source: str, *, classifies: bool = True) 
 def _load_path(path: Path, manifest: Manifest | None, progress: Progress) -> tuple[Any, np.ndarray | None]:
     if path.is_dir():
         if (names := _arrays_in(path, manifest)) is not None:
-            return name_arrays({name: _read_numpy(path / f"{name}.npy") for name in names}, manifest, source=path)
-        return _load_set(list_folder(path, _for_images(manifest, path)), path, manifest, progress)
+            return name_arrays({name: read_numpy(path / f"{name}.npy") for name in names}, manifest, source=path)
+        return load_image_set(list_folder(path, _for_images(manifest, path)), path, manifest, progress)
     if not path.is_file():
         raise UsageError(f"{path} is no regular file: samples come from files and folders.", path=path)
     suffix = path.suffix.lower()
     if suffix in (".npz", ".npy"):
-        arrays = _read_numpy(path)
+        arrays = read_numpy(path)
         if isinstance(arrays, np.ndarray):
             return arrays, _labels_beside(path)
         return name_arrays(arrays, manifest, source=path)
     if suffix in TABLES:
-        return _load_set(list_table(path, _for_images(manifest, path)), path, manifest, progress)
+        return load_image_set(list_table(path, _for_images(manifest, path)), path, manifest, progress)
     if suffix in IMAGE_SUFFIXES:
-        return _load_set(ImageSet([path], None), path, manifest, progress)
+        return load_image_set(ImageSet([path], None), path, manifest, progress)
     raise UsageError(
         f"Samples come from .npz, .npy, an image, a folder of images or a .csv file that lists images, not {path}.",
         path=path,
@@ -129,14 +141,15 @@ def _for_images(manifest: Manifest | None, path: Path) -> Manifest:
     return manifest
 
 
-def _load_set(
+def load_image_set(
     images: ImageSet, path: Path, manifest: Manifest | None, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the images of a set as samples, and their labels."""
     x = load_images(images.files, _for_images(manifest, path), source=path, progress=progress)
     return x, None if images.labels is None else np.array(images.labels, np.int64)
 
 
-def _read_numpy(path: Path) -> Any:
+def read_numpy(path: Path) -> Any:
     """Return the array of an .npy file, mapped into memory, or the arrays of an .npz by name."""
     with path.open("rb") as file:
         start = file.read(len(ARRAY))
@@ -208,5 +221,5 @@ def _labels_beside(path: Path) -> np.ndarray | None:
             beside = path.with_name(f"{stem[:start]}{word}{stem[end:]}{path.suffix}")
             if beside != path and beside.is_file():
                 warnings.warn(f"{path}: its labels come from {beside.name}.", stacklevel=1)
-                return np.asarray(_read_numpy(beside))
+                return np.asarray(read_numpy(beside))
     return None

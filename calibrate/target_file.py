@@ -11,6 +11,9 @@ from ..files import os_errors_explained
 KEYS = Target.__struct_fields__
 """Keys that a target may have."""
 
+TEXTS = ("goal", "by")
+"""Keys that are no limits."""
+
 OTHER_KEYS = {"max_latency_ms": "max_latency_s", "deadline_ms": "deadline_s", "max_energy_mj": "max_energy_j"}
 """Keys in thousandths, called as the options of the command line, and the keys that they stand for."""
 
@@ -157,8 +160,8 @@ def _make_target(fields: Any, where: str, path: Path) -> Target:
                 raise UsageError(f"{unknown} Numbers without a unit are seconds, joules or fractions.")
             if limit in limits:
                 raise UsageError(f"{limit} is given twice.")
-            if limit != "goal":
+            if limit not in TEXTS:
                 limits[limit] = read_limit(key, value, limit=limit, factor=1.0 if key == limit else 1e-3)
-        return Target(goal=fields.get("goal"), counts="labels", **limits)
+        return Target(goal=fields.get("goal"), by=fields.get("by"), counts="labels", **limits)
     except UsageError as error:
         raise UsageError(f"{where}: {error}", path=path) from error

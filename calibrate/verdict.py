@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from ..bundle import OperatingPoint
 from ..bundle.target import LOSS_LIMITS
+from ..bundle.worst_part import show_worst
 from ..units import show_mj, show_share, show_thresholds, show_us
 from .search.gains import Gain
 
@@ -19,6 +20,7 @@ class Unproven(Struct, frozen=True):
         samples: for how many independent samples those that tested them count.
         needed: about how many could prove them.
         depend: True if samples depend on each other, so that they count for fewer.
+        unit: what is counted: `samples` or `groups`.
     """
 
     point: OperatingPoint
@@ -26,12 +28,13 @@ class Unproven(Struct, frozen=True):
     samples: int
     needed: int
     depend: bool = False
+    unit: str = "samples"
 
     @property
     def lack(self) -> str:
         """What is missing, in words."""
         counted = f"{self.samples} independent" if self.depend else str(self.samples)
-        return f"{counted} samples do not prove that they keep the target. About {self.needed} could."
+        return f"{counted} {self.unit} do not prove that they keep the target. About {self.needed} could."
 
 
 def judge(
@@ -60,6 +63,8 @@ def judge(
         )
     if not early.met:
         missed = f"The target is missed on the reporting samples: {_show(early)}"
+        if early.worst:
+            return False, f"{missed}, {show_worst(early.worst)}."
         if early.drop is None or early.accuracy is None or early.drop <= 0:
             return False, f"{missed}."
         if early.target.counts == "losses":

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bundle.worst_part import show_worst
 from ..units import show_mj, show_share, show_thresholds, show_time, show_us
 from .output import table
 
@@ -99,6 +100,8 @@ def describe_calibration(calibration: "Calibration") -> str:
         split = f"Thresholds were chosen on {selecting} samples of other data; all figures come from the {reporting} samples."
     else:
         split = f"Thresholds were chosen on {selecting} of the samples; all figures come from the other {reporting}."
+    if calibration.groups is not None:
+        split += f" They are of {calibration.groups} groups, over which figures are means: each group counts alike."
     energy = f"Energy: {calibration.meter}." if calibration.meter else "Energy was not measured."
     pace = "back to back" if calibration.every_s is None else f"every {show_time(calibration.every_s)}"
     lines = [f"{split} {energy} Calls were measured {pace}."]
@@ -164,6 +167,8 @@ def _describe_point(name: str, point: "OperatingPoint", noise: float) -> list[st
         lines.append(f"  {kind}   {show_share(point.drop)}, 95 % interval {low} to {high}{corrected}")
     else:
         lines.append(f"  disagreement {show_share(point.disagreement)} with the whole network")
+    if point.worst:
+        lines.append(f"  {'class' if point.target.by == 'class' else 'group'}        {show_worst(point.worst)}")
     known = f"; the machine's own noise is {noise:.1%} of it" if noise else ""
     lines.append(f"  mean latency {show_us(point.latency_s)} predicted{known}")
     if point.late is not None and point.target.deadline_s is not None:

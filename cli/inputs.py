@@ -1,12 +1,13 @@
 """What a command's arguments name: functions in Python files, networks, samples in files and folders."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..bundle import Manifest
-from ..calibrate import sample_files
+from ..calibrate import grouped_samples, sample_files
 from ..calibrate.datasets import read_samples
 from ..calibrate.sample_files import labelled
 from ..calibrate.user_code import call_function, executing
@@ -78,15 +79,30 @@ def load_samples(
     return sample_files.load_samples(source, manifest, progress=progress)
 
 
-def load_labelled(source: str, manifest: Manifest, *, progress: Progress = no_progress) -> tuple[Any, np.ndarray]:
-    """Load samples, and labels or the truth, as `load_samples` does.
+def load_grouped(
+    source: str, groups: str | None, manifest: Manifest, *, progress: Progress = no_progress
+) -> tuple[tuple[Any, np.ndarray | None], np.ndarray | None]:
+    """Load samples as `load_samples` does, and their groups as `calibrate.load_grouped` does; None without `groups`."""
+    if groups is None:
+        return load_samples(source, manifest, progress=progress), None
+    is_function = ".py:" in source
+    with executing(source) if is_function else contextlib.nullcontext():
+        given = call_function(source) if is_function else source
+        x, y, parts = grouped_samples.load_grouped(given, groups, manifest, progress=progress)
+    return (x, y), parts
+
+
+def load_labelled(
+    source: str, manifest: Manifest, *, groups: str | None = None, progress: Progress = no_progress
+) -> tuple[tuple[Any, np.ndarray], np.ndarray | None]:
+    """Load samples, and labels or the truth, as `load_samples` does; and groups if they are named.
 
     Raises:
         DataError: there are no labels.
         ModelError, UsageError, MissingError: as for `load_samples`.
     """
-    samples = load_samples(source, manifest, progress=progress)
-    return labelled(samples, source, classifies=manifest.classes > 0)
+    samples, parts = load_grouped(source, groups, manifest, progress=progress)
+    return labelled(samples, source, classifies=manifest.classes > 0), parts
 
 
 def load_run_samples(source: str, manifest: Manifest, *, progress: Progress = no_progress) -> "Samples":

@@ -42,13 +42,16 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for a goal and its limits. The command gets `read_targets`, which returns what `calibrate` takes."""
 
     @functools.wraps(command)
-    def gather(goal: Any, target_file: str | None, **values: Any) -> Any:
+    def gather(goal: Any, by: Any, target_file: str | None, **values: Any) -> Any:
         limits = {name: values.pop(name) for name in LIMITS}
-        return command(read_targets=functools.partial(_read_targets, goal, limits, target_file), **values)
+        return command(read_targets=functools.partial(_read_targets, goal, by, limits, target_file), **values)
 
     options = [
         click.option("--goal", help="What to optimise: latency, energy or accuracy."),
         *(click.option(flag, name, help=text) for name, (flag, _, text) in LIMITS.items()),
+        click.option(
+            "--by", help="class or group: what may be lost is limited in each class, or in each of the --groups."
+        ),
         click.option(
             "--target",
             "target_file",
@@ -60,7 +63,9 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
     return gather
 
 
-def _read_targets(goal: Any, limits: Mapping[str, str | None], file: str | None) -> "Target | dict[str, Target] | None":
+def _read_targets(
+    goal: Any, by: Any, limits: Mapping[str, str | None], file: str | None
+) -> "Target | dict[str, Target] | None":
     """Return the target that options or a file ask for; None if there are none. A limit is a number, or has a unit: `5ms`."""
     from ..bundle import Target
     from ..calibrate import read_targets
@@ -72,9 +77,9 @@ def _read_targets(goal: Any, limits: Mapping[str, str | None], file: str | None)
         if text is not None
     }
     if file is None:
-        return Target(goal=goal, counts="labels", **given) if given or goal else None
-    if given or goal:
-        raise UsageError("--target names a file that states goal and limits: leave --goal and the limits out.")
+        return Target(goal=goal, by=by, counts="labels", **given) if given or goal or by else None
+    if given or goal or by:
+        raise UsageError("--target names a file that states goal and limits: leave --goal, --by and the limits out.")
     return read_targets(file)
 
 
@@ -96,6 +101,13 @@ with_seed = click.option(
 with_metric = click.option(
     "--metric",
     help="Your own metric of all samples, shown and never promised: file.py:function, metric(answers, truth).",
+)
+
+
+with_groups = click.option(
+    "--groups",
+    help="Which samples belong together, as of one clip or person: a column or array of DATA, the level of folders (1 or 2), or "
+    "a file (.npy, .txt) or file.py:function with the group of each sample. Figures and promises are then over groups.",
 )
 
 

@@ -40,9 +40,10 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
     step = int((path == np.asarray(point.thresholds, np.float32)).all(axis=1).argmax())
     if (taken[step] == table.exits - 1).all():
         return point
-    draws = max(1, int(len(table) * table.independent))
-    often = np.random.default_rng(0).multinomial(draws, np.full(len(table), 1 / len(table)), REDRAWS)
-    often = np.vstack([often, np.full(len(table), draws / len(table))]).astype(np.float32)  # the last one is no redraw
+    size = len(table) if table.groups is None else len(np.unique(table.groups))  # samples, or groups, are drawn again
+    draws = max(1, int(size * table.independent))
+    often = np.random.default_rng(0).multinomial(draws, np.full(size, 1 / size), REDRAWS)
+    often = np.vstack([often, np.full(size, draws / size)]).astype(np.float32)  # the last one is no redraw
     chosen = _last_certified(table, point.target, taken, often, delta_of_losses(point.target, delta))
     if chosen[-1] > step:  # a limit of cost was the one that failed
         chosen = np.minimum(chosen, step)
@@ -52,15 +53,15 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
 
     def corrected(values: np.ndarray) -> float:
         """Return a share of the samples at the point's step, and the bias added."""
-        sums = _sum_by_step(values, taken, often)
+        sums = _sum_by_step(_values_by_step(values, taken, table), often)
         bias = (sums[-1, chosen[rows]] - sums[rows, chosen[rows]]).mean()
         return min(1.0, max(0.0, float(sums[-1, step] + bias) / draws))
 
     disagreement = corrected(table.differs)
     if point.drop is None:
         return replace(point, disagreement=disagreement, choice_bias=disagreement - point.disagreement)
-    if table.lost.dtype.kind == "f":
-        sums = _sum_by_step(table.lost, taken, often)
+    if table.lost.dtype.kind == "f" or table.groups is not None:
+        sums = _sum_by_step(_values_by_step(table.lost, taken, table), often)
         bias = float((sums[-1, chosen[rows]] - sums[rows, chosen[rows]]).mean()) / draws
         low, high = point.drop_interval or (point.drop, point.drop)
         return replace(
@@ -82,25 +83,39 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
     )
 
 
-def _sum_by_step(values: np.ndarray, taken: np.ndarray, often: np.ndarray) -> np.ndarray:
+def _values_by_step(values: np.ndarray, taken: np.ndarray, table: ExitTable) -> np.ndarray:
+    """Return the value of each sample, or the mean of each group, at each step: (steps, N) or (steps, groups)."""
+    return np.stack([table.per_draw(values_at(values, step)) for step in taken])
+
+
+def _sum_by_step(at_steps: np.ndarray, often: np.ndarray) -> np.ndarray:
     """Return the sum of values at each step, float64 (draws, steps), where samples count as often as they were drawn."""
-    at_steps = np.stack([values_at(values, step) for step in taken]).astype(np.float32)
-    return np.asarray((often @ at_steps.T).astype(np.float64))
+    return np.asarray((often @ at_steps.astype(np.float32).T).astype(np.float64))
 
 
 def _last_certified(table: ExitTable, target: Target, taken: np.ndarray, often: np.ndarray, delta: float) -> np.ndarray:
     """Return for each draw the last step before the first of which a limit of losses is not proven; -1 if that is the first."""
-    n = round(float(often[0].sum()))
     is_proven = np.ones((len(often), len(taken)), bool)
-    for name, (values, most) in limit_values(table, target).items():
-        if values.ndim == 2 and values.dtype.kind == "f":  # bets on each draw would take minutes
-            mean, square = (_sum_by_step(part, taken, often) / n for part in (values, values**2))
-            error = np.sqrt(np.maximum(square - mean**2, 1 / n) / n)
-            is_proven &= mean + NormalDist().inv_cdf(1 - delta) * error <= most
-        elif name == "max_drop":
-            lost, won = (_sum_by_step(part, taken, often) for part in (values > 0, values < 0))
-            is_proven &= noninferiority_z(lost, won, n, most) <= critical_z(n, most, delta)
-        elif values.ndim == 2:
-            allowed = sum(share_bound(count, n, delta=delta) <= most for count in range(int(most * n) + 1)) - 1
-            is_proven &= _sum_by_step(values, taken, often) <= allowed + 1e-3
+    for part in table.each_part(target.by):
+        columns = part.rows
+        if table.groups is not None and part.table.groups is not None:
+            columns = np.searchsorted(np.unique(table.groups), np.unique(part.table.groups))
+        for name, (values, most) in limit_values(part.table, target).items():
+            if values.ndim == 2:
+                at_steps = _values_by_step(values, taken[:, part.rows], part.table)
+                is_proven &= _prove_by_step(at_steps, often[:, columns], name, most, delta)
     return np.asarray(np.where(is_proven.all(axis=1), len(taken), (~is_proven).argmax(axis=1)) - 1)
+
+
+def _prove_by_step(at_steps: np.ndarray, often: np.ndarray, name: str, most: float, delta: float) -> np.ndarray:
+    """Return for each draw and step whether a limit of losses is proven, about, bool (draws, steps)."""
+    n = max(1, round(float(often[-1].sum())))
+    if at_steps.dtype.kind == "f":  # bets on each draw would take minutes
+        mean, square = (_sum_by_step(part, often) / n for part in (at_steps, at_steps**2))
+        error = np.sqrt(np.maximum(square - mean**2, 1 / n) / n)
+        return np.asarray(mean + NormalDist().inv_cdf(1 - delta) * error <= most)
+    if name == "max_drop":
+        lost, won = (_sum_by_step(part, often) for part in (at_steps > 0, at_steps < 0))
+        return np.asarray(noninferiority_z(lost, won, n, most) <= critical_z(n, most, delta))
+    allowed = sum(share_bound(count, n, delta=delta) <= most for count in range(int(most * n) + 1)) - 1
+    return np.asarray(_sum_by_step(at_steps, often) <= allowed + 1e-3)

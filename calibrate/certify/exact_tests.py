@@ -28,7 +28,7 @@ MOST_BET, BETS = 0.9, 256
 __all__ = ["certify_drop", "certify_mean", "certify_share", "critical_z", "share_bound", "size_of", "thin"]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)  # one for each class of a promise by class
 def critical_z(n: int, eps: float, delta: float) -> float:
     """Return the critical value of the exact unconditional test: certify if the statistic is at most this.
 
@@ -84,6 +84,10 @@ def certify_drop(lost: int, won: int, n: int, *, eps: float, delta: float) -> bo
     """
     if eps <= 0:
         return lost == won == 0  # only a network that never leaves early promises that
+    if lost >= won and (1 - eps) ** n > delta:
+        return (
+            False  # so few samples do not prove it though none is lost: a limit that is just broken shows none so often
+        )
     return bool(noninferiority_z(np.asarray(lost), np.asarray(won), n, eps) <= critical_z(n, eps, delta))
 
 

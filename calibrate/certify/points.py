@@ -238,6 +238,7 @@ class _PointTest(Struct, frozen=True):
     ) -> OperatingPoint:
         if step is None:
             return replace(point, promise=why)
+        drawn = len(table) if table.groups is None else len(np.unique(table.groups))
         is_of_costs = bool(set(self.target.limits).difference(LOSS_LIMITS))
         needs_labels = "max_drop" in self.target.limits
         certificate = Certificate(
@@ -246,8 +247,10 @@ class _PointTest(Struct, frozen=True):
             promises=self.promises,
             samples=len(table),
             question=self.question,
-            independent=None if table.independent == 1 else max(1, int(len(table) * table.independent)),
+            independent=None if table.independent == 1 else max(1, int(drawn * table.independent)),
             labels=None if table.known is None or not needs_labels else int(table.known.sum()),
+            groups=None if table.groups is None else drawn,
+            parts=len(table.each_part(self.target.by)) if self.target.by else None,
             step=step,
             steps=steps,
             machine_noise=(table.proof or table.costs).machine_noise if is_of_costs else 0.0,
@@ -257,39 +260,55 @@ class _PointTest(Struct, frozen=True):
 
 
 def describe_promise(certificate: Certificate, target: Target) -> str:
-    """Say in words what a certificate promises."""
+    """Say in words what a certificate promises, and of what."""
     many = [f"all {certificate.promises} promises of this calibration together"] if certificate.promises > 1 else []
     if certificate.question > 1:
         many.append(f"together with what these samples were asked before: this is question {certificate.question}")
     together = f" ({'; '.join(many)})" if many else ""
-    parts = []
+    like, each, parts = _name_inputs(certificate), "", []
+    if certificate.parts is not None:
+        each = f" in each of the {certificate.parts} {'classes' if target.by == 'class' else 'groups'}"
     for name, most in certificate.limits.items():
         if name == "max_drop" and target.counts == "losses":
-            parts.append(f"the mean loss added on inputs like these is at most {show_share(most)}")
+            parts.append(f"the mean loss added on {like} is at most {show_share(most)}{each}")
         elif name == "max_drop":
-            parts.append(f"the accuracy drop on inputs like these is at most {show_share(most)}")
+            parts.append(f"the accuracy drop on {like} is at most {show_share(most)}{each}")
         elif name == "max_disagreement" and target.counts == "losses":
-            parts.append(
-                f"the mean disagreement with the whole network on inputs like these is at most {show_share(most)}"
-            )
+            parts.append(f"the mean disagreement with the whole network on {like} is at most {show_share(most)}{each}")
         elif name == "max_disagreement":
             parts.append(
-                f"at most {show_share(most)} of inputs like these get another label than the whole network gives them"
+                f"at most {show_share(most)} of {like} get another label than the whole network gives them{each}"
             )
         elif name == "max_late":
             late = f"take longer than {show_us(target.deadline_s or 0)}"
-            parts.append(f"at most {show_share(most)} of inputs like these {late}")
+            parts.append(f"at most {show_share(most)} of {like} {late}")
         else:
             limited, _, bound = describe_limit(name, most, target).partition(" of ")
-            parts.append(f"the {limited.partition(' ')[2]} on inputs like these is {bound}")
-    counted = "" if certificate.independent is None else f" that count for {certificate.independent} independent ones"
+            where = each if name in LOSS_LIMITS else ""
+            parts.append(f"the {limited.partition(' ')[2]} on {like} is {bound}{where}")
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     slower = f", on a machine up to {MACHINE_ERRORS * certificate.machine_noise:.1%} slower than it was measured"
     machine = slower if certificate.machine_noise else ""
     pace = "" if certificate.every_s is None else f", called every {show_time(certificate.every_s)}"
-    few = (
-        f" ({certificate.labels} of them labelled: the others count as if the whole network were right, the worst case)"
+    return (
+        f"With {certificate.confidence:.0%} confidence{together} {listed}, {_name_proof(certificate)}{pace}{machine}."
     )
-    labels = "" if certificate.labels is None else few
-    by = f"by {certificate.samples} samples{counted}{labels}{pace}{machine}"
-    return f"With {certificate.confidence:.0%} confidence{together} {listed}, {by}."
+
+
+def _name_inputs(certificate: Certificate) -> str:
+    """Name the inputs that a promise is of."""
+    return (
+        "inputs like these" if certificate.groups is None else "inputs of other groups like these, which count alike,"
+    )
+
+
+def _name_proof(certificate: Certificate) -> str:
+    """Say what proves a promise: `by 1600 samples`."""
+    of = f"{certificate.samples} samples"
+    if certificate.groups is not None:
+        of = f"{certificate.groups} groups ({of})"
+    if certificate.independent is not None:
+        of += f" that count for {certificate.independent} independent ones"
+    if certificate.labels is not None:
+        of += f" ({certificate.labels} of them labelled: the others count as if the whole network were right, the worst case)"
+    return f"by {of}"

@@ -152,8 +152,9 @@ def describe_question(number: int, confidence: float) -> list[str]:
     return [
         f"These samples, or some of them, answered {number - 1} other question{'s' if number > 2 else ''} about this network "
         f"before. Their promises share a chance of error of {show_share(1 - confidence)}, of which this one has "
-        f"{show_share(part)}: the more is asked (another seed, target, variant, device, pace or least gain, or more samples), "
-        "the harder a promise is to get. The same question again is free, and new samples have a whole chance of error."
+        f"{show_share(part)}: the more is asked (another seed, target, variant, device, pace or least gain, other groups, or "
+        "more samples), the harder a promise is to get. The same question again is free, and new samples have a whole chance of "
+        "error."
     ]
 
 
@@ -196,6 +197,8 @@ def _key(request: Request) -> str:
     ]
     if request.judging is not None:
         parts.append(request.judging.key)
+    if request.groups is not None:
+        parts.append(hashlib.sha256(request.groups.number.tobytes()).hexdigest())
     return hashlib.sha256(msgspec.json.encode(parts, enc_hook=encode_number)).hexdigest()
 
 

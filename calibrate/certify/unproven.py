@@ -1,7 +1,9 @@
 """Thresholds of a chain that meet the target, where too few samples could only prove more careful ones."""
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 from msgspec.structs import replace
 
 from ...bundle import OperatingPoint, Target
@@ -52,20 +54,26 @@ def find_unproven(
     if point is None:
         return None
     table = pick.chain.reporting
-    taken = exits_taken(table.score, point.thresholds)
-    limits = {name: limit for name, limit in limit_values(table, target).items() if name in LOSS_LIMITS}
-    counts = [
-        count_needed(values_at(values, taken), most, name, delta, independent=table.independent)
-        for name, (values, most) in limits.items()
-    ]
-    needed = [count for count in counts if count is not None]
-    if not counts or len(needed) < len(counts) or max(needed) > MOST_MORE * len(table):
+    counts: list[float] = []
+    for part in table.each_part(target.by):
+        taken = exits_taken(part.table.score, point.thresholds)
+        for name, (values, most) in limit_values(part.table, target).items():
+            if name in LOSS_LIMITS:
+                seen = part.table.per_draw(values_at(values, taken))
+                are_groups = table.groups is not None
+                count = count_needed(seen, most, name, delta, independent=table.independent, are_groups=are_groups)
+                # of a part so many times its own samples: about as many times all samples
+                counts.append(math.inf if count is None else count / len(seen))
+    drawn = len(table) if table.groups is None else len(np.unique(table.groups))
+    if not counts or max(counts) > MOST_MORE:
         return None
+    needed = math.ceil(drawn * max(counts) - 1e-6)
     gain = None
     if static is not None:
         gain = measure_gain((table, point.thresholds), (static.reporting, ()), target, least=pick.least_gain)
-    counted = max(1, int(len(table) * table.independent))
-    return Unproven(point, gain, counted, max(needed), table.independent < 1)
+    counted = max(1, int(drawn * table.independent))
+    unit = "samples" if table.groups is None else "groups"
+    return Unproven(point, gain, counted, needed, table.independent < 1, unit)
 
 
 def name_careful(

@@ -28,6 +28,7 @@ from ..losses import Loss, find_decode
 from ..measure.answers import record_answers
 from ..measure.latency import latencies
 from ..measure.tables import exits_taken
+from ..parts import read_own_groups
 from ..truth import Truth
 from .answer_examples import AnswerExamples, Outcomes, find_answer_examples
 from .contents import PERCENTILE_COUNT, Distribution, Measured, Report
@@ -70,6 +71,7 @@ def report(
     loss: "str | Loss | None" = None,
     disagreement: "str | Loss | None" = None,
     metric: "str | Metric | None" = None,
+    groups: Any = None,
     progress: Progress = no_progress,
 ) -> Report:
     """Write what a calibration found, and what fresh samples show, as one HTML file that works offline.
@@ -87,6 +89,7 @@ def report(
         loss, disagreement: for a network that does not classify, as for `calibrate`. The page then shows the losses of each exit
             and examples: boxes that the loss decodes (in pixels of the input, or shares of its sides), maps of classes, numbers.
         metric: the user's own metric of all samples, as for `bench`.
+        groups: which samples depend on each other, as for `bench`.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
@@ -130,6 +133,7 @@ def report(
             judging=judging,
             metric=read_metric(metric),
             metric_name=name_metric(metric),
+            groups=read_own_groups(groups, None if data is None else data[0], len(samples[0])),
         )
         measured = _measure(request, subject.chain)
     page = _describe(bundle, subject, threads, measured)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...bundle import OperatingPoint
 from ...bundle.calibration import EARLY_SUFFIX, StaticPoint
+from ...bundle.worst_part import show_worst
 from ...errors import require
 from ...units import show_share, show_thresholds, show_time
 from .contents import Report
@@ -51,6 +52,7 @@ def render_page(report: Report) -> str:
         "time": show_time,
         "rightness": lambda value: _show_rightness(value, has_losses(report)),
         "percent": lambda value: "-" if value is None else show_share(value),
+        "worst": show_worst,
         "millijoules": lambda joules: "-" if joules is None else f"{joules * 1e3:.4g}",
         "thresholds": show_thresholds,
         "placement": show_placement,

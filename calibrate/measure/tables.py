@@ -1,15 +1,17 @@
 """Answers and costs by exit, from which every figure is computed."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ...bundle.manifest import NO_LABEL
+from ..parts import Parts, group_means
 from .energy import ExitEnergies
 
-__all__ = ["Costs", "ExitTable", "exits_taken", "mean_at", "values_at"]
+__all__ = ["Costs", "ExitTable", "PartTable", "exits_taken", "mean_at", "values_at"]
 
 
 class Costs(Struct, frozen=True):
@@ -89,7 +91,11 @@ class ExitTable(Struct, frozen=True, kw_only=True):
         known: which labels are known, bool (N,); None if all or none are. Where one is not, `right` and `reference_right` are as
             if the reference were right: nothing is lost where a label is the reference's, and else as much as can be.
         is_reference: True if this is the reference itself.
-        independent: the share of the samples that count as independent: 0.2 if each stands there five times.
+        independent: the share of the samples that count as independent: 0.2 if each stands there five times. With groups, of
+            the groups.
+        groups: the number of each sample's group, int64 (N,): samples of one depend on each other, and every mean is one over
+            groups, which count alike. None if each sample is one of its own.
+        parts: of each of which a limit may have to hold, by the name in `Target.by`.
     """
 
     score: np.ndarray
@@ -102,6 +108,8 @@ class ExitTable(Struct, frozen=True, kw_only=True):
     known: np.ndarray | None = None
     is_reference: bool = False
     independent: float = 1.0
+    groups: np.ndarray | None = None
+    parts: dict[str, Parts] = {}
 
     def __len__(self) -> int:
         return len(self.score)
@@ -143,18 +151,53 @@ class ExitTable(Struct, frozen=True, kw_only=True):
 
     def rows(self, rows: np.ndarray | slice) -> "ExitTable":
         """Return the table of some of the samples."""
-        parts = (self.right, self.reference_right, self.known)
-        right, reference, known = (None if part is None else part[rows] for part in parts)
-        score, label, differs = self.score[rows], self.label[rows], self.differs[rows]
+        parts = (self.right, self.reference_right, self.known, self.groups)
+        right, reference, known, groups = (None if part is None else part[rows] for part in parts)
         return replace(
-            self, score=score, label=label, right=right, reference_right=reference, differs=differs, known=known
+            self,
+            score=self.score[rows],
+            label=self.label[rows],
+            right=right,
+            reference_right=reference,
+            differs=self.differs[rows],
+            known=known,
+            groups=groups,
+            parts={by: parts.rows(rows) for by, parts in self.parts.items()},
         )
+
+    def each_part(self, by: str | None) -> "list[PartTable]":
+        """Return each of the parts in which limits must hold; all samples as one, without a name, if they hold over all."""
+        if by is None or by not in self.parts:  # samples from outside have no groups
+            return [PartTable("", np.arange(len(self)), self)]
+        return [PartTable(name, rows, self.rows(rows)) for name, rows in self.parts[by].each()]
+
+    def per_draw(self, seen: np.ndarray) -> np.ndarray:
+        """Return the values of what was drawn independently: of each sample as they are, or the mean of each group."""
+        return seen if self.groups is None else group_means(seen, self.groups)
+
+    def mean_at(self, values: np.ndarray, taken: np.ndarray) -> float:
+        """Return the mean of `values_at`, over samples or over groups."""
+        return float(self.per_draw(values_at(values, taken)).mean())
+
+    def exit_shares(self, taken: np.ndarray) -> np.ndarray:
+        """Return the share of samples that leave at each exit, float64 (exits,), the mean over groups if there are any."""
+        weights = None if self.groups is None else 1 / np.bincount(self.groups)[self.groups]
+        shares = np.bincount(taken, weights, minlength=self.exits)
+        return np.asarray(shares / shares.sum())
 
     def columns(self, exits: Sequence[int], costs: Costs) -> "ExitTable":
         """Return the table of a chain with some of the exits, at other costs."""
         right = None if self.right is None else self.right[:, exits]
         score, label, differs = self.score[:, exits], self.label[:, exits], self.differs[:, exits]
         return replace(self, score=score, label=label, right=right, differs=differs, costs=costs)
+
+
+class PartTable(NamedTuple):
+    """A part of a table's samples: its name, its rows, and its own table."""
+
+    name: str
+    rows: np.ndarray
+    table: ExitTable
 
 
 def values_at(values: np.ndarray, taken: np.ndarray) -> np.ndarray:

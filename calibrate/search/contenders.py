@@ -13,7 +13,7 @@ from ..measure.configurations import Answers, Configuration, Measurements, Refer
 from ..measure.tables import Costs, ExitTable
 from ..requests import Request
 from ..truth import Truth
-from .independence import Independence, split
+from .independence import Independence
 
 __all__ = ["Contender", "ContenderKey", "tabulate"]
 
@@ -63,7 +63,7 @@ class Contender(Struct, frozen=True, kw_only=True, eq=False):
         self, answers: EveryExit, measured: Measurements, request: Request, independence: Independence
     ) -> "Contender":
         """Return a static network with other answers to the reporting samples; see `tabulate`."""
-        _, rows = split(request.order, independence.groups, request.selecting)
+        _, rows = independence.split(request.order, request.selecting)
         table = _make_table(answers, measured.reference.answers, request.samples.y, self.reporting.costs).rows(rows)
         own = replace(
             self.reporting,
@@ -82,11 +82,10 @@ class Contender(Struct, frozen=True, kw_only=True, eq=False):
 
 def tabulate(measured: Measurements, request: Request, independence: Independence) -> list[Contender]:
     """Return every configuration's chain, followed by its static networks, each with the latencies measured beside it."""
-    rows = split(request.order, independence.groups, request.selecting)
     return [
         contender
         for configuration in measured.configurations
-        for contender in _tabulate_configuration(configuration, measured.reference, request, rows, independence.share)
+        for contender in _tabulate_configuration(configuration, measured.reference, request, independence)
     ]
 
 
@@ -94,15 +93,25 @@ def _tabulate_configuration(
     configuration: Configuration,
     reference: Reference,
     request: Request,
-    rows: tuple[np.ndarray, np.ndarray],
-    independent: float,
+    independence: Independence,
 ) -> list[Contender]:
-    given = _make_tables(configuration, configuration.answers, reference.answers, request.samples.y)
-    selecting, reporting = ([replace(table.rows(part), independent=independent) for table in given] for part in rows)
+    given = [
+        replace(
+            table,
+            independent=independence.share,
+            groups=independence.groups if independence.are_given else None,
+            parts=request.find_parts(reference.answers.label[:, -1]),
+        )
+        for table in _make_tables(configuration, configuration.answers, reference.answers, request.samples.y)
+    ]
+    rows = independence.split(request.order, request.selecting)
+    selecting, reporting = ([table.rows(part) for table in given] for part in rows)
     if configuration.outside_answers is not None:
         assert request.outside is not None and reference.outside_answers is not None
         answers, whole = configuration.outside_answers, reference.outside_answers
-        selecting = _make_tables(configuration, answers, whole, request.outside.y)
+        parts = request.find_parts(whole.label[:, -1], request.outside)
+        tables = _make_tables(configuration, answers, whole, request.outside.y)
+        selecting = [replace(table, parts=parts) for table in tables]
     if configuration is reference.configuration:
         selecting[-1], reporting[-1] = (replace(tables[-1], is_reference=True) for tables in (selecting, reporting))
     exits = [None, *range(len(configuration.statics))]

@@ -50,7 +50,7 @@ def _try_losses(contender: Contender) -> Iterator[OperatingPoint]:
     limit = "max_disagreement" if table.right is None else "max_drop"
     for goal in goals:
         for most in FRONTIER_LOSSES:
-            target = Target(goal=goal, counts="labels", **{limit: most})
+            target = Target(goal=goal, counts="labels", by=None, **{limit: most})
             if (thresholds := find_thresholds(table, target, margin=0.0, is_coarse=True)) is not None:
                 yield predict_point(contender, thresholds, target)
 

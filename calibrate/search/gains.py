@@ -7,6 +7,7 @@ import numpy as np
 from msgspec import Struct
 
 from ...bundle import Target
+from ...errors import require
 from ..measure.tables import ExitTable, exits_taken, values_at
 
 __all__ = ["LEAST_GAIN", "Gain", "measure_gain"]
@@ -80,7 +81,7 @@ def measure_gain(
 
 
 def _wrong(table: ExitTable, thresholds: Thresholds) -> np.ndarray:
-    return values_at(table.wrong, exits_taken(table.score, thresholds)).astype(float)
+    return table.per_draw(values_at(table.wrong, exits_taken(table.score, thresholds)).astype(float))
 
 
 def _measure_saving(
@@ -107,11 +108,20 @@ def _measure_saving(
 
 
 def _error(values: np.ndarray, table: ExitTable) -> float:
-    """Return the standard error of a mean over a table's samples, of which those that depend on each other count for fewer."""
-    return float(values.std()) / math.sqrt(len(values) * table.independent)
+    """Return the standard error of a mean over a table's samples or groups; those that depend on each other count for fewer.
+
+    Groups may be few: their error is as much larger as Student's interval is.
+    """
+    error = float(values.std()) / math.sqrt(len(values) * table.independent)
+    if table.groups is None:
+        return error
+    if len(values) < 2:
+        return math.inf
+    few = float(require("scipy.special", extra="calibrate").stdtrit(len(values) - 1, 0.975)) / SURE_ERRORS
+    return error * few * math.sqrt(len(values) / (len(values) - 1))
 
 
 def _cost(of: Literal["latency", "energy"], table: ExitTable, thresholds: Thresholds) -> np.ndarray:
     values = table.costs.latency_s if of == "latency" else table.costs.energy_j
     assert values is not None  # a target of energy without a meter was refused
-    return np.asarray(values_at(values, exits_taken(table.score, thresholds)), float)
+    return table.per_draw(np.asarray(values_at(values, exits_taken(table.score, thresholds)), float))

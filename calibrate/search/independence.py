@@ -21,7 +21,7 @@ LEAST_BLOCKS = 10
 LEAST_COPIES = 0.01
 """Copies are mentioned if they are at least this share of the samples."""
 
-__all__ = ["Independence", "find_independence", "split"]
+__all__ = ["Independence", "check_groups", "find_independence", "split", "split_groups"]
 
 
 class Independence(Struct, frozen=True):
@@ -29,13 +29,19 @@ class Independence(Struct, frozen=True):
 
     Attributes:
         groups: which samples belong together, int64 (N,): those of a group have the same number.
-        share: for how many independent samples each one counts, in (0, 1].
+        share: for how many independent samples each one counts, in (0, 1]; of given groups, for how many groups each.
         notes: what was seen, in words.
+        are_given: True if the user said which samples belong together: promises are then made over groups.
     """
 
     groups: np.ndarray
     share: float
     notes: tuple[str, ...] = ()
+    are_given: bool = False
+
+    def split(self, order: np.ndarray, selecting: int) -> tuple[np.ndarray, np.ndarray]:
+        """Split samples so that no group is on both sides; see `split` and `split_groups`."""
+        return (split_groups if self.are_given else split)(order, self.groups, selecting)
 
 
 def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray) -> Independence:
@@ -68,9 +74,31 @@ def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray)
         notes.append(
             f"Neighbouring samples resemble each other, as frames of a video do: they count for about {max(1, int(n * share))} "
             f"independent ones in intervals and promises. Give samples that were drawn one by one, such as every "
-            f"{math.ceil(time)}th. If they are independent and only sorted, give them in random order."
+            f"{math.ceil(time)}th, or say which belong together, as of one clip or person (--groups). If they are independent "
+            "and only sorted, give them in random order."
         )
     return Independence(groups, share, tuple(notes))
+
+
+def check_groups(hashes: np.ndarray, groups: np.ndarray) -> Independence:
+    """Return how far given groups are independent: copies of a sample in several groups count by Kish, as copies of samples do.
+
+    Args:
+        hashes: of each sample, uint64 (N,).
+        groups: the number of each sample's group, int64 (N,), in an order that does not depend on the samples.
+    """
+    _, sample = np.unique(hashes, return_inverse=True)
+    pairs = np.unique(np.stack([sample, groups]), axis=1)
+    holders = np.bincount(pairs[0]).astype(np.float64)  # in how many groups each different sample is
+    share = float(holders.sum() / (holders**2).sum())
+    notes: tuple[str, ...] = ()
+    if (copied := int((holders > 1)[sample].sum())) > LEAST_COPIES * len(hashes):
+        count = len(np.unique(groups))
+        notes = (
+            f"{copied} of the {len(hashes)} samples are in several groups: groups that share samples are not independent, and "
+            f"the {count} groups count for {max(1, int(count * share))}. Give samples that belong together one group.",
+        )
+    return Independence(groups, share, notes, are_given=True)
 
 
 def correlation_time(score: np.ndarray, labels: np.ndarray) -> float:
@@ -101,6 +129,25 @@ def _mean_ranks(values: np.ndarray) -> np.ndarray:
     """Return the rank of each value, float64 (N,); equal values, such as scores of exactly 1, have the mean of their ranks."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[places])
+
+
+def split_groups(order: np.ndarray, groups: np.ndarray, selecting: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split given groups: the first ones by their numbers select, about as many as have so many samples, and at most half.
+
+    Which groups select must not depend on their sizes, so that the others are as a product meets them.
+
+    Args:
+        order: the samples in random order.
+        groups: the number of each sample's group, by its row; groups are numbered at random.
+        selecting: how many samples select, about; 0 if others do.
+
+    Returns:
+        The rows that select, rising, and the rows that report, in random order.
+    """
+    numbers = np.unique(groups)
+    count = min(len(numbers) // 2, max(1, round(len(numbers) * selecting / len(order)))) if selecting else 0
+    is_selecting = np.isin(groups[order], numbers[:count])
+    return np.sort(order[is_selecting]), order[~is_selecting]
 
 
 def split(order: np.ndarray, groups: np.ndarray, selecting: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,11 @@
 """What a contender costs and loses at its thresholds, predicted from its table."""
 
-import numpy as np
-
 from ...bundle import OperatingPoint, Target
-from ..intervals import mean_drop, paired_drop
-from ..measure.tables import ExitTable, exits_taken, mean_at, values_at
+from ..intervals import mean_interval
+from ..measure.tables import ExitTable, exits_taken, values_at
 from .contenders import Contender
 from .objective import limit_values, meets_limits
+from .worst_parts import find_worst
 
 __all__ = ["predict_point"]
 
@@ -15,13 +14,15 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
     """Predict what thresholds give, by the reporting samples; a static network has no thresholds."""
     table = contender.reporting
     taken = exits_taken(table.score, thresholds)
-    shares = np.bincount(taken, minlength=table.exits) / len(taken)
-    right = None if table.right is None else values_at(table.right, taken)
-    drop, interval = None, None
-    if right is not None and table.reference_right is not None:
-        compare = paired_drop if right.dtype == bool else mean_drop
-        drop, interval = compare(right, table.reference_right, independent=table.independent)
-    whole = None if table.reference_right is None else float(table.reference_right.mean())
+    shares = table.exit_shares(taken)
+    accuracy, full_accuracy, drop, interval = None, None, None, None
+    if table.right is not None and table.reference_right is not None:
+        if table.known is None:
+            accuracy = table.mean_at(table.right, taken)
+            full_accuracy = float(table.per_draw(table.reference_right).mean())
+        lost = table.per_draw(values_at(table.lost, taken))
+        drop = float(lost.mean())
+        interval = mean_interval(lost, independent=table.independent, are_groups=table.groups is not None)
     costs, late = table.costs, limit_values(table, target).get("max_late")
     return OperatingPoint(
         variant=contender.configuration.variant.name,
@@ -29,18 +30,19 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         target=target,
         static=contender.static,
         thresholds=thresholds,
-        accuracy=None if right is None or table.known is not None else float(right.mean()),
-        full_accuracy=whole if table.known is None else None,
+        accuracy=accuracy,
+        full_accuracy=full_accuracy,
         full_accuracy_interval=_bound_accuracy(table),
         drop=drop,
         drop_interval=interval,
-        disagreement=mean_at(table.differs, taken),
+        disagreement=table.mean_at(table.differs, taken),
         latency_s=float(shares @ costs.latency_s),
-        late=None if late is None else mean_at(late.values, taken),
+        late=None if late is None else table.mean_at(late.values, taken),
         energy_j=None if costs.energy_j is None else float(shares @ costs.energy_j),
         exit_shares=tuple(shares.tolist()),
         exit_latency_s=tuple(costs.latency_s.tolist()),
         met=meets_limits(table, target, taken),
+        worst=find_worst(table, target, taken),
     )
 
 
@@ -48,4 +50,5 @@ def _bound_accuracy(table: ExitTable) -> tuple[float, float] | None:
     """Return between what the reference's accuracy on these samples lies if some labels are unknown; else None."""
     if table.known is None or table.reference_right is None:
         return None
-    return float((table.reference_right & table.known).mean()), float(table.reference_right.mean())
+    certain, possible = (table.per_draw(each) for each in (table.reference_right & table.known, table.reference_right))
+    return float(certain.mean()), float(possible.mean())

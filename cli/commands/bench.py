@@ -3,7 +3,7 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, parse_pace, with_loss, with_metric, with_pace, with_seed
+from ..options import as_json, parse_pace, with_groups, with_loss, with_metric, with_pace, with_seed
 from ..output import print_result, progress_bars
 
 
@@ -15,6 +15,7 @@ from ..output import print_result, progress_bars
 @with_seed
 @with_loss
 @with_metric
+@with_groups
 @as_json
 def bench(
     bundle: str,
@@ -25,6 +26,7 @@ def bench(
     loss: str | None,
     disagreement: str | None,
     metric: str | None,
+    groups: str | None,
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the whole static network and the best static network, on DATA that calibration never saw.
@@ -37,7 +39,7 @@ def bench(
 
     opened, every_s = open_bundle(bundle), parse_pace(every)
     with progress_bars() as progress:
-        samples = load_labelled(data, opened.manifest, progress=progress)
+        samples, parts = load_labelled(data, opened.manifest, groups=groups, progress=progress)
         benchmark = bench_bundle(
             opened,
             samples,
@@ -47,6 +49,7 @@ def bench(
             loss=loss,
             disagreement=disagreement,
             metric=metric,
+            groups=parts,
             progress=progress,
         )
     print_result(benchmark, as_json, lambda: str(benchmark))

@@ -9,7 +9,7 @@ from ...errors import TargetError, UsageError
 from ..describe import describe_calibration
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
-from ..options import as_json, parse_pace, with_pace, with_seed, with_target
+from ..options import as_json, parse_pace, with_groups, with_pace, with_seed, with_target
 from ..output import goes_on_after_interrupt, print_result, progress_bars
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
     "word_errors, f1@0.5:file.py:decode, or file.py:function.",
 )
 @click.option("--disagreement", help="How far an answer is from the whole network's, written likewise.")
+@with_groups
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", "variants", multiple=True, help="Name of a variant to try; may be repeated. Default: all.")
 @click.option(
@@ -84,6 +85,7 @@ def calibrate(
     replace: bool,
     loss: str | None,
     disagreement: str | None,
+    groups: str | None,
     loading: Loading,
     variants: tuple[str, ...],
     meter: str | None,
@@ -102,7 +104,7 @@ def calibrate(
     from ...calibrate import ask_labels, read_labels
     from ...calibrate import calibrate as calibrate_bundle
     from ...runtime.placement import parse_placement
-    from ..inputs import load_samples
+    from ..inputs import load_grouped, load_samples
 
     if ask is not None and labels is not None:
         raise UsageError("--ask writes what --labels reads: give one of them.")
@@ -113,7 +115,7 @@ def calibrate(
     targets, every_s = read_targets(), parse_pace(every)
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
     with goes_on_after_interrupt(KEPT), progress_bars() as progress:
-        samples = load_samples(data, opened.manifest, progress=progress)
+        samples, parts = load_grouped(data, groups, opened.manifest, progress=progress)
         if labels is not None:
             samples = read_labels(labels, samples, opened)
         others = None if outside is None else load_samples(outside, opened.manifest, progress=progress)
@@ -145,6 +147,7 @@ def calibrate(
             every_s=every_s,
             loss=loss,
             disagreement=disagreement,
+            groups=parts,
             progress=progress,
         )
     print_result(calibration, as_json, lambda: describe_calibration(calibration))

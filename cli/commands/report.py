@@ -3,7 +3,7 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, with_loss, with_metric, with_seed
+from ..options import as_json, with_groups, with_loss, with_metric, with_seed
 from ..output import print_result, progress_bars
 
 
@@ -14,6 +14,7 @@ from ..output import print_result, progress_bars
 @with_loading()
 @with_loss
 @with_metric
+@with_groups
 @with_seed
 @as_json
 def report(
@@ -24,6 +25,7 @@ def report(
     loss: str | None,
     disagreement: str | None,
     metric: str | None,
+    groups: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -40,7 +42,9 @@ def report(
     check_packages()  # before samples are loaded, which may take long
     opened = open_bundle(bundle)
     with progress_bars() as progress:
-        samples = None if data is None else load_labelled(data, opened.manifest, progress=progress)
+        samples, parts = None, None
+        if data is not None:
+            samples, parts = load_labelled(data, opened.manifest, groups=groups, progress=progress)
         page = write_report(
             opened,
             samples,
@@ -50,6 +54,7 @@ def report(
             loss=loss,
             disagreement=disagreement,
             metric=metric,
+            groups=parts,
             progress=progress,
         )
     print_result(page, as_json, lambda: f"{page.calibration.points[page.point].verdict}\nreport: {output}")

@@ -17,6 +17,10 @@ recorded  the same on what a real network says, with --network, --data and --out
 asked     labels of all samples against those of samples on which exits differ from the last one, as `calibrate --ask` asks for
           them, and against the most useful half and quarter of these; of a network instead where one is given
 free      the same without labels: disagreement with the last exit of at most 1 and 2 %
+groups    samples of groups of which one in ten is hard, such as frames of clips: how often a
+          promise of at most 2 % disagreement is broken, and how often the interval of a fixed point covers the truth, where
+          samples are taken for independent, in random order and as recorded, and where groups are given
+by        ten classes, some of them harder: how often a promise over all samples, and one in every class, is broken in some class
 size      the exact test simulated at its worst nuisance: how often a drop of exactly 1 % is certified
 """
 
@@ -47,6 +51,7 @@ from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.picks import best_thresholds
 from offramp.calibrate.search.thresholds import MARGIN, Limit, Problem, solve
 from offramp.runtime import EveryExit
+from offramp.tests.benchmarks.dependent import by, groups
 from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo.exit_tables import UNEVEN, exit_costs, exit_table
 
@@ -367,7 +372,8 @@ def main() -> None:
     for name in ("network", "data", "outside"):
         parser.add_argument(f"--{name}")
     arguments = parser.parse_args()
-    jobs = {"splits": splits, "cascade": cascade, "recorded": recorded, "asked": asked, "free": free, "size": size}
+    jobs: dict[str, Callable[..., Any]] = {"splits": splits, "cascade": cascade, "recorded": recorded, "asked": asked}
+    jobs |= {"free": free, "groups": groups, "by": by, "size": size}
     if unknown := set(arguments.parts) - set(jobs):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(jobs)}.")
     if "recorded" in arguments.parts and None in (arguments.network, arguments.data, arguments.outside):

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from offramp.calibrate.intervals import mean_error, paired_drop, ratio_error
+from offramp.calibrate.intervals import mean_error, mean_interval, ratio_error
+
+
+def paired_drop(right, full, **options):
+    lost = full.astype(np.int8) - right
+    return lost.mean(), mean_interval(lost, **options)
 
 
 @pytest.mark.parametrize(("lost", "won"), [(20, 8), (0, 6), (9, 0)])

@@ -39,6 +39,7 @@ def question(folder, hashes, *, seed=0, reference="network", y=None, **changed):
         "pace": Pace(),
         "meter_name": None,
         "judging": None,
+        "groups": None,
     }
     return SimpleNamespace(**given | changed)
 
