@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .. import late_names
 
-from ..errors import EngineWarning, MeterWarning, UncalibratedWarning  # isort: skip
+from ..errors import AuditWarning, EngineWarning, MeterWarning, UncalibratedWarning  # isort: skip
 
 # numpy comes last, with the chain: its BLAS threads spin for a while, during which other imports take twice as long.
 from .building import Built, build  # isort: skip
@@ -15,12 +15,18 @@ from .chain.stats import Stats  # isort: skip
 
 if TYPE_CHECKING:
     from ..cache import CachedBuild, clean_cache, list_cache
+    from .audit.figures import FieldAudit, read_audits
+    from .audit.keeping import Alarm
+    from .audit.options import Audit
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
     from .golden_check import AnswerCheck, ExitCheck
     from .verification import Verification, verify
 
 __all__ = [
+    "Alarm",
     "AnswerCheck",
+    "Audit",
+    "AuditWarning",
     "BatchResult",
     "Built",
     "CachedBuild",
@@ -29,6 +35,7 @@ __all__ = [
     "EngineWarning",
     "EveryExit",
     "ExitCheck",
+    "FieldAudit",
     "MeterSeen",
     "MeterWarning",
     "Net",
@@ -46,16 +53,19 @@ __all__ = [
     "load",
     "load_static",
     "load_uncalibrated",
+    "read_audits",
     "verify",
 ]
 
 
-# A product that runs a network neither diagnoses the board, nor looks after the cache, nor compares golden samples.
+# Few products that run a network audit it, or diagnose the board, or look after the cache, or compare golden samples.
 __getattr__ = late_names(
     __name__,
     dict.fromkeys(("Diagnosis", "EngineSeen", "MeterSeen", "RailSeen", "diagnose"), "diagnosis")
     | dict.fromkeys(("AnswerCheck", "ExitCheck"), "golden_check")
     | dict.fromkeys(("Verification", "verify"), "verification")
+    | dict.fromkeys(("FieldAudit", "read_audits"), "audit.figures")
+    | {"Alarm": "audit.keeping", "Audit": "audit.options"}
     | dict.fromkeys(("CachedBuild", "clean_cache", "list_cache"), ".cache"),
 )
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from ...bundle import OperatingPoint, Target
+from ...bundle.manifest import NO_LABEL
 from ..intervals import mean_drop, paired_drop
-from ..measure.tables import exits_taken, mean_at, values_at
+from ..measure.tables import ExitTable, exits_taken, mean_at, values_at
 from .contenders import Contender
 from .objective import limit_values, meets_limits
 
@@ -33,6 +34,7 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         drop=drop,
         drop_interval=interval,
         disagreement=mean_at(table.differs, taken),
+        own_disagreement=_find_own_disagreement(table, taken) if contender.static is None else None,
         latency_s=float(shares @ costs.latency_s),
         late=None if late is None else mean_at(late.values, taken),
         energy_j=None if costs.energy_j is None else float(shares @ costs.energy_j),
@@ -40,3 +42,10 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         exit_latency_s=tuple(costs.latency_s.tolist()),
         met=meets_limits(table, target, taken),
     )
+
+
+def _find_own_disagreement(table: ExitTable, taken: np.ndarray) -> float | None:
+    """Return the share of samples with another label than the last exit's; None if the network does not classify."""
+    if (table.label == NO_LABEL).all():
+        return None
+    return mean_at(table.label != table.label[:, -1:], taken)

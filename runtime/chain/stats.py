@@ -12,6 +12,7 @@ from ...devices.state import BoardState, State
 
 if TYPE_CHECKING:  # most products watch no power
     from ...devices.watch import Power, Watch
+    from ..audit.figures import FieldAudit
 
 RECENT_CALLS = 4096
 """The latency percentiles are those of so many calls."""
@@ -43,6 +44,7 @@ class Stats(Struct, frozen=True, kw_only=True):
         slowdown: how many times as long the calls took, in the mean, as was calibrated for the exits that were taken; None if
             that is unknown, or before 100 calls.
         notice: says if calls take much longer, or shorter, than the operating point was calibrated with; empty if they do not.
+        audit: what a random share of the inputs shows of the promise; None if the network was loaded without `audit`.
 
     Example:
         >>> import numpy as np
@@ -62,6 +64,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     state: State
     notice: str = ""
     slowdown: float | None = None
+    audit: "FieldAudit | None" = None
 
 
 class Family:
