@@ -52,7 +52,7 @@ class Picker:
         self.left = 1 + int(math.log(1 - self._draw()) / self._rate)
         self.takes = self.keeper.has_room
         if not taken:
-            self.keeper.unheard += 1
+            self.keeper.missed += 1
         return taken and not self.keeper.is_ended
 
 

@@ -40,7 +40,7 @@ class FieldAudit(Struct, frozen=True, kw_only=True):
         renewed: at most this share disagrees, by what the field has shown; None before anything is shown.
         confidence: of the renewed promise, at all times together.
         exit_shares, calibrated_shares: the share of inputs that leaves at each exit, in the field and in the calibration.
-        unheard: picked inputs that this process could not audit, because others were waiting.
+        missed: picked inputs that this process could not audit, because others were waiting.
         notice: what is wrong with the audit, in words; empty if nothing is.
 
     Example:
@@ -67,7 +67,7 @@ class FieldAudit(Struct, frozen=True, kw_only=True):
     confidence: float
     exit_shares: tuple[float, ...]
     calibrated_shares: tuple[float, ...]
-    unheard: int = 0
+    missed: int = 0
     notice: str = ""
 
     @property
@@ -85,9 +85,9 @@ def logs_of_doubt(state: AuditState) -> dict[str, float]:
     """Return the logarithm of each e-value by its name; those that are unknown are left out."""
     logs = {}
     if state.promised is not None:
-        logs["disagreement"] = float(doubt(state.disagreeing, state.audited, state.promised))
+        logs["disagreement"] = doubt(state.disagreeing, state.audited, state.promised)
     if state.calibrated:
-        logs["shares"] = float(shares_doubt(state.calibrated, state.exits))
+        logs["shares"] = shares_doubt(state.calibrated, state.exits)
     return logs
 
 
@@ -115,7 +115,7 @@ def _show_shares(shares: Iterable[float]) -> str:
 
 
 def summarise(
-    states: Sequence[AuditState], *, confidence: float = CONFIDENCE, unheard: int = 0, notice: str = ""
+    states: Sequence[AuditState], *, confidence: float = CONFIDENCE, missed: int = 0, notice: str = ""
 ) -> FieldAudit:
     """Add states of one subject; what was counted is then as if one device had counted it.
 
@@ -147,7 +147,7 @@ def summarise(
         confidence=confidence,
         exit_shares=tuple(count / max(1, sum(exits)) for count in exits),
         calibrated_shares=tuple(calibrated),
-        unheard=unheard,
+        missed=missed,
         notice=notice,
     )
 

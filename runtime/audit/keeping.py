@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import math
 import os
 import queue
 import warnings
@@ -17,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...errors import AuditWarning, OfframpError, printable
+from ..notices import warn_caller
 from .collecting import Collector
 from .figures import FieldAudit, describe_alarm, find_alarms, summarise
 from .states import AuditState, open_place, write_state
@@ -99,43 +101,43 @@ class Keeper:
         self._compare: Callable[[Picked], float] | None = compare
         self._make_collector = collector
         self._told: set[str] = set()
-        self.notice = ""
         self.is_ended = False
         self._begin()
-        self._open()
+        self.notice = self._open()
+        if self.notice:
+            warn_caller(self.notice, AuditWarning)
         LIVING.add(self)
 
     def _begin(self) -> None:
         """Start with nothing. A forked process does it too: it counts for itself."""
         self.queue: queue.SimpleQueue[Picked | None] = queue.SimpleQueue()
         self.busy = RLock()
-        self.unheard, self._collects, self._is_open = 0, self._make_collector is not None, False
+        self.missed, self._collects, self._is_open = 0, self._make_collector is not None, False
         self._thread: Thread | None = None
-        self._starts = [True]
+        self._starts, self._ends_s = [True], math.inf
         self._collector: Collector | None = None
         self._path: Path | None = None
         self._lock: int | None = None
         self.state = replace(self._new, device=os.urandom(16).hex())
         self._written, self._written_s = self.state, monotonic()
 
-    def _open(self) -> None:
-        """Go on with what is kept of earlier processes."""
-        self._is_open = True
+    def _open(self) -> str:
+        """Go on with what is kept of earlier processes; return what is wrong with it, in words."""
+        self._is_open, wrong = True, ""
         if self._folder is not None:
             try:
                 self._path, self.state, self._lock, wrong = open_place(self._folder, self.state)
                 self._written = self.state
             except (OfframpError, OSError) as error:
                 wrong = f"{LOST}: {error}"
-            if wrong:
-                self._say(wrong)
+        return printable(wrong)
 
     def _say(self, words: str) -> None:
-        """Warn of what is wrong, once."""
+        """Warn of what is wrong, once. A program that turns warnings into errors is not to fail in the midst of a call."""
         words = printable(words)
-        if self.notice != words:
+        if words and self.notice != words:
             self.notice = words
-            with contextlib.suppress(*([AuditWarning] if current_thread() is self._thread else [])):
+            with contextlib.suppress(AuditWarning):
                 warnings.warn(words, AuditWarning, stacklevel=2)
 
     @property
@@ -163,9 +165,9 @@ class Keeper:
 
     def _run(self) -> None:
         """Count one picked input after the other until the network ends."""
-        if not self._is_open:
-            self._open()
-        while (picked := self.queue.get()) is not None and not self.is_ended:
+        if not self._is_open:  # in a forked process
+            self._say(self._open())
+        while (picked := self.queue.get()) is not None and monotonic() < self._ends_s:
             try:
                 with self.busy:
                     self._count(picked)
@@ -217,7 +219,7 @@ class Keeper:
 
     def audit(self) -> FieldAudit:
         """Return what the field shows."""
-        return summarise([self.state], unheard=self.unheard, notice=self.notice)
+        return summarise([self.state], missed=self.missed, notice=self.notice)
 
     def _write(self) -> None:
         self._written_s = monotonic()
@@ -231,10 +233,10 @@ class Keeper:
             self._say(f"{LOST}: {error}")
 
     def stop(self, error: BaseException | None = None) -> None:
-        """End the thread; what waits is dropped. An error says why nothing is audited any more."""
+        """End the thread, which still has a moment for what waits. An error says why nothing is audited any more."""
         if error is not None:
             self._say(f"Nothing is audited any more: {type(error).__name__}: {error}")
-        self.is_ended = True
+        self.is_ended, self._ends_s = True, monotonic() + (WAITS_S / 2 if error is None else 0.0)
         self.queue.put(None)
         if self._thread is None:
             self._let_go()
