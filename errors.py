@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 __all__ = [
+    "AuditWarning",
     "BundleError",
     "CheckError",
     "DataError",
@@ -230,6 +231,16 @@ def unknown_name(
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.", path=path)
+
+
+class AuditWarning(UserWarning):
+    """An audit of a network in the field does not do what was asked for. The network runs on.
+
+    Example:
+        >>> from offramp.runtime import AuditWarning
+        >>> import warnings
+        >>> warnings.simplefilter("ignore", AuditWarning)  # for a product that looks at `Net.stats().audit.notice`
+    """
 
 
 class EngineWarning(UserWarning):

@@ -99,6 +99,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         choice_bias: by how much the drop (without labels the disagreement) looked too small, because the samples that report it
             also chose the step along the path. `accuracy`, `drop`, its interval and `disagreement` are corrected by it.
         disagreement: share of the inputs with another label than the reference's; or how far answers, or else losses, are apart.
+        own_disagreement: share of the inputs with another label than the chain's own last exit gives; None if that is unknown.
         latency_s: mean latency, predicted from the exit shares and `exit_latency_s`.
         exit_shares: share of the samples that leave at each exit; they sum to 1.
         late: share predicted to take longer than the target's deadline.
@@ -138,6 +139,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     met: bool
     choice_bias: float = 0.0
     full_accuracy_interval: tuple[Share, Share] | None = None
+    own_disagreement: Share | None = None
     static: Count | None = None
     late: Share | None = None
     energy_j: Joules | None = None
@@ -207,8 +209,7 @@ class Chain(Record, frozen=True, kw_only=True):
             on several devices.
         exit_energy_j: mean energy of leaving at each exit, the rest of the board included; empty if no energy was measured.
         accuracy: accuracy of each exit alone; empty without labels.
-        noise: relative standard error of its mean latency, as parts of the measurement differ by it beside the reference; 0 if
-            that is unknown.
+        noise: relative standard error of its mean latency beside the reference, by parts of the measurement; 0 if unknown.
     """
 
     variant: str

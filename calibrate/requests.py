@@ -297,7 +297,9 @@ def _check_known(samples: SampleSet, targets: Mapping[str, Target], *, name: str
         return
     for target in targets.values():
         if target.by == "class":
-            raise UsageError(f"A target by class needs every label, and some in {name} are unknown (-1): leave by out, or label all.")
+            raise UsageError(
+                f"A target by class needs every label, and some in {name} are unknown (-1): leave by out, or label all."
+            )
         if limited := [limit for limit in ("min_accuracy", "max_loss") if limit in target.limits]:
             raise UsageError(
                 f"{limited[0]} needs every label, and {int((samples.y == UNKNOWN).sum())} of the {len(samples)} in {name} are "

@@ -16,6 +16,7 @@ import click
 
 from .. import __version__
 from ..errors import OfframpError
+from .commands.audit import audit
 from .commands.bench import bench
 from .commands.build import build
 from .commands.cache import cache
@@ -53,7 +54,7 @@ def app() -> None:
 
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, fuse),
-    *(verify, calibrate, run, bench, inspect, report),
+    *(verify, calibrate, run, bench, inspect, report, audit),
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:

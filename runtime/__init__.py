@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .. import late_names
 
-from ..errors import EngineWarning, MeterWarning, UncalibratedWarning  # isort: skip
+from ..errors import AuditWarning, EngineWarning, MeterWarning, UncalibratedWarning  # isort: skip
 
 # numpy comes last, with the chain: its BLAS threads spin for a while, during which other imports take twice as long.
 from .building import Built, build  # isort: skip
@@ -15,6 +15,9 @@ from .chain.stats import Stats  # isort: skip
 
 if TYPE_CHECKING:
     from ..cache import CachedBuild, clean_cache, list_cache
+    from .audit.figures import FieldAudit, read_audits
+    from .audit.keeping import Alarm
+    from .audit.options import Audit
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
     from .golden_check import AnswerCheck, ExitCheck
     from .governor import Governor, Move
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
     from .verification import Verification, verify
 
 __all__ = [
+    "Alarm",
     "AnswerCheck",
+    "Audit",
+    "AuditWarning",
     "BatchResult",
     "Built",
     "CachedBuild",
@@ -32,6 +38,7 @@ __all__ = [
     "EngineWarning",
     "EveryExit",
     "ExitCheck",
+    "FieldAudit",
     "Governor",
     "MeterSeen",
     "MeterWarning",
@@ -54,13 +61,14 @@ __all__ = [
     "load",
     "load_static",
     "load_uncalibrated",
+    "read_audits",
     "smooth_labels",
     "verify",
 ]
 
 
-# A product that runs a network neither diagnoses the board, nor looks after the cache, nor compares golden samples. Few have
-# streams or a governor.
+# Few products that run a network audit it, govern it or have streams, and fewer diagnose the board, look after the cache or compare
+# golden samples.
 __getattr__ = late_names(
     __name__,
     dict.fromkeys(("Diagnosis", "EngineSeen", "MeterSeen", "RailSeen", "diagnose"), "diagnosis")
@@ -69,6 +77,8 @@ __getattr__ = late_names(
     | dict.fromkeys(("Governor", "Move"), "governor")
     | dict.fromkeys(("Reply", "Stream", "StreamStats"), "streams")
     | {"smooth_labels": "smoothing"}
+    | dict.fromkeys(("FieldAudit", "read_audits"), "audit.figures")
+    | {"Alarm": "audit.keeping", "Audit": "audit.options"}
     | dict.fromkeys(("CachedBuild", "clean_cache", "list_cache"), ".cache"),
 )
 

@@ -1,13 +1,13 @@
 """From a bundle on disk to a network that runs."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from ..bundle import Bundle, Calibration, OperatingPoint, opened
+from ..bundle import Bundle, Calibration, OperatingPoint, Variant, opened
 from ..bundle.across import Across
 from ..bundle.manifest import NEVER
 from ..devices import describe_differences
@@ -27,6 +27,8 @@ from .selection import choose_point, differs_here, most_careful, variant_of
 if TYPE_CHECKING:
     from ..devices.meter import Meter
     from ..devices.watch import Watch
+    from .audit.keeping import Alarm
+    from .audit.options import Audit
 
 __all__ = ["load", "load_static", "load_uncalibrated", "open_network"]
 
@@ -45,6 +47,8 @@ def load(
     progress: Progress | None = None,
     lazy: int = False,
     release_after_s: float | None = None,
+    audit: "float | Audit | None" = None,
+    on_alarm: "Callable[[Alarm], object] | None" = None,
 ) -> Net:
     """Load a bundle to run on a device.
 
@@ -67,6 +71,9 @@ def load(
         lazy: the number of the first stage that is loaded when it is first used, it and all later ones; True is 1, all behind the
             first exit. They are tried and checked here, and let go. A static network has one stage, which stays.
         release_after_s: a time without use, after which such a stage is let go again; None keeps it.
+        audit: the share of inputs that is compared with the last exit after it was answered, 0.01 say; or an `Audit`, which says
+            more. `Net.stats().audit` shows what the field shows. None audits nothing.
+        on_alarm: called with an `Alarm`, from another thread, when inputs are others than those of the calibration.
 
     Returns:
         The network. Without a calibration every input runs to the last exit, and an `UncalibratedWarning` says so.
@@ -85,6 +92,8 @@ def load(
         >>> result.label in range(10)
         True
     """
+    if on_alarm is not None and audit is None:
+        raise UsageError("on_alarm is called by an audit: give audit=0.01, say.")
     bundle = opened(path)
     options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
     chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
@@ -95,7 +104,7 @@ def load(
             f"{bundle.path} has no calibration{which}: every input runs to the last exit. Run: offramp calibrate",
             UncalibratedWarning,
         )
-        return net
+        return net if audit is None else _audit(net, audit, on_alarm, bundle, chosen, None)
     differing = differs_here(calibration, threads)
     if differing and point is None:  # the latencies by which points were chosen do not hold here
         best = most_careful(calibration, best.variant if variant else None)
@@ -106,7 +115,21 @@ def load(
     )
     net.know_latencies(calibration.chains)
     _warn_where_it_differs(net, calibration, best, differing)
-    return net
+    return net if audit is None else _audit(net, audit, on_alarm, bundle, chosen, calibration)
+
+
+def _audit(
+    net: Net,
+    audit: "float | Audit",
+    on_alarm: "Callable[[Alarm], object] | None",
+    bundle: Bundle,
+    variant: Variant,
+    calibration: Calibration | None,
+) -> Net:
+    """Return the network that audits itself."""
+    from .audited import audited  # most products audit none
+
+    return audited(net, audit, on_alarm, bundle=bundle, variant=variant, calibration=calibration)
 
 
 def load_uncalibrated(

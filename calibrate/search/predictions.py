@@ -1,6 +1,7 @@
 """What a contender costs and loses at its thresholds, predicted from its table."""
 
 from ...bundle import OperatingPoint, Target
+from ...bundle.manifest import NO_LABEL
 from ..intervals import mean_interval
 from ..measure.tables import ExitTable, exits_taken, values_at
 from .contenders import Contender
@@ -36,6 +37,7 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         drop=drop,
         drop_interval=interval,
         disagreement=table.mean_at(table.differs, taken),
+        own_disagreement=_find_own_disagreement(table, taken) if contender.static is None else None,
         latency_s=float(shares @ costs.latency_s),
         late=None if late is None else table.mean_at(late.values, taken),
         energy_j=None if costs.energy_j is None else float(shares @ costs.energy_j),
@@ -52,3 +54,10 @@ def _bound_accuracy(table: ExitTable) -> tuple[float, float] | None:
         return None
     certain, possible = (table.per_draw(each) for each in (table.reference_right & table.known, table.reference_right))
     return float(certain.mean()), float(possible.mean())
+
+
+def _find_own_disagreement(table: ExitTable, taken: np.ndarray) -> float | None:
+    """Return the share of samples with another label than the last exit's; None if the network does not classify."""
+    if (table.label == NO_LABEL).all():
+        return None
+    return table.mean_at(table.label != table.label[:, -1:], taken)

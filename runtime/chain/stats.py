@@ -13,6 +13,7 @@ from .lazy import Loads
 
 if TYPE_CHECKING:  # most products watch no power
     from ...devices.watch import Power, Watch
+    from ..audit.figures import FieldAudit
 
 RECENT_CALLS = 4096
 """The latency percentiles are those of so many calls."""
@@ -48,6 +49,7 @@ class Stats(Struct, frozen=True, kw_only=True):
         late: how many calls answered after their deadline.
         lazy: what stages that are loaded when they are used have done; None if there are none. `slowdown` leaves out calls that
             went as far.
+        audit: what a random share of the inputs shows of the promise; None if the network was loaded without `audit`.
 
     Example:
         >>> import numpy as np
@@ -70,6 +72,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     cut: int = 0
     late: int = 0
     lazy: Loads | None = None
+    audit: "FieldAudit | None" = None
 
 
 class Family:
