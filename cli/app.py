@@ -25,6 +25,7 @@ from .commands.doctor import doctor
 from .commands.energy import energy
 from .commands.export import export
 from .commands.fuse import fuse
+from .commands.gate import gate
 from .commands.inspect import inspect
 from .commands.keep import keep
 from .commands.power import power
@@ -52,7 +53,7 @@ def app() -> None:
 
 
 COMMANDS = (
-    *(export, cascade, keep, quantize, prune, fuse),
+    *(export, cascade, keep, quantize, prune, gate, fuse),
     *(verify, calibrate, run, bench, inspect, report),
     *(build, cache, power, energy, doctor),
 )
