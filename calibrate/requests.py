@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
+from .fitting_samples import check_fitting_samples
 from .judging import Judging, read_judging
 from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data
 from .losses import Loss
@@ -190,6 +191,7 @@ def read_request(
     if not 0 < measure_s < math.inf:
         raise UsageError(f"measure_s is a time in seconds above 0, not {measure_s}.")
     variants = choose_variants(bundle, variant)
+    notes += check_fitting_samples(samples, bundle.manifest, variants)
     rng = np.random.default_rng(seed)
     request = Request(
         bundle=bundle,
