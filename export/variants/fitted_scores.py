@@ -1,6 +1,7 @@
 """`gate`: add a variant whose scores are fitted to samples."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def _cut(
     ir.save(whole, folder / f"{name}.{WHOLE_FILE}")
     with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 
-        def reference(x: "list[np.ndarray] | tuple[np.ndarray, ...]") -> list[Parts]:
+        def reference(x: Sequence[np.ndarray]) -> list[Parts]:
             """Return the answers that the parent gives."""
             answers = net.every_exit(tuple(x), size=count_samples(x, axes))
             return [answers.parts(k) for k in range(len(names))]
