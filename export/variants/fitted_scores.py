@@ -38,8 +38,8 @@ PENALTY = 1.0
 MOST_STEPS, SMALL_STEP = 100, 1e-8
 """Newton's method takes at most so many steps, and ends at a step as small."""
 
-LEAST_SPREAD = 1e-9
-"""A feature with a smaller standard deviation is the same for all samples, and gets no weight."""
+LEAST_SPREAD = 1e-2
+"""A feature with a smaller standard deviation gets no weight: it would be so large that rounding moves the score."""
 
 MOST_HASHES = 500
 """So many samples are remembered, those with the smallest hashes: one in ten of 5,000."""

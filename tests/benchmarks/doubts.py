@@ -61,7 +61,9 @@ Points = dict[str, OperatingPoint]
 
 
 def population(exits: int = 3, count: int = POOL, **options: Any) -> ExitTable:
-    return make_table(count, exits, **{"temperatures": UNEVEN[:exits], "seed": SEEDS["population"]} | options)
+    options = {"temperatures": UNEVEN[:exits], "seed": SEEDS["population"]} | options
+    table: ExitTable = make_table(count, exits, **options)
+    return table
 
 
 def calibrate_once(
@@ -206,7 +208,9 @@ def again(runs: int) -> list[dict[str, Any]]:
     for run in range(runs):
         rows = np.random.default_rng(run).choice(POOL, max(sizes), replace=False)
         few = rows[:2000]
-        found, best, grown = {}, {}, {}
+        found: Points = {}
+        best: Points = {}
+        grown: Points = {}
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
             for seed in range(10):
                 question = _question(Path(first), few, seed)
