@@ -15,8 +15,8 @@ import onnx_ir as ir
 from msgspec import Struct
 
 from ..graph.axes import BATCH
-from ..graph.edits import constant
-from .rules import LEAST_PROBABILITY, Head, entropy
+from ..graph.edits import constant, reduce
+from .rules import LEAST_PROBABILITY, Head
 
 __all__ = ["LEAST_LOG_PROBABILITY", "ExitWeights", "add_fitted_scores", "read_features", "score_features"]
 
@@ -91,37 +91,34 @@ def add_fitted_scores(graph: ir.Graph, heads: list[Head], fitted: list[ExitWeigh
         graph.outputs[:] = [score if value is old else value for value in graph.outputs]
 
 
-def _record_score(tape: ir.tape.Tape, heads: list[Head], k: int, weights: ExitWeights, opset: int) -> ir.Value:
+def _record_score(tape: ir.tape.Tape, heads: list[Head], k: int, fitted: ExitWeights, opset: int) -> ir.Value:
+    """Record the score of exit k in few nodes, for each costs time: what only scales or shifts is part of weights and bias."""
     logits = heads[k].parts["logits"]
-    if weights.is_probability:
-        shape = logits.shape
+    assert logits.shape is not None and isinstance(logits.shape[-1], int)
+    of_probability, of_lead, of_entropy, *of_agreement = fitted.weights
+    of_minus_h = of_entropy / math.log(logits.shape[-1])
+    if fitted.is_probability:
         logits = tape.op("Log", [tape.op("Clip", [logits, constant(tape, LEAST_PROBABILITY)])])
-        logits.shape = shape
-    features = [*_record_lead(tape, logits, weights.most_lead), entropy(tape, logits, opset)]
-    if k:
-        features.append(_record_agreement(tape, heads, k))
-    total = constant(tape, weights.bias)
-    for feature, weight in zip(features, weights.weights, strict=True):
-        total = tape.op("Add", [total, tape.op("Mul", [feature, constant(tape, weight)])])
+    log_p = tape.op("LogSoftmax", [logits], {"axis": -1})
+    log_p = tape.op(
+        "Clip", [log_p, constant(tape, LEAST_LOG_PROBABILITY)]
+    )  # a masked class gives 0 * -inf, which is NaN
+    two = tape.op_multi_out("TopK", [log_p, constant(tape, [2])], {"axis": -1}, num_outputs=2)[0]
+    first, second = (tape.op("Gather", [two, constant(tape, i)], {"axis": 1}) for i in (0, 1))
+    lead = tape.op("Min", [tape.op("Sub", [first, second]), constant(tape, fitted.most_lead)])
+    minus_h = reduce(tape, "ReduceSum", tape.op("Mul", [tape.op("Exp", [log_p]), log_p]), opset)
+    terms = [(tape.op("Exp", [first]), of_probability), (lead, of_lead), (minus_h, of_minus_h)]
+    terms += [(_count_agreeing(tape, heads, k), weight / k) for weight in of_agreement]
+    total = constant(tape, fitted.bias + of_entropy)
+    for value, weight in terms:
+        total = tape.op("Add", [total, tape.op("Mul", [value, constant(tape, weight)])])
     return tape.op("Sigmoid", [total])
 
 
-def _record_lead(tape: ir.tape.Tape, logits: ir.Value, most: float) -> list[ir.Value]:
-    """Record the likeliest class's probability, and the lead of its logit."""
-    log_p = tape.op("LogSoftmax", [logits], {"axis": -1})
-    log_p = tape.op("Clip", [log_p, constant(tape, LEAST_LOG_PROBABILITY)])
-    two = tape.op_multi_out("TopK", [log_p, constant(tape, [2])], {"axis": -1}, num_outputs=2)[0]
-    first, second = (tape.op("Gather", [two, constant(tape, i)], {"axis": 1}) for i in (0, 1))
-    lead = tape.op("Min", [tape.op("Sub", [first, second]), constant(tape, most)])
-    return [tape.op("Exp", [first]), lead]
-
-
-def _record_agreement(tape: ir.tape.Tape, heads: list[Head], k: int) -> ir.Value:
-    """Record the share of the exits before k that give its label."""
-    ours, count = heads[k].label, None
-    for head in heads[:k]:
-        assert ours is not None and head.label is not None
-        same = tape.op("Cast", [tape.op("Equal", [ours, head.label])], {"to": ir.DataType.FLOAT})
-        count = same if count is None else tape.op("Add", [count, same])
-    assert count is not None
-    return tape.op("Mul", [count, constant(tape, 1 / k)])
+def _count_agreeing(tape: ir.tape.Tape, heads: list[Head], k: int) -> ir.Value:
+    """Record how many exits before k give its label, float32 (batch,)."""
+    same = [
+        tape.op("Cast", [tape.op("Equal", [heads[k].label, head.label])], {"to": ir.DataType.FLOAT})
+        for head in heads[:k]
+    ]
+    return same[0] if k == 1 else tape.op("Sum", same)
