@@ -57,7 +57,7 @@ Calibrations hold digests, so the fields here cannot change. Another field that 
 only where it differs from its default, or no calibration of an older bundle would fit.
 """
 
-CHAINED_RULES = ("agreement", "patience")
+CHAINED_RULES = ("agreement", "fitted", "patience")
 """The rules whose scores compare an exit with earlier ones. A static network has no earlier exits, and its score is 1."""
 
 TAKEN_NAMES = ("exit", "label", "logits", "score", "thresholds")
@@ -65,10 +65,11 @@ TAKEN_NAMES = ("exit", "label", "logits", "score", "thresholds")
 
 
 Precision = Literal["fp16", "fp32", "fp64", "int8"]
+SampleHash = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
 def reads_earlier_exits(rule: str) -> bool:
-    """Tell whether a rule makes an exit's score of earlier exits too, as `agreement` does, and `patience`."""
+    """Tell whether a rule makes an exit's score of earlier exits too, as `agreement`, `fitted` and `patience` do."""
     return rule.partition(":")[0] in CHAINED_RULES
 
 
@@ -143,11 +144,7 @@ class Exit(Record, frozen=True):
     answer: Annotated[dict[str, Tensor], Meta(max_length=MOST_EXITS)] = msgspec.field(default_factory=dict)
 
     def parts(self, classes: int) -> dict[str, Tensor]:
-        """Return the outputs that make up its answer, by name: `answer`, or its logits as {"logits": ...}.
-
-        Args:
-            classes: the manifest's number of classes.
-        """
+        """Return the outputs that make up its answer, by name: `answer`, or its logits of so many classes as {"logits": ...}."""
         return self.answer or {"logits": Tensor(name=self.logits, dtype="float32", shape=(None, classes))}
 
     @property
@@ -181,6 +178,7 @@ class Origin(Record, frozen=True):
         parent: the variant it was made from, which stands before it.
         how: the function of `export/` that made it.
         settings: the arguments of that function, by name.
+        fitted_on: hashes of some of the samples that its scores were fitted to; promises need other samples.
 
     Example:
         >>> from offramp.bundle import open_bundle
@@ -190,8 +188,9 @@ class Origin(Record, frozen=True):
     """
 
     parent: str
-    how: Literal["keep", "prune", "quantize"]
+    how: Literal["gate", "keep", "prune", "quantize"]
     settings: dict[str, str | int | float | None]
+    fitted_on: Annotated[tuple[SampleHash, ...], Meta(max_length=MOST_EXITS)] = ()
 
 
 class Variant(Record, frozen=True, dict=True):

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ..bundle import Manifest
 from ..errors import DataError, UsageError
-from ..runtime.chain.samples import Samples, convert_samples, to_array
+from ..runtime.chain.samples import Samples, convert_samples, hash_each, to_array
 from ..units import show_share
 from .truth import Truth, check_truth
 
@@ -257,17 +257,6 @@ def hash_set(x: Samples, y: "np.ndarray | Truth | None") -> SampleSet:
     """Hash samples that were checked."""
     hashes = hash_each(x)
     return SampleSet(x, y, hashes, _hash_all(x, hashes))
-
-
-def hash_each(x: Samples) -> np.ndarray:
-    """Return a hash of each sample's values, uint64 (N,)."""
-    hashes = np.empty(len(x), np.uint64)
-    for i in range(len(x)):
-        digest = hashlib.blake2b(digest_size=8)
-        for array in x.arrays:
-            digest.update(array[i].tobytes())
-        hashes[i] = int.from_bytes(digest.digest(), "little")
-    return hashes
 
 
 def hash_samples(x: Samples) -> str:

@@ -20,6 +20,7 @@ from ..errors import DataError, UsageError
 from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
+from .fitting_samples import check_fitting_samples
 from .judging import Judging, read_judging
 from .labels import LEAST_SAMPLES, UNKNOWN, SampleSet, check_classes, check_data
 from .losses import Loss
@@ -221,6 +222,7 @@ def read_request(
     variants = choose_variants(bundle, variant)
     parts = read_groups(groups, data[0], len(samples))
     _check_parts(targets, parts, bundle)
+    notes += check_fitting_samples(samples, bundle.manifest, variants)
     rng = np.random.default_rng(seed)
     request = Request(
         bundle=bundle,

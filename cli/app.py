@@ -26,6 +26,7 @@ from .commands.doctor import doctor
 from .commands.energy import energy
 from .commands.export import export
 from .commands.fuse import fuse
+from .commands.gate import gate
 from .commands.inspect import inspect
 from .commands.keep import keep
 from .commands.power import power
@@ -53,7 +54,7 @@ def app() -> None:
 
 
 COMMANDS = (
-    *(export, cascade, keep, quantize, prune, fuse),
+    *(export, cascade, keep, quantize, prune, gate, fuse),
     *(verify, calibrate, run, bench, inspect, report, audit),
     *(build, cache, power, energy, doctor),
 )

@@ -31,6 +31,15 @@ LEAST_SHOWN_BIAS = 5e-5
 """A correction of the drop that is smaller than 0.01 % when it is rounded is not shown."""
 
 
+VERBS = {
+    "gate": "scores fitted, from",
+    "keep": "exits kept of",
+    "prune": "pruned from",
+    "quantize": "quantised from",
+}
+"""How a variant was made from its parent, in words."""
+
+
 def describe_bundle(bundle: "Bundle") -> str:
     """Describe a bundle and each of its variants."""
     manifest = bundle.manifest
@@ -50,7 +59,7 @@ def _describe_variant(variant: "Variant") -> str:
     size = sum(file.bytes for file in variant.files.values())
     head = f"variant {variant.name}  {variant.precision}, rule {variant.rule}, {len(variant.exits)} exits, {size / 1e6:.2f} MB"
     if variant.origin is not None:
-        verb = {"keep": "exits kept of", "prune": "pruned from", "quantize": "quantised from"}[variant.origin.how]
+        verb = VERBS[variant.origin.how]
         settings = [
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in variant.origin.settings.items()

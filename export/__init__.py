@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .pipeline import export
     from .variants.comparison import Shift, compare_variants
     from .variants.fewer_exits import keep
+    from .variants.fitted_scores import gate
     from .variants.pruned import add_pruned
     from .variants.quantization import quantize
 
@@ -46,6 +47,7 @@ __all__ = [
     "compare_variants",
     "export",
     "fuse",
+    "gate",
     "keep",
     "prune",
     "quantize",
@@ -69,6 +71,7 @@ __getattr__ = late_names(
         "compare_variants": "variants.comparison",
         "export": "pipeline",
         "fuse": "fusion",
+        "gate": "variants.fitted_scores",
         "keep": "variants.fewer_exits",
         "prune": "networks.pruning",
         "quantize": "variants.quantization",

@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 
-# Few products that run a network audit it, govern it or have streams, and fewer diagnose the board, look after the cache or compare
+# Few products that run a network audit it, govern it or have streams; fewer diagnose the board, look after the cache or compare
 # golden samples.
 __getattr__ = late_names(
     __name__,

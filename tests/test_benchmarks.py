@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+import doubts
 import page
 import plots
 import promises
@@ -238,3 +240,15 @@ def test_bets_that_recalculate_win_more_often_than_plain_ones(monkeypatch):
     monkeypatch.setattr(promises, "KNOWN_DROPS", (0.0,))
     shares = {row["way"]: row["certified"] for row in promises.known(60)}
     assert shares["exact"] > shares["plain bets"] and shares["recalculating bets"] > shares["plain bets"]
+
+
+def test_doubts_find_a_promise_that_a_population_breaks(capsys):
+    """Thresholds that let all leave at the first exit lose more than the limit; those that let nobody leave lose nothing."""
+    truth, tally = doubts.population(count=2000), doubts.Tally("a", "b", doubts.population(count=2000))
+    samples = truth.rows(slice(600))
+    points = doubts.calibrate_once(samples, {"default": doubts.Target(max_drop=0.05)})
+    early = next(point for point in points.values() if point.exits_early)
+    for thresholds in ((0.0, 0.0), (2.0, 2.0)):
+        tally.add({"default": replace(early, thresholds=thresholds, drop=0.0, drop_interval=(-0.01, 0.01))})
+    row = tally.row()
+    assert (row["runs"], row["promised"], row["broken"], row["covered"]) == (2, 2, 1, 0.5) and row["bias"] < -0.02

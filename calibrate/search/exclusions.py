@@ -48,7 +48,7 @@ def find_exclusions(
     """Return which configurations are barred from the search, by the selecting samples.
 
     A compressed variant is compared with its parent, if the parent was measured on the same devices and takes part itself; else
-    with the parent's parent, and so on up to the reference. A variant made by `keep` is excluded if its parent is.
+    with the parent's parent, and so on up to the reference. A variant made by `keep` or `gate` is excluded if its parent is.
 
     Args:
         contenders: of all configurations, with latencies that can be compared.

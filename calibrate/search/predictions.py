@@ -1,5 +1,7 @@
 """What a contender costs and loses at its thresholds, predicted from its table."""
 
+import numpy as np
+
 from ...bundle import OperatingPoint, Target
 from ...bundle.manifest import NO_LABEL
 from ..intervals import mean_interval

@@ -127,6 +127,7 @@ def write_static(
     *,
     temperature: float,
     scored: bool,
+    prefix: str = "",
 ) -> Exit:
     """Write the static network that ends at exit k, and describe the exit.
 
@@ -138,19 +139,21 @@ def write_static(
         folder: where to write.
         temperature: of the exit.
         scored: False if the exit's score is made of earlier exits, which a static network has not; its score is 1.
+        prefix: put before the file's name.
     """
     ends = [value for part, value in head.by_name.items() if scored or part != "score"]
     needed = set().union(*(ancestors(value) for value in ends))
     graph = extract_graph(whole.graph, list(whole.graph.inputs), ends)
     if not scored:
         _add_full_score(graph, str(head.score.name))
-    ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / f"static{k}.onnx")
+    file = f"{prefix}static{k}.onnx"
+    ir.save(ir.Model(graph, ir_version=whole.ir_version), folder / file)
     return Exit(
         name=name,
         logits="" if answer else f"{name}.logits",
         score=str(head.score.name),
         label="" if answer else f"{name}.label",
-        static=f"static{k}.onnx",
+        static=file,
         macs=sum(macs[str(node.name)] for node in needed),
         temperature=float(temperature),
         answer=dict(answer),

@@ -91,6 +91,7 @@ def cut_variant(
             folder,
             temperature=draft.temperatures[k] if draft.temperatures else 1.0,
             scored=not reads_earlier_exits(draft.rule),
+            prefix=prefix,
         )
         for k, (name, head) in enumerate(zip(draft.exits, heads, strict=True))
     )

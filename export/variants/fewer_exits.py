@@ -68,9 +68,10 @@ def keep(
         numbers = _number_exits(exits, parent)
         name = check_variant_name(name or f"{parent.name}-exits{'-'.join(map(str, numbers))}", bundle)
         if not can_drop_exits(parent.rule):
+            again = "keep exits of the variant that it was made from, and fit scores to that (offramp gate)"
             raise UsageError(
-                f"The scores of the rule {parent.rule} are made of several heads, so no exit can be dropped afterwards: export "
-                "the network again with exits=[...]."
+                f"The scores of the rule {parent.rule} are made of several heads, so no exit can be dropped afterwards: "
+                f"{again if parent.rule == 'fitted' else 'export the network again with exits=[...]'}."
             )
         shared = [parent.weights, *(parent.exits[k].static for k in numbers)]
         for file in shared:  # copied for now: engines read weights only beside the graph, and follow no links

@@ -195,6 +195,11 @@ def _check_same_network(bundle: Bundle, parent: Variant, network: "torch.nn.Modu
     Raises:
         UsageError: it is another network, or the variant's scores are made by gates, which this function cannot export again.
     """
+    if parent.rule == "fitted":
+        raise UsageError(
+            f"The scores of {parent.name} are fitted to what its exits say: name the variant that it was made from, "
+            "and fit scores to the pruned one (offramp gate)."
+        )
     if parent.rule.startswith("gate"):
         raise UsageError(
             f"The scores of {parent.name} are made by gates: export the pruned network with its gates, by "

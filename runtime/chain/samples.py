@@ -1,5 +1,6 @@
 """A program's samples: split by input, checked, and brought into one order, the batch axis first."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "check_samples",
     "convert_samples",
     "fill_input",
+    "hash_each",
     "list_parts",
     "prepare_single",
     "show_shape",
@@ -203,6 +205,17 @@ def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
                 raise DataError(f"Sample {first + int(np.argmin(finite))} holds NaN or infinity.")
         arrays.append(part)
     return Samples(tuple(arrays))
+
+
+def hash_each(x: Samples) -> np.ndarray:
+    """Return a hash of each sample's values, uint64 (N,): copies have the same."""
+    hashes = np.empty(len(x), np.uint64)
+    for i in range(len(x)):
+        digest = hashlib.blake2b(digest_size=8)
+        for array in x.arrays:
+            digest.update(array[i].tobytes())
+        hashes[i] = int.from_bytes(digest.digest(), "little")
+    return hashes
 
 
 ROWS_AT_ONCE = 256

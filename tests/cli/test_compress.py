@@ -57,6 +57,16 @@ def test_quantize_adds_a_variant_and_says_what_it_changes(files, call, monkeypat
     assert code == 0 and len(json.loads(out)) == 100
 
 
+def test_gate_adds_a_variant_with_fitted_scores(files, call, dense, labelled, tmp_path):
+    np.savez(tmp_path / "x.npz", x=labelled[0], y=labelled[1])
+    code, out, _ = call(f"gate {dense.path} --data {tmp_path}/x.npz --name sure --json")
+    assert code == 0 and json.loads(out)["variants"][1]["origin"]["settings"] == {"samples": 800, "fitted_to": "labels"}
+    code, out, err = call(f"calibrate {dense.path} {tmp_path}/x.npz --max-drop 0.5")
+    assert code == 2 and "served to fit the scores of sure" in err
+    code, out, err = call(f"gate {dense.path} --data {{f}}/x.npz --name again")
+    assert code == 5 and "of the 100 samples: to fit a score" in err
+
+
 def test_prune_makes_the_bundle_and_adds_to_it(files, call):
     line = "prune {f}/net.py:network -o {f}/plain.offramp --macs 0.7 --round-to 1 --epochs 1 --batch 20"
     code, out, err = call(f"{line} --data {{f}}/net.py:data --json")

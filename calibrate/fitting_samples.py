@@ -1,0 +1,52 @@
+"""The samples that a variant's scores were fitted to: a promise about them would be one about samples learnt by heart."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..bundle import Manifest, Variant
+from ..errors import UsageError
+from ..units import show_share
+from .labels import SampleSet
+
+__all__ = ["check_fitting_samples"]
+
+MOST_SHARE = 0.01
+"""Samples are refused if this share of them, or more, served to fit; fewer are copies that any large set has."""
+
+
+def check_fitting_samples(samples: SampleSet, manifest: Manifest, variants: Iterable[Variant]) -> tuple[str, ...]:
+    """Refuse samples that the scores of a variant were fitted to; return a note on each variant fitted to very few of them.
+
+    A variant remembers those with the smallest hashes, by which the share is estimated.
+
+    Raises:
+        UsageError: at least 1 % of the samples served to fit.
+    """
+    notes = []
+    for variant in variants:
+        for maker in _with_ancestors(variant, manifest.variants):
+            if maker.origin is None or not maker.origin.fitted_on:
+                continue
+            kept = np.array([int(text, 16) for text in maker.origin.fitted_on], np.uint64)
+            # All hashes up to the largest that is remembered are known, of the samples as of those that served to fit.
+            among = samples.hashes[samples.hashes <= kept.max()]
+            share = float(np.isin(among, kept).mean()) if len(among) else 0.0
+            if not share:
+                continue
+            about = f"{show_share(share)} of the samples in data served to fit the scores of {maker.name}"
+            if share >= MOST_SHARE:
+                raise UsageError(
+                    f"About {about}, so what {variant.name} gives on them is no promise for others. Give other samples, or name "
+                    f"others than {variant.name} (variant=[...], --variant)."
+                )
+            notes.append(f"About {about}: figures of {variant.name} may be a little too good.")
+    return tuple(notes)
+
+
+def _with_ancestors(variant: Variant, variants: Sequence[Variant]) -> list[Variant]:
+    """Return a variant and those that it was made from, whose scores it may have."""
+    found, by_name = [variant], {each.name: each for each in variants}
+    while (origin := found[-1].origin) is not None:
+        found.append(by_name[origin.parent])
+    return found
