@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from offramp.bundle import Target, open_bundle, write_calibration
+from offramp.calibrate.measure.latency import forced_latencies
 from offramp.export import export
-from offramp.tests.helpers.briefly import brief_arguments, calibrate
+from offramp.tests.helpers.briefly import MEASURE_S, brief_arguments, calibrate
 from offramp.tests.helpers.points import where_early_exit_wins
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
@@ -71,6 +72,14 @@ def no_variant_by_the_clock():
     command = importlib.import_module("offramp.cli.commands.calibrate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "_find_keep", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief_latencies():
+    """Joules by a stated power come from latencies that are measured for a fifth of a second instead of three."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(forced_latencies.__kwdefaults__, "seconds", MEASURE_S)
         yield
 
 
