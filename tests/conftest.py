@@ -51,11 +51,16 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup():
-    """Let torch read its 500 operators once, not anew for each export, where that is half of the time."""
+    """Let torch read its operators and their decompositions once, not anew for each export, where that is half of the time."""
     registration = sys.modules.get("torch.onnx._internal.exporter._registration")
     read = registration and registration.ONNXRegistry.from_torchlib
-    if read and not hasattr(read, "cache_info"):
-        registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))
+    if not read or hasattr(read, "cache_info"):
+        return
+    registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))
+    operators, decompositions = sys.modules["torch._export.utils"], sys.modules["torch.onnx._internal.exporter._decomp"]
+    operators._materialize_cpp_cia_ops = functools.cache(operators._materialize_cpp_cia_ops)
+    find = functools.cache(decompositions.create_onnx_friendly_decomposition_table)
+    decompositions.create_onnx_friendly_decomposition_table = lambda known: dict(find(frozenset(known)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -133,9 +133,7 @@ def test_a_command_that_goes_on_is_stopped_after_the_time_with_what_it_has_start
 def test_a_signal_ends_a_command_with_its_joules(meter):
     command = [*PROCESS, "power", "--meter", meter("supply"), "--", "sh", "-c", "echo up >&2; sleep 602"]
     numbers = signal.SIGINT, signal.SIGTERM
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in numbers
-    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in numbers]
     for process in processes:
         assert process.stderr.readline() == "up\n"
     time.sleep(2.3)
