@@ -104,24 +104,24 @@ def clutter(x: np.ndarray, y: np.ndarray, count: int, seed: int) -> Samples:
 
 
 @functools.cache
-def training() -> Samples:
-    """Return the training images, float32 (9000, 1, 28, 28), and their labels."""
+def training(most: int = TRAIN) -> Samples:
+    """Return the training images, float32 (9000, 1, 28, 28) or fewer, and their labels."""
     x, y = digits()
-    return clutter(x[:TRAIN_DIGITS], y[:TRAIN_DIGITS], TRAIN, 1)
+    return clutter(x[:TRAIN_DIGITS], y[:TRAIN_DIGITS], min(most, TRAIN), 1)
 
 
 @functools.cache
-def calibration() -> Samples:
-    """Return the calibration images, float32 (5000, 1, 28, 28), and their labels."""
+def calibration(most: int = CALIBRATION) -> Samples:
+    """Return the calibration images, float32 (5000, 1, 28, 28) or fewer, and their labels."""
     x, y = digits()
-    return clutter(x[TRAIN_DIGITS:], y[TRAIN_DIGITS:], CALIBRATION, 2)
+    return clutter(x[TRAIN_DIGITS:], y[TRAIN_DIGITS:], min(most, CALIBRATION), 2)
 
 
 @functools.cache
-def test() -> Samples:
-    """Return the test images, float32 (10000, 1, 28, 28), and their labels; neither training nor calibration sees them."""
+def test(most: int = TEST) -> Samples:
+    """Return the test images, float32 (10000, 1, 28, 28) or fewer, and their labels; nothing else sees them."""
     x, y = digits()
-    return clutter(x[TRAIN_DIGITS:], y[TRAIN_DIGITS:], TEST, 3)
+    return clutter(x[TRAIN_DIGITS:], y[TRAIN_DIGITS:], min(most, TEST), 3)
 
 
 def network() -> nn.Module:
@@ -135,7 +135,7 @@ def train(*, epochs: int = EPOCHS, images: int = TRAIN, seed: int = 0) -> None:
     """Train all exits together and save the weights."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # a seed gives the same network on any number of cores, and other work disturbs it little
-    x, y = (torch.from_numpy(part[: min(images, TRAIN)]) for part in training())
+    x, y = map(torch.from_numpy, training(images))
     net = Digits().train()
     steps = epochs * (len(x) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
