@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from offramp.bundle import Target, open_bundle, write_calibration
+from offramp.calibrate.measure.latency import forced_latencies
 from offramp.export import export
-from offramp.tests.helpers.briefly import brief_arguments, calibrate
+from offramp.tests.helpers.briefly import MEASURE_S, brief_arguments, calibrate
 from offramp.tests.helpers.points import where_early_exit_wins
 from offramp.tests.zoo.dense import CLASSES, write_onnx
 
@@ -50,11 +51,16 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup():
-    """Let torch read its 500 operators once, not anew for each export, where that is half of the time."""
+    """Let torch read its operators and their decompositions once, not anew for each export, where that is half of the time."""
     registration = sys.modules.get("torch.onnx._internal.exporter._registration")
     read = registration and registration.ONNXRegistry.from_torchlib
-    if read and not hasattr(read, "cache_info"):
-        registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))
+    if not read or hasattr(read, "cache_info"):
+        return
+    registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))
+    operators, decompositions = sys.modules["torch._export.utils"], sys.modules["torch.onnx._internal.exporter._decomp"]
+    operators._materialize_cpp_cia_ops = functools.cache(operators._materialize_cpp_cia_ops)
+    find = functools.cache(decompositions.create_onnx_friendly_decomposition_table)
+    decompositions.create_onnx_friendly_decomposition_table = lambda known: dict(find(frozenset(known)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -82,6 +88,14 @@ def no_chain_across_variants_by_the_clock():
         patch.setattr(
             pipeline, "try_across", lambda session, measured, contenders, choice, _: (choice, contenders, measured)
         )
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief_latencies():
+    """Joules by a stated power come from latencies that are measured for a fifth of a second instead of three."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(forced_latencies.__kwdefaults__, "seconds", MEASURE_S)
         yield
 
 

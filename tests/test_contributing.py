@@ -4,6 +4,7 @@ import shlex
 import socketserver
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_the_commands_of_the_page_run(command):
         assert done.returncode == 0, done.stderr
         printed = done.stdout
     else:
-        printed = run_script(ROOT, *words)
+        printed = run_script(ROOT, *("1" if before == "--runs" else word for before, word in pairwise(["", *words])))
     assert any(
         word in printed for word in ("plain", "two_gigabytes", "tiny", "coverage", "zoom", "simulated", "predicted")
     )

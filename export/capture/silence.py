@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from io import StringIO
 
 LOGGERS = ("torch", "onnxscript", "onnx_ir")
-"""The loggers of these packages, and all below them, say errors only."""
+"""The loggers of these packages, and all below them, say critical errors only."""
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Hide what exporters print; failures still come as exceptions."""
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in LOGGERS]
+    known = logging.root.manager.loggerDict
+    levelled = [
+        name for name, logger in known.items() if getattr(logger, "level", 0)
+    ]  # the others ask those above them
+    names = [name for name in levelled if name.partition(".")[0] in LOGGERS]
     loggers = [logging.getLogger(name) for name in {*LOGGERS, *names}]
     levels = [logger.level for logger in loggers]
     with (

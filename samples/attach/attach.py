@@ -28,13 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=6, help="how long the plain network trains")
     parser.add_argument("--head-epochs", type=int, default=6, help="how long the heads train")
-    parser.add_argument("--images", type=int, default=1500, help="how many images to train on")
+    parser.add_argument(
+        "--images", type=int, default=2000, help="how many images to train, calibrate and test on at most"
+    )
     options = parser.parse_args()
-    x, y = (part[: options.images] for part in digits.scanned("training"))
+    (x, y), calibration, test = (digits.scanned(part, options.images) for part in ("training", "calibration", "test"))
 
     print(f"training a plain network on {len(x)} digits", flush=True)
     plain = train_plain(x, y, epochs=options.epochs)
-    test_x, test_y = digits.scanned("test")
+    test_x, test_y = test
     with torch.no_grad():
         before = plain(torch.from_numpy(test_x))
 
@@ -52,7 +54,7 @@ def main() -> None:
     print(f"accuracy on the test samples, exit by exit: {', '.join(right)}")
     same = "the same as before" if torch.equal(logits[-1], before) else "CHANGED"
     print(f"the plain network's own logits: {same}")
-    whole_way(network, digits.scanned("calibration"), digits.scanned("test"), Path("build/attach"))
+    whole_way(network, calibration, test, Path("build/attach"))
 
 
 if __name__ == "__main__":

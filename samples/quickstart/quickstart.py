@@ -24,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"training three exits on {min(options.images, digits.TRAIN)} digits in clutter", flush=True)
     digits.train(epochs=options.epochs, images=options.images, seed=options.seed)
-    calibration, test = ((x[: options.images], y[: options.images]) for x, y in (digits.calibration(), digits.test()))
+    calibration, test = digits.calibration(options.images), digits.test(options.images)
     whole_way(digits.network(), calibration, test, digits.WEIGHTS.parent)
 
 

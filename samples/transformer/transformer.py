@@ -27,15 +27,17 @@ from offramp.runtime import load
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20, help="how long to train")
-    parser.add_argument("--images", type=int, default=1500, help="how many images to train on")
+    parser.add_argument(
+        "--images", type=int, default=2000, help="how many images to train, calibrate and test on at most"
+    )
     options = parser.parse_args()
-    x, y = (part[: options.images] for part in digits.scanned("training"))
+    x, y = digits.scanned("training", options.images)
     print(f"training four exits on {len(x)} sequences", flush=True)
     network = encoder.train_encoder(encoder.sequences(x), y, epochs=options.epochs)
 
     parts = [
         (encoder.sequences(images), labels)
-        for images, labels in (digits.scanned("calibration"), digits.scanned("test"))
+        for images, labels in (digits.scanned(part, options.images) for part in ("calibration", "test"))
     ]
     (calibration, test), output = [(encoder.padded(part), labels) for part, labels in parts], Path("build/transformer")
     whole_way(network, calibration, test, output, axes=("batch", "time", None))

@@ -129,8 +129,11 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(nn.LSTM, {}), (nn.GRU, {}), (nn.GRU, {"batch_first": True, "bidirectional": True})],
-    ids=["lstm", "gru", "bidirectional"],
+    [
+        pytest.param(nn.LSTM, {}, id="lstm"),
+        pytest.param(nn.GRU, {}, id="gru", marks=pytest.mark.slow),
+        pytest.param(nn.GRU, {"batch_first": True, "bidirectional": True}, id="bidirectional"),
+    ],
 )
 def test_recurrent_layers_take_any_length(kind, options, tmp_path):
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from offramp.bundle.calibration import WHOLE_NETWORK_PROMISE
 from offramp.calibrate.user_code import call_function
 from offramp.export.networks.pruning import count_macs, prune
 from offramp.runtime import load
@@ -140,7 +141,8 @@ def check_table(printed, *, chance, exits):
         assert percents(line_with(row, printed))[0] > 2 * chance
     shares = percents(line_with("share measured", printed))
     assert len(shares) == exits and sum(shares) == pytest.approx(1, abs=0.01)
-    assert "With 90% confidence" in printed or "cannot be promised" in printed or "Nothing is promised" in printed
+    promises = "With 90% confidence", "cannot be promised", "Nothing is promised", WHOLE_NETWORK_PROMISE
+    assert any(promise in printed for promise in promises)  # which network is recommended is the clock's affair
 
 
 def test_the_attach_sample_trains_heads_alone_and_leaves_the_network_as_it_was(run_sample, checkout):
@@ -220,6 +222,7 @@ def test_boxes_are_found_once_and_precision_is_the_area_below_the_curve():
     assert measure(answer, [np.array([[60.0, 60, 80, 80, 7]]), both[1]]) == pytest.approx(0.1 * 0.5 * 0.5)
 
 
+@pytest.mark.slow
 def test_the_transformer_sample_runs_sequences_of_their_own_lengths(run_sample, checkout):
     printed = run_sample("transformer", "--epochs", 3, "--images", 600)
     check_table(printed, chance=0.1, exits=4)
