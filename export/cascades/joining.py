@@ -269,7 +269,8 @@ def _prepare_image(
 
 def is_channels_last(shape: Sequence[int | str | None]) -> bool:
     """Tell whether floats of three axes are images (height, width, channel)."""
-    return len(shape) == 3 and all(isinstance(axis, int) for axis in shape) and shape[2] <= 4 < shape[0]
+    known = [axis for axis in shape if isinstance(axis, int)]
+    return len(shape) == len(known) == 3 and known[2] <= 4 < known[0]
 
 
 def _scale(tape: ir.tape.Tape, x: ir.Value, scale: np.ndarray, shift: np.ndarray, name: str) -> ir.Value:

@@ -185,10 +185,12 @@ def _find_names(
         names = None if found is None or member.classes is not None else open_bundle(found[0]).manifest.class_names
         if names is not None:
             named[graph.name] = names
-    (first, expected), *others = named.items() or [("", None)]
+    if not named:
+        return None
+    (first, expected), *others = named.items()
     for name, names in others:
-        differing = next((k for k, (a, b) in enumerate(zip(expected or (), names, strict=False)) if a != b), None)
-        if differing is not None and expected is not None:
+        differing = next((k for k, (a, b) in enumerate(zip(expected, names, strict=False)) if a != b), None)
+        if differing is not None:
             raise UsageError(
                 f"{first} calls class {differing} {quoted(expected[differing])}, {name} {quoted(names[differing])}: give "
                 "classes= (--labels) for one of them, or class_names= (--classes) if they mean the same."
