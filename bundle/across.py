@@ -12,10 +12,11 @@ import msgspec
 from msgspec.structs import replace
 
 from ..files import sha256
+from .calibration import Calibration, OperatingPoint
 from .manifest import PLAIN_NAME, Exit, Manifest, Stage, Variant
 from .tensor import Tensor
 
-__all__ = ["Across", "Source", "count_loaded", "find_across", "join_variants"]
+__all__ = ["Across", "Source", "count_loaded", "find_across", "find_measured", "join_variants"]
 
 NAME = re.compile(rf"({PLAIN_NAME}):(\d{{1,4}})\+({PLAIN_NAME})(?::(\d{{1,4}}))?")
 
@@ -90,6 +91,13 @@ def find_across(manifest: Manifest, name: str) -> Across | None:
     if int(exit_) >= len(variants[first].exits) or int(end or 0) >= len(variants[second].exits):
         return None
     return join_variants(manifest, variants[first], int(exit_), variants[second], None if end is None else int(end))
+
+
+def find_measured(manifest: Manifest, calibration: Calibration, point: OperatingPoint) -> Variant | None:
+    """Return the variant, or the chain across two, that a point is of, if the bundle holds what was measured; else None."""
+    named = [variant for variant in manifest.variants if variant.name == point.variant]
+    variant = named[0] if named else find_across(manifest, point.variant)
+    return variant if variant is not None and variant.digest == calibration.variants[point.variant] else None
 
 
 def count_loaded(variant: Variant, static: int | None = None) -> dict[str, int]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from .. import __version__
 from ..errors import BundleError, OfframpError, UsageError, printable
 from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
+from .across import find_measured
 from .calibration import Calibration
 from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
 from .reading import Bundle, open_bundle, read_calibration
@@ -213,8 +214,6 @@ def _kept(old: Manifest, new: Manifest) -> tuple[Variant, ...]:
 
 def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
     """Warn of variants and calibrations that a new manifest leaves behind."""
-    old = {variant.digest for variant in before.manifest.variants}
-    new = {variant.digest for variant in manifest.variants}
     names = {variant.name for variant in manifest.variants}
     lost = [variant.name for variant in before.manifest.variants if variant.name not in names]
     orphans = []
@@ -222,8 +221,11 @@ def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
         for path in before.calibrations():
             with contextlib.suppress(OfframpError):
                 calibration = read_calibration(path)
-                needed = {calibration.variants[point.variant] for point in calibration.points.values()}
-                if needed <= old and not needed <= new:
+                old, new = (
+                    all(find_measured(each, calibration, point) for point in calibration.points.values())
+                    for each in (before.manifest, manifest)
+                )
+                if old and not new:
                     orphans.append(path.name)
     parts = [f"variants {', '.join(lost)} are removed with the network that was there"] if lost else []
     if orphans:

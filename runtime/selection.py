@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
-from ..bundle.across import count_loaded, find_across
+from ..bundle.across import count_loaded, find_measured
 from ..devices import Board, differences, fingerprint, identify
 from ..devices.fingerprints import OPTIONAL, Difference
 from ..errors import BundleError, MissingError, OutdatedError, UncalibratedWarning, UsageError, unknown_name
@@ -219,7 +219,7 @@ def belongs(bundle: Bundle, calibration: Calibration) -> bool:
 def _wrong_exits(bundle: Bundle, calibration: Calibration) -> str | None:
     """Say which point of a calibration has other exits than the variant that it was made for; None if none has."""
     for name, point in calibration.points.items():
-        variant = _measured_variant(bundle, calibration, point)
+        variant = find_measured(bundle.manifest, calibration, point)
         if variant is not None and not _fits(variant, point):
             has = (
                 f"{len(point.exit_shares)} exits"
@@ -242,7 +242,7 @@ def _is_of(bundle: Bundle, calibration: Calibration, point: str, variant: str) -
 
 def variant_of(bundle: Bundle, calibration: Calibration, point: OperatingPoint) -> Variant | None:
     """Return the variant that an operating point was made for; None if the bundle does not hold it any more."""
-    variant = _measured_variant(bundle, calibration, point)
+    variant = find_measured(bundle.manifest, calibration, point)
     return variant if variant is not None and _fits(variant, point) else None
 
 
@@ -254,13 +254,6 @@ def count_loaded_by(bundle: Bundle, calibration: Calibration) -> dict[str, dict[
         for name, variant in found.items()
         if variant is not None
     }
-
-
-def _measured_variant(bundle: Bundle, calibration: Calibration, point: OperatingPoint) -> Variant | None:
-    """Return the variant of the point's name, or the chain across two, if the bundle holds what was measured."""
-    named = [variant for variant in bundle.manifest.variants if variant.name == point.variant]
-    variant = named[0] if named else find_across(bundle.manifest, point.variant)
-    return variant if variant is not None and variant.digest == calibration.variants[point.variant] else None
 
 
 def packages_of(devices: Sequence[str]) -> list[str]:

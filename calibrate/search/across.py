@@ -26,8 +26,9 @@ from ..requests import PlacedVariant, Request
 from .choice import Choice, choose
 from .contenders import Contender, tabulate
 from .independence import Independence
-from .objective import goal_values
-from .picks import Pick, best_thresholds, goal_and_latency, make_picks
+from .objective import find_thresholds, goal_values
+from .picks import Pick, goal_and_latency, make_picks
+from .thresholds import MARGIN
 
 __all__ = ["join_configurations", "try_across"]
 
@@ -51,9 +52,10 @@ def try_across(
 ) -> tuple[Choice, Sequence[Contender], Measurements]:
     """Measure the chain across two variants that is predicted to be best, if it surely saves the least gain, and choose again.
 
-    Looked at are all pairs of configurations that take part, and of the first one each exit that costs less than what was chosen,
-    by at least the least gain, each with the second's whole network behind it, at one threshold. Of the best `MOST_SEARCHED` for
-    each target all thresholds are searched: of the exits up to that one, and of none or all of the second's.
+    Looked at are all pairs of configurations that take part where the first one's first exit costs less than what was chosen, by
+    at least the least gain. Each exit of the first is tried, with the second's whole network behind it, at coarse thresholds of
+    the exits up to that one. Of the best `MOST_SEARCHED` for each target the best thresholds are searched: with none of the
+    second's exits, and with all of them.
 
     Returns:
         The choice, all contenders, and all measurements.
@@ -101,49 +103,44 @@ def _predict_best(
     choice: Choice, measured: Measurements, request: Request, independence: Independence
 ) -> Iterator[Contender]:
     """Yield the chains across two variants whose thresholds are worth a search; see `try_across`."""
-    found: dict[Contender, tuple[Contender, Contender, int]] = {}
-    whole_networks = {
-        each.configuration: each for each in choice.allowed if each.static is not None
-    }  # the last of each
-    costs: dict[str, dict[Contender, float]] = {name: {} for name in request.targets}
-    for first, exit_, second in _pairs(choice, request):
-        static = whole_networks[second.configuration]
-        joined = join_configurations(first, exit_, static, measured, request)
-        (whole,) = tabulate(Measurements((joined,), measured.reference), request, independence)
-        found[whole] = first, second, exit_
-        for name, target in request.targets.items():
-            pair = _columns(whole, [exit_, exit_ + 1])
-            costs[name][whole] = goal_and_latency(pair, best_thresholds([pair], target)[0], target)[0]
-    best = {
-        whole: None
-        for by_cost in costs.values()
-        for whole in sorted(by_cost, key=lambda each: by_cost[each])[:MOST_SEARCHED]
-        if math.isfinite(by_cost[whole])
-    }
-    for whole in best:
-        first, second, exit_ = found[whole]
-        _log.debug("%s is searched", whole)
-        exits = whole.selecting.exits
-        yield whole if exits <= MOST_EXITS else _columns(whole, [exit_, exit_ + 1])
+
+    def predict(first: Contender, exit_: int, second: Contender) -> Contender:
+        joined = join_configurations(first, exit_, second, measured, request)
+        (chain,) = tabulate(Measurements((joined,), measured.reference), request, independence)
+        return chain if chain.selecting.exits <= MOST_EXITS else _columns(chain, [exit_, chain.selecting.exits - 1])
+
+    whole_networks = {each.configuration: each for each in choice.allowed if each.static is not None}  # each one's last
+    found: dict[Contender, tuple[Contender, int, Contender]] = {}
+    for first, second in _pairs(choice, request):
+        for exit_ in range(first.selecting.exits):
+            found[predict(first, exit_, whole_networks[second.configuration])] = first, exit_, second
+    best: dict[Contender, None] = {}
+    for target in request.targets.values():
+        costs = {chain: _coarse_cost(chain, target) for chain in found}
+        cheapest = sorted((chain for chain in found if math.isfinite(costs[chain])), key=lambda each: costs[each])
+        best |= dict.fromkeys(cheapest[:MOST_SEARCHED])
+    for chain in best:
+        yield chain
+        first, exit_, second = found[chain]
         if exit_ + 1 + second.selecting.exits <= MOST_EXITS:
-            joined = join_configurations(first, exit_, second, measured, request)
-            yield from tabulate(Measurements((joined,), measured.reference), request, independence)
+            yield predict(first, exit_, second)
 
 
-def _pairs(choice: Choice, request: Request) -> Iterator[tuple[Contender, int, Contender]]:
-    """Yield chains of two variants, and the exit of the first up to which it may run: each that costs less than the choice."""
-    most = {
-        name: (1 - request.least_gain) * _goal(choice.picks[name], target) for name, target in request.targets.items()
-    }
+def _pairs(choice: Choice, request: Request) -> Iterator[tuple[Contender, Contender]]:
+    """Yield the chains of two variants, the first one's first exit cheaper than what was chosen: every sample pays for that."""
     chains = [each for each in choice.allowed if each.static is None]
     for first, second in itertools.permutations(chains, 2):
-        if first.configuration.variant.name != second.configuration.variant.name:
-            for exit_ in range(first.selecting.exits):
-                if any(
-                    target.goal == "accuracy" or goal_values(first.selecting, target)[exit_] < most[name]
-                    for name, target in request.targets.items()
-                ):
-                    yield first, exit_, second
+        if first.configuration.variant.name != second.configuration.variant.name and any(
+            target.goal == "accuracy"
+            or goal_values(first.selecting, target)[0] < (1 - request.least_gain) * _goal(choice.picks[name], target)
+            for name, target in request.targets.items()
+        ):
+            yield first, second
+
+
+def _coarse_cost(chain: Contender, target: Target) -> float:
+    thresholds = find_thresholds(chain.selecting, target, margin=MARGIN, is_coarse=True)
+    return goal_and_latency(chain, thresholds, target)[0]
 
 
 def _goal(pick: Pick, target: Target) -> float:

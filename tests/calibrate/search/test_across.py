@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,16 +11,22 @@ import pytest
 from offramp.bundle import Target
 from offramp.bundle.across import count_loaded, find_across
 from offramp.bundle.golden import read_golden
+from offramp.bundle.manifest import NEVER
 from offramp.calibrate import bench
 from offramp.calibrate.search.across import try_across
 from offramp.errors import BundleError, UsageError
-from offramp.export import fuse
+from offramp.export import export, fuse
 from offramp.runtime import build, load, load_static, load_uncalibrated
+from offramp.runtime.loading import open_network
+from offramp.runtime.request import LoadOptions, chain_parts
 from offramp.tests.helpers import briefly
 from offramp.tests.helpers.command import offramp
+from offramp.tests.helpers.points import make_point
 from offramp.tests.helpers.times import let_calls_take
+from offramp.tests.zoo import dense
 from offramp.tests.zoo.two_networks import draw_pair, write_pair
 
+TARGET = Target(max_drop=0.05)
 SMALL_US, LARGE_US = (10, 15), (90, 100)
 
 
@@ -52,7 +59,7 @@ def seconds_of(small_us, network, exit_):
 def found(pair):
     """The bundle calibrated where a chain across variants is best, and the calibration."""
     with pytest.MonkeyPatch.context() as patch:
-        return calibrate_pair(patch, pair, draw_pair(500)[:2], Target(max_drop=0.05))
+        return calibrate_pair(patch, pair, draw_pair(500)[:2], TARGET)
 
 
 def test_a_small_network_before_a_large_one_is_chosen_measured_and_promised(pair, found):
@@ -116,12 +123,27 @@ def test_a_point_across_variants_runs_in_every_command_that_can_run_it(pair, fou
     assert measured.exit_shares[1] == pytest.approx(0.3, abs=0.15) and len(measured.stages) == 2
 
 
-def test_one_variant_stays_where_it_costs_as_little(pair, monkeypatch):
-    data = draw_pair(500)[:2]
-    found = calibrate_pair(
-        monkeypatch, pair, data, Target(max_drop=0.05), small_us=(96, 97), output=pair.path / "o.json"
-    )
+def test_one_variant_stays_where_two_save_less_than_the_least_gain(pair, monkeypatch):
+    x, y, is_hard = draw_pair(500)
+    us = 97 - 100 * is_hard.mean(), 98  # the chain across both takes 97 us in the mean, the large network 100
+    found = calibrate_pair(monkeypatch, pair, (x, y), TARGET, small_us=us, output=pair.path.with_name("one.json"))
     assert "+" not in found.early.variant and not any("+" in chain.variant for chain in found.chains)
+
+
+def test_exits_that_are_never_taken_are_joined_in_the_first_variant_alone(pair):
+    variant, x = pair.chain("fp32:1+small"), draw_pair(40, seed=4)[0]
+    point = make_point(variant, (NEVER, 0.9999, NEVER))
+    parts, points = chain_parts(pair, variant), {"default": point}
+    with (
+        load_uncalibrated(pair, variant=variant.name) as single,
+        open_network(parts, "cpu", LoadOptions(), point=point, points=points) as joined,
+    ):
+        single.thresholds = point.thresholds
+        for sample in x:
+            ours, theirs = joined(sample), single(sample)
+            assert (ours.label, ours.exit) == (theirs.label, theirs.exit)
+            assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+        assert joined.joins_stages and len(joined._setup.steps) == 3
 
 
 @pytest.mark.parametrize(
@@ -139,3 +161,9 @@ def test_a_calibration_of_another_second_variant_is_not_used(pair, found, tmp_pa
     path.write_text(text.replace(pair.chain("small:0+fp32:1").digest, "0" * 64))
     with pytest.raises(BundleError, match="made for another export"):
         load(pair, calibration=path)
+
+
+def test_an_export_that_takes_a_variant_away_warns_of_the_calibration(pair, found, tmp_path):
+    path = shutil.copytree(pair.path, tmp_path / "pair.offramp")
+    with pytest.warns(UserWarning, match=r"variants small are removed .* default.json was calibrated for what is gone"):
+        export(dense.write_onnx(tmp_path / "other.onnx"), None, path)
