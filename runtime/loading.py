@@ -227,9 +227,9 @@ def open_network(
         points: the points between which it can switch.
     """
     if options.lazy:
-        from .lazy_stages import check_lazy  # most networks have none
+        from .lazy_stages import prepare_lazy  # most networks have none
 
-        check_lazy(parts, options.lazy)
+        parts = prepare_lazy(parts, options.lazy)
     # A wrong name of a meter is refused before anything is built for minutes. `auto` depends on what runs in the end.
     watch = None if options.meter == "auto" else _watch_power(options.meter)
     reason = None
