@@ -9,6 +9,7 @@ from ..errors import AuditWarning, EngineWarning, MeterWarning, UncalibratedWarn
 # numpy comes last, with the chain: its BLAS threads spin for a while, during which other imports take twice as long.
 from .building import Built, build  # isort: skip
 from .loading import load, load_static, load_uncalibrated  # isort: skip
+from .chain.lazy import Loads  # isort: skip
 from .chain.net import Net  # isort: skip
 from .chain.results import BatchResult, EveryExit, Provenance, Result, StageProvenance  # isort: skip
 from .chain.stats import Stats  # isort: skip
@@ -40,6 +41,7 @@ __all__ = [
     "ExitCheck",
     "FieldAudit",
     "Governor",
+    "Loads",
     "MeterSeen",
     "MeterWarning",
     "Move",

@@ -13,11 +13,15 @@ from .chain.results import StageProvenance
 from .engines import Compiled
 from .request import LoadOptions, NetworkParts
 
-__all__ = ["check_lazy", "make_lazy"]
+__all__ = ["make_lazy", "prepare_lazy"]
 
 
-def check_lazy(parts: NetworkParts, lazy: int) -> None:
-    """Refuse the number of a stage that the variant does not have. A static network has one stage, which is never lazy.
+def prepare_lazy(parts: NetworkParts, lazy: int) -> NetworkParts:
+    """Return parts that can be opened again later, wherever the program has gone meanwhile.
+
+    Args:
+        parts: the stages and exits. A static network has one stage, which is never lazy.
+        lazy: the number of the first lazy stage, or True.
 
     Raises:
         UsageError: there is no such stage.
@@ -28,6 +32,7 @@ def check_lazy(parts: NetworkParts, lazy: int) -> None:
             f"lazy={lazy} is no stage of {parts.variant.name}, which has stages 0 to {last}: give the number of the first "
             "stage that is to be loaded when it is used, or True for all but stage 0."
         )
+    return replace(parts, bundle=replace(parts.bundle, path=parts.bundle.path.absolute()))
 
 
 def make_lazy(
@@ -39,12 +44,10 @@ def make_lazy(
     uses too stays in memory.
 
     Args:
-        parts: the stages and exits.
+        parts: the stages and exits, prepared.
         compiled, provenance: of each stage.
         options: how they were loaded.
     """
-    path = parts.bundle.path.absolute()  # a program may go to another folder meanwhile
-    parts = replace(parts, bundle=replace(parts.bundle, path=path))
     stay = {id(stage) for stage in compiled[: options.lazy]}
     lazy: dict[int, LazyStage] = {}
     stages: list[Compiled] = []

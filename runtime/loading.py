@@ -18,7 +18,6 @@ from .building import compile_stages
 from .chain.net import Net
 from .chain.results import Provenance
 from .chain.samples import check_samples
-from .lazy_stages import check_lazy, make_lazy
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
@@ -253,7 +252,9 @@ def open_network(
         points: the points between which it can switch.
     """
     if options.lazy:
-        check_lazy(parts, options.lazy)
+        from .lazy_stages import prepare_lazy  # most networks have none
+
+        parts = prepare_lazy(parts, options.lazy)
     # A wrong name of a meter is refused before anything is built for minutes. `auto` depends on what runs in the end.
     watch = None if options.meter == "auto" else _watch_power(options.meter)
     reason = None
@@ -295,6 +296,8 @@ def _chain(
     """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
     compiled, stages = compile_stages(parts, devices, options)
     if options.lazy:
+        from .lazy_stages import make_lazy
+
         compiled = make_lazy(parts, compiled, stages, options)
     usable = [] if point is None else [point, *(p for p in (points or {}).values() if p.engines == point.engines)]
     joined = {}

@@ -7,11 +7,13 @@ stage 0, always   | stage 1: its limit still fits -> runs | stage 2: its limit n
 from collections.abc import Iterator, Sequence
 from math import exp
 from numbers import Real
+from threading import Event, Timer
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from ...bundle.calibration import Chain, Latency
 from ...errors import UsageError
+from ..engines import Run
 from .checks import LEAST_SCORE, MOST_SCORE, refuse_answer
 from .parts import copy_parts
 from .results import Provenance, Result
@@ -75,15 +77,49 @@ class StageLimits:
         self._limits[k] *= DOWN
 
 
+def _run_until(run: Run, end_ns: float) -> bool:
+    """Run a stage, and tell it to stop when the time is over. Return whether it ran to its end."""
+    stop, stopped = getattr(run, "stop", None), Event()
+    if stop is None:
+        run()
+        return True
+
+    def tell() -> None:
+        stopped.set()
+        stop(True)
+
+    timer = Timer(max(0.0, end_ns - perf_counter_ns()) * 1e-9, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        run()
+    except Exception:
+        if not stopped.is_set():
+            raise
+        return False
+    finally:
+        timer.cancel()
+        timer.join()
+        stop(False)
+    return True
+
+
 class DeadlineRunner(Runner):
-    """Answers by a deadline, or at every exit. `Net` is its public face."""
+    """Answers by a deadline, or at every exit. `Net` is its public face.
+
+    Attributes:
+        stops_stages: True if a stage that still runs when the deadline comes is told to stop, where its engine can be: ONNX
+            Runtime ends after the operator at hand, and the exit before answers. It takes a thread for each stage but the first.
+    """
+
+    stops_stages = False
 
     _lock: Any
     _tally: "Tally"
     _latencies: Sequence[Latency] = ()
     _limits: StageLimits | None = None
     _end_ns = 0
-    """What a call with a deadline took behind its last stage."""
+    """What a call with a deadline takes behind its last stage."""
 
     def know_latencies(self, chains: Sequence[Chain]) -> None:
         """Take the calibrated latencies of this network, if they are among those of a calibration's chains."""
@@ -113,17 +149,24 @@ class DeadlineRunner(Runner):
                         limits.pass_over(k)
                         k, cut = k - 1, True
                         break
-                    head[0]()
+                    ends = True
+                    if k and self.stops_stages:
+                        ends = _run_until(head[0], end)
+                    else:
+                        head[0]()
                     before, now = now, perf_counter_ns()
                     if not wait_s:
                         limits.note(k, now - before)
+                    if not ends:
+                        k, cut = k - 1, True
+                        break
                     if head[1][0] >= threshold:
                         break
             except Exception as error:
                 self._explain(error, k, setup.memory.single)
             result = self._answer(setup.memory.heads, k, start, end, cut=cut)
             tally, spent = self._tally, round(result.latency_s * 1e9)
-            self._end_ns = start + spent - now
+            self._end_ns = min(start + spent - now, 2 * self._end_ns + 1000)  # one long pause there is chance
             tally.counts[result.exit] += 1
             tally.recent.append(spent)
             tally.recent_exits.append(result.exit)

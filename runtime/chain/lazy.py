@@ -189,6 +189,11 @@ class LazyRun:
         self._stage, self._inputs, self._outputs = stage, inputs, outputs
         self.run: Run | None = None
 
+    @property
+    def stop(self) -> Callable[[bool], object] | None:
+        """What stops the run under way; None if the stage is not here, or its engine cannot be told."""
+        return getattr(self.run, "stop", None)
+
     def __call__(self) -> None:
         """Run the stage, and note when."""
         stage, run = self._stage, self.run

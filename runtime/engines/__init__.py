@@ -172,6 +172,9 @@ class Compiled(Protocol):
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
         """Tie memory to the stage; return a function without arguments that runs it from the inputs into the outputs.
 
+        If the engine can be told to stop, the function has an attribute `stop`: from another thread `stop(True)` lets the run
+        that is under way end with an error, and `stop(False)` lets the next ones run.
+
         Args:
             inputs, outputs: by name an array (C-contiguous, of the stage's dtype and shape), or memory that `allocate` gave. They
                 stay in place, so that one stage's output is the next stage's input. The function returned keeps them alive.

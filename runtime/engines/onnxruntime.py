@@ -221,9 +221,6 @@ class OnnxRuntimeStage:
             self.allocate = functools.partial(_allocate, ort, memory, number)
         self._ort = ort
         self._session = session
-        # Without this entry the public call looks for a CUDA graph id, fails inside and takes ten times as long.
-        self._options = ort.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", "-1")
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Run:
         """Tie arrays or device memory to the session's inputs and outputs.
@@ -245,8 +242,14 @@ class OnnxRuntimeStage:
             raise BundleError(
                 f"A stage and its manifest do not fit together: {error} Export the network anew."
             ) from error
-        run = functools.partial(self._session.run_with_iobinding, binding, self._options)
-        return functools.partial(_copy_and_run, tuple(copies), run) if copies else run
+        options = self._ort.RunOptions()
+        # Without this entry the public call looks for a CUDA graph id, fails inside and takes ten times as long.
+        options.add_run_config_entry("gpu_graph_id", "-1")
+        run = functools.partial(self._session.run_with_iobinding, binding, options)
+        if copies:
+            run = functools.partial(_copy_and_run, tuple(copies), run)
+        run.stop = functools.partial(setattr, options, "terminate")  # type: ignore[attr-defined]
+        return run
 
     def infer(self, inputs: Mapping[str, "np.ndarray"], outputs: Sequence[str]) -> dict[str, "np.ndarray"]:
         """Run the session once into new arrays."""

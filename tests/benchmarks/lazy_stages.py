@@ -2,10 +2,10 @@
 
     python tests/benchmarks/lazy_stages.py [--rounds 5] [--json FILE] [PAIR ...]
 
-Each pair is a cascade of two untrained networks of the ladder, or of the two ResNets of `samples/cifar10`. Fresh processes in turn
-load the small one alone, the cascade whole, and the cascade with `lazy=True, release_after_s=0.5`. They run a sample that the
-small one answers, then some that the large one is asked for, wait until it is let go, and ask it again. Memory is what the process
-has more than after its imports; medians of the rounds.
+Each pair is a cascade of two untrained networks of the ladder, or of the two ResNets of `samples/cifar10`. Fresh processes in
+turn load the small one alone, the cascade whole, and the cascade with `lazy=True, release_after_s=0.5`. They run a sample that
+the small one answers, then some that the large one is asked for, wait until it is let go, and ask it again. Memory is what the
+process has more than after its imports; medians of the rounds.
 """
 
 import argparse

@@ -138,6 +138,8 @@ def test_statistics_say_if_calls_take_other_than_was_calibrated(times, is_told):
         assert f"calls take {times:.2g} times as long as was calibrated" in stats.notice and "--every" in stats.notice
     assert make_stats(counts, recent[:5], exits[:5], tally, None, (2e-5, 4e-5)).slowdown is None
     assert make_stats(counts, recent, exits, tally, None).slowdown is None
+    waited = [*recent[:150], *[10**9] * 50]  # for stages to load
+    assert make_stats(counts, waited, exits, tally, None, (2e-4,)).slowdown == pytest.approx(times)
 
 
 def test_a_network_compares_itself_with_its_point(calibrated, labelled):

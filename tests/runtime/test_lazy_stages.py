@@ -1,6 +1,7 @@
 """Which stages are lazy, and how they are opened again: joined ones, those that share a file, builds in the bundle."""
 
 import json
+from typing import cast
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from offramp.bundle import open_bundle
 from offramp.errors import BundleError
 from offramp.runtime import StageProvenance, build, load_uncalibrated
+from offramp.runtime.engines import Compiled
 from offramp.runtime.lazy_stages import make_lazy
 from offramp.runtime.loading import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
@@ -57,7 +59,7 @@ def test_a_file_that_an_earlier_stage_uses_stays():
         runs_on, memory, allocate, batches, clones, half = "fake", "host", None, True, True, False
 
     parts = chain_parts(open_bundle(ARCHIVE), open_bundle(ARCHIVE).variant())
-    a, b, c = Fake(), Fake(), Fake()
+    a, b, c = (cast(Compiled, Fake()) for _ in range(3))
     provenance = [StageProvenance("cpu", "fake", "now", load_s=0.25)] * 3
     assert make_lazy(parts, [a, b, b], provenance, LoadOptions(lazy=2)) == [a, b, b]
     first, *others = make_lazy(parts, [a, b, b], provenance, LoadOptions(lazy=1))

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from offramp.bundle import open_bundle, read_calibration
 from offramp.bundle.calibration import Latency
-from offramp.errors import UsageError
+from offramp.errors import MissingError, UsageError
 from offramp.runtime import load, load_uncalibrated
 from offramp.runtime.chain import deadlines
 from offramp.runtime.chain.deadlines import LEARNING_RUNS, StageLimits
@@ -197,3 +197,62 @@ def test_a_call_from_within_a_call_has_its_own_deadline():
     right = net(x).score
     with net._lock:
         assert net(x, deadline_s=60).score == right
+
+
+def test_a_stage_is_stopped_at_the_deadline_where_its_engine_can_be(clock):
+    net, x = load_uncalibrated(ARCHIVE), draw(1)[0]
+    right = [result.score for result in net.anytime(x)]
+    heads = net._setup.memory.heads
+    told: list[bool] = []
+
+    class SlowRun:
+        """Runs until it is told to stop."""
+
+        over = threading.Event()
+
+        def __call__(self):
+            if self.over.wait(60):
+                raise RuntimeError("terminated")
+
+        def stop(self, is_over):
+            told.append(is_over)
+            self.over.set() if is_over else self.over.clear()
+
+    before = heads[2]
+    heads[2] = (SlowRun(), *before[1:])
+    net.stops_stages = True
+    result = net(x, deadline_s=0.2)
+    assert (result.exit, result.cut) == (1, True) and result.score == right[1] and told == [True, False]
+    assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+    heads[2] = before
+    result = net(x, deadline_s=60)
+    assert (result.exit, result.cut, result.score) == (2, False, right[2])
+
+
+def test_an_engine_that_fails_before_the_deadline_is_not_taken_for_stopped():
+    net = load_uncalibrated(ARCHIVE)
+    heads = net._setup.memory.heads
+
+    def fail():
+        raise MemoryError("out of memory")
+
+    fail.stop = lambda is_over: None
+    heads[1] = (fail, *heads[1][1:])
+    net.stops_stages = True
+    with pytest.raises(MissingError, match="Memory ran out in stage1.onnx"):
+        net(draw(1)[0], deadline_s=60)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_onnx_runtime_can_be_told_to_stop(lazy):
+    net, x = load_uncalibrated(ARCHIVE, lazy=lazy), draw(1)[0]
+    clone, right = net.clone(), net(x).score
+    run = net._setup.memory.heads[1][0]
+    run.stop(True)
+    with pytest.raises(Exception, match="terminate"):
+        run()
+    assert clone(x).score == right  # whose runs are others
+    run.stop(False)
+    run()
+    net.stops_stages = True
+    assert net(x, deadline_s=60).score == right

@@ -150,11 +150,11 @@ def test_a_thread_lets_it_go_and_ends_with_it_or_with_the_network(eager):
         wait_until(lambda: net.stats().lazy.here == 0 and not watchers())
     loads = net.stats().lazy
     assert loads.releases == loads.loads >= 4
-    net = load_uncalibrated(ARCHIVE, lazy=True, release_after_s=10_000)
-    net(x)
-    stages = [weakref.ref(stage) for stage in net.lazy_stages]
+    other = load_uncalibrated(ARCHIVE, lazy=True, release_after_s=10_000)
+    other(x)
+    stages = [weakref.ref(stage) for stage in other.lazy_stages]
     assert len(watchers()) == 2
-    net = None
+    del other
     gc.collect()
     wait_until(lambda: not watchers())
     assert not any(stage() for stage in stages)
@@ -167,7 +167,8 @@ def test_clones_share_a_lazy_stage_and_run_it_while_it_is_let_go(eager):
     net = load_uncalibrated(ARCHIVE, lazy=True)
     clone = net.clone()
     assert clone.lazy_stages == net.lazy_stages and net.stats().lazy.here == 0
-    wrong, over = [], threading.Event()
+    wrong: list[int] = []
+    over = threading.Event()
 
     def call(one):
         while not over.is_set():
@@ -272,7 +273,8 @@ def test_only_what_can_be_lazy_is():
 def test_a_signal_handler_may_load_what_the_call_is_loading():
     net, x = load_uncalibrated(ARCHIVE, lazy=True), draw(1)[0]
     right, stage = load_uncalibrated(ARCHIVE)(x).score, net.lazy_stages[0]
-    open_again, inner = stage._open_again, []
+    open_again = stage._open_again
+    inner: list[float | None] = []
 
     def interrupted():
         if not inner:
