@@ -301,12 +301,9 @@ def _name_inputs(certificate: Certificate) -> str:
 
 
 def _name_proof(certificate: Certificate) -> str:
-    """Say what proves a promise: `by 1600 samples`."""
+    """Say what proves a promise, and what is taken for granted of it: `by 1600 samples taken as independent`."""
     of = f"{certificate.samples} samples"
     if certificate.groups is not None:
         of = f"{certificate.groups} groups ({of})"
-    return (
-        "by "
-        + of
-        + ("" if certificate.independent is None else f" that count for {certificate.independent} independent ones")
-    )
+    counted = f"that count for {certificate.independent} independent ones" if certificate.independent else ""
+    return f"by {of} {counted or 'taken as independent'}"
