@@ -27,6 +27,7 @@ def whole_way(
     loss: str | Loss | None = None,
     outside: Samples | None = None,
     metric: Callable[..., float] | None = None,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
     **options: Any,
 ) -> Benchmark:
     """Export, calibrate, run and compare a network; print the comparison and write a bundle and a picture.
@@ -40,6 +41,7 @@ def whole_way(
         loss: how wrong an answer is, for a network that does not classify.
         outside: other samples that select; a part of `calibration` does by default.
         metric: what is shown beside the loss and never promised, such as mAP, of the answers to all test samples and the truth.
+        groups: which group each of the calibration samples belongs to, and each of the test samples, such as a person.
         options: passed to `export`, such as `class_names`.
 
     Returns:
@@ -51,7 +53,8 @@ def whole_way(
 
     what = "an accuracy drop" if loss is None else "a mean loss added"
     print(f"calibrating for the least mean latency at {what} of at most {max_drop:.1%}", flush=True)
-    calibrated = calibrate(bundle, calibration, Target(max_drop=max_drop), loss=loss, outside=outside)
+    given, others = groups or (None, None)
+    calibrated = calibrate(bundle, calibration, Target(max_drop=max_drop), loss=loss, outside=outside, groups=given)
     print(f"  {calibrated.verdict}")
     print(f"  {calibrated.point.promise}")
     if not calibrated.point.met:
@@ -62,7 +65,7 @@ def whole_way(
     print(f"running one sample: {describe_answer(result)}, score {result.score:.3f}, left at exit {result.exit}")
 
     print("comparing on samples that calibration never saw", flush=True)
-    benchmark = bench(bundle, test, loss=loss, metric=metric)
+    benchmark = bench(bundle, test, loss=loss, metric=metric, groups=others)
     print(f"\n{benchmark}\n")
     draw(benchmark, calibrated, output / "comparison.png")
     print(f"picture: {output / 'comparison.png'}")

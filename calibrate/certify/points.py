@@ -303,12 +303,11 @@ def _name_inputs(certificate: Certificate) -> str:
 
 
 def _name_proof(certificate: Certificate) -> str:
-    """Say what proves a promise: `by 1600 samples`."""
+    """Say what proves a promise, and what is taken for granted of it: `by 1600 samples taken as independent`."""
     of = f"{certificate.samples} samples"
     if certificate.groups is not None:
         of = f"{certificate.groups} groups ({of})"
-    if certificate.independent is not None:
-        of += f" that count for {certificate.independent} independent ones"
+    counted = f"that count for {certificate.independent} independent ones" if certificate.independent else ""
     if certificate.labels is not None:
         of += f" ({certificate.labels} of them labelled: the others count as if the whole network were right, the worst case)"
-    return f"by {of}"
+    return f"by {of} {counted or 'taken as independent'}"

@@ -7,6 +7,7 @@ and the last two for the test.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,19 @@ TRAIN, CALIBRATION, TEST = (1, 3, 5, 7, 9), (2, 4, 6), (8, 10)
 Samples = tuple[np.ndarray, np.ndarray]
 
 
+class Pieces(NamedTuple):
+    """Samples float32 (N, 6, 100), labels int64 (N,), and the number of the person who moved, int64 (N,)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    person: np.ndarray
+
+    @property
+    def labelled(self) -> Samples:
+        """The samples and labels."""
+        return self.x, self.y
+
+
 @functools.cache
 def recordings() -> list[tuple[np.ndarray, int, int]]:
     """Return every recording: the signal float32 (axes, time), the number of its exercise, and the number of the person."""
@@ -29,30 +43,31 @@ def recordings() -> list[tuple[np.ndarray, int, int]]:
     return list(zip(x, data["y"].tolist(), data["subject"].tolist(), strict=True))
 
 
-def pieces(people: tuple[int, ...]) -> Samples:
-    """Return samples of some of the people, float32 (N, 6, 100), and labels int64 (N,), in a fixed random order."""
-    x, y = [], []
+def pieces(people: tuple[int, ...]) -> Pieces:
+    """Return samples of some of the people, in a fixed random order."""
+    x, y, persons = [], [], []
     for signal, exercise, person in recordings():
         if person in people:
             count = signal.shape[1] // LENGTH
             x.append(signal[:, : count * LENGTH].reshape(6, count, LENGTH).swapaxes(0, 1))
             y += [exercise] * count
+            persons += [person] * count
     order = np.random.default_rng(0).permutation(len(y))
-    return np.concatenate(x)[order], np.array(y)[order]
+    return Pieces(np.concatenate(x)[order], np.array(y)[order], np.array(persons)[order])
 
 
 def training() -> Samples:
     """Return the training samples, of five people."""
-    return pieces(TRAIN)
+    return pieces(TRAIN).labelled
 
 
-def calibration() -> Samples:
-    """Return the calibration samples, of three other people."""
+def calibration() -> Pieces:
+    """Return the calibration samples, of three other people, and who moved."""
     return pieces(CALIBRATION)
 
 
-def test() -> Samples:
-    """Return the test samples, of the last two people."""
+def test() -> Pieces:
+    """Return the test samples, of the last two people, and who moved."""
     return pieces(TEST)
 
 

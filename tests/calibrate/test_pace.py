@@ -86,7 +86,8 @@ def test_words_of_a_promise_at_a_pace():
     target = Target(max_latency_s=1e-3)
     words = describe_promise(Certificate(target.limits, 0.9, 1, 500, 0, 1, machine_noise=0.016, every_s=0.1), target)
     assert words.endswith(
-        "at most 1000 us, by 500 samples, called every 100 ms, on a machine up to 3.2% slower than it was measured."
+        "at most 1000 us, by 500 samples taken as independent, called every 100 ms, on a machine up to 3.2% slower than it "
+        "was measured."
     )
 
 

@@ -65,7 +65,9 @@ def test_the_noise_of_the_machine_moves_the_bound_and_stands_in_the_words():
     step, why = certify_path(static_network(Costs((times,), machine_noise=0.06)), target, PATH, delta=0.1)
     assert step is None and "may have, as far as its measurement is uncertain, a mean latency of 11" in why
     words = describe_promise(Certificate(target.limits, 0.9, 1, 1000, 0, 1, machine_noise=0.06), target)
-    assert words.endswith("is at most 1100 us, by 1000 samples, on a machine up to 12.0% slower than it was measured.")
+    assert words.endswith(
+        "is at most 1100 us, by 1000 samples taken as independent, on a machine up to 12.0% slower than it was measured."
+    )
 
 
 def test_the_error_of_a_measured_power_counts_in_a_promise_of_energy():

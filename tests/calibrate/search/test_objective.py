@@ -247,7 +247,7 @@ def test_words_of_promises():
     assert describe_promise(certificate, target) == (
         "With 90% confidence the accuracy on inputs like these is at least 90.00%, at most 2.00% of inputs like these get "
         "another label than the whole network gives them, the mean latency on inputs like these is at most 1000 us and at most "
-        "1.00% of inputs like these take longer than 2000 us, by 500 samples."
+        "1.00% of inputs like these take longer than 2000 us, by 500 samples taken as independent."
     )
 
 
