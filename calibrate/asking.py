@@ -131,6 +131,7 @@ def ask_labels(
         confidence=0.9,
         least_gain=LEAST_GAIN,
         outside=None,
+        groups=None,
         meter=None,
         keep=None,
         seed=0,
