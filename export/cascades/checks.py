@@ -33,7 +33,8 @@ def check_members(groups: Sequence[Sequence[Member]], base: Bundle | None) -> No
     has_images = [member.preprocess is not None for member in members]
     if base is None and len({*has_images}) > 1:
         raise UsageError(
-            "Some members have a preprocess and some have not: the bundle takes images for all or for none."
+            "Some members have a preprocess and some have not, such as bundles that take images: give it (--mean, --std) for "
+            "all, or for none."
         )
     if base is not None and base.manifest.preprocess is None and any(has_images):
         raise UsageError(

@@ -36,8 +36,8 @@ class Member(Struct, frozen=True):
     Attributes:
         model: a torch network, the path of an ONNX file, or a bundle: its path, or `path:variant`.
         size: height and width of the images that it takes; a file that fixes them need not be told.
-        preprocess: how it was trained to take images; give it for every member or for none. A bundle that takes images has its
-            own.
+        preprocess: how it was trained to take images; give it for every member or for none, except where the cascade stands
+            beside variants that take images. A bundle that takes images has its own.
         bgr: True if it takes the colours in the order blue, green, red.
         exits: the names of its outputs that are exits, in order; all by default.
         classes: for each of its labels the label of the bundle: `[0, 1, None]` keeps two of three labels, and an input that it

@@ -47,8 +47,9 @@ def cascade(
 
     Each member's exits become exits of the chain, called after it. All members read the same input: each one's first stage makes
     its own of it, in the graph. With `Member.preprocess` that input is a uint8 image; without, the floats that all members take,
-    of which images (batch, channel, height, width) are resized where sizes differ. Resizing is Pillow's, with antialiasing, to
-    within one step of a pixel, since nothing is rounded to whole steps. An axis of any other size has the example's.
+    of which images (batch, channel, height, width) or (batch, height, width, channel) are resized where sizes differ. Resizing is
+    Pillow's, with antialiasing, to within one step of a pixel, since nothing is rounded to whole steps. An axis of any other size
+    has the example's.
 
     Args:
         members: at least two, the cheapest first: networks, paths, or a `Member` that says more. A list among them votes: its
@@ -119,7 +120,9 @@ def cascade(
             )
         file = Path(folder) / f"{'+'.join(graph.name for graph in graphs)[:100]}.onnx"
         ir.save(joined, file, external_data=f"{file.name}.data")
-        pixels = Preprocess(mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
+        pixels = None
+        if has_images and base is None:
+            pixels = Preprocess(mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
         with _refusals_named(file):
             return export(
                 file,
@@ -130,7 +133,7 @@ def cascade(
                 answer=answer,
                 rule="gate" if has_gates else rule,
                 gates=[f"{name}.gate" for name in exits] if has_gates else (),
-                preprocess=pixels if has_images and base is None else None,
+                preprocess=pixels,
                 class_names=names if base is None else class_names,
                 beside=beside,
                 progress=progress,
@@ -143,8 +146,9 @@ def _refusals_named(file: Path) -> Iterator[None]:
     try:
         yield
     except OfframpError as error:
-        text = str(error).replace(str(file), "the cascade")
-        error.args = (text[:1].upper() + text[1:],)
+        text, name = str(error), str(file)
+        text = f"The cascade{text.removeprefix(name)}" if text.startswith(name) else text
+        error.args = (text.replace(name, "the cascade"),)
         error.path = None if error.path == file else error.path
         raise
 

@@ -8,6 +8,8 @@ import pytest
 from offramp.errors import UsageError
 from offramp.export import Member, cascade, quantize
 from offramp.runtime import load_uncalibrated, verify
+from offramp.runtime.engines import StageFile
+from offramp.runtime.engines.tensorrt.builder import build_plan
 from offramp.tests.helpers.command import clear_message, offramp
 from offramp.tests.zoo.onnx_files import convolutions, run, write
 
@@ -72,6 +74,17 @@ def test_the_commonest_label_wins_and_of_several_the_most_probable(files, sample
         assert [net(x).exit == 0 for x in samples[:50]] == (votes[:50].max(1) == 3).tolist()
     counts = np.sort(votes, 1)
     assert {1, 2, 3} <= {*counts[:, -1]} and (counts[:, -1] == counts[:, -2]).any()  # ties were among them
+
+
+def test_a_vote_is_built_by_tensorrt(files, samples, tmp_path):
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
+    voters = [Member(path, classes=given) for path, given in zip(files, MAPS.values(), strict=False)]
+    bundle = cascade([voters, files[3]], samples[:3], tmp_path / "b.offramp")
+    variant = bundle.variant()
+    stage, exit_ = variant.stages[0], variant.exits[0]
+    outputs = (*(tensor.name for tensor in stage.outputs), exit_.score, str(exit_.label))
+    path = bundle.path / variant.folder / stage.file
+    assert len(build_plan(trt, StageFile(path=path, inputs=stage.inputs, outputs=outputs))[0]) > 1000
 
 
 def test_a_vote_is_as_good_in_int8_and_on_openvino(files, samples, tmp_path):
