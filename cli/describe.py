@@ -135,8 +135,10 @@ def describe_loads(loads: Mapping[str, Mapping[str, int]]) -> str:
     """Say how many bytes of graphs and weights each point of a calibration loads, by variant."""
     lines = []
     for name, variants in loads.items():
-        each = f" ({', '.join(f'{variant} {size / 1e6:.2f}' for variant, size in variants.items())})"
-        lines.append(f"{name} loads {sum(variants.values()) / 1e6:.2f} MB of files{each if len(variants) > 1 else ''}")
+        each = f": {', '.join(f'{variant} {size / 1e6:.3g}' for variant, size in variants.items())}"
+        lines.append(
+            f"point {name} loads {sum(variants.values()) / 1e6:.3g} MB of files{each if len(variants) > 1 else ''}"
+        )
     return "\n".join(lines)
 
 

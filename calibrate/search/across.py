@@ -110,18 +110,17 @@ def _predict_best(
         return chain if chain.selecting.exits <= MOST_EXITS else _columns(chain, [exit_, chain.selecting.exits - 1])
 
     whole_networks = {each.configuration: each for each in choice.allowed if each.static is not None}  # each one's last
-    found: dict[Contender, tuple[Contender, int, Contender]] = {}
+    costs: dict[tuple[Contender, int, Contender], list[float]] = {}
     for first, second in _pairs(choice, request):
         for exit_ in range(first.selecting.exits):
-            found[predict(first, exit_, whole_networks[second.configuration])] = first, exit_, second
-    best: dict[Contender, None] = {}
-    for target in request.targets.values():
-        costs = {chain: _coarse_cost(chain, target) for chain in found}
-        cheapest = sorted((chain for chain in found if math.isfinite(costs[chain])), key=lambda each: costs[each])
-        best |= dict.fromkeys(cheapest[:MOST_SEARCHED])
-    for chain in best:
-        yield chain
-        first, exit_, second = found[chain]
+            chain = predict(first, exit_, whole_networks[second.configuration])
+            costs[first, exit_, second] = [_coarse_cost(chain, target) for target in request.targets.values()]
+    best: dict[tuple[Contender, int, Contender], None] = {}
+    for i in range(len(request.targets)):
+        meeting = [key for key in costs if math.isfinite(costs[key][i])]
+        best |= dict.fromkeys(sorted(meeting, key=lambda key: costs[key][i])[:MOST_SEARCHED])
+    for first, exit_, second in best:
+        yield predict(first, exit_, whole_networks[second.configuration])
         if exit_ + 1 + second.selecting.exits <= MOST_EXITS:
             yield predict(first, exit_, second)
 

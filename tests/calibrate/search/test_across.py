@@ -113,7 +113,10 @@ def test_a_point_across_variants_runs_in_every_command_that_can_run_it(pair, fou
     sizes = count_loaded(pair.chain("small:0+fp32:1"))
     large = pair.variant("fp32")
     assert sizes["fp32"] == sum(large.files[name].bytes for name in (large.exits[1].static, large.weights))
-    assert f"default loads {sum(sizes.values()) / 1e6:.2f} MB of files (small {sizes['small'] / 1e6:.2f}" in inspected
+    assert (
+        f"point default loads {sum(sizes.values()) / 1e6:.3g} MB of files: small {sizes['small'] / 1e6:.3g}, fp32"
+        in inspected
+    )
     assert json.loads(offramp("inspect", bundle, "--json").stdout)["loads"]["default"]["default"] == sizes
     with pytest.raises(UsageError, match=r"static network to exit 1. A fused file holds one variant"):
         fuse(pair, pair.path.with_name("fused.onnx"))
