@@ -173,6 +173,23 @@ def test_closing_gives_the_memory_back(dense, monkeypatch):
     assert not driver.memory and not driver.graphs
 
 
+def test_a_lazy_stage_takes_and_gives_back_the_gpus_memory(dense, monkeypatch):
+    driver, _ = fake(monkeypatch)
+    x = draw(3)
+    with load_uncalibrated(dense, "tensorrt:0") as net:
+        right = [net(sample).score for sample in x]
+        of_all = len(driver.memory), len(driver.graphs)
+    del net
+    with load_uncalibrated(dense, "tensorrt:0", lazy=True) as net:
+        before = len(driver.memory), len(driver.graphs)
+        for _ in range(2):
+            assert [net(sample).score for sample in x] == right
+            assert (len(driver.memory), len(driver.graphs)) == of_all
+            for stage in net.lazy_stages:
+                stage.let_go()
+            assert (len(driver.memory), len(driver.graphs)) == before < of_all
+
+
 def test_a_plan_is_built_once_and_what_was_learnt_is_kept(dense, monkeypatch, cache):
     _, module = fake(monkeypatch)
     first = build(dense, "tensorrt:0", threads=1)
