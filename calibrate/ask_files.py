@@ -134,14 +134,14 @@ def encode_coco(asked: Sequence[AskedSample], classes: Sequence[str], size: tupl
 
 
 def read_labels(
-    path: str | os.PathLike[str], data: tuple[Any, Any], bundle: str | os.PathLike[str] | Bundle
+    path: str | os.PathLike[str], data: tuple[Any, Any], bundle: str | os.PathLike[str] | Bundle | Manifest
 ) -> tuple[Any, np.ndarray]:
     """Read the labels that people gave where `ask_labels` asked for them.
 
     Args:
         path: the table (.csv), with commas, semicolons or tabs, or COCO's JSON. Samples that have no label there stay unknown.
         data: the samples that were asked about, (samples, None), or with the labels that are known, -1 for the others.
-        bundle: the bundle or its folder.
+        bundle: the bundle, its folder or its manifest.
 
     Returns:
         The samples and their labels, int64 (N,), -1 where they are unknown: what `calibrate` takes.
@@ -164,7 +164,7 @@ def read_labels(
         >>> int((labels >= 0).sum()) == asked.asked
         True
     """
-    path, manifest = Path(path), opened(bundle).manifest
+    path, manifest = Path(path), bundle if isinstance(bundle, Manifest) else opened(bundle).manifest
     if not manifest.classes:
         raise UsageError("Labels are for networks that classify: give what is true of every sample of this one.")
     x, given = data

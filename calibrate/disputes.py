@@ -60,7 +60,7 @@ def describe_labels(y: "np.ndarray | Truth | None", disputed: np.ndarray) -> lis
     lacking = int((unknown & disputed).sum())
     if not lacking:
         return [
-            f"{said}No other changes a drop or a promise: all exits of all variants give those samples the whole network's. "
+            f"{said}No other changes a drop or a promise, since there all exits of all variants say the same. "
             "Accuracy itself is not known."
         ]
     return [

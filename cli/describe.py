@@ -108,7 +108,8 @@ def describe_calibration(calibration: "Calibration") -> str:
     rows = [("static network", "device", "loss" if has_losses else "accuracy", "mean us", "mJ", "")]
     for static in calibration.statics:
         same = f"{show_share(1 - static.disagreement)} alike"
-        accuracy = same if static.accuracy is None else show_share(abs(has_losses - static.accuracy))
+        lost = same if static.drop is None else f"a drop of {show_share(static.drop)}"
+        accuracy = lost if static.accuracy is None else show_share(abs(has_losses - static.accuracy))
         figures = accuracy, _us(static.latency_s, 0), _mj(static.energy_j)
         mark = "" if calibration.took_part(static) else "never recommended"
         rows.append((f"{static.variant} to exit {static.exit}", static.device, *figures, mark))
@@ -143,6 +144,9 @@ def _describe_point(name: str, point: "OperatingPoint", noise: float) -> list[st
         if point.target.counts == "losses":
             what, shares = "loss    ", [1 - share for share in shares]
         lines.append(f"  {what}     {show_share(shares[0])} (whole network {show_share(shares[1])})")
+    if point.full_accuracy_interval is not None:
+        low, high = map(show_share, point.full_accuracy_interval)
+        lines.append(f"  accuracy     unknown without all labels: the whole network's is from {low} to {high}")
     if point.drop is not None and point.drop_interval is not None:
         low, high = map(show_share, point.drop_interval)
         bias = f"; these samples chose the step too: corrected by {show_share(point.choice_bias)}"

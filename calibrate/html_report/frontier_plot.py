@@ -37,13 +37,18 @@ MOST_LABELLED = 12
 """Layers with more marks than this get no labels, which would cover each other."""
 
 
+KEPT = "accuracy against the whole network's"
+"""What is drawn if some labels are unknown: 100 % less the drop."""
+
+
 class _Mark(Struct, frozen=True, kw_only=True):
     """One mark in the plot.
 
     Attributes:
         name: what the mark stands for.
         label: the text beside it; empty for none.
-        accuracy: share of right labels, or 1 less the mean loss; without labels agreement with the whole network.
+        accuracy: share of right labels, or 1 less the mean loss; 1 less the drop if accuracy is unknown; without labels agreement
+            with the whole network.
         latency_s, energy_j: means; `energy_j` is None if no energy was measured.
         lines: further lines of its tip.
     """
@@ -68,16 +73,17 @@ def draw_frontier(report: Report, *, energy: bool) -> "figure":
     """Draw accuracy or loss, or agreement without labels, over mean latency or energy."""
     calibration = report.calibration
     right = "loss" if calibration.point.target.counts == "losses" else "accuracy"
-    measure = right if calibration.point.accuracy is not None else "agreement"
+    whole = calibration.point.full_accuracy_interval
+    measure = right if calibration.point.accuracy is not None else "agreement" if whole is None else KEPT
     unit, factor = ("mJ", 1e3) if energy else ("us", 1e6)
     plot = empty_figure(
         height=430,
         x_axis_label=f"mean {'energy' if energy else 'latency'}, {unit}",
         y_axis_label="agreement with the whole network, %" if measure == "agreement" else f"{measure}, %",
     )
-    layers = _calibrated_layers(calibration)
+    layers = _calibrated_layers(calibration, lower=0.0 if whole is None else 1 - whole[1])
     if report.measured is not None and not energy:
-        layers += _measured_layers(report.measured)
+        layers += _measured_layers(report.measured, is_relative=whole is not None)
     drawn = [mark for layer in layers for mark in layer.marks if _cost(mark, energy) is not None]
     for layer in layers:
         _draw_layer(plot, layer, measure, energy=energy, factor=factor)
@@ -164,15 +170,20 @@ def _overlap(box: tuple[float, float, float, float], other: tuple[float, float, 
     return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
-def _calibrated_layers(calibration: Calibration) -> list[_Layer]:
-    """Return what the calibration found: other thresholds, static networks, operating points."""
+def _calibrated_layers(calibration: Calibration, *, lower: float) -> list[_Layer]:
+    """Return what the calibration found: other thresholds, static networks, operating points.
+
+    Args:
+        calibration: the calibration.
+        lower: what is added to accuracies on the frontier, so that the whole network's is 1, if some labels are unknown.
+    """
     several = len(calibration.variants) > 1
     taking_part = [static for static in calibration.statics if calibration.took_part(static)]
     barred = [static for static in calibration.statics if not calibration.took_part(static)]
     thresholds = [
         _Mark(
             name="early exit",
-            accuracy=tradeoff.accuracy,
+            accuracy=tradeoff.accuracy + lower,
             latency_s=tradeoff.latency_s,
             energy_j=tradeoff.energy_j,
             lines=(f"{tradeoff.variant} on {show_placement(tradeoff.placement)}", *_show_all(tradeoff.thresholds)),
@@ -194,7 +205,7 @@ def _calibrated_layers(calibration: Calibration) -> list[_Layer]:
     ]
 
 
-def _measured_layers(measured: Measured) -> list[_Layer]:
+def _measured_layers(measured: Measured, *, is_relative: bool) -> list[_Layer]:
     """Return what the samples of the report gave: early exit, the whole static network, the best static network."""
     if measured.benchmark is None:
         return []
@@ -204,10 +215,11 @@ def _measured_layers(measured: Measured) -> list[_Layer]:
     }
     if measured.benchmark.single is not None:
         rows[str(measured.benchmark.single_name)] = measured.benchmark.single
+    lower = 1 - rows["whole static network"].accuracy if is_relative else 0.0
     lines = (f"{measured.samples} samples",)
     labels = ("early exit, measured", "whole network, measured", "best static, measured")
     marks = [
-        _Mark(name=name, label=label, accuracy=row.accuracy, latency_s=row.mean_s, lines=lines)
+        _Mark(name=name, label=label, accuracy=row.accuracy + lower, latency_s=row.mean_s, lines=lines)
         for label, (name, row) in zip(labels, rows.items(), strict=False)
     ]
     look = {"marker": "x", "size": 11, "line_width": 2.5, "line_color": "black"}
@@ -262,5 +274,7 @@ def _cost(mark: _Mark, energy: bool) -> float | None:
 
 
 def _accuracy(figures: OperatingPoint | StaticPoint) -> float:
-    """Return the accuracy, or without labels the agreement with the whole network."""
-    return float(1 - figures.disagreement if figures.accuracy is None else figures.accuracy)
+    """Return the accuracy, if it is unknown that against the whole network's, or without labels the agreement with it."""
+    if figures.accuracy is None:
+        return float(1 - (figures.disagreement if figures.drop is None else figures.drop))
+    return float(figures.accuracy)

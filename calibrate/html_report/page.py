@@ -145,7 +145,7 @@ def _compare_predictions(report: Report) -> list[tuple[str, str, str]]:
     point, benchmark = report.calibration.points[measured.point], measured.benchmark
     mean = show_time(benchmark.early.mean_s)
     rows = []
-    if point.accuracy is not None and point.drop_interval is not None and point.drop is not None:
+    if point.drop_interval is not None and point.drop is not None:
         of_losses = has_losses(report)
         what = ("loss", "loss added") if of_losses else ("accuracy", "accuracy drop")
         predicted, found = (_show_rightness(each, of_losses) for each in (point.accuracy, benchmark.early.accuracy))
