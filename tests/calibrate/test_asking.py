@@ -31,14 +31,14 @@ SAMPLES = 480
 
 
 def draw(bundle, rng, count=SAMPLES):
-    """Draw samples, most of which both variants of the archived bundle agree on at every exit, and label nine in ten rightly."""
+    """Draw samples, on most of which all exits agree, with labels that are the last exit's, the first one's or others."""
     x = rng.standard_normal((40 * count, 16)).astype(np.float32)
     shape = [axis or len(x) for axis in bundle.manifest.inputs[0].shape]
     with load_uncalibrated(bundle) as net:
         label = net.every_exit(x.reshape(shape), size=16).label
     alike = (label == label[:, -1:]).all(1)
     rows = rng.permutation(np.r_[np.flatnonzero(alike)[: count * 3 // 4], np.flatnonzero(~alike)][:count])
-    y = label[rows, -1].copy()
+    y = np.where(rng.random(count) < 0.3, label[rows, 0], label[rows, -1])
     wrong = rng.random(count) < 0.1
     y[wrong] = rng.integers(0, CLASSES, wrong.sum())
     return x.reshape(shape)[rows], y
@@ -172,7 +172,7 @@ def test_a_label_that_lacks_counts_as_the_worst(own, tmp_path):
     right = load_uncalibrated(bundle).every_exit(x[report]).label == y[report, None]
     true = right[:, -1].mean() - right.mean(0)
     assert all(static.drop > drop - 1e-9 for static, drop in zip(few.statics, true, strict=True))
-    assert few.statics[0].drop > true[0] and few.statics[0].accuracy is None
+    assert few.statics[0].drop > true[0] + 0.01 and few.statics[0].accuracy is None
 
 
 def test_no_label_makes_more_be_lost_than_the_reference_s_own():
