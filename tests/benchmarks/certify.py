@@ -11,11 +11,14 @@ splits    a drop of at most 1 % is promised with 90 % confidence, from n = 1,000
 recorded  the same on what a real network says, with --network, --data and --outside as for `offramp export` and `calibrate`: the
           samples of --data are taken for the population, from which each split draws with replacement; an exit costs its
           multiply-accumulates. Left out where no network is given
+asked     labels of all samples against those of samples on which exits differ from the last one, as `calibrate --ask` asks for
+          them, and against the most useful half and quarter of these; of the network too where one is given
 free      the same without labels: disagreement with the last exit of at most 1 and 2 %
 size      the exact test simulated at its worst nuisance: how often a drop of exactly 1 % is certified
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import math
@@ -25,18 +28,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from scipy import special
 
 from offramp.bundle import Target
 from offramp.calibrate.certify.exact_tests import certify_mean, critical_z, size_of
 from offramp.calibrate.certify.paths import lay_candidates, lay_path
 from offramp.calibrate.certify.promises import certify_path
+from offramp.calibrate.disputes import rank_disputed
 from offramp.calibrate.intervals import noninferiority_z
+from offramp.calibrate.measure.configurations import Answers
 from offramp.calibrate.measure.tables import Costs, ExitTable, exits_taken
 from offramp.calibrate.requests import LEAST_SELECTING, SELECTING_SHARE
 from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.picks import best_thresholds
 from offramp.calibrate.search.thresholds import MARGIN, Limit, Problem, solve
+from offramp.runtime import EveryExit
 from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo.exit_tables import UNEVEN, exit_costs, exit_table
 
@@ -143,28 +150,32 @@ def splits(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def recorded(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    if arguments.network is None:
-        return []
+@functools.lru_cache(maxsize=1)
+def record(network: str, *sources: str) -> Population:
+    """Record what a network says of the samples of data and of outside; the first are taken for the population."""
     from offramp.cli.inputs import load_network, load_samples
     from offramp.export import export
     from offramp.runtime import load_uncalibrated
 
     tables = []
     with tempfile.TemporaryDirectory() as folder:
-        bundle = export(
-            load_network(arguments.network), load_samples(arguments.data)[0][:3], Path(folder) / "n.offramp"
-        )
+        bundle = export(load_network(network), load_samples(sources[0])[0][:3], Path(folder) / "n.offramp")
         net = load_uncalibrated(bundle)
-        for source in (arguments.data, arguments.outside):
+        for source in sources:
             x, y = load_samples(source, bundle.manifest)
             answers = net.every_exit(x)
             tables.append({"label": answers.label, "score": answers.score, "correct": answers.label == y[:, None]})
     macs = np.array([exit_.macs for exit_ in bundle.manifest.variants[0].exits], float)
     right = ", ".join(f"{share:.1%}" for share in tables[0]["correct"].mean(0))
-    print(f"{arguments.network}: exits are right on {right}; they cost {np.round(macs / macs[-1], 3).tolist()}")
+    print(f"{network}: exits are right on {right}; they cost {np.round(macs / macs[-1], 3).tolist()}")
+    return Population(tables[0], tables[1], macs / macs[-1])
+
+
+def recorded(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    if arguments.network is None:
+        return []
+    everything = record(arguments.network, arguments.data, arguments.outside)
     print(HEAD)
-    everything = Population(tables[0], tables[1], macs / macs[-1])
     return [row for n in (1000, 5000) for row in compare("recorded", everything, n, count)]
 
 
@@ -200,27 +211,77 @@ def compare(name: str, truth: Population, n: int, count: int) -> list[dict[str, 
 
 
 def split_path(truth, drawn):
-    """Choose and certify as `calibrate` does."""
     pool, _, costs = truth
-    found, target = [], Target(max_drop=EPS)
-    configuration = fake_configuration("synthetic", len(costs))
+    return judge_vectors(truth, [choose_and_certify(draw_table(pool, costs, i)) for i in drawn])
+
+
+def draw_table(pool, costs, i):
+    """Return the table of some samples."""
     everything = ExitTable(
         score=pool["score"],
-        label=differs(pool),
+        label=pool["label"],
         right=pool["correct"],
         reference_right=pool["correct"][:, -1],
         differs=differs(pool),
         costs=Costs(tuple(np.full(2, cost) for cost in costs)),
     )
+    return everything.rows(i)
+
+
+def choose_and_certify(table):
+    """Choose and certify as `calibrate` does."""
+    target, configuration = Target(max_drop=EPS), fake_configuration("synthetic", table.exits)
+    aside = min(len(table) // 2, max(LEAST_SELECTING, round(SELECTING_SHARE * len(table))))
+    selecting, reporting = table.rows(slice(aside)), table.rows(slice(aside, None))
+    chain = Contender(configuration=configuration, static=None, selecting=selecting, reporting=reporting)
+    (thresholds,) = best_thresholds([chain], target)
+    path = lay_candidates(selecting, thresholds, target, tested=len(reporting))
+    step, _ = certify_path(reporting, target, path, delta=DELTA)
+    return None if step is None else path[step]
+
+
+def asked(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Certify from the same draws by all labels and by fewer."""
+    pools = {
+        name: Population(exit_table(POOL, temperatures=each, seed=SEEDS["population"]), {}, COSTS)
+        for name, each in SCENARIOS.items()
+    }
+    if arguments.network is not None:
+        pools["recorded"] = record(arguments.network, arguments.data, arguments.outside)
+    rows = []
+    print("scenario     n  labels                  of all  same certificate  broken  mean cost")
+    for name, truth in pools.items():
+        for n in (1000, 5000):
+            rng, size = np.random.default_rng(n), len(truth.pool["score"])
+            drawn = [rng.choice(size, n, replace=size < POOL) for _ in range(count)]
+            rows += compare_asked(name, truth, n, drawn)
+    return rows
+
+
+def compare_asked(name, truth, n, drawn):
+    pool, _, costs = truth
+    found: dict[str, list[Any]] = {}
+    shares: dict[str, list[float]] = {}
     for i in drawn:
-        aside = min(len(i) // 2, max(LEAST_SELECTING, round(SELECTING_SHARE * len(i))))
-        selecting, reporting = everything.rows(i[:aside]), everything.rows(i[aside:])
-        chain = Contender(configuration=configuration, static=None, selecting=selecting, reporting=reporting)
-        (thresholds,) = best_thresholds([chain], target)
-        path = lay_candidates(selecting, thresholds, target, tested=len(reporting))
-        step, _ = certify_path(reporting, target, path, delta=DELTA)
-        found.append(None if step is None else path[step])
-    return judge_vectors(truth, found)
+        table = draw_table(pool, costs, i)
+        answers = EveryExit(table.label, table.score)
+        least = rank_disputed([Answers(answers, ())], EveryExit(table.label[:, -1:], table.score[:, -1:]))
+        order = np.argsort(least, kind="stable")[: int(np.isfinite(least).sum())]
+        for ways, part in (("all", None), ("asked for", 1), ("the first half", 2), ("the first quarter", 4)):
+            known = np.full(n, part is None)
+            known[order[: len(order) // (part or 1)]] = True
+            settled = np.where(known[:, None], table.right, table.label == table.label[:, -1:])
+            few = replace(table, right=settled, reference_right=settled[:, -1])
+            found.setdefault(ways, []).append(choose_and_certify(few))
+            shares.setdefault(ways, []).append(float(known.mean()))
+    rows = []
+    for way, vectors in found.items():
+        same = np.mean([np.array_equal(*pair) for pair in zip(vectors, found["all"], strict=True)])
+        broken, cost = judge_vectors(truth, vectors)
+        row = {"labels": way, "share": float(np.mean(shares[way])), "same": float(same), "broken": broken, "cost": cost}
+        print(f"{name:8} {n:5}  {way:20} {row['share']:9.1%}  {same:16.1%}  {broken:6.3f}  {cost:9.3f}", flush=True)
+        rows.append({"scenario": name, "n": n, **row, "splits": len(drawn)})
+    return rows
 
 
 def unpromised(truth, drawn):
@@ -287,7 +348,7 @@ def main() -> None:
     for name in ("network", "data", "outside"):
         parser.add_argument(f"--{name}")
     arguments = parser.parse_args()
-    jobs = {"splits": splits, "recorded": recorded, "free": free, "size": size}
+    jobs = {"splits": splits, "recorded": recorded, "asked": asked, "free": free, "size": size}
     if unknown := set(arguments.parts) - set(jobs):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(jobs)}.")
     if "recorded" in arguments.parts and None in (arguments.network, arguments.data, arguments.outside):
