@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
 
 from ..bundle import Bundle, Manifest, opened
-from ..errors import UsageError
+from ..errors import UsageError, require
 from ..files import check_writable, os_errors_explained, write_atomically
 from ..progress import Progress, no_progress
 from ..runtime import EveryExit
@@ -63,12 +63,12 @@ class Asked(Struct, frozen=True):
         )
 
 
-class _Files(Struct, frozen=True):
-    """Where everything is written; no `coco` beside a single table."""
+class _Files(NamedTuple):
+    """Where everything is written: no `coco` beside a single table, and neither that nor `images` if there are no pictures."""
 
     table: Path
     coco: Path | None
-    images: Path
+    images: Path | None
 
 
 def ask_labels(
@@ -116,7 +116,7 @@ def ask_labels(
             f"The network answers with {', '.join(bundle.manifest.answer)}: labels are asked for where networks classify. Of "
             "other answers calibrate needs the truth of every sample, or a disagreement."
         )
-    files = _name_files(Path(path))
+    files = _name_files(Path(path), has_images(bundle.manifest))
     request = read_request(
         bundle,
         data,
@@ -144,28 +144,24 @@ def ask_labels(
     samples = request.samples
     if samples.y is not None and not samples.has_unknown:
         raise UsageError("All labels of these samples are known: calibrate with them.")
+    if files.images is not None:
+        require("PIL.Image", extra="calibrate")
     with Session(request) as session:
         recorded, reference = record_all(session)
     rows = _choose_rows([answers for _, answers in recorded], reference, samples)
     if not len(rows):
         return Asked(len(samples), 0)
-    has_pictures = has_images(bundle.manifest)
-    asked = [_describe(i, recorded, reference, samples, files if has_pictures else None) for i in rows.tolist()]
+    asked = [_describe(i, recorded, reference, samples, files.images) for i in rows.tolist()]
     classes = spell_classes(bundle.manifest)
-    size = _write_images(asked, samples, bundle.manifest, files, progress) if has_pictures else (0, 0)
-    if files.coco is not None and has_pictures:
-        write_atomically(files.coco, encode_coco(asked, classes, size))
+    if files.images is not None:
+        size = _write_images(asked, samples, bundle.manifest, files.images, progress)
+        if files.coco is not None:
+            write_atomically(files.coco, encode_coco(asked, classes, size))
     write_atomically(files.table, encode_table(asked, classes))
-    return Asked(
-        len(samples),
-        len(asked),
-        str(files.table),
-        str(files.coco) if files.coco is not None and has_pictures else None,
-        str(files.images) if has_pictures else None,
-    )
+    return Asked(len(samples), len(asked), *(None if file is None else str(file) for file in files))
 
 
-def _name_files(path: Path) -> _Files:
+def _name_files(path: Path, has_pictures: bool) -> _Files:
     """Name the files to write, none of which is there yet."""
     if path.suffix.lower() == ".csv":
         files = _Files(path, None, path.with_name(f"{path.stem}-images"))
@@ -175,6 +171,8 @@ def _name_files(path: Path) -> _Files:
         )
     else:
         files = _Files(path / "ask.csv", path / "ask.json", path / "images")
+    if not has_pictures:
+        files = _Files(files.table, None, None)
     for file in (files.table, files.coco):
         if file is not None:
             if file.exists():
@@ -193,9 +191,7 @@ def _choose_rows(answers: Sequence[Answers], reference: EveryExit, samples: Samp
     return np.asarray(rows[np.sort(first)])
 
 
-def _describe(
-    i: int, recorded: Recorded, reference: EveryExit, samples: SampleSet, files: _Files | None
-) -> AskedSample:
+def _describe(i: int, recorded: Recorded, reference: EveryExit, samples: SampleSet, images: Path | None) -> AskedSample:
     said, scores = {"whole": int(reference.label[i, 0])}, {}
     names = [loaded.variant.name for loaded, _ in recorded]
     for loaded, answers in recorded:
@@ -205,19 +201,19 @@ def _describe(
         for k, (label, score) in enumerate(zip(answers.chain.label[i], answers.chain.score[i], strict=True)):
             said[f"{name} exit {k}"], scores[f"{name} score {k}"] = int(label), float(score)
     hash_ = name_hash(int(samples.hashes[i]))
-    image = "" if files is None else f"{files.images.name}/{i:06d}-{hash_}.png"
+    image = "" if images is None else f"{images.name}/{i:06d}-{hash_}.png"
     label = int(samples.y[i]) if isinstance(samples.y, np.ndarray) else UNKNOWN
     return AskedSample(i, hash_, image, label, said, scores)
 
 
 def _write_images(
-    asked: Sequence[AskedSample], samples: SampleSet, manifest: Manifest, files: _Files, progress: Progress
+    asked: Sequence[AskedSample], samples: SampleSet, manifest: Manifest, folder: Path, progress: Progress
 ) -> tuple[int, int]:
     """Write the pictures of samples, and return their width and height."""
     painter = Painter(samples.x.arrays[0], manifest)
-    with os_errors_explained(files.images, "write"):
-        files.images.mkdir(exist_ok=True)
+    with os_errors_explained(folder, "write"):
+        folder.mkdir(exist_ok=True)
         for count, each in enumerate(asked):
-            painter.image(each.sample).save(files.images.parent / each.image, "PNG")
+            painter.image(each.sample).save(folder.parent / each.image, "PNG")
             progress("writing images", count + 1, len(asked))
     return painter.size

@@ -12,7 +12,7 @@ recorded  the same on what a real network says, with --network, --data and --out
           samples of --data are taken for the population, from which each split draws with replacement; an exit costs its
           multiply-accumulates. Left out where no network is given
 asked     labels of all samples against those of samples on which exits differ from the last one, as `calibrate --ask` asks for
-          them, and against the most useful half and quarter of these; of the network too where one is given
+          them, and against the most useful half and quarter of these; of a network instead where one is given
 free      the same without labels: disagreement with the last exit of at most 1 and 2 %
 size      the exact test simulated at its worst nuisance: how often a drop of exactly 1 % is certified
 """
@@ -242,12 +242,13 @@ def choose_and_certify(table):
 
 def asked(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Certify from the same draws by all labels and by fewer."""
-    pools = {
-        name: Population(exit_table(POOL, temperatures=each, seed=SEEDS["population"]), {}, COSTS)
-        for name, each in SCENARIOS.items()
-    }
     if arguments.network is not None:
-        pools["recorded"] = record(arguments.network, arguments.data, arguments.outside)
+        pools = {"recorded": record(arguments.network, arguments.data, arguments.outside)}
+    else:
+        pools = {
+            name: Population(exit_table(POOL, temperatures=each, seed=SEEDS["population"]), {}, COSTS)
+            for name, each in SCENARIOS.items()
+        }
     rows = []
     print("scenario     n  labels                  of all  same certificate  broken  mean cost")
     for name, truth in pools.items():
