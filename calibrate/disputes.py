@@ -25,11 +25,11 @@ def find_disputed(answers: Sequence[Answers], reference: EveryExit) -> np.ndarra
 
 
 def rank_disputed(answers: Sequence[Answers], reference: EveryExit) -> np.ndarray:
-    """Return from which disagreement on a point may get each sample wrong, float64 (N,); infinite if none does.
+    """Return from about which disagreement on a point gives each sample another label, float64 (N,); infinite if none does.
 
-    An exit that lets a sample leave lets all leave of which it is as sure: their disagreement is the least of a point that lets
-    this sample leave there. A static network, or a last exit, lets all leave. Samples that are reached by a smaller
-    disagreement decide a promise sooner.
+    An exit that lets a sample leave lets all leave of which it is as sure: the share of all samples that differ among them is
+    about the disagreement of a point at which this sample leaves there. A static network, or a last exit, lets all leave. Small
+    disagreements are those of points that may keep a target, so that they decide a promise.
     """
     least = np.full(len(reference.label), np.inf)
     for each in answers:

@@ -12,7 +12,7 @@ from onnx import helper
 from PIL import Image
 
 from offramp.bundle import Target, open_bundle, read_calibration
-from offramp.calibrate import ask_labels, read_labels
+from offramp.calibrate import ask_labels, bench, read_labels
 from offramp.calibrate.certify.exact_tests import certify_drop
 from offramp.calibrate.disputes import find_disputed, rank_disputed
 from offramp.calibrate.html_report.making import report
@@ -215,7 +215,7 @@ def test_labels_of_other_samples_are_refused_where_networks_differ():
     check_asked_labels(np.r_[np.roll(y[:10], 1), np.full(290, -1)], said, 10)  # too few to tell
 
 
-def test_what_cannot_be_asked_is_refused(own, tmp_path):
+def test_what_cannot_be_asked_is_refused(own, dense_onnx, tmp_path):
     bundle, x, y = own
     some = np.where(np.arange(len(y)) < 50, y, -1)
     for target in (Target(min_accuracy=0.5), Target(max_loss=0.5)):
@@ -226,5 +226,15 @@ def test_what_cannot_be_asked_is_refused(own, tmp_path):
     with pytest.raises(UsageError, match="All labels of these samples are known"):
         ask_labels(bundle, (x, y), tmp_path / "ask.csv")
     assert not (tmp_path / "ask.csv").exists()
+    other = export(
+        dense_onnx, x.reshape(-1, 16)[:4], tmp_path / "other.offramp", answer=["scores"], rule="mean_softmax"
+    )
+    for refused in (ask_labels, lambda bundle, data, path: read_labels(path, data, bundle)):
+        with pytest.raises(
+            UsageError, match=r"labels are asked for where networks classify|Labels are for networks that"
+        ):
+            refused(other, (x, None), tmp_path / "ask.csv")
+    with pytest.raises(DataError, match=r"The label of sample 50 is unknown \(-1\): only calibrate\(\) does without"):
+        bench(bundle, (x, some))
     with pytest.raises(UsageError, match="limit max_disagreement"):
         calibrate(bundle, (x, np.full(len(y), -1)), Target(max_drop=0.1))
