@@ -38,6 +38,9 @@ UNKNOWN = -1
 LEAST_SAMPLES = 20
 """Samples that calibrating takes, however few classes there are."""
 
+LEAST_ASKED = 50
+"""Fewer labels of samples on which networks differ tell nothing about whose they are."""
+
 CHANCE_ERRORS = 2.33
 """The network must be right more often than by chance, by at least so many standard errors: by luck alone once in a hundred."""
 
@@ -206,11 +209,10 @@ def check_asked_labels(y: np.ndarray, answers: np.ndarray, classes: int) -> None
     known = np.flatnonzero(y != UNKNOWN)
     said = np.zeros((len(known), classes), bool)
     said[np.arange(len(known))[:, None], answers[known]] = True
-    found, chance = (
-        float(said[np.arange(len(known)), y[known]].mean()),
-        float((said @ _class_shares(y[known], classes)).mean()),
-    )
-    if len(known) >= LEAST_SAMPLES and chance < 0.5 and found - chance <= CHANCE_ERRORS * (chance / len(known)) ** 0.5:
+    found = float(said[np.arange(len(known)), y[known]].mean())
+    chance = float((said @ _class_shares(y[known], classes)).mean())
+    error = (chance * (1 - chance) / len(known)) ** 0.5
+    if len(known) >= LEAST_ASKED and chance < 0.5 and found - chance <= CHANCE_ERRORS * error:
         raise DataError(
             f"Of {len(known)} labels {found:.1%} are what any exit says of their samples, no more than if they were shuffled "
             f"({chance:.1%}). Do they belong to other samples, or are classes counted in another order?"

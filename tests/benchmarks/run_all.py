@@ -55,8 +55,8 @@ RUNS = {
     "certify": Run("certify.py", "--splits 300 splits free size", "--splits 2 splits free size", 45),
     "recorded": Run(
         "certify.py",
-        f"--splits 300 --network {RESNET}:resnet --data {SAMPLES}:test --outside {SAMPLES}:held recorded",
-        f"--splits 2 --network {DIGITS}:network --data {DIGITS}:calibration --outside {DIGITS}:test recorded",
+        f"--splits 300 --network {RESNET}:resnet --data {SAMPLES}:test --outside {SAMPLES}:held recorded asked",
+        f"--splits 2 --network {DIGITS}:network --data {DIGITS}:calibration --outside {DIGITS}:test recorded asked",
         20,
         needs_data=True,
     ),

@@ -119,6 +119,10 @@ def certify(result: dict[str, Any]) -> list[str]:
     ]
     if not any("MAPIE" in way for way in ways):
         blocks.append("MAPIE is missing: it was not installed (`pip install mapie==1.6.0 scikit-learn`).")
+    if "asked" in result:
+        heads = "Labels | Of all | Same certificate | Broken | Mean cost | Draws"
+        labels = "{scenario}, {n} samples: {labels} | {share:.1%} | {same:.1%} | {broken:.1%} | {cost:.3f} | {splits}"
+        blocks.append(table(result["asked"], heads, labels))
     if "free" in result:
         heads = "Without labels | Disagreement promised | Broken | Mean cost | Mean true drop | Draws"
         free = "{scenario}, {n} samples | {most:.1%} | {broken:.1%} | {cost:.3f} | {drop:.2%} | {splits}"
