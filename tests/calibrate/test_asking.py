@@ -8,24 +8,30 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 from onnx import helper
 from PIL import Image
 
 from offramp.bundle import Target, open_bundle, read_calibration
 from offramp.calibrate import ask_labels, bench, read_labels
 from offramp.calibrate.certify.exact_tests import certify_drop
+from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.disputes import find_disputed, rank_disputed
 from offramp.calibrate.html_report.making import report
 from offramp.calibrate.labels import check_asked_labels, settle_labels
 from offramp.calibrate.measure import answers
 from offramp.calibrate.measure.configurations import Answers
+from offramp.calibrate.search.contenders import Contender
+from offramp.calibrate.search.picks import make_picks
 from offramp.errors import DataError, UsageError
 from offramp.export import export
 from offramp.runtime import EveryExit, load_uncalibrated
+from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.bundles import copy_archive
 from offramp.tests.helpers.times import let_calls_take
 from offramp.tests.zoo.dense import CLASSES
+from offramp.tests.zoo.exit_tables import make_table
 
 SAMPLES = 480
 
@@ -114,6 +120,21 @@ def test_asked_labels_give_what_all_labels_give_to_the_last_digit(tmp_path, monk
     assert any(
         note.startswith(f"{asked.asked} of the {SAMPLES} labels are known. No other changes") for note in few.notes
     )
+
+
+def test_simulated_tables_give_the_same_point():
+    """The drop, its interval and bias, the step along the path: all but accuracy comes from what is lost."""
+    full, targets, points = make_table(900, exits=3, seed=2), {"default": Target(max_drop=0.05)}, []
+    known = (full.label != full.label[:, -1:]).any(1)
+    right = np.where(known[:, None], full.right, full.label == full.label[:, -1:])
+    for table in (full, replace(full, right=right, reference_right=right[:, -1], known=known)):
+        halves = {"selecting": table.rows(slice(300)), "reporting": table.rows(slice(300, None))}
+        chain = Contender(configuration=fake_configuration("fp32", 3), static=None, **halves)
+        points += make_points(make_picks([chain], targets), targets, [], confidence=0.9).values()
+    by_all, by_few = points
+    assert facts(msgspec.to_builtins(by_few)) == facts(msgspec.to_builtins(by_all))
+    assert by_few.certificate.labels == known[300:].sum() < 300 and by_few.choice_bias != 0
+    assert by_few.full_accuracy_interval[1] - by_few.full_accuracy_interval[0] == pytest.approx(1 - known[300:].mean())
 
 
 def test_asking_and_going_on_by_the_command(own, call, files):
