@@ -8,24 +8,31 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 from onnx import helper
 from PIL import Image
 
 from offramp.bundle import Target, open_bundle, read_calibration
 from offramp.calibrate import ask_labels, bench, read_labels
 from offramp.calibrate.certify.exact_tests import certify_drop
+from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.disputes import find_disputed, rank_disputed
+from offramp.calibrate.html_report.frontier_plot import draw_frontier
 from offramp.calibrate.html_report.making import report
 from offramp.calibrate.labels import check_asked_labels, settle_labels
 from offramp.calibrate.measure import answers
 from offramp.calibrate.measure.configurations import Answers
+from offramp.calibrate.search.contenders import Contender
+from offramp.calibrate.search.picks import make_picks
 from offramp.errors import DataError, UsageError
 from offramp.export import export
 from offramp.runtime import EveryExit, load_uncalibrated
+from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.bundles import copy_archive
 from offramp.tests.helpers.times import let_calls_take
 from offramp.tests.zoo.dense import CLASSES
+from offramp.tests.zoo.exit_tables import make_table
 
 SAMPLES = 480
 
@@ -116,6 +123,21 @@ def test_asked_labels_give_what_all_labels_give_to_the_last_digit(tmp_path, monk
     )
 
 
+def test_simulated_tables_give_the_same_point():
+    """The drop, its interval and bias, the step along the path: all but accuracy comes from what is lost."""
+    full, targets, points = make_table(900, exits=3, seed=2), {"default": Target(max_drop=0.05)}, []
+    known = (full.label != full.label[:, -1:]).any(1)
+    right = np.where(known[:, None], full.right, full.label == full.label[:, -1:])
+    for table in (full, replace(full, right=right, reference_right=right[:, -1], known=known)):
+        halves = {"selecting": table.rows(slice(300)), "reporting": table.rows(slice(300, None))}
+        chain = Contender(configuration=fake_configuration("fp32", 3), static=None, **halves)
+        points += make_points(make_picks([chain], targets), targets, [], confidence=0.9).values()
+    by_all, by_few = points
+    assert facts(msgspec.to_builtins(by_few)) == facts(msgspec.to_builtins(by_all))
+    assert by_few.certificate.labels == known[300:].sum() < 300 and by_few.choice_bias != 0
+    assert by_few.full_accuracy_interval[1] - by_few.full_accuracy_interval[0] == pytest.approx(1 - known[300:].mean())
+
+
 def test_asking_and_going_on_by_the_command(own, call, files):
     bundle, x, y = own
     np.savez(files / "pool.npz", x=x)
@@ -141,8 +163,16 @@ def test_asking_and_going_on_by_the_command(own, call, files):
     (files / "tool/done.json").write_text(json.dumps(coco))
     code, out, err = call("calibrate {f}/own.offramp {f}/pool.npz --labels {f}/tool/done.json --max-drop 0.2")
     assert code == 0 and "accuracy     unknown without all labels: the whole network's is from" in out
-    found = report(bundle, output=files / "report.html").calibration
-    assert found.labels == (asked["asked"], asked["asked"])
+    page = report(bundle, output=files / "report.html")
+    assert page.calibration.labels == (asked["asked"], asked["asked"])
+    drawn = draw_frontier(page, energy=False)
+    assert drawn.yaxis.axis_label == "accuracy against the whole network's, %"
+    columns = [each.data_source.data for each in drawn.renderers if "tip" in each.data_source.data]
+    heights = {name: y for data in columns for name, y in zip(data["name"], data["y"], strict=True)}
+    drops = {f"static network to exit {each.exit}": each.drop for each in page.calibration.statics}
+    assert all(heights[name] == pytest.approx(100 - 100 * drop) for name, drop in drops.items())
+    point = page.calibration.early
+    assert heights[f"operating point {point.name}"] == pytest.approx(100 - 100 * point.drop)
 
 
 def test_what_was_recorded_to_ask_is_not_recorded_again(own, tmp_path, monkeypatch):
