@@ -220,6 +220,14 @@ def read_request(
     variants = choose_variants(bundle, variant)
     parts = read_groups(groups, data[0], len(samples))
     _check_parts(targets, parts, bundle)
+    if (
+        any(each.by == "class" for each in targets.values())
+        and isinstance(samples.y, np.ndarray)
+        and samples.y.min() < 0
+    ):
+        raise UsageError(
+            "by='class' needs the label of every sample, since that is its class: some labels are unknown."
+        )
     rng = np.random.default_rng(seed)
     request = Request(
         bundle=bundle,
