@@ -238,7 +238,6 @@ class _PointTest(Struct, frozen=True):
     ) -> OperatingPoint:
         if step is None:
             return replace(point, promise=why)
-        drawn = len(table) if table.groups is None else len(np.unique(table.groups))
         is_of_costs = bool(set(self.target.limits).difference(LOSS_LIMITS))
         certificate = Certificate(
             limits=self.target.limits,
@@ -246,8 +245,8 @@ class _PointTest(Struct, frozen=True):
             promises=self.promises,
             samples=len(table),
             question=self.question,
-            independent=None if table.independent == 1 else max(1, int(drawn * table.independent)),
-            groups=None if table.groups is None else drawn,
+            independent=None if table.independent == 1 else max(1, int(table.draws * table.independent)),
+            groups=None if table.groups is None else table.draws,
             parts=len(table.each_part(self.target.by)) if self.target.by else None,
             step=step,
             steps=steps,
