@@ -56,8 +56,8 @@ class MeasuredLimit(Struct, frozen=True):
         """Return True if the whole interval misses a limit: these samples contradict it."""
         return self.high < limit if name == "min_accuracy" else self.low > limit
 
-    def tell(self, name: str, limit: float, samples: int) -> str:
-        """Say what the samples can and cannot tell where a limit lies inside the interval, else nothing.
+    def tell(self, name: str, limit: float, samples: int, unit: str = "samples") -> str:
+        """Say what the samples, or groups, can and cannot tell where a limit lies inside the interval, else nothing.
 
         An interval is half as long with four times the samples. So many would tell in most draws as make it half as long as
         the limit is far from the value.
@@ -73,7 +73,7 @@ class MeasuredLimit(Struct, frozen=True):
             else "the two are too close to tell"
         )
         return (
-            f" Of {name} {self.show(name)} was measured: these {samples} samples neither show that it is {side} "
+            f" Of {name} {self.show(name)} was measured: these {samples} {unit} neither show that it is {side} "
             f"{show_value(name, limit)} nor contradict it; {enough}."
         )
 
@@ -240,6 +240,7 @@ def judge_early_exit(
     *,
     samples: int,
     errors: Sequence[float] = (0.0, 0.0),
+    groups: int | None = None,
     worst: Sequence[WorstPart] = (),
 ) -> str:
     """Return a sentence that says who wins: by the target that the thresholds were chosen for; without one, by mean latency.
@@ -249,6 +250,7 @@ def judge_early_exit(
         measured: what the target limits, as it was measured, by the limits' names; empty without a target.
         target: of the operating point.
         samples: how many were measured.
+        groups: of how many groups they are, over which the limits were measured; None without groups.
         worst: the classes or groups that lose most, where each is limited.
         errors: standard errors of the mean latency of `early` divided by that of `whole`, and by that of `single`.
     """
@@ -265,7 +267,7 @@ def judge_early_exit(
                 f"Early exit misses its target here: {name} is {show_value(name, limit)}, but {value.show(name)} was measured. "
                 f"It takes {figures}, {ratio}."
             )
-        doubts += value.tell(name, limit, samples)
+        doubts += value.tell(name, limit, groups or samples, "samples" if groups is None else "groups")
     if worst and target is not None:
         most = target.limits[worst[0].limit]
         most = 1 - most if worst[0].limit == "min_accuracy" else most

@@ -334,6 +334,7 @@ def _summarise(
         target,
         samples=len(early),
         errors=errors,
+        groups=correctness.group_count,
         worst=worst,
     )
     if max(shares) == 1:
@@ -364,7 +365,7 @@ def _summarise(
         noise=mean_error(latencies(early), request.pace.block) / rows["early"].mean_s,
         ratio_noise=errors[0] * rows["whole"].mean_s / rows["early"].mean_s,
         metric=request.metric_name,
-        groups=None if correctness.groups is None else len(np.unique(correctness.groups)),
+        groups=correctness.group_count,
         worst=worst,
     )
 

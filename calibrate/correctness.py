@@ -45,6 +45,11 @@ class Correctness(Struct, frozen=True):
         early, whole = self.right["early"], self.right["whole"]
         return whole.astype(np.int8) - early.astype(np.int8) if early.dtype == bool else whole - early
 
+    @property
+    def group_count(self) -> int | None:
+        """How many groups there are; None without groups."""
+        return None if self.groups is None else len(np.unique(self.groups))
+
     def drop(self) -> MeasuredLimit:
         """Return what early exit loses against the whole network, and its 95 % interval."""
         return self.measure_mean(self.lost)

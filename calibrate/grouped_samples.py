@@ -12,7 +12,7 @@ from ..errors import DataError, UsageError, unknown_name
 from ..progress import Progress, no_progress
 from .datasets import name_arrays, read_samples
 from .image_sets import list_grouped_folder, list_table
-from .sample_files import TABLES, load_image_set, load_samples, read_numpy, reading
+from .sample_files import TABLES, load_image_set, load_samples, path_errors_explained, read_numpy
 from .user_code import executing, read_callable
 
 __all__ = ["load_grouped"]
@@ -63,7 +63,7 @@ def load_grouped(
     if not isinstance(source, (str, os.PathLike)):
         return _load_items(source, groups, manifest, progress)
     path = Path(source)
-    with reading(path):
+    with path_errors_explained(path):
         if path.is_dir() and groups in ("1", "2"):
             images = list_grouped_folder(path, _need(manifest, path), int(groups))
         elif path.is_file() and path.suffix.lower() in TABLES:
@@ -96,7 +96,7 @@ def _read_list(path: Path) -> np.ndarray:
     """Return the groups in an .npy file, or in the lines of a text."""
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", path=path)
-    with reading(path):
+    with path_errors_explained(path):
         if path.suffix == ".npy":
             return np.asarray(read_numpy(path))
         try:

@@ -245,7 +245,7 @@ def _describe(
 ) -> Calibration:
     """Return the calibration as it is stored."""
     request = session.request
-    drawn = choice.chain.reporting.groups
+    reporting = choice.chain.reporting
     variants = (request.reference_variant, *(contender.configuration.variant for contender in choice.contenders))
     return Calibration(
         schema=CALIBRATION_SCHEMA,
@@ -257,9 +257,9 @@ def _describe(
         least_gain=request.least_gain,
         seed=request.seed,
         select_samples=len(choice.chain.selecting),
-        report_samples=len(choice.chain.reporting),
+        report_samples=len(reporting),
         outside=request.outside is not None,
-        groups=None if drawn is None else len(np.unique(drawn)),
+        groups=None if reporting.groups is None else reporting.draws,
         meter=request.meter_name,
         every_s=request.pace.every_s,
         chains=tuple(_describe_chain(contender) for contender in choice.contenders if contender.static is None),

@@ -222,6 +222,10 @@ def read_request(
     variants = choose_variants(bundle, variant)
     parts = read_groups(groups, data[0], len(samples))
     _check_parts(targets, parts, bundle)
+    if any(each.by == "class" for each in targets.values()) and samples.has_unknown:
+        raise UsageError(
+            "by='class' needs the label of every sample, since that is its class: some labels are unknown."
+        )
     notes += check_fitting_samples(samples, bundle.manifest, variants)
     rng = np.random.default_rng(seed)
     request = Request(
@@ -298,10 +302,6 @@ def _check_known(samples: SampleSet, targets: Mapping[str, Target], *, name: str
     if not samples.has_unknown or not isinstance(samples.y, np.ndarray):
         return
     for target in targets.values():
-        if target.by == "class":
-            raise UsageError(
-                f"A target by class needs every label, and some in {name} are unknown (-1): leave by out, or label all."
-            )
         if limited := [limit for limit in ("min_accuracy", "max_loss") if limit in target.limits]:
             raise UsageError(
                 f"{limited[0]} needs every label, and {int((samples.y == UNKNOWN).sum())} of the {len(samples)} in {name} are "

@@ -18,7 +18,7 @@ from .datasets import name_arrays, read_samples
 from .image_sets import ImageSet, list_folder, list_table
 from .images import IMAGE_SUFFIXES, load_images
 
-__all__ = ["labelled", "load_image_set", "load_samples", "read_numpy", "reading"]
+__all__ = ["labelled", "load_image_set", "load_samples", "path_errors_explained", "read_numpy"]
 
 ARCHIVE, ARRAY = b"PK", b"\x93NUMPY"
 """What files of NumPy's begin with: an .npz, an .npy."""
@@ -73,12 +73,12 @@ def load_samples(
     path = Path(source)
     if not os.path.lexists(path):
         raise UsageError(f"There is no file or folder {path}.", path=path)
-    with reading(path):
+    with path_errors_explained(path):
         return _load_path(path, manifest, progress)
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
+def path_errors_explained(path: Path) -> Iterator[None]:
     """Say what a file or folder lacks that cannot be read, or does not fit into memory.
 
     Raises:

@@ -40,7 +40,7 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
     step = int((path == np.asarray(point.thresholds, np.float32)).all(axis=1).argmax())
     if (taken[step] == table.exits - 1).all():
         return point
-    size = len(table) if table.groups is None else len(np.unique(table.groups))  # samples, or groups, are drawn again
+    size = table.draws
     draws = max(1, int(size * table.independent))
     often = np.random.default_rng(0).multinomial(draws, np.full(size, 1 / size), REDRAWS)
     often = np.vstack([often, np.full(size, draws / size)]).astype(np.float32)  # the last one is no redraw

@@ -238,7 +238,6 @@ class _PointTest(Struct, frozen=True):
     ) -> OperatingPoint:
         if step is None:
             return replace(point, promise=why)
-        drawn = len(table) if table.groups is None else len(np.unique(table.groups))
         is_of_costs = bool(set(self.target.limits).difference(LOSS_LIMITS))
         needs_labels = "max_drop" in self.target.limits
         certificate = Certificate(
@@ -247,9 +246,9 @@ class _PointTest(Struct, frozen=True):
             promises=self.promises,
             samples=len(table),
             question=self.question,
-            independent=None if table.independent == 1 else max(1, int(drawn * table.independent)),
+            independent=None if table.independent == 1 else max(1, int(table.draws * table.independent)),
             labels=None if table.known is None or not needs_labels else int(table.known.sum()),
-            groups=None if table.groups is None else drawn,
+            groups=None if table.groups is None else table.draws,
             parts=len(table.each_part(self.target.by)) if self.target.by else None,
             step=step,
             steps=steps,

@@ -97,8 +97,7 @@ class _Claim(NamedTuple):
     @property
     def drawn(self) -> int:
         """For how many independent samples, or groups, those of the table count."""
-        draws = len(self.table) if self.table.groups is None else len(np.unique(self.table.groups))
-        return max(1, int(draws * self.table.independent))
+        return max(1, int(self.table.draws * self.table.independent))
 
     def count_needed(self, thresholds: np.ndarray, delta: float) -> int | None:
         """Return about how many samples or groups might prove the limit; see `count_needed`."""

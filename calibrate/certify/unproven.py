@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 
-import numpy as np
 from msgspec.structs import replace
 
 from ...bundle import OperatingPoint, Target
@@ -64,14 +63,13 @@ def find_unproven(
                 count = count_needed(seen, most, name, delta, independent=table.independent, are_groups=are_groups)
                 # of a part so many times its own samples: about as many times all samples
                 counts.append(math.inf if count is None else count / len(seen))
-    drawn = len(table) if table.groups is None else len(np.unique(table.groups))
     if not counts or max(counts) > MOST_MORE:
         return None
-    needed = math.ceil(drawn * max(counts) - 1e-6)
+    needed = math.ceil(table.draws * max(counts) - 1e-6)
     gain = None
     if static is not None:
         gain = measure_gain((table, point.thresholds), (static.reporting, ()), target, least=pick.least_gain)
-    counted = max(1, int(drawn * table.independent))
+    counted = max(1, int(table.draws * table.independent))
     unit = "samples" if table.groups is None else "groups"
     return Unproven(point, gain, counted, needed, table.independent < 1, unit)
 

@@ -120,6 +120,11 @@ class ExitTable(Struct, frozen=True, kw_only=True):
         return int(self.score.shape[1])
 
     @property
+    def draws(self) -> int:
+        """How many samples, or groups, were drawn."""
+        return len(self) if self.groups is None else len(np.unique(self.groups))
+
+    @property
     def wrong(self) -> np.ndarray:
         """1 if the label is wrong, int8 (N, exits), or the loss, float64; without labels, `differs`."""
         if self.right is None:

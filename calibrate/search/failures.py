@@ -31,7 +31,8 @@ def explain_failure(name: str, target: Target, contenders: Sequence[Contender]) 
             value = 1 - best if limit == "min_accuracy" else best
             reasons.append(_describe_best(limit, value, target))
     if not reasons:
-        reasons.append(f"each limit alone can be met, but not {target.describe_limits()} together")
+        together = f"each limit alone can be met, but not {target.describe_limits()} together"
+        reasons.append(f"over all samples it can be met, but not in every {target.by}" if target.by else together)
     point = "" if name == "default" else f" for {name}"
     return (
         f"Nothing on this device gives {target}{point}: {'; '.join(reasons)}. Widen the limit, add variants (pruned, int8), or "

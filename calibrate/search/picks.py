@@ -212,12 +212,14 @@ def may_be_unprovable(contender: Contender, target: Target) -> bool:
     """
     if contender.selecting.is_reference and not {"min_accuracy", "max_loss"} & set(target.limits):
         return False
-    for name, (values, most) in limit_values(contender.selecting, target).items():
-        if name in LOSS_LIMITS:
-            last = values[:, -1]
-            selecting, reporting = (
-                float(last.var()) / len(table) for table in (contender.selecting, contender.reporting)
-            )
+    more = contender.reporting.draws / contender.selecting.draws
+    for part in contender.selecting.each_part(target.by):
+        for name, (values, most) in limit_values(part.table, target).items():
+            if name not in LOSS_LIMITS:
+                continue
+            last = part.table.per_draw(values[:, -1])
+            selecting = float(last.var()) / len(last)
+            reporting = selecting / more
             if last.mean() + MARGIN * math.sqrt(reporting) + PROOF_ERRORS * math.sqrt(selecting + reporting) > most:
                 return True
     return False
