@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from offramp.bundle import read_calibration, write_calibration
+from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.calibrate import load_samples
 from offramp.errors import AuditWarning, UsageError
-from offramp.runtime import Audit, load, load_uncalibrated, read_audits
-from offramp.runtime.audit import keeping
+from offramp.runtime import Alarm, Audit, load, load_uncalibrated, read_audits
+from offramp.runtime.audit.keeping import MOST_WAITING, Picked
 from offramp.runtime.audited import find_promise
 from offramp.runtime.chain.net import Net
 from offramp.tests.helpers.bundles import ARCHIVE
-
-from offramp.bundle import open_bundle  # isort: skip
 
 THRESHOLDS = (0.625, 0.75)
 
@@ -94,7 +92,8 @@ def test_batches_are_audited_as_single_inputs_are(path, x, truth, in_call):
 def test_which_inputs_are_picked_does_not_depend_on_them(path, x):
     def pick(inputs, *, together):
         with load(path, audit=Audit(share=0.2)) as net:
-            picker, picked = net._picker, []
+            picker = net._picker
+            picked: list[Picked] = []
             picker.left, picker._draw = 1, np.random.default_rng(0).random
             picker.keeper.put = picked.append
             for part in np.split(inputs, 10):
@@ -118,13 +117,13 @@ def test_an_input_for_which_there_is_no_room_is_left_out_wherever_it_left(path, 
         try:
             for sample in x:
                 net(sample)
-            assert keeper.queue.qsize() <= keeping.MOST_WAITING + 1 and net.stats().audit.missed > 100
+            assert keeper.queue.qsize() <= MOST_WAITING + 1 and net.stats().audit.missed > 100
         finally:
             keeper.busy.release()
 
 
 def test_an_alarm_names_what_spoke_and_is_raised_once(path, x, tmp_path):
-    alarms = []
+    alarms: list[Alarm] = []
     audit = Audit(share=1.0, in_call=True, promised=1e-6, state=tmp_path / "state")
     with load(path, audit=audit, on_alarm=alarms.append) as net:
         run(net, x)
