@@ -217,19 +217,15 @@ def audited(
     """
     audit = audit if isinstance(audit, Audit) else Audit(share=audit)
     classes, point = bundle.manifest.classes, net.point
-    if (audit.disagreement is not None) == (classes > 0) and (classes or audit.promised is not None):
-        raise UsageError(
-            "Labels are compared as they are: leave disagreement= out."
-            if classes
-            else "Answers that are no labels are compared by a function: give Audit(disagreement=...)."
-        )
+    if classes and audit.disagreement is not None:
+        raise UsageError("Labels are compared as they are: leave disagreement= out.")
     if calibration is None or point is None or not point.exits_early:
         why = "there is no calibration" if point is None else "a static network runs"
         warn_caller(f"Nothing is audited: {why}, so no input leaves early.", AuditWarning)
         return net
-    promised, chance, why = find_promise(
-        calibration, point, audit, classifies=classes > 0 or audit.disagreement is not None
-    )
+    promised, chance, why = find_promise(calibration, point, audit, classifies=classes > 0)
+    if promised is not None and not classes and audit.disagreement is None:
+        raise UsageError("Answers that are no labels are compared by a function: give Audit(disagreement=...).")
     if why:
         warn_caller(why, AuditWarning)
     calibrated = [round(share * count_samples(calibration, point)) for share in point.exit_shares]
@@ -279,6 +275,6 @@ def _replace_class(net: Net, audit: Audit, keeper: Keeper) -> AuditedNet:
     other._picker, other._audit, other._calibrated = Picker(audit.share, keeper), audit, net.thresholds
     other._unclosed = weakref.WeakSet()
     weakref.finalize(other._picker, keeper.stop).atexit = False
-    other._count_anew(Family())
+    other._count_anew(net._tally.family)
     LIVING.add(other)
     return other

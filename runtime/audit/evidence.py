@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["doubt", "renewed_limit", "share_bound_of", "shares_doubt", "trust"]
 
-RISES = ((1.1, 0.03), (1.5, 0.32), (2.5, 0.25), (5.0, 0.4))
+RISES = ((1.15, 0.02), (1.55, 0.34), (2.6, 0.26), (5.5, 0.38))
 """`doubt` bets that the odds of a disagreement are so many times those promised, with so much of the money."""
 
 BELOW = (0.0, 0.2, 0.4, 0.6, 0.75, 0.87, 0.94, 0.975)

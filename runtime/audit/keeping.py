@@ -160,8 +160,9 @@ class Keeper:
         self.queue.put(picked)
         with contextlib.suppress(IndexError):
             self._starts.pop()  # by whoever is first
-            self._thread = Thread(target=self._run, name="offramp-audit", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._run, name="offramp-audit", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         """Count one picked input after the other until the network ends."""
@@ -200,7 +201,7 @@ class Keeper:
             if self._collector is None:
                 self._collector = self._make_collector()
             self._collector.keep(sample, disagrees=disagrees)
-        except (OfframpError, OSError, ValueError) as error:
+        except (OfframpError, OSError, ValueError, EOFError) as error:
             self._collects = False
             self._say(f"No more inputs are collected: {error}")
 

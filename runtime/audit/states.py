@@ -158,6 +158,7 @@ def open_place(folder: Path, new: AuditState) -> tuple[Path, AuditState, int | N
             _unlock(lock)
         place = folder / new.device
         place.mkdir(mode=0o700)
+        write_state(place / STATE_FILE, new)  # so that the next process finds the place
         return place / STATE_FILE, new, lock_folder(place), wrong
 
 

@@ -2,11 +2,13 @@
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from offramp.cli.app import exit_code_of
 from offramp.errors import BundleError, UsageError
 from offramp.runtime import read_audits
 from offramp.runtime.audit.evidence import doubt, renewed_limit, share_bound_of, shares_doubt, trust
@@ -82,6 +84,22 @@ def test_states_of_a_fleet_are_added_and_a_device_counts_once(tmp_path):
     assert [found.devices for found in read_audits(tmp_path / "new")] == [2, 1]
     put(tmp_path / "new", replace(STATE, device="d", disagreeing=500.0))
     assert ("disagreement",) in [found.alarms for found in read_audits(tmp_path / "new")]
+
+
+def test_the_command_shows_a_fleet_and_ends_with_3_at_an_alarm(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
+    put(tmp_path, STATE)
+    put(tmp_path, replace(STATE, device="b"))
+    assert exit_code_of(["audit", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "2000, of which 40 disagree" in shown and "alarm at 100" in shown and "With 95% confidence" in shown
+    put(tmp_path, replace(STATE, device="c", audited=500, disagreeing=400.0))
+    assert exit_code_of(["audit", str(tmp_path), "--json"]) == 3
+    captured = capsys.readouterr()
+    (found,) = json.loads(captured.out)
+    assert found["alarms"] == ["disagreement"] and found["devices"] == 3
+    assert "Alarm of disagreement" in captured.err
+    assert exit_code_of(["audit", str(tmp_path / "none")]) == 2
 
 
 def test_a_state_that_was_copied_to_another_device_is_refused(tmp_path):

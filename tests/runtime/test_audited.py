@@ -8,18 +8,19 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
 
-from offramp.bundle import read_calibration, write_calibration
+from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.calibrate import load_samples
 from offramp.errors import AuditWarning, UsageError
-from offramp.runtime import Audit, load, load_uncalibrated, read_audits
-from offramp.runtime.audit import keeping
+from offramp.export import export
+from offramp.runtime import Alarm, Audit, load, load_uncalibrated, read_audits
+from offramp.runtime.audit.keeping import MOST_WAITING, Picked
 from offramp.runtime.audited import find_promise
 from offramp.runtime.chain.net import Net
 from offramp.tests.helpers.bundles import ARCHIVE
-
-from offramp.bundle import open_bundle  # isort: skip
+from offramp.tests.helpers.points import make_point
 
 THRESHOLDS = (0.625, 0.75)
 
@@ -48,6 +49,25 @@ def truth(path, x):
     differs = results.label != every.label[:, -1]
     assert 0 < differs.sum() < len(x) and {0, 2} <= set(results.exit.tolist())
     return results.exit, differs
+
+
+@pytest.fixture(scope="module")
+def turns(tmp_path_factory, x):
+    """A network that does not classify, and a calibration by hand."""
+    folder = tmp_path_factory.mktemp("turns")
+    bundle = export(
+        Turns().eval(),
+        x[:3],
+        folder / "turns.offramp",
+        answer=["turn"],
+        rule="gate",
+        gates=["exit0.sure", "exit1.sure"],
+    )
+    (file,) = open_bundle(ARCHIVE).calibrations()
+    variant = bundle.variant()
+    point = replace(make_point(variant, (0.5,)), variant=variant.name)
+    calibration = replace(read_calibration(file), variants={variant.name: variant.digest}, points={"default": point})
+    return bundle.path, calibration
 
 
 def wait_for(net, picked):
@@ -94,7 +114,8 @@ def test_batches_are_audited_as_single_inputs_are(path, x, truth, in_call):
 def test_which_inputs_are_picked_does_not_depend_on_them(path, x):
     def pick(inputs, *, together):
         with load(path, audit=Audit(share=0.2)) as net:
-            picker, picked = net._picker, []
+            picker = net._picker
+            picked: list[Picked] = []
             picker.left, picker._draw = 1, np.random.default_rng(0).random
             picker.keeper.put = picked.append
             for part in np.split(inputs, 10):
@@ -118,13 +139,13 @@ def test_an_input_for_which_there_is_no_room_is_left_out_wherever_it_left(path, 
         try:
             for sample in x:
                 net(sample)
-            assert keeper.queue.qsize() <= keeping.MOST_WAITING + 1 and net.stats().audit.missed > 100
+            assert keeper.queue.qsize() <= MOST_WAITING + 1 and net.stats().audit.missed > 100
         finally:
             keeper.busy.release()
 
 
 def test_an_alarm_names_what_spoke_and_is_raised_once(path, x, tmp_path):
-    alarms = []
+    alarms: list[Alarm] = []
     audit = Audit(share=1.0, in_call=True, promised=1e-6, state=tmp_path / "state")
     with load(path, audit=audit, on_alarm=alarms.append) as net:
         run(net, x)
@@ -274,6 +295,42 @@ def test_what_is_promised_comes_from_the_certificate_or_from_what_was_calibrated
     assert found(replace(other, own_disagreement=0.0))[0] < 0.01
     assert found(other, Audit(promised=0.1)) == (0.1, 0.01, "")
     assert found(plain, classifies=False)[0] is None
+
+
+class Turns(torch.nn.Module):
+    """Two exits that give two numbers each."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Linear(16, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, x):
+        y = torch.tanh(self.first(x))
+        sure = torch.sigmoid(4 * y[:, :1])
+        return [{"turn": y, "sure": sure}, {"turn": y + 0.1 * torch.tanh(self.second(y)), "sure": sure}]
+
+
+@pytest.mark.parametrize("in_call", [True, False])
+def test_answers_that_are_no_labels_are_compared_by_a_function(turns, x, in_call):
+    def differ(early, last):
+        return np.abs(early["turn"] - last["turn"]).mean(axis=1) / 4
+
+    bundle, calibration = turns
+    audit = Audit(share=1.0, in_call=in_call, promised=0.9, disagreement=differ)
+    with load(bundle, calibration=calibration, audit=audit) as net:
+        found, every = run(net, x[:10]), net.every_exit(x[:10])
+        exits = np.where(every.score[:, 0] >= net.thresholds[0], 0, 1)
+    wanted = sum(differ(every.parts(k), every.parts(1))[i] for i, k in enumerate(exits))
+    assert found.disagreeing == pytest.approx(wanted, rel=1e-4) and 0 < found.disagreeing < 10
+    with pytest.raises(UsageError, match="are compared by a function"):
+        load(bundle, calibration=calibration, audit=Audit(promised=0.9))
+    with load(
+        bundle, calibration=calibration, audit=Audit(disagreement=lambda a, b: 2.0, promised=0.9, share=1.0)
+    ) as net:
+        for sample in x[:20]:
+            net(sample)
+        assert "is one number from 0 to 1" in run_until_notice(net, x[0])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
