@@ -57,7 +57,8 @@ def pytest_runtest_setup():
     if not read or hasattr(read, "cache_info"):
         return
     registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))
-    operators, decompositions = sys.modules["torch._export.utils"], sys.modules["torch.onnx._internal.exporter._decomp"]
+    operators = importlib.import_module("torch._export.utils")
+    decompositions = importlib.import_module("torch.onnx._internal.exporter._decomp")
     operators._materialize_cpp_cia_ops = functools.cache(operators._materialize_cpp_cia_ops)
     find = functools.cache(decompositions.create_onnx_friendly_decomposition_table)
     decompositions.create_onnx_friendly_decomposition_table = lambda known: dict(find(frozenset(known)))

@@ -8,7 +8,7 @@ README = ROOT / "README.md"
 
 
 def test_the_quickstart_prints_the_comparison_and_where_the_picture_lies(checkout):
-    printed = run_script(checkout, "samples/quickstart/quickstart.py", "--epochs", 1, "--images", 1000)
+    printed = run_script(checkout, "samples/quickstart/quickstart.py", "--epochs", 3, "--images", 600)
     for words in ("early exit", "whole static network", "share measured", "share predicted", "paired 95 % interval"):
         assert words in printed
     # A network trained this briefly may get another verdict.

@@ -15,11 +15,8 @@ LOGGERS = ("torch", "onnxscript", "onnx_ir")
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Hide what exporters print; failures still come as exceptions."""
-    known = logging.root.manager.loggerDict
-    levelled = [
-        name for name, logger in known.items() if getattr(logger, "level", 0)
-    ]  # the others ask those above them
-    names = [name for name in levelled if name.partition(".")[0] in LOGGERS]
+    known = logging.root.manager.loggerDict.items()  # those without a level ask those above them
+    names = [name for name, logger in known if getattr(logger, "level", 0) and name.partition(".")[0] in LOGGERS]
     loggers = [logging.getLogger(name) for name in {*LOGGERS, *names}]
     levels = [logger.level for logger in loggers]
     with (

@@ -1,6 +1,7 @@
 """Calibrating in tests: latencies are measured for a fifth of a second instead of six seconds."""
 
 import functools
+from itertools import pairwise
 
 from offramp.calibrate import calibrate as calibrate_for_seconds
 
@@ -15,5 +16,5 @@ def brief_arguments(arguments):
     arguments = list(map(str, arguments))
     if arguments[:1] != ["calibrate"]:
         return arguments
-    paced = ["1ms" if before == "--every" else word for before, word in zip(["", *arguments], arguments, strict=False)]
+    paced = ["1ms" if before == "--every" else word for before, word in pairwise(["", *arguments])]
     return [*paced, "--measure-s", str(MEASURE_S)]
