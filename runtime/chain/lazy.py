@@ -80,12 +80,20 @@ class LazyStage:
         self.used_s = now()
         self._compiled: Compiled | None = compiled
         self._open_again, self._load_s, self._release_after_s, self._now = open_again, load_s, release_after_s, now
-        self._lock: Any = RLock()  # a signal handler may load what the call that it interrupts is loading
         self._runs: WeakSet[LazyRun] = WeakSet()
-        self._gone = Event()
-        weakref.finalize(self, self._gone.set).atexit = False
+        self._end: weakref.finalize[[], LazyStage] | None = None
+        self.take_locks()
         self.reset()
         LIVING.add(self)
+
+    def take_locks(self) -> None:
+        """Start with new locks. In a forked child other threads, which are not there, may hold those of the parent."""
+        self._lock: Any = RLock()  # a signal handler may load what the call that it interrupts is loading
+        self._gone = Event()
+        if self._end is not None:
+            self._end.detach()
+        self._end = weakref.finalize(self, self._gone.set)
+        self._end.atexit = False
 
     def reset(self) -> None:
         """Set every count to 0."""
@@ -247,7 +255,7 @@ def return_memory() -> None:
 def _follow_fork() -> None:
     """In a child keep what the parent had loaded; the threads that would let it go are not here."""
     for stage in list(LIVING):
-        stage._lock = RLock()  # another thread may have held it
+        stage.take_locks()
         if stage._compiled is not None:
             LEFT_BEHIND.append((stage._compiled, [run.run for run in stage._runs]))
 

@@ -9,6 +9,7 @@ import pytest
 from offramp.bundle import open_bundle
 from offramp.errors import BundleError
 from offramp.runtime import StageProvenance, build, load_uncalibrated
+from offramp.runtime.building import Jobs
 from offramp.runtime.engines import Compiled
 from offramp.runtime.lazy_stages import make_lazy
 from offramp.runtime.loading import open_network
@@ -66,6 +67,15 @@ def test_a_file_that_an_earlier_stage_uses_stays():
     assert first is a and others[0] is others[1] is not b and others[0].is_here
     first, second, third = make_lazy(parts, [a, b, c], provenance, LoadOptions(lazy=2))
     assert (first, second) == (a, b) and third is not c
+
+
+def test_what_was_read_to_compile_stages_is_let_go():
+    bundle = open_bundle(ARCHIVE)
+    parts = chain_parts(bundle, bundle.variant())
+    with Jobs(parts, LoadOptions()) as jobs:
+        stage = jobs.job("stage1.onnx", "cpu").stage
+        assert stage.read(stage.path) is stage.read(stage.path)
+    assert jobs._read.cache_info().currsize == 0
 
 
 def test_load_notes_what_a_stage_took():
