@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from onnx import helper
 from PIL import Image
 
-from offramp.bundle import Target, open_bundle, read_calibration
+from offramp.bundle import OperatingPoint, Target, open_bundle, read_calibration
 from offramp.calibrate import ask_labels, bench, read_labels
 from offramp.calibrate.certify.exact_tests import certify_drop
 from offramp.calibrate.certify.points import make_points
@@ -125,7 +125,8 @@ def test_asked_labels_give_what_all_labels_give_to_the_last_digit(tmp_path, monk
 
 def test_simulated_tables_give_the_same_point():
     """The drop, its interval and bias, the step along the path: all but accuracy comes from what is lost."""
-    full, targets, points = make_table(900, exits=3, seed=2), {"default": Target(max_drop=0.05)}, []
+    full, targets = make_table(900, exits=3, seed=2), {"default": Target(max_drop=0.05)}
+    points = list[OperatingPoint]()
     known = (full.label != full.label[:, -1:]).any(1)
     right = np.where(known[:, None], full.right, full.label == full.label[:, -1:])
     for table in (full, replace(full, right=right, reference_right=right[:, -1], known=known)):
