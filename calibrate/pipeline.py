@@ -85,7 +85,8 @@ def calibrate(
     Args:
         bundle: the bundle or its folder.
         data: samples as `Net.batch` takes them, and labels int (N,). With labels None only disagreement with the whole network
-            and costs can be limited. Of a network that does not classify what is true of each sample takes the labels' place:
+            and costs can be limited. A label of -1 is unknown: drops need labels only where networks differ; see `ask_labels`.
+            Of a network that does not classify what is true of each sample takes the labels' place:
             an array (N, ...), a `Ragged`, or a dict of them by name.
         target: the goal and its limits, or several targets by the names of their points; the first is the one that `load` takes.
             By default `balanced`, `accurate` and `eco`: the least latency (with a meter the least energy) at a drop of at most 1,
