@@ -70,18 +70,19 @@ def test_beside_variants_that_take_images_members_make_their_own_of_them(folder,
         )  # Pillow rounds to whole steps
 
 
-def test_floats_with_the_channel_last_are_resized_too(folder, tmp_path):
+@pytest.mark.parametrize("by", ["file", pytest.param("torch", marks=pytest.mark.slow)])
+def test_floats_with_the_channel_last_are_resized_too(folder, tmp_path, by):
     large = write(tmp_path / "large.onnx", ChannelsLast(convolutions(16)).eval(), shape=(40, 40, 3))
-    same = ChannelsLast(convolutions(8)).eval()
     x = np.random.default_rng(0).standard_normal((9, 40, 40, 3)).astype(np.float32)
     rows, columns = make_resizing((40, 40), (24, 20), HALF)
     by_hand = run(folder / "small.onnx", rows @ x.transpose(0, 3, 1, 2) @ columns)
-    for small in (folder / "small.onnx", Member(same, size=(24, 20))):
-        bundle = cascade([small, large], x[:3], tmp_path / "b.offramp")
-        with load_uncalibrated(bundle, logits=True) as net:
-            ours = net.every_exit(x)
-        assert np.allclose(ours.parts(0)["logits"], by_hand, atol=1e-5)
-        assert np.allclose(ours.parts(1)["logits"], run(large, x), atol=1e-5)
+    same = ChannelsLast(convolutions(8)).eval()
+    small = Member(same, size=(24, 20)) if by == "torch" else write(tmp_path / "last.onnx", same, shape=(24, 20, 3))
+    bundle = cascade([folder / "small.onnx", small, large], x[:3], tmp_path / "b.offramp")
+    with load_uncalibrated(bundle, logits=True) as net:
+        ours = net.every_exit(x)
+    for k, logits in enumerate((by_hand, by_hand, run(large, x))):
+        assert np.allclose(ours.parts(k)["logits"], logits, atol=1e-5)
 
 
 def test_names_of_classes_are_taken_over_and_must_not_contradict(folder, tmp_path):
