@@ -2,8 +2,9 @@
 
     int8 up to exit 0        then the whole network of fp32, or its chain, from the input
 
-Both variants said of every sample what their exits answer, so that nothing is recorded again. Leaving at an exit of the second is
-predicted to cost what the first's last used exit costs, and what the second costs by itself.
+Both variants said of every sample what their exits answer, so that nothing is recorded again, unless a static network's answers
+were taken from its chain and promises may be made of them. Leaving at an exit of the second is predicted to cost what leaving at
+the first's last exit before it costs, and what the second costs by itself.
 """
 
 import itertools
@@ -26,8 +27,8 @@ from ..requests import PlacedVariant, Request
 from .choice import Choice, choose
 from .contenders import Contender, tabulate
 from .independence import Independence
-from .objective import find_thresholds, goal_values
-from .picks import Pick, goal_and_latency, make_picks
+from .objective import goal_values
+from .picks import Pick, find_cautiously, goal_and_latency, make_picks
 from .thresholds import MARGIN
 
 __all__ = ["join_configurations", "try_across"]
@@ -138,8 +139,7 @@ def _pairs(choice: Choice, request: Request) -> Iterator[tuple[Contender, Conten
 
 
 def _coarse_cost(chain: Contender, target: Target) -> float:
-    thresholds = find_thresholds(chain.selecting, target, margin=MARGIN, is_coarse=True)
-    return goal_and_latency(chain, thresholds, target)[0]
+    return goal_and_latency(chain, find_cautiously(chain, target, MARGIN, is_coarse=True), target)[0]
 
 
 def _goal(pick: Pick, target: Target) -> float:
@@ -157,7 +157,7 @@ def join_configurations(
 
     Args:
         first: the chain of the first variant.
-        exit_: its last exit that is used.
+        exit_: the last exit of the first variant in the chain.
         second: the chain of the second variant, or a static network of it.
         measured, request: what they were tabulated with. Their latencies are on the scale of the reference's.
     """

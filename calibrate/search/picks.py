@@ -19,7 +19,7 @@ from .objective import find_thresholds, goal_values, limit_values
 from .simplicity import take_simplest
 from .thresholds import MARGIN
 
-__all__ = ["Pick", "best_thresholds", "make_picks", "may_be_unprovable", "pick_static", "rivals"]
+__all__ = ["Pick", "best_thresholds", "find_cautiously", "make_picks", "may_be_unprovable", "pick_static", "rivals"]
 
 FEW_SAMPLES = 2000
 """Below 2000 samples the measured drop is too noisy to choose by. Disagreement with the last exit is an upper bound with less
@@ -186,7 +186,7 @@ def best_thresholds(contenders: Sequence[Contender], target: Target) -> list[Thr
     They stay away from the limits. If that leaves no contender, they only have to meet the limits on the selecting samples.
     """
     for margin in (MARGIN, 0.0):
-        thresholds = [_find_cautiously(contender, target, margin) for contender in contenders]
+        thresholds = [find_cautiously(contender, target, margin) for contender in contenders]
         if any(each is not None for each in thresholds):
             break
         if margin:
@@ -194,15 +194,21 @@ def best_thresholds(contenders: Sequence[Contender], target: Target) -> list[Thr
     return thresholds
 
 
-def _find_cautiously(contender: Contender, target: Target, margin: float) -> Thresholds:
-    """Find thresholds of one contender; few samples choose by an upper bound of the drop, if that leaves any."""
+def find_cautiously(contender: Contender, target: Target, margin: float, *, is_coarse: bool = False) -> Thresholds:
+    """Find thresholds of one contender; few samples choose by an upper bound of the drop, if that leaves any.
+
+    Args:
+        contender, target: what the thresholds are for.
+        margin: standard errors to stay away from the limits.
+        is_coarse: search a coarse grid, in a tenth of the time.
+    """
     table = contender.selecting
     wide = margin * math.sqrt(len(table) / len(contender.reporting))
     if contender.static is None and len(table) < FEW_SAMPLES:
-        thresholds = find_thresholds(table, target, margin=wide, is_cautious=True)
+        thresholds = find_thresholds(table, target, margin=wide, is_cautious=True, is_coarse=is_coarse)
         if thresholds is not None:
             return thresholds
-    return find_thresholds(table, target, margin=wide)
+    return find_thresholds(table, target, margin=wide, is_coarse=is_coarse)
 
 
 def may_be_unprovable(contender: Contender, target: Target) -> bool:

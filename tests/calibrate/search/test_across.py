@@ -4,21 +4,27 @@ import functools
 import importlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp.bundle import Target
 from offramp.bundle.across import count_loaded, find_across
 from offramp.bundle.golden import read_golden
 from offramp.bundle.manifest import NEVER
 from offramp.calibrate import bench
-from offramp.calibrate.search.across import try_across
+from offramp.calibrate.measure.configurations import Answers, Configuration
+from offramp.calibrate.measure.tables import Costs
+from offramp.calibrate.search.across import join_configurations, try_across
+from offramp.calibrate.search.contenders import Contender
 from offramp.errors import BundleError, UsageError
 from offramp.export import export, fuse
-from offramp.runtime import build, load, load_static, load_uncalibrated
+from offramp.runtime import EveryExit, build, load, load_static, load_uncalibrated
 from offramp.runtime.loading import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
+from offramp.tests.calibrate.search.test_gains import make_table
 from offramp.tests.helpers import briefly
 from offramp.tests.helpers.command import offramp
 from offramp.tests.helpers.points import make_point
@@ -147,6 +153,36 @@ def test_exits_that_are_never_taken_are_joined_in_the_first_variant_alone(pair):
             assert (ours.label, ours.exit) == (theirs.label, theirs.exit)
             assert ours.score == pytest.approx(theirs.score, rel=1e-5)
         assert joined.joins_stages and len(joined._setup.steps) == 3
+
+
+def test_an_exit_of_the_second_variant_is_predicted_to_cost_what_both_take(pair):
+    def contend(name, us, power_w):
+        variant = pair.variant(name)
+        costs = Costs(
+            tuple(np.array([each, each + 2.0]) * 1e-6 for each in us), power_w=np.array(power_w), waiting_j=1e-6
+        )
+        table = replace(make_table((100, 400)), costs=costs)
+        answers = EveryExit(table.label, table.score)
+        configuration = Configuration(
+            variant=variant,
+            placement=("cpu", name),
+            answers=Answers(answers, (answers, answers)),
+            outside_answers=None,
+            chain=costs,
+            statics=(costs, costs),
+            reference_s=1e-4,
+            drifts_with_reference=True,
+        )
+        return Contender(configuration=configuration, static=None, selecting=table, reporting=table)
+
+    first, second = contend("small", (10, 20), (1.0, 2.0)), contend("fp32", (100, 200), (3.0, 4.0))
+    bundle = SimpleNamespace(manifest=pair.manifest)
+    measured = SimpleNamespace(reference=SimpleNamespace(latency_s=1e-4))
+    joined = join_configurations(first, 1, second, measured, SimpleNamespace(bundle=bundle))
+    assert joined.variant.name == "small:1+fp32" and joined.placement == ("cpu", "small", "cpu", "fp32")
+    assert joined.chain.latency_s * 1e6 == pytest.approx([11, 21, 122, 222])
+    assert joined.chain.energy_j * 1e6 == pytest.approx([12, 43, 43 + 303, 43 + 804])
+    assert joined.answers.chain.score.shape[1] == 4 and joined.statics == joined.passing_s == ()
 
 
 @pytest.mark.parametrize(
