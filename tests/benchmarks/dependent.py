@@ -57,12 +57,18 @@ def lay_path_outside(outside: ExitTable, target: Target, tested: int) -> np.ndar
     return lay_candidates(outside, thresholds, target, tested=tested)[::STEP]
 
 
-def promise(table: ExitTable, target: Target, path: np.ndarray) -> tuple[np.ndarray | None, float]:
-    """Return the thresholds that samples promise along a path, and what they cost; None and the whole cost if none."""
+def promise(table: ExitTable, target: Target, path: np.ndarray) -> tuple[int | None, float]:
+    """Return the step of a path that samples promise, and what it costs; None and the whole cost if none."""
     step, _ = certify_path(table, target, path, delta=DELTA)
     if step is None:
         return None, 1.0
-    return path[step], table.mean_at(table.costs.latency_s, exits_taken(table.score, path[step].tolist()))
+    return step, table.mean_at(table.costs.latency_s, exits_taken(table.score, path[step].tolist()))
+
+
+def find_truth(values: np.ndarray, score: np.ndarray, path: np.ndarray, parts: int = 1) -> np.ndarray:
+    """Return the mean of values at each step of a path in each of the parts of a population, which follow each other."""
+    each = [values_at(values, exits_taken(score, step.tolist())).reshape(parts, -1).mean(axis=1) for step in path]
+    return np.array(each)
 
 
 def groups(count: int, arguments: Any) -> list[dict[str, Any]]:
@@ -75,6 +81,7 @@ def groups(count: int, arguments: Any) -> list[dict[str, Any]]:
     rows = []
     for n in (150, 300):
         path = lay_path_outside(outside, target, 60 * n)
+        truth = find_truth(population.differs, population.score, np.vstack([path, FIXED]))[:, 0]
         results: dict[str, np.ndarray] = {}
         for run in range(count):
             kind = rng.integers(len(KINDS), size=n)
@@ -90,7 +97,7 @@ def groups(count: int, arguments: Any) -> list[dict[str, Any]]:
             }.items():
                 found, cost = promise(own, target, path)
                 outcome = results.setdefault(way, np.zeros((count, 4)))
-                outcome[run] = judge(population, own, found, cost, target)
+                outcome[run] = judge(truth, own, found, cost, target)
         for way, outcome in results.items():
             row = summarise(outcome)
             print(
@@ -103,19 +110,23 @@ def groups(count: int, arguments: Any) -> list[dict[str, Any]]:
 
 
 def judge(
-    population: ExitTable, table: ExitTable, found: np.ndarray | None, cost: float, target: Target
+    truth: np.ndarray, table: ExitTable, found: int | None, cost: float, target: Target
 ) -> tuple[float, float, float, float]:
     """Return whether something is promised, whether it is broken, whether the interval covers the truth, and the cost.
 
     Kinds are as frequent as each other, and a group is of one, so that the mean of the population is the mean over groups.
+
+    Args:
+        truth: the disagreement at each step of the path, and at the fixed thresholds.
+        table: of the samples.
+        found: the step that is promised.
+        cost: at that step.
+        target: the target.
     """
-    truth = 0.0
-    if found is not None:
-        truth = float(values_at(population.differs, exits_taken(population.score, found.tolist())).mean())
-    fixed = values_at(population.differs, exits_taken(population.score, FIXED)).mean()
     own = table.per_draw(values_at(table.differs, exits_taken(table.score, FIXED)))
     low, high = mean_interval(own, independent=table.independent, are_groups=table.groups is not None)
-    return found is not None, truth > (target.max_disagreement or 0.0), low <= fixed <= high, cost
+    is_broken = found is not None and truth[found] > (target.max_disagreement or 0.0)
+    return found is not None, is_broken, low <= truth[-1] <= high, cost
 
 
 def summarise(outcome: np.ndarray) -> dict[str, float]:
@@ -139,19 +150,13 @@ def by(count: int, arguments: Any) -> list[dict[str, Any]]:
             "by class": Target(max_drop=most, by="class"),
         }.items():
             path, outcome = lay_path_outside(outside, target, n), np.zeros((count, 3))
+            is_broken = (find_truth(population.lost, population.score, path, CLASSES) > most).any(axis=1)
             for run in range(count):
                 table = population.rows(label * each + rng.integers(each, size=n))
                 found, cost = promise(replace(table, parts={"class": Parts(names, label)}), target, path)
-                outcome[run] = found is not None, is_broken_somewhere(population, each, found, most), cost
+                outcome[run] = found is not None, found is not None and is_broken[found], cost
             promised, broken, cost = outcome.mean(axis=0).tolist()
             error = math.sqrt(max(broken * (1 - broken), DELTA * (1 - DELTA)) / count)
             print(f"{n:6}  {what:18}  {promised:8.3f}  {broken:20.3f}  {error:16.3f}  {cost:9.3f}", flush=True)
             rows.append({"n": n, "promise": what, "promised": promised, "broken": broken, "cost": cost, "runs": count})
     return rows
-
-
-def is_broken_somewhere(population: ExitTable, each: int, found: np.ndarray | None, most: float) -> bool:
-    if found is None:
-        return False
-    lost = values_at(population.lost, exits_taken(population.score, found.tolist()))
-    return bool((lost.reshape(CLASSES, each).mean(axis=1) > most).any())
