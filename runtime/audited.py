@@ -25,7 +25,7 @@ from .chain.samples import check_samples
 from .chain.stats import Family, Stats
 from .notices import warn_caller
 
-__all__ = ["AuditedNet", "audited", "find_promise"]
+__all__ = ["AuditedNet", "find_promise", "start_audit"]
 
 
 class Picker:
@@ -201,7 +201,7 @@ def count_samples(calibration: Calibration, point: OperatingPoint) -> int:
     return certificate.independent if certificate and certificate.independent else calibration.report_samples
 
 
-def audited(
+def start_audit(
     net: Net,
     audit: "float | Audit",
     on_alarm: Callable[[Alarm], Any] | None,
@@ -210,7 +210,7 @@ def audited(
     variant: Variant,
     calibration: Calibration | None,
 ) -> Net:
-    """Return a network that is audited in the place of one that is not; where there is nothing to audit, warn and return that.
+    """Return a network that is audited in the place of one that is not; warn and return that where there is nothing to audit.
 
     Raises:
         UsageError: the audit cannot be as it is asked for.

@@ -126,9 +126,9 @@ def _audit(
     calibration: Calibration | None,
 ) -> Net:
     """Return the network that audits itself."""
-    from .audited import audited  # most products audit none
+    from .audited import start_audit  # most products audit none
 
-    return audited(net, audit, on_alarm, bundle=bundle, variant=variant, calibration=calibration)
+    return start_audit(net, audit, on_alarm, bundle=bundle, variant=variant, calibration=calibration)
 
 
 def load_uncalibrated(
