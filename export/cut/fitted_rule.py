@@ -74,16 +74,18 @@ def score_features(features: np.ndarray, fitted: ExitWeights) -> np.ndarray:
     return scores
 
 
-def add_fitted_scores(graph: ir.Graph, heads: list[Head], fitted: list[ExitWeights]) -> None:
+def add_fitted_scores(graph: ir.Graph, heads: list[Head], fitted: list[ExitWeights | None]) -> None:
     """Replace the scores of all exits but the last, in place; the last exit always answers, and keeps its score.
 
     Args:
         graph: the whole graph, whose exits give logits and labels.
         heads: its exits.
-        fitted: the weights of each but the last.
+        fitted: the weights of each but the last; None for one that keeps its score too.
     """
     tape, opset = ir.tape.Tape(graph), graph.opset_imports[""]
     for k, weights in enumerate(fitted):
+        if weights is None:
+            continue
         score = _record_score(tape, heads, k, weights, opset)
         name, old = heads[k].score.name, heads[k].score
         old.name = f"{name}.parent"

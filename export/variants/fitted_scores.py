@@ -1,6 +1,7 @@
 """`gate`: add a variant whose scores are fitted to samples."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from ..graph.axes import axes_of, count_samples, other_lengths
 
 __all__ = ["fit_exit", "gate"]
 
-LEAST_OF_EITHER = 20
-"""Leaving at an exit must lose something on so many samples, and nothing on as many: there are up to five numbers to fit."""
+LEAST_OF_EITHER = 3
+"""Leaving at an exit must lose something on so many samples, and nothing on as many; an exit with fewer keeps its score."""
 
 PENALTY = 1.0
 """Of the squared weights, once each feature has a standard deviation of 1: one sample's worth, which keeps them finite."""
@@ -57,7 +58,8 @@ def gate(
 
     It reads the likeliest class's probability, the lead of the largest logit, the entropy, and the share of the exits before that
     give the same label. A score is the estimated probability that leaving loses nothing: that the exit is right, or the whole
-    network wrong too; fitted without labels, that the exit gives the whole network's label. The last exit keeps its score. The
+    network wrong too; fitted without labels, that the exit gives the whole network's label. The last exit keeps its score, as
+    does, with a warning, an exit where leaving loses something on fewer than three samples, or nothing. The
     new variant shares the weights of its parent, and `calibrate` chooses it where it wins.
 
     Args:
@@ -73,14 +75,14 @@ def gate(
 
     Raises:
         UsageError: the network does not classify, there is no such variant, or the name is taken or cannot be used.
-        DataError: the samples or labels do not fit the network, or leaving loses something, or nothing, on too few of them.
+        DataError: the samples or labels do not fit the network, or no exit has enough of them to fit a score.
         CheckError: the new stages give other answers than the parent.
         BundleError, MissingError: as for `open_bundle`; MissingError too if the bundle cannot be written.
 
     Example:
-        >>> from offramp.calibrate import load_samples
+        >>> import numpy as np
         >>> from offramp.export import gate
-        >>> bundle = gate("digits.offramp", load_samples("train.npz"), variant="fp32")
+        >>> bundle = gate("digits.offramp", (np.load("train.npz")["x"], None), variant="fp32")
         >>> bundle.manifest.variants[-1].name, bundle.manifest.variants[-1].rule
         ('fp32-gate', 'fitted')
     """
@@ -91,7 +93,15 @@ def gate(
         progress("recording what every exit says", 0, 1)
         answers = net.every_exit(x)
         progress("recording what every exit says", 1, 1)
-    fitted = [_fit(answers, y, k, parent) for k in range(len(parent.exits) - 1)]
+    fitted = [_fit(answers, y, k) for k in range(len(parent.exits) - 1)]
+    kept = [exit_.name for exit_, weights in zip(parent.exits, fitted, strict=False) if weights is None]
+    if kept:
+        few = f"leaving loses something, or nothing, on fewer than {LEAST_OF_EITHER} of the {len(x)} samples"
+        if len(kept) == len(fitted):
+            raise DataError(
+                f"No score can be fitted: at each exit {few}. Give more, none that the network was trained on."
+            )
+        warnings.warn(f"The scores of {', '.join(kept)} stay as they are: {few}. Give more.", stacklevel=2)
     origin = Origin(
         parent.name,
         "gate",
@@ -134,19 +144,13 @@ def _check_data(data: Any, manifest: Manifest) -> tuple[Samples, np.ndarray | No
     return x, y.astype(np.int64)
 
 
-def _fit(answers: EveryExit, y: np.ndarray | None, k: int, parent: Variant) -> ExitWeights:
-    """Return the weights of an exit's score, fitted to whether leaving there loses nothing."""
+def _fit(answers: EveryExit, y: np.ndarray | None, k: int) -> ExitWeights | None:
+    """Return the weights of an exit's score, fitted to whether leaving there loses nothing; None if too few samples tell."""
     assert answers.logits is not None
     label, whole = answers.label[:, k], answers.label[:, -1]
     keeps = label == whole if y is None else (label == y) | (whole != y)
     if min(keeps.sum(), (~keeps).sum()) < LEAST_OF_EITHER:
-        what = (
-            "gives another label than the whole network" if y is None else "is wrong where the whole network is right"
-        )
-        raise DataError(
-            f"Exit {parent.exits[k].name} {what} on {int((~keeps).sum())} of the {len(keeps)} samples: to fit a score, it must "
-            f"on at least {LEAST_OF_EITHER}, and must not on as many. Give more samples, none that the network was trained on."
-        )
+        return None
     logits = answers.logits[:, k]
     is_probability = are_probabilities(logits)
     features = read_features(logits, answers.label, k, most_lead=np.inf, is_probability=is_probability)
@@ -187,7 +191,7 @@ def fit_exit(features: np.ndarray, goal: np.ndarray) -> tuple[float, tuple[float
 
 
 def _cut(
-    bundle: Bundle, parent: Variant, folder: Path, name: str, fitted: list[ExitWeights], origin: Origin
+    bundle: Bundle, parent: Variant, folder: Path, name: str, fitted: list[ExitWeights | None], origin: Origin
 ) -> Variant:
     """Write the parent's whole graph with fitted scores into a folder, and cut it into stages, compared with the parent."""
     manifest, inputs = bundle.manifest, read_golden(bundle, parent).inputs

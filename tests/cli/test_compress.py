@@ -63,8 +63,9 @@ def test_gate_adds_a_variant_with_fitted_scores(files, call, dense, labelled, tm
     assert code == 0 and json.loads(out)["variants"][1]["origin"]["settings"] == {"samples": 800, "fitted_to": "labels"}
     code, out, err = call(f"calibrate {dense.path} {tmp_path}/x.npz --max-drop 0.5")
     assert code == 2 and "served to fit the scores of sure" in err
-    code, out, err = call(f"gate {dense.path} --data {{f}}/x.npz --name again")
-    assert code == 5 and "of the 100 samples: to fit a score" in err
+    np.savez(tmp_path / "few.npz", x=labelled[0][:2], y=labelled[1][:2])
+    code, out, err = call(f"gate {dense.path} --data {tmp_path}/few.npz --name again")
+    assert code == 5 and "No score can be fitted" in err
 
 
 def test_prune_makes_the_bundle_and_adds_to_it(files, call):

@@ -86,6 +86,17 @@ def test_without_labels_it_is_fitted_to_what_the_whole_network_says(gated):
     assert np.allclose(answers.score[:, :-1], expected_scores(plain.logits, plain.label, same), atol=2e-4)
 
 
+def test_an_exit_on_which_too_few_samples_tell_keeps_its_score(dense):
+    plain = every_exit(dense, None, draw(400))
+    same = plain.label == plain.label[:, -1:]
+    rows = np.r_[np.flatnonzero(same.all(1))[:9], np.flatnonzero(~same[:, 0] & same[:, 1])[:9]]
+    with pytest.warns(UserWarning, match="The scores of z1 stay as they are: .* fewer than 3 of the 18 samples"):
+        bundle = gate(dense, (draw(400)[rows], None))
+    answers = every_exit(bundle, "fp32-gate", draw(400))
+    assert np.allclose(answers.score[:, 1:], plain.score[:, 1:], atol=1e-6)
+    assert not np.allclose(answers.score[:, 0], plain.score[:, 0], atol=1e-2)
+
+
 def test_everything_else_is_as_it_was(gated):
     bundle, x = check_bundle(gated.path), draw(20, 1)
     old, new = bundle.variant("fp32"), bundle.variant("fp32-gate")
@@ -133,7 +144,7 @@ def test_a_fit_finds_the_weights_that_made_the_data_and_stays_finite():
         ((draw(50), np.zeros(49, int)), DataError, "one for each of the 50 samples"),
         ((draw(50), np.zeros(50)), DataError, "whole numbers from 0 to 4"),
         ((draw(50), np.full(50, CLASSES)), DataError, "int64 of shape .50,., 5 to 5"),
-        ((draw(10), None), DataError, "Exit z0 gives another label than the whole network on .* of the 10 samples"),
+        ((draw(2), None), DataError, "No score can be fitted: at each exit .* fewer than 3 of the 2 samples"),
         ((draw(50)[:, :3], None), DataError, "shape"),
     ],
 )
