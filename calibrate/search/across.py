@@ -54,9 +54,9 @@ def try_across(
     """Measure the chain across two variants that is predicted to be best, if it surely saves the least gain, and choose again.
 
     Looked at are all pairs of configurations that take part where the first one's first exit costs less than what was chosen, by
-    at least the least gain. Each exit of the first is tried, with the second's whole network behind it, at coarse thresholds of
-    the exits up to that one. Of the best `MOST_SEARCHED` for each target the best thresholds are searched: with none of the
-    second's exits, and with all of them.
+    at least the least gain. Each exit of the first that is faster than the second's whole network is tried, with that network
+    behind it, at coarse thresholds of the exits up to that one. Of the best `MOST_SEARCHED` for each target the best thresholds
+    are searched: with none of the second's exits, and with all of them.
 
     Returns:
         The choice, all contenders, and all measurements.
@@ -113,8 +113,9 @@ def _predict_best(
     whole_networks = {each.configuration: each for each in choice.allowed if each.static is not None}  # each one's last
     costs: dict[tuple[Contender, int, Contender], list[float]] = {}
     for first, second in _pairs(choice, request):
-        for exit_ in range(first.selecting.exits):
-            chain = predict(first, exit_, whole_networks[second.configuration])
+        whole = whole_networks[second.configuration]
+        for exit_ in np.flatnonzero(first.selecting.costs.latency_s < whole.selecting.costs.latency_s[0]).tolist():
+            chain = predict(first, exit_, whole)
             costs[first, exit_, second] = [_coarse_cost(chain, target) for target in request.targets.values()]
     best: dict[tuple[Contender, int, Contender], None] = {}
     for i in range(len(request.targets)):
