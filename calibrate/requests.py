@@ -218,16 +218,6 @@ def read_request(
     if not 0 < measure_s < math.inf:
         raise UsageError(f"measure_s is a time in seconds above 0, not {measure_s}.")
     variants = choose_variants(bundle, variant)
-    parts = read_groups(groups, data[0], len(samples))
-    _check_parts(targets, parts, bundle)
-    if (
-        any(each.by == "class" for each in targets.values())
-        and isinstance(samples.y, np.ndarray)
-        and samples.y.min() < 0
-    ):
-        raise UsageError(
-            "by='class' needs the label of every sample, since that is its class: some labels are unknown."
-        )
     rng = np.random.default_rng(seed)
     request = Request(
         bundle=bundle,
@@ -256,7 +246,7 @@ def read_request(
         progress=progress,
         notes=notes,
         judging=judging,
-        groups=None if parts is None or parts.count == len(samples) else parts.shuffled(np.random.default_rng(seed)),
+        groups=_read_parts(groups, data[0], samples, targets, bundle, seed),
     )
     if isinstance(samples.y, np.ndarray):
         check_classes(samples.y)
@@ -294,8 +284,16 @@ def name_targets(
     return targets
 
 
-def _check_parts(targets: Mapping[str, Target], groups: Parts | None, bundle: Bundle) -> None:
-    """Refuse targets by class or group where there are none, and groups that are too few to choose by some and test by others."""
+def _read_parts(
+    given: Any, x: Any, samples: SampleSet, targets: Mapping[str, Target], bundle: Bundle, seed: int
+) -> Parts | None:
+    """Return the groups of samples, numbered at random; None without groups, or if each sample is a group of its own.
+
+    Raises:
+        UsageError: a target asks for classes or groups where there are none.
+        DataError: the groups are too few to choose by some and test by others.
+    """
+    groups = read_groups(given, x, len(samples))
     by = {target.by for target in targets.values()}
     if "class" in by and not bundle.manifest.classes:
         raise UsageError("A target asks for every class (by='class'), but the network does not classify.")
@@ -314,6 +312,11 @@ def _check_parts(targets: Mapping[str, Target], groups: Parts | None, bundle: Bu
             "needed, and some hundreds to promise something of others like them. To promise something in every one of these, "
             "give a target by group (by='group', --by group)."
         )
+    if "class" in by and isinstance(samples.y, np.ndarray) and samples.y.min() < 0:
+        raise UsageError(
+            "by='class' needs the label of every sample, since that is its class: some labels are unknown."
+        )
+    return None if groups is None or groups.count == len(samples) else groups.shuffled(np.random.default_rng(seed))
 
 
 def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list[Variant]:
