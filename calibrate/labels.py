@@ -1,12 +1,13 @@
 """Samples and labels, checked once before anything is measured with them."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import Manifest
+from ..bundle import Manifest, Target
 from ..errors import DataError, UsageError
 from ..runtime.chain.samples import Samples, convert_samples, hash_each, to_array
 from ..units import show_share
@@ -20,6 +21,7 @@ __all__ = [
     "check_asked_labels",
     "check_classes",
     "check_data",
+    "check_known",
     "check_labelled",
     "check_labels",
     "check_test_data",
@@ -270,3 +272,19 @@ def _hash_all(x: Samples, hashes: np.ndarray) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
     digest.update(hashes.astype("<u8").tobytes())
     return digest.hexdigest()
+
+
+def check_known(samples: SampleSet, targets: Mapping[str, Target], *, name: str = "data") -> None:
+    """Refuse limits of accuracy itself if labels are unknown.
+
+    Raises:
+        UsageError: a target has such a limit.
+    """
+    if not samples.has_unknown or not isinstance(samples.y, np.ndarray):
+        return
+    for target in targets.values():
+        if limited := [limit for limit in ("min_accuracy", "max_loss") if limit in target.limits]:
+            raise UsageError(
+                f"{limited[0]} needs every label, and {int((samples.y == UNKNOWN).sum())} of the {len(samples)} in {name} are "
+                "unknown (-1): limit max_drop instead, which needs them only where networks differ, or give all labels."
+            )

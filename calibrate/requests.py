@@ -22,7 +22,7 @@ from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .fitting_samples import check_fitting_samples
 from .judging import Judging, read_judging
-from .labels import LEAST_SAMPLES, UNKNOWN, SampleSet, check_classes, check_data
+from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data, check_known
 from .losses import Loss
 from .pace import Pace
 from .parts import Parts, name_classes, read_groups
@@ -203,7 +203,7 @@ def read_request(
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=samples.y is not None)
     targets = name_targets(target, has_labels=samples.y is not None, meter=meter, has_losses=judging is not None)
-    _check_known(samples, targets)
+    check_known(samples, targets)
     limits_disagreement = any("max_disagreement" in each.limits for each in targets.values())
     if judging is not None and judging.disagreement is None and limits_disagreement:
         raise UsageError(
@@ -220,12 +220,6 @@ def read_request(
     if not 0 < measure_s < math.inf:
         raise UsageError(f"measure_s is a time in seconds above 0, not {measure_s}.")
     variants = choose_variants(bundle, variant)
-    parts = read_groups(groups, data[0], len(samples))
-    _check_parts(targets, parts, bundle)
-    if any(each.by == "class" for each in targets.values()) and samples.has_unknown:
-        raise UsageError(
-            "by='class' needs the label of every sample, since that is its class: some labels are unknown."
-        )
     notes += check_fitting_samples(samples, bundle.manifest, variants)
     rng = np.random.default_rng(seed)
     request = Request(
@@ -255,7 +249,7 @@ def read_request(
         progress=progress,
         notes=notes,
         judging=judging,
-        groups=None if parts is None or parts.count == len(samples) else parts.shuffled(np.random.default_rng(seed)),
+        groups=_read_parts(groups, data[0], samples, targets, bundle, seed),
     )
     if isinstance(samples.y, np.ndarray) and not samples.has_unknown:
         check_classes(samples.y)
@@ -293,24 +287,16 @@ def name_targets(
     return targets
 
 
-def _check_known(samples: SampleSet, targets: Mapping[str, Target], *, name: str = "data") -> None:
-    """Refuse limits of accuracy itself if labels are unknown.
+def _read_parts(
+    given: Any, x: Any, samples: SampleSet, targets: Mapping[str, Target], bundle: Bundle, seed: int
+) -> Parts | None:
+    """Return the groups of samples, numbered at random; None without groups, or if each sample is a group of its own.
 
     Raises:
-        UsageError: a target has such a limit.
+        UsageError: a target asks for classes or groups where there are none.
+        DataError: the groups are too few to choose by some and test by others.
     """
-    if not samples.has_unknown or not isinstance(samples.y, np.ndarray):
-        return
-    for target in targets.values():
-        if limited := [limit for limit in ("min_accuracy", "max_loss") if limit in target.limits]:
-            raise UsageError(
-                f"{limited[0]} needs every label, and {int((samples.y == UNKNOWN).sum())} of the {len(samples)} in {name} are "
-                "unknown (-1): limit max_drop instead, which needs them only where networks differ, or give all labels."
-            )
-
-
-def _check_parts(targets: Mapping[str, Target], groups: Parts | None, bundle: Bundle) -> None:
-    """Refuse targets by class or group where there are none, and groups that are too few to choose by some and test by others."""
+    groups = read_groups(given, x, len(samples))
     by = {target.by for target in targets.values()}
     if "class" in by and not bundle.manifest.classes:
         raise UsageError("A target asks for every class (by='class'), but the network does not classify.")
@@ -329,6 +315,11 @@ def _check_parts(targets: Mapping[str, Target], groups: Parts | None, bundle: Bu
             "needed, and some hundreds to promise something of others like them. To promise something in every one of these, "
             "give a target by group (by='group', --by group)."
         )
+    if "class" in by and isinstance(samples.y, np.ndarray) and samples.y.min() < 0:
+        raise UsageError(
+            "by='class' needs the label of every sample, since that is its class: some labels are unknown."
+        )
+    return None if groups is None or groups.count == len(samples) else groups.shuffled(np.random.default_rng(seed))
 
 
 def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list[Variant]:
@@ -374,7 +365,7 @@ def _check_outside(
     """
     if outside is None:
         return None, ()
-    _check_known(outside, targets, name="outside")
+    check_known(outside, targets, name="outside")
     if outside.y is None and any({"min_accuracy", "max_loss"} & set(target.limits) for target in targets.values()):
         raise UsageError(
             "outside has no labels, so it cannot choose thresholds for min_accuracy or max_loss: limit max_drop instead, or give "
