@@ -6,7 +6,7 @@ alarms    simulated counts of a product that may disagree in 2 % of its calls (a
           that, how often it renews (95 %) what does not hold, and after how many audited inputs it alarms where it does not keep
           that. Every call is audited, which is the hardest, or 1 % of them, as for the times to the alarm; `killed` is the same
           with a kill every 5,000 calls on average, which loses what was counted since the last write, 600 calls apart; `merged`
-          are three such devices, looked at together after every call as they were written last
+          are three such devices, looked at together after every call as they were written last, so that an alarm is seen late
 renewed   what is promised after how many audited inputs
 shares    exit shares that are the calibration's (of 1,000 samples), and others: how often and when there is an alarm
 cost      a network with audits off and on, interleaved, in process CPU time: beside what r (last - early) / mean says

@@ -311,6 +311,7 @@ class Turns(torch.nn.Module):
         return [{"turn": y, "sure": sure}, {"turn": y + 0.1 * torch.tanh(self.second(y)), "sure": sure}]
 
 
+@pytest.mark.slow  # it exports a network
 @pytest.mark.parametrize("in_call", [True, False])
 def test_answers_that_are_no_labels_are_compared_by_a_function(turns, x, in_call):
     def differ(early, last):
