@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 from msgspec import Struct
@@ -53,5 +54,7 @@ class Audit(Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is None and name == "promised":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value <= most:
-                raise UsageError(f"The audit's {name} is a number above {least} and at most {most}, not {value!r:.30}.")
+            if isinstance(value, bool) or not isinstance(value, Real) or not least < value <= most:
+                raise UsageError(
+                    f"The audit's {name} is a number above {least} and at most {most:g}, not {value!r:.30}."
+                )
