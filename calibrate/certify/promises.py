@@ -204,10 +204,10 @@ def _explain(failed: Sequence[_Claim], first: np.ndarray, target: Target, delta:
             f"that {what} is at most {most} in each: {', '.join(listed)}{more}."
         )
     counted = str(len(seen)) if claim.table.independent == 1 else f"{claim.drawn} independent"
-    return (
-        f"Nothing is promised: {counted} {unit} cannot show at {1 - delta:.1%} confidence that {what} is at most {most}. "
-        f"About {needed} could."
-    )
+    shown = f"{1 - delta:.1%} confidence that {what} is at most {most}. About {needed} could."
+    if claim.table.groups is not None:
+        return f"Nothing is promised: {counted} groups cannot show at {shown}"
+    return f"Nothing is promised: {counted} samples cannot show at {shown}"
 
 
 def count_needed(
