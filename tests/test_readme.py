@@ -13,7 +13,7 @@ def test_the_quickstart_prints_the_comparison_and_where_the_picture_lies(checkou
         assert words in printed
     # A network trained this briefly may get another verdict.
     (shown, *_) = blocks(ROOT / "docs/quickstart.md", "text")
-    verdict = {"Use early exit", "With", "Early exit wins here", "static fp"}
+    verdict = {"Use early exit", "With", "Early exit wins here", "static fp", "note"}
     assert row_names(shown.text) - verdict <= row_names(printed)
     picture = checkout / printed.split("picture: ")[1].strip()
     with Image.open(picture) as image:
