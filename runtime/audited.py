@@ -110,13 +110,14 @@ class AuditedNet(Net):
         """Run many samples, as `Net.batch` does."""
         if self._lock._is_owned():
             return super().batch(x)
+        was_of_point = self._is_of_point(self._setup)  # another thread may switch it before the batch, and after
         result = super().batch(x)
         picker, n = self._picker, len(result.exit)
         at = picker.left - 1
         try:
             samples = check_samples(x, self._inputs) if at < n else None
             while at < n:
-                if picker.draw() and self._is_of_point(self._setup):
+                if picker.draw() and was_of_point and self._is_of_point(self._setup):
                     assert samples is not None
                     parts = zip(samples.arrays, self._inputs, strict=True)
                     sample = tuple(
