@@ -224,7 +224,7 @@ def test_another_point_is_not_audited_and_another_promise_has_a_state_of_its_own
             patch.setattr(Net, "_check_taken", lambda self, *_: setattr(self, "thresholds", THRESHOLDS))
             net.batch(x[:5])  # and another thread switches back
         run(net, x[:2])
-    with load(path, audit=Audit(share=1.0, in_call=True, state=tmp_path, promised=0.3)) as net:
+    with load(path, audit=Audit(share=1.0, in_call=True, state=tmp_path, promised=np.float64(0.3))) as net:
         assert run(net, x[:1]).audited == 1
     assert [found.audited for found in read_audits(tmp_path)] in ([1, 2], [2, 1])
 
