@@ -189,10 +189,11 @@ def find_promise(
         return certificate.limits["max_disagreement"], audit.chance, ""
     share = point.disagreement if point.own_disagreement is None and is_reference else point.own_disagreement
     if not classifies or share is None:
-        why = "The calibration does not know how often this variant disagrees with its own last exit: exits alone are watched. "
-        why += "Calibrate again, or give Audit(promised=...)."
-        other = "No disagreement of these answers is promised: exits alone are watched. Give Audit(disagreement=..., promised=...)."
-        return None, audit.chance, why if classifies else other
+        why = "The calibration does not know how often this variant disagrees with its own last exit"
+        remedy = "Calibrate again, or give Audit(promised=...)"
+        if not classifies:
+            why, remedy = "No disagreement of these answers is promised", "Give Audit(disagreement=..., promised=...)"
+        return None, audit.chance, f"{why}: exits alone are watched. {remedy}."
     n = count_samples(calibration, point)
     return share_bound_of(math.ceil(share * n - 1e-9), n, chance=audit.chance / 2), audit.chance / 2, ""
 
