@@ -4,17 +4,19 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
-from copy import copy
+from contextlib import closing
 from numbers import Real
 from time import perf_counter
 from typing import Any, Literal, get_args
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from .chain.net import Net
 from .chain.results import Result
+from .chain.samples import split_inputs
 from .smoothing import Votes, check_count
 
 __all__ = ["Reply", "Stream", "StreamStats"]
@@ -134,14 +136,9 @@ class Stream:
         check_count("most_waiting", most_waiting, MOST_WAITING)
         if when_full not in get_args(WhenFull):
             raise UsageError(f"when_full is {', '.join(get_args(WhenFull)[:-1])} or block, not {when_full!r:.30}.")
-        self._net, self._hurrying, self._when_full = net, net, when_full
-        if when_full == "leave_earlier":
-            if len(net.exits) == 1:
-                raise UsageError(
-                    "A network with one exit cannot leave earlier. Use when_full='drop_oldest' or another."
-                )
-            self._hurrying = copy(net)  # shares memory and lock
-            self._hurrying.thresholds = (0.0,) * (len(net.exits) - 1)
+        self._net, self._when_full = net, when_full
+        if when_full == "leave_earlier" and len(net.exits) == 1:
+            raise UsageError("A network with one exit cannot leave earlier. Use when_full='drop_oldest' or another.")
         if deadline_s is not None and (not isinstance(deadline_s, Real) or not deadline_s > 0):
             raise UsageError(f"deadline_s is a number of seconds above 0, not {deadline_s!r:.30}.")
         self._deadline_s = deadline_s
@@ -305,7 +302,7 @@ class Stream:
         if self._ended or (self._when_full == "drop_newest" and len(self._inputs) >= self._most):
             self._dropped += 1
             return False
-        kept = _keep(x)
+        kept = self._keep(x)
         if len(self._inputs) >= self._most:
             self._inputs.popleft()
             self._dropped += 1
@@ -313,6 +310,14 @@ class Stream:
         self._filled.notify()
         self._wake()
         return True
+
+    def _keep(self, x: Any) -> Any:
+        """Copy an input that its source may overwrite. One that the network would refuse stays, to be refused at its turn."""
+        try:
+            parts = tuple(map(np.array, split_inputs(x, self._net._inputs)))
+        except DataError:
+            return x
+        return parts if len(parts) > 1 else parts[0]
 
     def _take_out(self) -> tuple[tuple[int, float, Any], bool]:
         """Take the oldest input out of the queue, and tell whether it leaves at the first exit; the lock is held."""
@@ -325,8 +330,14 @@ class Stream:
     def _answer(self, number: int, came_s: float, x: Any, hurries: bool) -> Reply:
         waited_s = perf_counter() - came_s
         try:
-            left_s = None if self._deadline_s is None else max(LEAST_LEFT_S, self._deadline_s - waited_s)
-            result = (self._hurrying if hurries else self._net)(x, left_s)
+            if hurries:
+                with closing(self._net.anytime(x)) as answers:
+                    result = next(answers)
+                if self._deadline_s is not None and perf_counter() - came_s > self._deadline_s:
+                    result = replace(result, late=True)
+            else:
+                left_s = None if self._deadline_s is None else max(LEAST_LEFT_S, self._deadline_s - waited_s)
+                result = self._net(x, left_s)
         except BaseException:
             with self._lock:
                 self._refused += 1
@@ -386,13 +397,3 @@ class Stream:
         waiter = asyncio.Event()
         self._waiters.append((asyncio.get_running_loop(), waiter))
         return waiter
-
-
-def _keep(x: Any) -> Any:
-    """Copy an input that its source may overwrite."""
-    try:
-        if isinstance(x, dict):
-            return {name: np.array(part) for name, part in x.items()}
-        return tuple(np.array(part) for part in x) if isinstance(x, tuple) else np.array(x)
-    except Exception:  # no array: the network refuses it when its turn comes
-        return x

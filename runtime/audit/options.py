@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from ...errors import UsageError
 
@@ -53,5 +55,6 @@ class Audit(Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is None and name == "promised":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value <= most:
+            if isinstance(value, bool) or not isinstance(value, Real) or not least < value <= most:
                 raise UsageError(f"The audit's {name} is a number above {least} and at most {most}, not {value!r:.30}.")
+            force_setattr(self, name, float(value))  # NumPy's cannot be written into a state

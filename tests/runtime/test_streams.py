@@ -6,6 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp.errors import DataError, UsageError
 from offramp.runtime import Stream, load_uncalibrated, smooth_labels
@@ -136,6 +137,33 @@ def test_inputs_are_copied_when_they_come(net):
         stream.put(frame)
         frame[:] = second
         assert next(stream).result.score == expected
+
+
+def test_an_input_is_taken_as_a_call_takes_it(net):
+    masked = np.ma.masked_greater(inputs(1)[0], 0)
+    with Stream(net) as stream:
+        stream.put(masked)
+        with pytest.raises(DataError, match="has masked values"):
+            next(stream)
+
+
+def test_a_list_of_the_arrays_of_several_inputs_is_copied(net):
+    first, second = inputs(2)
+    net._inputs = (net._inputs[0], replace(net._inputs[0], name="other"))
+    with Stream(net) as stream:
+        stream.put([first, second])
+        ((_, _, kept),) = stream._inputs
+    assert isinstance(kept, tuple) and [array.tolist() for array in kept] == [first.tolist(), second.tolist()]
+    assert kept[0] is not first
+
+
+def test_hurried_inputs_need_the_network(net):
+    with Stream(net, when_full="leave_earlier") as stream:
+        for one in inputs(8):
+            stream.put(one)
+        net.close()
+        with pytest.raises(UsageError, match="closed"):
+            next(stream)
 
 
 def test_a_refused_input_raises_at_its_turn_and_the_stream_goes_on(net):
