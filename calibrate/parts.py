@@ -43,6 +43,11 @@ class Parts(Struct, frozen=True):
         """How many parts have samples."""
         return len(np.unique(self.number))
 
+    @property
+    def lacking(self) -> list[str]:
+        """The names of the parts that have no samples."""
+        return [self.names[k] for k in np.setdiff1d(np.arange(len(self.names)), self.number)]
+
     def shuffled(self, rng: np.random.Generator) -> "Parts":
         """Return the same parts numbered in a random order, which does not depend on how many samples each has."""
         order = rng.permutation(len(self.names))
@@ -125,11 +130,12 @@ def _write_name(name: Any) -> str:
 
 
 def name_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> Parts:
-    """Return the classes of samples as parts.
+    """Return the classes of samples as parts: those that have samples.
 
     Args:
         labels: int64 (N,).
         class_names: the bundle's; None if it names none.
     """
-    names = class_names or [str(number) for number in range(int(labels.max(initial=0)) + 1)]
-    return Parts(tuple(_write_name(name) for name in names), labels.astype(np.int64))
+    distinct, number = np.unique(labels, return_inverse=True)
+    names = [class_names[k] if class_names else str(k) for k in distinct.tolist()]
+    return Parts(tuple(_write_name(name) for name in names), number.astype(np.int64))

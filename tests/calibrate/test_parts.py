@@ -53,4 +53,4 @@ def test_a_groups_number_says_nothing_of_its_size():
         ("a", [1]),
         ("c", [0, 2]),
     ]
-    assert name_classes(np.array([0, 2]), None).names == ("0", "1", "2")
+    assert name_classes(np.array([0, 2]), None).names == ("0", "2")
