@@ -232,7 +232,8 @@ def _find_independence(measured: Measurements, request: Request, disputed: np.nd
         labels = np.where(disputed, settle_labels(y, labels), labels)
     if request.groups is not None:  # neighbours are compared within each group, of which all samples are alike
         labels = labels + (int(labels.max()) + 1) * request.groups.number
-    return find_independence(hashes, measured.configurations[0].answers.chain.score, labels)
+    score, has_groups = measured.configurations[0].answers.chain.score, request.groups is not None
+    return find_independence(hashes, score, labels, has_groups=has_groups)
 
 
 def _describe(

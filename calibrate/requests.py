@@ -311,9 +311,9 @@ def _read_parts(
         )
     if groups is not None and "group" not in by and groups.count < LEAST_GROUPS:
         raise DataError(
-            f"There are {groups.count} groups, one of which chooses thresholds that the others test: at least {LEAST_GROUPS} are "
-            "needed, and some hundreds to promise something of others like them. To promise something in every one of these, "
-            "give a target by group (by='group', --by group)."
+            f"The samples are of {groups.count} group{'s' * (groups.count > 1)}: at least {LEAST_GROUPS} are needed, one to "
+            "choose thresholds and two to test them, and some hundreds to promise something of others like them. To promise "
+            "something in every one of these, give a target by group (by='group', --by group)."
         )
     if "class" in by and isinstance(samples.y, np.ndarray) and samples.y.min() < 0:
         raise UsageError(

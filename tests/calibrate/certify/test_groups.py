@@ -125,6 +125,7 @@ def test_a_promise_by_class_holds_in_each_or_names_those_that_lack_samples():
     assert "another label than the whole network gives them in each of the 3 classes, by" in describe_promise(
         certificate, target
     )
+    assert "gives them in the only class, by" in describe_promise(replace(certificate, parts=1), target)
 
 
 def test_nothing_is_promised_of_a_class_or_group_whose_samples_all_choose():
