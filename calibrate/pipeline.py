@@ -216,7 +216,7 @@ def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
     if not isinstance(y, np.ndarray) or request.samples.has_unknown:
         return []
     chance = chance_of_agreement(y, answers, request.bundle.manifest.classes)
-    known = find_known_accuracy(request.bundle)
+    known = None if request.promises_over_groups else find_known_accuracy(request.bundle)
     return [*compare_with_commonest(y, answers), *compare_accuracy(answers == y, known, chance=chance)]
 
 
