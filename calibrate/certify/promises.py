@@ -56,7 +56,7 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
         if name in limits and limits[name].most <= 0 and not table.is_reference:
             return None, f"Nothing is promised: no number of samples shows that {_name_limited(name, target)} is 0."
     costly = [name for name in limits if name not in LOSS_LIMITS]
-    if target.by is not None and (lacking := table.parts[target.by].lacking):
+    if lacking := table.lacking(target.by):
         more = f" and {len(lacking) - MOST_LISTED} more" if len(lacking) > MOST_LISTED else ""
         return None, (
             f"Nothing is promised: of {target.by} {', '.join(lacking[:MOST_LISTED])}{more} no sample is there to test. Give more "
