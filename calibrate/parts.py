@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ..errors import DataError, ModelError, UsageError
+from ..errors import DataError, ModelError, UsageError, quoted
 
 __all__ = ["Parts", "group_means", "name_classes", "read_groups", "read_own_groups"]
 
 MOST_NAME = 60
-"""Letters of a group's name that are kept: names stand in calibrations and messages."""
+"""Letters of a group's name that are kept, about: names stand in calibrations and messages."""
 
 HOW_TO_GIVE = "one number or text for each sample, such as the person or the clip that it comes from"
 
@@ -108,7 +108,7 @@ def read_groups(
         is_missing = np.isnan(groups) if groups.dtype.kind == "f" else np.zeros(samples, bool)
     else:
         raise DataError(f"The groups are {groups.dtype}: give {HOW_TO_GIVE}.")
-    is_missing = is_missing | (groups == "" if groups.dtype.kind == "U" else False)
+    is_missing = is_missing | (groups == groups.dtype.type() if groups.dtype.kind in "US" else False)
     if is_missing.any():
         raise DataError(f"Sample {int(is_missing.argmax())} has no group: give {HOW_TO_GIVE}.")
     distinct, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
@@ -125,8 +125,7 @@ def read_own_groups(given: Any, x: Any, samples: int) -> Parts | None:
 
 
 def _write_name(name: Any) -> str:
-    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-    return text[:MOST_NAME]
+    return quoted(name.decode("utf-8", "replace") if isinstance(name, bytes) else name, MOST_NAME)
 
 
 def name_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> Parts:
