@@ -128,8 +128,8 @@ def judge(
         cost: at that step.
         target: the target.
     """
-    own = table.per_draw(values_at(table.differs, exits_taken(table.score, FIXED)))
-    low, high = mean_interval(own, independent=table.independent, are_groups=table.groups is not None)
+    own = values_at(table.differs, exits_taken(table.score, FIXED))
+    low, high = mean_interval(own, table.groups, independent=table.independent)
     is_broken = found is not None and truth[found] > (target.max_disagreement or 0.0)
     return found is not None, is_broken, low <= truth[-1] <= high, cost
 

@@ -304,6 +304,12 @@ def test_what_is_promised_comes_from_the_certificate_or_from_what_was_calibrated
     promised, chance, _ = found(plain)  # 20 of 600 samples
     assert 0.05 < promised < 0.065 and chance == 0.005
     assert found(replace(plain, own_disagreement=0.0))[0] == pytest.approx(1 - 0.005 ** (1 / 600), abs=1e-6)
+    grouped = find_promise(
+        replace(calibration, groups=30), replace(plain, own_disagreement=0.0), Audit(), classifies=True
+    )
+    assert grouped[0] == pytest.approx(
+        1 - 0.005 ** (1 / 30), abs=1e-6
+    )  # each of 30 groups counts as one, whatever its size
     other = replace(plain, variant="int8")
     assert found(other)[0] is None and "does not know how often this variant disagrees" in found(other)[2]
     assert found(replace(other, own_disagreement=0.0))[0] < 0.01
