@@ -207,7 +207,9 @@ def _read_label(text: str, numbers: dict[str, int], manifest: Manifest, where: s
     if text not in numbers and re.fullmatch(WHOLE, text):
         text = str(int(float(text)))  # a spreadsheet may write 3 as 3.0
     if text not in numbers:
-        raise DataError(f"{where}: {unknown_name('class', text, spell_classes(manifest))}")
+        raise DataError(
+            f"{where}: {unknown_name('class', text, spell_classes(manifest))} Leave the cell empty if the label is not known."
+        )
     return numbers[text]
 
 

@@ -74,7 +74,7 @@ def test_each_group_counts_alike_in_every_figure():
 def test_few_groups_say_how_many_would_do():
     table = static_network(np.zeros(5000, bool), groups=np.repeat(np.arange(5), 1000))
     step, why = certify_path(table, Target(max_drop=0.02), STATIC, delta=0.08)
-    assert step is None and why.startswith("Nothing is promised: 5 groups cannot show at 92.0% confidence")
+    assert step is None and why.startswith("Nothing is promised: 5 groups cannot show at 92% confidence")
     needed = int(why.split("About ")[1].split()[0])
     more = replace(static_network(np.zeros(needed, bool)), groups=np.arange(needed))
     assert certify_path(more, Target(max_drop=0.02), STATIC, delta=0.08)[0] == 0
