@@ -59,7 +59,7 @@ def groups(axes: Any) -> None:
         people = rng.beta(1, 49, 40)  # the mean is 2 %
         lost = (rng.random((40, 50)) < people[:, None]).astype(np.int8)
         by_samples = mean_interval(lost.reshape(-1))
-        by_people = mean_interval(lost.mean(axis=1), are_groups=True)
+        by_people = mean_interval(lost.reshape(-1), np.repeat(np.arange(40), 50))
         for (low, high), place, colour in ((by_samples, draw - 0.15, RED), (by_people, draw + 0.15, BLUE)):
             axes.plot([place, place], [100 * low, 100 * high], color=colour, linewidth=3 if low <= true <= high else 1)
     axes.axhline(100 * true, color=GREY, linestyle="--")
