@@ -227,7 +227,7 @@ def _read(path: Path) -> Iterator[_Found]:
     for each in found:
         if (other := first.setdefault(each.hash, each)) is not each:
             raise DataError(
-                f"{path}, {each.where}: this sample has a label already, in {other.where}. Remove one of them.",
+                f"{path}, {each.where}: this sample stands in {other.where} too. Remove one of them.",
                 path=path,
             )
         yield each
@@ -257,6 +257,8 @@ def _read_coco(path: Path) -> Iterator[_Found]:
             f"{path} is not COCO's JSON of images, categories and annotations: {printable(error)}.", path=path
         ) from None
     names = {category.id: category.name for category in document.categories}
+    if len(names) < len(document.categories):
+        raise DataError(f"{path} gives several categories one id, so that annotations may mean any of them.", path=path)
     labels: dict[int, str] = {}
     for annotation in document.annotations:
         if annotation.category_id is None:

@@ -110,13 +110,14 @@ class AuditedNet(Net):
         """Run many samples, as `Net.batch` does."""
         if self._lock._is_owned():
             return super().batch(x)
+        was_of_point = self._is_of_point(self._setup)  # another thread may switch it before the batch, and after
         result = super().batch(x)
         picker, n = self._picker, len(result.exit)
         at = picker.left - 1
         try:
             samples = check_samples(x, self._inputs) if at < n else None
             while at < n:
-                if picker.draw() and self._is_of_point(self._setup):
+                if picker.draw() and was_of_point and self._is_of_point(self._setup):
                     assert samples is not None
                     parts = zip(samples.arrays, self._inputs, strict=True)
                     sample = tuple(
@@ -189,16 +190,20 @@ def find_promise(
     share = point.disagreement if point.own_disagreement is None and is_reference else point.own_disagreement
     if not classifies or share is None:
         why = "The calibration does not know how often this variant disagrees with its own last exit"
-        why = why if classifies else "No disagreement of these answers is promised"
-        return None, audit.chance, f"{why}: exits alone are watched. Calibrate again, or give Audit(promised=...)."
+        remedy = "Calibrate again, or give Audit(promised=...)"
+        if not classifies:
+            why, remedy = "No disagreement of these answers is promised", "Give Audit(disagreement=..., promised=...)"
+        return None, audit.chance, f"{why}: exits alone are watched. {remedy}."
     n = count_samples(calibration, point)
     return share_bound_of(math.ceil(share * n - 1e-9), n, chance=audit.chance / 2), audit.chance / 2, ""
 
 
 def count_samples(calibration: Calibration, point: OperatingPoint) -> int:
-    """Return for how many independent samples those count that a point's figures come from."""
+    """Return for how many independent samples those count that a point's figures come from; of groups each counts as one."""
     certificate = point.certificate
-    return certificate.independent if certificate and certificate.independent else calibration.report_samples
+    if certificate is not None and certificate.independent is not None:
+        return certificate.independent
+    return calibration.groups or calibration.report_samples
 
 
 def start_audit(

@@ -68,7 +68,7 @@ class Governor:
             engines as the point in use: the governor never leaves them.
         max_power_w: the board's mean power.
         max_temperature_c: the temperature of the board's hottest zone.
-        max_latency_s: the mean latency of the calls.
+        max_latency_s: the mean latency of the calls with one sample.
         min_battery: the charge, from 0 to 1, below which the cheapest point is used.
         battery: tells the charge, from 0 to 1, or None if it is unknown; by default psutil does.
         every_s: the time between two looks, about.
@@ -236,7 +236,7 @@ class Readings:
         self.at_s = at_s
         self.temperature_c = stats.state.temperature_c
         self._power = stats.power
-        self._calls, self._recent = stats.inferences, tally.recent
+        self._calls, self._recent = stats.inferences - tally.untimed, tally.recent
 
     def power_since(self, before: "Readings") -> float | None:
         """Return the mean power since then in W; None if nothing was read since."""

@@ -4,16 +4,19 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
-from copy import copy
+from contextlib import closing
+from numbers import Real
 from time import perf_counter
 from typing import Any, Literal, get_args
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from .chain.net import Net
 from .chain.results import Result
+from .chain.samples import split_inputs
 from .smoothing import Votes, check_count
 
 __all__ = ["Reply", "Stream", "StreamStats"]
@@ -22,6 +25,9 @@ WhenFull = Literal["drop_oldest", "drop_newest", "leave_earlier", "block"]
 
 MOST_WAITING = 1_000_000
 """The longest queue that can be asked for."""
+
+LEAST_LEFT_S = 1e-9
+"""What an input that has waited too long has left: the first exit answers, and is late."""
 
 
 class Reply(Struct, frozen=True, gc=False):
@@ -97,6 +103,8 @@ class Stream:
             one is read by the event loop that iterates. None if `put` gives them.
         most_waiting: how many inputs may wait.
         when_full: what happens if more do.
+        deadline_s: time from an input's coming to its answer; what it waited is taken from it, and `result.cut` and `result.late`
+            say what became of it (see `Net.__call__`). None sets none.
         window: how many answers a label is smoothed over; 1 smooths nothing.
         lead: by how many votes another label must lead.
 
@@ -121,20 +129,19 @@ class Stream:
         *,
         most_waiting: int = 8,
         when_full: WhenFull = "drop_oldest",
+        deadline_s: float | None = None,
         window: int = 1,
         lead: int = 1,
     ) -> None:
         check_count("most_waiting", most_waiting, MOST_WAITING)
         if when_full not in get_args(WhenFull):
             raise UsageError(f"when_full is {', '.join(get_args(WhenFull)[:-1])} or block, not {when_full!r:.30}.")
-        self._net, self._hurrying, self._when_full = net, net, when_full
-        if when_full == "leave_earlier":
-            if len(net.exits) == 1:
-                raise UsageError(
-                    "A network with one exit cannot leave earlier. Use when_full='drop_oldest' or another."
-                )
-            self._hurrying = copy(net)  # shares memory and lock
-            self._hurrying.thresholds = (0.0,) * (len(net.exits) - 1)
+        self._net, self._when_full = net, when_full
+        if when_full == "leave_earlier" and len(net.exits) == 1:
+            raise UsageError("A network with one exit cannot leave earlier. Use when_full='drop_oldest' or another.")
+        if deadline_s is not None and (not isinstance(deadline_s, Real) or not deadline_s > 0):
+            raise UsageError(f"deadline_s is a number of seconds above 0, not {deadline_s!r:.30}.")
+        self._deadline_s = deadline_s
         self._votes = Votes(window, lead)
         if window > 1 and not net._classes:
             raise UsageError("This network does not classify: there is no label to smooth. Leave window out.")
@@ -142,7 +149,7 @@ class Stream:
         self._inputs: deque[tuple[int, float, Any]] = deque()
         self._lock = threading.Lock()
         self._filled, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._came = self._answered = self._hurried = self._dropped = self._refused = 0
         self._ended = False
         self._error: Exception | None = None
@@ -197,7 +204,7 @@ class Stream:
                 if self._when_full != "block" or len(self._inputs) < self._most or self._ended:
                     return self._take_in(x)
                 waiting = self._wait_async()
-            await waiting
+            await waiting.wait()
 
     def end(self) -> None:
         """Take no more inputs. Those that wait are still answered, then iterating ends."""
@@ -279,7 +286,7 @@ class Stream:
                     self._raise_error()
                     raise StopAsyncIteration
                 waiting = self._wait_async()
-            await waiting
+            await waiting.wait()
         running = self._running
         await asyncio.wait([running])  # which cancels nothing: the next turn would get the answer
         self._running = None
@@ -295,7 +302,7 @@ class Stream:
         if self._ended or (self._when_full == "drop_newest" and len(self._inputs) >= self._most):
             self._dropped += 1
             return False
-        kept = _keep(x)
+        kept = self._keep(x)
         if len(self._inputs) >= self._most:
             self._inputs.popleft()
             self._dropped += 1
@@ -303,6 +310,14 @@ class Stream:
         self._filled.notify()
         self._wake()
         return True
+
+    def _keep(self, x: Any) -> Any:
+        """Copy an input that its source may overwrite. One that the network would refuse stays, to be refused at its turn."""
+        try:
+            parts = tuple(map(np.array, split_inputs(x, self._net._inputs)))
+        except DataError:
+            return x
+        return parts if len(parts) > 1 else parts[0]
 
     def _take_out(self) -> tuple[tuple[int, float, Any], bool]:
         """Take the oldest input out of the queue, and tell whether it leaves at the first exit; the lock is held."""
@@ -315,7 +330,14 @@ class Stream:
     def _answer(self, number: int, came_s: float, x: Any, hurries: bool) -> Reply:
         waited_s = perf_counter() - came_s
         try:
-            result = (self._hurrying if hurries else self._net)(x)
+            if hurries:
+                with closing(self._net.anytime(x)) as answers:
+                    result = next(answers)
+                if self._deadline_s is not None and perf_counter() - came_s > self._deadline_s:
+                    result = replace(result, late=True)
+            else:
+                left_s = None if self._deadline_s is None else max(LEAST_LEFT_S, self._deadline_s - waited_s)
+                result = self._net(x, left_s)
         except BaseException:
             with self._lock:
                 self._refused += 1
@@ -367,27 +389,11 @@ class Stream:
         """Wake the tasks that wait for a change of the queue; the lock is held."""
         for loop, waiter in self._waiters:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_finish, waiter)
+                loop.call_soon_threadsafe(waiter.set)
         self._waiters.clear()
 
-    def _wait_async(self) -> "asyncio.Future[None]":
-        """Return what is done with the next change of the queue; the lock is held."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        self._waiters.append((loop, waiter))
+    def _wait_async(self) -> asyncio.Event:
+        """Return what is set with the next change of the queue; the lock is held."""
+        waiter = asyncio.Event()
+        self._waiters.append((asyncio.get_running_loop(), waiter))
         return waiter
-
-
-def _keep(x: Any) -> Any:
-    """Copy an input that its source may overwrite."""
-    try:
-        if isinstance(x, dict):
-            return {name: np.array(part) for name, part in x.items()}
-        return tuple(np.array(part) for part in x) if isinstance(x, tuple) else np.array(x)
-    except Exception:  # no array: the network refuses it when its turn comes
-        return x
-
-
-def _finish(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)

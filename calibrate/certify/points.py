@@ -266,7 +266,8 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
     together = f" ({'; '.join(many)})" if many else ""
     like, each, parts = _name_inputs(certificate), "", []
     if certificate.parts is not None:
-        each = f" in each of the {certificate.parts} {'classes' if target.by == 'class' else 'groups'}"
+        several = f"each of the {certificate.parts} {'classes' if target.by == 'class' else 'groups'}"
+        each = f" in {several if certificate.parts > 1 else f'the only {target.by}'}"
     for name, most in certificate.limits.items():
         if name == "max_drop" and target.counts == "losses":
             parts.append(f"the mean loss added on {like} is at most {show_share(most)}{each}")

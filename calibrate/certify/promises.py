@@ -56,6 +56,12 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
         if name in limits and limits[name].most <= 0 and not table.is_reference:
             return None, f"Nothing is promised: no number of samples shows that {_name_limited(name, target)} is 0."
     costly = [name for name in limits if name not in LOSS_LIMITS]
+    if lacking := table.lacking(target.by):
+        more = f" and {len(lacking) - MOST_LISTED} more" if len(lacking) > MOST_LISTED else ""
+        return None, (
+            f"Nothing is promised: of {target.by} {', '.join(lacking[:MOST_LISTED])}{more} no sample is there to test. Give more "
+            "samples of each, or others that choose (--outside)."
+        )
     delta = delta_of_losses(target, delta)
     claims = []
     for name in costly:  # if there are any, they have the other half of the chance of error
@@ -204,10 +210,10 @@ def _explain(failed: Sequence[_Claim], first: np.ndarray, target: Target, delta:
             f"{what} is at most {most} in each: {', '.join(listed)}{more}."
         )
     counted = str(len(seen)) if claim.table.independent == 1 else f"{claim.drawn} independent"
-    return (
-        f"Nothing is promised: {counted} {unit} cannot show at {sure} confidence that {what} is at most {most}. "
-        f"About {needed} could."
-    )
+    shown = f"{sure} confidence that {what} is at most {most}. About {needed} could."
+    if claim.table.groups is not None:
+        return f"Nothing is promised: {counted} groups cannot show at {shown}"
+    return f"Nothing is promised: {counted} samples cannot show at {shown}"
 
 
 def count_needed(

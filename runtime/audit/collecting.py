@@ -30,7 +30,7 @@ class Collector:
         axes: the batch axis of each input.
 
     Raises:
-        MissingError: it cannot be written, or another process collects there.
+        MissingError: it cannot be written, or another network collects there.
     """
 
     def __init__(self, folder: Path, most_mb: float, names: Sequence[str], axes: Sequence[int]) -> None:
@@ -43,7 +43,7 @@ class Collector:
                 self._lock = lock_folder(folder)
             except BlockingIOError as error:
                 raise MissingError(
-                    f"Another process collects inputs in {folder}: name another folder.", path=folder
+                    f"Another network collects inputs in {folder}: name another folder.", path=folder
                 ) from error
         self._folder = folder
 
@@ -67,7 +67,7 @@ class Collector:
                 _put(self._folder / part, rows, most)
 
     def close(self) -> None:
-        """Let another process collect there."""
+        """Let another network collect there."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

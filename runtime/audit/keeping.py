@@ -215,7 +215,7 @@ class Keeper:
             if self._on_alarm is not None:
                 try:
                     self._on_alarm(Alarm(name, describe_alarm(name, audit), audit))
-                except Exception as error:
+                except (Exception, SystemExit) as error:  # the latter would end this thread without a word
                     self._say(f"on_alarm failed: {type(error).__name__}: {error}")
 
     def audit(self) -> FieldAudit:

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from ...errors import UsageError
 
@@ -54,7 +55,8 @@ class Audit(Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is None and name == "promised":
                 continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not least < value <= most:
+            if isinstance(value, bool) or not isinstance(value, Real) or not least < float(value) <= most:
                 raise UsageError(
                     f"The audit's {name} is a number above {least} and at most {most:g}, not {value!r:.30}."
                 )
+            force_setattr(self, name, float(value))  # NumPy's cannot be written into a state

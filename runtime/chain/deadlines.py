@@ -4,10 +4,10 @@ deadline -----------------------------------------------------------------------
 stage 0, always   | stage 1: its limit still fits -> runs | stage 2: its limit no longer fits -> exit 1 answers, marked
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from math import exp
 from numbers import Real
-from threading import Event, Timer
+from threading import TIMEOUT_MAX, Event, Timer
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ def _run_until(run: Run, end_ns: float) -> bool:
         stopped.set()
         stop(True)
 
-    timer = Timer(max(0.0, end_ns - perf_counter_ns()) * 1e-9, tell)
+    timer = Timer(min(max(0.0, end_ns - perf_counter_ns()) * 1e-9, TIMEOUT_MAX), tell)
     timer.daemon = True
     timer.start()
     try:
@@ -177,7 +177,7 @@ class DeadlineRunner(Runner):
             tally.late += result.late
             return result
 
-    def anytime(self, x: Any) -> Iterator[Result]:
+    def anytime(self, x: Any) -> Generator[Result, None, None]:
         """Run one sample through every exit, without regard to thresholds, and yield each answer as it comes.
 
         The network is this call's until the iterator ends or is closed, in the thread that began it: other threads wait. Leave
@@ -221,6 +221,7 @@ class DeadlineRunner(Runner):
             finally:
                 if left is not None:
                     self._tally.counts[left] += 1
+                    self._tally.untimed += 1
 
     def _answer(self, heads: Sequence[Any], k: int, start: int, end: float = 0.0, *, cut: bool = False) -> Result:
         """Return the answer of exit k to a call that began at `start` and should end by `end`, if that is not 0."""

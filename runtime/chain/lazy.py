@@ -28,7 +28,8 @@ __all__ = ["LazyStage", "Loads", "count_loads", "return_memory"]
 class Loads(Struct, frozen=True, kw_only=True):
     """What stages that are loaded when they are used have done since the network was loaded, or since the last reset.
 
-    Clones that share a stage count together. A call that waited for a load has the wait in its latency.
+    Clones that share a stage count together, and what an audit runs on counts, too. A call that waited for a load has the wait in
+    its latency.
 
     Attributes:
         here: how many files of stages are in memory.

@@ -103,7 +103,7 @@ class Family:
             tally.counts[:] = [0] * len(tally.counts)
             tally.recent.clear()
             tally.recent_exits.clear()
-            tally.cut = tally.late = 0
+            tally.cut = tally.late = tally.untimed = 0
 
 
 class Tally:
@@ -113,12 +113,13 @@ class Tally:
         counts: answers by exit.
         recent, recent_exits: nanoseconds of the last calls with one sample, and the exit of each.
         cut, late: calls that left early because of their deadline, and calls that missed it.
+        untimed: answers that are not among the calls with one sample: those of batches and of `anytime`.
         family: the tallies of this network and its clones.
     """
 
     def __init__(self, exits: int, family: Family) -> None:
         self.counts = [0] * exits
-        self.cut = self.late = 0
+        self.cut = self.late = self.untimed = 0
         self.recent: deque[int] = deque(maxlen=RECENT_CALLS)
         self.recent_exits: deque[int] = deque(maxlen=RECENT_CALLS)
         self.family = family
@@ -126,6 +127,7 @@ class Tally:
 
     def add(self, exits: np.ndarray) -> None:
         """Count a batch whose samples left at these exits."""
+        self.untimed += len(exits)
         for k, count in enumerate(np.bincount(exits, minlength=len(self.counts)).tolist()):
             self.counts[k] += count
 

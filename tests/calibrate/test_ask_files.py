@@ -105,6 +105,9 @@ def test_coco_comes_back_with_other_ids_and_longer_names(tmp_path):
         path.write_text(json.dumps({**document, "annotations": [*document["annotations"], change]}))
         with pytest.raises(DataError, match=words):
             read_labels(path, (X, None), NAMED)
+    path.write_text(json.dumps({**document, "categories": [*document["categories"], document["categories"][0]]}))
+    with pytest.raises(DataError, match="several categories one id"):
+        read_labels(path, (X, None), NAMED)
     foreign = b'{"images": [{"id": 1, "file_name": "a.png"}], "categories": []}'
     for content in (b"[]", b'{"images": 1}', b"\xff", b"[" * 10_000, foreign):
         path.write_bytes(content)
@@ -117,7 +120,7 @@ def test_coco_comes_back_with_other_ids_and_longer_names(tmp_path):
     [
         (HASHES[2], "s" + "0" * 16, "line 3: this sample is not among those that were given"),
         (HASHES[2], "1E+45", "line 3 names no sample"),
-        (HASHES[2], HASHES[4], "line 3: this sample has a label already, in line 2"),
+        (HASHES[2], HASHES[4], "line 3: this sample stands in line 2 too"),
         (HASHES[2], f"{HASHES[2]},", "line 3 names no sample"),
         (",hash", ",key", "not one column `hash`"),
         ("label", "labels", "not one column `label`"),

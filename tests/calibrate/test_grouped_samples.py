@@ -134,7 +134,7 @@ def test_few_groups_promise_nothing_or_something_in_each(dense, labelled):
     found = briefly.calibrate(dense, labelled, Target(max_disagreement=0.05), groups=person)
     assert found.groups == 4 and found.early.certificate is None
     assert "4 groups cannot show at 92% confidence" in found.early.promise and "could." in found.early.promise
-    with pytest.raises(DataError, match="Groups: 2. One chooses"):
+    with pytest.raises(DataError, match="The samples are of 2 groups: at least 3"):
         briefly.calibrate(dense, labelled, Target(max_disagreement=0.05), groups=person // 3)
     names = np.array(["ann", "bob", "cem", "dot", "eve"])[person]
     target = Target(max_disagreement=0.15, by="group")

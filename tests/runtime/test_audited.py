@@ -15,7 +15,7 @@ from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.calibrate import load_samples
 from offramp.errors import AuditWarning, UsageError
 from offramp.export import export
-from offramp.runtime import Alarm, Audit, load, load_uncalibrated, read_audits
+from offramp.runtime import Alarm, Audit, Stream, load, load_uncalibrated, read_audits
 from offramp.runtime.audit.keeping import MOST_WAITING, Picked
 from offramp.runtime.audited import find_promise
 from offramp.runtime.chain.net import Net
@@ -159,9 +159,10 @@ def test_an_alarm_names_what_spoke_and_is_raised_once(path, x, tmp_path):
     assert len(alarms) == 4
 
 
-def test_a_function_that_fails_stops_nothing(path, x):
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_a_function_that_fails_stops_nothing(path, x, error):
     def fail(alarm):
-        raise RuntimeError("no radio")
+        raise error("no radio")
 
     with load(path, audit=Audit(share=1.0, in_call=True, promised=1e-6), on_alarm=fail) as net:
         for sample in x[:60]:
@@ -171,7 +172,7 @@ def test_a_function_that_fails_stops_nothing(path, x):
             if net.stats().audit.notice:
                 break
             time.sleep(0.01)
-        assert net.stats().audit.notice == "on_alarm failed: RuntimeError: no radio"
+        assert net.stats().audit.notice == f"on_alarm failed: {error.__name__}: no radio"
         assert net(x[0]).exit in (0, 1, 2)
 
 
@@ -214,16 +215,29 @@ def test_a_state_that_cannot_be_kept_is_told_of_and_the_network_runs(path, x, tm
         load(path, audit=Audit(state=tmp_path / "state")).close()
 
 
-def test_another_point_is_not_audited_and_another_promise_has_a_state_of_its_own(path, x, tmp_path):
+def test_another_point_is_not_audited_and_another_promise_has_a_state_of_its_own(path, x, tmp_path, monkeypatch):
     with load(path, audit=Audit(share=1.0, in_call=True, state=tmp_path)) as net:
         net.thresholds = (0.1, 0.1)
         net(x[0])
         net.batch(x[:5])
-        net.thresholds = THRESHOLDS
+        with monkeypatch.context() as patch:
+            patch.setattr(Net, "_check_taken", lambda self, *_: setattr(self, "thresholds", THRESHOLDS))
+            net.batch(x[:5])  # and another thread switches back
         run(net, x[:2])
-    with load(path, audit=Audit(share=1.0, in_call=True, state=tmp_path, promised=0.3)) as net:
+    with load(path, audit=Audit(share=1.0, in_call=True, state=tmp_path, promised=np.float64(0.3))) as net:
         assert run(net, x[:1]).audited == 1
     assert [found.audited for found in read_audits(tmp_path)] in ([1, 2], [2, 1])
+
+
+def test_calls_with_a_deadline_and_hurried_ones_are_not_audited(path, x):
+    with load(path, audit=Audit(share=1.0, in_call=True)) as net, Stream(net, when_full="leave_earlier") as stream:
+        for sample in x[:8]:
+            net(sample, deadline_s=60.0)
+            next(net.anytime(sample))
+            stream.put(sample)
+        hurried = [next(stream).hurried for _ in range(4)]
+        assert all(hurried) and net.stats().exit_counts[0] >= 12
+        assert run(net, x[:1]).audited == 1
 
 
 def test_inputs_are_collected_as_samples_that_others_cannot_read(path, x, tmp_path, truth):
@@ -231,7 +245,7 @@ def test_inputs_are_collected_as_samples_that_others_cannot_read(path, x, tmp_pa
     with load(path, audit=Audit(share=1.0, in_call=True, collect=folder)) as net:
         run(net, x[:30])
         with (
-            pytest.warns(AuditWarning, match="Another process collects"),
+            pytest.warns(AuditWarning, match="Another network collects"),
             load(path, audit=Audit(share=1.0, in_call=True, collect=folder)) as other,
         ):
             assert "No more inputs are collected" in run_until_notice(other, x[0])
@@ -293,6 +307,12 @@ def test_what_is_promised_comes_from_the_certificate_or_from_what_was_calibrated
     promised, chance, _ = found(plain)  # 20 of 600 samples
     assert 0.05 < promised < 0.065 and chance == 0.005
     assert found(replace(plain, own_disagreement=0.0))[0] == pytest.approx(1 - 0.005 ** (1 / 600), abs=1e-6)
+    grouped = find_promise(
+        replace(calibration, groups=30), replace(plain, own_disagreement=0.0), Audit(), classifies=True
+    )
+    assert grouped[0] == pytest.approx(
+        1 - 0.005 ** (1 / 30), abs=1e-6
+    )  # each of 30 groups counts as one, whatever its size
     other = replace(plain, variant="int8")
     assert found(other)[0] is None and "does not know how often this variant disagrees" in found(other)[2]
     assert found(replace(other, own_disagreement=0.0))[0] < 0.01

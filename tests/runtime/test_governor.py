@@ -147,6 +147,10 @@ def test_slow_calls_lead_to_a_cheaper_point_and_fast_ones_back(bundle, labelled)
             net(x)
         governor.look()
         assert net.point.name == "middle"
+        net.batch(labelled[0][:10])  # whose samples have no latency each
+        next(net.anytime(labelled[0][0]))
+        governor.look()
+        assert net.point.name == "middle"
         governor.max_latency_s, governor._owed["latency"] = 1e3, -1e9  # what a long time of fast calls saves
         for x in labelled[0][:10]:
             net(x)

@@ -6,6 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp.errors import DataError, UsageError
 from offramp.runtime import Stream, load_uncalibrated, smooth_labels
@@ -117,6 +118,18 @@ def test_a_million_inputs_of_ten_producers(net, when_full):
     expect_sum(stream.stats())
 
 
+def test_what_an_input_waited_is_taken_from_its_deadline(net):
+    x = inputs(2)
+    with Stream(net, deadline_s=3600) as stream:
+        stream.put(x[0])
+        result = next(stream).result
+        assert (result.cut, result.late, result.exit) == (False, False, len(net.exits) - 1)
+    with Stream(net, deadline_s=1e-6) as stream:
+        stream.put(x[1])
+        result = next(stream).result
+        assert (result.cut, result.late, result.exit) == (True, True, 0)
+
+
 def test_inputs_are_copied_when_they_come(net):
     frame, second = inputs(2)
     expected = net(frame).score
@@ -124,6 +137,33 @@ def test_inputs_are_copied_when_they_come(net):
         stream.put(frame)
         frame[:] = second
         assert next(stream).result.score == expected
+
+
+def test_an_input_is_taken_as_a_call_takes_it(net):
+    masked = np.ma.masked_greater(inputs(1)[0], 0)
+    with Stream(net) as stream:
+        stream.put(masked)
+        with pytest.raises(DataError, match="has masked values"):
+            next(stream)
+
+
+def test_a_list_of_the_arrays_of_several_inputs_is_copied(net):
+    first, second = inputs(2)
+    net._inputs = (net._inputs[0], replace(net._inputs[0], name="other"))
+    with Stream(net) as stream:
+        stream.put([first, second])
+        ((_, _, kept),) = stream._inputs
+    assert isinstance(kept, tuple) and [array.tolist() for array in kept] == [first.tolist(), second.tolist()]
+    assert kept[0] is not first
+
+
+def test_hurried_inputs_need_the_network(net):
+    with Stream(net, when_full="leave_earlier") as stream:
+        for one in inputs(8):
+            stream.put(one)
+        net.close()
+        with pytest.raises(UsageError, match="closed"):
+            next(stream)
 
 
 def test_a_refused_input_raises_at_its_turn_and_the_stream_goes_on(net):
@@ -214,6 +254,7 @@ def test_a_cancelled_wait_loses_no_answer(net):
     [
         ({"when_full": "wait"}, "drop_oldest"),
         ({"most_waiting": 0}, "most_waiting"),
+        ({"deadline_s": 0}, "deadline_s"),
         ({"window": 0}, "window"),
         ({"window": 3, "lead": 4}, "lead is a whole number from 1 to 3"),
     ],
