@@ -157,11 +157,12 @@ def _list_voters(entry: Any) -> list[Member]:
     """Return the members of an exit: those of a list, or one alone.
 
     Raises:
-        UsageError: the list is empty.
+        UsageError: the list is empty, or holds a list.
     """
     networks = entry if isinstance(entry, (list, tuple)) else [entry]
-    if not networks:
-        raise UsageError("A list among the members holds the networks that vote, and one is empty.")
+    if not networks or any(isinstance(each, (list, tuple)) for each in networks):
+        wrong = "holds a list itself" if networks else "is empty"
+        raise UsageError(f"A list among the members holds the networks that vote, and one {wrong}.")
     return [_take_pixels(each if isinstance(each, Member) else Member(each)) for each in networks]
 
 

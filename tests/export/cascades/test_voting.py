@@ -106,7 +106,7 @@ def test_a_vote_is_as_good_in_int8_and_on_openvino(files, samples, tmp_path):
         (lambda f: [[f[0], f[0]], f[3]], {}, "a.onnx is a member twice"),
         (lambda f: [[f[0], Member(f[1], rule="margin")], f[3]], {}, "leave out their rule"),
         (lambda f: [f[:3], f[3]], {"answer": ["boxes"], "rule": "agreement:boxes=1"}, "Networks vote on labels"),
-        (lambda f: [[f[0], [f[1], f[2]]], f[3]], {}, "A member is a torch.nn.Module, the path"),
+        (lambda f: [[f[0], [f[1], f[2]]], f[3]], {}, "and one holds a list itself"),
     ],
 )
 def test_what_cannot_vote_is_refused_in_one_sentence(files, samples, tmp_path, members, options, words):
