@@ -6,6 +6,7 @@ import math
 import os
 import queue
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 from threading import RLock, Thread, current_thread
@@ -43,7 +44,7 @@ class Alarm(Struct, frozen=True):
     """What `on_alarm` is called with.
 
     Attributes:
-        name: `disagreement`, by audited inputs, or `shares`, by where inputs leave.
+        name: `disagreement`, by audited inputs, `shares`, by where inputs leave, or `scores`, by how sure the first exit is.
         words: what it means.
         audit: all that the field shows.
 
@@ -67,12 +68,14 @@ class Picked(Struct, frozen=True):
         label: the label that was given.
         sample: the input, one array with a batch axis of 1 for each of the network's; None if nobody needs it.
         disagreement: what it is, 0 to 1, if it is known already; None if the input is to run on.
+        score: of the first exit that is taken; None if it is not known.
     """
 
     exit: int
     label: int
     sample: tuple[np.ndarray, ...] | None
     disagreement: float | None
+    score: float | None = None
 
 
 class Keeper:
@@ -186,6 +189,10 @@ class Keeper:
         exits = list(state.exits)
         exits[min(picked.exit, len(exits) - 1)] += 1
         state = replace(state, exits=tuple(exits))
+        if state.edges and picked.score is not None:
+            scores = list(state.scores)
+            scores[bisect_right(state.edges, picked.score)] += 1
+            state = replace(state, scores=tuple(scores))
         if disagreement is not None:
             state = replace(state, audited=state.audited + 1, disagreeing=state.disagreeing + disagreement)
         found = [name for name in find_alarms(state) if name not in state.alarms]

@@ -159,6 +159,26 @@ def test_an_alarm_names_what_spoke_and_is_raised_once(path, x, tmp_path):
     assert len(alarms) == 4
 
 
+def test_scores_of_the_first_exit_are_counted_and_raise_an_alarm_of_their_own(path, x, tmp_path):
+    alarms: list[Alarm] = []
+    calibration = read_calibration(open_bundle(path).calibrations()[0])
+    with load(path) as net:
+        score, thresholds = net.every_exit(x).score, net.thresholds
+    edges = tuple(float(np.quantile(score[:, 0], share, method="lower")) for share in (0.25, 0.5))
+    point = replace(calibration.point, score_edges=edges, score_shares=(0.05, 0.05, 0.9), thresholds=thresholds)
+    calibration = replace(calibration, points={"default": point})
+    audit = Audit(share=1.0, in_call=True, promised=0.9, state=tmp_path / "state")
+    with load(path, calibration=calibration, audit=audit, on_alarm=alarms.append) as net:
+        run(net, x)
+        net.batch(x)  # of which the first exit's score is not always known: no batch counts
+        seen = wait_for(net, 2 * len(x))
+    counts = np.bincount(np.searchsorted(edges, score[:, 0], side="right"))
+    assert seen.score_shares == pytest.approx(counts / len(x)) and seen.scores_e_value >= 100
+    assert "scores" in {alarm.name for alarm in alarms}
+    (both,) = read_audits(tmp_path / "state")
+    assert both.score_shares == seen.score_shares and "scores" in both.alarms
+
+
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
 def test_a_function_that_fails_stops_nothing(path, x, error):
     def fail(alarm):
