@@ -251,6 +251,11 @@ def test_a_deadline_counts_the_load(eager):
     result = net(x, deadline_s=60)
     assert (result.exit, result.cut, result.late) == (1, True, False) and net.stats().lazy.loads == 0
     assert net(x).exit == 2 and net(x, deadline_s=60).exit == 2
+    net.lazy_stages[0].let_go()
+    net._limits._limits[2] = limit = 1e6
+    assert (
+        net(x, deadline_s=60).cut and net._limits.limit_ns(2) == limit
+    )  # a load that has no time says nothing of the run
 
 
 def test_only_what_can_be_lazy_is():
