@@ -166,6 +166,10 @@ def test_clones_share_a_lazy_stage_and_run_it_while_it_is_let_go(eager):
     right = [eager(sample).score for sample in x]
     net = load_uncalibrated(ARCHIVE, lazy=True)
     clone = net.clone()
+    for stage in net.lazy_stages:
+        stage._open_again, open_again = None, stage._open_again
+        assert stage.clone() is stage  # it is not opened once more
+        stage._open_again = open_again
     assert clone.lazy_stages == net.lazy_stages and net.stats().lazy.here == 0
     wrong: list[int] = []
     over = threading.Event()
