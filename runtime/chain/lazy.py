@@ -124,7 +124,7 @@ class LazyStage:
         return self.load().infer(inputs, outputs)
 
     def clone(self) -> "LazyStage | None":
-        """Return the stage for a chain in another thread, as its engine does; to ask that, it is opened once if it is not here."""
+        """Return the stage for a chain in another thread, as its engine does; it is opened once to learn that."""
         if self._is_shared:
             return self
         compiled = self._compiled or self._open_again()

@@ -160,16 +160,16 @@ def test_a_thread_lets_it_go_and_ends_with_it_or_with_the_network(eager):
     assert not any(stage() for stage in stages)
 
 
-def test_clones_share_a_lazy_stage_and_run_it_while_it_is_let_go(eager):
+def test_clones_share_a_lazy_stage_and_run_it_while_it_is_let_go(eager, monkeypatch):
     eager.thresholds = (2.0, 2.0)
     x = draw(30)
     right = [eager(sample).score for sample in x]
     net = load_uncalibrated(ARCHIVE, lazy=True)
     clone = net.clone()
-    for stage in net.lazy_stages:
-        stage._open_again, open_again = None, stage._open_again
-        assert stage.clone() is stage  # it is not opened once more
-        stage._open_again = open_again
+    with monkeypatch.context() as patch:
+        for stage in net.lazy_stages:
+            patch.setattr(stage, "_open_again", pytest.fail)  # it is not opened once more
+            assert stage.clone() is stage
     assert clone.lazy_stages == net.lazy_stages and net.stats().lazy.here == 0
     wrong: list[int] = []
     over = threading.Event()
