@@ -1,8 +1,9 @@
 """How times, joules, shares and thresholds are written for people."""
 
+import math
 from collections.abc import Iterable
 
-__all__ = ["show_mj", "show_share", "show_thresholds", "show_time", "show_us", "show_value"]
+__all__ = ["show_confidence", "show_mj", "show_share", "show_thresholds", "show_time", "show_us", "show_value"]
 
 
 def show_us(seconds: float, digits: int = 0) -> str:
@@ -26,6 +27,11 @@ def show_mj(joules: float) -> str:
 def show_share(share: float) -> str:
     """Write a share in percent: `show_share(0.0125)` is `1.25%`."""
     return f"{share:.2%}"
+
+
+def show_confidence(error: float) -> str:
+    """Write the confidence that leaves a chance of error, never as all: `show_confidence(0.0001)` is `99.99%`."""
+    return f"{100 * (1 - error):.{1 + math.ceil(-math.log10(error))}g}%"
 
 
 def show_thresholds(thresholds: Iterable[float]) -> str:

@@ -171,7 +171,7 @@ class File(Record, frozen=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Origin(Record, frozen=True):
+class Origin(Record, frozen=True, omit_defaults=True):
     """How a variant was made from another one.
 
     Attributes:

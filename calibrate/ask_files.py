@@ -207,7 +207,9 @@ def _read_label(text: str, numbers: dict[str, int], manifest: Manifest, where: s
     if text not in numbers and re.fullmatch(WHOLE, text):
         text = str(int(float(text)))  # a spreadsheet may write 3 as 3.0
     if text not in numbers:
-        raise DataError(f"{where}: {unknown_name('class', text, spell_classes(manifest))}")
+        raise DataError(
+            f"{where}: {unknown_name('class', text, spell_classes(manifest))} Leave the cell empty if the label is not known."
+        )
     return numbers[text]
 
 
@@ -225,7 +227,7 @@ def _read(path: Path) -> Iterator[_Found]:
     for each in found:
         if (other := first.setdefault(each.hash, each)) is not each:
             raise DataError(
-                f"{path}, {each.where}: this sample has a label already, in {other.where}. Remove one of them.",
+                f"{path}, {each.where}: this sample stands in {other.where} too. Remove one of them.",
                 path=path,
             )
         yield each
@@ -255,6 +257,8 @@ def _read_coco(path: Path) -> Iterator[_Found]:
             f"{path} is not COCO's JSON of images, categories and annotations: {printable(error)}.", path=path
         ) from None
     names = {category.id: category.name for category in document.categories}
+    if len(names) < len(document.categories):
+        raise DataError(f"{path} gives several categories one id, so that annotations may mean any of them.", path=path)
     labels: dict[int, str] = {}
     for annotation in document.annotations:
         if annotation.category_id is None:

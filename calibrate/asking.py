@@ -126,7 +126,7 @@ def ask_labels(
         threads=threads,
         fallback=fallback,
         variant=variant,
-        output=None,
+        output=files.table,  # nothing is stored in the bundle, which may be read-only
         replace=False,
         confidence=0.9,
         least_gain=LEAST_GAIN,

@@ -60,7 +60,7 @@ class Correctness(Struct, frozen=True):
 
     def measure_mean(self, values: np.ndarray) -> MeasuredLimit:
         """Return a mean and its 95 % interval, over groups if there are any."""
-        return measure_mean(self.per_draw(values), are_groups=self.groups is not None)
+        return measure_mean(values, self.groups)
 
     def find_worst(self, parts: Parts, name: str, values: np.ndarray) -> tuple[WorstPart, ...]:
         """Return the parts with the largest means of values that a limit limits; see `worst_parts.rank_parts`."""
@@ -120,17 +120,18 @@ def judge_losses(
     return Correctness(right, differs, metrics)
 
 
-def measure_mean(values: np.ndarray, *, are_groups: bool = False) -> MeasuredLimit:
-    """Return a mean and its 95 % interval: Wilson's of a share, `mean_interval` of others.
+def measure_mean(values: np.ndarray, groups: np.ndarray | None = None) -> MeasuredLimit:
+    """Return a mean and its 95 % interval: Wilson's of a share, `mean_interval` of others and of groups.
 
     Args:
-        values: of each sample, or means of groups.
-        are_groups: True if they are means of groups.
+        values: of each sample, (N,).
+        groups: the number of each sample's group, int64 (N,), over which the mean is; None without groups.
     """
-    mean = float(values.mean())
-    if values.dtype == bool:
-        return MeasuredLimit(mean, *share_interval(int(values.sum()), len(values)))
-    return MeasuredLimit(mean, *mean_interval(values, are_groups=are_groups))
+    if groups is None and values.dtype == bool:
+        return MeasuredLimit(float(values.mean()), *share_interval(int(values.sum()), len(values)))
+    low, high = mean_interval(values, groups)
+    mean = float((values if groups is None else group_means(values, groups)).mean())
+    return MeasuredLimit(mean, max(0.0, low) if values.dtype == bool else low, high)
 
 
 def _take(answers: EveryExit, name: str, columns: np.ndarray) -> np.ndarray:

@@ -28,7 +28,10 @@ class KnownAccuracy(NamedTuple):
 
 
 def find_known_accuracy(bundle: Bundle) -> KnownAccuracy | None:
-    """Return the whole network's accuracy by the calibration in the bundle with the most samples; None if none knows it."""
+    """Return the whole network's accuracy by the calibration in the bundle with the most samples; None if none knows it.
+
+    A mean over groups is another figure than the share of samples, with an error of its own, and is left out.
+    """
     known = []
     for path in bundle.calibrations():
         try:
@@ -36,7 +39,7 @@ def find_known_accuracy(bundle: Bundle) -> KnownAccuracy | None:
         except OfframpError:
             continue
         accuracy = calibration.point.full_accuracy
-        if accuracy is not None and belongs(bundle, calibration):
+        if accuracy is not None and calibration.groups is None and belongs(bundle, calibration):
             known.append(KnownAccuracy(path.name, accuracy, calibration.report_samples))
     return max(known, key=lambda each: each.samples, default=None)
 

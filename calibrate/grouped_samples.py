@@ -100,7 +100,7 @@ def _read_list(path: Path) -> np.ndarray:
         if path.suffix == ".npy":
             return np.asarray(read_numpy(path))
         try:
-            return np.array([line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()])
+            return np.array([line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()])
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not text in UTF-8: {error.reason}.", path=path) from error
 

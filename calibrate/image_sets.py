@@ -104,7 +104,7 @@ def list_grouped_folder(path: Path, manifest: Manifest, level: int) -> ImageSet:
             if len(depths) > 1
             else f"{max(depths)} folder"
             if depths
-            else "no one or two folders"
+            else "neither one nor two folders"
         )
         raise DataError(
             f"--groups {level}: images lie {seen} deep in {path}. They lie in a folder for each group, or two folders deep, "
@@ -227,7 +227,7 @@ def _find_deeper(inside: dict[Path, _Entries]) -> str:
     """Name a folder whose folders hold images, if there is one: it may be what was meant."""
     for folder, entries in inside.items():
         if any(_read_entries(deeper).images for deeper in entries.folders):
-            return f" {folder} has folders with images: is that the one?"
+            return f" {folder} has folders with images: is that the one? If folders are groups, say so (--groups)."
     return ""
 
 
@@ -249,7 +249,8 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
             reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
             rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a table of text in UTF-8: {error}.", path=path) from error
+        remedy = " In a spreadsheet save it as CSV UTF-8." if isinstance(error, UnicodeDecodeError) else ""
+        raise DataError(f"{path} is not a table of text in UTF-8: {error}.{remedy}", path=path) from error
     if not rows:
         raise DataError(f"The data set is empty: there are no rows in {path}.", path=path)
     return rows

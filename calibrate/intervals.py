@@ -6,6 +6,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ..errors import require
+from .parts import group_means
 
 Z95 = 1.959964
 """Standard errors on each side of a 95 % interval."""
@@ -61,30 +62,38 @@ def noninferiority_z(lost: np.ndarray, won: np.ndarray, n: float, eps: float) ->
 
 
 def mean_interval(
-    values: np.ndarray, *, independent: float = 1.0, are_groups: bool = False, chance: float = 0.05
+    values: np.ndarray, groups: np.ndarray | None = None, *, independent: float = 1.0, chance: float = 0.05
 ) -> tuple[float, float]:
     """Return the interval of a mean of differences or shares.
 
-    Of whole numbers it is `drop_interval`. Of others the mean is taken to be normal, and of groups, which may be few, Student's.
+    Of whole numbers it is `drop_interval`; the mean of others is taken as normal. Of groups, which may be few, it is Student's,
+    and whole numbers count for as many independent samples as give the error that groups show (Korn and Graubard, Survey
+    Methodology 24, 1998), so that it has a width where no group shows anything.
 
     Args:
-        values: of each sample or group, (N,): int8 of -1, 0 and 1, or float64 from -1 to 1.
-        independent: the share of them that counts as independent.
-        are_groups: True if they are means of groups.
+        values: of each sample, (N,): whole numbers of -1, 0 and 1, or float64 from -1 to 1.
+        groups: the number of each sample's group, int64 (N,): the mean is one over groups. None if each is one of its own.
+        independent: the share of the samples, or groups, that counts as independent.
         chance: that the interval misses the mean.
     """
-    n, z = len(values) * independent, Z95 if chance == 0.05 else NormalDist().inv_cdf(1 - chance / 2)
-    if values.dtype.kind != "f":
-        lost, won = float((values > 0).sum() / len(values)), float((values < 0).sum() / len(values))
-        return drop_interval(lost, won, n, z=z)
-    mean = float(values.mean())
-    if are_groups and n < 2:
+    n, z, error = len(values) * independent, Z95 if chance == 0.05 else NormalDist().inv_cdf(1 - chance / 2), 0.0
+    lost, won, each = (
+        part if groups is None else group_means(part, groups) for part in (values > 0, values < 0, values)
+    )
+    mean = float(each.mean())
+    if groups is None:
+        error = float(each.std()) / math.sqrt(n)
+    elif (drawn := len(each) * independent) < 2:
         return -1.0, 1.0
-    if are_groups:
-        spread = math.sqrt(len(values) / (len(values) - 1))
-        z = spread * float(require("scipy.special", extra="calibrate").stdtrit(n - 1, 1 - chance / 2))
-    half = z * float(values.std()) / math.sqrt(n)
-    return max(-1.0, mean - half), min(1.0, mean + half)
+    else:
+        error = float(each.std(ddof=1)) / math.sqrt(drawn)
+        z = float(require("scipy.special", extra="calibrate").stdtrit(drawn - 1, 1 - chance / 2))
+    if values.dtype.kind == "f":
+        return max(-1.0, mean - z * error), min(1.0, mean + z * error)
+    lost_share, won_share = float(lost.mean()), float(won.mean())
+    if groups is not None and error:
+        n = min(n, (lost_share + won_share - mean**2) / error**2)
+    return drop_interval(lost_share, won_share, n, z=z)
 
 
 def drop_interval(lost: float, won: float, n: float, *, z: float = Z95) -> tuple[float, float]:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ..errors import DataError, ModelError, UsageError
+from ..errors import DataError, ModelError, UsageError, quoted
 
 __all__ = ["Parts", "group_means", "name_classes", "read_groups", "read_own_groups"]
 
 MOST_NAME = 60
-"""Letters of a group's name that are kept: names stand in calibrations and messages."""
+"""Letters of a group's name that are kept, about: names stand in calibrations and messages."""
 
 HOW_TO_GIVE = "one number or text for each sample, such as the person or the clip that it comes from"
 
@@ -42,6 +42,11 @@ class Parts(Struct, frozen=True):
     def count(self) -> int:
         """How many parts have samples."""
         return len(np.unique(self.number))
+
+    @property
+    def lacking(self) -> list[str]:
+        """The names of the parts that have no samples."""
+        return [self.names[k] for k in np.setdiff1d(np.arange(len(self.names)), self.number)]
 
     def shuffled(self, rng: np.random.Generator) -> "Parts":
         """Return the same parts numbered in a random order, which does not depend on how many samples each has."""
@@ -103,7 +108,7 @@ def read_groups(
         is_missing = np.isnan(groups) if groups.dtype.kind == "f" else np.zeros(samples, bool)
     else:
         raise DataError(f"The groups are {groups.dtype}: give {HOW_TO_GIVE}.")
-    is_missing = is_missing | (groups == "" if groups.dtype.kind == "U" else False)
+    is_missing = is_missing | (groups == groups.dtype.type() if groups.dtype.kind in "US" else False)
     if is_missing.any():
         raise DataError(f"Sample {int(is_missing.argmax())} has no group: give {HOW_TO_GIVE}.")
     distinct, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
@@ -120,16 +125,16 @@ def read_own_groups(given: Any, x: Any, samples: int) -> Parts | None:
 
 
 def _write_name(name: Any) -> str:
-    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-    return text[:MOST_NAME]
+    return quoted(name.decode("utf-8", "replace") if isinstance(name, bytes) else name, MOST_NAME)
 
 
 def name_classes(labels: np.ndarray, class_names: Sequence[str] | None) -> Parts:
-    """Return the classes of samples as parts.
+    """Return the classes of samples as parts: those that have samples.
 
     Args:
         labels: int64 (N,).
         class_names: the bundle's; None if it names none.
     """
-    names = class_names or [str(number) for number in range(int(labels.max(initial=0)) + 1)]
-    return Parts(tuple(_write_name(name) for name in names), labels.astype(np.int64))
+    distinct, number = np.unique(labels, return_inverse=True)
+    names = [class_names[k] if class_names else str(k) for k in distinct.tolist()]
+    return Parts(tuple(_write_name(name) for name in names), number.astype(np.int64))

@@ -216,7 +216,7 @@ def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
     if not isinstance(y, np.ndarray) or request.samples.has_unknown:
         return []
     chance = chance_of_agreement(y, answers, request.bundle.manifest.classes)
-    known = find_known_accuracy(request.bundle)
+    known = None if request.promises_over_groups else find_known_accuracy(request.bundle)
     return [*compare_with_commonest(y, answers), *compare_accuracy(answers == y, known, chance=chance)]
 
 
@@ -232,7 +232,8 @@ def _find_independence(measured: Measurements, request: Request, disputed: np.nd
         labels = np.where(disputed, settle_labels(y, labels), labels)
     if request.groups is not None:  # neighbours are compared within each group, of which all samples are alike
         labels = labels + (int(labels.max()) + 1) * request.groups.number
-    return find_independence(hashes, measured.configurations[0].answers.chain.score, labels)
+    score, has_groups = measured.configurations[0].answers.chain.score, request.groups is not None
+    return find_independence(hashes, score, labels, has_groups=has_groups)
 
 
 def _describe(

@@ -22,7 +22,7 @@ from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .fitting_samples import check_fitting_samples
 from .judging import Judging, read_judging
-from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data, check_known
+from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data, check_known, settle_labels
 from .losses import Loss
 from .pace import Pace
 from .parts import Parts, name_classes, read_groups
@@ -131,7 +131,7 @@ class Request(Struct, frozen=True, kw_only=True):
         wanted, given = {target.by for target in self.targets.values()}, samples or self.samples
         parts: dict[str, Parts] = {}
         if "class" in wanted:
-            labels = given.y if isinstance(given.y, np.ndarray) else answers
+            labels = settle_labels(given.y, answers) if isinstance(given.y, np.ndarray) else answers
             parts["class"] = name_classes(labels, self.bundle.manifest.class_names)
         if "group" in wanted and samples is None and self.groups is not None:
             parts["group"] = self.groups
@@ -290,7 +290,7 @@ def name_targets(
 def _read_parts(
     given: Any, x: Any, samples: SampleSet, targets: Mapping[str, Target], bundle: Bundle, seed: int
 ) -> Parts | None:
-    """Return the groups of samples, numbered at random; None without groups, or if each sample is a group of its own.
+    """Return the groups of samples, numbered at random; None without groups, or if each sample is one and no target names them.
 
     Raises:
         UsageError: a target asks for classes or groups where there are none.
@@ -311,15 +311,16 @@ def _read_parts(
         )
     if groups is not None and "group" not in by and groups.count < LEAST_GROUPS:
         raise DataError(
-            f"There are {groups.count} groups, one of which chooses thresholds that the others test: at least {LEAST_GROUPS} are "
-            "needed, and some hundreds to promise something of others like them. To promise something in every one of these, "
-            "give a target by group (by='group', --by group)."
+            f"The samples are of {groups.count} group{'s' * (groups.count > 1)}: at least {LEAST_GROUPS} are needed, one to "
+            "choose thresholds and two to test them, and some hundreds to promise something of others like them. To promise "
+            "something in every one of these, give a target by group (by='group', --by group)."
         )
     if "class" in by and isinstance(samples.y, np.ndarray) and samples.y.min() < 0:
         raise UsageError(
             "by='class' needs the label of every sample, since that is its class: some labels are unknown."
         )
-    return None if groups is None or groups.count == len(samples) else groups.shuffled(np.random.default_rng(seed))
+    is_each_one = groups is not None and groups.count == len(samples) and "group" not in by
+    return None if groups is None or is_each_one else groups.shuffled(np.random.default_rng(seed))
 
 
 def choose_variants(bundle: Bundle, variant: str | Sequence[str] | None) -> list[Variant]:

@@ -175,7 +175,7 @@ def read_numpy(path: Path) -> Any:
             raise DataError(f"{path} is not a readable NumPy file of numbers: {error}", path=path) from error
         raise
     except Exception as error:  # a damaged archive raises one of a dozen types
-        reason = "it holds Python objects" if "pickle" in str(error) else str(error)
+        reason = "it holds Python objects; texts are saved after .astype(str)" if "pickle" in str(error) else str(error)
         raise DataError(f"{path} is not a readable NumPy file of numbers: {reason}.", path=path) from error
 
 

@@ -101,7 +101,8 @@ def _describe(earlier: Calibration | None) -> str:
     targets = ", ".join(f"{name}: {point.target}" for name, point in earlier.asked_for.items())
     what = "promised" if earlier.is_promised else "not promised"
     on = ", ".join(_devices(earlier))
-    return f"The calibration before ({targets}; on {on}; {what}, by {earlier.report_samples} samples)"
+    by = f"{earlier.report_samples} samples" if earlier.groups is None else f"{earlier.groups} groups"
+    return f"The calibration before ({targets}; on {on}; {what}, by {by})"
 
 
 def _keep(path: Path) -> Path:

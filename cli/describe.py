@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bundle.worst_part import show_worst
 from ..units import show_mj, show_share, show_thresholds, show_time, show_us
 from .output import table
 
@@ -179,6 +178,8 @@ def _describe_point(name: str, point: "OperatingPoint", noise: float) -> list[st
     else:
         lines.append(f"  disagreement {show_share(point.disagreement)} with the whole network")
     if point.worst:
+        from ..bundle.worst_part import show_worst  # `offramp -h` needs no bundle
+
         lines.append(f"  {'class' if point.target.by == 'class' else 'group'}        {show_worst(point.worst)}")
     known = f"; the machine's own noise is {noise:.1%} of it" if noise else ""
     lines.append(f"  mean latency {show_us(point.latency_s)} predicted{known}")

@@ -199,9 +199,11 @@ def find_promise(
 
 
 def count_samples(calibration: Calibration, point: OperatingPoint) -> int:
-    """Return for how many independent samples those count that a point's figures come from."""
+    """Return for how many independent samples those count that a point's figures come from; of groups each counts as one."""
     certificate = point.certificate
-    return certificate.independent if certificate and certificate.independent else calibration.report_samples
+    if certificate is not None and certificate.independent is not None:
+        return certificate.independent
+    return calibration.groups or calibration.report_samples
 
 
 def start_audit(

@@ -4,6 +4,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 from msgspec import Struct
 
@@ -114,8 +115,10 @@ class Governor:
         if all(limit is None for limit in limits):
             raise UsageError("A governor needs a limit, such as max_power_w=6.0.")
         for value in (*limits, every_s, horizon_s):
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not (isinstance(value, Real) and 0 < value < math.inf):
                 raise UsageError(f"Limits and times of a governor are numbers above 0, not {value!r:.30}.")
+        if min_battery is not None and min_battery > 1:
+            raise UsageError(f"min_battery is a share of the charge, from 0 to 1, not {min_battery!r:.30}.")
         watch = net._watch
         if max_power_w is not None and (watch is None or watch.meter is None):
             raise UsageError(
@@ -271,6 +274,8 @@ def _choose_points(net: Net, names: Sequence[str] | None) -> tuple[str, ...]:
             raise UsageError(f"The operating point {name} runs on other engines: the network cannot switch to it.")
     usable = {name: p for name, p in net.points.items() if p.engines == net.point.engines and (names or p.is_promised)}
     chosen = {name: usable[name] for name in names} if names else usable
+    if names and len(chosen) < 2:
+        raise UsageError(f"A governor moves between points, and points= names one: {names[0]}.")
     if len(chosen) < 2:
         found = f"one point to use, {next(iter(chosen))}" if chosen else "no point whose limits are promised"
         raise UsageError(

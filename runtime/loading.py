@@ -91,8 +91,8 @@ def load(
         >>> result.label in range(10)
         True
     """
-    if on_alarm is not None and audit is None:
-        raise UsageError("on_alarm is called by an audit: give audit=0.01, say.")
+    if on_alarm is not None and (audit is None or not callable(on_alarm)):
+        raise UsageError("on_alarm is a function that an audit calls: give audit=0.01, say.")
     bundle = opened(path)
     options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
     chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)

@@ -5,11 +5,13 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
 from contextlib import closing
+from numbers import Real
 from time import perf_counter
 from typing import Any, Literal, get_args
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import DataError, UsageError
 from .chain.net import Net
@@ -23,6 +25,9 @@ WhenFull = Literal["drop_oldest", "drop_newest", "leave_earlier", "block"]
 
 MOST_WAITING = 1_000_000
 """The longest queue that can be asked for."""
+
+LEAST_LEFT_S = 1e-9
+"""What an input that has waited too long has left: the first exit answers, and is late."""
 
 
 class Reply(Struct, frozen=True, gc=False):
@@ -99,6 +104,8 @@ class Stream:
             one is read by the event loop that iterates. None if `put` gives them.
         most_waiting: how many inputs may wait.
         when_full: what happens if more do.
+        deadline_s: time from an input's coming to its answer; what it waited is taken from it, and `result.cut` and `result.late`
+            say what became of it (see `Net.__call__`). None sets none.
         window: how many answers a label is smoothed over; 1 smooths nothing.
         lead: by how many votes another label must lead.
 
@@ -123,6 +130,7 @@ class Stream:
         *,
         most_waiting: int = 8,
         when_full: WhenFull = "drop_oldest",
+        deadline_s: float | None = None,
         window: int = 1,
         lead: int = 1,
     ) -> None:
@@ -132,6 +140,9 @@ class Stream:
         self._net, self._when_full = net, when_full
         if when_full == "leave_earlier" and len(net.exits) == 1:
             raise UsageError("A network with one exit cannot leave earlier. Use when_full='drop_oldest' or another.")
+        if deadline_s is not None and (not isinstance(deadline_s, Real) or not deadline_s > 0):
+            raise UsageError(f"deadline_s is a number of seconds above 0, not {deadline_s!r:.30}.")
+        self._deadline_s = deadline_s
         self._votes = Votes(window, lead)
         if window > 1 and not net._classes:
             raise UsageError("This network does not classify: there is no label to smooth. Leave window out.")
@@ -139,7 +150,7 @@ class Stream:
         self._inputs: deque[tuple[int, float, Any]] = deque()
         self._lock = threading.Lock()
         self._filled, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._came = self._answered = self._hurried = self._dropped = self._refused = 0
         self._ended = False
         self._error: Exception | None = None
@@ -194,7 +205,7 @@ class Stream:
                 if self._when_full != "block" or len(self._inputs) < self._most or self._ended:
                     return self._take_in(x)
                 waiting = self._wait_async()
-            await waiting
+            await waiting.wait()
 
     def end(self) -> None:
         """Take no more inputs. Those that wait are still answered, then iterating ends."""
@@ -276,7 +287,7 @@ class Stream:
                     self._raise_error()
                     raise StopAsyncIteration
                 waiting = self._wait_async()
-            await waiting
+            await waiting.wait()
         running = self._running
         await asyncio.wait([running])  # which cancels nothing: the next turn would get the answer
         self._running = None
@@ -323,8 +334,11 @@ class Stream:
             if hurries:
                 with closing(self._net.anytime(x)) as answers:
                     result = next(answers)
+                if self._deadline_s is not None and perf_counter() - came_s > self._deadline_s:
+                    result = replace(result, late=True)
             else:
-                result = self._net(x)
+                left_s = None if self._deadline_s is None else max(LEAST_LEFT_S, self._deadline_s - waited_s)
+                result = self._net(x, left_s)
         except BaseException:
             with self._lock:
                 self._refused += 1
@@ -376,17 +390,11 @@ class Stream:
         """Wake the tasks that wait for a change of the queue; the lock is held."""
         for loop, waiter in self._waiters:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_finish, waiter)
+                loop.call_soon_threadsafe(waiter.set)
         self._waiters.clear()
 
-    def _wait_async(self) -> "asyncio.Future[None]":
-        """Return what is done with the next change of the queue; the lock is held."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        self._waiters.append((loop, waiter))
+    def _wait_async(self) -> asyncio.Event:
+        """Return what is set with the next change of the queue; the lock is held."""
+        waiter = asyncio.Event()
+        self._waiters.append((asyncio.get_running_loop(), waiter))
         return waiter
-
-
-def _finish(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -22,7 +22,7 @@ __all__ = ["correct"]
 
 
 def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta: float) -> OperatingPoint:
-    """Return a point whose accuracy, drop, interval and disagreement are corrected for the choice of its step.
+    """Return a point whose accuracy, drop, interval and disagreements are corrected for the choice of its step.
 
     The bias is estimated by the bootstrap (Efron, JASA 78, 1983): the samples are drawn again from themselves, each draw chooses
     a step, and the bias is by how much less is lost there on the draw than on all samples, in the mean. A point that lets nobody
@@ -58,6 +58,8 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
         return min(1.0, max(0.0, float(sums[-1, step] + bias) / draws))
 
     disagreement = corrected(table.differs)
+    if point.own_disagreement is not None:
+        point = replace(point, own_disagreement=corrected(table.label != table.label[:, -1:]))
     if point.drop is None:
         return replace(point, disagreement=disagreement, choice_bias=disagreement - point.disagreement)
     if table.lost.dtype.kind == "f" or table.groups is not None:

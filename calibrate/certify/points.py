@@ -10,7 +10,7 @@ from ...bundle import Certificate, OperatingPoint, Target
 from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE
 from ...bundle.target import LOSS_LIMITS, describe_limit
 from ...progress import Progress, no_progress
-from ...units import show_share, show_time, show_us
+from ...units import show_confidence, show_share, show_time, show_us
 from ..measure.configurations import Measurements
 from ..measure.resume import Part
 from ..measure.session import Session
@@ -266,7 +266,8 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
     together = f" ({'; '.join(many)})" if many else ""
     like, each, parts = _name_inputs(certificate), "", []
     if certificate.parts is not None:
-        each = f" in each of the {certificate.parts} {'classes' if target.by == 'class' else 'groups'}"
+        several = f"each of the {certificate.parts} {'classes' if target.by == 'class' else 'groups'}"
+        each = f" in {several if certificate.parts > 1 else f'the only {target.by}'}"
     for name, most in certificate.limits.items():
         if name == "max_drop" and target.counts == "losses":
             parts.append(f"the mean loss added on {like} is at most {show_share(most)}{each}")
@@ -289,9 +290,8 @@ def describe_promise(certificate: Certificate, target: Target) -> str:
     slower = f", on a machine up to {MACHINE_ERRORS * certificate.machine_noise:.1%} slower than it was measured"
     machine = slower if certificate.machine_noise else ""
     pace = "" if certificate.every_s is None else f", called every {show_time(certificate.every_s)}"
-    return (
-        f"With {certificate.confidence:.0%} confidence{together} {listed}, {_name_proof(certificate)}{pace}{machine}."
-    )
+    confidence = show_confidence(1 - certificate.confidence)
+    return f"With {confidence} confidence{together} {listed}, {_name_proof(certificate)}{pace}{machine}."
 
 
 def _name_inputs(certificate: Certificate) -> str:

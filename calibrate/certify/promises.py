@@ -10,7 +10,7 @@ import numpy as np
 from ...bundle import Target
 from ...bundle.target import LOSS_LIMITS
 from ...errors import require
-from ...units import show_value
+from ...units import show_confidence, show_value
 from ..measure.energy import LEAST_ENERGY_ROUNDS
 from ..measure.tables import Costs, ExitTable, exits_taken, values_at
 from ..search.objective import LimitValues, limit_values
@@ -56,6 +56,12 @@ def certify_path(table: ExitTable, target: Target, path: np.ndarray, *, delta: f
         if name in limits and limits[name].most <= 0 and not table.is_reference:
             return None, f"Nothing is promised: no number of samples shows that {_name_limited(name, target)} is 0."
     costly = [name for name in limits if name not in LOSS_LIMITS]
+    if lacking := table.lacking(target.by):
+        more = f" and {len(lacking) - MOST_LISTED} more" if len(lacking) > MOST_LISTED else ""
+        return None, (
+            f"Nothing is promised: of {target.by} {', '.join(lacking[:MOST_LISTED])}{more} no sample is there to test. Give more "
+            "samples of each, or others that choose (--outside)."
+        )
     delta = delta_of_losses(target, delta)
     claims = []
     for name in costly:  # if there are any, they have the other half of the chance of error
@@ -188,7 +194,7 @@ def _explain(failed: Sequence[_Claim], first: np.ndarray, target: Target, delta:
     claim, needed = next(((c, n) for c, n in zip(failed, needs, strict=True) if n is None), (failed[0], needs[0]))
     seen, name, most = claim.seen(first), claim.name, show_value(claim.name, claim.limit.most)
     what = _name_limited(name, target)
-    unit = "samples" if claim.table.groups is None else "groups"
+    unit, sure = "samples" if claim.table.groups is None else "groups", show_confidence(delta)
     where = f" in {target.by} {claim.part}" if claim.part else ""
     if needed is None:
         has = "has" if name in LOSS_LIMITS else "may have, as far as its measurement is uncertain,"
@@ -200,14 +206,14 @@ def _explain(failed: Sequence[_Claim], first: np.ndarray, target: Target, delta:
         more = f" and {len(counts) - MOST_LISTED} more" if len(counts) > MOST_LISTED else ""
         return (
             f"Nothing is promised: for {len({part for part, _, _ in counts})} of the {parts} "
-            f"{'classes' if target.by == 'class' else 'groups'} too few {unit} are there to show at {1 - delta:.1%} confidence "
-            f"that {what} is at most {most} in each: {', '.join(listed)}{more}."
+            f"{'classes' if target.by == 'class' else 'groups'} too few {unit} are there to show at {sure} confidence that "
+            f"{what} is at most {most} in each: {', '.join(listed)}{more}."
         )
     counted = str(len(seen)) if claim.table.independent == 1 else f"{claim.drawn} independent"
-    return (
-        f"Nothing is promised: {counted} {unit} cannot show at {1 - delta:.1%} confidence that {what} is at most {most}. "
-        f"About {needed} could."
-    )
+    shown = f"{sure} confidence that {what} is at most {most}. About {needed} could."
+    if claim.table.groups is not None:
+        return f"Nothing is promised: {counted} groups cannot show at {shown}"
+    return f"Nothing is promised: {counted} samples cannot show at {shown}"
 
 
 def count_needed(
@@ -232,4 +238,4 @@ def count_needed(
     unseen = (1.0 if share else float(np.ptp(seen))) if not are_groups else float(np.abs(seen).max()) ** 2
     least = math.log(1 / delta) * (1 - most) / most / (MOST_BET if are_groups else 1.0) if share else 0.0
     needed = max(least, max(float(seen.var()), unseen / n) * (2 * z / (most - mean)) ** 2)
-    return max(int(n * independent) + 1, math.ceil(needed / 100) * 100)
+    return math.ceil(max(n * independent + 1, needed) / 100) * 100

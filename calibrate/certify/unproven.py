@@ -53,6 +53,8 @@ def find_unproven(
     if point is None:
         return None
     table = pick.chain.reporting
+    if table.lacking(target.by):
+        return None
     counts: list[float] = []
     for part in table.each_part(target.by):
         taken = exits_taken(part.table.score, point.thresholds)

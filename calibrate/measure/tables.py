@@ -176,6 +176,10 @@ class ExitTable(Struct, frozen=True, kw_only=True):
             return [PartTable("", np.arange(len(self)), self)]
         return [PartTable(name, rows, self.rows(rows)) for name, rows in self.parts[by].each()]
 
+    def lacking(self, by: str | None) -> list[str]:
+        """Return the names of the parts in which limits must hold and of which no sample is here."""
+        return self.parts[by].lacking if by is not None and by in self.parts else []
+
     def per_draw(self, seen: np.ndarray) -> np.ndarray:
         """Return the values of what was drawn independently: of each sample as they are, or the mean of each group."""
         return seen if self.groups is None else group_means(seen, self.groups)

@@ -44,7 +44,9 @@ class Independence(Struct, frozen=True):
         return (split_groups if self.are_given else split)(order, self.groups, selecting)
 
 
-def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray) -> Independence:
+def find_independence(
+    hashes: np.ndarray, score: np.ndarray, labels: np.ndarray, *, has_groups: bool = False
+) -> Independence:
     """Find copies, and neighbours whose scores resemble each other more than those of other samples of the same class.
 
     Copies count by Kish's effective sample size, n^2 / sum(copies^2). Neighbours count by the correlation time of their scores:
@@ -55,6 +57,7 @@ def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray)
         hashes: of each sample, uint64 (N,).
         score: of each sample at every exit, float32 (N, exits).
         labels: the class of each sample, (N,).
+        has_groups: True if groups were given, of each of which something is promised.
     """
     n = len(hashes)
     _, first, groups, copies = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
@@ -74,8 +77,8 @@ def find_independence(hashes: np.ndarray, score: np.ndarray, labels: np.ndarray)
         notes.append(
             f"Neighbouring samples resemble each other, as frames of a video do: they count for about {max(1, int(n * share))} "
             f"independent ones in intervals and promises. Give samples that were drawn one by one, such as every "
-            f"{math.ceil(time)}th, or say which belong together, as of one clip or person (--groups). If they are independent "
-            "and only sorted, give them in random order."
+            f"{math.ceil(time)}th{'' if has_groups else ', or say which belong together, as of one clip or person (--groups)'}. "
+            "If they are independent and only sorted, give them in random order."
         )
     return Independence(groups, share, tuple(notes))
 

@@ -23,9 +23,9 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         if table.known is None:
             accuracy = table.mean_at(table.right, taken)
             full_accuracy = float(table.per_draw(table.reference_right).mean())
-        lost = table.per_draw(values_at(table.lost, taken))
-        drop = float(lost.mean())
-        interval = mean_interval(lost, independent=table.independent, are_groups=table.groups is not None)
+        lost = values_at(table.lost, taken)
+        drop = float(table.per_draw(lost).mean())
+        interval = mean_interval(lost, table.groups, independent=table.independent)
     costs, late = table.costs, limit_values(table, target).get("max_late")
     return OperatingPoint(
         variant=contender.configuration.variant.name,

@@ -49,9 +49,7 @@ def rank_parts(
     worst = []
     for name, values, groups in parts:
         each = values if groups is None else group_means(values, groups)
-        low, high = mean_interval(
-            each, independent=independent, are_groups=groups is not None, chance=0.05 / len(parts)
-        )
+        low, high = mean_interval(values, groups, independent=independent, chance=0.05 / len(parts))
         low = low if limit == "max_drop" else max(0.0, low)
         worst.append(WorstPart(name, len(parts), len(values), limit, float(each.mean()), (low, high)))
     return tuple(sorted(worst, key=lambda part: -part.value)[:MOST_SHOWN])

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from ...errors import UsageError
-from ...units import show_share
+from ...units import show_confidence, show_share
 from .evidence import doubt, renewed_limit, shares_doubt
 from .states import AuditState, find_states, read_state
 
@@ -76,8 +76,9 @@ class FieldAudit(Struct, frozen=True, kw_only=True):
         if self.renewed is None:
             return "Nothing is shown by the field yet."
         return (
-            f"With {self.confidence:.0%} confidence, at all times together, at most {show_share(self.renewed)} of inputs like "
-            f"these get another answer than the last exit gives, by {self.audited} audited inputs."
+            f"With {show_confidence(1 - self.confidence)} confidence, at all times together, at most "
+            f"{show_share(self.renewed)} of inputs like these get another answer than the last exit gives, by "
+            f"{self.audited} audited inputs."
         )
 
 

@@ -56,5 +56,7 @@ class Audit(Struct, frozen=True, kw_only=True):
             if value is None and name == "promised":
                 continue
             if isinstance(value, bool) or not isinstance(value, Real) or not least < float(value) <= most:
-                raise UsageError(f"The audit's {name} is a number above {least} and at most {most}, not {value!r:.30}.")
+                raise UsageError(
+                    f"The audit's {name} is a number above {least} and at most {most:g}, not {value!r:.30}."
+                )
             force_setattr(self, name, float(value))  # NumPy's cannot be written into a state

@@ -35,6 +35,9 @@ as they may be."""
 
 UP, DOWN = exp(STEP * (1 - MOST_OVERRUNS)), exp(-STEP * MOST_OVERRUNS)
 
+MOST_DEADLINE_S = 1e9
+"""A later deadline is none."""
+
 LEARNING_RUNS = 20
 """Runs of a stage without a calibration, until it has a limit. The first of them is slow, and does not count."""
 
@@ -133,7 +136,7 @@ class DeadlineRunner(Runner):
         start = perf_counter_ns()
         if not isinstance(deadline_s, Real) or not deadline_s > 0:
             raise UsageError(f"deadline_s is a number of seconds above 0, not {deadline_s!r:.30}.")
-        end = start + deadline_s * 1e9
+        end = start + float(min(deadline_s, MOST_DEADLINE_S)) * 1e9
         if self._lock._is_owned():
             return self._apart()._answer_by(x, max(1.0, end - perf_counter_ns()) * 1e-9)
         with self._lock:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from threading import RLock
 from time import perf_counter_ns
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -392,9 +391,7 @@ class Net(DeadlineRunner):
         """Return the network itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the network."""
         self.close()
 

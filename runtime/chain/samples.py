@@ -1,6 +1,5 @@
 """A program's samples: split by input, checked, and brought into one order, the batch axis first."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -209,6 +208,8 @@ def convert_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
 
 def hash_each(x: Samples) -> np.ndarray:
     """Return a hash of each sample's values, uint64 (N,): copies have the same."""
+    import hashlib  # which loads OpenSSL; a product hashes no samples
+
     hashes = np.empty(len(x), np.uint64)
     for i in range(len(x)):
         digest = hashlib.blake2b(digest_size=8)

@@ -4,12 +4,13 @@ import shutil
 import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from offramp.bundle import check_bundle, open_bundle, read_calibration
 from offramp.bundle.golden import read_golden
-from offramp.bundle.manifest import SCHEMA
+from offramp.bundle.manifest import SCHEMA, Origin
 from offramp.export import keep
 from offramp.runtime import UncalibratedWarning, load, load_uncalibrated, verify
 from offramp.tests.helpers.command import offramp
@@ -54,6 +55,11 @@ def test_a_variant_that_is_added_makes_it_a_bundle_of_this_version(tmp_path):
     assert manifest.schema == SCHEMA and [variant.name for variant in manifest.variants] == [*VARIANTS, "fewer"]
     calibration = read_calibration(DENSE / "calibrations/default.json")
     assert calibration.variants == {variant.name: variant.digest for variant in manifest.variants[:2]}
+
+
+def test_what_no_variant_uses_is_not_written():
+    """An offramp that does not know a field refuses the file: it stands there only where it says something."""
+    assert set(msgspec.to_builtins(Origin("fp32", "keep", {"exits": "0"}))) == {"parent", "how", "settings"}
 
 
 def test_the_calibration_is_read_and_used():

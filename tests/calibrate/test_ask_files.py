@@ -105,6 +105,9 @@ def test_coco_comes_back_with_other_ids_and_longer_names(tmp_path):
         path.write_text(json.dumps({**document, "annotations": [*document["annotations"], change]}))
         with pytest.raises(DataError, match=words):
             read_labels(path, (X, None), NAMED)
+    path.write_text(json.dumps({**document, "categories": [*document["categories"], document["categories"][0]]}))
+    with pytest.raises(DataError, match="several categories one id"):
+        read_labels(path, (X, None), NAMED)
     foreign = b'{"images": [{"id": 1, "file_name": "a.png"}], "categories": []}'
     for content in (b"[]", b'{"images": 1}', b"\xff", b"[" * 10_000, foreign):
         path.write_bytes(content)
@@ -117,13 +120,13 @@ def test_coco_comes_back_with_other_ids_and_longer_names(tmp_path):
     [
         (HASHES[2], "s" + "0" * 16, "line 3: this sample is not among those that were given"),
         (HASHES[2], "1E+45", "line 3 names no sample"),
-        (HASHES[2], HASHES[4], "line 3: this sample has a label already, in line 2"),
+        (HASHES[2], HASHES[4], "line 3: this sample stands in line 2 too"),
         (HASHES[2], f"{HASHES[2]},", "line 3 names no sample"),
         (",hash", ",key", "not one column `hash`"),
         ("label", "labels", "not one column `label`"),
         ("png,1,", "png,7,", "line 3: Unknown class '7'"),
         ("png,1,", "png,-1,", "line 3: Unknown class '-1'"),
-        ("png,1,", "png,owl,", "line 3: Unknown class 'owl'"),
+        ("png,1,", "png,owl,", "line 3: Unknown class 'owl'.*Leave the cell empty"),
         ("png,1,", "png,,", "holds no label"),
     ],
 )
@@ -141,7 +144,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(UsageError, match="There is no file"):
         read_labels(tmp_path / "ask.csv", (X, None), NUMBERED)
     (tmp_path / "ask.csv").write_bytes("hash,label\nKäfer".encode("cp1252"))
-    with pytest.raises(DataError, match="not a table of text in UTF-8"):
+    with pytest.raises(DataError, match="not a table of text in UTF-8.*save it as CSV UTF-8"):
         read_labels(tmp_path / "ask.csv", (X, None), NUMBERED)
     with (tmp_path / "large.csv").open("wb") as file:
         file.truncate(1 << 30)

@@ -104,6 +104,7 @@ def test_asked_labels_give_what_all_labels_give_to_the_last_digit(tmp_path, monk
     again = open_bundle(shutil.copytree(bundle.path, tmp_path / "again.offramp"))
     asked = ask_labels(again, (x, None), tmp_path / "ask.csv")
     assert (asked.samples, asked.images, asked.coco) == (SAMPLES, None, None) and 120 <= asked.asked < 200
+    assert not (again.path / "calibrations").exists()  # nothing is written into the bundle
     some = read_labels(fill_in(tmp_path / "ask.csv", tmp_path / "filled.csv", y), (x, None), again)
     assert (some[1] >= 0).sum() == asked.asked
     targets = {"default": Target(max_drop=0.05), "best": Target(goal="accuracy", max_drop=0.1, max_latency_s=0.001)}

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from offramp.bundle import read_calibration
+from offramp.bundle import read_calibration, write_calibration
 from offramp.calibrate.earlier import KnownAccuracy, compare_accuracy, find_known_accuracy
 from offramp.errors import DataError
 
@@ -37,5 +38,7 @@ def test_what_is_known_comes_from_the_bundles_own_calibrations(calibrated):
     known = find_known_accuracy(calibrated)
     calibration = read_calibration(calibrated.calibrations()[0])
     assert known == KnownAccuracy("default.json", calibration.point.full_accuracy, 600)
+    write_calibration(calibrated.calibrations()[0], replace(calibration, groups=30))
+    assert find_known_accuracy(calibrated) is None  # a mean over groups is no share of samples
     calibrated.calibrations()[0].write_text("{")
     assert find_known_accuracy(calibrated) is None

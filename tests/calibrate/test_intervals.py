@@ -48,6 +48,18 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(lost, won, n):
     assert 0.94 <= hits / runs <= 0.985
 
 
+@pytest.mark.parametrize(("groups", "size", "lost", "alike"), [(100, 5, 0.002, 0.0), (60, 20, 0.02, 0.05)])
+def test_the_interval_over_groups_covers_the_truth_too_though_often_none_shows_a_loss(groups, size, lost, alike):
+    rng, number, hits, runs = np.random.default_rng(0), np.repeat(np.arange(groups), size), 0, 400
+    for _ in range(runs):
+        share = (
+            rng.beta(lost * (1 / alike - 1), (1 - lost) * (1 / alike - 1), groups) if alike else np.full(groups, lost)
+        )
+        low, high = mean_interval((rng.random(len(number)) < share[number]).astype(np.int8), number)
+        hits += low <= lost <= high
+    assert hits / runs >= 0.92
+
+
 def test_values_that_are_alike_within_blocks_have_a_larger_error():
     rng = np.random.default_rng(0)
     level = np.repeat(rng.normal(10.0, 1.0, 200), 16)

@@ -19,6 +19,8 @@ def test_groups_are_numbers_or_names_or_a_function_of_the_samples():
         assert parts.names == ("b", "a", "c") and parts.number.tolist() == [0, 1, 0, 2, 1, 0]
     assert read_groups([7, 7, 8, 8, 9, 9], x, 6).names == ("7", "8", "9")
     assert read_groups(None, x, 6) is None
+    hostile = read_groups(["\x1b[2Jann\n"] * 3 + ["b" * 900] * 3, x, 6)
+    assert hostile.names[0] == "\\u001b[2Jann\\n"  # it steers no terminal
     assert read_own_groups(range(6), x, 6) is None  # each sample is a group of its own
 
 
@@ -29,6 +31,7 @@ def test_groups_are_numbers_or_names_or_a_function_of_the_samples():
         ([["a", "b"]] * 6, DataError, r"shape \(6, 2\)"),
         ([[1], [1, 2], 3, 4, 5, 6], DataError, "6 samples but groups"),
         (["a", "b", "", "a", "b", "a"], DataError, "Sample 2 has no group"),
+        (np.array([b"a", b"", b"b", b"b", b"a", b"a"]), DataError, "Sample 1 has no group"),
         ([0.0, np.nan, 0, 0, 0, 0], DataError, "Sample 1 has no group"),
         (np.array(["a", None, "b", "b", "a", "a"], object), DataError, "Sample 1 has no group"),
         (np.arange(6) * 1j, DataError, "complex128"),
@@ -53,4 +56,4 @@ def test_a_groups_number_says_nothing_of_its_size():
         ("a", [1]),
         ("c", [0, 2]),
     ]
-    assert name_classes(np.array([0, 2]), None).names == ("0", "1", "2")
+    assert name_classes(np.array([0, 2]), None).names == ("0", "2")

@@ -45,6 +45,16 @@ def test_samples_from_outside_that_are_in_data_too_do_not_choose(dense, labelled
     assert request.notes[0].startswith("100 of the 400 samples in outside are in data too. They were left out")
 
 
+def test_the_parts_of_a_target_are_the_groups_as_given_and_the_classes_that_samples_have(dense, labelled):
+    x, y = labelled
+    request = read(dense, (x, y), Target(max_drop=0.05, by="group"), groups=range(800))
+    assert request.find_parts(y)["group"].count == 800  # one each: nothing is promised of all as if of each
+    unknown = np.where(np.arange(300) % 3 == 0, -1, y[:300])
+    request = read(dense, (x[300:], y[300:]), Target(max_drop=0.05, by="class"), outside=(x[:300], unknown))
+    parts = request.find_parts(y[:300], request.outside)["class"]  # a class that is unknown is the reference's
+    assert [parts.names[k] for k in parts.number] == [str(label) for label in y[:300]]
+
+
 def test_samples_that_are_all_alike_are_refused(dense, labelled):
     x, y = labelled
     with pytest.raises(DataError, match="Only 10 of the 800 samples in data differ; calibrating takes at least 20"):

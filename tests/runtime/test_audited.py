@@ -280,13 +280,16 @@ def test_where_nothing_can_be_audited_it_is_said_and_a_plain_network_runs(dense,
         assert type(load(dense, audit=0.01)) is Net
     with pytest.warns(AuditWarning, match="Nothing is audited: a static network runs"):
         assert load(ARCHIVE, audit=0.01).stats().audit is None
-    with pytest.raises(UsageError, match="on_alarm is called by an audit"):
+    with pytest.raises(UsageError, match="on_alarm is a function that an audit calls"):
         load(path, on_alarm=print)
+    with pytest.raises(UsageError, match="on_alarm is a function that an audit calls"):
+        load(path, audit=0.01, on_alarm="print")
     with pytest.raises(UsageError, match="leave disagreement= out"):
         load(path, audit=Audit(disagreement=lambda a, b: 0.0))
     for wrong in (0, 1.5, -1, True, "much", float("nan")):
         with pytest.raises(UsageError, match="share is a number above 0 and at most 1"):
             load(path, audit=wrong)
+    assert Audit(share=np.float32(0.5), collect_mb=np.int64(1)).share == 0.5
     assert not hasattr(load_uncalibrated(path), "_picker")
 
 
@@ -304,6 +307,12 @@ def test_what_is_promised_comes_from_the_certificate_or_from_what_was_calibrated
     promised, chance, _ = found(plain)  # 20 of 600 samples
     assert 0.05 < promised < 0.065 and chance == 0.005
     assert found(replace(plain, own_disagreement=0.0))[0] == pytest.approx(1 - 0.005 ** (1 / 600), abs=1e-6)
+    grouped = find_promise(
+        replace(calibration, groups=30), replace(plain, own_disagreement=0.0), Audit(), classifies=True
+    )
+    assert grouped[0] == pytest.approx(
+        1 - 0.005 ** (1 / 30), abs=1e-6
+    )  # each of 30 groups counts as one, whatever its size
     other = replace(plain, variant="int8")
     assert found(other)[0] is None and "does not know how often this variant disagrees" in found(other)[2]
     assert found(replace(other, own_disagreement=0.0))[0] < 0.01

@@ -127,7 +127,9 @@ def test_only_promised_points_are_used_unless_others_are_named(bundle, labelled)
         ({}, "needs a limit"),
         ({"max_power_w": 5.0}, "needs a meter"),
         ({"max_latency_s": -1.0}, "above 0"),
-        ({"max_latency_s": 1.0, "points": ["late"]}, "two at least"),
+        ({"max_latency_s": "1"}, "above 0"),
+        ({"min_battery": 20}, "a share of the charge"),
+        ({"max_latency_s": 1.0, "points": ["late"]}, "points= names one: late"),
         ({"max_latency_s": 1.0, "points": ["fast"]}, "fast"),
     ],
 )

@@ -118,6 +118,18 @@ def test_a_million_inputs_of_ten_producers(net, when_full):
     expect_sum(stream.stats())
 
 
+def test_what_an_input_waited_is_taken_from_its_deadline(net):
+    x = inputs(2)
+    with Stream(net, deadline_s=3600) as stream:
+        stream.put(x[0])
+        result = next(stream).result
+        assert (result.cut, result.late, result.exit) == (False, False, len(net.exits) - 1)
+    with Stream(net, deadline_s=1e-6) as stream:
+        stream.put(x[1])
+        result = next(stream).result
+        assert (result.cut, result.late, result.exit) == (True, True, 0)
+
+
 def test_inputs_are_copied_when_they_come(net):
     frame, second = inputs(2)
     expected = net(frame).score
@@ -242,6 +254,7 @@ def test_a_cancelled_wait_loses_no_answer(net):
     [
         ({"when_full": "wait"}, "drop_oldest"),
         ({"most_waiting": 0}, "most_waiting"),
+        ({"deadline_s": 0}, "deadline_s"),
         ({"window": 0}, "window"),
         ({"window": 3, "lead": 4}, "lead is a whole number from 1 to 3"),
     ],

@@ -44,6 +44,7 @@ def test_the_reported_drop_and_disagreement_are_true_in_the_mean(population):
         point = correct(raw, reporting, path, delta=DELTA)
         assert point.choice_bias == pytest.approx(point.drop - raw.drop)
         assert point.full_accuracy - point.accuracy == pytest.approx(point.drop)
+        assert point.own_disagreement == point.disagreement  # its last exit is the reference
         seen.append(raw.drop - lost[step])
         errors.append((point.drop - lost[step], point.disagreement - differs[step]))
         covered.append(point.drop_interval[0] <= lost[step] <= point.drop_interval[1])

@@ -74,7 +74,7 @@ def test_each_group_counts_alike_in_every_figure():
 def test_few_groups_say_how_many_would_do():
     table = static_network(np.zeros(5000, bool), groups=np.repeat(np.arange(5), 1000))
     step, why = certify_path(table, Target(max_drop=0.02), STATIC, delta=0.08)
-    assert step is None and why.startswith("Nothing is promised: 5 groups cannot show at 92.0% confidence")
+    assert step is None and why.startswith("Nothing is promised: 5 groups cannot show at 92% confidence")
     needed = int(why.split("About ")[1].split()[0])
     more = replace(static_network(np.zeros(needed, bool)), groups=np.arange(needed))
     assert certify_path(more, Target(max_drop=0.02), STATIC, delta=0.08)[0] == 0
@@ -125,6 +125,13 @@ def test_a_promise_by_class_holds_in_each_or_names_those_that_lack_samples():
     assert "another label than the whole network gives them in each of the 3 classes, by" in describe_promise(
         certificate, target
     )
+    assert "gives them in the only class, by" in describe_promise(replace(certificate, parts=1), target)
+
+
+def test_nothing_is_promised_of_a_class_or_group_whose_samples_all_choose():
+    table = replace(classes([300, 300], [0, 3]), parts={"group": Parts(("a", "b", "c"), np.repeat([2, 0], 300))})
+    step, why = certify_path(table, Target(max_disagreement=0.05, by="group"), STATIC, delta=0.1)
+    assert step is None and "of group b no sample is there to test" in why
 
 
 def test_the_search_and_the_figures_hold_every_class_to_the_limit():

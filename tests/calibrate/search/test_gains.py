@@ -219,7 +219,7 @@ def test_fewer_exits_are_preferred_to_more_that_are_not_surely_faster():
         (300, "150 samples do not prove that they keep the target. About 300 could. Until then the static network is"),
         (
             60,
-            "30 samples cannot show at 92.0% confidence that an accuracy drop is at most 2.00%. About 700 could. Measured: ",
+            "30 samples cannot show at 92% confidence that an accuracy drop is at most 2.00%. About 700 could. Measured: ",
         ),
     ],
 )

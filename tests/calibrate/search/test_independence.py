@@ -67,7 +67,9 @@ def test_copies_belong_together_and_count_once(population, kind):
 def test_neighbours_that_resemble_each_other_are_seen(population):
     rows, hashes, score = draw(population, "frames", np.random.default_rng(0))
     found = find_independence(hashes, score, population.label[rows, -1])
-    assert 0.1 < found.share < 0.3 and "as frames of a video do" in found.notes[0]
+    assert 0.1 < found.share < 0.3 and "as frames of a video do" in found.notes[0] and "--groups" in found.notes[0]
+    named = find_independence(hashes, score, population.label[rows, -1], has_groups=True)
+    assert "--groups" not in named.notes[0]  # they were given
     selecting, reporting = split(np.random.default_rng(0).permutation(1000), found.groups, 200)
     assert len(set(rows[selecting]) & set(rows[reporting])) < 0.25 * len(set(rows[selecting]))
 

@@ -177,7 +177,9 @@ def test_too_few_samples_say_how_many_would_do():
     table = draw(150)
     path = np.full((3, 2), 2.0, np.float32)
     step, why = certify_path(table, Target(max_disagreement=0.01), path, delta=0.1)
-    assert step is None and "150 samples cannot show at 90.0% confidence" in why and "About 500 could" in why
+    assert step is None and "150 samples cannot show at 90% confidence" in why and "About 500 could" in why
+    _, why = certify_path(table, Target(max_disagreement=0.01), path, delta=0.00012)
+    assert "at 99.988% confidence" in why
     step, why = certify_path(table, Target(min_accuracy=0.999), path, delta=0.1)
     assert step is None and "even the most cautious candidate has a share of wrong labels of" in why
 

@@ -64,7 +64,7 @@ def test_a_stage_that_may_end_too_late_is_not_started_and_the_exit_before_answer
     x = draw(1)[0]
     right = [result.score for result in load_uncalibrated(ARCHIVE).anytime(x)]
     for deadline_ms, exit_, cut, late in (
-        (6.1, 2, False, False),
+        (np.float64(6.1), 2, False, False),
         (5.9, 1, True, False),
         (2.9, 0, True, False),
         (0.5, 0, True, True),
@@ -155,7 +155,8 @@ def test_a_deadline_is_a_time(deadline):
     net = load_uncalibrated(ARCHIVE)
     with pytest.raises(UsageError, match="deadline_s is a number of seconds above 0"):
         net(draw(1)[0], deadline_s=deadline)
-    assert net(draw(1)[0], deadline_s=float("inf")).exit == 2
+    assert net(draw(1)[0], deadline_s=float("inf")).exit == net(draw(1)[0], deadline_s=10**400).exit == 2
+    assert net(draw(1)[0], deadline_s=np.float32(1e-9)).late is True
 
 
 def test_anytime_answers_at_each_exit_and_can_be_left():
