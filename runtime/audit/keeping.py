@@ -103,7 +103,6 @@ class Keeper:
         self._new, self._folder, self._on_alarm = new, folder, on_alarm
         self._compare: Callable[[Picked], float] | None = compare
         self._make_collector = collector
-        self._told: set[str] = set()
         self.is_ended = False
         self._begin()
         self.notice = self._open()
@@ -118,6 +117,7 @@ class Keeper:
         self.missed, self._collects, self._is_open = 0, self._make_collector is not None, False
         self._thread: Thread | None = None
         self._starts, self._ends_s = [True], math.inf
+        self._told: set[str] = set()
         self._collector: Collector | None = None
         self._path: Path | None = None
         self._lock: int | None = None
