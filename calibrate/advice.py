@@ -99,9 +99,10 @@ def name_unpromised(
         cost, static = min(unproven, key=lambda pair: pair[0], default=(math.inf, None))
         if static is not None and cost < WORTH_NAMING * most:
             shown = show_value("max_energy_j" if is_energy else "max_latency_s", cost)
+            unit = "samples" if static.reporting.groups is None else "groups"
             notes.append(
                 f"{name}: the static network to exit {static.static} of {static.configuration.variant.name} takes {shown} and "
-                "meets the target on these samples too, but by too little for so few samples to prove it. Give more samples, or "
+                f"meets the target on these samples too, but by too little for so few {unit} to prove it. Give more {unit}, or "
                 "other samples that choose (outside)."
             )
     return notes

@@ -100,7 +100,8 @@ def ask_labels(
         device, also, threads, fallback, variant, save_s, progress: as for `calibrate`.
 
     Raises:
-        UsageError: the network does not classify, all labels are known, or the file is there already: it may hold labels.
+        UsageError: the network does not classify, all labels are known, the file is there already and may hold labels, or it
+            would lie in the bundle.
         DataError, BundleError, MissingError: as for `calibrate`.
 
     Example:
@@ -116,7 +117,7 @@ def ask_labels(
             f"The network answers with {', '.join(bundle.manifest.answer)}: labels are asked for where networks classify. Of "
             "other answers calibrate needs the truth of every sample, or a disagreement."
         )
-    files = _name_files(Path(path), has_images(bundle.manifest))
+    files = _name_files(Path(path), bundle)
     request = read_request(
         bundle,
         data,
@@ -162,8 +163,10 @@ def ask_labels(
     return Asked(len(samples), len(asked), *(None if file is None else str(file) for file in files))
 
 
-def _name_files(path: Path, has_pictures: bool) -> _Files:
+def _name_files(path: Path, bundle: Bundle) -> _Files:
     """Name the files to write, none of which is there yet."""
+    if bundle.path.resolve() in (path.resolve(), *path.resolve().parents):
+        raise UsageError(f"{path} lies in the bundle, which holds nothing else: name a place outside it.", path=path)
     if path.suffix.lower() == ".csv":
         files = _Files(path, None, path.with_name(f"{path.stem}-images"))
     elif path.suffix and not path.is_dir():
@@ -172,7 +175,7 @@ def _name_files(path: Path, has_pictures: bool) -> _Files:
         )
     else:
         files = _Files(path / "ask.csv", path / "ask.json", path / "images")
-    if not has_pictures:
+    if not has_images(bundle.manifest):
         files = _Files(files.table, None, None)
     for file in (files.table, files.coco):
         if file is not None:

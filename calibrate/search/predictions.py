@@ -28,7 +28,9 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
             full_accuracy = float(table.per_draw(table.reference_right).mean())
         lost = values_at(table.lost, taken)
         drop = float(table.per_draw(lost).mean())
-        interval = mean_interval(lost, table.groups, independent=table.independent)
+        interval = (
+            (0.0, 0.0) if table.is_reference else mean_interval(lost, table.groups, independent=table.independent)
+        )
     costs, late = table.costs, limit_values(table, target).get("max_late")
     edges, score_shares = _count_scores(contender, thresholds)
     return OperatingPoint(

@@ -25,11 +25,11 @@ def find_worst(table: ExitTable, target: Target, taken: np.ndarray) -> tuple[Wor
 
     Args:
         table: of the samples.
-        target: its first limit of losses is shown; without `by` there are no parts.
+        target: its first limit of losses is shown. Without `by` there are no parts, and of the reference against itself none.
         taken: the exit that each sample takes.
     """
     name = next((name for name in target.limits if name in LOSS_LIMITS), None)
-    if target.by is None or name is None:
+    if target.by is None or name is None or (table.is_reference and name in ("max_drop", "max_disagreement")):
         return ()
     seen = values_at(limit_values(table, target)[name].values, taken)
     parts = [(part.name, seen[part.rows], part.table.groups) for part in table.each_part(target.by)]

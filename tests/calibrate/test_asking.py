@@ -258,6 +258,9 @@ def test_what_cannot_be_asked_is_refused(own, dense_onnx, tmp_path):
     with pytest.raises(UsageError, match="All labels of these samples are known"):
         ask_labels(bundle, (x, y), tmp_path / "ask.csv")
     assert not (tmp_path / "ask.csv").exists()
+    for inside in (bundle.path, bundle.path / "asked" / "ask.csv"):
+        with pytest.raises(UsageError, match="lies in the bundle, which holds nothing else"):
+            ask_labels(bundle, (x, None), inside)
     other = export(
         dense_onnx, x.reshape(-1, 16)[:4], tmp_path / "other.offramp", answer=["scores"], rule="mean_softmax"
     )

@@ -147,6 +147,9 @@ def test_the_search_and_the_figures_hold_every_class_to_the_limit():
         ("class0", 2, 300, 0.0),
     ]
     assert worst[0].interval[0] < 0.1 < worst[0].interval[1]
+    same = replace(classes([300, 300], [0, 0]), is_reference=True)
+    point = predict_point(replace(contender, reporting=same), (), target)
+    assert point.drop_interval == (0.0, 0.0) and point.worst == ()  # nothing is uncertain of a network against itself
 
 
 def test_thresholds_by_class_spare_the_class_that_loses():
