@@ -237,6 +237,8 @@ class Keeper:
         try:
             write_state(self._path, state)
             self.state = self._written = state
+            if self.notice.startswith(LOST):  # the disk has room again
+                self.notice = ""
         except (OfframpError, OSError) as error:
             self._say(f"{LOST}: {error}")
 

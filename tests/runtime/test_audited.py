@@ -233,6 +233,15 @@ def test_a_state_that_cannot_be_kept_is_told_of_and_the_network_runs(path, x, tm
     (place / "audit.json").write_text("{")
     with pytest.warns(AuditWarning, match=r"is no state of an audit.* A new one is begun"):
         load(path, audit=Audit(state=tmp_path / "state")).close()
+    with load(path, audit=Audit(share=1.0, in_call=True, state=tmp_path / "later")) as net:
+        run(net, x[:1])
+        keeper, away = net._picker.keeper, (tmp_path / "later").rename(tmp_path / "away")
+        with pytest.warns(AuditWarning, match="What is counted is lost"):
+            keeper._write()
+        away.rename(tmp_path / "later")
+        keeper._write()
+        assert not net.stats().audit.notice
+    assert [found.audited for found in read_audits(tmp_path / "later")] == [1]
 
 
 def test_another_point_is_not_audited_and_another_promise_has_a_state_of_its_own(path, x, tmp_path, monkeypatch):
