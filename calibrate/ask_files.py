@@ -5,6 +5,7 @@ import io
 import os
 import re
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,7 +209,7 @@ def _read_label(text: str, numbers: dict[str, int], manifest: Manifest, where: s
         text = str(int(float(text)))  # a spreadsheet may write 3 as 3.0
     if text not in numbers:
         raise DataError(
-            f"{where}: {unknown_name('class', text, spell_classes(manifest))} Leave the cell empty if the label is not known."
+            f"{where}: {unknown_name('class', text, spell_classes(manifest))} Where nobody knows the label, give none."
         )
     return numbers[text]
 
@@ -251,7 +252,7 @@ def _read_table(path: Path) -> Iterator[_Found]:
 
 def _read_coco(path: Path) -> Iterator[_Found]:
     try:
-        document = msgspec.json.decode(read_file(path, most=MOST_BYTES), type=_Coco)
+        document = msgspec.json.decode(read_file(path, most=MOST_BYTES).removeprefix(BOM_UTF8), type=_Coco)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             f"{path} is not COCO's JSON of images, categories and annotations: {printable(error)}.", path=path

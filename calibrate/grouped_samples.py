@@ -53,6 +53,11 @@ def load_grouped(
         ['a', 'a', 'b', 'b']
     """
     manifest = bundle if bundle is None or isinstance(bundle, Manifest) else opened(bundle).manifest
+    if not isinstance(groups, str):
+        raise UsageError(
+            f"groups is a name: of a column, an array, a level of folders ('1' or '2'), a file or file.py:function, not "
+            f"{groups!r:.60}."
+        )
     if ".py:" in groups:
         x, y = load_samples(source, manifest, progress=progress)
         function = read_callable(groups, "function of the groups")

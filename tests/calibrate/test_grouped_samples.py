@@ -49,6 +49,7 @@ def test_groups_come_from_every_kind_of_arrays(arrays, tmp_path):
         (items, "clip", "Unknown key of the items"),
         (arrays, "clip", "Unknown key of the dict"),
         (arrays, "nowhere.txt", "There is no file nowhere.txt"),
+        (arrays, PERSONS, "groups is a name"),
     ):
         with pytest.raises(UsageError, match=words):
             load_grouped(source, groups)
