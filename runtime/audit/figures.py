@@ -49,7 +49,8 @@ class FieldAudit(Struct, frozen=True, kw_only=True):
     Example:
         >>> import numpy as np
         >>> from offramp.runtime import Audit, load
-        >>> net = load("digits.offramp", point="default-early", audit=Audit(share=1.0, in_call=True))
+        >>> early = next(name for name, point in load("digits.offramp").points.items() if point.exits_early)
+        >>> net = load("digits.offramp", point=early, audit=Audit(share=1.0, in_call=True))
         >>> results = [net(x) for x in np.load("test.npz")["x"][:50]]
         >>> net.stats().audit.devices
         1

@@ -52,7 +52,7 @@ class Alarm(Struct, frozen=True):
         >>> from offramp.runtime import Alarm, load
         >>> def tell(alarm: Alarm) -> None:
         ...     print(alarm.name, alarm.words)
-        >>> net = load("digits.offramp", point="default-early", audit=0.01, on_alarm=tell)
+        >>> net = load("digits.offramp", audit=0.01, on_alarm=tell)
     """
 
     name: str
