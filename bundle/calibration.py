@@ -100,6 +100,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
             also chose the step along the path. `accuracy`, `drop`, its interval and `disagreement` are corrected by it.
         disagreement: share of the inputs with another label than the reference's; or how far answers, or else losses, are apart.
         own_disagreement: share of the inputs with another label than the chain's own last exit gives; None if that is unknown.
+        score_edges, score_shares: of the scores of the first exit that is taken: edges between bins, chosen by the selecting
+            samples, and the share of the samples in each bin, an edge belonging to the bin above it. Empty if unknown.
         latency_s: mean latency, predicted from the exit shares and `exit_latency_s`.
         exit_shares: share of the samples that leave at each exit; they sum to 1.
         late: share predicted to take longer than the target's deadline.
@@ -140,6 +142,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     choice_bias: float = 0.0
     full_accuracy_interval: tuple[Share, Share] | None = None
     own_disagreement: Share | None = None
+    score_edges: tuple[Share, ...] = ()
+    score_shares: tuple[Share, ...] = ()
     static: Count | None = None
     late: Share | None = None
     energy_j: Joules | None = None
@@ -160,6 +164,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
                 f"an operating point has {len(self.thresholds)} thresholds, {len(self.placement)} devices and "
                 f"{len(self.exit_latency_s)} latencies for {exits} exits"
             )
+        if self.score_shares and len(self.score_shares) != len(self.score_edges) + 1:
+            raise ValueError(f"{len(self.score_edges)} edges make no {len(self.score_shares)} bins of scores")
         if self.static is not None and exits > 1:
             raise ValueError(f"an operating point of a static network has {exits} exits")
         if abs(sum(self.exit_shares) - 1) > 1e-6:

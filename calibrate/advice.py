@@ -11,11 +11,12 @@ from ..bundle.calibration import Conditions
 from ..bundle.manifest import can_drop_exits, reads_earlier_exits
 from ..units import show_us, show_value
 from .measure.tables import exits_taken
+from .parts import Parts
 from .search.contenders import Contender
 from .search.objective import goal_values, meets_limits
 from .search.picks import Pick, may_be_unprovable
 
-__all__ = ["advise", "name_uncertain", "name_unpromised"]
+__all__ = ["advise", "name_missing", "name_uncertain", "name_unpromised"]
 
 MUCH_NOISE = 0.25
 """A latency is called noise if the standard error of its mean is at least this share of it."""
@@ -58,6 +59,17 @@ def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], cond
             f"The board slowed down during the measurement ({', '.join(conditions.throttled)}): measure again when it is cool."
         )
     return notes
+
+
+def name_missing(parts: Mapping[str, Parts], classes: int) -> list[str]:
+    """Return a note on classes that have no samples, where a target is by class.
+
+    Args:
+        parts: the classes that samples have, by `class`.
+        classes: how many the network has.
+    """
+    missing = classes - len(parts["class"].names) if "class" in parts else 0
+    return [f"No sample is of {missing} of the {classes} classes: nothing is promised there."] if missing else []
 
 
 def name_uncertain(contenders: Sequence[Contender]) -> list[str]:

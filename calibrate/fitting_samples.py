@@ -7,12 +7,13 @@ import numpy as np
 from ..bundle import Manifest, Variant
 from ..errors import UsageError
 from ..units import show_share
+from .intervals import share_interval
 from .labels import SampleSet
 
 __all__ = ["check_fitting_samples"]
 
 MOST_SHARE = 0.01
-"""Samples are refused if this share of them, or more, served to fit; fewer are copies that any large set has."""
+"""Samples are refused if surely this share of them, or more, served to fit; fewer are copies that any large set has."""
 
 
 def check_fitting_samples(samples: SampleSet, manifest: Manifest, variants: Iterable[Variant]) -> tuple[str, ...]:
@@ -21,7 +22,7 @@ def check_fitting_samples(samples: SampleSet, manifest: Manifest, variants: Iter
     A variant remembers those with the smallest hashes, by which the share is estimated.
 
     Raises:
-        UsageError: at least 1 % of the samples served to fit.
+        UsageError: surely at least 1 % of the samples served to fit.
     """
     notes = []
     for variant in variants:
@@ -31,11 +32,11 @@ def check_fitting_samples(samples: SampleSet, manifest: Manifest, variants: Iter
             kept = np.array([int(text, 16) for text in maker.origin.fitted_on], np.uint64)
             # All hashes up to the largest that is remembered are known, of the samples as of those that served to fit.
             among = samples.hashes[samples.hashes <= kept.max()]
-            share = float(np.isin(among, kept).mean()) if len(among) else 0.0
-            if not share:
+            found = int(np.isin(among, kept).sum())
+            if not found:
                 continue
-            about = f"{show_share(share)} of the samples in data served to fit the scores of {maker.name}"
-            if share >= MOST_SHARE:
+            about = f"{show_share(found / len(among))} of the samples in data served to fit the scores of {maker.name}"
+            if share_interval(found, len(among))[0] >= MOST_SHARE:
                 raise UsageError(
                     f"About {about}, so what {variant.name} gives on them is no promise for others. Give other samples, or name "
                     f"others than {variant.name} (variant=[...], --variant)."

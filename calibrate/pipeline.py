@@ -17,7 +17,7 @@ from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency,
 from ..devices import identify
 from ..devices.meter import Meter
 from ..progress import Progress, no_progress
-from .advice import advise, name_uncertain, name_unpromised
+from .advice import advise, name_missing, name_uncertain, name_unpromised
 from .certify.points import make_points, record_tested
 from .certify.questions import ask, check_remembered, describe_question
 from .certify.unproven import name_careful
@@ -274,6 +274,7 @@ def _describe(
             *session.notes,
             *describe_drift(session.reference_parts_s, identify().how_to_fix_clocks),
             *name_uncertain(choice.contenders),
+            *name_missing(reporting.parts, request.bundle.manifest.classes),
             *request.notes,
             *notes,
             *name_careful(choice.picks, request.targets, points),

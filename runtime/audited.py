@@ -11,12 +11,13 @@ import numpy as np
 from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant
+from ..bundle.manifest import NEVER
 from ..errors import AuditWarning, UsageError
 from .audit.collecting import Collector
 from .audit.evidence import share_bound_of
 from .audit.keeping import Alarm, Keeper, Picked
 from .audit.options import Audit, Disagreement
-from .audit.states import AuditState, pool_exits
+from .audit.states import MOST_EDGES, AuditState, pool_exits
 from .chain.forks import LIVING
 from .chain.net import Net
 from .chain.results import BatchResult
@@ -62,6 +63,9 @@ class AuditedNet(Net):
     _picker: Picker
     _audit: Audit
     _calibrated: tuple[float, ...]
+    _scored: int
+    """The number of the exit whose scores are counted: the first that is taken."""
+
     _unclosed: "weakref.WeakSet[AuditedNet]"
 
     def _count_anew(self, family: Family) -> None:
@@ -100,7 +104,9 @@ class AuditedNet(Net):
                 )
         needed = disagreement is None or keeper.collects
         sample = tuple(np.array(place) for place in setup.memory.single.inputs) if needed else None
-        keeper.put(Picked(k, given, sample, disagreement if keeper.runs_on else None))
+        first = next((step[2][0] for step in setup.steps if step[0] == self._scored), None)
+        score = None if first is None else float(first)
+        keeper.put(Picked(k, given, sample, disagreement if keeper.runs_on else None, score))
 
     def _is_of_point(self, setup: Setup) -> bool:
         """Return True while the network runs as it was loaded, not at other thresholds."""
@@ -233,7 +239,9 @@ def start_audit(
         raise UsageError("Answers that are no labels are compared by a function: give Audit(disagreement=...).")
     if why:
         warn_caller(why, AuditWarning)
-    calibrated = [round(share * count_samples(calibration, point)) for share in point.exit_shares]
+    n = count_samples(calibration, point)
+    calibrated, scores = ([round(share * n) for share in shares] for shares in (point.exit_shares, point.score_shares))
+    counts_scores = 0 < len(point.score_edges) <= MOST_EDGES
     keeper = Keeper(
         AuditState(
             device="new",
@@ -243,6 +251,9 @@ def start_audit(
             chance=(chance, audit.chance),
             calibrated=pool_exits(calibrated),
             exits=pool_exits([0] * len(net.exits)),
+            edges=point.score_edges if counts_scores else (),
+            known_scores=tuple(scores) if counts_scores else (),
+            scores=(0,) * len(scores) if counts_scores else (),
         ),
         folder=None if audit.state is None else Path(audit.state),
         compare=None if audit.in_call or promised is None else _comparer(net, audit),
@@ -278,6 +289,7 @@ def _replace_class(net: Net, audit: Audit, keeper: Keeper) -> AuditedNet:
     other = object.__new__(AuditedNet)
     other.__dict__.update(net.__dict__)
     other._picker, other._audit, other._calibrated = Picker(audit.share, keeper), audit, net.thresholds
+    other._scored = next((k for k, threshold in enumerate(net.thresholds) if threshold < NEVER), -1)
     other._unclosed = weakref.WeakSet()
     weakref.finalize(other._picker, keeper.stop).atexit = False
     other._count_anew(net._tally.family)

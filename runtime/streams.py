@@ -88,7 +88,8 @@ class Stream:
     - `drop_oldest`: the input that has waited longest is dropped. Answers are of fresh inputs.
     - `drop_newest`: the input that comes is dropped.
     - `leave_earlier`: as long as more than half of the queue is full, inputs leave at the first exit, whatever its threshold.
-      The calibration promises nothing of them; their replies are marked. If the queue is full even so, the oldest is dropped.
+      The calibration promises nothing of them; their replies are marked, and their time is not in the network's `stats()`. If the
+      queue is full even so, the oldest is dropped.
     - `block`: `put` waits until there is room. Nothing is dropped, and the source waits.
 
     With a `window` each reply has a label that is smoothed over time: the label so far stays until another one has at least

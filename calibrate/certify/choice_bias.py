@@ -68,7 +68,9 @@ def correct(point: OperatingPoint, table: ExitTable, path: np.ndarray, *, delta:
         low, high = point.drop_interval or (point.drop, point.drop)
         return replace(
             point,
-            accuracy=None if point.full_accuracy is None else point.full_accuracy - point.drop - bias,
+            accuracy=None
+            if point.full_accuracy is None
+            else min(1.0, max(0.0, point.full_accuracy - point.drop - bias)),
             drop=point.drop + bias,
             drop_interval=(max(-1.0, low + bias), min(1.0, high + bias)),
             disagreement=disagreement,

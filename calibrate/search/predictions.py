@@ -3,7 +3,7 @@
 import numpy as np
 
 from ...bundle import OperatingPoint, Target
-from ...bundle.manifest import NO_LABEL
+from ...bundle.manifest import NEVER, NO_LABEL
 from ..intervals import mean_interval
 from ..measure.tables import ExitTable, exits_taken, values_at
 from .contenders import Contender
@@ -11,6 +11,9 @@ from .objective import limit_values, meets_limits
 from .worst_parts import find_worst
 
 __all__ = ["predict_point"]
+
+SCORE_BINS = 6
+"""Scores are counted in so many bins."""
 
 
 def predict_point(contender: Contender, thresholds: tuple[float, ...], target: Target) -> OperatingPoint:
@@ -29,6 +32,7 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
             (0.0, 0.0) if table.is_reference else mean_interval(lost, table.groups, independent=table.independent)
         )
     costs, late = table.costs, limit_values(table, target).get("max_late")
+    edges, score_shares = _count_scores(contender, thresholds)
     return OperatingPoint(
         variant=contender.configuration.variant.name,
         placement=contender.placement,
@@ -42,6 +46,8 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         drop_interval=interval,
         disagreement=table.mean_at(table.differs, taken),
         own_disagreement=_find_own_disagreement(table, taken) if contender.static is None else None,
+        score_edges=edges,
+        score_shares=score_shares,
         latency_s=float(shares @ costs.latency_s),
         late=None if late is None else table.mean_at(late.values, taken),
         energy_j=None if costs.energy_j is None else float(shares @ costs.energy_j),
@@ -50,6 +56,21 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         met=meets_limits(table, target, taken),
         worst=find_worst(table, target, taken),
     )
+
+
+def _count_scores(contender: Contender, thresholds: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return edges between bins of the scores of the first exit that is taken, and the share of the reporting samples in each.
+
+    The edges are quantiles of the selecting samples: chosen by others than are counted, so that the counts are chance alone.
+    """
+    first = next((k for k, threshold in enumerate(thresholds) if threshold < NEVER), None)
+    if first is None:
+        return (), ()
+    chosen = np.quantile(contender.selecting.score[:, first], np.arange(1, SCORE_BINS) / SCORE_BINS, method="lower")
+    edges = np.unique(chosen)
+    bins = np.searchsorted(edges, contender.reporting.score[:, first], side="right")
+    each = [contender.reporting.per_draw((bins == k).astype(float)).mean() for k in range(len(edges) + 1)]
+    return tuple(edges.tolist()), tuple(map(float, each))
 
 
 def _bound_accuracy(table: ExitTable) -> tuple[float, float] | None:

@@ -46,6 +46,10 @@ def _describe(audit: "FieldAudit") -> str:
         pairs = zip(audit.exit_shares, audit.calibrated_shares, strict=True)
         shares = ", ".join(f"{share:.1%} ({calibrated:.1%})" for share, calibrated in pairs)
         lines.append(["exits (calibrated)", f"{shares}: {show('shares', audit.shares_e_value, audit.chance[1])}"])
+    if audit.scores_e_value is not None:
+        pairs = zip(audit.score_shares, audit.calibrated_score_shares, strict=True)
+        shares = ", ".join(f"{share:.1%} ({calibrated:.1%})" for share, calibrated in pairs)
+        lines.append(["scores (calibrated)", f"{shares}: {show('scores', audit.scores_e_value, audit.chance[1])}"])
     if audit.alarmed_devices:
         lines.append(["devices with an alarm", str(audit.alarmed_devices)])
     return "\n".join([table(lines), audit.promise, *(describe_alarm(name, audit) for name in audit.alarms)])

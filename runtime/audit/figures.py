@@ -34,19 +34,23 @@ class FieldAudit(Struct, frozen=True, kw_only=True):
         e_value: the evidence against "at most the promised share disagrees": an alarm at 1 / `chance[0]`.
         shares_e_value: the evidence against "inputs leave where the calibration's did": an alarm at 1 / `chance[1]`. None if
             the calibrated shares are unknown.
-        chance: of a false alarm of each.
-        alarms: what raises an alarm: `disagreement`, `shares`.
+        scores_e_value: the evidence against "the first exit that is taken is as sure as in the calibration": an alarm at
+            1 / `chance[1]`. None if the calibrated scores are unknown.
+        chance: of a false alarm of disagreement, and of shares and of scores each.
+        alarms: what raises an alarm: `disagreement`, `shares`, `scores`.
         alarmed_devices: how many devices raised one by themselves, each with its own chance of a false one.
         renewed: at most this share disagrees, by what the field has shown; None before anything is shown.
         confidence: of the renewed promise, at all times together.
         exit_shares, calibrated_shares: the share of inputs that leaves at each exit, in the field and in the calibration.
+        score_shares, calibrated_score_shares: the share of inputs in each bin of those scores; empty if they are unknown.
         missed: picked inputs that this process could not audit, because others were waiting.
         notice: what is wrong with the audit, in words; empty if nothing is.
 
     Example:
         >>> import numpy as np
         >>> from offramp.runtime import Audit, load
-        >>> net = load("digits.offramp", point="default-early", audit=Audit(share=1.0, in_call=True))
+        >>> early = next(name for name, point in load("digits.offramp").points.items() if point.exits_early)
+        >>> net = load("digits.offramp", point=early, audit=Audit(share=1.0, in_call=True))
         >>> results = [net(x) for x in np.load("test.npz")["x"][:50]]
         >>> net.stats().audit.devices
         1
@@ -60,6 +64,7 @@ class FieldAudit(Struct, frozen=True, kw_only=True):
     promised: float | None
     e_value: float
     shares_e_value: float | None
+    scores_e_value: float | None
     chance: tuple[float, float]
     alarms: tuple[str, ...]
     alarmed_devices: int
@@ -67,6 +72,8 @@ class FieldAudit(Struct, frozen=True, kw_only=True):
     confidence: float
     exit_shares: tuple[float, ...]
     calibrated_shares: tuple[float, ...]
+    score_shares: tuple[float, ...]
+    calibrated_score_shares: tuple[float, ...]
     missed: int = 0
     notice: str = ""
 
@@ -89,12 +96,14 @@ def logs_of_doubt(state: AuditState) -> dict[str, float]:
         logs["disagreement"] = doubt(state.disagreeing, state.audited, state.promised)
     if state.calibrated:
         logs["shares"] = shares_doubt(state.calibrated, state.exits)
+    if state.scores:
+        logs["scores"] = shares_doubt(state.known_scores, state.scores)
     return logs
 
 
 def find_alarms(state: AuditState) -> tuple[str, ...]:
     """Return what raises an alarm by these counts."""
-    chances = dict(zip(("disagreement", "shares"), state.chance, strict=True))
+    chances = dict(zip(("disagreement", "shares", "scores"), (*state.chance, state.chance[1]), strict=True))
     return tuple(name for name, log in logs_of_doubt(state).items() if log >= -math.log(chances[name]))
 
 
@@ -105,6 +114,11 @@ def describe_alarm(name: str, audit: FieldAudit) -> str:
             f"{audit.disagreeing:g} of {audit.audited} audited inputs disagree with the last exit, and at most "
             f"{show_share(audit.promised or 0)} may: the inputs are others than those of the calibration."
         )
+    if name == "scores":
+        return (
+            f"The scores of the first exit that is taken lie in shares of {_show_shares(audit.score_shares)} between the same "
+            f"edges as those of the calibration in {_show_shares(audit.calibrated_score_shares)}: they are others."
+        )
     return (
         f"Inputs leave at the exits in shares of {_show_shares(audit.exit_shares)}, and those of the calibration left in "
         f"{_show_shares(audit.calibrated_shares)}: they are others."
@@ -113,6 +127,10 @@ def describe_alarm(name: str, audit: FieldAudit) -> str:
 
 def _show_shares(shares: Iterable[float]) -> str:
     return ", ".join(f"{share:.1%}" for share in shares)
+
+
+def _share_out(counts: Sequence[int]) -> tuple[float, ...]:
+    return tuple(count / max(1, sum(counts)) for count in counts)
 
 
 def summarise(
@@ -126,11 +144,11 @@ def summarise(
     state = msgspec.structs.replace(
         states[0],
         exits=tuple(exits),
+        scores=tuple(sum(counts) for counts in zip(*(state.scores for state in states), strict=True)),
         audited=sum(state.audited for state in states),
         disagreeing=math.fsum(state.disagreeing for state in states),
     )
     logs = {name: math.exp(min(log, MOST_LOG)) for name, log in logs_of_doubt(state).items()}
-    calibrated = [count / max(1, sum(state.calibrated)) for count in state.calibrated]
     limit = renewed_limit(state.disagreeing, state.audited, chance=1 - confidence) if state.audited else 1.0
     return FieldAudit(
         variant=state.variant,
@@ -141,13 +159,16 @@ def summarise(
         promised=state.promised,
         e_value=logs.get("disagreement", 1.0),
         shares_e_value=logs.get("shares"),
+        scores_e_value=logs.get("scores"),
         chance=state.chance,
         alarms=state.alarms if len(states) == 1 else find_alarms(state),
         alarmed_devices=sum(bool(state.alarms) for state in states),
         renewed=limit if limit < 1 else None,
         confidence=confidence,
-        exit_shares=tuple(count / max(1, sum(exits)) for count in exits),
-        calibrated_shares=tuple(calibrated),
+        exit_shares=_share_out(exits),
+        calibrated_shares=_share_out(state.calibrated),
+        score_shares=_share_out(state.scores),
+        calibrated_score_shares=_share_out(state.known_scores),
         missed=missed,
         notice=notice,
     )
@@ -205,6 +226,7 @@ def _continues(older: AuditState, newer: AuditState) -> bool:
         (older.audited, newer.audited),
         (older.disagreeing, newer.disagreeing),
         *zip(older.exits, newer.exits, strict=False),
+        *zip(older.scores, newer.scores, strict=False),
     ]
     same = older.sequence < newer.sequence or pairs == [(b, b) for _, b in pairs]
     return older.subject == newer.subject and same and all(a <= b + 1e-9 for a, b in pairs)

@@ -6,6 +6,7 @@ import math
 import os
 import queue
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 from threading import RLock, Thread, current_thread
@@ -43,7 +44,7 @@ class Alarm(Struct, frozen=True):
     """What `on_alarm` is called with.
 
     Attributes:
-        name: `disagreement`, by audited inputs, or `shares`, by where inputs leave.
+        name: `disagreement`, by audited inputs, `shares`, by where inputs leave, or `scores`, by how sure the first exit is.
         words: what it means.
         audit: all that the field shows.
 
@@ -51,7 +52,7 @@ class Alarm(Struct, frozen=True):
         >>> from offramp.runtime import Alarm, load
         >>> def tell(alarm: Alarm) -> None:
         ...     print(alarm.name, alarm.words)
-        >>> net = load("digits.offramp", point="default-early", audit=0.01, on_alarm=tell)
+        >>> net = load("digits.offramp", audit=0.01, on_alarm=tell)
     """
 
     name: str
@@ -67,12 +68,14 @@ class Picked(Struct, frozen=True):
         label: the label that was given.
         sample: the input, one array with a batch axis of 1 for each of the network's; None if nobody needs it.
         disagreement: what it is, 0 to 1, if it is known already; None if the input is to run on.
+        score: of the first exit that is taken; None if it is not known.
     """
 
     exit: int
     label: int
     sample: tuple[np.ndarray, ...] | None
     disagreement: float | None
+    score: float | None = None
 
 
 class Keeper:
@@ -100,7 +103,6 @@ class Keeper:
         self._new, self._folder, self._on_alarm = new, folder, on_alarm
         self._compare: Callable[[Picked], float] | None = compare
         self._make_collector = collector
-        self._told: set[str] = set()
         self.is_ended = False
         self._begin()
         self.notice = self._open()
@@ -115,6 +117,7 @@ class Keeper:
         self.missed, self._collects, self._is_open = 0, self._make_collector is not None, False
         self._thread: Thread | None = None
         self._starts, self._ends_s = [True], math.inf
+        self._told: set[str] = set()
         self._collector: Collector | None = None
         self._path: Path | None = None
         self._lock: int | None = None
@@ -186,6 +189,10 @@ class Keeper:
         exits = list(state.exits)
         exits[min(picked.exit, len(exits) - 1)] += 1
         state = replace(state, exits=tuple(exits))
+        if state.edges and picked.score is not None:
+            scores = list(state.scores)
+            scores[bisect_right(state.edges, picked.score)] += 1
+            state = replace(state, scores=tuple(scores))
         if disagreement is not None:
             state = replace(state, audited=state.audited + 1, disagreeing=state.disagreeing + disagreement)
         found = [name for name in find_alarms(state) if name not in state.alarms]
@@ -230,6 +237,8 @@ class Keeper:
         try:
             write_state(self._path, state)
             self.state = self._written = state
+            if self.notice.startswith(LOST):  # the disk has room again
+                self.notice = ""
         except (OfframpError, OSError) as error:
             self._say(f"{LOST}: {error}")
 

@@ -14,6 +14,7 @@ from ...files import lock_folder, os_errors_explained, read_file, write_atomical
 
 __all__ = [
     "MOST_BINS",
+    "MOST_EDGES",
     "STATE_FILE",
     "AuditState",
     "find_states",
@@ -29,6 +30,9 @@ STATE_FILE = "audit.json"
 MOST_STATE_BYTES = 1024
 MOST_BINS = 12
 """Of more exits the last ones are counted together, so that a state stays small."""
+
+MOST_EDGES = 5
+"""Scores are counted in one bin more at most."""
 
 MOST_PLACES = 1000
 """So many folders of states are looked at; a device has one for each process that audits at the same time."""
@@ -48,12 +52,14 @@ class AuditState(Record, frozen=True, kw_only=True):
         variant: the start of the digest of what runs.
         point: the operating point's name.
         promised: the share that may disagree; None if only exits are counted.
-        chance: of a false alarm of disagreement, and of shares.
+        chance: of a false alarm of disagreement, and of shares and of scores each.
         calibrated: how many of the calibration's samples left at each exit; empty if that is unknown.
         exits: how many picked inputs left at each exit.
+        edges: between bins of the scores of the first exit that is taken; empty if they are unknown.
+        known_scores, scores: how many of the calibration's samples, and of the picked inputs, are in each bin.
         audited: how many of them were compared with the last exit.
         disagreeing: how many of these differed; or the sum of their disagreements.
-        alarms: what has ever raised an alarm: `disagreement`, `shares`.
+        alarms: what has ever raised an alarm: `disagreement`, `shares`, `scores`.
     """
 
     schema: Annotated[int, Meta(ge=STATE_SCHEMA, le=STATE_SCHEMA)] = STATE_SCHEMA
@@ -65,20 +71,27 @@ class AuditState(Record, frozen=True, kw_only=True):
     chance: tuple[Share, Share]
     calibrated: Annotated[tuple[Count, ...], Meta(max_length=MOST_BINS)]
     exits: Counts
+    edges: Annotated[tuple[Share, ...], Meta(max_length=MOST_EDGES)] = ()
+    known_scores: Annotated[tuple[Count, ...], Meta(max_length=MOST_EDGES + 1)] = ()
+    scores: Annotated[tuple[Count, ...], Meta(max_length=MOST_EDGES + 1)] = ()
     audited: Count = 0
     disagreeing: Annotated[float, Meta(ge=0)] = 0.0
-    alarms: Annotated[tuple[Annotated[str, Meta(max_length=20)], ...], Meta(max_length=2)] = ()
+    alarms: Annotated[tuple[Annotated[str, Meta(max_length=20)], ...], Meta(max_length=3)] = ()
 
     def __post_init__(self) -> None:
         if not self.disagreeing <= self.audited <= sum(self.exits):
             raise ValueError("more disagree than were audited, or more were audited than picked")
         if self.calibrated and len(self.calibrated) != len(self.exits):
             raise ValueError(f"it counts {len(self.exits)} exits and {len(self.calibrated)} calibrated ones")
+        bins = len(self.edges) + 1 if self.edges else 0
+        if not len(self.scores) == len(self.known_scores) == bins:
+            raise ValueError(f"it counts {len(self.scores)} bins of scores, and has {len(self.edges)} edges")
 
     @property
     def subject(self) -> tuple[object, ...]:
         """What was audited. States of the same subject may be added."""
-        return self.variant, self.point, self.promised, self.chance, self.calibrated, len(self.exits)
+        scores = self.edges, self.known_scores
+        return self.variant, self.point, self.promised, self.chance, self.calibrated, len(self.exits), scores
 
 
 def pool_exits(counts: "tuple[int, ...] | list[int]") -> tuple[int, ...]:

@@ -79,6 +79,7 @@ class LazyStage:
         self.runs_on, self.half, self.batches = compiled.runs_on, compiled.half, compiled.batches
         self.memory, self.allocate, self.clones = compiled.memory, compiled.allocate, compiled.clones
         self.used_s = now()
+        self._is_shared = False
         self._compiled: Compiled | None = compiled
         self._open_again, self._load_s, self._release_after_s, self._now = open_again, load_s, release_after_s, now
         self._runs: WeakSet[LazyRun] = WeakSet()
@@ -123,10 +124,13 @@ class LazyStage:
         return self.load().infer(inputs, outputs)
 
     def clone(self) -> "LazyStage | None":
-        """Return the stage for a chain in another thread, as its engine does; it is opened for that if it is not here."""
+        """Return the stage for a chain in another thread, as its engine does; it is opened once to learn that."""
+        if self._is_shared:
+            return self
         compiled = self._compiled or self._open_again()
         other = compiled.clone()
-        if other is None or other is compiled:
+        self._is_shared = other is compiled
+        if other is None or self._is_shared:
             return None if other is None else self
         again = LazyStage(
             other, self._open_again, load_s=self._load_s, release_after_s=self._release_after_s, now=self._now

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from offramp.calibrate.advice import name_missing
 from offramp.calibrate.parts import Parts, group_means, name_classes, read_groups, read_own_groups
 from offramp.errors import DataError, ModelError, UsageError
 
@@ -57,3 +58,7 @@ def test_a_groups_number_says_nothing_of_its_size():
         ("c", [0, 2]),
     ]
     assert name_classes(np.array([0, 2]), None).names == ("0", "2")
+    assert name_missing({"class": name_classes(np.array([0, 2]), None)}, 2) == name_missing({}, 5) == []
+    assert name_missing({"class": name_classes(np.array([0, 2]), None)}, 5)[0].startswith(
+        "No sample is of 3 of the 5 classes"
+    )

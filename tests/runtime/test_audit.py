@@ -12,7 +12,7 @@ from offramp.cli.app import exit_code_of
 from offramp.errors import BundleError, UsageError
 from offramp.runtime import read_audits
 from offramp.runtime.audit.evidence import doubt, renewed_limit, share_bound_of, shares_doubt, trust
-from offramp.runtime.audit.states import MOST_BINS, AuditState, write_state
+from offramp.runtime.audit.states import MOST_BINS, MOST_EDGES, AuditState, write_state
 
 STATE = AuditState(
     device="a",
@@ -149,6 +149,9 @@ def test_the_largest_state_has_at_most_a_kilobyte(tmp_path):
         exits=(most,) * MOST_BINS,
         audited=most,
         disagreeing=most / 3,
-        alarms=("disagreement", "shares"),
+        alarms=("disagreement", "shares", "scores"),
+        edges=(0.8031245470046997,) * MOST_EDGES,
+        known_scores=(most,) * (MOST_EDGES + 1),
+        scores=(most,) * (MOST_EDGES + 1),
     )
     assert put(tmp_path, state).stat().st_size <= 1024

@@ -159,6 +159,26 @@ def test_an_alarm_names_what_spoke_and_is_raised_once(path, x, tmp_path):
     assert len(alarms) == 4
 
 
+def test_scores_of_the_first_exit_are_counted_and_raise_an_alarm_of_their_own(path, x, tmp_path):
+    alarms: list[Alarm] = []
+    calibration = read_calibration(open_bundle(path).calibrations()[0])
+    with load(path) as net:
+        score, thresholds = net.every_exit(x).score, net.thresholds
+    edges = tuple(float(np.quantile(score[:, 0], share, method="lower")) for share in (0.25, 0.5))
+    point = replace(calibration.point, score_edges=edges, score_shares=(0.05, 0.05, 0.9), thresholds=thresholds)
+    calibration = replace(calibration, points={"default": point})
+    audit = Audit(share=1.0, in_call=True, promised=0.9, state=tmp_path / "state")
+    with load(path, calibration=calibration, audit=audit, on_alarm=alarms.append) as net:
+        run(net, x)
+        net.batch(x)  # of which the first exit's score is not always known: no batch counts
+        seen = wait_for(net, 2 * len(x))
+    counts = np.bincount(np.searchsorted(edges, score[:, 0], side="right"))
+    assert seen.score_shares == pytest.approx(counts / len(x)) and seen.scores_e_value >= 100
+    assert "scores" in {alarm.name for alarm in alarms}
+    (both,) = read_audits(tmp_path / "state")
+    assert both.score_shares == seen.score_shares and "scores" in both.alarms
+
+
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
 def test_a_function_that_fails_stops_nothing(path, x, error):
     def fail(alarm):
@@ -213,6 +233,15 @@ def test_a_state_that_cannot_be_kept_is_told_of_and_the_network_runs(path, x, tm
     (place / "audit.json").write_text("{")
     with pytest.warns(AuditWarning, match=r"is no state of an audit.* A new one is begun"):
         load(path, audit=Audit(state=tmp_path / "state")).close()
+    with load(path, audit=Audit(share=1.0, in_call=True, state=tmp_path / "later")) as net:
+        run(net, x[:1])
+        keeper, away = net._picker.keeper, (tmp_path / "later").rename(tmp_path / "away")
+        with pytest.warns(AuditWarning, match="What is counted is lost"):
+            keeper._write()
+        away.rename(tmp_path / "later")
+        keeper._write()
+        assert not net.stats().audit.notice
+    assert [found.audited for found in read_audits(tmp_path / "later")] == [1]
 
 
 def test_another_point_is_not_audited_and_another_promise_has_a_state_of_its_own(path, x, tmp_path, monkeypatch):
@@ -360,19 +389,21 @@ def test_answers_that_are_no_labels_are_compared_by_a_function(turns, x, in_call
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_counts_for_itself(path, x, tmp_path):
-    with load(path, audit=Audit(share=1.0, state=tmp_path)) as net:
-        run(net, x[:5])
+    alarms: list[Alarm] = []
+    with load(path, audit=Audit(share=1.0, state=tmp_path, promised=1e-6), on_alarm=alarms.append) as net:
+        run(net, x[:25])
+        told = len(alarms)
         child = os.fork()
         if not child:
             try:
-                audit = run(net, x[:3])
+                audit = run(net, x[:23])
                 net.close()
-                os._exit(0 if audit.audited == 3 else 1)
+                os._exit(0 if audit.audited == 23 and len(alarms) > told else 1)  # which it raises for itself, too
             finally:
                 os._exit(2)
-        assert os.waitpid(child, 0)[1] == 0
-        run(net, x[5:7])
-    assert sorted(found["audited"] for found in map(json.loads, texts(tmp_path))) == [3, 7]
+        assert told and os.waitpid(child, 0)[1] == 0
+        run(net, x[25:27])
+    assert sorted(found["audited"] for found in map(json.loads, texts(tmp_path))) == [23, 27]
 
 
 def texts(folder):

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from msgspec.structs import replace
 from scipy.optimize import minimize
 
 from offramp.bundle import Target, check_bundle, open_bundle
@@ -175,3 +176,6 @@ def test_samples_that_fitted_the_scores_are_refused_by_calibrate(gated, labelled
     assert check_fitting_samples(data(400), manifest, [gated.variant("fp32")]) == ()
     (note,) = check_fitting_samples(data(2), manifest, variants)
     assert "0.50% of the samples in data served to fit" in note
+    few = np.sort(data(0).hashes)[:50].tolist()  # one copy among so few that are known does not show a share of 1 %
+    origin = replace(variants[0].origin, fitted_on=(f"{few[10]:016x}", f"{few[-1] + 1:016x}"))
+    assert len(check_fitting_samples(data(0), manifest, [replace(variants[0], origin=origin)])) == 1

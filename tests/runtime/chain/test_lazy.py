@@ -160,12 +160,16 @@ def test_a_thread_lets_it_go_and_ends_with_it_or_with_the_network(eager):
     assert not any(stage() for stage in stages)
 
 
-def test_clones_share_a_lazy_stage_and_run_it_while_it_is_let_go(eager):
+def test_clones_share_a_lazy_stage_and_run_it_while_it_is_let_go(eager, monkeypatch):
     eager.thresholds = (2.0, 2.0)
     x = draw(30)
     right = [eager(sample).score for sample in x]
     net = load_uncalibrated(ARCHIVE, lazy=True)
     clone = net.clone()
+    with monkeypatch.context() as patch:
+        for stage in net.lazy_stages:
+            patch.setattr(stage, "_open_again", pytest.fail)  # it is not opened once more
+            assert stage.clone() is stage
     assert clone.lazy_stages == net.lazy_stages and net.stats().lazy.here == 0
     wrong: list[int] = []
     over = threading.Event()
@@ -251,6 +255,11 @@ def test_a_deadline_counts_the_load(eager):
     result = net(x, deadline_s=60)
     assert (result.exit, result.cut, result.late) == (1, True, False) and net.stats().lazy.loads == 0
     assert net(x).exit == 2 and net(x, deadline_s=60).exit == 2
+    net.lazy_stages[0].let_go()
+    net._limits._limits[2] = limit = 1e6
+    assert (
+        net(x, deadline_s=60).cut and net._limits.limit_ns(2) == limit
+    )  # a load that has no time says nothing of the run
 
 
 def test_only_what_can_be_lazy_is():
