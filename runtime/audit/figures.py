@@ -116,8 +116,8 @@ def describe_alarm(name: str, audit: FieldAudit) -> str:
         )
     if name == "scores":
         return (
-            f"The scores of the first exit that is taken lie in shares of {_show_shares(audit.score_shares)} between the same "
-            f"edges as those of the calibration in {_show_shares(audit.calibrated_score_shares)}: they are others."
+            f"The first exit's scores, from low to high, lie in shares of {_show_shares(audit.score_shares)} where those of the "
+            f"calibration lay in {_show_shares(audit.calibrated_score_shares)}: they are others."
         )
     return (
         f"Inputs leave at the exits in shares of {_show_shares(audit.exit_shares)}, and those of the calibration left in "
