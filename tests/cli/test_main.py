@@ -1,5 +1,6 @@
 """`python -m offramp` is the command line too."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,10 @@ def test_a_closed_stream_loses_what_is_written_and_nothing_else(dense, closed):
 
 
 def test_notes_for_a_full_disk_are_lost(tmp_path):
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-m", "offramp", "inspect", str(tmp_path / "nowhere")], stderr=full)
-    assert done.returncode == 2
+    """Whether Python keeps what is written or not: what it keeps it writes once more at its end."""
+    command = [sys.executable, "-m", "offramp", "inspect", str(tmp_path / "nowhere")]
+    keeps = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for environment in (keeps, keeps | {"PYTHONUNBUFFERED": "1"}):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stderr=full, env=environment)
+        assert done.returncode == 2
