@@ -32,6 +32,9 @@ MOST_WAITING = 8
 WRITE_EVERY_S = 60.0
 """Counts are written so often at most: a kill loses what came since. When that is does not depend on what is counted."""
 
+LOOK_EVERY = 8
+"""Alarms are looked for after a disagreement and after so many picked inputs: agreements alone raise none of disagreement."""
+
 WAITS_S = 1.0
 """At the end of the program or of the network the thread is waited for at most so long, and before a fork."""
 
@@ -186,17 +189,21 @@ class Keeper:
         state, disagreement = self.state, picked.disagreement
         if disagreement is None and self._compare is not None:
             disagreement = self._compare(picked)
-        exits = list(state.exits)
+        exits, scores = list(state.exits), list(state.scores)
         exits[min(picked.exit, len(exits) - 1)] += 1
-        state = replace(state, exits=tuple(exits))
-        if state.edges and picked.score is not None:
-            scores = list(state.scores)
+        if scores and picked.score is not None:
             scores[bisect_right(state.edges, picked.score)] += 1
-            state = replace(state, scores=tuple(scores))
-        if disagreement is not None:
-            state = replace(state, audited=state.audited + 1, disagreeing=state.disagreeing + disagreement)
-        found = [name for name in find_alarms(state) if name not in state.alarms]
-        self.state = replace(state, alarms=(*state.alarms, *found))
+        known = disagreement is not None
+        state = replace(
+            state,
+            exits=tuple(exits),
+            scores=tuple(scores),
+            audited=state.audited + known,
+            disagreeing=state.disagreeing + (disagreement or 0.0),
+        )
+        is_due = disagreement or sum(exits) % LOOK_EVERY == 0
+        found = [name for name in find_alarms(state) if name not in state.alarms] if is_due else []
+        self.state = replace(state, alarms=(*state.alarms, *found)) if found else state
         if self._collects and picked.sample is not None:
             self._collect(picked.sample, disagrees=bool(disagreement))
         if found or monotonic() - self._written_s >= WRITE_EVERY_S:
