@@ -17,9 +17,9 @@ from msgspec import Struct
 from ..bundle import Bundle, Manifest, opened
 from ..errors import DataError, UsageError, printable, quoted, unknown_name
 from ..files import os_errors_explained, read_file
-from ..runtime.chain.samples import convert_samples
+from ..runtime.chain.samples import convert_samples, hash_each
 from .image_sets import WHOLE, read_rows
-from .labels import UNKNOWN, check_labelled, hash_each
+from .labels import UNKNOWN, check_labelled
 
 __all__ = ["AskedSample", "encode_coco", "encode_table", "name_hash", "read_labels", "spell_classes"]
 

@@ -26,7 +26,6 @@ __all__ = [
     "check_labels",
     "check_test_data",
     "compare_with_commonest",
-    "hash_each",
     "hash_samples",
     "hash_set",
     "settle_labels",

@@ -8,9 +8,8 @@ import pytest
 from offramp.bundle import Tensor
 from offramp.calibrate import read_labels
 from offramp.calibrate.ask_files import AskedSample, encode_coco, encode_table, name_hash, spell_classes
-from offramp.calibrate.labels import hash_each
 from offramp.errors import DataError, UsageError
-from offramp.runtime.chain.samples import Samples
+from offramp.runtime.chain.samples import Samples, hash_each
 from offramp.tests.helpers.manifests import manifest_of
 
 VECTOR = Tensor(name="x", dtype="float32", shape=(None, 4))
