@@ -34,6 +34,7 @@ from .commands.prune import prune
 from .commands.quantize import quantize
 from .commands.report import report
 from .commands.run import run
+from .commands.serve import serve
 from .commands.verify import verify
 from .output import note, results_alone
 
@@ -55,7 +56,7 @@ def app() -> None:
 
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse),
-    *(verify, calibrate, run, bench, inspect, report, audit),
+    *(verify, calibrate, run, serve, bench, inspect, report, audit),
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:

@@ -121,6 +121,11 @@ class Runner:
         return 0 < len(self._setup.steps) < len(self.exits)
 
     @property
+    def runs_together(self) -> bool:
+        """True if `Net.batch` has found it faster to run samples together than alone."""
+        return self._together is True
+
+    @property
     def lazy_stages(self) -> tuple[LazyStage, ...]:
         """The stages that are loaded when they are used, each once; joined ones, too."""
         compiled = [link.compiled for link in (*self._links, *self._joined.values())]
