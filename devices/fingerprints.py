@@ -3,7 +3,6 @@
 import math
 import os
 import platform
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,15 +173,14 @@ def _read_version(package: str) -> str | None:
     wanted = _normal_name(package)
     for folder in sys.path:
         try:
-            entries = [entry.name for entry in os.scandir(folder or ".")]
+            names = [entry.name for entry in os.scandir(folder or ".") if entry.name.endswith(".dist-info")]
         except OSError:  # an archive, or nothing
             continue
-        for name in entries:
-            stem, _, ending = name.rpartition(".")
-            if ending == "dist-info" and _normal_name(stem.rpartition("-")[0]) == wanted:
-                match = re.search(r"^Version:\s*(\S+)", read_text(Path(folder, name, "METADATA")) or "", re.M)
-                if match:
-                    return match[1]
+        for name in names:
+            if _normal_name(name.removesuffix(".dist-info").rpartition("-")[0]) == wanted:
+                for line in (read_text(Path(folder, name, "METADATA")) or "").splitlines():
+                    if line.startswith("Version:"):
+                        return line.removeprefix("Version:").strip()
     return None
 
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +17,6 @@ from ..bundle.across import Source
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable, private_folder
 from ..progress import Progress, debug
-from .chain.lazy import return_memory
 from .chain.results import StageProvenance
 from .engines import Compiled, Device, StageFile, find_device, is_builder, is_cross_builder
 from .notices import warn_caller
@@ -156,14 +155,16 @@ class Jobs(ExitStack):
 
 
 def compile_stages(
-    parts: NetworkParts, devices: Sequence[str], options: LoadOptions
+    jobs: Jobs, parts: NetworkParts, devices: Sequence[str], options: LoadOptions, deferred: Mapping[str, Compiled]
 ) -> tuple[list[Compiled], tuple[StageProvenance, ...]]:
-    """Compile stages, each file once for each of its devices, and give the system back the memory that it took.
+    """Compile stages, each file once for each of its devices.
 
     Args:
+        jobs: those of the network.
         parts: the stages and their exits.
         devices: a device name for each stage.
         options: how they are loaded.
+        deferred: stages on the CPU that are compiled when they are needed, by their files.
 
     Returns:
         For each stage the compiled stage and its provenance.
@@ -172,19 +173,13 @@ def compile_stages(
         BundleError: a file is damaged, or an engine cannot read it.
         MissingError: a device or its engine's package is missing, or the device cannot run a stage.
     """
-    with Jobs(parts, options) as jobs:
-        compiled = _compile_all(jobs, parts, devices, options)
-    return_memory()
-    return compiled
-
-
-def _compile_all(
-    jobs: Jobs, parts: NetworkParts, devices: Sequence[str], options: LoadOptions
-) -> tuple[list[Compiled], tuple[StageProvenance, ...]]:
     fallback, progress = options.fallback, options.progress
     for name in {*devices, *([fallback] if fallback is not None else [])}:
         find_device(name)  # a name that no engine has is a mistake, which the fallback does not mend
-    results: dict[tuple[str, str], tuple[Compiled, StageProvenance]] = {}
+    results = {
+        (file, "cpu"): (stage, StageProvenance("cpu", stage.runs_on, "now", half=stage.half))
+        for file, stage in deferred.items()
+    }
     pairs = [(stage.file, name) for stage, name in zip(parts.stages, devices, strict=True)]
     for k, (file, name) in enumerate(pairs):
         if (file, name) in results:

@@ -233,6 +233,8 @@ def _read_fields(message: bytes) -> Iterator[Field]:
 
 def _read_varint(message: bytes, at: int) -> tuple[int, int]:
     """Return the number that begins at a place, seven bits a byte, and the place behind it."""
+    if at < len(message) and message[at] < 128:  # as most numbers are
+        return message[at], at + 1
     value = 0
     for shift, byte in enumerate(message[at : at + MOST_VARINT_BYTES]):
         value |= (byte & 127) << 7 * shift

@@ -3,11 +3,12 @@
     thresholds  never     0.8             stages 0 and 1 run as one
                 stage 0   stage 1   stage 2
 
-The single stages stay beside them, for batches, `Net.every_exit` and other thresholds.
+The single stages stand beside them, for batches, `Net.every_exit` and other thresholds. Those that the loaded point does not run
+are read when the network is loaded, and opened when they are first needed.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -17,14 +18,14 @@ from msgspec.structs import replace
 from ..bundle.manifest import NEVER
 from ..errors import BundleError, MissingError
 from ..progress import debug
-from .building import Jobs
-from .chain.lazy import LazyStage
+from .building import Jobs, compile_job
+from .chain.lazy import DeferredStage, LazyStage
 from .chain.memory import Span
 from .engines import Compiled, StageFile, find_device
 from .graph_bytes import join_graphs
 from .request import LoadOptions, NetworkParts
 
-__all__ = ["compile_joined"]
+__all__ = ["compile_joined", "defer_stages"]
 
 DEVICE = "cpu"
 """Stages are joined there."""
@@ -37,11 +38,12 @@ MOST_JOINED = 16
 
 
 def compile_joined(
-    parts: NetworkParts, devices: Sequence[str], options: LoadOptions, thresholds: Iterable[Sequence[float]]
+    jobs: Jobs, parts: NetworkParts, devices: Sequence[str], options: LoadOptions, thresholds: Iterable[Sequence[float]]
 ) -> dict[Span, Compiled]:
     """Compile the joined stages that a chain can use.
 
     Args:
+        jobs: those of the chain.
         parts: the chain.
         devices: the device of each stage.
         options: how the stages are loaded.
@@ -66,25 +68,64 @@ def compile_joined(
         if is_shared or is_split or {*devices[first : last + 1]} != {DEVICE} or total_bytes > left_bytes:
             continue
         left_bytes -= total_bytes
-        open_again, start = partial(_compile, parts, options, used, last), perf_counter()
+        start = perf_counter()
         try:
-            stage = open_again()
+            stage = _compile(jobs, parts, options, used, last)
         except (BundleError, MissingError) as error:
             debug("stages %d to %d of %s are not joined: %s", first, last, parts, error)
             continue
         if 0 < options.lazy <= first:
             took_s = perf_counter() - start
+            open_again = partial(_compile_again, parts, options, used, last)
             stage = LazyStage(stage, open_again, load_s=took_s, release_after_s=options.release_after_s)
         compiled[first, last] = stage
     return compiled
 
 
-def _compile(parts: NetworkParts, options: LoadOptions, names: Sequence[str], last: int) -> Compiled:
+def defer_stages(
+    jobs: Jobs, parts: NetworkParts, options: LoadOptions, joined: Mapping[Span, Compiled], thresholds: Sequence[float]
+) -> dict[str, Compiled]:
+    """Return the stages that are not needed as long as the network runs at these thresholds, by their files.
+
+    Their files are read here, so that a damaged one is known and they can be opened whatever becomes of the bundle.
+
+    Args:
+        jobs: those of the chain.
+        parts: the chain.
+        options: how its stages are loaded.
+        joined: the joined stages of `compile_joined`.
+        thresholds: those of the point that is loaded.
+    """
+    if options.lazy or not all(tensor.is_sized for tensor in parts.bundle.manifest.inputs):
+        return {}  # a network with named axes runs single stages, to learn shapes
+    deferred: dict[str, Compiled] = {}
+    for first, last in set(joined).intersection(_find_spans(thresholds)):
+        for k in range(first, last + 1):
+            name = parts.stages[k].file
+            stage = jobs.job(name, DEVICE).stage
+            files = [path for path in (stage.path, stage.guarded, stage.weights) if path is not None]
+            kept = {path: stage.read(path) for path in files}
+            deferred[name] = DeferredStage(joined[first, last], partial(_open_kept, parts, options, name, kept))
+    return deferred
+
+
+def _open_kept(parts: NetworkParts, options: LoadOptions, name: str, kept: Mapping[Path, bytes]) -> Compiled:
+    """Compile the stage of a file from what was read before."""
+    with Jobs(parts, options) as jobs:
+        job = jobs.job(name, DEVICE)
+        return compile_job(replace(job, stage=replace(job.stage, read=kept.__getitem__)))[0]
+
+
+def _compile(jobs: Jobs, parts: NetworkParts, options: LoadOptions, names: Sequence[str], last: int) -> Compiled:
     """Compile the stages of those files, the last of which has that number, as one."""
     device = find_device(DEVICE)
+    stage = _join(parts, [jobs.job(name, DEVICE).stage for name in names], last)
+    return device.engine.compile_stage(stage, device.place, threads=options.threads)
+
+
+def _compile_again(parts: NetworkParts, options: LoadOptions, names: Sequence[str], last: int) -> Compiled:
     with Jobs(parts, options) as jobs:
-        stage = _join(parts, [jobs.job(name, DEVICE).stage for name in names], last)
-        return device.engine.compile_stage(stage, device.place, threads=options.threads)
+        return _compile(jobs, parts, options, names, last)
 
 
 def _find_spans(thresholds: Sequence[float]) -> list[Span]:

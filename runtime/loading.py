@@ -14,10 +14,13 @@ from ..devices import describe_differences
 from ..devices.fingerprints import Difference
 from ..errors import EngineWarning, UncalibratedWarning, UsageError
 from ..progress import Progress
-from .building import compile_stages
+from .building import Jobs, compile_stages
+from .chain.lazy import return_memory
+from .chain.memory import Span
 from .chain.net import Net
 from .chain.results import Provenance
 from .chain.samples import check_samples
+from .engines import Compiled
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
@@ -294,17 +297,22 @@ def _chain(
     watch: "Watch | None" = None,
 ) -> Net:
     """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
-    compiled, stages = compile_stages(parts, devices, options)
+    usable = [] if point is None else [point, *(p for p in (points or {}).values() if p.engines == point.engines)]
+    joined, deferred = dict[Span, Compiled](), dict[str, Compiled]()
+    with Jobs(parts, options) as jobs:
+        if any(max(each.thresholds, default=0.0) >= NEVER for each in usable):
+            from .joined_stages import compile_joined, defer_stages  # most points take every exit
+
+            joined = compile_joined(jobs, parts, devices, options, [p.thresholds for p in usable])
+            deferred = defer_stages(jobs, parts, options, joined, usable[0].thresholds)
+        compiled, stages = compile_stages(jobs, parts, devices, options, deferred)
+    return_memory()
+    fell_back = [k for k, stage in enumerate(stages) if stage.device != devices[k]]
+    joined = {span: each for span, each in joined.items() if not any(span[0] <= k <= span[1] for k in fell_back)}
     if options.lazy:
         from .lazy_stages import make_lazy
 
         compiled = make_lazy(parts, compiled, stages, options)
-    usable = [] if point is None else [point, *(p for p in (points or {}).values() if p.engines == point.engines)]
-    joined = {}
-    if any(max(each.thresholds, default=0.0) >= NEVER for each in usable):
-        from .joined_stages import compile_joined  # most points take every exit
-
-        joined = compile_joined(parts, [stage.device for stage in stages], options, [p.thresholds for p in usable])
     manifest = parts.bundle.manifest
     return Net(
         compiled,

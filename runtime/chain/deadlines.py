@@ -15,6 +15,7 @@ from ...bundle.calibration import Chain, Latency
 from ...errors import UsageError
 from ..engines import Run
 from .checks import LEAST_SCORE, MOST_SCORE, refuse_answer
+from .lazy import DeferredStage
 from .parts import copy_parts
 from .results import Provenance, Result
 from .runner import Runner
@@ -236,6 +237,9 @@ class DeadlineRunner(Runner):
         return Result(best, sure, self._first_exit + k, (now - start) * 1e-9, logits, answer, cut, late)
 
     def _take_limits(self) -> StageLimits:
+        for link in self._links:  # else the wait for a stage that was never needed would end each call before it
+            if isinstance(link.compiled, DeferredStage):
+                link.compiled.load()
         self._limits = StageLimits(len(self.exits), self._latencies)
         return self._limits
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from ..engines import Compiled, Run
 
-__all__ = ["LazyStage", "Loads", "count_loads", "return_memory"]
+__all__ = ["DeferredStage", "LazyRun", "LazyStage", "Loads", "count_loads", "return_memory"]
 
 
 class Loads(Struct, frozen=True, kw_only=True):
@@ -189,6 +189,29 @@ class LazyStage:
             return min(max(0.0, left_s), self._release_after_s)
 
 
+class DeferredStage(LazyStage):
+    """A stage that the operating point in use does not run. It is opened when it is first needed, and stays.
+
+    Args:
+        like: a compiled stage of the same engine.
+        open_again: compiles the stage.
+    """
+
+    def __init__(self, like: Compiled, open_again: Callable[[], Compiled]) -> None:
+        super().__init__(like, open_again, load_s=0.0)
+        self._compiled = None
+
+    def load(self) -> Compiled:
+        """Return the compiled stage, as a lazy one does. What it is made of is needed only once."""
+        compiled = super().load()
+        self._open_again = lambda: compiled
+        return compiled
+
+    def clone(self) -> Compiled | None:  # type: ignore[override]
+        """Return the stage for a chain in another thread."""
+        return self.load().clone()
+
+
 class LazyRun:
     """Runs a lazy stage from memory into memory.
 
@@ -207,12 +230,20 @@ class LazyRun:
         """What stops the run under way; None if the stage is not here, or its engine cannot be told."""
         return getattr(self.run, "stop", None)
 
+    @property
+    def stays(self) -> bool:
+        """True if the stage is never let go once it is here."""
+        return isinstance(self._stage, DeferredStage)
+
+    def open(self) -> Run:
+        """Return what runs the stage, which is loaded if it is not here."""
+        with self._stage._lock:  # else the stage could go between
+            self.run = run = self._stage.load().bind(self._inputs, self._outputs)
+            return run
+
     def __call__(self) -> None:
         """Run the stage, and note when."""
-        stage, run = self._stage, self.run
-        if run is None:
-            with stage._lock:  # else the stage could go between
-                run = self.run = stage.load().bind(self._inputs, self._outputs)
+        stage, run = self._stage, self.run or self.open()
         stage.used_s = inf  # while it runs
         try:
             run()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from time import perf_counter_ns
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from msgspec import Struct
@@ -15,7 +15,7 @@ from ...bundle.manifest import NEVER
 from ...errors import UsageError
 from ..engines import Compiled, Run
 from .checks import Where, are_answers, check_answers, raise_explained
-from .lazy import LazyStage
+from .lazy import DeferredStage, LazyRun, LazyStage
 from .memory import (
     Bound,
     Memory,
@@ -32,6 +32,9 @@ from .parts import Parts, make_room, put_one, put_rows
 from .results import EveryExit
 from .samples import Samples, check_samples, fill_input, prepare_single, split_inputs
 from .values import refuse_indices, refuse_infinite
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 __all__ = ["Answers", "Runner", "Setup"]
 
@@ -96,7 +99,7 @@ class Runner:
         self.inputs = tuple(tensor.name for tensor in inputs)
         where = devices or (None,) * len(stages)
         self._links = link_stages(compiled, stages, exits, classes, logits, where, sources)
-        self._eager = next((k for k, stage in enumerate(compiled) if isinstance(stage, LazyStage)), len(compiled))
+        self._eager = next((k for k, stage in enumerate(compiled) if _comes_and_goes(stage)), len(compiled))
         self._joined = link_joined(self._links, joined)
         self._where = [link.where for link in self._links]
         self._why_closed = CLOSED
@@ -127,9 +130,9 @@ class Runner:
 
     @property
     def lazy_stages(self) -> tuple[LazyStage, ...]:
-        """The stages that are loaded when they are used, each once; joined ones, too."""
+        """The stages that come and go, each once; joined ones, too."""
         compiled = [link.compiled for link in (*self._links, *self._joined.values())]
-        return tuple(dict.fromkeys(stage for stage in compiled if isinstance(stage, LazyStage)))
+        return tuple(dict.fromkeys(stage for stage in compiled if _comes_and_goes(stage)))
 
     def _take_memory(self) -> None:
         """Start with new memory. A network with named axes gets its memory with the first sample."""
@@ -156,6 +159,8 @@ class Runner:
                 unused = [k for k in range(at, len(ends)) if (at, k) in memory.joined and min(ends[at:k]) >= NEVER]
                 last = max(unused, default=at)
                 head = memory.joined[at, last] if unused else memory.heads[at]
+                if isinstance(head[0], LazyRun) and head[0].stays:
+                    head = (head[0].open(), *head[1:])
                 steps.append((self._first_exit + last, *head, ends[last]))
                 at = last + 1
             entry = NO_ENTRY
@@ -355,6 +360,10 @@ class Runner:
                 for tensor in self._live[k]:
                     keep_rows(bound.views[tensor.name], smaller.views[tensor.name], stay, tensor.batch_axis)
                 bound = smaller
+
+
+def _comes_and_goes(stage: Compiled) -> "TypeGuard[LazyStage]":
+    return isinstance(stage, LazyStage) and not isinstance(stage, DeferredStage)
 
 
 def _copy_arrays(x: Any, names: Sequence[str], places: Sequence[Place]) -> bool:

@@ -1,5 +1,7 @@
 """Stages joined where an operating point never takes the exits between them answer as single ones do."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -8,8 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.bundle import read_calibration, write_calibration
 from offramp.calibrate import bench
+from offramp.errors import BundleError
 from offramp.export import quantize
 from offramp.runtime import joined_stages, load, load_uncalibrated
+from offramp.runtime.chain.lazy import LazyRun
 from offramp.runtime.graph_bytes import join_graphs
 from offramp.runtime.loading import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
@@ -241,3 +245,42 @@ def test_damaged_graphs_are_refused_or_joined_and_nothing_else():
         except ValueError:
             refused += 1
     assert refused > 200
+
+
+def opened(net):
+    """Return which single stages of a network are in memory."""
+    return [getattr(link.compiled, "is_here", True) for link in net._links]
+
+
+def test_single_stages_are_opened_when_they_are_needed_whatever_became_of_the_bundle(calibrated, tmp_path):
+    set_points(calibrated, default=(NEVER, 0.6), all=(0.7, 0.6))
+    bundle = tmp_path / "bundle"
+    shutil.copytree(calibrated.path, bundle)
+    x = draw(20)
+    with load(bundle) as net, load(bundle) as other, load_uncalibrated(calibrated) as chain:
+        shutil.rmtree(bundle)
+        assert opened(net) == [False, False, True] and net.lazy_stages == () and net.stats().lazy is None
+        chain.thresholds = (NEVER, 0.6)
+        assert [net(sample).exit for sample in x] == [chain(sample).exit for sample in x]
+        assert opened(net) == [False, False, True]
+        chain.thresholds = (0.7, 0.6)
+        net.use("all")  # not the call after it: that would wait
+        assert opened(net) == [True] * 3 and not any(isinstance(step[1], LazyRun) for step in net._setup.steps)
+        assert [net(sample).score for sample in x] == [chain(sample).score for sample in x]
+        assert not net(x[0], deadline_s=10.0).cut
+        assert np.array_equal(other.every_exit(x).score, chain.every_exit(x).score) and opened(other) == [True] * 3
+
+
+def test_a_deadline_never_waits_for_a_stage_that_the_point_does_not_run(calibrated):
+    set_points(calibrated, default=(NEVER, NEVER))
+    with load(calibrated.path) as net:
+        result = net(draw(1)[0], deadline_s=10.0)
+        assert opened(net) == [True] * 3 and (result.exit, result.cut) == (2, False)
+
+
+def test_a_damaged_stage_is_known_at_once_though_the_point_does_not_run_it(calibrated):
+    set_points(calibrated, default=(NEVER, NEVER))
+    file = calibrated.path / "variants" / "fp32" / calibrated.variant().stages[1].file
+    file.write_bytes(file.read_bytes()[::-1])
+    with pytest.raises(BundleError, match="damaged"):
+        load(calibrated.path)
