@@ -44,6 +44,8 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
         max_latency_s: the largest mean latency in seconds.
         deadline_s, max_late: a time in seconds, and the largest share of inputs that may take longer; one percent by default.
         max_energy_j: the largest mean energy of an inference in joules, the rest of the board included.
+        link_j_per_byte: the energy of each byte that goes to a stage on a server or comes back. It is added to what the meter
+            reads: give it where the meter does not see the link.
         max_loss: the largest mean loss, from 0 to 1; of a network that classifies the largest share of wrong labels.
         by: `class` or `group`: the limits of what is lost hold in each class, or in each of the groups that `calibrate` is given,
             and not only over all samples. Limits of time and energy hold over all.
@@ -69,6 +71,7 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
     deadline_s: float | None = None
     max_late: float | None = None
     max_energy_j: float | None = None
+    link_j_per_byte: float | None = None
     max_loss: float | None = None
     counts: Literal["labels", "losses"] = "labels"
     by: By | None = None
@@ -92,6 +95,7 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
             ("max_latency_s", "time in seconds"),
             ("deadline_s", "time in seconds"),
             ("max_energy_j", "energy in joules"),
+            ("link_j_per_byte", "energy in joules"),
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -106,6 +110,8 @@ class Target(Record, frozen=True, kw_only=True, omit_defaults=True):
             raise unknown_name("by", str(self.by), BY)
         if self.by is not None and not set(self.limits) & set(LOSS_LIMITS):
             raise UsageError(f"by={self.by!r} needs a limit of what each {self.by} may lose, such as max_drop=0.01.")
+        if self.link_j_per_byte is not None and not self.needs_energy:
+            raise UsageError("link_j_per_byte is part of an energy: give max_energy_j, or goal='energy', too.")
         if not self.limits:
             raise UsageError("A target needs a limit, such as max_drop=0.01 or max_latency_s=0.002.")
         if self.goal is None:

@@ -33,6 +33,11 @@ LIMITS: dict[str, tuple[str, float, str]] = {
     "max_latency_s": ("--max-latency-ms", 1e-3, "Largest mean latency in milliseconds, or with a unit: 800us."),
     "deadline_s": ("--deadline-ms", 1e-3, "A deadline in milliseconds ..."),
     "max_late": ("--max-late", 1.0, "... and the largest share of inputs that may miss it. Default: 0.01."),
+    "link_j_per_byte": (
+        "--link-nj-per-byte",
+        1e-9,
+        "Price of a byte to a stage on a server in nanojoules, in energies.",
+    ),
     "max_energy_j": ("--max-energy-mj", 1e-3, "Largest mean energy per inference in millijoules."),
 }
 """By limit of a target: its flag, the factor from the flag's unit to the limit's, and its help."""

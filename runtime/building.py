@@ -12,7 +12,7 @@ from time import perf_counter
 from msgspec import Struct
 
 from .. import __version__, cache
-from ..bundle import Bundle, opened
+from ..bundle import Bundle, Stage, Variant, opened
 from ..bundle.across import Source
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
 from ..files import check_writable, private_folder
@@ -23,7 +23,7 @@ from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 
-__all__ = ["Built", "Jobs", "build", "compile_job", "compile_stages"]
+__all__ = ["Built", "Jobs", "build", "compile_job", "compile_stages", "stage_digest"]
 
 
 class Built(Struct, frozen=True):
@@ -136,6 +136,7 @@ class Jobs(ExitStack):
             read=self._read,
             copy=self._copy,
             boundaries=frozenset(tensor.name for tensor in (*stage.inputs, *stage.outputs)) - public,
+            digest=stage_digest(variant, stage),
         )
 
     def _key(self, source: Source, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
@@ -152,6 +153,11 @@ class Jobs(ExitStack):
             "architecture": platform.machine(),
             **engine,
         }
+
+
+def stage_digest(variant: Variant, stage: Stage) -> str:
+    """Return what the manifest says of a stage's files: equal for stages that compute the same."""
+    return f"{variant.files[stage.file].sha256}-{variant.files[variant.weights].sha256}"
 
 
 def compile_stages(
@@ -317,7 +323,7 @@ def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled,
             else:
                 debug("%s for %s: compiled form from %s", job.label, job.device.name, origin)
                 made = job.device.name, compiled.runs_on, origin, fallback_reason, compiled.half
-                return compiled, StageProvenance(*made, perf_counter() - start)
+                return compiled, StageProvenance(*made, perf_counter() - start, job.stage.digest)
 
 
 def _fetch(job: Job) -> tuple[bytes, str]:

@@ -12,7 +12,7 @@ from ..bundle.across import Across
 from ..bundle.manifest import NEVER
 from ..devices import describe_differences
 from ..devices.fingerprints import Difference
-from ..errors import EngineWarning, UncalibratedWarning, UsageError
+from ..errors import EngineWarning, UncalibratedWarning, UsageError, quoted
 from ..progress import Progress
 from .building import Jobs, compile_stages
 from .chain.lazy import return_memory
@@ -214,6 +214,12 @@ def _device_of(point: OperatingPoint, device: str | Sequence[str] | None, stages
     If the caller gives a device for each of the chain's `stages`, the static network to exit k takes the device of stage k.
     """
     if device is None:
+        if far := [name for name in point.placement if name.startswith(("http:", "https:"))]:
+            raise UsageError(
+                f"The calibration places a stage on {quoted(far[0])}, where inputs would be sent. If that is meant, say so: "
+                f"device={point.placement!r:.200}.",
+                device=far[0],
+            )
         return point.placement
     if point.static is not None and not isinstance(device, str) and len(device) == stages:
         return device[point.static]

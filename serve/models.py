@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,15 +13,16 @@ from ..bundle import Bundle, Tensor, opened
 from ..bundle.golden import read_golden
 from ..bundle.manifest import NEVER, PLAIN_NAME
 from ..errors import DataError, UsageError, quoted
-from ..runtime.chain.memory import CHUNK_SAMPLES, Link
+from ..runtime.chain.memory import CHUNK_SAMPLES
 from ..runtime.chain.net import Net
 from ..runtime.chain.results import BatchResult, Result
 from ..runtime.chain.samples import Samples, check_samples, convert_samples
-from ..runtime.loading import load, load_uncalibrated
+from ..runtime.loading import load
 from ..runtime.protocol import InferRequest
+from .stages import ServedStage, open_stages
 from .tasks import Answered, Parameter, ServedTensors, Task, Values
 
-__all__ = ["ServedModel", "ServedStage", "open_model"]
+__all__ = ["ServedModel", "open_model"]
 
 LEAST_LEFT_S = 1e-9
 """What a request has left that has waited beyond its deadline: the first exit answers, and is late."""
@@ -152,50 +153,6 @@ def _join_forms(name: str, tensors: Sequence[Tensor]) -> Tensor:
     return Tensor(name=name, dtype=last.dtype, shape=tuple(axes))
 
 
-class ServedStage(ServedTensors):
-    """One stage of a network, for a chain elsewhere that hands it what crosses the boundary.
-
-    Inputs and outputs have the names of the stage's file: the boundaries, and the score, label and answer of its exit.
-    """
-
-    def __init__(self, name: str, link: Link, boundaries: Mapping[str, Tensor]) -> None:
-        self.name, self._compiled = name, link.compiled
-        parts = {tensor.name: tensor for tensor in link.parts.values()}
-        heads = {
-            link.exit.score: Tensor(name=link.exit.score, dtype="float32", shape=(None,)),
-            link.exit.label: Tensor(name=link.exit.label, dtype="int64", shape=(None,)),
-        }
-        known = {**boundaries, **parts, **heads}
-        self.inputs = tuple(self._rename(known[own], in_file) for in_file, own in link.reads.items())
-        self.outputs = tuple(self._rename(known[own], in_file) for in_file, own in link.writes.items())
-        self.usual = tuple(tensor.name for tensor in self.outputs)
-        self.about = {"exit": link.exit.name}
-
-    def _rename(self, tensor: Tensor, name: str) -> Tensor:
-        """Return a tensor under another name; its batch is 1 if the stage takes no other."""
-        axes = tuple(1 if axis is None and not self._compiled.batches else axis for axis in tensor.shape)
-        return Tensor(name=name, dtype=tensor.dtype, shape=axes)
-
-    def make_task(self, arrays: Values, request: InferRequest) -> Task:
-        """Return the task of a request with these inputs."""
-        aligned = tuple(np.require(arrays[tensor.name], requirements=["C", "A"]) for tensor in self.inputs)
-        return Task(Samples(aligned), request)
-
-    def start(self, *, is_first: bool) -> Callable[[Sequence[Task]], list[Answered]]:
-        """Return what answers tasks in one thread."""
-        compiled = self._compiled if is_first else self._compiled.clone()
-        if compiled is None:
-            raise UsageError(f"Stage {self.name} runs in one thread only: serve it with one worker.")
-        names = [tensor.name for tensor in self.inputs]
-
-        def answer(tasks: Sequence[Task]) -> list[Answered]:
-            return [
-                (compiled.infer(dict(zip(names, task.samples.arrays, strict=True)), self.usual), {}) for task in tasks
-            ]
-
-        return answer
-
-
 def open_model(
     path: str | os.PathLike[str] | Bundle,
     name: str | None = None,
@@ -211,7 +168,7 @@ def open_model(
         name: the last part of its address; by default the folder's name without its ending.
         joins: True if requests that wait are answered together. By default that is tried on the golden samples, and done if
             it takes no longer than one after the other.
-        stages: True if each stage of the chain is a model, too, for chains elsewhere: `digits:stage1`.
+        stages: True if each stage of the chain is a model, too, for chains elsewhere: `digits:stage1`; and each static network.
         loading: further arguments of `load`: device, point, threads, ...
 
     Raises:
@@ -235,12 +192,5 @@ def open_model(
     model = ServedModel(name, net, class_names=bundle.manifest.class_names, joins=joins)
     if stages:
         variant = bundle.chain(net.point.variant if net.point else loading.get("variant"))
-        chain = net
-        if len(net.exits) < len(variant.exits):  # a static network runs, which has no stages to share
-            device = net.provenance.devices[0]
-            chain = load_uncalibrated(
-                bundle, device, variant=variant.name, threads=loading.get("threads", 1), logits=True
-            )
-        known = {t.name: t for stage in variant.stages for t in (*stage.inputs, *stage.outputs)}
-        model.stages = tuple(ServedStage(f"{name}:stage{k}", link, known) for k, link in enumerate(chain._links))
+        model.stages = open_stages(bundle, name, net, variant, threads=loading.get("threads", 1))
     return model

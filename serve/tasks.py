@@ -143,7 +143,7 @@ class ServedTensors:
             if tensor.name not in given:
                 raise DataError(f"The input {tensor.name} is missing.")
             sent, wanted = given[tensor.name], _describe(tensor)
-            if sent.datatype != wanted["datatype"]:
+            if sent.datatype not in self.takes(tensor):
                 raise DataError(f"{tensor.name} is {wanted['datatype']}, not {quoted(sent.datatype)}.")
             count = sent.shape[axis] if (axis := tensor.batch_axis or 0) < len(sent.shape) else 0
             if not tensor.fits(sent.shape, lengths) or count == 0:
@@ -152,6 +152,10 @@ class ServedTensors:
                 raise DataError(f"A request may have {most_samples} samples, not {count}.")
             arrays[tensor.name] = sent.read()
         return self.make_task(arrays, request)
+
+    def takes(self, tensor: Tensor) -> tuple[str, ...]:
+        """Return the datatypes in which an input may come."""
+        return (DATATYPES[tensor.dtype],)
 
     def make_task(self, arrays: Values, request: InferRequest) -> Task:
         """Return the task of a request with these inputs."""

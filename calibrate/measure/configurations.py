@@ -19,6 +19,7 @@ from ...runtime.chain.samples import Samples
 from ..labels import check_asked_labels, check_labels
 from .energy import ExitEnergies, measure_energy, model_energy, stated_power
 from .latency import Turn, force_exits, latencies, measure, run_alone
+from .link import link_bytes, read_link_price
 from .noise import comparison_noise, machine_noise, part_medians, pool_falling
 from .resume import Part, Work
 from .session import LoadedConfiguration, Session
@@ -127,6 +128,7 @@ def measure_all(session: Session) -> Measurements:
         MeasurementError: the meter failed; see `measure_runs`.
     """
     request = session.request
+    read_link_price(request.targets.values())  # before anything takes time
     measured: list[Configuration] = []
     for loaded in session.open_each():
         session.tell_whole(len(measured))
@@ -176,13 +178,17 @@ def measure_configuration(
     if request.meter is not None:
         energies = _measure_energy(session, loaded, chain)
         chain = chain.with_energies(energies)
+    price = read_link_price(request.targets.values())
     return Configuration(
         variant=loaded.variant,
         placement=loaded.placement,
         answers=answers,
         outside_answers=outside,
-        chain=chain,
-        statics=tuple(costs[static].with_power_of(chain, slice(k, k + 1)) for k, static in enumerate(loaded.statics)),
+        chain=chain.with_link(price * link_bytes(loaded.net, request.samples.x)),
+        statics=tuple(
+            costs[static].with_power_of(chain, slice(k, k + 1)).with_link(price * link_bytes(static, request.samples.x))
+            for k, static in enumerate(loaded.statics)
+        ),
         reference_s=float(np.median(reference_s)),
         drifts_with_reference=session.reference_device in loaded.placement,
     )

@@ -66,6 +66,10 @@ class Costs(Struct, frozen=True):
         noise = np.array([each.noise for each in exits])
         return replace(self, power_w=power_w, power_noise=noise, waiting_j=waiting_j)
 
+    def with_link(self, link_j: np.ndarray) -> "Costs":
+        """Return the costs with the energy of what goes to stages on servers and comes back, float64 (exits,)."""
+        return self if self.power_w is None else replace(self, power_w=self.power_w + link_j / self.latency_s)
+
     def scaled(self, factor: float) -> "Costs":
         """Return the costs on a machine that is `factor` times as slow and draws the same power."""
         return replace(self, times_s=tuple(times * factor for times in self.times_s))

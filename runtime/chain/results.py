@@ -106,6 +106,7 @@ class StageProvenance(Struct, frozen=True):
         fallback: why the stage does not run on the device that was asked for; None if it does.
         half: True if float32 is computed in half precision.
         load_s: time that it took to compile the stage, or to read its build.
+        digest: what the manifest says of its files: equal for stages that compute the same.
 
     Example:
         >>> from offramp.runtime import load_uncalibrated
@@ -120,6 +121,7 @@ class StageProvenance(Struct, frozen=True):
     fallback: str | None = None
     half: bool = False
     load_s: float = 0.0
+    digest: str = ""
 
 
 class Provenance(Struct, frozen=True):

@@ -54,7 +54,7 @@ __all__ = [
     "raise_out_of_memory",
 ]
 
-ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime"}
+ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime", "http": "remote", "https": "remote"}
 """First parts of device names that mean a place of an engine: `cuda` of `cuda:0` is a place of ONNX Runtime."""
 Run = Callable[[], object]
 HOST = "host"
@@ -80,6 +80,7 @@ class StageFile(Struct, frozen=True):
         copy: copies a file to where nobody else writes, all files of a variant to one folder, and returns the copy's path. It was
             compared with its hash, too, and is there until the engine has compiled the stage.
         boundaries: the inputs and outputs that only stages see, by name. An engine may keep them in a layout of its own.
+        digest: what the manifest says of the stage's files: equal for stages that compute the same. Empty for files of our own.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class StageFile(Struct, frozen=True):
     read: Callable[[Path], bytes] = Path.read_bytes
     copy: Callable[[Path], Path] = Path
     boundaries: frozenset[str] = frozenset()
+    digest: str = ""
 
     def copied(self, path: Path | None = None) -> Path:
         """Return the path of a copy of the stage, or of its guarded form, with its weights beside it, where nobody else writes.

@@ -15,9 +15,9 @@ WAIT_S = 60
 
 
 @contextlib.contextmanager
-def running(models, tls=None, **options):
-    """Run a server on a free port of 127.0.0.1; yield its port and uvicorn's server."""
-    listening = open_socket("127.0.0.1", 0)
+def running(models, tls=None, *, port=0, **options):
+    """Run a server on a free port of 127.0.0.1, or on this one; yield its port and uvicorn's server."""
+    listening = open_socket("127.0.0.1", port)
     cert, key = tls or (None, None)
     server = make_server(make_app(models, **options), tls_cert=cert, tls_key=key)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

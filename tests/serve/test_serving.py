@@ -15,7 +15,7 @@ from offramp.runtime import load_uncalibrated
 from offramp.runtime.protocol import JSON_LENGTH, read_response, write_request
 from offramp.serve import Limits, ServedModel, make_app, open_model, open_socket
 from offramp.serve import connections as connections_module
-from offramp.serve.models import ServedStage
+from offramp.serve.stages import ServedStage
 from offramp.tests.helpers.bundles import ARCHIVE
 from offramp.tests.helpers.servers import Held, ask, infer, running, wait_until
 
@@ -198,7 +198,8 @@ def test_stages_hand_on_what_crosses_and_end_where_the_whole_network_does(net):
 
 
 def test_a_stage_in_a_thread_of_its_own_that_its_engine_forbids_is_refused(net):
-    stage = ServedStage("s", net._links[0], {tensor.name: tensor for tensor in (*net._inputs, *net._stages[0].outputs)})
+    known = {tensor.name: tensor for tensor in (*net._inputs, *net._stages[0].outputs)}
+    stage = ServedStage("s", net._links[0], known, "")
     stage._compiled = type("One", (), {"clone": lambda self: None})()
     with pytest.raises(UsageError, match="one worker"):
         stage.start(is_first=False)
