@@ -217,7 +217,7 @@ def _device_of(point: OperatingPoint, device: str | Sequence[str] | None, stages
         if far := [name for name in point.placement if name.startswith(("http:", "https:"))]:
             raise UsageError(
                 f"The calibration places a stage on {quoted(far[0])}, where inputs would be sent. If that is meant, say so: "
-                f"device={point.placement!r:.200}.",
+                f"device={point.placement!r:.200}, or --place.",
                 device=far[0],
             )
         return point.placement
