@@ -135,7 +135,7 @@ class Signature(Struct, frozen=True):
 def parse_key(text: str) -> PublicKey | None:
     """Return the public key in a PEM file; None if it holds none on the curves P-256, P-384 or P-521."""
     lines = text.strip().splitlines()
-    content = _decode_base64("".join(lines[1:-1])) if [BEGIN, END] == [*lines[:1], *lines[-1:]] else None
+    content = _decode_base64("".join(lines[1:-1])) if [*lines[:1], *lines[-1:]] == [BEGIN, END] else None
     for curve, (_, start, size) in CURVES.items():
         head = bytes.fromhex(start)
         if content is not None and content.startswith(head + b"\4") and len(content) == len(head) + size:

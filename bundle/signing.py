@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..errors import TrustError, UsageError, require
+from ..errors import UsageError, require
 from ..files import hash_file, os_errors_explained, read_file, sha256, write_atomically
 from .reading import Bundle, check_bundle, open_unsigned
 from .signatures import (
@@ -20,9 +20,8 @@ from .signatures import (
     PublicKey,
     join_signed,
     parse_key,
-    read_claims,
 )
-from .trust import LATER, MOST_SIGNATURE_BYTES, SIGNATURES
+from .trust import LATER, SIGNATURES, list_claims
 
 __all__ = ["SignedFiles", "sign_bundle"]
 
@@ -154,13 +153,9 @@ def _select_later(bundle: Bundle, files: list[str], public: PublicKey) -> list[s
         UsageError: nothing did.
     """
     manifest = hash_file(bundle.path / "manifest.json")
-    covered = set()
-    for path in (bundle.path / SIGNATURES).glob("*.sig"):
-        if path.name == f"later-{public.fingerprint[:16]}.sig":
-            continue
-        signed = _read_claimed(path)
-        if signed.get("manifest.json") == manifest:
-            covered.update(signed.items())
+    own = f"later-{public.fingerprint[:16]}.sig"
+    others = [claim.files for name, claim in list_claims(bundle.path).items() if name != own]
+    covered = {item for other in others if other.get("manifest.json") == manifest for item in other.items()}
     later = [f for f in files if f.startswith(LATER) and (f, hash_file(bundle.path / f)) not in covered]
     if not later:
         raise UsageError(
@@ -168,15 +163,6 @@ def _select_later(bundle: Bundle, files: list[str], public: PublicKey) -> list[s
             path=bundle.path,
         )
     return ["manifest.json", *later]
-
-
-def _read_claimed(path: Path) -> dict[str, str]:
-    """Return the files that a signature speaks of, whoever made it; none if it cannot be read."""
-    try:
-        with os_errors_explained(path, "read"):
-            return read_claims(read_file(path, most=MOST_SIGNATURE_BYTES)).files
-    except TrustError:
-        return {}
 
 
 def _encode_statement(name: str, digests: dict[str, str], release: int | None) -> bytes:

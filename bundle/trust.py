@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from ..errors import TrustError, UsageError, quoted
 from ..files import os_errors_explained, read_file, sha256, write_atomically
-from .signatures import Digest, PublicKey, Release, Signature, parse_key, read_json, read_signature
+from .signatures import Digest, PublicKey, Release, Signature, parse_key, read_claims, read_json, read_signature
 
-__all__ = ["Signed", "Trust", "check_signatures", "read_trust", "remember_release"]
+__all__ = ["Signed", "Trust", "check_signatures", "list_claims", "read_trust", "remember_release"]
 
 SIGNATURES = "signatures"
 """The folder of a bundle in which they lie."""
@@ -301,6 +301,15 @@ def _read_state(path: Path) -> dict[str, int]:
             "are then taken, too.",
             path=path,
         ) from error
+
+
+def list_claims(root: Path) -> dict[str, Signature]:
+    """Return what the signatures of a bundle say, whoever made them, by file. Those that cannot be read are left out."""
+    claims = {}
+    for path in sorted(root.glob(f"{SIGNATURES}/*.sig"))[:MOST_SIGNATURES]:
+        with contextlib.suppress(OSError, TrustError):
+            claims[path.name] = read_claims(read_file(path, most=MOST_SIGNATURE_BYTES))
+    return claims
 
 
 @contextlib.contextmanager
