@@ -7,7 +7,7 @@ signature names the manifest that it belongs to, so nothing of one release can b
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -120,9 +120,8 @@ def check_signatures(
     signatures = sorted(root.glob(f"{SIGNATURES}/*.sig"))
     if len(signatures) > MOST_SIGNATURES:
         raise TrustError(f"{root} has more than {MOST_SIGNATURES} signatures. Remove those of other keys.", path=root)
-    with os_errors_explained(root / SIGNATURES, "read"):
-        contents = {path.name: read_file(path, most=MOST_SIGNATURE_BYTES) for path in signatures}
-    first, *others = (_judge(root, sha256(manifest), contents, source, each) for source, each in policies)
+    digest = sha256(manifest)
+    first, *others = (_judge(root, digest, signatures, source, each) for source, each in policies)
     for other in others:
         files = {
             name: {digest: who for digest, who in digests.items() if digest in other.files.get(name, {})}
@@ -132,14 +131,15 @@ def check_signatures(
     return first
 
 
-def _judge(root: Path, manifest: str, contents: Mapping[str, bytes], source: str, trust: Trust) -> Signed:
+def _judge(root: Path, manifest: str, paths: Sequence[Path], source: str, trust: Trust) -> Signed:
     """Return what of a bundle may be used by one policy."""
     release_keys, board_keys = _read_keys(trust.release_keys), _read_keys(trust.board_keys)
     releases: list[Signature] = []
     later: list[Signature] = []
     problems = []
-    for file, content in contents.items():
+    for path in paths:
         try:
+            content = read_file(path, most=MOST_SIGNATURE_BYTES)
             if len(content) > MOST_SIGNATURE_BYTES:
                 raise TrustError("is larger than any signature")
             signature = read_signature(content, board_keys | release_keys, revoked=trust.revoked)
@@ -147,7 +147,9 @@ def _judge(root: Path, manifest: str, contents: Mapping[str, bytes], source: str
                 raise TrustError("is of another manifest.json than the one that is here")
             (releases if signature.key in release_keys else later).append(signature)
         except TrustError as error:
-            problems.append(f"{quoted(file)} {error}")
+            problems.append(f"{quoted(path.name)} {error}")
+        except OSError as error:
+            problems.append(f"{quoted(path.name)} cannot be read: {error.strerror}")
     if not releases:
         if later:
             problems.append(f"the key {later[0].key[:16]} may sign calibrations and builds, but no release")
