@@ -13,7 +13,7 @@
       signatures/<name>.sig             who vouches for which of these files, if anybody does
 
 `docs/bundle.md` is the specification. `manifest`, `preprocess`, `calibration` and `target` say what the files hold, `reading` and
-`writing` move them from and to the disk, `golden` does both for golden samples. `trust` says whose bundles are taken;
+`writing` move them from and to the disk, `golden` does both for golden samples. `policies` says whose bundles are taken;
 `signatures` reads what `signing` writes.
 """
 
@@ -28,8 +28,8 @@ from .target import Target
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .policies import Trust
     from .signing import SignedFiles, sign_bundle
-    from .trust import Trust
     from .writing import write_calibration
 
 __all__ = [
@@ -60,7 +60,7 @@ __all__ = [
 # A product only reads: writing is imported when somebody asks for it. Few demand signatures.
 __getattr__ = late_names(
     __name__,
-    {"write_calibration": "writing", "SignedFiles": "signing", "sign_bundle": "signing", "Trust": "trust"},
+    {"write_calibration": "writing", "SignedFiles": "signing", "sign_bundle": "signing", "Trust": "policies"},
 )
 
 

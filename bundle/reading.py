@@ -16,12 +16,12 @@ from .calibration import CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA, Calibrat
 from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
 
 if TYPE_CHECKING:
-    from .trust import Signed, Trust
+    from .policies import Signed, Trust
 
 __all__ = ["Bundle", "check_bundle", "open_bundle", "open_unsigned", "opened", "read_calibration"]
 
 POLICY = Path("/etc/offramp/trust.json")
-"""The machine's policy: whose bundles are taken here. See `trust`."""
+"""The machine's policy: whose bundles are taken here. See `policies`."""
 
 MOST_BYTES, MOST_CALIBRATIONS = 32 << 20, 500
 """A manifest or a calibration is no larger than 32 MiB, and no more calibrations of a bundle are looked through."""
@@ -198,9 +198,12 @@ def _open(root: Path, trust: "Trust | str | os.PathLike[str] | None", policy: Pa
         content = read_file(root / "manifest.json", most=MOST_BYTES)
     signed = None
     if trust is not None or policy is not None:
-        from .trust import check_signatures  # most products demand no signatures
+        from .policies import SIGNATURES, check_signatures  # most products demand no signatures
 
-        signed = check_signatures(root, content, trust=trust, policy=policy)
+        paths = sorted(root.glob(f"{SIGNATURES}/*.sig"))
+        signed = check_signatures(
+            root, content, paths, lambda path, most: read_file(path, most=most), trust=trust, policy=policy
+        )
     bundle = Bundle(root, _decode(root / "manifest.json", content, Manifest), signed)
     real_root = os.path.realpath(root)
     for variant, name in _distinct_files(bundle):

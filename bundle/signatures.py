@@ -90,7 +90,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     dsse_envelope: _Envelope
 
 
-class _Subject(Struct, frozen=True):
+class _Named(Struct, frozen=True):
     name: Annotated[str, Meta(max_length=MOST_NAME)]
 
 
@@ -111,7 +111,7 @@ class _Predicate(Struct, frozen=True):
 
 class _Statement(Struct, frozen=True, rename={"type": "_type", "predicate_type": "predicateType"}):
     type: Literal["https://in-toto.io/Statement/v1"]
-    subject: Annotated[tuple[_Subject, ...], Meta(min_length=1, max_length=1)]
+    subject: Annotated[tuple[_Named, ...], Meta(min_length=1, max_length=1)]
     predicate_type: Literal["https://model_signing/signature/v1.0"]
     predicate: _Predicate
 

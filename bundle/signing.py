@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ..errors import UsageError, require
 from ..files import hash_file, os_errors_explained, read_file, sha256, write_atomically
+from .policies import LATER, SIGNATURES, list_claims
 from .reading import Bundle, check_bundle, open_unsigned
 from .signatures import (
     CURVES,
@@ -21,7 +22,6 @@ from .signatures import (
     join_signed,
     parse_key,
 )
-from .trust import LATER, SIGNATURES, list_claims
 
 __all__ = ["SignedFiles", "sign_bundle"]
 

@@ -20,7 +20,7 @@ with_trust = click.option(
 def describe_signatures(bundle: "Bundle") -> str:
     """Say who signed a bundle, or who claims to have; empty if nobody does."""
     if bundle.signed is None:
-        from ..bundle.trust import list_claims
+        from ..bundle.policies import list_claims
 
         claims = [
             f"  {quoted(claim.name)}{'' if claim.release is None else f' release {claim.release}'}, {len(claim.files)} files, "

@@ -120,7 +120,7 @@ class Jobs(ExitStack):
             path_in_bundle=folder / f"{Path(stage.file).stem}{ending}",
             numbers=numbers if len(parts.stages) > 1 else (),
             most_bytes=64_000_000 + 16 * sum(variant.files[name].bytes for name in (stage.file, variant.weights)),
-            check=parts.bundle.signed and parts.bundle.signed.check,
+            check=None if parts.bundle.signed is None else parts.bundle.signed.check,
         )
 
     def _stage_file(self, source: Source, *, outputs_logits: bool) -> StageFile:

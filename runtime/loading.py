@@ -276,7 +276,7 @@ def open_network(
     for stage in net.lazy_stages:
         stage.let_go()
     if options.is_for_use and parts.bundle.signed is not None:
-        from ..bundle.trust import remember_release
+        from ..bundle.policies import remember_release
 
         remember_release(parts.bundle.signed)
     return net

@@ -455,7 +455,7 @@ def test_altered_signatures_never_say_something_else(signed, keys, data):
         content[start : start + length] = piece
     if in_payload:
         document["dsseEnvelope"]["payload"] = b64encode(content).decode()
-        content = json.dumps(document).encode()
+        content = bytearray(json.dumps(document).encode())
     try:
         found = read_signature(bytes(content), trusted, revoked={})
     except TrustError as error:

@@ -46,8 +46,8 @@ class KeyPair:
         self.path, self.public = folder / f"{name}.pem", folder / f"{name}.pub"
         form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         self.path.write_bytes(self.private.private_bytes(serialization.Encoding.PEM, *form))
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        self.public.write_bytes(self.private.public_key().public_bytes(serialization.Encoding.PEM, form))
+        public = serialization.PublicFormat.SubjectPublicKeyInfo
+        self.public.write_bytes(self.private.public_key().public_bytes(serialization.Encoding.PEM, public))
         self.key = parse_key(self.public.read_text())
 
     def encrypted(self):

@@ -7,7 +7,7 @@ signature names the manifest that it belongs to, so nothing of one release can b
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -99,13 +99,21 @@ class Signed(Struct, frozen=True):
 
 
 def check_signatures(
-    root: Path, manifest: bytes, *, trust: Trust | str | os.PathLike[str] | None, policy: Path | None
+    root: Path,
+    manifest: bytes,
+    signatures: Sequence[Path],
+    read: Callable[[Path, int], bytes],
+    *,
+    trust: Trust | str | os.PathLike[str] | None,
+    policy: Path | None,
 ) -> Signed:
     """Return what of a bundle may be used.
 
     Args:
         root: the bundle's path.
         manifest: the content of its manifest.
+        signatures: the paths of its signatures.
+        read: returns the content of one of them, or that many bytes of it and one more.
         trust: the caller's policy.
         policy: the file of the machine's policy. Where there are both, both must take the bundle.
 
@@ -117,11 +125,16 @@ def check_signatures(
     policies = [] if policy is None else [(str(policy), read_trust(policy, is_owned=True))]
     if trust is not None:
         policies.append(("trust=", trust) if isinstance(trust, Trust) else (os.fspath(trust), read_trust(Path(trust))))
-    signatures = sorted(root.glob(f"{SIGNATURES}/*.sig"))
     if len(signatures) > MOST_SIGNATURES:
         raise TrustError(f"{root} has more than {MOST_SIGNATURES} signatures. Remove those of other keys.", path=root)
+    contents: dict[str, bytes | OSError] = {}
+    for path in signatures:
+        try:
+            contents[path.name] = read(path, MOST_SIGNATURE_BYTES)
+        except OSError as error:
+            contents[path.name] = error
     digest = sha256(manifest)
-    first, *others = (_judge(root, digest, signatures, source, each) for source, each in policies)
+    first, *others = (_judge(root, digest, contents, source, each) for source, each in policies)
     for other in others:
         files = {
             name: {digest: who for digest, who in digests.items() if digest in other.files.get(name, {})}
@@ -131,15 +144,16 @@ def check_signatures(
     return first
 
 
-def _judge(root: Path, manifest: str, paths: Sequence[Path], source: str, trust: Trust) -> Signed:
+def _judge(root: Path, manifest: str, contents: Mapping[str, bytes | OSError], source: str, trust: Trust) -> Signed:
     """Return what of a bundle may be used by one policy."""
     release_keys, board_keys = _read_keys(trust.release_keys), _read_keys(trust.board_keys)
     releases: list[Signature] = []
     later: list[Signature] = []
     problems = []
-    for path in paths:
+    for file, content in contents.items():
         try:
-            content = read_file(path, most=MOST_SIGNATURE_BYTES)
+            if isinstance(content, OSError):
+                raise TrustError(f"cannot be read: {content.strerror}")
             if len(content) > MOST_SIGNATURE_BYTES:
                 raise TrustError("is larger than any signature")
             signature = read_signature(content, board_keys | release_keys, revoked=trust.revoked)
@@ -147,9 +161,7 @@ def _judge(root: Path, manifest: str, paths: Sequence[Path], source: str, trust:
                 raise TrustError("is of another manifest.json than the one that is here")
             (releases if signature.key in release_keys else later).append(signature)
         except TrustError as error:
-            problems.append(f"{quoted(path.name)} {error}")
-        except OSError as error:
-            problems.append(f"{quoted(path.name)} cannot be read: {error.strerror}")
+            problems.append(f"{quoted(file)} {error}")
     if not releases:
         if later:
             problems.append(f"the key {later[0].key[:16]} may sign calibrations and builds, but no release")
@@ -228,7 +240,7 @@ def _read_text(path: Path, *, is_owned: bool = False) -> str:
     with os_errors_explained(path, "read"):
         if not path.exists():
             raise UsageError(f"There is no policy and no public key at {path}.", path=path)
-        for each in (path, path.parent) if is_owned else ():
+        for each in (path, path.parent) if is_owned and os.name == "posix" else ():
             facts = each.stat()
             if facts.st_uid not in (0, os.geteuid()) or stat.S_IMODE(facts.st_mode) & 0o022:
                 raise TrustError(
