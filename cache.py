@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -197,13 +197,20 @@ def _describe_nearest(key: Key, label: str) -> str | None:
     return compare_keys(key, min(stale, key=lambda other: len(_differing(key, other))))
 
 
-def read_build(record: Path, path: Path, key: Key, *, most: int = MOST_BUILD_BYTES) -> tuple[bytes | None, str | None]:
-    """Read a build of at most so many bytes, and the record beside it.
+def read_build(
+    record: Path,
+    path: Path,
+    key: Key,
+    *,
+    most: int = MOST_BUILD_BYTES,
+    check: Callable[[Path, bytes], None] | None = None,
+) -> tuple[bytes | None, str | None]:
+    """Read a build of at most so many bytes, and the record beside it, whose content `check` may refuse.
 
     Returns:
         The build and None; or None and the reason why it cannot be used; or None and None if neither file exists.
     """
-    entry = _read_entry(record)
+    entry = _read_entry(record, check)
     if entry is None:
         return None, (f"the record {record} is damaged" if os.path.lexists(path) or os.path.lexists(record) else None)
     if entry.key != dict(key):
@@ -367,10 +374,13 @@ def _remove(path: Path) -> bool:
     return True
 
 
-def _read_entry(path: Path) -> Entry | None:
+def _read_entry(path: Path, check: Callable[[Path, bytes], None] | None = None) -> Entry | None:
     """Return the record in a file; None if it is missing or damaged."""
     try:
-        return msgspec.json.decode(read_file(path, most=MOST_RECORD_BYTES), type=Entry)
+        content = read_file(path, most=MOST_RECORD_BYTES)
+        if check is not None:
+            check(path, content)
+        return msgspec.json.decode(content, type=Entry)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

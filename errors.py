@@ -9,6 +9,7 @@ OfframpError          1  the root; raised itself only for a fault of ours
     UnsupportedError  4  a device that is here cannot run a stage
   BundleError         5  a bundle or calibration is damaged, from another version, or no bundle at all
     OutdatedError     5  it was written by an older offramp whose form is not read any more
+    TrustError        5  it is unsigned, altered, older than was accepted before, or signed with a key that is not trusted
   ModelError          5  a network that cannot be read, captured or cut
   DataError           5  samples that do not fit the network: shape, dtype, NaN, labels, none at all
 """
@@ -34,6 +35,7 @@ __all__ = [
     "OutdatedError",
     "PlaceWarning",
     "TargetError",
+    "TrustError",
     "UncalibratedWarning",
     "UnsupportedError",
     "UsageError",
@@ -166,6 +168,10 @@ class BundleError(OfframpError):
 
 class OutdatedError(BundleError):
     """A bundle or calibration of an older schema than this version reads."""
+
+
+class TrustError(BundleError):
+    """A bundle, or a calibration or build in it, that is not signed as a policy demands; see docs/how-to/sign.md."""
 
 
 class ModelError(OfframpError):

@@ -10,9 +10,11 @@
       variants/<folder>/<name>.*        files of another variant that shares these weights
       engines/<device>/<variant>/*      builds for a device, each with its record; may be removed
       calibrations/<name>.json          operating points (`Calibration`); may also lie outside the bundle
+      signatures/<name>.sig             who vouches for which of these files, if anybody does
 
 `docs/bundle.md` is the specification. `manifest`, `preprocess`, `calibration` and `target` say what the files hold, `reading` and
-`writing` move them from and to the disk, `golden` does both for golden samples.
+`writing` move them from and to the disk, `golden` does both for golden samples. `policies` says whose bundles are taken;
+`signatures` reads what `signing` writes.
 """
 
 from typing import TYPE_CHECKING
@@ -26,6 +28,8 @@ from .target import Target
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .policies import Trust
+    from .signing import SignedFiles, sign_bundle
     from .writing import write_calibration
 
 __all__ = [
@@ -38,20 +42,26 @@ __all__ = [
     "OperatingPoint",
     "Origin",
     "Preprocess",
+    "SignedFiles",
     "Stage",
     "Target",
     "Tensor",
+    "Trust",
     "Variant",
     "check_bundle",
     "open_bundle",
     "opened",
     "read_calibration",
+    "sign_bundle",
     "write_calibration",
 ]
 
 
-# A product only reads: writing is imported when somebody asks for it.
-__getattr__ = late_names(__name__, {"write_calibration": "writing"})
+# A product only reads: writing is imported when somebody asks for it. Few demand signatures.
+__getattr__ = late_names(
+    __name__,
+    {"write_calibration": "writing", "SignedFiles": "signing", "sign_bundle": "signing", "Trust": "policies"},
+)
 
 
 def __dir__() -> list[str]:

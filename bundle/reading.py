@@ -3,19 +3,25 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from .. import __version__
-from ..errors import BundleError, MissingError, OutdatedError, UsageError, quoted, unknown_name
+from ..errors import BundleError, OutdatedError, UsageError, quoted, unknown_name
 from ..files import copy_hashed, hash_file, open_file, os_errors_explained, read_file, sha256
 from .across import find_across
 from .calibration import CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA, Calibration
 from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
 
-__all__ = ["Bundle", "check_bundle", "open_bundle", "opened", "read_calibration"]
+if TYPE_CHECKING:
+    from .policies import Signed, Trust
+
+__all__ = ["Bundle", "check_bundle", "open_bundle", "open_unsigned", "opened", "read_calibration"]
+
+POLICY = Path("/etc/offramp/trust.json")
+"""The machine's policy: whose bundles are taken here. See `policies`."""
 
 MOST_BYTES, MOST_CALIBRATIONS = 32 << 20, 500
 """A manifest or a calibration is no larger than 32 MiB, and no more calibrations of a bundle are looked through."""
@@ -30,6 +36,7 @@ class Bundle(Struct, frozen=True):
     Attributes:
         path: the bundle's folder.
         manifest: what it holds.
+        signed: what of it may be used by the policies in force; None if there are none.
 
     Example:
         >>> from offramp.bundle import open_bundle
@@ -42,6 +49,7 @@ class Bundle(Struct, frozen=True):
 
     path: Path
     manifest: Manifest
+    signed: "Signed | None" = None
 
     def variant(self, name: str | None = None) -> Variant:
         """Return a variant by its name, or the first one.
@@ -127,6 +135,14 @@ class Bundle(Struct, frozen=True):
             )
         return files
 
+    def read_calibration(self, path: str | os.PathLike[str]) -> Calibration:
+        """Read a calibration of this bundle. Where a policy demands signatures, it is signed.
+
+        Raises:
+            UsageError, BundleError, MissingError: as for `read_calibration`; TrustError if it is not signed.
+        """
+        return _decode(Path(path), _read_calibration(Path(path)), Calibration, self.signed)
+
     def builds(self) -> dict[str, list[str]]:
         """Return what was built ahead and lies in the bundle: the files' names below `engines/`, by device and variant.
 
@@ -138,14 +154,20 @@ class Bundle(Struct, frozen=True):
         return found
 
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+def open_bundle(path: str | os.PathLike[str], *, trust: "Trust | str | os.PathLike[str] | None" = None) -> Bundle:
     """Read a bundle's manifest, and check that every file it names is there with the right size.
 
     Contents are compared later, when a file is used (`Bundle.file`), since weights may be large.
 
+    Args:
+        path: the bundle's folder.
+        trust: whose bundles are taken: a `Trust`, its file, or the public key of releases. A policy of this machine
+            (`/etc/offramp/trust.json`) is obeyed in any case.
+
     Raises:
         UsageError: there is nothing at this path.
-        BundleError: the folder is no bundle, or the bundle is damaged, newer than this version, or names files outside itself.
+        BundleError: the folder is no bundle, or the bundle is damaged, newer than this version, or names files outside itself;
+            TrustError if it is not signed as a policy demands.
         MissingError: the bundle may not be read.
 
     Example:
@@ -153,22 +175,57 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         >>> open_bundle("digits.offramp").manifest.classes
         10
     """
-    root = Path(path)
+    return _open(Path(path), trust, POLICY if _is_there(POLICY) else None)
+
+
+def open_unsigned(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle that is being made, whatever policies say.
+
+    Raises:
+        UsageError, BundleError, MissingError: as for `open_bundle`.
+    """
+    return _open(Path(path), None, None)
+
+
+def _open(root: Path, trust: "Trust | str | os.PathLike[str] | None", policy: Path | None) -> Bundle:
     with os_errors_explained(root, "read"):
         exists, is_bundle = root.exists(), root.is_dir() and (root / "manifest.json").is_file()
     if not exists:
         raise UsageError(f"There is no bundle at {root}.", path=root)
     if not is_bundle:
         raise BundleError(f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json.", path=root)
-    bundle = Bundle(root, _decode(root / "manifest.json", Manifest))
+    with os_errors_explained(root / "manifest.json", "read"):
+        content = read_file(root / "manifest.json", most=MOST_BYTES)
+    signed = None
+    if trust is not None or policy is not None:
+        from .policies import SIGNATURES, check_signatures  # most products demand no signatures
+
+        paths = sorted(root.glob(f"{SIGNATURES}/*.sig"))
+        signed = check_signatures(
+            root, content, paths, lambda path, most: read_file(path, most=most), trust=trust, policy=policy
+        )
+    bundle = Bundle(root, _decode(root / "manifest.json", content, Manifest), signed)
     real_root = os.path.realpath(root)
     for variant, name in _distinct_files(bundle):
         _locate(root, variant, name, real_root)
     return bundle
 
 
-def opened(bundle: "str | os.PathLike[str] | Bundle") -> Bundle:
-    """Return a bundle as it is, or open the one at a path.
+def _is_there(path: Path) -> bool:
+    """Return False if nothing lies at a path, and True too where that cannot be known."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def opened(
+    bundle: "str | os.PathLike[str] | Bundle", *, trust: "Trust | str | os.PathLike[str] | None" = None
+) -> Bundle:
+    """Return a bundle as it is, or open the one at a path. With `trust` it is read again: what was verified is what is used.
 
     Raises:
         UsageError, BundleError, MissingError: as for `open_bundle`.
@@ -179,11 +236,15 @@ def opened(bundle: "str | os.PathLike[str] | Bundle") -> Bundle:
         >>> opened(bundle) is bundle
         True
     """
-    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if isinstance(bundle, Bundle):
+        return bundle if trust is None else open_bundle(bundle.path, trust=trust)
+    return open_bundle(bundle, trust=trust)
 
 
-def check_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Open a bundle and compare every file's content with the manifest.
+def check_bundle(
+    path: "str | os.PathLike[str] | Bundle", *, trust: "Trust | str | os.PathLike[str] | None" = None
+) -> Bundle:
+    """Open a bundle, unless it is open, and compare every file's content with the manifest.
 
     Raises:
         UsageError, BundleError, MissingError: as for `open_bundle`; BundleError also if a content differs.
@@ -193,7 +254,7 @@ def check_bundle(path: str | os.PathLike[str]) -> Bundle:
         >>> check_bundle("digits.offramp").path.name
         'digits.offramp'
     """
-    bundle = open_bundle(path)
+    bundle = opened(path, trust=trust)
     for variant, name in _distinct_files(bundle):
         bundle.file(variant, name)
     return bundle
@@ -213,10 +274,14 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         >>> calibration.point.variant in calibration.variants
         True
     """
-    with os_errors_explained(Path(path), "read"):
-        if not Path(path).is_file():
+    return _decode(Path(path), _read_calibration(Path(path)), Calibration)
+
+
+def _read_calibration(path: Path) -> bytes:
+    with os_errors_explained(path, "read"):
+        if not path.is_file():
             raise UsageError(f"There is no calibration at {path}.", path=path)
-    return _decode(Path(path), Calibration)
+        return read_file(path, most=MOST_BYTES)
 
 
 _Artefact = TypeVar("_Artefact", Manifest, Calibration)
@@ -230,16 +295,17 @@ class _Header(Struct):
     variants: msgspec.Raw = msgspec.Raw()
 
 
-def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
-    """Decode a JSON file, its schema first.
+def _decode(path: Path, content: bytes, kind: type[_Artefact], signed: "Signed | None" = None) -> _Artefact:
+    """Decode the content of a JSON file, its schema first; before anything else the content is looked up in what is signed.
 
     Raises:
-        BundleError: the schema is newer, or the content does not fit it; OutdatedError if the schema is older.
-        MissingError: the file cannot be read.
+        BundleError: the schema is newer, or the content does not fit it; OutdatedError if the schema is older; TrustError if the
+            content is not signed.
     """
+    if signed is not None:
+        signed.check(path, content)
     artefact = "manifest" if kind is Manifest else "calibration"
     try:
-        content = read_file(path, most=MOST_BYTES)
         if len(content) > MOST_BYTES:
             raise BundleError(f"{path} is larger than {MOST_BYTES >> 20} MiB, which no {artefact} is.", path=path)
         header = msgspec.json.decode(content, type=_Header)
@@ -264,8 +330,6 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
                 path=path,
             )
         return msgspec.json.decode(content, type=kind)
-    except OSError as error:
-        raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.", path=path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, UsageError, RecursionError) as error:
         raise BundleError(
             f"{path} is not a valid {artefact}: {quoted(error, MOST_REASON)}. Copy it again or make it anew.", path=path

@@ -17,7 +17,7 @@ from ..files import NEW, check_writable, hash_file, new_name, os_errors_explaine
 from .across import find_measured
 from .calibration import Calibration
 from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
-from .reading import Bundle, open_bundle, read_calibration
+from .reading import Bundle, open_unsigned, read_calibration
 from .record import encode_number
 
 __all__ = [
@@ -165,7 +165,7 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
         if before is not None:
             _warn_of_loss(before, manifest)
         _remove_unlisted(root, manifest)
-    return open_bundle(root)
+    return open_unsigned(root)
 
 
 def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:
@@ -176,9 +176,9 @@ def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:
         BundleError, MissingError: as for `open_bundle`; MissingError too if the bundle cannot be written.
     """
     root = Path(path)
-    open_bundle(root).variant(name)
+    open_unsigned(root).variant(name)
     with new_variant(root):  # it holds the bundle's lock
-        bundle = open_bundle(root)
+        bundle = open_unsigned(root)
         removed = bundle.variant(name)
         others = tuple(variant for variant in bundle.manifest.variants if variant is not removed)
         made_from = [other.name for other in others if other.origin is not None and other.origin.parent == name]
@@ -192,13 +192,13 @@ def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:
             for path_in_bundle in {f"{removed.folder}/{file}" for file in removed.files} - listed:
                 (root / path_in_bundle).unlink(missing_ok=True)
             _remove_unlisted(root, manifest)
-    return open_bundle(root)
+    return open_unsigned(root)
 
 
 def _open_if_there(root: Path) -> Bundle | None:
     """Return the bundle that is about to be changed; None if there is none, or none that can be read."""
     try:
-        return open_bundle(root)
+        return open_unsigned(root)
     except OfframpError:
         return None
 
@@ -299,7 +299,7 @@ def _is_variant(folder: Path) -> bool:
 
 def _not_ours(root: Path) -> str | None:
     """Return the name of something in a folder that no bundle holds; None if there is nothing else."""
-    ours = {"manifest.json", "variants", "calibrations", "engines"}
+    ours = {"manifest.json", "variants", "calibrations", "engines", "signatures"}
     harmless = (NEW, "._", ".DS_Store")  # unfinished, or what a Mac adds
     strange = [entry.name for entry in root.iterdir() if entry.name not in ours and not entry.name.startswith(harmless)]
     if (root / "variants").is_dir() and not (root / "manifest.json").exists():

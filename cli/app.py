@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, also if the answer is not to use early exit; 1 a fault in offramp; 2 an argument that cannot be used; 3 the
 target is not met or a check failed; 4 a package, device, permission, memory or disk space is missing; 5 a file that is not what
-it claims; 130 interrupted.
+it claims, or that is not signed as a policy demands; 130 interrupted.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ from .commands.quantize import quantize
 from .commands.report import report
 from .commands.run import run
 from .commands.serve import serve
+from .commands.sign import sign
 from .commands.verify import verify
 from .output import note, results_alone
 
@@ -56,7 +57,7 @@ def app() -> None:
 
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse),
-    *(verify, calibrate, run, serve, bench, inspect, report, audit),
+    *(verify, calibrate, run, serve, bench, inspect, sign, report, audit),
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:

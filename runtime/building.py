@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +14,7 @@ from msgspec import Struct
 from .. import __version__, cache
 from ..bundle import Bundle, Stage, Variant, opened
 from ..bundle.across import Source
-from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
+from ..errors import BundleError, EngineWarning, MissingError, TrustError, UnsupportedError, UsageError
 from ..files import check_writable, private_folder
 from ..progress import Progress, debug
 from .chain.results import StageProvenance
@@ -62,6 +62,7 @@ class Job(Struct, frozen=True):
         path_in_bundle: where the bundle has a build of it, or would have.
         numbers: the numbers of the stages that share the file; empty for a network of one stage.
         most_bytes: a build in the bundle is no larger.
+        check: refuses a record in the bundle that is not signed; its hash of the build covers that, too. None without a policy.
     """
 
     stage: StageFile
@@ -73,6 +74,7 @@ class Job(Struct, frozen=True):
     path_in_bundle: Path
     numbers: tuple[int, ...]
     most_bytes: int
+    check: Callable[[Path, bytes], None] | None
 
     @property
     def record(self) -> Path:
@@ -117,6 +119,7 @@ class Jobs(ExitStack):
             path_in_bundle=folder / f"{Path(stage.file).stem}{ending}",
             numbers=numbers if len(parts.stages) > 1 else (),
             most_bytes=64_000_000 + 16 * sum(variant.files[name].bytes for name in (stage.file, variant.weights)),
+            check=None if parts.bundle.signed is None else parts.bundle.signed.check,
         )
 
     def _stage_file(self, source: Source, *, outputs_logits: bool) -> StageFile:
@@ -195,7 +198,7 @@ def compile_stages(
         try:
             results[file, name] = compile_job(jobs.job(file, name))
         except (BundleError, MissingError) as error:
-            if fallback is None or fallback == name:
+            if fallback is None or fallback == name or isinstance(error, TrustError):
                 raise
             warn_caller(f"{file} runs on {fallback}, not on {name}: {error}", EngineWarning)
             results[file, name] = compile_job(jobs.job(file, fallback), str(error))
@@ -328,7 +331,7 @@ def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled,
 
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
-    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
+    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes, check=job.check)
     if content is not None:
         return content, "bundle"
     if damage is not None:
@@ -369,7 +372,7 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
 def _build_into_bundle(job: Job) -> Built:
     """Build a stage into the bundle, unless the bundle has a build that fits."""
     check_writable(job.path_in_bundle)
-    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
+    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes, check=job.check)
     was_there = content is not None
     if content is None:
         content = _build_anew(job, problem)

@@ -27,6 +27,7 @@ from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 from .selection import choose_point, differs_here, most_careful, variant_of
 
 if TYPE_CHECKING:
+    from ..bundle import Trust
     from ..devices.meter import Meter
     from ..devices.watch import Watch
     from .audit.keeping import Alarm
@@ -51,6 +52,7 @@ def load(
     release_after_s: float | None = None,
     audit: "float | Audit | None" = None,
     on_alarm: "Callable[[Alarm], object] | None" = None,
+    trust: "Trust | str | os.PathLike[str] | None" = None,
 ) -> Net:
     """Load a bundle to run on a device.
 
@@ -76,6 +78,8 @@ def load(
         audit: the share of inputs that is compared with the last exit after it was answered, 0.01 say; or an `Audit`, which says
             more. `Net.stats().audit` shows what the field shows. None audits nothing.
         on_alarm: called with an `Alarm`, from another thread, when inputs are others than those of the calibration.
+        trust: whose bundles are taken: a `bundle.Trust`, its file, or the public key of releases. A policy of this machine
+            (`/etc/offramp/trust.json`) is obeyed in any case. None demands nothing more.
 
     Returns:
         The network. Without a calibration every input runs to the last exit, and an `UncalibratedWarning` says so.
@@ -83,7 +87,7 @@ def load(
     Raises:
         UsageError: nothing lies at a path, the point does not exist, or several calibrations fit equally well.
         BundleError: the bundle or calibration is damaged or newer than this offramp, they do not belong together, or stages
-            built in the bundle do not give the golden answers.
+            built in the bundle do not give the golden answers; TrustError if they are not signed as a policy demands.
         MissingError: a device or its engine's package is missing, or the device cannot run a stage.
 
     Example:
@@ -96,7 +100,7 @@ def load(
     """
     if on_alarm is not None and (audit is None or not callable(on_alarm)):
         raise UsageError("on_alarm is a function that an audit calls: give audit=0.01, say.")
-    bundle = opened(path)
+    bundle = opened(path, trust=trust)
     options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
     chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
     if calibration is None or best is None:
@@ -274,12 +278,16 @@ def open_network(
     else:
         devices = one_device_per_stage(device, len(parts.stages))
     net = _chain(parts, devices, options, point=point, points=points, reason=reason, watch=watch)
-    if options.compares_builds and any(stage.built == "bundle" for stage in net.provenance.stages):
+    if options.is_for_use and any(stage.built == "bundle" for stage in net.provenance.stages):
         from .golden_check import refuse_wrong_builds
 
         refuse_wrong_builds(parts, net)
     for stage in net.lazy_stages:
         stage.let_go()
+    if options.is_for_use and parts.bundle.signed is not None:
+        from ..bundle.policies import remember_release
+
+        remember_release(parts.bundle.signed)
     return net
 
 

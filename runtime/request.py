@@ -31,7 +31,8 @@ class LoadOptions(Struct, frozen=True):
         fallback: the device that takes a stage which another device cannot run.
         meter: what watches the board's power.
         progress: called with what is being done, how much is done, and how much there is.
-        compares_builds: True if a network made of builds that came with the bundle must give the golden answers.
+        is_for_use: True if a network made of builds that came with the bundle must give the golden answers, and if a policy
+            shall remember the bundle's release; False if it is only looked at.
         lazy: the number of the first stage that is loaded when it is used, True for 1; 0 if none is.
         release_after_s: a time without use after which such a stage is let go; None keeps it.
 
@@ -44,7 +45,7 @@ class LoadOptions(Struct, frozen=True):
     fallback: str | None = None
     meter: "str | Meter | None" = None
     progress: Progress | None = None
-    compares_builds: bool = True
+    is_for_use: bool = True
     lazy: int = 0
     release_after_s: float | None = None
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
+from ..bundle import Bundle, Calibration, OperatingPoint, Variant
 from ..bundle.across import count_loaded, find_measured
 from ..devices import Board, differences, fingerprint, identify
 from ..devices.fingerprints import OPTIONAL, Difference
@@ -40,12 +40,12 @@ def find_calibration(
 
     Raises:
         UsageError: nothing lies at the path, or several fit equally well.
-        BundleError: a calibration is damaged or newer than this offramp.
+        BundleError: a calibration is damaged or newer than this offramp; TrustError if it is not signed as a policy demands.
     """
     if isinstance(calibration, Calibration):
         return calibration
     if calibration is not None:
-        return read_calibration(calibration)
+        return bundle.read_calibration(calibration)
     fitting = _read_fitting(bundle)
     if variant is not None:
         name = bundle.chain(variant).name
@@ -82,7 +82,7 @@ def _read_fitting(bundle: Bundle) -> dict[str, Calibration]:
     readable = {}
     for path in bundle.calibrations():
         try:
-            readable[path.name] = read_calibration(path)
+            readable[path.name] = bundle.read_calibration(path)
         except OutdatedError as error:
             warn_caller(f"{error} It is not used.", UncalibratedWarning)
     fitting = {file: calibration for file, calibration in readable.items() if belongs(bundle, calibration)}

@@ -110,7 +110,7 @@ def verify(
     """
     bundle = opened(path)
     variants = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
-    options = LoadOptions(threads=threads, fallback=fallback, progress=progress, compares_builds=False)
+    options = LoadOptions(threads=threads, fallback=fallback, progress=progress, is_for_use=False)
     return tuple(_verify_variant(bundle, chosen, device, options) for chosen in variants)
 
 

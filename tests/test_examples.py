@@ -12,6 +12,7 @@ import pytest
 from offramp.bundle import Target
 from offramp.export import export, quantize
 from offramp.tests.helpers.briefly import calibrate
+from offramp.tests.helpers.signing import KeyPair
 from offramp.tests.zoo import example_net
 
 FACES = ("bundle", "calibrate", "devices", "export", "runtime")
@@ -44,6 +45,7 @@ def made(tmp_path_factory):
     bundle = export(example_net.network(), train[0][:3], folder / "digits.offramp")
     bundle = quantize(bundle, train[0])
     calibrate(bundle, train, Target(max_drop=0.05))
+    KeyPair(folder, "release")
     return folder
 
 

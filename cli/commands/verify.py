@@ -9,6 +9,7 @@ from ...errors import CheckError, UnsupportedError
 from ..loading import Loading, with_loading
 from ..options import as_json
 from ..output import print_result, progress_bars
+from ..signatures import describe_signatures, with_trust
 
 if TYPE_CHECKING:
     from ...bundle import Bundle
@@ -20,16 +21,17 @@ if TYPE_CHECKING:
 @click.argument("bundle")
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", help="Name of a variant. Default: all.")
+@with_trust
 @as_json
-def verify(bundle: str, loading: Loading, variant: str | None, as_json: bool) -> None:
+def verify(bundle: str, loading: Loading, variant: str | None, trust: str | None, as_json: bool) -> None:
     """Replay BUNDLE's golden samples through every stage on this device, and compare with what was exported."""
     from ...bundle import open_bundle
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, trust=trust)
     names = [variant] if variant else [each.name for each in opened.manifest.variants]
     with progress_bars() as progress:
         verifications = _verify_each(opened, names, loading, progress)
-    print_result(verifications, as_json, lambda: _describe(verifications))
+    print_result(verifications, as_json, lambda: _describe(opened, verifications))
     if failed := [verification.variant for verification in verifications if not verification.passed]:
         device = verifications[0].device
         raise CheckError(
@@ -38,13 +40,13 @@ def verify(bundle: str, loading: Loading, variant: str | None, as_json: bool) ->
         )
 
 
-def _describe(verifications: "list[Verification]") -> str:
+def _describe(bundle: "Bundle", verifications: "list[Verification]") -> str:
     counts = " or ".join(str(count) for count in sorted({each.exits[0].samples for each in verifications}))
     origin = (
         f"{counts} golden samples were replayed. The export took them from its examples; in an int8 variant, quantize may have "
         "added some of its own. The bundle keeps no others."
     )
-    return "\n\n".join([*map(str, verifications), origin])
+    return "\n\n".join(filter(None, [*map(str, verifications), origin, describe_signatures(bundle)]))
 
 
 def _verify_each(bundle: "Bundle", names: list[str], loading: Loading, progress: "Progress") -> "list[Verification]":

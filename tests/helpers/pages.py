@@ -111,7 +111,7 @@ def follow(page):
     names: dict[str, Any] = {}
     printed = ""
     with warnings.catch_warnings():
-        for block in blocks(page, "bash", "python", "yaml"):
+        for block in blocks(page, "bash", "json", "python", "yaml"):
             if block.title in NEEDS:
                 continue
             if block.title is not None:
@@ -133,6 +133,10 @@ def run_command(command):
         return check_environment(command)
     if command.startswith("eval "):
         return check_completion(command)
+    if command.startswith("openssl "):
+        done = run(command, Path.cwd())
+        assert done.returncode == 0, done.stderr
+        return done.stdout
     words, _, file = command.partition(" > ")
     program, *arguments = shlex.split(words)
     assert program == "offramp"
