@@ -67,14 +67,14 @@ class Picked(Struct, frozen=True):
     """An input that was picked, after it was answered.
 
     Attributes:
-        exit: the number of the exit where it left.
-        label: the label that was given.
+        exit: the number of the exit where it left; None of a call with a deadline, which is judged as if it had none.
+        label: the label that was given, if the exit is known.
         sample: the input, one array with a batch axis of 1 for each of the network's; None if nobody needs it.
         disagreement: what it is, 0 to 1, if it is known already; None if the input is to run on.
         score: of the first exit that is taken; None if it is not known.
     """
 
-    exit: int
+    exit: int | None
     label: int
     sample: tuple[np.ndarray, ...] | None
     disagreement: float | None
@@ -89,7 +89,7 @@ class Keeper:
     Args:
         new: the state to begin with where none is kept.
         folder: where the state is kept; None if nowhere.
-        compare: runs an input to the last exit and returns the disagreement.
+        compare: runs an input to the last exit and returns it with the disagreement.
         collector: makes what keeps inputs; None if none are kept.
         on_alarm: is called for each alarm, once in each process.
     """
@@ -99,12 +99,12 @@ class Keeper:
         new: AuditState,
         *,
         folder: Path | None,
-        compare: Callable[[Picked], float] | None,
+        compare: Callable[[Picked], Picked] | None,
         collector: Callable[[], Collector] | None,
         on_alarm: Callable[[Alarm], Any] | None,
     ) -> None:
         self._new, self._folder, self._on_alarm = new, folder, on_alarm
-        self._compare: Callable[[Picked], float] | None = compare
+        self._compare: Callable[[Picked], Picked] | None = compare
         self._make_collector = collector
         self.is_ended = False
         self._begin()
@@ -186,9 +186,11 @@ class Keeper:
             self._let_go()
 
     def _count(self, picked: Picked) -> None:
-        state, disagreement = self.state, picked.disagreement
-        if disagreement is None and self._compare is not None:
-            disagreement = self._compare(picked)
+        state = self.state
+        if picked.disagreement is None and self._compare is not None:
+            picked = self._compare(picked)
+        disagreement = picked.disagreement
+        assert picked.exit is not None
         exits, scores = list(state.exits), list(state.scores)
         exits[min(picked.exit, len(exits) - 1)] += 1
         if scores and picked.score is not None:
