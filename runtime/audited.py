@@ -50,7 +50,7 @@ class Picker:
     def draw(self) -> bool:
         """Draw the next input that is picked. Return whether this one is taken."""
         taken = self.takes
-        self.left = 1 + int(math.log(1 - self._draw()) / self._rate)
+        self.left = 1 + int(min(math.log(1 - self._draw()) / self._rate, 1e18))  # of the least shares it is infinite
         self.takes = self.keeper.has_room
         if not taken:
             self.keeper.missed += 1
@@ -284,7 +284,7 @@ def start_audit(
         collector=_collector(net, audit),
         on_alarm=on_alarm,
     )
-    keeper.notice = keeper.notice or why
+    keeper.note(why)
     return _replace_class(net, audit, keeper)
 
 

@@ -38,6 +38,9 @@ LOOK_EVERY = 8
 WAITS_S = 1.0
 """At the end of the program or of the network the thread is waited for at most so long, and before a fork."""
 
+MOST_PROBLEMS = 4
+"""The last problems that are told of."""
+
 LOST = "What is counted is lost with this process"
 
 LIVING: "WeakSet[Keeper]" = WeakSet()
@@ -107,9 +110,9 @@ class Keeper:
         self._compare: Callable[[Picked], Picked] | None = compare
         self._make_collector = collector
         self.is_ended = False
+        self._problems: list[str] = []
         self._begin()
-        self.notice = self._open()
-        if self.notice:
+        if self.note(self._open()):
             warn_caller(self.notice, AuditWarning)
         LIVING.add(self)
 
@@ -138,11 +141,22 @@ class Keeper:
                 wrong = f"{LOST}: {error}"
         return printable(wrong)
 
+    @property
+    def notice(self) -> str:
+        """All that is wrong, in words; empty if nothing is."""
+        return " ".join(self._problems)
+
+    def note(self, words: str) -> bool:
+        """Remember what is wrong. Return whether it is news."""
+        if not words or words in self._problems:
+            return False
+        self._problems = [*self._problems, words][-MOST_PROBLEMS:]
+        return True
+
     def _say(self, words: str) -> None:
         """Warn of what is wrong, once. A program that turns warnings into errors is not to fail in the midst of a call."""
         words = printable(words)
-        if words and self.notice != words:
-            self.notice = words
+        if self.note(words):
             with contextlib.suppress(AuditWarning):
                 warnings.warn(words, AuditWarning, stacklevel=2)
 
@@ -246,8 +260,9 @@ class Keeper:
         try:
             write_state(self._path, state)
             self.state = self._written = state
-            if self.notice.startswith(LOST):  # the disk has room again
-                self.notice = ""
+            self._problems = [
+                words for words in self._problems if not words.startswith(LOST)
+            ]  # the disk has room again
         except (OfframpError, OSError) as error:
             self._say(f"{LOST}: {error}")
 

@@ -15,7 +15,7 @@ from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.calibrate import load_samples
 from offramp.errors import AuditWarning, UsageError
 from offramp.export import export
-from offramp.runtime import Alarm, Audit, Stream, load, load_uncalibrated, read_audits
+from offramp.runtime import Alarm, Audit, Stream, lazy_stages, load, load_uncalibrated, read_audits
 from offramp.runtime.audit.keeping import MOST_WAITING, Picked
 from offramp.runtime.audited import find_promise
 from offramp.runtime.chain.net import Net
@@ -451,6 +451,31 @@ for sample in x[:5]:
 def test_what_was_counted_is_written_when_the_program_ends_without_closing(path, python, tmp_path):
     python(END, path, tmp_path)
     assert sum(json.loads(text)["audited"] for text in texts(tmp_path)) == 5
+
+
+def test_no_share_is_too_small(path, x):
+    with load(path, audit=1e-320) as net:  # whose distance to the first that is picked is infinite
+        assert net(x[0]) and net._picker.left > 1e17
+
+
+def test_all_that_is_wrong_is_told(path, x):
+    with load(path, audit=1.0) as net, pytest.warns(AuditWarning) as caught:
+        keeper = net._picker.keeper
+        for words in ("One thing.", "Another.", "One thing."):
+            keeper._say(words)
+        assert net.stats().audit.notice == "One thing. Another." and len(caught) == 2
+        for i in range(9):
+            keeper._say(f"{i}")
+        assert net.stats().audit.notice == "5 6 7 8"
+
+
+def test_an_audit_opens_no_lazy_stage_once_more(path, x, monkeypatch):
+    opened = []
+    compile_job = lazy_stages.compile_job
+    monkeypatch.setattr(lazy_stages, "compile_job", lambda job: (opened.append(job), compile_job(job))[1])
+    with load(path, lazy=True, audit=Audit(share=1.0)) as net:
+        assert not opened and net.stats().lazy.here == 0
+        assert run(net, x[:3]).audited == 3 and len(opened) == 2
 
 
 def test_the_thread_ends_with_the_network(path, x):
