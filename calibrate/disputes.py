@@ -67,8 +67,8 @@ def describe_labels(y: "np.ndarray | Truth | None", disputed: np.ndarray) -> lis
     return [
         f"{said}Some exit of some variant labels {int(disputed.sum())} of the samples otherwise than the whole network, and "
         f"{lacking} of them {'has' if lacking == 1 else 'have'} no label: wherever networks differ there, the whole network "
-        "counts as right. Drops are at most what is said, and promises hold; with more labels more may be promised, which is another "
-        "question to these samples."
+        "counts as right. Drops are at most what is said, and promises hold; with more labels more may be promised, which is "
+        "another question to these samples."
     ]
 
 
