@@ -40,8 +40,9 @@ class WorstPart(Record, frozen=True):
 def show_worst(worst: Sequence[WorstPart]) -> str:
     """Name the class or group that loses most: `worst of 10: cat, a drop of 1.20% on 212 samples (0.10% to 3.70%)`."""
     first = worst[0]
+    name = f"'{first.name}'" if "," in first.name else first.name
     low, high = map(show_share, first.interval)
     return (
-        f"worst of {first.of}: {first.name}, {WORDS.get(first.limit, first.limit)} of {show_share(first.value)} on "
+        f"worst of {first.of}: {name}, {WORDS.get(first.limit, first.limit)} of {show_share(first.value)} on "
         f"{first.samples} samples (95 % interval {low} to {high}, of all {first.of} together)"
     )

@@ -332,4 +332,6 @@ def _locked(root: Path) -> Iterator[None]:
             )
         yield
     finally:
+        with contextlib.suppress(OSError):  # a child that was forked meanwhile has the lock, too
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

@@ -22,6 +22,7 @@ from ..runtime.selection import find_calibration, packages_of
 from .benchmark import Benchmark, Row, judge_early_exit
 from .correctness import Correctness, judge_labels, judge_losses
 from .dataset_metric import Metric, check_size, name_metric, read_metric
+from .fitting_samples import check_unhashed
 from .intervals import mean_error, ratio_error
 from .judging import Judging, read_judging
 from .labels import LEAST_SAMPLES, check_labels, check_test_data
@@ -159,7 +160,7 @@ def bench(
 
     Raises:
         DataError: the samples do not fit the network, or the metric raises or gives no finite number.
-        UsageError, BundleError, MissingError: as for `runtime.load`.
+        UsageError, BundleError, MissingError: as for `runtime.load`; UsageError also if scores were fitted to the samples.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -215,11 +216,12 @@ def choose_early(calibration: Calibration, point: str | None) -> str:
 def compare(request: ComparisonRequest) -> Comparison:
     """Measure what `bench` measures, and keep the result of every sample."""
     rng = np.random.default_rng(request.seed)
+    fitted = check_unhashed(request.x, request.bundle, request.bundle.chain(request.variant_name))
     with ExitStack() as stack:
         networks = _load_networks(request, stack, rng)
         start_s = perf_counter()
         results = measure(networks.turns, request.x, rng=rng, progress=request.progress, block=request.pace.block)
-        notes = _try_pauses(request, networks.nets["whole"], (perf_counter() - start_s) / 10)
+        notes = [*fitted, *_try_pauses(request, networks.nets["whole"], (perf_counter() - start_s) / 10)]
         notes += [JOINED] if networks.nets["early"].joins_stages and networks.point is not None else []
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
     if request.groups is not None and (networks.point is None or networks.point.target.by != "group"):

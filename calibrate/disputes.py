@@ -56,7 +56,8 @@ def describe_labels(y: "np.ndarray | Truth | None", disputed: np.ndarray) -> lis
     if not isinstance(y, np.ndarray) or (y != UNKNOWN).all():
         return []
     unknown = y == UNKNOWN
-    said = f"{int((~unknown).sum())} of the {len(y)} labels are known. "
+    known = int((~unknown).sum())
+    said = f"{known} of the {len(y)} labels {'is' if known == 1 else 'are'} known. "
     lacking = int((unknown & disputed).sum())
     if not lacking:
         return [
@@ -64,9 +65,10 @@ def describe_labels(y: "np.ndarray | Truth | None", disputed: np.ndarray) -> lis
             "Accuracy itself is not known."
         ]
     return [
-        f"{said}Of the {int(disputed.sum())} samples that some exit of some variant labels otherwise than the whole network, "
-        f"{lacking} have no label: wherever networks differ there, the whole network counts as right. Drops are at most what is "
-        "said, and promises hold; with more labels more may be promised, which is another question to these samples."
+        f"{said}Some exit of some variant labels {int(disputed.sum())} of the samples otherwise than the whole network, and "
+        f"{lacking} of them {'has' if lacking == 1 else 'have'} no label: wherever networks differ there, the whole network "
+        "counts as right. Drops are at most what is said, and promises hold; with more labels more may be promised, which is "
+        "another question to these samples."
     ]
 
 

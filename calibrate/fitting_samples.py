@@ -4,13 +4,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..bundle import Manifest, Variant
+from ..bundle import Bundle, Manifest, Variant
+from ..bundle.across import Across
 from ..errors import UsageError
+from ..runtime.chain.samples import Samples
 from ..units import show_share
 from .intervals import share_interval
-from .labels import SampleSet
+from .labels import SampleSet, hash_set
 
-__all__ = ["check_fitting_samples"]
+__all__ = ["check_fitting_samples", "check_unhashed"]
 
 MOST_SHARE = 0.01
 """Samples are refused if surely this share of them, or more, served to fit; fewer are copies that any large set has."""
@@ -39,10 +41,23 @@ def check_fitting_samples(samples: SampleSet, manifest: Manifest, variants: Iter
             if share_interval(found, len(among))[0] >= MOST_SHARE:
                 raise UsageError(
                     f"About {about}, so what {variant.name} gives on them is no promise for others. Give other samples, or name "
-                    f"others than {variant.name} (variant=[...], --variant)."
+                    f"others than {variant.name} (variant=, --variant)."
                 )
             notes.append(f"About {about}: figures of {variant.name} may be a little too good.")
     return tuple(notes)
+
+
+def check_unhashed(x: Samples, bundle: Bundle, variant: Variant) -> tuple[str, ...]:
+    """Do so for what runs alone, which may be a chain across two variants, and for samples that were not hashed.
+
+    Raises:
+        UsageError: as for `check_fitting_samples`.
+    """
+    variants = [variant.first, variant.second] if isinstance(variant, Across) else [variant]
+    makers = (maker for each in variants for maker in _with_ancestors(each, bundle.manifest.variants))
+    if not any(maker.origin is not None and maker.origin.fitted_on for maker in makers):
+        return ()
+    return check_fitting_samples(hash_set(x, None), bundle.manifest, variants)
 
 
 def _with_ancestors(variant: Variant, variants: Sequence[Variant]) -> list[Variant]:

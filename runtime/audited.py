@@ -3,7 +3,7 @@
 import math
 import random
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from .audit.options import Audit, Disagreement
 from .audit.states import MOST_EDGES, AuditState, pool_exits
 from .chain.forks import LIVING
 from .chain.net import Net
-from .chain.results import BatchResult
+from .chain.results import BatchResult, Result
 from .chain.runner import Setup
-from .chain.samples import check_samples
+from .chain.samples import check_samples, prepare_single, split_inputs
 from .chain.stats import Family, Stats
 from .notices import warn_caller
 
@@ -50,7 +50,7 @@ class Picker:
     def draw(self) -> bool:
         """Draw the next input that is picked. Return whether this one is taken."""
         taken = self.takes
-        self.left = 1 + int(math.log(1 - self._draw()) / self._rate)
+        self.left = 1 + int(min(math.log(1 - self._draw()) / self._rate, 1e18))  # of the least shares it is infinite
         self.takes = self.keeper.has_room
         if not taken:
             self.keeper.missed += 1
@@ -112,6 +112,23 @@ class AuditedNet(Net):
         """Return True while the network runs as it was loaded, not at other thresholds."""
         return setup.point is not None and setup.thresholds == self._calibrated
 
+    def _answer_by(self, x: Any, deadline_s: float) -> Result:
+        """Answer by a deadline; then judge the input as if it had none, if it is its turn."""
+        picker = self._picker
+        if self._lock._is_owned() or not (picker.keeper.runs_on or self._audit.in_call):
+            return super()._answer_by(x, deadline_s)
+        was_of_point = self._is_of_point(self._setup)
+        result = super()._answer_by(x, deadline_s)
+        picker.left -= 1
+        if picker.left <= 0:
+            try:
+                if picker.draw() and was_of_point and self._is_of_point(self._setup):
+                    parts = prepare_single(split_inputs(x, self._inputs), self._inputs)
+                    self._pick_row(tuple(map(np.array, parts)), None, 0)
+            except Exception as error:
+                picker.keeper.stop(error)
+        return result
+
     def batch(self, x: Any) -> BatchResult:
         """Run many samples, as `Net.batch` does."""
         if self._lock._is_owned():
@@ -136,14 +153,13 @@ class AuditedNet(Net):
             picker.keeper.stop(error)
         return result
 
-    def _pick_row(self, sample: tuple[np.ndarray, ...], k: int, label: int) -> None:
-        keeper, disagreement = self._picker.keeper, None
-        if keeper.runs_on:
-            if k == len(self.exits) - 1:
-                disagreement = 0.0
-            elif self._audit.in_call:
-                disagreement = compare(self, self._audit.disagreement, Picked(k, label, sample, None))
-        keeper.put(Picked(k, label, sample, disagreement))
+    def _pick_row(self, sample: tuple[np.ndarray, ...], k: int | None, label: int) -> None:
+        keeper, picked = self._picker.keeper, Picked(k, label, sample, None)
+        if k == len(self.exits) - 1:
+            picked = replace(picked, disagreement=0.0)
+        elif self._audit.in_call and (keeper.runs_on or k is None):
+            picked = compare(self, self._audit.disagreement, self._calibrated, picked)
+        keeper.put(picked if keeper.runs_on else replace(picked, disagreement=None))
 
     def stats(self, *, reset: bool = False) -> Stats:
         """Return what `Net.stats` does, with what the audit shows. The audit's counts are not reset."""
@@ -170,13 +186,21 @@ def measure(function: Disagreement, early: Mapping[str, np.ndarray], last: Mappi
     return float(value.item())
 
 
-def compare(net: Net, function: Disagreement | None, picked: Picked) -> float:
-    """Run a picked input through every exit and return how far the answer that was given is from the last exit's."""
+def compare(net: Net, function: Disagreement | None, thresholds: Sequence[float], picked: Picked) -> Picked:
+    """Run a picked input through every exit and return it with how far its answer is from the last exit's.
+
+    The answer is the one that was given; of a call with a deadline the one that these thresholds give.
+    """
     assert picked.sample is not None
     every = net.every_exit(picked.sample if len(picked.sample) > 1 else picked.sample[0])
+    k, score = picked.exit, every.score[0].tolist()
+    if k is None:
+        k = next(k for k, threshold in enumerate((*thresholds, 0.0)) if score[k] >= threshold)
+        taken = (sure for sure, threshold in zip(score, thresholds, strict=False) if threshold < NEVER)
+        picked = replace(picked, exit=k, label=int(every.label[0, k]), score=next(taken, None))
     if function is None:
-        return float(every.label[0, -1] != picked.label)
-    return measure(function, every.parts(picked.exit), every.parts(len(net.exits) - 1))
+        return replace(picked, disagreement=float(every.label[0, -1] != picked.label))
+    return replace(picked, disagreement=measure(function, every.parts(k), every.parts(len(net.exits) - 1)))
 
 
 def find_promise(
@@ -260,11 +284,11 @@ def start_audit(
         collector=_collector(net, audit),
         on_alarm=on_alarm,
     )
-    keeper.notice = keeper.notice or why
+    keeper.note(why)
     return _replace_class(net, audit, keeper)
 
 
-def _comparer(net: Net, audit: Audit) -> Callable[[Picked], float]:
+def _comparer(net: Net, audit: Audit) -> Callable[[Picked], Picked]:
     """Return what runs picked inputs in another thread.
 
     Raises:
@@ -274,7 +298,8 @@ def _comparer(net: Net, audit: Audit) -> Callable[[Picked], float]:
         runner = net._apart(threads=True)
     except UsageError as error:
         raise UsageError(f"{error} Or audit within the call: Audit(in_call=True).", device=error.device) from error
-    return lambda picked: compare(runner, audit.disagreement, picked)
+    thresholds = net.thresholds
+    return lambda picked: compare(runner, audit.disagreement, thresholds, picked)
 
 
 def _collector(net: Net, audit: Audit) -> Callable[[], Collector] | None:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ..devices.clock import Clock
 from ..errors import UsageError, unknown_name
+from .chain.forks import FOLLOWERS
 from .chain.net import Net
 
 __all__ = ["Governor", "Move"]
@@ -25,6 +26,8 @@ FULLER = 0.02
 
 LEAST_CALLS = 5
 """Fewer calls say nothing of the mean latency."""
+
+FORKED = "This process was forked, and the governor is its parent's. Make one here"
 
 _log = logging.getLogger(__name__)
 
@@ -134,6 +137,7 @@ class Governor:
         self.problem = ""
         self._place = self._find_place()
         self._end = self._clock.every(every_s, self.look)
+        FOLLOWERS.add(self)
 
     @property
     def moves(self) -> list[Move]:
@@ -156,6 +160,10 @@ class Governor:
     def close(self) -> None:
         """End the looks. The network stays at the point that it is at."""
         self._end()
+
+    def follow_fork(self) -> None:
+        """Say in a child that nobody looks there: the thread is the parent's."""
+        self.problem, self._end = FORKED, _do_nothing
 
     def __enter__(self) -> "Governor":
         """Return the governor itself."""
@@ -226,6 +234,10 @@ class Governor:
         self._place = place
         self._moves.append(move)
         _log.info("from %s to %s: %s", move.before, move.after, why)
+
+
+def _do_nothing() -> None:
+    """Stand in for the end of looks that are the parent's."""
 
 
 class Readings:

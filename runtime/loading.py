@@ -116,9 +116,8 @@ def load(
         best = most_careful(calibration, best.variant if variant else None)
         chosen = variant_of(bundle, calibration, best) or chosen
     parts = chain_parts(bundle, chosen) if best.static is None else static_parts(bundle, chosen, best.static)
-    net = open_network(
-        parts, _device_of(best, device, len(chosen.stages)), options, point=best, points=calibration.points
-    )
+    where, points = _device_of(best, device, len(chosen.stages)), calibration.points
+    net = open_network(parts, where, options, point=best, points=points, lets_go=audit is None)
     net.know_latencies(calibration.chains)
     _warn_where_it_differs(net, calibration, best, differing)
     return net if audit is None else _audit(net, audit, on_alarm, bundle, chosen, calibration)
@@ -135,7 +134,9 @@ def _audit(
     """Return the network that audits itself."""
     from .audited import start_audit  # most products audit none
 
-    return start_audit(net, audit, on_alarm, bundle=bundle, variant=variant, calibration=calibration)
+    audited = start_audit(net, audit, on_alarm, bundle=bundle, variant=variant, calibration=calibration)
+    _let_go(audited)  # not before: it clones them
+    return audited
 
 
 def load_uncalibrated(
@@ -254,6 +255,7 @@ def open_network(
     *,
     point: OperatingPoint | None = None,
     points: Mapping[str, OperatingPoint] | None = None,
+    lets_go: bool = True,
 ) -> Net:
     """Compile the stages of a network and chain them.
 
@@ -263,6 +265,7 @@ def open_network(
         options: how they are loaded.
         point: the operating point that the network runs.
         points: the points between which it can switch.
+        lets_go: False if lazy stages stay, for what clones them.
     """
     if options.lazy:
         from .lazy_stages import prepare_lazy  # most networks have none
@@ -282,13 +285,18 @@ def open_network(
         from .golden_check import refuse_wrong_builds
 
         refuse_wrong_builds(parts, net)
-    for stage in net.lazy_stages:
-        stage.let_go()
+    if lets_go:
+        _let_go(net)
     if options.is_for_use and parts.bundle.signed is not None:
         from ..bundle.policies import remember_release
 
         remember_release(parts.bundle.signed)
     return net
+
+
+def _let_go(net: Net) -> None:
+    for stage in net.lazy_stages:
+        stage.let_go()
 
 
 def _watch_power(meter: "str | Meter | None", devices: Sequence[str] = ()) -> "Watch | None":

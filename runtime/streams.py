@@ -2,26 +2,23 @@
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import AsyncIterable, Iterable
+from concurrent.futures import Future
 from contextlib import closing
 from numbers import Real
 from time import perf_counter
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from .chain.net import Net
 from .chain.results import Result
-from .chain.samples import split_inputs
+from .input_queue import WAITS_FOR_ITSELF, InputQueue, WhenFull
 from .smoothing import Votes, check_count
 
 __all__ = ["Reply", "Stream", "StreamStats"]
-
-WhenFull = Literal["drop_oldest", "drop_newest", "leave_earlier", "block"]
 
 MOST_WAITING = 1_000_000
 """The longest queue that can be asked for."""
@@ -78,7 +75,7 @@ class StreamStats(Struct, frozen=True, kw_only=True):
     waiting: int
 
 
-class Stream:
+class Stream(InputQueue):
     """Answers inputs that come when they like: from one thread or many, or from an asyncio program.
 
     Inputs wait in a queue of bounded length, and are answered in the thread that iterates. They are copied when they come, so
@@ -137,7 +134,7 @@ class Stream:
         check_count("most_waiting", most_waiting, MOST_WAITING)
         if when_full not in get_args(WhenFull):
             raise UsageError(f"when_full is {', '.join(get_args(WhenFull)[:-1])} or block, not {when_full!r:.30}.")
-        self._net, self._when_full = net, when_full
+        self._net = net
         if when_full == "leave_earlier" and len(net.exits) == 1:
             raise UsageError("A network with one exit cannot leave earlier. Use when_full='drop_oldest' or another.")
         if deadline_s is not None and (not isinstance(deadline_s, Real) or not deadline_s > 0):
@@ -146,15 +143,9 @@ class Stream:
         self._votes = Votes(window, lead)
         if window > 1 and not net._classes:
             raise UsageError("This network does not classify: there is no label to smooth. Leave window out.")
-        self._most = int(most_waiting)
-        self._inputs: deque[tuple[int, float, Any]] = deque()
-        self._lock = threading.Lock()
-        self._filled, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._came = self._answered = self._hurried = self._dropped = self._refused = 0
-        self._ended = False
-        self._error: Exception | None = None
-        self._running: asyncio.Future[Reply] | None = None
+        super().__init__(net._inputs, int(most_waiting), when_full)
+        self._answered = self._hurried = self._refused = 0
+        self._running: Future[Reply | BaseException] | None = None
         self._source = source
         self._feeding: asyncio.Task[None] | None = None
         if source is not None and not isinstance(source, AsyncIterable):
@@ -167,8 +158,10 @@ class Stream:
         Returns:
             False if it was dropped because the queue is full, or because the stream has ended while `put` waited for room.
 
+        A signal handler may, too. It cannot wait for room in the thread that iterates.
+
         Raises:
-            UsageError: the stream has ended.
+            UsageError: the stream has ended; or it would wait for room in the thread that iterates, for ever.
 
         Example:
             >>> import numpy as np
@@ -179,9 +172,16 @@ class Stream:
             >>> next(stream).number
             0
         """
+        self._check_going()
+        if self._lock._is_owned():  # a signal handler, in the midst of the stream's own work
+            self._ring()
+            self._inside.append(self._keep(x))
+            return True
         with self._lock:
-            self._check_going()
-            while self._when_full == "block" and len(self._inputs) >= self._most and not self._ended:
+            self._take_inside()
+            while self._must_wait():
+                if self._reader == threading.get_ident():
+                    raise UsageError(WAITS_FOR_ITSELF)
                 self._room.wait()
             return self._take_in(x)
 
@@ -202,7 +202,8 @@ class Stream:
         self._check_going()
         while True:
             with self._lock:
-                if self._when_full != "block" or len(self._inputs) < self._most or self._ended:
+                self._take_inside()
+                if not self._must_wait():
                     return self._take_in(x)
                 waiting = self._wait_async()
             await waiting.wait()
@@ -210,8 +211,9 @@ class Stream:
     def end(self) -> None:
         """Take no more inputs. Those that wait are still answered, then iterating ends."""
         with self._lock:
-            self._ended = True
+            self._take_inside()
             self._tell_all()
+            self._ended = True
 
     def close(self) -> None:
         """Take no more inputs, and drop those that wait. The network stays open.
@@ -219,24 +221,24 @@ class Stream:
         A thread that reads the source ends with the source's next input.
         """
         with self._lock:
-            self._ended = True
-            self._dropped += len(self._inputs)
-            self._inputs.clear()
             self._tell_all()
+            self._ended = True
+            self._inputs.clear()
         if self._feeding is not None:
             self._feeding.cancel()
 
     def stats(self) -> StreamStats:
         """Return what became of the inputs."""
         with self._lock:
-            done = self._answered + self._dropped + self._refused
+            self._take_inside()
+            waiting = len(self._inputs) + self._is_answering
             return StreamStats(
                 came=self._came,
                 answered=self._answered,
                 hurried=self._hurried,
-                dropped=self._dropped,
+                dropped=self._came - self._answered - self._refused - waiting,
                 refused=self._refused,
-                waiting=self._came - done,
+                waiting=waiting,
             )
 
     def __enter__(self) -> "Stream":
@@ -259,13 +261,20 @@ class Stream:
         """
         if isinstance(self._source, AsyncIterable):
             raise UsageError("The source of this stream is asynchronous: iterate with async for.")
-        with self._lock:
-            while not self._inputs and not self._ended:
-                self._filled.wait()
-            if not self._inputs:
-                self._raise_error()
-                raise StopIteration
-            entry, hurries = self._take_out()
+        running, self._running, self._reader = self._running, None, threading.get_ident()
+        if running is not None:  # a task that was cancelled has begun it
+            return _unpack(running)
+        while True:
+            with self._lock:
+                self._is_answering = False  # what an interruption has cut off is dropped
+                self._take_inside()
+                if self._inputs:
+                    entry, hurries = self._take_out()
+                    break
+                if self._ended:
+                    self._raise_error()
+                    raise StopIteration
+            self._bell.get()
         return self._answer(*entry, hurries)
 
     def __aiter__(self) -> "Stream":
@@ -276,57 +285,26 @@ class Stream:
 
     async def __anext__(self) -> Reply:
         """Wait for an input, and answer it in a thread, so that other tasks run meanwhile. A cancelled wait loses no answer."""
+        self._reader = threading.get_ident()
         while self._running is None:
             with self._lock:
+                self._take_inside()
                 if self._inputs:
                     entry, hurries = self._take_out()
-                    loop = asyncio.get_running_loop()
-                    self._running = loop.run_in_executor(None, self._answer, *entry, hurries)
+                    running: Future[Reply | BaseException] = Future()  # another event loop may take the answer
+                    asyncio.get_running_loop().run_in_executor(None, self._answer_into, running, *entry, hurries)
+                    self._running = running
                     break
                 if self._ended:
                     self._raise_error()
                     raise StopAsyncIteration
                 waiting = self._wait_async()
-            await waiting.wait()
+            if not self._inside:
+                await waiting.wait()
         running = self._running
-        await asyncio.wait([running])  # which cancels nothing: the next turn would get the answer
+        await asyncio.wait([asyncio.wrap_future(running)])  # which cancels nothing: the next turn would get the answer
         self._running = None
-        return running.result()
-
-    def _check_going(self) -> None:
-        if self._ended:
-            raise UsageError("The stream has ended: it takes no more inputs.")
-
-    def _take_in(self, x: Any) -> bool:
-        """Put an input into the queue; the lock is held."""
-        number, self._came = self._came, self._came + 1
-        if self._ended or (self._when_full == "drop_newest" and len(self._inputs) >= self._most):
-            self._dropped += 1
-            return False
-        kept = self._keep(x)
-        if len(self._inputs) >= self._most:
-            self._inputs.popleft()
-            self._dropped += 1
-        self._inputs.append((number, perf_counter(), kept))
-        self._filled.notify()
-        self._wake()
-        return True
-
-    def _keep(self, x: Any) -> Any:
-        """Copy an input that its source may overwrite. One that the network would refuse stays, to be refused at its turn."""
-        try:
-            parts = tuple(map(np.array, split_inputs(x, self._net._inputs)))
-        except DataError:
-            return x
-        return parts if len(parts) > 1 else parts[0]
-
-    def _take_out(self) -> tuple[tuple[int, float, Any], bool]:
-        """Take the oldest input out of the queue, and tell whether it leaves at the first exit; the lock is held."""
-        hurries = self._when_full == "leave_earlier" and 2 * len(self._inputs) > self._most
-        entry = self._inputs.popleft()
-        self._room.notify()
-        self._wake()
-        return entry, hurries
+        return _unpack(running)
 
     def _answer(self, number: int, came_s: float, x: Any, hurries: bool) -> Reply:
         waited_s = perf_counter() - came_s
@@ -341,12 +319,18 @@ class Stream:
                 result = self._net(x, left_s)
         except BaseException:
             with self._lock:
-                self._refused += 1
+                self._refused, self._is_answering = self._refused + 1, False
             raise
         with self._lock:
-            self._answered += 1
+            self._answered, self._is_answering = self._answered + 1, False
             self._hurried += hurries
         return Reply(number, result, self._votes.count(result.label), waited_s, hurries)
+
+    def _answer_into(self, answer: "Future[Reply | BaseException]", *entry: Any) -> None:
+        try:
+            answer.set_result(self._answer(*entry))
+        except BaseException as error:
+            answer.set_result(error)
 
     def _feed(self, inputs: Any) -> None:
         try:
@@ -369,32 +353,10 @@ class Stream:
         finally:
             self.end()
 
-    def _fail(self, error: Exception) -> None:
-        """Remember an error of the source, to be raised after its inputs; an end meanwhile is none."""
-        with self._lock:
-            if not self._ended:
-                self._error = error
 
-    def _raise_error(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _tell_all(self) -> None:
-        """Wake all that wait; the lock is held."""
-        self._filled.notify_all()
-        self._room.notify_all()
-        self._wake()
-
-    def _wake(self) -> None:
-        """Wake the tasks that wait for a change of the queue; the lock is held."""
-        for loop, waiter in self._waiters:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(waiter.set)
-        self._waiters.clear()
-
-    def _wait_async(self) -> asyncio.Event:
-        """Return what is set with the next change of the queue; the lock is held."""
-        waiter = asyncio.Event()
-        self._waiters.append((asyncio.get_running_loop(), waiter))
-        return waiter
+def _unpack(answer: "Future[Reply | BaseException]") -> Reply:
+    """Return an answer that was got in another thread, or raise its error."""
+    result = answer.result()
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -22,6 +22,7 @@ from ...runtime.loading import load_static, load_uncalibrated
 from ...runtime.selection import choose_point, differs_here
 from ..comparison import Comparison, ComparisonRequest, compare
 from ..dataset_metric import Metric, name_metric, read_metric
+from ..fitting_samples import check_unhashed
 from ..judging import DISAGREEMENT, LOSS, Judge, ReferenceAnswers, read_judging
 from ..labels import check_test_data, hash_samples
 from ..losses import Loss, find_decode
@@ -111,8 +112,8 @@ def report(
     output = Path(output)
     check_writable(output)
     bundle = opened(bundle)
-    if data is None and (loss or disagreement or metric):
-        raise UsageError("loss, disagreement and metric are of samples: give data too.")
+    if data is None and (loss or disagreement or metric or groups is not None):
+        raise UsageError("loss, disagreement, metric and groups are of samples: give data too.")
     samples = None if data is None else check_test_data(data, bundle.manifest)
     judging = None if data is None else read_judging(bundle.manifest, loss, disagreement, has_truth=True)
     subject = _find_subject(bundle, calibration, variant=variant, point=point, threads=threads)
@@ -228,7 +229,9 @@ def _measure(request: ComparisonRequest, chain: Chain) -> Measured:
     point = None if request.point is None or calibration is None else calibration.points[request.point]
     variant = request.bundle.chain(request.variant_name or chain.variant)
     placement, comparison = request.device or chain.placement, None
-    if point is not None:
+    if point is None:
+        check_unhashed(request.x, request.bundle, variant)
+    else:
         comparison = compare(request)
         placement = tuple(stage.device for stage in comparison.benchmark.stages)
     taken, shown = None, None

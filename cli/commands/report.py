@@ -37,9 +37,12 @@ def report(
     from ...bundle import open_bundle
     from ...calibrate import report as write_report
     from ...calibrate.html_report.page import check_packages
+    from ...errors import UsageError
     from ..inputs import load_labelled
 
     check_packages()  # before samples are loaded, which may take long
+    if data is None and groups is not None:
+        raise UsageError("--groups is of samples: give DATA too.")
     opened = open_bundle(bundle)
     with progress_bars() as progress:
         samples, parts = None, None

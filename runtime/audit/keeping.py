@@ -38,6 +38,9 @@ LOOK_EVERY = 8
 WAITS_S = 1.0
 """At the end of the program or of the network the thread is waited for at most so long, and before a fork."""
 
+MOST_PROBLEMS = 4
+"""The last problems that are told of."""
+
 LOST = "What is counted is lost with this process"
 
 LIVING: "WeakSet[Keeper]" = WeakSet()
@@ -67,14 +70,14 @@ class Picked(Struct, frozen=True):
     """An input that was picked, after it was answered.
 
     Attributes:
-        exit: the number of the exit where it left.
-        label: the label that was given.
+        exit: the number of the exit where it left; None of a call with a deadline, which is judged as if it had none.
+        label: the label that was given, if the exit is known.
         sample: the input, one array with a batch axis of 1 for each of the network's; None if nobody needs it.
         disagreement: what it is, 0 to 1, if it is known already; None if the input is to run on.
         score: of the first exit that is taken; None if it is not known.
     """
 
-    exit: int
+    exit: int | None
     label: int
     sample: tuple[np.ndarray, ...] | None
     disagreement: float | None
@@ -89,7 +92,7 @@ class Keeper:
     Args:
         new: the state to begin with where none is kept.
         folder: where the state is kept; None if nowhere.
-        compare: runs an input to the last exit and returns the disagreement.
+        compare: runs an input to the last exit and returns it with the disagreement.
         collector: makes what keeps inputs; None if none are kept.
         on_alarm: is called for each alarm, once in each process.
     """
@@ -99,17 +102,17 @@ class Keeper:
         new: AuditState,
         *,
         folder: Path | None,
-        compare: Callable[[Picked], float] | None,
+        compare: Callable[[Picked], Picked] | None,
         collector: Callable[[], Collector] | None,
         on_alarm: Callable[[Alarm], Any] | None,
     ) -> None:
         self._new, self._folder, self._on_alarm = new, folder, on_alarm
-        self._compare: Callable[[Picked], float] | None = compare
+        self._compare: Callable[[Picked], Picked] | None = compare
         self._make_collector = collector
         self.is_ended = False
+        self._problems: list[str] = []
         self._begin()
-        self.notice = self._open()
-        if self.notice:
+        if self.note(self._open()):
             warn_caller(self.notice, AuditWarning)
         LIVING.add(self)
 
@@ -138,11 +141,22 @@ class Keeper:
                 wrong = f"{LOST}: {error}"
         return printable(wrong)
 
+    @property
+    def notice(self) -> str:
+        """All that is wrong, in words; empty if nothing is."""
+        return " ".join(self._problems)
+
+    def note(self, words: str) -> bool:
+        """Remember what is wrong. Return whether it is news."""
+        if not words or words in self._problems:
+            return False
+        self._problems = [*self._problems, words][-MOST_PROBLEMS:]
+        return True
+
     def _say(self, words: str) -> None:
         """Warn of what is wrong, once. A program that turns warnings into errors is not to fail in the midst of a call."""
         words = printable(words)
-        if words and self.notice != words:
-            self.notice = words
+        if self.note(words):
             with contextlib.suppress(AuditWarning):
                 warnings.warn(words, AuditWarning, stacklevel=2)
 
@@ -186,9 +200,11 @@ class Keeper:
             self._let_go()
 
     def _count(self, picked: Picked) -> None:
-        state, disagreement = self.state, picked.disagreement
-        if disagreement is None and self._compare is not None:
-            disagreement = self._compare(picked)
+        state = self.state
+        if picked.disagreement is None and self._compare is not None:
+            picked = self._compare(picked)
+        disagreement = picked.disagreement
+        assert picked.exit is not None
         exits, scores = list(state.exits), list(state.scores)
         exits[min(picked.exit, len(exits) - 1)] += 1
         if scores and picked.score is not None:
@@ -244,8 +260,9 @@ class Keeper:
         try:
             write_state(self._path, state)
             self.state = self._written = state
-            if self.notice.startswith(LOST):  # the disk has room again
-                self.notice = ""
+            self._problems = [
+                words for words in self._problems if not words.startswith(LOST)
+            ]  # the disk has room again
         except (OfframpError, OSError) as error:
             self._say(f"{LOST}: {error}")
 

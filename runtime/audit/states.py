@@ -132,15 +132,25 @@ def find_states(path: Path) -> list[Path]:
 
     Raises:
         UsageError: nothing is there, or no state.
+        MissingError: a folder cannot be read.
     """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UsageError(f"There is no file or folder {path}.", path=path)
-    files = [file for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}{STATE_FILE}"))]
+    with os_errors_explained(path, "read"):
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise UsageError(f"There is no file or folder {path}.", path=path)
+    inner = _list_folders(path)
+    folders = [path, *inner, *(each for folder in inner for each in _list_folders(folder))]
+    files = [folder / STATE_FILE for folder in folders if (folder / STATE_FILE).is_file()]
     if not files:
         raise UsageError(f"{path} holds no state of an audit: no {STATE_FILE} is in it or in its folders.", path=path)
     return files
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder; `Path.glob` says nothing of those that it cannot read."""
+    with os_errors_explained(folder, "read"), os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
 
 
 def open_place(folder: Path, new: AuditState) -> tuple[Path, AuditState, int | None, str]:

@@ -4,6 +4,7 @@ deadline -----------------------------------------------------------------------
 stage 0, always   | stage 1: its limit still fits -> runs | stage 2: its limit no longer fits -> exit 1 answers, marked
 """
 
+import contextlib
 from collections.abc import Generator, Sequence
 from math import exp
 from numbers import Real
@@ -83,28 +84,34 @@ class StageLimits:
 
 def _run_until(run: Run, end_ns: float) -> bool:
     """Run a stage, and tell it to stop when the time is over. Return whether it ran to its end."""
-    stop, stopped = getattr(run, "stop", None), Event()
+    stop, going, stopped = getattr(run, "stop", None), [True], Event()
     if stop is None:
         run()
         return True
 
     def tell() -> None:
-        stopped.set()
-        stop(True)
+        if going:
+            stopped.set()
+            stop(True)
 
     timer = Timer(min(max(0.0, end_ns - perf_counter_ns()) * 1e-9, TIMEOUT_MAX), tell)
     timer.daemon = True
-    timer.start()
     try:
+        with contextlib.suppress(RuntimeError):  # no thread is left: the stage runs to its end
+            timer.start()
         run()
     except Exception:
         if not stopped.is_set():
             raise
         return False
     finally:
-        timer.cancel()
-        timer.join()
-        stop(False)
+        going.clear()  # whatever interrupts the rest, no later run is stopped
+        try:
+            timer.cancel()
+            if timer.ident is not None:
+                timer.join()
+        finally:
+            stop(False)
     return True
 
 

@@ -1,8 +1,14 @@
-"""What a fork leaves of networks: the child has only the thread that forked, and no other one ever ends its call there."""
+"""What a fork leaves of networks: the child has only the thread that forked, and no other one ever ends its call there.
 
+At the end of the program other threads must not be in the midst of a call, either.
+"""
+
+import atexit
+import ctypes
 import os
-from threading import RLock
-from typing import TYPE_CHECKING
+from threading import RLock, get_ident
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from .lazy import LazyStage
@@ -10,17 +16,25 @@ from .lazy import LazyStage
 if TYPE_CHECKING:
     from .net import Net
 
-__all__ = ["LIVING"]
+__all__ = ["FOLLOWERS", "LIVING"]
 
 FORKED = (
     "This process was forked while another thread ran the network, and has half a call of it. Load the bundle here."
 )
 
+WAITS_S = 1.0
+"""At the end of the program calls of other threads are waited for at most so long."""
+
 LIVING: "WeakSet[Net]" = WeakSet()
 """The networks of this process."""
 
+FOLLOWERS: "WeakSet[Any]" = WeakSet()
+"""What else of this process has threads or locks, and goes on in a child by its `follow_fork`."""
+
 LEFT_BEHIND: list[object] = []
-"""In a child the stages that its parent compiled. ONNX Runtime would wait for threads that are not here to free them."""
+"""In a child the stages that its parent compiled. Engines would wait for threads that are not here to free them."""
+
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(LEFT_BEHIND))  # else they are freed when the child ends
 
 
 def _follow_fork() -> None:
@@ -38,7 +52,40 @@ def _follow_fork() -> None:
         if id(net._tally.family) in torn:
             net._lock = RLock()
             net._close(FORKED)
+    for other in list(FOLLOWERS):
+        other.follow_fork()
 
+
+class LastLock:
+    """The lock of a network while the program ends: the thread that ends it still calls, every other one ends instead."""
+
+    def __init__(self) -> None:
+        self._lock: Any = RLock()
+        self._thread = get_ident()
+        self._is_owned, self.release = self._lock._is_owned, self._lock.release
+
+    def acquire(self) -> None:
+        """Take the lock."""
+        if get_ident() != self._thread:
+            raise SystemExit  # which a thread says nothing of
+        self._lock.acquire()
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _end_calls() -> None:
+    """Wait for calls of other threads, and let them begin no more: Python aborts a program that ends while an engine runs."""
+    end_s = monotonic() + WAITS_S
+    for net in list(LIVING):
+        if not isinstance(net._lock, LastLock):
+            net._lock.acquire(timeout=max(0.0, end_s - monotonic()))
+            net._lock = LastLock()
+
+
+atexit.register(_end_calls)
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_follow_fork)

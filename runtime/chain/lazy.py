@@ -255,7 +255,9 @@ LIVING: "WeakSet[LazyStage]" = WeakSet()
 """The lazy stages of this process."""
 
 LEFT_BEHIND: list[object] = []
-"""In a child what its parent had loaded, which cannot be freed there; see `forks.py`."""
+"""In a child what its parent had loaded, which cannot be freed there, nor when it ends; see `forks.py`."""
+
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(LEFT_BEHIND))
 
 
 def _watch(stage: "weakref.ref[LazyStage]", gone: Event, left_s: float) -> None:

@@ -186,7 +186,8 @@ def _latencies(recent: Sequence[int]) -> dict[str, float]:
 
 def _find_slowdown(recent: Sequence[int], exits: Sequence[int], expected_s: Sequence[float]) -> float | None:
     """Return how many times as long the mean call took as the calibration makes of the exits that were taken."""
-    compared = [(spent, expected_s[k]) for spent, k in zip(recent, exits, strict=True) if k < len(expected_s)]
+    pairs = zip(reversed(recent), reversed(exits), strict=False)  # an interruption may have left one without the other
+    compared = [(spent, expected_s[k]) for spent, k in pairs if k < len(expected_s)]
     if len(compared) < LEAST_COMPARED:
         return None
     spent, expected = np.mean(compared, axis=0).tolist()

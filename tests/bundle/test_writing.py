@@ -263,3 +263,21 @@ def test_what_is_nested_too_deeply_to_read_is_no_calibration_to_replace(tmp_path
     path.write_text('{"schema": 1, "points": {"a": ' + "[" * 100_000)
     with pytest.raises(UsageError, match="is no calibration"):
         check_replaceable(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_was_forked_while_a_bundle_was_written_does_not_hold_its_lock(tmp_path):
+    from offramp.bundle.writing import _locked
+
+    with _locked(tmp_path):
+        wait, go = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(go)
+            os.read(wait, 1)
+            os._exit(0)
+        os.close(wait)
+    with _locked(tmp_path):
+        os.close(go)
+    os.waitpid(child, 0)

@@ -16,7 +16,7 @@ from offramp.bundle import OperatingPoint, Target, open_bundle, read_calibration
 from offramp.calibrate import ask_labels, bench, read_labels
 from offramp.calibrate.certify.exact_tests import certify_drop
 from offramp.calibrate.certify.points import make_points
-from offramp.calibrate.disputes import find_disputed, rank_disputed
+from offramp.calibrate.disputes import describe_labels, find_disputed, rank_disputed
 from offramp.calibrate.html_report.frontier_plot import draw_frontier
 from offramp.calibrate.html_report.making import report
 from offramp.calibrate.labels import check_asked_labels, settle_labels
@@ -199,12 +199,18 @@ def test_a_label_that_lacks_counts_as_the_worst(own, tmp_path):
     some = read_labels(path, (x, None), bundle)
     few = calibrate(bundle, some, Target(max_drop=0.3))
     assert few.labels == (asked.asked // 2, asked.asked)
-    assert any(f"{asked.asked - asked.asked // 2} have no label" in note for note in few.notes)
+    assert any(f"{asked.asked - asked.asked // 2} of them have no label" in note for note in few.notes)
     report = np.random.default_rng(0).permutation(len(y))[few.select_samples :]
     right = load_uncalibrated(bundle).every_exit(x[report]).label == y[report, None]
     true = right[:, -1].mean() - right.mean(0)
     assert all(static.drop > drop - 1e-9 for static, drop in zip(few.statics, true, strict=True))
     assert few.statics[0].drop > true[0] + 0.01 and few.statics[0].accuracy is None
+
+
+def test_a_single_label_is_spoken_of_as_one():
+    y = np.array([3, -1, -1])
+    (note,) = describe_labels(y, np.array([False, True, False]))
+    assert "1 of the 3 labels is known. " in note and "1 of them has no label" in note
 
 
 def test_no_label_makes_more_be_lost_than_the_reference_s_own():

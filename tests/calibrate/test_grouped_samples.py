@@ -2,9 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from offramp.bundle import Target, Tensor, read_calibration
+from offramp.bundle.worst_part import show_worst
 from offramp.calibrate import bench, load_grouped, report
 from offramp.cli.app import exit_code_of
 from offramp.errors import DataError, UsageError
@@ -156,4 +158,5 @@ def test_the_class_that_loses_most_is_named(dense, labelled, tmp_path, capsys):
     assert "class        worst of" in capsys.readouterr().out
     measured = report(dense, labelled, output=tmp_path / "report.html").measured.benchmark
     assert measured.worst[0].value >= measured.worst[-1].value and "worst of 5: " in str(measured)
+    assert show_worst([replace(measured.worst[0], name="cat, wild")]).startswith("worst of 5: 'cat, wild', a ")
     assert "By class, measured: worst of 5: " in (tmp_path / "report.html").read_text()

@@ -165,6 +165,11 @@ def test_a_report_says_at_once_that_a_package_is_missing(files, call, monkeypatc
     assert (code, out) == (4, "") and "pip install 'offramp[report]'" in err
 
 
+def test_a_report_without_samples_takes_nothing_that_is_of_samples(files, call):
+    code, _, err = call("report {f}/dense.offramp --groups site -o {f}/report.html")
+    assert code == 2 and "--groups is of samples: give DATA too" in err
+
+
 def test_verify_says_what_its_samples_are(files, call):
     code, out, _ = call("verify {f}/dense.offramp")
     assert code == 0 and "3 golden samples were replayed. The export took them from its examples;" in out

@@ -2,14 +2,16 @@
 
 import json
 import math
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from offramp.cli.app import exit_code_of
-from offramp.errors import BundleError, UsageError
+from offramp.errors import BundleError, MissingError, UsageError
 from offramp.runtime import read_audits
 from offramp.runtime.audit.evidence import doubt, renewed_limit, share_bound_of, shares_doubt, trust
 from offramp.runtime.audit.states import MOST_BINS, MOST_EDGES, AuditState, write_state
@@ -135,6 +137,22 @@ def test_a_path_without_states_is_refused(tmp_path):
         read_audits(tmp_path / "none")
     with pytest.raises(UsageError, match="confidence is a number"):
         read_audits([], confidence=1.0)
+
+
+@pytest.mark.parametrize("inside", ["", "device"])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, inside, monkeypatch):
+    (tmp_path / "device").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path) == tmp_path / inside:
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    with pytest.raises(MissingError, match="Permission denied") as caught:
+        read_audits(tmp_path)
+    assert caught.value.path == tmp_path / inside
 
 
 def test_the_largest_state_has_at_most_a_kilobyte(tmp_path):

@@ -15,7 +15,7 @@ from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.calibrate import load_samples
 from offramp.errors import AuditWarning, UsageError
 from offramp.export import export
-from offramp.runtime import Alarm, Audit, Stream, load, load_uncalibrated, read_audits
+from offramp.runtime import Alarm, Audit, Stream, lazy_stages, load, load_uncalibrated, read_audits
 from offramp.runtime.audit.keeping import MOST_WAITING, Picked
 from offramp.runtime.audited import find_promise
 from offramp.runtime.chain.net import Net
@@ -80,11 +80,11 @@ def wait_for(net, picked):
     raise AssertionError(net.stats().audit)
 
 
-def run(net, x):
+def run(net, x, **how):
     """Give a network one input after the other, as slowly as its thread counts."""
     audit = net.stats().audit
     for sample in x:
-        net(sample)
+        net(sample, **how)
         audit = wait_for(net, audit.audited + audit.missed + 1)
     return audit
 
@@ -169,7 +169,8 @@ def test_scores_of_the_first_exit_are_counted_and_raise_an_alarm_of_their_own(pa
     calibration = replace(calibration, points={"default": point})
     audit = Audit(share=1.0, in_call=True, promised=0.9, state=tmp_path / "state")
     with load(path, calibration=calibration, audit=audit, on_alarm=alarms.append) as net:
-        run(net, x)
+        run(net, x[:60])
+        run(net, x[60:], deadline_s=60.0)
         net.batch(x)  # of which the first exit's score is not always known: no batch counts
         seen = wait_for(net, 2 * len(x))
     counts = np.bincount(np.searchsorted(edges, score[:, 0], side="right"))
@@ -258,15 +259,41 @@ def test_another_point_is_not_audited_and_another_promise_has_a_state_of_its_own
     assert [found.audited for found in read_audits(tmp_path)] in ([1, 2], [2, 1])
 
 
-def test_calls_with_a_deadline_and_hurried_ones_are_not_audited(path, x):
+@pytest.mark.parametrize("in_call", [True, False])
+@pytest.mark.parametrize("deadline_s", [60.0, 1e-9])
+def test_a_call_with_a_deadline_is_judged_as_if_it_had_none(path, x, truth, deadline_s, in_call):
+    exits, differs = truth
+    with load(path, audit=Audit(share=1.0, in_call=in_call)) as net:
+        for i, sample in enumerate(x[:30]):
+            results = [net(sample, deadline_s=deadline_s) for _ in range(i % 2)] or [net(sample)]
+            assert not results[0].cut or results[0].exit < exits[i]
+            audit = wait_for(net, i + 1)
+        assert (audit.audited, audit.disagreeing) == (30, differs[:30].sum()) and net.stats().cut >= (deadline_s < 1)
+        assert audit.exit_shares == tuple(np.bincount(exits[:30], minlength=3) / 30)
+        net.thresholds = (0.1, 0.1)
+        net(x[0], deadline_s=deadline_s)
+        assert net.stats().audit == audit and not audit.notice
+
+
+def test_hurried_inputs_are_not_audited_nor_deadlines_where_no_thread_runs_them_on(path, x):
     with load(path, audit=Audit(share=1.0, in_call=True)) as net, Stream(net, when_full="leave_earlier") as stream:
         for sample in x[:8]:
-            net(sample, deadline_s=60.0)
             next(net.anytime(sample))
             stream.put(sample)
         hurried = [next(stream).hurried for _ in range(4)]
         assert all(hurried) and net.stats().exit_counts[0] >= 12
         assert run(net, x[:1]).audited == 1
+    calibration = read_calibration(open_bundle(path).calibrations()[0])
+    unknown = replace(calibration.point, variant="other", certificate=None, own_disagreement=None)
+    assert find_promise(calibration, unknown, Audit(), classifies=True)[0] is None
+    with load(path, audit=1.0) as net:
+        keeper = net._picker.keeper
+        keeper._new, keeper._compare = replace(keeper._new, promised=None), None  # as of such a point
+        net(x[0], deadline_s=60.0)
+        net(x[0])
+        keeper.stop()
+        keeper.wait()
+        assert sum(keeper.state.exits) == 1
 
 
 def test_inputs_are_collected_as_samples_that_others_cannot_read(path, x, tmp_path, truth):
@@ -424,6 +451,31 @@ for sample in x[:5]:
 def test_what_was_counted_is_written_when_the_program_ends_without_closing(path, python, tmp_path):
     python(END, path, tmp_path)
     assert sum(json.loads(text)["audited"] for text in texts(tmp_path)) == 5
+
+
+def test_no_share_is_too_small(path, x):
+    with load(path, audit=1e-320) as net:  # whose distance to the first that is picked is infinite
+        assert net(x[0]) and net._picker.left > 1e17
+
+
+def test_all_that_is_wrong_is_told(path, x):
+    with load(path, audit=1.0) as net, pytest.warns(AuditWarning) as caught:
+        keeper = net._picker.keeper
+        for words in ("One thing.", "Another.", "One thing."):
+            keeper._say(words)
+        assert net.stats().audit.notice == "One thing. Another." and len(caught) == 2
+        for i in range(9):
+            keeper._say(f"{i}")
+        assert net.stats().audit.notice == "5 6 7 8"
+
+
+def test_an_audit_opens_no_lazy_stage_once_more(path, x, monkeypatch):
+    opened = []
+    compile_job = lazy_stages.compile_job
+    monkeypatch.setattr(lazy_stages, "compile_job", lambda job: (opened.append(job), compile_job(job))[1])
+    with load(path, lazy=True, audit=Audit(share=1.0)) as net:
+        assert not opened and net.stats().lazy.here == 0
+        assert run(net, x[:3]).audited == 3 and len(opened) == 2
 
 
 def test_the_thread_ends_with_the_network(path, x):

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from scipy.optimize import minimize
 
 from offramp.bundle import Target, check_bundle, open_bundle
-from offramp.calibrate import calibrate
-from offramp.calibrate.fitting_samples import check_fitting_samples
+from offramp.calibrate import bench, calibrate
+from offramp.calibrate.fitting_samples import check_fitting_samples, check_unhashed
 from offramp.calibrate.labels import check_data
 from offramp.cli.describe import describe_bundle
 from offramp.errors import DataError, UsageError
@@ -177,5 +177,10 @@ def test_samples_that_fitted_the_scores_are_refused_by_calibrate(gated, labelled
     (note,) = check_fitting_samples(data(2), manifest, variants)
     assert "0.50% of the samples in data served to fit" in note
     few = np.sort(data(0).hashes)[:50].tolist()  # one copy among so few that are known does not show a share of 1 %
+    with pytest.raises(UsageError, match="About 100.* name others than fp32-gate-int8"):
+        bench(gated, (draw(400), np.zeros(400, int)), variant="fp32-gate-int8")
+    assert check_unhashed(data(400).x, gated, gated.variant("fp32")) == ()
+    with pytest.raises(UsageError, match="name others than fp32-gate "):
+        check_unhashed(data(40).x, gated, gated.chain("fp32:0+fp32-gate"))
     origin = replace(variants[0].origin, fitted_on=(f"{few[10]:016x}", f"{few[-1] + 1:016x}"))
     assert len(check_fitting_samples(data(0), manifest, [replace(variants[0], origin=origin)])) == 1
