@@ -34,6 +34,7 @@ from .commands.prune import prune
 from .commands.quantize import quantize
 from .commands.report import report
 from .commands.run import run
+from .commands.top import top
 from .commands.verify import verify
 from .output import note, results_alone
 
@@ -55,12 +56,14 @@ def app() -> None:
 
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse),
-    *(verify, calibrate, run, bench, inspect, report, audit),
+    *(verify, calibrate, run, top, bench, inspect, report, audit),
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:
     command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line
-    if command is not power and command.callback is not None:  # which prints as it goes, and starts other programs
+    if (
+        command not in (power, top) and command.callback is not None
+    ):  # which prints as it goes, and starts other programs
         command.callback = results_alone()(command.callback)
     app.add_command(command)
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter as OtelMeter
     from prometheus_client.registry import Collector
 
-    from ...devices.watch import Power
-
 __all__ = ["Metrics"]
 
 KEPT: "WeakSet[Metrics]" = WeakSet()
@@ -103,7 +101,8 @@ class Metrics:
         self._counters = Counters(net._first_exit + len(net.exits))
         self._busy = threading.RLock()
         self._started_s = time.time()
-        self._spent_j, self._read_j = 0.0, _energy(net.stats().power)
+        power = net.stats().power
+        self._first_j = power.energy_j if power else 0.0
         self._moves, self._untold = 0, deque[Move](maxlen=MOST_MOVES)
         self._last_move = governor.moves[-1] if governor and governor.moves else None
         self._dropped, self._is_dropping = 0 if stream is None else stream.stats().dropped, False
@@ -124,7 +123,6 @@ class Metrics:
         stats, point = net.stats(), net.point
         audit, power = stats.audit, stats.power
         with self._busy:
-            self._count_energy(power)
             self._count_moves()
         with counters.lock:
             return Snapshot(
@@ -148,7 +146,9 @@ class Metrics:
                 audited=None if audit is None else audit.audited,
                 disagreeing=None if audit is None else audit.disagreeing,
                 alarms=None if audit is None else audit.alarms,
-                energy_j=None if power is None or not power.meter else self._spent_j,
+                energy_j=None
+                if power is None or not power.meter
+                else power.energy_j + counters.reset_j - self._first_j,
                 meter_problem=None if power is None else printable(power.problem or "", 500),
                 temperature_c=stats.state.temperature_c,
                 moves=None if governor is None else self._moves,
@@ -289,12 +289,6 @@ class Metrics:
                 score=Histogram(SCORE_EDGES, tuple(counters.scores[k]), counters.score_sums[k]),
             )
 
-    def _count_energy(self, power: "Power | None") -> None:
-        """Add the joules since the last look; `stats(reset=True)` lets those of the network begin anew."""
-        read_j = _energy(power)
-        self._spent_j += read_j - self._read_j if read_j >= self._read_j else read_j
-        self._read_j = read_j
-
     def _count_moves(self) -> None:
         if self._governor is None:
             return
@@ -328,10 +322,6 @@ class Metrics:
             write_atomically(self._health, f"{health}\n".encode())
             last_s = now.last_answer_s or now.started_s
             os.utime(self._health, (last_s, last_s))
-
-
-def _energy(power: "Power | None") -> float:
-    return 0.0 if power is None else power.energy_j
 
 
 def _follow_fork() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import printable
 from ..chain.net import Net
 from ..chain.results import BatchResult, Result
+from ..chain.stats import Stats
 
 LATENCY_EDGES_S = (
     *(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3),
@@ -41,6 +42,7 @@ class Counters:
         errors, faults: how often calls raised an error, by its class, and results were marked with a fault, by its kind.
         last_answer_s, last_error_s: Unix times; 0 if there was none.
         last_error: the last error in words.
+        reset_j: joules that the network's statistics had counted whenever they were reset.
 
     Args:
         exits: one more than the highest number of an exit.
@@ -54,7 +56,7 @@ class Counters:
         self.cut = self.late = 0
         self.errors: dict[str, int] = {}
         self.faults: dict[str, int] = {}
-        self.last_answer_s = self.last_error_s = 0.0
+        self.last_answer_s = self.last_error_s = self.reset_j = 0.0
         self.last_error = ""
 
     def add(self, result: Result) -> None:
@@ -166,6 +168,13 @@ class CountedNet(Net):
             answers.close()
             if result is not None:
                 self._counters.add_untimed(result)
+
+    def stats(self, *, reset: bool = False) -> Stats:
+        """Return the statistics, as without counting. Metrics count on after a reset."""
+        stats = super().stats(reset=reset)
+        if reset and stats.power is not None:
+            self._counters.reset_j += stats.power.energy_j
+        return stats
 
 
 @cache

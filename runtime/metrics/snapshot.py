@@ -23,6 +23,8 @@ MOST_BYTES = 4 << 20
 UnixTime = Annotated[float, Meta(ge=0, le=253402300799)]
 """Seconds since 1970, up to the last year that a date can show."""
 
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+
 
 class Histogram(Struct, frozen=True):
     """How values are spread.
@@ -39,7 +41,7 @@ class Histogram(Struct, frozen=True):
     """
 
     edges: tuple[float, ...]
-    counts: tuple[int, ...]
+    counts: tuple[Count, ...]
     sum: float
 
     @property
@@ -80,7 +82,7 @@ class ExitCounts(Struct, frozen=True, kw_only=True):
 
     exit: int
     name: str
-    answers: int
+    answers: Count
     calibrated_share: float | None
     latency_s: Histogram
     score: Histogram
@@ -126,10 +128,10 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     point: str | None = None
     points: tuple[str, ...] = ()
     exits: tuple[ExitCounts, ...] = ()
-    cut: int = 0
-    late: int = 0
-    errors: dict[str, int] = {}
-    faults: dict[str, int] = {}
+    cut: Count = 0
+    late: Count = 0
+    errors: dict[str, Count] = {}
+    faults: dict[str, Count] = {}
     last_answer_s: UnixTime | None = None
     last_error_s: UnixTime | None = None
     last_error: str = ""
@@ -238,12 +240,12 @@ def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
 
 
 def check_counts(exits: Sequence[ExitCounts], name: str) -> None:
-    """Check that histograms have the counts that their edges ask for, and all exits the same edges.
+    """Check that histograms have edges, and the counts that these ask for, and all exits the same edges.
 
     Raises:
         BundleError: they do not.
     """
     for kind in ("latency_s", "score"):
         histograms: list[Histogram] = [getattr(exit_, kind) for exit_ in exits]
-        if any(len(h.counts) != len(h.edges) + 1 or h.edges != histograms[0].edges for h in histograms):
+        if any(not h.edges or len(h.counts) != len(h.edges) + 1 or h.edges != histograms[0].edges for h in histograms):
             raise BundleError(f"{name} is no snapshot of metrics: bins and counts do not fit together.")
