@@ -228,7 +228,7 @@ class Metrics:
             meter: of the product's `MeterProvider`: `provider.get_meter("offramp")`.
 
         Raises:
-            MissingError: opentelemetry-sdk is not installed.
+            MissingError: OpenTelemetry is not installed.
 
         Example:
             >>> from opentelemetry.sdk.metrics import MeterProvider

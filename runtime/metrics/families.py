@@ -25,7 +25,7 @@ class MetricFamily(NamedTuple):
         help: what it is.
         read: returns the values; none where a product has no such thing.
         labels: their names.
-        unit: `seconds`, `joules` or `celsius`, or empty.
+        unit: `seconds`, `joules`, `celsius` or `ratio`, or empty.
     """
 
     name: str
@@ -74,7 +74,7 @@ def _outcomes(s: Snapshot) -> dict[str, int] | None:
 FAMILIES = (
     MetricFamily(
         "network_info", "gauge", "What runs: 1, the words in the labels.",
-        lambda s: [((s.runs, ",".join(dict.fromkeys(s.devices)), __version__), 1)], ("runs", "devices", "version"),
+        lambda s: [((s.runs, ",".join(s.devices), __version__), 1)], ("runs", "devices", "version"),
     ),
     MetricFamily("start_time", "gauge", "Unix time at which counting began.", _one(lambda s: s.started_s), unit="seconds"),
     MetricFamily(
@@ -87,7 +87,7 @@ FAMILIES = (
     ),
     MetricFamily(
         "calibrated_share", "gauge", "Share of inputs that left at the exit when the operating point was calibrated.",
-        _by_exit(lambda each: each.calibrated_share), ("exit",),
+        _by_exit(lambda each: each.calibrated_share), ("exit",), "ratio",
     ),
     MetricFamily(
         "call_latency", "histogram", "Time from call to answer of calls with one input, by the exit where it left.",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_instruments"]
 
-UNITS = {"seconds": "s", "joules": "J", "celsius": "Cel", "": "1"}
+UNITS = {"seconds": "s", "joules": "J", "celsius": "Cel", "ratio": "1", "": "1"}
 
 SAME_S = 0.01
 """The instruments are read one after the other, and share a snapshot that is younger than this."""
@@ -29,10 +29,9 @@ def make_instruments(meter: "Meter", take: Callable[[], Snapshot]) -> None:
     """Make an instrument for each metric.
 
     Raises:
-        MissingError: opentelemetry-sdk is not installed.
+        MissingError: OpenTelemetry is not installed.
     """
-    require("opentelemetry.sdk.metrics", extra="metrics")
-    from opentelemetry.metrics import Observation
+    observation = require("opentelemetry.metrics", extra="metrics").Observation
 
     taken: list[tuple[float, Snapshot]] = []
 
@@ -42,7 +41,7 @@ def make_instruments(meter: "Meter", take: Callable[[], Snapshot]) -> None:
                 taken[:] = [(monotonic(), take())]
             snapshot = taken[0][1]
             for labels, value in read(snapshot):
-                yield Observation(value, {"net": snapshot.name, **labels})
+                yield observation(value, {"net": snapshot.name, **labels})
 
         return observations
 

@@ -170,7 +170,7 @@ def _exits(page: Page) -> list[dict[str, Any]]:
                 "exit": int(k),
                 "name": title,
                 "answers": int(page["answers_total"][key]),
-                "calibrated_share": page["calibrated_share"].get(key),
+                "calibrated_share": page["calibrated_share_ratio"].get(key),
                 "latency_s": _histogram(page, "call_latency_seconds", k),
                 "score": _histogram(page, "score", k),
             }
