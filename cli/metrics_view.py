@@ -134,7 +134,7 @@ def _rest(snapshot: "Snapshot", part: "Snapshot", part_s: float) -> Iterator[str
         )
     if part.energy_j is not None:
         each = f", {1e3 * part.energy_j / part.answers:.3g} mJ an answer" if part.answers else ""
-        yield f"energy     {snapshot.energy_j:.4g} J, {part.energy_j / part_s:.3g} W{each}"
+        yield f"energy     {snapshot.energy_j or 0:,.1f} J, {part.energy_j / part_s:.3g} W{each}"
     if snapshot.meter_problem:
         yield f"meter      {quoted(snapshot.meter_problem)}"
     if snapshot.temperature_c is not None:

@@ -5,6 +5,8 @@ import json
 import os
 import threading
 import weakref
+from operator import attrgetter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from offramp.devices import Fault, SimulatedBoard
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import Audit, Governor, Metrics, Move, Snapshot, Stream, load, load_uncalibrated, read_snapshot
+from offramp.runtime.metrics import counting
 from offramp.runtime.metrics.counting import Counters, count_kind
 
 pytestmark = pytest.mark.filterwarnings("ignore::offramp.errors.AuditWarning")
@@ -153,12 +156,16 @@ def test_a_stream_a_governor_and_a_meter_are_shown(calibrated, x):
     assert first.meter_problem == "" and first.temperature_c is not None
 
 
-def test_marks_of_faults_are_counted_by_kind_and_few_kinds_are_told_apart():
+def test_marks_of_faults_are_counted_by_kind_and_few_kinds_are_told_apart(monkeypatch):
+    monkeypatch.setattr(counting, "_fault_of", attrgetter("fault"))
+    counters = Counters(1)
+    for fault in ("", "nan: stage 1", "nan: stage 2", "hang"):
+        counters.add(SimpleNamespace(exit=0, latency_s=0.1, score=0.5, cut=False, late=False, fault=fault))
+    assert counters.faults == {"nan": 2, "hang": 1}
     counts = {}
     for number in range(40):
         count_kind(counts, f"kind {number}")
     assert len(counts) == 17 and counts["other"] == 24
-    assert Counters(1).faults == {}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
