@@ -116,6 +116,8 @@ def _answers(snapshot: "Snapshot", part: "Snapshot", part_s: float) -> Iterator[
     for name, kinds in (("errors", snapshot.errors), ("faults", snapshot.faults)):
         if kinds:
             yield f"{name:<11}{', '.join(f'{quoted(kind, 30)} {count:,}' for kind, count in kinds.items())}"
+    if snapshot.away:
+        yield f"away       {quoted(snapshot.away)}"
 
 
 def _exit_row(each: "ExitCounts", answers: int, most: int) -> str:

@@ -22,7 +22,7 @@ from ..chain.forks import LIVING
 from ..chain.net import Net
 from ..governor import MOST_MOVES, Governor, Move
 from ..streams import Stream
-from .counting import LATENCY_EDGES_S, SCORE_EDGES, CountedNet, Counters, count_net, uncount_net
+from .counting import ENERGY, LATENCY_EDGES_S, SCORE_EDGES, CountedNet, Counters, count_net, read_sums, uncount_net
 from .events import EventLog, find_events
 from .snapshot import ExitCounts, Histogram, Snapshot
 
@@ -54,7 +54,8 @@ class Metrics:
         health: where it is written in a line whether the network answers (`Snapshot.health`). The file's time of change is the
             time of the last answer, so that a watchdog need only see how old it is.
         log: a file to which what happens is appended, one JSON object a line, or a logger that gets these lines. Events are
-            loaded, point, errors, faults, alarm, drops_begin, drops_end, meter_lost, meter_back, limit_exceeded and closed.
+            loaded, point, errors, faults, away, back, alarm, drops_begin, drops_end, meter_lost, meter_back, limit_exceeded and
+            closed.
         every_s: the time between two looks, about.
 
     Attributes:
@@ -101,8 +102,7 @@ class Metrics:
         self._counters = Counters(net._first_exit + len(net.exits))
         self._busy = threading.RLock()
         self._started_s = time.time()
-        power = net.stats().power
-        self._first_j = power.energy_j if power else 0.0
+        self._first_sums = read_sums(net.stats())
         self._moves, self._untold = 0, deque[Move](maxlen=MOST_MOVES)
         self._last_move = governor.moves[-1] if governor and governor.moves else None
         self._dropped, self._is_dropping = 0 if stream is None else stream.stats().dropped, False
@@ -121,10 +121,13 @@ class Metrics:
         """Return what was counted until now."""
         net, counters, governor = self._net, self._counters, self._governor
         stats, point = net.stats(), net.point
-        audit, power = stats.audit, stats.power
+        audit, power, faults = stats.audit, stats.power, getattr(stats, "faults", None)
+        sums = read_sums(stats)
         with self._busy:
             self._count_moves()
         with counters.lock:
+            for name in sums:
+                sums[name] += counters.reset_sums.get(name, 0) - self._first_sums.get(name, 0)
             return Snapshot(
                 at_s=time.time(),
                 started_s=self._started_s,
@@ -138,7 +141,8 @@ class Metrics:
                 cut=counters.cut,
                 late=counters.late,
                 errors=dict(counters.errors),
-                faults=dict(counters.faults),
+                faults={name: int(count) for name, count in sums.items() if name != ENERGY},
+                away=None if faults is None else faults.away,
                 last_answer_s=counters.last_answer_s or None,
                 last_error_s=counters.last_error_s or None,
                 last_error=counters.last_error,
@@ -146,9 +150,7 @@ class Metrics:
                 audited=None if audit is None else audit.audited,
                 disagreeing=None if audit is None else audit.disagreeing,
                 alarms=None if audit is None else audit.alarms,
-                energy_j=None
-                if power is None or not power.meter
-                else power.energy_j + counters.reset_j - self._first_j,
+                energy_j=None if power is None or not power.meter else sums[ENERGY],
                 meter_problem=None if power is None else printable(power.problem or "", 500),
                 temperature_c=stats.state.temperature_c,
                 moves=None if governor is None else self._moves,

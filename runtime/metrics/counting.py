@@ -3,11 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Generator
 from functools import cache
-from operator import attrgetter
 from threading import RLock
 from time import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from ...errors import printable
@@ -25,9 +25,9 @@ SCORE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Upper ends of the bins of scores: narrower where thresholds lie most often."""
 
 MOST_KINDS, OTHERS = 16, "other"
-"""So many kinds of errors and of faults are told apart; those that come later are counted as one."""
+"""So many kinds of errors are told apart; those that come later are counted as one."""
 
-_fault_of = attrgetter("fault") if "fault" in Result.__struct_fields__ else None
+ENERGY = "energy_j"
 
 
 class Counters:
@@ -39,10 +39,10 @@ class Counters:
         latency_sums, score_sums: by exit.
         untimed: answers by exit that are not among the latencies: those of batches and of `anytime`.
         cut, late: calls that left early because of their deadline, and calls that missed it.
-        errors, faults: how often calls raised an error, by its class, and results were marked with a fault, by its kind.
+        errors: how often calls raised an error, by its class.
         last_answer_s, last_error_s: Unix times; 0 if there was none.
         last_error: the last error in words.
-        reset_j: joules that the network's statistics had counted whenever they were reset.
+        reset_sums: what `read_sums` gave whenever the network's statistics were reset, added.
 
     Args:
         exits: one more than the highest number of an exit.
@@ -55,8 +55,8 @@ class Counters:
         self.latency_sums, self.score_sums, self.untimed = [0.0] * exits, [0.0] * exits, [0] * exits
         self.cut = self.late = 0
         self.errors: dict[str, int] = {}
-        self.faults: dict[str, int] = {}
-        self.last_answer_s = self.last_error_s = self.reset_j = 0.0
+        self.reset_sums: dict[str, float] = {}
+        self.last_answer_s = self.last_error_s = 0.0
         self.last_error = ""
 
     def add(self, result: Result) -> None:
@@ -75,8 +75,6 @@ class Counters:
                 self.cut += 1
             if result.late:
                 self.late += 1
-            if _fault_of is not None and (fault := _fault_of(result)):
-                count_kind(self.faults, str(fault).partition(":")[0])
         finally:
             try:  # noqa: SIM105
                 lock.release()
@@ -106,14 +104,18 @@ class Counters:
     def fail(self, error: Exception) -> None:
         """Count a call that raised an error."""
         with self.lock:
-            count_kind(self.errors, type(error).__name__)
+            kind = type(error).__name__
+            kind = kind if kind in self.errors or len(self.errors) < MOST_KINDS else OTHERS
+            self.errors[kind] = self.errors.get(kind, 0) + 1
             self.last_error_s, self.last_error = time(), printable(f"{type(error).__name__}: {error}", 500)
 
 
-def count_kind(counts: dict[str, int], kind: str) -> None:
-    """Add one of a kind to counts of a few kinds."""
-    kind = kind if kind in counts or len(counts) < MOST_KINDS else OTHERS
-    counts[kind] = counts.get(kind, 0) + 1
+def read_sums(stats: Stats) -> dict[str, float]:
+    """Return what statistics have added up since their last reset: joules, and faults by kind."""
+    faults: Any = getattr(stats, "faults", None)
+    kinds = {} if faults is None else msgspec.structs.asdict(faults)
+    counts = {kind: count for kind, count in kinds.items() if isinstance(count, int)}
+    return counts if stats.power is None else {**counts, ENERGY: stats.power.energy_j}
 
 
 class CountedNet(Net):
@@ -172,8 +174,10 @@ class CountedNet(Net):
     def stats(self, *, reset: bool = False) -> Stats:
         """Return the statistics, as without counting. Metrics count on after a reset."""
         stats = super().stats(reset=reset)
-        if reset and stats.power is not None:
-            self._counters.reset_j += stats.power.energy_j
+        if reset:
+            with self._counters.lock:
+                sums = self._counters.reset_sums
+                sums |= {name: sums.get(name, 0) + value for name, value in read_sums(stats).items()}
         return stats
 
 

@@ -25,6 +25,8 @@ def find_events(before: Snapshot, now: Snapshot) -> Iterator[tuple[str, dict[str
     for name in now.alarms or ():
         if name not in (before.alarms or ()):
             yield "alarm", {"alarm": name, "audited": now.audited, "disagreeing": now.disagreeing}
+    if (before.away or "") != (now.away or ""):
+        yield "away" if now.away else "back", {"what": now.away or before.away}
     if before.meter_problem != now.meter_problem:
         yield "meter_lost" if now.meter_problem else "meter_back", {"problem": now.meter_problem}
     if now.governor_problem and not before.governor_problem:

@@ -103,7 +103,12 @@ FAMILIES = (
         "errors", "counter", "Calls that raised an error, by its class.", _by_kind(lambda s: s.errors), ("kind",)
     ),
     MetricFamily(
-        "faults", "counter", "Answers that are marked with a fault, by its kind.", _by_kind(lambda s: s.faults), ("kind",)
+        "faults", "counter", "What failed, by kind; `marked` counts answers, `returns` how often it ran again.",
+        _by_kind(lambda s: s.faults), ("kind",),
+    ),
+    MetricFamily(
+        "stage_away", "gauge", "1 while a stage that failed has not run again, else 0.",
+        _one(lambda s: None if s.away is None else bool(s.away)),
     ),
     MetricFamily(
         "last_answer_timestamp", "gauge", "Unix time of the last answer.", _one(lambda s: s.last_answer_s), unit="seconds"

@@ -123,7 +123,7 @@ def _collect(page: Page, name: str) -> dict[str, Any]:
     ((info, _),) = page["network_info"].items()
     outcomes, waiting = by("outcome", "stream_inputs_total"), one("stream_waiting")
     points, alarms, up = by("point", "operating_point"), by("alarm", "audit_alarm"), one("meter_up")
-    beyond = one("governor_beyond_limit")
+    beyond, away = one("governor_beyond_limit"), one("stage_away")
     return {
         "at_s": time(),
         "started_s": page["start_time_seconds"][()],
@@ -137,6 +137,7 @@ def _collect(page: Page, name: str) -> dict[str, Any]:
         "late": int(page["calls_late_total"][()]),
         "errors": {kind: int(count) for kind, count in by("kind", "errors_total").items()},
         "faults": {kind: int(count) for kind, count in by("kind", "faults_total").items()},
+        "away": None if away is None else "a stage that failed" if away else "",
         "last_answer_s": one("last_answer_timestamp_seconds"),
         "stream": None if waiting is None else _stream(outcomes, waiting, one("stream_hurried_total")),
         "audited": _whole(one("audited_total")),

@@ -99,7 +99,9 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         point, points: the operating point in use, and all; None and empty without a calibration.
         exits: the exits that can be taken, first to last.
         cut, late: calls that left early because of their deadline, and calls that missed it.
-        errors, faults: calls that raised an error, by its class, and results that are marked with a fault, by its kind.
+        errors: calls that raised an error, by its class.
+        faults: what failed, as `stats().faults` counts it.
+        away: what failed and has not run since; empty if nothing has, None without `on_fault`.
         last_answer_s, last_error_s: Unix times; None if there was none.
         last_error: the last error in words.
         stream: what became of the inputs of the stream.
@@ -132,6 +134,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     late: Count = 0
     errors: dict[str, Count] = {}
     faults: dict[str, Count] = {}
+    away: str | None = None
     last_answer_s: UnixTime | None = None
     last_error_s: UnixTime | None = None
     last_error: str = ""

@@ -29,7 +29,8 @@ def one_exit(k, answers, scale=1):
 FULL = Snapshot(
     at_s=1_000_000.0, started_s=990_000.0, every_s=5.0, name="door", runs="the chain of int8-and-a-name-without-end " * 3,
     devices=("cpu", "cuda:0"), point="balanced", points=("balanced", "eco"), exits=(one_exit(0, 75_000_000), one_exit(1, 25)),
-    cut=34, late=12, errors={"DataError": 2}, faults={"nan": 1}, last_answer_s=999_999.0, temperature_c=61.0,
+    cut=34, late=12, errors={"DataError": 2}, faults={"hangs": 1}, away="stage1.onnx on cuda:0 gave NaN",
+    last_answer_s=999_999.0, temperature_c=61.0,
     stream=StreamStats(came=10**9, answered=10**9 - 44, hurried=7, dropped=40, refused=2, waiting=2), audited=5000,
     disagreeing=31.0, alarms=("shares", "scores"), energy_j=5e5, meter_problem="VDD_IN: nothing was read", moves=12,
     governor_problem="7.30 W of 6.00 W",
@@ -41,7 +42,8 @@ def test_everything_is_shown_within_80_columns():
     assert max(map(len, text.splitlines())) <= 80
     for words in (
         "door: the chain of int8", "point balanced of 2, up 3 h", "ok: 75000025 answers", "75,000,025, 7500.0 a second",
-        "12 late, 34 cut", "DataError 2", "nan 1", "100.0%", "50.0%", "p50 1000 us", "40 dropped", "50 W", "nothing was read",
+        "12 late, 34 cut", "DataError 2", "hangs 1", "gave NaN",
+        "100.0%", "50.0%", "p50 1000 us", "40 dropped", "50 W", "nothing was read",
         "61 C", "12 moves: 7.30 W", "5,000 audited, 31 disagree, ALARM of shares and scores", "since the start",
     ):  # fmt: skip
         assert words in text, words

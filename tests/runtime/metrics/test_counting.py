@@ -5,17 +5,16 @@ import json
 import os
 import threading
 import weakref
-from operator import attrgetter
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
 from offramp.devices import Fault, SimulatedBoard
 from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import Audit, Governor, Metrics, Move, Snapshot, Stream, load, load_uncalibrated, read_snapshot
-from offramp.runtime.metrics import counting
-from offramp.runtime.metrics.counting import Counters, count_kind
+from offramp.runtime.metrics.counting import Counters, read_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::offramp.errors.AuditWarning")
 
@@ -156,16 +155,19 @@ def test_a_stream_a_governor_and_a_meter_are_shown(calibrated, x):
     assert first.meter_problem == "" and first.temperature_c is not None
 
 
-def test_marks_of_faults_are_counted_by_kind_and_few_kinds_are_told_apart(monkeypatch):
-    monkeypatch.setattr(counting, "_fault_of", attrgetter("fault"))
+class FaultSums(msgspec.Struct):
+    errors: int
+    hangs: int
+    away: str
+
+
+def test_faults_are_those_of_the_statistics_and_few_kinds_of_errors_are_told_apart():
+    stats = SimpleNamespace(faults=FaultSums(3, 1, "stage1.onnx"), power=None)
+    assert read_sums(stats) == {"errors": 3, "hangs": 1}
     counters = Counters(1)
-    for fault in ("", "nan: stage 1", "nan: stage 2", "hang"):
-        counters.add(SimpleNamespace(exit=0, latency_s=0.1, score=0.5, cut=False, late=False, fault=fault))
-    assert counters.faults == {"nan": 2, "hang": 1}
-    counts = {}
     for number in range(40):
-        count_kind(counts, f"kind {number}")
-    assert len(counts) == 17 and counts["other"] == 24
+        counters.fail(type(f"Error{number}", (Exception,), {})())
+    assert len(counters.errors) == 17 and counters.errors["other"] == 24
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
