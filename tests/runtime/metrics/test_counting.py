@@ -3,8 +3,12 @@
 import gc
 import json
 import os
+import re
+import subprocess
 import threading
+import time
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -224,6 +228,18 @@ def test_health_tells_whether_the_network_answers_and_its_age_is_that_of_the_las
     assert health.read_text().startswith("closed: failing")
     silent = Snapshot(at_s=100.0, started_s=0.0, every_s=5.0, last_answer_s=50.0)
     assert silent.health == "silent: no call has ended for 50 s"
+
+
+def test_the_health_check_of_the_guide_passes_while_the_file_is_fresh(tmp_path):
+    guide = Path(__file__).parents[3] / "docs/how-to/watch.md"
+    (check,) = re.findall(r"^HEALTHCHECK .* CMD (.*)$", guide.read_text(), re.M)
+    health = tmp_path / "health"
+    command = check.replace("/run/offramp/health", str(health))
+    assert command != check and subprocess.run(command, shell=True, stderr=subprocess.DEVNULL).returncode
+    health.touch()
+    assert subprocess.run(command, shell=True).returncode == 0
+    os.utime(health, (0, time.time() - 60))
+    assert subprocess.run(command, shell=True).returncode == 1
 
 
 def test_the_file_is_the_snapshot_and_what_is_none_is_refused(net, x, tmp_path):
