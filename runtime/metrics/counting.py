@@ -146,8 +146,10 @@ class CountedNet(Net):
         """Run many samples, as without counting."""
         if self._lock._is_owned():
             return super().batch(x)
+        plain = object.__new__(type(self).__mro__[2])
+        plain.__dict__ = self.__dict__  # the same network: if it runs samples one by one, they are not counted twice
         try:
-            result = super().batch(x)
+            result = plain.batch(x)
         except Exception as error:
             self._counters.fail(error)
             raise

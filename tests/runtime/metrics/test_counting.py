@@ -17,7 +17,19 @@ import pytest
 
 from offramp.devices import Fault, SimulatedBoard
 from offramp.errors import BundleError, DataError, MissingError, UsageError
-from offramp.runtime import Audit, Governor, Metrics, Move, Snapshot, Stream, load, load_uncalibrated, read_snapshot
+from offramp.runtime import (
+    Audit,
+    BatchResult,
+    Governor,
+    Metrics,
+    Move,
+    Net,
+    Snapshot,
+    Stream,
+    load,
+    load_uncalibrated,
+    read_snapshot,
+)
 from offramp.runtime.metrics.counting import Counters, read_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::offramp.errors.AuditWarning")
@@ -105,6 +117,26 @@ def test_a_call_within_a_call_is_counted_once(net, x):
             net.batch(x[:3])
             next(net.anytime(x[2]))
         assert sum(exit_counts(metrics)) == 1 + 3 * (1 + 3 + 1)
+
+
+class OneByOneNet(Net):
+    """A network that runs the samples of a batch one by one."""
+
+    def batch(self, x):
+        results = [self(one) for one in x]
+        label, score, exit_ = (
+            np.array([getattr(each, name) for each in results]) for name in ("label", "score", "exit")
+        )
+        return BatchResult(label, score, exit_, 0.0)
+
+
+def test_a_batch_that_runs_one_by_one_is_counted_once(net, x):
+    net.__class__ = OneByOneNet
+    with Metrics(net) as metrics:
+        net.batch(x)
+        net(x[0])
+        assert (metrics.snapshot().answers, metrics.snapshot().latency_s.count) == (len(x) + 1, 1)
+    assert type(net) is OneByOneNet
 
 
 def test_a_network_is_what_it_was_before_and_after_and_collected(shared_dense, x):
