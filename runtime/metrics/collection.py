@@ -87,9 +87,10 @@ class Metrics:
         log: str | os.PathLike[str] | logging.Logger | None = None,
         every_s: float = 5.0,
     ) -> None:
-        if isinstance(net, CountedNet):
+        if isinstance(net, CountedNet) and any(each._counters is net._counters for each in list(KEPT)):
             raise UsageError("This network has metrics already. Close those first.")
-        if not isinstance(every_s, Real) or not 0 < every_s < threading.TIMEOUT_MAX:
+        seconds: Any = every_s
+        if not isinstance(seconds, Real) or not 0 < every_s < threading.TIMEOUT_MAX:
             raise UsageError(f"every_s is a number of seconds above 0, not {every_s!r:.30}.")
         self._net, self._stream, self._governor, self.name, self.problem = net, stream, governor, name, ""
         self._file, self._health = (None if path is None else Path(path) for path in (file, health))
@@ -108,11 +109,11 @@ class Metrics:
         self._dropped, self._is_dropping = 0 if stream is None else stream.stats().dropped, False
         self._ends: list[Callable[[], object]] = []
         self._before = self.snapshot()
+        self._tell("loaded", runs=self._before.runs, devices=self._before.devices, offramp=__version__)
         for each in list(LIVING):
             if each._tally.family is net._tally.family:
                 count_net(each, self._counters)
         KEPT.add(self)
-        self._tell("loaded", runs=self._before.runs, devices=self._before.devices, offramp=__version__)
         self.look()
         if self._every_s:
             self._ends.append(Clock().every(self._every_s, self.look))
@@ -125,37 +126,40 @@ class Metrics:
         sums = read_sums(stats)
         with self._busy:
             self._count_moves()
-        with counters.lock:
+        with counters.lock:  # for which calls may wait
             for name in sums:
                 sums[name] += counters.reset_sums.get(name, 0) - self._first_sums.get(name, 0)
-            return Snapshot(
-                at_s=time.time(),
-                started_s=self._started_s,
-                every_s=self._every_s,
-                name=self.name,
-                runs=net.provenance.network,
-                devices=net.provenance.devices,
-                point=None if point is None else point.name,
-                points=tuple(net.points),
-                exits=tuple(self._count_exits()),
-                cut=counters.cut,
-                late=counters.late,
-                errors=dict(counters.errors),
-                faults={name: int(count) for name, count in sums.items() if name != ENERGY},
-                away=None if faults is None else faults.away,
-                last_answer_s=counters.last_answer_s or None,
-                last_error_s=counters.last_error_s or None,
-                last_error=counters.last_error,
-                stream=None if self._stream is None else self._stream.stats(),
-                audited=None if audit is None else audit.audited,
-                disagreeing=None if audit is None else audit.disagreeing,
-                alarms=None if audit is None else audit.alarms,
-                energy_j=None if power is None or not power.meter else sums[ENERGY],
-                meter_problem=None if power is None else printable(power.problem or "", 500),
-                temperature_c=stats.state.temperature_c,
-                moves=None if governor is None else self._moves,
-                governor_problem=None if governor is None else governor.problem,
-            )
+            counted: dict[str, Any] = {
+                "exits": tuple(self._count_exits()),
+                "cut": counters.cut,
+                "late": counters.late,
+                "errors": dict(counters.errors),
+                "last_answer_s": counters.last_answer_s or None,
+                "last_error_s": counters.last_error_s or None,
+                "last_error": counters.last_error,
+            }
+        return Snapshot(
+            at_s=time.time(),
+            started_s=self._started_s,
+            every_s=self._every_s,
+            name=self.name,
+            runs=net.provenance.network,
+            devices=net.provenance.devices,
+            point=None if point is None else point.name,
+            points=tuple(net.points),
+            faults={name: int(count) for name, count in sums.items() if name != ENERGY},
+            away=None if faults is None else faults.away,
+            stream=None if self._stream is None else self._stream.stats(),
+            audited=None if audit is None else audit.audited,
+            disagreeing=None if audit is None else audit.disagreeing,
+            alarms=None if audit is None else audit.alarms,
+            energy_j=None if power is None or not power.meter else sums[ENERGY],
+            meter_problem=None if power is None else printable(power.problem or "", 500),
+            temperature_c=stats.state.temperature_c,
+            moves=None if governor is None else self._moves,
+            governor_problem=None if governor is None else governor.problem,
+            **counted,
+        )
 
     def look(self) -> None:
         """Write what is to be written: the snapshot, the health, and what has happened since the last look."""
@@ -179,10 +183,11 @@ class Metrics:
         """Return what shows the metrics to Prometheus: give it to the `register` of a `prometheus_client` registry.
 
         Args:
-            others: those of the product's other networks, which need names of their own.
+            others: those of the product's other networks.
 
         Raises:
             MissingError: prometheus-client is not installed.
+            UsageError: two of them have one name.
 
         Example:
             >>> from prometheus_client import CollectorRegistry, generate_latest
@@ -195,6 +200,8 @@ class Metrics:
         """
         from .prometheus import make_collector
 
+        if len({each.name for each in (self, *others)}) <= len(others):
+            raise UsageError("Metrics on one page need different names: Metrics(net, name=...).")
         return make_collector([each.snapshot for each in (self, *others)])
 
     def serve(self, port: int, address: str = "127.0.0.1", *, others: "Sequence[Metrics]" = ()) -> int:

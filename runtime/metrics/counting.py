@@ -114,8 +114,10 @@ def read_sums(stats: Stats) -> dict[str, float]:
     """Return what statistics have added up since their last reset: joules, and faults by kind."""
     faults: Any = getattr(stats, "faults", None)
     kinds = {} if faults is None else msgspec.structs.asdict(faults)
-    counts = {kind: count for kind, count in kinds.items() if isinstance(count, int)}
-    return counts if stats.power is None else {**counts, ENERGY: stats.power.energy_j}
+    sums: dict[str, float] = {kind: count for kind, count in kinds.items() if isinstance(count, int)}
+    if stats.power is not None:
+        sums[ENERGY] = stats.power.energy_j
+    return sums
 
 
 class CountedNet(Net):
@@ -146,7 +148,7 @@ class CountedNet(Net):
         """Run many samples, as without counting."""
         if self._lock._is_owned():
             return super().batch(x)
-        plain = object.__new__(type(self).__mro__[2])
+        plain: Net = object.__new__(type(self).__mro__[2])
         plain.__dict__ = self.__dict__  # the same network: if it runs samples one by one, they are not counted twice
         try:
             result = plain.batch(x)
@@ -189,9 +191,11 @@ def _counted(base: type[Net]) -> type[CountedNet]:
 
 
 def count_net(net: Net, counters: Counters) -> None:
-    """Make a network count; clones that are made of it count too."""
+    """Make a network count; clones that are made of it count too. What counted before with it counts no longer."""
+    if isinstance(net, CountedNet):
+        uncount_net(net)
     net._counters = counters  # type: ignore[attr-defined]
-    net.__class__ = _counted(type(net))
+    net.__class__ = _counted(type(net))  # type: ignore[arg-type]
 
 
 def uncount_net(net: CountedNet) -> None:

@@ -68,7 +68,7 @@ def _stream(name: str) -> Callable[[Snapshot], Iterable[Value]]:
 
 
 def _outcomes(s: Snapshot) -> dict[str, int] | None:
-    return s.stream and {name: getattr(s.stream, name) for name in ("answered", "dropped", "refused")}
+    return None if s.stream is None else {name: getattr(s.stream, name) for name in ("answered", "dropped", "refused")}
 
 
 FAMILIES = (

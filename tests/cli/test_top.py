@@ -77,7 +77,7 @@ def test_shares_and_latencies_are_those_since_the_snapshot_before(capsys):
 
 def test_a_terminal_is_drawn_anew(monkeypatch):
     screen = io.StringIO()
-    screen.isatty = lambda: True
+    monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")

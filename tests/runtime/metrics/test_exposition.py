@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from offramp.errors import BundleError, DataError, MissingError
+from offramp.errors import BundleError, DataError, MissingError, UsageError
 from offramp.runtime import Metrics, StreamStats, load_uncalibrated
 from offramp.runtime.metrics.families import FAMILIES
 from offramp.runtime.metrics.prometheus import make_collector, read_page
@@ -111,6 +111,8 @@ def test_a_server_shows_them_until_the_metrics_are_closed(shared_dense, labelled
             text = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).read().decode()
             with pytest.raises(MissingError, match="Take another port"):
                 metrics.serve(port)
+            with pytest.raises(UsageError, match="different names"):
+                metrics.collector(metrics)
         assert read_page(text, "page").answers == 1
         with pytest.raises(OSError):
             urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20)
