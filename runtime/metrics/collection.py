@@ -75,6 +75,8 @@ class Metrics:
         [0, 0, 20]
     """
 
+    _counters: Counters
+
     def __init__(
         self,
         net: Net,

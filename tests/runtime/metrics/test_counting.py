@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import re
 import subprocess
@@ -32,6 +33,7 @@ from offramp.runtime import (
     read_snapshot,
 )
 from offramp.runtime.metrics.counting import Counters, read_sums
+from offramp.tests.helpers.logs import Lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::offramp.errors.AuditWarning")
 
@@ -247,6 +249,14 @@ def test_what_happens_is_logged_a_json_object_a_line(calibrated, x, tmp_path):
     assert [each["event"] for each in found] == ["loaded", "drops_begin", "drops_end", "errors", "meter_lost", "closed"]
     assert found[1]["dropped"] == 3 and found[3]["kind"] == "DataError" and "NaN" in found[3]["last"]
     assert {each["net"] for each in found} == {"door"} and all(each["at"].endswith("+00:00") for each in found)
+
+
+def test_a_logger_gets_the_same_lines(net):
+    logger, handler = logging.Logger("product"), Lines()
+    logger.addHandler(handler)
+    with Metrics(net, log=logger, every_s=1000):
+        pass
+    assert [json.loads(line)["event"] for line in handler.lines] == ["loaded", "closed"]
 
 
 def test_health_tells_whether_the_network_answers_and_its_age_is_that_of_the_last_answer(net, x, tmp_path):
