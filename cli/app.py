@@ -36,6 +36,7 @@ from .commands.report import report
 from .commands.run import run
 from .commands.serve import serve
 from .commands.sign import sign
+from .commands.top import top
 from .commands.verify import verify
 from .output import note, results_alone
 
@@ -57,12 +58,13 @@ def app() -> None:
 
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse),
-    *(verify, calibrate, run, serve, bench, inspect, sign, report, audit),
+    *(verify, calibrate, run, serve, top, bench, inspect, sign, report, audit),
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:
     command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line
-    if command is not power and command.callback is not None:  # which prints as it goes, and starts other programs
+    # These two print as they go, and start other programs.
+    if command not in (power, top) and command.callback is not None:
         command.callback = results_alone()(command.callback)
     app.add_command(command)
 

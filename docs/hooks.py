@@ -72,11 +72,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put what is generated in the place of `{{ fields Struct }}`, `{{ api package }}`, `{{ errors }}` and `{{ commands }}`."""
+    """Put what is generated in the place of `{{ fields Struct }}`, `{{ api package }}`, and of the names of other makers."""
     makers: dict[str, Callable[..., str]] = {
         "fields": fields_table,
         "api": list_public,
         "errors": errors_table,
+        "metrics": metrics_table,
         "commands": describe_commands,
     }
 
@@ -103,6 +104,14 @@ def errors_table() -> str:
         for one in kinds
     ]
     return "\n".join(["| error | is a | exit code | raised for |", "|---|---|---|---|", *rows])
+
+
+def metrics_table() -> str:
+    """Return a table of the metrics of a product, by their names at Prometheus."""
+    from offramp.runtime.metrics.families import FAMILIES
+
+    rows = [f"| `{one.full_name}` | {', '.join(one.labels)} | {one.help} |" for one in FAMILIES]
+    return "\n".join(["| name | labels, beside `net` | what it is |", "|---|---|---|", *rows])
 
 
 def describe_commands() -> str:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
     from .golden_check import AnswerCheck, ExitCheck
     from .governor import Governor, Move
+    from .metrics.collection import Metrics
+    from .metrics.following import follow_metrics
+    from .metrics.snapshot import ExitCounts, Histogram, Snapshot, read_snapshot
     from .smoothing import smooth_labels
     from .streams import Reply, Stream, StreamStats
     from .verification import Verification, verify
@@ -39,17 +42,21 @@ __all__ = [
     "EngineWarning",
     "EveryExit",
     "ExitCheck",
+    "ExitCounts",
     "FieldAudit",
     "Governor",
+    "Histogram",
     "Loads",
     "MeterSeen",
     "MeterWarning",
+    "Metrics",
     "Move",
     "Net",
     "Provenance",
     "RailSeen",
     "Reply",
     "Result",
+    "Snapshot",
     "StageProvenance",
     "Stats",
     "Stream",
@@ -59,11 +66,13 @@ __all__ = [
     "build",
     "clean_cache",
     "diagnose",
+    "follow_metrics",
     "list_cache",
     "load",
     "load_static",
     "load_uncalibrated",
     "read_audits",
+    "read_snapshot",
     "smooth_labels",
     "verify",
 ]
@@ -77,6 +86,8 @@ __getattr__ = late_names(
     | dict.fromkeys(("AnswerCheck", "ExitCheck"), "golden_check")
     | dict.fromkeys(("Verification", "verify"), "verification")
     | dict.fromkeys(("Governor", "Move"), "governor")
+    | dict.fromkeys(("ExitCounts", "Histogram", "Snapshot", "read_snapshot"), "metrics.snapshot")
+    | {"Metrics": "metrics.collection", "follow_metrics": "metrics.following"}
     | dict.fromkeys(("Reply", "Stream", "StreamStats"), "streams")
     | {"smooth_labels": "smoothing"}
     | dict.fromkeys(("FieldAudit", "read_audits"), "audit.figures")

@@ -1,9 +1,12 @@
 """The guides for boards that are not here: their commands are ones that offramp takes, and what they install runs on this CPU."""
 
+import importlib.util
 import json
+import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 from offramp.cli.app import app
+from offramp.runtime import read_snapshot
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 GUIDES = sorted(path for path in SAMPLES.glob("*/README.md") if path.parent.name in ("jetson", "npu"))
@@ -67,3 +71,29 @@ def test_what_the_service_runs_answers_each_input_and_stops_when_it_is_told(cali
     running.send_signal(signal.SIGTERM)
     assert sum(1 for _ in running.stdout) < 890_000
     assert running.wait(20) == 0 and b"exit_shares" in running.stderr.read()
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_service_tells_systemd_that_it_is_ready_and_answers(abstract, calibrated, tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "few.npz", x=np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32))
+    address = f"\0offramp-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    spec = importlib.util.spec_from_file_location("classify", SAMPLES / "jetson/classify.py")
+    classify = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(classify)
+    files = [str(calibrated.path), str(tmp_path / "few.npz"), "--metrics", str(tmp_path / "metrics.json")]
+    monkeypatch.setattr(sys, "argv", ["classify.py", *files])
+    monkeypatch.setattr(classify, "NOTIFY_EVERY_S", 0.0)
+    monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
+    before = signal.getsignal(signal.SIGTERM)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        told, tell = [], classify.notify
+        monkeypatch.setattr(classify, "notify", lambda state: [tell(state), told.append(systemd.recv(100))])
+        try:
+            classify.main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert told[0] == b"READY=1" and set(told[1:]) == {b"WATCHDOG=1"} and len(told) > 40
+    assert read_snapshot(tmp_path / "metrics.json").answers == 50
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "missing"))
+    tell("WATCHDOG=1")  # a systemd that is not there stops no product
