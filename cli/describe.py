@@ -178,7 +178,7 @@ def _describe_point(name: str, point: "OperatingPoint", noise: float) -> list[st
     else:
         lines.append(f"  disagreement {show_share(point.disagreement)} with the whole network")
     if point.worst:
-        from ..bundle.worst_part import show_worst  # `offramp -h` needs no bundle
+        from ..bundle.findings import show_worst  # `offramp -h` needs no bundle
 
         lines.append(f"  {'class' if point.target.by == 'class' else 'group'}        {show_worst(point.worst)}")
     known = f"; the machine's own noise is {noise:.1%} of it" if noise else ""
