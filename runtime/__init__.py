@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
     from .golden_check import AnswerCheck, ExitCheck
     from .governor import Governor, Move
+    from .replies import Reply, StreamStats
     from .smoothing import smooth_labels
-    from .streams import Reply, Stream, StreamStats
+    from .streams import Stream
     from .verification import Verification, verify
 
 __all__ = [
@@ -77,7 +78,8 @@ __getattr__ = late_names(
     | dict.fromkeys(("AnswerCheck", "ExitCheck"), "golden_check")
     | dict.fromkeys(("Verification", "verify"), "verification")
     | dict.fromkeys(("Governor", "Move"), "governor")
-    | dict.fromkeys(("Reply", "Stream", "StreamStats"), "streams")
+    | dict.fromkeys(("Reply", "StreamStats"), "replies")
+    | {"Stream": "streams"}
     | {"smooth_labels": "smoothing"}
     | dict.fromkeys(("FieldAudit", "read_audits"), "audit.figures")
     | {"Alarm": "audit.keeping", "Audit": "audit.options"}
