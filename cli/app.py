@@ -33,6 +33,7 @@ from .commands.power import power
 from .commands.prune import prune
 from .commands.quantize import quantize
 from .commands.report import report
+from .commands.reuse import reuse
 from .commands.run import run
 from .commands.verify import verify
 from .output import note, results_alone
@@ -55,7 +56,7 @@ def app() -> None:
 
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse),
-    *(verify, calibrate, run, bench, inspect, report, audit),
+    *(verify, calibrate, reuse, run, bench, inspect, report, audit),
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from offramp.bundle import read_calibration, write_calibration
 from offramp.calibrate import calibrate_reuse
 from offramp.calibrate.reuse_rules import DIFFERENCES, Recorded, certify
+from offramp.cli.app import exit_code_of
 from offramp.errors import DataError, TargetError, UsageError
 from offramp.runtime import Stream, load
 
@@ -109,3 +110,17 @@ def test_one_clip_is_no_sample_of_clips_and_a_bundle_needs_a_calibration(never, 
     never.calibrations()[0].unlink()
     with pytest.raises(UsageError, match="has no calibration that fits"):
         calibrate_reuse(never, (x, None), clips, max_disagreement=0.1)
+
+
+def test_the_command_stores_rules_and_shows_what_they_promise_and_save(never, tmp_path, capfd):
+    x, clips = film()
+    np.savez(tmp_path / "film.npz", x=x, clip=clips)
+    line = [str(never.path), str(tmp_path / "film.npz"), "--groups", "clip", "--max-disagreement", "0.1"]
+    assert exit_code_of(["reuse", *line]) == 0
+    out = capfd.readouterr().out
+    for words in ("point default: the last answer again at a difference of at most", "With 90% confidence", "pay"):
+        assert words in out
+    assert exit_code_of(["inspect", str(never.path)]) == 0
+    assert "reuse        at a difference of at most" in capfd.readouterr().out
+    assert exit_code_of(["reuse", *line[:2], *line[4:]]) == 2
+    assert exit_code_of(["reuse", *line, "--max-drop", "0.1"]) == 2
