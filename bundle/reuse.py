@@ -58,9 +58,10 @@ class Reuse(Record, frozen=True, kw_only=True):
         if self.confidence is None or self.limit not in LOSSES:
             return "Nothing is promised of answers that are given again: this rule was not calibrated."
         what = LOSSES[self.limit].format(show_share(self.most))
+        all_ = f" (all {self.rules} rules together)" if self.rules > 1 else ""
         return (
-            f"With {show_confidence(1 - self.confidence)} confidence, giving the last answer again {what}, in the mean over "
-            f"clips like these {self.clips}, beside running every sample on."
+            f"With {show_confidence(1 - self.confidence)} confidence{all_}, giving the last answer again {what}, in the "
+            f"mean over clips like these {self.clips}, beside running every sample on."
         )
 
     @property

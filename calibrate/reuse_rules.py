@@ -157,8 +157,8 @@ def calibrate_reuse(
     delta, rules = (1 - confidence) / len(chosen), {}
     for name in chosen:
         with load(opened_bundle, point=name, calibration=found, threads=threads) as net:
-            recorded = record(net, samples, clips, limit, most_in_row, progress)
-            step = certify(recorded, limit, most, delta=delta, name=name)
+            recorded = record_clips(net, samples, clips, limit, most_in_row, progress)
+            step = certify_rule(recorded, limit, most, delta=delta, name=name)
             rule = Reuse(
                 difference=DIFFERENCES[step],
                 most_in_row=most_in_row,
@@ -231,7 +231,7 @@ def _choose_points(calibration: Calibration, names: Sequence[str] | None) -> dic
     return early
 
 
-def record(
+def record_clips(
     net: Net, samples: SampleSet, clips: Parts, limit: str, most_in_row: int, progress: Progress = no_progress
 ) -> Recorded:
     """Run every sample on, and see what each candidate would have done.
@@ -268,7 +268,7 @@ def record(
     )
 
 
-def certify(recorded: Recorded, limit: str, most: float, *, delta: float, name: str = "") -> int:
+def certify_rule(recorded: Recorded, limit: str, most: float, *, delta: float, name: str = "") -> int:
     """Return the index of the candidate that saves most among those that keep the limit.
 
     Args:

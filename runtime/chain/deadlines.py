@@ -23,7 +23,7 @@ from .runner import Runner
 
 if TYPE_CHECKING:
     from .net import Net
-    from .reuse import Reuser
+    from .reuse import LastAnswer
     from .stats import Tally
 
 __all__ = ["DeadlineRunner", "StageLimits"]
@@ -134,7 +134,7 @@ class DeadlineRunner(Runner):
             fitting = (chain.exits for chain in chains if (chain.variant, chain.placement) == (point.variant, devices))
             self._latencies = next(fitting, ())
 
-    def _answer_by(self, x: Any, deadline_s: float, reuser: "Reuser | None" = None) -> Result:
+    def _answer_by(self, x: Any, deadline_s: float, reuser: "LastAnswer | None" = None) -> Result:
         """Run one sample until it leaves or has no time for another stage, or until `reuser` has an answer behind the first."""
         start = perf_counter_ns()
         if not isinstance(deadline_s, Real) or not deadline_s > 0:

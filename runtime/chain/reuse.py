@@ -13,7 +13,7 @@ early exits for video do (Sabet, Hare, Al-Hashimi and Merrett, arXiv 2106.11208)
 the first exit is not sure, since a fresh answer costs no more than an old one.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from msgspec.structs import replace
@@ -27,9 +27,19 @@ from .runner import Setup
 if TYPE_CHECKING:
     from .net import Net
 
-__all__ = ["Reuser"]
+__all__ = ["LastAnswer", "Reuser"]
 
 _sum_squares = np.einsum  # a dot product would start the threads of NumPy's BLAS
+
+
+class LastAnswer(Protocol):
+    """What a call asks behind its first stage, and tells its answer, while the features are in memory."""
+
+    def find(self, setup: Setup) -> Result | None:
+        """Return the answer to give again, or None."""
+
+    def keep(self, setup: Setup, result: Result) -> None:
+        """Take the answer of a stage."""
 
 
 class Reuser:
@@ -53,6 +63,8 @@ class Reuser:
         if not self._names:
             raise UsageError("The first stage hands nothing on that could be compared from one input to the next.")
         self._setup: Setup | None = None
+        self._last: Result | None = None
+        self._row, self._most_change = 0, 0.0
         if net._setup.memory is not None:  # else it is there with the first sample
             self._turn_to(net._setup)
 
@@ -92,8 +104,7 @@ class Reuser:
 
     def forget(self) -> None:
         """Forget the last answer: the next sample is of another scene."""
-        self._last: Result | None = None
-        self._row, self._most_change = 0, 0.0
+        self._last, self._row, self._most_change = None, 0, 0.0
 
     def _turn_to(self, setup: Setup) -> None:
         """Take another rule, and other memory: the network was switched, or the sample has another length."""

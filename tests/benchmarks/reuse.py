@@ -25,7 +25,7 @@ import numpy as np
 
 from offramp.calibrate.labels import hash_set
 from offramp.calibrate.parts import Parts
-from offramp.calibrate.reuse_rules import DIFFERENCES, Recorded, certify, record
+from offramp.calibrate.reuse_rules import DIFFERENCES, Recorded, certify_rule, record_clips
 from offramp.errors import TargetError
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
@@ -67,7 +67,7 @@ def populate(scenario: str, clips: int, limit: float) -> Recorded:
         bundle = export(write_onnx(Path(folder) / "net.onnx"), None, Path(folder) / "net.offramp")
         with load_uncalibrated(bundle) as net:
             net.thresholds = (0.98, 2.0)
-            return record(net, samples, parts, "max_disagreement", 10)
+            return record_clips(net, samples, parts, "max_disagreement", 10)
 
 
 def draw(population: Recorded, limit: float, count: int, draws: int) -> dict[str, float]:
@@ -78,7 +78,7 @@ def draw(population: Recorded, limit: float, count: int, draws: int) -> dict[str
     for _ in range(draws):
         rows = rng.integers(len(population.losses), size=count)
         try:
-            step = certify(
+            step = certify_rule(
                 Recorded(population.losses[rows], population.shares[rows]), "max_disagreement", limit, delta=DELTA
             )
         except TargetError:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from offramp.bundle import read_calibration, write_calibration
 from offramp.calibrate import calibrate_reuse
-from offramp.calibrate.reuse_rules import DIFFERENCES, Recorded, certify
+from offramp.calibrate.reuse_rules import DIFFERENCES, Recorded, certify_rule
 from offramp.cli.app import exit_code_of
 from offramp.errors import DataError, TargetError, UsageError
 from offramp.runtime import Stream, load
@@ -78,12 +78,12 @@ def test_the_candidate_that_saves_most_among_those_before_the_first_failure_is_t
     n, steps = 100, len(DIFFERENCES)
     losses, shares = np.zeros((n, steps)), np.tile(np.linspace(0.1, 0.9, steps), (n, 1))
     losses[:, 5] = 0.5
-    assert certify(Recorded(losses, shares), "max_disagreement", 0.1, delta=0.1) == 4
+    assert certify_rule(Recorded(losses, shares), "max_disagreement", 0.1, delta=0.1) == 4
     shares[:, 2] = 0.95
-    assert certify(Recorded(losses, shares), "max_disagreement", 0.1, delta=0.1) == 2
+    assert certify_rule(Recorded(losses, shares), "max_disagreement", 0.1, delta=0.1) == 2
     losses[:, 0] = 0.3
     with pytest.raises(TargetError, match="even the smallest difference loses 30.00%"):
-        certify(Recorded(losses, shares), "max_disagreement", 0.1, delta=0.1)
+        certify_rule(Recorded(losses, shares), "max_disagreement", 0.1, delta=0.1)
 
 
 @pytest.mark.parametrize(
