@@ -19,8 +19,7 @@ from ..bundle import Bundle, Calibration, OperatingPoint, Reuse, opened, read_ca
 from ..errors import DataError, TargetError, UsageError, unknown_name
 from ..progress import Progress, no_progress
 from ..runtime import Net, Result, load
-from ..runtime.chain.deadlines import MOST_DEADLINE_S
-from ..runtime.chain.reuse import Reuser
+from ..runtime.chain.reuse import ReuseDeadline, Reuser
 from ..runtime.chain.runner import Setup
 from ..runtime.chain.samples import Samples
 from ..runtime.selection import find_calibration
@@ -245,13 +244,13 @@ def record_clips(
         progress: is told how many samples are done.
     """
     recorder = Recorder(net, [Reuse(difference=each, most_in_row=most_in_row) for each in DIFFERENCES])
-    n = len(samples)
+    n, no_deadline = len(samples), ReuseDeadline(recorder)
     losses, reuses = np.empty((n, len(DIFFERENCES))), np.empty((n, len(DIFFERENCES)), bool)
     done = 0
     for _, rows in clips.each():
         recorder.forget()
         for row in rows.tolist():
-            result = net._answer_by(samples.x[row], MOST_DEADLINE_S, recorder)
+            result = net(samples.x[row], no_deadline)
             if limit == "max_drop":
                 truth = samples.y[row]  # type: ignore[index]
                 losses[row] = float(result.label == truth) - (recorder.labels == truth)

@@ -27,7 +27,7 @@ from .runner import Setup
 if TYPE_CHECKING:
     from .net import Net
 
-__all__ = ["LastAnswer", "Reuser"]
+__all__ = ["LastAnswer", "ReuseDeadline", "Reuser"]
 
 _sum_squares = np.einsum  # a dot product would start the threads of NumPy's BLAS
 
@@ -40,6 +40,23 @@ class LastAnswer(Protocol):
 
     def keep(self, setup: Setup, result: Result) -> None:
         """Take the answer of a stage."""
+
+
+class ReuseDeadline(float):
+    """A deadline that brings along what is asked for the last answer. Whatever wraps the call of a network hands it on.
+
+    Args:
+        last_answer: what is asked.
+        deadline_s: the deadline; None is none.
+    """
+
+    last_answer: LastAnswer
+
+    def __new__(cls, last_answer: LastAnswer, deadline_s: float | None = None) -> "ReuseDeadline":
+        """Return the deadline."""
+        self = super().__new__(cls, MOST_DEADLINE_S if deadline_s is None else deadline_s)
+        self.last_answer = last_answer
+        return self
 
 
 class Reuser:
@@ -58,7 +75,7 @@ class Reuser:
 
     def __init__(self, net: "Net", rule: Reuse | None = None) -> None:
         self.reused = 0
-        self._net, self._given = net, rule
+        self._net, self._given, self._no_deadline = net, rule, ReuseDeadline(self)
         self._names = [tensor.name for tensor in net._stages[0].outputs]
         if not self._names:
             raise UsageError("The first stage hands nothing on that could be compared from one input to the next.")
@@ -70,7 +87,7 @@ class Reuser:
 
     def __call__(self, x: object, deadline_s: float | None = None) -> Result:
         """Answer a sample, or give the last answer again."""
-        return self._net._answer_by(x, MOST_DEADLINE_S if deadline_s is None else deadline_s, self)
+        return self._net(x, self._no_deadline if deadline_s is None else ReuseDeadline(self, deadline_s))
 
     def find(self, setup: Setup) -> Result | None:
         """Return the last answer, if it is to be given again to the sample whose features are in memory; else None."""

@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Reuse, read_calibration, write_calibration
-from offramp.errors import DataError, UsageError
+from offramp.errors import DataError, OfframpError, UsageError
 from offramp.runtime import Stream, load, load_static, load_uncalibrated
 from offramp.runtime.chain.reuse import Reuser
 
@@ -108,6 +108,33 @@ def test_a_refused_input_changes_nothing(net):
     with pytest.raises(DataError, match="NaN"):
         reuser(np.full(16, np.nan, np.float32))
     assert reuser(nearly(scene())).score == first.score
+
+
+def test_an_answer_of_a_call_that_failed_or_was_answered_elsewhere_is_not_given_again(net):
+    memory = net._setup.memory
+
+    def fail():
+        raise RuntimeError("the engine is gone")
+
+    class Elsewhere(type(net)):
+        """Answers faults by another network, as one may that wraps calls."""
+
+        def __call__(self, x, deadline_s=None):
+            try:
+                return super().__call__(x, deadline_s)
+            except OfframpError:
+                return replace(stand_in(x), score=0.5)
+
+    stand_in, reuser = net.clone(), Reuser(net, NEAR)
+    net.__class__ = Elsewhere
+    run, *rest = memory.heads[1]
+    first = reuser(scene())
+    memory.heads[1] = (fail, *rest)
+    assert reuser(scene(3)).score == 0.5  # it fails, and is answered elsewhere
+    assert reuser(nearly(scene())).score == first.score  # nothing fails where no later stage runs
+    memory.heads[1] = (run, *rest)
+    last = reuser(nearly(scene(3)))
+    assert not last.reused and last.score == net(nearly(scene(3))).score
 
 
 def test_whoever_writes_into_an_answer_does_not_change_the_next(net):
