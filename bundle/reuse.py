@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from ..errors import UsageError
 from ..units import show_confidence, show_share, show_time
 from .record import Count, Positive, Record, Seconds, Share
 
@@ -33,6 +34,9 @@ class Reuse(Record, frozen=True, kw_only=True):
         share: the share of samples that got the last answer again, the mean over clips.
         latency_s, plain_latency_s: mean time of a sample with the rule and without it, measured in turn on some of the clips.
 
+    Raises:
+        UsageError: `difference` is below 0, or `most_in_row` below 1.
+
     Example:
         >>> from offramp.bundle import Reuse
         >>> Reuse(difference=0.1).promise
@@ -51,6 +55,13 @@ class Reuse(Record, frozen=True, kw_only=True):
     share: Share = 0.0
     latency_s: Seconds | None = None
     plain_latency_s: Seconds | None = None
+
+    def __post_init__(self) -> None:
+        if not self.difference >= 0 or self.most_in_row < 1:
+            raise UsageError(
+                f"A rule for reuse has a difference of 0 or more, not {self.difference}, and gives an answer again once or more "
+                f"in a row, not {self.most_in_row} times."
+            )
 
     @property
     def promise(self) -> str:

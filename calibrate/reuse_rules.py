@@ -8,6 +8,7 @@ not.
 
 import os
 from collections.abc import Sequence
+from numbers import Integral, Real
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Reuse, opened, read_calibration, write_calibration
-from ..errors import DataError, TargetError, UsageError, unknown_name
+from ..errors import DataError, OfframpError, TargetError, UsageError, unknown_name
 from ..progress import Progress, no_progress
 from ..runtime import Net, Result, load
 from ..runtime.chain.reuse import ReuseDeadline, Reuser
@@ -160,10 +161,10 @@ def calibrate_reuse(
             step = certify_rule(recorded, limit, most, delta=delta, name=name)
             rule = Reuse(
                 difference=DIFFERENCES[step],
-                most_in_row=most_in_row,
+                most_in_row=int(most_in_row),
                 limit=limit,
                 most=most,
-                confidence=confidence,
+                confidence=float(confidence),
                 rules=len(chosen),
                 clips=len(recorded.losses),
                 samples=len(samples),
@@ -189,9 +190,9 @@ def _check_limit(disagreement: Any, drop: Any, most_in_row: Any, confidence: Any
         raise UsageError("Give one limit: max_disagreement=0.02, say, or max_drop=0.01.")
     (name, most), *_ = given
     for what, value, least in ((name, most, 0.0), ("confidence", confidence, 0.5)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value < 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or not least < value < 1:
             raise UsageError(f"{what} is a fraction above {least:g} and below 1, not {value!r:.30}.")
-    if isinstance(most_in_row, bool) or not isinstance(most_in_row, int) or not 1 <= most_in_row <= 1000:
+    if isinstance(most_in_row, bool) or not isinstance(most_in_row, Integral) or not 1 <= most_in_row <= 1000:
         raise UsageError(f"most_in_row is a whole number from 1 to 1000, not {most_in_row!r:.30}.")
     return name, float(most)
 
@@ -328,5 +329,5 @@ def _time(net: Net, rule: Reuse, x: Samples, clips: Parts) -> tuple[float, float
 def _read_or_none(path: Any) -> Calibration | None:
     try:
         return read_calibration(path)
-    except Exception:  # another one, which does not matter here
+    except OfframpError:  # another one, which does not matter here
         return None

@@ -89,7 +89,7 @@ class Board:
         self._board.clock.advance((reply.number + 1) / self._fps - self._board.clock.now_s())
 
 
-def choose_points(bundle: str) -> list[str]:
+def choose_points(bundle: Path) -> list[str]:
     """Return the names of the operating points that leave early and run on the same engines, the first one's."""
     early: dict[str, list[str]] = {}
     for path in open_bundle(bundle).calibrations()[:1]:

@@ -194,6 +194,9 @@ def test_a_stream_says_why_it_cannot_give_answers_again(dense, calibrated):
             Stream(net, reuse=True)
         with pytest.raises(UsageError, match="reuse is True, False or a Reuse"):
             Stream(net, reuse=0.1)
+    for values in ({"difference": -1.0}, {"difference": float("nan")}, {"difference": 0.1, "most_in_row": 0}):
+        with pytest.raises(UsageError, match="A rule for reuse has"):
+            Reuse(**values)
     with pytest.raises(UsageError, match="hands nothing on"):
         Stream(load_static(dense), reuse=NEAR)
 
