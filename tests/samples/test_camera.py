@@ -61,7 +61,7 @@ def test_a_video_file_is_read_in_the_size_of_the_network(tmp_path, run_camera):
 
 @pytest.mark.slow
 def test_the_bundle_and_the_film_are_made_by_one_command(checkout):
-    printed = run_script(checkout, "samples/camera/prepare.py", "--epochs", 1, "--images", 600, "--clips", 90)
+    printed = run_script(checkout, "samples/camera/prepare.py", "--epochs", 4, "--images", 1000, "--clips", 90)
     assert "finding rules for reuse on 90 clips" in printed
     film = np.load(checkout / "build/camera/film.npz")["x"]
     assert film.shape[1:] == (1, 28, 28) and film.dtype == np.float32
