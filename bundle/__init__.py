@@ -24,6 +24,7 @@ from .calibration import Calibration, Certificate, OperatingPoint
 from .manifest import Exit, File, Manifest, Origin, Stage, Variant
 from .preprocess import Preprocess
 from .reading import Bundle, check_bundle, open_bundle, opened, read_calibration
+from .reuse import Reuse
 from .target import Target
 from .tensor import Tensor
 
@@ -42,6 +43,7 @@ __all__ = [
     "OperatingPoint",
     "Origin",
     "Preprocess",
+    "Reuse",
     "SignedFiles",
     "Stage",
     "Target",

@@ -5,11 +5,11 @@ from typing import Annotated
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
-from .exclusion import Exclusion
+from .findings import Exclusion, WorstPart
 from .manifest import NEVER
 from .record import Count, Positive, Record, Seconds, Share
+from .reuse import Reuse
 from .target import Target
-from .worst_part import WorstPart
 
 __all__ = [
     "CALIBRATION_SCHEMA",
@@ -116,6 +116,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
             the difference of the accuracies, if those surely differ. None if no static network meets the target.
         gain_interval: its 95 % interval: of the samples, and of the machine's noise.
         verdict: `pays` in words.
+        reuse: when a stream gives its last answer again; None if no rule was made.
         worst: the classes or groups that lose most, if the target has `by`.
 
     Example:
@@ -154,6 +155,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     gain: float | None = None
     gain_interval: tuple[float, float] | None = None
     verdict: str = ""
+    reuse: Reuse | None = None
     worst: tuple[WorstPart, ...] = ()
     name: str = ""
 

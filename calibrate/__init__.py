@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .html_report.making import report
     from .measure.energy import ExitEnergies, ExitEnergy, measure_energy, model_energy
     from .pipeline import calibrate
+    from .reuse_rules import calibrate_reuse
     from .sample_files import load_samples
     from .stage_costs import StageCost
     from .target_file import read_targets
@@ -36,6 +37,7 @@ __all__ = [
     "ask_labels",
     "bench",
     "calibrate",
+    "calibrate_reuse",
     "load_grouped",
     "load_samples",
     "measure_bundle_energy",
@@ -60,6 +62,7 @@ __getattr__ = late_names(
         "ask_labels": "asking",
         "bench": "comparison",
         "calibrate": "pipeline",
+        "calibrate_reuse": "reuse_rules",
         "measure_bundle_energy": "bundle_energy",
         "measure_energy": "measure.energy",
         "load_grouped": "grouped_samples",

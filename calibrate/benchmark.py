@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ..bundle import Target
-from ..bundle.worst_part import WorstPart, show_worst
+from ..bundle.findings import WorstPart, show_worst
 from ..units import show_share, show_time, show_us, show_value
 from .intervals import Z95
 from .stage_costs import StageCost

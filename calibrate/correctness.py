@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from msgspec import Struct
 
-from ..bundle.worst_part import WorstPart
+from ..bundle.findings import WorstPart
 from ..progress import Progress
 from ..runtime import EveryExit, Net, Result
 from ..runtime.chain.samples import Samples

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..bundle import Target
+from ..bundle.findings import WorstPart
 from ..bundle.target import LOSS_LIMITS
-from ..bundle.worst_part import WorstPart
 from ..runtime import Result
 from .benchmark import MeasuredLimit
 from .correctness import Correctness

@@ -3,8 +3,8 @@
 from msgspec import Struct
 
 from ..bundle import OperatingPoint
+from ..bundle.findings import show_worst
 from ..bundle.target import LOSS_LIMITS
-from ..bundle.worst_part import show_worst
 from ..units import show_mj, show_share, show_thresholds, show_us
 from .search.gains import Gain
 

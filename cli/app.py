@@ -33,6 +33,7 @@ from .commands.power import power
 from .commands.prune import prune
 from .commands.quantize import quantize
 from .commands.report import report
+from .commands.reuse import reuse
 from .commands.run import run
 from .commands.serve import serve
 from .commands.sign import sign
@@ -58,7 +59,7 @@ def app() -> None:
 
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse),
-    *(verify, calibrate, run, serve, top, bench, inspect, sign, report, audit),
+    *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
     *(build, cache, power, energy, doctor),
 )
 for command in COMMANDS:

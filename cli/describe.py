@@ -11,7 +11,7 @@ from .output import table
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..bundle import Bundle, Calibration, OperatingPoint, Tensor, Variant
+    from ..bundle import Bundle, Calibration, OperatingPoint, Reuse, Tensor, Variant
     from ..cache import CachedBuild
     from ..calibrate import ExitEnergies
     from ..devices.state import State
@@ -178,7 +178,7 @@ def _describe_point(name: str, point: "OperatingPoint", noise: float) -> list[st
     else:
         lines.append(f"  disagreement {show_share(point.disagreement)} with the whole network")
     if point.worst:
-        from ..bundle.worst_part import show_worst  # `offramp -h` needs no bundle
+        from ..bundle.findings import show_worst  # `offramp -h` needs no bundle
 
         lines.append(f"  {'class' if point.target.by == 'class' else 'group'}        {show_worst(point.worst)}")
     known = f"; the machine's own noise is {noise:.1%} of it" if noise else ""
@@ -188,7 +188,20 @@ def _describe_point(name: str, point: "OperatingPoint", noise: float) -> list[st
         lines.append(f"  late         {show_share(point.late)} above {deadline} predicted")
     if point.energy_j is not None:
         lines.append(f"  mean energy  {show_mj(point.energy_j)} predicted")
+    if point.reuse is not None:
+        lines.append(f"  reuse        at a difference of at most {point.reuse.difference:.3g}. {point.reuse.promise}")
     return [*lines, f"  promise      {point.promise or 'none'}"]
+
+
+def describe_reuse(name: str, rule: "Reuse") -> str:
+    """Describe when the last answer is given again at an operating point."""
+    lines = [
+        f"point {name}: the last answer again at a difference of at most {rule.difference:.3g}, {rule.most_in_row} in a row",
+        f"  on {rule.clips} clips  {show_share(rule.share)} of the samples got it; lost {show_share(rule.loss)}",
+        f"  promise      {rule.promise}",
+        f"  verdict      {rule.verdict}",
+    ]
+    return "\n".join(lines)
 
 
 def describe_network(net: "Net") -> str:

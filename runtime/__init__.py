@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from .metrics.collection import Metrics
     from .metrics.following import follow_metrics
     from .metrics.snapshot import ExitCounts, Histogram, Snapshot, read_snapshot
+    from .replies import Reply, StreamStats
     from .smoothing import smooth_labels
-    from .streams import Reply, Stream, StreamStats
+    from .streams import Stream
     from .verification import Verification, verify
 
 __all__ = [
@@ -88,7 +89,8 @@ __getattr__ = late_names(
     | dict.fromkeys(("Governor", "Move"), "governor")
     | dict.fromkeys(("ExitCounts", "Histogram", "Snapshot", "read_snapshot"), "metrics.snapshot")
     | {"Metrics": "metrics.collection", "follow_metrics": "metrics.following"}
-    | dict.fromkeys(("Reply", "Stream", "StreamStats"), "streams")
+    | dict.fromkeys(("Reply", "StreamStats"), "replies")
+    | {"Stream": "streams"}
     | {"smooth_labels": "smoothing"}
     | dict.fromkeys(("FieldAudit", "read_audits"), "audit.figures")
     | {"Alarm": "audit.keeping", "Audit": "audit.options"}

@@ -9,70 +9,23 @@ from numbers import Real
 from time import perf_counter
 from typing import Any, get_args
 
-from msgspec import Struct
 from msgspec.structs import replace
 
+from ..bundle import Reuse
 from ..errors import UsageError
 from .chain.net import Net
-from .chain.results import Result
+from .chain.reuse import Reuser
 from .input_queue import WAITS_FOR_ITSELF, InputQueue, WhenFull
+from .replies import Reply, StreamStats
 from .smoothing import Votes, check_count
 
-__all__ = ["Reply", "Stream", "StreamStats"]
+__all__ = ["Stream"]
 
 MOST_WAITING = 1_000_000
 """The longest queue that can be asked for."""
 
 LEAST_LEFT_S = 1e-9
 """What an input that has waited too long has left: the first exit answers, and is late."""
-
-
-class Reply(Struct, frozen=True, gc=False):
-    """The answer to one input of a stream.
-
-    Attributes:
-        number: which input it is, counted from 0 as they came; dropped ones count.
-        result: the network's answer.
-        label: its label, smoothed over the last inputs if the stream has a window.
-        waited_s: time from coming to the start of its call.
-        hurried: True if it left at the first exit because too many inputs waited. Nothing is promised of it then.
-
-    Example:
-        >>> from offramp.runtime import Reply, Result
-        >>> Reply(number=0, result=Result(3, 0.98, 0, 0.0002), label=3, waited_s=0.0).result.exit
-        0
-    """
-
-    number: int
-    result: Result
-    label: int
-    waited_s: float
-    hurried: bool = False
-
-
-class StreamStats(Struct, frozen=True, kw_only=True):
-    """What became of the inputs of a stream: `came` is the sum of all others.
-
-    Attributes:
-        came: how many came.
-        answered: how many were answered, the hurried ones included.
-        hurried: how many left at the first exit because too many waited.
-        dropped: how many were dropped unanswered.
-        refused: how many raised an error, such as one that holds NaN.
-        waiting: how many wait, or are being answered.
-
-    Example:
-        >>> from offramp.runtime import Stream, load_uncalibrated
-        >>> Stream(load_uncalibrated("digits.offramp")).stats().came
-        0
-    """
-
-    came: int
-    answered: int
-    hurried: int
-    dropped: int
-    refused: int
-    waiting: int
 
 
 class Stream(InputQueue):
@@ -95,6 +48,10 @@ class Stream(InputQueue):
     is right, a new label holds from its input number (window + lead) / 2 on. `smooth_labels` shows what it does to labels that
     were recorded.
 
+    With `reuse` an input of which the first stage says hardly anything new gets the last answer again, `result.reused`, and later
+    stages do not run. `calibrate_reuse` finds for each operating point how little that is, and promises what it costs at most. An
+    answer that is cut or hurried is never given again. The network's `stats()` do not count answers that are given again.
+
     Args:
         net: the network. Others may go on calling it.
         source: where inputs come from: anything that can be iterated, in a thread of its own, until it ends. An asynchronous
@@ -105,10 +62,11 @@ class Stream(InputQueue):
             say what became of it (see `Net.__call__`). None sets none.
         window: how many answers a label is smoothed over; 1 smooths nothing.
         lead: by how many votes another label must lead.
+        reuse: True takes the rules that were made for the network's operating points; a `Reuse` is one for all of them.
 
     Raises:
-        UsageError: an argument does not make sense; the network has one exit only, so that no input can leave earlier, or does
-            not classify, so that there is no label to smooth.
+        UsageError: an argument does not make sense; the network has one exit only, so that no input can leave earlier, does not
+            classify, so that there is no label to smooth, or has no operating point with a rule.
 
     Example:
         >>> import numpy as np
@@ -130,6 +88,7 @@ class Stream(InputQueue):
         deadline_s: float | None = None,
         window: int = 1,
         lead: int = 1,
+        reuse: bool | Reuse = False,
     ) -> None:
         check_count("most_waiting", most_waiting, MOST_WAITING)
         if when_full not in get_args(WhenFull):
@@ -143,6 +102,7 @@ class Stream(InputQueue):
         self._votes = Votes(window, lead)
         if window > 1 and not net._classes:
             raise UsageError("This network does not classify: there is no label to smooth. Leave window out.")
+        self._reuser = _make_reuser(net, reuse)
         super().__init__(net._inputs, int(most_waiting), when_full)
         self._answered = self._hurried = self._refused = 0
         self._running: Future[Reply | BaseException] | None = None
@@ -239,6 +199,7 @@ class Stream(InputQueue):
                 dropped=self._came - self._answered - self._refused - waiting,
                 refused=self._refused,
                 waiting=waiting,
+                reused=0 if self._reuser is None else self._reuser.reused,
             )
 
     def __enter__(self) -> "Stream":
@@ -316,7 +277,7 @@ class Stream(InputQueue):
                     result = replace(result, late=True)
             else:
                 left_s = None if self._deadline_s is None else max(LEAST_LEFT_S, self._deadline_s - waited_s)
-                result = self._net(x, left_s)
+                result = (self._reuser or self._net)(x, left_s)
         except BaseException:
             with self._lock:
                 self._refused, self._is_answering = self._refused + 1, False
@@ -360,3 +321,20 @@ def _unpack(answer: "Future[Reply | BaseException]") -> Reply:
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+def _make_reuser(net: Net, reuse: bool | Reuse) -> Reuser | None:
+    """Return what gives answers again; None if nothing does.
+
+    Raises:
+        UsageError: there is no rule.
+    """
+    if isinstance(reuse, Reuse):
+        return Reuser(net, reuse)
+    if reuse is not True and reuse is not False:
+        raise UsageError(f"reuse is True, False or a Reuse, not {reuse!r:.30}.")
+    if reuse and not any(point.reuse for point in net.points.values()):
+        raise UsageError(
+            "No operating point of this network has a rule for reuse. Run: offramp reuse, or give a Reuse."
+        )
+    return Reuser(net) if reuse else None

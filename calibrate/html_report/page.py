@@ -7,7 +7,7 @@ from typing import Any
 
 from ...bundle import OperatingPoint
 from ...bundle.calibration import EARLY_SUFFIX, StaticPoint
-from ...bundle.worst_part import show_worst
+from ...bundle.findings import show_worst
 from ...errors import require
 from ...units import show_share, show_thresholds, show_time
 from .contents import Report

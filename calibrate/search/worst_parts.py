@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...bundle import Target
+from ...bundle.findings import WorstPart
 from ...bundle.target import LOSS_LIMITS
-from ...bundle.worst_part import WorstPart
 from ..intervals import mean_interval
 from ..measure.tables import ExitTable, values_at
 from ..parts import group_means

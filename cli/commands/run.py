@@ -51,8 +51,9 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
         msgspec.to_builtins(result, enc_hook=np.ndarray.tolist) | ({"class": names[result.label]} if names else {})
         for result in (results if as_json else ())
     ]
-    if opened.manifest.classes:
-        for row in rows:
+    for row in rows:
+        del row["reused"]  # which a stream does
+        if opened.manifest.classes:
             del row["answer"]  # what a network that classifies has not
     note(f"Note: {opened.path} runs {describe_network(net)}.")
     if not power:

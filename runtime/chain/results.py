@@ -16,6 +16,7 @@ class Result(Struct, frozen=True, gc=False):
         answer: what that exit gives, arrays without the batch axis by name, if the network does not classify; else None.
         cut: True if the sample would have gone on, but for its deadline.
         late: True if the answer came after its deadline.
+        reused: True if this is the answer to an earlier input, given again by a stream; see `Stream`.
 
     Example:
         >>> from offramp.runtime import Result
@@ -31,6 +32,7 @@ class Result(Struct, frozen=True, gc=False):
     answer: dict[str, np.ndarray] | None = None
     cut: bool = False
     late: bool = False
+    reused: bool = False
 
 
 class BatchResult(Struct, frozen=True):

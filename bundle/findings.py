@@ -1,11 +1,11 @@
-"""A class or group that loses most, of those that a target limits one by one."""
+"""What a calibration found beside its points: variants that were barred, and the classes or groups that lose most."""
 
 from collections.abc import Sequence
 
 from ..units import show_share
-from .record import Positive, Record
+from .record import Positive, Record, Seconds, Share
 
-__all__ = ["WorstPart", "show_worst"]
+__all__ = ["Exclusion", "WorstPart", "show_worst"]
 
 WORDS = {
     "max_drop": "a drop",
@@ -14,6 +14,28 @@ WORDS = {
     "min_accuracy": "a share of wrong labels",
 }
 """What each limit limits, in words."""
+
+
+class Exclusion(Record, frozen=True, kw_only=True):
+    """A compressed variant that was barred from the search, because it is slower or much worse than its parent on this device.
+
+    Attributes:
+        variant, placement: the variant, and the device of each of its stages.
+        parent: the variant it was compared with.
+        latency_s, parent_latency_s: median latency to the last exit.
+        accuracy, parent_accuracy: share of right labels on the selecting samples, at the exit that loses most beyond the limit;
+            at the last exit if none does. None if unknown.
+        reason: why it was barred, in words.
+    """
+
+    variant: str
+    placement: tuple[str, ...]
+    parent: str
+    latency_s: Seconds
+    parent_latency_s: Seconds
+    accuracy: Share | None
+    parent_accuracy: Share | None
+    reason: str
 
 
 class WorstPart(Record, frozen=True):
