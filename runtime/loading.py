@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from .chain.results import Provenance
 from .chain.samples import check_samples
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
-from .request import LoadOptions, NetworkParts, chain_parts, static_parts
+from .request import LoadOptions, NetworkParts, OnFault, chain_parts, static_parts
 from .selection import choose_point, differs_here, most_careful, variant_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def load(
     progress: Progress | None = None,
     lazy: int = False,
     release_after_s: float | None = None,
+    on_fault: OnFault = "raise",
+    stage_limit_s: float | None = None,
     audit: "float | Audit | None" = None,
     on_alarm: "Callable[[Alarm], object] | None" = None,
 ) -> Net:
@@ -70,6 +73,11 @@ def load(
         lazy: the number of the first stage that is loaded when it is first used, it and all later ones; True is 1, all behind the
             first exit. They are tried and checked here, and let go. A static network has one stage, which stays.
         release_after_s: a time without use, after which such a stage is let go again; None keeps it.
+        on_fault: what a call does if an engine fails, if a stage gives what no exit can (NaN), or if it hangs. `raise` raises an
+            error; `last_exit` answers with the last exit before the fault, if there is one; `fallback` answers on the device that
+            `fallback` names, and tries the first devices again later. Such answers are marked: `Result.fault`.
+        stage_limit_s: a stage that runs for longer hangs. It runs in a thread, which takes some ten microseconds. None has no
+            limit.
         audit: the share of inputs that is compared with the last exit after it was answered, 0.01 say; or an `Audit`, which says
             more. `Net.stats().audit` shows what the field shows. None audits nothing.
         on_alarm: called with an `Alarm`, from another thread, when inputs are others than those of the calibration.
@@ -94,7 +102,17 @@ def load(
     if on_alarm is not None and (audit is None or not callable(on_alarm)):
         raise UsageError("on_alarm is a function that an audit calls: give audit=0.01, say.")
     bundle = opened(path)
-    options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
+    options = LoadOptions(
+        threads,
+        logits,
+        fallback,
+        meter,
+        progress,
+        lazy=lazy,
+        release_after_s=release_after_s,
+        on_fault=on_fault,
+        stage_limit_s=stage_limit_s,
+    )
     chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
     if calibration is None or best is None:
         net = open_network(chain_parts(bundle, chosen), "cpu" if device is None else device, options)
@@ -143,13 +161,15 @@ def load_uncalibrated(
     progress: Progress | None = None,
     lazy: int = False,
     release_after_s: float | None = None,
+    on_fault: OnFault = "raise",
+    stage_limit_s: float | None = None,
 ) -> Net:
     """Load a bundle without looking for a calibration: every sample runs to the last exit until you set `Net.thresholds`.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
         variant: name of a variant; the first by default.
-        device, threads, logits, fallback, meter, progress, lazy, release_after_s: as for `load`.
+        device, threads, logits, fallback, meter, progress, lazy, release_after_s, on_fault, stage_limit_s: as for `load`.
 
     Raises:
         UsageError, BundleError, MissingError: as for `load`.
@@ -161,7 +181,17 @@ def load_uncalibrated(
         (2.0, 2.0)
     """
     bundle = opened(path)
-    options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
+    options = LoadOptions(
+        threads,
+        logits,
+        fallback,
+        meter,
+        progress,
+        lazy=lazy,
+        release_after_s=release_after_s,
+        on_fault=on_fault,
+        stage_limit_s=stage_limit_s,
+    )
     return open_network(chain_parts(bundle, bundle.chain(variant)), device, options)
 
 
@@ -255,6 +285,14 @@ def open_network(
         from .lazy_stages import prepare_lazy  # most networks have none
 
         parts = prepare_lazy(parts, options.lazy)
+    make_net: Callable[..., Net] = Net
+    guard = None
+    if options.is_guarded:
+        from .guarded import GuardedNet, make_guard  # most products watch for no faults
+
+        guard = make_guard(parts, options, partial(open_network, point=point, points=points))
+        make_net = partial(GuardedNet, guard=guard)
+        options = replace(options, on_fault="raise", stage_limit_s=None)
     # A wrong name of a meter is refused before anything is built for minutes. `auto` depends on what runs in the end.
     watch = None if options.meter == "auto" else _watch_power(options.meter)
     reason = None
@@ -264,13 +302,15 @@ def open_network(
         warn_caller(reason, EngineWarning)
     else:
         devices = one_device_per_stage(device, len(parts.stages))
-    net = _chain(parts, devices, options, point=point, points=points, reason=reason, watch=watch)
+    net = _chain(parts, devices, options, make_net, point=point, points=points, reason=reason, watch=watch)
     if options.compares_builds and any(stage.built == "bundle" for stage in net.provenance.stages):
         from .golden_check import refuse_wrong_builds
 
         refuse_wrong_builds(parts, net)
     for stage in net.lazy_stages:
         stage.let_go()
+    if guard is not None:
+        guard.begin()
     return net
 
 
@@ -287,13 +327,14 @@ def _chain(
     parts: NetworkParts,
     devices: Sequence[str],
     options: LoadOptions,
+    make_net: Callable[..., Net] = Net,
     *,
     point: OperatingPoint | None = None,
     points: Mapping[str, OperatingPoint] | None = None,
     reason: str | None = None,
     watch: "Watch | None" = None,
 ) -> Net:
-    """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
+    """Compile stages for their devices and chain them by `make_net`; `reason` says why `auto` chose the devices."""
     compiled, stages = compile_stages(parts, devices, options)
     if options.lazy:
         from .lazy_stages import make_lazy
@@ -306,7 +347,7 @@ def _chain(
 
         joined = compile_joined(parts, [stage.device for stage in stages], options, [p.thresholds for p in usable])
     manifest = parts.bundle.manifest
-    return Net(
+    return make_net(
         compiled,
         parts.stages,
         parts.exits,

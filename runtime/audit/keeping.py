@@ -89,7 +89,7 @@ class Keeper:
     Args:
         new: the state to begin with where none is kept.
         folder: where the state is kept; None if nowhere.
-        compare: runs an input to the last exit and returns the disagreement.
+        compare: runs an input to the last exit and returns the disagreement; None if a stage failed, which may end no audit.
         collector: makes what keeps inputs; None if none are kept.
         on_alarm: is called for each alarm, once in each process.
     """
@@ -99,12 +99,12 @@ class Keeper:
         new: AuditState,
         *,
         folder: Path | None,
-        compare: Callable[[Picked], float] | None,
+        compare: Callable[[Picked], float | None] | None,
         collector: Callable[[], Collector] | None,
         on_alarm: Callable[[Alarm], Any] | None,
     ) -> None:
         self._new, self._folder, self._on_alarm = new, folder, on_alarm
-        self._compare: Callable[[Picked], float] | None = compare
+        self._compare: Callable[[Picked], float | None] | None = compare
         self._make_collector = collector
         self.is_ended = False
         self._begin()

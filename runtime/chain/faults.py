@@ -1,0 +1,404 @@
+"""Runs of stages that are watched for faults, and what a network and its clones know of them.
+
+CheckedRun() --> the engine's run --> its scores, labels and boundaries are looked at --> StageFault if no exit gives them
+                 in a thread, if there is a limit: it is waited for so long, then left alone with its memory
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import RLock, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from msgspec import Struct
+
+from ...bundle import Tensor
+from ...errors import EngineWarning, MissingError, OfframpError, UsageError, quoted
+from ..engines import Compiled, Run
+from ..notices import warn_caller
+from .checks import LEAST_SCORE, MOST_SCORE, Where, are_answers, refuse_answer
+from .lazy import LazyStage
+from .memory import Link, Memory, Span, Step
+from .results import Result
+
+if TYPE_CHECKING:
+    from .net import Net
+
+__all__ = ["CheckedRun", "FaultCounts", "Guard", "GuardedMemory", "StageFault"]
+
+Kind = Literal["error", "answer", "hang"]
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""The first devices are tried again after so long, which doubles with each try that fails up to the second."""
+
+MOST_WORDS = 160
+"""What failed is said in so many characters."""
+
+
+class FaultCounts(Struct, frozen=True, kw_only=True):
+    """What has failed since a network was loaded, or since the last reset; of a network and its clones together.
+
+    Attributes:
+        errors: how often an engine failed.
+        answers: how often a stage gave what no exit can: NaN, a score that is not from 0 to 1, a label beyond the classes.
+        hangs: how often a stage did not end within its limit, or was needed while it still hung.
+        marked: how many answers carry a mark, `Result.fault`.
+        returns: how often what had failed ran again.
+        away: what failed and has not run since; empty if nothing has.
+
+    Example:
+        >>> from offramp.runtime import load_uncalibrated
+        >>> load_uncalibrated("digits.offramp", on_fault="last_exit").stats().faults.marked
+        0
+    """
+
+    errors: int
+    answers: int
+    hangs: int
+    marked: int
+    returns: int
+    away: str
+
+
+class StageFault(Exception):
+    """A fault of a stage, on its way to the network that knows what to do.
+
+    Attributes:
+        kind: what the stage did.
+        error: what a call raises if nothing else can answer.
+        words: what failed, in short.
+        link: the stage; None if it is not known which.
+        exit: the index of the exit at which the stage ends.
+        answer: that of the last exit before the fault; None if there is none.
+    """
+
+    def __init__(self, kind: Kind, error: Exception, where: Where, what: str, link: Link | None = None) -> None:
+        super().__init__(str(error))
+        device, stage = where
+        self.kind, self.error, self.link = kind, error, link
+        self.words = quoted(f"{stage}{f' on {device}' if device else ''} {what}", MOST_WORDS)
+        self.exit = 0
+        self.answer: Result | None = None
+
+
+class StageThread(Thread):
+    """A thread that runs what it is given, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__(name="offramp-stage", daemon=True)
+        self._given: SimpleQueue[Run | None] = SimpleQueue()
+        self._done: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def run(self) -> None:
+        """Run until the end."""
+        while (run := self._given.get()) is not None:
+            error = None
+            try:
+                run()
+            except BaseException as raised:
+                error = raised
+            del run  # its memory goes, if it was left alone with it
+            self._done.put(error)
+            del error
+
+    def give(self, run: Run) -> None:
+        """Begin a run."""
+        self._given.put(run)
+
+    def wait(self, limit_s: float) -> BaseException | None:
+        """Wait for the end of a run; return what it raised.
+
+        Raises:
+            Empty: it did not end in time.
+        """
+        return self._done.get(timeout=limit_s)
+
+    def end(self) -> None:
+        """End the thread with the run that it is at."""
+        self._given.put(None)
+
+
+class Guard:
+    """What a network and its clones share of faults.
+
+    Args:
+        on_fault: what happens: as for `load`.
+        limit_s: how long a run of a stage may take; None has no limit, and needs no threads.
+        open_stand_in: opens the network that answers on the fallback device.
+
+    Attributes:
+        on_fault: as it was given, once the network is loaded; "raise" until then.
+        now: the clock, in seconds.
+        wait: waits for a thread; raises `Empty` if it does not end in time.
+        abandoned: how often a run was left alone with its memory. Whoever's memory is older takes new memory.
+        away: what failed and has not run since, in words, and the index of the exit behind it; None if nothing has.
+    """
+
+    def __init__(
+        self, on_fault: str, limit_s: float | None = None, open_stand_in: "Callable[[], Net] | None" = None
+    ) -> None:
+        self.on_fault, self._on_fault = "raise", on_fault
+        self.limit_s, self._open_stand_in = limit_s, open_stand_in
+        self.now: Callable[[], float] = monotonic
+        self.wait: Callable[[StageThread, float], BaseException | None] = StageThread.wait
+        self.abandoned = 0
+        self.away: tuple[str, int] | None = None
+        self._lock = RLock()
+        self._until_s, self._pause_s = 0.0, FIRST_PAUSE_S
+        self._has_warned = False
+        self._hanging: list[tuple[Compiled | None, StageThread]] = []
+        self._idle: list[StageThread] = []
+        weakref.finalize(self, _end_all, self._idle).atexit = False
+        self._stand_ins: weakref.WeakSet[Net] = weakref.WeakSet()
+        self.reset()
+
+    def begin(self) -> None:
+        """Begin to answer in spite of faults. The network on the fallback device is opened once, to see that it can be."""
+        if self._open_stand_in is not None:
+            self._open_stand_in().close()
+        self.on_fault = self._on_fault
+
+    def reset(self) -> None:
+        """Set every count to 0."""
+        self._counts = {"error": 0, "answer": 0, "hang": 0, "marked": 0, "returns": 0}
+
+    def counts(self) -> FaultCounts:
+        """Return what has failed."""
+        counts, away = self._counts, self.away
+        return FaultCounts(
+            errors=counts["error"],
+            answers=counts["answer"],
+            hangs=counts["hang"],
+            marked=counts["marked"],
+            returns=counts["returns"],
+            away=away[0] if away else "",
+        )
+
+    def count(self, what: str) -> None:
+        """Count a fault, a mark or a return."""
+        with self._lock:
+            self._counts[what] += 1
+
+    def standing_in(self) -> str:
+        """Return what failed while the first devices are given a pause, and the fallback device answers; else an empty text."""
+        away = self.away
+        return away[0] if away is not None and self.now() < self._until_s else ""
+
+    def note(self, fault: StageFault) -> None:
+        """Note a fault, and warn of the first."""
+        with self._lock:
+            self._counts[fault.kind] += 1
+            self.away = fault.words, fault.exit
+            warns, self._has_warned = not self._has_warned and self.on_fault != "raise", True
+        if warns:
+            warn_caller(
+                f"{fault.words}. Answers are marked from here on (Result.fault) where something failed, and counted in "
+                f"stats().faults; further faults raise no warning. on_fault is {self.on_fault!r}.",
+                EngineWarning,
+            )
+
+    def pause(self) -> None:
+        """Leave the first devices alone for a while, since the fallback device has run what they could not."""
+        with self._lock:
+            if self.now() < self._until_s:
+                return  # as another thread has done meanwhile
+            self._until_s = self.now() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def note_run(self, exit_: int) -> None:
+        """Note that all stages up to an exit, by its index, have run."""
+        with self._lock:
+            if self.away is not None and exit_ >= self.away[1]:
+                self.away, self._pause_s = None, FIRST_PAUSE_S
+                self._counts["returns"] += 1
+
+    def open_stand_in(self) -> "Net":
+        """Return a network on the fallback device, with memory of its own."""
+        assert self._open_stand_in is not None
+        made = None
+        for other in list(self._stand_ins):
+            with suppress(UsageError):  # it is closed, or its engine shares nothing
+                made = other.clone()
+                break
+        made = made or self._open_stand_in()
+        self._stand_ins.add(made)
+        return made
+
+    def hangs(self, compiled: Compiled | None) -> bool:
+        """Tell whether a run of a stage, or of any for None, was left alone and has not ended."""
+        for pair in [pair for pair in self._hanging if not pair[1].is_alive()]:
+            with suppress(ValueError):  # another thread removed it
+                self._hanging.remove(pair)
+        return any(compiled is None or stage is None or stage is compiled for stage, _ in self._hanging)
+
+    def run(self, run: Run, compiled: Compiled | None, where: Where) -> None:
+        """Run a stage within the limit.
+
+        Args:
+            run: what runs it.
+            compiled: the stage; None for all of them.
+            where: as the fault says.
+
+        Raises:
+            StageFault: it did not end in time, or one before has not ended yet.
+        """
+        assert self.limit_s is not None
+        if self._hanging and self.hangs(compiled):
+            raise _make_hang(where, f"still hangs: it did not end within {self.limit_s:g} s")
+        thread = self._take_thread()
+        has_ended = False
+        try:
+            thread.give(run)
+            error = self.wait(thread, self.limit_s)
+            has_ended = True
+        except Empty:
+            if stop := getattr(run, "stop", None):
+                stop(True)
+            raise _make_hang(where, f"did not end within {self.limit_s:g} s") from None
+        except BaseException:  # an interruption: the run must not go on in memory that the next call uses
+            thread.end()
+            thread.join(self.limit_s)
+            raise
+        finally:
+            if has_ended:
+                self._idle.append(thread)
+            else:
+                thread.end()
+                if thread.is_alive():
+                    self._hanging.append((compiled, thread))
+                    self.abandoned += 1
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # else it keeps itself
+
+    def _take_thread(self) -> StageThread:
+        while self._idle:
+            with suppress(IndexError):  # another thread took it
+                if (thread := self._idle.pop()).is_alive():  # in a forked child it is not
+                    return thread
+        thread = StageThread()
+        thread.start()
+        return thread
+
+
+def _make_hang(where: Where, what: str) -> StageFault:
+    device, stage = where
+    error = MissingError(
+        f"{stage}{f' on {device}' if device else ''} {what} (stage_limit_s). It is tried again when its run has ended.",
+        device=device,
+        stage=stage,
+    )
+    return StageFault("hang", error, where, what)
+
+
+def _end_all(threads: Iterable[StageThread]) -> None:
+    """End the threads of a network that goes."""
+    for thread in threads:
+        thread.end()
+
+
+class CheckedRun:
+    """Runs a stage from memory into memory, and looks at what it gives.
+
+    Args:
+        guard: knows the limit.
+        link: the stage.
+        step: what runs it, and its answers.
+        classes: the network's number of classes.
+        floats: what else the stage writes, as far as it can be seen.
+
+    Raises:
+        StageFault: the engine fails, the run takes too long, or gives what no exit can.
+    """
+
+    __slots__ = ("_classes", "_floats", "_guard", "_label", "_link", "_one", "_run", "_score")
+
+    def __init__(self, guard: Guard, link: Link, step: Step, classes: int, floats: Sequence[np.ndarray]) -> None:
+        self._guard, self._link, self._classes = guard, link, classes
+        self._run, self._score, self._label, _ = step
+        self._one = (memoryview(self._score), memoryview(self._label)) if len(self._score) == 1 else None
+        self._floats = [_mark_nan(array) for array in floats]
+
+    @property
+    def stop(self) -> Callable[[bool], object] | None:
+        """What stops the run under way, if the engine can be told."""
+        return getattr(self._run, "stop", None)
+
+    def __call__(self) -> None:
+        """Run the stage."""
+        link, guard = self._link, self._guard
+        try:
+            if guard.limit_s is None:
+                self._run()
+            else:
+                if isinstance(link.compiled, LazyStage):
+                    link.compiled.load()  # which has no limit
+                guard.run(self._run, link.compiled, link.where)
+        except StageFault as fault:
+            fault.link = link
+            raise
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StageFault("error", error, link.where, f"failed: {line}", link) from error
+        if guard.on_fault == "raise":
+            return  # what is wrong with the answer is found where it is taken
+        if not self._is_answer():
+            self._refuse(float(self._score[0]))
+        for array, flags, marks in self._floats:
+            np.isnan(array, flags)
+            if 1 in marks:
+                self._refuse(float("nan"))
+
+    def _is_answer(self) -> bool:
+        if self._one is None:
+            return bool(are_answers(self._label, self._score, self._classes).all())
+        score, label = self._one
+        return LEAST_SCORE <= score[0] <= MOST_SCORE and (not self._classes or 0 <= label[0] < self._classes)
+
+    def _refuse(self, score: float) -> None:
+        what = "gave NaN" if score != score else "gave an answer that no exit can give"
+        try:
+            refuse_answer(int(self._label[0]), score, self._classes, self._link.where)
+        except OfframpError as error:
+            raise StageFault("answer", error, self._link.where, what, self._link) from None
+
+
+def _mark_nan(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytearray]:
+    """Return an array, and the same bytes twice, in which `np.isnan` writes a 1 for each NaN; see `values.py`."""
+    marks = bytearray(array.size)
+    return array, np.frombuffer(marks, np.bool_).reshape(array.shape), marks
+
+
+class GuardedMemory(Memory):
+    """The memory of a chain whose runs are checked.
+
+    Args:
+        guard: knows the limit.
+        classes: the network's number of classes.
+        links, inputs, others, joined: as for `Memory`.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        classes: int,
+        links: Sequence[Link],
+        inputs: Sequence[Tensor],
+        others: Sequence[Tensor],
+        joined: Mapping[Span, Link],
+    ) -> None:
+        self._guard, self._classes = guard, classes
+        super().__init__(links, inputs, others, joined)
+
+    def _tie(self, links: Sequence[Link], views: dict[str, np.ndarray], places: dict[str, Any]) -> list[Step]:
+        steps = []
+        for link, step in zip(links, super()._tie(links, views, places), strict=True):
+            written = [views[name] for name in link.writes.values() if name in views and name != link.exit.score]
+            floats = [array for array in written if array.dtype.kind == "f"]
+            steps.append((CheckedRun(self._guard, link, step, self._classes, floats), *step[1:]))
+        return steps
