@@ -151,7 +151,8 @@ class Guard:
         self._has_warned = False
         self._hanging: list[tuple[Compiled | None, StageThread]] = []
         self._idle: list[StageThread] = []
-        weakref.finalize(self, _end_all, self._idle).atexit = False
+        self._threads: weakref.WeakSet[StageThread] = weakref.WeakSet()
+        weakref.finalize(self, _end_all, self._threads).atexit = False
         self._stand_ins: weakref.WeakSet[Net] = weakref.WeakSet()
         self.reset()
 
@@ -282,6 +283,7 @@ class Guard:
                 if (thread := self._idle.pop()).is_alive():  # in a forked child it is not
                     return thread
         thread = StageThread()
+        self._threads.add(thread)
         thread.start()
         return thread
 
@@ -298,7 +300,7 @@ def _make_hang(where: Where, what: str) -> StageFault:
 
 def _end_all(threads: Iterable[StageThread]) -> None:
     """End the threads of a network that goes."""
-    for thread in threads:
+    for thread in list(threads):
         thread.end()
 
 

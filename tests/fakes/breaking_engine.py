@@ -75,8 +75,8 @@ class BreakingStage:
         engine, run = self._engine, self._stage.bind(inputs, outputs)
 
         def broken() -> None:
-            deed = engine.plan(engine.calls, self._file.path.name)
             engine.calls += 1
+            deed = engine.plan(engine.calls - 1, self._file.path.name)
             if deed == "hang":
                 engine.threads.add(threading.current_thread())
                 engine.going.wait(60)
