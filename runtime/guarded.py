@@ -11,12 +11,14 @@ import numpy as np
 from msgspec.structs import replace
 
 from ..bundle import Tensor
-from .chain.faults import Guard, GuardedMemory, StageFault
+from .chain.checked_runs import GuardedMemory
+from .chain.faults import Guard, StageFault
 from .chain.memory import Bound, Memory
 from .chain.net import Net
 from .chain.parts import copy_parts
 from .chain.results import BatchResult, EveryExit, Result
-from .chain.samples import check_samples
+from .chain.runner import NO_ENTRY, Setup
+from .chain.samples import Samples, check_samples
 from .chain.stats import Stats
 from .request import LoadOptions, NetworkParts
 
@@ -41,7 +43,7 @@ class GuardedNet(Net):
     """What answers on the fallback device; None until it is needed, and once the first devices are back."""
 
     def __init__(self, *arguments: Any, guard: Guard, **options: Any) -> None:
-        self._guard, self._abandoned = guard, guard.abandoned
+        self._guard = guard
         super().__init__(*arguments, **options)
 
     def __copy__(self) -> "GuardedNet":
@@ -53,7 +55,6 @@ class GuardedNet(Net):
     def __call__(self, x: Any, deadline_s: float | None = None) -> Result:
         """Run one sample, as `Net` does; with `Result.fault` where something failed."""
         start, guard = perf_counter_ns(), self._guard
-        self._leave_memory()
         if words := guard.standing_in():
             return self._answer_elsewhere(x, deadline_s, start, words)
         try:
@@ -79,7 +80,6 @@ class GuardedNet(Net):
         After a fault the last answer comes once more, marked, or those of the later exits come from the fallback device.
         """
         start, guard = perf_counter_ns(), self._guard
-        self._leave_memory()
         last, words = None, guard.standing_in()
         if not words:
             try:
@@ -104,7 +104,6 @@ class GuardedNet(Net):
     def batch(self, x: Any) -> BatchResult:
         """Run many samples, as `Net.batch` does; one by one after a fault, so that one that fails spoils no other."""
         start, guard = perf_counter_ns(), self._guard
-        self._leave_memory()
         if not guard.standing_in():
             try:
                 result = super().batch(x)
@@ -138,14 +137,22 @@ class GuardedNet(Net):
         super().close()
         self._stand_in = None
 
+    def _put(self, x: Any, row: int | None = None) -> Setup:
+        self._leave_memory()
+        return super()._put(x, row)
+
+    def _check_batch(self, x: Any) -> tuple[Samples, Memory]:
+        self._leave_memory()
+        return super()._check_batch(x)
+
+    def _tie(self, setup: Setup) -> Setup:
+        """Tie as `Net` does, without a way into the memory that does not lead through `_put`."""
+        return replace(super()._tie(setup), entry=NO_ENTRY)
+
     def _leave_memory(self) -> None:
         """Take new memory if a run that hangs may still write into the old one."""
-        if self._abandoned != self._guard.abandoned and not self._lock._is_owned():  # else the call takes its own
-            with self._lock:
-                abandoned = self._guard.abandoned
-                if self._links:
-                    self._take_memory()
-                self._abandoned = abandoned
+        if any(memory.left for memory in self._memories.values() if isinstance(memory, GuardedMemory)):
+            self._take_memory()
 
     def _note_run(self, exit_: int) -> None:
         """Note that the first devices have run a sample up to an exit."""
@@ -237,7 +244,7 @@ class GuardedNet(Net):
         try:
             if guard.limit_s is None:
                 return learn(inputs)
-            guard.run(lambda: shapes.extend(learn(inputs)), None, where)
+            guard.run(lambda: shapes.extend(learn(inputs)), None, where, [])
         except StageFault:
             raise
         except Exception as error:

@@ -5,29 +5,26 @@ CheckedRun() --> the engine's run --> its scores, labels and boundaries are look
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import RLock, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from msgspec import Struct
 
-from ...bundle import Tensor
-from ...errors import EngineWarning, MissingError, OfframpError, UsageError, quoted
+from ...errors import EngineWarning, MissingError, UsageError, quoted
 from ..engines import Compiled, Run
 from ..notices import warn_caller
-from .checks import LEAST_SCORE, MOST_SCORE, Where, are_answers, refuse_answer
-from .lazy import LazyStage
-from .memory import Link, Memory, Span, Step
+from .checks import Where
+from .memory import Link
 from .results import Result
 
 if TYPE_CHECKING:
     from .net import Net
 
-__all__ = ["CheckedRun", "FaultCounts", "Guard", "GuardedMemory", "StageFault"]
+__all__ = ["FaultCounts", "Guard", "StageFault", "StageThread"]
 
 Kind = Literal["error", "answer", "hang"]
 
@@ -133,7 +130,6 @@ class Guard:
         on_fault: as it was given, once the network is loaded; "raise" until then.
         now: the clock, in seconds.
         wait: waits for a thread; raises `Empty` if it does not end in time.
-        abandoned: how often a run was left alone with its memory. Whoever's memory is older takes new memory.
         away: what failed and has not run since, in words, and the index of the exit behind it; None if nothing has.
     """
 
@@ -144,7 +140,6 @@ class Guard:
         self.limit_s, self._open_stand_in = limit_s, open_stand_in
         self.now: Callable[[], float] = monotonic
         self.wait: Callable[[StageThread, float], BaseException | None] = StageThread.wait
-        self.abandoned = 0
         self.away: tuple[str, int] | None = None
         self._lock = RLock()
         self._until_s, self._pause_s = 0.0, FIRST_PAUSE_S
@@ -235,13 +230,14 @@ class Guard:
                 self._hanging.remove(pair)
         return any(compiled is None or stage is None or stage is compiled for stage, _ in self._hanging)
 
-    def run(self, run: Run, compiled: Compiled | None, where: Where) -> None:
+    def run(self, run: Run, compiled: Compiled | None, where: Where, left: list[StageThread]) -> None:
         """Run a stage within the limit.
 
         Args:
             run: what runs it.
             compiled: the stage; None for all of them.
             where: as the fault says.
+            left: takes a thread that is left alone with the memory that it runs in.
 
         Raises:
             StageFault: it did not end in time, or one before has not ended yet.
@@ -269,8 +265,8 @@ class Guard:
             else:
                 thread.end()
                 if thread.is_alive():
+                    left.append(thread)
                     self._hanging.append((compiled, thread))
-                    self.abandoned += 1
         if error is not None:
             try:
                 raise error
@@ -302,105 +298,3 @@ def _end_all(threads: Iterable[StageThread]) -> None:
     """End the threads of a network that goes."""
     for thread in list(threads):
         thread.end()
-
-
-class CheckedRun:
-    """Runs a stage from memory into memory, and looks at what it gives.
-
-    Args:
-        guard: knows the limit.
-        link: the stage.
-        step: what runs it, and its answers.
-        classes: the network's number of classes.
-        floats: what else the stage writes, as far as it can be seen.
-
-    Raises:
-        StageFault: the engine fails, the run takes too long, or gives what no exit can.
-    """
-
-    __slots__ = ("_classes", "_floats", "_guard", "_label", "_link", "_one", "_run", "_score")
-
-    def __init__(self, guard: Guard, link: Link, step: Step, classes: int, floats: Sequence[np.ndarray]) -> None:
-        self._guard, self._link, self._classes = guard, link, classes
-        self._run, self._score, self._label, _ = step
-        self._one = (memoryview(self._score), memoryview(self._label)) if len(self._score) == 1 else None
-        self._floats = [_mark_nan(array) for array in floats]
-
-    @property
-    def stop(self) -> Callable[[bool], object] | None:
-        """What stops the run under way, if the engine can be told."""
-        return getattr(self._run, "stop", None)
-
-    def __call__(self) -> None:
-        """Run the stage."""
-        link, guard = self._link, self._guard
-        try:
-            if guard.limit_s is None:
-                self._run()
-            else:
-                if isinstance(link.compiled, LazyStage):
-                    link.compiled.load()  # which has no limit
-                guard.run(self._run, link.compiled, link.where)
-        except StageFault as fault:
-            fault.link = link
-            raise
-        except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StageFault("error", error, link.where, f"failed: {line}", link) from error
-        if guard.on_fault == "raise":
-            return  # what is wrong with the answer is found where it is taken
-        if not self._is_answer():
-            self._refuse(float(self._score[0]))
-        for array, flags, marks in self._floats:
-            np.isnan(array, flags)
-            if 1 in marks:
-                self._refuse(float("nan"))
-
-    def _is_answer(self) -> bool:
-        if self._one is None:
-            return bool(are_answers(self._label, self._score, self._classes).all())
-        score, label = self._one
-        return LEAST_SCORE <= score[0] <= MOST_SCORE and (not self._classes or 0 <= label[0] < self._classes)
-
-    def _refuse(self, score: float) -> None:
-        what = "gave NaN" if score != score else "gave an answer that no exit can give"
-        try:
-            refuse_answer(int(self._label[0]), score, self._classes, self._link.where)
-        except OfframpError as error:
-            raise StageFault("answer", error, self._link.where, what, self._link) from None
-
-
-def _mark_nan(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytearray]:
-    """Return an array, and the same bytes twice, in which `np.isnan` writes a 1 for each NaN; see `values.py`."""
-    marks = bytearray(array.size)
-    return array, np.frombuffer(marks, np.bool_).reshape(array.shape), marks
-
-
-class GuardedMemory(Memory):
-    """The memory of a chain whose runs are checked.
-
-    Args:
-        guard: knows the limit.
-        classes: the network's number of classes.
-        links, inputs, others, joined: as for `Memory`.
-    """
-
-    def __init__(
-        self,
-        guard: Guard,
-        classes: int,
-        links: Sequence[Link],
-        inputs: Sequence[Tensor],
-        others: Sequence[Tensor],
-        joined: Mapping[Span, Link],
-    ) -> None:
-        self._guard, self._classes = guard, classes
-        super().__init__(links, inputs, others, joined)
-
-    def _tie(self, links: Sequence[Link], views: dict[str, np.ndarray], places: dict[str, Any]) -> list[Step]:
-        steps = []
-        for link, step in zip(links, super()._tie(links, views, places), strict=True):
-            written = [views[name] for name in link.writes.values() if name in views and name != link.exit.score]
-            floats = [array for array in written if array.dtype.kind == "f"]
-            steps.append((CheckedRun(self._guard, link, step, self._classes, floats), *step[1:]))
-        return steps

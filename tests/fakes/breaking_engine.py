@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from offramp.runtime.chain.faults import StageThread
 from offramp.runtime.engines import onnxruntime
 
 NAME = "offramp.runtime.engines.breaking"
@@ -52,7 +53,7 @@ class BreakingEngine:
         self.threads.clear()
         self.going.clear()
 
-    def wait(self, thread: Any, limit_s: float) -> BaseException | None:
+    def wait(self, thread: StageThread, limit_s: float) -> BaseException | None:
         """Wait for a thread as long as it does not hang, in place of a time."""
         while True:
             try:
