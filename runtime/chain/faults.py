@@ -244,7 +244,7 @@ class Guard:
         """
         assert self.limit_s is not None
         if self._hanging and self.hangs(compiled):
-            raise _make_hang(where, f"still hangs: it did not end within {self.limit_s:g} s")
+            raise _make_hang(where, self.limit_s, again=True)
         thread = self._take_thread()
         has_ended = False
         try:
@@ -254,7 +254,7 @@ class Guard:
         except Empty:
             if stop := getattr(run, "stop", None):
                 stop(True)
-            raise _make_hang(where, f"did not end within {self.limit_s:g} s") from None
+            raise _make_hang(where, self.limit_s) from None
         except BaseException:  # an interruption: the run must not go on in memory that the next call uses
             thread.end()
             thread.join(self.limit_s)
@@ -284,14 +284,15 @@ class Guard:
         return thread
 
 
-def _make_hang(where: Where, what: str) -> StageFault:
+def _make_hang(where: Where, limit_s: float, *, again: bool = False) -> StageFault:
+    """Return the fault of a stage that hangs, or of one that is needed again while it does."""
     device, stage = where
-    error = MissingError(
-        f"{stage}{f' on {device}' if device else ''} {what} (stage_limit_s). It is tried again when its run has ended.",
-        device=device,
-        stage=stage,
-    )
-    return StageFault("hang", error, where, what)
+    name = f"{stage} on {device}" if device else stage
+    words = f"{name} did not end within {limit_s:g} s (stage_limit_s). It is tried again when its run has ended."
+    if again:
+        words = f"{name} still hangs: it is tried again when its run has ended, which took more than {limit_s:g} s."
+    what = "still hangs" if again else f"did not end within {limit_s:g} s"
+    return StageFault("hang", MissingError(words, device=device, stage=stage), where, what)
 
 
 def _end_all(threads: Iterable[StageThread]) -> None:
