@@ -187,6 +187,10 @@ def test_a_sample_that_no_device_can_run_is_refused_and_no_device_left_alone(eng
             assert not net._guard.standing_in()
     engine.plan = lambda n, file: ""
     assert not net(x[0]).fault and net.stats().faults.marked == 0
+    counts = net.stats().faults
+    with pytest.raises(DataError, match="NaN or infinity"):
+        net(np.full(16, np.nan, np.float32))
+    assert net.stats().faults == counts  # it is no fault of a stage
 
 
 def test_the_first_fault_alone_raises_a_warning(engine, x, truth):
@@ -488,7 +492,7 @@ def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call):
     assert seen == clean and stats.audit.audited >= 20
 
 
-def test_a_stream_and_a_governor_run_on(engine, x, truth):
+def test_a_stream_runs_on(engine, x, truth):
     results, every = truth
     net = load_guarded(engine, "fallback")
     engine.plan = lambda n, file: "fail" if n > 20 else ""
