@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .audit.figures import FieldAudit, read_audits
     from .audit.keeping import Alarm
     from .audit.options import Audit
+    from .chain.faults import FaultCounts
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
     from .golden_check import AnswerCheck, ExitCheck
     from .governor import Governor, Move
@@ -44,6 +45,7 @@ __all__ = [
     "EveryExit",
     "ExitCheck",
     "ExitCounts",
+    "FaultCounts",
     "FieldAudit",
     "Governor",
     "Histogram",
@@ -93,7 +95,7 @@ __getattr__ = late_names(
     | {"Stream": "streams"}
     | {"smooth_labels": "smoothing"}
     | dict.fromkeys(("FieldAudit", "read_audits"), "audit.figures")
-    | {"Alarm": "audit.keeping", "Audit": "audit.options"}
+    | {"Alarm": "audit.keeping", "Audit": "audit.options", "FaultCounts": "chain.faults"}
     | dict.fromkeys(("CachedBuild", "clean_cache", "list_cache"), ".cache"),
 )
 

@@ -4,6 +4,7 @@ import math
 import random
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant
 from ..bundle.manifest import NEVER
-from ..errors import AuditWarning, UsageError
+from ..errors import AuditWarning, OfframpError, UsageError
 from .audit.collecting import Collector
 from .audit.evidence import share_bound_of
 from .audit.keeping import Alarm, Keeper, Picked
@@ -67,6 +68,8 @@ class AuditedNet(Net):
     """The number of the exit whose scores are counted: the first that is taken."""
 
     _unclosed: "weakref.WeakSet[AuditedNet]"
+    passes_over_faults = False
+    """True if a comparison that fails leaves out its input, and False if it ends the audit."""
 
     def _count_anew(self, family: Family) -> None:
         super()._count_anew(family)
@@ -83,7 +86,7 @@ class AuditedNet(Net):
                 if picker.draw():
                     self._pick_single(k)
             except Exception as error:
-                picker.keeper.stop(error)
+                self._give_up(error)
 
     def _pick_single(self, k: int) -> None:
         setup, keeper = self._setup, self._picker.keeper
@@ -150,8 +153,16 @@ class AuditedNet(Net):
                 at += picker.left
             picker.left = at + 1 - n
         except Exception as error:
-            picker.keeper.stop(error)
+            self._give_up(error)
         return result
+
+    def _give_up(self, error: Exception) -> None:
+        """Go on without an input that cannot be compared, or end the audit."""
+        keeper = self._picker.keeper
+        if self.passes_over_faults and not isinstance(error, UsageError):  # which is the user's function's
+            keeper.missed += 1
+        else:
+            keeper.stop(error)
 
     def _pick_row(self, sample: tuple[np.ndarray, ...], k: int | None, label: int) -> None:
         keeper, picked = self._picker.keeper, Picked(k, label, sample, None)
@@ -288,7 +299,7 @@ def start_audit(
     return _replace_class(net, audit, keeper)
 
 
-def _comparer(net: Net, audit: Audit) -> Callable[[Picked], Picked]:
+def _comparer(net: Net, audit: Audit) -> Callable[[Picked], Picked | None]:
     """Return what runs picked inputs in another thread.
 
     Raises:
@@ -298,8 +309,17 @@ def _comparer(net: Net, audit: Audit) -> Callable[[Picked], Picked]:
         runner = net._apart(threads=True)
     except UsageError as error:
         raise UsageError(f"{error} Or audit within the call: Audit(in_call=True).", device=error.device) from error
-    thresholds = net.thresholds
-    return lambda picked: compare(runner, audit.disagreement, thresholds, picked)
+    return partial(_compare_apart, runner, audit, net.thresholds)
+
+
+def _compare_apart(runner: Net, audit: Audit, thresholds: Sequence[float], picked: Picked) -> Picked | None:
+    """Return a picked input with its disagreement; None if a stage failed that the network is to pass over."""
+    try:
+        return compare(runner, audit.disagreement, thresholds, picked)
+    except OfframpError as error:
+        if isinstance(error, UsageError) or not getattr(runner, "passes_over_faults", False):
+            raise
+        return None
 
 
 def _collector(net: Net, audit: Audit) -> Callable[[], Collector] | None:
@@ -311,7 +331,8 @@ def _collector(net: Net, audit: Audit) -> Callable[[], Collector] | None:
 
 def _replace_class(net: Net, audit: Audit, keeper: Keeper) -> AuditedNet:
     """Return a network with the stages and the memory of another, which is not used any more."""
-    other = object.__new__(AuditedNet)
+    kind = AuditedNet if type(net) is Net else type("AuditedNet", (type(net), AuditedNet), {})
+    other: AuditedNet = object.__new__(kind)
     other.__dict__.update(net.__dict__)
     other._picker, other._audit, other._calibrated = Picker(audit.share, keeper), audit, net.thresholds
     other._scored = next((k for k, threshold in enumerate(net.thresholds) if threshold < NEVER), -1)

@@ -1,39 +1,28 @@
 """From a bundle on disk to a network that runs."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, opened
-from ..bundle.across import Across
-from ..bundle.manifest import NEVER
 from ..devices import describe_differences
 from ..devices.fingerprints import Difference
-from ..errors import EngineWarning, UncalibratedWarning, UsageError, quoted
+from ..errors import UncalibratedWarning, UsageError, quoted
 from ..progress import Progress
-from .building import Jobs, compile_stages
-from .chain.lazy import return_memory
-from .chain.memory import Span
 from .chain.net import Net
-from .chain.results import Provenance
-from .chain.samples import check_samples
-from .engines import Compiled
 from .notices import warn_caller
-from .placement import AUTO, one_device_per_stage
-from .request import LoadOptions, NetworkParts, chain_parts, static_parts
+from .opening import let_go, open_network
+from .request import LoadOptions, OnFault, chain_parts, static_parts
 from .selection import choose_point, differs_here, most_careful, variant_of
 
 if TYPE_CHECKING:
     from ..bundle import Trust
     from ..devices.meter import Meter
-    from ..devices.watch import Watch
     from .audit.keeping import Alarm
     from .audit.options import Audit
 
-__all__ = ["load", "load_static", "load_uncalibrated", "open_network"]
+__all__ = ["load", "load_static", "load_uncalibrated"]
 
 
 def load(
@@ -50,6 +39,8 @@ def load(
     progress: Progress | None = None,
     lazy: int = False,
     release_after_s: float | None = None,
+    on_fault: OnFault = "raise",
+    stage_limit_s: float | None = None,
     audit: "float | Audit | None" = None,
     on_alarm: "Callable[[Alarm], object] | None" = None,
     trust: "Trust | str | os.PathLike[str] | None" = None,
@@ -75,6 +66,11 @@ def load(
         lazy: the number of the first stage that is loaded when it is first used, it and all later ones; True is 1, all behind the
             first exit. They are tried and checked here, and let go. A static network has one stage, which stays.
         release_after_s: a time without use, after which such a stage is let go again; None keeps it.
+        on_fault: what a call does if an engine fails, if a stage gives what no exit can (NaN), or if it hangs. `raise` raises an
+            error; `last_exit` answers with the last exit before the fault, if there is one; `fallback` answers on the device that
+            `fallback` names, and tries the first devices again later. Such answers are marked: `Result.fault`.
+        stage_limit_s: a stage that runs for longer hangs. It runs in a thread, which takes some ten microseconds. None has no
+            limit.
         audit: the share of inputs that is compared with the last exit after it was answered, 0.01 say; or an `Audit`, which says
             more. `Net.stats().audit` shows what the field shows. None audits nothing.
         on_alarm: called with an `Alarm`, from another thread, when inputs are others than those of the calibration.
@@ -101,7 +97,17 @@ def load(
     if on_alarm is not None and (audit is None or not callable(on_alarm)):
         raise UsageError("on_alarm is a function that an audit calls: give audit=0.01, say.")
     bundle = opened(path, trust=trust)
-    options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
+    options = LoadOptions(
+        threads,
+        logits,
+        fallback,
+        meter,
+        progress,
+        lazy=lazy,
+        release_after_s=release_after_s,
+        on_fault=on_fault,
+        stage_limit_s=stage_limit_s,
+    )
     chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
     if calibration is None or best is None:
         net = open_network(chain_parts(bundle, chosen), "cpu" if device is None else device, options)
@@ -135,7 +141,7 @@ def _audit(
     from .audited import start_audit  # most products audit none
 
     audited = start_audit(net, audit, on_alarm, bundle=bundle, variant=variant, calibration=calibration)
-    _let_go(audited)  # not before: it clones them
+    let_go(audited)  # not before: it clones them
     return audited
 
 
@@ -151,13 +157,15 @@ def load_uncalibrated(
     progress: Progress | None = None,
     lazy: int = False,
     release_after_s: float | None = None,
+    on_fault: OnFault = "raise",
+    stage_limit_s: float | None = None,
 ) -> Net:
     """Load a bundle without looking for a calibration: every sample runs to the last exit until you set `Net.thresholds`.
 
     Args:
         path: the bundle's folder, or a bundle already opened.
         variant: name of a variant; the first by default.
-        device, threads, logits, fallback, meter, progress, lazy, release_after_s: as for `load`.
+        device, threads, logits, fallback, meter, progress, lazy, release_after_s, on_fault, stage_limit_s: as for `load`.
 
     Raises:
         UsageError, BundleError, MissingError: as for `load`.
@@ -169,7 +177,17 @@ def load_uncalibrated(
         (2.0, 2.0)
     """
     bundle = opened(path)
-    options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
+    options = LoadOptions(
+        threads,
+        logits,
+        fallback,
+        meter,
+        progress,
+        lazy=lazy,
+        release_after_s=release_after_s,
+        on_fault=on_fault,
+        stage_limit_s=stage_limit_s,
+    )
     return open_network(chain_parts(bundle, bundle.chain(variant)), device, options)
 
 
@@ -246,129 +264,3 @@ def _warn_where_it_differs(
             f"use. Calibrate {what}.",
             UncalibratedWarning,
         )
-
-
-def open_network(
-    parts: NetworkParts,
-    device: str | Sequence[str],
-    options: LoadOptions,
-    *,
-    point: OperatingPoint | None = None,
-    points: Mapping[str, OperatingPoint] | None = None,
-    lets_go: bool = True,
-) -> Net:
-    """Compile the stages of a network and chain them.
-
-    Args:
-        parts: the stages and exits.
-        device: a device, one for each stage, or `auto`.
-        options: how they are loaded.
-        point: the operating point that the network runs.
-        points: the points between which it can switch.
-        lets_go: False if lazy stages stay, for what clones them.
-    """
-    if options.lazy:
-        from .lazy_stages import prepare_lazy  # most networks have none
-
-        parts = prepare_lazy(parts, options.lazy)
-    # A wrong name of a meter is refused before anything is built for minutes. `auto` depends on what runs in the end.
-    watch = None if options.meter == "auto" else _watch_power(options.meter)
-    reason = None
-    if device == AUTO:
-        options = replace(options, fallback=None)
-        devices, reason = _choose_devices(parts, options, point)
-        warn_caller(reason, EngineWarning)
-    else:
-        devices = one_device_per_stage(device, len(parts.stages))
-    net = _chain(parts, devices, options, point=point, points=points, reason=reason, watch=watch)
-    if options.is_for_use and any(stage.built == "bundle" for stage in net.provenance.stages):
-        from .golden_check import refuse_wrong_builds
-
-        refuse_wrong_builds(parts, net)
-    if lets_go:
-        _let_go(net)
-    if options.is_for_use and parts.bundle.signed is not None:
-        from ..bundle.policies import remember_release
-
-        remember_release(parts.bundle.signed)
-    return net
-
-
-def _let_go(net: Net) -> None:
-    for stage in net.lazy_stages:
-        stage.let_go()
-
-
-def _watch_power(meter: "str | Meter | None", devices: Sequence[str] = ()) -> "Watch | None":
-    """Return a watch of the board's power, if there is to be one."""
-    if meter is None:
-        return None
-    from .power import watch_power  # most products watch none
-
-    return watch_power(meter, devices)
-
-
-def _chain(
-    parts: NetworkParts,
-    devices: Sequence[str],
-    options: LoadOptions,
-    *,
-    point: OperatingPoint | None = None,
-    points: Mapping[str, OperatingPoint] | None = None,
-    reason: str | None = None,
-    watch: "Watch | None" = None,
-) -> Net:
-    """Compile stages for their devices and chain them; `reason` says why `auto` chose the devices."""
-    usable = [] if point is None else [point, *(p for p in (points or {}).values() if p.engines == point.engines)]
-    joined, deferred = dict[Span, Compiled](), dict[str, Compiled]()
-    with Jobs(parts, options) as jobs:
-        if any(max(each.thresholds, default=0.0) >= NEVER for each in usable):
-            from .joined_stages import compile_joined, defer_stages  # most points take every exit
-
-            joined = compile_joined(jobs, parts, devices, options, [p.thresholds for p in usable])
-            deferred = defer_stages(jobs, parts, options, joined, usable[0].thresholds)
-        compiled, stages = compile_stages(jobs, parts, devices, options, deferred)
-    return_memory()
-    fell_back = [k for k, stage in enumerate(stages) if stage.device != devices[k]]
-    joined = {span: each for span, each in joined.items() if not any(span[0] <= k <= span[1] for k in fell_back)}
-    if options.lazy:
-        from .lazy_stages import make_lazy
-
-        compiled = make_lazy(parts, compiled, stages, options)
-    manifest = parts.bundle.manifest
-    return Net(
-        compiled,
-        parts.stages,
-        parts.exits,
-        inputs=manifest.inputs,
-        table_rows=manifest.table_rows,
-        classes=manifest.classes,
-        logits=options.logits,
-        point=point,
-        points=points,
-        provenance=Provenance(stages, reason, str(parts)),
-        watch=watch or _watch_power(options.meter, [stage.device for stage in stages]),
-        first_exit=parts.first_exit,
-        joined=joined,
-        sources=parts.variant.sources if isinstance(parts.variant, Across) else None,
-    )
-
-
-def _choose_devices(
-    parts: NetworkParts, options: LoadOptions, point: OperatingPoint | None
-) -> tuple[tuple[str, ...], str]:
-    """Measure the devices of this machine on the golden samples; return those that `auto` chooses, and why."""
-    from ..bundle.golden import read_golden
-    from .auto import choose_devices
-
-    golden = read_golden(parts.bundle, parts.variant)
-    names = [end.name for end in parts.variant.exits]
-    columns = [names.index(end.name) for end in parts.exits]
-    shares = point.exit_shares if point else (0.0,) * (len(columns) - 1) + (1.0,)
-    samples = check_samples(golden.inputs, parts.bundle.manifest.inputs)
-    quiet = replace(options, meter=None, lazy=0, release_after_s=None)  # a trial watches no power
-
-    def open_on(devices: Sequence[str]) -> Net:
-        return _chain(parts, devices, quiet)
-
-    return choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares)

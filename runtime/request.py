@@ -3,7 +3,7 @@
 from numbers import Integral, Real
 from pathlib import Path
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from msgspec import Struct
 
@@ -15,8 +15,10 @@ from ..progress import Progress
 if TYPE_CHECKING:
     from ..devices.meter import Meter
 
-__all__ = ["LoadOptions", "NetworkParts", "chain_parts", "static_parts"]
+__all__ = ["LoadOptions", "NetworkParts", "OnFault", "chain_parts", "static_parts"]
 
+OnFault = Literal["raise", "last_exit", "fallback"]
+"""What a call does if a stage fails."""
 
 MOST_THREADS = 512
 """Each stage starts so many at most. More than a processor has never help."""
@@ -35,9 +37,12 @@ class LoadOptions(Struct, frozen=True):
             shall remember the bundle's release; False if it is only looked at.
         lazy: the number of the first stage that is loaded when it is used, True for 1; 0 if none is.
         release_after_s: a time without use after which such a stage is let go; None keeps it.
+        on_fault: what happens when a stage fails: `raise`, `last_exit` or `fallback`.
+        stage_limit_s: how long a run of a stage may take; None has no limit.
 
     Raises:
-        UsageError: `threads` is no whole number from 1 to 512, `lazy` none of a stage, or `release_after_s` no time.
+        UsageError: `threads` is no whole number from 1 to 512, `lazy` none of a stage, `release_after_s` or `stage_limit_s` no
+            time, or `on_fault` cannot be.
     """
 
     threads: int = 1
@@ -48,19 +53,31 @@ class LoadOptions(Struct, frozen=True):
     is_for_use: bool = True
     lazy: int = 0
     release_after_s: float | None = None
+    on_fault: OnFault = "raise"
+    stage_limit_s: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, Integral) or not 1 <= self.threads <= MOST_THREADS:
             raise UsageError(f"threads is a whole number from 1 to {MOST_THREADS}, not {self.threads!r:.30}.")
         if not isinstance(self.lazy, Integral) or self.lazy < 0:
             raise UsageError(f"lazy is the number of a stage, True or False, not {self.lazy!r:.30}.")
-        after_s = self.release_after_s
-        if after_s is None:
-            return
-        if not isinstance(after_s, Real) or not 0 < after_s <= TIMEOUT_MAX:
-            raise UsageError(f"release_after_s is a number of seconds above 0, not {after_s!r:.30}.")
-        if not self.lazy:
+        for name in ("release_after_s", "stage_limit_s"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Real) or not 0 < value <= TIMEOUT_MAX):
+                raise UsageError(f"{name} is a number of seconds above 0, not {value!r:.30}.")
+        if self.release_after_s is not None and not self.lazy:
             raise UsageError("release_after_s is for stages that are loaded when they are used: give lazy=, too.")
+        if self.on_fault not in get_args(OnFault):
+            raise UsageError(f"on_fault is 'raise', 'last_exit' or 'fallback', not {self.on_fault!r:.30}.")
+        if self.on_fault == "fallback" and self.fallback is None:
+            raise UsageError(
+                "on_fault='fallback' goes over to the device that fallback= names: give fallback='cpu', say."
+            )
+
+    @property
+    def is_guarded(self) -> bool:
+        """True if the network's stages are watched for faults."""
+        return self.on_fault != "raise" or self.stage_limit_s is not None
 
 
 class NetworkParts(Struct, frozen=True):

@@ -12,7 +12,7 @@ from ..devices import fingerprint
 from ..errors import MissingError, quoted
 from ..progress import Progress
 from .golden_check import AnswerCheck, ExitCheck, check_answers, check_exits, check_logits, tolerances_of
-from .loading import open_network
+from .opening import open_network
 from .placement import describe_devices
 from .request import LoadOptions, NetworkParts, chain_parts, static_parts
 from .selection import packages_of

@@ -92,7 +92,7 @@ class Keeper:
     Args:
         new: the state to begin with where none is kept.
         folder: where the state is kept; None if nowhere.
-        compare: runs an input to the last exit and returns it with the disagreement.
+        compare: runs an input to the last exit and returns it with the disagreement; None if a stage failed, which ends no audit.
         collector: makes what keeps inputs; None if none are kept.
         on_alarm: is called for each alarm, once in each process.
     """
@@ -102,12 +102,12 @@ class Keeper:
         new: AuditState,
         *,
         folder: Path | None,
-        compare: Callable[[Picked], Picked] | None,
+        compare: Callable[[Picked], Picked | None] | None,
         collector: Callable[[], Collector] | None,
         on_alarm: Callable[[Alarm], Any] | None,
     ) -> None:
         self._new, self._folder, self._on_alarm = new, folder, on_alarm
-        self._compare: Callable[[Picked], Picked] | None = compare
+        self._compare: Callable[[Picked], Picked | None] | None = compare
         self._make_collector = collector
         self.is_ended = False
         self._problems: list[str] = []
@@ -202,9 +202,11 @@ class Keeper:
     def _count(self, picked: Picked) -> None:
         state = self.state
         if picked.disagreement is None and self._compare is not None:
-            picked = self._compare(picked)
+            picked = self._compare(picked) or picked
         disagreement = picked.disagreement
-        assert picked.exit is not None
+        if picked.exit is None:  # nobody knows where it would have left
+            self.missed += 1
+            return
         exits, scores = list(state.exits), list(state.scores)
         exits[min(picked.exit, len(exits) - 1)] += 1
         if scores and picked.score is not None:

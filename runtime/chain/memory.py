@@ -1,6 +1,6 @@
 """The chain tied to memory: which tensor has which name in a stage's file, and a binding for each batch size."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -176,7 +176,7 @@ class Memory:
         on_device = {t.name: allocators[t.name](t.at(1), t.dtype) for t in tensors if t.name in allocators}
         self.single = self._bind(views, on_device)
         self.heads = [_view_head(step) for step in self.single.steps]
-        steps = _bind_steps(joined.values(), views, views | on_device)
+        steps = self._tie(list(joined.values()), views, views | on_device)
         self.joined = dict(zip(joined, map(_view_head, steps), strict=True))
         self.places: list[Place] = []
         for tensor, place in zip(inputs, self.single.inputs, strict=True):
@@ -196,23 +196,22 @@ class Memory:
 
     def _bind(self, views: dict[str, np.ndarray], on_device: dict[str, Any]) -> Bound:
         """Tie the chain to arrays, and to memory of the engines' devices."""
-        steps = _bind_steps(self._links, views, views | on_device)
+        steps = self._tie(self._links, views, views | on_device)
         arrays = [views[name] for name in self._inputs]
         return Bound(views, steps, arrays, [make_marks(array) for array in arrays])
 
-
-def _bind_steps(links: Iterable[Link], views: dict[str, np.ndarray], places: dict[str, Any]) -> list[Step]:
-    """Tie links to memory; `views` is the host's part of `places`."""
-    steps: list[Step] = []
-    for compiled, reads, writes, exit_, parts, where in links:
-        inputs = {in_file: places[name] for in_file, name in reads.items()}
-        with errors_located(where):
-            run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
-        score = views[exit_.score]
-        label = views[exit_.label] if exit_.label else np.full(len(score), NO_LABEL, np.int64)
-        answer = {name: views[tensor.name] for name, tensor in parts.items()}
-        steps.append((run, score, label, answer or None))
-    return steps
+    def _tie(self, links: Sequence[Link], views: dict[str, np.ndarray], places: dict[str, Any]) -> list[Step]:
+        """Tie links to memory; `views` is the host's part of `places`."""
+        steps: list[Step] = []
+        for compiled, reads, writes, exit_, parts, where in links:
+            inputs = {in_file: places[name] for in_file, name in reads.items()}
+            with errors_located(where):
+                run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
+            score = views[exit_.score]
+            label = views[exit_.label] if exit_.label else np.full(len(score), NO_LABEL, np.int64)
+            answer = {name: views[tensor.name] for name, tensor in parts.items()}
+            steps.append((run, score, label, answer or None))
+        return steps
 
 
 def _view_head(step: Step) -> tuple[Any, ...]:

@@ -17,6 +17,8 @@ class Result(Struct, frozen=True, gc=False):
         cut: True if the sample would have gone on, but for its deadline.
         late: True if the answer came after its deadline.
         reused: True if this is the answer to an earlier input, given again by a stream; see `Stream`.
+        fault: what failed, if another exit or the fallback device answered for it: `stage1.onnx on cuda:0 gave NaN`. Nothing is
+            promised of such an answer. Empty if nothing failed; see `on_fault` of `load`.
 
     Example:
         >>> from offramp.runtime import Result
@@ -33,6 +35,7 @@ class Result(Struct, frozen=True, gc=False):
     cut: bool = False
     late: bool = False
     reused: bool = False
+    fault: str = ""
 
 
 class BatchResult(Struct, frozen=True):
@@ -46,6 +49,7 @@ class BatchResult(Struct, frozen=True):
         logits: those of its exit, float (N, classes); None unless the network was loaded with `logits=True`.
         answer: what its exit gives, by name, if the network does not classify; else None. Arrays are (N, ...); where the exits
             give other shapes, an object array (N,) of arrays.
+        fault: as in `Result`, an object array (N,) of str; None if nothing failed.
 
     Example:
         >>> import numpy as np
@@ -60,6 +64,7 @@ class BatchResult(Struct, frozen=True):
     latency_s: float
     logits: np.ndarray | None = None
     answer: dict[str, np.ndarray] | None = None
+    fault: np.ndarray | None = None
 
 
 class EveryExit(Struct, frozen=True):

@@ -110,7 +110,7 @@ class Reuser:
         """Keep an answer and the features in memory, unless the answer is not what the operating point would say."""
         if setup is not self._setup:
             self._turn_to(setup)
-        if self._rule is None or result.cut:
+        if self._rule is None or result.cut or result.fault:
             return
         size = 0.0
         for view, kept, _ in self._features:

@@ -229,14 +229,20 @@ class Runner:
             if self._named:
                 refuse_infinite(singles, self._inputs, row)
                 refuse_indices(singles, self._inputs, self._rows, row)
-                others = learn_shapes(self._links, self._stages, dict(zip(self.inputs, singles, strict=True)))
+                others = self._learn_shapes(dict(zip(self.inputs, singles, strict=True)))
             inputs = [resize(tensor, shape) for tensor, shape in zip(self._inputs, key, strict=True)]
-            memory = Memory(self._links, inputs, [*others, *self._heads], self._joined)
+            memory = self._make_memory(inputs, [*others, *self._heads])
         self._memories[key] = memory  # the last in the dictionary was used last
         if len(self._memories) > MOST_LENGTHS:
             del self._memories[next(iter(self._memories))]
         setup = self._setup
         return setup if memory is setup.memory else self._change(memory=memory)
+
+    def _learn_shapes(self, inputs: dict[str, np.ndarray]) -> list[Tensor]:
+        return learn_shapes(self._links, self._stages, inputs)
+
+    def _make_memory(self, inputs: Sequence[Tensor], others: Sequence[Tensor]) -> Memory:
+        return Memory(self._links, inputs, others, self._joined)
 
     def _explain(self, error: Exception, k: int, bound: Bound) -> NoReturn:
         """Raise the error for samples that stage k cannot run."""

@@ -14,6 +14,7 @@ from .lazy import Loads
 if TYPE_CHECKING:  # most products watch no power
     from ...devices.watch import Power, Watch
     from ..audit.figures import FieldAudit
+    from .faults import FaultCounts
 
 RECENT_CALLS = 4096
 """The latency percentiles are those of so many calls."""
@@ -49,6 +50,7 @@ class Stats(Struct, frozen=True, kw_only=True):
         late: how many calls answered after their deadline.
         lazy: what stages that are loaded when they are used have done; None if there are none. `slowdown` leaves out calls that
             went as far.
+        faults: what has failed; None unless the network was loaded with `on_fault` or `stage_limit_s`.
         audit: what a random share of the inputs shows of the promise; None if the network was loaded without `audit`.
 
     Example:
@@ -72,6 +74,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     cut: int = 0
     late: int = 0
     lazy: Loads | None = None
+    faults: "FaultCounts | None" = None
     audit: "FieldAudit | None" = None
 
 

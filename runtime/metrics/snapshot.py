@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ...errors import BundleError, UsageError
 from ...files import os_errors_explained, read_file
 from ...units import show_time
-from ..streams import StreamStats
+from ..replies import StreamStats
 
 SCHEMA = 1
 

@@ -38,7 +38,7 @@ from offramp.export import export
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.chain.buffers import Buffers
 from offramp.runtime.engines import StageFile, find_device
-from offramp.runtime.loading import open_network
+from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
 from offramp.tests.helpers.points import make_point
 

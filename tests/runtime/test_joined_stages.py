@@ -15,7 +15,7 @@ from offramp.export import quantize
 from offramp.runtime import joined_stages, load, load_uncalibrated
 from offramp.runtime.chain.lazy import LazyRun
 from offramp.runtime.graph_bytes import join_graphs
-from offramp.runtime.loading import open_network
+from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
 from offramp.tests.helpers.points import make_point
 from offramp.tests.zoo import networks

@@ -12,7 +12,7 @@ from offramp.runtime import StageProvenance, build, load_uncalibrated
 from offramp.runtime.building import Jobs
 from offramp.runtime.engines import Compiled
 from offramp.runtime.lazy_stages import make_lazy
-from offramp.runtime.loading import open_network
+from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
 from offramp.tests.helpers.bundles import ARCHIVE, copy_archive
 from offramp.tests.helpers.points import make_point

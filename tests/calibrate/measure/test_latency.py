@@ -3,7 +3,7 @@ import numpy as np
 from offramp.calibrate.measure.latency import force_exits, leave_at_each, measure
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.chain.samples import Samples
-from offramp.runtime.loading import open_network
+from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
 from offramp.tests.helpers.points import make_point
 

@@ -22,7 +22,7 @@ from offramp.calibrate.search.contenders import Contender
 from offramp.errors import BundleError, UsageError
 from offramp.export import export, fuse
 from offramp.runtime import EveryExit, build, load, load_static, load_uncalibrated
-from offramp.runtime.loading import open_network
+from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
 from offramp.tests.calibrate.search.test_gains import make_table
 from offramp.tests.helpers import briefly

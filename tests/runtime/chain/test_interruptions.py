@@ -16,7 +16,7 @@ import offramp.runtime.chain as chain
 from offramp.errors import UsageError
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
-from offramp.runtime.loading import open_network
+from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
 from offramp.tests.helpers.points import make_point
 from offramp.tests.zoo.dense import write_sequences
