@@ -1,5 +1,6 @@
 """Policies say whose bundles are taken; signed bundles pass, and the commands say who signed."""
 
+import importlib
 import json
 import shutil
 
@@ -8,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from offramp.bundle import Trust, check_bundle, open_bundle, reading, sign_bundle
 from offramp.bundle.policies import read_trust
-from offramp.errors import BundleError, TrustError, UsageError
+from offramp.errors import BundleError, MissingError, TrustError, UsageError
 from offramp.runtime import build, load, load_static, load_uncalibrated, verify
 from offramp.tests.helpers.bundles import ARCHIVE, edit
 from offramp.tests.helpers.command import clear_message, offramp
@@ -208,6 +209,16 @@ def test_keys_that_cannot_sign_are_refused(case, keys):
     (case.path / "variants/link").symlink_to("/etc")
     with pytest.raises(UsageError, match="is a link. Sign a copy"):
         sign_bundle(case.path, keys.release.path, release=8)
+
+
+def test_without_cryptography_nothing_is_taken(case, monkeypatch):
+    def find_nothing(name):
+        raise ModuleNotFoundError("No module named 'cryptography'", name="cryptography")
+
+    monkeypatch.setattr(importlib, "import_module", find_nothing)
+    with pytest.raises(MissingError, match=r"pip install 'offramp\[trust\]'") as missing:
+        open_bundle(case.path, trust=Trust(**case.policy))
+    assert missing.value.extra == "trust"
 
 
 def test_model_signing_takes_what_is_signed_here(case, keys):
