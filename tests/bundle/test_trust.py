@@ -33,10 +33,12 @@ def test_an_honest_bundle_passes(case, keys):
 
 def test_two_keys_count_while_one_takes_the_place_of_the_other(case, keys):
     new = KeyPair(case.folder, "new", ec.SECP384R1())
+    shutil.copy(ARCHIVE / "calibrations/default.json", case.path / "calibrations/new.json")
     sign_bundle(case.path, new.path, release=7)
     for trusted in (keys.release, new):
         assert open_bundle(case.path, trust=trusted.public).signed.release == 7
     case.policy["release_keys"] += (str(new.public),)
+    case.use().close()
     case.policy["revoked"] = {keys.release.key.fingerprint: "it has a successor"}
     signed = open_bundle(case.path, trust=Trust(**case.policy)).signed
     assert {f"release key {new.key.fingerprint[:16]}"} == set(signed.files["manifest.json"].values())
@@ -101,6 +103,20 @@ def test_a_policy_is_a_file(case, keys):
     policy.write_text('{"release_keys": ["nowhere.pub"]}')
     with pytest.raises(UsageError, match=r"no policy and no public key at .*nowhere.pub"):
         open_bundle(case.path, trust=policy)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Trust(release_keys="release.pub"), "are tuples of the names of PEM files, not 'release.pub'"),
+        (lambda: Trust(release_keys=(1,)), "are tuples of the names of PEM files"),
+        (lambda: 5, "trust is a Trust, its file, or a public key's file, not 5"),
+        (lambda: "nowhere.json", "There is no policy and no public key at nowhere.json"),
+    ],
+)
+def test_what_is_no_policy_is_a_mistake_of_the_program(case, make, words):
+    with pytest.raises(UsageError, match=words):
+        load(case.path, trust=make())
 
 
 # The machine's policy
