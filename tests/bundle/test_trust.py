@@ -7,7 +7,7 @@ import shutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from offramp.bundle import Trust, check_bundle, open_bundle, reading, sign_bundle
+from offramp.bundle import Trust, check_bundle, open_bundle, policies, reading, sign_bundle
 from offramp.bundle.policies import read_trust
 from offramp.errors import BundleError, MissingError, TrustError, UsageError
 from offramp.runtime import build, load, load_static, load_uncalibrated, verify
@@ -225,6 +225,28 @@ def test_keys_that_cannot_sign_are_refused(case, keys):
     (case.path / "variants/link").symlink_to("/etc")
     with pytest.raises(UsageError, match="is a link. Sign a copy"):
         sign_bundle(case.path, keys.release.path, release=8)
+
+
+def test_what_was_verified_is_what_is_used(case, monkeypatch):
+    check = policies.check_signatures
+
+    def swap_after(*arguments, **options):
+        signed = check(*arguments, **options)
+        edit(case.path / "manifest.json", lambda manifest: manifest.update(network="Swapped"))
+        return signed
+
+    monkeypatch.setattr(policies, "check_signatures", swap_after)
+    assert open_bundle(case.path, trust=Trust(**case.policy)).manifest.network != "Swapped"
+    assert open_bundle(case.path).manifest.network == "Swapped"
+
+
+def test_a_check_imports_elliptic_curves_alone(case, keys, python):
+    code = "import sys; from offramp.bundle import open_bundle; open_bundle(sys.argv[1], trust=sys.argv[2] or None); "
+    code += "print(*(name for name in sys.modules if name.startswith(('cryptography', 'offramp.bundle.'))))"
+    without, checked = (set(python(code, case.path, key).split()) for key in ("", keys.release.public))
+    assert not {"cryptography", "offramp.bundle.policies", "offramp.bundle.signatures"} & without
+    assert "cryptography.hazmat.primitives.asymmetric.ec" in checked
+    assert not {"cryptography.x509", "cryptography.hazmat.primitives.serialization", "offramp.bundle.signing"} & checked
 
 
 def test_without_cryptography_nothing_is_taken(case, monkeypatch):
