@@ -60,6 +60,11 @@ class Trust(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     releases: Annotated[dict[str, Release], Meta(max_length=MOST_KEYS)] = msgspec.field(default_factory=dict)
     state: str | None = None
 
+    def __post_init__(self) -> None:
+        for keys in (self.release_keys, self.board_keys):
+            if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
+                raise UsageError(f"release_keys and board_keys are tuples of the names of PEM files, not {keys!r:.60}.")
+
 
 class Signed(Struct, frozen=True):
     """What of a bundle may be used by the policies in force.
@@ -68,7 +73,7 @@ class Signed(Struct, frozen=True):
         root: the bundle's path.
         name, release: of the release that was signed; the number is 0 if it was signed without one.
         files: by path in the bundle and by sha256, who signed it.
-        states: the files that remember the release once it is in use.
+        states: the files that remember a release once it is in use, with its name and number.
         problems: what is wrong with other signatures.
     """
 
@@ -76,7 +81,7 @@ class Signed(Struct, frozen=True):
     name: str
     release: int
     files: dict[str, dict[str, str]]
-    states: tuple[Path, ...] = ()
+    states: tuple[tuple[Path, str, int], ...] = ()
     problems: tuple[str, ...] = ()
 
     def check(self, path: Path, content: bytes) -> None:
@@ -123,8 +128,12 @@ def check_signatures(
         UsageError, MissingError: as for `read_trust`; MissingError also if `cryptography` is not installed.
     """
     policies = [] if policy is None else [(str(policy), read_trust(policy, is_owned=True))]
-    if trust is not None:
-        policies.append(("trust=", trust) if isinstance(trust, Trust) else (os.fspath(trust), read_trust(Path(trust))))
+    if isinstance(trust, Trust):
+        policies.append(("trust=", trust))
+    elif isinstance(trust, (str, os.PathLike)):
+        policies.append((str(trust), read_trust(Path(trust))))
+    elif trust is not None:
+        raise UsageError(f"trust is a Trust, its file, or a public key's file, not {trust!r:.60}.")
     if len(signatures) > MOST_SIGNATURES:
         raise TrustError(f"{root} has more than {MOST_SIGNATURES} signatures. Remove those of other keys.", path=root)
     contents: dict[str, bytes | OSError] = {}
@@ -178,9 +187,9 @@ def _judge(root: Path, manifest: str, contents: Mapping[str, bytes | OSError], s
     for signature in (*releases, *later):
         role = "board key" if signature in later else "release key"
         for name, digest in signature.files.items():
-            if name.startswith(LATER) and (signature in later or signature.release is None):
+            if name.startswith(LATER) and (signature in later or signature.release in (None, best.release)):
                 files.setdefault(name, {}).setdefault(digest, f"{role} {signature.key[:16]}")
-    states = () if trust.state is None else (Path(trust.state),)
+    states = () if trust.state is None else ((Path(trust.state), best.name, number),)
     return Signed(root, best.name, number, files, states, tuple(problems))
 
 
@@ -290,15 +299,15 @@ def remember_release(signed: Signed) -> None:
         TrustError: the file is damaged.
         MissingError: it cannot be read or written.
     """
-    for path in signed.states:
+    for path, name, release in signed.states:
         with os_errors_explained(path, "write"):
-            if _read_state(path).get(signed.name, -1) >= signed.release:
+            if _read_state(path).get(name, -1) >= release:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path.parent):
                 known = _read_state(path)  # another process may have written it
-                if known.get(signed.name, -1) < signed.release:
-                    known[signed.name] = signed.release
+                if known.get(name, -1) < release:
+                    known[name] = release
                     write_atomically(path, msgspec.json.format(msgspec.json.encode(known), indent=1) + b"\n")
 
 

@@ -1,14 +1,15 @@
 """Policies say whose bundles are taken; signed bundles pass, and the commands say who signed."""
 
+import importlib
 import json
 import shutil
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from offramp.bundle import Trust, check_bundle, open_bundle, reading, sign_bundle
+from offramp.bundle import Trust, check_bundle, open_bundle, policies, reading, sign_bundle
 from offramp.bundle.policies import read_trust
-from offramp.errors import BundleError, TrustError, UsageError
+from offramp.errors import BundleError, MissingError, TrustError, UsageError
 from offramp.runtime import build, load, load_static, load_uncalibrated, verify
 from offramp.tests.helpers.bundles import ARCHIVE, edit
 from offramp.tests.helpers.command import clear_message, offramp
@@ -32,10 +33,12 @@ def test_an_honest_bundle_passes(case, keys):
 
 def test_two_keys_count_while_one_takes_the_place_of_the_other(case, keys):
     new = KeyPair(case.folder, "new", ec.SECP384R1())
+    shutil.copy(ARCHIVE / "calibrations/default.json", case.path / "calibrations/new.json")
     sign_bundle(case.path, new.path, release=7)
     for trusted in (keys.release, new):
         assert open_bundle(case.path, trust=trusted.public).signed.release == 7
     case.policy["release_keys"] += (str(new.public),)
+    case.use().close()
     case.policy["revoked"] = {keys.release.key.fingerprint: "it has a successor"}
     signed = open_bundle(case.path, trust=Trust(**case.policy)).signed
     assert {f"release key {new.key.fingerprint[:16]}"} == set(signed.files["manifest.json"].values())
@@ -100,6 +103,20 @@ def test_a_policy_is_a_file(case, keys):
     policy.write_text('{"release_keys": ["nowhere.pub"]}')
     with pytest.raises(UsageError, match=r"no policy and no public key at .*nowhere.pub"):
         open_bundle(case.path, trust=policy)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Trust(release_keys="release.pub"), "are tuples of the names of PEM files, not 'release.pub'"),
+        (lambda: Trust(release_keys=(1,)), "are tuples of the names of PEM files"),
+        (lambda: 5, "trust is a Trust, its file, or a public key's file, not 5"),
+        (lambda: "nowhere.json", "There is no policy and no public key at nowhere.json"),
+    ],
+)
+def test_what_is_no_policy_is_a_mistake_of_the_program(case, make, words):
+    with pytest.raises(UsageError, match=words):
+        load(case.path, trust=make())
 
 
 # The machine's policy
@@ -208,6 +225,38 @@ def test_keys_that_cannot_sign_are_refused(case, keys):
     (case.path / "variants/link").symlink_to("/etc")
     with pytest.raises(UsageError, match="is a link. Sign a copy"):
         sign_bundle(case.path, keys.release.path, release=8)
+
+
+def test_what_was_verified_is_what_is_used(case, monkeypatch):
+    check = policies.check_signatures
+
+    def swap_after(*arguments, **options):
+        signed = check(*arguments, **options)
+        edit(case.path / "manifest.json", lambda manifest: manifest.update(network="Swapped"))
+        return signed
+
+    monkeypatch.setattr(policies, "check_signatures", swap_after)
+    assert open_bundle(case.path, trust=Trust(**case.policy)).manifest.network != "Swapped"
+    assert open_bundle(case.path).manifest.network == "Swapped"
+
+
+def test_a_check_imports_elliptic_curves_alone(case, keys, python):
+    code = "import sys; from offramp.bundle import open_bundle; open_bundle(sys.argv[1], trust=sys.argv[2] or None); "
+    code += "print(*(name for name in sys.modules if name.startswith(('cryptography', 'offramp.bundle.'))))"
+    without, checked = (set(python(code, case.path, key).split()) for key in ("", keys.release.public))
+    assert not {"cryptography", "offramp.bundle.policies", "offramp.bundle.signatures"} & without
+    assert "cryptography.hazmat.primitives.asymmetric.ec" in checked
+    assert not {"cryptography.x509", "cryptography.hazmat.primitives.serialization", "offramp.bundle.signing"} & checked
+
+
+def test_without_cryptography_nothing_is_taken(case, monkeypatch):
+    def find_nothing(name):
+        raise ModuleNotFoundError("No module named 'cryptography'", name="cryptography")
+
+    monkeypatch.setattr(importlib, "import_module", find_nothing)
+    with pytest.raises(MissingError, match=r"pip install 'offramp\[trust\]'") as missing:
+        open_bundle(case.path, trust=Trust(**case.policy))
+    assert missing.value.extra == "trust"
 
 
 def test_model_signing_takes_what_is_signed_here(case, keys):
