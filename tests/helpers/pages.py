@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 NEEDS = {
     "Needs a board": "copies to a board, and calibrates there over ssh",
+    "Runs until it is ended": "a server, which the page starts in Python instead",
     "Needs a power sensor": "measures for minutes, with a sensor that most machines do not have",
 }
 """Titles of the blocks that do not run here, and why."""

@@ -3,6 +3,7 @@
 import json
 import socket
 import ssl
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from offramp.errors import UsageError
+from offramp.errors import MissingError, UsageError
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.protocol import JSON_LENGTH, read_response, write_request
 from offramp.serve import Limits, ServedModel, make_app, open_model, open_socket
@@ -373,6 +374,14 @@ def write_certificate(folder):
     private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     (folder / "key.pem").write_bytes(key.private_bytes(pem, *private))
     return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+@pytest.mark.parametrize("package", ["starlette", "prometheus_client"])
+def test_a_package_that_is_missing_is_named_with_its_extra(net, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingError) as missing:
+        make_app(ServedModel("dense", net))
+    assert missing.value.extra == "serve"
 
 
 def test_arguments_that_make_no_server_are_refused(net):
