@@ -14,7 +14,7 @@ from offramp.export import export, quantize
 from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.zoo import example_net
 
-FACES = ("bundle", "calibrate", "devices", "export", "runtime")
+FACES = ("bundle", "calibrate", "devices", "export", "runtime", "serve")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
