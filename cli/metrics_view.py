@@ -132,7 +132,7 @@ def _rest(snapshot: "Snapshot", part: "Snapshot", part_s: float) -> Iterator[str
     if (stream := snapshot.stream) is not None:
         yield (
             f"stream     {stream.came:,} came, {stream.dropped:,} dropped, {stream.hurried:,} hurried, "
-            f"{stream.refused:,} refused, {stream.waiting} wait"
+            f"{stream.refused:,} refused, {stream.waiting} wait" + f", {stream.reused:,} reused" * bool(stream.reused)
         )
     if part.energy_j is not None:
         each = f", {1e3 * part.energy_j / part.answers:.3g} mJ an answer" if part.answers else ""

@@ -68,7 +68,8 @@ class GuardedNet(Net):
                 self._raise(fault)
             words = fault.words
         else:
-            self._note_run(result.exit)
+            if not result.reused:  # else no later stage has run
+                self._note_run(result.exit)
             return result
         result = self._answer_elsewhere(x, deadline_s, start, words)
         guard.pause()  # if it cannot run there either, the sample is to blame

@@ -41,7 +41,7 @@ class ServedModel(ServedTensors):
         stages: the stages of its chain, if each is a model, too.
 
     Example:
-        >>> from offramp.runtime import load, load_uncalibrated
+        >>> from offramp.runtime import load
         >>> from offramp.serve import ServedModel
         >>> [tensor.name for tensor in ServedModel("digits", load("digits.offramp")).outputs]
         ['label', 'score', 'exit', 'cut', 'late']

@@ -120,6 +120,7 @@ FAMILIES = (
     MetricFamily(
         "stream_hurried", "counter", "Inputs that left at the first exit because too many waited.", _stream("hurried")
     ),
+    MetricFamily("stream_reused", "counter", "Inputs that got the last answer again.", _stream("reused")),
     MetricFamily("stream_waiting", "gauge", "Inputs that wait, or are being answered.", _stream("waiting")),
     MetricFamily("audited", "counter", "Inputs that the audit has compared with the last exit.", _one(lambda s: s.audited)),
     MetricFamily(

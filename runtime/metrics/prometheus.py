@@ -139,7 +139,7 @@ def _collect(page: Page, name: str) -> dict[str, Any]:
         "faults": {kind: int(count) for kind, count in by("kind", "faults_total").items()},
         "away": None if away is None else "a stage that failed" if away else "",
         "last_answer_s": one("last_answer_timestamp_seconds"),
-        "stream": None if waiting is None else _stream(outcomes, waiting, one("stream_hurried_total")),
+        "stream": None if waiting is None else _stream(page, outcomes, waiting),
         "audited": _whole(one("audited_total")),
         "disagreeing": one("disagreeing_total"),
         "alarms": [alarm for alarm, raised in alarms.items() if raised] if alarms else None,
@@ -155,10 +155,11 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _stream(outcomes: dict[str, float], waiting: float, hurried: float | None) -> dict[str, int]:
+def _stream(page: Page, outcomes: dict[str, float], waiting: float) -> dict[str, int]:
     counts = {name: int(outcomes[name]) for name in ("answered", "dropped", "refused")}
     came = sum(counts.values()) + int(waiting)
-    return counts | {"came": came, "waiting": int(waiting), "hurried": int(hurried or 0)}
+    other = {name: int(page[f"stream_{name}_total"].get((), 0)) for name in ("hurried", "reused")}
+    return counts | other | {"came": came, "waiting": int(waiting)}
 
 
 def _exits(page: Page) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ place of `read_frames`.
 
 What each part does: the stream keeps what waits short, drops the oldest frame if the network is too slow, and smooths labels; the
 deadline cuts a call that would end too late; the rule for reuse gives the last answer again while nothing changes (`offramp
-reuse`); the governor turns to a cheaper operating point while the board draws more than it may. A board without a power sensor is
-simulated, so that you see what the governor does.
+reuse`); where an engine fails, the exit before it answers; the governor turns to a cheaper operating point while the board draws
+more than it may; `--metrics` writes all counts, for `offramp top`. A board without a power sensor is simulated, so that you see what
+the governor does.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import numpy as np
 from offramp.bundle import Manifest, open_bundle, read_calibration
 from offramp.devices import SimulatedBoard, find_meters
 from offramp.errors import DataError, OfframpError, UsageError
-from offramp.runtime import Governor, Net, Reply, Stream, load
+from offramp.runtime import Governor, Metrics, Net, Reply, Stream, load
 
 FOLDER = Path("build/camera")
 LOG_EVERY_S = 5.0
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=5, help="how many answers a label is smoothed over")
     parser.add_argument("--max-power-w", type=float, default=6.0, help="the board's mean power")
     parser.add_argument("--meter", default="auto", help="auto, simulated, or a name that offramp doctor lists")
+    parser.add_argument("--metrics", type=Path, help="write a snapshot of all counts there, for offramp top")
     parser.add_argument("--json", type=Path, help="write the summary into this file, too")
     given = parser.parse_args()
     if given.bundle is None:
@@ -136,8 +138,8 @@ def run(given: argparse.Namespace, source: Path) -> dict[str, Any]:
     changes, last, until_s = 0, None, time.monotonic() + given.seconds
     seen: Counter[str] = Counter()
     with ExitStack() as stack:
-        # FAULTS: what a failing engine does to the product is said here, on load().
-        net = stack.enter_context(load(given.bundle, point=points[0] if points else None, meter=board.meter))
+        point = points[0] if points else None
+        net = stack.enter_context(load(given.bundle, point=point, meter=board.meter, on_fault="last_exit"))
         frames = read_frames(source, open_bundle(given.bundle).manifest, given.fps)
         options: dict[str, Any] = {"deadline_s": given.deadline_ms / 1e3, "window": given.window, "most_waiting": 4}
         has_rule = any(point.reuse and point.reuse.pays for point in net.points.values())
@@ -146,13 +148,13 @@ def run(given: argparse.Namespace, source: Path) -> dict[str, Any]:
         governor = govern(net, points, given.max_power_w)
         if governor is not None:
             stack.enter_context(governor)
-        # METRICS: what watches net, stream and governor from outside (a snapshot file, Prometheus) is opened here.
+        stack.enter_context(Metrics(net, stream=stream, governor=governor, file=given.metrics))
         stopping: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
         logged_s = time.monotonic()
         for reply in answers(stream):
             board.work(reply)
-            seen.update(name for name in ("cut", "late", "reused") if getattr(reply.result, name))
+            seen.update(name for name in ("cut", "late", "reused", "fault") if getattr(reply.result, name))
             changes += last is not None and reply.label != last
             last = reply.label  # your product acts on it here
             if time.monotonic() - logged_s > LOG_EVERY_S:
@@ -188,6 +190,7 @@ def summarise(net: Net, stream: Stream, governor: Governor | None, seen: Counter
         "reused": seen["reused"],
         "cut": seen["cut"],
         "late": seen["late"],
+        "faults": seen["fault"],
         "exit shares": [round(share, 4) for share in stats.exit_shares],
         "latency p99 ms": round(1e3 * stats.latency_s.get("p99", 0.0), 3),
         "mean power W": None if power is None else round(power, 3),

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 NEEDS = {
     "Needs a board": "copies to a board, and calibrates there over ssh",
     "Needs the server": "speaks to another machine, as tests/runtime/engines/test_remote.py does to a thread",
+    "Runs until it is ended": "a server, which the page starts in Python instead",
     "Needs a power sensor": "measures for minutes, with a sensor that most machines do not have",
 }
 """Titles of the blocks that do not run here, and why."""

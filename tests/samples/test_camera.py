@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from offramp.bundle import Reuse, read_calibration, write_calibration
 from offramp.export import export
+from offramp.runtime import read_snapshot
 from offramp.tests.helpers.pages import run_script
 from offramp.tests.zoo.dense import write_convolutions
 
@@ -34,8 +35,11 @@ def test_a_film_goes_through_stream_deadline_reuse_and_governor(calibrated, tmp_
     scenes = np.random.default_rng(0).standard_normal((10, 16)).astype(np.float32)
     np.savez(tmp_path / "film.npz", x=np.repeat(scenes, 8, axis=0))
     options = ("--frames", 300, "--fps", 300, "--deadline-ms", 60_000, "--max-power-w", 4.5)
+    options += ("--metrics", tmp_path / "counts.json")
     summary = run_camera(tmp_path / "film.npz", "--bundle", calibrated.path, *options)
-    assert summary["frames"] >= summary["answered"] == 300
+    assert summary["frames"] >= summary["answered"] == 300 and summary["faults"] == 0
+    counted = read_snapshot(tmp_path / "counts.json")
+    assert counted.stream.reused >= summary["reused"] and counted.moves == len(summary["moves"])
     assert summary["frames"] == sum(summary[name] for name in ("answered", "dropped", "refused", "waiting"))
     assert summary["reused"] > 0 and (summary["cut"], summary["late"], summary["refused"]) == (0, 0, 0)
     assert summary["exit shares"][2] > 0 and 4 < summary["mean power W"] < 9.5

@@ -3,6 +3,7 @@
 import json
 import socket
 import ssl
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from offramp.errors import UsageError
+from offramp.errors import MissingError, UsageError
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.protocol import JSON_LENGTH, read_response, write_request
 from offramp.serve import Limits, ServedModel, make_app, open_model, open_socket
@@ -18,6 +19,7 @@ from offramp.serve import connections as connections_module
 from offramp.serve.stages import ServedStage
 from offramp.tests.helpers.bundles import ARCHIVE
 from offramp.tests.helpers.servers import Held, ask, infer, running, wait_until
+from offramp.tests.zoo import networks
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -376,6 +378,14 @@ def write_certificate(folder):
     return str(folder / "cert.pem"), str(folder / "key.pem")
 
 
+@pytest.mark.parametrize("package", ["starlette", "prometheus_client"])
+def test_a_package_that_is_missing_is_named_with_its_extra(net, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingError) as missing:
+        make_app(ServedModel("dense", net))
+    assert missing.value.extra == "serve"
+
+
 def test_arguments_that_make_no_server_are_refused(net):
     model = ServedModel("dense", net)
     for options in ({"workers": 0}, {"workers": True}, {"token": "short"}, {"token": "a" * 20 + "\n"}):
@@ -393,3 +403,33 @@ def test_arguments_that_make_no_server_are_refused(net):
             open_socket(host, port)
     with pytest.raises(UsageError, match="no name for an address"):
         open_model(ARCHIVE, "a/b")
+
+
+@pytest.mark.parametrize("name", ["two-inputs", "keyword-spotter", "encoder"])
+def test_inputs_of_any_form_are_answered_alone_and_together(zoo, name):
+    """Several inputs; the batch on the second axis; an axis that differs from call to call, and indices."""
+    _, bundle, _ = zoo(name)
+    net = load_uncalibrated(bundle, logits=True)
+    net.thresholds = [0.3] * (len(net.exits) - 1)
+    model = ServedModel("net", net, joins=True)
+    forms, inputs = bundle.manifest.inputs, networks.ZOO[name].draw(6, 1)
+    inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    arrays = {form.name: np.asarray(x) for form, x in zip(forms, inputs, strict=True)}
+    held, expected = Held(model), load_uncalibrated(bundle, logits=True)
+    expected.thresholds = net.thresholds
+    expected = expected.batch(arrays)
+    with running(model) as (port, _), ThreadPoolExecutor(6) as pool:
+
+        def ask_for(rows):
+            part = {form.name: arrays[form.name].take(rows, form.batch_axis) for form in forms}
+            return infer(port, "net", part, outputs=["label", "exit", "logits"])
+
+        waiting = [pool.submit(ask_for, rows) for rows in ([0], [1], [2, 3], [4, 5])]
+        wait_until(lambda: b"offramp_serve_under_way 4.0" in ask(port, "GET", "/metrics")[2])
+        held.go.set()
+        for rows, each in zip(([0], [1], [2, 3], [4, 5]), waiting, strict=True):
+            status, document = each.result()
+            assert status == 200, document
+            label, exit_, logits = (output["data"] for output in document["outputs"])
+            assert label == expected.label[rows].tolist() and exit_ == expected.exit[rows].tolist()
+            np.testing.assert_allclose(logits, expected.logits[rows].ravel(), rtol=1e-3, atol=1e-4)

@@ -37,7 +37,7 @@ def snapshot(shared_dense, labelled):
     return replace(
         taken, point="eco", points=("eco", "accurate"), cut=3, late=2, faults={"hangs": 1}, away="a stage that failed",
         audited=40, disagreeing=1.5,
-        stream=StreamStats(came=9, answered=4, hurried=1, dropped=3, refused=1, waiting=1), alarms=("shares",),
+        stream=StreamStats(came=9, answered=4, hurried=1, reused=2, dropped=3, refused=1, waiting=1), alarms=("shares",),
         energy_j=12.5, meter_problem="", temperature_c=51.0, moves=4, governor_problem="hot",
         exits=tuple(replace(each, calibrated_share=0.25 * (1 + (each.exit == 2))) for each in taken.exits),
     )  # fmt: skip
