@@ -9,8 +9,8 @@ place of `read_frames`.
 What each part does: the stream keeps what waits short, drops the oldest frame if the network is too slow, and smooths labels; the
 deadline cuts a call that would end too late; the rule for reuse gives the last answer again while nothing changes (`offramp
 reuse`); where an engine fails, the exit before it answers; the governor turns to a cheaper operating point while the board draws
-more than it may; `--metrics` writes all counts, for `offramp top`. A board without a power sensor is simulated, so that you see what
-the governor does.
+more than it may; `--metrics` writes all counts, for `offramp top`. A board without a power sensor is simulated, so that you see
+what the governor does.
 """
 
 import argparse
