@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -197,13 +197,15 @@ def _describe_nearest(key: Key, label: str) -> str | None:
     return compare_keys(key, min(stale, key=lambda other: len(_differing(key, other))))
 
 
-def read_build(record: Path, path: Path, key: Key, *, most: int = MOST_BUILD_BYTES) -> tuple[bytes | None, str | None]:
-    """Read a build of at most so many bytes, and the record beside it.
+def read_build(
+    record: Path, path: Path, key: Key, *, most: int = MOST_BUILD_BYTES, read: Callable[..., bytes] = read_file
+) -> tuple[bytes | None, str | None]:
+    """Read a build of at most so many bytes, and the record beside it. `read` reads files, as `files.read_file` does.
 
     Returns:
         The build and None; or None and the reason why it cannot be used; or None and None if neither file exists.
     """
-    entry = _read_entry(record)
+    entry = _read_entry(record, read)
     if entry is None:
         return None, (f"the record {record} is damaged" if os.path.lexists(path) or os.path.lexists(record) else None)
     if entry.key != dict(key):
@@ -211,7 +213,7 @@ def read_build(record: Path, path: Path, key: Key, *, most: int = MOST_BUILD_BYT
     if entry.bytes > most:
         return None, f"{path} has {entry.bytes} bytes by its record, and builds of this stage at most {most}"
     try:
-        content = read_file(path, most=entry.bytes)
+        content = read(path, most=entry.bytes)
     except OSError as error:
         return None, f"{path} cannot be read: {error.strerror}"
     if len(content) != entry.bytes or sha256(content) != entry.sha256:
@@ -367,10 +369,10 @@ def _remove(path: Path) -> bool:
     return True
 
 
-def _read_entry(path: Path) -> Entry | None:
+def _read_entry(path: Path, read: Callable[..., bytes] = read_file) -> Entry | None:
     """Return the record in a file; None if it is missing or damaged."""
     try:
-        return msgspec.json.decode(read_file(path, most=MOST_RECORD_BYTES), type=Entry)
+        return msgspec.json.decode(read(path, most=MOST_RECORD_BYTES), type=Entry)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

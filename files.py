@@ -9,23 +9,27 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from .errors import MissingError, UsageError
+from .errors import BundleError, MissingError, UsageError
 
 __all__ = [
     "NEW",
+    "Folder",
     "cache_home",
     "check_writable",
     "copy_hashed",
     "data_home",
     "hash_file",
+    "hash_open",
     "lock_folder",
     "new_name",
     "open_file",
     "os_errors_explained",
     "private_folder",
     "read_file",
+    "read_open",
+    "read_pieces",
     "remove_tree",
     "sha256",
     "sync",
@@ -91,17 +95,26 @@ def sha256(content: bytes) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Return the sha256 of a file's content in hexadecimal."""
+    """Return the sha256 of a file's content in hexadecimal.
+
+    Raises:
+        OSError: as for `open_file`.
+    """
+    with open_file(path) as file:
+        return hash_open(file)
+
+
+def hash_open(file: io.RawIOBase) -> str:
+    """Return the sha256 of what is left of an open file in hexadecimal."""
     import hashlib
 
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        for piece in _pieces(file):
-            digest.update(piece)
+    for piece in read_pieces(file):
+        digest.update(piece)
     return digest.hexdigest()
 
 
-def _pieces(file: io.FileIO) -> Iterator[memoryview]:
+def read_pieces(file: io.RawIOBase) -> Iterator[memoryview]:
     """Yield what is left of a file, a piece at a time in the same memory: new memory for each costs more than hashing it."""
     memory = memoryview(bytearray(PIECE_BYTES))
     while count := file.readinto(memory):
@@ -128,11 +141,53 @@ def read_file(path: Path, *, most: int) -> bytes:
     Raises:
         OSError: as for `open_file`.
     """
-    with io.BufferedReader(open_file(path)) as file:
-        return file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+    return read_open(open_file(path), most=most)
 
 
-def copy_hashed(source: io.FileIO, target: Path, *, most: int) -> str:
+def read_open(raw: io.RawIOBase, *, most: int) -> bytes:
+    """Return the content of an open file, as `read_file` does, and close it."""
+    with io.BufferedReader(raw) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return file.read(min(most, size) + 1)
+
+
+class Folder(NamedTuple):
+    """The files below a folder, by their names in it: `variants/fp32/weights.bin`."""
+
+    root: Path
+
+    def open(self, name: str) -> io.RawIOBase:
+        """Open a file. No link, pipe or device keeps the reader waiting, or leads outside.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return open_file(self.root / name)
+
+    def find_size(self, name: str, real_root: str | None = None) -> int | None:
+        """Return the bytes of a file; None if there is none. `real_root` is the root without links, if it is known already.
+
+        Raises:
+            BundleError: a link leads outside the folder.
+            OSError: its folder may not be read.
+        """
+        path = self.root / name
+        if not path.is_file():
+            return None
+        if not Path(os.path.realpath(path)).is_relative_to(real_root or os.path.realpath(self.root)):
+            raise BundleError(
+                f"{path} leads outside the bundle through a link. Copy the bundle with what its links lead to: cp -rL.",
+                path=path,
+            )
+        return path.stat().st_size
+
+    def glob(self, pattern: str) -> list[Path]:
+        """Return the paths of files, by a pattern of their names."""
+        return list(self.root.glob(pattern))
+
+
+def copy_hashed(source: io.RawIOBase, target: Path, *, most: int) -> str:
     """Copy an open file to a new file, a piece at a time, and return the sha256 of what was copied.
 
     A file of more than `most` bytes is not copied to its end.
@@ -145,7 +200,7 @@ def copy_hashed(source: io.FileIO, target: Path, *, most: int) -> str:
     digest = hashlib.sha256()
     try:
         with target.open("xb") as copy:
-            for piece in _pieces(source):
+            for piece in read_pieces(source):
                 digest.update(piece)
                 copy.write(piece)
                 if copy.tell() > most:

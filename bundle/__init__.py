@@ -26,6 +26,7 @@ from .target import Target
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .packing import pack
     from .writing import write_calibration
 
 __all__ = [
@@ -45,13 +46,14 @@ __all__ = [
     "check_bundle",
     "open_bundle",
     "opened",
+    "pack",
     "read_calibration",
     "write_calibration",
 ]
 
 
 # A product only reads: writing is imported when somebody asks for it.
-__getattr__ = late_names(__name__, {"write_calibration": "writing"})
+__getattr__ = late_names(__name__, {"pack": "packing", "write_calibration": "writing"})
 
 
 def __dir__() -> list[str]:

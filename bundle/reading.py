@@ -1,35 +1,46 @@
 """Bundles and calibrations read from disk. They come from strangers: everything is checked before it is used."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from .. import __version__
 from ..errors import BundleError, MissingError, OutdatedError, UsageError, quoted, unknown_name
-from ..files import copy_hashed, hash_file, open_file, os_errors_explained, read_file, sha256
+from ..files import Folder, copy_hashed, hash_open, os_errors_explained, read_file, read_open, sha256
 from .across import find_across
 from .calibration import CALIBRATION_SCHEMA, OLDEST_CALIBRATION_SCHEMA, Calibration
 from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
+
+if TYPE_CHECKING:
+    from .packed import PackedFile
 
 __all__ = ["Bundle", "check_bundle", "open_bundle", "opened", "read_calibration"]
 
 MOST_BYTES, MOST_CALIBRATIONS = 32 << 20, 500
 """A manifest or a calibration is no larger than 32 MiB, and no more calibrations of a bundle are looked through."""
 
+MANIFEST = "manifest.json"
+
 MOST_REASON = 500
 """The most characters of a decoder's reason, which repeats what the file says."""
+
+
+ReadHook = Callable[[Path], bytes]
+"""What makes of a file of a variant the content that is used."""
 
 
 class Bundle(Struct, frozen=True):
     """A bundle on disk. Its manifest has been read, and every file that it names is there with the right size.
 
     Attributes:
-        path: the bundle's folder.
+        path: the bundle's folder, or its file if it is packed.
         manifest: what it holds.
+        packed: the open file of a packed bundle, from which all is read; None of a folder.
+        hook: makes of a variant's file the content that is used; None if it is used as it is. See `open_bundle`.
 
     Example:
         >>> from offramp.bundle import open_bundle
@@ -42,6 +53,8 @@ class Bundle(Struct, frozen=True):
 
     path: Path
     manifest: Manifest
+    packed: "PackedFile | None" = None
+    hook: ReadHook | None = None
 
     def variant(self, name: str | None = None) -> Variant:
         """Return a variant by its name, or the first one.
@@ -73,12 +86,16 @@ class Bundle(Struct, frozen=True):
             BundleError: the file is damaged.
             MissingError: it cannot be read.
         """
-        path, file = _locate(self.path, variant, name), variant.files[name]
+        path, file = self._locate(variant, name), variant.files[name]
         with os_errors_explained(path, "read"):
-            content = read_file(path, most=file.bytes)
+            content = self.read_file(path, most=file.bytes)
         if len(content) != file.bytes or sha256(content) != file.sha256:
             raise _damaged(path)
-        return content
+        if self.hook is None:
+            return content
+        from .hooked import call_hook  # most products have none
+
+        return call_hook(self.hook, path, content)
 
     def copy(self, variant: Variant, name: str, target: Path) -> Path:
         """Copy a variant's file to `target`, which is new, and return `target`. It holds what the manifest says.
@@ -87,11 +104,17 @@ class Bundle(Struct, frozen=True):
 
         Raises:
             BundleError: the file is damaged, and there is no copy.
-            MissingError: it cannot be read, or the copy cannot be written.
+            MissingError: it cannot be read, or the copy cannot be written; or what a hook makes of it would lie on the disk.
         """
-        path, file = _locate(self.path, variant, name), variant.files[name]
+        path, file = self._locate(variant, name), variant.files[name]
+        if self.hook is not None:
+            raise MissingError(
+                f"What read= makes of {path} is kept in memory alone, and something reads it as a file. Take a device that runs "
+                "it from memory, as cpu does with ONNX Runtime 1.24 and newer.",
+                path=path,
+            )
         with os_errors_explained(path, "read"):
-            source = open_file(path)
+            source = self._files.open(self._name(path))
         with source, os_errors_explained(target, "write"):
             if copy_hashed(source, target, most=file.bytes) != file.sha256:
                 target.unlink()
@@ -101,16 +124,35 @@ class Bundle(Struct, frozen=True):
     def file(self, variant: Variant, name: str) -> Path:
         """Return the path of a variant's file after comparing its content with the manifest. To run it, take `read` or `copy`.
 
+        Nothing lies at the paths of a packed bundle's files.
+
         Raises:
             BundleError: the file is damaged.
             MissingError: it cannot be read.
         """
-        path = _locate(self.path, variant, name)
-        with os_errors_explained(path, "read"):
-            digest = hash_file(path)
+        path = self._locate(variant, name)
+        with os_errors_explained(path, "read"), self._files.open(self._name(path)) as file:
+            digest = hash_open(file)
         if digest != variant.files[name].sha256:
             raise _damaged(path)
         return path
+
+    def read_file(self, path: Path, *, most: int) -> bytes:
+        """Return the content of any file at a path in the bundle, such as a build: at most `most` bytes and one more.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return read_open(self._files.open(self._name(path)), most=most)
+
+    def read_calibration(self, path: Path) -> Calibration:
+        """Read a calibration in the bundle; `path` is one that `calibrations` returned.
+
+        Raises:
+            BundleError, MissingError: as for `bundle.read_calibration`.
+        """
+        with os_errors_explained(path, "read"):
+            return _decode(path, self.read_file(path, most=MOST_BYTES), Calibration)
 
     def calibrations(self) -> list[Path]:
         """Return the calibration files inside the bundle, sorted by name. Hidden files are left out: a Mac adds such on drives.
@@ -118,7 +160,7 @@ class Bundle(Struct, frozen=True):
         Raises:
             BundleError: there are so many that somebody means to slow the reader down.
         """
-        files = sorted(f for f in (self.path / "calibrations").glob("*.json") if not f.name.startswith("."))
+        files = sorted(file for file in self._files.glob("calibrations/*.json") if not file.name.startswith("."))
         if len(files) > MOST_CALIBRATIONS:
             raise BundleError(
                 f"{self.path} has {len(files)} calibrations, and at most {MOST_CALIBRATIONS} are looked through. Remove those of "
@@ -133,19 +175,65 @@ class Bundle(Struct, frozen=True):
         The manifest does not name them, so no hash of it covers them.
         """
         found: dict[str, list[str]] = {}
-        for path in sorted((self.path / "engines").glob("*/*/*.built"))[:MOST_CALIBRATIONS]:
+        for path in sorted(self._files.glob("engines/*/*/*.built"))[:MOST_CALIBRATIONS]:
             found.setdefault(f"{path.parent.parent.name}/{path.parent.name}", []).append(path.name)
         return found
 
+    def check_unpacked(self, consequence: str) -> None:
+        """Refuse to write into a packed bundle; `consequence` says what cannot be done.
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+        Raises:
+            UsageError: the bundle is packed.
+        """
+        if self.packed is not None:
+            raise UsageError(f"{self.path} is packed: {consequence}. {unpack_advice(self.path)}", path=self.path)
+
+    @property
+    def _files(self) -> "Folder | PackedFile":
+        return self.packed or Folder(self.path)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _locate(self, variant: Variant, name: str, real_root: str | None = None) -> Path:
+        """Return the path of a variant's file, which is there with the right size and inside the bundle.
+
+        Raises:
+            BundleError: it is not.
+            MissingError: its folder may not be read.
+        """
+        path, expected = self.path / variant.folder / name, variant.files[name].bytes
+        with os_errors_explained(path, "read"):
+            size = self._files.find_size(f"{variant.folder}/{name}", real_root)
+        if size is None:
+            raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.", path=path)
+        if size != expected:
+            raise BundleError(
+                f"{path} has {size} bytes where manifest.json says {expected}. Copy the bundle again or export it anew.",
+                path=path,
+            )
+        return path
+
+
+def unpack_advice(path: Path) -> str:
+    """Say how a packed bundle becomes a folder again."""
+    return f"Unpack it to change it: python -m zipfile -e {path} FOLDER"
+
+
+def open_bundle(path: str | os.PathLike[str], *, read: ReadHook | None = None) -> Bundle:
     """Read a bundle's manifest, and check that every file it names is there with the right size.
 
-    Contents are compared later, when a file is used (`Bundle.file`), since weights may be large.
+    Contents are compared later, when a file is used (`Bundle.read`), since weights may be large. A packed bundle is opened once.
+
+    Args:
+        path: the bundle's folder, or the file that `pack` made of it.
+        read: called as `read(path)` for each file of a variant that is used, after its content was compared with the manifest;
+            what it returns is used in its place, as for a network that is stored encrypted. `path.read_bytes()` returns the
+            content that was compared. What it raises goes through.
 
     Raises:
         UsageError: there is nothing at this path.
-        BundleError: the folder is no bundle, or the bundle is damaged, newer than this version, or names files outside itself.
+        BundleError: it is no bundle, or the bundle is damaged, newer than this version, or names files outside itself.
         MissingError: the bundle may not be read.
 
     Example:
@@ -154,21 +242,37 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         10
     """
     root = Path(path)
+    if read is not None and not callable(read):
+        raise UsageError(f"read is a function that takes a path and returns bytes, not {read!r:.60}.")
     with os_errors_explained(root, "read"):
-        exists, is_bundle = root.exists(), root.is_dir() and (root / "manifest.json").is_file()
+        exists, is_folder, is_file = root.exists(), root.is_dir(), root.is_file()
+        has_manifest = is_folder and (root / MANIFEST).is_file()
     if not exists:
         raise UsageError(f"There is no bundle at {root}.", path=root)
-    if not is_bundle:
-        raise BundleError(f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json.", path=root)
-    bundle = Bundle(root, _decode(root / "manifest.json", Manifest))
+    packed = None
+    if is_file:
+        from .packed import open_packed  # most bundles are folders
+
+        packed = open_packed(root)
+        has_manifest = packed is not None and packed.find_size(MANIFEST) is not None
+    if not has_manifest:
+        raise BundleError(
+            f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json, or the file that offramp pack makes "
+            "of one.",
+            path=root,
+        )
+    files = packed or Folder(root)
+    with os_errors_explained(root / MANIFEST, "read"):
+        content = read_open(files.open(MANIFEST), most=MOST_BYTES)
+    bundle = Bundle(root, _decode(root / MANIFEST, content, Manifest), packed, read)
     real_root = os.path.realpath(root)
     for variant, name in _distinct_files(bundle):
-        _locate(root, variant, name, real_root)
+        bundle._locate(variant, name, real_root)
     return bundle
 
 
-def opened(bundle: "str | os.PathLike[str] | Bundle") -> Bundle:
-    """Return a bundle as it is, or open the one at a path.
+def opened(bundle: "str | os.PathLike[str] | Bundle", *, read: ReadHook | None = None) -> Bundle:
+    """Return a bundle as it is, or open the one at a path. `read` is as for `open_bundle`.
 
     Raises:
         UsageError, BundleError, MissingError: as for `open_bundle`.
@@ -179,7 +283,9 @@ def opened(bundle: "str | os.PathLike[str] | Bundle") -> Bundle:
         >>> opened(bundle) is bundle
         True
     """
-    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if not isinstance(bundle, Bundle):
+        return open_bundle(bundle, read=read)
+    return bundle if read is None else msgspec.structs.replace(bundle, hook=read)
 
 
 def check_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -213,10 +319,14 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         >>> calibration.point.variant in calibration.variants
         True
     """
-    with os_errors_explained(Path(path), "read"):
-        if not Path(path).is_file():
-            raise UsageError(f"There is no calibration at {path}.", path=path)
-    return _decode(Path(path), Calibration)
+    path = Path(path)
+    with os_errors_explained(path, "read"):
+        if path.is_file():
+            return _decode(path, read_file(path, most=MOST_BYTES), Calibration)
+        packed = next((above for above in path.parents if above.is_file()), None)
+    if packed is not None and path in (bundle := open_bundle(packed)).calibrations():
+        return bundle.read_calibration(path)
+    raise UsageError(f"There is no calibration at {path}.", path=path)
 
 
 _Artefact = TypeVar("_Artefact", Manifest, Calibration)
@@ -230,16 +340,14 @@ class _Header(Struct):
     variants: msgspec.Raw = msgspec.Raw()
 
 
-def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
-    """Decode a JSON file, its schema first.
+def _decode(path: Path, content: bytes, kind: type[_Artefact]) -> _Artefact:
+    """Decode the content of a JSON file, its schema first.
 
     Raises:
         BundleError: the schema is newer, or the content does not fit it; OutdatedError if the schema is older.
-        MissingError: the file cannot be read.
     """
     artefact = "manifest" if kind is Manifest else "calibration"
     try:
-        content = read_file(path, most=MOST_BYTES)
         if len(content) > MOST_BYTES:
             raise BundleError(f"{path} is larger than {MOST_BYTES >> 20} MiB, which no {artefact} is.", path=path)
         header = msgspec.json.decode(content, type=_Header)
@@ -264,8 +372,6 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
                 path=path,
             )
         return msgspec.json.decode(content, type=kind)
-    except OSError as error:
-        raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.", path=path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, UsageError, RecursionError) as error:
         raise BundleError(
             f"{path} is not a valid {artefact}: {quoted(error, MOST_REASON)}. Copy it again or make it anew.", path=path
@@ -287,34 +393,3 @@ def _damaged(path: Path) -> BundleError:
         f"{path} is damaged: its sha256 is not the one in manifest.json. Copy the bundle again or export it anew.",
         path=path,
     )
-
-
-def _locate(root: Path, variant: Variant, name: str, real_root: str | None = None) -> Path:
-    """Return the path of a variant's file, which is there with the right size and inside the bundle.
-
-    `real_root` is the root without links, if it is known already.
-
-    Raises:
-        BundleError: it is not.
-        MissingError: its folder may not be read.
-    """
-    path = root / variant.folder / name
-    with os_errors_explained(path, "read"):
-        is_file = path.is_file()
-        top = real_root or os.path.realpath(root)
-        is_inside = is_file and Path(os.path.realpath(path)).is_relative_to(top)
-        size = path.stat().st_size if is_file else 0
-    if not is_file:
-        raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.", path=path)
-    if not is_inside:
-        raise BundleError(
-            f"{path} leads outside the bundle through a link. Copy the bundle with what its links lead to: cp -rL.",
-            path=path,
-        )
-    if size != variant.files[name].bytes:
-        raise BundleError(
-            f"{path} has {size} bytes where manifest.json says {variant.files[name].bytes}. "
-            "Copy the bundle again or export it anew.",
-            path=path,
-        )
-    return path

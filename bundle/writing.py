@@ -17,7 +17,8 @@ from ..files import NEW, check_writable, hash_file, new_name, os_errors_explaine
 from .across import find_measured
 from .calibration import Calibration
 from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
-from .reading import Bundle, open_bundle, read_calibration
+from .packed import is_packed
+from .reading import Bundle, open_bundle, unpack_advice
 from .record import encode_number
 
 __all__ = [
@@ -89,7 +90,8 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
     root = Path(path)
     with os_errors_explained(root, "write"):
         if root.exists() and not root.is_dir():
-            raise UsageError(f"{root} is a file. Name a new folder or a bundle to replace.", path=root)
+            advice = unpack_advice(root) if is_packed(root) else "Name a new folder or a bundle to replace."
+            raise UsageError(f"{root} is a file. {advice}", path=root)
         if root.is_dir() and (strange := _not_ours(root)):
             raise UsageError(f"{root} is a folder that holds other things ({strange}). Name a new folder.", path=root)
         new_folders = [folder for folder in (root / "variants", root) if not folder.exists()]
@@ -220,7 +222,7 @@ def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
     with contextlib.suppress(BundleError):  # there are too many
         for path in before.calibrations():
             with contextlib.suppress(OfframpError):
-                calibration = read_calibration(path)
+                calibration = before.read_calibration(path)
                 old, new = (
                     all(find_measured(each, calibration, point) for point in calibration.points.values())
                     for each in (before.manifest, manifest)

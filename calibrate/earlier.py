@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..bundle import Bundle, read_calibration
+from ..bundle import Bundle
 from ..errors import DataError, OfframpError
 from ..runtime.selection import belongs
 from ..units import show_share
@@ -35,7 +35,7 @@ def find_known_accuracy(bundle: Bundle) -> KnownAccuracy | None:
     known = []
     for path in bundle.calibrations():
         try:
-            calibration = read_calibration(path)
+            calibration = bundle.read_calibration(path)
         except OfframpError:
             continue
         accuracy = calibration.point.full_accuracy

@@ -29,6 +29,7 @@ from .commands.fuse import fuse
 from .commands.gate import gate
 from .commands.inspect import inspect
 from .commands.keep import keep
+from .commands.pack import pack
 from .commands.power import power
 from .commands.prune import prune
 from .commands.quantize import quantize
@@ -54,7 +55,7 @@ def app() -> None:
 
 
 COMMANDS = (
-    *(export, cascade, keep, quantize, prune, gate, fuse),
+    *(export, cascade, keep, quantize, prune, gate, fuse, pack),
     *(verify, calibrate, run, bench, inspect, report, audit),
     *(build, cache, power, energy, doctor),
 )

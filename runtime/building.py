@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -63,6 +63,7 @@ class Job(Struct, frozen=True):
         path_in_bundle: where the bundle has a build of it, or would have.
         numbers: the numbers of the stages that share the file; empty for a network of one stage.
         most_bytes: a build in the bundle is no larger.
+        read: reads files of the bundle.
     """
 
     stage: StageFile
@@ -74,6 +75,7 @@ class Job(Struct, frozen=True):
     path_in_bundle: Path
     numbers: tuple[int, ...]
     most_bytes: int
+    read: Callable[..., bytes]
 
     @property
     def record(self) -> Path:
@@ -105,6 +107,7 @@ class Jobs(ExitStack):
         key: dict[str, str] = {}
         if is_builder(device.engine):
             with errors_attributed(device.name, file):
+                parts.check_builds(device.name)
                 key = self._key(source, stage_file, device, device.engine.describe_build(device.place))
         ending = ".logits.built" if self._logits and not is_cross_built else ".built"
         folder = parts.bundle.path / "engines" / device.name.replace(":", "-") / variant.name
@@ -118,6 +121,7 @@ class Jobs(ExitStack):
             path_in_bundle=folder / f"{Path(stage.file).stem}{ending}",
             numbers=numbers if len(parts.stages) > 1 else (),
             most_bytes=64_000_000 + 16 * sum(variant.files[name].bytes for name in (stage.file, variant.weights)),
+            read=parts.bundle.read_file,
         )
 
     def _stage_file(self, source: Source, *, outputs_logits: bool) -> StageFile:
@@ -239,13 +243,14 @@ def build(
         >>> build("digits.offramp", "tensorrt:0", into_bundle=True)  # doctest: +SKIP
         (Built(stage='stage0.onnx', device='tensorrt:0', ...), ...)
     """
-    bundle = opened(bundle)
-    parts = chain_parts(bundle, bundle.chain(variant))
+    parts = chain_parts(bundle := opened(bundle), bundle.chain(variant))
     options = LoadOptions(threads=threads, logits=logits)
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)
     with ExitStack() as stack:
         jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options, stack)
+        if into_bundle or any(is_cross_builder(job.device.engine) for job in jobs):
+            bundle.check_unpacked("no build can be put into it")
         builds = []
         for k, job in enumerate(jobs):
             if progress is not None:
@@ -327,7 +332,7 @@ def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled,
 
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
-    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
+    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes, read=job.read)
     if content is not None:
         return content, "bundle"
     if damage is not None:
@@ -368,7 +373,7 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
 def _build_into_bundle(job: Job) -> Built:
     """Build a stage into the bundle, unless the bundle has a build that fits."""
     check_writable(job.path_in_bundle)
-    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
+    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes, read=job.read)
     was_there = content is not None
     if content is None:
         content = _build_anew(job, problem)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -48,11 +49,12 @@ def load(
     release_after_s: float | None = None,
     audit: "float | Audit | None" = None,
     on_alarm: "Callable[[Alarm], object] | None" = None,
+    read: Callable[[Path], bytes] | None = None,
 ) -> Net:
     """Load a bundle to run on a device.
 
     Args:
-        path: the bundle's folder, or a bundle already opened.
+        path: the bundle's folder, the file that `bundle.pack` made of it, or a bundle already opened.
         device: where to run: `cpu` (ONNX Runtime), `cuda:0`, `openvino:CPU`, `openvino:NPU`, ...; or a device for each stage; or
             `auto`, which measures the devices of this machine for a moment and takes the fastest. By default the devices that
             the calibration was made on, or `cpu`.
@@ -73,6 +75,8 @@ def load(
         audit: the share of inputs that is compared with the last exit after it was answered, 0.01 say; or an `Audit`, which says
             more. `Net.stats().audit` shows what the field shows. None audits nothing.
         on_alarm: called with an `Alarm`, from another thread, when inputs are others than those of the calibration.
+        read: called for each file that is used, as for a network that is stored encrypted; see `bundle.open_bundle`. Only devices
+            that run stages from memory take what it returns: `cpu`.
 
     Returns:
         The network. Without a calibration every input runs to the last exit, and an `UncalibratedWarning` says so.
@@ -93,7 +97,7 @@ def load(
     """
     if on_alarm is not None and (audit is None or not callable(on_alarm)):
         raise UsageError("on_alarm is a function that an audit calls: give audit=0.01, say.")
-    bundle = opened(path)
+    bundle = opened(path, read=read)
     options = LoadOptions(threads, logits, fallback, meter, progress, lazy=lazy, release_after_s=release_after_s)
     chosen, calibration, best = choose_point(bundle, calibration, variant=variant, point=point, threads=threads)
     if calibration is None or best is None:

@@ -82,7 +82,7 @@ def _read_fitting(bundle: Bundle) -> dict[str, Calibration]:
     readable = {}
     for path in bundle.calibrations():
         try:
-            readable[path.name] = read_calibration(path)
+            readable[path.name] = bundle.read_calibration(path)
         except OutdatedError as error:
             warn_caller(f"{error} It is not used.", UncalibratedWarning)
     fitting = {file: calibration for file, calibration in readable.items() if belongs(bundle, calibration)}

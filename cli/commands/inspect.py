@@ -12,11 +12,11 @@ from ..output import print_result
 @as_json
 def inspect(bundle: str, as_json: bool) -> None:
     """Check every file of BUNDLE against its manifest, and show variants and calibrations."""
-    from ...bundle import check_bundle, read_calibration
+    from ...bundle import check_bundle
     from ...runtime.selection import count_loaded_by
 
     opened = check_bundle(bundle)
-    calibrations = {path.stem: read_calibration(path) for path in opened.calibrations()}
+    calibrations = {path.stem: opened.read_calibration(path) for path in opened.calibrations()}
     loads = {name: count_loaded_by(opened, each) for name, each in calibrations.items()}
 
     def describe() -> str:
