@@ -26,6 +26,7 @@ from .target import Target
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .encryption import encrypt
     from .packing import pack
     from .writing import write_calibration
 
@@ -44,6 +45,7 @@ __all__ = [
     "Tensor",
     "Variant",
     "check_bundle",
+    "encrypt",
     "open_bundle",
     "opened",
     "pack",
@@ -53,7 +55,7 @@ __all__ = [
 
 
 # A product only reads: writing is imported when somebody asks for it.
-__getattr__ = late_names(__name__, {"pack": "packing", "write_calibration": "writing"})
+__getattr__ = late_names(__name__, {"encrypt": "encryption", "pack": "packing", "write_calibration": "writing"})
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import BundleError, UsageError, quoted
 
 __all__ = ["call_hook"]
 
@@ -30,13 +30,19 @@ def call_hook(hook: Callable[[Path], bytes], path: Path, content: bytes) -> byte
         content: what it holds.
 
     Raises:
-        UsageError: the hook returns no bytes.
+        BundleError: the hook raises an error, as for a wrong key.
+        UsageError: it returns no bytes.
     """
     file = ComparedFile(path)
     file.content = content
-    result = hook(file)
+    try:
+        result = hook(file)
+    except Exception as error:
+        reason = ": ".join(filter(None, [type(error).__name__, quoted(error)]))
+        raise BundleError(f"The function that reads {path} failed: {reason}.", path=path) from error
     if not isinstance(result, bytes):
         raise UsageError(
-            f"read= returned {type(result).__name__} for {path}: it returns the bytes of the file.", path=path
+            f"The function that reads {path} returned {type(result).__name__}; it returns the bytes that are used.",
+            path=path,
         )
     return result

@@ -109,8 +109,8 @@ class Bundle(Struct, frozen=True):
         path, file = self._locate(variant, name), variant.files[name]
         if self.hook is not None:
             raise MissingError(
-                f"What read= makes of {path} is kept in memory alone, and something reads it as a file. Take a device that runs "
-                "it from memory, as cpu does with ONNX Runtime 1.24 and newer.",
+                f"{path} is needed as a file, and what read= makes of it is kept in memory alone. Run it on cpu, with ONNX "
+                "Runtime 1.24 or newer; change a bundle before it is encrypted.",
                 path=path,
             )
         with os_errors_explained(path, "read"):
@@ -229,7 +229,7 @@ def open_bundle(path: str | os.PathLike[str], *, read: ReadHook | None = None) -
         path: the bundle's folder, or the file that `pack` made of it.
         read: called as `read(path)` for each file of a variant that is used, after its content was compared with the manifest;
             what it returns is used in its place, as for a network that is stored encrypted. `path.read_bytes()` returns the
-            content that was compared. What it raises goes through.
+            content that was compared.
 
     Raises:
         UsageError: there is nothing at this path.
