@@ -14,12 +14,16 @@ from typing import Literal, NamedTuple
 from .errors import BundleError, MissingError, UsageError
 
 __all__ = [
+    "FOREIGN",
+    "LINK",
     "NEW",
+    "OPEN",
     "Folder",
     "cache_home",
     "check_writable",
     "copy_hashed",
     "data_home",
+    "find_doubt",
     "hash_file",
     "hash_open",
     "lock_folder",
@@ -29,6 +33,7 @@ __all__ = [
     "private_folder",
     "read_file",
     "read_open",
+    "read_own",
     "read_pieces",
     "remove_tree",
     "sha256",
@@ -44,6 +49,9 @@ PIECE_BYTES = 1 << 20
 
 FEW_BYTES = 2 << 20
 """More bytes are hashed by OpenSSL: from about 1 MB on it is faster even when loaded first; up to here its memory counts."""
+
+LINK, FOREIGN, OPEN = "it is a link", "it belongs to another user", "others may write to it"
+"""Why others may have filled a folder, or written a file."""
 
 COPIES = "offramp-copies."
 """Prefix of private folders that are removed when whoever locked them has ended."""
@@ -173,18 +181,50 @@ class Folder(NamedTuple):
             OSError: its folder may not be read.
         """
         path = self.root / name
-        if not path.is_file():
-            return None
+        self.check_inside(name, real_root)
+        return path.stat().st_size if path.is_file() else None
+
+    def check_inside(self, name: str, real_root: str | None = None) -> None:
+        """Check that no link leads from a name outside, where strangers read and write through it.
+
+        Raises:
+            BundleError: one does.
+        """
+        path = self.root / name
         if not Path(os.path.realpath(path)).is_relative_to(real_root or os.path.realpath(self.root)):
             raise BundleError(
                 f"{path} leads outside the bundle through a link. Copy the bundle with what its links lead to: cp -rL.",
                 path=path,
             )
-        return path.stat().st_size
 
     def glob(self, pattern: str) -> list[Path]:
         """Return the paths of files, by a pattern of their names."""
         return list(self.root.glob(pattern))
+
+
+def find_doubt(facts: os.stat_result) -> str | None:
+    """Say why others than this user may have filled a folder, or written a file; None if they cannot have."""
+    if os.name != "posix":
+        return None
+    if stat.S_ISLNK(facts.st_mode):
+        return LINK
+    if facts.st_uid != os.geteuid():
+        return FOREIGN
+    return OPEN if stat.S_ISDIR(facts.st_mode) and facts.st_mode & 0o022 else None
+
+
+def read_own(path: Path, *, most: int) -> bytes:
+    """Read a file as `read_file` does, if nobody but this user can have put it there.
+
+    Raises:
+        OSError: it cannot be read, or it is another user's.
+    """
+    file = open_file(path)
+    doubt = find_doubt(path.parent.lstat()) or find_doubt(os.fstat(file.fileno()))
+    if doubt is not None:
+        file.close()
+        raise PermissionError(errno.EPERM, doubt)
+    return read_open(file, most=most)
 
 
 def copy_hashed(source: io.RawIOBase, target: Path, *, most: int) -> str:

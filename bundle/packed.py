@@ -8,6 +8,7 @@ It is a ZIP file whose members are stored as they are, and has one form only: si
 a reader makes headers and directory again and compares them; whatever has another form is refused before anything is read of it.
 """
 
+import errno
 import io
 import os
 import re
@@ -129,12 +130,15 @@ class PackedFile:
             FileNotFoundError: there is none of that name.
         """
         if name not in self._members:
-            raise FileNotFoundError(2, "No such file", name)
+            raise FileNotFoundError(errno.ENOENT, "No such file")
         return _Part(self, *self._members[name])
 
     def find_size(self, name: str, real_root: str | None = None) -> int | None:
         """Return the bytes of a file; None if there is none."""
         return self._members[name][1] if name in self._members else None
+
+    def check_inside(self, name: str) -> None:
+        """Do nothing: no name leads outside."""
 
     def glob(self, pattern: str) -> list[Path]:
         """Return the paths of files, by a pattern of their names. Nothing lies at those paths."""

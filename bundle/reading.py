@@ -88,7 +88,7 @@ class Bundle(Struct, frozen=True):
         """
         path, file = self._locate(variant, name), variant.files[name]
         with os_errors_explained(path, "read"):
-            content = self.read_file(path, most=file.bytes)
+            content = read_open(self._files.open(self._name(path)), most=file.bytes)
         if len(content) != file.bytes or sha256(content) != file.sha256:
             raise _damaged(path)
         if self.hook is None:
@@ -124,8 +124,6 @@ class Bundle(Struct, frozen=True):
     def file(self, variant: Variant, name: str) -> Path:
         """Return the path of a variant's file after comparing its content with the manifest. To run it, take `read` or `copy`.
 
-        Nothing lies at the paths of a packed bundle's files.
-
         Raises:
             BundleError: the file is damaged.
             MissingError: it cannot be read.
@@ -141,15 +139,17 @@ class Bundle(Struct, frozen=True):
         """Return the content of any file at a path in the bundle, such as a build: at most `most` bytes and one more.
 
         Raises:
+            BundleError: a link leads outside the bundle.
             OSError: it cannot be read.
         """
+        self._files.check_inside(self._name(path))
         return read_open(self._files.open(self._name(path)), most=most)
 
     def read_calibration(self, path: Path) -> Calibration:
         """Read a calibration in the bundle; `path` is one that `calibrations` returned.
 
         Raises:
-            BundleError, MissingError: as for `bundle.read_calibration`.
+            BundleError, MissingError: as for the function.
         """
         with os_errors_explained(path, "read"):
             return _decode(path, self.read_file(path, most=MOST_BYTES), Calibration)
@@ -179,14 +179,18 @@ class Bundle(Struct, frozen=True):
             found.setdefault(f"{path.parent.parent.name}/{path.parent.name}", []).append(path.name)
         return found
 
-    def check_unpacked(self, consequence: str) -> None:
-        """Refuse to write into a packed bundle; `consequence` says what cannot be done.
+    def check_changeable(self, folder: str, advice: str = "") -> None:
+        """Check that files can be put into a folder of the bundle.
 
         Raises:
-            UsageError: the bundle is packed.
+            UsageError: the bundle is packed. `advice` is repeated.
+            BundleError: a link leads outside the bundle.
         """
         if self.packed is not None:
-            raise UsageError(f"{self.path} is packed: {consequence}. {unpack_advice(self.path)}", path=self.path)
+            raise UsageError(
+                f"{self.path} is packed and stays as it is. {advice}{unpack_advice(self.path)}", path=self.path
+            )
+        Folder(self.path).check_inside(folder)
 
     @property
     def _files(self) -> "Folder | PackedFile":

@@ -13,7 +13,17 @@ from msgspec import Struct
 
 from .. import __version__
 from ..errors import BundleError, OfframpError, UsageError, printable
-from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
+from ..files import (
+    NEW,
+    Folder,
+    check_writable,
+    hash_file,
+    new_name,
+    os_errors_explained,
+    remove_tree,
+    sync,
+    write_atomically,
+)
 from .across import find_measured
 from .calibration import Calibration
 from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
@@ -304,6 +314,7 @@ def _not_ours(root: Path) -> str | None:
     ours = {"manifest.json", "variants", "calibrations", "engines"}
     harmless = (NEW, "._", ".DS_Store")  # unfinished, or what a Mac adds
     strange = [entry.name for entry in root.iterdir() if entry.name not in ours and not entry.name.startswith(harmless)]
+    Folder(root).check_inside("variants")
     if (root / "variants").is_dir() and not (root / "manifest.json").exists():
         strange += [f"variants/{entry.name}" for entry in (root / "variants").iterdir() if not _is_variant(entry)]
     return strange[0] if strange else None

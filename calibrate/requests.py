@@ -394,7 +394,7 @@ def _choose_path(bundle: Bundle, variants: Sequence[Variant], output: str | os.P
     if output is not None:
         return check_replaceable(output)
     is_other = len(variants) == 1 and variants[0] is not bundle.manifest.variants[0]
-    bundle.check_unpacked("name another file for the calibration (-o), which load takes as calibration=")
+    bundle.check_changeable("calibrations", "Name another file (-o), which load takes as calibration=. ")
     path = bundle.path / "calibrations" / f"{variants[0].name if is_other else 'default'}.json"
     check_writable(path)
     return path

@@ -250,7 +250,7 @@ def build(
     with ExitStack() as stack:
         jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options, stack)
         if into_bundle or any(is_cross_builder(job.device.engine) for job in jobs):
-            bundle.check_unpacked("no build can be put into it")
+            bundle.check_changeable("engines")
         builds = []
         for k, job in enumerate(jobs):
             if progress is not None:

@@ -124,7 +124,7 @@ WRITERS = {
 def test_what_would_be_written_into_a_packed_bundle_is_refused(write, file):
     before = file.read_bytes()
     error = refuse(file, lambda: write(file), f"python -m zipfile -e {file} FOLDER", UsageError)
-    assert str(error).count(". ") == 1 and file.read_bytes() == before
+    assert len(str(error)) < 400 and file.read_bytes() == before
 
 
 def test_pack_harms_no_other_file(bundle, file, tmp_path):
