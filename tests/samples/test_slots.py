@@ -98,8 +98,6 @@ def test_a_power_cut_before_any_operation_leaves_the_old_network_or_the_new(netw
     for k in itertools.count():
         folder = tmp_path / str(k)
         slots.install(folder, networks / "old.zip", check_bundle)
-        for path in folder.iterdir():
-            path.chmod(0o644)
         with pytest.MonkeyPatch.context() as patch:
             disk = Disk(folder, patch, k, itertools.cycle(losing))
             disk.synced |= {path.stat().st_ino for path in folder.iterdir()}
