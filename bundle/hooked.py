@@ -11,7 +11,7 @@ __all__ = ["call_hook"]
 _Path: Any = type(Path())  # a path of this system
 
 
-class ComparedFile(_Path):
+class ComparedFile(_Path):  # type: ignore[misc]
     """The path of a file whose content has been compared with its hash. It is read no second time."""
 
     content: bytes

@@ -37,6 +37,7 @@ __all__ = [
     "commit",
     "list_files",
     "new_variant",
+    "open_unless_new",
     "remove_variant",
     "write_calibration",
 ]
@@ -205,6 +206,19 @@ def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:
                 (root / path_in_bundle).unlink(missing_ok=True)
             _remove_unlisted(root, manifest)
     return open_bundle(root)
+
+
+def open_unless_new(path: str | os.PathLike[str]) -> Bundle | None:
+    """Return the bundle at a path; None if nothing is there, or only what a first export left that was killed.
+
+    Raises:
+        BundleError, MissingError: as for `open_bundle`.
+    """
+    root = Path(path)
+    with os_errors_explained(root, "read"):
+        is_folder, has_manifest = root.is_dir(), (root / "manifest.json").exists()
+        is_new = not root.exists() or (is_folder and not has_manifest and _not_ours(root) is None)
+    return None if is_new else open_bundle(root)
 
 
 def _open_if_there(root: Path) -> Bundle | None:
