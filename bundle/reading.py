@@ -206,7 +206,7 @@ class Bundle(Struct, frozen=True):
             BundleError: it is not.
             MissingError: its folder may not be read.
         """
-        path, expected = self.path / variant.folder / name, variant.files[name].bytes
+        path, expected = self.path / f"{variant.folder}/{name}", variant.files[name].bytes
         with os_errors_explained(path, "read"):
             size = self._files.find_size(f"{variant.folder}/{name}", real_root)
         if size is None:

@@ -8,6 +8,7 @@ a random time; then what is there must be whole, old or new, and the same comman
 """
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -45,6 +46,9 @@ OPENVINO = "openvino:CPU"
 PRUNE = (
     "prune {f}/net.py:network -o {f}/plain.offramp --macs 0.7 --round-to 1 --epochs 1 --batch 20 --data {f}/net.py:data"
 )
+IMPORTED = "onnxruntime", "offramp.calibrate", "offramp.export", "cProfile", "encodings.cp437", "filecmp"
+"""What is imported once for all children. The last ones are Python's own, which lies where nobody may not read on some machines."""
+
 NOBODY, FEW_FILES, MOST_CHARACTERS = 65534, 32, 600
 
 Work = Callable[[Path], object]
@@ -279,13 +283,11 @@ def main() -> None:
     parser.add_argument("--how", default="kill", help="kill, disk, files, permission; several with commas")
     parser.add_argument("--commands", help="some of the commands, with commas; all by default")
     options = parser.parse_args()
-    import onnxruntime  # noqa: F401  # once, for all children
+    for module in IMPORTED:
+        importlib.import_module(module)
     import torch
 
     torch.set_num_threads(1)
-    import offramp.calibrate
-    import offramp.export  # noqa: F401
-
     names = options.commands.split(",") if options.commands else list(COMMANDS)
     results = run_all(options.folder, options.runs, names=names, hows=options.how.split(","), seed=options.seed)
     for name in names:
