@@ -12,8 +12,8 @@ from ..errors import UsageError
 from ..files import new_name, os_errors_explained, remove_tree, sha256, sync, write_atomically
 from .across import find_across
 from .calibration import CALIBRATION_SCHEMA, Calibration
-from .hooked import call_hook
 from .manifest import SCHEMA, File, Manifest, Variant
+from .read_hook import call_hook
 from .reading import MANIFEST, Bundle, open_bundle, opened
 from .writing import write_calibration
 

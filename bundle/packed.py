@@ -25,8 +25,8 @@ from ..files import open_file, os_errors_explained, read_file
 from .manifest import PLAIN_NAME
 
 __all__ = [
-    "Member",
     "PackedFile",
+    "PackedMember",
     "describe_member",
     "end_of_members",
     "is_member_name",
@@ -56,7 +56,7 @@ ID_64, ID_PADDING = 1, 0xD935
 """Extra fields: numbers in 64 bits, and padding as Android's zipalign writes it."""
 
 
-class Member(NamedTuple):
+class PackedMember(NamedTuple):
     """A file in a packed bundle.
 
     Attributes:
@@ -76,7 +76,7 @@ def is_member_name(name: str) -> bool:
     return is_plain and len(name) <= MOST_NAME
 
 
-def describe_member(at: int, member: Member) -> tuple[bytes, bytes]:
+def describe_member(at: int, member: PackedMember) -> tuple[bytes, bytes]:
     """Return the header of a member that begins at a place, up to its content, and the member's entry in the directory."""
     name, size, crc = member
     is_large, begins_late = size >= FULL_32, at >= FULL_32
@@ -194,7 +194,7 @@ class PackedFile:
             raise self._refuse("something stands between its files and its directory")
         return contents
 
-    def _read_directory(self, directory: bytes) -> Iterator[Member]:
+    def _read_directory(self, directory: bytes) -> Iterator[PackedMember]:
         """Yield the members that a directory lists; their other facts are compared afterwards."""
         at, before, seen = 0, "", set[str]()
         while at < len(directory):
@@ -214,7 +214,7 @@ class PackedFile:
             if size == FULL_32 and extra >= 20:
                 size = int.from_bytes(directory[at + length + 4 : at + length + 12], "little")
             at, before = at + length + extra, name
-            yield Member(name, size, crc)
+            yield PackedMember(name, size, crc)
 
     def _refuse(self, reason: str) -> BundleError:
         return BundleError(

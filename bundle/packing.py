@@ -16,7 +16,7 @@ from ..files import (
     sync,
     sync_descriptor,
 )
-from .packed import Member, describe_member, end_of_members, is_member_name, is_packed
+from .packed import PackedMember, describe_member, end_of_members, is_member_name, is_packed
 from .reading import Bundle, check_bundle, open_bundle
 
 __all__ = ["pack"]
@@ -126,7 +126,7 @@ def _write(root: Path, names: list[str], output: io.BufferedWriter) -> None:
                     f"{root / name} is missing. Copy the bundle again or export it anew.", path=root / name
                 )
             source = files.open(name)
-        header, _ = describe_member(at, Member(name, size, 0))
+        header, _ = describe_member(at, PackedMember(name, size, 0))
         output.seek(at + len(header))
         crc = 0
         with source:
@@ -135,7 +135,7 @@ def _write(root: Path, names: list[str], output: io.BufferedWriter) -> None:
                 output.write(piece)
         if output.tell() != at + len(header) + size:
             raise BundleError(f"{root / name} changed while it was read. Try again.", path=root / name)
-        header, entry = describe_member(at, Member(name, size, crc))
+        header, entry = describe_member(at, PackedMember(name, size, crc))
         output.seek(at)
         output.write(header)
         directory, at = directory + entry, at + len(header) + size

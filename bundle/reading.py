@@ -93,7 +93,7 @@ class Bundle(Struct, frozen=True):
             raise _damaged(path)
         if self.hook is None:
             return content
-        from .hooked import call_hook  # most products have none
+        from .read_hook import call_hook  # most products have none
 
         return call_hook(self.hook, path, content)
 

@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -47,11 +48,12 @@ PRUNE = (
     "prune {f}/net.py:network -o {f}/plain.offramp --macs 0.7 --round-to 1 --epochs 1 --batch 20 --data {f}/net.py:data"
 )
 IMPORTED = "onnxruntime", "offramp.calibrate", "offramp.export", "cProfile", "encodings.cp437", "filecmp"
-"""What is imported once for all children. The last ones are Python's own, which lies where nobody may not read on some machines."""
+"""What is imported once for all children. The last ones are Python's own, which may lie where nobody may not read."""
 
 NOBODY, FEW_FILES, MOST_CHARACTERS = 65534, 32, 600
 
 Work = Callable[[Path], object]
+Result = TypeVar("Result")
 
 
 def turn(path: Path) -> bytes:
@@ -107,7 +109,7 @@ def prepare(folder: Path) -> None:
     with_home(folder, lambda: run_line(COMMANDS["build"], folder))
 
 
-def with_home(folder: Path, work: Callable[[], object]) -> object:
+def with_home(folder: Path, work: Callable[[], Result]) -> Result:
     """Do some work whose cache and temporary files lie in a folder."""
     os.environ.update(XDG_CACHE_HOME=str(folder / "cache"), TMPDIR=str(folder / "tmp"), HOME=str(folder))
     (folder / "tmp").mkdir(exist_ok=True)
@@ -139,7 +141,7 @@ def start(folder: Path, line: str | Work, limit: Callable[[], object] = lambda: 
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder.with_name(f"{folder.name}.{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        code = int(with_home(folder, lambda: (limit(), run_line(line, folder))[1]) or 0)
+        code = with_home(folder, lambda: (limit(), run_line(line, folder))[1])
     except BaseException:
         traceback.print_exc()
     finally:
@@ -201,7 +203,10 @@ def limits_of(rng: random.Random) -> dict[str, Callable[[], object]]:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-    few = {"disk": fill, "files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_FILES, FEW_FILES))}
+    few: dict[str, Callable[[], object]] = {
+        "disk": fill,
+        "files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_FILES, FEW_FILES)),
+    }
     return few | ({"permission": become_nobody} if os.geteuid() == 0 else {})
 
 

@@ -123,7 +123,7 @@ def test_errors_of_a_hook_and_a_wrong_one_are_named(secret, tmp_path):
     with pytest.raises(BundleError, match=r"The function that reads .*\.onnx failed: PermissionError: no key for"):
         load(secret, read=fail)
     with pytest.raises(UsageError, match=r"The function that reads .*\.onnx returned str; it returns the bytes"):
-        load(secret, read=lambda path: "text")
+        load(secret, read=lambda path: "text")  # type: ignore[return-value]
     with pytest.raises(UsageError, match="read is a function that takes a path and returns bytes, not 'key'"):
         load(secret.path, read="key")
     with pytest.raises(BundleError, match="ONNX Runtime .* cannot load"):

@@ -295,12 +295,12 @@ def test_any_byte_that_is_changed_is_found_or_changes_nothing(bundle, file, seed
 
 def test_numbers_that_need_64_bits_are_written_as_other_programs_read_them(tmp_path, monkeypatch):
     """With the border put where small files cross it; the file of holes is too large for memory."""
-    from offramp.bundle.packed import Member, PackedFile, describe_member, end_of_members
+    from offramp.bundle.packed import PackedFile, PackedMember, describe_member, end_of_members
 
     path, members, directory, at = tmp_path / "large.zip", [("a", 5 << 30), ("b", 3), ("c", 5 << 30)], b"", 0
     with path.open("wb") as out:
         for name, size in members:
-            header, entry = describe_member(at, Member(name, size, zlib.crc32(b"abc") if size == 3 else 0))
+            header, entry = describe_member(at, PackedMember(name, size, zlib.crc32(b"abc") if size == 3 else 0))
             out.seek(at)
             out.write(header + (b"abc" if size == 3 else b""))
             directory, at = directory + entry, at + len(header) + size
