@@ -166,7 +166,7 @@ class Folder(NamedTuple):
     root: Path
 
     def open(self, name: str) -> io.RawIOBase:
-        """Open a file. No link, pipe or device keeps the reader waiting, or leads outside.
+        """Open a file. No pipe or device keeps the reader waiting; `check_inside` refuses links that lead outside.
 
         Raises:
             OSError: it cannot be read.

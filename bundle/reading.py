@@ -267,6 +267,7 @@ def open_bundle(path: str | os.PathLike[str], *, read: ReadHook | None = None) -
         )
     files = packed or Folder(root)
     with os_errors_explained(root / MANIFEST, "read"):
+        files.check_inside(MANIFEST)
         content = read_open(files.open(MANIFEST), most=MOST_BYTES)
     bundle = Bundle(root, _decode(root / MANIFEST, content, Manifest), packed, read)
     real_root = os.path.realpath(root)

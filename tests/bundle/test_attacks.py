@@ -268,6 +268,12 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(dense, fold
     refuse(folder / "stage2.onnx", lambda: open_bundle(dense.path), "stage2.onnx is missing")
 
 
+def test_a_manifest_that_lies_elsewhere_is_refused(dense, manifest, tmp_path):
+    manifest.rename(tmp_path / "elsewhere.json")
+    manifest.symlink_to(tmp_path / "elsewhere.json")
+    refuse(manifest, lambda: open_bundle(dense.path), "manifest.json leads outside the bundle through a link")
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
 def test_a_manifest_that_is_no_file_is_refused(dense, manifest, kind):
     manifest.unlink()
