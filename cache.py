@@ -10,7 +10,6 @@ once. When the cache passes its limit, the entries that were used least recently
 import contextlib
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,21 @@ from msgspec import Meta, Struct
 
 from .bundle.record import Count
 from .errors import MissingError, UsageError, quoted
-from .files import NEW, cache_home, new_name, os_errors_explained, read_file, remove_tree, sha256, write_atomically
+from .files import (
+    FOREIGN,
+    LINK,
+    NEW,
+    OPEN,
+    cache_home,
+    find_doubt,
+    new_name,
+    os_errors_explained,
+    read_file,
+    read_own,
+    remove_tree,
+    sha256,
+    write_atomically,
+)
 from .progress import debug
 
 __all__ = [
@@ -120,20 +133,18 @@ def check_cache() -> None:
         MissingError: the cache's folder is a link, is another user's, or others may write to it.
     """
     root = cache_folder()
-    for folder in (root.parent, root) if os.name == "posix" else ():
+    remedies = {
+        LINK: "To keep the cache elsewhere set XDG_CACHE_HOME",
+        FOREIGN: "Set XDG_CACHE_HOME to a folder of your own",
+        OPEN: f"Remove it, or if you know what is in it: chmod -R go-w {root.parent}",
+    }
+    for folder in (root.parent, root):
         try:
-            facts = folder.lstat()
+            reason = find_doubt(folder.lstat())
         except OSError:  # it is made, or refused, when something is stored
             return
-        reason = None
-        if stat.S_ISLNK(facts.st_mode):
-            reason = "it is a link. To keep the cache elsewhere set XDG_CACHE_HOME"
-        elif facts.st_uid != os.geteuid():
-            reason = "it belongs to another user. Set XDG_CACHE_HOME to a folder of your own"
-        elif facts.st_mode & 0o022:
-            reason = f"others may write to it. Remove it, or if you know what is in it: chmod -R go-w {root.parent}"
         if reason is not None:
-            raise MissingError(f"{folder} is not used as cache: {reason}.", path=folder)
+            raise MissingError(f"{folder} is not used as cache: {reason}. {remedies[reason]}.", path=folder)
 
 
 def cache_limit() -> int:
@@ -170,7 +181,7 @@ def fetch(key: Key, label: str) -> tuple[bytes | None, str | None]:
         debug("miss: %s: %s", label, error)
         return None, None
     folder = cache_folder() / digest_key(key)
-    content, problem = read_build(folder / "entry.json", folder / "built", key)
+    content, problem = read_build(folder / "entry.json", folder / "built", key, read=read_own)
     if content is not None:
         with contextlib.suppress(OSError):
             os.utime(folder)
@@ -203,14 +214,17 @@ def read_build(
     key: Key,
     *,
     most: int = MOST_BUILD_BYTES,
+    read: Callable[..., bytes] = read_file,
     check: Callable[[Path, bytes], None] | None = None,
 ) -> tuple[bytes | None, str | None]:
     """Read a build of at most so many bytes, and the record beside it, whose content `check` may refuse.
 
+    `read` reads files, as `files.read_file` does.
+
     Returns:
         The build and None; or None and the reason why it cannot be used; or None and None if neither file exists.
     """
-    entry = _read_entry(record, check)
+    entry = _read_entry(record, read, check)
     if entry is None:
         return None, (f"the record {record} is damaged" if os.path.lexists(path) or os.path.lexists(record) else None)
     if entry.key != dict(key):
@@ -218,7 +232,7 @@ def read_build(
     if entry.bytes > most:
         return None, f"{path} has {entry.bytes} bytes by its record, and builds of this stage at most {most}"
     try:
-        content = read_file(path, most=entry.bytes)
+        content = read(path, most=entry.bytes)
     except OSError as error:
         return None, f"{path} cannot be read: {error.strerror}"
     if len(content) != entry.bytes or sha256(content) != entry.sha256:
@@ -261,7 +275,7 @@ def store(key: Key, label: str, content: bytes) -> None:
         )
     with os_errors_explained(root, "write"):
         folder = new_name(make_cache_folder())
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
         try:
             write_build(folder / "entry.json", folder / "built", key, label, content)
             _remove(final)  # a build that the engine could not load
@@ -367,17 +381,19 @@ def _remove(path: Path) -> bool:
         path.rename(away)
     except OSError:
         return False
-    if away.is_dir():
+    if away.is_dir() and not away.is_symlink():
         remove_tree(away, ignore_errors=True)
     else:
         away.unlink(missing_ok=True)
     return True
 
 
-def _read_entry(path: Path, check: Callable[[Path, bytes], None] | None = None) -> Entry | None:
+def _read_entry(
+    path: Path, read: Callable[..., bytes] = read_file, check: Callable[[Path, bytes], None] | None = None
+) -> Entry | None:
     """Return the record in a file; None if it is missing or damaged."""
     try:
-        content = read_file(path, most=MOST_RECORD_BYTES)
+        content = read(path, most=MOST_RECORD_BYTES)
         if check is not None:
             check(path, content)
         return msgspec.json.decode(content, type=Entry)

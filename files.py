@@ -9,23 +9,32 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from .errors import MissingError, UsageError
+from .errors import BundleError, MissingError, UsageError
 
 __all__ = [
+    "FOREIGN",
+    "LINK",
     "NEW",
+    "OPEN",
+    "Folder",
     "cache_home",
     "check_writable",
     "copy_hashed",
     "data_home",
+    "find_doubt",
     "hash_file",
+    "hash_open",
     "lock_folder",
     "new_name",
     "open_file",
     "os_errors_explained",
     "private_folder",
     "read_file",
+    "read_open",
+    "read_own",
+    "read_pieces",
     "remove_tree",
     "sha256",
     "sync",
@@ -40,6 +49,9 @@ PIECE_BYTES = 1 << 20
 
 FEW_BYTES = 2 << 20
 """More bytes are hashed by OpenSSL: from about 1 MB on it is faster even when loaded first; up to here its memory counts."""
+
+LINK, FOREIGN, OPEN = "it is a link", "it belongs to another user", "others may write to it"
+"""Why others may have filled a folder, or written a file."""
 
 COPIES = "offramp-copies."
 """Prefix of private folders that are removed when whoever locked them has ended."""
@@ -91,17 +103,26 @@ def sha256(content: bytes) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Return the sha256 of a file's content in hexadecimal."""
+    """Return the sha256 of a file's content in hexadecimal.
+
+    Raises:
+        OSError: as for `open_file`.
+    """
+    with open_file(path) as file:
+        return hash_open(file)
+
+
+def hash_open(file: io.RawIOBase) -> str:
+    """Return the sha256 of what is left of an open file in hexadecimal."""
     import hashlib
 
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        for piece in _pieces(file):
-            digest.update(piece)
+    for piece in read_pieces(file):
+        digest.update(piece)
     return digest.hexdigest()
 
 
-def _pieces(file: io.FileIO) -> Iterator[memoryview]:
+def read_pieces(file: io.RawIOBase) -> Iterator[memoryview]:
     """Yield what is left of a file, a piece at a time in the same memory: new memory for each costs more than hashing it."""
     memory = memoryview(bytearray(PIECE_BYTES))
     while count := file.readinto(memory):
@@ -128,11 +149,91 @@ def read_file(path: Path, *, most: int) -> bytes:
     Raises:
         OSError: as for `open_file`.
     """
-    with io.BufferedReader(open_file(path)) as file:
-        return file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+    return read_open(open_file(path), most=most)
 
 
-def copy_hashed(source: io.FileIO, target: Path, *, most: int) -> str:
+def read_open(raw: io.RawIOBase, *, most: int) -> bytes:
+    """Return the content of an open file, as `read_file` does, and close it."""
+    with io.BufferedReader(raw) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return file.read(min(most, size) + 1)
+
+
+class Folder(NamedTuple):
+    """The files below a folder, by their names in it: `variants/fp32/weights.bin`."""
+
+    root: Path
+
+    def open(self, name: str) -> io.RawIOBase:
+        """Open a file. No pipe or device keeps the reader waiting; `check_inside` refuses links that lead outside.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return open_file(self.root / name)
+
+    def find_size(self, name: str, real_root: str | None = None) -> int | None:
+        """Return the bytes of a file; None if there is none. `real_root` is the root without links, if it is known already.
+
+        Raises:
+            BundleError: a link leads outside the folder.
+            OSError: its folder may not be read.
+        """
+        self.check_inside(name, real_root)
+        try:
+            facts = os.stat(os.path.join(self.root, name))  # noqa: PTH116, PTH118  # pathlib takes ten times as long
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+
+    def check_inside(self, name: str, real_root: str | None = None) -> None:
+        """Check that no link leads from a name outside, where strangers read and write through it.
+
+        Raises:
+            BundleError: one does.
+        """
+        real, top = os.path.realpath(os.path.join(self.root, name)), real_root or os.path.realpath(self.root)  # noqa: PTH118
+        if real != top and not real.startswith(top.rstrip(os.sep) + os.sep):
+            path = self.root / name
+            raise BundleError(
+                f"{path} leads outside the bundle through a link. Copy the bundle with what its links lead to: cp -rL.",
+                path=path,
+            )
+
+    def glob(self, pattern: str) -> list[Path]:
+        """Return the paths of files, by a pattern of their names."""
+        return list(self.root.glob(pattern))
+
+
+def find_doubt(facts: os.stat_result) -> str | None:
+    """Say why others than this user may have filled a folder, or written a file; None if they cannot have."""
+    if os.name != "posix":
+        return None
+    if stat.S_ISLNK(facts.st_mode):
+        return LINK
+    if facts.st_uid != os.geteuid():
+        return FOREIGN
+    return OPEN if stat.S_ISDIR(facts.st_mode) and facts.st_mode & 0o022 else None
+
+
+def read_own(path: Path, *, most: int) -> bytes:
+    """Read a file as `read_file` does, if nobody but this user can have put it there.
+
+    Raises:
+        OSError: it cannot be read, or it is another user's.
+    """
+    file = open_file(path)
+    doubt = find_doubt(path.parent.lstat()) or find_doubt(os.fstat(file.fileno()))
+    if doubt is not None:
+        file.close()
+        raise PermissionError(errno.EPERM, doubt)
+    return read_open(file, most=most)
+
+
+def copy_hashed(source: io.RawIOBase, target: Path, *, most: int) -> str:
     """Copy an open file to a new file, a piece at a time, and return the sha256 of what was copied.
 
     A file of more than `most` bytes is not copied to its end.
@@ -145,7 +246,7 @@ def copy_hashed(source: io.FileIO, target: Path, *, most: int) -> str:
     digest = hashlib.sha256()
     try:
         with target.open("xb") as copy:
-            for piece in _pieces(source):
+            for piece in read_pieces(source):
                 digest.update(piece)
                 copy.write(piece)
                 if copy.tell() > most:

@@ -29,6 +29,8 @@ from .target import Target
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .encryption import encrypt
+    from .packing import pack
     from .policies import Trust
     from .signing import SignedFiles, sign_bundle
     from .writing import write_calibration
@@ -51,8 +53,10 @@ __all__ = [
     "Trust",
     "Variant",
     "check_bundle",
+    "encrypt",
     "open_bundle",
     "opened",
+    "pack",
     "read_calibration",
     "sign_bundle",
     "write_calibration",
@@ -62,7 +66,8 @@ __all__ = [
 # A product only reads: writing is imported when somebody asks for it. Few demand signatures.
 __getattr__ = late_names(
     __name__,
-    {"write_calibration": "writing", "SignedFiles": "signing", "sign_bundle": "signing", "Trust": "policies"},
+    {"encrypt": "encryption", "pack": "packing", "write_calibration": "writing"}
+    | {"SignedFiles": "signing", "Trust": "policies", "sign_bundle": "signing"},
 )
 
 

@@ -7,7 +7,7 @@ signature names the manifest that it belongs to, so nothing of one release can b
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from ..errors import TrustError, UsageError, quoted
+from ..errors import BundleError, TrustError, UsageError, quoted
 from ..files import os_errors_explained, read_file, sha256, write_atomically
 from .signatures import Digest, PublicKey, Release, Signature, parse_key, read_claims, read_json, read_signature
 
@@ -326,12 +326,12 @@ def _read_state(path: Path) -> dict[str, int]:
         ) from error
 
 
-def list_claims(root: Path) -> dict[str, Signature]:
-    """Return what the signatures of a bundle say, whoever made them, by file. Those that cannot be read are left out."""
+def list_claims(signatures: Iterable[Path], read: Callable[[Path, int], bytes]) -> dict[str, Signature]:
+    """Return what signatures say, whoever made them, by file; `read` is as for `check_signatures`."""
     claims = {}
-    for path in sorted(root.glob(f"{SIGNATURES}/*.sig"))[:MOST_SIGNATURES]:
-        with contextlib.suppress(OSError, TrustError):
-            claims[path.name] = read_claims(read_file(path, most=MOST_SIGNATURE_BYTES))
+    for path in sorted(signatures)[:MOST_SIGNATURES]:
+        with contextlib.suppress(OSError, BundleError):
+            claims[path.name] = read_claims(read(path, MOST_SIGNATURE_BYTES))
     return claims
 
 

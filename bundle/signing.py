@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ..errors import UsageError, require
 from ..files import hash_file, os_errors_explained, read_file, sha256, write_atomically
-from .policies import LATER, SIGNATURES, list_claims
+from .policies import LATER, SIGNATURES
 from .reading import Bundle, check_bundle, open_unsigned
 from .signatures import (
     CURVES,
@@ -154,7 +154,7 @@ def _select_later(bundle: Bundle, files: list[str], public: PublicKey) -> list[s
     """
     manifest = hash_file(bundle.path / "manifest.json")
     own = f"later-{public.fingerprint[:16]}.sig"
-    others = [claim.files for name, claim in list_claims(bundle.path).items() if name != own]
+    others = [claim.files for name, claim in bundle.claims().items() if name != own]
     covered = {item for other in others if other.get("manifest.json") == manifest for item in other.items()}
     later = [f for f in files if f.startswith(LATER) and (f, hash_file(bundle.path / f)) not in covered]
     if not later:

@@ -13,11 +13,22 @@ from msgspec import Struct
 
 from .. import __version__
 from ..errors import BundleError, OfframpError, UsageError, printable
-from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
+from ..files import (
+    NEW,
+    Folder,
+    check_writable,
+    hash_file,
+    new_name,
+    os_errors_explained,
+    remove_tree,
+    sync,
+    write_atomically,
+)
 from .across import find_measured
 from .calibration import Calibration
 from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
-from .reading import Bundle, open_unsigned, read_calibration
+from .packed import is_packed, unpack_advice
+from .reading import Bundle, open_bundle, open_unsigned
 from .record import encode_number
 
 __all__ = [
@@ -26,6 +37,7 @@ __all__ = [
     "commit",
     "list_files",
     "new_variant",
+    "open_unless_new",
     "remove_variant",
     "write_calibration",
 ]
@@ -89,7 +101,8 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
     root = Path(path)
     with os_errors_explained(root, "write"):
         if root.exists() and not root.is_dir():
-            raise UsageError(f"{root} is a file. Name a new folder or a bundle to replace.", path=root)
+            advice = unpack_advice(root) if is_packed(root) else "Name a new folder or a bundle to replace."
+            raise UsageError(f"{root} is a file. {advice}", path=root)
         if root.is_dir() and (strange := _not_ours(root)):
             raise UsageError(f"{root} is a folder that holds other things ({strange}). Name a new folder.", path=root)
         new_folders = [folder for folder in (root / "variants", root) if not folder.exists()]
@@ -195,6 +208,19 @@ def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:
     return open_unsigned(root)
 
 
+def open_unless_new(path: str | os.PathLike[str]) -> Bundle | None:
+    """Return the bundle at a path; None if nothing is there, or only what a first export left that was killed.
+
+    Raises:
+        BundleError, MissingError: as for `open_bundle`.
+    """
+    root = Path(path)
+    with os_errors_explained(root, "read"):
+        is_folder, has_manifest = root.is_dir(), (root / "manifest.json").exists()
+        is_new = not root.exists() or (is_folder and not has_manifest and _not_ours(root) is None)
+    return None if is_new else open_bundle(root)
+
+
 def _open_if_there(root: Path) -> Bundle | None:
     """Return the bundle that is about to be changed; None if there is none, or none that can be read."""
     try:
@@ -220,7 +246,7 @@ def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
     with contextlib.suppress(BundleError):  # there are too many
         for path in before.calibrations():
             with contextlib.suppress(OfframpError):
-                calibration = read_calibration(path)
+                calibration = before.read_calibration(path)
                 old, new = (
                     all(find_measured(each, calibration, point) for point in calibration.points.values())
                     for each in (before.manifest, manifest)
@@ -302,6 +328,7 @@ def _not_ours(root: Path) -> str | None:
     ours = {"manifest.json", "variants", "calibrations", "engines", "signatures"}
     harmless = (NEW, "._", ".DS_Store")  # unfinished, or what a Mac adds
     strange = [entry.name for entry in root.iterdir() if entry.name not in ours and not entry.name.startswith(harmless)]
+    Folder(root).check_inside("variants")
     if (root / "variants").is_dir() and not (root / "manifest.json").exists():
         strange += [f"variants/{entry.name}" for entry in (root / "variants").iterdir() if not _is_variant(entry)]
     return strange[0] if strange else None

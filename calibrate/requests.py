@@ -379,8 +379,7 @@ def _check_outside(
     if left < max(LEAST_SAMPLES, classes):
         raise UsageError(
             f"outside holds the same samples as data: {shared} of its {len(outside)} are in data too, and selecting "
-            "samples must not be "
-            "reporting samples too. Leave outside out, or give other samples."
+            "samples must not be reporting samples too. Leave outside out, or give other samples."
         )
     note = (
         f"{shared} of the {len(outside)} samples in outside are in data too. They were left out of outside, since samples that "
@@ -395,6 +394,7 @@ def _choose_path(bundle: Bundle, variants: Sequence[Variant], output: str | os.P
     if output is not None:
         return check_replaceable(output)
     is_other = len(variants) == 1 and variants[0] is not bundle.manifest.variants[0]
+    bundle.check_changeable("calibrations", "Name another file (-o), which load takes as calibration=. ")
     path = bundle.path / "calibrations" / f"{variants[0].name if is_other else 'default'}.json"
     check_writable(path)
     return path

@@ -190,9 +190,13 @@ def _check_limit(disagreement: Any, drop: Any, most_in_row: Any, confidence: Any
         raise UsageError("Give one limit: max_disagreement=0.02, say, or max_drop=0.01.")
     (name, most), *_ = given
     for what, value, least in ((name, most, 0.0), ("confidence", confidence, 0.5)):
-        if isinstance(value, bool) or not isinstance(value, Real) or not least < float(value) < 1:
+        if isinstance(value, bool) or not isinstance(value, (int, float, Real)) or not least < float(value) < 1:
             raise UsageError(f"{what} is a fraction above {least:g} and below 1, not {value!r:.30}.")
-    if isinstance(most_in_row, bool) or not isinstance(most_in_row, Integral) or not 1 <= int(most_in_row) <= 1000:
+    if (
+        isinstance(most_in_row, bool)
+        or not isinstance(most_in_row, (int, Integral))
+        or not 1 <= int(most_in_row) <= 1000
+    ):
         raise UsageError(f"most_in_row is a whole number from 1 to 1000, not {most_in_row!r:.30}.")
     return name, float(most)
 

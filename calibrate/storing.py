@@ -7,8 +7,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ..bundle import Calibration, OperatingPoint, read_calibration, write_calibration
+from ..bundle.decoding import MOST_BYTES
 from ..errors import OfframpError
-from ..files import os_errors_explained, write_atomically
+from ..files import os_errors_explained, read_file, write_atomically
 from ..runtime.selection import belongs
 from .requests import Request
 
@@ -109,6 +110,6 @@ def _keep(path: Path) -> Path:
     """Copy a file beside itself, in place of an earlier copy, and return the copy's path."""
     kept = path.with_name(path.name + BEFORE)
     with os_errors_explained(path, "read"):
-        content = path.read_bytes()
+        content = read_file(path, most=MOST_BYTES)
     write_atomically(kept, content)
     return kept

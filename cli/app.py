@@ -29,6 +29,7 @@ from .commands.fuse import fuse
 from .commands.gate import gate
 from .commands.inspect import inspect
 from .commands.keep import keep
+from .commands.pack import pack
 from .commands.power import power
 from .commands.prune import prune
 from .commands.quantize import quantize
@@ -58,7 +59,7 @@ def app() -> None:
 
 
 COMMANDS = (
-    *(export, cascade, keep, quantize, prune, gate, fuse),
+    *(export, cascade, keep, quantize, prune, gate, fuse, pack),
     *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
     *(build, cache, power, energy, doctor),
 )

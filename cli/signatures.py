@@ -20,12 +20,10 @@ with_trust = click.option(
 def describe_signatures(bundle: "Bundle") -> str:
     """Say who signed a bundle, or who claims to have; empty if nobody does."""
     if bundle.signed is None:
-        from ..bundle.policies import list_claims
-
         claims = [
             f"  {quoted(claim.name)}{'' if claim.release is None else f' release {claim.release}'}, {len(claim.files)} files, "
             f"key {claim.key[:16]}"
-            for claim in list_claims(bundle.path).values()
+            for claim in bundle.claims().values()
         ]
         return "\n".join(["signed, as it says itself (--trust KEYS checks that):", *claims]) if claims else ""
     signed, by_signer = bundle.signed, dict[str, list[str]]()

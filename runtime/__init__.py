@@ -7,7 +7,6 @@ from .. import late_names
 from ..errors import AuditWarning, EngineWarning, MeterWarning, UncalibratedWarning  # isort: skip
 
 # numpy comes last, with the chain: its BLAS threads spin for a while, during which other imports take twice as long.
-from .building import Built, build  # isort: skip
 from .loading import load, load_static, load_uncalibrated  # isort: skip
 from .chain.lazy import Loads  # isort: skip
 from .chain.net import Net  # isort: skip
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from .audit.figures import FieldAudit, read_audits
     from .audit.keeping import Alarm
     from .audit.options import Audit
+    from .builds_ahead import Built, build
     from .chain.faults import FaultCounts
     from .diagnosis import Diagnosis, EngineSeen, MeterSeen, RailSeen, diagnose
     from .golden_check import AnswerCheck, ExitCheck
@@ -92,7 +92,7 @@ __getattr__ = late_names(
     | dict.fromkeys(("ExitCounts", "Histogram", "Snapshot", "read_snapshot"), "metrics.snapshot")
     | {"Metrics": "metrics.collection", "follow_metrics": "metrics.following"}
     | dict.fromkeys(("Reply", "StreamStats"), "replies")
-    | {"Stream": "streams"}
+    | {"Stream": "streams", "Built": "builds_ahead", "build": "builds_ahead"}
     | {"smooth_labels": "smoothing"}
     | dict.fromkeys(("FieldAudit", "read_audits"), "audit.figures")
     | {"Alarm": "audit.keeping", "Audit": "audit.options", "FaultCounts": "chain.faults"}

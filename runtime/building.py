@@ -1,10 +1,10 @@
-"""Compile a network's stages for their devices. Engines that take long have builds, in the bundle or the cache."""
+"""A network's stages compiled for their devices. Engines that take long have builds, in the bundle or the cache."""
 
 import contextlib
 import functools
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -12,41 +12,17 @@ from time import perf_counter
 from msgspec import Struct
 
 from .. import __version__, cache
-from ..bundle import Bundle, Stage, Variant, opened
+from ..bundle import Bundle, Stage, Variant
 from ..bundle.across import Source
-from ..errors import BundleError, EngineWarning, MissingError, TrustError, UnsupportedError, UsageError
-from ..files import check_writable, private_folder
-from ..progress import Progress, debug
+from ..errors import BundleError, EngineWarning, MissingError, TrustError, UnsupportedError
+from ..files import private_folder
+from ..progress import debug
 from .chain.results import StageProvenance
 from .engines import Compiled, Device, StageFile, find_device, is_builder, is_cross_builder
 from .notices import warn_caller
-from .placement import AUTO, one_device_per_stage
-from .request import LoadOptions, NetworkParts, chain_parts, static_parts
+from .request import LoadOptions, NetworkParts
 
-__all__ = ["Built", "Jobs", "build", "compile_job", "compile_stages", "stage_digest"]
-
-
-class Built(Struct, frozen=True):
-    """A stage that was built ahead.
-
-    Attributes:
-        stage: the stage's file, such as `stage1.onnx`.
-        device: the device that it was built for.
-        path: where the build lies.
-        bytes: its size.
-        was_there: True if it had been built before and nothing had to be done.
-
-    Example:
-        >>> from offramp.runtime import Built
-        >>> Built("stage0.onnx", "tensorrt:0", "/home/me/.cache/offramp/engines/4fd1", 120_000, False).device
-        'tensorrt:0'
-    """
-
-    stage: str
-    device: str
-    path: str
-    bytes: int
-    was_there: bool
+__all__ = ["Job", "Jobs", "build_anew", "compile_job", "compile_stages", "errors_attributed"]
 
 
 class Job(Struct, frozen=True):
@@ -62,7 +38,7 @@ class Job(Struct, frozen=True):
         path_in_bundle: where the bundle has a build of it, or would have.
         numbers: the numbers of the stages that share the file; empty for a network of one stage.
         most_bytes: a build in the bundle is no larger.
-        check: refuses a record in the bundle that is not signed; its hash of the build covers that, too. None without a policy.
+        bundle: reads files of the bundle; a record is signed where a policy demands that, and its hash covers the build, too.
     """
 
     stage: StageFile
@@ -74,12 +50,18 @@ class Job(Struct, frozen=True):
     path_in_bundle: Path
     numbers: tuple[int, ...]
     most_bytes: int
-    check: Callable[[Path, bytes], None] | None
+    bundle: Bundle
 
     @property
     def record(self) -> Path:
         """Where the bundle describes the build that lies at `path_in_bundle`."""
         return self.path_in_bundle.with_name(f"{self.path_in_bundle.name}.json")
+
+    def read_build(self) -> tuple[bytes | None, str | None]:
+        """Return the build that the bundle has, or the reason why it cannot be used; see `cache.read_build`."""
+        check = None if self.bundle.signed is None else self.bundle.signed.check
+        path, read = self.path_in_bundle, self.bundle.read_file
+        return cache.read_build(self.record, path, self.key, most=self.most_bytes, read=read, check=check)
 
 
 class Jobs(ExitStack):
@@ -106,6 +88,7 @@ class Jobs(ExitStack):
         key: dict[str, str] = {}
         if is_builder(device.engine):
             with errors_attributed(device.name, file):
+                parts.check_builds(device.name)
                 key = self._key(source, stage_file, device, device.engine.describe_build(device.place))
         ending = ".logits.built" if self._logits and not is_cross_built else ".built"
         folder = parts.bundle.path / "engines" / device.name.replace(":", "-") / variant.name
@@ -119,7 +102,7 @@ class Jobs(ExitStack):
             path_in_bundle=folder / f"{Path(stage.file).stem}{ending}",
             numbers=numbers if len(parts.stages) > 1 else (),
             most_bytes=64_000_000 + 16 * sum(variant.files[name].bytes for name in (stage.file, variant.weights)),
-            check=None if parts.bundle.signed is None else parts.bundle.signed.check,
+            bundle=parts.bundle,
         )
 
     def _stage_file(self, source: Source, *, outputs_logits: bool) -> StageFile:
@@ -139,7 +122,7 @@ class Jobs(ExitStack):
             read=self._read,
             copy=self._copy,
             boundaries=frozenset(tensor.name for tensor in (*stage.inputs, *stage.outputs)) - public,
-            digest=stage_digest(variant, stage),
+            digest=_stage_digest(variant, stage),
         )
 
     def _key(self, source: Source, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
@@ -158,7 +141,7 @@ class Jobs(ExitStack):
         }
 
 
-def stage_digest(variant: Variant, stage: Stage) -> str:
+def _stage_digest(variant: Variant, stage: Stage) -> str:
     """Return what the manifest says of a stage's files: equal for stages that compute the same."""
     return f"{variant.files[stage.file].sha256}-{variant.files[variant.weights].sha256}"
 
@@ -205,81 +188,6 @@ def compile_stages(
     if progress is not None:
         progress("compiling", len(pairs), len(pairs))
     return [results[pair][0] for pair in pairs], tuple(results[pair][1] for pair in pairs)
-
-
-def build(
-    bundle: str | os.PathLike[str] | Bundle,
-    device: str | Sequence[str],
-    *,
-    variant: str | None = None,
-    threads: int = 1,
-    logits: bool = False,
-    into_bundle: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Built, ...]:
-    """Compile a variant's stages ahead, so that loading the variant need not.
-
-    Args:
-        bundle: the bundle or its folder.
-        device: a device, or one for each stage. Not `auto`, which measures when it loads.
-        variant: name of the variant; the first by default.
-        threads, logits: as the variant will be loaded with, since other builds do not fit; `verify` reads logits.
-        into_bundle: True keeps the builds in the bundle's `engines/`, with which they travel; False in the cache. Builds for
-            another machine always go into the bundle, and with them the static networks that calibrating compares with.
-        progress: called with what is being done, how much is done, and how much there is.
-
-    Returns:
-        A record for each file that its engine builds ahead. Empty for engines that build nothing ahead, such as ONNX Runtime.
-
-    Raises:
-        UsageError: `threads` is below 1, or the device is `auto`.
-        BundleError: a file is damaged, or an engine cannot read it.
-        MissingError: a device or its package is missing, the device cannot run a stage, or a build cannot be written.
-
-    Example:
-        >>> from offramp.runtime import build
-        >>> build("digits.offramp", "cpu")  # ONNX Runtime compiles in no time
-        ()
-        >>> build("digits.offramp", "tensorrt:0", into_bundle=True)  # doctest: +SKIP
-        (Built(stage='stage0.onnx', device='tensorrt:0', ...), ...)
-    """
-    bundle = opened(bundle)
-    parts = chain_parts(bundle, bundle.chain(variant))
-    options = LoadOptions(threads=threads, logits=logits)
-    if device == AUTO:
-        raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)
-    with ExitStack() as stack:
-        jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options, stack)
-        builds = []
-        for k, job in enumerate(jobs):
-            if progress is not None:
-                progress("building", k, len(jobs))
-            engine = job.device.engine
-            with errors_attributed(job.device.name, job.file, numbers=job.numbers):
-                if is_cross_builder(engine) or (into_bundle and is_builder(engine)):
-                    builds.append(_build_into_bundle(job))
-                elif is_builder(engine):
-                    builds.append(_build_in_cache(job))
-                else:
-                    engine.compile_stage(job.stage, job.device.place, threads=threads)  # raises if something is missing
-    if progress is not None:
-        progress("building", len(jobs), len(jobs))
-    return tuple(builds)
-
-
-def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOptions, stack: ExitStack) -> list[Job]:
-    """Return a job for each file and device of the chain, and for the static networks of devices that are built for elsewhere.
-
-    They can be done until `stack` is closed.
-    """
-    chain = stack.enter_context(Jobs(parts, options))
-    pairs = dict.fromkeys((stage.file, name) for stage, name in zip(parts.stages, devices, strict=True))
-    jobs = [chain.job(file, name) for file, name in pairs]
-    for k, name in enumerate(devices):
-        if is_cross_builder(find_device(name).engine):
-            static = static_parts(parts.bundle, parts.variant, k)
-            jobs.append(stack.enter_context(Jobs(static, options)).job(static.stages[0].file, name))
-    return jobs
 
 
 @contextlib.contextmanager
@@ -331,7 +239,7 @@ def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled,
 
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
-    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes, check=job.check)
+    content, damage = job.read_build()
     if content is not None:
         return content, "bundle"
     if damage is not None:
@@ -361,7 +269,7 @@ def _not_built(job: Job, problem: str | None) -> MissingError:
 
 def _build_and_keep(job: Job, problem: str | None) -> bytes:
     """Build a stage and put the build into the cache, if the cache can be written."""
-    content = _build_anew(job, problem)
+    content = build_anew(job, problem)
     try:
         cache.store(job.key, job.label, content)
     except MissingError as error:
@@ -369,29 +277,7 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
     return content
 
 
-def _build_into_bundle(job: Job) -> Built:
-    """Build a stage into the bundle, unless the bundle has a build that fits."""
-    check_writable(job.path_in_bundle)
-    content, problem = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes, check=job.check)
-    was_there = content is not None
-    if content is None:
-        content = _build_anew(job, problem)
-        cache.write_build(job.record, job.path_in_bundle, job.key, job.label, content)
-    return Built(job.file, job.device.name, str(job.path_in_bundle), len(content), was_there)
-
-
-def _build_in_cache(job: Job) -> Built:
-    """Build a stage into the cache, unless the cache has a build that fits."""
-    content, problem = cache.fetch(job.key, job.label)
-    was_there = content is not None
-    if content is None:
-        content = _build_anew(job, problem)
-        cache.store(job.key, job.label, content)
-    path = cache.cache_folder() / cache.digest_key(job.key)
-    return Built(job.file, job.device.name, str(path), len(content), was_there)
-
-
-def _build_anew(job: Job, problem: str | None) -> bytes:
+def build_anew(job: Job, problem: str | None) -> bytes:
     """Build a stage; `problem` says why an earlier build of it cannot be used."""
     if problem is not None:
         warn_caller(f"{job.label} is built anew for {job.device.name}: {problem}.", EngineWarning)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from ..cache import MOST_RECORD_BYTES
 from ..errors import BundleError, UsageError
+from ..files import os_errors_explained
 from .building import Jobs, compile_job
 from .chain.lazy import LazyStage
 from .chain.results import StageProvenance
@@ -65,7 +67,9 @@ def _make_opener(parts: NetworkParts, file: str, made: StageProvenance, options:
         return partial(_open, parts, file, made.device, options)
     with Jobs(parts, options) as jobs:
         record = jobs.job(file, made.device).record
-    return partial(_open, parts, file, made.device, options, record, record.read_bytes())
+    with os_errors_explained(record, "read"):
+        content = parts.bundle.read_file(record, most=MOST_RECORD_BYTES)
+    return partial(_open, parts, file, made.device, options, record, content)
 
 
 def _open(
@@ -84,7 +88,7 @@ def _open(
     """
     with Jobs(parts, options) as jobs:
         compiled, _ = compile_job(jobs.job(file, device))
-    if record is not None and (not record.is_file() or record.read_bytes() != content):
+    if record is not None and _read_again(parts, record) != content:
         raise BundleError(
             f"The build of {file} that {record} describes was replaced since the network was loaded: nobody has compared its "
             "answers. Load the network again.",
@@ -93,3 +97,10 @@ def _open(
             stage=file,
         )
     return compiled
+
+
+def _read_again(parts: NetworkParts, record: Path) -> bytes | None:
+    try:
+        return parts.bundle.read_file(record, most=MOST_RECORD_BYTES)
+    except OSError:
+        return None

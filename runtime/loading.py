@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, opened
@@ -44,11 +45,12 @@ def load(
     audit: "float | Audit | None" = None,
     on_alarm: "Callable[[Alarm], object] | None" = None,
     trust: "Trust | str | os.PathLike[str] | None" = None,
+    read: Callable[[Path], bytes] | None = None,
 ) -> Net:
     """Load a bundle to run on a device.
 
     Args:
-        path: the bundle's folder, or a bundle already opened.
+        path: the bundle's folder, the file that `bundle.pack` made of it, or a bundle already opened.
         device: where to run: `cpu` (ONNX Runtime), `cuda:0`, `openvino:CPU`, `openvino:NPU`, ...; or a device for each stage; or
             `auto`, which measures the devices of this machine for a moment and takes the fastest. By default the devices that
             the calibration was made on, or `cpu`.
@@ -76,6 +78,8 @@ def load(
         on_alarm: called with an `Alarm`, from another thread, when inputs are others than those of the calibration.
         trust: whose bundles are taken: a `bundle.Trust`, its file, or the public key of releases. A policy of this machine
             (`/etc/offramp/trust.json`) is obeyed in any case. None demands nothing more.
+        read: called for each file that is used, as for a network that is stored encrypted; see `bundle.open_bundle`. Only devices
+            that run stages from memory take what it returns: `cpu`.
 
     Returns:
         The network. Without a calibration every input runs to the last exit, and an `UncalibratedWarning` says so.
@@ -96,7 +100,7 @@ def load(
     """
     if on_alarm is not None and (audit is None or not callable(on_alarm)):
         raise UsageError("on_alarm is a function that an audit calls: give audit=0.01, say.")
-    bundle = opened(path, trust=trust)
+    bundle = opened(path, read=read, trust=trust)
     options = LoadOptions(
         threads,
         logits,

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..bundle import Bundle, Exit, Stage, Variant
 from ..bundle.across import Across, Source
-from ..errors import UsageError
+from ..errors import MissingError, UsageError
 from ..progress import Progress
 
 if TYPE_CHECKING:
@@ -110,6 +110,19 @@ class NetworkParts(Struct, frozen=True):
     def copy(self, path: Path, folder: Path) -> Path:
         """Copy a file into a folder; see `Bundle.copy`."""
         return self.bundle.copy(self.variant, self._name(path), folder / path.name)
+
+    def check_builds(self, device: str) -> None:
+        """Check that a device which builds stages ahead may have their files: what `load(read=)` makes of them is on no disk.
+
+        Raises:
+            MissingError: there is such a function.
+        """
+        if self.bundle.hook is not None:
+            raise MissingError(
+                f"{device} takes stages as files and builds, and what read= makes of {self.bundle.path} is kept in memory alone. "
+                "Take cpu.",
+                path=self.bundle.path,
+            )
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.bundle.path / self.variant.folder).as_posix()

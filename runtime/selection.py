@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from ..bundle import Bundle, Calibration, OperatingPoint, Variant
+from ..bundle import Bundle, Calibration, OperatingPoint, Variant, read_calibration
 from ..bundle.across import count_loaded, find_measured
 from ..devices import Board, differences, fingerprint, identify
 from ..devices.fingerprints import OPTIONAL, Difference
@@ -45,7 +45,7 @@ def find_calibration(
     if isinstance(calibration, Calibration):
         return calibration
     if calibration is not None:
-        return bundle.read_calibration(calibration)
+        return read_calibration(calibration, signed=bundle.signed)
     fitting = _read_fitting(bundle)
     if variant is not None:
         name = bundle.chain(variant).name

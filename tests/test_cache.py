@@ -187,6 +187,46 @@ def test_a_cache_that_others_may_have_filled_is_not_used(cache, way, tmp_path):
     assert (cache / digest_key(key) / "built").read_bytes() == b"planted"  # what is not ours is left alone
 
 
+@pytest.mark.parametrize("way", ["folder open", "folder's owner", "build's owner", "record's owner", "folder a link"])
+def test_an_entry_that_another_may_have_put_into_the_own_cache_is_not_used(cache, way, tmp_path):
+    """As where the cache was open to others once, or its folder is moved away between check and use."""
+    key = {"device": "d", "threads": "1", "outputs": ""}
+    before = os.umask(0)
+    try:
+        store(key, "stage0", b"planted")
+    finally:
+        os.umask(before)
+    folder = cache / digest_key(key)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    if way == "folder open":
+        folder.chmod(0o777)
+    elif way == "folder a link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    else:
+        os.chown(folder / {"b": "built", "r": "entry.json", "f": ""}[way[0]], 65534, 65534)
+    content, problem = fetch(key, "stage0")
+    assert content is None and problem is not None
+    assert not list(cache.iterdir())
+    store(key, "stage0", b"mine")
+    assert fetch(key, "stage0") == (b"mine", None)
+
+
+def test_the_cache_may_lie_where_others_have_theirs(tmp_path, monkeypatch):
+    """As below /tmp: nobody else can move away what is ours. Who took the name first keeps it, and it is not used."""
+    shared, key = tmp_path / "shared", {"device": "d", "threads": "1", "outputs": ""}
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared))
+    store(key, "stage0", b"mine")
+    assert fetch(key, "stage0")[0] == b"mine"
+    (tmp_path / "linked").symlink_to(shared)  # a link of the user's own
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "linked"))
+    assert fetch(key, "stage0")[0] == b"mine"
+
+
 def test_an_unsafe_cache_is_no_reason_to_fail(dense, cache):
     build(dense, DEVICE)
     cache.chmod(0o777)

@@ -79,7 +79,7 @@ def check_remembered(bundle: Bundle) -> None:
         BundleError: it is damaged.
         MissingError: it cannot be read.
     """
-    _read(_path(bundle))
+    _read(bundle)
 
 
 def ask(request: Request) -> tuple[int, tuple[str, ...]]:
@@ -98,7 +98,7 @@ def ask(request: Request) -> tuple[int, tuple[str, ...]]:
 
 
 def _ask(request: Request, path: Path) -> tuple[int, tuple[str, ...]]:
-    earlier, reference = _read(path), request.reference_variant.digest
+    earlier, reference = _read(request.bundle), request.reference_variant.digest
     samples, key = _sketch(request.samples.hashes), _key(request)
     number = next((question.number for question in earlier.questions if question.key == key), None)
     if number is not None:
@@ -162,12 +162,14 @@ def _path(bundle: Bundle) -> Path:
     return bundle.path / "calibrations" / "asked.ledger"
 
 
-def _read(path: Path) -> _Questions:
-    if not path.exists():
-        return _Questions()
+def _read(bundle: Bundle) -> _Questions:
+    path = _path(bundle)
     try:
-        with os_errors_explained(path, "read"), path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        with os_errors_explained(path, "read"):
+            try:
+                content = bundle.read_file(path, most=MOST_BYTES)
+            except FileNotFoundError:
+                return _Questions()
         if len(content) > MOST_BYTES:
             raise msgspec.DecodeError(f"it is larger than {MOST_BYTES >> 20} MB")
         return msgspec.json.decode(content, type=_Questions)

@@ -11,11 +11,12 @@ import numpy as np
 from msgspec import Struct
 
 from ... import __version__
-from ...bundle import Bundle, Calibration, OperatingPoint, opened, read_calibration
+from ...bundle import Bundle, Calibration, OperatingPoint, opened
 from ...bundle.calibration import EARLY_SUFFIX, Chain
+from ...bundle.decoding import MOST_BYTES
 from ...devices import describe_differences
 from ...errors import BundleError, OutdatedError, UsageError
-from ...files import check_writable, hash_file, write_atomically
+from ...files import check_writable, hash_file, sha256, write_atomically
 from ...progress import Progress, no_progress
 from ...runtime import EveryExit, Net
 from ...runtime.loading import load_static, load_uncalibrated
@@ -169,16 +170,21 @@ def _find_subject(
 
 
 def _describe(bundle: Bundle, subject: _Subject, threads: int, measured: Measured | None) -> Report:
-    files = bundle.path / "manifest.json", subject.file
+    hashes = {"manifest.json": sha256(bundle.read_file(bundle.path / "manifest.json", most=MOST_BYTES))}
+    is_packed = bundle.packed is not None and subject.file.is_relative_to(bundle.path)
+    hashes[subject.file.name] = (
+        sha256(bundle.read_file(subject.file, most=MOST_BYTES)) if is_packed else hash_file(subject.file)
+    )
+    moment_s = (bundle.path if is_packed else subject.file).stat().st_mtime
     digests = {f"variant {name}": digest for name, digest in subject.calibration.variants.items()}
     return Report(
         bundle=bundle.path.resolve().name,
         network=bundle.manifest.network,
         class_names=bundle.manifest.class_names,
         made=_show_moment(datetime.now(timezone.utc)),
-        calibrated=_show_moment(datetime.fromtimestamp(subject.file.stat().st_mtime, timezone.utc)),
+        calibrated=_show_moment(datetime.fromtimestamp(moment_s, timezone.utc)),
         offramp=__version__,
-        sha256={file.name: hash_file(file) for file in files} | digests,
+        sha256=hashes | digests,
         point=subject.point,
         elsewhere=describe_differences(differs_here(subject.calibration, threads)),
         calibration=subject.calibration,
@@ -188,15 +194,15 @@ def _describe(bundle: Bundle, subject: _Subject, threads: int, measured: Measure
 
 
 def _file_of(bundle: Bundle, calibration: Calibration) -> Path:
-    file = next((path for path in bundle.calibrations() if _holds(path, calibration)), None)
+    file = next((path for path in bundle.calibrations() if _holds(bundle, path, calibration)), None)
     if file is None:
         raise BundleError(f"The calibration in {bundle.path} changed while it was read. Try again.", path=bundle.path)
     return file
 
 
-def _holds(path: Path, calibration: Calibration) -> bool:
+def _holds(bundle: Bundle, path: Path, calibration: Calibration) -> bool:
     try:
-        return read_calibration(path) == calibration
+        return bundle.read_calibration(path) == calibration
     except OutdatedError:
         return False
 

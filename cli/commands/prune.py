@@ -71,7 +71,7 @@ def prune(
     """Remove channels from NETWORK, fine-tune the rest with the whole network as its teacher, or by a loss, and add it to its
     bundle.
     """
-    from ...bundle import open_bundle
+    from ...bundle.writing import open_unless_new
     from ...calibrate.user_code import read_callable
     from ...export import add_pruned
     from ..inputs import load_batches, load_network
@@ -85,7 +85,8 @@ def prune(
         raise UsageError(
             f"prune takes a torch network, file.py:function, not {network}: ONNX files cannot be fine-tuned."
         )
-    manifest = open_bundle(output).manifest if Path(output).exists() else None
+    before = open_unless_new(output)
+    manifest = None if before is None else before.manifest
     has_labels = loss is None and (manifest is None or manifest.classes > 0)
     kept = f"Epochs stored in {checkpoint} are kept: the same command goes on from there."
     with goes_on_after_interrupt(kept) if checkpoint else contextlib.nullcontext():

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...bundle import Bundle, Origin, Preprocess, Variant, open_bundle
+from ...bundle import Bundle, Origin, Preprocess, Variant
 from ...bundle.golden import read_golden
-from ...bundle.writing import check_variant_name
+from ...bundle.writing import check_variant_name, open_unless_new
 from ...errors import DataError, UsageError, require, unknown_name
 from ...runtime.golden_check import compare_parts
 from ..capture.answers import group_outputs
@@ -94,7 +94,7 @@ def add_pruned(
     if loss is not None and recipe != "joint":
         raise UsageError("A loss of your own goes with the recipe joint.")
     # Everything that can be refused is refused before the hours of training.
-    bundle = open_bundle(path) if Path(path).exists() else None
+    bundle = open_unless_new(path)
     if bundle is not None and bundle.manifest.preprocess is not None and hasattr(batches, "__len__"):
         batches = _Normalised(batches, bundle.manifest.preprocess)
     x, _ = next(iter(batches), (None, None))

@@ -60,7 +60,8 @@ class LastLock:
     """The lock of a network while the program ends: the thread that ends it still calls, every other one ends instead."""
 
     def __init__(self) -> None:
-        self._lock: Any = RLock()
+        make: Any = RLock  # whose type does not tell of all that it has
+        self._lock = make()
         self._thread = get_ident()
         self._is_owned, self.release = self._lock._is_owned, self._lock.release
 

@@ -13,10 +13,14 @@ import pytest
 
 from offramp.bundle import check_bundle, open_bundle, read_calibration
 from offramp.bundle.golden import read_golden
+from offramp.bundle.writing import new_variant
+from offramp.calibrate import calibrate
 from offramp.errors import BundleError, MissingError, OutdatedError, UsageError
-from offramp.runtime import UncalibratedWarning, load, load_uncalibrated
+from offramp.runtime import UncalibratedWarning, build, load, load_uncalibrated
 from offramp.tests.helpers.bundles import ARCHIVE, copy_archive, edit, refuse, refuse_any, replace_file
 
+SAMPLES = np.arange(6400, dtype=np.float32).reshape(400, 16), np.arange(400) % 5
+OF_A_BUILD = "engines/openvino-CPU/fp32/stage0.built"
 DEEP = b"[" * 100_000
 DIGITS = b'{"schema": ' + b"9" * 100_000 + b"}"
 
@@ -264,11 +268,54 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(dense, fold
     refuse(folder / "stage2.onnx", lambda: open_bundle(dense.path), "stage2.onnx is missing")
 
 
+def test_a_manifest_that_lies_elsewhere_is_refused(dense, manifest, tmp_path):
+    manifest.rename(tmp_path / "elsewhere.json")
+    manifest.symlink_to(tmp_path / "elsewhere.json")
+    refuse(manifest, lambda: open_bundle(dense.path), "manifest.json leads outside the bundle through a link")
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
 def test_a_manifest_that_is_no_file_is_refused(dense, manifest, kind):
     manifest.unlink()
     manifest.mkdir() if kind == "folder" else os.mkfifo(manifest)
     refuse(dense.path, lambda: open_bundle(dense.path), "is not an offramp bundle")
+
+
+@pytest.mark.parametrize("name", ["calibrations/default.json", "calibrations/asked.ledger", OF_A_BUILD])
+def test_a_pipe_where_no_file_need_be_is_not_waited_for(dense, name):
+    path = dense.path / name
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    os.mkfifo(path.with_name(f"{path.name}.json"))
+    work = {
+        "default.json": lambda: load(dense.path),
+        "asked.ledger": lambda: calibrate(dense.path, SAMPLES),
+        "stage0.built": lambda: load_uncalibrated(dense.path, "openvino:CPU"),
+    }[path.name]
+    if path.name == "stage0.built":
+        assert work().provenance.stages[0].built == "now"
+    else:
+        refuse(path, work, "It is no file", MissingError)
+
+
+@pytest.mark.parametrize("name", ["calibrations", "engines", "variants"])
+def test_nothing_is_read_or_written_through_a_folder_that_leads_outside(dense, name, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    if name == "variants":
+        (dense.path / "variants").rename(tmp_path / "before")
+        (dense.path / "manifest.json").unlink()
+    (dense.path / name).symlink_to(outside)
+    work = {
+        "calibrations": lambda: calibrate(dense.path, SAMPLES),
+        "engines": lambda: build(dense.path, "openvino:CPU", into_bundle=True),
+        "variants": lambda: new_variant(dense.path).__enter__(),
+    }[name]
+    refuse(dense.path / name, work, "leads outside the bundle through a link")
+    (outside / "x.json").write_text("{}")
+    if name == "calibrations":
+        refuse(dense.path / name / "x.json", lambda: load(dense.path), "leads outside the bundle through a link")
+    assert [file.name for file in outside.iterdir()] == ["x.json"]
 
 
 def test_a_calibration_that_is_a_folder_is_refused(calibrated, calibration):

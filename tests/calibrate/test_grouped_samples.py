@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from offramp.bundle import Target, Tensor, read_calibration
-from offramp.bundle.worst_part import show_worst
+from offramp.bundle.findings import show_worst
 from offramp.calibrate import bench, load_grouped, report
 from offramp.cli.app import exit_code_of
 from offramp.errors import DataError, UsageError

@@ -70,6 +70,7 @@ def test_gate_adds_a_variant_with_fitted_scores(files, call, dense, labelled, tm
 
 def test_prune_makes_the_bundle_and_adds_to_it(files, call):
     line = "prune {f}/net.py:network -o {f}/plain.offramp --macs 0.7 --round-to 1 --epochs 1 --batch 20"
+    (files / "plain.offramp/variants/.new-0").mkdir(parents=True)  # of a process that was killed
     code, out, err = call(f"{line} --data {{f}}/net.py:data --json")
     assert code == 0 and "epoch 1 of 1: accuracy in training" in err
     assert [variant["name"] for variant in json.loads(out)["variants"]] == ["fp32", "pruned30"]

@@ -34,7 +34,7 @@ def test_a_film_goes_through_stream_deadline_reuse_and_governor(calibrated, tmp_
     write_calibration(path, replace(found, points=points))
     scenes = np.random.default_rng(0).standard_normal((10, 16)).astype(np.float32)
     np.savez(tmp_path / "film.npz", x=np.repeat(scenes, 8, axis=0))
-    options = ("--frames", 300, "--fps", 300, "--deadline-ms", 60_000, "--max-power-w", 4.5)
+    options: tuple[object, ...] = ("--frames", 300, "--fps", 300, "--deadline-ms", 60_000, "--max-power-w", 4.5)
     options += ("--metrics", tmp_path / "counts.json")
     summary = run_camera(tmp_path / "film.npz", "--bundle", calibrated.path, *options)
     assert summary["frames"] >= summary["answered"] == 300 and summary["faults"] == 0

@@ -16,7 +16,7 @@ from offramp.calibrate.pace import Pace
 from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.picks import Pick
 from offramp.errors import BundleError, MissingError
-from offramp.files import lock_folder
+from offramp.files import lock_folder, read_file
 from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo.exit_tables import UNEVEN, make_table
 
@@ -26,7 +26,7 @@ def question(folder, hashes, *, seed=0, reference="network", y=None, **changed):
     hashes = np.asarray(hashes, np.uint64)
     variant = SimpleNamespace(digest=reference)
     given = {
-        "bundle": SimpleNamespace(path=folder),
+        "bundle": SimpleNamespace(path=folder, read_file=read_file),
         "samples": SimpleNamespace(hashes=hashes, y=y, sha256=str(hash(hashes.tobytes()))),
         "outside": None,
         "targets": {"default": Target(max_drop=0.01)},
