@@ -159,7 +159,7 @@ def check(folder: Path, old: Path) -> str:
     """See that all that lies in a folder is whole; return what there is more than in the folder that it was copied from."""
     for path in folder.glob("*.offramp"):
         if not (path / "manifest.json").exists():  # a first export that was killed
-            assert not (old / path.name).exists() and not any(file.is_file() for file in path.glob("*")), path
+            assert not (old / path.name).exists() and not any(file.is_file() for file in path.glob("[!.]*")), path
             continue
         bundle = check_bundle(path)
         for calibration in bundle.calibrations():
