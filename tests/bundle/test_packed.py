@@ -1,6 +1,7 @@
 """Packed bundles: what `pack` writes is read in place, and a file of any other form is refused before anything is read of it."""
 
 import gc
+import hashlib
 import os
 import shutil
 import struct
@@ -47,6 +48,12 @@ def test_equal_bundles_make_equal_files(bundle, file, tmp_path):
         path.chmod(0o755)
     assert pack(other, tmp_path / "other.zip").path.read_bytes() == file.read_bytes()
     assert pack(bundle, file).path.read_bytes() == file.read_bytes()  # in place of itself
+
+
+def test_the_form_stays_what_it_is(tmp_path):
+    """Products hold such files, and compare them byte by byte."""
+    content = pack(ARCHIVE, tmp_path / "dense.zip").path.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == "3c2ed7e241ad3acf2fe2290f870d83c400d6abb3528985a260d86e8df1054596"
 
 
 def test_any_program_for_zip_files_gets_the_bundle_back(bundle, file, tmp_path):
