@@ -209,22 +209,14 @@ def _describe_nearest(key: Key, label: str) -> str | None:
 
 
 def read_build(
-    record: Path,
-    path: Path,
-    key: Key,
-    *,
-    most: int = MOST_BUILD_BYTES,
-    read: Callable[..., bytes] = read_file,
-    check: Callable[[Path, bytes], None] | None = None,
+    record: Path, path: Path, key: Key, *, most: int = MOST_BUILD_BYTES, read: Callable[..., bytes] = read_file
 ) -> tuple[bytes | None, str | None]:
-    """Read a build of at most so many bytes, and the record beside it, whose content `check` may refuse.
-
-    `read` reads files, as `files.read_file` does.
+    """Read a build of at most so many bytes, and the record beside it. `read` reads files, as `files.read_file` does.
 
     Returns:
         The build and None; or None and the reason why it cannot be used; or None and None if neither file exists.
     """
-    entry = _read_entry(record, read, check)
+    entry = _read_entry(record, read)
     if entry is None:
         return None, (f"the record {record} is damaged" if os.path.lexists(path) or os.path.lexists(record) else None)
     if entry.key != dict(key):
@@ -388,15 +380,10 @@ def _remove(path: Path) -> bool:
     return True
 
 
-def _read_entry(
-    path: Path, read: Callable[..., bytes] = read_file, check: Callable[[Path, bytes], None] | None = None
-) -> Entry | None:
+def _read_entry(path: Path, read: Callable[..., bytes] = read_file) -> Entry | None:
     """Return the record in a file; None if it is missing or damaged."""
     try:
-        content = read(path, most=MOST_RECORD_BYTES)
-        if check is not None:
-            check(path, content)
-        return msgspec.json.decode(content, type=Entry)
+        return msgspec.json.decode(read(path, most=MOST_RECORD_BYTES), type=Entry)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

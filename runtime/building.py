@@ -59,9 +59,14 @@ class Job(Struct, frozen=True):
 
     def read_build(self) -> tuple[bytes | None, str | None]:
         """Return the build that the bundle has, or the reason why it cannot be used; see `cache.read_build`."""
-        check = None if self.bundle.signed is None else self.bundle.signed.check
-        path, read = self.path_in_bundle, self.bundle.read_file
-        return cache.read_build(self.record, path, self.key, most=self.most_bytes, read=read, check=check)
+
+        def read(path: Path, *, most: int) -> bytes:
+            content = self.bundle.read_file(path, most=most)
+            if path == self.record and self.bundle.signed is not None:  # the record covers the build by its hash
+                self.bundle.signed.check(path, content)
+            return content
+
+        return cache.read_build(self.record, self.path_in_bundle, self.key, most=self.most_bytes, read=read)
 
 
 class Jobs(ExitStack):

@@ -40,8 +40,11 @@ def test_a_manifest_of_gigabytes_is_not_read(dense, manifest):
 
 
 def test_a_calibration_of_gigabytes_is_not_read(dense, calibration):
-    os.truncate(calibration, 5 << 30)
+    os.truncate(calibration, 33 << 20)
     refuse(calibration, lambda: load(dense.path), "larger than 32 MiB, which no calibration is")
+    os.truncate(calibration, 5 << 30)
+    refuse(calibration.parent, lambda: load(dense.path), "have 5120 MiB, and at most 64 MiB are looked through")
+    refuse(calibration, lambda: read_calibration(calibration), "larger than 32 MiB, which no calibration is")
 
 
 def test_thousands_of_calibrations_are_not_looked_through(dense, calibration):
