@@ -238,7 +238,7 @@ def test_tasks_that_are_cancelled_leave_nothing_and_another_event_loop_takes_the
 
 
 def test_an_interrupted_stage_stops_no_later_one(monkeypatch):
-    told = []
+    told: list[object] = []
 
     def run():
         raise Interrupted
