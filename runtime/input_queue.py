@@ -39,8 +39,8 @@ class InputQueue:
     """
 
     _is_answering = False
-    _reader = 0
-    """The thread that iterates."""
+    _reader: threading.Thread | None = None
+    """The thread that iterates. Numbers of threads are used again."""
 
     def __init__(self, tensors: Sequence[Tensor], most: int, when_full: WhenFull) -> None:
         self._tensors, self._most, self._when_full = tensors, most, when_full

@@ -180,7 +180,7 @@ class Stream(InputQueue):
         with self._lock:
             self._take_inside()
             while self._must_wait():
-                if self._reader == threading.get_ident():
+                if self._reader is threading.current_thread():
                     raise UsageError(WAITS_FOR_ITSELF)
                 self._room.wait()
             return self._take_in(x)
@@ -261,7 +261,7 @@ class Stream(InputQueue):
         """
         if isinstance(self._source, AsyncIterable):
             raise UsageError("The source of this stream is asynchronous: iterate with async for.")
-        running, self._running, self._reader = self._running, None, threading.get_ident()
+        running, self._running, self._reader = self._running, None, threading.current_thread()
         if running is not None:  # a task that was cancelled has begun it
             return _unpack(running)
         while True:
@@ -285,7 +285,7 @@ class Stream(InputQueue):
 
     async def __anext__(self) -> Reply:
         """Wait for an input, and answer it in a thread, so that other tasks run meanwhile. A cancelled wait loses no answer."""
-        self._reader = threading.get_ident()
+        self._reader = threading.current_thread()
         while self._running is None:
             with self._lock:
                 self._take_inside()
