@@ -266,15 +266,18 @@ class Stream(InputQueue):
             return _unpack(running)
         while True:
             with self._lock:
-                self._is_answering = False  # what an interruption has cut off is dropped
+                self._is_answering = self._listens = False  # what an interruption has cut off is dropped
                 self._take_inside()
                 if self._inputs:
                     entry, hurries = self._take_out()
                     break
                 if self._ended:
+                    self._bell.put(None)  # whoever else iterates ends, too
                     self._raise_error()
                     raise StopIteration
-            self._bell.get()
+                self._listens = True
+            if not self._inside:
+                self._bell.get()
         return self._answer(*entry, hurries)
 
     def __aiter__(self) -> "Stream":
