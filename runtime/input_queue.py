@@ -38,9 +38,9 @@ class InputQueue:
         when_full: what happens if more come.
     """
 
-    _is_answering = False
-    _reader = 0
-    """The thread that iterates."""
+    _is_answering = _listens = False
+    _reader: threading.Thread | None = None
+    """The thread that iterates. Numbers of threads are used again."""
 
     def __init__(self, tensors: Sequence[Tensor], most: int, when_full: WhenFull) -> None:
         self._tensors, self._most, self._when_full = tensors, most, when_full
@@ -123,7 +123,7 @@ class InputQueue:
 
     def _ring(self) -> None:
         """Wake the thread or the tasks that wait for an input."""
-        if self._bell.empty():
+        if self._listens and self._bell.empty():
             self._bell.put(None)
         self._wake()
 

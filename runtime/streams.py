@@ -140,7 +140,7 @@ class Stream(InputQueue):
         with self._lock:
             self._take_inside()
             while self._must_wait():
-                if self._reader == threading.get_ident():
+                if self._reader is threading.current_thread():
                     raise UsageError(WAITS_FOR_ITSELF)
                 self._room.wait()
             return self._take_in(x)
@@ -222,20 +222,23 @@ class Stream(InputQueue):
         """
         if isinstance(self._source, AsyncIterable):
             raise UsageError("The source of this stream is asynchronous: iterate with async for.")
-        running, self._running, self._reader = self._running, None, threading.get_ident()
+        running, self._running, self._reader = self._running, None, threading.current_thread()
         if running is not None:  # a task that was cancelled has begun it
             return _unpack(running)
         while True:
             with self._lock:
-                self._is_answering = False  # what an interruption has cut off is dropped
+                self._is_answering = self._listens = False  # what an interruption has cut off is dropped
                 self._take_inside()
                 if self._inputs:
                     entry, hurries = self._take_out()
                     break
                 if self._ended:
+                    self._bell.put(None)  # whoever else iterates ends, too
                     self._raise_error()
                     raise StopIteration
-            self._bell.get()
+                self._listens = True
+            if not self._inside:
+                self._bell.get()
         return self._answer(*entry, hurries)
 
     def __aiter__(self) -> "Stream":
@@ -246,7 +249,7 @@ class Stream(InputQueue):
 
     async def __anext__(self) -> Reply:
         """Wait for an input, and answer it in a thread, so that other tasks run meanwhile. A cancelled wait loses no answer."""
-        self._reader = threading.get_ident()
+        self._reader = threading.current_thread()
         while self._running is None:
             with self._lock:
                 self._take_inside()

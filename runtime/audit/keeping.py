@@ -262,9 +262,7 @@ class Keeper:
         try:
             write_state(self._path, state)
             self.state = self._written = state
-            self._problems = [
-                words for words in self._problems if not words.startswith(LOST)
-            ]  # the disk has room again
+            self._problems = [words for words in self._problems if not words.startswith(LOST)]  # there is room again
         except (OfframpError, OSError) as error:
             self._say(f"{LOST}: {error}")
 

@@ -60,10 +60,9 @@ class LastLock:
     """The lock of a network while the program ends: the thread that ends it still calls, every other one ends instead."""
 
     def __init__(self) -> None:
-        make: Any = RLock  # whose type does not tell of all that it has
-        self._lock = make()
-        self._thread = get_ident()
-        self._is_owned, self.release = self._lock._is_owned, self._lock.release
+        lock: Any = RLock()
+        self._thread, self._lock = get_ident(), lock
+        self._is_owned, self.release = lock._is_owned, lock.release
 
     def acquire(self) -> None:
         """Take the lock."""

@@ -11,6 +11,7 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from math import inf
 from threading import Event, RLock, Thread
 from time import monotonic
@@ -286,8 +287,15 @@ def count_loads(stages: Iterable[LazyStage]) -> Loads | None:
 
 def return_memory() -> None:
     """Give the system back the memory that engines have freed, which glibc keeps."""
+    _find_trim()(0)
+
+
+@cache
+def _find_trim() -> Callable[[int], object]:
+    """Return glibc's function, which is looked up once: ctypes keeps something of each time."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        return ctypes.CDLL(None).malloc_trim
+    return bool  # which does nothing
 
 
 def _follow_fork() -> None:

@@ -69,7 +69,7 @@ def take_turns(
         (97, work),
         (101, lambda i: next(net.anytime(x[i % len(x)]))),
         (499, lambda _: net.stats()),
-        (997, lambda i: net.batch(x[: 1 + i % 40])),
+        (199, lambda i: net.batch(x[: 1 + i % 40])),
         (5003, rest),
     ]
 

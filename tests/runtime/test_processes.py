@@ -12,10 +12,11 @@ import pytest
 
 from offramp.bundle import open_bundle, read_calibration, write_calibration
 from offramp.errors import MissingError, UsageError
-from offramp.runtime import Governor, Stream, load, load_uncalibrated
+from offramp.runtime import Audit, Governor, Stream, load, load_uncalibrated
 from offramp.runtime.chain import deadlines
 from offramp.runtime.chain.deadlines import _run_until
 from offramp.tests.helpers.bundles import ARCHIVE
+from offramp.tests.helpers.interrupting import Interrupted, free, interrupt_at
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -30,10 +31,6 @@ def x():
 def net():
     with load_uncalibrated(ARCHIVE) as net:
         yield net
-
-
-class Interrupted(BaseException):
-    """As KeyboardInterrupt, which would end the tests."""
 
 
 def exit_code_of(child):
@@ -237,8 +234,49 @@ def test_tasks_that_are_cancelled_leave_nothing_and_another_event_loop_takes_the
     assert next(stream).number == 1 and stream.stats().answered == 2
 
 
+WAYS = {
+    "deadline": lambda net, x: net(x, deadline_s=60.0),
+    "anytime": lambda net, x: list(net.anytime(x)),
+    "batch": lambda net, x: net.batch(x[None]),
+    "every_exit": lambda net, x: net.every_exit(x[None]),
+    "audited": lambda net, x: net(x),
+    "audited deadline": lambda net, x: net(x, deadline_s=60.0),
+    "lazy": lambda net, x: ([stage.let_go() for stage in net.lazy_stages], net(x)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_line_of_a_call_is_interrupted_the_next_one_is_right(two_points, x, way):
+    audit = Audit(share=1.0, in_call=True) if "audited" in way else None
+    with (
+        load(two_points, point="late", audit=audit, lazy=way == "lazy") as net,
+        load(two_points, point="late") as plain,
+    ):
+        right, line = [plain(sample).score for sample in x[:3]], 1
+        while interrupt_at(line, lambda: WAYS[way](net, x[0])):
+            free(net._lock)
+            assert [net(sample).score for sample in x[:3]] == right, line
+            assert not audit or not net.stats().audit.notice
+            line += 3
+    assert line > 30
+
+
+def test_whatever_line_of_a_streams_work_is_interrupted_each_input_is_counted(net, x):
+    stream, line = Stream(net), 1
+    while interrupt_at(line, lambda: (stream.put(x[0]), next(stream))):
+        free(stream._lock)
+        free(net._lock)
+        stream.put(x[1])
+        while stream.stats().waiting:
+            last = next(stream)
+        stats = stream.stats()
+        assert last.number == stats.came - 1 and stats.came == stats.answered + stats.dropped + stats.refused, line
+        line += 2
+    assert line > 60
+
+
 def test_an_interrupted_stage_stops_no_later_one(monkeypatch):
-    told: list[bool] = []
+    told: list[object] = []
 
     def run():
         raise Interrupted

@@ -4,7 +4,6 @@ import copy
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,10 +17,11 @@ from offramp.export import export
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
+from offramp.tests.helpers.interrupting import free, interrupt_at
 from offramp.tests.helpers.points import make_point
 from offramp.tests.zoo.dense import write_sequences
 
-CHAIN = str(Path(chain.__file__).parent)
+CHAIN = Path(chain.__file__).parent
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
@@ -93,35 +93,6 @@ def test_the_stages_of_an_engine_that_cannot_share_them_are_called_once_at_a_tim
         net(x)
 
 
-class Interrupted(BaseException):
-    """As KeyboardInterrupt, which would end the tests."""
-
-
-def interrupt_at(line, work):
-    """Do some work and raise `Interrupted` at the n-th line that it runs in `chain/`; return whether it came so far."""
-    seen = 0
-
-    def trace(frame, event, _):
-        nonlocal seen
-        if not frame.f_code.co_filename.startswith(CHAIN):
-            return None
-        if event == "line":
-            seen += 1
-            if seen == line:
-                raise Interrupted
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except Interrupted:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 def test_whatever_line_an_interruption_hits_the_next_answer_is_right(tmp_path):
     x = np.random.default_rng(0).standard_normal((3, 9, 4)).astype(np.float32)
     bundle = export(write_sequences(tmp_path / "net.onnx"), x, tmp_path / "b.offramp")
@@ -130,13 +101,12 @@ def test_whatever_line_an_interruption_hits_the_next_answer_is_right(tmp_path):
     right = [fresh(sample).score for sample in (short, long)]
     net, line = load_uncalibrated(bundle), 1
     net(short)
-    while interrupt_at(line, lambda: net(long)):
+    while interrupt_at(line, lambda: net(long), CHAIN):
         assert [net(long).score, net(short).score] == right[::-1], line
-        if net._lock._is_owned():  # the line of the release itself, at which a tracer can interrupt and a signal cannot
-            net._lock.release()
+        free(net._lock)
         line += 1
     assert line > 60
-    while interrupt_at(line, lambda: net.clone()(short)):  # which learns the length anew
+    while interrupt_at(line, lambda: net.clone()(short), CHAIN):  # which learns the length anew
         assert net(short).score == right[0], line
         line += 7
 
@@ -153,7 +123,7 @@ def test_thresholds_and_point_change_together_or_not_at_all(calibrated, tmp_path
     path = tmp_path / "two.json"
     path.write_bytes(msgspec.json.encode(replace(calibration, points={**calibration.points, "eco": eco})))
     net, x, line = load(calibrated, calibration=path, point="default"), draw(1)[0], 1
-    while interrupt_at(line, lambda: net.use("eco")):
+    while interrupt_at(line, lambda: net.use("eco"), CHAIN):
         expected = net.points["default" if net.thresholds != (0.0, 0.0) else "eco"]
         assert net.point is expected and tuple(step[-1] for step in net._setup.steps[:-1]) == net.thresholds
         net.use("default")

@@ -314,3 +314,14 @@ def test_a_forked_child_goes_on(loaded):
         net.close()
         os._exit(0 if fine else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_gives_memory_back_is_looked_up_once(monkeypatch):
+    asked: list[object] = []
+    lazy._find_trim.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(lazy.ctypes, "CDLL", asked.append)  # as on a system that has no such function
+        lazy.return_memory()
+        lazy.return_memory()
+    lazy._find_trim.cache_clear()
+    assert asked == [None]
