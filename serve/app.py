@@ -165,12 +165,11 @@ class App:
             sent = read_request(body, _json_length(request))
             task = model.read(sent, self.limits.samples)
             values, notes = await self._wait(task, workers)
-            wanted = [asked.name for asked in sent.outputs] or model.usual
             message = write_response(
-                {name: values[name] for name in wanted},
+                values,
                 model=model.name,
                 version="1",
-                binary=[name for name in wanted if sent.wants_binary(name)],
+                binary=[name for name in values if sent.wants_binary(name)],
                 id=sent.id,
                 parameters=notes,
             )

@@ -414,9 +414,7 @@ def test_inputs_of_any_form_are_answered_alone_and_together(zoo, name):
     forms, inputs = bundle.manifest.inputs, networks.ZOO[name].draw(6, 1)
     inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     arrays = {form.name: np.asarray(x) for form, x in zip(forms, inputs, strict=True)}
-    held, expected = Held(model), load_uncalibrated(bundle, logits=True)
-    expected.thresholds = net.thresholds
-    expected = expected.batch(arrays)
+    held, expected = Held(model), net.batch(arrays)
     with running(model) as (port, _), ThreadPoolExecutor(6) as pool:
 
         def ask_for(rows):
