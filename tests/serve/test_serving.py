@@ -255,6 +255,31 @@ def test_bodies_that_come_too_slowly_are_refused_and_hold_nothing_up():
                 assert b"408" in raw.makefile("rb").read()
 
 
+def test_all_bodies_together_are_bounded():
+    head = b"POST /v2/models/dense/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
+    with running(serve_chain(), limits=Limits(body_bytes=1000)) as (port, _):
+        held = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(16)]
+        for raw in held:
+            raw.sendall(head + b" " * 990)
+        wait_until(lambda: infer(port, "dense", {"x": X[:1]})[0] == 503)
+        for raw in held:
+            raw.close()
+        wait_until(lambda: infer(port, "dense", {"x": X[:1]})[0] == 200)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_whose_thread_died_is_not_ready():
+    model = serve_chain()
+    model.start = lambda *, is_first: lambda tasks: sys.exit()
+    with running(model, limits=Limits(timeout_s=0.2)) as (port, _):
+        paths = ("/v2/health/ready", "/v2/models/dense/ready")
+        assert [ask(port, "GET", path)[0] for path in paths] == [200, 200]
+        assert infer(port, "dense", {"x": X[:1]})[0] == 504
+        assert [ask(port, "GET", path)[0] for path in paths] == [503, 503] and ask(port, "GET", "/v2/health/live")[
+            0
+        ] == 200
+
+
 def test_connections_without_a_request_are_closed(monkeypatch):
     monkeypatch.setattr(connections_module, "HEAD_S", 0.3)
     with running(serve_chain()) as (port, server):
