@@ -199,6 +199,15 @@ def test_stages_hand_on_what_crosses_and_end_where_the_whole_network_does(net):
             assert (values[f"z{k}.label"] == net.every_exit(X).label[:, k]).all()
 
 
+def test_several_networks_answer_each_under_its_name(net):
+    other = ServedModel("other", load_uncalibrated(ARCHIVE))
+    with running([serve_chain(), other]) as (port, _):
+        for name, expected in (("dense", net), ("other", other.net)):
+            status, document = infer(port, name, {"x": X}, outputs=["exit"])
+            assert status == 200 and document["model_name"] == name
+            assert document["outputs"][0]["data"] == expected.batch(X).exit.tolist()
+
+
 def test_a_stage_in_a_thread_of_its_own_that_its_engine_forbids_is_refused(net):
     stage = ServedStage("s", net._links[0], {tensor.name: tensor for tensor in (*net._inputs, *net._stages[0].outputs)})
     stage._compiled = type("One", (), {"clone": lambda self: None})()
