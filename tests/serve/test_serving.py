@@ -239,7 +239,7 @@ def test_requests_that_wait_are_answered_together_and_a_wrong_one_alone(net):
 def test_beyond_the_queue_and_beyond_the_time_requests_are_refused_and_the_rest_goes_on():
     model = serve_chain()
     held = Held(model)
-    limits = Limits(waiting=2, timeout_s=1.0)
+    limits = Limits(waiting=2, timeout_s=3.0)
     with running(model, limits=limits) as (port, _), ThreadPoolExecutor(2) as pool:
         two = [pool.submit(infer, port, "dense", {"x": X[:1]}) for _ in range(2)]
         wait_until(lambda: b"offramp_serve_under_way 2.0" in ask(port, "GET", "/metrics")[2])
@@ -254,7 +254,7 @@ def test_beyond_the_queue_and_beyond_the_time_requests_are_refused_and_the_rest_
 
 
 def test_bodies_that_come_too_slowly_are_refused_and_hold_nothing_up():
-    with running(serve_chain(), limits=Limits(timeout_s=0.5)) as (port, _):
+    with running(serve_chain(), limits=Limits(timeout_s=2.0)) as (port, _):
         slow = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(20)]
         for raw in slow:
             raw.sendall(b"POST /v2/models/dense/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
@@ -290,7 +290,7 @@ def test_a_server_whose_thread_died_is_not_ready():
 
 
 def test_connections_without_a_request_are_closed(monkeypatch):
-    monkeypatch.setattr(connections_module, "HEAD_S", 0.3)
+    monkeypatch.setattr(connections_module, "HEAD_S", 1.5)
     with running(serve_chain()) as (port, server):
         silent = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(20)]
         for raw in silent[10:]:
