@@ -60,7 +60,6 @@ class App:
         self._models, self.limits, self._registry = models, limits, registry
         self._shown = None if token is None else b"Bearer " + token.encode()
         self._under_way = self._held_bytes = 0
-        self._is_ready = False
         self._addresses = msgspec.json.encode(describe_addresses(list(models), has_token=token is not None))
         labels = ("model", "code")
         self._requests = Counter("offramp_serve_requests", "Requests to infer.", labels, registry=registry)
@@ -101,9 +100,7 @@ class App:
         """Start the workers, and end them when the server ends."""
         for _, workers in self._models.values():
             workers.start(asyncio.get_running_loop())
-        self._is_ready = True
         yield
-        self._is_ready = False
         for _, workers in self._models.values():
             workers.stop(STOP_S)
 
@@ -114,14 +111,15 @@ class App:
         return _json({"live": True})
 
     async def _show_ready(self, _: Request) -> Response:
-        return _json({"ready": self._is_ready}, 200 if self._is_ready else 503)
+        is_ready = all(workers.are_alive for _, workers in self._models.values())
+        return _json({"ready": is_ready}, 200 if is_ready else 503)
 
     async def _show_model(self, request: Request) -> Response:
         return _json(self._find(request)[0].describe())
 
     async def _show_model_ready(self, request: Request) -> Response:
-        name = self._find(request)[0].name
-        return _json({"name": name, "ready": self._is_ready}, 200 if self._is_ready else 503)
+        model, workers = self._find(request)
+        return _json({"name": model.name, "ready": workers.are_alive}, 200 if workers.are_alive else 503)
 
     async def _show_metrics(self, _: Request) -> Response:
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -165,12 +163,11 @@ class App:
             sent = read_request(body, _json_length(request))
             task = model.read(sent, self.limits.samples)
             values, notes = await self._wait(task, workers)
-            wanted = [asked.name for asked in sent.outputs] or model.usual
             message = write_response(
-                {name: values[name] for name in wanted},
+                values,
                 model=model.name,
                 version="1",
-                binary=[name for name in wanted if sent.wants_binary(name)],
+                binary=[name for name in values if sent.wants_binary(name)],
                 id=sent.id,
                 parameters=notes,
             )

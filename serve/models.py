@@ -127,22 +127,23 @@ def _take_batch(result: BatchResult) -> Values:
 
 
 def _finish(values: Values, task: Task) -> Answered:
-    """Return outputs and parameters of a response. Parts of answers that came one by one are stacked.
+    """Return the outputs that a task gets, and the parameters of the response. Parts of answers that came one by one are stacked.
 
     Raises:
         DataError: they differ in their shapes, as exits may.
     """
-    for name, array in values.items():
+    wanted = {name: values[name] for name in task.wanted}
+    for name, array in wanted.items():
         if array.dtype == object:
             if len({part.shape for part in array}) > 1:
                 raise DataError(f"The exits answer with {name} of different shapes: send one sample in each request.")
-            values[name] = np.stack(list(array))
+            wanted[name] = np.stack(list(array))
     notes: dict[str, Parameter] = {}
     if task.count == 1:
         notes |= {"exit": int(values["exit"][0]), "score": float(values["score"][0])}
     if task.end_s is not None:
         notes |= {"cut": bool(values["cut"].any()), "late": bool(values["late"].any())}
-    return values, notes
+    return wanted, notes
 
 
 def _join_forms(name: str, tensors: Sequence[Tensor]) -> Tensor:

@@ -76,7 +76,7 @@ class ServedStage(ServedTensors):
 
         def answer(tasks: Sequence[Task]) -> list[Answered]:
             return [
-                (compiled.infer(dict(zip(names, task.samples.arrays, strict=True)), self.usual), {}) for task in tasks
+                (compiled.infer(dict(zip(names, task.samples.arrays, strict=True)), task.wanted), {}) for task in tasks
             ]
 
         return answer

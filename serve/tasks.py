@@ -59,6 +59,7 @@ class Task:
     Attributes:
         samples: its samples in the network's dtypes, one array for each input.
         count: how many.
+        wanted: the names of the outputs that it gets.
         joins: True if it may be answered together with others.
         exit: the last exit that may answer; None if all may.
         score: leave at the first exit that is so sure; None if the operating point decides.
@@ -69,6 +70,7 @@ class Task:
 
     def __init__(self, samples: Samples, request: InferRequest) -> None:
         self.samples, self.count = samples, len(samples)
+        self.wanted: tuple[str, ...] = ()
         self.exit: int | None = _number(request, "exit", int)
         self.score: float | None = _number(request, "score", float)
         deadline_s = _number(request, "deadline_s", float)
@@ -151,7 +153,9 @@ class ServedTensors:
             if tensor.batch_axis is not None and count > most_samples:
                 raise DataError(f"A request may have {most_samples} samples, not {count}.")
             arrays[tensor.name] = sent.read()
-        return self.make_task(arrays, request)
+        task = self.make_task(arrays, request)
+        task.wanted = tuple(dict.fromkeys(asked.name for asked in request.outputs)) or self.usual
+        return task
 
     def takes(self, tensor: Tensor) -> tuple[str, ...]:
         """Return the datatypes in which an input may come."""

@@ -41,6 +41,11 @@ class Workers:
             )
             self._threads[-1].start()
 
+    @property
+    def are_alive(self) -> bool:
+        """True if every thread runs."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+
     def put(self, task: Task) -> None:
         """Add a task to the queue."""
         with self._filled:

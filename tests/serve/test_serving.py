@@ -199,6 +199,15 @@ def test_stages_hand_on_what_crosses_and_end_where_the_whole_network_does(net):
             assert (values[f"z{k}.label"] == net.every_exit(X).label[:, k]).all()
 
 
+def test_several_networks_answer_each_under_its_name(net):
+    other = ServedModel("other", load_uncalibrated(ARCHIVE))
+    with running([serve_chain(), other]) as (port, _):
+        for name, expected in (("dense", net), ("other", other.net)):
+            status, document = infer(port, name, {"x": X}, outputs=["exit"])
+            assert status == 200 and document["model_name"] == name
+            assert document["outputs"][0]["data"] == expected.batch(X).exit.tolist()
+
+
 def test_a_stage_in_a_thread_of_its_own_that_its_engine_forbids_is_refused(net):
     known = {tensor.name: tensor for tensor in (*net._inputs, *net._stages[0].outputs)}
     stage = ServedStage("s", net._links[0], known, "")
@@ -231,7 +240,7 @@ def test_requests_that_wait_are_answered_together_and_a_wrong_one_alone(net):
 def test_beyond_the_queue_and_beyond_the_time_requests_are_refused_and_the_rest_goes_on():
     model = serve_chain()
     held = Held(model)
-    limits = Limits(waiting=2, timeout_s=1.0)
+    limits = Limits(waiting=2, timeout_s=3.0)
     with running(model, limits=limits) as (port, _), ThreadPoolExecutor(2) as pool:
         two = [pool.submit(infer, port, "dense", {"x": X[:1]}) for _ in range(2)]
         wait_until(lambda: b"offramp_serve_under_way 2.0" in ask(port, "GET", "/metrics")[2])
@@ -246,7 +255,7 @@ def test_beyond_the_queue_and_beyond_the_time_requests_are_refused_and_the_rest_
 
 
 def test_bodies_that_come_too_slowly_are_refused_and_hold_nothing_up():
-    with running(serve_chain(), limits=Limits(timeout_s=0.5)) as (port, _):
+    with running(serve_chain(), limits=Limits(timeout_s=2.0)) as (port, _):
         slow = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(20)]
         for raw in slow:
             raw.sendall(b"POST /v2/models/dense/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
@@ -256,8 +265,33 @@ def test_bodies_that_come_too_slowly_are_refused_and_hold_nothing_up():
                 assert b"408" in raw.makefile("rb").read()
 
 
+def test_all_bodies_together_are_bounded():
+    head = b"POST /v2/models/dense/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
+    with running(serve_chain(), limits=Limits(body_bytes=1000)) as (port, _):
+        held = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(16)]
+        for raw in held:
+            raw.sendall(head + b" " * 990)
+        wait_until(lambda: infer(port, "dense", {"x": X[:1]})[0] == 503)
+        for raw in held:
+            raw.close()
+        wait_until(lambda: infer(port, "dense", {"x": X[:1]})[0] == 200)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_whose_thread_died_is_not_ready():
+    model = serve_chain()
+    model.start = lambda *, is_first: lambda tasks: sys.exit()
+    with running(model, limits=Limits(timeout_s=0.2)) as (port, _):
+        paths = ("/v2/health/ready", "/v2/models/dense/ready")
+        assert [ask(port, "GET", path)[0] for path in paths] == [200, 200]
+        assert infer(port, "dense", {"x": X[:1]})[0] == 504
+        assert [ask(port, "GET", path)[0] for path in paths] == [503, 503] and ask(port, "GET", "/v2/health/live")[
+            0
+        ] == 200
+
+
 def test_connections_without_a_request_are_closed(monkeypatch):
-    monkeypatch.setattr(connections_module, "HEAD_S", 0.3)
+    monkeypatch.setattr(connections_module, "HEAD_S", 1.5)
     with running(serve_chain()) as (port, server):
         silent = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(20)]
         for raw in silent[10:]:
@@ -415,9 +449,7 @@ def test_inputs_of_any_form_are_answered_alone_and_together(zoo, name):
     forms, inputs = bundle.manifest.inputs, networks.ZOO[name].draw(6, 1)
     inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     arrays = {form.name: np.asarray(x) for form, x in zip(forms, inputs, strict=True)}
-    held, chain = Held(model), load_uncalibrated(bundle, logits=True)
-    chain.thresholds = net.thresholds
-    expected = chain.batch(arrays)
+    held, expected = Held(model), net.batch(arrays)
     with running(model) as (port, _), ThreadPoolExecutor(6) as pool:
 
         def ask_for(rows):

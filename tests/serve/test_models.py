@@ -1,0 +1,45 @@
+"""Answers of exits that differ in their shapes, and what holds of a queue that nobody waits for."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from offramp.errors import DataError
+from offramp.runtime import Result, load_uncalibrated
+from offramp.runtime.protocol import read_request, write_request
+from offramp.serve import ServedModel
+from offramp.serve.models import _finish, _take_results
+from offramp.serve.workers import Workers
+from offramp.tests.helpers.bundles import ARCHIVE
+
+
+def make_task(model, rows=2, **options):
+    sent = read_request(*write_request({"x": np.zeros((rows, 16), np.float32)}, **options))
+    return model.read(sent, 100)
+
+
+def test_parts_of_other_shapes_are_refused_where_they_are_asked_for():
+    model = ServedModel("dense", load_uncalibrated(ARCHIVE))
+    values = _take_results([Result(-1, 0.5, k, 0.1, answer={"map": np.ones((2 + k, 3))}) for k in (0, 1)])
+    task = make_task(model)
+    assert set(_finish(values, task)[0]) == {"label", "score", "exit"}
+    task.wanted = ("map",)
+    with pytest.raises(DataError, match="one sample in each"):
+        _finish(values, task)
+    same = _take_results([Result(-1, 0.5, 0, 0.1, answer={"map": np.ones((2, 3))})] * 2)
+    assert _finish(same, task)[0]["map"].shape == (2, 2, 3)
+
+
+def test_what_nobody_waits_for_is_not_answered_and_a_long_request_goes_alone():
+    model = ServedModel("dense", load_uncalibrated(ARCHIVE), joins=True)
+    workers = Workers(model, 1)
+    tasks = [make_task(model, rows) for rows in (1, 1, 1, 15, 16, 1)]
+    tasks[0].is_dropped = True
+    for task in tasks:
+        workers.put(task)
+    assert [[task.count for task in workers._take()] for _ in range(4)] == [[1, 1], [15], [16], [1]]
+    loop = asyncio.new_event_loop()
+    workers.start(loop)
+    workers.stop(60.0)
+    loop.close()
