@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from .errors import MissingError, UsageError
+from .errors import MissingError, UsageError, printable
 
 __all__ = [
     "NEW",
@@ -20,6 +20,7 @@ __all__ = [
     "copy_hashed",
     "data_home",
     "hash_file",
+    "lies_inside",
     "lock_folder",
     "new_name",
     "open_file",
@@ -40,6 +41,9 @@ PIECE_BYTES = 1 << 20
 
 FEW_BYTES = 2 << 20
 """More bytes are hashed by OpenSSL: from about 1 MB on it is faster even when loaded first; up to here its memory counts."""
+
+MOST_IN_PATH = 400
+"""The most characters of a path in a message; a bundle's manifest may name long ones."""
 
 COPIES = "offramp-copies."
 """Prefix of private folders that are removed when whoever locked them has ended."""
@@ -120,6 +124,11 @@ def open_file(path: Path) -> io.FileIO:
         file.close()
         raise OSError(errno.EINVAL, "It is no file")
     return file
+
+
+def lies_inside(path: Path, folder: Path) -> bool:
+    """Return True if a path lies in a folder wherever links lead, or would lie there."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def read_file(path: Path, *, most: int) -> bytes:
@@ -219,7 +228,8 @@ def os_errors_explained(path: Path, action: Literal["read", "write"]) -> Iterato
         remedy = (
             "Check permissions and free space, or write elsewhere." if action == "write" else "Check its permissions."
         )
-        raise MissingError(f"Cannot {action} {path}: {error.strerror or error}. {remedy}", path=path) from error
+        shown = printable(path, MOST_IN_PATH)
+        raise MissingError(f"Cannot {action} {shown}: {error.strerror or error}. {remedy}", path=path) from error
 
 
 @contextlib.contextmanager

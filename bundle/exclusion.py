@@ -1,6 +1,6 @@
 """A variant that takes no part in the search of a calibration."""
 
-from .record import Record, Seconds, Share
+from .record import Record, Seconds, Share, Text, Texts
 
 __all__ = ["Exclusion"]
 
@@ -17,11 +17,11 @@ class Exclusion(Record, frozen=True, kw_only=True):
         reason: why it was barred, in words.
     """
 
-    variant: str
-    placement: tuple[str, ...]
-    parent: str
+    variant: Text
+    placement: Texts
+    parent: Text
     latency_s: Seconds
     parent_latency_s: Seconds
     accuracy: Share | None
     parent_accuracy: Share | None
-    reason: str
+    reason: Text

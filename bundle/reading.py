@@ -17,10 +17,10 @@ from .manifest import OLDEST_SCHEMA, SCHEMA, Manifest, Variant
 
 __all__ = ["Bundle", "check_bundle", "open_bundle", "opened", "read_calibration"]
 
-MOST_BYTES, MOST_CALIBRATIONS = 32 << 20, 500
+MOST_BYTES, MOST_CALIBRATIONS, MOST_CALIBRATION_BYTES = 32 << 20, 500, 64 << 20
 """A manifest or a calibration is no larger than 32 MiB, and no more calibrations of a bundle are looked through."""
 
-MOST_REASON = 500
+MOST_REASON = 200
 """The most characters of a decoder's reason, which repeats what the file says."""
 
 
@@ -116,13 +116,24 @@ class Bundle(Struct, frozen=True):
         """Return the calibration files inside the bundle, sorted by name. Hidden files are left out: a Mac adds such on drives.
 
         Raises:
-            BundleError: there are so many that somebody means to slow the reader down.
+            BundleError: there are so many that somebody means to slow the reader down, or a link leads out of the bundle.
+            MissingError: one may not be read.
         """
         files = sorted(f for f in (self.path / "calibrations").glob("*.json") if not f.name.startswith("."))
         if len(files) > MOST_CALIBRATIONS:
             raise BundleError(
                 f"{self.path} has {len(files)} calibrations, and at most {MOST_CALIBRATIONS} are looked through. Remove those of "
                 "other devices, or name the one to use (calibration=, --calibration).",
+                path=self.path / "calibrations",
+            )
+        with os_errors_explained(self.path / "calibrations", "read"):
+            for file in files:
+                _check_inside(file, os.path.realpath(self.path))
+            total = sum(file.stat().st_size for file in files if file.is_file())
+        if total > MOST_CALIBRATION_BYTES:
+            raise BundleError(
+                f"The calibrations of {self.path} have {total >> 20} MiB, and at most {MOST_CALIBRATION_BYTES >> 20} MiB are "
+                "looked through. Remove those of other devices, or name the one to use (calibration=, --calibration).",
                 path=self.path / "calibrations",
             )
         return files
@@ -160,8 +171,9 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise UsageError(f"There is no bundle at {root}.", path=root)
     if not is_bundle:
         raise BundleError(f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json.", path=root)
-    bundle = Bundle(root, _decode(root / "manifest.json", Manifest))
     real_root = os.path.realpath(root)
+    _check_inside(root / "manifest.json", real_root)
+    bundle = Bundle(root, _decode(root / "manifest.json", Manifest))
     for variant, name in _distinct_files(bundle):
         _locate(root, variant, name, real_root)
     return bundle
@@ -289,6 +301,19 @@ def _damaged(path: Path) -> BundleError:
     )
 
 
+def _check_inside(path: Path, real_root: str) -> None:
+    """See that no link leads from a path in a bundle to the outside. `real_root` is the bundle's folder without links.
+
+    Raises:
+        BundleError: one does.
+    """
+    if not Path(os.path.realpath(path)).is_relative_to(real_root):
+        raise BundleError(
+            f"{path} leads outside the bundle through a link. Copy the bundle with what its links lead to: cp -rL.",
+            path=path,
+        )
+
+
 def _locate(root: Path, variant: Variant, name: str, real_root: str | None = None) -> Path:
     """Return the path of a variant's file, which is there with the right size and inside the bundle.
 
@@ -301,16 +326,11 @@ def _locate(root: Path, variant: Variant, name: str, real_root: str | None = Non
     path = root / variant.folder / name
     with os_errors_explained(path, "read"):
         is_file = path.is_file()
-        top = real_root or os.path.realpath(root)
-        is_inside = is_file and Path(os.path.realpath(path)).is_relative_to(top)
+        if is_file:
+            _check_inside(path, real_root or os.path.realpath(root))
         size = path.stat().st_size if is_file else 0
     if not is_file:
         raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.", path=path)
-    if not is_inside:
-        raise BundleError(
-            f"{path} leads outside the bundle through a link. Copy the bundle with what its links lead to: cp -rL.",
-            path=path,
-        )
     if size != variant.files[name].bytes:
         raise BundleError(
             f"{path} has {size} bytes where manifest.json says {variant.files[name].bytes}. "

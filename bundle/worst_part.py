@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..units import show_share
-from .record import Positive, Record
+from .record import Positive, Record, Text
 
 __all__ = ["WorstPart", "show_worst"]
 
@@ -29,10 +29,10 @@ class WorstPart(Record, frozen=True):
         interval: its 95 % interval; those of all classes or groups hold together.
     """
 
-    name: str
+    name: Text
     of: Positive
     samples: Positive
-    limit: str
+    limit: Text
     value: float
     interval: tuple[float, float]
 

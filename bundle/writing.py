@@ -13,7 +13,17 @@ from msgspec import Struct
 
 from .. import __version__
 from ..errors import BundleError, OfframpError, UsageError, printable
-from ..files import NEW, check_writable, hash_file, new_name, os_errors_explained, remove_tree, sync, write_atomically
+from ..files import (
+    NEW,
+    check_writable,
+    hash_file,
+    lies_inside,
+    new_name,
+    os_errors_explained,
+    remove_tree,
+    sync,
+    write_atomically,
+)
 from .across import find_measured
 from .calibration import Calibration
 from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
@@ -21,6 +31,7 @@ from .reading import Bundle, open_bundle, read_calibration
 from .record import encode_number
 
 __all__ = [
+    "check_own_place",
     "check_replaceable",
     "check_variant_name",
     "commit",
@@ -54,6 +65,20 @@ def check_replaceable(path: str | os.PathLike[str]) -> Path:
                 f"{path} is there and is no calibration. Name another file, or remove it.", path=path
             ) from None
     return path
+
+
+def check_own_place(path: Path, bundle: Bundle) -> None:
+    """Check that a calibration can be written to a path in its bundle.
+
+    Raises:
+        UsageError: a link leads from its folder out of the bundle.
+        MissingError: the file cannot be written.
+    """
+    if not lies_inside(path.parent, bundle.path):
+        raise UsageError(
+            f"A link leads from {path.parent} out of the bundle: remove it, or name a file (-o).", path=path
+        )
+    check_writable(path)
 
 
 def write_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
@@ -90,6 +115,8 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
     with os_errors_explained(root, "write"):
         if root.exists() and not root.is_dir():
             raise UsageError(f"{root} is a file. Name a new folder or a bundle to replace.", path=root)
+        if not all(lies_inside(root / name, root) for name in ("variants", "calibrations", "manifest.json")):
+            raise UsageError(f"A link in {root} leads outside: name a new folder, or copy it with cp -rL.", path=root)
         if root.is_dir() and (strange := _not_ours(root)):
             raise UsageError(f"{root} is a folder that holds other things ({strange}). Name a new folder.", path=root)
         new_folders = [folder for folder in (root / "variants", root) if not folder.exists()]

@@ -14,10 +14,9 @@ from ..bundle import Bundle, Target, Variant, opened
 from ..bundle.calibration import EARLY_SUFFIX
 from ..bundle.manifest import PLAIN_NAME
 from ..bundle.target import Goal
-from ..bundle.writing import check_replaceable
+from ..bundle.writing import check_own_place, check_replaceable
 from ..devices.meter import Meter
 from ..errors import DataError, UsageError
-from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .fitting_samples import check_fitting_samples
@@ -396,5 +395,5 @@ def _choose_path(bundle: Bundle, variants: Sequence[Variant], output: str | os.P
         return check_replaceable(output)
     is_other = len(variants) == 1 and variants[0] is not bundle.manifest.variants[0]
     path = bundle.path / "calibrations" / f"{variants[0].name if is_other else 'default'}.json"
-    check_writable(path)
+    check_own_place(path, bundle)
     return path

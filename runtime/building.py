@@ -15,7 +15,7 @@ from .. import __version__, cache
 from ..bundle import Bundle, opened
 from ..bundle.across import Source
 from ..errors import BundleError, EngineWarning, MissingError, UnsupportedError, UsageError
-from ..files import check_writable, private_folder
+from ..files import check_writable, lies_inside, private_folder
 from ..progress import Progress, debug
 from .chain.lazy import return_memory
 from .chain.results import StageProvenance
@@ -327,7 +327,9 @@ def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled,
 
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
-    content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
+    content, damage = None, "a link leads from it out of the bundle"
+    if all(lies_inside(path, job.path_in_bundle.parents[3]) for path in (job.record, job.path_in_bundle)):
+        content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
     if content is not None:
         return content, "bundle"
     if damage is not None:
@@ -367,6 +369,8 @@ def _build_and_keep(job: Job, problem: str | None) -> bytes:
 
 def _build_into_bundle(job: Job) -> Built:
     """Build a stage into the bundle, unless the bundle has a build that fits."""
+    if not lies_inside(job.path_in_bundle, job.path_in_bundle.parents[3]):
+        raise BundleError(f"A link leads from {job.path_in_bundle} out of the bundle.", path=job.path_in_bundle)
     check_writable(job.path_in_bundle)
     content, problem = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
     was_there = content is not None
