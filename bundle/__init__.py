@@ -26,6 +26,7 @@ from .target import Target
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .upgrading import Upgraded, upgrade
     from .writing import write_calibration
 
 __all__ = [
@@ -41,17 +42,19 @@ __all__ = [
     "Stage",
     "Target",
     "Tensor",
+    "Upgraded",
     "Variant",
     "check_bundle",
     "open_bundle",
     "opened",
     "read_calibration",
+    "upgrade",
     "write_calibration",
 ]
 
 
 # A product only reads: writing is imported when somebody asks for it.
-__getattr__ = late_names(__name__, {"write_calibration": "writing"})
+__getattr__ = late_names(__name__, {"Upgraded": "upgrading", "upgrade": "upgrading", "write_calibration": "writing"})
 
 
 def __dir__() -> list[str]:

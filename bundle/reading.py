@@ -1,6 +1,7 @@
 """Bundles and calibrations read from disk. They come from strangers: everything is checked before it is used."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -249,7 +250,7 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
         BundleError: the schema is newer, or the content does not fit it; OutdatedError if the schema is older.
         MissingError: the file cannot be read.
     """
-    artefact = "manifest" if kind is Manifest else "calibration"
+    artefact, header = "manifest" if kind is Manifest else "calibration", None
     try:
         content = read_file(path, most=MOST_BYTES)
         if len(content) > MOST_BYTES:
@@ -279,9 +280,21 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
     except OSError as error:
         raise MissingError(f"Cannot read {path}: {error.strerror}. Check its permissions.", path=path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, UsageError, RecursionError) as error:
+        if header is not None and _is_newer(header.offramp):
+            raise BundleError(
+                f"{path} was written by a newer offramp ({quoted(header.offramp)}) than this {__version__}, which does not read "
+                f"all of it: {quoted(error, MOST_REASON)}. Update offramp here.",
+                path=path,
+            ) from error
         raise BundleError(
             f"{path} is not a valid {artefact}: {quoted(error, MOST_REASON)}. Copy it again or make it anew.", path=path
         ) from error
+
+
+def _is_newer(version: str) -> bool:
+    """Return True if a version of offramp is surely newer than this one, by its first numbers."""
+    found, ours = (re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", text) for text in (version, __version__))
+    return bool(found and ours) and [int(each or 0) for each in found.groups()] > [int(n or 0) for n in ours.groups()]
 
 
 def _distinct_files(bundle: Bundle) -> Iterator[tuple[Variant, str]]:

@@ -39,6 +39,7 @@ __all__ = [
     "new_variant",
     "remove_variant",
     "write_calibration",
+    "write_manifest",
 ]
 
 _OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+(\.guarded)?|static\d+)\.onnx)")
@@ -193,6 +194,16 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
             _warn_of_loss(before, manifest)
         _remove_unlisted(root, manifest)
     return open_bundle(root)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Replace a bundle's manifest, which names the same files as before, by one that decodes again.
+
+    Raises:
+        BundleError: it does not.
+        MissingError: the file cannot be written.
+    """
+    write_atomically(root / "manifest.json", _encode_checked(manifest, root))
 
 
 def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:

@@ -34,6 +34,7 @@ from .commands.prune import prune
 from .commands.quantize import quantize
 from .commands.report import report
 from .commands.run import run
+from .commands.upgrade import upgrade
 from .commands.verify import verify
 from .output import note, results_alone
 
@@ -56,7 +57,7 @@ def app() -> None:
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse),
     *(verify, calibrate, run, bench, inspect, report, audit),
-    *(build, cache, power, energy, doctor),
+    *(build, cache, upgrade, power, energy, doctor),
 )
 for command in COMMANDS:
     command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from offramp import __version__
 from offramp.bundle import Target, check_bundle, open_bundle, read_calibration
 from offramp.bundle.golden import read_golden
 from offramp.calibrate import calibrate
@@ -64,6 +65,15 @@ def test_a_newer_calibration_is_refused_as_that_whatever_its_fields_are(calibrat
     edit(calibration, lambda c: c.update(schema=5, offramp="9.1", pace="10 Hz", variants={}))
     words = r"default.json has schema 5, written by a newer offramp \(9\.1\); .*up to schema 4"
     refuse(calibration, lambda: read_calibration(calibration), words)
+
+
+def test_what_a_newer_offramp_of_the_same_schema_wrote_is_called_that_and_not_damaged(calibrated, calibration):
+    edit(calibration, lambda c: c.update(offramp="999.1", surprise=1))
+    words = r"written by a newer offramp \(999\.1\) than this .*unknown field `surprise`.*Update offramp here"
+    refuse(calibration, lambda: load(calibrated.path), words)
+    for version in (__version__, "0.0.9", "x", "99", "9" * 1000):
+        edit(calibration, lambda c, version=version: c.update(offramp=version))
+        refuse(calibration, lambda: load(calibrated.path), "not a valid calibration")
 
 
 def test_a_newer_schema_is_refused_with_both_versions(dense, manifest):
@@ -272,8 +282,9 @@ def test_nothing_is_written_through_a_link_that_leads_outside(calibrated, tmp_pa
     shutil.rmtree(calibrated.path / "calibrations")
     (calibrated.path / "calibrations").symlink_to(tmp_path / "elsewhere")
     (calibrated.path / "engines").symlink_to(tmp_path / "elsewhere")
+    x = np.random.default_rng(0).random((99, 16), np.float32)
     for work in (
-        lambda: calibrate(calibrated, (np.zeros((99, 16), np.float32), None), Target(max_disagreement=0.5)),
+        lambda: calibrate(calibrated, (x, None), Target(max_disagreement=0.5)),
         lambda: keep(calibrated, [0, 2]),
         lambda: build(calibrated, "openvino:CPU", into_bundle=True),
     ):
