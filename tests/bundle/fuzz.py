@@ -253,8 +253,8 @@ class Watch:
         *("/etc/nv_tegra_release", "/etc/nvpmodel.conf", "/var/lib/nvpmodel/status"),
     )
 
-    def __init__(self):
-        self.bundle, self.strange, self.is_on = Path(), set(), False
+    def __init__(self, *, may_write_bundle=False):
+        self.bundle, self.strange, self.is_on, self.may_write_bundle = Path(), set(), False, may_write_bundle
         places = (sys.prefix, sys.base_prefix, *filter(None, sys.path), Path(__file__).parents[2], "/proc", "/sys")
         self.read = tuple({os.path.realpath(place) for place in places})
         sys.addaudithook(self.note)
@@ -273,7 +273,9 @@ class Watch:
 
     def look(self, event, path, *, writes):
         real = Path(os.path.realpath(os.fsdecode(path)))
-        places = [os.path.realpath(cache_folder()), *([] if writes else [self.bundle, *self.read])]
+        places = [os.path.realpath(cache_folder())]
+        if not writes or self.may_write_bundle:
+            places += [self.bundle, *self.read]
         is_private = any(part.startswith(("offramp.", "offramp-copies.")) for part in real.parts)
         if not is_private and str(real) not in self.BOARD and not any(map(real.is_relative_to, places)):
             self.strange.add(f"{event} {real}")
