@@ -169,6 +169,8 @@ class MissingError(OfframpError):
 class UnsupportedError(MissingError):
     """A device is here but cannot run a stage: it does not know an operator, a shape or a precision."""
 
+    most_characters = MOST_IN_ERROR
+
 
 class BundleError(OfframpError):
     """A bundle or calibration that cannot be trusted."""

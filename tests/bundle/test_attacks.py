@@ -6,6 +6,7 @@ Each test changes one thing of a whole bundle, and adjusts sizes and hashes wher
 import io
 import os
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -15,7 +16,7 @@ from offramp import __version__
 from offramp.bundle import Target, check_bundle, open_bundle, read_calibration
 from offramp.bundle.golden import read_golden
 from offramp.calibrate import calibrate
-from offramp.errors import BundleError, OfframpError, OutdatedError, UsageError
+from offramp.errors import BundleError, MissingError, OfframpError, OutdatedError, UsageError
 from offramp.export import keep
 from offramp.runtime import UncalibratedWarning, build, load, load_uncalibrated
 from offramp.tests.helpers.bundles import ARCHIVE, copy_archive, edit, refuse, refuse_any, replace_file
@@ -474,6 +475,16 @@ def test_a_calibration_of_another_digest_is_not_used(calibrated, calibration, tm
     calibration.rename(tmp_path / "c.json")
     with pytest.raises(BundleError, match="made for another export"):
         load(calibrated.path, calibration=tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["antigravity:1", "engines.antigravity:1", "_stdout:1", "../x:1", ":1", "cpu\0", "x" * 9999]
+)
+def test_a_calibration_imports_no_module_by_a_devices_name(calibrated, calibration, name):
+    edit(calibration, lambda c: c["points"]["default"].update(placement=[name] * 3))
+    with pytest.raises(MissingError, match="There is no device") as caught:
+        load(calibrated.path)
+    assert "antigravity" not in sys.modules and len(str(caught.value)) <= 600
 
 
 def test_a_manifest_that_is_given_as_a_calibration_is_called_that(dense):
