@@ -294,7 +294,9 @@ def _decode(path: Path, kind: type[_Artefact]) -> _Artefact:
 def _is_newer(version: str) -> bool:
     """Return True if a version of offramp is surely newer than this one, by its first numbers."""
     found, ours = (re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", text) for text in (version, __version__))
-    return bool(found and ours) and [int(each or 0) for each in found.groups()] > [int(n or 0) for n in ours.groups()]
+    if found is None or ours is None:
+        return False
+    return [int(number or 0) for number in found.groups()] > [int(number or 0) for number in ours.groups()]
 
 
 def _distinct_files(bundle: Bundle) -> Iterator[tuple[Variant, str]]:

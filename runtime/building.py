@@ -327,7 +327,8 @@ def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled,
 
 def _fetch(job: Job) -> tuple[bytes, str]:
     """Return a file's build and its origin: `bundle`, `cache`, or `now` if it had to be built."""
-    content, damage = None, "a link leads from it out of the bundle"
+    content: bytes | None = None
+    damage: str | None = "a link leads from it out of the bundle"
     if all(lies_inside(path, job.path_in_bundle.parents[3]) for path in (job.record, job.path_in_bundle)):
         content, damage = cache.read_build(job.record, job.path_in_bundle, job.key, most=job.most_bytes)
     if content is not None:

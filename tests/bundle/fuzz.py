@@ -254,8 +254,10 @@ class Watch:
     )
 
     def __init__(self, *, may_write_bundle=False):
-        self.bundle, self.strange, self.is_on, self.may_write_bundle = Path(), set(), False, may_write_bundle
-        places = (sys.prefix, sys.base_prefix, *filter(None, sys.path), Path(__file__).parents[2], "/proc", "/sys")
+        self.bundle, self.is_on, self.may_write_bundle = Path(), False, may_write_bundle
+        self.strange: set[str] = set()
+        ours = str(Path(__file__).parents[2])
+        places = (sys.prefix, sys.base_prefix, *(each for each in sys.path if each), ours, "/proc", "/sys")
         self.read = tuple({os.path.realpath(place) for place in places})
         sys.addaudithook(self.note)
 
@@ -273,9 +275,11 @@ class Watch:
 
     def look(self, event, path, *, writes):
         real = Path(os.path.realpath(os.fsdecode(path)))
-        places = [os.path.realpath(cache_folder())]
-        if not writes or self.may_write_bundle:
-            places += [self.bundle, *self.read]
+        places = [
+            os.path.realpath(cache_folder()),
+            *([str(self.bundle)] if self.may_write_bundle or not writes else ()),
+        ]
+        places += () if writes else self.read
         is_private = any(part.startswith(("offramp.", "offramp-copies.")) for part in real.parts)
         if not is_private and str(real) not in self.BOARD and not any(map(real.is_relative_to, places)):
             self.strange.add(f"{event} {real}")

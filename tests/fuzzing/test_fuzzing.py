@@ -19,7 +19,7 @@ def test_an_example_is_read_and_written_equal(kind):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_files_changed_in_their_structure_are_read_or_refused(kind):
-    place, seen = Place(kind), Counter()
+    place, seen = Place(kind), Counter[bool]()
 
     @FEW
     @given(STRUCTURES[kind])
