@@ -86,7 +86,7 @@ def quoted(text: object, most: int = MOST_QUOTED) -> str:
         >>> print(quoted("9.1\nError: none"))
         9.1\nError: none
     """
-    return printable(text, most).replace("\n", "\\n")
+    return printable(str(text).replace("\n", "\\n"), most)
 
 
 class OfframpError(Exception):
