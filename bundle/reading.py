@@ -128,8 +128,9 @@ class Bundle(Struct, frozen=True):
                 path=self.path / "calibrations",
             )
         with os_errors_explained(self.path / "calibrations", "read"):
+            real_root = os.path.realpath(self.path)
             for file in files:
-                _check_inside(file, os.path.realpath(self.path))
+                _check_inside(file, real_root)
             total = sum(file.stat().st_size for file in files if file.is_file())
         if total > MOST_CALIBRATION_BYTES:
             raise BundleError(
