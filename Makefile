@@ -87,7 +87,7 @@ $(STRANGERS)/.installed: pyproject.toml constraints.txt
 $(FUZZ)/env/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(FUZZ)/env
 	$(FUZZ)/env/bin/pip install -q -c constraints.txt setuptools
-	$(FUZZ)/env/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[calibrate]' hypothesis atheris
+	$(FUZZ)/env/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[calibrate]' pytest hypothesis atheris
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed
