@@ -2,6 +2,8 @@
 # make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
+# make fuzz: read damaged and forged files for ten minutes of each kind, in an environment of its own (Python 3.11 to 3.13 on Linux);
+# goes on where it was stopped (FUZZ_SECONDS=3600 KINDS='manifest target').
 # make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
 # environment of its own (2 GB); takes hours, goes on where it was stopped (DRIVE='--jobs 2 --steps attach,export timm').
 # make docs: build the pages of docs/ into site/.
@@ -12,6 +14,8 @@ VENV := .venv
 RKNN_PYTHON ?= $(PYTHON)
 RKNN ?= .rknn
 STRANGERS ?= .strangers
+FUZZ ?= .fuzz
+FUZZ_SECONDS ?= 600
 PACKAGES := '.[export,calibrate,compress,report,openvino,metrics,sign,serve]' mlxtend seglearn ruff mypy import-linter
 PACKAGES += pytest pytest-xdist hypothesis schemathesis 'tritonclient[http]' av
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
@@ -19,7 +23,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn strangers benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn fuzz strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -33,6 +37,9 @@ test-fast: $(VENV)/.installed
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
 	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn
+
+fuzz: $(FUZZ)/env/.installed
+	$(FUZZ)/env/bin/python tests/fuzzing/long.py --keep $(FUZZ) --seconds $(FUZZ_SECONDS) $(KINDS)
 
 strangers: $(STRANGERS)/.installed
 	$(STRANGERS)/bin/python tests/strangers/drive.py --out $(STRANGERS)/found.jsonl $(DRIVE)
@@ -77,9 +84,15 @@ $(STRANGERS)/.installed: pyproject.toml constraints.txt
 	$(STRANGERS)/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[export,calibrate,compress]' torchvision timm transformers
 	@touch $@
 
+$(FUZZ)/env/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(FUZZ)/env
+	$(FUZZ)/env/bin/pip install -q -c constraints.txt setuptools
+	$(FUZZ)/env/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[calibrate]' pytest hypothesis atheris
+	@touch $@
+
 $(VENV)/.docs: $(VENV)/.installed
 	$(VENV)/bin/pip install -q -c constraints.txt $(DOCS)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RKNN) $(STRANGERS) build site *.egg-info
+	rm -rf $(VENV) $(RKNN) $(STRANGERS) $(FUZZ) build site *.egg-info

@@ -47,8 +47,9 @@ __all__ = [
 ]
 
 
-MOST_CHARACTERS, MOST_QUOTED = 3000, 120
-"""The most characters of a message, and of a text that a message quotes from a file."""
+MOST_CHARACTERS, MOST_IN_ERROR, MOST_QUOTED = 3000, 570, 120
+"""The most characters of a text that is printed, of an error's message, and of a text that a message quotes from a file; where
+the middle is left out, up to 30 more say so."""
 
 _UNPRINTABLE = (
     "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]"
@@ -66,10 +67,17 @@ def printable(text: object, most: int = MOST_CHARACTERS) -> str:
         >>> print(printable("\x1b[2Jempty"), printable("a" * 1000, most=8))
         \u001b[2Jempty aaaa...(992 characters)...aaaa
     """
-    shown = str(text)
+    shown, half = str(text), most // 2
+    if len(shown) <= most:
+        shown = _escape(shown)
     if len(shown) > most:
-        shown = f"{shown[: most // 2]}...({len(shown) - most} characters)...{shown[-(most // 2) :]}"
-    return re.sub(_UNPRINTABLE, lambda found: f"\\u{ord(found[0]):04x}", shown)
+        head, tail = _escape(shown[:half])[:half], _escape(shown[-half:])[-half:]
+        shown = f"{head}...({len(shown) - 2 * half} characters)...{tail}"
+    return shown
+
+
+def _escape(text: str) -> str:
+    return re.sub(_UNPRINTABLE, lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def quoted(text: object, most: int = MOST_QUOTED) -> str:
@@ -80,7 +88,7 @@ def quoted(text: object, most: int = MOST_QUOTED) -> str:
         >>> print(quoted("9.1\nError: none"))
         9.1\nError: none
     """
-    return printable(text, most).replace("\n", "\\n")
+    return printable(str(text).replace("\n", "\\n"), most)
 
 
 class OfframpError(Exception):
@@ -91,6 +99,7 @@ class OfframpError(Exception):
 
     Attributes:
         exit_code: the exit code with which the command line ends.
+        most_characters: the middle of a longer message is left out.
         device: the device that failed or is missing, such as `cuda:0`.
         stage: the stage that cannot run, by its file: `stage1.onnx`.
         nodes: names of the graph's nodes that cannot run or be cut.
@@ -108,6 +117,7 @@ class OfframpError(Exception):
     """
 
     exit_code = 1
+    most_characters = MOST_IN_ERROR
 
     def __init__(
         self,
@@ -120,7 +130,7 @@ class OfframpError(Exception):
         extra: str | None = None,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(message, self.most_characters))
         self.device, self.stage, self.nodes = device, stage, tuple(nodes)
         self.package, self.extra = package, extra
         self.path = None if path is None else Path(path)
@@ -154,10 +164,14 @@ class MissingError(OfframpError):
     """A package, device, permission, memory or disk space is missing."""
 
     exit_code = 4
+    most_characters = 2 * MOST_IN_ERROR
+    """Its remedy may be several commands."""
 
 
 class UnsupportedError(MissingError):
     """A device is here but cannot run a stage: it does not know an operator, a shape or a precision."""
+
+    most_characters = MOST_IN_ERROR
 
 
 class BundleError(OfframpError):

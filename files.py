@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .errors import BundleError, MissingError, UsageError
+from .errors import BundleError, MissingError, UsageError, printable
 
 __all__ = [
     "FOREIGN",
@@ -52,6 +52,8 @@ FEW_BYTES = 2 << 20
 
 LINK, FOREIGN, OPEN = "it is a link", "it belongs to another user", "others may write to it"
 """Why others may have filled a folder, or written a file."""
+MOST_IN_PATH = 400
+"""The most characters of a path in a message; a bundle's manifest may name long ones."""
 
 COPIES = "offramp-copies."
 """Prefix of private folders that are removed when whoever locked them has ended."""
@@ -320,7 +322,8 @@ def os_errors_explained(path: Path, action: Literal["read", "write"]) -> Iterato
         remedy = (
             "Check permissions and free space, or write elsewhere." if action == "write" else "Check its permissions."
         )
-        raise MissingError(f"Cannot {action} {path}: {error.strerror or error}. {remedy}", path=path) from error
+        shown = printable(path, MOST_IN_PATH)
+        raise MissingError(f"Cannot {action} {shown}: {error.strerror or error}. {remedy}", path=path) from error
 
 
 @contextlib.contextmanager

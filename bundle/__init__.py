@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .packing import pack
     from .policies import Trust
     from .signing import SignedFiles, sign_bundle
+    from .upgrading import Upgraded, upgrade
     from .writing import write_calibration
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Target",
     "Tensor",
     "Trust",
+    "Upgraded",
     "Variant",
     "check_bundle",
     "encrypt",
@@ -59,6 +61,7 @@ __all__ = [
     "pack",
     "read_calibration",
     "sign_bundle",
+    "upgrade",
     "write_calibration",
 ]
 
@@ -67,7 +70,8 @@ __all__ = [
 __getattr__ = late_names(
     __name__,
     {"encrypt": "encryption", "pack": "packing", "write_calibration": "writing"}
-    | {"SignedFiles": "signing", "Trust": "policies", "sign_bundle": "signing"},
+    | {"SignedFiles": "signing", "Trust": "policies", "sign_bundle": "signing"}
+    | {"Upgraded": "upgrading", "upgrade": "upgrading"},
 )
 
 

@@ -145,7 +145,11 @@ def join_variants(manifest: Manifest, first: Variant, exit_: int, second: Varian
         golden=_path(second, second.golden),
         stages=tuple(stages),
         exits=tuple(exits),
-        files={_path(variant, name): file for variant in (first, second) for name, file in variant.files.items()},
+        files={
+            f"{folder}/{name}": file
+            for folder, files in ((Path(variant.folder).name, variant.files) for variant in (first, second))
+            for name, file in files.items()
+        },
         own_error=max(first.own_error or 0.0, second.own_error or 0.0),
         sources=(*_find_sources(first, before), *_find_sources(second, after)),
         first=first,

@@ -7,7 +7,7 @@ from msgspec.structs import force_setattr
 
 from .findings import Exclusion, WorstPart
 from .manifest import NEVER
-from .record import Count, Positive, Record, Seconds, Share
+from .record import MOST_NAMED, Count, Positive, Record, Seconds, Share, Text, Texts
 from .reuse import Reuse
 from .target import Target
 
@@ -35,6 +35,8 @@ EARLY_SUFFIX = "-early"
 
 WHOLE_NETWORK_PROMISE = "It is the whole network: against itself nothing is lost."
 """Promise text of the whole network, against which losses are counted. Calibrations hold it and it is compared with: keep it."""
+
+MOST_EXITS_OF_POINTS = 10_000
 
 Joules = Annotated[float, Meta(ge=0)]
 Noise = Annotated[float, Meta(ge=0)]
@@ -68,7 +70,7 @@ class Certificate(Record, frozen=True):
         {'max_drop': 0.01}
     """
 
-    limits: dict[str, float]
+    limits: Annotated[dict[Text, float], Meta(max_length=MOST_NAMED)]
     confidence: Share
     promises: Positive
     samples: Positive
@@ -127,8 +129,8 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         True
     """
 
-    variant: str
-    placement: tuple[str, ...]
+    variant: Text
+    placement: Texts
     target: Target
     thresholds: tuple[Threshold, ...]
     accuracy: Share | None
@@ -149,15 +151,15 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     late: Share | None = None
     energy_j: Joules | None = None
     certificate: Certificate | None = None
-    promise: str = ""
+    promise: Text = ""
     rival: Count | None = None
     pays: bool = False
     gain: float | None = None
     gain_interval: tuple[float, float] | None = None
-    verdict: str = ""
+    verdict: Text = ""
     reuse: Reuse | None = None
     worst: tuple[WorstPart, ...] = ()
-    name: str = ""
+    name: Text = ""
 
     def __post_init__(self) -> None:
         exits = len(self.exit_shares)
@@ -220,8 +222,8 @@ class Chain(Record, frozen=True, kw_only=True):
         noise: relative standard error of its mean latency beside the reference, by parts of the measurement; 0 if unknown.
     """
 
-    variant: str
-    placement: tuple[str, ...]
+    variant: Text
+    placement: Texts
     exits: tuple[Latency, ...]
     passing_s: tuple[float, ...]
     exit_energy_j: tuple[Joules, ...] = ()
@@ -251,8 +253,8 @@ class StaticPoint(Record, frozen=True, kw_only=True):
         noise: relative standard error of its mean latency, as of a `Chain`.
     """
 
-    variant: str
-    device: str
+    variant: Text
+    device: Text
     exit: Count
     accuracy: Share | None
     drop: float | None
@@ -271,8 +273,8 @@ class Tradeoff(Record, frozen=True, kw_only=True):
         latency_s, energy_j: means; `energy_j` is None if no energy was measured.
     """
 
-    variant: str
-    placement: tuple[str, ...]
+    variant: Text
+    placement: Texts
     static: Count | None
     thresholds: tuple[Threshold, ...]
     accuracy: Share
@@ -291,9 +293,9 @@ class Conditions(Record, frozen=True):
 
     clock_hz: tuple[float | None, float | None]
     temperature_c: tuple[float | None, float | None]
-    throttled: tuple[str, ...]
+    throttled: Texts
     reference_s: Seconds | None = None
-    reference_device: str = ""
+    reference_device: Text = ""
 
 
 class Calibration(Record, frozen=True, kw_only=True):
@@ -325,28 +327,30 @@ class Calibration(Record, frozen=True, kw_only=True):
     """
 
     schema: int
-    offramp: str
-    variants: Annotated[dict[str, str], Meta(min_length=1)]
-    fingerprint: dict[str, str]
+    offramp: Text
+    variants: Annotated[dict[Text, Text], Meta(min_length=1, max_length=MOST_NAMED)]
+    fingerprint: Annotated[dict[Text, Text], Meta(max_length=MOST_NAMED)]
     conditions: Conditions
     confidence: Share
     seed: int
     select_samples: Positive
     report_samples: Positive
     outside: bool
-    meter: str | None
+    meter: Text | None
     chains: Annotated[tuple[Chain, ...], Meta(min_length=1)]
     statics: tuple[StaticPoint, ...]
     frontier: tuple[Tradeoff, ...]
-    points: Annotated[dict[str, OperatingPoint], Meta(min_length=1)]
+    points: Annotated[dict[Text, OperatingPoint], Meta(min_length=1, max_length=MOST_NAMED)]
     every_s: Seconds | None = None
     gates: tuple[Exclusion, ...] = ()
     labels: tuple[Count, Count] | None = None
     least_gain: Share = 0.0
     groups: Positive | None = None
-    notes: tuple[str, ...] = ()
+    notes: Texts = ()
 
     def __post_init__(self) -> None:
+        if sum(len(point.exit_shares) for point in self.points.values()) > MOST_EXITS_OF_POINTS:
+            raise ValueError(f"its points have more than {MOST_EXITS_OF_POINTS} exits together")
         for name, point in self.points.items():
             force_setattr(point, "name", name)
             if point.variant not in self.variants:

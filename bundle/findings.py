@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..units import show_share
-from .record import Positive, Record, Seconds, Share
+from .record import Positive, Record, Seconds, Share, Text, Texts
 
 __all__ = ["Exclusion", "WorstPart", "show_worst"]
 
@@ -28,14 +28,14 @@ class Exclusion(Record, frozen=True, kw_only=True):
         reason: why it was barred, in words.
     """
 
-    variant: str
-    placement: tuple[str, ...]
-    parent: str
+    variant: Text
+    placement: Texts
+    parent: Text
     latency_s: Seconds
     parent_latency_s: Seconds
     accuracy: Share | None
     parent_accuracy: Share | None
-    reason: str
+    reason: Text
 
 
 class WorstPart(Record, frozen=True):
@@ -51,10 +51,10 @@ class WorstPart(Record, frozen=True):
         interval: its 95 % interval; those of all classes or groups hold together.
     """
 
-    name: str
+    name: Text
     of: Positive
     samples: Positive
-    limit: str
+    limit: Text
     value: float
     interval: tuple[float, float]
 

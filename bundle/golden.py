@@ -19,6 +19,16 @@ from .tensor import Tensor
 __all__ = ["Golden", "claimed_bytes", "read_golden", "write_golden"]
 
 
+MOST_BYTES = 2 << 30
+"""Golden samples are a few, and take no more."""
+
+MOST_OTHERS = 100
+"""So much else may lie in the archive. Each entry takes fifty bytes of it, and ten times as much memory."""
+
+ENTRY = b"PK\1\2"
+"""With what an entry in the list of an archive's members begins."""
+
+
 class Golden(Struct, frozen=True):
     """The golden samples of a variant.
 
@@ -43,7 +53,10 @@ def read_golden(bundle: Bundle, variant: Variant) -> Golden:
     """
     if isinstance(variant, Across):
         return _join_golden(bundle, variant)
-    path, content = bundle.path / variant.folder / variant.golden, bundle.read(variant, variant.golden)
+    path, size = bundle.path / variant.folder / variant.golden, variant.files[variant.golden].bytes
+    if size > MOST_BYTES:
+        raise BundleError(f"{path} is larger than {MOST_BYTES >> 30} GiB, which no golden samples are.", path=path)
+    content = bundle.read(variant, variant.golden)
     manifest, names = bundle.manifest, _name_answers(variant, bundle.manifest.classes)
     try:
         of_inputs = [f"input{i}" for i in range(len(manifest.inputs))]
@@ -140,6 +153,8 @@ def _read_arrays(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
     """
     import zipfile  # takes long to import
 
+    if content.count(ENTRY) > len(names) + MOST_OTHERS:
+        raise ValueError("It has many members that are no golden samples.")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [archive.getinfo(f"{name}.npy") for name in names]
         if sum(member.file_size for member in members) > len(content):

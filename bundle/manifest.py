@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from ..files import sha256
 from .preprocess import Preprocess
-from .record import Count, Positive, Record
+from .record import MOST_NAMED, Count, Positive, Record, Text
 from .tensor import MOST_VALUES, Tensor
 
 __all__ = [
@@ -45,8 +45,8 @@ NO_LABEL = -1
 MOST_CLASSES = 2**24
 """No network has more classes."""
 
-MOST_VARIANTS, MOST_EXITS, MOST_FILES = 500, 1000, 10_000
-"""A bundle has no more variants, a variant no more exits and files, and a stage reads and makes no more tensors than exits."""
+MOST_VARIANTS, MOST_EXITS, MOST_FILES, MOST_IN_NAME = 500, 1000, 10_000, 255
+"""A bundle has no more variants, a variant no more exits and files, a stage no more tensors, a file's name no more characters."""
 
 DIGESTED_OF_VARIANT = ("name", "precision", "rule", "weights", "whole", "golden")
 DIGESTED_OF_STAGE = ("file", "inputs", "outputs", "macs")
@@ -65,6 +65,7 @@ TAKEN_NAMES = ("exit", "label", "logits", "score", "thresholds")
 
 
 Precision = Literal["fp16", "fp32", "fp64", "int8"]
+FileName = Annotated[str, Meta(max_length=MOST_IN_NAME)]
 SampleHash = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
@@ -98,11 +99,11 @@ class Stage(Record, frozen=True):
         ['stage0.onnx', 'stage1.onnx', 'stage2.onnx']
     """
 
-    file: str
+    file: Text
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=MOST_EXITS)]
     outputs: Annotated[tuple[Tensor, ...], Meta(max_length=MOST_EXITS)]
     macs: Count
-    guarded: str | None = None
+    guarded: Text | None = None
 
     def serves(self, other: "Stage") -> bool:
         """Return True if this stage's file can run as another stage: numbers, dtypes and shapes of their tensors agree."""
@@ -133,14 +134,14 @@ class Exit(Record, frozen=True):
         True
     """
 
-    name: str
-    logits: str
-    score: str
-    label: str
-    static: str
+    name: Text
+    logits: Text
+    score: Text
+    label: Text
+    static: Text
     macs: Count
     temperature: Annotated[float, Meta(gt=0)] = 1.0
-    place: str | None = None
+    place: Text | None = None
     answer: Annotated[dict[str, Tensor], Meta(max_length=MOST_EXITS)] = msgspec.field(default_factory=dict)
 
     def parts(self, classes: int) -> dict[str, Tensor]:
@@ -187,9 +188,9 @@ class Origin(Record, frozen=True, omit_defaults=True):
         ('quantize', 'fp32')
     """
 
-    parent: str
+    parent: Text
     how: Literal["gate", "keep", "prune", "quantize"]
-    settings: dict[str, str | int | float | None]
+    settings: Annotated[dict[Text, Text | int | float | None], Meta(max_length=MOST_NAMED)]
     fitted_on: Annotated[tuple[SampleHash, ...], Meta(max_length=MOST_EXITS)] = ()
 
 
@@ -221,16 +222,16 @@ class Variant(Record, frozen=True, dict=True):
         ('int8', 3, 3)
     """
 
-    name: Annotated[str, Meta(pattern=f"^{PLAIN_NAME}$")]
-    folder: str
+    name: Annotated[str, Meta(pattern=f"^{PLAIN_NAME}$", max_length=MOST_IN_NAME)]
+    folder: Text
     precision: Precision
-    rule: str
-    weights: str
-    whole: str
-    golden: str
+    rule: Text
+    weights: Text
+    whole: Text
+    golden: Text
     stages: Annotated[tuple[Stage, ...], Meta(min_length=2, max_length=MOST_EXITS)]
     exits: Annotated[tuple[Exit, ...], Meta(min_length=2, max_length=MOST_EXITS)]
-    files: Annotated[dict[str, File], Meta(max_length=MOST_FILES)]
+    files: Annotated[dict[FileName, File], Meta(max_length=MOST_FILES)]
     origin: Origin | None = None
     error: Annotated[float, Meta(ge=0)] | None = None
     own_error: Annotated[float, Meta(ge=0)] | None = None
@@ -250,9 +251,8 @@ class Variant(Record, frozen=True, dict=True):
         if strange := guarded & set(named):
             raise ValueError(f"variant {self.name} names {', '.join(strange)} as a guarded stage and as something else")
         named += guarded
-        for name in named:
-            if name not in self.files:
-                raise ValueError(f"variant {self.name} names {name}, which its list of files lacks")
+        if lacking := [name for name in named if name not in self.files]:
+            raise ValueError(f"variant {self.name} names {lacking[0]}, which its list of files lacks")
         for name in self.files:
             if not re.fullmatch(f"variants/{PLAIN_NAME}/{PLAIN_NAME}", f"{self.folder}/{name}"):
                 raise ValueError(f"the path {self.folder}/{name} leads outside the bundle's variants")
@@ -305,15 +305,15 @@ class Manifest(Record, frozen=True):
     """
 
     schema: int
-    offramp: str
-    network: str
+    offramp: Text
+    network: Text
     captured: Literal["dynamo", "torchscript", "onnx"]
     classes: Annotated[int, Meta(ge=0, le=MOST_CLASSES)]
-    class_names: tuple[str, ...] | None
+    class_names: tuple[Text, ...] | None
     preprocess: Preprocess | None
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=MOST_EXITS)]
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=MOST_VARIANTS)]
-    table_rows: Annotated[dict[str, Positive], Meta(max_length=MOST_EXITS)] = msgspec.field(default_factory=dict)
+    table_rows: Annotated[dict[Text, Positive], Meta(max_length=MOST_EXITS)] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({variant.name for variant in self.variants}) < len(self.variants):

@@ -11,6 +11,9 @@ from .record import Record
 
 __all__ = ["Preprocess"]
 
+MOST_CHANNELS = 10_000
+"""No image has more channels."""
+
 
 class Preprocess(Record, frozen=True):
     """How a camera's image is prepared as in training.
@@ -33,8 +36,8 @@ class Preprocess(Record, frozen=True):
         'bilinear'
     """
 
-    mean: Annotated[tuple[float, ...], Meta(min_length=1)]
-    std: Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1)]
+    mean: Annotated[tuple[float, ...], Meta(min_length=1, max_length=MOST_CHANNELS)]
+    std: Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1, max_length=MOST_CHANNELS)]
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     crop: Annotated[float, Meta(gt=0, le=1)] = 1.0
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"

@@ -170,7 +170,8 @@ class Bundle(Struct, frozen=True):
                 path=self.path / "calibrations",
             )
         with os_errors_explained(self.path / "calibrations", "read"):
-            total = sum(self._files.find_size(self._name(file)) or 0 for file in files)
+            real_root = os.path.realpath(self.path)
+            total = sum(self._files.find_size(self._name(file), real_root) or 0 for file in files)
         if total > MOST_CALIBRATION_BYTES:
             raise BundleError(
                 f"The calibrations of {self.path} have {total >> 20} MiB, and at most {MOST_CALIBRATION_BYTES >> 20} MiB are "

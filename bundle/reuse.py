@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from ..errors import UsageError
 from ..units import show_confidence, show_share, show_time
-from .record import Count, Positive, Record, Seconds, Share
+from .record import Count, Positive, Record, Seconds, Share, Text
 
 __all__ = ["Reuse"]
 
@@ -45,7 +45,7 @@ class Reuse(Record, frozen=True, kw_only=True):
 
     difference: Annotated[float, Meta(ge=0)]
     most_in_row: Positive = 10
-    limit: str = ""
+    limit: Text = ""
     most: Share = 1.0
     confidence: Share | None = None
     rules: Positive = 1

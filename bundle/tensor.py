@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from .record import Count, Record
+from .record import Count, Record, Text
 
 __all__ = ["MOST_VALUES", "Dtype", "Tensor"]
 
@@ -35,9 +35,9 @@ class Tensor(Record, frozen=True):
         (0, (4, 1, 8, 8))
     """
 
-    name: str
+    name: Text
     dtype: Dtype
-    shape: tuple[Count | Annotated[str, Meta(min_length=1)] | None, ...]
+    shape: tuple[Count | Annotated[Text, Meta(min_length=1)] | None, ...]
 
     def __post_init__(self) -> None:
         if self.shape.count(None) > 1:

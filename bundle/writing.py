@@ -40,6 +40,7 @@ __all__ = [
     "open_unless_new",
     "remove_variant",
     "write_calibration",
+    "write_manifest",
 ]
 
 _OURS = re.compile(r"weights\.bin|([\w.-]+\.)?(golden\.npz|(whole|probe|stage\d+(\.guarded)?|static\d+)\.onnx)")
@@ -103,6 +104,8 @@ def new_variant(path: str | os.PathLike[str]) -> Iterator[Path]:
         if root.exists() and not root.is_dir():
             advice = unpack_advice(root) if is_packed(root) else "Name a new folder or a bundle to replace."
             raise UsageError(f"{root} is a file. {advice}", path=root)
+        for name in ("variants", "calibrations", "manifest.json"):
+            Folder(root).check_inside(name)
         if root.is_dir() and (strange := _not_ours(root)):
             raise UsageError(f"{root} is a folder that holds other things ({strange}). Name a new folder.", path=root)
         new_folders = [folder for folder in (root / "variants", root) if not folder.exists()]
@@ -179,6 +182,16 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
             _warn_of_loss(before, manifest)
         _remove_unlisted(root, manifest)
     return open_unsigned(root)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Replace a bundle's manifest, which names the same files as before, by one that decodes again.
+
+    Raises:
+        BundleError: it does not.
+        MissingError: the file cannot be written.
+    """
+    write_atomically(root / "manifest.json", _encode_checked(manifest, root))
 
 
 def remove_variant(path: str | os.PathLike[str], name: str) -> Bundle:

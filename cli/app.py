@@ -39,6 +39,7 @@ from .commands.run import run
 from .commands.serve import serve
 from .commands.sign import sign
 from .commands.top import top
+from .commands.upgrade import upgrade
 from .commands.verify import verify
 from .output import note, results_alone
 
@@ -61,7 +62,7 @@ def app() -> None:
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse, pack),
     *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
-    *(build, cache, power, energy, doctor),
+    *(build, cache, upgrade, power, energy, doctor),
 )
 for command in COMMANDS:
     command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line

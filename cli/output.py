@@ -66,7 +66,7 @@ def _name_numbers(value: Any) -> Any:
 def print_text(text: str) -> bool:
     """Print on stdout, and return False if its reader has gone, as in `| head`. The command goes on: its exit code counts too."""
     try:
-        click.echo(printable(text, len(text)))  # names and notes in a bundle are a stranger's
+        click.echo(printable(text, 6 * len(text)))  # names and notes in a bundle are a stranger's
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

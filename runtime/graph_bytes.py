@@ -24,7 +24,8 @@ VALUE_NAME, WEIGHT_NAME = 1, 8
 RENAMED = b".joined-graph"
 """What is put behind the names of values that are called like other ones, and the number of their graph."""
 
-MOST_VARINT_BYTES = 10
+MOST_VARINT_BYTES, MOST_FIELDS = 10, 50_000
+"""A number is no longer, and a message has no more fields: one of two bytes takes a hundred bytes of memory here."""
 
 
 class Field(NamedTuple):
@@ -211,9 +212,11 @@ def _read_fields(message: bytes) -> Iterator[Field]:
     Raises:
         ValueError: the bytes are none.
     """
-    at = 0
+    at = count = 0
     while at < len(message):
-        start = at
+        start, count = at, count + 1
+        if count > MOST_FIELDS:
+            raise ValueError(f"a message has more than {MOST_FIELDS} fields")
         tag, at = _read_varint(message, at)
         content, kind = b"", tag & 7
         if kind == 0:

@@ -243,14 +243,19 @@ def test_the_cache_is_made_for_its_user_alone(cache):
     assert [folder.stat().st_mode & 0o777 for folder in (cache.parent, cache)] == [0o700, 0o700]
 
 
-@pytest.mark.parametrize("way", ["pipe", "larger", "record", "deep record"])
-def test_a_build_in_the_bundle_that_takes_forever_or_gigabytes_is_not_read(dense, builds, way):
+@pytest.mark.parametrize("way", ["pipe", "link", "larger", "record", "deep record"])
+def test_a_build_in_the_bundle_that_takes_forever_or_gigabytes_or_lies_outside_is_not_read(
+    dense, builds, way, tmp_path
+):
     build(dense, DEVICE, into_bundle=True)
     path = dense.path / "engines/openvino-CPU/fp32/stage0.built"
     record = path.with_name("stage0.built.json")
     if way == "pipe":
         path.unlink()
         os.mkfifo(path)
+    elif way == "link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
     elif way == "larger":
         record.write_text(re.sub('"bytes": [0-9]+', f'"bytes": {2**40}', record.read_text()))
         os.truncate(path, 2**40)  # takes no room on the disk

@@ -56,6 +56,12 @@ def test_lines_and_letters_of_every_script_stay_as_they_are():
     assert quoted("two\nlines") == "two\\nlines"
 
 
+@pytest.mark.parametrize("text", ["a" * 10**6, "\x1b" * 10**6, "\x1b" * 300, "a\n" * 400])
+def test_a_message_is_short_however_long_and_strange_the_texts_in_it_are(text):
+    assert len(str(UsageError(f"{text} is wrong. Do this."))) <= 600 and len(quoted(text)) <= 160
+    assert str(UsageError(f"{text} is wrong. Do this.")).endswith("Do this.")
+
+
 def test_every_error_has_an_exit_code_and_empty_attributes():
     kinds = [kind for name in errors.__all__ if isinstance(kind := getattr(errors, name), type)]
     for kind in (kind for kind in kinds if issubclass(kind, OfframpError)):

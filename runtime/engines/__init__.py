@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, cast
 from msgspec import Struct
 
 from ...bundle import Tensor
-from ...errors import MissingError, UnsupportedError
+from ...errors import MissingError, UnsupportedError, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,9 @@ __all__ = [
 ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime", "http": "remote", "https": "remote"}
 """First parts of device names that mean a place of an engine: `cuda` of `cuda:0` is a place of ONNX Runtime."""
 Run = Callable[[], object]
+MOST_REASON = 200
+"""The most characters of an engine's reason, which repeats what a graph says."""
+
 HOST = "host"
 """The memory that numpy sees."""
 
@@ -146,7 +149,7 @@ def raise_out_of_memory(error: Exception, path: Path, place: str) -> None:
     if lacks_memory(error):
         raise MissingError(
             f"The memory is too small for {path} on {place}. Give the process more, or take a smaller network: "
-            f"{str(error) or type(error).__name__}",
+            f"{quoted(error, MOST_REASON) or type(error).__name__}",
             path=path,
         ) from error
 
@@ -311,7 +314,7 @@ def find_device(name: str) -> Device:
             return Device(name_device(first, place), engine, place)
     names = [*ALIASES, *(f"{module}:..." for module in engines())]
     raise MissingError(
-        f"There is no device {name!r}. Devices are named {', '.join(names)}; offramp doctor lists those that are here.",
+        f"There is no device '{quoted(name)}'. Devices are named {', '.join(names)}; offramp doctor lists those that are here.",
         device=name,
     )
 

@@ -1,11 +1,15 @@
 """Thousands of damaged and forged bundles: each is refused, fails `verify`, or answers as before. None crashes, hangs or lies.
 
-    python tests/bundle/fuzz.py [--count 5000] [--first 0] [--seed 0] [KIND ...]
+    python tests/bundle/fuzz.py [--count 4000] [--first 0] [--seed 0] [KIND ...]
 
     bits      bits flipped in any file
     refitted  bytes changed in a graph, weights or golden samples, with size and sha256 in the manifest to fit
     json      values of the manifest or the calibration removed, replaced, or moved elsewhere; or the text itself damaged
     swapped   files of stages, static networks, weights and golden samples exchanged, with hashes to fit
+    replaced  a file or folder is a link, a pipe, a folder or gigabytes of nothing; arrays, builds, calibrations that do not fit
+
+Each gets 5 s of the processor's time and 500 MB. A refusal is one message of at most 600 characters. Nothing is opened but
+the bundle, the cache, what offramp and Python are made of, and what tells of the machine; nothing is written but the cache.
 
 A mutation is made by its number and the seed alone, so it can be made again: fuzz(kind, 1, seed, first=number).
 `test_fuzz.py` runs a few of each kind in `make test`.
@@ -18,8 +22,10 @@ golden samples too, so a bundle alone cannot tell. These are listed. Of fp32, an
 import argparse
 import contextlib
 import hashlib
+import io
 import json
 import multiprocessing
+import os
 import random
 import resource
 import shutil
@@ -33,11 +39,13 @@ from pathlib import Path
 import numpy as np
 
 from offramp.bundle import check_bundle, read_calibration
+from offramp.cache import cache_folder
+from offramp.cli.commands.inspect import inspect
 from offramp.errors import OfframpError
 from offramp.runtime import load, load_static, load_uncalibrated, verify
 
 ARCHIVE = Path(__file__).parent / "archive/v0.1-dense.offramp"
-LIMIT_CPU_S, LIMIT_S, LIMIT_BYTES = 60, 900, 8 << 30
+LIMIT_CPU_S, LIMIT_S, LIMIT_BYTES, LIMIT_TAKEN_BYTES = 5, 900, 8 << 30, 500_000_000
 """A busy machine makes a process wait, so what counts is the processor's time; by the clock only what waits for ever hangs."""
 SCORE_ERROR = {"fp32": 0.01, "int8": 0.15}
 """How far a score may be off, if `verify` passes, on inputs that it does not see."""
@@ -63,7 +71,10 @@ STRANGE: list[object] = [
     [[]],
     "é" * 1000,
 ]
-BAD = ("wrong", "crash", "hang")
+OUTSIDE = "outside.bin"
+"""A file beside the bundles, to which links lead."""
+
+BAD = ("wrong", "crash", "hang", "outside")
 REFITS = ("refitted", "swapped")
 
 
@@ -160,7 +171,128 @@ def refit(bundle):
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
-KINDS = {"bits": flip_bits, "refitted": change_and_refit, "json": change_json, "swapped": swap_files}
+def replace_entry(bundle, rng):
+    """Put something else in the place of a file or a folder, or add what does not fit."""
+    variant = json.loads((bundle / "manifest.json").read_text())["variants"][rng.randrange(2)]
+    entries = [bundle / "manifest.json", bundle / "calibrations", *bundle.glob("variants/*"), *files_of(bundle)]
+    path = rng.choice(entries)
+    match rng.choice(["link", "link", "pipe", "folder", "sparse", "arrays", "build", "calibrations"]):
+        case "arrays":
+            replace_arrays(bundle / variant["folder"] / variant["golden"], rng)
+            refit(bundle)
+        case "build":
+            folder = bundle / "engines" / rng.choice(["cpu", "tensorrt-0"]) / variant["name"]
+            folder.mkdir(parents=True)
+            (folder / "stage0.built").write_bytes(rng.randbytes(100))
+            (folder / "stage0.built.json").write_bytes(rng.choice([b"{}", b"[" * 10**5, rng.randbytes(50)]))
+        case "calibrations":
+            content = (bundle / "calibrations/default.json").read_bytes()
+            for k in range(rng.choice([2, 600])):
+                (bundle / f"calibrations/{k}.json").write_bytes(rng.choice([content, content[:-50], b""]))
+        case "sparse":
+            with rng.choice(files_of(bundle)).open("r+b") as file:
+                file.truncate(rng.choice([5 << 30, 1 << 40]))
+        case kind:
+            remove(path)
+            if kind == "link":
+                path.symlink_to(
+                    rng.choice([bundle.parent / OUTSIDE, path, bundle, "/dev/zero", "/proc/self/mem", bundle.parent])
+                )
+            else:
+                path.mkdir() if kind == "folder" else os.mkfifo(path)
+
+
+def replace_arrays(path, rng):
+    """Write golden samples of which one array has another shape, dtype or content, is missing, or is packed."""
+    arrays = dict(np.load(path))
+    name = rng.choice(sorted(arrays))
+    array = arrays[name]
+    arrays[name] = rng.choice(
+        [
+            array[:0],
+            array[:1],
+            array[..., None],
+            array.astype(rng.choice(["f2", "i1", "U3", "c8", "f8"])),
+            np.full_like(array, rng.choice([0, -1, 10**6])),
+            np.full(array.shape, rng.choice([np.nan, np.inf, -1e300])),
+            np.zeros((0,) * 32, array.dtype),
+            np.asfortranarray(array),
+            np.frombuffer(rng.randbytes(array.nbytes), array.dtype).reshape(array.shape),
+        ]
+    )
+    if rng.random() < 0.2:
+        del arrays[name]
+    (np.savez_compressed if rng.random() < 0.2 else np.savez)(path, **arrays)
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+KINDS = {
+    "bits": flip_bits,
+    "refitted": change_and_refit,
+    "json": change_json,
+    "swapped": swap_files,
+    "replaced": replace_entry,
+}
+
+
+class Watch:
+    """Notes what this process opens, writes and starts outside of the places that it may use.
+
+    What engines open in code of their own is not seen.
+    """
+
+    WRITING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
+    STARTING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "ctypes.dlopen")
+    OURS = Path(__file__).parents[2]
+
+    BOARD = (
+        *(os.devnull, "/usr/lib/os-release", "/etc/os-release"),
+        *("/etc/nv_tegra_release", "/etc/nvpmodel.conf", "/var/lib/nvpmodel/status"),
+    )
+
+    def __init__(self, *, may_write_bundle=False):
+        self.bundle, self.is_on, self.may_write_bundle = Path(), False, may_write_bundle
+        self.strange: set[str] = set()
+        ours = str(Path(__file__).parents[2])
+        places = (sys.prefix, sys.base_prefix, *(each for each in sys.path if each), ours, "/proc", "/sys")
+        self.read = tuple({os.path.realpath(place) for place in places})
+        sys.addaudithook(self.note)
+
+    def note(self, event, arguments):
+        if not self.is_on:
+            return
+        if event in self.STARTING and arguments[0] is not None:  # None is this process itself
+            self.strange.add(f"{event} {arguments[0]!r}")
+        elif event == "open" and isinstance(arguments[0], (str, bytes)):
+            self.look(event, arguments[0], writes=bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
+        elif event in self.WRITING:
+            folder = f"/proc/self/fd/{arguments[-1]}" if isinstance(arguments[-1], int) and arguments[-1] > 0 else ""
+            for each in arguments[: 2 if event in ("os.rename", "os.link") else 1]:
+                self.look(event, Path(folder, os.fsdecode(each)), writes=True)
+
+    def look(self, event, path, *, writes):
+        real = Path(os.path.realpath(os.fsdecode(path)))
+        places = [
+            os.path.realpath(cache_folder()),
+            *([str(self.bundle)] if self.may_write_bundle or not writes else ()),
+        ]
+        places += () if writes else self.read
+        is_private = any(part.startswith(("offramp.", "offramp-copies.")) for part in real.parts)
+        if not is_private and str(real) not in self.BOARD and not any(map(real.is_relative_to, places)):
+            self.strange.add(f"{event} {real}")
+
+    @contextlib.contextmanager
+    def of(self, bundle):
+        """Watch the use of a bundle."""
+        self.bundle, self.is_on = bundle.resolve(), True
+        self.strange.clear()
+        try:
+            yield
+        finally:
+            self.is_on = False
 
 
 def answer(bundle):
@@ -180,12 +312,23 @@ def answer(bundle):
     return found
 
 
+def describe(path):
+    """Show a bundle as `offramp inspect` does, both ways."""
+    for form in ([], ["--json"]):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            inspect.main([str(path), *form], standalone_mode=False)
+        if not printed.getvalue().replace("\n", "").isprintable():
+            raise ValueError(f"inspect prints control characters: {printed.getvalue()!r}")
+
+
 def judge(path, expected):
     """Use a bundle in every way; return `refused`, `failed` (by verify), `same`, `unseen` or `wrong`."""
     try:
         bundle = check_bundle(path)
         for file in bundle.calibrations():
             read_calibration(file)
+        describe(path)
         load(bundle).close()
         found = answer(bundle)
         if not all(verification.passed for verification in verify(bundle)):
@@ -194,7 +337,7 @@ def judge(path, expected):
         message = str(error)
         return (
             "refused"
-            if error.exit_code > 1 and len(message) < 4000 and message.replace("\n", "").isprintable()
+            if error.exit_code > 1 and len(message) <= 600 and message.replace("\n", "").isprintable()
             else "wrong"
         )
     verdict = "same"
@@ -214,6 +357,8 @@ def work(kind, seed, numbers, folder, connection):
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     expected = answer(check_bundle(ARCHIVE))
+    Path(folder, OUTSIDE).write_bytes(b"not part of the bundle")
+    watch, most = Watch(), used_bytes()
     for number in numbers:
         path = Path(folder, f"{number}.offramp")
         shutil.copytree(ARCHIVE, path)
@@ -221,9 +366,14 @@ def work(kind, seed, numbers, folder, connection):
         signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_S)  # each ends the process
         signal.alarm(LIMIT_S)
         try:
-            verdict, reason = judge(path, expected), ""
+            with watch.of(path):
+                verdict, reason = judge(path, expected), ""
             if verdict == "unseen" and kind not in REFITS:
                 verdict = "wrong"
+            if watch.strange:
+                verdict, reason = "outside", f"opened {', '.join(sorted(watch.strange))}"[:300]
+            if used_bytes() > most + LIMIT_TAKEN_BYTES:
+                verdict, reason, most = "crash", f"took {used_bytes() - most >> 20} MiB", used_bytes()
         except Exception as error:
             verdict, reason = "crash", f"{type(error).__name__}: {error}"[:300]
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -231,6 +381,11 @@ def work(kind, seed, numbers, folder, connection):
         shutil.rmtree(path)
         connection.send((number, verdict, reason))
     connection.close()
+
+
+def used_bytes():
+    """Return the most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def fuzz(kind, count, seed=0, *, first=0):
@@ -272,7 +427,7 @@ def judge_in_a_process(kind, seed, numbers, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", metavar="KIND", default=list(KINDS))
-    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -6,16 +6,19 @@ Each test changes one thing of a whole bundle, and adjusts sizes and hashes wher
 import io
 import os
 import shutil
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
-from offramp.bundle import check_bundle, open_bundle, read_calibration
+from offramp import __version__
+from offramp.bundle import Target, check_bundle, open_bundle, read_calibration
 from offramp.bundle.golden import read_golden
 from offramp.bundle.writing import new_variant
 from offramp.calibrate import calibrate
-from offramp.errors import BundleError, MissingError, OutdatedError, UsageError
+from offramp.errors import BundleError, MissingError, OfframpError, OutdatedError, UsageError
+from offramp.export import keep
 from offramp.runtime import UncalibratedWarning, build, load, load_uncalibrated
 from offramp.tests.helpers.bundles import ARCHIVE, copy_archive, edit, refuse, refuse_any, replace_file
 
@@ -66,6 +69,15 @@ def test_a_newer_calibration_is_refused_as_that_whatever_its_fields_are(calibrat
     edit(calibration, lambda c: c.update(schema=5, offramp="9.1", pace="10 Hz", variants={}))
     words = r"default.json has schema 5, written by a newer offramp \(9\.1\); .*up to schema 4"
     refuse(calibration, lambda: read_calibration(calibration), words)
+
+
+def test_what_a_newer_offramp_of_the_same_schema_wrote_is_called_that_and_not_damaged(calibrated, calibration):
+    edit(calibration, lambda c: c.update(offramp="999.1", surprise=1))
+    words = r"written by a newer offramp \(999\.1\) than this .*unknown field `surprise`.*Update offramp here"
+    refuse(calibration, lambda: load(calibrated.path), words)
+    for version in (__version__, "0.0.9", "x", "99", "9" * 1000):
+        edit(calibration, lambda c, version=version: c.update(offramp=version))
+        refuse(calibration, lambda: load(calibrated.path), "not a valid calibration")
 
 
 def test_a_newer_schema_is_refused_with_both_versions(dense, manifest):
@@ -165,11 +177,25 @@ def test_a_calibration_that_is_no_json_of_its_form_is_refused(calibrated, calibr
         (lambda m: m["variants"].extend(m["variants"] * 300), "length <= 500"),
         (lambda m: m["variants"][0]["stages"].extend(m["variants"][0]["stages"] * 400), "length <= 1000"),
         (lambda m: m.update(classes=2**31 - 1), r"\$.classes"),
+        (lambda m: m.update(network="n" * 10_001), r"length <= 10000 - at `\$.network`"),
+        (lambda m: m.update(class_names=["n" * 10_001] * 5), "length <= 10000"),
+        (lambda m: m["inputs"][0].update(shape=[None, "n" * 10_001]), "shape"),
+        (
+            lambda m: m["variants"][1]["origin"]["settings"].update(dict.fromkeys(map(str, range(1001)))),
+            "length <= 1000",
+        ),
+        (lambda m: m.update(preprocess={"mean": [0.5] * 10_001, "std": [1.0] * 10_001}), "length <= 10000"),
     ],
 )
 def test_fields_and_values_beyond_the_tables_are_refused(dense, manifest, change, words):
     edit(manifest, change)
     refuse(manifest, lambda: open_bundle(dense.path), f"(?s)manifest.json is not a valid manifest.*{words}")
+
+
+def of_many_exits(calibration):
+    """Return a point that leaves at 500 exits."""
+    few = {"thresholds": [1.0] * 499, "placement": ["cpu"] * 500, "exit_latency_s": [1.0] * 500, "rival": None}
+    return calibration["points"]["default"] | few | {"exit_shares": [1.0] + [0.0] * 499}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +214,11 @@ def test_fields_and_values_beyond_the_tables_are_refused(dense, manifest, change
         (lambda c: c["points"]["default"].update(static=0), "of a static network has 3 exits"),
         (lambda c: c["points"]["default"].update(variant="ghost"), "ghost, which was not measured"),
         (lambda c: c["points"]["default"]["target"].update(max_drop=None), "needs a limit"),
+        (lambda c: c.update(notes=[""] * 1001), "length <= 1000"),
+        (lambda c: c.update(notes=["n" * 10_001]), "length <= 10000"),
+        (lambda c: c["fingerprint"].update(dict.fromkeys(map(str, range(1001)), "")), "length <= 1000"),
+        (lambda c: c["points"].update(dict.fromkeys(map(str, range(1001)), c["points"]["default"])), "length <= 1000"),
+        (lambda c: c["points"].update({str(k): of_many_exits(c) for k in range(21)}), "more than 10000 exits"),
         (lambda c: c["points"]["default"]["target"].update(max_drop=7.0), "fraction from 0"),
     ],
 )
@@ -216,10 +247,10 @@ def test_a_file_name_outside_is_refused(dense, manifest, name):
     refuse(manifest, lambda: open_bundle(dense.path), "(?s)not a valid manifest.*leads outside the bundle")
 
 
-def test_a_file_name_longer_than_any_is_refused(dense, manifest, folder):
+def test_a_file_name_longer_than_any_is_refused(dense, manifest):
     name = "a" * 5000
     edit(manifest, lambda m: m["variants"][0]["files"].update({name: {"bytes": 1, "sha256": "0" * 64}}))
-    refuse(folder / name, lambda: open_bundle(dense.path), "Cannot read", MissingError)
+    refuse(manifest, lambda: open_bundle(dense.path), "not a valid manifest: Expected `str` of length <= 255")
 
 
 @pytest.mark.parametrize("name", ["stage0.onnx", "weights.bin", "golden.npz"])
@@ -240,6 +271,30 @@ def test_a_link_to_itself_is_refused(dense, folder):
     path.unlink()
     path.symlink_to(path)
     refuse(path, lambda: open_bundle(dense.path), "stage0.onnx is missing")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "calibrations", "calibrations/default.json"])
+def test_a_manifest_and_calibrations_behind_a_link_that_leads_outside_are_not_read(calibrated, tmp_path, name):
+    path = calibrated.path / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    refuse_any(lambda: load(calibrated.path), "leads outside the bundle")
+
+
+def test_nothing_is_written_through_a_link_that_leads_outside(calibrated, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(calibrated.path / "calibrations")
+    (calibrated.path / "calibrations").symlink_to(tmp_path / "elsewhere")
+    (calibrated.path / "engines").symlink_to(tmp_path / "elsewhere")
+    x = np.random.default_rng(0).random((99, 16), np.float32)
+    for work in (
+        lambda: calibrate(calibrated, (x, None), Target(max_disagreement=0.5)),
+        lambda: keep(calibrated, [0, 2]),
+        lambda: build(calibrated, "openvino:CPU", into_bundle=True),
+    ):
+        with pytest.raises(OfframpError, match="A link"):
+            work()
+    assert not [*(tmp_path / "elsewhere").iterdir()]
 
 
 def test_a_link_within_the_bundle_is_followed(dense, folder):
@@ -447,8 +502,9 @@ ANSWERS = {"label": np.zeros((2, 3), np.int64), "score": np.zeros((2, 3), np.flo
         (npz(input0=np.zeros((2, 16), np.float32), **ANSWERS | {"score": np.array([["a"] * 3] * 2)}), "are no numbers"),
         (huge_array(), "does not have the size that it claims"),
         (bomb(), "compressed"),
+        (npz(input0=np.zeros((2, 16), np.float32), **ANSWERS, **{f"x{i}": 0 for i in range(101)}), "many members"),
     ],
-    ids=["no archive", "no answers", "pickled", "wide", "dtype", "empty", "rows", "texts", "huge", "bomb"],
+    ids=["no archive", "no answers", "pickled", "wide", "dtype", "empty", "rows", "texts", "huge", "bomb", "members"],
 )
 def test_golden_samples_that_are_none_are_refused(dense, folder, content, words):
     bundle = replace_file(dense, "golden.npz", content)
@@ -465,6 +521,16 @@ def test_a_calibration_of_another_digest_is_not_used(calibrated, calibration, tm
     calibration.rename(tmp_path / "c.json")
     with pytest.raises(BundleError, match="made for another export"):
         load(calibrated.path, calibration=tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["antigravity:1", "engines.antigravity:1", "_stdout:1", "../x:1", ":1", "cpu\0", "x" * 9999]
+)
+def test_a_calibration_imports_no_module_by_a_devices_name(calibrated, calibration, name):
+    edit(calibration, lambda c: c["points"]["default"].update(placement=[name] * 3))
+    with pytest.raises(MissingError, match="There is no device") as caught:
+        load(calibrated.path)
+    assert "antigravity" not in sys.modules and len(str(caught.value)) <= 600
 
 
 def test_a_manifest_that_is_given_as_a_calibration_is_called_that(dense):

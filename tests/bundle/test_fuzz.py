@@ -34,6 +34,18 @@ def test_a_wrong_answer_would_be_seen(monkeypatch):
     assert verdicts["wrong"] == len(bad) == 2
 
 
+def test_what_is_opened_outside_would_be_seen(monkeypatch, tmp_path):
+    (tmp_path / "secret").write_text("")
+
+    def judge(path, expected):
+        (tmp_path / "secret").open(*("r",) if path.name.startswith("0") else ("a",)).close()
+        return "same"
+
+    monkeypatch.setattr(fuzz, "judge", judge)
+    _, bad = fuzz.fuzz("bits", 2)
+    assert [(verdict, "secret" in reason) for _, verdict, reason in bad] == [("outside", True)] * 2
+
+
 def shifted(answers, name):
     """Shift the scores of every bundle but the archived one."""
     return [(label, score + (0.5 if name[0].isdigit() else 0)) for label, score in answers]

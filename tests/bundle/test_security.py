@@ -84,6 +84,11 @@ def gigabytes(bundle):
     return hostile_graph(bundle, nodes, [numpy_helper.from_array(np.array([3 * 10**9]), "size")])
 
 
+def test_every_test_that_the_threats_name_is_there():
+    named = set(re.findall(r"`((?:\w+/)*(?:test_\w+|fuzz)\.py)`", (ROOT / "docs/threats.md").read_text()))
+    assert len(named) > 15 and not [name for name in named if not (ROOT / "tests" / name).is_file()]
+
+
 def test_an_honest_bundle_passes(stranger):
     done = run_recipe(stranger.path.parent, 60)
     assert done.returncode == 0 and "passed" in done.stdout, done.stderr

@@ -225,6 +225,7 @@ def test_graphs_whose_inner_names_clash_are_joined_without_what_nobody_reads():
         ),
         ([FIRST, b"\x08" + b"\xff" * 12], ["a"], "a number has no end"),
         ([FIRST, b"\x0b"], ["a"], "3 is no kind of field"),
+        ([FIRST, b"\x0a\0" * 50_001], ["a"], "more than 50000 fields"),
     ],
 )
 def test_graphs_that_cannot_be_joined_are_refused(models, outputs, words):
