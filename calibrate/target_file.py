@@ -8,8 +8,8 @@ from ..bundle import Target
 from ..errors import DataError, UsageError, require, unknown_name
 from ..files import os_errors_explained
 
-KEYS = Target.__struct_fields__
-"""Keys that a target may have."""
+KEYS = tuple(name for name in Target.__struct_fields__ if name != "counts")
+"""Keys that a target may have. What accuracy is made of follows from the network."""
 
 TEXTS = ("goal", "by")
 """Keys that are no limits."""

@@ -97,3 +97,10 @@ def test_what_is_no_yaml_of_targets_is_refused_with_its_place_in_one_line(tmp_pa
     with pytest.raises(DataError, match=words) as caught:
         read_targets(path)
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_what_calibrate_sets_is_no_key(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text("max_drop: 0.01\ncounts: losses\n")
+    with pytest.raises(UsageError, match="Unknown key 'counts'"):
+        read_targets(path)
