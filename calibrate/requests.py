@@ -17,6 +17,7 @@ from ..bundle.target import Goal
 from ..bundle.writing import check_replaceable
 from ..devices.meter import Meter
 from ..errors import DataError, UsageError
+from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
 from .fitting_samples import check_fitting_samples
