@@ -80,6 +80,7 @@ def sign_bundle(
         raise UsageError(f"The number of a release is a whole number from 0 on, not {release!r:.30}.")
     private, public = _read_private(Path(key))
     opened = open_unsigned(bundle)
+    opened.check_changeable(SIGNATURES, "Sign the folder, and pack it then. ")
     files = _list_files(opened.path)
     if release is None:
         files = _select_later(opened, files, public)

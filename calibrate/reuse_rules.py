@@ -9,6 +9,7 @@ not.
 import os
 from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Reuse, opened, read_calibration, write_calibration
 from ..errors import DataError, OfframpError, TargetError, UsageError, unknown_name
+from ..files import check_writable
 from ..progress import Progress, no_progress
 from ..runtime import Net, Result, load
 from ..runtime.chain.reuse import ReuseDeadline, Reuser
@@ -153,6 +155,7 @@ def calibrate_reuse(
     if clips is None or clips.count < 2:
         raise DataError("Give the clip of each sample as groups, and two clips at least: each is one draw.")
     path, found = _find_stored(opened_bundle, calibration, threads)
+    check_writable(Path(path))
     chosen = _choose_points(found, points)
     delta, rules = (1 - confidence) / len(chosen), {}
     for name in chosen:
@@ -211,6 +214,7 @@ def _find_stored(
     """
     if calibration is not None:
         return calibration, read_calibration(calibration)
+    bundle.check_changeable("calibrations", "Name a calibration outside it (--calibration). ")
     found = find_calibration(bundle, threads=threads)
     if found is None:
         raise UsageError(f"{bundle.path} has no calibration that fits. Run: offramp calibrate", path=bundle.path)

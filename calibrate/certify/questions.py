@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from ...bundle import Bundle
 from ...bundle.record import Count, Positive, encode_number
-from ...errors import BundleError, MissingError
+from ...errors import BundleError, MissingError, UsageError
 from ...files import check_writable, lock_folder, os_errors_explained, write_atomically
 from ...units import show_share
 from ..requests import Request
@@ -110,9 +110,10 @@ def _ask(request: Request, path: Path) -> tuple[int, tuple[str, ...]]:
     question = _Question(key, reference, request.samples.sha256, number)
     asked = _Questions(1, (*earlier.questions, question), {**earlier.samples, request.samples.sha256: samples})
     try:
+        request.bundle.check_changeable("calibrations")
         check_writable(path)
         write_atomically(path, _encode(asked))
-    except MissingError as error:
+    except (MissingError, UsageError) as error:
         return number, (f"That these samples were asked could not be remembered in the bundle: {error}",)
     return number, ()
 

@@ -15,7 +15,7 @@ from offramp.calibrate.certify.questions import ask, check_remembered, describe_
 from offramp.calibrate.pace import Pace
 from offramp.calibrate.search.contenders import Contender
 from offramp.calibrate.search.picks import Pick
-from offramp.errors import BundleError, MissingError
+from offramp.errors import BundleError, MissingError, UsageError
 from offramp.files import lock_folder, read_file
 from offramp.tests.fakes.configurations import fake_configuration
 from offramp.tests.zoo.exit_tables import UNEVEN, make_table
@@ -26,7 +26,7 @@ def question(folder, hashes, *, seed=0, reference="network", y=None, **changed):
     hashes = np.asarray(hashes, np.uint64)
     variant = SimpleNamespace(digest=reference)
     given = {
-        "bundle": SimpleNamespace(path=folder, read_file=read_file),
+        "bundle": SimpleNamespace(path=folder, read_file=read_file, check_changeable=lambda folder: None),
         "samples": SimpleNamespace(hashes=hashes, y=y, sha256=str(hash(hashes.tobytes()))),
         "outside": None,
         "targets": {"default": Target(max_drop=0.01)},
@@ -114,6 +114,12 @@ def test_a_damaged_file_is_named_and_a_bundle_that_cannot_be_written_does_not_st
     monkeypatch.setattr(questions, "write_atomically", refuse)
     number, notes = ask(request)
     assert number == 1 and "could not be remembered in the bundle: The disk is full." in notes[0]
+
+    def refuse_packed(folder):
+        raise UsageError("It is packed.")
+
+    request.bundle.check_changeable = refuse_packed
+    assert "could not be remembered in the bundle: It is packed." in ask(request)[1][0]
 
 
 def test_asking_until_a_promise_comes_out_gets_no_more_false_ones_than_it_says():
