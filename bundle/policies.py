@@ -230,6 +230,7 @@ def read_trust(path: Path, *, is_owned: bool = False) -> Trust:
     """
     content = _read_text(path, is_owned=is_owned)
     if content.startswith("-----BEGIN"):
+        _parse_key(content, path)
         return Trust(release_keys=(content,))
     try:
         trust = read_json(content.encode(), Trust)
@@ -237,7 +238,7 @@ def read_trust(path: Path, *, is_owned: bool = False) -> Trust:
         raise TrustError(f"The policy {path} {error}. See docs/how-to/sign.md.", path=path) from error
     texts = {
         field: tuple(
-            key if _is_text(key) else _read_text(path.parent / key, is_owned=is_owned) for key in getattr(trust, field)
+            key if _is_text(key) else _read_key(path.parent / key, is_owned=is_owned) for key in getattr(trust, field)
         )
         for field in ("release_keys", "board_keys")
     }
@@ -262,6 +263,12 @@ def _read_text(path: Path, *, is_owned: bool = False) -> str:
     return content.decode(errors="replace")
 
 
+def _read_key(path: Path, *, is_owned: bool) -> str:
+    text = _read_text(path, is_owned=is_owned)
+    _parse_key(text, path)
+    return text
+
+
 def _is_text(key: str) -> bool:
     return key.startswith("-----BEGIN")
 
@@ -275,16 +282,21 @@ def _read_keys(keys: Sequence[str]) -> dict[str, PublicKey]:
     """
     found = {}
     for key in keys:
-        parsed = parse_key(key if _is_text(key) else _read_text(Path(key)))
-        if parsed is None:
-            name = "A key of the policy" if _is_text(key) else key
-            raise TrustError(
-                f"{name} is no public key on the curves P-256, P-384 or P-521 in a PEM file. Make one: openssl ecparam -name "
-                "prime256v1 -genkey -noout -out KEY.pem; openssl pkey -in KEY.pem -pubout -out KEY.pub.",
-                path=None if _is_text(key) else key,
-            )
+        parsed = _parse_key(key, None) if _is_text(key) else _parse_key(_read_text(Path(key)), key)
         found[parsed.fingerprint] = parsed
     return found
+
+
+def _parse_key(text: str, path: str | Path | None) -> PublicKey:
+    """Return the public key in a text, which a file holds or a policy."""
+    parsed = parse_key(text)
+    if parsed is None:
+        raise TrustError(
+            f"{path or 'A key of the policy'} is no public key on the curves P-256, P-384 or P-521 in a PEM file. Make one: "
+            "openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem; openssl pkey -in KEY.pem -pubout -out KEY.pub.",
+            path=path,
+        )
+    return parsed
 
 
 def _list(problems: Sequence[str]) -> str:

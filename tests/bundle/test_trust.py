@@ -7,7 +7,7 @@ import shutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from offramp.bundle import Trust, check_bundle, open_bundle, policies, reading, sign_bundle
+from offramp.bundle import Trust, check_bundle, open_bundle, pack, policies, reading, sign_bundle
 from offramp.bundle.policies import read_trust
 from offramp.errors import BundleError, MissingError, TrustError, UsageError
 from offramp.runtime import build, load, load_static, load_uncalibrated, verify
@@ -96,6 +96,8 @@ def test_a_policy_is_a_file(case, keys):
         ('{"release_keys": ["release.pub"], "revoked": {"AB": "short"}}', "is not of its form"),
         ('{"release_keys": ["release.pub"], "release_keys": ["stranger.pub"]}', "a name is there twice"),
         ("release.pub", "is not of its form"),
+        ('{"release_keys": ["release.pem"]}', "release.pem is no public key"),
+        (keys.release.path.read_text(), "policy.json is no public key"),
     ):
         policy.write_text(text)
         with pytest.raises(TrustError, match=words):
@@ -225,6 +227,12 @@ def test_keys_that_cannot_sign_are_refused(case, keys):
     (case.path / "variants/link").symlink_to("/etc")
     with pytest.raises(UsageError, match="is a link. Sign a copy"):
         sign_bundle(case.path, keys.release.path, release=8)
+
+
+def test_a_packed_bundle_is_signed_before(case, keys):
+    packed = pack(case.path, case.folder / "dense.offramp.zip").path
+    with pytest.raises(UsageError, match=r"stays as it is. Sign the folder, and pack it then. Unpack it to change it"):
+        sign_bundle(packed, keys.release.path, release=8)
 
 
 def test_what_was_verified_is_what_is_used(case, monkeypatch):
