@@ -24,7 +24,7 @@ def parse_placement(text: str, stages: int, *, device: str = "cpu") -> tuple[str
     """
     placed: dict[int, str] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,4})(-([0-9]{0,4}))?=([^=\s]+)\s*", part)
+        match = re.fullmatch(r"\s*([0-9]{1,4})(-([0-9]{0,4}))?=([^=?\s]+(\?\S+)?)\s*", part)
         if not match:
             raise UsageError(
                 f"A placement looks like 0=openvino:CPU,1-=cpu (stage or range, then device), not {text!r}."

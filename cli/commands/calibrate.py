@@ -121,7 +121,7 @@ def calibrate(
         others = None if outside is None else load_samples(outside, opened.manifest, progress=progress)
         places: dict[str, Any] = {
             "device": devices,
-            "also": [parse_placement(text, stages) if "=" in text else text for text in also],
+            "also": [parse_placement(text, stages) if "=" in text.partition("?")[0] else text for text in also],
             "threads": loading.threads,
             "fallback": loading.fallback,
             "variant": list(variants) or None,

@@ -312,7 +312,8 @@ def find_device(name: str) -> Device:
                 raise
         else:
             return Device(name_device(first, place), engine, place)
-    names = [*ALIASES, *(f"{module}:..." for module in engines())]
+    short = (f"{name}://..." if module == "remote" else name for name, module in ALIASES.items())
+    names = [*short, *(f"{module}:..." for module in engines() if module != "remote")]
     raise MissingError(
         f"There is no device '{quoted(name)}'. Devices are named {', '.join(names)}; offramp doctor lists those that are here.",
         device=name,

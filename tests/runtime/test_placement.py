@@ -11,6 +11,7 @@ from offramp.runtime.placement import describe_devices, one_device_per_stage, pa
         ("1-2=a", ("cpu", "a", "a", "cpu")),
         (" 3=a , 0=b ", ("b", "cpu", "cpu", "a")),
         ("0-=a", ("a", "a", "a", "a")),
+        ("0-2=cpu,3=http://box:8/n?as=int8", ("cpu", "cpu", "cpu", "http://box:8/n?as=int8")),
     ],
 )
 def test_placements_are_read_as_they_are_described(text, expected):
@@ -25,6 +26,7 @@ def test_placements_are_read_as_they_are_described(text, expected):
         ("", "looks like 0=openvino:CPU,1-=cpu"),
         ("cpu", "looks like"),
         ("0=", "looks like"),
+        ("0=1=cpu", "looks like"),
         ("4=cpu", "stages 0 to 3"),
         ("2-1=cpu", "not there"),
         ("0-=cpu,2=x", "Stage 2 is placed twice"),

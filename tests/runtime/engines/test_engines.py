@@ -76,7 +76,7 @@ def test_what_runs_a_stage_is_what_the_engine_reports(dense):
 @pytest.mark.parametrize(
     ("device", "words"),
     [
-        ("tpu", "There is no device 'tpu'. Devices are named cpu, cuda, "),
+        ("tpu", "There is no device 'tpu'. Devices are named cpu, cuda, http://..., https://..., onnxruntime:..., "),
         ("openvino", "There is no device 'openvino'"),
         ("openvino:NPU", "OpenVINO finds no device NPU here; it finds CPU"),
         ("openvino:AUTO", "Name one device: CPU; or auto"),
