@@ -13,7 +13,7 @@ from ..output import print_result
 @click.argument("source")
 @click.option("--every", default="1s", show_default=True, help="How often to look.")
 @click.option("--once", is_flag=True, help="Print what was counted since the start, and end.")
-@click.option("--net", help="Which network of a page, by its name in metrics. Default: the first.")
+@click.option("--net", help="Which network of a page, by its name (Metrics(net, name=...)). Default: the first.")
 @as_json
 def top(source: str, every: str, once: bool, net: str | None, as_json: bool) -> None:
     """Show live what a product does: where its inputs leave, how long calls take, what goes wrong.

@@ -11,7 +11,9 @@ from urllib.request import urlopen
 
 from ...bundle import open_bundle
 from ...bundle.golden import read_golden
-from ...errors import MeterWarning, MissingError, OfframpError
+from ...bundle.packed import is_packed
+from ...errors import BundleError, MeterWarning, MissingError, OfframpError, quoted
+from ...files import os_errors_explained
 from ..chain.samples import convert_samples
 from ..loading import load
 from ..selection import choose_point
@@ -42,19 +44,19 @@ def follow_metrics(
     Raises:
         UsageError: nothing is at a path.
         MissingError: the file or page cannot be read, or a package for it is not installed.
-        BundleError: it is no snapshot, or the bundle is damaged.
+        BundleError: it is no snapshot or of another network, or the bundle is damaged.
 
     Example:
         >>> from offramp.runtime import follow_metrics
         >>> next(follow_metrics("digits.offramp", every_s=0.1)).answers > 0
         True
     """
-    if Path(source).is_dir():
-        return _run_bundle(Path(source), every_s)
-    text = str(source)
+    text, path = str(source), Path(source)
     if text.startswith(("http://", "https://")):
         return _repeat(lambda: _read_address(text, net), every_s)
-    return _repeat(lambda: read_snapshot(source), every_s)
+    with os_errors_explained(path, "read"):
+        is_bundle = path.is_dir() or is_packed(path)
+    return _run_bundle(path, every_s) if is_bundle else _repeat(lambda: _read_file(path, net), every_s)
 
 
 def _repeat(read: Callable[[], Snapshot], every_s: float) -> Iterator[Snapshot]:
@@ -64,6 +66,15 @@ def _repeat(read: Callable[[], Snapshot], every_s: float) -> Iterator[Snapshot]:
         time.sleep(every_s)
         with suppress(OfframpError):
             snapshot = read()
+
+
+def _read_file(path: Path, net: str | None) -> Snapshot:
+    snapshot = read_snapshot(path)
+    if net not in (None, snapshot.name):
+        raise BundleError(
+            f"{path} has no metrics of the network {quoted(net)}, but of {quoted(snapshot.name)}.", path=path
+        )
+    return snapshot
 
 
 def _read_address(address: str, net: str | None) -> Snapshot:

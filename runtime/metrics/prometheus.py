@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...errors import BundleError, MissingError, require
+from ...errors import BundleError, MissingError, quoted, require
 from .families import FAMILIES, PREFIX, MetricFamily
 from .snapshot import Histogram, Snapshot, check_counts
 
@@ -99,14 +99,16 @@ def read_page(text: str, name: str, net: str | None = None) -> Snapshot:
     try:
         for family in parser.text_string_to_metric_families(text):
             for sample in family.samples:
-                if sample.name.startswith(PREFIX):
-                    labels = dict(sample.labels)
-                    page = pages.setdefault(labels.pop("net", ""), defaultdict(dict))
+                labels = dict(sample.labels)
+                if sample.name.startswith(PREFIX) and "net" in labels:  # a server counts its requests without it
+                    page = pages.setdefault(labels.pop("net"), defaultdict(dict))
                     page[sample.name[len(PREFIX) :]][tuple(sorted(labels.items()))] = float(sample.value)
         page = next(iter(pages.values())) if net is None else pages[net]
         snapshot = msgspec.convert(_collect(page, net or next(iter(pages))), Snapshot)
     except (ValueError, KeyError, StopIteration, OverflowError, msgspec.MsgspecError) as error:
-        raise BundleError(f"{name} shows no metrics of offramp{f' of the net {net}' if net else ''}.") from error
+        which = f"the network {quoted(net)}" if net else "a network"
+        others = f" There are those of {quoted(', '.join(pages))}." if pages else ""
+        raise BundleError(f"{name} shows no metrics of {which}, as Metrics.serve does.{others}") from error
     check_counts(snapshot.exits, name)
     return snapshot
 

@@ -227,7 +227,10 @@ def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     """
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"There is no file {path}. A product writes it with Metrics(net, file=...).", path=path)
+        raise UsageError(
+            f"There is no file {path}. A product writes it with Metrics(net, file=...); addresses begin with http://.",
+            path=path,
+        )
     with os_errors_explained(path, "read"):
         content = read_file(path, most=MOST_BYTES)
     try:

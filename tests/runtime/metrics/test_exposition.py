@@ -95,8 +95,16 @@ def test_several_networks_share_a_page(snapshot):
     text = generate_latest(registry_of(snapshot, other)).decode()
     assert text.count("# HELP offramp_calls_cut_total") == 1
     assert read_page(text, "page").cut == 3 and read_page(text, "page", "gate").cut == 8
-    for wrong, net in ((text, "roof"), ("", None), ("offramp_answers_total 3\n", None), ("<html>", None)):
-        with pytest.raises(BundleError, match="shows no metrics of offramp"):
+    server = 'offramp_serve_requests_total{code="200",model="digits"} 4\n'
+    assert read_page(server + text, "page").cut == 3
+    for wrong, net, words in (
+        (text, "roof", f"the network roof, as Metrics.serve does. There are those of {snapshot.name}, gate."),
+        ("", None, "a network, as Metrics.serve does"),
+        (server, None, "a network, as Metrics.serve does.$"),
+        ('offramp_answers_total{net="a"} 3\n', None, "a network, .* There are those of a"),
+        ("<html>", None, "a network"),
+    ):
+        with pytest.raises(BundleError, match=f"page shows no metrics of {words}"):
             read_page(wrong, "page", net)
     torn = re.sub(r'.*le="2e-05".*\n', "", text, count=1)
     with pytest.raises(BundleError, match="do not fit together"):
