@@ -225,7 +225,7 @@ class App:
                     held += len(chunk)
                     self._held_bytes += len(chunk)
             if is_too_long:
-                raise HTTPException(413, f"A body may have {most} bytes.", CLOSE)
+                raise HTTPException(413, f"A body may have {most:.0f} bytes.", CLOSE)
         except BaseException:
             self._held_bytes -= held
             raise

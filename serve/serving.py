@@ -137,7 +137,7 @@ def make_server(app: "App", *, tls_cert: str | None = None, tls_key: str | None 
     from .connections import HEAD_BYTES, Connection
 
     if (tls_cert is None) != (tls_key is None):
-        raise UsageError("TLS takes a certificate and its key.")
+        raise UsageError("TLS takes a certificate and its key: --tls-cert and --tls-key.")
     config = uvicorn.Config(
         app,
         http=Connection,

@@ -41,7 +41,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         30.0
     """
 
-    body_bytes: int = 16 * 2**20
+    body_bytes: float = 16 * 2**20
     samples: int = 256
     waiting: int = 512
     timeout_s: float = 30.0
@@ -50,7 +50,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         for name in ("body_bytes", "samples", "waiting", "timeout_s"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 2**40:
-                raise UsageError(f"{name} is a number above 0, not {value!r:.30}.")
+                raise UsageError(f"{name} is a number from above 0 to 2**40, not {value!r:.30}.")
 
 
 class Task:

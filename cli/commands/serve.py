@@ -20,19 +20,26 @@ TOKEN = "OFFRAMP_SERVE_TOKEN"
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 is any.")
 @with_loading()
 @click.option("--stages", is_flag=True, help="Serve each stage, too, as NAME:stage0 and so on, for chains elsewhere.")
-@click.option("--workers", default=1, show_default=True, help="Threads for each network, each with its own memory.")
+@click.option(
+    "--workers", default=1, show_default=True, help="Threads that answer for each network, each with its own memory."
+)
 @click.option(
     "--together/--alone", default=None, help="Answer requests that wait together, or not. Default: what is faster."
 )
 @click.option("--most-waiting", default=512, show_default=True, help="Requests under way; more are refused.")
 @click.option("--most-samples", default=256, show_default=True, help="Samples in one request.")
 @click.option("--most-body-mb", default=16.0, show_default=True, help="Longest body in MiB.")
-@click.option("--timeout", default="30s", show_default=True, help="Time for a body to come, and for its answer.")
+@click.option(
+    "--timeout",
+    default="30s",
+    show_default=True,
+    help="Time for a body to come, and once more for its answer: 500ms.",
+)
 @click.option(
     "--token-file", help=f"File with the token that requests must show. Default: the variable {TOKEN}, or none."
 )
-@click.option("--tls-cert", help="File with the certificate for TLS.")
-@click.option("--tls-key", help="File with its key.")
+@click.option("--tls-cert", help="File with the certificate for TLS (PEM).")
+@click.option("--tls-key", help="File with its private key (PEM).")
 def serve(
     bundles: tuple[str, ...],
     names: tuple[str, ...],
@@ -62,7 +69,7 @@ def serve(
     if names and len(names) != len(bundles):
         raise UsageError(f"There are {len(bundles)} bundles and {len(names)} names: give --name once for each.")
     limits = Limits(
-        body_bytes=int(most_body_mb * 2**20),
+        body_bytes=most_body_mb * 2**20,
         samples=most_samples,
         waiting=most_waiting,
         timeout_s=parse_seconds("--timeout", timeout),

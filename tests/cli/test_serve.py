@@ -72,6 +72,7 @@ def test_what_makes_no_server_is_said_before_it_starts(token_file, tmp_path, mon
     clear_message(offramp("serve", ARCHIVE, "--token-file", tmp_path / "none"), 2, "Cannot read a token")
     clear_message(offramp("serve", ARCHIVE, "--port", "0", "--workers", "0"), 2, "workers")
     clear_message(offramp("serve", ARCHIVE, "--most-samples", "0"), 2, "samples")
+    clear_message(offramp("serve", ARCHIVE, "--most-body-mb", "nan"), 2, "body_bytes is a number from above 0")
     clear_message(offramp("serve", ARCHIVE, ARCHIVE, "--port", "0"), 2, "Two models are called v0.1-dense")
     clear_message(offramp("serve", ARCHIVE, "--port", "0", "--tls-cert", token_file), 2, "certificate and its key")
     monkeypatch.setenv("OFFRAMP_SERVE_TOKEN", "short")
