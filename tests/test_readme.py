@@ -1,7 +1,10 @@
 """Every block of the README is run, in order, from a folder laid out like a checkout; and so is the quickstart itself."""
 
+import re
+
 from PIL import Image
 
+from offramp.cli.app import COMMANDS
 from offramp.tests.helpers.pages import ROOT, blocks, check_make, follow, lay_out, reader_in, row_names, run_script
 
 README = ROOT / "README.md"
@@ -44,3 +47,5 @@ def test_the_two_commands_run_the_quickstart_and_the_tests():
 def test_no_command_is_left_out():
     commands = [command for block in blocks(README, "bash") for command in block.commands]
     assert all(command.split()[0] in ("make", "offramp", "pip", "python3", "eval") for command in commands)
+    text = README.read_text()
+    assert [each.name for each in COMMANDS if not re.search(rf"`{each.name}`|\nofframp {each.name}\b", text)] == []
