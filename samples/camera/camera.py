@@ -38,16 +38,16 @@ STAGE_S, WORK_W, IDLE_W = 0.008, 9.0, 4.0
 """The simulated board: each stage keeps it busy for so long at so many watts; then it rests."""
 
 
-def read_frames(source: Path, manifest: Manifest, fps: float) -> Iterator[np.ndarray]:
+def read_frames(source: str, manifest: Manifest, fps: float) -> Iterator[np.ndarray]:
     """Yield frames as the network takes them, so many in a second."""
-    frames = read_film(source) if source.suffix == ".npz" else read_video(source, manifest)
+    frames = read_film(source) if source.endswith(".npz") else read_video(source, manifest)
     start = time.monotonic()
     for number, frame in enumerate(frames):
         time.sleep(max(0.0, start + number / fps - time.monotonic()))
         yield frame
 
 
-def read_film(source: Path) -> Iterator[np.ndarray]:
+def read_film(source: str) -> Iterator[np.ndarray]:
     """Yield the frames of an .npz file again and again."""
     with np.load(source) as film:
         frames = film["x"]
@@ -55,15 +55,19 @@ def read_film(source: Path) -> Iterator[np.ndarray]:
         yield from frames
 
 
-def read_video(source: Path, manifest: Manifest) -> Iterator[np.ndarray]:
-    """Yield the frames of a video file in the size, layout and dtype of the network's input."""
+def read_video(source: str, manifest: Manifest) -> Iterator[np.ndarray]:
+    """Yield the frames of a video file in the size, layout and dtype of the network's input; floats are from 0 to 1."""
     import av
 
     tensor = manifest.inputs[0]
     shape = [1 if isinstance(axis, str) or axis is None else axis for axis in tensor.shape][-3:]
     channels_last = shape[2] in (1, 3)
     channels, height, width = (shape[2], *shape[:2]) if channels_last else shape
-    with av.open(str(source)) as container:
+    try:
+        video = av.open(source)
+    except av.FFmpegError as error:
+        raise UsageError(f"PyAV cannot read {source} as a video: {error}.") from error
+    with video as container:
         for frame in container.decode(video=0):
             pixels = frame.reformat(width, height, "gray" if channels == 1 else "rgb24").to_ndarray()
             image: np.ndarray = pixels.reshape(height, width, channels)
@@ -111,28 +115,34 @@ def govern(net: Net, points: list[str], max_power_w: float) -> Governor | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", type=Path, help="a video file, or an .npz file with frames x")
+    parser.add_argument(
+        "source", nargs="?", help="a video file, its address (rtsp://...), or an .npz file with frames x"
+    )
     parser.add_argument("--bundle", type=Path, help="by default the one that prepare.py makes")
-    parser.add_argument("--seconds", type=float, default=30.0, help="stop after so long")
+    parser.add_argument("--seconds", type=float, default=30.0, help="stop after so many seconds")
     parser.add_argument("--frames", type=int, help="stop after so many answers")
     parser.add_argument("--fps", type=float, default=30.0, help="frames a second")
-    parser.add_argument("--deadline-ms", type=float, default=100.0, help="from a frame's coming to its answer")
+    parser.add_argument(
+        "--deadline-ms", type=float, default=100.0, help="milliseconds from a frame's coming to its answer"
+    )
     parser.add_argument("--window", type=int, default=5, help="how many answers a label is smoothed over")
-    parser.add_argument("--max-power-w", type=float, default=6.0, help="the board's mean power")
+    parser.add_argument("--max-power-w", type=float, default=6.0, help="the board's mean power, in watts")
     parser.add_argument("--meter", default="auto", help="auto, simulated, or a name that offramp doctor lists")
     parser.add_argument("--metrics", type=Path, help="write a snapshot of all counts there, for offramp top")
     parser.add_argument("--json", type=Path, help="write the summary into this file, too")
     given = parser.parse_args()
+    if given.fps <= 0:
+        parser.error("--fps is a number above 0")
     if given.bundle is None:
         given.bundle = prepared()
-    summary = run(given, given.source or FOLDER / "film.npz")
+    summary = run(given, given.source or str(FOLDER / "film.npz"))
     for name, value in summary.items():
         print(f"{name:16} {value}")
     if given.json:
         given.json.write_text(json.dumps(summary, indent=1))
 
 
-def run(given: argparse.Namespace, source: Path) -> dict[str, Any]:
+def run(given: argparse.Namespace, source: str) -> dict[str, Any]:
     """Answer frames until the time is over, the source ends, or SIGTERM comes; return what became of them."""
     points, board = choose_points(given.bundle), Board(given.meter, given.fps)
     changes, last, until_s = 0, None, time.monotonic() + given.seconds

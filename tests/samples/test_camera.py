@@ -61,6 +61,8 @@ def test_a_video_file_is_read_in_the_size_of_the_network(tmp_path, run_camera):
     summary = run_camera(tmp_path / "film.avi", "--bundle", bundle.path, "--fps", 100, "--deadline-ms", 60_000)
     assert summary["frames"] == 12 and summary["refused"] == 0 and summary["answered"] + summary["dropped"] == 12
     assert summary["point"] is None and summary["moves"] == []
+    with pytest.raises(AssertionError, match="PyAV cannot read http://127.0.0.1:1/x as a video"):
+        run_camera("http://127.0.0.1:1/x", "--bundle", bundle.path)
 
 
 @pytest.mark.slow
