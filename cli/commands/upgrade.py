@@ -1,5 +1,7 @@
 """The command `offramp upgrade`: its options, one call, and what it prints."""
 
+from pathlib import Path
+
 import click
 
 from ..options import as_json
@@ -12,7 +14,8 @@ from ..output import print_result
 def upgrade(bundle: str, as_json: bool) -> None:
     """Rewrite manifest and calibrations of a BUNDLE that an older offramp wrote to the form that this one writes.
 
-    What it computes, its thresholds, figures and promises stay. Older versions of offramp do not read the new form.
+    What it computes, its thresholds, figures and promises stay. Older versions of offramp do not read the new form. Signatures of
+    what was rewritten count no more: sign the bundle again.
     """
     from ...bundle import upgrade as upgrade_bundle
 
@@ -21,6 +24,8 @@ def upgrade(bundle: str, as_json: bool) -> None:
     def describe() -> str:
         lines = [f"{name}: rewritten, it had schema {schema}" for name, schema in done.rewritten.items()]
         lines += [f"{name}: left as it is. {why}" for name, why in done.left.items()]
+        if done.rewritten and Path(bundle, "signatures").is_dir():
+            lines.append(f"Its signatures are of the files before: sign it again, offramp sign {bundle} --key KEY.")
         return "\n".join(lines) or f"{bundle} has the present form: nothing was rewritten."
 
     print_result(done, as_json, describe)
