@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from offramp.bundle import check_bundle
+from offramp.errors import OfframpError
 
 SLOTS = "a.offramp.zip", "b.offramp.zip"
 LINK = "current"
@@ -38,9 +39,9 @@ def verify(slot: Path) -> None:
 
 
 def install(folder: Path, new: Path, check: Callable[[Path], object] = verify) -> Path:
-    """Put a new packed bundle into the slot that is not in use, check it there, and turn the link to it; return the slot.
+    """Check a copy of a new packed bundle, move it into the slot that is not in use, and turn the link to it; return the slot.
 
-    If the check fails the link stays as it was.
+    If the check fails, link and slots stay as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -50,9 +51,13 @@ def install(folder: Path, new: Path, check: Callable[[Path], object] = verify) -
             shutil.copyfileobj(source, target)
             target.flush()
             os.fsync(target.fileno())
+        try:
+            check(part)
+        except BaseException:
+            part.unlink()
+            raise
         part.replace(slot)
         sync(folder)
-        check(slot)
         turn(folder, slot.name)
     return slot
 
@@ -111,7 +116,10 @@ def main() -> None:
     options = parser.parse_args()
     if (options.what == "install") != (options.new is not None):
         parser.error("install takes a folder and a packed bundle, back a folder")
-    slot = go_back(options.folder) if options.new is None else install(options.folder, options.new)
+    try:
+        slot = go_back(options.folder) if options.new is None else install(options.folder, options.new)
+    except (OfframpError, OSError, subprocess.SubprocessError) as error:
+        sys.exit(f"{error} {options.folder / LINK} stays as it was.")
     print(f"{options.folder / LINK} is {slot.name}")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from offramp.bundle import check_bundle, open_bundle, pack
-from offramp.errors import BundleError, OfframpError
+from offramp.errors import BundleError, OfframpError, UsageError
 from offramp.runtime import load
 from offramp.tests.helpers.bundles import ARCHIVE, edit
 
@@ -155,12 +155,17 @@ def test_a_network_that_does_not_pass_is_not_taken_and_the_one_before_comes_back
     (tmp_path / "broken.zip").write_bytes(broken)
     with pytest.raises(BundleError):
         slots.install(folder, tmp_path / "broken.zip", check_bundle)
-    assert name_of(folder / "current") == "old"
-    with pytest.raises(BundleError):
+    assert name_of(folder / "current") == "old" and {path.name for path in folder.iterdir()} == {
+        "a.offramp.zip",
+        "current",
+    }
+    with pytest.raises(UsageError, match="There is no bundle"):
         slots.go_back(folder, check_bundle)
     net = load(folder / "current", lazy=True)
     slots.install(folder, networks / "new.zip", check_bundle)
     assert name_of(folder / "current") == "new" and net(np.zeros(16, np.float32)).label in range(5)
+    with pytest.raises(BundleError):
+        slots.install(folder, tmp_path / "broken.zip", check_bundle)
     slots.go_back(folder, check_bundle)
     assert name_of(folder / "current") == "old"
 
@@ -169,3 +174,5 @@ def test_the_command_verifies_what_it_installs(networks, tmp_path):
     run = [sys.executable, SAMPLE, "install", tmp_path / "net", networks / "new.zip"]
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == f"{tmp_path}/net/current is a.offramp.zip\n", done.stderr
+    done = subprocess.run([sys.executable, SAMPLE, "back", tmp_path / "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "stays as it was." in done.stderr
