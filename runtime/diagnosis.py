@@ -29,6 +29,10 @@ EXTRAS = {
     "calibrate": "PIL scipy yaml",
     "compress": "torch_pruning torch onnxscript",
     "report": "matplotlib bokeh jinja2",
+    "metrics": "prometheus_client opentelemetry",
+    "trust": "cryptography",
+    "sign": "model_signing OpenSSL cryptography",
+    "serve": "uvicorn starlette prometheus_client",
 }
 """For each extra of offramp the packages by which it is recognised."""
 

@@ -99,9 +99,9 @@ def read_page(text: str, name: str, net: str | None = None) -> Snapshot:
     try:
         for family in parser.text_string_to_metric_families(text):
             for sample in family.samples:
-                if sample.name.startswith(PREFIX):
-                    labels = dict(sample.labels)
-                    page = pages.setdefault(labels.pop("net", ""), defaultdict(dict))
+                labels = dict(sample.labels)
+                if sample.name.startswith(PREFIX) and "net" in labels:  # else it is of the server that shows them
+                    page = pages.setdefault(labels.pop("net"), defaultdict(dict))
                     page[sample.name[len(PREFIX) :]][tuple(sorted(labels.items()))] = float(sample.value)
         page = next(iter(pages.values())) if net is None else pages[net]
         snapshot = msgspec.convert(_collect(page, net or next(iter(pages))), Snapshot)
