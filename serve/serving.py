@@ -66,18 +66,20 @@ def make_app(
     if token is not None and (not token.isascii() or not token.isprintable() or len(token) < LEAST_TOKEN):
         raise UsageError(f"A token has {LEAST_TOKEN} or more printable ASCII characters.")
     networks = [models] if isinstance(models, ServedModel) else list(models)
+    parts: list[ServedTensors] = [*networks, *(stage for model in networks for stage in model.stages)]
+    if twice := {part.name for part in parts if [each.name for each in parts].count(part.name) > 1}:
+        raise UsageError(f"Two models are called {min(twice)}: give each a name of its own.")
     if registry is None:
         registry = CollectorRegistry()
         counting = {model.name: Metrics(model.net, name=model.name) for model in networks}  # before workers clone them
         first, *others = counting.values()
         registry.register(first.collector(*others))
-    parts: list[ServedTensors] = [*networks, *(stage for model in networks for stage in model.stages)]
-    by_name: dict[str, tuple[ServedTensors, Workers]] = {}
-    for part in parts:
-        if part.name in by_name:
-            raise UsageError(f"Two models are called {part.name}: give each a name of its own.")
-        by_name[part.name] = part, Workers(part, workers)
-    return App(by_name, limits=limits or Limits(), token=token, registry=registry)
+    return App(
+        {part.name: (part, Workers(part, workers)) for part in parts},
+        limits=limits or Limits(),
+        token=token,
+        registry=registry,
+    )
 
 
 LEAST_TOKEN = 16

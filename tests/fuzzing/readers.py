@@ -69,7 +69,7 @@ def _read_request(path: Path) -> Any:
 
 def _pack_archive() -> bytes:
     with tempfile.TemporaryDirectory(prefix="fuzzing.") as folder:
-        return pack(ARCHIVE, Path(folder, "a.zip")).read_bytes()
+        return pack(ARCHIVE, Path(folder, "a.zip")).path.read_bytes()
 
 
 STATE = AuditState(

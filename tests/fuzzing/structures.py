@@ -24,6 +24,8 @@ def changed_documents(draw, kind):
     document = json.loads(READERS[kind].example)
     for _ in range(draw(st.integers(1, 3))):
         spots = list(walk(document))
+        if not spots:
+            break
         holder, key = draw(st.sampled_from(spots))
         match draw(st.sampled_from(["remove", "strange", "nudge", "move", "repeat", "add"])):
             case "remove":
