@@ -47,6 +47,7 @@ __all__ = [
     "engines",
     "find_device",
     "is_builder",
+    "is_converter",
     "is_cross_builder",
     "lacks_memory",
     "name_device",
@@ -265,6 +266,11 @@ class CrossBuilder(Builder, Protocol):
 def is_builder(engine: Engine) -> TypeGuard[Builder]:
     """Return True if an engine builds stages ahead."""
     return hasattr(engine, "build")  # isinstance of a protocol takes twenty times as long, at each load
+
+
+def is_converter(engine: Engine) -> bool:
+    """Return True if an engine makes graphs of its own of stages by a converter that may err in silence: it has CONVERTS."""
+    return getattr(engine, "CONVERTS", False)
 
 
 def is_cross_builder(engine: Engine) -> TypeGuard[CrossBuilder]:

@@ -12,7 +12,7 @@ _one_at_a_time = threading.RLock()
 
 @contextlib.contextmanager
 def printing_to_stderr(*, drops: bool = False) -> Iterator[None]:
-    """Send to stderr whatever the process prints in this block, from Python or by a library's own `printf`; or drop the latter."""
+    """Send to stderr whatever the process prints in this block, from Python or by a library's `printf`; or drop the latter."""
     with _one_at_a_time:
         try:
             os.fstat(2)

@@ -1,15 +1,18 @@
 """Stages on the CPU by Alibaba's MNN, which is small and made for Arm: `mnn:cpu`.
 
-The wheel brings the converter from ONNX. It runs in a process of its own, since it prints, and ends the process where it fails. Its
-command `mnnconvert` is not used: that one installs a logging package from the network and reports conversions to the vendor.
+The wheel brings the converter from ONNX. It runs in a process of its own, since it prints, and ends the process where it fails.
+Its command `mnnconvert` is not used: that one installs a logging package from the network and reports conversions to the vendor.
+
+The converter takes some graphs without an error and makes others of them, so what was converted must give the golden answers.
 """
 
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +20,11 @@ from ...errors import BundleError, MissingError, UnsupportedError, quoted, requi
 from . import HOST, StageFile, pin_shapes, raise_out_of_memory
 from ._stdout import printing_to_stderr
 
-__all__ = ["PACKAGE", "build", "compile_stage", "describe_build", "list_places"]
+__all__ = ["CONVERTS", "PACKAGE", "build", "compile_stage", "describe_build", "list_places"]
 
 PACKAGE = "mnn"
+
+CONVERTS = True
 
 PLACE = "cpu"
 
@@ -41,7 +46,7 @@ def list_places() -> dict[str, str]:
         MissingError: the package is not installed or does not load.
     """
     _import()
-    return {PLACE: "the processor, with half the memory of other engines; float32 unless the stage is int8"}
+    return {PLACE: "the processor, in float32"}
 
 
 def describe_build(place: str) -> dict[str, str]:
@@ -50,14 +55,20 @@ def describe_build(place: str) -> dict[str, str]:
 
 
 def build(stage: StageFile, place: str, *, threads: int) -> bytes:
-    """Convert a stage at batch 1 into MNN's own format.
+    """Convert a stage at batch 1 into MNN's own format, and try whether it runs.
 
     Raises:
         MissingError: the package is missing, or memory is too small.
-        UnsupportedError: MNN cannot convert the stage, or an axis has a name.
+        UnsupportedError: MNN cannot convert the stage or run it, it is quantised, or an axis has a name.
     """
-    _check(place)
+    mnn = _check(place)
     pin_shapes(stage, f"{PACKAGE}:{place}")
+    if b"DequantizeLinear" in stage.read(stage.path):
+        raise UnsupportedError(
+            f"{PACKAGE}:{place} runs no int8 variant: MNN wants weights that are constants, and {stage.path} makes them by "
+            "DequantizeLinear. Load a variant in float on it.",
+            path=stage.path,
+        )
     path = stage.copied()
     with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
         target = Path(folder, "stage.mnn")
@@ -66,25 +77,22 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
             done = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, cwd=folder)
         except subprocess.TimeoutExpired as error:
             raise UnsupportedError(
-                f"MNN did not convert {stage.path} within {MOST_SECONDS} s. Run this stage on the CPU by ONNX Runtime.",
-                path=stage.path,
+                f"MNN did not convert {stage.path} within {MOST_SECONDS} s.", path=stage.path
             ) from error
         if done.returncode or not target.is_file():
-            lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip()]
-            lines += [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-            raise UnsupportedError(
-                f"MNN cannot convert {stage.path}: {quoted(_reason(lines))}. Run this stage on the CPU by ONNX Runtime.",
-                path=stage.path,
-            )
-        return target.read_bytes()
+            said = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
+            raise UnsupportedError(f"MNN cannot convert {stage.path}: {quoted(_reason(said))}", path=stage.path)
+        content = target.read_bytes()
+    _open(mnn, content, stage, place, threads).try_zeros()
+    return content
 
 
-def _reason(lines: Sequence[str]) -> str:
+def _reason(said: str) -> str:
     """Return what a converter says of its failure."""
-    telling = [
-        line for line in lines if any(word in line.lower() for word in ("error", "not support", "can't", "unknown"))
-    ]
-    return (telling or list(lines) or ["it says nothing"])[-1]
+    lines = [line for line in said.splitlines() if line.strip()]
+    words = ("error", "not support", "can't", "unknown")
+    telling = [line for line in lines if any(word in line.lower() for word in words)]
+    return (telling or lines or ["it says nothing"])[-1]
 
 
 def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> "MnnStage":
@@ -96,13 +104,23 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         BundleError: MNN cannot read the build.
     """
     mnn = _check(place)
-    content = build(stage, place, threads=threads) if built is None else built
+    return _open(mnn, build(stage, place, threads=threads) if built is None else built, stage, place, threads)
+
+
+def _open(mnn: Any, content: bytes, stage: StageFile, place: str, threads: int) -> "MnnStage":
+    """Load a build. MNN reads files only."""
     try:
         with tempfile.TemporaryDirectory(prefix="offramp.") as folder, printing_to_stderr(drops=True):
             path = Path(folder, "stage.mnn")
             path.write_bytes(content)
             interpreter = mnn.Interpreter(str(path))
-        return MnnStage(mnn, interpreter, stage, threads)
+        return MnnStage(
+            interpreter,
+            stage,
+            f"MNN {mnn.version()}, CPU",
+            threads,
+            partial(_open, mnn, content, stage, place, threads),
+        )
     except (MissingError, UnsupportedError):
         raise
     except Exception as error:  # MNN raises plain Exception, ValueError or RuntimeError
@@ -111,52 +129,87 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
 
 
 class MnnStage:
-    """A stage in MNN. Each binding has a session of its own, all of them share the weights; they run one at a time."""
+    """A stage in MNN. Each binding has a session of its own, of which one runs at a time.
 
-    memory, allocate, batches, half = HOST, None, False, False
-    clones = True
+    The stage takes one sample at a time: a session is for one batch size, and each has the weights once more.
+    """
 
-    def __init__(self, mnn: Any, interpreter: Any, stage: StageFile, threads: int) -> None:
-        self._mnn, self._interpreter, self._stage, self._threads = mnn, interpreter, stage, threads
-        self.runs_on = f"MNN {mnn.version()}, CPU"
-        session = self._start()
-        found = {"input": interpreter.getSessionInputAll(session), "output": interpreter.getSessionOutputAll(session)}
-        for kind, names in (("input", [tensor.name for tensor in stage.inputs]), ("output", stage.outputs)):
-            if lost := [name for name in names if name not in found[kind]]:
-                raise UnsupportedError(
-                    f"MNN's form of {stage.path} has no {kind} {lost[0]}. Run this stage on the CPU by ONNX Runtime.",
-                    path=stage.path,
-                )
+    memory, allocate, batches, half, clones = HOST, None, False, False, True
 
-    def _start(self) -> Any:
-        """Return a session. `high` is float32 throughout."""
+    def __init__(
+        self, interpreter: Any, stage: StageFile, runs_on: str, threads: int, load: Callable[[], "MnnStage"]
+    ) -> None:
+        self.runs_on = runs_on
+        self._interpreter, self._stage, self._threads, self._load = interpreter, stage, threads, load
+        self._spare: Session | None = self._start()  # for the first binding: it shows what MNN cannot run
+
+    def _start(self) -> "Session":
+        """Return a session. `high` is float32 throughout.
+
+        Raises:
+            UnsupportedError: MNN cannot run the stage.
+        """
+        interpreter, stage = self._interpreter, self._stage
+        shapes = pin_shapes(stage, f"{PACKAGE}:{PLACE}")
         with printing_to_stderr(drops=True):
-            session = self._interpreter.createSession(
-                {"numThread": self._threads, "precision": "high", "backend": "CPU"}
-            )
-        if session is None:
+            session = interpreter.createSession({"numThread": self._threads, "precision": "high", "backend": "CPU"})
+            if session is None:
+                raise UnsupportedError(f"MNN cannot run {stage.path} on this processor.", path=stage.path)
+            inputs, outputs = interpreter.getSessionInputAll(session), interpreter.getSessionOutputAll(session)
+            for kind, names, found in (("input", shapes, inputs), ("output", stage.outputs, outputs)):
+                if lost := [name for name in names if name not in found]:
+                    raise UnsupportedError(f"MNN's form of {stage.path} has no {kind} {lost[0]}.", path=stage.path)
+            for name, shape in shapes.items():
+                interpreter.resizeTensor(inputs[name], shape)
+            interpreter.resizeSession(session)
+        views = {name: self._view(inputs[name], name) for name in shapes}
+        views |= {name: self._view(outputs[name], name) for name in stage.outputs}
+        return Session(session, views)
+
+    def _view(self, tensor: Any, name: str) -> np.ndarray:
+        """Return the memory of a session's tensor."""
+        try:
+            view: np.ndarray = tensor.getNumpyData()
+        except Exception as error:  # MNN reads 8-bit integers and half precision of its own only
             raise UnsupportedError(
-                f"MNN cannot run {self._stage.path} on this processor. Run this stage on the CPU by ONNX Runtime.",
-                path=self._stage.path,
+                f"MNN gives no access to {name} of {self._stage.path}, whose dtype it lacks.", path=self._stage.path
+            ) from error
+        if not view.size:
+            raise UnsupportedError(
+                f"MNN cannot run {self._stage.path}: it finds no shape for {name}.", path=self._stage.path
             )
-        return session
+        return view
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], object]:
-        """Tie arrays to a session, which has memory of its own; each run copies in and out."""
-        interpreter, session = self._interpreter, self._start()
-        for name, array in inputs.items():
-            interpreter.resizeTensor(self._tensor("input", session, name), tuple(array.shape))
-        interpreter.resizeSession(session)
-        into = [(self._view("input", session, name), array) for name, array in inputs.items()]
-        out = [(array, self._view("output", session, name)) for name, array in outputs.items()]
-        for place, array in into + out:
-            if place.shape != array.shape:
-                raise BundleError(f"MNN makes {list(place.shape)} of {list(array.shape)} in {self._stage.path}.")
+        """Tie arrays to a session, which has memory of its own; each run copies in and out.
+
+        Raises:
+            BundleError: a tensor is not the stage's.
+            MissingError: memory is too small.
+        """
+        (session, views), self._spare = self._spare or self._start(), None
+        for name, array in (inputs | outputs).items():
+            if name not in views or views[name].shape != array.shape:
+                found = list(views[name].shape) if name in views else "no such tensor"
+                raise BundleError(
+                    f"{name} is {list(array.shape)}, and in MNN's form of {self._stage.path} it is {found}. "
+                    "Export the network anew.",
+                    path=self._stage.path,
+                )
+        into = [(views[name], array) for name, array in inputs.items()]
+        narrow = [
+            pair for pair in into if pair[0].dtype.itemsize < pair[1].dtype.itemsize and pair[1].dtype.kind in "iu"
+        ]
+        out = [(array, views[name]) for name, array in outputs.items()]
+        interpreter = self._interpreter
         run_session = interpreter.runSession
 
         def run() -> None:
             for place, array in into:
                 place[...] = array
+            for place, array in narrow:
+                if not (place == array).all():
+                    raise ValueError("MNN has no whole numbers beyond 32 bits")
             if code := run_session(session):
                 raise RuntimeError(f"MNN ends with error {code}")
             for array, place in out:
@@ -164,33 +217,38 @@ class MnnStage:
 
         return run
 
-    def _tensor(self, kind: str, session: Any, name: str) -> Any:
-        find = self._interpreter.getSessionInputAll if kind == "input" else self._interpreter.getSessionOutputAll
-        tensors = find(session)
-        if name not in tensors:
-            raise BundleError(f"{self._stage.path} has no {kind} {name}.", path=self._stage.path)
-        return tensors[name]
-
-    def _view(self, kind: str, session: Any, name: str) -> np.ndarray:
-        """Return the memory of a session's tensor."""
-        view: np.ndarray = self._tensor(kind, session, name).getNumpyData()
-        return view
-
     def infer(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """Run the stage once into new arrays."""
-        session = self._start()
-        for name, array in inputs.items():
-            self._interpreter.resizeTensor(self._tensor("input", session, name), tuple(array.shape))
-        self._interpreter.resizeSession(session)
-        for name, array in inputs.items():
-            self._view("input", session, name)[...] = array
-        if code := self._interpreter.runSession(session):
-            raise RuntimeError(f"MNN ends with error {code}")
-        return {name: self._view("output", session, name).copy() for name in outputs}
+        session = self._spare = self._spare or self._start()
+        arrays = {name: np.empty_like(session.views[name]) for name in outputs}
+        run = self.bind(inputs, arrays)
+        self._spare = session
+        run()
+        return arrays
+
+    def try_zeros(self) -> None:
+        """Run zeros.
+
+        Raises:
+            UnsupportedError: MNN cannot.
+        """
+        names = pin_shapes(self._stage, f"{PACKAGE}:{PLACE}")
+        assert self._spare is not None
+        try:
+            self.infer({name: np.zeros_like(self._spare.views[name]) for name in names}, self._stage.outputs)
+        except RuntimeError as error:
+            raise UnsupportedError(f"MNN cannot run {self._stage.path}: {error}.", path=self._stage.path) from error
 
     def clone(self) -> "MnnStage":
-        """Return the stage itself."""
-        return self
+        """Return the stage loaded once more: of an interpreter one session runs at a time."""
+        return self._load()
+
+
+class Session(NamedTuple):
+    """What runs, and the memory of its inputs and outputs by name."""
+
+    session: Any
+    views: dict[str, np.ndarray]
 
 
 def _import() -> Any:
