@@ -16,6 +16,7 @@ from ..errors import BundleError, DataError, MissingError, UnsupportedError
 from .chain.net import Net
 from .chain.parts import Parts
 from .chain.results import EveryExit, Provenance
+from .placement import describe_devices
 from .request import NetworkParts
 
 __all__ = [
@@ -266,10 +267,10 @@ def refuse_wrong_conversions(
         UnsupportedError: it does not.
     """
     key = {
-        "check": "golden answers",
-        "network": f"{parts} {parts.variant.digest}",
+        "device": describe_devices(net.provenance.devices),
+        "golden answers": f"{parts} {parts.variant.digest}",
         "stages": ", ".join(f"{stage.device} {stage.runs_on}" for stage in net.provenance.stages),
-        "logits": str(logits),
+        "outputs": "with logits" if logits else "without logits",
         "threads": str(threads),
         "offramp": __version__,
         "architecture": platform.machine(),

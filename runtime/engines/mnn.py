@@ -89,10 +89,9 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
 
 def _reason(said: str) -> str:
     """Return what a converter says of its failure."""
-    lines = [line for line in said.splitlines() if line.strip()]
     words = ("error", "not support", "can't", "unknown")
-    telling = [line for line in lines if any(word in line.lower() for word in words)]
-    return (telling or lines or ["it says nothing"])[-1]
+    telling = [line for line in said.splitlines() if any(word in line.lower() for word in words)]
+    return telling[-1] if telling else "it does not say why"
 
 
 def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> "MnnStage":
@@ -151,6 +150,8 @@ class MnnStage:
         """
         interpreter, stage = self._interpreter, self._stage
         shapes = pin_shapes(stage, f"{PACKAGE}:{PLACE}")
+        if small := [tensor.name for tensor in stage.inputs if tensor.dtype == "int8"]:
+            raise UnsupportedError(f"MNN takes no arrays of int8, as {small[0]} of {stage.path} is.", path=stage.path)
         with printing_to_stderr(drops=True):
             session = interpreter.createSession({"numThread": self._threads, "precision": "high", "backend": "CPU"})
             if session is None:
@@ -168,12 +169,7 @@ class MnnStage:
 
     def _view(self, tensor: Any, name: str) -> np.ndarray:
         """Return the memory of a session's tensor."""
-        try:
-            view: np.ndarray = tensor.getNumpyData()
-        except Exception as error:  # MNN reads 8-bit integers and half precision of its own only
-            raise UnsupportedError(
-                f"MNN gives no access to {name} of {self._stage.path}, whose dtype it lacks.", path=self._stage.path
-            ) from error
+        view: np.ndarray = tensor.getNumpyData()
         if not view.size:
             raise UnsupportedError(
                 f"MNN cannot run {self._stage.path}: it finds no shape for {name}.", path=self._stage.path
@@ -197,9 +193,7 @@ class MnnStage:
                     path=self._stage.path,
                 )
         into = [(views[name], array) for name, array in inputs.items()]
-        narrow = [
-            pair for pair in into if pair[0].dtype.itemsize < pair[1].dtype.itemsize and pair[1].dtype.kind in "iu"
-        ]
+        whole = [pair for pair in into if pair[0].dtype != pair[1].dtype and pair[1].dtype.kind in "iu"]
         out = [(array, views[name]) for name, array in outputs.items()]
         interpreter = self._interpreter
         run_session = interpreter.runSession
@@ -207,7 +201,7 @@ class MnnStage:
         def run() -> None:
             for place, array in into:
                 place[...] = array
-            for place, array in narrow:
+            for place, array in whole:
                 if not (place == array).all():
                     raise ValueError("MNN has no whole numbers beyond 32 bits")
             if code := run_session(session):
