@@ -14,7 +14,8 @@ A new engine is a module here with:
 - `compile_stage(stage, place, *, threads, built=None)`, which returns an object with the attributes and the three methods of
   `Compiled`;
 - `describe_build` and `build` too, if compiling takes so long that it is done ahead (`Builder`), and `check_place` if that is
-  done on another machine (`CrossBuilder`).
+  done on another machine (`CrossBuilder`);
+- `CONVERTS = True` if a converter makes another graph of a stage, whose answers are then compared with the golden ones.
 
 It imports its package only inside functions, since `engines` imports all modules. A module whose name begins with `_` is a helper
 and no engine. Errors need not name device or stage: whoever compiles adds both.
