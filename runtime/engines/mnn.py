@@ -184,7 +184,7 @@ class MnnStage:
             MissingError: memory is too small.
         """
         (session, views), self._spare = self._spare or self._start(), None
-        for name, array in (inputs | outputs).items():
+        for name, array in {**inputs, **outputs}.items():
             if name not in views or views[name].shape != array.shape:
                 found = list(views[name].shape) if name in views else "no such tensor"
                 raise BundleError(

@@ -1,6 +1,7 @@
 """Stages on MNN: the same answers as ONNX Runtime's, conversions kept, and what it cannot run refused when it is loaded."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -183,7 +184,7 @@ def test_clones_in_threads_answer_as_one_does_alone(convolutions):
     assert all(answer == expected for answer in answers)
 
 
-def test_a_conversion_opens_no_socket_and_starts_no_program(convolutions, tmp_path):
+def test_a_conversion_opens_no_socket_starts_no_program_and_writes_nothing_into_the_home(convolutions, tmp_path):
     bundle, _ = convolutions
     watch = """
 import json, sys
@@ -195,8 +196,11 @@ sys.addaudithook(watch)
 """
     told = f"{watch}{mnn.CONVERT}\nprint('seen', json.dumps([seen, [m for m in sys.modules if m.startswith('MNN.tools')]]))"
     stage = bundle.path / "variants/fp32/whole.onnx"
-    done = subprocess.run([sys.executable, "-c", told, stage, tmp_path / "o.mnn"], capture_output=True, text=True)
+    (home := tmp_path / "home").mkdir()
+    command = [sys.executable, "-c", told, stage, tmp_path / "o.mnn"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HOME": str(home)})
     assert done.returncode == 0, done.stderr
+    assert not list(home.iterdir())
     assert json.loads(done.stdout.rpartition("seen ")[2]) == [[], []]
 
 
@@ -208,8 +212,8 @@ def test_every_network_of_the_zoo_runs_or_is_refused_for_a_known_reason(zoo, nam
         with pytest.raises(UnsupportedError, match=words):
             load_uncalibrated(bundle, DEVICE)
         return
-    x = networks.ZOO[name].draw(500, 7)
-    x = x if len(x) > 1 else x[0]
+    drawn = networks.ZOO[name].draw(500, 7)
+    x = drawn if len(drawn) > 1 else drawn[0]
     net, right = load_uncalibrated(bundle, DEVICE), load_uncalibrated(bundle)
     scores = right.every_exit(x).score
     right.thresholds = net.thresholds = [float(np.quantile(scores[:, k], 0.6)) for k in range(scores.shape[1] - 1)]
