@@ -66,7 +66,7 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     if b"DequantizeLinear" in stage.read(stage.path):
         raise UnsupportedError(
             f"{PACKAGE}:{place} runs no int8 variant: MNN wants weights that are constants, and {stage.path} makes them by "
-            "DequantizeLinear. Load a variant in float on it.",
+            "DequantizeLinear. Load a variant in float32 on it.",
             path=stage.path,
         )
     path = stage.copied()
