@@ -140,9 +140,9 @@ class MnnStage:
     ) -> None:
         self.runs_on = runs_on
         self._interpreter, self._stage, self._threads, self._load = interpreter, stage, threads, load
-        self._spare: Session | None = self._start()  # for the first binding: it shows what MNN cannot run
+        self._spare: MnnSession | None = self._start()  # for the first binding: it shows what MNN cannot run
 
-    def _start(self) -> "Session":
+    def _start(self) -> "MnnSession":
         """Return a session. `high` is float32 throughout.
 
         Raises:
@@ -165,7 +165,7 @@ class MnnStage:
             interpreter.resizeSession(session)
         views = {name: self._view(inputs[name], name) for name in shapes}
         views |= {name: self._view(outputs[name], name) for name in stage.outputs}
-        return Session(session, views)
+        return MnnSession(session, views)
 
     def _view(self, tensor: Any, name: str) -> np.ndarray:
         """Return the memory of a session's tensor."""
@@ -238,7 +238,7 @@ class MnnStage:
         return self._load()
 
 
-class Session(NamedTuple):
+class MnnSession(NamedTuple):
     """What runs, and the memory of its inputs and outputs by name."""
 
     session: Any
