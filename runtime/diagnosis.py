@@ -22,6 +22,7 @@ GLANCE_S = 0.1
 EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "mnn": "MNN",
     "qnn": "onnxruntime_qnn",
     "nvml": "pynvml",
     "onnx": "onnx_ir",
