@@ -6,7 +6,7 @@ The network is the small one of tests/bundle/archive, with two operating points 
 of its inputs is audited and kept, a stream with smoothing feeds it from a thread, deadlines cut some calls, batches and `anytime`
 come in between, a governor moves it between its points by the watts of the simulated board, faults would be answered for, and
 metrics are counted and written every second. Every 5000 calls nothing calls for a moment, so that lazy stages are let go. After
-ten thousand calls and after each tenth: resident memory, threads and descriptors. The p99 is that of the calls without a deadline,
+ten thousand calls and after each tenth: resident memory, threads and descriptors. The p99 is that of calls without a deadline,
 in the first and the last tenth.
 """
 
