@@ -16,7 +16,7 @@ RKNN ?= .rknn
 STRANGERS ?= .strangers
 FUZZ ?= .fuzz
 FUZZ_SECONDS ?= 600
-PACKAGES := '.[export,calibrate,compress,report,openvino,metrics,sign,serve]' mlxtend seglearn ruff mypy import-linter
+PACKAGES := '.[export,calibrate,compress,report,openvino,mnn,metrics,sign,serve]' mlxtend seglearn ruff mypy import-linter
 PACKAGES += pytest pytest-xdist hypothesis schemathesis 'tritonclient[http]' av
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'

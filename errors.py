@@ -164,8 +164,8 @@ class MissingError(OfframpError):
     """A package, device, permission, memory or disk space is missing."""
 
     exit_code = 4
-    most_characters = 2 * MOST_IN_ERROR
-    """Its remedy may be several commands."""
+    most_characters = MOST_CHARACTERS
+    """It may say where sensors were looked for, and its remedy may be several commands."""
 
 
 class UnsupportedError(MissingError):

@@ -22,6 +22,7 @@ GLANCE_S = 0.1
 EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "mnn": "MNN",
     "qnn": "onnxruntime_qnn",
     "nvml": "pynvml",
     "onnx": "onnx_ir",
@@ -29,6 +30,10 @@ EXTRAS = {
     "calibrate": "PIL scipy yaml",
     "compress": "torch_pruning torch onnxscript",
     "report": "matplotlib bokeh jinja2",
+    "metrics": "prometheus_client opentelemetry",
+    "trust": "cryptography",
+    "sign": "model_signing OpenSSL cryptography",
+    "serve": "uvicorn starlette prometheus_client",
 }
 """For each extra of offramp the packages by which it is recognised."""
 

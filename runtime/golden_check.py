@@ -1,16 +1,22 @@
 """What a network answers to a bundle's golden samples, compared with what every exit said when the bundle was exported."""
 
+import contextlib
+import platform
+from collections.abc import Sequence
+
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from .. import __version__, cache
 from ..bundle import Exit, Variant
 from ..bundle.golden import Golden, read_golden
 from ..bundle.manifest import Precision, reads_earlier_exits
-from ..errors import BundleError
+from ..errors import BundleError, DataError, MissingError, UnsupportedError
 from .chain.net import Net
 from .chain.parts import Parts
 from .chain.results import EveryExit, Provenance
+from .placement import describe_devices
 from .request import NetworkParts
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "compare_parts",
     "find_worst_part",
     "refuse_wrong_builds",
+    "refuse_wrong_conversions",
     "tolerances_of",
 ]
 
@@ -246,6 +253,48 @@ def refuse_wrong_builds(parts: NetworkParts, net: Net) -> None:
         f"{check.score:.2g}. They are of another network, or the device computes this one differently. Remove that folder, build "
         "from the graphs (offramp build), and run offramp verify.",
         path=folder,
+    )
+
+
+def refuse_wrong_conversions(
+    parts: NetworkParts, net: Net, devices: Sequence[str], *, logits: bool, threads: int
+) -> None:
+    """See that a network with stages that a converter made for these devices gives the golden answers.
+
+    The cache keeps that it did.
+
+    Raises:
+        UnsupportedError: it does not.
+    """
+    key = {
+        "device": describe_devices(net.provenance.devices),
+        "golden answers": f"{parts} {parts.variant.digest}",
+        "stages": ", ".join(f"{stage.device} {stage.runs_on}" for stage in net.provenance.stages),
+        "outputs": "with logits" if logits else "without logits",
+        "threads": str(threads),
+        "offramp": __version__,
+        "architecture": platform.machine(),
+    }
+    label = f"the golden answers of {parts.bundle.path}"
+    if cache.fetch(key, label)[0] is not None:
+        return
+    try:
+        check = check_answers(parts, net, read_golden(parts.bundle, parts.variant), "")
+    except DataError as error:
+        problem = f"they do not run the golden samples: {error}"
+    else:
+        if check.passed:
+            with contextlib.suppress(MissingError):  # a cache that cannot be written
+                cache.store(key, label, b"passed")
+            return
+        labels = f"{check.labels_equal} of {check.labels} golden labels are the same, and " * bool(check.labels)
+        problem = f"{labels}a score is off by {check.score:.2g}"
+    names = ", ".join(devices)
+    raise UnsupportedError(
+        f"The stages that were converted for {names} do not answer as {parts.variant.name} did when it was exported: {problem}. "
+        f"Run the network on cpu, or place only the stages on {names} with which offramp verify passes.",
+        device=devices[0],
+        path=parts.bundle.path,
     )
 
 

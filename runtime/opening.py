@@ -16,7 +16,7 @@ from .chain.memory import Span
 from .chain.net import Net
 from .chain.results import Provenance
 from .chain.samples import check_samples
-from .engines import Compiled
+from .engines import Compiled, find_device, is_converter
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
 from .request import LoadOptions, NetworkParts
@@ -73,6 +73,12 @@ def open_network(
         from .golden_check import refuse_wrong_builds
 
         refuse_wrong_builds(parts, net)
+    elif options.is_for_use and (
+        converted := [name for name in dict.fromkeys(net.provenance.devices) if is_converter(find_device(name).engine)]
+    ):
+        from .golden_check import refuse_wrong_conversions
+
+        refuse_wrong_conversions(parts, net, converted, logits=options.logits, threads=options.threads)
     if lets_go:
         let_go(net)
     if options.is_for_use and parts.bundle.signed is not None:

@@ -262,7 +262,7 @@ def _read_head(body: bytes, json_bytes: int | None, kind: type[T]) -> tuple[T, m
     end = len(body) if json_bytes is None else json_bytes
     try:
         head = msgspec.json.decode(memoryview(body)[:end], type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataError(f"The body is not as the protocol wants it: {quoted(error)}.") from error
     except RecursionError as error:
         raise DataError("The body is nested too deeply.") from error

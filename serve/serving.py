@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingError, UsageError, quoted, require
+from ..runtime.metrics.collection import Metrics
 from .models import ServedModel
 from .tasks import Limits, ServedTensors
 from .workers import Workers
@@ -41,7 +42,8 @@ def make_app(
         limits: what the server takes on.
         token: what each request must show as `Authorization: Bearer`, but for those about health. None lets anybody ask.
         workers: threads for each model, each with a clone of the network.
-        registry: where the server counts, and what `/metrics` shows; a new one by default.
+        registry: where the server counts, and what `/metrics` shows. By default a new one, which shows the `runtime.Metrics` of
+            each network, too.
 
     Raises:
         UsageError: two models have the same name, or an argument is out of range.
@@ -65,12 +67,19 @@ def make_app(
         raise UsageError(f"A token has {LEAST_TOKEN} or more printable ASCII characters.")
     networks = [models] if isinstance(models, ServedModel) else list(models)
     parts: list[ServedTensors] = [*networks, *(stage for model in networks for stage in model.stages)]
-    by_name: dict[str, tuple[ServedTensors, Workers]] = {}
-    for part in parts:
-        if part.name in by_name:
-            raise UsageError(f"Two models are called {part.name}: give each a name of its own.")
-        by_name[part.name] = part, Workers(part, workers)
-    return App(by_name, limits=limits or Limits(), token=token, registry=registry or CollectorRegistry())
+    if twice := {part.name for part in parts if [each.name for each in parts].count(part.name) > 1}:
+        raise UsageError(f"Two models are called {min(twice)}: give each a name of its own.")
+    if registry is None:
+        registry = CollectorRegistry()
+        counting = {model.name: Metrics(model.net, name=model.name) for model in networks}  # before workers clone them
+        first, *others = counting.values()
+        registry.register(first.collector(*others))
+    return App(
+        {part.name: (part, Workers(part, workers)) for part in parts},
+        limits=limits or Limits(),
+        token=token,
+        registry=registry,
+    )
 
 
 LEAST_TOKEN = 16

@@ -33,7 +33,7 @@ def cifar10_folder(pytestconfig):
 
 
 LONG = (
-    *("readme", "samples", "zoo", "docs", "power", "cli", "engines", "answers", "torch_module", "pruning"),
+    *("readme", "samples", "zoo", "docs", "power", "cli", "engines", "answers", "serving", "torch_module", "pruning"),
     *("objective", "quantization", "contributing", "lengths", "calibrate", "qnn", "report", "examples", "attachment"),
     *("training", "export", "compress", "answer_heads"),
 )

@@ -243,19 +243,14 @@ def test_the_cache_is_made_for_its_user_alone(cache):
     assert [folder.stat().st_mode & 0o777 for folder in (cache.parent, cache)] == [0o700, 0o700]
 
 
-@pytest.mark.parametrize("way", ["pipe", "link", "larger", "record", "deep record"])
-def test_a_build_in_the_bundle_that_takes_forever_or_gigabytes_or_lies_outside_is_not_read(
-    dense, builds, way, tmp_path
-):
+@pytest.mark.parametrize("way", ["pipe", "larger", "record", "deep record"])
+def test_a_build_in_the_bundle_that_takes_forever_or_gigabytes_is_not_read(dense, builds, way):
     build(dense, DEVICE, into_bundle=True)
     path = dense.path / "engines/openvino-CPU/fp32/stage0.built"
     record = path.with_name("stage0.built.json")
     if way == "pipe":
         path.unlink()
         os.mkfifo(path)
-    elif way == "link":
-        path.rename(tmp_path / "elsewhere")
-        path.symlink_to(tmp_path / "elsewhere")
     elif way == "larger":
         record.write_text(re.sub('"bytes": [0-9]+', f'"bytes": {2**40}', record.read_text()))
         os.truncate(path, 2**40)  # takes no room on the disk
@@ -263,6 +258,15 @@ def test_a_build_in_the_bundle_that_takes_forever_or_gigabytes_or_lies_outside_i
         record.write_bytes(b"[" * 10**5 if way == "deep record" else b"a" * 2 * 10**6)
     with pytest.warns(EngineWarning, match="stage0.onnx is built anew"):
         assert states(load_uncalibrated(dense, DEVICE)) == ["now", "bundle", "bundle"]
+
+
+def test_a_build_in_the_bundle_that_lies_outside_is_refused(dense, builds, tmp_path):
+    build(dense, DEVICE, into_bundle=True)
+    path = dense.path / "engines/openvino-CPU/fp32/stage0.built"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=r"stage0\.built leads outside the bundle through a link"):
+        load_uncalibrated(dense, DEVICE)
 
 
 def test_the_cache_is_kept_below_its_limit(dense, monkeypatch):

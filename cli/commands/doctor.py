@@ -16,7 +16,7 @@ def doctor(as_json: bool) -> None:
 
     diagnosis = diagnose()
     print_result(diagnosis, as_json, lambda: describe_diagnosis(diagnosis))
-    if not any(engine.version for engine in diagnosis.engines):
+    if not any(engine.devices for engine in diagnosis.engines):
         raise MissingError(
             "No engine runs here. Install one with: pip install 'offramp[onnxruntime]'", extra="onnxruntime"
         )

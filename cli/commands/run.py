@@ -52,7 +52,7 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
         for result in (results if as_json else ())
     ]
     for row in rows:
-        del row["reused"]  # which a stream does
+        del row["reused"], row["fault"]  # of streams, and of networks loaded with on_fault=
         if opened.manifest.classes:
             del row["answer"]  # what a network that classifies has not
     note(f"Note: {opened.path} runs {describe_network(net)}.")

@@ -14,7 +14,8 @@ A new engine is a module here with:
 - `compile_stage(stage, place, *, threads, built=None)`, which returns an object with the attributes and the three methods of
   `Compiled`;
 - `describe_build` and `build` too, if compiling takes so long that it is done ahead (`Builder`), and `check_place` if that is
-  done on another machine (`CrossBuilder`).
+  done on another machine (`CrossBuilder`);
+- `CONVERTS = True` if a converter makes another graph of a stage, whose answers are then compared with the golden ones.
 
 It imports its package only inside functions, since `engines` imports all modules. A module whose name begins with `_` is a helper
 and no engine. Errors need not name device or stage: whoever compiles adds both.
@@ -47,6 +48,7 @@ __all__ = [
     "engines",
     "find_device",
     "is_builder",
+    "is_converter",
     "is_cross_builder",
     "lacks_memory",
     "name_device",
@@ -270,6 +272,11 @@ class CrossBuilder(Builder, Protocol):
 def is_builder(engine: Engine) -> TypeGuard[Builder]:
     """Return True if an engine builds stages ahead."""
     return hasattr(engine, "build")  # isinstance of a protocol takes twenty times as long, at each load
+
+
+def is_converter(engine: Engine) -> bool:
+    """Return True if an engine makes graphs of its own of stages by a converter that may err in silence: it has CONVERTS."""
+    return getattr(engine, "CONVERTS", False)
 
 
 def is_cross_builder(engine: Engine) -> TypeGuard[CrossBuilder]:

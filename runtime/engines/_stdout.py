@@ -11,8 +11,8 @@ _one_at_a_time = threading.RLock()
 
 
 @contextlib.contextmanager
-def printing_to_stderr() -> Iterator[None]:
-    """Send to stderr whatever the process prints in this block, from Python or by a library's own `printf`."""
+def printing_to_stderr(*, drops: bool = False) -> Iterator[None]:
+    """Send to stderr whatever the process prints in this block, from Python or by a library's `printf`; or drop the latter."""
     with _one_at_a_time:
         try:
             os.fstat(2)
@@ -22,10 +22,11 @@ def printing_to_stderr() -> Iterator[None]:
         if stdout is None:
             yield
             return
+        target = os.open(os.devnull, os.O_WRONLY) if drops else 2
         try:
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 sys.stdout.flush()
-            os.dup2(2, 1)
+            os.dup2(target, 1)
             with contextlib.redirect_stdout(sys.stderr):
                 yield
         finally:
@@ -33,3 +34,5 @@ def printing_to_stderr() -> Iterator[None]:
                 ctypes.CDLL(None).fflush(None)  # what C's printf still buffers
             os.dup2(stdout, 1)
             os.close(stdout)
+            if drops:
+                os.close(target)

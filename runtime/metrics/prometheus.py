@@ -100,7 +100,7 @@ def read_page(text: str, name: str, net: str | None = None) -> Snapshot:
         for family in parser.text_string_to_metric_families(text):
             for sample in family.samples:
                 labels = dict(sample.labels)
-                if sample.name.startswith(PREFIX) and "net" in labels:  # a server counts its requests without it
+                if sample.name.startswith(PREFIX) and "net" in labels:  # else it is of the server that shows them
                     page = pages.setdefault(labels.pop("net"), defaultdict(dict))
                     page[sample.name[len(PREFIX) :]][tuple(sorted(labels.items()))] = float(sample.value)
         page = next(iter(pages.values())) if net is None else pages[net]

@@ -4,9 +4,10 @@
 
 The network is the small one of tests/bundle/archive, with two operating points made by hand. Its late stages are lazy, a share
 of its inputs is audited and kept, a stream with smoothing feeds it from a thread, deadlines cut some calls, batches and `anytime`
-come in between, and a governor moves it between its points by the watts of the simulated board. Every 5000 calls nothing calls
-for a moment, so that lazy stages are let go. After ten thousand calls and after each tenth: resident memory, threads and
-descriptors. The p99 is that of the calls without a deadline, in the first and the last tenth.
+come in between, a governor moves it between its points by the watts of the simulated board, faults would be answered for, and
+metrics are counted and written every second. Every 5000 calls nothing calls for a moment, so that lazy stages are let go. After
+ten thousand calls and after each tenth: resident memory, threads and descriptors. The p99 is that of calls without a deadline,
+in the first and the last tenth.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from msgspec.structs import replace
 
 from offramp.bundle import open_bundle, read_calibration
 from offramp.devices import SimulatedBoard
-from offramp.runtime import Audit, Governor, Net, Stream, load
+from offramp.runtime import Audit, Governor, Metrics, Net, Stream, load
 from offramp.tests.helpers.bundles import ARCHIVE
 
 SEED = 0
@@ -48,6 +49,7 @@ def load_all(folder: Path, board: SimulatedBoard) -> Net:
         lazy=True,
         release_after_s=RELEASE_S,
         meter=board.meter(),
+        on_fault="last_exit",
         audit=Audit(share=0.01, state=folder / "audit", collect=folder / "field", collect_mb=0.1),
     )
 
@@ -91,6 +93,7 @@ def soak(calls: int, folder: Path) -> dict[str, Any]:
         load_all(folder, board) as net,
         Stream(net, camera, when_full="block", window=5, deadline_s=1.0) as stream,
         Governor(net, max_power_w=MOST_W, horizon_s=10.0) as governor,
+        Metrics(net, stream=stream, governor=governor, file=folder / "counts.json", log=folder / "events", every_s=1.0),
     ):
         turns = take_turns(net, stream, board, x)
         for i in range(calls):

@@ -292,7 +292,7 @@ def test_nothing_is_written_through_a_link_that_leads_outside(calibrated, tmp_pa
         lambda: keep(calibrated, [0, 2]),
         lambda: build(calibrated, "openvino:CPU", into_bundle=True),
     ):
-        with pytest.raises(OfframpError, match="A link"):
+        with pytest.raises(OfframpError, match="leads outside the bundle through a link"):
             work()
     assert not [*(tmp_path / "elsewhere").iterdir()]
 
@@ -348,7 +348,7 @@ def test_a_pipe_where_no_file_need_be_is_not_waited_for(dense, name):
         "stage0.built": lambda: load_uncalibrated(dense.path, "openvino:CPU"),
     }[path.name]
     if path.name == "stage0.built":
-        assert work().provenance.stages[0].built == "now"
+        assert work().provenance.stages[0].built != "bundle"
     else:
         refuse(path, work, "It is no file", MissingError)
 

@@ -1,7 +1,7 @@
 """What reads files of strangers, each as a function of the file's bytes; and what must be true of all of them.
 
-A file is read, and what was read can be written and read again; or it is refused by one clear error. To fuzz another reader,
-such as one of a server's requests, add it to `READERS` with an example.
+A file is read, and what was read can be written and read again; or it is refused by one clear error. To fuzz another reader add
+it to `READERS` with an example, and to `STRUCTURES`.
 """
 
 import atexit
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from offramp.bundle import open_bundle, read_calibration, write_calibration
+from offramp.bundle import open_bundle, pack, read_calibration, write_calibration
 from offramp.bundle.golden import read_golden, write_golden
 from offramp.bundle.manifest import File
 from offramp.bundle.writing import write_manifest
@@ -26,6 +26,7 @@ from offramp.calibrate import read_targets
 from offramp.errors import OfframpError, printable
 from offramp.files import sha256
 from offramp.runtime.audit.states import AuditState, read_state, write_state
+from offramp.runtime.protocol import read_request, write_request
 from offramp.tests.helpers.bundles import ARCHIVE
 
 LIMIT_S, MOST_CHARACTERS = 5, 600
@@ -58,6 +59,19 @@ def _read_golden(path: Path) -> Any:
     return read_golden(replace(bundle, path=path.parent), replace(variant, files=facts))
 
 
+def _read_request(path: Path) -> Any:
+    """Read a request and its tensors; the JSON ends at the first byte 0, if there is one."""
+    content = path.read_bytes()
+    end = content.find(0)
+    request = read_request(content, None if end < 0 else end)
+    return [tensor.read().tolist() for tensor in request.inputs.values()]
+
+
+def _pack_archive() -> bytes:
+    with tempfile.TemporaryDirectory(prefix="fuzzing.") as folder:
+        return pack(ARCHIVE, Path(folder, "a.zip")).path.read_bytes()
+
+
 STATE = AuditState(
     device="a" * 16,
     variant="b" * 16,
@@ -88,6 +102,10 @@ READERS = {
     ),
     "golden": Reader((ARCHIVE / "variants/fp32/golden.npz").read_bytes(), _read_golden, write_golden, "golden.npz"),
     "state": Reader(msgspec.json.encode(STATE), read_state, write_state, "audit.json"),
+    "request": Reader(
+        write_request({"x": np.ones((1, 4), np.float32)}, binary=False).body, _read_request, None, "request"
+    ),
+    "packed": Reader(_pack_archive(), lambda path: open_bundle(path).manifest, None, "dense.offramp.zip"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ def changed_documents(draw, kind):
     document = json.loads(READERS[kind].example)
     for _ in range(draw(st.integers(1, 3))):
         spots = list(walk(document))
+        if not spots:
+            break
         holder, key = draw(st.sampled_from(spots))
         match draw(st.sampled_from(["remove", "strange", "nudge", "move", "repeat", "add"])):
             case "remove":
@@ -75,10 +78,24 @@ def golden_samples(draw):
     return file.getvalue()
 
 
+@st.composite
+def packed_files(draw):
+    """Draw a packed bundle of which a number in a header or the directory is another, or that is cut or joined."""
+    content = bytearray(READERS["packed"].example)
+    heads = [match.start() for match in re.finditer(rb"PK[\1-\7][\2-\10]", content)]
+    at = draw(st.sampled_from(heads)) + draw(st.integers(4, 45))
+    size = draw(st.sampled_from([1, 2, 4]))
+    content[at : at + size] = draw(st.binary(min_size=size, max_size=size) | st.just(b"\xff" * size))
+    end = draw(st.none() | st.integers(0, len(content)))
+    return bytes(content[:end]) + draw(st.sampled_from([b"", b"\0", bytes(content[-60:])]))
+
+
 STRUCTURES = {
     "manifest": changed_documents("manifest"),
     "calibration": changed_documents("calibration"),
     "target": targets(),
     "golden": golden_samples(),
     "state": changed_documents("state"),
+    "request": changed_documents("request"),
+    "packed": packed_files(),
 }

@@ -400,7 +400,7 @@ def test_auto_leaves_out_what_answers_differently_or_is_missing(dense, monkeypat
 
     monkeypatch.setattr(openvino, "compile_stage", wrong)
     net = load_uncalibrated(dense, "auto")
-    assert set(net.provenance.devices) == {"cpu"}
+    assert not {"openvino:CPU", "openvino:NPU"} & set(net.provenance.devices)
     assert "openvino:CPU: its score at exit 0 is off" in net.provenance.chosen
     assert "openvino:NPU: OpenVINO finds no device NPU" in net.provenance.chosen
 

@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp.bundle import Bundle, Tensor, open_bundle, reading
+from offramp.bundle import Bundle, Tensor, open_bundle
 from offramp.errors import BundleError, MissingError, UnsupportedError
-from offramp.files import open_file, private_folder
+from offramp.files import Folder, open_file, private_folder
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.engines import StageFile, onnxruntime, openvino
 from offramp.tests.helpers.bundles import copy_archive
@@ -164,11 +164,11 @@ def test_a_copy_of_a_file_that_is_not_what_the_manifest_says_is_not_left(tmp_pat
     copied = bundle.copy(bundle.variant(), "weights.bin", tmp_path / "copy")
     assert copied.read_bytes() == content
 
-    def write_then_open(name):  # after its size was compared
+    def write_then_open(folder, name):  # after its size was compared
         path.write_bytes({"longer": content + b"x", "shorter": content[:-1], "other": b"x" + content[1:]}[wrong])
-        return open_file(name)
+        return open_file(folder.root / name)
 
-    monkeypatch.setattr(reading, "open_file", write_then_open)
+    monkeypatch.setattr(Folder, "open", write_then_open)
     with pytest.raises(BundleError, match="damaged"):
         bundle.copy(bundle.variant(), "weights.bin", tmp_path / "copy2")
     assert not (tmp_path / "copy2").exists()
