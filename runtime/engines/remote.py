@@ -37,6 +37,13 @@ TIMEOUT_S, MOST_TIMEOUT_S = 10.0, 3600.0
 MOST_METADATA, MOST_ROOM = 1 << 20, 1 << 16
 """The most bytes of a model's metadata, and those of a response beside its tensors."""
 
+GONE = " Does the server run, and does the network reach it?"
+ADVICE = {
+    401: f" The token goes into the variable {TOKEN}.",
+    404: " Is that its name there, and does it serve stages (offramp serve --stages)?",
+}
+"""What may help where there is no answer, and by the status of an answer."""
+
 FORMS = ("float32", "float16", "int8")
 """As what float32 goes to the server."""
 
@@ -296,7 +303,8 @@ def _exchange(
             if len(content) > most:
                 raise _failed(address, f"its answer is larger than {most} bytes")
             if response.status != 200:
-                raise _failed(address, f"it answers {response.status}: {quoted(content.decode('utf-8', 'replace'))}")
+                said = f"it answers {response.status}: {quoted(content.decode('utf-8', 'replace'))}"
+                raise _failed(address, said, ADVICE.get(response.status, ""))
             if response.will_close:
                 connection.close()
             return content, response.headers
@@ -307,15 +315,15 @@ def _exchange(
                 words = (
                     f"no answer within {address.timeout_s:g} s" if isinstance(error, TimeoutError) else quoted(error)
                 )
-                raise _failed(address, words or type(error).__name__) from error
+                raise _failed(address, words or type(error).__name__, GONE) from error
         except BaseException:
             connection.close()  # half an answer is on its way
             raise
 
 
-def _failed(address: _Address, reason: str) -> MissingError:
+def _failed(address: _Address, reason: str, advice: str = "") -> MissingError:
     place = f"{address.scheme}://{address.host}{address.path}/{address.name}"
-    return MissingError(f"{place} failed: {reason}. Does the server run, and does the network reach it?")
+    return MissingError(f"{place} failed: {reason}.{advice}")
 
 
 def _parse(place: str) -> _Address:

@@ -86,6 +86,14 @@ def test_a_server_of_another_bundle_is_refused(shared_dense, served, dense):
         load_far(open_bundle(dense.path), served)
 
 
+def test_a_server_without_stages_is_told_from_one_that_is_gone(shared_dense):
+    with (
+        running(open_model(shared_dense, "dense")) as (port, _),
+        pytest.raises(MissingError, match=r"answers 404.*There is no model dense:stage2.*offramp serve --stages\)\?$"),
+    ):
+        load_far(shared_dense, f"http://127.0.0.1:{port}/dense")
+
+
 def test_a_server_that_is_gone_is_named_and_one_that_is_back_answers(shared_dense):
     x = draw(40)
     with running(open_model(shared_dense, "dense", stages=True)) as (port, _):
@@ -238,7 +246,7 @@ def test_a_calibration_sends_nothing_to_a_server_that_the_caller_did_not_name(ca
 def test_a_token_is_shown_to_a_server_that_wants_one(shared_dense, monkeypatch):
     with running(open_model(shared_dense, "dense", stages=True), token="a secret of enough length") as (port, _):
         address = f"http://127.0.0.1:{port}/dense"
-        with pytest.raises(MissingError, match="it answers 401"):
+        with pytest.raises(MissingError, match="it answers 401.*goes into the variable OFFRAMP_SERVE_TOKEN"):
             load_far(shared_dense, address)
         monkeypatch.setenv("OFFRAMP_SERVE_TOKEN", "a secret of enough length")
         assert load_far(shared_dense, address)(draw(1)[0]).score > 0
