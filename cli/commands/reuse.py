@@ -15,7 +15,7 @@ from ..output import print_result, progress_bars
 @click.option(
     "--max-disagreement", type=float, help="Largest share of samples that may get another answer: 0.02 is 2 percent."
 )
-@click.option("--max-drop", type=float, help="Instead, the accuracy that may be lost; needs labels.")
+@click.option("--max-drop", type=float, help="Instead, the accuracy that may be lost: 0.01 is 1 percent; needs labels.")
 @click.option(
     "--point", "points", multiple=True, help="An operating point; may be repeated. Default: all with early exit."
 )

@@ -11,7 +11,7 @@ from ..output import print_result
 
 @click.command()
 @click.argument("source")
-@click.option("--every", default="1s", show_default=True, help="How often to look.")
+@click.option("--every", default="1s", show_default=True, help="How often to look: 500ms, 10s.")
 @click.option("--once", is_flag=True, help="Print what was counted since the start, and end.")
 @click.option("--net", help="Which network of a page, by its name (Metrics(net, name=...)). Default: the first.")
 @as_json
