@@ -20,7 +20,7 @@ from ...bundle.golden import read_golden
 from ...bundle.manifest import Precision
 from ...bundle.tensor import Tensor
 from ...bundle.writing import check_variant_name, commit, new_variant
-from ...errors import ModelError, UsageError, unknown_name
+from ...errors import BundleError, ModelError, OfframpError, UsageError, quoted, unknown_name
 from ...progress import Progress, no_progress
 from ...runtime.chain.parts import Parts
 from ...runtime.chain.samples import Samples, convert_samples
@@ -251,7 +251,13 @@ def _simplify(bundle: Bundle, parent: Variant, scratch: Path) -> Path:
     # ONNX Runtime writes the graph alone; the graph refers to its old file of weights, which must lie beside it.
     bundle.copy(parent, parent.weights, scratch / parent.weights)
     plain, whole = scratch / "plain.onnx", bundle.copy(parent, parent.whole, scratch / "parent.onnx")
-    open_session(whole, optimise="ORT_ENABLE_BASIC", optimised=plain)
+    try:
+        open_session(whole, optimise="ORT_ENABLE_BASIC", optimised=plain)
+    except OfframpError:
+        raise
+    except Exception as error:  # ONNX Runtime raises one of a dozen types
+        path = bundle.path / parent.folder / parent.whole
+        raise BundleError(f"ONNX Runtime cannot simplify {path}: {quoted(error)}", path=path) from error
     return plain
 
 

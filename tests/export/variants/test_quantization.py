@@ -17,11 +17,11 @@ from torch import nn
 
 from offramp.bundle import check_bundle, open_bundle
 from offramp.bundle.golden import read_golden
-from offramp.errors import DataError, ModelError, UsageError
+from offramp.errors import BundleError, DataError, ModelError, UsageError
 from offramp.export import compare_variants, export, fuse, keep, quantize, train
 from offramp.runtime import load_static, load_uncalibrated, verify
 from offramp.tests.zoo import networks
-from offramp.tests.zoo.dense import write_onnx
+from offramp.tests.zoo.dense import forge, write_onnx
 
 CLASSES = 4
 
@@ -247,6 +247,15 @@ def test_what_the_quantiser_cannot_do_is_said_with_a_way_out(dense, monkeypatch)
     with pytest.raises(ModelError, match=r"quantiser fails on the network: planted. symmetric=True \(--symmetric\)"):
         quantize(dense, np.zeros((4, 16), np.float32))
     assert not list((dense.path / "variants").glob(".new-*"))
+
+
+@pytest.mark.parametrize("to", ["fp16", "int8"])
+def test_a_graph_that_is_none_is_named(dense, to):
+    variant = dense.variant()
+    forge(dense, variant.whole, lambda path: path.write_bytes(b"no graph"))
+    x = np.zeros((40, 16), np.float32)
+    with pytest.raises(BundleError, match=f"cannot simplify .*{variant.whole}: .*INVALID_PROTOBUF"):
+        quantize(open_bundle(dense.path), None if to == "fp16" else x, to=to)
 
 
 def test_exits_whose_labels_change_are_named_before_anybody_finds_out(dense):
