@@ -261,6 +261,7 @@ def test_single_stages_are_opened_when_they_are_needed_whatever_became_of_the_bu
     with load(bundle) as net, load(bundle) as other, load_uncalibrated(calibrated) as chain:
         shutil.rmtree(bundle)
         assert opened(net) == [False, False, True] and net.lazy_stages == () and net.stats().lazy is None
+        assert [stage.digest for stage in net.provenance.stages] == [stage.digest for stage in chain.provenance.stages]
         chain.thresholds = (NEVER, 0.6)
         assert [net(sample).exit for sample in x] == [chain(sample).exit for sample in x]
         assert opened(net) == [False, False, True]
