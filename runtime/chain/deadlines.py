@@ -149,7 +149,7 @@ class DeadlineRunner(Runner):
             raise UsageError(f"deadline_s is a number of seconds above 0, not {deadline_s!r:.30}.")
         end = start + float(min(deadline_s, MOST_DEADLINE_S)) * 1e9
         if self._lock._is_owned():
-            return self._apart()._answer_by(x, max(1.0, end - perf_counter_ns()) * 1e-9)
+            return self._apart()(x, max(1.0, end - perf_counter_ns()) * 1e-9)
         with self._lock:
             setup = self._put(x)
             assert setup.memory is not None
