@@ -129,7 +129,7 @@ class AuditedNet(Net):
                     parts = prepare_single(split_inputs(x, self._inputs), self._inputs)
                     self._pick_row(tuple(map(np.array, parts)), None, 0)
             except Exception as error:
-                picker.keeper.stop(error)
+                self._give_up(error)
         return result
 
     def batch(self, x: Any) -> BatchResult:

@@ -20,7 +20,7 @@ from offramp.devices import Meter, Probe, Rail, State
 from offramp.devices.simulated import SimulatedClock
 from offramp.errors import DataError, EngineWarning, MissingError, OfframpError, UsageError
 from offramp.export import export
-from offramp.runtime import Audit, Stream, load, load_static, load_uncalibrated
+from offramp.runtime import Audit, Metrics, Stream, load, load_static, load_uncalibrated
 from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts, static_parts
 from offramp.tests.fakes import breaking_engine
@@ -467,8 +467,8 @@ def test_a_lazy_stage_that_cannot_be_loaded_is_answered_for(engine, x, truth, mo
     assert net(x[0]).fault == ""
 
 
-@pytest.mark.parametrize("in_call", [True, False])
-def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call):
+@pytest.mark.parametrize(("in_call", "deadline_s"), [(True, None), (False, None), (True, 60.0)])
+def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call, deadline_s):
     bundle = open_bundle(ARCHIVE)
     (file,) = bundle.calibrations()
     calibration = read_calibration(file)
@@ -480,7 +480,7 @@ def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call):
     for broken, count in rounds:
         engine.plan = lambda n, file, broken=broken: "fail" if file == broken else ""
         for sample in x[:count]:
-            results.append(net(sample))
+            results.append(net(sample, deadline_s))
             keeper = net._picker.keeper
             wait_until(lambda keeper=keeper: not keeper.queue.qsize())
     clean = sum(not result.fault for result in results)
@@ -538,6 +538,22 @@ def test_a_call_from_within_a_call_is_answered_for_by_itself(engine, x, truth):
     check(inner[0], results[j], every, j, "last_exit")
     check(outer, results[i], every, i, "last_exit")
     assert (inner[0].exit, outer.exit) == (0, 1) and inner[0].fault and outer.fault
+
+
+def test_a_call_from_within_a_call_is_no_return_of_the_first_devices(engine, x, truth):
+    results, _ = truth
+    net = load_guarded(engine, "fallback")
+    with Metrics(net) as metrics, closing(net.anytime(x[0])) as outer:
+        next(outer)
+        engine.plan = lambda n, file: "fail"
+        for deadline_s in (None, None, 60.0):
+            result = net(x[1], deadline_s)
+            assert result.fault and same(result, results[1].label, results[1].score, results[1].exit)
+        assert all(net.batch(x[:9]).fault)
+        faults = net.stats().faults
+        assert (faults.errors, faults.marked, faults.returns) == (1, 12, 0) and "stage0.onnx" in faults.away
+        engine.plan = lambda n, file: ""
+    assert metrics.snapshot().answers == net.stats().inferences == 13
 
 
 def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
