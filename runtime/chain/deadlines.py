@@ -114,7 +114,8 @@ def _run_until(run: Run, end_ns: float) -> bool:
             if timer.ident is not None:
                 timer.join()
         finally:
-            stop(False)
+            if stopped.is_set():  # else whoever else has stopped it leaves it alone
+                stop(False)
     return True
 
 

@@ -264,8 +264,8 @@ class Guard:
                 self._idle.append(thread)
             else:
                 thread.end()
+                left.append(thread)  # though it may have ended: its run may stay stopped
                 if thread.is_alive():
-                    left.append(thread)
                     self._hanging.append((compiled, thread))
         if error is not None:
             try:

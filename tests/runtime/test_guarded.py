@@ -8,6 +8,7 @@ import warnings
 import weakref
 from contextlib import closing
 from pathlib import Path
+from queue import Empty
 
 import numpy as np
 import psutil
@@ -21,6 +22,7 @@ from offramp.devices.simulated import SimulatedClock
 from offramp.errors import DataError, EngineWarning, MissingError, OfframpError, UsageError
 from offramp.export import export
 from offramp.runtime import Audit, Metrics, Stream, load, load_static, load_uncalibrated
+from offramp.runtime.chain.faults import StageThread
 from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts, static_parts
 from offramp.tests.fakes import breaking_engine
@@ -584,8 +586,24 @@ def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
     assert (result.exit, result.cut, result.fault) == (0, True, "") and told == [True, False]
     run._run, told[:] = SlowRun(), []
     net._guard.limit_s = 0.05
-    result = net(x)
+    result = net(x, deadline_s=60)
     assert (result.exit, result.cut) == (0, False) and "did not end" in result.fault and told == [True]
+
+
+def test_a_run_that_ends_as_it_is_told_to_stop_is_not_used_again(engine, x, monkeypatch):
+    net = load_guarded(engine, "last_exit", hangs=True)
+    memory, end = net._setup.memory, StageThread.end
+
+    def wait(thread, limit_s):
+        thread.wait(60.0)
+        raise Empty  # the limit had just passed
+
+    monkeypatch.setattr(StageThread, "end", lambda thread: (end(thread), thread.join(60.0)))
+    net._guard.wait = wait
+    with pytest.raises(MissingError, match="did not end"):
+        net(x[0])
+    net._guard.wait = engine.wait
+    assert net(x[0]).fault == "" and net._setup.memory is not memory
 
 
 @pytest.mark.parametrize(
