@@ -18,6 +18,7 @@ from ...errors import EngineWarning, MissingError, UsageError, quoted
 from ..engines import Compiled, Run
 from ..notices import warn_caller
 from .checks import Where
+from .forks import FOLLOWERS
 from .memory import Link
 from .results import Result
 
@@ -150,6 +151,11 @@ class Guard:
         weakref.finalize(self, _end_all, self._threads).atexit = False
         self._stand_ins: weakref.WeakSet[Net] = weakref.WeakSet()
         self.reset()
+        FOLLOWERS.add(self)
+
+    def follow_fork(self) -> None:
+        """Start with a new lock in a child: a thread that is not there may hold the parent's."""
+        self._lock = RLock()
 
     def begin(self) -> None:
         """Begin to answer in spite of faults. The network on the fallback device is opened once, to see that it can be."""

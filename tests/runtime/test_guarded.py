@@ -405,12 +405,30 @@ def test_a_forked_child_has_threads_of_its_own(engine, x, truth):
     net = load_guarded(engine, "last_exit", hangs=True)
     net(x[0])
 
+    held, lets_go = threading.Event(), threading.Event()
+
+    def hold():
+        with net._guard._lock:
+            held.set()
+            lets_go.wait(300)
+
     def work():
         for i, sample in enumerate(x):
             check(net(sample), results[i], every, i, "last_exit")
-        return 0 if not net.stats().faults.marked else 2
+        marked = net.stats().faults.marked
+        engine.plan = lambda n, file: "fail" if file == "stage1.onnx" else ""
+        for i, sample in enumerate(x):
+            check(net(sample), results[i], every, i, "last_exit")
+        return 0 if net.stats().faults.marked > marked == 0 else 2
 
-    assert test_interruptions.in_child(work) == 0
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        assert test_interruptions.in_child(work) == 0
+    finally:
+        lets_go.set()
+        holder.join()
     assert not net(x[0]).fault
 
 
@@ -485,6 +503,8 @@ def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call, dead
             results.append(net(sample, deadline_s))
             keeper = net._picker.keeper
             wait_until(lambda keeper=keeper: not keeper.queue.qsize())
+    with load(bundle, calibration=calibration, on_fault="last_exit", audit=audit) as again:
+        assert type(again) is type(net)  # metrics keep a class of each kind
     clean = sum(not result.fault for result in results)
     wait_until(lambda: sum(net.stats().audit.exit_shares) > 0)
     net.close()
