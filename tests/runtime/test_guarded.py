@@ -7,7 +7,6 @@ import tracemalloc
 import warnings
 import weakref
 from contextlib import closing
-from pathlib import Path
 from queue import Empty
 
 import numpy as np
@@ -15,7 +14,6 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from offramp import runtime
 from offramp.bundle import open_bundle, read_calibration
 from offramp.devices import Meter, Probe, Rail, State
 from offramp.devices.simulated import SimulatedClock
@@ -27,6 +25,7 @@ from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts, static_parts
 from offramp.tests.fakes import breaking_engine
 from offramp.tests.helpers.bundles import ARCHIVE
+from offramp.tests.helpers.interrupting import free, interrupt_at
 from offramp.tests.helpers.points import make_point
 from offramp.tests.runtime.chain import test_interruptions
 from offramp.tests.zoo.dense import write_sequences
@@ -384,14 +383,12 @@ def test_a_network_that_goes_while_a_stage_hangs_leaves_that_run_alone(engine, x
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_whatever_line_an_interruption_hits_the_next_answer_is_right(engine, x, monkeypatch):
-    monkeypatch.setattr(test_interruptions, "CHAIN", str(Path(runtime.__file__).parent))
+def test_whatever_line_an_interruption_hits_the_next_answer_is_right(engine, x):
     net, line = load_guarded(engine, "last_exit", hangs=True), 1
     net.thresholds = (2.0, 2.0)
     right = [net(sample).score for sample in x[:2]]
-    while test_interruptions.interrupt_at(line, lambda: net(x[0])):
-        if net._lock._is_owned():  # the line of the release itself, at which a tracer can interrupt and a signal cannot
-            net._lock.release()
+    while interrupt_at(line, lambda: net(x[0])):
+        free(net._lock)
         results = [net(sample) for sample in x[:2]]
         assert [result.score for result in results] == right and not any(result.fault for result in results), line
         line += 1
