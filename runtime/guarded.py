@@ -199,11 +199,12 @@ class GuardedNet(Net):
                         tally.counts[last.exit] -= 1
 
     def _take_stand_in(self) -> Net:
-        """Return the network on the fallback device, with the thresholds of this one."""
+        """Return the network on the fallback device, set as this one is."""
         self._check_open()
         stand_in = self._stand_in
         if stand_in is None:
             stand_in = self._stand_in = self._guard.open_stand_in()
+        stand_in.stops_stages = self.stops_stages
         if stand_in.thresholds != self.thresholds:
             stand_in.thresholds = self.thresholds
         return stand_in

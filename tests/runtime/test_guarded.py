@@ -275,6 +275,10 @@ def test_a_call_with_a_deadline_is_answered_for_too(engine, x, truth, on_fault):
     check(result, results[i], every, i, on_fault)
     result = net(x[i], deadline_s=1e-9)
     assert result.late and result.exit == 0
+    if on_fault == "fallback":
+        assert not net._stand_in.stops_stages
+        net.stops_stages = True
+        assert net(x[i]).fault and net._stand_in.stops_stages
 
 
 def test_joined_stages_answer_or_fail_as_one(engine, x, truth):
