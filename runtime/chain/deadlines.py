@@ -124,7 +124,8 @@ class DeadlineRunner(Runner):
 
     Attributes:
         stops_stages: True if a stage that still runs when the deadline comes is told to stop, where its engine can be: ONNX
-            Runtime ends after the operator at hand, and the exit before answers. It takes a thread for each stage but the first.
+            Runtime ends after the operator at hand, the wait for a server at once, and the exit before answers. It takes a
+            thread for each stage but the first.
     """
 
     stops_stages = False
