@@ -18,7 +18,7 @@ from ...errors import EngineWarning, MissingError, UsageError, quoted
 from ..engines import Compiled, Run
 from ..notices import warn_caller
 from .checks import Where
-from .forks import FOLLOWERS
+from .forks import FOLLOWERS, members
 from .memory import Link
 from .results import Result
 
@@ -221,7 +221,7 @@ class Guard:
         """Return a network on the fallback device, with memory of its own."""
         assert self._open_stand_in is not None
         made = None
-        for other in list(self._stand_ins):
+        for other in members(self._stand_ins):
             with suppress(UsageError):  # it is closed, or its engine shares nothing
                 made = other.clone()
                 break
