@@ -114,8 +114,7 @@ def _run_until(run: Run, end_ns: float) -> bool:
             if timer.ident is not None:
                 timer.join()
         finally:
-            if stopped.is_set():  # else whoever else has stopped it leaves it alone
-                stop(False)
+            stop(False)
     return True
 
 

@@ -587,10 +587,10 @@ def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
     told = []
 
     class SlowRun:
-        """Runs until it is told to stop."""
+        """Runs until it has been told to stop so many times."""
 
-        def __init__(self):
-            self.over = threading.Event()
+        def __init__(self, times=1):
+            self.over, self.left = threading.Event(), times
 
         def __call__(self):
             self.over.wait(60)
@@ -598,7 +598,8 @@ def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
 
         def stop(self, is_over):
             told.append(is_over)
-            if is_over:
+            self.left -= is_over
+            if not self.left:
                 self.over.set()
 
     run = net._setup.memory.heads[1][0]
@@ -609,6 +610,13 @@ def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
     net._guard.limit_s = 0.05
     result = net(x, deadline_s=60)
     assert (result.exit, result.cut) == (0, False) and "did not end" in result.fault and told == [True]
+    net._guard.limit_s = 60.0
+    net(x)  # which leaves the memory of that run
+    run, told[:] = net._setup.memory.heads[1][0], []
+    run._run = SlowRun(times=2)
+    net._guard.limit_s = 0.5
+    result = net(x, deadline_s=0.05)
+    assert (result.exit, result.cut) == (0, True) and told == [True, True]
 
 
 def test_a_run_that_ends_as_it_is_told_to_stop_is_not_used_again(engine, x, monkeypatch):
