@@ -246,6 +246,10 @@ class RemoteRun:
         """Close the connection."""
         self._connection.close()
 
+    def __del__(self) -> None:
+        """Close the connection of a network that goes."""
+        self.close()
+
     def _failed(self, reason: str) -> MissingError:
         return _failed(self._address, reason)
 

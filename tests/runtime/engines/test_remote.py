@@ -1,7 +1,9 @@
 """A stage on a server gives the answers that it gives here, or an error, in time."""
 
+import gc
 import threading
 import urllib.request
+import warnings
 
 import numpy as np
 import pytest
@@ -78,6 +80,15 @@ def test_clones_speak_to_the_server_at_the_same_time(shared_dense, served):
             thread.join()
     for k in range(3):
         assert [(r.label, r.exit, r.score) for r in found[k]] == [(r.label, r.exit, r.score) for r in right]
+
+
+def test_a_network_that_is_closed_leaves_no_connection_open(shared_dense, served):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        with load_far(shared_dense, served) as net:
+            assert 2 in [net(sample).exit for sample in draw(40)]
+        gc.collect()
+    assert not told
 
 
 def test_a_server_of_another_bundle_is_refused(shared_dense, served, dense):
