@@ -325,7 +325,14 @@ def _parse(place: str) -> _Address:
         given = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         form, timeout_s = given.pop("as", FORMS[0]), float(given.pop("timeout_s", TIMEOUT_S))
         path, _, name = parts.path.rpartition("/")
-        is_right = parts.hostname and name and form in FORMS and 0 < timeout_s <= MOST_TIMEOUT_S and not given
+        is_right = (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and name
+            and form in FORMS
+            and 0 < timeout_s <= MOST_TIMEOUT_S
+            and not given
+        )
         if is_right and not (parts.username or parts.fragment or parts.port == 0):
             return _Address(parts.scheme, parts.netloc, path, name, form, timeout_s)
     except ValueError:

@@ -16,6 +16,7 @@ from offramp.runtime.chain.samples import check_samples
 from offramp.runtime.protocol import write_response
 from offramp.serve import open_model
 from offramp.tests.fakes.inference_server import FakeLink, FakeServer
+from offramp.tests.helpers.command import clear_message, offramp
 from offramp.tests.helpers.servers import running
 from offramp.tests.zoo.dense import forge
 
@@ -233,6 +234,25 @@ def test_a_calibration_sends_nothing_to_a_server_that_the_caller_did_not_name(ca
         load(calibrated.path)
     with load(calibrated.path, places) as net:
         assert net.provenance.devices == places
+
+
+@pytest.mark.parametrize("prefix", ["", "remote:"])
+def test_nor_does_any_other_entry_of_a_calibration(calibrated, prefix):
+    path, address = calibrated.calibrations()[0], f"{prefix}http://127.0.0.1:9/dense"
+    calibration = read_calibration(path)
+    points = {name: replace(point, placement=(address,) * 3, static=None) for name, point in calibration.points.items()}
+    chains = tuple(replace(chain, placement=(address,) * 3) for chain in calibration.chains)
+    write_calibration(path, replace(calibration, chains=chains))
+    for command in ("verify", "build"):
+        clear_message(offramp(command, calibrated.path), 2, "where inputs would be sent")
+    write_calibration(path, replace(calibration, points=points))
+    with pytest.raises(UsageError, match="where inputs would be sent"):
+        load(calibrated.path)
+
+
+def test_only_http_is_spoken(shared_dense):
+    with pytest.raises(MissingError, match="is no address of a server's model"):
+        load_far(shared_dense, "remote:ftp://127.0.0.1:9/dense")
 
 
 def test_a_token_is_shown_to_a_server_that_wants_one(shared_dense, monkeypatch):
