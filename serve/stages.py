@@ -16,6 +16,9 @@ from .tasks import Answered, ServedTensors, Task, Values
 
 __all__ = ["ServedStage", "open_stages"]
 
+MOST_STEP = float(np.finfo(np.float32).max) / 127
+"""The product of a larger one and an int8 may be infinite."""
+
 
 class ServedStage(ServedTensors):
     """One stage of a network, for a chain elsewhere that hands it what crosses the boundary.
@@ -59,9 +62,10 @@ class ServedStage(ServedTensors):
             array = arrays[tensor.name]
             if array.dtype == np.int8 and tensor.dtype == "float32":
                 step = request.parameters.get(f"step.{tensor.name}")
-                if not isinstance(step, (int, float)) or not 0 < step < np.inf:
+                if not isinstance(step, (int, float)) or not 0 < step <= MOST_STEP:
                     raise DataError(
-                        f"{tensor.name} is INT8: the parameter step.{tensor.name} is the value of 1, above 0."
+                        f"{tensor.name} is INT8: the parameter step.{tensor.name} is the value of 1, above 0 and at most "
+                        f"{MOST_STEP:.3g}."
                     )
                 array = array * np.float32(step)
             aligned.append(np.require(array, tensor.dtype, requirements=["C", "A"]))

@@ -22,6 +22,9 @@ Parameter = str | int | float | bool
 Answered = tuple[Values, dict[str, Parameter]]
 """Outputs by name, and the parameters of the response."""
 
+MOST_DEADLINE_S = 1e9
+"""A later deadline is never reached; JSON has whole numbers that no float holds."""
+
 
 class Limits(Struct, frozen=True, kw_only=True):
     """What a server takes on. What is beyond is refused at once.
@@ -74,7 +77,7 @@ class Task:
         self.exit: int | None = _number(request, "exit", int)
         self.score: float | None = _number(request, "score", float)
         deadline_s = _number(request, "deadline_s", float)
-        self.end_s = None if deadline_s is None else perf_counter() + deadline_s
+        self.end_s = None if deadline_s is None else perf_counter() + min(deadline_s, MOST_DEADLINE_S)
         self.joins = self.exit is None and self.score is None and self.end_s is None
         self.future: Future[Answered]
         self.is_dropped = False

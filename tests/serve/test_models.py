@@ -8,7 +8,7 @@ import pytest
 from offramp.errors import DataError
 from offramp.runtime import Result, load_uncalibrated
 from offramp.runtime.protocol import read_request, write_request
-from offramp.serve import ServedModel
+from offramp.serve import ServedModel, open_model
 from offramp.serve.models import _finish, _take_results
 from offramp.serve.workers import Workers
 from offramp.tests.helpers.bundles import ARCHIVE
@@ -43,3 +43,15 @@ def test_what_nobody_waits_for_is_not_answered_and_a_long_request_goes_alone():
     workers.start(loop)
     workers.stop(60.0)
     loop.close()
+
+
+@pytest.mark.parametrize("number", [10**400, 10**17])
+def test_numbers_that_no_float_holds_are_no_fault_of_the_server(number):
+    network = open_model(ARCHIVE, "dense", joins=False, stages=True)
+    stage = network.stages[1]
+    head = '{"inputs": [{"name": "%s", "datatype": "%s", "shape": [1, 16], "data": [%s]}], "parameters": {"%s": %d}}'
+    values = ",".join("1" * 16)
+    assert network.read(read_request((head % ("x", "FP32", values, "deadline_s", number)).encode()), 1).end_s < 1e10
+    sent = read_request((head % ("a0", "INT8", values, "step.a0", number**3)).encode())
+    with pytest.raises(DataError, match=r"step.a0 is the value of 1, above 0 and at most 2.68e\+36"):
+        stage.read(sent, 1)

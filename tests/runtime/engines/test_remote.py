@@ -13,6 +13,7 @@ from offramp.calibrate.measure.tables import Costs
 from offramp.errors import MissingError, UnsupportedError, UsageError
 from offramp.runtime import load, load_uncalibrated, verify
 from offramp.runtime.chain.samples import check_samples
+from offramp.runtime.engines.remote import _shrink
 from offramp.runtime.protocol import write_response
 from offramp.serve import open_model
 from offramp.tests.fakes.inference_server import FakeLink, FakeServer
@@ -248,6 +249,25 @@ def test_nor_does_any_other_entry_of_a_calibration(calibrated, prefix):
     write_calibration(path, replace(calibration, points=points))
     with pytest.raises(UsageError, match="where inputs would be sent"):
         load(calibrated.path)
+
+
+@pytest.mark.parametrize(
+    ("form", "values", "dtype"),
+    [
+        ("float16", [65504, -1], "float16"),
+        ("float16", [7e4, 1], "float32"),
+        ("float16", [-np.inf, 1], "float32"),
+        ("int8", [3e38, 0], "int8"),
+        ("int8", [1e-45, 0], "int8"),
+        ("int8", [np.inf, 1], "float32"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_a_smaller_form_cannot_hold_goes_as_it_is(form, values, dtype):
+    array = np.array([values], np.float32)
+    sent, notes = _shrink({"a": array}, form)
+    assert sent["a"].dtype == dtype
+    assert np.allclose(sent["a"] * np.float32(notes.get("step.a", 1.0)), array, rtol=1e-2, atol=1e-38)
 
 
 def test_only_http_is_spoken(shared_dense):
