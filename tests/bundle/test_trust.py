@@ -7,7 +7,7 @@ import shutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from offramp.bundle import Trust, check_bundle, open_bundle, policies, reading, sign_bundle
+from offramp.bundle import Trust, check_bundle, open_bundle, pack, policies, reading, sign_bundle
 from offramp.bundle.policies import read_trust
 from offramp.errors import BundleError, MissingError, TrustError, UsageError
 from offramp.runtime import build, load, load_static, load_uncalibrated, verify
@@ -61,6 +61,28 @@ def test_a_calibration_of_a_program_is_the_programs_affair(case):
     calibration = reading.read_calibration(ARCHIVE / "calibrations/default.json")
     with load(case.path, trust=Trust(**case.policy), calibration=calibration) as net:
         assert net.point.name == "default"
+
+
+def test_a_calibration_is_found_signed_by_whatever_name_it_is_reached(case):
+    (case.folder / "current").symlink_to(case.path)
+    for calibration in (
+        case.folder / "current/calibrations/board.json",
+        case.path / "../dense.offramp/calibrations/board.json",
+    ):
+        case.calibration = calibration
+        case.use().close()
+
+
+def test_a_packed_bundle_keeps_its_signatures_and_takes_no_new_ones(case, keys):
+    packed = pack(case.path, case.folder / "dense.zip").path
+    case.calibration = packed / "calibrations/board.json"
+    case.path = packed
+    case.use().close()
+    for options in ((), ("--release", "8")):
+        done = offramp("sign", packed, "--key", keys.release.path, *options)
+        clear_message(done, 2, "dense.zip is packed", "It is signed before it is packed")
+    with pytest.raises(TrustError, match="Bring a signed release: offramp sign FOLDER .*, then offramp pack FOLDER"):
+        load(packed, trust=keys.stranger.public)
 
 
 def test_the_last_release_is_remembered_once_it_runs(case):
