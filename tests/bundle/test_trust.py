@@ -7,7 +7,18 @@ import shutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from offramp.bundle import Trust, check_bundle, open_bundle, pack, policies, reading, sign_bundle
+from offramp.bundle import (
+    Trust,
+    check_bundle,
+    encrypt,
+    open_bundle,
+    pack,
+    policies,
+    reading,
+    sign_bundle,
+    upgrade,
+    upgrading,
+)
 from offramp.bundle.policies import read_trust
 from offramp.errors import BundleError, MissingError, TrustError, UsageError
 from offramp.runtime import build, load, load_static, load_uncalibrated, verify
@@ -170,6 +181,30 @@ def test_the_policy_of_the_machine_is_obeyed_everywhere(case, keys, machine):
         load(case.path, trust=keys.stranger.public)
     sign_bundle(case.path, keys.release.path, release=9)
     assert open_bundle(case.path, trust=keys.stranger.public).signed.release == 9
+
+
+def test_what_is_about_to_be_signed_is_made_whatever_the_machine_demands(case, keys, machine, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrading, "write_manifest", kill)
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(case.path)
+    done = offramp("upgrade", case.path)
+    assert done.stdout.splitlines() == [
+        "manifest.json: rewritten, it had schema 2",
+        "signatures: of the files as they were. Sign again: offramp sign",
+    ]
+    secret = encrypt(sign_and_open(case.path, keys), case.folder / "secret.offramp", lambda path: path.read_bytes())
+    with pytest.raises(TrustError, match="secret.offramp is refused"):
+        load(secret.path)
+    assert sign_and_open(secret.path, keys).signed.release == 9
+
+
+def sign_and_open(path, keys):
+    sign_bundle(path, keys.release.path, release=9)
+    return open_bundle(path)
 
 
 def test_both_policies_must_take_a_file(case, keys, machine):
