@@ -86,12 +86,19 @@ def test_a_calibration_is_found_signed_by_whatever_name_it_is_reached(case):
 
 def test_a_packed_bundle_keeps_its_signatures_and_takes_no_new_ones(case, keys):
     packed = pack(case.path, case.folder / "dense.zip").path
-    case.calibration = packed / "calibrations/board.json"
-    case.path = packed
-    case.use().close()
+    with load(packed, trust=Trust(**case.policy), calibration=packed / "calibrations/board.json") as net:
+        assert net.point is not None
     for options in ((), ("--release", "8")):
         done = offramp("sign", packed, "--key", keys.release.path, *options)
         clear_message(done, 2, "dense.zip is packed", "It is signed before it is packed")
+    (case.path / "calibrations/extra.json").write_text(f"{(ARCHIVE / 'calibrations/default.json').read_text()} ")
+    extra = pack(case.path, case.folder / "extra.zip").path
+    for bundle, words in (
+        (extra, "extra.json is refused: it is not signed by a trusted key"),
+        (packed, "extra.json is refused: it lies outside the bundle"),
+    ):
+        with pytest.raises(TrustError, match=words):
+            load(bundle, trust=Trust(**case.policy), calibration=extra / "calibrations/extra.json")
     with pytest.raises(TrustError, match="Bring a signed release: offramp sign FOLDER .*, then offramp pack FOLDER"):
         load(packed, trust=keys.stranger.public)
 
