@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp.bundle import check_bundle, open_bundle, pack, packed, read_calibration
+from offramp.bundle import check_bundle, open_bundle, pack, packed, read_calibration, upgrade
 from offramp.bundle.packed import ALIGNED_BYTES, CENTRAL, END, END_64, LOCAL
-from offramp.calibrate import calibrate
+from offramp.calibrate import calibrate, calibrate_reuse
 from offramp.errors import BundleError, MissingError, OfframpError, UsageError
 from offramp.export import keep, quantize
 from offramp.runtime import build, load, load_static, load_uncalibrated, verify
@@ -123,6 +123,10 @@ WRITERS = {
     "keep": lambda path: keep(path, [0, -1]),
     "quantize": lambda path: quantize(path, np.zeros((40, 16), np.float32)),
     "calibrate": lambda path: calibrate(path, (np.arange(6400, dtype=np.float32).reshape(400, 16), np.arange(400) % 5)),
+    "reuse": lambda path: calibrate_reuse(
+        path, (np.arange(640, dtype=np.float32).reshape(40, 16), None), np.arange(40) // 4, max_disagreement=0.3
+    ),
+    "upgrade": upgrade,
     "build": lambda path: build(path, DEVICE, into_bundle=True),
 }
 
