@@ -138,6 +138,15 @@ def test_what_would_be_written_into_a_packed_bundle_is_refused(write, file):
     assert len(str(error)) < 400 and file.read_bytes() == before
 
 
+def test_a_link_to_a_bundle_is_packed_and_one_to_a_folder_in_it_is_not_left_out(bundle, file, tmp_path):
+    (tmp_path / "current").symlink_to(bundle.path)
+    assert pack(tmp_path / "current", tmp_path / "x.zip").path.read_bytes() == file.read_bytes()
+    (bundle.path / "calibrations").rename(bundle.path / "kept")
+    (bundle.path / "calibrations").symlink_to("kept")
+    with pytest.raises(UsageError, match="calibrations is a link. Pack a copy"):
+        pack(bundle, tmp_path / "x.zip")
+
+
 def test_pack_harms_no_other_file(bundle, file, tmp_path):
     (tmp_path / "notes").write_text("mine")
     refuse(tmp_path / "notes", lambda: pack(bundle, tmp_path / "notes"), "is there and is no packed bundle", UsageError)
