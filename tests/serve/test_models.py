@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from offramp.bundle import pack
 from offramp.errors import DataError
 from offramp.runtime import Result, load_uncalibrated
 from offramp.runtime.protocol import read_request, write_request
@@ -17,6 +18,15 @@ from offramp.tests.helpers.bundles import ARCHIVE
 def make_task(model, rows=2, **options):
     sent = read_request(*write_request({"x": np.zeros((rows, 16), np.float32)}, **options))
     return model.read(sent, 100)
+
+
+def test_the_name_is_that_of_the_folder_or_file_or_of_the_link_to_it(tmp_path, monkeypatch):
+    packed = pack(ARCHIVE, tmp_path / "digits.offramp.zip").path
+    (tmp_path / "current").symlink_to(packed)
+    assert open_model(packed, joins=False).name == "digits"
+    assert open_model(tmp_path / "current", joins=False).name == "current"
+    monkeypatch.chdir(ARCHIVE)
+    assert open_model(".", joins=False).name == ARCHIVE.name.removesuffix(".offramp")
 
 
 def test_parts_of_other_shapes_are_refused_where_they_are_asked_for():
