@@ -68,7 +68,6 @@ class Task:
         score: leave at the first exit that is so sure; None if the operating point decides.
         end_s: its deadline, by `perf_counter`; None if it has none.
         future: gets the answer.
-        is_dropped: True if nobody waits for the answer any more.
     """
 
     def __init__(self, samples: Samples, request: InferRequest) -> None:
@@ -80,7 +79,6 @@ class Task:
         self.end_s = None if deadline_s is None else perf_counter() + min(deadline_s, MOST_DEADLINE_S)
         self.joins = self.exit is None and self.score is None and self.end_s is None
         self.future: Future[Answered]
-        self.is_dropped = False
 
     def fits(self, other: "Task") -> bool:
         """Return True if its samples have the shapes of another task's, so that both can be one batch."""

@@ -45,9 +45,11 @@ def test_what_nobody_waits_for_is_not_answered_and_a_long_request_goes_alone():
     model = ServedModel("dense", load_uncalibrated(ARCHIVE), joins=True)
     workers = Workers(model, 1)
     tasks = [make_task(model, rows) for rows in (1, 1, 1, 15, 16, 1)]
-    tasks[0].is_dropped = True
     for task in tasks:
         workers.put(task)
+    workers.drop(tasks[0])
+    workers.drop(tasks[0])
+    assert len(workers._tasks) == 5
     assert [[task.count for task in workers._take()] for _ in range(4)] == [[1, 1], [15], [16], [1]]
     loop = asyncio.new_event_loop()
     workers.start(loop)
