@@ -180,7 +180,7 @@ def _judge(root: Path, manifest: str, contents: Mapping[str, bytes | OSError], s
             f"{_name_command(root, ' --release NUMBER')}.",
             path=root,
         )
-    best = max(releases, key=lambda signature: signature.release or 0)
+    best = max(releases, key=lambda signature: (signature.name in trust.releases, signature.release or 0))
     number = best.release or 0
     _check_number(root, best.name, number, source, trust)
     files = {name: {digest: f"release key {best.key[:16]}"} for name, digest in best.files.items()}

@@ -55,6 +55,17 @@ def test_two_keys_count_while_one_takes_the_place_of_the_other(case, keys):
     assert {f"release key {new.key.fingerprint[:16]}"} == set(signed.files["manifest.json"].values())
 
 
+def test_of_two_names_that_counts_which_the_policy_takes(case, keys):
+    new = KeyPair(case.folder, "new")
+    case.policy["release_keys"] += (str(new.public),)
+    renamed = case.path.rename(case.folder / "product")
+    sign_bundle(renamed, new.path, release=2)
+    assert open_bundle(renamed, trust=Trust(**case.policy, releases={"product": 2})).signed.name == "product"
+    assert open_bundle(renamed, trust=Trust(**case.policy, releases={"dense.offramp": 7})).signed.release == 7
+    with pytest.raises(TrustError, match="it is release 2 of product, and .* takes releases from 3"):
+        open_bundle(renamed, trust=Trust(**case.policy, releases={"product": 3}))
+
+
 def test_what_came_later_is_signed_by_the_release_key_too(case, keys):
     shutil.copy(ARCHIVE / "calibrations/default.json", case.path / "calibrations/new.json")
     signed = sign_bundle(case.path, keys.release.path)
