@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle import Bundle, Tensor, Variant
-from ..errors import DataError, UsageError
+from ..errors import DataError, MissingError, OfframpError, UsageError, quoted
 from ..runtime.chain.memory import Link
 from ..runtime.chain.net import Net
 from ..runtime.chain.samples import Samples
+from ..runtime.engines import lacks_memory
 from ..runtime.loading import load_static, load_uncalibrated
 from ..runtime.protocol import InferRequest
 from .tasks import Answered, ServedTensors, Task, Values
@@ -79,9 +80,14 @@ class ServedStage(ServedTensors):
         names = [tensor.name for tensor in self.inputs]
 
         def answer(tasks: Sequence[Task]) -> list[Answered]:
-            return [
-                (compiled.infer(dict(zip(names, task.samples.arrays, strict=True)), task.wanted), {}) for task in tasks
-            ]
+            try:
+                return [(compiled.infer(dict(zip(names, t.samples.arrays, strict=True)), t.wanted), {}) for t in tasks]
+            except OfframpError:
+                raise
+            except Exception as error:  # each engine has its own
+                if lacks_memory(error):
+                    raise MissingError(f"The memory is too small to run {self.name} on this.") from error
+                raise DataError(f"{self.name} does not run on these inputs: {quoted(error)}.") from error
 
         return answer
 

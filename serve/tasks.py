@@ -133,7 +133,7 @@ class ServedTensors:
         Raises:
             DataError: it cannot be answered.
         """
-        given, arrays, lengths = request.inputs, Values(), dict[str, int]()
+        given, arrays, lengths, counts = request.inputs, Values(), dict[str, int](), set[int]()
         for name in given:
             if name not in {tensor.name for tensor in self.inputs}:
                 raise DataError(str(unknown_name("input", name, [tensor.name for tensor in self.inputs])))
@@ -153,6 +153,9 @@ class ServedTensors:
                 raise DataError(f"{tensor.name} has the shape {wanted['shape']}, not {quoted(list(sent.shape))}.")
             if tensor.batch_axis is not None and count > most_samples:
                 raise DataError(f"A request may have {most_samples} samples, not {count}.")
+            counts |= set() if tensor.batch_axis is None else {count}
+            if len(counts) > 1:
+                raise DataError(f"{tensor.name} has {count} samples, and another input has more or fewer.")
             arrays[tensor.name] = sent.read()
         task = self.make_task(arrays, request)
         task.wanted = tuple(dict.fromkeys(asked.name for asked in request.outputs)) or self.usual

@@ -5,12 +5,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from offramp.bundle import pack
+from offramp.bundle import Tensor, pack
 from offramp.errors import DataError
 from offramp.runtime import Result, load_uncalibrated
+from offramp.runtime.chain.samples import Samples
 from offramp.runtime.protocol import read_request, write_request
 from offramp.serve import ServedModel, open_model
 from offramp.serve.models import _finish, _take_results
+from offramp.serve.tasks import ServedTensors, Task
 from offramp.serve.workers import Workers
 from offramp.tests.helpers.bundles import ARCHIVE
 
@@ -39,6 +41,23 @@ def test_parts_of_other_shapes_are_refused_where_they_are_asked_for():
         _finish(values, task)
     same = _take_results([Result(-1, 0.5, 0, 0.1, answer={"map": np.ones((2, 3))})] * 2)
     assert _finish(same, task)[0]["map"].shape == (2, 2, 3)
+
+
+def test_inputs_of_several_samples_are_refused_unless_they_are_as_many():
+    class Pair(ServedTensors):
+        inputs = tuple(Tensor(name=name, dtype="float32", shape=(None, 2)) for name in "ab")
+        outputs = usual = ()
+
+        def make_task(self, arrays, request):
+            return Task(Samples(tuple(arrays.values())), request)
+
+    def make(a, b):
+        arrays = {"a": np.ones((a, 2), np.float32), "b": np.ones((b, 2), np.float32)}
+        return Pair().read(read_request(*write_request(arrays)), 9)
+
+    assert make(3, 3).count == 3
+    with pytest.raises(DataError, match="b has 1 samples, and another input has more or fewer"):
+        make(3, 1)
 
 
 def test_what_nobody_waits_for_is_not_answered_and_a_long_request_goes_alone():
