@@ -212,9 +212,9 @@ def _find_stored(
         UsageError: there is none, or the bundle is packed.
     """
     if calibration is not None:
-        found = read_calibration(calibration)
+        given = read_calibration(calibration)
         check_writable(Path(calibration))
-        return calibration, found
+        return calibration, given
     bundle.check_changeable("calibrations", "Name a calibration outside it (--calibration). ")
     found = find_calibration(bundle, threads=threads)
     if found is None:
