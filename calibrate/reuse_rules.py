@@ -9,6 +9,7 @@ not.
 import os
 from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, Reuse, opened, read_calibration, write_calibration
 from ..errors import DataError, OfframpError, TargetError, UsageError, unknown_name
+from ..files import check_writable
 from ..progress import Progress, no_progress
 from ..runtime import Net, Result, load
 from ..runtime.chain.reuse import ReuseDeadline, Reuser
@@ -204,13 +206,16 @@ def _check_limit(disagreement: Any, drop: Any, most_in_row: Any, confidence: Any
 def _find_stored(
     bundle: Bundle, calibration: str | os.PathLike[str] | None, threads: int
 ) -> tuple[str | os.PathLike[str], Calibration]:
-    """Return the calibration that is to get rules, and its file.
+    """Return the calibration that is to get rules, and its file, which can be written.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or the bundle is packed.
     """
     if calibration is not None:
-        return calibration, read_calibration(calibration)
+        given = read_calibration(calibration)
+        check_writable(Path(calibration))
+        return calibration, given
+    bundle.check_changeable("calibrations", "Name a calibration outside it (--calibration). ")
     found = find_calibration(bundle, threads=threads)
     if found is None:
         raise UsageError(f"{bundle.path} has no calibration that fits. Run: offramp calibrate", path=bundle.path)

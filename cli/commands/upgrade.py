@@ -1,5 +1,7 @@
 """The command `offramp upgrade`: its options, one call, and what it prints."""
 
+from pathlib import Path
+
 import click
 
 from ..options import as_json
@@ -21,6 +23,8 @@ def upgrade(bundle: str, as_json: bool) -> None:
     def describe() -> str:
         lines = [f"{name}: rewritten, it had schema {schema}" for name, schema in done.rewritten.items()]
         lines += [f"{name}: left as it is. {why}" for name, why in done.left.items()]
+        if done.rewritten and (Path(bundle) / "signatures").is_dir():
+            lines.append("signatures: of the files as they were. Sign again: offramp sign")
         return "\n".join(lines) or f"{bundle} has the present form: nothing was rewritten."
 
     print_result(done, as_json, describe)

@@ -11,7 +11,9 @@ from urllib.request import urlopen
 
 from ...bundle import open_bundle
 from ...bundle.golden import read_golden
+from ...bundle.packed import is_packed
 from ...errors import MeterWarning, MissingError, OfframpError
+from ...files import os_errors_explained
 from ..chain.samples import convert_samples
 from ..loading import load
 from ..selection import choose_point
@@ -49,8 +51,11 @@ def follow_metrics(
         >>> next(follow_metrics("digits.offramp", every_s=0.1)).answers > 0
         True
     """
-    if Path(source).is_dir():
-        return _run_bundle(Path(source), every_s)
+    path = Path(source)
+    with os_errors_explained(path, "read"):
+        is_bundle = path.is_dir() or is_packed(path)
+    if is_bundle:
+        return _run_bundle(path, every_s)
     text = str(source)
     if text.startswith(("http://", "https://")):
         return _repeat(lambda: _read_address(text, net), every_s)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from offramp.bundle import pack
 from offramp.cli.metrics_view import describe_snapshot, watch_snapshots
 from offramp.errors import MissingError
 from offramp.runtime import Histogram, Metrics, Snapshot, StreamStats, follow_metrics, load_uncalibrated
@@ -91,6 +92,7 @@ def files(shared_dense, tmp_path_factory):
     with load_uncalibrated(shared_dense) as net, Metrics(net, file=folder / "metrics.json", every_s=1000):
         pass
     (folder / "net.offramp").symlink_to(shared_dense.path)
+    pack(shared_dense, folder / "net.zip")
     (folder / "torn.json").write_text("{")
     return folder
 
@@ -102,10 +104,11 @@ def test_once_a_file(call):
     assert code == 0 and msgspec.json.decode(out, type=Snapshot).runs == "the chain of fp32"
 
 
-def test_once_a_bundle_runs_it_on_its_golden_samples(call):
-    code, out, _ = call("top {f}/net.offramp --once --json --every 0.1s")
+@pytest.mark.parametrize("name", ["net.offramp", "net.zip"])
+def test_once_a_bundle_runs_it_on_its_golden_samples(call, name):
+    code, out, _ = call(f"top {{f}}/{name} --once --json --every 0.1s")
     document = json.loads(out)
-    assert code == 0 and document["name"] == "net.offramp" and document["exits"][-1]["answers"] > 0
+    assert code == 0 and document["name"] == name and document["exits"][-1]["answers"] > 0
 
 
 def test_what_is_not_there_ends_with_its_code(call):
