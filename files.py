@@ -206,8 +206,13 @@ class Folder(NamedTuple):
             )
 
     def glob(self, pattern: str) -> list[Path]:
-        """Return the paths of files, by a pattern of their names."""
-        return list(self.root.glob(pattern))
+        """Return the paths of files, by a pattern of their names.
+
+        Raises:
+            MissingError: a folder cannot be listed, as one that vanishes meanwhile.
+        """
+        with os_errors_explained(self.root, "read"):
+            return list(self.root.glob(pattern))
 
 
 def find_doubt(facts: os.stat_result) -> str | None:

@@ -15,7 +15,7 @@ from .calibration import CALIBRATION_SCHEMA, Calibration
 from .decoding import MANIFEST
 from .manifest import SCHEMA, File, Manifest, Variant
 from .read_hook import call_hook
-from .reading import Bundle, open_bundle, opened
+from .reading import Bundle, open_unsigned, opened
 from .writing import write_calibration
 
 __all__ = ["encrypt"]
@@ -69,7 +69,7 @@ def encrypt(
             sync(output.parent)
         finally:
             remove_tree(folder, ignore_errors=True)
-    return open_bundle(output)
+    return open_unsigned(output)
 
 
 def _write_variants(bundle: Bundle, folder: Path, encrypt_file: Callable[[Path], bytes]) -> Manifest:

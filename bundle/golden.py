@@ -63,7 +63,7 @@ def read_golden(bundle: Bundle, variant: Variant) -> Golden:
         arrays = _read_arrays(content, [*of_inputs, "score", *names])
     except Exception as error:  # a damaged archive raises one of a dozen types
         raise BundleError(
-            f"{path} does not hold golden samples: {quoted(error)}. Export the network anew.", path=path
+            f"{path} does not hold golden samples: {quoted(error).rstrip('.')}. Export the network anew.", path=path
         ) from error
     inputs = [arrays[name] for name in of_inputs]
     if (rows := _count_rows(inputs, manifest.inputs)) is None:

@@ -26,7 +26,8 @@ def pack(bundle: str | os.PathLike[str] | Bundle, output: str | os.PathLike[str]
     """Write a bundle as one file, which everything that reads bundles takes as it is.
 
     The file is a ZIP file whose members are not compressed and begin at multiples of 4096 bytes. Equal bundles make equal files.
-    It holds what the manifest names, calibrations and what they remember of questions, and builds.
+    It holds what the manifest names, calibrations and what they remember of questions, builds, signatures, and what else lies in
+    the folder, but nothing hidden.
 
     Args:
         bundle: the bundle or its folder.
@@ -36,8 +37,8 @@ def pack(bundle: str | os.PathLike[str] | Bundle, output: str | os.PathLike[str]
         The packed bundle.
 
     Raises:
-        UsageError: the bundle is packed already, something else lies at `output`, another process writes the bundle, or a file in
-            it has a name with other characters than letters, digits, dots, dashes and underscores.
+        UsageError: the bundle is packed already, something else lies at `output`, another process writes the bundle, a folder in
+            it is a link, or a file has a name with other characters than letters, digits, dots, dashes and underscores.
         BundleError: the bundle is damaged.
         MissingError: a file cannot be read or written.
 
@@ -54,7 +55,7 @@ def pack(bundle: str | os.PathLike[str] | Bundle, output: str | os.PathLike[str]
     _check_output(root, output)
     with os_errors_explained(root, "read"):
         try:
-            lock = lock_folder(root)
+            lock = lock_folder(Path(os.path.realpath(root)))
         except BlockingIOError:
             raise UsageError(f"Another process is writing {root}. Wait until it has finished.", path=root) from None
     try:
@@ -93,14 +94,19 @@ def _list_names(bundle: Bundle) -> list[str]:
     """Return the names of all files that belong to a bundle, sorted.
 
     Raises:
-        UsageError: one has a name that no packed bundle may hold.
+        UsageError: one has a name that no packed bundle may hold, or a folder is a link.
     """
     names = {f"{variant.folder}/{name}" for variant in bundle.manifest.variants for name in variant.files}
     with os_errors_explained(bundle.path, "read"):
         for folder, folders, files in os.walk(bundle.path, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = [Path(folder, name) for name in folders if not name.startswith(".")]
+            inside = [path for path in inside if path != bundle.path / "variants"]
+            folders[:] = [path.name for path in inside]
+            for path in inside:
+                if path.is_symlink():
+                    raise UsageError(f"{path} is a link. Pack a copy with what its links lead to: cp -rL.", path=path)
             paths = [Path(folder, name).relative_to(bundle.path).as_posix() for name in files if name[0] != "."]
-            names.update(path for path in paths if not path.startswith("variants/") and not path.endswith(".before"))
+            names.update(path for path in paths if not path.endswith(".before"))
     for name in sorted(names):
         if not is_member_name(name):
             raise UsageError(

@@ -90,8 +90,8 @@ class Signed(Struct, frozen=True):
         Raises:
             TrustError: it was not.
         """
-        absolute, root = (each.absolute() for each in (path, self.root))
-        name = absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else None
+        real, root = (Path(os.path.realpath(each)) for each in (path, self.root))
+        name = real.relative_to(root).as_posix() if real.is_relative_to(root) else None
         signers = self.files.get(name or "", {})
         if sha256(content) in signers:
             return
@@ -100,7 +100,7 @@ class Signed(Struct, frozen=True):
         else:
             problem = "was altered after it was signed" if signers else "is not signed by a trusted key"
             reason = f"it {problem}{_list(self.problems)}. Remove it, or bring back or sign what shall be used"
-        raise TrustError(f"{path} is refused: {reason}: offramp sign {self.root} --key KEY.", path=path)
+        raise TrustError(f"{path} is refused: {reason}: {_name_command(self.root)}.", path=path)
 
 
 def check_signatures(
@@ -176,11 +176,11 @@ def _judge(root: Path, manifest: str, contents: Mapping[str, bytes | OSError], s
             problems.append(f"the key {later[0].key[:16]} may sign calibrations and builds, but no release")
         raise TrustError(
             f"{root} is refused, as {source} demands a release that a trusted key signed: "
-            f"{'; '.join(problems[:PROBLEMS_SHOWN]) or 'it is not signed'}. Bring a signed release: offramp sign {root.name} "
-            "--key KEY --release NUMBER.",
+            f"{'; '.join(problems[:PROBLEMS_SHOWN]) or 'it is not signed'}. Bring a signed release: "
+            f"{_name_command(root, ' --release NUMBER')}.",
             path=root,
         )
-    best = max(releases, key=lambda signature: signature.release or 0)
+    best = max(releases, key=lambda signature: (signature.name in trust.releases, signature.release or 0))
     number = best.release or 0
     _check_number(root, best.name, number, source, trust)
     files = {name: {digest: f"release key {best.key[:16]}"} for name, digest in best.files.items()}
@@ -297,6 +297,13 @@ def _parse_key(text: str, path: str | Path | None) -> PublicKey:
             path=path,
         )
     return parsed
+
+
+def _name_command(root: Path, options: str = "") -> str:
+    """Return the command that signs a bundle, which is packed after that."""
+    if root.is_file():
+        return f"offramp sign FOLDER --key KEY{options}, then offramp pack FOLDER"
+    return f"offramp sign {root} --key KEY{options}"
 
 
 def _list(problems: Sequence[str]) -> str:

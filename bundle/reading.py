@@ -378,7 +378,7 @@ def read_calibration(path: str | os.PathLike[str], *, signed: "Signed | None" = 
             return decode(path, read_file(path, most=MOST_BYTES), Calibration, signed)
         packed = next((above for above in path.parents if above.is_file()), None)
     if packed is not None and path in (bundle := open_bundle(packed)).calibrations():
-        return bundle.read_calibration(path)
+        return msgspec.structs.replace(bundle, signed=signed or bundle.signed).read_calibration(path)
     raise UsageError(f"There is no calibration at {path}.", path=path)
 
 

@@ -67,7 +67,8 @@ def sign_bundle(
         What was signed. The signature lies in the bundle's `signatures/`, where it replaces an earlier one of this key.
 
     Raises:
-        UsageError: there is no bundle or no such key; it holds links; or without `release` nothing is left to be signed.
+        UsageError: there is no bundle or no such key; it is packed, or holds links; or without `release` nothing is left to be
+            signed.
         BundleError: the bundle is damaged.
         MissingError: `cryptography` is not installed, or the signature cannot be written.
 
@@ -80,7 +81,7 @@ def sign_bundle(
         raise UsageError(f"The number of a release is a whole number from 0 on, not {release!r:.30}.")
     private, public = _read_private(Path(key))
     opened = open_unsigned(bundle)
-    opened.check_changeable(SIGNATURES, "Sign the folder, and pack it then. ")
+    opened.check_changeable(SIGNATURES, "It is signed before it is packed. ")
     files = _list_files(opened.path)
     if release is None:
         files = _select_later(opened, files, public)

@@ -10,7 +10,7 @@ from .. import __version__
 from ..errors import OutdatedError
 from .calibration import CALIBRATION_SCHEMA, Calibration
 from .manifest import SCHEMA, Manifest
-from .reading import Bundle, check_bundle, open_bundle
+from .reading import Bundle, check_bundle, open_unsigned
 from .writing import new_variant, write_calibration, write_manifest
 
 __all__ = ["Upgraded", "upgrade"]
@@ -39,8 +39,9 @@ def upgrade(path: str | os.PathLike[str]) -> Upgraded:
     """Rewrite the manifest and the calibrations of an older bundle to the form that this offramp writes.
 
     Networks, golden samples, thresholds, figures and promises stay as they are. Each file is replaced as a whole; after a kill
-    some are of the old form and some of the new, which loads too. Files of the present form are not touched. Whoever signed the
-    old files signs the new ones again. Older versions of offramp do not read the new form: keep a copy for them.
+    some are of the old form and some of the new, which loads too. Files of the present form are not touched. Signatures are of
+    the old files, so the bundle is signed again afterwards, and policies do not matter here. Older versions of offramp do not
+    read the new form: keep a copy for them.
 
     Args:
         path: the bundle's folder.
@@ -56,12 +57,12 @@ def upgrade(path: str | os.PathLike[str]) -> Upgraded:
         {}
     """
     root = Path(path)
-    bundle = check_bundle(root)
+    bundle = check_bundle(open_unsigned(root))
     old, left = _find_old(bundle)
     if old:
         bundle.check_changeable("calibrations")
         with new_variant(root):  # it holds the bundle's lock
-            old, left = _find_old(open_bundle(root))
+            old, left = _find_old(open_unsigned(root))
             for file, artefact in old.items():
                 if isinstance(artefact, Calibration):
                     write_calibration(file, replace(artefact, schema=CALIBRATION_SCHEMA, offramp=__version__))

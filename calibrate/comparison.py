@@ -18,6 +18,7 @@ from ..progress import Progress, no_progress
 from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
+from ..runtime.placement import refuse_servers
 from ..runtime.selection import find_calibration, packages_of
 from .benchmark import Benchmark, Row, judge_early_exit
 from .correctness import Correctness, judge_labels, judge_losses
@@ -278,6 +279,7 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
     if single is not None and (single.device, single.variant, single.exit) == (placement[-1], first.name, last):
         single = None  # it is measured as `whole`
     if single is not None:
+        refuse_servers([single.device], named=placement)
         static = load_static(bundle, single.device, variant=single.variant, exit=single.exit, threads=threads)
         nets["single"] = stack.enter_context(static)
         turns["single"] = run_alone(nets["single"], pace=pace)

@@ -155,7 +155,6 @@ def calibrate_reuse(
     if clips is None or clips.count < 2:
         raise DataError("Give the clip of each sample as groups, and two clips at least: each is one draw.")
     path, found = _find_stored(opened_bundle, calibration, threads)
-    check_writable(Path(path))
     chosen = _choose_points(found, points)
     delta, rules = (1 - confidence) / len(chosen), {}
     for name in chosen:
@@ -207,13 +206,15 @@ def _check_limit(disagreement: Any, drop: Any, most_in_row: Any, confidence: Any
 def _find_stored(
     bundle: Bundle, calibration: str | os.PathLike[str] | None, threads: int
 ) -> tuple[str | os.PathLike[str], Calibration]:
-    """Return the calibration that is to get rules, and its file.
+    """Return the calibration that is to get rules, and its file, which can be written.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or the bundle is packed.
     """
     if calibration is not None:
-        return calibration, read_calibration(calibration)
+        given = read_calibration(calibration)
+        check_writable(Path(calibration))
+        return calibration, given
     bundle.check_changeable("calibrations", "Name a calibration outside it (--calibration). ")
     found = find_calibration(bundle, threads=threads)
     if found is None:

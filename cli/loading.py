@@ -63,7 +63,11 @@ class Loading(Struct, frozen=True, kw_only=True):
         return parse_placement(self.place, len(bundle.chain(variant).stages), device=self.device or "cpu")
 
     def devices_or_calibrated(self, bundle: "Bundle", variant: str) -> Devices:
-        """Return the devices that are asked for, or else those where the variant was calibrated, or else `cpu`."""
+        """Return the devices that are asked for, or else those where the variant was calibrated, or else `cpu`.
+
+        Raises:
+            UsageError: as for `devices`; or it was calibrated on a server, which nobody asked for.
+        """
         return self.devices(bundle, variant) or _calibrated_devices(bundle, variant)
 
     def variant_to_run(self, bundle: "Bundle") -> str:
@@ -94,6 +98,7 @@ class Loading(Struct, frozen=True, kw_only=True):
 
 def _calibrated_devices(bundle: "Bundle", variant: str) -> Devices:
     """Return the devices on which a variant's chain was calibrated, or `cpu` if it was not, or by several calibrations."""
+    from ..runtime.placement import refuse_servers
     from ..runtime.selection import choose_point
 
     try:
@@ -101,7 +106,7 @@ def _calibrated_devices(bundle: "Bundle", variant: str) -> Devices:
     except UsageError:
         return "cpu"
     chains = [chain for chain in calibration.chains if chain.variant == variant] if calibration else []
-    return chains[0].placement if chains else "cpu"
+    return tuple(refuse_servers(chains[0].placement)) if chains else "cpu"
 
 
 OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {

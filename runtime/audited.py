@@ -4,7 +4,7 @@ import math
 import random
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ class AuditedNet(Net):
                     parts = prepare_single(split_inputs(x, self._inputs), self._inputs)
                     self._pick_row(tuple(map(np.array, parts)), None, 0)
             except Exception as error:
-                picker.keeper.stop(error)
+                self._give_up(error)
         return result
 
     def batch(self, x: Any) -> BatchResult:
@@ -331,8 +331,7 @@ def _collector(net: Net, audit: Audit) -> Callable[[], Collector] | None:
 
 def _replace_class(net: Net, audit: Audit, keeper: Keeper) -> AuditedNet:
     """Return a network with the stages and the memory of another, which is not used any more."""
-    kind = AuditedNet if type(net) is Net else type("AuditedNet", (type(net), AuditedNet), {})
-    other: AuditedNet = object.__new__(kind)
+    other: AuditedNet = object.__new__(_audited(type(net)))
     other.__dict__.update(net.__dict__)
     other._picker, other._audit, other._calibrated = Picker(audit.share, keeper), audit, net.thresholds
     other._scored = next((k for k, threshold in enumerate(net.thresholds) if threshold < NEVER), -1)
@@ -341,3 +340,8 @@ def _replace_class(net: Net, audit: Audit, keeper: Keeper) -> AuditedNet:
     other._count_anew(net._tally.family)
     LIVING.add(other)
     return other
+
+
+@cache
+def _audited(base: type[Net]) -> type[AuditedNet]:
+    return AuditedNet if base is Net else type("AuditedNet", (base, AuditedNet), {})

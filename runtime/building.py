@@ -174,7 +174,10 @@ def compile_stages(
     for name in {*devices, *([fallback] if fallback is not None else [])}:
         find_device(name)  # a name that no engine has is a mistake, which the fallback does not mend
     results = {
-        (file, "cpu"): (stage, StageProvenance("cpu", stage.runs_on, "now", half=stage.half))
+        (file, "cpu"): (
+            stage,
+            StageProvenance("cpu", stage.runs_on, "now", half=stage.half, digest=jobs.job(file, "cpu").stage.digest),
+        )
         for file, stage in deferred.items()
     }
     pairs = [(stage.file, name) for stage, name in zip(parts.stages, devices, strict=True)]

@@ -9,7 +9,7 @@ from numbers import Real
 from msgspec import Struct
 
 from ..devices.clock import Clock
-from ..errors import UsageError, unknown_name
+from ..errors import OfframpError, UsageError, unknown_name
 from .chain.forks import FOLLOWERS
 from .chain.net import Net
 
@@ -62,7 +62,7 @@ class Governor:
     good side.
 
     A reading that is missing changes nothing: sensors fail, and the product goes on. Where even the cheapest point is beyond a
-    limit, `problem` says so. The governor's thread ends with `close`.
+    limit, or a cheaper one cannot be used, `problem` says so. The governor's thread ends with `close`.
 
     Args:
         net: the network. It must not be switched by others meanwhile. Power and temperature are those of its `stats()`, so that
@@ -81,7 +81,7 @@ class Governor:
         points: the names of the points that it uses, the dearest first.
         max_power_w, max_temperature_c, max_latency_s, min_battery: the limits. Those that were given may be changed while it
             works, as when a supply weakens.
-        problem: how the last look found a limit exceeded at the cheapest point; empty if it did not.
+        problem: how the last look found a limit exceeded, and why there is no cheaper point to turn to; empty if it did not.
 
     Raises:
         UsageError: no limit is given, one is out of range, there are not two points to move between, or the network has no meter.
@@ -136,7 +136,7 @@ class Governor:
         self._moves: deque[Move] = deque(maxlen=MOST_MOVES)
         self.problem = ""
         self._place = self._find_place()
-        self._end = self._clock.every(every_s, self.look)
+        self._end = self._clock.every(float(every_s), self.look)  # threads wait for no float of NumPy
         FOLLOWERS.add(self)
 
     @property
@@ -221,19 +221,27 @@ class Governor:
         place = min(max(self._place + step, 0), len(self.points) - 1)
         if place == self._place:
             if step > 0:
-                if not self.problem:
-                    _log.info("%s, and %s is the cheapest point", why, self.points[place])
-                self.problem = f"{why}, and {self.points[place]} is the cheapest point"
+                self._exceed(f"{why}, and {self.points[place]} is the cheapest point")
             return
         try:
             self._net.use(self.points[place])
         except UsageError:  # the network was closed
             self._end()
             return
+        except OfframpError as error:  # a stage that the point needs cannot be opened; the next look tries again
+            if step > 0:
+                self._exceed(f"{why}, and {self.points[place]} cannot be used: {error}")
+            return
         move = Move(self._clock.now_s(), self.points[self._place], self.points[place], why)
-        self._place = place
+        self._place, self.problem = place, ""
         self._moves.append(move)
         _log.info("from %s to %s: %s", move.before, move.after, why)
+
+    def _exceed(self, problem: str) -> None:
+        """Say that a limit is exceeded and why nothing is done about it."""
+        if not self.problem:
+            _log.info("%s", problem)
+        self.problem = problem
 
 
 def _do_nothing() -> None:

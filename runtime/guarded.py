@@ -55,6 +55,8 @@ class GuardedNet(Net):
     def __call__(self, x: Any, deadline_s: float | None = None) -> Result:
         """Run one sample, as `Net` does; with `Result.fault` where something failed."""
         start, guard = perf_counter_ns(), self._guard
+        if self._lock._is_owned():  # a call within a call is the inner network's, with its faults
+            return super().__call__(x, deadline_s)
         if words := guard.standing_in():
             return self._answer_elsewhere(x, deadline_s, start, words)
         try:
@@ -81,6 +83,9 @@ class GuardedNet(Net):
         After a fault the last answer comes once more, marked, or those of the later exits come from the fallback device.
         """
         start, guard = perf_counter_ns(), self._guard
+        if self._lock._is_owned():
+            yield from super().anytime(x)
+            return
         last, words = None, guard.standing_in()
         if not words:
             try:
@@ -105,6 +110,8 @@ class GuardedNet(Net):
     def batch(self, x: Any) -> BatchResult:
         """Run many samples, as `Net.batch` does; one by one after a fault, so that one that fails spoils no other."""
         start, guard = perf_counter_ns(), self._guard
+        if self._lock._is_owned():
+            return super().batch(x)
         if not guard.standing_in():
             try:
                 result = super().batch(x)
@@ -192,11 +199,12 @@ class GuardedNet(Net):
                         tally.counts[last.exit] -= 1
 
     def _take_stand_in(self) -> Net:
-        """Return the network on the fallback device, with the thresholds of this one."""
+        """Return the network on the fallback device, set as this one is."""
         self._check_open()
         stand_in = self._stand_in
         if stand_in is None:
             stand_in = self._stand_in = self._guard.open_stand_in()
+        stand_in.stops_stages = self.stops_stages
         if stand_in.thresholds != self.thresholds:
             stand_in.thresholds = self.thresholds
         return stand_in

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from ..bundle import Bundle, Calibration, OperatingPoint, Variant, opened
 from ..devices import describe_differences
 from ..devices.fingerprints import Difference
-from ..errors import UncalibratedWarning, UsageError, quoted
+from ..errors import UncalibratedWarning, UsageError
 from ..progress import Progress
 from .chain.net import Net
 from .notices import warn_caller
 from .opening import let_go, open_network
+from .placement import refuse_servers
 from .request import LoadOptions, OnFault, chain_parts, static_parts
 from .selection import choose_point, differs_here, most_careful, variant_of
 
@@ -241,13 +242,7 @@ def _device_of(point: OperatingPoint, device: str | Sequence[str] | None, stages
     If the caller gives a device for each of the chain's `stages`, the static network to exit k takes the device of stage k.
     """
     if device is None:
-        if far := [name for name in point.placement if name.startswith(("http:", "https:"))]:
-            raise UsageError(
-                f"The calibration places a stage on {quoted(far[0])}, where inputs would be sent. If that is meant, say so: "
-                f"device={point.placement!r:.200}, or --place.",
-                device=far[0],
-            )
-        return point.placement
+        return refuse_servers(point.placement)
     if point.static is not None and not isinstance(device, str) and len(device) == stages:
         return device[point.static]
     return device

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from ..errors import UsageError
+from ..errors import UsageError, quoted
 
-__all__ = ["AUTO", "describe_devices", "one_device_per_stage", "parse_placement"]
+__all__ = ["AUTO", "describe_devices", "one_device_per_stage", "parse_placement", "refuse_servers"]
 
 AUTO = "auto"
 """The device name by which the fastest device is chosen by measuring; see `auto.py`."""
@@ -59,6 +59,22 @@ def one_device_per_stage(device: str | Sequence[str], stages: int) -> tuple[str,
     if len(device) != stages:
         raise UsageError(f"There are {len(device)} devices for {stages} stages: give one for each, or one for all.")
     return tuple(device)
+
+
+def refuse_servers(placement: Sequence[str], *, named: Sequence[str] = ()) -> Sequence[str]:
+    """Return devices of a calibration, of which none is a server but those that the caller has named.
+
+    Raises:
+        UsageError: one is. Inputs would go where the calibration's author wants them.
+    """
+    for name in placement:
+        if name.partition(":")[0] in ("http", "https", "remote") and name not in named:
+            raise UsageError(
+                f"The calibration places a stage on {quoted(name)}, where inputs would be sent. If that is meant, name the "
+                "devices yourself (device=, --device, --place).",
+                device=name,
+            )
+    return placement
 
 
 def describe_devices(devices: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Literal, get_args
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from ..bundle import Bundle, Exit, Stage, Variant
 from ..bundle.across import Across, Source
@@ -63,8 +64,11 @@ class LoadOptions(Struct, frozen=True):
             raise UsageError(f"lazy is the number of a stage, True or False, not {self.lazy!r:.30}.")
         for name in ("release_after_s", "stage_limit_s"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, Real) or not 0 < value <= TIMEOUT_MAX):
-                raise UsageError(f"{name} is a number of seconds above 0, not {value!r:.30}.")
+            if value is None:
+                continue
+            if not isinstance(value, Real) or not 0 < value <= TIMEOUT_MAX:
+                raise UsageError(f"{name} is a number of seconds above 0, at most {TIMEOUT_MAX:g}, not {value!r:.30}.")
+            force_setattr(self, name, float(value))  # threads wait for no float of NumPy
         if self.release_after_s is not None and not self.lazy:
             raise UsageError("release_after_s is for stages that are loaded when they are used: give lazy=, too.")
         if self.on_fault not in get_args(OnFault):

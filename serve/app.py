@@ -190,7 +190,7 @@ class App:
         except asyncio.TimeoutError as error:
             raise HTTPException(504, f"There was no answer within {self.limits.timeout_s:g} s.") from error
         finally:
-            task.is_dropped = True  # which says nothing if it was answered
+            workers.drop(task)
 
     async def _read_body(self, request: Request) -> bytes:
         """Return the body of a request; its length counts as held until it is answered.

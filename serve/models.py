@@ -166,7 +166,7 @@ def open_model(
 
     Args:
         path: the bundle's folder, or a bundle already opened.
-        name: the last part of its address; by default the folder's name without its ending.
+        name: the last part of its address; by default the name of the folder or file without its ending.
         joins: True if requests that wait are answered together. By default that is tried on the golden samples, and done if
             it takes no longer than one after the other.
         stages: True if each stage of the chain is a model, too, for chains elsewhere: `digits:stage1`; and each static network.
@@ -181,7 +181,8 @@ def open_model(
         'digits'
     """
     bundle = opened(path)
-    name = Path(bundle.path).resolve().name.removesuffix(".offramp") if name is None else name
+    if name is None:  # a link keeps its name when it is turned to another bundle
+        name = Path(os.path.abspath(bundle.path)).name.removesuffix(".zip").removesuffix(".offramp")  # noqa: PTH100
     if not re.fullmatch(PLAIN_NAME, name):
         raise UsageError(f"{quoted(name)!r} is no name for an address: give one of letters, digits, points and dashes.")
     net = load(bundle, logits=True, **loading)

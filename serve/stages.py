@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle import Bundle, Tensor, Variant
-from ..errors import DataError, UsageError
+from ..errors import DataError, MissingError, OfframpError, UsageError, quoted
 from ..runtime.chain.memory import Link
 from ..runtime.chain.net import Net
 from ..runtime.chain.samples import Samples
+from ..runtime.engines import lacks_memory
 from ..runtime.loading import load_static, load_uncalibrated
 from ..runtime.protocol import InferRequest
 from .tasks import Answered, ServedTensors, Task, Values
 
 __all__ = ["ServedStage", "open_stages"]
+
+MOST_STEP = float(np.finfo(np.float32).max) / 127
+"""The product of a larger one and an int8 may be infinite."""
 
 
 class ServedStage(ServedTensors):
@@ -59,9 +63,10 @@ class ServedStage(ServedTensors):
             array = arrays[tensor.name]
             if array.dtype == np.int8 and tensor.dtype == "float32":
                 step = request.parameters.get(f"step.{tensor.name}")
-                if not isinstance(step, (int, float)) or not 0 < step < np.inf:
+                if not isinstance(step, (int, float)) or not 0 < step <= MOST_STEP:
                     raise DataError(
-                        f"{tensor.name} is INT8: the parameter step.{tensor.name} is the value of 1, above 0."
+                        f"{tensor.name} is INT8: the parameter step.{tensor.name} is the value of 1, above 0 and at most "
+                        f"{MOST_STEP:.3g}."
                     )
                 array = array * np.float32(step)
             aligned.append(np.require(array, tensor.dtype, requirements=["C", "A"]))
@@ -75,9 +80,14 @@ class ServedStage(ServedTensors):
         names = [tensor.name for tensor in self.inputs]
 
         def answer(tasks: Sequence[Task]) -> list[Answered]:
-            return [
-                (compiled.infer(dict(zip(names, task.samples.arrays, strict=True)), task.wanted), {}) for task in tasks
-            ]
+            try:
+                return [(compiled.infer(dict(zip(names, t.samples.arrays, strict=True)), t.wanted), {}) for t in tasks]
+            except OfframpError:
+                raise
+            except Exception as error:  # each engine has its own
+                if lacks_memory(error):
+                    raise MissingError(f"The memory is too small to run {self.name} on this.") from error
+                raise DataError(f"{self.name} does not run on these inputs: {quoted(error)}.") from error
 
         return answer
 

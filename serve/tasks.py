@@ -22,6 +22,9 @@ Parameter = str | int | float | bool
 Answered = tuple[Values, dict[str, Parameter]]
 """Outputs by name, and the parameters of the response."""
 
+MOST_DEADLINE_S = 1e9
+"""A later deadline is never reached; JSON has whole numbers that no float holds."""
+
 
 class Limits(Struct, frozen=True, kw_only=True):
     """What a server takes on. What is beyond is refused at once.
@@ -65,7 +68,6 @@ class Task:
         score: leave at the first exit that is so sure; None if the operating point decides.
         end_s: its deadline, by `perf_counter`; None if it has none.
         future: gets the answer.
-        is_dropped: True if nobody waits for the answer any more.
     """
 
     def __init__(self, samples: Samples, request: InferRequest) -> None:
@@ -74,10 +76,9 @@ class Task:
         self.exit: int | None = _number(request, "exit", int)
         self.score: float | None = _number(request, "score", float)
         deadline_s = _number(request, "deadline_s", float)
-        self.end_s = None if deadline_s is None else perf_counter() + deadline_s
+        self.end_s = None if deadline_s is None else perf_counter() + min(deadline_s, MOST_DEADLINE_S)
         self.joins = self.exit is None and self.score is None and self.end_s is None
         self.future: Future[Answered]
-        self.is_dropped = False
 
     def fits(self, other: "Task") -> bool:
         """Return True if its samples have the shapes of another task's, so that both can be one batch."""
@@ -132,7 +133,7 @@ class ServedTensors:
         Raises:
             DataError: it cannot be answered.
         """
-        given, arrays, lengths = request.inputs, Values(), dict[str, int]()
+        given, arrays, lengths, counts = request.inputs, Values(), dict[str, int](), set[int]()
         for name in given:
             if name not in {tensor.name for tensor in self.inputs}:
                 raise DataError(str(unknown_name("input", name, [tensor.name for tensor in self.inputs])))
@@ -152,6 +153,9 @@ class ServedTensors:
                 raise DataError(f"{tensor.name} has the shape {wanted['shape']}, not {quoted(list(sent.shape))}.")
             if tensor.batch_axis is not None and count > most_samples:
                 raise DataError(f"A request may have {most_samples} samples, not {count}.")
+            counts |= set() if tensor.batch_axis is None else {count}
+            if len(counts) > 1:
+                raise DataError(f"{tensor.name} has {count} samples, and another input has more or fewer.")
             arrays[tensor.name] = sent.read()
         task = self.make_task(arrays, request)
         task.wanted = tuple(dict.fromkeys(asked.name for asked in request.outputs)) or self.usual

@@ -4,6 +4,7 @@ import threading
 from asyncio import AbstractEventLoop, Future
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..runtime.chain.memory import CHUNK_SAMPLES
 from .tasks import Answered, ServedTensors, Task
@@ -52,6 +53,11 @@ class Workers:
             self._tasks.append(task)
             self._filled.notify()
 
+    def drop(self, task: Task) -> None:
+        """Take a task for which nobody waits any more out of the queue, with its samples, unless a thread has taken it."""
+        with self._filled, suppress(ValueError):
+            self._tasks.remove(task)
+
     def stop(self, timeout_s: float) -> None:
         """End the threads when the queue is empty, and wait for that."""
         with self._filled:
@@ -63,11 +69,7 @@ class Workers:
     def _take(self) -> list[Task]:
         """Wait for a task; return it with those behind it that can be answered together. None is left when the work ends."""
         with self._filled:
-            while True:
-                while self._tasks and self._tasks[0].is_dropped:
-                    self._tasks.popleft()
-                if self._tasks:
-                    break
+            while not self._tasks:
                 if self._ended:
                     return []
                 self._filled.wait()

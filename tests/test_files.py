@@ -46,3 +46,12 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
     with pytest.raises(UsageError, match="is a folder. Name a file to write") as refused:
         files.check_writable(tmp_path)
     assert refused.value.path == tmp_path
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_an_error_of_ours(tmp_path, monkeypatch):
+    def vanish(*_):
+        raise FileNotFoundError(2, "No such file or directory", "signatures")
+
+    monkeypatch.setattr(Path, "glob", vanish)
+    with pytest.raises(MissingError, match="No such file or directory"):
+        files.Folder(tmp_path).glob("signatures/*.sig")

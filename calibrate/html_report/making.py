@@ -20,6 +20,7 @@ from ...files import check_writable, hash_file, sha256, write_atomically
 from ...progress import Progress, no_progress
 from ...runtime import EveryExit, Net
 from ...runtime.loading import load_static, load_uncalibrated
+from ...runtime.placement import refuse_servers
 from ...runtime.selection import choose_point, differs_here
 from ..comparison import Comparison, ComparisonRequest, compare
 from ..dataset_metric import Metric, name_metric, read_metric
@@ -234,7 +235,7 @@ def _measure(request: ComparisonRequest, chain: Chain) -> Measured:
     calibration = request.calibration
     point = None if request.point is None or calibration is None else calibration.points[request.point]
     variant = request.bundle.chain(request.variant_name or chain.variant)
-    placement, comparison = request.device or chain.placement, None
+    placement, comparison = request.device or refuse_servers(chain.placement), None
     if point is None:
         check_unhashed(request.x, request.bundle, variant)
     else:

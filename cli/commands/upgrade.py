@@ -14,8 +14,7 @@ from ..output import print_result
 def upgrade(bundle: str, as_json: bool) -> None:
     """Rewrite manifest and calibrations of a BUNDLE that an older offramp wrote to the form that this one writes.
 
-    What it computes, its thresholds, figures and promises stay. Older versions of offramp do not read the new form. Signatures of
-    what was rewritten count no more: sign the bundle again.
+    What it computes, its thresholds, figures and promises stay. Older versions of offramp do not read the new form.
     """
     from ...bundle import upgrade as upgrade_bundle
 
@@ -24,8 +23,8 @@ def upgrade(bundle: str, as_json: bool) -> None:
     def describe() -> str:
         lines = [f"{name}: rewritten, it had schema {schema}" for name, schema in done.rewritten.items()]
         lines += [f"{name}: left as it is. {why}" for name, why in done.left.items()]
-        if done.rewritten and Path(bundle, "signatures").is_dir():
-            lines.append(f"Its signatures are of the files before: sign it again, offramp sign {bundle} --key KEY.")
+        if done.rewritten and (Path(bundle) / "signatures").is_dir():
+            lines.append("signatures: of the files as they were. Sign again: offramp sign")
         return "\n".join(lines) or f"{bundle} has the present form: nothing was rewritten."
 
     print_result(done, as_json, describe)

@@ -52,8 +52,9 @@ class CheckedRun:
 
     @property
     def stop(self) -> Callable[[bool], object] | None:
-        """What stops the run under way, if the engine can be told."""
-        return getattr(self._run, "stop", None)
+        """What stops the run under way, if the engine can be told. One that was left alone stays stopped."""
+        stop = getattr(self._run, "stop", None)
+        return stop and (lambda stops: stop(stops) if stops or not self._left else None)
 
     def __call__(self) -> None:
         """Run the stage."""

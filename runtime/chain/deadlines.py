@@ -123,7 +123,8 @@ class DeadlineRunner(Runner):
 
     Attributes:
         stops_stages: True if a stage that still runs when the deadline comes is told to stop, where its engine can be: ONNX
-            Runtime ends after the operator at hand, and the exit before answers. It takes a thread for each stage but the first.
+            Runtime ends after the operator at hand, the wait for a server at once, and the exit before answers. It takes a
+            thread for each stage but the first.
     """
 
     stops_stages = False
@@ -149,7 +150,7 @@ class DeadlineRunner(Runner):
             raise UsageError(f"deadline_s is a number of seconds above 0, not {deadline_s!r:.30}.")
         end = start + float(min(deadline_s, MOST_DEADLINE_S)) * 1e9
         if self._lock._is_owned():
-            return self._apart()._answer_by(x, max(1.0, end - perf_counter_ns()) * 1e-9)
+            return self._apart()(x, max(1.0, end - perf_counter_ns()) * 1e-9)
         with self._lock:
             setup = self._put(x)
             assert setup.memory is not None

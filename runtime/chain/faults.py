@@ -18,6 +18,7 @@ from ...errors import EngineWarning, MissingError, UsageError, quoted
 from ..engines import Compiled, Run
 from ..notices import warn_caller
 from .checks import Where
+from .forks import FOLLOWERS, members
 from .memory import Link
 from .results import Result
 
@@ -150,6 +151,11 @@ class Guard:
         weakref.finalize(self, _end_all, self._threads).atexit = False
         self._stand_ins: weakref.WeakSet[Net] = weakref.WeakSet()
         self.reset()
+        FOLLOWERS.add(self)
+
+    def follow_fork(self) -> None:
+        """Start with a new lock in a child: a thread that is not there may hold the parent's."""
+        self._lock = RLock()
 
     def begin(self) -> None:
         """Begin to answer in spite of faults. The network on the fallback device is opened once, to see that it can be."""
@@ -215,7 +221,7 @@ class Guard:
         """Return a network on the fallback device, with memory of its own."""
         assert self._open_stand_in is not None
         made = None
-        for other in list(self._stand_ins):
+        for other in members(self._stand_ins):
             with suppress(UsageError):  # it is closed, or its engine shares nothing
                 made = other.clone()
                 break
@@ -264,8 +270,8 @@ class Guard:
                 self._idle.append(thread)
             else:
                 thread.end()
+                left.append(thread)  # though it may have ended: its run may stay stopped
                 if thread.is_alive():
-                    left.append(thread)
                     self._hanging.append((compiled, thread))
         if error is not None:
             try:

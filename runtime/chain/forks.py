@@ -4,11 +4,12 @@ At the end of the program other threads must not be in the midst of a call, eith
 """
 
 import atexit
+import contextlib
 import ctypes
 import os
 from threading import RLock, get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from .lazy import LazyStage
@@ -16,7 +17,9 @@ from .lazy import LazyStage
 if TYPE_CHECKING:
     from .net import Net
 
-__all__ = ["FOLLOWERS", "LIVING"]
+__all__ = ["FOLLOWERS", "LIVING", "members"]
+
+Member = TypeVar("Member")
 
 FORKED = (
     "This process was forked while another thread ran the network, and has half a call of it. Load the bundle here."
@@ -35,6 +38,13 @@ LEFT_BEHIND: list[object] = []
 """In a child the stages that its parent compiled. Engines would wait for threads that are not here to free them."""
 
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(LEFT_BEHIND))  # else they are freed when the child ends
+
+
+def members(things: "WeakSet[Member]") -> list[Member]:
+    """Return what lives of a weak set, though other threads may add to it meanwhile."""
+    while True:
+        with contextlib.suppress(RuntimeError):  # it has changed
+            return list(things)
 
 
 def _follow_fork() -> None:
@@ -79,7 +89,7 @@ class LastLock:
 def _end_calls() -> None:
     """Wait for calls of other threads, and let them begin no more: Python aborts a program that ends while an engine runs."""
     end_s = monotonic() + WAITS_S
-    for net in list(LIVING):
+    for net in members(LIVING):
         if not isinstance(net._lock, LastLock):
             net._lock.acquire(timeout=max(0.0, end_s - monotonic()))
             net._lock = LastLock()

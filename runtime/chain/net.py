@@ -157,7 +157,8 @@ class Net(DeadlineRunner):
             )
         with self._lock:
             self._check_open()
-            self._change(thresholds=check_thresholds(chosen.thresholds, len(self.exits)), point=chosen)
+            check_thresholds(chosen.thresholds, len(self.exits))
+            self._change(thresholds=chosen.thresholds, point=chosen)  # unrounded, as when it is loaded
 
     def __call__(self, x: Any, deadline_s: float | None = None) -> Result:  # by keyword only it takes 20 ns more
         """Run one sample.
@@ -367,8 +368,7 @@ class Net(DeadlineRunner):
         with self._lock:
             tally = self._tally
             counts, recent, recent_exits = tuple(tally.counts), list(tally.recent), list(tally.recent_exits)
-        # Without the lock, so that no inference waits.
-        point, lazy, expected_s = self.point, self.lazy_stages, tuple[float, ...]()
+        point, lazy, expected_s = self.point, self.lazy_stages, tuple[float, ...]()  # no inference waits for it
         if point is not None and not self.joins_stages:  # a calibration measures single ones
             expected_s = ((0.0,) * self._first_exit + point.exit_latency_s)[: self._first_exit + self._eager]
         stats = make_stats(counts, recent, recent_exits, tally, self._watch, expected_s, count_loads(lazy))

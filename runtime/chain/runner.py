@@ -160,7 +160,7 @@ class Runner:
                 last = max(unused, default=at)
                 head = memory.joined[at, last] if unused else memory.heads[at]
                 if isinstance(head[0], LazyRun) and head[0].stays:
-                    head = (head[0].open(), *head[1:])
+                    head = (head[0].run or head[0].open(), *head[1:])
                 steps.append((self._first_exit + last, *head, ends[last]))
                 at = last + 1
             entry = NO_ENTRY

@@ -46,6 +46,7 @@ ADVICE = {
 
 FORMS = ("float32", "float16", "int8")
 """As what float32 goes to the server."""
+MOST_FLOAT16 = 65504.0
 
 
 class _Address(NamedTuple):
@@ -253,22 +254,30 @@ class RemoteRun:
         """Close the connection."""
         self._connection.close()
 
+    def __del__(self) -> None:
+        """Close the connection of a network that goes."""
+        self.close()
+
     def _failed(self, reason: str) -> MissingError:
         return _failed(self._address, reason)
 
 
 def _shrink(inputs: Mapping[str, Any], form: str) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return arrays as they are sent, and for each that goes as int8 the value of one step: x = step * sent."""
+    """Return arrays as they are sent, and for each that goes as int8 the value of one step: x = step * sent.
+
+    What the smaller form cannot hold, infinity included, goes as it is.
+    """
     sent: dict[str, np.ndarray] = {}
     notes: dict[str, float] = {}
     for name, array in inputs.items():
+        sent[name] = array
         if array.dtype != np.float32 or form == "float32":
-            sent[name] = array
-        elif form == "float16":
-            with np.errstate(over="ignore"):  # infinite, for the server to refuse
-                sent[name] = array.astype(np.float16)
-        else:
-            step = float(np.abs(array).max(initial=0.0)) / 127 or 1.0
+            continue
+        largest = float(np.abs(array).max(initial=0.0))
+        if form == "float16" and largest <= MOST_FLOAT16:
+            sent[name] = array.astype(np.float16)
+        elif form == "int8" and np.isfinite(largest):
+            step = max(largest / 127, float(np.finfo(np.float32).tiny))
             sent[name] = np.rint(array / step).astype(np.int8)
             notes[f"step.{name}"] = step
     return sent, notes
@@ -333,7 +342,14 @@ def _parse(place: str) -> _Address:
         given = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         form, timeout_s = given.pop("as", FORMS[0]), float(given.pop("timeout_s", TIMEOUT_S))
         path, _, name = parts.path.rpartition("/")
-        is_right = parts.hostname and name and form in FORMS and 0 < timeout_s <= MOST_TIMEOUT_S and not given
+        is_right = (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and name
+            and form in FORMS
+            and 0 < timeout_s <= MOST_TIMEOUT_S
+            and not given
+        )
         if is_right and not (parts.username or parts.fragment or parts.port == 0):
             return _Address(parts.scheme, parts.netloc, path, name, form, timeout_s)
     except ValueError:

@@ -18,7 +18,7 @@ from ... import __version__
 from ...devices.clock import Clock
 from ...errors import UsageError, printable
 from ...files import check_writable, write_atomically
-from ..chain.forks import LIVING
+from ..chain.forks import LIVING, members
 from ..chain.net import Net
 from ..governor import MOST_MOVES, Governor, Move
 from ..streams import Stream
@@ -89,7 +89,7 @@ class Metrics:
         log: str | os.PathLike[str] | logging.Logger | None = None,
         every_s: float = 5.0,
     ) -> None:
-        if isinstance(net, CountedNet) and any(each._counters is net._counters for each in list(KEPT)):
+        if isinstance(net, CountedNet) and any(each._counters is net._counters for each in members(KEPT)):
             raise UsageError("This network has metrics already. Close those first.")
         seconds: Any = every_s
         if not isinstance(seconds, Real) or not 0 < every_s < threading.TIMEOUT_MAX:
@@ -112,7 +112,7 @@ class Metrics:
         self._ends: list[Callable[[], object]] = []
         self._before = self.snapshot()
         self._tell("loaded", runs=self._before.runs, devices=self._before.devices, offramp=__version__)
-        for each in list(LIVING):
+        for each in members(LIVING):
             if each._tally.family is net._tally.family:
                 count_net(each, self._counters)
         KEPT.add(self)
@@ -274,7 +274,7 @@ class Metrics:
 
     def _let_go(self) -> None:
         """Make the networks what they were."""
-        for net in list(LIVING):
+        for net in members(LIVING):
             if isinstance(net, CountedNet) and net._counters is self._counters:
                 uncount_net(net)
 

@@ -144,7 +144,7 @@ FAMILIES = (
     ),
     MetricFamily("governor_moves", "counter", "Changes of the operating point by the governor.", _one(lambda s: s.moves)),
     MetricFamily(
-        "governor_beyond_limit", "gauge", "1 if a limit is exceeded even at the cheapest point, else 0.",
+        "governor_beyond_limit", "gauge", "1 if a limit is exceeded and there is no cheaper point to turn to, else 0.",
         _one(lambda s: None if s.governor_problem is None else bool(s.governor_problem)),
     ),
 )  # fmt: skip

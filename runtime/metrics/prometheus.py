@@ -149,7 +149,7 @@ def _collect(page: Page, name: str) -> dict[str, Any]:
         "meter_problem": None if up is None else "" if up else "it reads nothing",
         "temperature_c": one("temperature_celsius"),
         "moves": _whole(one("governor_moves_total")),
-        "governor_problem": None if beyond is None else "a limit is exceeded at the cheapest point" if beyond else "",
+        "governor_problem": None if beyond is None else "a limit is exceeded" if beyond else "",
     }
 
 

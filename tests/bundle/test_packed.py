@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp.bundle import check_bundle, open_bundle, pack, packed, read_calibration
+from offramp.bundle import check_bundle, open_bundle, pack, packed, read_calibration, upgrade
 from offramp.bundle.packed import ALIGNED_BYTES, CENTRAL, END, END_64, LOCAL
 from offramp.calibrate import calibrate, calibrate_reuse
 from offramp.errors import BundleError, MissingError, OfframpError, UsageError
@@ -123,10 +123,11 @@ WRITERS = {
     "keep": lambda path: keep(path, [0, -1]),
     "quantize": lambda path: quantize(path, np.zeros((40, 16), np.float32)),
     "calibrate": lambda path: calibrate(path, (np.arange(6400, dtype=np.float32).reshape(400, 16), np.arange(400) % 5)),
-    "build": lambda path: build(path, DEVICE, into_bundle=True),
     "reuse": lambda path: calibrate_reuse(
-        path, (np.arange(640, dtype=np.float32).reshape(40, 16), None), np.arange(40) // 4, max_disagreement=0.1
+        path, (np.arange(640, dtype=np.float32).reshape(40, 16), None), np.arange(40) // 4, max_disagreement=0.3
     ),
+    "upgrade": upgrade,
+    "build": lambda path: build(path, DEVICE, into_bundle=True),
 }
 
 
@@ -135,6 +136,15 @@ def test_what_would_be_written_into_a_packed_bundle_is_refused(write, file):
     before = file.read_bytes()
     error = refuse(file, lambda: write(file), f"python -m zipfile -e {file} FOLDER", UsageError)
     assert len(str(error)) < 400 and file.read_bytes() == before
+
+
+def test_a_link_to_a_bundle_is_packed_and_one_to_a_folder_in_it_is_not_left_out(bundle, file, tmp_path):
+    (tmp_path / "current").symlink_to(bundle.path)
+    assert pack(tmp_path / "current", tmp_path / "x.zip").path.read_bytes() == file.read_bytes()
+    (bundle.path / "calibrations").rename(bundle.path / "kept")
+    (bundle.path / "calibrations").symlink_to("kept")
+    with pytest.raises(UsageError, match="calibrations is a link. Pack a copy"):
+        pack(bundle, tmp_path / "x.zip")
 
 
 def test_pack_harms_no_other_file(bundle, file, tmp_path):

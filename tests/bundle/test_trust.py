@@ -7,7 +7,18 @@ import shutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from offramp.bundle import Trust, check_bundle, open_bundle, pack, policies, reading, sign_bundle
+from offramp.bundle import (
+    Trust,
+    check_bundle,
+    encrypt,
+    open_bundle,
+    pack,
+    policies,
+    reading,
+    sign_bundle,
+    upgrade,
+    upgrading,
+)
 from offramp.bundle.policies import read_trust
 from offramp.errors import BundleError, MissingError, TrustError, UsageError
 from offramp.runtime import build, load, load_static, load_uncalibrated, verify
@@ -44,6 +55,17 @@ def test_two_keys_count_while_one_takes_the_place_of_the_other(case, keys):
     assert {f"release key {new.key.fingerprint[:16]}"} == set(signed.files["manifest.json"].values())
 
 
+def test_of_two_names_that_counts_which_the_policy_takes(case, keys):
+    new = KeyPair(case.folder, "new")
+    case.policy["release_keys"] += (str(new.public),)
+    renamed = case.path.rename(case.folder / "product")
+    sign_bundle(renamed, new.path, release=2)
+    assert open_bundle(renamed, trust=Trust(**case.policy, releases={"product": 2})).signed.name == "product"
+    assert open_bundle(renamed, trust=Trust(**case.policy, releases={"dense.offramp": 7})).signed.release == 7
+    with pytest.raises(TrustError, match="it is release 2 of product, and .* takes releases from 3"):
+        open_bundle(renamed, trust=Trust(**case.policy, releases={"product": 3}))
+
+
 def test_what_came_later_is_signed_by_the_release_key_too(case, keys):
     shutil.copy(ARCHIVE / "calibrations/default.json", case.path / "calibrations/new.json")
     signed = sign_bundle(case.path, keys.release.path)
@@ -61,6 +83,35 @@ def test_a_calibration_of_a_program_is_the_programs_affair(case):
     calibration = reading.read_calibration(ARCHIVE / "calibrations/default.json")
     with load(case.path, trust=Trust(**case.policy), calibration=calibration) as net:
         assert net.point.name == "default"
+
+
+def test_a_calibration_is_found_signed_by_whatever_name_it_is_reached(case):
+    (case.folder / "current").symlink_to(case.path)
+    for calibration in (
+        case.folder / "current/calibrations/board.json",
+        case.path / "../dense.offramp/calibrations/board.json",
+    ):
+        case.calibration = calibration
+        case.use().close()
+
+
+def test_a_packed_bundle_keeps_its_signatures_and_takes_no_new_ones(case, keys):
+    packed = pack(case.path, case.folder / "dense.zip").path
+    with load(packed, trust=Trust(**case.policy), calibration=packed / "calibrations/board.json") as net:
+        assert net.point is not None
+    for options in ((), ("--release", "8")):
+        done = offramp("sign", packed, "--key", keys.release.path, *options)
+        clear_message(done, 2, "dense.zip is packed", "It is signed before it is packed")
+    (case.path / "calibrations/extra.json").write_text(f"{(ARCHIVE / 'calibrations/default.json').read_text()} ")
+    extra = pack(case.path, case.folder / "extra.zip").path
+    for bundle, words in (
+        (extra, "extra.json is refused: it is not signed by a trusted key"),
+        (packed, "extra.json is refused: it lies outside the bundle"),
+    ):
+        with pytest.raises(TrustError, match=words):
+            load(bundle, trust=Trust(**case.policy), calibration=extra / "calibrations/extra.json")
+    with pytest.raises(TrustError, match="Bring a signed release: offramp sign FOLDER .*, then offramp pack FOLDER"):
+        load(packed, trust=keys.stranger.public)
 
 
 def test_the_last_release_is_remembered_once_it_runs(case):
@@ -152,6 +203,30 @@ def test_the_policy_of_the_machine_is_obeyed_everywhere(case, keys, machine):
     assert open_bundle(case.path, trust=keys.stranger.public).signed.release == 9
 
 
+def test_what_is_about_to_be_signed_is_made_whatever_the_machine_demands(case, keys, machine, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrading, "write_manifest", kill)
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(case.path)
+    done = offramp("upgrade", case.path)
+    assert done.stdout.splitlines() == [
+        "manifest.json: rewritten, it had schema 2",
+        "signatures: of the files as they were. Sign again: offramp sign",
+    ]
+    secret = encrypt(sign_and_open(case.path, keys), case.folder / "secret.offramp", lambda path: path.read_bytes())
+    with pytest.raises(TrustError, match="secret.offramp is refused"):
+        load(secret.path)
+    assert sign_and_open(secret.path, keys).signed.release == 9
+
+
+def sign_and_open(path, keys):
+    sign_bundle(path, keys.release.path, release=9)
+    return open_bundle(path)
+
+
 def test_both_policies_must_take_a_file(case, keys, machine):
     assert open_bundle(case.path, trust=keys.release.public).signed.files.keys() >= {"calibrations/board.json"}
     with pytest.raises(TrustError, match="board.json is refused: it is not signed"):
@@ -227,12 +302,6 @@ def test_keys_that_cannot_sign_are_refused(case, keys):
     (case.path / "variants/link").symlink_to("/etc")
     with pytest.raises(UsageError, match="is a link. Sign a copy"):
         sign_bundle(case.path, keys.release.path, release=8)
-
-
-def test_a_packed_bundle_is_signed_before(case, keys):
-    packed = pack(case.path, case.folder / "dense.offramp.zip").path
-    with pytest.raises(UsageError, match=r"stays as it is. Sign the folder, and pack it then. Unpack it to change it"):
-        sign_bundle(packed, keys.release.path, release=8)
 
 
 def test_what_was_verified_is_what_is_used(case, monkeypatch):

@@ -92,8 +92,8 @@ def files(shared_dense, tmp_path_factory):
     with load_uncalibrated(shared_dense) as net, Metrics(net, file=folder / "metrics.json", every_s=1000):
         pass
     (folder / "net.offramp").symlink_to(shared_dense.path)
-    (folder / "torn.json").write_text("{")
     pack(shared_dense, folder / "net.zip")
+    (folder / "torn.json").write_text("{")
     return folder
 
 
@@ -105,7 +105,7 @@ def test_once_a_file(call):
 
 
 @pytest.mark.parametrize("name", ["net.offramp", "net.zip"])
-def test_once_a_bundle_runs_it_on_its_golden_samples(name, call):
+def test_once_a_bundle_runs_it_on_its_golden_samples(call, name):
     code, out, _ = call(f"top {{f}}/{name} --once --json --every 0.1s")
     document = json.loads(out)
     assert code == 0 and document["name"] == name and document["exits"][-1]["answers"] > 0

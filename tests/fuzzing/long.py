@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["offramp"]):
     from offramp.tests.bundle.fuzz import Watch
     from offramp.tests.fuzzing.readers import READERS, Place
 
-MOST_FILE_BYTES, MOST_TAKEN_MIB = 1 << 16, 500
+MOST_FILE_BYTES, MOST_TAKEN_MIB = 1 << 18, 500
 
 
 def fuzz_bytes(kind, keep, seconds):

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from offramp.bundle import read_calibration
 from offramp.devices import Fault, SimulatedBoard
-from offramp.errors import UsageError
+from offramp.errors import MissingError, UsageError
 from offramp.runtime import Governor, load
 
 CALL_S, WORK_S, WORK_W = 0.1, 0.02, 9.0
@@ -137,6 +137,25 @@ def test_what_cannot_be_governed_is_named(bundle, how, words):
     path, calibration = bundle
     with load(path, calibration=calibration) as net, pytest.raises(UsageError, match=words):
         Governor(net, **how)
+
+
+def test_a_point_whose_stages_cannot_be_opened_ends_no_governor(bundle, labelled, monkeypatch):
+    path, calibration = bundle
+    with load(path, calibration=calibration, point="late") as net:
+        governor = Governor(net, max_latency_s=1e-9, every_s=1e6, horizon_s=1e-6)
+
+        def refuse(point):
+            raise MissingError(f"Memory is too small for {point}")
+
+        monkeypatch.setattr(net, "use", refuse)
+        for moves, problem in ((0, "and middle cannot be used: Memory is too small for middle"), (1, "")):
+            for x in labelled[0][:10]:
+                net(x)
+            governor.look()
+            assert len(governor.moves) == moves and governor.problem.endswith(problem)
+            monkeypatch.undo()
+        assert net.point.name == "middle" and governor.problem == ""
+        governor.close()
 
 
 def test_slow_calls_lead_to_a_cheaper_point_and_fast_ones_back(bundle, labelled):

@@ -7,24 +7,25 @@ import tracemalloc
 import warnings
 import weakref
 from contextlib import closing
-from pathlib import Path
+from queue import Empty
 
 import numpy as np
 import psutil
 import pytest
 from msgspec.structs import replace
 
-from offramp import runtime
 from offramp.bundle import open_bundle, read_calibration
 from offramp.devices import Meter, Probe, Rail, State
 from offramp.devices.simulated import SimulatedClock
 from offramp.errors import DataError, EngineWarning, MissingError, OfframpError, UsageError
 from offramp.export import export
-from offramp.runtime import Audit, Stream, load, load_static, load_uncalibrated
+from offramp.runtime import Audit, Metrics, Stream, load, load_static, load_uncalibrated
+from offramp.runtime.chain.faults import StageThread
 from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts, static_parts
 from offramp.tests.fakes import breaking_engine
 from offramp.tests.helpers.bundles import ARCHIVE
+from offramp.tests.helpers.interrupting import free, interrupt_at
 from offramp.tests.helpers.points import make_point
 from offramp.tests.runtime.chain import test_interruptions
 from offramp.tests.zoo.dense import write_sequences
@@ -274,6 +275,10 @@ def test_a_call_with_a_deadline_is_answered_for_too(engine, x, truth, on_fault):
     check(result, results[i], every, i, on_fault)
     result = net(x[i], deadline_s=1e-9)
     assert result.late and result.exit == 0
+    if on_fault == "fallback":
+        assert not net._stand_in.stops_stages
+        net.stops_stages = True
+        assert net(x[i]).fault and net._stand_in.stops_stages
 
 
 def test_joined_stages_answer_or_fail_as_one(engine, x, truth):
@@ -382,14 +387,12 @@ def test_a_network_that_goes_while_a_stage_hangs_leaves_that_run_alone(engine, x
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_whatever_line_an_interruption_hits_the_next_answer_is_right(engine, x, monkeypatch):
-    monkeypatch.setattr(test_interruptions, "CHAIN", str(Path(runtime.__file__).parent))
+def test_whatever_line_an_interruption_hits_the_next_answer_is_right(engine, x):
     net, line = load_guarded(engine, "last_exit", hangs=True), 1
     net.thresholds = (2.0, 2.0)
     right = [net(sample).score for sample in x[:2]]
-    while test_interruptions.interrupt_at(line, lambda: net(x[0])):
-        if net._lock._is_owned():  # the line of the release itself, at which a tracer can interrupt and a signal cannot
-            net._lock.release()
+    while interrupt_at(line, lambda: net(x[0])):
+        free(net._lock)
         results = [net(sample) for sample in x[:2]]
         assert [result.score for result in results] == right and not any(result.fault for result in results), line
         line += 1
@@ -403,12 +406,30 @@ def test_a_forked_child_has_threads_of_its_own(engine, x, truth):
     net = load_guarded(engine, "last_exit", hangs=True)
     net(x[0])
 
+    held, lets_go = threading.Event(), threading.Event()
+
+    def hold():
+        with net._guard._lock:
+            held.set()
+            lets_go.wait(300)
+
     def work():
         for i, sample in enumerate(x):
             check(net(sample), results[i], every, i, "last_exit")
-        return 0 if not net.stats().faults.marked else 2
+        marked = net.stats().faults.marked
+        engine.plan = lambda n, file: "fail" if file == "stage1.onnx" else ""
+        for i, sample in enumerate(x):
+            check(net(sample), results[i], every, i, "last_exit")
+        return 0 if net.stats().faults.marked > marked == 0 else 2
 
-    assert test_interruptions.in_child(work) == 0
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        assert test_interruptions.in_child(work) == 0
+    finally:
+        lets_go.set()
+        holder.join()
     assert not net(x[0]).fault
 
 
@@ -467,8 +488,8 @@ def test_a_lazy_stage_that_cannot_be_loaded_is_answered_for(engine, x, truth, mo
     assert net(x[0]).fault == ""
 
 
-@pytest.mark.parametrize("in_call", [True, False])
-def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call):
+@pytest.mark.parametrize(("in_call", "deadline_s"), [(True, None), (False, None), (True, 60.0)])
+def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call, deadline_s):
     bundle = open_bundle(ARCHIVE)
     (file,) = bundle.calibrations()
     calibration = read_calibration(file)
@@ -480,9 +501,11 @@ def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call):
     for broken, count in rounds:
         engine.plan = lambda n, file, broken=broken: "fail" if file == broken else ""
         for sample in x[:count]:
-            results.append(net(sample))
+            results.append(net(sample, deadline_s))
             keeper = net._picker.keeper
             wait_until(lambda keeper=keeper: not keeper.queue.qsize())
+    with load(bundle, calibration=calibration, on_fault="last_exit", audit=audit) as again:
+        assert type(again) is type(net)  # metrics keep a class of each kind
     clean = sum(not result.fault for result in results)
     wait_until(lambda: sum(net.stats().audit.exit_shares) > 0)
     net.close()
@@ -540,18 +563,34 @@ def test_a_call_from_within_a_call_is_answered_for_by_itself(engine, x, truth):
     assert (inner[0].exit, outer.exit) == (0, 1) and inner[0].fault and outer.fault
 
 
+def test_a_call_from_within_a_call_is_no_return_of_the_first_devices(engine, x, truth):
+    results, _ = truth
+    net = load_guarded(engine, "fallback")
+    with Metrics(net) as metrics, closing(net.anytime(x[0])) as outer:
+        next(outer)
+        engine.plan = lambda n, file: "fail"
+        for deadline_s in (None, None, 60.0):
+            result = net(x[1], deadline_s)
+            assert result.fault and same(result, results[1].label, results[1].score, results[1].exit)
+        assert all(net.batch(x[:9]).fault)
+        faults = net.stats().faults
+        assert (faults.errors, faults.marked, faults.returns) == (1, 12, 0) and "stage0.onnx" in faults.away
+        engine.plan = lambda n, file: ""
+    assert metrics.snapshot().answers == net.stats().inferences == 13
+
+
 def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
     x = np.random.default_rng(0).standard_normal(16).astype(np.float32)
-    net = load_uncalibrated(ARCHIVE, on_fault="last_exit", stage_limit_s=60.0)
+    net = load_uncalibrated(ARCHIVE, on_fault="last_exit", stage_limit_s=np.float32(60.0))
     net.stops_stages = True
     assert not net(x, deadline_s=60).cut
     told = []
 
     class SlowRun:
-        """Runs until it is told to stop."""
+        """Runs until it has been told to stop so many times."""
 
-        def __init__(self):
-            self.over = threading.Event()
+        def __init__(self, times=1):
+            self.over, self.left = threading.Event(), times
 
         def __call__(self):
             self.over.wait(60)
@@ -559,7 +598,8 @@ def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
 
         def stop(self, is_over):
             told.append(is_over)
-            if is_over:
+            self.left -= is_over
+            if not self.left:
                 self.over.set()
 
     run = net._setup.memory.heads[1][0]
@@ -568,8 +608,31 @@ def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
     assert (result.exit, result.cut, result.fault) == (0, True, "") and told == [True, False]
     run._run, told[:] = SlowRun(), []
     net._guard.limit_s = 0.05
-    result = net(x)
+    result = net(x, deadline_s=60)
     assert (result.exit, result.cut) == (0, False) and "did not end" in result.fault and told == [True]
+    net._guard.limit_s = 60.0
+    net(x)  # which leaves the memory of that run
+    run, told[:] = net._setup.memory.heads[1][0], []
+    run._run = SlowRun(times=2)
+    net._guard.limit_s = 0.5
+    result = net(x, deadline_s=0.05)
+    assert (result.exit, result.cut) == (0, True) and told == [True, True]
+
+
+def test_a_run_that_ends_as_it_is_told_to_stop_is_not_used_again(engine, x, monkeypatch):
+    net = load_guarded(engine, "last_exit", hangs=True)
+    memory, end = net._setup.memory, StageThread.end
+
+    def wait(thread, limit_s):
+        thread.wait(60.0)
+        raise Empty  # the limit had just passed
+
+    monkeypatch.setattr(StageThread, "end", lambda thread: (end(thread), thread.join(60.0)))
+    net._guard.wait = wait
+    with pytest.raises(MissingError, match="did not end"):
+        net(x[0])
+    net._guard.wait = engine.wait
+    assert net(x[0]).fault == "" and net._setup.memory is not memory
 
 
 @pytest.mark.parametrize(
@@ -577,7 +640,7 @@ def test_a_stage_is_told_to_stop_at_a_deadline_or_at_its_limit():
     [
         ({"on_fault": "cpu"}, "on_fault is 'raise', 'last_exit' or 'fallback', not 'cpu'"),
         ({"on_fault": "fallback"}, "give fallback='cpu', say"),
-        ({"stage_limit_s": 0}, "stage_limit_s is a number of seconds above 0, not 0"),
+        ({"stage_limit_s": 0}, "stage_limit_s is a number of seconds above 0, at most .*, not 0"),
         ({"stage_limit_s": "1"}, "stage_limit_s is a number"),
     ],
 )

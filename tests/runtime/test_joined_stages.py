@@ -261,12 +261,17 @@ def test_single_stages_are_opened_when_they_are_needed_whatever_became_of_the_bu
     with load(bundle) as net, load(bundle) as other, load_uncalibrated(calibrated) as chain:
         shutil.rmtree(bundle)
         assert opened(net) == [False, False, True] and net.lazy_stages == () and net.stats().lazy is None
+        assert [stage.digest for stage in net.provenance.stages] == [stage.digest for stage in chain.provenance.stages]
         chain.thresholds = (NEVER, 0.6)
         assert [net(sample).exit for sample in x] == [chain(sample).exit for sample in x]
         assert opened(net) == [False, False, True]
         chain.thresholds = (0.7, 0.6)
         net.use("all")  # not the call after it: that would wait
         assert opened(net) == [True] * 3 and not any(isinstance(step[1], LazyRun) for step in net._setup.steps)
+        steps = net._setup.steps
+        net.use("default")
+        net.use("all")  # which ties nothing anew
+        assert [step[1] for step in net._setup.steps] == [step[1] for step in steps]
         assert [net(sample).score for sample in x] == [chain(sample).score for sample in x]
         assert not net(x[0], deadline_s=10.0).cut
         assert np.array_equal(other.every_exit(x).score, chain.every_exit(x).score) and opened(other) == [True] * 3

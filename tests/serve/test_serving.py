@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from offramp.errors import MissingError, UsageError
+from offramp.errors import DataError, MissingError, UsageError
 from offramp.runtime import load_uncalibrated
-from offramp.runtime.protocol import JSON_LENGTH, read_response, write_request
+from offramp.runtime.protocol import JSON_LENGTH, read_request, read_response, write_request
 from offramp.serve import Limits, ServedModel, make_app, open_model, open_socket
 from offramp.serve import connections as connections_module
 from offramp.serve.stages import ServedStage
@@ -465,3 +465,13 @@ def test_inputs_of_any_form_are_answered_alone_and_together(zoo, name):
             label, exit_, logits = (output["data"] for output in document["outputs"])
             assert label == expected.label[rows].tolist() and exit_ == expected.exit[rows].tolist()
             np.testing.assert_allclose(logits, expected.logits[rows].ravel(), rtol=1e-3, atol=1e-4)
+
+
+def test_what_an_engine_cannot_run_is_refused_and_no_fault_of_the_server():
+    stage = open_model(ARCHIVE, "net", joins=False, stages=True).stages[1]
+    task = stage.read(read_request(*write_request({"a0": np.ones((1, 16), np.float32)})), 1)
+    run = stage.start(is_first=True)
+    assert run([task])[0][0].keys() == set(stage.usual)
+    task.wanted = ("nothing",)
+    with pytest.raises(DataError, match="net:stage1 does not run on these inputs"):
+        run([task])

@@ -144,7 +144,7 @@ def test_a_stage_that_runs_for_longer_than_that_is_not_let_go_meanwhile():
 
 def test_a_thread_lets_it_go_and_ends_with_it_or_with_the_network(eager):
     eager.thresholds = (2.0, 2.0)
-    net, x = load_uncalibrated(ARCHIVE, lazy=True, release_after_s=0.02), draw(1)[0]
+    net, x = load_uncalibrated(ARCHIVE, lazy=True, release_after_s=np.float32(0.02)), draw(1)[0]
     for _ in range(2):
         assert net(x).score == eager(x).score
         wait_until(lambda: net.stats().lazy.here == 0 and not watchers())

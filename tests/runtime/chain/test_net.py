@@ -249,6 +249,16 @@ def test_operating_points_are_switched_between_two_inferences(calibrated, two_po
         assert [net(sample).exit for sample in x[:100]] == before
 
 
+def test_a_point_has_the_same_thresholds_when_it_is_loaded_and_when_it_is_used_again(calibrated, two_points):
+    found = read_calibration(two_points)
+    default = replace(found.points["default"], thresholds=(0.9, 0.7))  # which float32 has not
+    with load(calibrated, calibration=replace(found, points={**found.points, "default": default})) as net:
+        loaded = net.thresholds
+        net.use("eco")
+        net.use("default")
+        assert net.thresholds == loaded == default.thresholds  # audits and reuse know a point by them
+
+
 def test_a_point_that_is_not_there_or_is_for_other_devices_is_refused(calibrated, two_points):
     with load(calibrated, calibration=two_points) as net:
         with pytest.raises(UsageError, match="Did you mean 'eco'"):

@@ -1,7 +1,9 @@
 """A stage on a server gives the answers that it gives here, or an error, in time."""
 
+import gc
 import threading
 import urllib.request
+import warnings
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from offramp.calibrate.measure.tables import Costs
 from offramp.errors import MissingError, UnsupportedError, UsageError
 from offramp.runtime import load, load_uncalibrated, verify
 from offramp.runtime.chain.samples import check_samples
+from offramp.runtime.engines.remote import _shrink
 from offramp.runtime.protocol import write_response
 from offramp.serve import open_model
 from offramp.tests.fakes.inference_server import FakeLink, FakeServer
+from offramp.tests.helpers.command import clear_message, offramp
 from offramp.tests.helpers.servers import running
 from offramp.tests.zoo.dense import forge
 
@@ -78,6 +82,15 @@ def test_clones_speak_to_the_server_at_the_same_time(shared_dense, served):
             thread.join()
     for k in range(3):
         assert [(r.label, r.exit, r.score) for r in found[k]] == [(r.label, r.exit, r.score) for r in right]
+
+
+def test_a_network_that_is_closed_leaves_no_connection_open(shared_dense, served):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        with load_far(shared_dense, served) as net:
+            assert 2 in [net(sample).exit for sample in draw(40)]
+        gc.collect()
+    assert not told
 
 
 def test_a_server_of_another_bundle_is_refused(shared_dense, served, dense):
@@ -241,6 +254,44 @@ def test_a_calibration_sends_nothing_to_a_server_that_the_caller_did_not_name(ca
         load(calibrated.path)
     with load(calibrated.path, places) as net:
         assert net.provenance.devices == places
+
+
+@pytest.mark.parametrize("prefix", ["", "remote:"])
+def test_nor_does_any_other_entry_of_a_calibration(calibrated, prefix):
+    path, address = calibrated.calibrations()[0], f"{prefix}http://127.0.0.1:9/dense"
+    calibration = read_calibration(path)
+    points = {name: replace(point, placement=(address,) * 3, static=None) for name, point in calibration.points.items()}
+    chains = tuple(replace(chain, placement=(address,) * 3) for chain in calibration.chains)
+    write_calibration(path, replace(calibration, chains=chains))
+    for command in ("verify", "build"):
+        clear_message(offramp(command, calibrated.path), 2, "where inputs would be sent")
+    write_calibration(path, replace(calibration, points=points))
+    with pytest.raises(UsageError, match="where inputs would be sent"):
+        load(calibrated.path)
+
+
+@pytest.mark.parametrize(
+    ("form", "values", "dtype"),
+    [
+        ("float16", [65504, -1], "float16"),
+        ("float16", [7e4, 1], "float32"),
+        ("float16", [-np.inf, 1], "float32"),
+        ("int8", [3e38, 0], "int8"),
+        ("int8", [1e-45, 0], "int8"),
+        ("int8", [np.inf, 1], "float32"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_a_smaller_form_cannot_hold_goes_as_it_is(form, values, dtype):
+    array = np.array([values], np.float32)
+    sent, notes = _shrink({"a": array}, form)
+    assert sent["a"].dtype == dtype
+    assert np.allclose(sent["a"] * np.float32(notes.get("step.a", 1.0)), array, rtol=1e-2, atol=1e-38)
+
+
+def test_only_http_is_spoken(shared_dense):
+    with pytest.raises(MissingError, match="is no address of a server's model"):
+        load_far(shared_dense, "remote:ftp://127.0.0.1:9/dense")
 
 
 def test_a_token_is_shown_to_a_server_that_wants_one(shared_dense, monkeypatch):

@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import msgspec
 import numpy as np
@@ -32,6 +33,7 @@ from offramp.runtime import (
     load_uncalibrated,
     read_snapshot,
 )
+from offramp.runtime.metrics import collection
 from offramp.runtime.metrics.counting import Counters, read_sums
 from offramp.tests.helpers.logs import Lines
 
@@ -117,9 +119,30 @@ def test_a_call_within_a_call_is_counted_once(net, x):
     with Metrics(net) as metrics:
         for _ in net.anytime(x[0]):
             net(x[1])
+            net(x[1], deadline_s=60.0)
             net.batch(x[:3])
             next(net.anytime(x[2]))
-        assert sum(exit_counts(metrics)) == 1 + 3 * (1 + 3 + 1)
+        assert sum(exit_counts(metrics)) == 1 + 3 * (2 + 3 + 1) == net.stats().inferences
+
+
+def test_a_network_that_another_thread_clones_meanwhile_is_counted(net, x, monkeypatch):
+    class Changing(WeakSet):
+        """Changes once while it is looked through."""
+
+        changes = True
+
+        def __iter__(self):
+            if self.changes:
+                self.changes = False
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    clone = net.clone()
+    monkeypatch.setattr(collection, "LIVING", Changing([net, clone]))
+    with Metrics(net) as metrics:
+        clone(x[0])
+        collection.LIVING.changes = True
+    assert metrics.snapshot().answers == 1 and type(net) is type(clone) is Net
 
 
 class OneByOneNet(Net):
