@@ -15,7 +15,12 @@ TOKEN = "OFFRAMP_SERVE_TOKEN"
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
-@click.option("--name", "names", multiple=True, help="Name in the address, one for each bundle. Default: the folder's.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="Name in the address, one for each bundle. Default: the bundle's, digits of digits.offramp.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all of them.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 is any.")
 @with_loading()
