@@ -126,7 +126,7 @@ def test_a_call_within_a_call_is_counted_once(net, x):
 
 
 def test_a_network_that_another_thread_clones_meanwhile_is_counted(net, x, monkeypatch):
-    class Changing(WeakSet):
+    class Changing(WeakSet[Net]):
         """Changes once while it is looked through."""
 
         changes = True
