@@ -331,7 +331,7 @@ def _collector(net: Net, audit: Audit) -> Callable[[], Collector] | None:
 
 def _replace_class(net: Net, audit: Audit, keeper: Keeper) -> AuditedNet:
     """Return a network with the stages and the memory of another, which is not used any more."""
-    other: AuditedNet = object.__new__(_audited(type(net)))
+    other: AuditedNet = object.__new__(_audited(type(net)))  # type: ignore[arg-type]
     other.__dict__.update(net.__dict__)
     other._picker, other._audit, other._calibrated = Picker(audit.share, keeper), audit, net.thresholds
     other._scored = next((k for k, threshold in enumerate(net.thresholds) if threshold < NEVER), -1)

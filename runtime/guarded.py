@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from ..bundle import Tensor
 from .chain.checked_runs import GuardedMemory
 from .chain.faults import Guard, StageFault
+from .chain.lazy import LazyStage
 from .chain.memory import Bound, Memory
 from .chain.net import Net
 from .chain.parts import copy_parts
@@ -253,6 +254,9 @@ class GuardedNet(Net):
         try:
             if guard.limit_s is None:
                 return learn(inputs)
+            for link in self._links:
+                if isinstance(link.compiled, LazyStage):
+                    link.compiled.load()  # which has no limit
             guard.run(lambda: shapes.extend(learn(inputs)), None, where, [])
         except StageFault:
             raise

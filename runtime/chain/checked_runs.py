@@ -13,7 +13,7 @@ from ...bundle import Tensor
 from ...errors import OfframpError
 from .checks import LEAST_SCORE, MOST_SCORE, are_answers, refuse_answer
 from .faults import Guard, StageFault, StageThread
-from .lazy import LazyStage
+from .lazy import LazyRun, LazyStage
 from .memory import Link, Memory, Span, Step
 
 __all__ = ["CheckedRun", "GuardedMemory"]
@@ -65,6 +65,8 @@ class CheckedRun:
             else:
                 if isinstance(link.compiled, LazyStage):
                     link.compiled.load()  # which has no limit
+                    if isinstance(self._run, LazyRun) and self._run.run is None:
+                        self._run.open()  # here: the other thread would wait for a lock that a call beneath this one holds
                 guard.run(self._run, link.compiled, link.where, self._left)
         except StageFault as fault:
             fault.link = link

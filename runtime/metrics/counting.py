@@ -92,14 +92,19 @@ class Counters:
 
     def add_batch(self, result: BatchResult) -> None:
         """Count the answers of a batch."""
-        bins = np.searchsorted(SCORE_EDGES, result.score)
-        with self.lock:
-            for k in np.unique(result.exit).tolist():
-                here = result.exit == k
-                self.untimed[k] += int(here.sum())
-                self.score_sums[k] += float(result.score[here].sum(dtype=float))
-                counts = np.bincount(bins[here], minlength=len(self.scores[k])).tolist()
-                self.scores[k] = [a + b for a, b in zip(self.scores[k], counts, strict=True)]
+        bins, parts = np.searchsorted(SCORE_EDGES, result.score), []
+        for k in range(len(self.untimed)):
+            here = result.exit == k
+            if count := int(here.sum()):
+                scores = np.bincount(bins[here], minlength=len(self.scores[k])).tolist()
+                parts.append((k, count, scores, float(result.score[here].sum(dtype=float))))
+        with self.lock:  # a signal handler that comes in between adds to the same lists
+            for k, count, scores, total in parts:
+                self.untimed[k] += count
+                self.score_sums[k] += total
+                kept = self.scores[k]
+                for place, more in enumerate(scores):
+                    kept[place] += more
             self.last_answer_s = time()
 
     def fail(self, error: Exception) -> None:
@@ -107,7 +112,8 @@ class Counters:
         with self.lock:
             kind = type(error).__name__
             kind = kind if kind in self.errors or len(self.errors) < MOST_KINDS else OTHERS
-            self.errors[kind] = self.errors.get(kind, 0) + 1
+            self.errors.setdefault(kind, 0)
+            self.errors[kind] += 1
             self.last_error_s, self.last_error = time(), printable(f"{type(error).__name__}: {error}", 500)
 
 

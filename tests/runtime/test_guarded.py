@@ -488,6 +488,13 @@ def test_a_lazy_stage_that_cannot_be_loaded_is_answered_for(engine, x, truth, mo
     assert net(x[0]).fault == ""
 
 
+def test_a_signal_handler_runs_a_stage_whose_load_it_has_interrupted(x):
+    with load_uncalibrated(ARCHIVE, lazy=True, on_fault="last_exit", stage_limit_s=2.0) as net:
+        with net.lazy_stages[0]._lock:  # which this thread holds while it loads
+            result = net(x[0])
+        assert (result.exit, result.fault) == (2, "")
+
+
 @pytest.mark.parametrize(("in_call", "deadline_s"), [(True, None), (False, None), (True, 60.0)])
 def test_an_audit_leaves_marked_answers_out_and_goes_on(engine, x, in_call, deadline_s):
     bundle = open_bundle(ARCHIVE)

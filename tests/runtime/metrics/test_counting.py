@@ -17,6 +17,7 @@ from weakref import WeakSet
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp.devices import Fault, SimulatedBoard
 from offramp.errors import BundleError, DataError, MissingError, UsageError
@@ -126,7 +127,7 @@ def test_a_call_within_a_call_is_counted_once(net, x):
 
 
 def test_a_network_that_another_thread_clones_meanwhile_is_counted(net, x, monkeypatch):
-    class Changing(WeakSet):
+    class Changing(WeakSet[Net]):
         """Changes once while it is looked through."""
 
         changes = True
@@ -143,6 +144,21 @@ def test_a_network_that_another_thread_clones_meanwhile_is_counted(net, x, monke
         clone(x[0])
         collection.LIVING.changes = True
     assert metrics.snapshot().answers == 1 and type(net) is type(clone) is Net
+
+
+def test_a_batch_of_a_signal_handler_that_interrupts_the_counting_of_another_is_counted():
+    counters, exits = Counters(1), np.zeros(3, np.int64)
+    plain = BatchResult(exits, np.full(3, 0.5, np.float32), exits, 0.0)
+
+    class Interrupted(np.ndarray):
+        """Exits of a batch, while whose counting another one is counted."""
+
+        def sum(self, *arguments, **options):
+            counters.add_batch(plain)
+            return super().sum(*arguments, **options)
+
+    counters.add_batch(replace(plain, exit=exits.view(Interrupted)))
+    assert (counters.untimed, sum(counters.scores[0]), counters.score_sums) == ([6], 6, [3.0])
 
 
 class OneByOneNet(Net):
