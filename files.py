@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -206,13 +207,18 @@ class Folder(NamedTuple):
             )
 
     def glob(self, pattern: str) -> list[Path]:
-        """Return the paths of files, by a pattern of their names.
+        """Return the paths of files, by a pattern of their names. Pathlib's passes over folders that may not be listed.
 
         Raises:
-            MissingError: a folder cannot be listed, as one that vanishes meanwhile.
+            MissingError: a folder is there and may not be listed.
         """
-        with os_errors_explained(self.root, "read"):
-            return list(self.root.glob(pattern))
+        paths = [self.root]
+        for part in pattern.split("/"):
+            folders, paths = paths, []
+            for folder in folders:
+                with os_errors_explained(folder, "read"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    paths += [path for path in folder.iterdir() if fnmatchcase(path.name, part)]
+        return paths
 
 
 def find_doubt(facts: os.stat_result) -> str | None:

@@ -1,5 +1,7 @@
 """Files are written whole or not at all, and the folders of a user are found."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -48,10 +50,20 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
     assert refused.value.path == tmp_path
 
 
-def test_a_folder_that_vanishes_while_it_is_listed_is_an_error_of_ours(tmp_path, monkeypatch):
-    def vanish(*_):
-        raise FileNotFoundError(2, "No such file or directory", "signatures")
+def test_a_folder_that_may_not_be_listed_is_not_taken_for_empty(tmp_path, monkeypatch):
+    for name in ("engines/cpu/fp32/stage0.built", "engines/cpu/fp32/stage0.json", "engines/cpu/file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    folder = files.Folder(tmp_path)
+    assert folder.glob("engines/*/*/*.built") == [tmp_path / "engines/cpu/fp32/stage0.built"]
+    assert folder.glob("calibrations/*.json") == []
+    listdir = os.listdir
 
-    monkeypatch.setattr(Path, "glob", vanish)
-    with pytest.raises(MissingError, match="No such file or directory"):
-        files.Folder(tmp_path).glob("signatures/*.sig")
+    def forbid(path):
+        if Path(path).name == "fp32":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", forbid)
+    with pytest.raises(MissingError, match="Cannot read .*fp32: Permission denied"):
+        folder.glob("engines/*/*/*.built")

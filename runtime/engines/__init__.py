@@ -59,6 +59,9 @@ __all__ = [
 ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime", "http": "remote", "https": "remote"}
 """First parts of device names that mean a place of an engine: `cuda` of `cuda:0` is a place of ONNX Runtime."""
 Run = Callable[[], object]
+MOST_DEVICE = 100
+"""The most characters of a device's name that is no address; engines repeat it in messages."""
+
 MOST_REASON = 200
 """The most characters of an engine's reason, which repeats what a graph says."""
 
@@ -308,9 +311,10 @@ def find_device(name: str) -> Device:
         MissingError: no engine has such a device.
     """
     first, _, place = name.partition(":")
-    if first in ALIASES:
+    is_short = len(name) <= MOST_DEVICE or ALIASES.get(first, first) == "remote"  # which quotes addresses
+    if first in ALIASES and is_short:
         return Device(name, cast(Engine, importlib.import_module(f"{__name__}.{ALIASES[first]}")), name)
-    if place and first.isidentifier() and not first.startswith("_"):
+    if place and is_short and first.isidentifier() and not first.startswith("_"):
         module = f"{__name__}.{first}"
         try:
             engine = cast(Engine, importlib.import_module(module))

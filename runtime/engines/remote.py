@@ -110,7 +110,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         connection.close()
     try:
         metadata = msgspec.json.decode(content, type=_Metadata)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UnsupportedError(f"{place} is no server of the Open Inference Protocol: {quoted(error)}.") from error
     wanted = [*stage.inputs]
     shapes = {tensor.name: (tensor.datatype, tensor.shape) for tensor in metadata.inputs}

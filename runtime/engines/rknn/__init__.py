@@ -134,7 +134,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     line, _, model = built.partition(b"\n")
     try:
         header = msgspec.json.decode(line, type=RknnHeader)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
             f"The build of {stage.path} for rknn:{place} cannot be read: {error}", path=stage.path
         ) from error

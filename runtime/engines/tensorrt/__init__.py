@@ -86,7 +86,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
     line, _, plan = (build(stage, place, threads=threads) if built is None else built).partition(b"\n")
     try:
         header = msgspec.json.decode(line, type=TensorRtHeader)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
             f"The build of {stage.path} for tensorrt:{place} is damaged: {error}", path=stage.path
         ) from error

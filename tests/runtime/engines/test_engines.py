@@ -518,3 +518,11 @@ def test_what_an_npu_cannot_take_names_it_and_proposes_another_placement(npu, zo
     words = r"openvino:NPU takes fixed shapes only, and the axis time of tokens in stage0.onnx.*--place 0=cpu"
     with pytest.raises(UnsupportedError, match=words):
         load_uncalibrated(bundle, "openvino:NPU")
+
+
+@pytest.mark.parametrize("engine", ["cuda", "onnxruntime", "openvino", "qnn", "rknn", "tensorrt"])
+def test_a_long_name_of_a_device_fills_no_message(engine):
+    with pytest.raises(MissingError, match="There is no device") as caught:
+        find_device(f"{engine}:{'X' * 900}")
+    assert len(str(caught.value)) < 600
+    assert find_device(f"http://{'a' * 900}/net").place.endswith("/net")

@@ -107,6 +107,16 @@ def test_a_server_without_stages_is_told_from_one_that_is_gone(shared_dense):
         load_far(shared_dense, f"http://127.0.0.1:{port}/dense")
 
 
+@pytest.mark.parametrize("body", [b"<html>", b'{"platform": "\xff"}', b'{"x":' * 100_000, b"[]"])
+def test_what_is_no_server_of_the_protocol_is_refused(shared_dense, body):
+    server = FakeServer(lambda path, sent: (200, {}, body))
+    try:
+        with pytest.raises(UnsupportedError, match="is no server of the Open Inference Protocol"):
+            load_far(shared_dense, f"http://127.0.0.1:{server.port}/dense")
+    finally:
+        server.close()
+
+
 def test_a_server_that_is_gone_is_named_and_one_that_is_back_answers(shared_dense):
     x = draw(40)
     with running(open_model(shared_dense, "dense", stages=True)) as (port, _):
