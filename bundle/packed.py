@@ -15,7 +15,7 @@ import re
 import struct
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -128,6 +128,10 @@ class PackedFile:
         self._lock = threading.Lock()
         weakref.finalize(self, os.close, self._descriptor)
         self._members = self._read_members(os.fstat(self._descriptor).st_size)
+
+    def __reduce__(self) -> "tuple[Callable[[Path], PackedFile | None], tuple[Path]]":
+        """Let another process open the file at the path; contents are compared with the manifest there, too."""
+        return open_packed, (self.path,)
 
     def open(self, name: str) -> io.RawIOBase:
         """Open a file.

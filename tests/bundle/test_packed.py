@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import os
+import pickle
 import shutil
 import struct
 import zipfile
@@ -104,6 +105,12 @@ def test_a_bundle_that_was_opened_stays_the_one_it_was(bundle, file, tmp_path):
     (tmp_path / "new").replace(file)
     assert net(np.zeros(16, np.float32)).label in range(5)
     assert opened.read(opened.variant(), "weights.bin") == bundle.read(bundle.variant(), "weights.bin")
+
+
+def test_a_bundle_goes_to_another_process_as_a_folder_does(bundle, file):
+    for each in (bundle, open_bundle(file)):
+        other = pickle.loads(pickle.dumps(each))
+        assert other.manifest == each.manifest and load(other).exits == load(each).exits
 
 
 def test_the_file_is_closed_with_the_last_that_reads_it(file):
