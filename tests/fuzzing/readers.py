@@ -69,7 +69,8 @@ def _read_request(path: Path) -> Any:
 
 def _pack_archive() -> bytes:
     with tempfile.TemporaryDirectory(prefix="fuzzing.") as folder:
-        return pack(ARCHIVE, Path(folder, "a.zip")).path.read_bytes()
+        own = shutil.copytree(ARCHIVE, Path(folder, "dense.offramp"))  # which is locked while it is packed
+        return pack(own, Path(folder, "a.zip")).path.read_bytes()
 
 
 STATE = AuditState(
