@@ -1,6 +1,7 @@
 """Answers of exits that differ in their shapes, and what holds of a queue that nobody waits for."""
 
 import asyncio
+import shutil
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def make_task(model, rows=2, **options):
 
 
 def test_the_name_is_that_of_the_folder_or_file_or_of_the_link_to_it(tmp_path, monkeypatch):
-    packed = pack(ARCHIVE, tmp_path / "digits.offramp.zip").path
+    own = shutil.copytree(ARCHIVE, tmp_path / "dense.offramp")  # which is locked while it is packed
+    packed = pack(own, tmp_path / "digits.offramp.zip").path
     (tmp_path / "current").symlink_to(packed)
     assert open_model(packed, joins=False).name == "digits"
     assert open_model(tmp_path / "current", joins=False).name == "current"
