@@ -1,5 +1,6 @@
 """Requests that were checked, and what can answer them. Nothing is allocated for a tensor whose size was not found to fit."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ def _number(request: InferRequest, name: str, kind: type) -> Any:
     return value
 
 
-class ServedTensors:
+class ServedTensors(ABC):
     """Something with named inputs and outputs that answers requests.
 
     Attributes:
@@ -165,17 +166,17 @@ class ServedTensors:
         """Return the datatypes in which an input may come."""
         return (DATATYPES[tensor.dtype],)
 
+    @abstractmethod
     def make_task(self, arrays: Values, request: InferRequest) -> Task:
         """Return the task of a request with these inputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, *, is_first: bool) -> "Callable[[Sequence[Task]], list[Answered]]":
         """Return what answers tasks in one thread; the first thread may use what is loaded, others take a copy.
 
         Raises:
             UsageError: the engine does not allow a second one.
         """
-        raise NotImplementedError
 
 
 def _describe(tensor: Tensor) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _open(mnn: Any, content: bytes, stage: StageFile, place: str, threads: int) 
 
 
 class MnnStage:
-    """A stage in MNN. Each binding has a session of its own, of which one runs at a time.
+    """A stage in MNN. Each binding has its own session, and one of them runs at a time.
 
     The stage takes one sample at a time: a session is for one batch size, and each has the weights once more.
     """

@@ -34,8 +34,8 @@ TOKEN = "OFFRAMP_SERVE_TOKEN"
 TIMEOUT_S, MOST_TIMEOUT_S = 10.0, 3600.0
 """A server that says nothing for so long has failed."""
 
-MOST_METADATA, MOST_ROOM = 1 << 20, 1 << 16
-"""The most bytes of a model's metadata, and those of a response beside its tensors."""
+MOST_METADATA, MOST_ROOM, MOST_UNSIZED = 1 << 20, 1 << 16, 1 << 30
+"""The most bytes of a model's metadata, of a response beside its tensors, and of one whose tensors have no known sizes."""
 
 GONE = " Does the server run, and does the network reach it?"
 ADVICE = {
@@ -112,10 +112,9 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
         metadata = msgspec.json.decode(content, type=_Metadata)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UnsupportedError(f"{place} is no server of the Open Inference Protocol: {quoted(error)}.") from error
-    wanted = [*stage.inputs]
     shapes = {tensor.name: (tensor.datatype, tensor.shape) for tensor in metadata.inputs}
     takes_one = False
-    for tensor in wanted:
+    for tensor in stage.inputs:
         fits, single = _fits(tensor, *shapes.get(tensor.name, ("", [])))
         takes_one |= single
         if not fits:
@@ -123,7 +122,7 @@ def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | 
                 f"The model {path} of {address.host} has no input {tensor.name} as {stage.path.name} has."
             )
     missing = set(stage.outputs) - {tensor.name for tensor in metadata.outputs}
-    if len(shapes) != len(wanted) or missing:
+    if len(shapes) != len(stage.inputs) or missing:
         raise UnsupportedError(
             f"The model {path} of {address.host} has other inputs or outputs than {stage.path.name}."
         )
@@ -190,7 +189,11 @@ class RemoteStage:
 
 
 class RemoteRun:
-    """Runs a stage on a server, from arrays into arrays."""
+    """Runs a stage on a server, from arrays into arrays.
+
+    Attributes:
+        is_stopped: True while runs are told to end.
+    """
 
     def __init__(
         self, stage: RemoteStage, address: _Address, path: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
@@ -198,7 +201,7 @@ class RemoteRun:
         self._stage, self._address, self._path = stage, address, f"{path}/infer"
         self._inputs, self._outputs = inputs, outputs
         self._connection, self._process = address.connect(), os.getpid()
-        self._is_stopped = False
+        self.is_stopped = False
 
     def __call__(self) -> None:
         """Run the stage.
@@ -219,7 +222,9 @@ class RemoteRun:
         arrays, notes = _shrink(self._inputs, self._address.form)
         message = write_request(arrays, outputs=list(self._outputs), parameters=notes)
         places = [array for array in self._outputs.values() if array is not None]
-        most = MOST_ROOM + 2 * sum(place.nbytes for place in places) if len(places) == len(self._outputs) else 1 << 30
+        most = (
+            MOST_ROOM + 2 * sum(place.nbytes for place in places) if len(places) == len(self._outputs) else MOST_UNSIZED
+        )
         content, headers = _exchange(
             self._connection, self._address, "POST", self._path, message.body, message.headers, most=most, run=self
         )
@@ -235,20 +240,15 @@ class RemoteRun:
         except MissingError:
             raise
         except (OfframpError, KeyError, ValueError) as error:
-            raise self._failed(f"its answer cannot be read: {quoted(error)}") from error
+            raise self._failed(f"its answer cannot be read: {quoted(error).rstrip('.')}") from error
 
     def stop(self, stops: bool) -> None:
         """Let the run that is under way end, from another thread; or let the next ones run."""
-        self._is_stopped = stops
+        self.is_stopped = stops
         connected = self._connection.sock
         if stops and connected is not None:
             with contextlib.suppress(OSError):
                 connected.shutdown(socket.SHUT_RDWR)
-
-    @property
-    def is_stopped(self) -> bool:
-        """True while runs are told to end."""
-        return self._is_stopped
 
     def close(self) -> None:
         """Close the connection."""
@@ -305,8 +305,6 @@ def _exchange(
         is_new = connection.sock is None
         try:
             connection.request(method, path, body or None, own)
-            if connection.sock is not None:
-                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             response = connection.getresponse()
             content = response.read(most + 1)
             if len(content) > most:

@@ -1,6 +1,9 @@
-"""Interruptions at any line of some work, as Ctrl-C makes them."""
+"""Interruptions at any line of some work, as Ctrl-C makes them, and the ends of forked processes."""
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,19 @@ from typing import Any
 import offramp.runtime
 
 RUNTIME = Path(offramp.runtime.__file__).parent
+
+
+def exit_code_of(child: int) -> int | None:
+    """Return the exit code of a forked process; None if it hangs, and then it is killed."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
 class Interrupted(BaseException):

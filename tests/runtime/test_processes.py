@@ -16,7 +16,7 @@ from offramp.runtime import Audit, Governor, Stream, load, load_uncalibrated
 from offramp.runtime.chain import deadlines
 from offramp.runtime.chain.deadlines import _run_until
 from offramp.tests.helpers.bundles import ARCHIVE
-from offramp.tests.helpers.interrupting import Interrupted, free, interrupt_at
+from offramp.tests.helpers.interrupting import Interrupted, exit_code_of, free, interrupt_at
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -31,19 +31,6 @@ def x():
 def net():
     with load_uncalibrated(ARCHIVE) as net:
         yield net
-
-
-def exit_code_of(child):
-    """Return the exit code of a forked process; None if it hangs."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
 
 
 def in_child(work):

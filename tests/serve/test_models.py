@@ -53,6 +53,9 @@ def test_inputs_of_several_samples_are_refused_unless_they_are_as_many():
         def make_task(self, arrays, request):
             return Task(Samples(tuple(arrays.values())), request)
 
+        def start(self, *, is_first):
+            raise AssertionError("no request comes so far")
+
     def make(a, b):
         arrays = {"a": np.ones((a, 2), np.float32), "b": np.ones((b, 2), np.float32)}
         return Pair().read(read_request(*write_request(arrays)), 9)

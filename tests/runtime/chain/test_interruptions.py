@@ -17,7 +17,7 @@ from offramp.export import export
 from offramp.runtime import load_uncalibrated
 from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
-from offramp.tests.helpers.interrupting import free, interrupt_at
+from offramp.tests.helpers.interrupting import exit_code_of, free, interrupt_at
 from offramp.tests.helpers.points import make_point
 from offramp.tests.zoo.dense import write_sequences
 
@@ -140,15 +140,7 @@ def in_child(work):
             code = work()
         finally:
             os._exit(code)
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    return exit_code_of(child)
 
 
 @needs_fork
