@@ -23,6 +23,8 @@ EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "mnn": "MNN",
+    "litert": "ai_edge_litert",
+    "ncnn": "ncnn",
     "qnn": "onnxruntime_qnn",
     "nvml": "pynvml",
     "onnx": "onnx_ir",
@@ -34,6 +36,7 @@ EXTRAS = {
     "trust": "cryptography",
     "sign": "model_signing OpenSSL cryptography",
     "serve": "uvicorn starlette prometheus_client",
+    "fleet": "distributed PIL scipy yaml",
 }
 """For each extra of offramp the packages by which it is recognised."""
 
