@@ -62,9 +62,9 @@ def copy_and_run(place, x, runs):
     return call
 
 
-def whole(bundle, device, x):
-    """Return a call of the whole network, and the run that it is made of."""
-    variant, inputs = bundle.variant(), bundle.manifest.inputs
+def whole(bundle, device, x, name=None):
+    """Return a call of a variant's whole network, and the run that it is made of."""
+    variant, inputs = bundle.variant(name), bundle.manifest.inputs
     names = [head.name for head in heads_of(variant)]
     views = Buffers([*inputs, *heads_of(variant)], batch=1).views(1)
     source = StageFile(bundle.path / variant.folder / variant.whole, inputs, tuple(names))

@@ -31,7 +31,19 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
 FOLDER = PAGE.with_suffix("")
 
-PACKAGES = ("offramp", "onnxruntime", "openvino", "torch", "numpy", "scipy", "earlyon", "mapie")
+PACKAGES = (
+    "offramp",
+    "onnxruntime",
+    "openvino",
+    "MNN",
+    "ai-edge-litert",
+    "ncnn",
+    "torch",
+    "numpy",
+    "scipy",
+    "earlyon",
+    "mapie",
+)
 MACHINE = ("soc", "module", "cores", "memory", "accelerators", "driver", "power_mode", "max_clocks", "governor", "os")
 
 SAMPLES = "tests/benchmarks/cifar10_samples.py"
@@ -51,6 +63,7 @@ class Run(NamedTuple):
 
 RUNS = {
     "chain": Run("chain.py", "", "--seconds 0.2 tiny", 5),
+    "engines": Run("engines.py", "", "--seconds 0.2 tiny", 5),
     "search": Run("search.py", "", "--cases 1 --samples 5000", 5),
     "certify": Run("certify.py", "--splits 300 splits cascade free size", "--splits 2 splits cascade free size", 60),
     "recorded": Run(

@@ -273,11 +273,38 @@ def product(result: dict[str, Any]) -> list[str]:
     if "calibrated_cpu_s" in cold:
         cells["offramp's with a calibration, beyond that"] = "{calibrated_cpu_s:.1f} ms of CPU"
     rows = [{"what": what, "value": show(form, **cold)} for what, form in cells.items()]
-    for device, engine in ENGINES.items():
+    for device in (key.removeprefix("two_clones ") for key in result if key.startswith("two_clones ")):
+        engine = ENGINES.get(device, device)
         clones, grown = result[f"two_clones {device}"], result[f"growth_bytes {device}"]
         rows.append({"what": f"Calls of two clones in two threads over one, {engine}", "value": f"{clones:.2f}"})
         rows.append({"what": f"Memory that {result['calls']:,} calls add, {engine}", "value": f"{grown / 1e6:.3f} MB"})
     return [table(rows, show("`{network}` | Median of {rounds} rounds", **result), "{what} | {value}")]
+
+
+def engines(result: dict[str, Any]) -> list[str]:
+    """Engines.
+
+    What changing the engine brings on top of early exit. The whole graph with all exits, run by one call in bound memory, on each
+    engine; and the chain with all exits taken on the same engine. Ratios are CPU time on one thread, the median over turns in
+    random order: below 1 is faster.
+    """
+    rows = result["results"]
+    shown = table(
+        rows,
+        "Network | Mmac | Variant | Engine | Whole graph, us | Over ONNX Runtime | Chain over whole | Turns",
+        "{network} | {mmac:.2f} | {variant} | {device!e} | {whole_s!u} | {beside:.2f} | {chain:.2f} | {turns}",
+    )
+    lines = []
+    for network, variant in dict.fromkeys((row["network"], row["variant"]) for row in rows):
+        best = min(
+            (row for row in rows if (row["network"], row["variant"]) == (network, variant)),
+            key=lambda row: row["beside"],
+        )
+        form = "- {network}, {variant}: {device!e} is fastest, at {beside:.2f} of ONNX Runtime's time."
+        lines.append(show(form, **best))
+    heads, cells = "Refused | Variant | Engine | What it says", "{network} | {variant} | {device!e} | {reason}"
+    refused = [table(result["refused"], heads, cells)] if result["refused"] else []
+    return [shown, "\n".join(lines), *refused]
 
 
 def fuse(result: dict[str, Any]) -> list[str]:
@@ -342,4 +369,4 @@ def _by_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-SECTIONS = (chain, search, certify, recorded, promises, predict, compressed, recipes, power, product, fuse)
+SECTIONS = (chain, engines, search, certify, recorded, promises, predict, compressed, recipes, power, product, fuse)

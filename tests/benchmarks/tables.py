@@ -5,7 +5,13 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-ENGINES = {"cpu": "ONNX Runtime", "openvino:CPU": "OpenVINO"}
+ENGINES = {
+    "cpu": "ONNX Runtime",
+    "openvino:CPU": "OpenVINO",
+    "mnn:cpu": "MNN",
+    "litert:cpu": "LiteRT",
+    "ncnn:cpu": "ncnn",
+}
 
 SHOW = {
     "u": lambda seconds: f"{seconds * 1e6:,.1f}",
