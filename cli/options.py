@@ -111,8 +111,8 @@ with_metric = click.option(
 
 with_groups = click.option(
     "--groups",
-    help="Which samples belong together, as of one clip or person: a column or array of DATA, the level of folders (1 or 2), or "
-    "a file (.npy, .txt) or file.py:function with the group of each sample. Figures and promises are then over groups.",
+    help="Which samples belong together, as of one clip or person: a column or array of the samples, the level of folders (1 or "
+    "2), or a file (.npy, .txt) or file.py:function with the group of each sample. Figures and promises are then over groups.",
 )
 
 

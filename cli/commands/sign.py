@@ -9,7 +9,11 @@ from ..output import print_result
 @click.command()
 @click.argument("bundle")
 @click.option("--key", required=True, help="A private key on the curve P-256, P-384 or P-521: a PEM file.")
-@click.option("--release", type=int, help="Number of this release, greater than those before. All files are signed.")
+@click.option(
+    "--release",
+    type=int,
+    help="Number of this release, and sign all files. Boards that remember it take no smaller one.",
+)
 @as_json
 def sign(bundle: str, key: str, release: int | None, as_json: bool) -> None:
     """Sign BUNDLE, so that a board can tell who made it.
