@@ -16,6 +16,7 @@ import click
 
 from .. import __version__
 from ..errors import OfframpError
+from .commands.attach import attach
 from .commands.audit import audit
 from .commands.bench import bench
 from .commands.build import build
@@ -39,6 +40,7 @@ from .commands.run import run
 from .commands.serve import serve
 from .commands.sign import sign
 from .commands.top import top
+from .commands.train import train
 from .commands.upgrade import upgrade
 from .commands.verify import verify
 from .output import note, results_alone
@@ -60,7 +62,7 @@ def app() -> None:
 
 
 COMMANDS = (
-    *(export, cascade, keep, quantize, prune, gate, fuse, pack),
+    *(attach, train, export, cascade, keep, quantize, prune, gate, fuse, pack),
     *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
     *(build, cache, upgrade, power, energy, doctor),
 )

@@ -11,7 +11,7 @@ from ..calibrate import grouped_samples, sample_files
 from ..calibrate.datasets import read_samples
 from ..calibrate.sample_files import labelled
 from ..calibrate.user_code import call_function, executing
-from ..errors import DataError, UsageError, require
+from ..errors import DataError, ModelError, UsageError, require
 from ..files import os_errors_explained
 from ..progress import Progress, no_progress
 
@@ -19,18 +19,49 @@ if TYPE_CHECKING:
     from ..runtime.chain.samples import Samples
 
 
-def load_network(source: str) -> Any:
+def load_network(source: str, weights: str | None = None) -> Any:
     """Return what `export` takes from `file.py:function` or `model.onnx`.
 
+    Args:
+        source: the network's name.
+        weights: a file with its parameters, as `export.load_weights` takes it.
+
     Raises:
-        UsageError: the name is of another kind, or there is no such file or function.
-        ModelError: the function fails.
+        UsageError: the name is of another kind, there is no such file or function, or the parameters are not the network's.
+        ModelError: the function fails, or returns no module for the parameters.
     """
     if source.endswith(".onnx"):
+        if weights is not None:
+            raise UsageError(f"--weights are for a torch network: {source} has its own.")
         return Path(source)
     if ".py:" in source:
-        return call_function(source)
+        network = call_function(source)
+        return network if weights is None else _give_weights(network, source, weights)
     raise UsageError(f"A network is named file.py:function or model.onnx, not {source!r}.")
+
+
+def load_module(source: str, weights: str | None, command: str) -> Any:
+    """Return a torch network that a command trains.
+
+    Raises:
+        UsageError: it is an ONNX file, or as for `load_network`.
+        ModelError: as for `load_network`.
+    """
+    network = load_network(source, weights)
+    if isinstance(network, Path):
+        raise UsageError(
+            f"{command} takes a torch network, file.py:function, not {source}: ONNX files cannot be trained."
+        )
+    return network
+
+
+def _give_weights(network: Any, source: str, weights: str) -> Any:
+    from ..export import load_weights
+
+    torch = require("torch", extra="export")
+    if not isinstance(network, torch.nn.Module):
+        raise ModelError(f"--weights are for a torch.nn.Module, and {source} returns a {type(network).__name__}.")
+    return load_weights(network, weights)
 
 
 def load_lines(source: str) -> list[str]:

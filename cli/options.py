@@ -109,6 +109,11 @@ with_metric = click.option(
 )
 
 
+with_weights = click.option(
+    "--weights",
+    help="A file with the network's parameters: of offramp attach or train, whose exits are attached again, or a state_dict.",
+)
+
 with_groups = click.option(
     "--groups",
     help="Which samples belong together, as of one clip or person: a column or array of the samples, the level of folders (1 or "

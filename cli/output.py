@@ -8,13 +8,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from time import monotonic
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import msgspec
 
 from ..errors import printable, quoted
 from ..progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from ..export import Epoch
 
 MOST_IN_CELL = 500
 
@@ -140,6 +143,21 @@ def goes_on_after_interrupt(advice: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(advice) from error
+
+
+def show_epochs(epochs: int) -> "Callable[[Epoch], None]":
+    """Return what tells of each epoch of a training when it has ended."""
+
+    def show(epoch: "Epoch") -> None:
+        figures = [f"{share:.1%}" for share in epoch.accuracy] or [f"{loss:.4g}" for loss in epoch.loss]
+        what = "accuracy" if epoch.accuracy else "loss"
+        told = f"epoch {epoch.epoch} of {epochs}: {what} in training {' '.join(figures)}"
+        if epoch.validation is not None:
+            form = "{:.1%}" if epoch.accuracy else "{:.4g}"
+            told += f", in validation {' '.join(map(form.format, epoch.validation))}"
+        note(f"{told}, {epoch.seconds:.0f} s")
+
+    return show
 
 
 def _tell_times(tasks_s: dict[str, float], all_s: float = 0.0) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .networks.places import Place
     from .networks.pruning import prune
     from .networks.training import train
+    from .networks.weights_file import load_weights, save_weights
     from .pipeline import export
     from .variants.comparison import Shift, compare_variants
     from .variants.fewer_exits import keep
@@ -49,8 +50,10 @@ __all__ = [
     "fuse",
     "gate",
     "keep",
+    "load_weights",
     "prune",
     "quantize",
+    "save_weights",
     "train",
 ]
 
@@ -73,8 +76,10 @@ __getattr__ = late_names(
         "fuse": "fusion",
         "gate": "variants.fitted_scores",
         "keep": "variants.fewer_exits",
+        "load_weights": "networks.weights_file",
         "prune": "networks.pruning",
         "quantize": "variants.quantization",
+        "save_weights": "networks.weights_file",
         "train": "networks.training",
     },
 )

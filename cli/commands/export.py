@@ -1,33 +1,21 @@
 """The command `offramp export`: its options, one call, and what it prints."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from ...errors import UsageError
 from ..describe import describe_bundle
-from ..options import (
-    as_json,
-    fit_channels,
-    parse_axes,
-    parse_numbers,
-    parse_preprocess,
-    parse_shape,
-    random_example,
-    split_names,
-)
+from ..images import Images, with_images
+from ..options import as_json, fit_channels, parse_axes, parse_numbers, split_names, with_weights
 from ..output import print_result, progress_bars
 
 
 @click.command()
 @click.argument("network")
 @click.option("-o", "--output", required=True, help="The bundle to write, a folder such as digits.offramp.")
-@click.option(
-    "--shape",
-    help="Shape of one sample, such as 3x32x32 (with --mean 32x32x3), for random examples.",
-)
-@click.option("--data", help="Samples to use as examples; real samples verify better than random ones.")
+@with_weights
+@click.option("--data", help="Samples to use as examples; real samples verify better than the random ones of --shape.")
 @click.option("--exits", help="The outputs that are exits, in order: early,middle,late. Default: all.")
 @click.option("--sort", is_flag=True, help="Sort the exits by the work that leads to them.")
 @click.option(
@@ -46,32 +34,14 @@ from ..output import print_result, progress_bars
 @click.option("--answer", help="For a network that does not classify: the parts of its answers, such as boxes,classes.")
 @click.option("--gates", help="For the rules gate and gate_logit: the outputs that are gates, one per exit.")
 @click.option("--temperatures", help="Divisors of the logits before they are scored, one per exit, such as 1.2,1.1,1.")
-@click.option(
-    "--mean",
-    help="Take uint8 images; subtract this from each channel, scaled to 0 to 1: 0.485,0.456,0.406, or one number for all "
-    "channels of --shape or --data.",
-)
-@click.option("--std", help="Take uint8 images; then divide each channel by this: 0.229,0.224,0.225.")
-@click.option("--resize", default="stretch", show_default=True, help="How images are resized: stretch, crop or pad.")
-@click.option(
-    "--crop",
-    default=1.0,
-    show_default=True,
-    help="With --resize crop: the share of each side to keep, 0.875 is 224 of 256.",
-)
-@click.option(
-    "--interpolation",
-    default="bilinear",
-    show_default=True,
-    help="bilinear, bicubic or nearest.",
-)
+@with_images
 @click.option("--classes", help="A text file with the name of one class per line.")
 @click.option("--beside", help="Add the network to an existing bundle, as a variant of this name.")
 @as_json
 def export(
     network: str,
     output: str,
-    shape: str | None,
+    weights: str | None,
     data: str | None,
     exits: str | None,
     sort: bool,
@@ -80,11 +50,7 @@ def export(
     answer: str | None,
     gates: str | None,
     temperatures: str | None,
-    mean: str | None,
-    std: str | None,
-    resize: str,
-    crop: float,
-    interpolation: str,
+    images: Images,
     classes: str | None,
     beside: str | None,
     as_json: bool,
@@ -92,17 +58,13 @@ def export(
     """Cut NETWORK into stages, verify them, and write a bundle."""
     from ..inputs import load_lines, load_network
 
-    if shape and data:
-        raise UsageError("Give --shape or --data, not both.")
-    preprocess = parse_preprocess(mean, std, resize=resize, crop=crop, interpolation=interpolation)
     names = None if classes is None else load_lines(classes)
-    if ".py:" in network and not (data or shape or beside):
+    if ".py:" in network and not (data or images.shape or beside):
         raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
-    sizes = parse_shape(shape) if shape else None
-    model = load_network(network)
+    model = load_network(network, weights)
     if isinstance(getattr(model, "exit_places", None), dict):  # attach() added the exits
         click.echo(model.extra_repr(), err=True)
-    example = _make_example(data, sizes, images=preprocess is not None)
+    example = images.load_example(data)
     from ...export import export as export_network
 
     with progress_bars() as progress:
@@ -117,18 +79,9 @@ def export(
             answer=split_names(answer) or (),
             gates=split_names(gates) or (),
             temperatures=parse_numbers("--temperatures", temperatures),
-            preprocess=fit_channels(preprocess, example),
+            preprocess=fit_channels(images.preprocess, example),
             class_names=names,
             beside=beside,
             progress=progress,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
-
-
-def _make_example(data: str | None, sizes: tuple[int, ...] | None, *, images: bool) -> Any:
-    """Return samples of a file, or random ones of given sizes, or None."""
-    from ..inputs import load_samples
-
-    if data:
-        return load_samples(data)[0]
-    return None if sizes is None else random_example(sizes, images=images)

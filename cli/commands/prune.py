@@ -1,22 +1,18 @@
 """The command `offramp prune`: its options, one call, and what it prints."""
 
 import contextlib
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ...errors import UsageError
 from ..describe import describe_bundle
-from ..options import as_json, split_names, with_seed
-from ..output import goes_on_after_interrupt, note, print_result
-
-if TYPE_CHECKING:
-    from ...export import Epoch
+from ..options import as_json, split_names, with_seed, with_weights
+from ..output import goes_on_after_interrupt, print_result, show_epochs
 
 
 @click.command()
 @click.argument("network")
+@with_weights
 @click.option(
     "--data", required=True, help="Labelled samples to fine-tune on, or file.py:function that returns a DataLoader."
 )
@@ -49,6 +45,7 @@ if TYPE_CHECKING:
 @as_json
 def prune(
     network: str,
+    weights: str | None,
     data: str,
     output: str,
     macs: float | None,
@@ -74,17 +71,13 @@ def prune(
     from ...bundle.writing import open_unless_new
     from ...calibrate.user_code import read_callable
     from ...export import add_pruned
-    from ..inputs import load_batches, load_network
+    from ..inputs import load_batches, load_module
 
     if epochs < 0 or batch < 1:
         raise UsageError(
             f"--epochs {epochs} and --batch {batch}: epochs are 0 or more, and a batch has 1 or more samples."
         )
-    model = load_network(network)
-    if isinstance(model, Path):
-        raise UsageError(
-            f"prune takes a torch network, file.py:function, not {network}: ONNX files cannot be fine-tuned."
-        )
+    model = load_module(network, weights, "prune")
     before = open_unless_new(output)
     manifest = None if before is None else before.manifest
     has_labels = loss is None and (manifest is None or manifest.classes > 0)
@@ -107,12 +100,6 @@ def prune(
             checkpoint=checkpoint,
             variant=variant,
             name=name,
-            progress=lambda epoch: _show_epoch(epoch, epochs),
+            progress=show_epochs(epochs),
         )
     print_result(pruned.manifest, as_json, lambda: describe_bundle(pruned))
-
-
-def _show_epoch(epoch: "Epoch", epochs: int) -> None:
-    figures = [f"{share:.1%}" for share in epoch.accuracy] or [f"{loss:.4g}" for loss in epoch.loss]
-    what = "accuracy" if epoch.accuracy else "loss"
-    note(f"epoch {epoch.epoch} of {epochs}: {what} in training {' '.join(figures)}, {epoch.seconds:.0f} s")

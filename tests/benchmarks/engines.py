@@ -13,6 +13,7 @@ import random
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ def open_calls(bundle, variant, device, x):
 
 def compare(bundle, variant, x, seconds):
     """Return a row for each engine that runs a variant, and the reasons of those that do not."""
-    calls, refused = {}, {}
+    calls: dict[tuple[str, str], Any] = {}
+    refused = {}
     for device in ENGINES:
         try:
             calls |= {(device, what): call for what, call in open_calls(bundle, variant, device, x).items()}

@@ -90,7 +90,7 @@ def test_prune_makes_the_bundle_and_adds_to_it(files, call):
         (2, "There is no bundle", "quantize {f}/nowhere.offramp --data {f}/x.npz"),
         (2, "Did you mean 'fp16'", "quantize {f}/dense.offramp --to fp15"),
         (5, "labels of shape (99,)", "quantize {f}/dense.offramp --data {f}/short.npz"),
-        (2, "cannot be fine-tuned", "prune {f}/dense.onnx --data {f}/x.npz -o {f}/dense.offramp --macs 0.5"),
+        (2, "cannot be trained", "prune {f}/dense.onnx --data {f}/x.npz -o {f}/dense.offramp --macs 0.5"),
         (2, "Give macs or parameters", "prune {f}/net.py:network --data {f}/net.py:data -o {f}/a.offramp"),
         (2, "above 0 and below 1", "prune {f}/net.py:network --data {f}/net.py:data -o {f}/a.offramp --macs 50"),
         (

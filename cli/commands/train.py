@@ -1,0 +1,102 @@
+"""The command `offramp train`: its options, one call, and what it prints."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ...errors import UsageError
+from ..images import Images, Prepared, with_images
+from ..options import as_json, with_seed, with_weights
+from ..output import goes_on_after_interrupt, print_result, show_epochs
+
+if TYPE_CHECKING:
+    from ...export import Epoch
+
+
+@click.command()
+@click.argument("network")
+@click.argument("data")
+@with_weights
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    help="The file to write: the trained parameters, and the exits, as trained.pt.",
+)
+@click.option(
+    "--recipe",
+    help="How to train: joint, distill, gated or heads. Default: heads where exits were attached, else joint.",
+)
+@click.option(
+    "--loss",
+    help="file.py:function (an exit's answer, targets) -> losses (batch,), for a network that does not classify.",
+)
+@click.option("--validation", help="Labelled samples on which each epoch is judged.")
+@click.option("--epochs", default=10, show_default=True, help="Passes over the data.")
+@click.option("--batch", default=64, show_default=True, help="Samples in a batch.")
+@click.option("--lr", default=0.1, show_default=True, help="The highest learning rate.")
+@click.option("--train-on", default="cpu", show_default=True, help="Where to train: cpu or cuda.")
+@with_images
+@with_seed
+@as_json
+def train(
+    network: str,
+    data: str,
+    weights: str | None,
+    output: str,
+    recipe: str | None,
+    loss: str | None,
+    validation: str | None,
+    epochs: int,
+    batch: int,
+    lr: float,
+    train_on: str,
+    images: Images,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Train the exits of NETWORK on DATA, labelled samples or file.py:function that returns a DataLoader.
+
+    Progress is stored beside OUTPUT after each epoch: the same command goes on from there.
+    """
+    from ...calibrate.user_code import read_callable
+    from ...errors import require
+    from ...export import save_weights
+    from ...export import train as train_exits
+    from ..inputs import load_batches, load_module
+
+    if epochs < 1 or batch < 1:
+        raise UsageError(f"--epochs {epochs} and --batch {batch}: there is at least 1 epoch, and 1 sample in a batch.")
+    require("torch", extra="export").manual_seed(seed)
+    model = load_module(network, weights, "train")
+
+    def load(source: str) -> Prepared:
+        return Prepared(load_batches(source, images.manifest, batch=batch, seed=seed, has_labels=loss is None), images)
+
+    loader = load(data)
+    checkpoint = Path(f"{output}.checkpoint")
+    with goes_on_after_interrupt(f"Epochs stored in {checkpoint} are kept: the same command goes on from there."):
+        history = train_exits(
+            model,
+            loader,
+            epochs=epochs,
+            recipe=recipe or ("heads" if getattr(model, "frozen", False) else "joint"),
+            loss=None if loss is None else read_callable(loss, "loss"),
+            validation=None if validation is None else load(validation),
+            lr=lr,
+            device=train_on,
+            checkpoint=checkpoint,
+            progress=show_epochs(epochs),
+        )
+    save_weights(model, output, example=next(iter(loader))[0])
+    checkpoint.unlink(missing_ok=True)
+    print_result(history, as_json, lambda: _describe(history.epochs[-1], output))
+
+
+def _describe(epoch: "Epoch", output: str) -> str:
+    """Return the figures of the last epoch."""
+    figures = [f"{share:.2%}" for share in epoch.accuracy] or [f"{value:.4g}" for value in epoch.loss]
+    what = "accuracy in training" if epoch.accuracy else "loss"
+    lines = [f"exit {k}: {what} {figure}" for k, figure in enumerate(figures)]
+    return "\n".join([*lines, f"wrote {output}"])
