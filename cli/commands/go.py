@@ -1,0 +1,84 @@
+"""The command `offramp go`: its options, the steps that it runs, and what it prints."""
+
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..options import as_json
+from ..output import note, print_result
+
+if TYPE_CHECKING:
+    from ..project import Project, Step
+
+DONE, LEFT, FAILED, WAITS = "done", "nothing changed", "failed", "not run"
+
+
+@click.command()
+@click.argument("project", default="offramp.yaml")
+@click.option("--again", is_flag=True, help="Run every step, also those of which nothing changed.")
+@as_json
+def go(project: str, again: bool, as_json: bool) -> None:
+    """Run the steps of PROJECT, by default offramp.yaml, that are not done yet. `offramp init` writes such a file.
+
+    Names in it are taken from its folder. The exit code is that of the step that failed.
+    """
+    from ..app import app
+    from ..project import Done, find_first, read_done, read_project, write_done
+
+    path = Path(project)
+    os.chdir(path.parent)
+    plan = read_project(Path(path.name), app.commands)
+    digests = [step.digest() for step in plan.steps]
+    first = find_first(plan, digests, Done() if again else read_done(plan))
+    rows: list[dict[str, Any]] = [{"step": step.command, "state": LEFT} for step in plan.steps[:first]]
+    code = 0
+    for k, step in enumerate(plan.steps[first:], first):
+        if code:
+            rows.append({"step": step.command, "state": WAITS})
+            continue
+        note(f"Step {k + 1} of {len(plan.steps)}: offramp {' '.join((step.command, *step.arguments))}")
+        started = monotonic()
+        code, result = _run(step)
+        seconds = round(monotonic() - started, 1)
+        rows.append({"step": step.command, "state": FAILED if code else DONE, "seconds": seconds, "result": result})
+        if not code:
+            write_done(plan, [*digests[:k], step.digest()])
+    summary = {"bundle": plan.bundle, "steps": rows, "exit_code": code}
+    print_result(summary, as_json, lambda: _describe(plan, rows, code))
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _run(step: "Step") -> tuple[int, Any]:
+    """Run a step; return its exit code, and the result that it gives as JSON."""
+    from ..app import exit_code_of
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = exit_code_of([step.command, *step.arguments, "--json"])
+    try:
+        return code, json.loads(printed.getvalue())
+    except ValueError:  # it ended before there was one
+        return code, None
+
+
+def _describe(project: "Project", rows: list[dict[str, Any]], code: int) -> str:
+    """Return what was done, what came out, and what comes next."""
+    from ..output import table
+
+    lines = [[row["step"], row["state"], f"{row['seconds']:.1f} s" if "seconds" in row else ""] for row in rows]
+    parts = [table([["step", "", ""], *lines])]
+    for row, step in zip(rows, project.steps, strict=True):
+        if step.output is not None and row["state"] in (DONE, LEFT):
+            parts.append(f"{step.command} wrote {step.output}")
+    if code:
+        parts.append(f"The next offramp go {project.path.name} goes on with the step that failed.")
+    elif project.digest_bundle() is not None:
+        parts.append(f"Next: offramp run {project.bundle} SAMPLES, or offramp.runtime.load({project.bundle!r}) in the product.")
+    return "\n".join(parts)

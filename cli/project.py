@@ -1,0 +1,250 @@
+"""A project: the steps from a network to a calibrated bundle in one file, and which of them are done already."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec import Struct
+
+from .. import __version__
+from ..bundle.decoding import MANIFEST
+from ..errors import DataError, UsageError, require, unknown_name
+from ..files import hash_file, os_errors_explained, read_file, sha256, write_atomically
+
+__all__ = ["Done", "Project", "Step", "find_first", "read_done", "read_project", "write_done"]
+
+MOST_BYTES, MOST_STEPS = 1 << 16, 100
+
+MAKE_VARIANTS = ("cascade", "export", "prune", "quantize", "keep", "gate")
+"""The commands that make a bundle or add to it: where one of them changes, all of them run again, into a new bundle."""
+
+MEASURE = ("calibrate", "bench", "energy", "reuse")
+"""The commands whose results hold on one machine."""
+
+OTHERS = ("attach", "train", "verify", "report", "fuse", "pack", "sign", "build", "inspect")
+
+
+class Step(Struct, frozen=True):
+    """A command with its arguments.
+
+    Attributes:
+        command: its name.
+        arguments: as on the command line, without the command.
+        inputs: the files and folders that are read.
+        output: what it writes; None if that is the bundle.
+    """
+
+    command: str
+    arguments: tuple[str, ...]
+    inputs: tuple[str, ...]
+    output: str | None
+
+    def digest(self) -> str:
+        """The sha256 of everything that decides what the step does, but for the bundle."""
+        facts: list[Any] = [__version__, self.command, self.arguments, [_digest_input(path) for path in self.inputs]]
+        if self.command in MEASURE:
+            from ..devices import fingerprint
+
+            facts.append({field: text for field, text in fingerprint().items() if field in ("soc", "module", "cores")})
+        return sha256(json.dumps(facts).encode())
+
+
+class Project(Struct, frozen=True):
+    """What a project's file says.
+
+    Attributes:
+        path: of the file.
+        bundle: the bundle that the steps make.
+        steps: in the order in which they run.
+    """
+
+    path: Path
+    bundle: str
+    steps: tuple[Step, ...]
+
+    @property
+    def state(self) -> Path:
+        """The file that remembers which steps are done."""
+        return self.path.with_name(f".{self.path.name}.done")
+
+    def digest_bundle(self) -> str | None:
+        """The sha256 of the bundle's manifest; None without a bundle."""
+        manifest = Path(self.bundle, MANIFEST)
+        return hash_file(manifest) if manifest.is_file() else None
+
+
+class Done(Struct, frozen=True):
+    """Which steps are done.
+
+    Attributes:
+        bundle: the digest of the bundle's manifest after the last of them.
+        steps: their digests.
+    """
+
+    bundle: str | None = None
+    steps: tuple[str, ...] = ()
+
+
+def read_project(path: Path, commands: Mapping[str, click.Command]) -> Project:
+    """Read a project's file.
+
+    Args:
+        path: a YAML file with `bundle`, and `steps`: a list of commands, each with its options by their names.
+        commands: the commands that there are.
+
+    Raises:
+        UsageError: there is no file, or a command or an option is unknown.
+        DataError: the file is not YAML, or holds something else.
+        MissingError: it cannot be read, or PyYAML is not installed.
+    """
+    document = _load(path)
+    if strange := document.keys() - {"bundle", "steps"}:
+        raise unknown_name("key", str(min(strange, key=str)), ("bundle", "steps"), path=path)
+    bundle, steps = document.get("bundle"), document.get("steps")
+    if not isinstance(bundle, str) or not isinstance(steps, list) or not 0 < len(steps) <= MOST_STEPS:
+        raise DataError(
+            f"{path} holds no project: it has `bundle`, a folder's name, and `steps`, a list. Make one: offramp init.",
+            path=path,
+        )
+    known = {name: command for name, command in commands.items() if name in (*MAKE_VARIANTS, *MEASURE, *OTHERS)}
+    return Project(path, bundle, tuple(_read_step(step, bundle, known, path) for step in steps))
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    yaml = require("yaml", extra="calibrate")
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}. Make one: offramp init.", path=path)
+    with os_errors_explained(path, "read"):
+        content = read_file(path, most=MOST_BYTES)
+    try:
+        document = yaml.safe_load(content) if len(content) <= MOST_BYTES and b"&" not in content else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not YAML: {' '.join(str(error).split()):.200}", path=path) from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path} holds no project: it begins with `bundle:` and `steps:`.", path=path)
+    return document
+
+
+def _read_step(step: Any, bundle: str, commands: Mapping[str, click.Command], path: Path) -> Step:
+    """Return a step of `{command: options}`, or of a command's name."""
+    if isinstance(step, str):
+        step = {step: None}
+    if not isinstance(step, dict) or len(step) != 1:
+        raise DataError(f"{path}: a step is a command with its options, such as `- verify:`, not {step!r:.60}.", path=path)
+    ((name, options),) = step.items()
+    if name not in commands:
+        raise unknown_name("step", str(name), commands, path=path)
+    if not isinstance(options, dict | None):
+        raise DataError(f"{path}: the options of {name} are `name: value`, not {options!r:.60}.", path=path)
+    given = {str(key).replace("-", "_"): value for key, value in (options or {}).items()}
+    parameters = {_name_of(parameter): parameter for parameter in commands[name].params if parameter.name != "as_json"}
+    role = "output" if name in ("cascade", "export", "prune") else "bundle"
+    if role in parameters:
+        given = {role: bundle} | given
+    if strange := [key for key in given if key not in parameters]:
+        raise unknown_name(f"option of {name}", strange[0].replace("_", "-"), [key.replace("_", "-") for key in parameters], path=path)
+    arguments: list[str] = []
+    for key, parameter in parameters.items():
+        if key in given:
+            arguments += _write_option(parameter, given[key], f"{path}: {key} of {name}", path)
+    texts = [text for key, value in given.items() if key not in ("output", "bundle") for text in _texts(value)]
+    inputs = tuple(text for text in texts if text != bundle and _input_path(text) is not None)
+    output = given.get("output")
+    return Step(name, tuple(arguments), inputs, None if output in (None, bundle) else str(output))
+
+
+def _name_of(parameter: click.Parameter) -> str:
+    """Return what a file calls a parameter: the long option, or the argument's name."""
+    longest = max(parameter.opts, key=len)
+    return longest.lstrip("-").replace("-", "_")
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
+
+
+def _write_option(parameter: click.Parameter, value: Any, what: str, path: Path) -> list[str]:
+    """Return a parameter as on the command line. A list is the values of one that may be repeated, or a text with commas."""
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict | list) for each in value)):
+        raise DataError(f"{what} is a text, a number, true or false, or a list of these, not {value!r:.60}.", path=path)
+    if isinstance(parameter, click.Argument):
+        return _texts(value)
+    option = max(parameter.opts, key=len)
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        if not isinstance(value, bool):
+            raise DataError(f"{what} is true or false, not {value!r:.60}.", path=path)
+        return [option] if value else []
+    texts = _texts(value) if parameter.multiple else [",".join(_texts(value))]
+    return [part for text in texts for part in (option, text)]
+
+
+def _input_path(text: str) -> Path | None:
+    """Return the file or folder that an argument names, as `net.py:network` names net.py; None if it names none."""
+    path = Path(text.partition(".py:")[0] + ".py" if ".py:" in text else text)
+    try:
+        return path if path.exists() else None
+    except (OSError, ValueError):  # no path: too long, or with a zero
+        return None
+
+
+def _digest_input(text: str) -> list[Any]:
+    """Return what changes when a file or folder does: a file's hash; names, sizes and times of a folder's files.
+
+    With a Python file count those beside it, which it may import.
+    """
+    path = _input_path(text)
+    if path is None:
+        return [text]
+    with os_errors_explained(path, "read"):
+        if path.is_dir():
+            return [text, sorted(_list_files(path))]
+        files = sorted(path.parent.glob("*.py")) if path.suffix == ".py" else [path]
+        return [text, [(str(file), hash_file(file)) for file in files if file.is_file()]]
+
+
+def _list_files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            facts = path.stat()
+            yield str(path.relative_to(folder)), facts.st_size, facts.st_mtime_ns
+
+
+def read_done(project: Project) -> Done:
+    """Return which steps are done; none where the file is missing or is something else."""
+    try:
+        document = json.loads(read_file(project.state, most=MOST_BYTES))
+        return Done(document["bundle"], tuple(map(str, document["steps"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Done()
+
+
+def write_done(project: Project, digests: list[str]) -> None:
+    """Remember which steps are done."""
+    document = {"bundle": project.digest_bundle(), "steps": digests}
+    write_atomically(project.state, json.dumps(document, indent=1).encode() + b"\n")
+
+
+def find_first(project: Project, digests: list[str], done: Done) -> int:
+    """Return the number of the first step that must run: all behind it run, too.
+
+    Args:
+        digests: of all steps, as they are now.
+        done: which were done before.
+    """
+    first = next(
+        (
+            k
+            for k, (step, digest) in enumerate(zip(project.steps, digests, strict=True))
+            if k >= len(done.steps) or done.steps[k] != digest or (step.output and not Path(step.output).exists())
+        ),
+        len(project.steps),
+    )
+    makers = [k for k, step in enumerate(project.steps) if step.command in MAKE_VARIANTS]
+    if not makers:
+        return first
+    is_foreign = makers[0] < len(done.steps) and project.digest_bundle() != done.bundle
+    if is_foreign or (first < len(project.steps) and makers[0] < first <= makers[-1]):
+        return min(first, makers[0])
+    return first
