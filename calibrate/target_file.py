@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Target
-from ..errors import DataError, UsageError, require, unknown_name
-from ..files import os_errors_explained
+from ..errors import DataError, UsageError, unknown_name
+from .yaml_files import read_yaml
 
 KEYS = tuple(name for name in Target.__struct_fields__ if name != "counts")
 """Keys that a target may have. What accuracy is made of follows from the network."""
@@ -23,10 +23,10 @@ UNITS = {
 }
 """By what a limit's name ends with, its units; other limits are fractions, whose unit is %."""
 
-MOST_BYTES, MOST_DEPTH = 1 << 16, 3
-"""How long a file of targets may be, and how deep its values may lie: the names of points, a point's fields, a field's value."""
+MOST_DEPTH = 3
+"""How deep values may lie: the names of points, a point's fields, a field's value."""
 
-__all__ = ["read_limit", "read_targets"]
+__all__ = ["make_target", "read_limit", "read_targets"]
 
 
 def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
@@ -52,13 +52,8 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
         >>> read_targets("targets.yaml")["eco"].max_drop
         0.02
     """
-    path, yaml = Path(path), require("yaml", extra="calibrate")
-    with os_errors_explained(path, "read"):
-        if not path.is_file():
-            raise UsageError(f"There is no file {path}.", path=path)
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    document = _load(yaml, content, path)
+    path = Path(path)
+    document = read_yaml(path, "target", most_depth=MOST_DEPTH)
     if not isinstance(document, dict) or not document:
         raise DataError(
             f"{path} holds no target: it looks like `max_drop: 0.01`, or `eco: {{max_drop: 0.01}}`.", path=path
@@ -66,8 +61,8 @@ def read_targets(path: str | os.PathLike[str]) -> Target | dict[str, Target]:
     if strange := [name for name in document if not isinstance(name, str)]:
         raise UsageError(f"{path}: YAML does not read the name {strange[0]!r} as text: write it in quotes.", path=path)
     if any(isinstance(value, dict) for value in document.values()):
-        return {name: _make_target(fields, f"{path}, {name}", path) for name, fields in document.items()}
-    return _make_target(document, str(path), path)
+        return {name: make_target(fields, f"{path}, {name}", path) for name, fields in document.items()}
+    return make_target(document, str(path), path)
 
 
 def read_limit(name: str, value: Any, *, limit: str, factor: float = 1.0) -> float:
@@ -96,58 +91,12 @@ def read_limit(name: str, value: Any, *, limit: str, factor: float = 1.0) -> flo
     raise UsageError(f"{name} is a number, or one with the unit {known}, not {repr(value)[:60]}.")
 
 
-def _load(yaml: Any, content: bytes, path: Path) -> Any:
-    """Read YAML, and refuse what no target needs: aliases, which may grow or never end, depth, and a key that stands twice."""
-    try:
-        if len(content) > MOST_BYTES:
-            raise DataError(f"{path} is longer than {MOST_BYTES >> 10} kB: that is no file of targets.", path=path)
-        _check_events(yaml, content, path)
-        loader = yaml.SafeLoader(content)
-        node = loader.get_single_node()
-        if node is not None:
-            _refuse_twice(yaml, node, path)
-        return None if node is None else loader.construct_document(node)
-    except (UsageError, DataError):
-        raise
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise _not_yaml(path, f"{place}{error.problem or error.context}") from error
-    except Exception as error:  # a tag such as !!int makes its text's own errors
-        raise _not_yaml(path, " ".join(str(error).split())) from error
+def make_target(fields: Any, where: str, path: Path) -> Target:
+    """Return the target that the fields of a file give; messages say where it stands.
 
-
-def _not_yaml(path: Path, reason: str) -> DataError:
-    return DataError(f"{path} is not YAML: {reason[:200]}.", path=path)
-
-
-def _check_events(yaml: Any, content: bytes, path: Path) -> None:
-    """Read the file once without building anything of it."""
-    depth = 0
-    for event in yaml.parse(content, yaml.SafeLoader):
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent):
-            raise DataError(
-                f"{path}, line {line}: targets have no aliases (*{event.anchor[:40]}): write each out.", path=path
-            )
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_DEPTH:
-            raise DataError(f"{path} holds no target: in line {line} it is {depth} levels deep.", path=path)
-
-
-def _refuse_twice(yaml: Any, node: Any, path: Path) -> None:
-    """Refuse a key that stands twice: the library would silently take the last."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    keys = [key.value for key, _ in node.value]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        line = node.start_mark.line + 1
-        raise UsageError(f"{path}: the key {twice[0]!r} stands twice in line {line} and after it.", path=path)
-    for _, value in node.value:
-        _refuse_twice(yaml, value, path)
-
-
-def _make_target(fields: Any, where: str, path: Path) -> Target:
+    Raises:
+        UsageError: a key or value is not one of a target's.
+    """
     if not isinstance(fields, dict):
         raise UsageError(f"{where}: a target has fields such as max_drop, not {repr(fields)[:60]}.", path=path)
     limits: dict[str, float] = {}

@@ -10,12 +10,14 @@ from msgspec import Struct
 
 from .. import __version__
 from ..bundle.decoding import MANIFEST
-from ..errors import DataError, UsageError, require, unknown_name
+from ..calibrate.yaml_files import read_yaml
+from ..errors import DataError, unknown_name
 from ..files import hash_file, os_errors_explained, read_file, sha256, write_atomically
 
 __all__ = ["Done", "Project", "Step", "find_first", "read_done", "read_project", "write_done"]
 
-MOST_BYTES, MOST_STEPS = 1 << 16, 100
+MOST_BYTES, MOST_STEPS, MOST_DEPTH = 1 << 16, 100, 5
+"""How long the file of done steps may be, how many steps there may be, and how deep lies what an option may be a list of."""
 
 MAKE_VARIANTS = ("cascade", "export", "prune", "quantize", "keep", "gate")
 """The commands that make a bundle or add to it: where one of them changes, all of them run again, into a new bundle."""
@@ -32,7 +34,7 @@ class Step(Struct, frozen=True):
     Attributes:
         command: its name.
         arguments: as on the command line, without the command.
-        inputs: the files and folders that are read.
+        inputs: texts among the arguments that may name files and folders which are read.
         output: what it writes; None if that is the bundle.
     """
 
@@ -99,7 +101,9 @@ def read_project(path: Path, commands: Mapping[str, click.Command]) -> Project:
         DataError: the file is not YAML, or holds something else.
         MissingError: it cannot be read, or PyYAML is not installed.
     """
-    document = _load(path)
+    document = read_yaml(path, "project", most_depth=MOST_DEPTH)
+    if not isinstance(document, dict):
+        raise DataError(f"{path} holds no project: it has `bundle:` and `steps:`. Make one: offramp init.", path=path)
     if strange := document.keys() - {"bundle", "steps"}:
         raise unknown_name("key", str(min(strange, key=str)), ("bundle", "steps"), path=path)
     bundle, steps = document.get("bundle"), document.get("steps")
@@ -110,21 +114,6 @@ def read_project(path: Path, commands: Mapping[str, click.Command]) -> Project:
         )
     known = {name: command for name, command in commands.items() if name in (*MAKE_VARIANTS, *MEASURE, *OTHERS)}
     return Project(path, bundle, tuple(_read_step(step, bundle, known, path) for step in steps))
-
-
-def _load(path: Path) -> dict[Any, Any]:
-    yaml = require("yaml", extra="calibrate")
-    if not path.is_file():
-        raise UsageError(f"There is no file {path}. Make one: offramp init.", path=path)
-    with os_errors_explained(path, "read"):
-        content = read_file(path, most=MOST_BYTES)
-    try:
-        document = yaml.safe_load(content) if len(content) <= MOST_BYTES and b"&" not in content else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not YAML: {' '.join(str(error).split()):.200}", path=path) from error
-    if not isinstance(document, dict):
-        raise DataError(f"{path} holds no project: it begins with `bundle:` and `steps:`.", path=path)
-    return document
 
 
 def _read_step(step: Any, bundle: str, commands: Mapping[str, click.Command], path: Path) -> Step:
@@ -149,8 +138,7 @@ def _read_step(step: Any, bundle: str, commands: Mapping[str, click.Command], pa
     for key, parameter in parameters.items():
         if key in given:
             arguments += _write_option(parameter, given[key], f"{path}: {key} of {name}", path)
-    texts = [text for key, value in given.items() if key not in ("output", "bundle") for text in _texts(value)]
-    inputs = tuple(text for text in texts if text != bundle and _input_path(text) is not None)
+    inputs = tuple(text for key, value in given.items() if key not in ("output", "bundle") for text in _texts(value))
     output = given.get("output")
     return Step(name, tuple(arguments), inputs, None if output in (None, bundle) else str(output))
 

@@ -32,8 +32,7 @@ def go(project: str, again: bool, as_json: bool) -> None:
     from ..project import Done, find_first, read_done, read_project, write_done
 
     path = Path(project)
-    os.chdir(path.parent)
-    plan = read_project(Path(path.name), app.commands)
+    plan = read_project(path, app.commands)
     digests = [step.digest() for step in plan.steps]
     first = find_first(plan, digests, Done() if again else read_done(plan))
     rows: list[dict[str, Any]] = [{"step": step.command, "state": LEFT} for step in plan.steps[:first]]

@@ -42,6 +42,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
 
     recipe: str
     epochs: int
+    until: int
     seconds: float | None
     teacher: Any
     lr: float
@@ -89,7 +90,7 @@ class Trainer:
             checkpoint = self._make_checkpoint(optimizer, loader, batches)
             epochs = checkpoint.resume() if checkpoint else []
             first = len(epochs)
-            for epoch in range(first, training.epochs):
+            for epoch in range(first, training.until):
                 start, before = perf_counter(), sum(past.seconds for past in epochs)
                 if training.seconds is not None and before >= training.seconds:
                     break

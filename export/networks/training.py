@@ -29,6 +29,7 @@ def train(
     loader: Iterable[tuple[Any, Any]],
     *,
     epochs: int,
+    until: int | None = None,
     seconds: float | None = None,
     recipe: str = "joint",
     teacher: "torch.nn.Module | None" = None,
@@ -62,6 +63,8 @@ def train(
             classes), as of mixed images; the likeliest class then counts as the right one. If it has a `generator`, as torch's
             DataLoader does, the checkpoint saves its state.
         epochs: passes over the loader in all, also when a training goes on from a checkpoint.
+        until: end after this epoch, as if interrupted there; the same call with a later one, or none, goes on from the
+            checkpoint.
         seconds: end after about this time: the learning rate reaches 0 by then, and no further epoch starts. The result then
             depends on the machine's speed.
         recipe: one of the recipes above.
@@ -121,6 +124,7 @@ def train(
     training = Training(
         recipe=recipe,
         epochs=epochs,
+        until=epochs if until is None else until,
         seconds=seconds,
         teacher=teacher,
         lr=lr,
@@ -145,6 +149,8 @@ def _check(training: "Training") -> None:
         raise UsageError(f"heads={training.heads} are for recipe='heads'; {recipe!r} trains the whole network.")
     if epochs < 1 or (seconds is not None and not seconds > 0):
         raise UsageError(f"epochs={epochs}, seconds={seconds}: train for at least one epoch, and above 0 seconds.")
+    if not 1 <= training.until <= epochs:
+        raise UsageError(f"until={training.until} is the last epoch that trains, of {epochs}: from 1 to {epochs}.")
     if not training.lr > 0 or training.weight_decay < 0 or not 0 <= training.label_smoothing < 1:
         raise UsageError(
             f"lr={training.lr} must be above 0, weight_decay={training.weight_decay} not below, "

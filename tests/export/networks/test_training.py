@@ -249,6 +249,17 @@ def test_a_killed_training_goes_on_exactly_where_it_was(tmp_path, recipe, kind):
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
 
 
+def test_a_training_that_ends_early_goes_on_as_one_that_was_not_interrupted(tmp_path):
+    whole, parted, path = make(), make(), tmp_path / "checkpoint.pt"
+    train(whole, Shuffled(*draw(64)), epochs=3)
+    for until, done in ((1, 1), (1, 1), (3, 3)):
+        history = train(parted, Shuffled(*draw(64)), epochs=3, until=until, checkpoint=path)
+        assert len(history.epochs) == done
+    assert same(whole, parted)
+    with pytest.raises(UsageError, match="until=4 is the last epoch that trains, of 3"):
+        train(parted, Shuffled(*draw(64)), epochs=3, until=4)
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     path, loader = tmp_path / "checkpoint.pt", Shuffled(*draw(64))
     train(make(), loader, epochs=1, checkpoint=path)
