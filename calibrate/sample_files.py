@@ -137,7 +137,10 @@ def _load_path(path: Path, manifest: Manifest | None, progress: Progress) -> tup
 
 def _for_images(manifest: Manifest | None, path: Path) -> Manifest:
     if manifest is None:
-        raise UsageError("Images need a bundle that says their size; give arrays (.npz) here.", path=path)
+        raise UsageError(
+            "Images need a bundle that says their size, or --shape with --mean and --std; or give arrays (.npz).",
+            path=path,
+        )
     return manifest
 
 

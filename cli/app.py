@@ -28,6 +28,8 @@ from .commands.energy import energy
 from .commands.export import export
 from .commands.fuse import fuse
 from .commands.gate import gate
+from .commands.go import go
+from .commands.init import init
 from .commands.inspect import inspect
 from .commands.keep import keep
 from .commands.pack import pack
@@ -62,6 +64,7 @@ def app() -> None:
 
 
 COMMANDS = (
+    *(init, go),
     *(attach, train, export, cascade, keep, quantize, prune, gate, fuse, pack),
     *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
     *(build, cache, upgrade, power, energy, doctor),
@@ -92,7 +95,7 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     warnings.showwarning = lambda message, *_: note(f"Note: {message}")
     try:
-        app.main(arguments, prog_name="offramp", standalone_mode=False)
+        code = app.main(arguments, prog_name="offramp", standalone_mode=False)
         sys.stdout.flush()
     except OfframpError as error:
         note(f"Error: {error}")
@@ -119,4 +122,4 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
             f"{type(error).__name__}: {error}"
         )
         return 1
-    return 0
+    return code if isinstance(code, int) else 0

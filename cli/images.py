@@ -47,6 +47,20 @@ class Images(Struct, frozen=True, kw_only=True):
     preprocess: "Preprocess | None" = None
 
     @property
+    def options(self) -> dict[str, str]:
+        """The options that say the same, without their dashes."""
+        from ..bundle import Preprocess
+
+        named = {} if self.shape is None else {"shape": "x".join(map(str, self.shape))}
+        if self.preprocess is None:
+            return named
+        named |= {name: ",".join(f"{value:g}" for value in getattr(self.preprocess, name)) for name in ("mean", "std")}
+        others = ("resize", "crop", "interpolation")
+        defaults = Preprocess(mean=(0.0,), std=(1.0,))
+        changed = [name for name in others if getattr(self.preprocess, name) != getattr(defaults, name)]
+        return named | {name: str(getattr(self.preprocess, name)) for name in changed}
+
+    @property
     def manifest(self) -> "Manifest | None":
         """What of a manifest says how images are read, before there is a bundle; None without --shape."""
         if self.shape is None:

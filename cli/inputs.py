@@ -29,6 +29,7 @@ __all__ = [
     "load_samples",
 ]
 
+
 def load_network(source: str, weights: str | None = None) -> Any:
     """Return what `export` takes from `file.py:function` or `model.onnx`.
 

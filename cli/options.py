@@ -224,6 +224,13 @@ def parse_axes(texts: Sequence[str]) -> Any:
     return named.get("", named or None)
 
 
+def take_first(example: Any, count: int) -> Any:
+    """Return the first samples of an example, an array or several by name or in a tuple."""
+    if isinstance(example, dict):
+        return {name: part[:count] for name, part in example.items()}
+    return tuple(part[:count] for part in example) if isinstance(example, tuple) else example[:count]
+
+
 def random_example(shape: tuple[int, ...], *, images: bool) -> Any:
     """Return three random samples: uint8 images, or float32 of the standard normal distribution."""
     import numpy as np

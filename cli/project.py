@@ -1,6 +1,7 @@
 """A project: the steps from a network to a calibrated bundle in one file, and which of them are done already."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from msgspec import Struct
 from .. import __version__
 from ..bundle.decoding import MANIFEST
 from ..calibrate.yaml_files import read_yaml
-from ..errors import DataError, unknown_name
+from ..errors import DataError, UsageError, unknown_name
 from ..files import hash_file, os_errors_explained, read_file, sha256, write_atomically
 
-__all__ = ["Done", "Project", "Step", "find_first", "read_done", "read_project", "write_done"]
+__all__ = ["Done", "Project", "ProjectStep", "find_first", "read_done", "read_project", "set_aside", "write_done"]
 
 MOST_BYTES, MOST_STEPS, MOST_DEPTH = 1 << 16, 100, 5
 """How long the file of done steps may be, how many steps there may be, and how deep lies what an option may be a list of."""
@@ -28,7 +29,7 @@ MEASURE = ("calibrate", "bench", "energy", "reuse")
 OTHERS = ("attach", "train", "verify", "report", "fuse", "pack", "sign", "build", "inspect")
 
 
-class Step(Struct, frozen=True):
+class ProjectStep(Struct, frozen=True):
     """A command with its arguments.
 
     Attributes:
@@ -64,7 +65,7 @@ class Project(Struct, frozen=True):
 
     path: Path
     bundle: str
-    steps: tuple[Step, ...]
+    steps: tuple[ProjectStep, ...]
 
     @property
     def state(self) -> Path:
@@ -101,6 +102,8 @@ def read_project(path: Path, commands: Mapping[str, click.Command]) -> Project:
         DataError: the file is not YAML, or holds something else.
         MissingError: it cannot be read, or PyYAML is not installed.
     """
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}. Make one: offramp init.", path=path)
     document = read_yaml(path, "project", most_depth=MOST_DEPTH)
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no project: it has `bundle:` and `steps:`. Make one: offramp init.", path=path)
@@ -116,12 +119,14 @@ def read_project(path: Path, commands: Mapping[str, click.Command]) -> Project:
     return Project(path, bundle, tuple(_read_step(step, bundle, known, path) for step in steps))
 
 
-def _read_step(step: Any, bundle: str, commands: Mapping[str, click.Command], path: Path) -> Step:
+def _read_step(step: Any, bundle: str, commands: Mapping[str, click.Command], path: Path) -> ProjectStep:
     """Return a step of `{command: options}`, or of a command's name."""
     if isinstance(step, str):
         step = {step: None}
     if not isinstance(step, dict) or len(step) != 1:
-        raise DataError(f"{path}: a step is a command with its options, such as `- verify:`, not {step!r:.60}.", path=path)
+        raise DataError(
+            f"{path}: a step is a command with its options, such as `- verify:`, not {step!r:.60}.", path=path
+        )
     ((name, options),) = step.items()
     if name not in commands:
         raise unknown_name("step", str(name), commands, path=path)
@@ -133,14 +138,15 @@ def _read_step(step: Any, bundle: str, commands: Mapping[str, click.Command], pa
     if role in parameters:
         given = {role: bundle} | given
     if strange := [key for key in given if key not in parameters]:
-        raise unknown_name(f"option of {name}", strange[0].replace("_", "-"), [key.replace("_", "-") for key in parameters], path=path)
+        known = [key.replace("_", "-") for key in parameters]
+        raise unknown_name(f"option of {name}", strange[0].replace("_", "-"), known, path=path)
     arguments: list[str] = []
     for key, parameter in parameters.items():
         if key in given:
             arguments += _write_option(parameter, given[key], f"{path}: {key} of {name}", path)
     inputs = tuple(text for key, value in given.items() if key not in ("output", "bundle") for text in _texts(value))
     output = given.get("output")
-    return Step(name, tuple(arguments), inputs, None if output in (None, bundle) else str(output))
+    return ProjectStep(name, tuple(arguments), inputs, None if output in (None, bundle) else str(output))
 
 
 def _name_of(parameter: click.Parameter) -> str:
@@ -230,9 +236,20 @@ def find_first(project: Project, digests: list[str], done: Done) -> int:
         len(project.steps),
     )
     makers = [k for k, step in enumerate(project.steps) if step.command in MAKE_VARIANTS]
-    if not makers:
+    if not makers or makers[0] >= len(done.steps):
         return first
-    is_foreign = makers[0] < len(done.steps) and project.digest_bundle() != done.bundle
-    if is_foreign or (first < len(project.steps) and makers[0] < first <= makers[-1]):
-        return min(first, makers[0])
-    return first
+    is_foreign = project.digest_bundle() != done.bundle
+    is_changed = first < len(done.steps) and makers[0] < first <= makers[-1]
+    return min(first, makers[0]) if is_foreign or is_changed else first
+
+
+def set_aside(project: Project) -> Path | None:
+    """Move a bundle that is made anew out of the way, in place of the one before it; return where it lies, if there was one."""
+    path, before = Path(project.bundle), Path(f"{project.bundle}.before")
+    if not Path(path, MANIFEST).is_file():
+        return None
+    with os_errors_explained(path, "write"):
+        if Path(before, MANIFEST).is_file():
+            shutil.rmtree(before)
+        path.rename(before)
+    return before

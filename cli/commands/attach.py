@@ -4,8 +4,11 @@ import click
 
 from ...errors import UsageError
 from ..images import Images, with_images
-from ..options import as_json, parse_numbers, split_names, with_seed, with_weights
+from ..options import as_json, parse_numbers, split_names, take_first, with_seed, with_weights
 from ..output import print_result
+
+MOST_SAMPLES = 64
+"""Samples that the places are found with."""
 
 
 @click.command()
@@ -53,7 +56,7 @@ def attach(
         raise UsageError("The places are found by a run: give --shape (such as 3x32x32) or --data.")
     require("torch", extra="export").manual_seed(seed)
     model = load_module(network, weights, "attach")
-    example = images.as_trained(images.load_example(data))
+    example = images.as_trained(take_first(images.load_example(data), MOST_SAMPLES))
     attached = attach_exits(
         model,
         example,

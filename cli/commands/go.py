@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from ..options import as_json
 from ..output import note, print_result
 
 if TYPE_CHECKING:
-    from ..project import Project, Step
+    from ..project import Project, ProjectStep
 
 DONE, LEFT, FAILED, WAITS = "done", "nothing changed", "failed", "not run"
 
@@ -24,12 +23,12 @@ DONE, LEFT, FAILED, WAITS = "done", "nothing changed", "failed", "not run"
 @click.option("--again", is_flag=True, help="Run every step, also those of which nothing changed.")
 @as_json
 def go(project: str, again: bool, as_json: bool) -> None:
-    """Run the steps of PROJECT, by default offramp.yaml, that are not done yet. `offramp init` writes such a file.
+    """Run the steps of PROJECT, by default offramp.yaml, that are not done yet: `offramp init` writes such a file.
 
-    Names in it are taken from its folder. The exit code is that of the step that failed.
+    What steps print goes to stderr, a summary to stdout. The exit code is that of the step that failed.
     """
     from ..app import app
-    from ..project import Done, find_first, read_done, read_project, write_done
+    from ..project import MAKE_VARIANTS, Done, find_first, read_done, read_project, set_aside, write_done
 
     path = Path(project)
     plan = read_project(path, app.commands)
@@ -41,23 +40,31 @@ def go(project: str, again: bool, as_json: bool) -> None:
         if code:
             rows.append({"step": step.command, "state": WAITS})
             continue
+        is_first_maker = step.command in MAKE_VARIANTS and not {each.command for each in plan.steps[:k]} & {
+            *MAKE_VARIANTS
+        }
+        if is_first_maker and (before := set_aside(plan)) is not None:
+            note(f"Note: {plan.bundle} is made anew; as it was it lies in {before}.")
         note(f"Step {k + 1} of {len(plan.steps)}: offramp {' '.join((step.command, *step.arguments))}")
         started = monotonic()
-        code, result = _run(step)
+        code, result = _run(step, as_json=as_json)
         seconds = round(monotonic() - started, 1)
         rows.append({"step": step.command, "state": FAILED if code else DONE, "seconds": seconds, "result": result})
         if not code:
-            write_done(plan, [*digests[:k], step.digest()])
+            digests[k] = step.digest()  # once more: it may read what an earlier step has just written
+            write_done(plan, digests[: k + 1])
     summary = {"bundle": plan.bundle, "steps": rows, "exit_code": code}
     print_result(summary, as_json, lambda: _describe(plan, rows, code))
     if code:
-        raise click.exceptions.Exit(code)
+        click.get_current_context().exit(code)
 
 
-def _run(step: "Step") -> tuple[int, Any]:
-    """Run a step; return its exit code, and the result that it gives as JSON."""
+def _run(step: "ProjectStep", *, as_json: bool) -> tuple[int, Any]:
+    """Run a step; return its exit code, and with `as_json` its result."""
     from ..app import exit_code_of
 
+    if not as_json:
+        return exit_code_of([step.command, *step.arguments]), None
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = exit_code_of([step.command, *step.arguments, "--json"])
@@ -79,5 +86,7 @@ def _describe(project: "Project", rows: list[dict[str, Any]], code: int) -> str:
     if code:
         parts.append(f"The next offramp go {project.path.name} goes on with the step that failed.")
     elif project.digest_bundle() is not None:
-        parts.append(f"Next: offramp run {project.bundle} SAMPLES, or offramp.runtime.load({project.bundle!r}) in the product.")
+        parts.append(
+            f"Next: offramp run {project.bundle} SAMPLES, or offramp.runtime.load({project.bundle!r}) in the product."
+        )
     return "\n".join(parts)

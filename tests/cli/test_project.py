@@ -1,0 +1,140 @@
+"""`init` writes a project's file, and `go` runs its steps once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp.bundle import open_bundle
+from offramp.cli.app import app, exit_code_of
+from offramp.cli.project import read_project
+from offramp.errors import DataError, UsageError
+from offramp.tests.zoo.dense import write_onnx
+
+PROJECT = """\
+bundle: dense.offramp
+steps:
+  - export:
+      network: dense.onnx
+  - quantize:
+      data: x.npz
+  - verify:
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_onnx(tmp_path / "dense.onnx")
+    np.savez("x.npz", x=np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32))
+    return tmp_path
+
+
+def go(capsys, *options):
+    """Run the project; return the exit code, and what became of each step."""
+    capsys.readouterr()
+    code = exit_code_of(["go", "--json", *options])
+    found = json.loads(capsys.readouterr().out)
+    assert found["exit_code"] == code
+    return code, [step["state"] for step in found["steps"]]
+
+
+def test_what_is_done_is_not_done_again(folder, capsys):
+    path = Path("offramp.yaml")
+    path.write_text(PROJECT)
+    assert go(capsys) == (0, ["done"] * 3)
+    assert [variant.name for variant in open_bundle("dense.offramp").manifest.variants] == ["fp32", "int8"]
+    assert go(capsys) == (0, ["nothing changed"] * 3)
+    path.write_text(PROJECT.replace("verify:", "verify: {threads: 2}"))
+    assert go(capsys) == (0, ["nothing changed", "nothing changed", "done"])
+    path.write_text(PROJECT + "  - pack: {output: dense.zip}\n")
+    assert go(capsys) == (0, ["nothing changed", "nothing changed", "done", "done"])
+    Path("dense.zip").unlink()
+    assert go(capsys) == (0, [*["nothing changed"] * 3, "done"])
+    assert go(capsys, "--again") == (0, ["done"] * 4)
+
+
+def test_a_bundle_is_made_anew_where_its_variants_change(folder, capsys):
+    path = Path("offramp.yaml")
+    path.write_text(PROJECT)
+    assert go(capsys)[0] == 0
+    path.write_text(PROJECT.replace("data: x.npz", "data: x.npz\n      samples: 20"))
+    assert go(capsys) == (0, ["done"] * 3)
+    settings = open_bundle("dense.offramp").variant("int8").origin.settings
+    assert settings["samples"] == 20 and open_bundle("dense.offramp.before").variant("int8") is not None
+    np.savez("x.npz", x=np.zeros((40, 16), np.float32))
+    assert go(capsys) == (0, ["done"] * 3)
+    shutil.rmtree("dense.offramp")
+    assert go(capsys) == (0, ["done"] * 3)
+
+
+def test_a_step_that_fails_ends_it_and_comes_first_the_next_time(folder, capsys):
+    Path("offramp.yaml").write_text(PROJECT.replace("x.npz", "later.npz"))
+    assert go(capsys) == (2, ["done", "failed", "not run"])
+    assert exit_code_of(["go"]) == 2
+    out, err = capsys.readouterr()
+    assert "quantize  failed" in out and "goes on with the step that failed" in out and "later.npz" in err
+    Path("x.npz").rename("later.npz")
+    assert go(capsys) == (0, ["nothing changed", "done", "done"])
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ("[exprot: {network: a}]", "Unknown step 'exprot'.*export"),
+        ("[export: {netwrok: a}]", "Unknown option of export 'netwrok'.*network"),
+        ("[export: 3]", "the options of export are"),
+        ("[quantize: {data: {a: b}}]", "data of quantize is a text"),
+        ("[quantize: {replace: 3}]", "replace of quantize is true or false"),
+        ("[[verify]]", "a step is a command"),
+        ("[]", "holds no project"),
+        ("[serve: {}]", "Unknown step 'serve'"),
+    ],
+)
+def test_what_no_step_can_be_is_named(folder, steps, expected):
+    Path("p.yaml").write_text(f"bundle: b.offramp\nsteps: {steps}\n")
+    with pytest.raises((UsageError, DataError), match=f"p.yaml.*{expected}|{expected}"):
+        read_project(Path("p.yaml"), app.commands)
+
+
+def test_what_is_no_project_is_named(folder, capsys):
+    assert exit_code_of(["go"]) == 2
+    assert "offramp init" in capsys.readouterr().err
+    Path("offramp.yaml").write_text("- 1")
+    assert exit_code_of(["go"]) == 5
+    Path("offramp.yaml").write_text("bundel: a")
+    assert exit_code_of(["go"]) == 2
+    assert "bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (["--network", "net.onnx"], ["export", "calibrate", "verify"]),
+        (
+            ["--network", "net.py:network", "--exits", "--train-data", "t.npz", "--test", "j.npz"],
+            ["export", "quantize", "calibrate", "verify", "bench", "report"],
+        ),
+        (
+            ["--network", "net.py:network", "--plain", "--train-data", "t", "--shape", "8x8x3", "--mean", "0.5"],
+            ["attach", "train", "export", "quantize", "calibrate", "verify"],
+        ),
+    ],
+)
+def test_a_file_that_init_wrote_is_a_project(folder, capsys, options, steps):
+    assert exit_code_of(["init", "--data", "x.npz", *options]) == 0
+    project = read_project(Path("offramp.yaml"), app.commands)
+    assert [step.command for step in project.steps] == steps and project.bundle == "net.offramp"
+    if "--shape" in options:
+        assert all(step.arguments[-6:-4] == ("--shape", "8x8x3") for step in project.steps[:1])
+    assert exit_code_of(["init", "--data", "x.npz", *options]) == 2
+    assert "offramp.yaml is there already" in capsys.readouterr().err
+
+
+def test_without_a_terminal_what_is_missing_is_named(folder, capsys):
+    assert exit_code_of(["init", "--network", "net.py:network"]) == 2
+    assert "--plain or --exits" in capsys.readouterr().err
+    assert exit_code_of(["init", "--network", "net.onnx"]) == 2
+    assert "--data" in capsys.readouterr().err
