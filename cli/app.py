@@ -38,6 +38,7 @@ from .commands.reuse import reuse
 from .commands.run import run
 from .commands.serve import serve
 from .commands.sign import sign
+from .commands.sweep import sweep
 from .commands.top import top
 from .commands.upgrade import upgrade
 from .commands.verify import verify
@@ -60,7 +61,7 @@ def app() -> None:
 
 
 COMMANDS = (
-    *(export, cascade, keep, quantize, prune, gate, fuse, pack),
+    *(export, cascade, keep, quantize, prune, gate, sweep, fuse, pack),
     *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
     *(build, cache, upgrade, power, energy, doctor),
 )
