@@ -9,14 +9,13 @@ from .. import late_names
 
 if TYPE_CHECKING:
     from .running import Sweep, sweep
-    from .settings import Settings, Space
     from .table import TrialRow
 
-__all__ = ["Settings", "Space", "Sweep", "TrialRow", "sweep"]
+__all__ = ["Sweep", "TrialRow", "sweep"]
 
 __getattr__ = late_names(
     __name__,
-    {"Settings": "settings", "Space": "settings", "Sweep": "running", "TrialRow": "table", "sweep": "running"},
+    {"Sweep": "running", "TrialRow": "table", "sweep": "running"},
 )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import fields
 
 from ..calibrate.html_report.figures import BLUE, GREY, RED, add_tip, data_source, empty_figure, move_legend_below
 from ..errors import require
@@ -54,8 +56,12 @@ def show_row(row: TrialRow, rows: Sequence[TrialRow]) -> list[str]:
 
 
 def _show(choice: Any) -> str:
-    plain = msgspec.to_builtins(choice)
-    return "none" if plain is None else str(plain) if isinstance(plain, str) else msgspec.json.encode(plain).decode()
+    """Write what a trial takes of one list; of several arguments those that are not as they are by default."""
+    if isinstance(choice, Struct):
+        choice = {
+            field.name: value for field in fields(choice) if (value := getattr(choice, field.name)) != field.default
+        }
+    return "none" if choice is None else choice if isinstance(choice, str) else msgspec.json.encode(choice).decode()
 
 
 def write_page(path: Path, folder: Path, settings: Settings, rows: Sequence[TrialRow]) -> None:

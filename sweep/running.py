@@ -44,12 +44,11 @@ class Sweep(Struct, frozen=True, kw_only=True):
 
     Example:
         >>> from pathlib import Path
-        >>> from offramp.sweep import sweep
-        >>> text = "{network: net.py:network, data: train.npz, judge: test.npz, out: small, epochs: 1}"
-        >>> _ = Path("small.yaml").write_text(text)
-        >>> found = sweep("small.yaml")
-        >>> found.rows[0].standing.place, found.bundle.name
-        (1, 'survivors.offramp')
+        >>> from offramp.sweep import Sweep
+        >>> folder = Path("out")
+        >>> found = Sweep(rows=(), table=folder / "table.jsonl", bundle=folder / "survivors.offramp", report=None)
+        >>> print(f"offramp calibrate {found.bundle} held_back.npz --max-drop 0.01")
+        offramp calibrate out/survivors.offramp held_back.npz --max-drop 0.01
     """
 
     rows: tuple[TrialRow, ...]
@@ -88,12 +87,12 @@ def sweep(
     Example:
         >>> from pathlib import Path
         >>> from offramp.sweep import sweep
-        >>> space = "{lr: [0.01, 0.02]}"
+        >>> space = "{lr: [0.02], rule: [entropy]}"
         >>> text = f"{{network: net.py:network, data: train.npz, judge: test.npz, out: tried, epochs: 1, space: {space}}}"
         >>> _ = Path("sweep.yaml").write_text(text)
         >>> found = sweep("sweep.yaml")
-        >>> sorted(row.choices.lr for row in found.rows)
-        [0.01, 0.02]
+        >>> [(row.trial, row.choices.lr, row.standing.place) for row in found.rows]
+        [(0, 0.02, 1)]
     """
     if workers < 0 or (workers and scheduler is not None):
         raise UsageError(f"workers={workers}: give 0 or more, and none with a scheduler, which has its own.")

@@ -28,7 +28,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Values = Meta(min_length=1, max_length=MOST_VALUES)
 
 
-class Attaching(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Attaching(Struct, frozen=True, kw_only=True):
     """Where exits are added to a plain network: the arguments of `attach`."""
 
     at: str | tuple[str, ...] = "auto"
@@ -36,7 +36,7 @@ class Attaching(Struct, frozen=True, kw_only=True, omit_defaults=True):
     frozen: bool = True
 
 
-class Pruning(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Pruning(Struct, frozen=True, kw_only=True):
     """How a network is made smaller before it trains: the arguments of `prune`."""
 
     macs: float | None = None
@@ -46,7 +46,7 @@ class Pruning(Struct, frozen=True, kw_only=True, omit_defaults=True):
     keep: tuple[str, ...] = ()
 
 
-class Space(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Space(Struct, frozen=True, kw_only=True):
     """What is tried: a list of values each. Of these lists come the trials, all of `TRAINED`; each trial has all other forms.
 
     Attributes:
@@ -70,7 +70,7 @@ class Space(Struct, frozen=True, kw_only=True, omit_defaults=True):
     quantize: Annotated[tuple[Literal["int8", "fp16"] | None, ...], Values] = (None,)
 
 
-class Choices(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Choices(Struct, frozen=True, kw_only=True):
     """What one trial takes of the space; the fields are those of `Space` that training depends on."""
 
     attach: Attaching | None = None

@@ -14,10 +14,19 @@ from ..errors import DataError
 from ..files import os_errors_explained, write_atomically
 from .settings import Choices
 
-__all__ = ["Measured", "Standing", "TrialRow", "list_versions", "name_trial", "read_answers", "read_rows", "write_rows"]
+__all__ = [
+    "RunFigures",
+    "Standing",
+    "TrialRow",
+    "list_versions",
+    "name_trial",
+    "read_answers",
+    "read_rows",
+    "write_rows",
+]
 
 
-class Measured(Struct, frozen=True, kw_only=True):
+class RunFigures(Struct, frozen=True, kw_only=True):
     """What differs from run to run: who did it, how long it took, and the mean latency of leaving at each exit there.
 
     The worker may have had other work at the time: `calibrate` measures what counts.
@@ -48,7 +57,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     stays: bool = False
 
 
-class TrialRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TrialRow(Struct, frozen=True, kw_only=True):
     """One form of one trial at one rung.
 
     Attributes:
@@ -67,6 +76,14 @@ class TrialRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
         measured: what differs from run to run.
         standing: None until the rung is complete.
         failed: why the trial has no other figures; empty if it has.
+
+    Example:
+        >>> import msgspec
+        >>> from offramp.sweep import TrialRow
+        >>> line = b'{"trial": 7, "rung": 0, "epochs": 3, "choices": {"lr": 0.05}, "seed": 0, "versions": {}, "accuracy": [0.8, 0.9]}'
+        >>> row = msgspec.json.decode(line, type=TrialRow)  # as the table has them
+        >>> row.choices.lr, max(row.accuracy), row.standing is None
+        (0.05, 0.9, True)
     """
 
     trial: int
@@ -82,7 +99,7 @@ class TrialRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     accuracy: tuple[float, ...] = ()
     macs: tuple[int, ...] = ()
     loss: tuple[float, ...] = ()
-    measured: Measured | None = None
+    measured: RunFigures | None = None
     standing: Standing | None = None
     failed: str = ""
 

@@ -28,7 +28,7 @@ from ..errors import DataError, MissingError, OfframpError, UsageError, require
 from ..files import os_errors_explained, remove_tree, write_atomically
 from ..runtime.loading import load_uncalibrated
 from .settings import Choices, Settings
-from .table import Measured, TrialRow, list_versions, name_trial, read_rows, write_rows
+from .table import RunFigures, TrialRow, list_versions, name_trial, read_rows, write_rows
 
 if TYPE_CHECKING:
     import torch
@@ -246,7 +246,7 @@ class _Trial:
                     accuracy=tuple((1 - wrong.mean(0)).tolist()),
                     macs=tuple(itertools.accumulate(stage.macs for stage in variant.stages)),
                     loss=loss,
-                    measured=Measured(
+                    measured=RunFigures(
                         worker=f"{socket.gethostname()}:{os.getpid()}",
                         seconds=time.monotonic() - start,
                         latency_s=tuple(latency_s),

@@ -26,6 +26,8 @@ def sweep(file: str, scheduler: str | None, workers: int, as_json: bool) -> None
         progress_bars() as progress,
     ):
         found = run_sweep(file, scheduler=scheduler, workers=workers, progress=progress, notice=note)
+    files = {"table": found.table, "bundle": found.bundle, "report": found.report}
+    document = {"rows": found.rows} | {name: path and str(path) for name, path in files.items()}
     last = [show_row(row, found.rows) for row in found.rows if row.rung == found.rows[-1].rung]
-    where = [f"table: {found.table}", f"bundle: {found.bundle}", *([f"report: {found.report}"] if found.report else [])]
-    print_result(found, as_json, lambda: "\n".join([table([TITLES, *last]), "", *where]))
+    where = [f"{name}: {path}" for name, path in files.items() if path]
+    print_result(document, as_json, lambda: "\n".join([table([TITLES, *last]), "", *where]))
