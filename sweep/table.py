@@ -80,7 +80,7 @@ class TrialRow(Struct, frozen=True, kw_only=True):
     Example:
         >>> import msgspec
         >>> from offramp.sweep import TrialRow
-        >>> line = b'{"trial": 7, "rung": 0, "epochs": 3, "choices": {"lr": 0.05}, "seed": 0, "versions": {}, "accuracy": [0.8, 0.9]}'
+        >>> line = b'{"trial": 7, "rung": 0, "epochs": 3, "choices": {"lr": 0.05}, "seed": 0, "versions": {}, "accuracy": [0.9]}'
         >>> row = msgspec.json.decode(line, type=TrialRow)  # as the table has them
         >>> row.choices.lr, max(row.accuracy), row.standing is None
         (0.05, 0.9, True)

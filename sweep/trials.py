@@ -40,7 +40,7 @@ SETTINGS_FILE, TRIAL_BUNDLE = "sweep.json", "bundle.offramp"
 MOST_FOR_RANGES = 512
 """So many of the training samples find the ranges of int8."""
 
-LATENCY_S = 0.2
+LATENCY_S = 0.1
 """Seconds for which latencies are measured, roughly."""
 
 _one_at_a_time = threading.Lock()
