@@ -29,6 +29,7 @@ from .target import Target
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .adoption import adopt
     from .encryption import encrypt
     from .packing import pack
     from .policies import Trust
@@ -54,6 +55,7 @@ __all__ = [
     "Trust",
     "Upgraded",
     "Variant",
+    "adopt",
     "check_bundle",
     "encrypt",
     "open_bundle",
@@ -69,7 +71,7 @@ __all__ = [
 # A product only reads: writing is imported when somebody asks for it. Few demand signatures.
 __getattr__ = late_names(
     __name__,
-    {"encrypt": "encryption", "pack": "packing", "write_calibration": "writing"}
+    {"adopt": "adoption", "encrypt": "encryption", "pack": "packing", "write_calibration": "writing"}
     | {"SignedFiles": "signing", "Trust": "policies", "sign_bundle": "signing"}
     | {"Upgraded": "upgrading", "upgrade": "upgrading"},
 )

@@ -41,6 +41,7 @@ from .commands.reuse import reuse
 from .commands.run import run
 from .commands.serve import serve
 from .commands.sign import sign
+from .commands.sweep import sweep
 from .commands.top import top
 from .commands.train import train
 from .commands.upgrade import upgrade
@@ -65,7 +66,7 @@ def app() -> None:
 
 COMMANDS = (
     *(init, go),
-    *(attach, train, export, cascade, keep, quantize, prune, gate, fuse, pack),
+    *(attach, train, export, cascade, keep, quantize, prune, gate, sweep, fuse, pack),
     *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
     *(build, cache, upgrade, power, energy, doctor),
 )
