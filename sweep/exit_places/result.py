@@ -1,0 +1,111 @@
+"""What `place_exits` found."""
+
+import msgspec
+
+from ...units import show_share, show_us
+
+__all__ = ["ExitSet", "PlacedExits", "Rival"]
+
+
+class ExitSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Exits at some of the places, and what they give on the reporting samples.
+
+    Attributes:
+        places: the names of the places, shallowest first.
+        latency_s: of leaving at each exit, the last one too.
+        is_measured: True if these latencies were measured; else they are added up of what stages and heads take.
+        area: the area under accuracy over mean latency, from no time to the latency of the whole network, as a share: the mean
+            accuracy of all products that may take less time than the whole network, each as long as the others.
+        area_interval: where it is with 95 % probability, for other samples of the same kind.
+        thresholds: those chosen for the target; None without a target, or if none meet it.
+        mean_latency_s, accuracy: what they give on the reporting samples; None without thresholds.
+    """
+
+    places: tuple[str, ...]
+    latency_s: tuple[float, ...]
+    is_measured: bool
+    area: float
+    area_interval: tuple[float, float]
+    thresholds: tuple[float, ...] | None = None
+    mean_latency_s: float | None = None
+    accuracy: float | None = None
+
+
+class Rival(msgspec.Struct, frozen=True, kw_only=True):
+    """Another set of exits beside the chosen one.
+
+    Attributes:
+        name: how its places came about: `auto`, `equal shares`, `second best`, or `stem alone`.
+        exits: the set.
+        gain: the area of the chosen set less its own.
+        gain_interval: where that is with 95 % probability, on the same samples.
+    """
+
+    name: str
+    exits: ExitSet
+    gain: float
+    gain_interval: tuple[float, float]
+
+
+class PlacedExits(msgspec.Struct, frozen=True, kw_only=True):
+    """The best set of exits, and others beside it; `print` shows a table.
+
+    Attributes:
+        bundle: the folder of the bundle with the chosen exits.
+        variant: the variant in it that has them and no others.
+        chosen: the set that was chosen.
+        tuned: the same after tuning; None if nothing was tuned.
+        rivals: the best others; those of `attach(at="auto")`; equal shares of the work, as many as were chosen; each place alone.
+        random_area: the mean area of all sets of as many exits, which is what drawing one gives.
+        random_beaten: the share of those sets that have a smaller area than the chosen one.
+        sets: how many sets were tried.
+        selecting, reporting: how many samples chose, and how many others gave the figures.
+        places: the names of all places.
+        static_s: the latency of the static network that ends at each place, and of the whole network.
+        passing_s: what an exit at each place takes from samples that do not leave there: its head, its call, and what the engine
+            cannot fuse across the cut.
+        prediction_error: by how much the latencies of the measured sets had been predicted wrongly, at most, as a fraction.
+    """
+
+    bundle: str
+    variant: str
+    chosen: ExitSet
+    tuned: ExitSet | None
+    rivals: tuple[Rival, ...]
+    random_area: float
+    random_beaten: float
+    sets: int
+    selecting: int
+    reporting: int
+    places: tuple[str, ...]
+    static_s: tuple[float, ...]
+    passing_s: tuple[float, ...]
+    prediction_error: float
+
+    def __str__(self) -> str:
+        rows = [("", "area", "95 % interval", "chosen gains", "95 % interval", "exits at")]
+        rows.append(("chosen", *_show_area(self.chosen), "", "", ", ".join(self.chosen.places)))
+        if self.tuned is not None:
+            rows.append(("chosen, tuned", *_show_area(self.tuned), "", "", ", ".join(self.tuned.places)))
+        for rival in self.rivals:
+            gain = f"{rival.gain:+.2%}", "{:+.2%} to {:+.2%}".format(*rival.gain_interval)
+            rows.append((rival.name, *_show_area(rival.exits), *gain, ", ".join(rival.exits.places)))
+        rows.append(
+            ("drawn at random", f"{self.random_area:.2%}", "", f"{self.chosen.area - self.random_area:+.2%}", "", "")
+        )
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        form = "  ".join(f"{{:{width}}}" for width in widths) + "  {}"
+        return "\n".join(
+            [
+                f"The best of {self.sets} sets of {len(self.places)} places, chosen by {self.selecting} samples; figures are of "
+                f"{self.reporting} others.",
+                *(form.format(*row).rstrip() for row in rows),
+                f"The chosen set has a larger area than {show_share(self.random_beaten)} of the sets of as many exits. "
+                f"The whole network takes {show_us(self.static_s[-1])}.",
+                f"bundle: {self.bundle}, variant {self.variant}",
+            ]
+        )
+
+
+def _show_area(exits: ExitSet) -> tuple[str, str]:
+    return f"{exits.area:.2%}", "{:.2%} to {:.2%}".format(*exits.area_interval)
