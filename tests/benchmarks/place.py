@@ -46,7 +46,7 @@ BATCH = 128
 
 TRAINING = {"epochs": 10, "recipe": "distill", "lr": 0.1}
 
-TUNING = {"epochs": 2, "recipe": "distill", "lr": 0.02}
+TUNING = {"epochs": 1, "recipe": "distill", "lr": 0.02}
 
 SEEDS = {"network and batches": 0, "order of turns": 0, "bootstrap": 0}
 
@@ -160,12 +160,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(SEEDS["network and batches"])
     start = time.process_time()
-    batches, tuning = load_batches(), TUNING | {"epochs": options.tuning_epochs}
+    images, batches, tuning = held(), load_batches(), TUNING | {"epochs": options.tuning_epochs}
     network = attach(Plain(), torch.zeros(2, 3, 32, 32), at="all", frozen=False)
     placed = place_exits(
         network,
         batches,
-        held(),
+        images,
         options.folder,
         training=TRAINING | {"epochs": options.epochs},
         tuning=tuning,
@@ -180,10 +180,10 @@ def main() -> None:
         numbers = numbers_of(exits.places, placed)
         tuned = tune_exits(network, numbers, batches, tuning, options.folder, progress=show)
         path = options.folder / f"{'-'.join(map(str, numbers))}.offramp"
-        bundles[name] = export(tuned, held()[0][:4], path)
+        bundles[name] = export(tuned, images[0][:4], path)
     everything = open_bundle(options.folder / f"places-{hash_weights(network)}.offramp")
     until_s = placed.static_s[-1]
-    shares = time_bundles(bundles, everything, held()[0][:1024], options.seconds)
+    shares = time_bundles(bundles, everything, images[0][:1024], options.seconds)
     # Everything is chosen: from here on the test images judge.
     bench = Workbench(options.folder, "cpu", 1, options.seconds, show)
     known, seen = (
@@ -191,7 +191,7 @@ def main() -> None:
             record_table(bundle, *check_labelled(data, bundle.manifest), bench)
             for bundle in (everything, *bundles.values())
         ]
-        for data in (held(), test())
+        for data in (images, test())
     )
 
     def enter(name: str, exits: Exits, latency_s: Sequence[float]) -> Entrant:

@@ -199,9 +199,7 @@ def test_without_tuning_the_exits_are_kept_in_the_bundle_of_all(placed, data):
 def test_a_target_that_no_set_meets_is_said(placed, data):
     _, folder, _ = placed
     with pytest.raises(TargetError, match="No set of exits meets the target"):
-        place_exits(
-            make_network(), *data, folder, training=TRAINING, seconds=0.1, target=Target(min_accuracy=0.99)
-        )
+        place_exits(make_network(), *data, folder, training=TRAINING, seconds=0.1, target=Target(min_accuracy=0.99))
 
 
 @pytest.mark.parametrize(
