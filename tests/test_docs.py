@@ -80,11 +80,13 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(site):
 
 
 def test_the_references_name_everything_that_is_public(site):
-    from offramp import bundle, calibrate, devices, export, runtime, serve
+    from offramp import bundle, calibrate, devices, export, runtime, serve, sweep
     from offramp.cli.app import app
 
     text = (site / "reference/api.html").read_text()
-    for name in [name for package in (bundle, export, calibrate, runtime, serve, devices) for name in package.__all__]:
+    for name in [
+        name for package in (bundle, export, calibrate, runtime, serve, sweep, devices) for name in package.__all__
+    ]:
         assert f'.{name}"' in text, name
     text = (site / "reference/commands.html").read_text()
     assert all(f'id="offramp-{name}"' in text for name in app.commands)
@@ -93,7 +95,7 @@ def test_the_references_name_everything_that_is_public(site):
 def messages():
     """Return the texts in the code, … standing for what is put in."""
     found = set()
-    for folder in ("bundle", "calibrate", "cli", "devices", "export", "runtime", "serve"):
+    for folder in ("bundle", "calibrate", "cli", "devices", "export", "runtime", "serve", "sweep"):
         for file in [*ROOT.glob("*.py"), *(ROOT / folder).rglob("*.py")]:
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.JoinedStr):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FACES = ("bundle", "calibrate", "devices", "devices.meters", "export", "runtime", "serve")
+FACES = ("bundle", "calibrate", "devices", "devices.meters", "export", "runtime", "serve", "sweep")
 """The packages whose names are public."""
 
 NO_CODE_OF_OURS = {"build", "docs", "samples", "site", "tests"}

@@ -97,13 +97,12 @@ def place_exits(
         >>> from offramp.export import attach
         >>> from offramp.sweep import place_exits
         >>> x, y = data()
-        >>> network = attach(plain(), torch.zeros(2, 1, 8, 8), at=["1", "3", "5"])
+        >>> network = attach(plain(), torch.zeros(2, 1, 8, 8), at=["1", "3"])
         >>> batches = [(torch.from_numpy(x[:400]), torch.from_numpy(y[:400]))]
-        >>> placed = place_exits(
-        ...     network, batches, (x[400:], y[400:]), "placing", training={"epochs": 2, "recipe": "heads"}, seconds=0.2
-        ... )
-        >>> placed.sets, placed.variant in placed.bundle, len(placed.chosen.places) in (1, 2, 3)
-        (7, False, True)
+        >>> training = {"epochs": 2, "recipe": "heads"}
+        >>> placed = place_exits(network, batches, (x[400:], y[400:]), "placing", training=training, seconds=0.1)
+        >>> placed.sets, set(placed.chosen.places) <= {"1", "3"}
+        (3, True)
     """
     require("torch", extra="export")
     attached = _check_network(network)

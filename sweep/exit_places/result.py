@@ -19,6 +19,13 @@ class ExitSet(msgspec.Struct, frozen=True, kw_only=True):
         area_interval: where it is with 95 % probability, for other samples of the same kind.
         thresholds: those chosen for the target; None without a target, or if none meet it.
         mean_latency_s, accuracy: what they give on the reporting samples; None without thresholds.
+
+    Example:
+        >>> from offramp.sweep import ExitSet
+        >>> latency_s = (0.0001, 0.0004)
+        >>> exits = ExitSet(places=("2",), latency_s=latency_s, is_measured=True, area=0.7, area_interval=(0.68, 0.72))
+        >>> print(f"an exit at {exits.places[0]}: area {exits.area:.0%}")
+        an exit at 2: area 70%
     """
 
     places: tuple[str, ...]
@@ -39,6 +46,14 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
         exits: the set.
         gain: the area of the chosen set less its own.
         gain_interval: where that is with 95 % probability, on the same samples.
+
+    Example:
+        >>> from offramp.sweep import ExitSet, Rival
+        >>> latency_s = (0.0001, 0.0004)
+        >>> exits = ExitSet(places=("2",), latency_s=latency_s, is_measured=True, area=0.7, area_interval=(0.68, 0.72))
+        >>> rival = Rival(name="auto", exits=exits, gain=0.01, gain_interval=(-0.01, 0.03))
+        >>> rival.gain_interval[0] > 0  # surely worse than the chosen set?
+        False
     """
 
     name: str
@@ -65,6 +80,20 @@ class PlacedExits(msgspec.Struct, frozen=True, kw_only=True):
         passing_s: what an exit at each place takes from samples that do not leave there: its head, its call, and what the engine
             cannot fuse across the cut.
         prediction_error: by how much the latencies of the measured sets had been predicted wrongly, at most, as a fraction.
+
+    Example:
+        >>> from offramp.sweep import ExitSet, PlacedExits
+        >>> times = {"latency_s": (0.0001, 0.0004), "is_measured": True}
+        >>> exits = ExitSet(places=("2",), area=0.7, area_interval=(0.68, 0.72), **times)
+        >>> placed = PlacedExits(
+        ...     bundle="placing/placed.offramp", variant="fp32", chosen=exits, tuned=None, rivals=(), random_area=0.6,
+        ...     random_beaten=0.5, sets=3, selecting=500, reporting=500, places=("2", "4"), static_s=(0.0001, 0.0002, 0.0004),
+        ...     passing_s=(0.00002, 0.00002), prediction_error=0.02,
+        ... )
+        >>> print(placed)
+        The best of 3 sets of 2 places, chosen by 500 samples; figures are of 500 others.
+        ...
+        bundle: placing/placed.offramp, variant fp32
     """
 
     bundle: str

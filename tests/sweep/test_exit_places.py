@@ -32,7 +32,7 @@ def make_table(right, score, latency_s):
     )
 
 
-def draw_table(accuracies, latency_s, n=4000, seed=0):
+def draw_table(accuracies, latency_s, n=1000, seed=0):
     """Draw a table whose exits are right with these shares, and are mostly sure where they are right."""
     rng = np.random.default_rng(seed)
     ease = rng.random(n)[:, None]
