@@ -6,7 +6,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from ...bundle import Bundle
+from ...bundle import Bundle, Target
 from ...calibrate.measure.tables import exits_taken
 from ...errors import TargetError
 from ...export import attach
@@ -139,13 +139,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     def _area(self, exits: Exits) -> float:
         """Return the area of a set on the reporting samples."""
-        return judge_set(self.question, self.halves, exits, self.latency_s(exits))
-
-
-def judge_set(question: Question, halves: Halves, exits: Exits, latency_s: np.ndarray) -> float:
-    """Return the area of a set of exits on the reporting samples, by thresholds of the selecting ones."""
-    costs = as_costs(latency_s)
-    return question.judge(halves.selecting.columns(exits, costs), halves.reporting.columns(exits, costs)).area
+        costs = as_costs(self.latency_s(exits))
+        selecting, reporting = (part.columns(exits, costs) for part in (self.halves.selecting, self.halves.reporting))
+        return self.question.judge(selecting, reporting).area
 
 
 def decide(
@@ -153,7 +149,7 @@ def decide(
     x: Samples,
     halves: Halves,
     places: Sequence[tuple[str, float]],
-    question: Question,
+    target: Target | None,
     bench: Workbench,
 ) -> Decision:
     """Choose the best set of exits.
@@ -163,7 +159,7 @@ def decide(
         x: samples to measure on.
         halves: what its exits answer.
         places: the name of each, and its share of the work.
-        question: what sets are compared by; it is asked for the latency of the whole network as measured here.
+        target: what sets are compared by; None for the area.
         bench: where it is measured.
 
     Raises:
@@ -179,7 +175,7 @@ def decide(
         [timing.statics[k] * whole_s for k in every],
         {exits: [each * whole_s for each in latency] for exits, latency in timing.chains},
     )
-    question = msgspec.structs.replace(question, until_s=whole_s)
+    question = Question(chance=1 / bundle.manifest.classes, until_s=whole_s, target=target)
     ranked = rank_sets(halves.selecting, costs, question, bench.progress)
     if ranked[0].worth == -np.inf:
         raise TargetError(

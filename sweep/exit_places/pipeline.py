@@ -20,7 +20,7 @@ from ...progress import Progress, no_progress
 from .decision import decide
 from .recording import Halves, Workbench, record_table
 from .result import PlacedExits
-from .search import Exits, Question
+from .search import Exits
 from .timing import keep_exits
 
 if TYPE_CHECKING:
@@ -121,9 +121,8 @@ def place_exits(
         table = record_table(bundle, x, y, bench)
         return Halves(table.rows(rows[::2]), table.rows(rows[1::2]))
 
-    question = Question(chance=1 / bundle.manifest.classes, until_s=0.0, target=target)
     places = [(place.name, place.share) for place in attached.attached]
-    decision = decide(bundle, x, halve(bundle), places, question, bench)
+    decision = decide(bundle, x, halve(bundle), places, target, bench)
     tuned: Halves | None = None
     if tuning is None:
         bundle, variant = keep_exits(bundle, decision.exits)

@@ -112,17 +112,29 @@ class PlacedExits(msgspec.Struct, frozen=True, kw_only=True):
     prediction_error: float
 
     def __str__(self) -> str:
-        rows = [("", "area", "95 % interval", "chosen gains", "95 % interval", "exits at")]
-        rows.append(("chosen", *_show_area(self.chosen), "", "", ", ".join(self.chosen.places)))
-        if self.tuned is not None:
-            rows.append(("chosen, tuned", *_show_area(self.tuned), "", "", ", ".join(self.tuned.places)))
-        for rival in self.rivals:
-            gain = f"{rival.gain:+.2%}", "{:+.2%} to {:+.2%}".format(*rival.gain_interval)
-            rows.append((rival.name, *_show_area(rival.exits), *gain, ", ".join(rival.exits.places)))
-        rows.append(
-            ("drawn at random", f"{self.random_area:.2%}", "", f"{self.chosen.area - self.random_area:+.2%}", "", "")
+        is_aimed = self.chosen.thresholds is not None
+        head = (
+            "",
+            "area",
+            "95 % interval",
+            "chosen gains",
+            "95 % interval",
+            *(("mean us", "accuracy") if is_aimed else ()),
         )
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        rows = [(*head, "exits at")]
+
+        def add(name: str, exits: ExitSet, gain: tuple[str, str] = ("", "")) -> None:
+            area = f"{exits.area:.2%}", "{:.2%} to {:.2%}".format(*exits.area_interval)
+            rows.append((name, *area, *gain, *(_show_point(exits) if is_aimed else ()), ", ".join(exits.places)))
+
+        add("chosen", self.chosen)
+        if self.tuned is not None:
+            add("chosen, tuned", self.tuned)
+        for rival in self.rivals:
+            add(rival.name, rival.exits, (f"{rival.gain:+.2%}", "{:+.2%} to {:+.2%}".format(*rival.gain_interval)))
+        by_chance = f"{self.random_area:.2%}", "", f"{self.chosen.area - self.random_area:+.2%}"
+        rows.append(("drawn at random", *by_chance, *[""] * (len(head) - 3)))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         form = "  ".join(f"{{:{width}}}" for width in widths) + "  {}"
         return "\n".join(
             [
@@ -136,5 +148,7 @@ class PlacedExits(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _show_area(exits: ExitSet) -> tuple[str, str]:
-    return f"{exits.area:.2%}", "{:.2%} to {:.2%}".format(*exits.area_interval)
+def _show_point(exits: ExitSet) -> tuple[str, str]:
+    if exits.mean_latency_s is None or exits.accuracy is None:
+        return "missed", ""
+    return f"{exits.mean_latency_s * 1e6:.0f}", f"{exits.accuracy:.2%}"
