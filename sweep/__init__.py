@@ -22,3 +22,28 @@ __getattr__ = late_names(
 def __dir__() -> list[str]:
     """Show late names too, to whoever looks for what is here."""
     return __all__
+
+from typing import TYPE_CHECKING
+
+from .. import late_names
+
+if TYPE_CHECKING:
+    from .exit_places.pipeline import place_exits
+    from .exit_places.result import ExitSet, PlacedExits, Rival
+
+__all__ = ["ExitSet", "PlacedExits", "Rival", "place_exits"]
+
+__getattr__ = late_names(
+    __name__,
+    {
+        "ExitSet": "exit_places.result",
+        "PlacedExits": "exit_places.result",
+        "Rival": "exit_places.result",
+        "place_exits": "exit_places.pipeline",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    """Show late names too, to whoever looks for what is here."""
+    return __all__

@@ -85,7 +85,7 @@ def test_the_references_name_everything_that_is_public(site):
 
     text = (site / "reference/api.html").read_text()
     for name in [
-        name for package in (bundle, export, sweep, calibrate, runtime, serve, devices) for name in package.__all__
+        name for package in (bundle, export, sweep, calibrate, runtime, serve, sweep, devices) for name in package.__all__
     ]:
         assert f'.{name}"' in text, name
     text = (site / "reference/commands.html").read_text()
@@ -95,7 +95,7 @@ def test_the_references_name_everything_that_is_public(site):
 def messages():
     """Return the texts in the code, … standing for what is put in."""
     found = set()
-    for folder in ("bundle", "calibrate", "cli", "devices", "export", "runtime", "serve"):
+    for folder in ("bundle", "calibrate", "cli", "devices", "export", "runtime", "serve", "sweep"):
         for file in [*ROOT.glob("*.py"), *(ROOT / folder).rglob("*.py")]:
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.JoinedStr):

@@ -95,7 +95,7 @@ def attach(
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"attach takes a torch.nn.Module, not a {type(network).__name__}.")
     if not isinstance(at, Sequence) or not all(isinstance(name, str) for name in at):
-        raise UsageError(f'at is "auto" or names of modules, not {at!r:.60}.')
+        raise UsageError(f'at is "auto", "all" or names of modules, not {at!r:.60}.')
     if isinstance(answer, str):
         raise UsageError(f"answer is a list of names: [{answer!r}].")
     made, kind = _read_head(head)
@@ -109,6 +109,8 @@ def attach(
         )
         if at == "auto":
             finder.find(fractions)
+        elif at == "all":
+            finder.find_all()
         else:
             finder.take([at] if isinstance(at, str) else list(at))
         parts = {} if ALONE in finder.trace.answer else finder.trace.answer

@@ -1,5 +1,6 @@
 """The places for exits in a network, as they were named or nearest to shares of its work. Needs torch."""
 
+import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
@@ -24,7 +25,10 @@ NEAR = 0.15
 """A place is near a fraction if it is at most this share of the work away, and at most half of the fraction."""
 
 MOST_TRIED = 8
-"""Most places for a fraction whose layout is looked for."""
+"""Most places for a fraction, or at a depth, whose layout is looked for."""
+
+LAST_SHARE = 0.8
+"""Of all places those are left out that are nearer to the network's end than to this share of the work."""
 
 NEAREST = "the nearest place that is not nearer to the network's end and whose axes are known"
 
@@ -82,6 +86,29 @@ class PlaceFinder:
             self.places.append(place)
         self._note_masks()
 
+    def find_all(self) -> None:
+        """Take one place at each depth that the whole signal passes through, none of them close to the network's end.
+
+        Raises:
+            ModelError: there is no place for an exit.
+        """
+        total = self.trace.steps[-1].flops
+        for of_one_reading in (False, True):
+            cuts = self._find_cuts(of_one_reading=of_one_reading)
+            candidates = [step for step in cuts if step.batch_axis is not None]
+            depths: dict[int, list[Step]] = {}
+            for step in candidates:
+                if abs(step.flops - LAST_SHARE * total) < total - step.flops:
+                    depths.setdefault(step.flops, []).append(step)
+            for steps in depths.values():
+                steps.reverse()
+                ranked = sorted(steps, key=_flatness)[:MOST_TRIED]
+                self.places += itertools.islice(filter(None, map(self._make_place, ranked)), 1)
+            if self.places:
+                self._note_masks()
+                return
+        raise ModelError(self._explain_none(candidates, (LAST_SHARE,)))
+
     def find(self, fractions: Sequence[float]) -> None:
         """Take the places nearest to fractions of the multiply-accumulates, each once.
 
@@ -116,7 +143,7 @@ class PlaceFinder:
         total = self.trace.steps[-1].flops
         goal = fraction * total
         nearer = [step for step in reversed(candidates) if abs(step.flops - goal) < total - step.flops]
-        nearer.sort(key=lambda s: (abs(s.flops - goal), len(s.shape) == 2, s.module.count(".")))
+        nearer.sort(key=lambda s: (abs(s.flops - goal), *_flatness(s)))
         return nearer[:MOST_TRIED]
 
     def _place_fraction(self, fraction: float, place: Place | None) -> None:
@@ -286,3 +313,8 @@ class PlaceFinder:
             f"{explanation}Which of them an exit should read is not known. With at={names} it reads the first of each; for "
             "another, name the module that makes it."
         )
+
+
+def _flatness(step: Step) -> tuple[bool, int]:
+    """Rank steps of the same depth: features with axes of space come first, and modules that stand further out."""
+    return len(step.shape) == 2, step.module.count(".")

@@ -187,6 +187,14 @@ def test_auto_finds_the_places_nearest_to_the_fractions(network, places):
     assert close(run(attached, x)[-1].numpy(), expected.numpy())
 
 
+def test_all_takes_one_place_at_each_depth_but_the_last_of_the_work():
+    network = attach(Residual(), torch.zeros(2, 3, 8, 8), at="all")
+    assert network.places == ("stem", "layer1.0", "layer1", "layer2.0", "layer2", "layer3.0")
+    assert network.notes == ()
+    with pytest.raises(ModelError, match="The first module that could have one is 0, at 9"):
+        attach(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2)), torch.zeros(2, 64), at="all")
+
+
 def test_auto_leaves_out_what_is_nearer_to_the_end():
     net, x = make(Residual)
     assert attach(net, x, fractions=(0.8, 0.99)).places == ("layer3.0",)
