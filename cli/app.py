@@ -41,6 +41,7 @@ from .commands.sign import sign
 from .commands.top import top
 from .commands.upgrade import upgrade
 from .commands.verify import verify
+from .commands.worker import worker
 from .output import note, results_alone
 
 MEMORY_FULL = "The memory is full. Give fewer or smaller samples, or a smaller network."
@@ -62,7 +63,7 @@ def app() -> None:
 COMMANDS = (
     *(export, cascade, keep, quantize, prune, gate, fuse, pack),
     *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
-    *(build, cache, upgrade, power, energy, doctor),
+    *(build, cache, upgrade, power, energy, worker, doctor),
 )
 for command in COMMANDS:
     command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line
