@@ -57,11 +57,10 @@ class Boards:
 
     Args:
         client: a `distributed.Client`.
-        patience_s: a board that has gone is waited for so long.
     """
 
-    def __init__(self, client: Any, *, patience_s: float = PATIENCE_S) -> None:
-        self._client, self._patience_s = client, patience_s
+    def __init__(self, client: Any) -> None:
+        self._client = client
         self._seen, self._seen_s, self._lock = dict[str, str](), -math.inf, Lock()
 
     def find(self, task: Task) -> tuple[list[Board], dict[str, str]]:
@@ -135,7 +134,7 @@ class Boards:
 
     def _wait_for(self, name: str) -> str:
         """Return the address of a board."""
-        end_s = time.monotonic() + self._patience_s
+        end_s = time.monotonic() + PATIENCE_S
         while True:
             address = next((address for address, each in self._names().items() if each == name), None)
             if address is not None:
