@@ -13,6 +13,9 @@ __all__ = ["Tls", "connect", "make_security"]
 
 SECONDS_TO_ANSWER = 30
 
+NO_DASHBOARD: Any = {"dashboard_address": ":0", "scheduler_kwargs": {"dashboard": False}}
+"""Nobody looks at a scheduler that ends with its client, and the usual port may be taken."""
+
 LARGE_TASK = "1GiB"
 """Dask warns of larger tasks: samples travel with them, some MB at a time."""
 
@@ -81,7 +84,7 @@ def connect(scheduler: str | None = None, *, workers: int = 1, tls: Tls | None =
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": LARGE_TASK}):
         if scheduler is None:
             with (
-                distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+                distributed.LocalCluster(n_workers=workers, threads_per_worker=1, **NO_DASHBOARD) as cluster,
                 distributed.Client(cluster) as client,
             ):
                 yield client
