@@ -94,9 +94,9 @@ class Boards:
             raise MissingError(f"No board can be used ({why}). Start one on each board: offramp worker SCHEDULER")
         return found, others
 
-    def send(self, content: bytes) -> Any:
-        """Send bytes to every board once, from one to the next, and return what stands for them in questions."""
-        return self._client.scatter(content, broadcast=True, hash=False)
+    def send(self, value: Any) -> Any:
+        """Send a value to every board once, from one to the next, and return what stands for it in questions."""
+        return self._client.scatter([value], broadcast=True, hash=False)[0]
 
     def ask(self, board: Board, kind: type, work: Callable[..., bytes], *arguments: Any) -> Any:
         """Let a board do some work, and return its message.

@@ -32,6 +32,7 @@ from .board import Task
 from .boards import Boards
 from .choosing import Group, choose_all, measure_all
 from .kept import Kept
+from .measuring import draw_rows
 from .outliers import BoardFigures, compare_boards
 from .recording import Work
 from .scheduler import Tls, connect
@@ -156,7 +157,9 @@ def calibrate_fleet(
     with connect(scheduler, tls=tls) as client:
         boards = Boards(client)
         found, lost = boards.find(task)
-        work = Work(boards, task, boards.send(_pack(bundle)), request, _keep(request), lost, progress)
+        timed = request.samples.x[draw_rows(len(request.samples), seed)[0]].arrays
+        sent = boards.send(_pack(bundle)), boards.send(timed)
+        work = Work(boards, task, *sent, request, _keep(request), lost, progress)
         measured = measure_all(work, found)
         fingerprints = choose_all(work, measured)
         shared, notes = measure_shared(work, fingerprints)

@@ -81,13 +81,11 @@ def measure_here(work: Work, board: Board, recordings: Recordings) -> MeasuredBo
     request = work.request
     x, key = request.samples.x, {"board": board.name, **board.fingerprint}
     key.pop("temperature", None)
-    timed, drawn = draw_rows(len(x), request.seed)
+    _, drawn = draw_rows(len(x), request.seed)
     if (content := work.kept.load(key)) is not None:
         message = decode(content, Measured, board.name)
     else:
-        message = work.boards.ask(
-            board, Measured, measure_board, work.task, work.bundle, x[timed].arrays, x[drawn].arrays
-        )
+        message = work.boards.ask(board, Measured, measure_board, work.task, work.bundle, work.timed, x[drawn].arrays)
     measured = _read(message, board, request, recordings)
     _check_drawn(message, board, request, recordings.given, drawn)
     if content is None:
@@ -226,9 +224,8 @@ def ask_runs(
     work: Work, here: MeasuredBoard, runs: Sequence[Run], parts_s: list[np.ndarray], seconds: float
 ) -> tuple[Measured, list[Costs]]:
     """Let a board measure some runs side by side; return its message, and the costs of each."""
-    x = work.request.samples.x[draw_rows(len(work.request.samples), work.request.seed)[0]]
     message = work.boards.ask(
-        here.board, Measured, measure_runs, work.task, work.bundle, x.arrays, tuple(runs), parts_s, seconds
+        here.board, Measured, measure_runs, work.task, work.bundle, work.timed, tuple(runs), parts_s, seconds
     )
     if len(message.runs) != len(runs):
         raise MeasurementError(f"Board {here.board.name!r:.100} measured {len(message.runs)} of {len(runs)} networks.")

@@ -58,7 +58,7 @@ class Work(Struct, frozen=True):
 
     Attributes:
         boards: of the fleet.
-        task, bundle: what they are asked for, and what stands for the bundle.
+        task, bundle, timed: what they are asked for, and what stands for the bundle, and for the samples they are measured with.
         request: the calibration.
         kept: what boards sent is kept there, and what they sent to an earlier run is taken from there.
         lost: why boards were lost, by their names.
@@ -68,6 +68,7 @@ class Work(Struct, frozen=True):
     boards: Boards
     task: Task
     bundle: Any
+    timed: Any
     request: Request
     kept: Kept
     lost: dict[str, str]
