@@ -1,24 +1,38 @@
 """Calibrate a bundle on a fleet: here of three worker processes, which stand for boards.
 
-    python samples/fleet/fleet.py BUNDLE DATA
+    python samples/fleet/fleet.py [BUNDLE [DATA]]
 
-BUNDLE and DATA are as for `offramp calibrate`: `digits.offramp` and `test.npz` after the quickstart. A scheduler and three workers
-are started on this machine, and end with the program. With real boards the scheduler runs on the workstation, each board runs
-`offramp worker tcp://WORKSTATION:8786`, and `calibrate_fleet` gets that address.
+Without BUNDLE and DATA it is the bundle of the quickstart, and its digits. DATA is a file or folder as `load_samples` takes it. A
+scheduler and three workers are started on this machine, and end with the program. With real boards the scheduler runs on the
+workstation, each board runs `offramp worker tcp://WORKSTATION:8786`, and `calibrate_fleet` gets that address.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from distributed import LocalCluster
 
-from offramp.bundle import Target, open_bundle
+from offramp.bundle import Target
 from offramp.calibrate import load_samples
 from offramp.fleet import FleetCalibration, calibrate_fleet
 
 
-def calibrate(bundle: Path, data: Path, workers: int, max_disagreement: float, measure_s: float) -> FleetCalibration:
+def read(bundle: Path, data: Path | None) -> tuple[Any, Any]:
+    """Return the samples of a file, or the digits of the quickstart."""
+    if data is not None:
+        return load_samples(data, bundle)
+    sys.path.insert(1, str(Path(__file__).parents[1] / "quickstart"))
+    import digits
+
+    return digits.calibration()
+
+
+def calibrate(
+    bundle: Path, data: Path | None, workers: int, max_disagreement: float, measure_s: float
+) -> FleetCalibration:
     """Calibrate a bundle on some worker processes of this machine."""
     with (
         TemporaryDirectory() as folder,
@@ -30,17 +44,20 @@ def calibrate(bundle: Path, data: Path, workers: int, max_disagreement: float, m
             scheduler_kwargs={"dashboard": False},
         ) as cluster,
     ):
-        samples = load_samples(str(data), open_bundle(bundle).manifest)
         return calibrate_fleet(
-            bundle, samples, cluster.scheduler_address, Target(max_disagreement=max_disagreement), measure_s=measure_s
+            bundle,
+            read(bundle, data),
+            cluster.scheduler_address,
+            Target(max_disagreement=max_disagreement),
+            measure_s=measure_s,
         )
 
 
 def main() -> None:
     """Read the options, calibrate, and print what came home."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("digits.offramp"))
+    parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--max-disagreement", type=float, default=0.02)
     parser.add_argument("--measure-s", type=float, default=2.0)
