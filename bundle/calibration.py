@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
-from .findings import Exclusion, WorstPart
+from .findings import Exclusion, Spread, WorstPart
 from .manifest import NEVER
 from .record import MOST_NAMED, Count, Positive, Record, Seconds, Share, Text, Texts
 from .reuse import Reuse
@@ -103,7 +103,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         disagreement: share of the inputs with another label than the reference's; or how far answers, or else losses, are apart.
         own_disagreement: share of the inputs with another label than the chain's own last exit gives; None if that is unknown.
         score_edges, score_shares: of the scores of the first exit that is taken: edges between bins, chosen by the selecting
-            samples, and the share of the samples in each bin, an edge belonging to the bin above it. Empty if unknown.
+            samples, and the share of samples in each bin, an edge belonging to the bin above it. Empty if unknown.
         latency_s: mean latency, predicted from the exit shares and `exit_latency_s`.
         exit_shares: share of the samples that leave at each exit; they sum to 1.
         late: share predicted to take longer than the target's deadline.
@@ -120,6 +120,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         verdict: `pays` in words.
         reuse: when a stream gives its last answer again; None if no rule was made.
         worst: the classes or groups that lose most, if the target has `by`.
+        spread: how long it takes on the boards of a fleet, if its thresholds were chosen for all of them.
 
     Example:
         >>> from offramp.bundle import open_bundle, read_calibration
@@ -159,6 +160,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     verdict: Text = ""
     reuse: Reuse | None = None
     worst: tuple[WorstPart, ...] = ()
+    spread: Spread | None = None
     name: Text = ""
 
     def __post_init__(self) -> None:
@@ -243,10 +245,8 @@ class StaticPoint(Record, frozen=True, kw_only=True):
     """The measurements of a static network, by the same samples as the points'.
 
     Attributes:
-        variant, device: the variant's name, and the device that it ran on.
-        exit: the exit that it ends at.
-        accuracy: share of right labels; None without labels.
-        drop: accuracy of the reference minus its own; None without labels.
+        variant, device, exit: the variant's name, the device that it ran on, and the exit that it ends at.
+        accuracy, drop: share of right labels, and the reference's share minus that; None without labels.
         disagreement: share of the inputs with another label than the reference's; or how far answers, or else losses, are apart.
         latency_s: mean latency.
         energy_j: its time multiplied by the power that the chain drew up to that exit; None if no energy was measured.

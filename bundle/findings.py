@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..units import show_share
 from .record import Positive, Record, Seconds, Share, Text, Texts
 
-__all__ = ["Exclusion", "WorstPart", "show_worst"]
+__all__ = ["Exclusion", "Spread", "WorstPart", "show_worst"]
 
 WORDS = {
     "max_drop": "a drop",
@@ -36,6 +36,23 @@ class Exclusion(Record, frozen=True, kw_only=True):
     accuracy: Share | None
     parent_accuracy: Share | None
     reason: Text
+
+
+class Spread(Record, frozen=True):
+    """How long a point with the same thresholds takes on the boards of a fleet.
+
+    Attributes:
+        boards, kinds: how many boards measured it, and of how many kinds they are, each of which proves its promise.
+        least_s, median_s, most_s: mean latencies: the fastest board's, the lower median, and the slowest board's.
+        slowest: the name of the slowest board.
+    """
+
+    boards: Positive
+    kinds: Positive
+    least_s: Seconds
+    median_s: Seconds
+    most_s: Seconds
+    slowest: Text
 
 
 class WorstPart(Record, frozen=True):

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from msgspec.structs import replace
 
 from .. import __version__
 from ..bundle import Bundle, Calibration, OperatingPoint, Target
 from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency, StaticPoint
-from ..devices import identify
 from ..devices.meter import Meter
 from ..progress import Progress, no_progress
 from .advice import advise, name_missing, name_uncertain, name_unpromised
@@ -26,8 +26,6 @@ from .earlier import compare_accuracy, find_known_accuracy
 from .labels import chance_of_agreement, compare_with_commonest, settle_labels
 from .losses import Loss
 from .measure.configurations import Measurements, measure_all
-from .measure.noise import describe_drift
-from .measure.pauses import describe_pauses
 from .measure.session import Session
 from .requests import Devices, Keep, Request, read_request
 from .search.across import try_across
@@ -37,9 +35,10 @@ from .search.fewer_exits import try_fewer_exits
 from .search.frontier import lay_frontier
 from .search.gains import LEAST_GAIN
 from .search.independence import Independence, check_groups, find_independence
+from .search.picks import Pick
 from .storing import store
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "choose_measured", "describe_chosen"]
 
 
 def calibrate(
@@ -169,45 +168,74 @@ def calibrate(
     )
     check_remembered(request.bundle)
     with Session(request) as session:
-        measured = measure_all(session)
-        notes = _compare_accuracy(measured, request)
-        disputed = find_disputed([each.answers for each in measured.configurations], measured.reference.answers)
-        independence = _find_independence(measured, request, disputed)
-        contenders: Sequence[Contender] = tabulate(measured, request, independence)
-        choice = choose(contenders, measured, request)
-        choice, contenders, measured = try_across(session, measured, contenders, choice, independence)
-        choice, contenders = try_fewer_exits(session, measured, contenders, choice, independence)
-        choice = measure_again(session, choice, contenders)
-        picks = record_tested(session, choice.picks, measured, independence)
-        pauses = _try_pauses(session)
-        conditions = session.conditions()
+        chosen = choose_measured(session, measure_all(session))
     question, forgotten = ask(session.request)
     points = make_points(
-        picks,
+        chosen.picks,
         request.targets,
-        choice.statics,
+        chosen.choice.statics,
         confidence=confidence,
         every_s=every_s,
         question=question,
         progress=progress,
     )
     session.tell_whole(len(session.placed) + 1)
-    notes += [*describe_labels(request.samples.y, disputed), *pauses, *independence.notes]
-    notes += [*describe_question(question, confidence), *forgotten]
-    labels = count_labels(request.samples.y, disputed)
-    calibration = _describe(session, choice, points, conditions, labels=labels, notes=notes)
+    notes = [*describe_question(question, confidence), *forgotten]
+    calibration = describe_chosen(session, chosen, points, notes=notes)
     calibration, is_stored = store(calibration, session.request)
     if is_stored:  # else what was recorded stays in the cache, for a user who asks for it again
         session.resume.clear()
     return calibration
 
 
-def _try_pauses(session: Session) -> list[str]:
-    """Try what pauses between calls would change, for a sixth of the time of one configuration, if no pace was given."""
+class Chosen(Struct, frozen=True, kw_only=True):
+    """What was chosen by what was measured, before the reporting samples test it.
+
+    Attributes:
+        choice: the choice.
+        picks: its picks, their static networks with answers of their own.
+        conditions: the board's state while it was measured.
+        labels: how many were known, and how many could matter, if some were unknown.
+        notes: things worth knowing, in words.
+    """
+
+    choice: Choice
+    picks: dict[str, Pick]
+    conditions: Conditions
+    labels: tuple[int, int] | None
+    notes: tuple[str, ...]
+
+
+def choose_measured(session: Session, measured: Measurements, *, is_more_tried: bool = True) -> Chosen:
+    """Choose by what was measured, and measure side by side what was chosen.
+
+    Args:
+        session: the session.
+        measured: all configurations.
+        is_more_tried: also measure chains across two variants and variants with fewer exits, where these may be better.
+
+    Raises:
+        DataError, TargetError: as for `calibrate`.
+    """
     request = session.request
-    if request.pace.every_s is not None:
-        return []
-    return describe_pauses(session.reference, request.samples.x, seconds=request.measure_s / 6)
+    notes = _compare_accuracy(measured, request)
+    disputed = find_disputed([each.answers for each in measured.configurations], measured.reference.answers)
+    independence = _find_independence(measured, request, disputed)
+    contenders: Sequence[Contender] = tabulate(measured, request, independence)
+    choice = choose(contenders, measured, request)
+    if is_more_tried:
+        choice, contenders, measured = try_across(session, measured, contenders, choice, independence)
+        choice, contenders = try_fewer_exits(session, measured, contenders, choice, independence)
+    choice = measure_again(session, choice, contenders)
+    picks = record_tested(session, choice.picks, measured, independence)
+    notes += [*describe_labels(request.samples.y, disputed), *session.try_pauses(), *independence.notes]
+    return Chosen(
+        choice=choice,
+        picks=picks,
+        conditions=session.conditions(),
+        labels=count_labels(request.samples.y, disputed),
+        notes=tuple(notes),
+    )
 
 
 def _compare_accuracy(measured: Measurements, request: Request) -> list[str]:
@@ -236,17 +264,11 @@ def _find_independence(measured: Measurements, request: Request, disputed: np.nd
     return find_independence(hashes, score, labels, has_groups=has_groups)
 
 
-def _describe(
-    session: Session,
-    choice: Choice,
-    points: dict[str, OperatingPoint],
-    conditions: Conditions,
-    *,
-    labels: tuple[int, int] | None,
-    notes: Sequence[str],
+def describe_chosen(
+    session: Session, chosen: Chosen, points: dict[str, OperatingPoint], *, notes: Sequence[str]
 ) -> Calibration:
     """Return the calibration as it is stored."""
-    request = session.request
+    request, choice = session.request, chosen.choice
     reporting = choice.chain.reporting
     variants = (request.reference_variant, *(contender.configuration.variant for contender in choice.contenders))
     return Calibration(
@@ -254,7 +276,9 @@ def _describe(
         offramp=__version__,
         variants={variant.name: variant.digest for variant in variants},
         fingerprint=session.fingerprint([device for point in points.values() for device in point.placement]),
-        conditions=replace(conditions, reference_s=choice.reference_s, reference_device=session.reference_device),
+        conditions=replace(
+            chosen.conditions, reference_s=choice.reference_s, reference_device=session.reference_device
+        ),
         confidence=request.confidence,
         least_gain=request.least_gain,
         seed=request.seed,
@@ -269,17 +293,18 @@ def _describe(
         frontier=lay_frontier(choice.allowed, points, progress=request.progress),
         points=points,
         gates=tuple(choice.exclusions.values()),
-        labels=labels,
+        labels=chosen.labels,
         notes=(
             *session.notes,
-            *describe_drift(session.reference_parts_s, identify().how_to_fix_clocks),
+            *session.describe_drift(),
             *name_uncertain(choice.contenders),
             *name_missing(reporting.parts, request.bundle.manifest.classes),
             *request.notes,
+            *chosen.notes,
             *notes,
             *name_careful(choice.picks, request.targets, points),
             *name_unpromised(choice.picks, request.targets, points, _allowed_statics(choice)),
-            *advise(choice.picks, points, conditions),
+            *advise(choice.picks, points, chosen.conditions),
         ),
     )
 

@@ -46,6 +46,7 @@ from .commands.top import top
 from .commands.train import train
 from .commands.upgrade import upgrade
 from .commands.verify import verify
+from .commands.worker import worker
 from .output import note, results_alone
 
 MEMORY_FULL = "The memory is full. Give fewer or smaller samples, or a smaller network."
@@ -68,7 +69,7 @@ COMMANDS = (
     *(init, go),
     *(attach, train, export, cascade, keep, quantize, prune, gate, sweep, fuse, pack),
     *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
-    *(build, cache, upgrade, power, energy, doctor),
+    *(build, cache, upgrade, power, energy, worker, doctor),
 )
 for command in COMMANDS:
     command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line

@@ -28,7 +28,7 @@ from .promises import MACHINE_ERRORS, certify_path
 from .questions import part_of_chance
 from .unproven import find_unproven
 
-__all__ = ["describe_promise", "make_points", "record_tested"]
+__all__ = ["describe_promise", "make_points", "make_shared_points", "record_tested"]
 
 CHOSEN_TOO_LATE = (
     "Nothing is promised: this network became the best only after the reporting samples had been looked at. Calibrate with new "
@@ -77,6 +77,31 @@ def make_points(
         points |= _recommend(name, early, static, beside, verdict, index)
     progress("certifying", len(picks), len(picks))
     return points | beside
+
+
+def make_shared_points(
+    contenders: Sequence[Contender],
+    thresholds: Sequence[float],
+    target: Target,
+    *,
+    promises: int,
+    confidence: float,
+    every_s: float | None = None,
+    question: int = 1,
+) -> list[OperatingPoint]:
+    """Certify the same thresholds on several boards, and return the point of each, with its own figures.
+
+    The promise is one: that the limits hold on every board. It is made where each of them proves it (an intersection-union test).
+
+    Args:
+        contenders: the same network as it was recorded and measured on each board; the path is laid by the first.
+        thresholds: the best ones; none for a static network, which was chosen by the selecting samples.
+        target: the target.
+        promises: how many promises share the chance of error.
+        confidence, every_s, question: as for `make_points`.
+    """
+    test = _PointTest(target, promises, confidence, every_s, question)
+    return test.test_shared(contenders, tuple(thresholds))
 
 
 def record_tested(
@@ -222,6 +247,27 @@ class _PointTest(Struct, frozen=True):
         if step is not None:
             point = correct(point, chain.reporting, path, delta=self.delta)
         return self._promise(point, step, len(path), why, chain.reporting)
+
+    def test_shared(self, contenders: Sequence[Contender], thresholds: tuple[float, ...]) -> list[OperatingPoint]:
+        """Return each board's point at the last candidate that is certified on all of them."""
+        first = contenders[0]
+        if first.static is not None and _is_free(first, self.target):
+            return [replace(predict_point(each, (), self.target), promise=WHOLE_NETWORK_PROMISE) for each in contenders]
+        path = np.zeros((1, 0), np.float32)
+        if thresholds:
+            path = lay_candidates(first.selecting, thresholds, self.target, tested=len(first.reporting))
+        found = [certify_path(each.reporting, self.target, path, delta=self.delta) for each in contenders]
+        why = next((reason for step, reason in found if step is None), "")
+        step = None if why else min(step for step, _ in found if step is not None)
+        if step is not None:
+            thresholds = tuple(path[step].tolist())
+        points = []
+        for each in contenders:
+            point = predict_point(each, thresholds, self.target)
+            if step is not None and thresholds:
+                point = correct(point, each.reporting, path, delta=self.delta)
+            points.append(self._promise(point, step, len(path), why, each.reporting))
+        return points
 
     def test_static(self, static: Contender, *, is_chosen: bool) -> OperatingPoint:
         """Return a static network's point, certified if it was chosen before the reporting samples were looked at."""

@@ -5,8 +5,7 @@ machine's speed drifts, so the reference network runs beside each. Latencies of 
 of the reference (`Configuration.drift`), if the reference runs on one of their devices.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -17,20 +16,15 @@ from ...bundle import Variant
 from ...runtime import EveryExit, Net
 from ...runtime.chain.samples import Samples
 from ..labels import check_asked_labels, check_labels
+from ..requests import Request
 from .energy import ExitEnergies, measure_energy, model_energy, stated_power
-from .latency import Turn, force_exits, latencies, measure, run_alone
+from .latency import Turn, force_exits, run_alone
 from .link import link_bytes, read_link_price
-from .noise import comparison_noise, machine_noise, part_medians, pool_falling
 from .resume import Part, Work
-from .session import LoadedConfiguration, Session
+from .session import TIMED_SAMPLES, LoadedConfiguration, Session
 from .tables import Costs
 
-__all__ = ["Answers", "Configuration", "Measurements", "Reference", "measure_all", "measure_turns", "record_all"]
-
-TIMED_SAMPLES = 1024
-"""Samples that latencies and joules are measured on."""
-
-Key = TypeVar("Key", bound=Hashable)
+__all__ = ["Answers", "Configuration", "Measurements", "Reference", "check_measured", "measure_all", "record_all"]
 
 
 class Answers(Struct, frozen=True):
@@ -135,13 +129,26 @@ def measure_all(session: Session) -> Measurements:
         measured.append(measure_configuration(session, loaded))
     session.tell_whole(len(measured))
     configurations = tuple(measured)
-    reference = _describe_reference(session, configurations)
-    if request.samples.has_unknown and isinstance(request.samples.y, np.ndarray):
-        said = [reference.labels[:, None], *(label for each in configurations for label in each.answers.labels)]
-        check_asked_labels(request.samples.y, np.hstack(said), request.bundle.manifest.classes)
-    elif isinstance(request.samples.y, np.ndarray):
-        check_labels(request.samples.y, reference.labels, request.bundle.manifest.classes)
-    return Measurements(configurations, reference)
+    measured = Measurements(configurations, _describe_reference(session, configurations))
+    check_measured(measured, request)
+    return measured
+
+
+def check_measured(measured: Measurements, request: Request) -> None:
+    """Refuse labels that the answers match no better than by chance.
+
+    Raises:
+        DataError: they do.
+    """
+    y, classes, reference = request.samples.y, request.bundle.manifest.classes, measured.reference
+    if request.samples.has_unknown and isinstance(y, np.ndarray):
+        said = [
+            reference.labels[:, None],
+            *(label for each in measured.configurations for label in each.answers.labels),
+        ]
+        check_asked_labels(y, np.hstack(said), classes)
+    elif isinstance(y, np.ndarray):
+        check_labels(y, reference.labels, classes)
 
 
 def record_all(session: Session) -> tuple[list[tuple[LoadedConfiguration, Answers]], EveryExit]:
@@ -173,7 +180,7 @@ def measure_configuration(
         loaded.net: force_exits(loaded.net, (1 / exits,) * exits, rng=request.rng, pace=request.pace)
     }
     turns |= {static: run_alone(static, pace=request.pace) for static in loaded.statics}
-    costs, reference_s = measure_turns(session, turns, seconds=request.measure_s / 2)
+    costs, reference_s = session.measure_turns(turns, seconds=request.measure_s / 2)
     chain = costs[loaded.net]
     if request.meter is not None:
         energies = _measure_energy(session, loaded, chain)
@@ -192,34 +199,6 @@ def measure_configuration(
         reference_s=float(np.median(reference_s)),
         drifts_with_reference=session.reference_device in loaded.placement,
     )
-
-
-def measure_turns(
-    session: Session, turns: Mapping[Key, Turn], *, seconds: float
-) -> tuple[dict[Key, Costs], np.ndarray]:
-    """Measure some turns interleaved with the reference, on up to `TIMED_SAMPLES` samples drawn at random.
-
-    Returns:
-        For each turn the costs of each of its exits, without power, and the reference's latencies at the same time.
-    """
-    request, x = session.request, session.request.samples.x
-    drawn = x[request.rng.permutation(len(x))[:TIMED_SAMPLES]]
-    every: dict[Hashable, Turn] = dict(turns.items())
-    every[session.reference] = run_alone(session.reference, pace=request.pace)
-    results = measure(
-        every, drawn, rng=request.rng, progress=request.progress, seconds=seconds, block=request.pace.block
-    )
-    reference_s = latencies(results[session.reference][0])
-    session.reference_parts_s.append(part_medians(reference_s))
-    costs = {}
-    for key in turns:
-        times_s = pool_falling([latencies(exit_results) for exit_results in results[key]])
-        costs[key] = Costs(
-            times_s,
-            noise=comparison_noise(times_s, reference_s),
-            machine_noise=machine_noise(times_s, session.reference_parts_s),
-        )
-    return costs, reference_s
 
 
 def _record_all(session: Session, loaded: LoadedConfiguration) -> tuple[Answers, Answers | None]:

@@ -1,8 +1,9 @@
 """What lives while a calibration measures: the reference network, the loaded configuration, the board's state, stored work."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -10,7 +11,7 @@ from msgspec import Struct
 from ...bundle import Variant
 from ...bundle.across import Across
 from ...bundle.calibration import Conditions
-from ...devices import fingerprint
+from ...devices import fingerprint, identify
 from ...devices.state import BoardState, throttled_between
 from ...errors import UnsupportedError
 from ...runtime import EveryExit, Net, load_static
@@ -22,9 +23,33 @@ from ..judging import Judge, ReferenceAnswers
 from ..requests import PlacedVariant, Request
 from ..truth import Truth
 from .answers import record_answers
+from .latency import Turn, force_exits, latencies, measure, run_alone
+from .noise import comparison_noise, describe_drift, machine_noise, part_medians, pool_falling
+from .pauses import describe_pauses
 from .resume import Part, Resume, Work
+from .tables import Costs
 
-__all__ = ["LoadedConfiguration", "Session"]
+__all__ = ["TIMED_SAMPLES", "LoadedConfiguration", "Run", "Session"]
+
+TIMED_SAMPLES = 1024
+"""Samples that latencies and joules are measured on."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Run(Struct, frozen=True):
+    """What is measured again, in turns with others.
+
+    Attributes:
+        variant, placement: the variant, and the device of each stage.
+        shares: of a chain the share of samples that leave at each exit, which is forced.
+        static: the exit at which a static network ends; None for the chain.
+    """
+
+    variant: Variant
+    placement: tuple[str, ...]
+    shares: tuple[float, ...] = ()
+    static: int | None = None
 
 
 class LoadedConfiguration(Struct, frozen=True):
@@ -178,6 +203,54 @@ class Session:
         if answers is not like:
             self._recorded[graph] = answers
         return answers
+
+    def measure_turns(self, turns: Mapping[Key, Turn], *, seconds: float) -> tuple[dict[Key, Costs], np.ndarray]:
+        """Measure some turns interleaved with the reference, on up to `TIMED_SAMPLES` samples drawn at random.
+
+        Returns:
+            For each turn the costs of each of its exits, without power, and the reference's latencies at the same time.
+        """
+        request, x = self.request, self.request.samples.x
+        drawn = x[request.rng.permutation(len(x))[:TIMED_SAMPLES]]
+        every: dict[Hashable, Turn] = dict(turns.items())
+        every[self.reference] = run_alone(self.reference, pace=request.pace)
+        results = measure(
+            every, drawn, rng=request.rng, progress=request.progress, seconds=seconds, block=request.pace.block
+        )
+        reference_s = latencies(results[self.reference][0])
+        self.reference_parts_s.append(part_medians(reference_s))
+        costs = {}
+        for key in turns:
+            times_s = pool_falling([latencies(exit_results) for exit_results in results[key]])
+            costs[key] = Costs(
+                times_s,
+                noise=comparison_noise(times_s, reference_s),
+                machine_noise=machine_noise(times_s, self.reference_parts_s),
+            )
+        return costs, reference_s
+
+    def measure_runs(self, runs: Mapping[Key, Run], *, seconds: float) -> tuple[dict[Key, Costs], np.ndarray]:
+        """Measure a chain in some shares, and static networks, as `measure_turns` does. The chains stand first."""
+        request, turns = self.request, dict[Key, Turn]()
+        for key, run in runs.items():
+            if run.static is None:
+                loaded = self.open(PlacedVariant(run.variant, run.placement))
+                turns[key] = force_exits(loaded.net, run.shares, rng=request.rng, pace=request.pace)
+            else:
+                net = self.open_static(run.variant, run.placement[0], run.static)
+                turns[key] = run_alone(net, pace=request.pace)
+        return self.measure_turns(turns, seconds=seconds)
+
+    def try_pauses(self) -> list[str]:
+        """Try what pauses between calls would change, for a sixth of the time of one configuration, if no pace was given."""
+        request = self.request
+        if request.pace.every_s is not None:
+            return []
+        return describe_pauses(self.reference, request.samples.x, seconds=request.measure_s / 6)
+
+    def describe_drift(self) -> list[str]:
+        """Say in a note how far the machine's speed changed while it was measured; no note if it changed little."""
+        return describe_drift(self.reference_parts_s, identify().how_to_fix_clocks)
 
     def fingerprint(self, devices: Sequence[str]) -> dict[str, str]:
         """Return the fingerprint of the board and of the software behind some devices."""

@@ -11,11 +11,10 @@ from ...bundle import Target
 from ...bundle.calibration import Exclusion
 from ...bundle.target import LOSS_LIMITS
 from ...errors import TargetError
-from ..measure.configurations import Configuration, Measurements, measure_turns
-from ..measure.latency import Turn, force_exits, run_alone
-from ..measure.session import Session
+from ..measure.configurations import Configuration, Measurements
+from ..measure.session import Run, Session
 from ..measure.tables import Costs
-from ..requests import PlacedVariant, Request
+from ..requests import Request
 from .contenders import Contender
 from .exclusions import find_exclusions
 from .failures import explain_failure
@@ -96,32 +95,29 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
         TargetError: nothing meets a target any more.
     """
     request, picks = session.request, choice.picks
-    turns = _make_turns(session, choice)
-    seconds = request.measure_s / 2 * max(len(picks), len(turns) / 2)
-    costs, reference_s = measure_turns(session, turns, seconds=seconds)
+    runs = _list_runs(choice, request)
+    seconds = request.measure_s / 2 * max(len(picks), len(runs) / 2)
+    costs, reference_s = session.measure_runs(runs, seconds=seconds)
     proof: Measured | None = None
     if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
-        proof, _ = measure_turns(session, turns, seconds=seconds)
+        proof, _ = session.measure_runs(runs, seconds=seconds)
     measured = {name: _choose_again(name, pick, request.targets[name], costs, proof) for name, pick in picks.items()}
-    again = {each.key: _with_costs(each, each, costs, proof) for each in turns if isinstance(each, Contender)}
+    again = {each.key: _with_costs(each, each, costs, proof) for each in runs if isinstance(each, Contender)}
     latest = tuple(again.get(each.key) or each.scaled(float(np.median(reference_s))) for each in contenders)
     return Choice(
         contenders=latest, exclusions=choice.exclusions, picks=measured, reference_s=float(reference_s.mean())
     )
 
 
-def _make_turns(session: Session, choice: Choice) -> dict[Hashable, Turn]:
-    """Return the turn of each pick's chain, by the pick, and of each static network that is or may be best, by its contender."""
-    configuration, request = choice.chain.configuration, session.request
-    loaded = session.open(PlacedVariant(configuration.variant, configuration.placement))
-    turns: dict[Hashable, Turn] = {}
+def _list_runs(choice: Choice, request: Request) -> dict[Hashable, Run]:
+    """Return the run of each pick's chain, by the pick, and of each static network that is or may be best, by its contender."""
+    chain, runs = choice.chain.configuration, dict[Hashable, Run]()
+    for pick in choice.picks.values():
+        runs[pick] = Run(chain.variant, chain.placement, tuple(pick.exit_shares().tolist()))
     for name, pick in choice.picks.items():
-        turns[pick] = force_exits(loaded.net, pick.exit_shares().tolist(), rng=request.rng, pace=request.pace)
         for static in _best_statics(pick, request.targets[name]):
-            if static not in turns:
-                net = session.open_static(static.configuration.variant, static.placement[0], static.static or 0)
-                turns[static] = run_alone(net, pace=request.pace)
-    return turns
+            runs[static] = Run(static.configuration.variant, static.placement, (), static.static or 0)
+    return runs
 
 
 def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof: Measured | None) -> Pick:

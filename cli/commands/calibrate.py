@@ -7,6 +7,7 @@ import click
 
 from ...errors import TargetError, UsageError
 from ..describe import describe_calibration
+from ..fleet_view import check_missing, describe_fleet, refuse_with_fleet, with_tls
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
 from ..options import as_json, parse_pace, with_groups, with_pace, with_seed, with_target
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ...bundle import Bundle, Calibration, Target
     from ...calibrate.requests import Keep
+    from ...fleet import Tls
 
 KEPT = "What was measured and stored is kept: the same command goes on from there."
 
@@ -39,6 +41,10 @@ KEPT = "What was measured and stored is kept: the same command goes on from ther
     help="Write the samples whose labels can change a promise, and their images, into this table (.csv) or folder; then stop.",
 )
 @click.option("--labels", help="The table or COCO JSON that --ask wrote, with labels filled in.")
+@click.option(
+    "--fleet", help="Address of a scheduler: calibrate on all boards that run offramp worker for it, instead of here."
+)
+@with_tls
 @click.option("--also", multiple=True, help="Another device or placement to try; may be repeated.")
 @click.option("-o", "--output", help="The file to store the calibration in. Default: a file in the bundle.")
 @click.option(
@@ -80,6 +86,8 @@ def calibrate(
     outside: str | None,
     ask: str | None,
     labels: str | None,
+    fleet: str | None,
+    tls: "Tls | None",
     also: tuple[str, ...],
     output: str | None,
     replace: bool,
@@ -108,6 +116,8 @@ def calibrate(
 
     if ask is not None and labels is not None:
         raise UsageError("--ask writes what --labels reads: give one of them.")
+    if fleet is not None:
+        refuse_with_fleet(ask=ask, output=output, loss=loss, disagreement=disagreement, meter=meter, power_w=power_w)
     opened = open_bundle(bundle)
     variant = variants[0] if len(variants) == 1 else None
     devices = loading.devices(opened, variant) or "cpu"
@@ -130,28 +140,36 @@ def calibrate(
             asked = ask_labels(opened, samples, ask, **places, progress=progress)
             print_result(asked, as_json, lambda: str(asked))
             return
-        calibration = calibrate_bundle(
-            opened,
-            samples,
-            targets,
-            **places,
-            output=output,
-            replace=replace,
-            confidence=confidence,
-            least_gain=least_gain,
-            outside=others,
-            meter=chosen,
-            keep=_find_keep(),
-            seed=seed,
-            measure_s=measure_s,
-            every_s=every_s,
-            loss=loss,
-            disagreement=disagreement,
-            groups=parts,
-            progress=progress,
-        )
+        settings = places | {
+            "replace": replace,
+            "confidence": confidence,
+            "least_gain": least_gain,
+            "outside": others,
+            "seed": seed,
+            "measure_s": measure_s,
+            "every_s": every_s,
+            "groups": parts,
+            "progress": progress,
+        }
+        if fleet is not None:
+            _calibrate_fleet(opened, samples, fleet, targets, settings | {"tls": tls}, as_json)
+            return
+        here = {"output": output, "meter": chosen, "keep": _find_keep(), "loss": loss, "disagreement": disagreement}
+        calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
     print_result(calibration, as_json, lambda: describe_calibration(calibration))
     _check_met(calibration)
+
+
+def _calibrate_fleet(
+    bundle: "Bundle", samples: Any, scheduler: str, targets: Any, settings: dict[str, Any], as_json: bool
+) -> None:
+    from ...fleet import calibrate_fleet
+
+    found = calibrate_fleet(bundle, samples, scheduler, targets, **settings)
+    print_result(found, as_json, lambda: describe_fleet(found))
+    check_missing(found)
+    for calibration in found.calibrations.values():
+        _check_met(calibration)
 
 
 def _find_keep() -> "Keep | None":

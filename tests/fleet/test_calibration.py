@@ -1,0 +1,184 @@
+"""One command calibrates every board: kinds are recorded once, boards measured, labels stay."""
+
+import shutil
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from offramp.bundle import Target, open_bundle, read_calibration
+from offramp.calibrate import calibrate
+from offramp.errors import MeasurementError, MissingError, UsageError
+from offramp.fleet import board, boards, calibrate_fleet, recording
+from offramp.fleet.messages import SentAnswers, SentCosts, decode, read_answers, read_costs
+from offramp.runtime import load_uncalibrated
+from offramp.tests.fakes.fleet import BOARDS, FakeBoard, simulated
+from offramp.tests.helpers.bundles import copy_archive
+
+distributed = pytest.importorskip("distributed")
+
+TARGET, SAMPLES, BRIEF_S = Target(max_drop=0.3), 220, 0.01
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Samples of which all exits are right alike, so that leaving early loses nothing."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((SAMPLES, 16)).astype(np.float32)
+    label = load_uncalibrated(copy_archive(tmp_path_factory.mktemp("labels"))).every_exit(x, size=10).label
+    return x, label[np.arange(SAMPLES), rng.integers(0, label.shape[1], SAMPLES)]
+
+
+@pytest.fixture
+def cluster():
+    """A scheduler, and three workers in this process by the names of the simulated boards."""
+    workers = {name: {"cls": distributed.Worker, "options": {"nthreads": 1}} for name in BOARDS}
+    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard_address": None, "port": 0}}
+    with distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(boards, "PATIENCE_S", 0.5)
+    return copy_archive(tmp_path)
+
+
+def by_fleet(bundle, samples, cluster, **settings):
+    settings = {"variant": "fp32", "measure_s": BRIEF_S} | settings
+    return calibrate_fleet(bundle, samples, cluster.scheduler_address, TARGET, **settings)
+
+
+def test_one_command_calibrates_three_boards_and_names_the_throttled_one(bundle, samples, cluster, monkeypatch):
+    sent = []
+    ask = boards.Boards._ask
+    monkeypatch.setattr(boards.Boards, "_ask", lambda *given: sent.append(given[2:]) or ask(*given))
+    with simulated(BOARDS):
+        found = by_fleet(bundle, samples, cluster)
+    assert not found.missing and [each.name for each in found.boards] == list(BOARDS)
+    assert len(found.calibrations) == 3 == len(open_bundle(bundle.path).calibrations())
+    assert len({each.kind for each in found.boards}) == 1
+    (outlier,) = found.outliers
+    assert "board3 is 50% slower" in outlier and "throttled (its clock was at 1.2 of 1.8 GHz)" in outlier
+    points = [each.points["default-fleet"] for each in found.calibrations.values()]
+    assert len({(point.thresholds, point.variant, point.promise, point.accuracy) for point in points}) == 1
+    assert all(point.certificate and point.spread == points[0].spread for point in points)
+    spread = points[0].spread
+    assert (spread.boards, spread.kinds, spread.slowest) == (3, 1, "board3")
+    assert spread.least_s / 0.75 == pytest.approx(spread.median_s) == pytest.approx(spread.most_s / 1.5)
+    assert all(read_calibration(path).points["default-fleet"].spread == spread for path in found.calibrations)
+    # Every sample was recorded once, and no label left.
+    recorded = [given[-1][-1] for given in sent if given[0] is board.record_samples]
+    assert sum(len(arrays[0]) for arrays in recorded) == len(samples[0])
+    arrays = [part for given in sent for each in given[1] if isinstance(each, tuple) for part in each]
+    assert {part.dtype for part in arrays if isinstance(part, np.ndarray)} == {np.dtype("float32")}
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing_in_what_one_board_finds_alone(
+    bundle, samples, cluster, monkeypatch, tmp_path
+):
+    alone = open_bundle(shutil.copytree(bundle.path, tmp_path / "alone.offramp"))
+    monkeypatch.setattr(recording, "MOST_SAMPLES", 20)  # so that there are eleven parts
+    killed = []
+
+    def kill(task, count, total):
+        if task == "recording" and not killed:
+            killed.append(count)
+            cluster.sync(cluster.workers["board2"].close)
+
+    with simulated({}):
+        here = calibrate(alone, samples, TARGET, variant="fp32", measure_s=BRIEF_S, confidence=0.95)
+        found = by_fleet(bundle, samples, cluster, confidence=0.9, progress=kill)
+    assert 0 < killed[0] < SAMPLES and found.missing == {"board2": "It went away."}
+    (there,) = found.calibrations.values()
+    assert here.confidence == pytest.approx(there.confidence) == 0.95
+    fields = [
+        "variant",
+        "static",
+        "thresholds",
+        "accuracy",
+        "drop",
+        "drop_interval",
+        "exit_shares",
+        "disagreement",
+        "score_shares",
+    ]
+    for name, point in here.points.items():
+        again = there.points[name]
+        assert {field: getattr(again, field) for field in fields} == {field: getattr(point, field) for field in fields}
+        assert (again.certificate and again.certificate.step) == (point.certificate and point.certificate.step)
+    assert there.points["default-fleet"].spread.boards == 2
+
+
+def test_a_board_that_goes_is_missing_and_the_same_call_goes_on(bundle, samples, cluster, monkeypatch):
+    asked = []
+    measure = boards.Boards.ask
+
+    def ask(self, board, kind, work, *rest):
+        if work.__name__ == "measure_board":
+            asked.append(board.name)
+            if board.name == "board2" and asked.count("board2") == 1:
+                raise boards.LostError("It went away.")
+        return measure(self, board, kind, work, *rest)
+
+    monkeypatch.setattr(boards.Boards, "ask", ask)
+    with simulated(BOARDS):
+        first = by_fleet(bundle, samples, cluster)
+        again = by_fleet(bundle, samples, cluster)
+    assert first.missing == {"board2": "It went away."} and len(first.calibrations) == 2
+    assert not again.missing and len(again.calibrations) == 3
+    assert sorted(asked) == ["board1", "board2", "board2", "board3"]
+
+
+def test_a_board_that_answers_otherwise_than_its_kind_is_left_out(bundle, samples, cluster, monkeypatch):
+    every_exit = board.record_all
+
+    def lie(session):
+        recorded, reference = every_exit(session)
+        if str(distributed.get_worker().name) == "board3":
+            reference = replace(reference, score=reference.score * np.float32(0.999))
+        return recorded, reference
+
+    monkeypatch.setattr(board, "record_all", lie)
+    monkeypatch.setattr(recording, "AT_ONCE", 1)  # the only part goes to the first board
+    with simulated(BOARDS):
+        found = by_fleet(bundle, samples, cluster)
+    assert list(found.missing) == ["board3"] and "otherwise than the boards of its kind" in found.missing["board3"]
+    assert len(found.calibrations) == 2
+
+
+def test_what_boards_send_is_checked():
+    whole = {"samples": 2, "exits": 1, "classes": 5, "board": "b"}
+    good = SentAnswers(1, np.array([0, 4], "<i4").tobytes(), np.array([0, 1], "<f4").tobytes())
+    assert read_answers(good, **whole).label.tolist() == [[0], [4]]
+    for wrong, words in (
+        (replace(good, label=np.array([0, 5], "<i4").tobytes()), "none of the 5 classes"),
+        (replace(good, label=np.array([-1, 0], "<i4").tobytes()), "none of the 5 classes"),
+        (replace(good, score=np.array([0, np.nan], "<f4").tobytes()), "not from 0 to 1"),
+        (replace(good, label=good.label * 2), "16 and 8 bytes"),
+        (replace(good, exits=2), "answers of 2 exits"),
+    ):
+        with pytest.raises(MeasurementError, match=words):
+            read_answers(wrong, **whole)
+    for times in ((), (b"",), (b"1234",), (np.array([-1.0]).tobytes(),), (np.array([np.inf]).tobytes(),)):
+        with pytest.raises(MeasurementError, match="'b'"):
+            read_costs(SentCosts(times, 0.0, 0.0), exits=1, board="b")
+    with pytest.raises(MeasurementError, match="no SentAnswers"):
+        decode(b"\x00", SentAnswers, "b")
+
+
+def test_what_boards_are_not_asked_is_refused(bundle, samples, cluster, monkeypatch):
+    with pytest.raises(UsageError, match="auto"):
+        by_fleet(bundle, samples, cluster, device="auto")
+    monkeypatch.setattr(boards, "__version__", "0.0.1")
+    with pytest.raises(MissingError, match="install the same one on both"):
+        by_fleet(bundle, samples, cluster)
+
+
+def test_a_board_of_another_kind_is_recorded_by_itself_and_the_promise_holds_on_both(bundle, samples, cluster):
+    with simulated({**BOARDS, "board2": FakeBoard(fields={"soc": "another chip"})}):
+        found = by_fleet(bundle, samples, cluster)
+    assert [each.kind for each in found.boards] == [0, 1, 0]
+    points = [each.points["default-fleet"] for each in found.calibrations.values()]
+    assert all(point.spread.kinds == 2 and point.certificate for point in points)
