@@ -79,6 +79,7 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
         "onnx": os.path.realpath(stage.copied()),
         "inputs": [{"name": tensor.name, "shape": shapes[tensor.name]} for tensor in stage.inputs],
         "outputs": stage.outputs,
+        "boundaries": sorted(stage.boundaries),
     }
     with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
         reply, content, _ = TOOLKIT.convert(python, job, Path(folder))

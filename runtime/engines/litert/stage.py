@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ....devices import version_of
 from ....errors import BundleError, UnsupportedError
-from .. import HOST, Run, StageFile, pin_shapes
+from .. import HOST, Run, StageFile
+from .converter import CHANNELS_LAST
 
 __all__ = ["LiteRtStage"]
 
@@ -19,13 +21,17 @@ class LiteRtStage:
     The stage takes one sample at a time: the file is for one batch size.
     """
 
-    memory, allocate, batches, clones = HOST, None, False, True
+    batches, clones = False, True
 
     def __init__(self, start: Callable[[], Any], stage: StageFile, library: str | None) -> None:
         self.half = library is not None
         self._start, self._stage = start, stage
         self._spare: Any = start()  # for the first binding: it shows what LiteRT cannot run
         self.runs_on = self._describe(self._spare, library)
+        details = (*self._spare.get_input_details(), *self._spare.get_output_details())
+        turned = any(tensor["name"].endswith(CHANNELS_LAST) for tensor in details)
+        self.memory = "litert" if turned else HOST
+        self.allocate = _allocate if turned else None
 
     def _describe(self, interpreter: Any, library: str | None) -> str:
         """Say what runs the stage, as the interpreter reports it.
@@ -73,32 +79,30 @@ class LiteRtStage:
         """Return for each array the function that gives a view of LiteRT's memory, which is copied from or into the array."""
         found, pairs = {tensor["name"]: tensor for tensor in details}, []
         for name, array in arrays.items():
-            if name not in found:
+            is_turned = name + CHANNELS_LAST in found
+            tensor = found.get(name + CHANNELS_LAST * is_turned)
+            if tensor is None:
                 raise BundleError(
                     f"LiteRT's form of {self._stage.path} has no {name}. Export the network anew.",
                     path=self._stage.path,
                 )
-            tensor = found[name]
             shape, dtype = tuple(tensor["shape"].tolist()), np.dtype(tensor["dtype"])
             fits = np.can_cast(dtype, array.dtype) if is_read else np.can_cast(array.dtype, dtype)
-            if shape != array.shape or not fits:
+            seen = array.transpose(0, 2, 3, 1) if is_turned and array.ndim == 4 else array
+            is_flat = shape == (1, array.size) != array.shape
+            if not fits or (shape != seen.shape and not is_flat):
                 raise UnsupportedError(
                     f"LiteRT's form of {self._stage.path} has {name} as {dtype} {list(shape)}, not as {array.dtype} "
-                    f"{list(array.shape)}.",
+                    f"{list(seen.shape)}.",
                     path=self._stage.path,
                 )
-            pairs.append((interpreter.tensor(tensor["index"]), array))
+            view = interpreter.tensor(tensor["index"])
+            pairs.append((partial(_view_flat, view, array.shape) if is_flat else view, seen))
         return pairs
 
     def infer(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        """Run the stage once into new arrays."""
-        interpreter = self._spare = self._spare or self._start()
-        details = {tensor["name"]: tensor for tensor in interpreter.get_output_details()}
-        arrays = {name: np.empty(details[name]["shape"], details[name]["dtype"]) for name in outputs if name in details}
-        run = self.bind(inputs, arrays)
-        self._spare = interpreter
-        run()
-        return arrays
+        """Refuse: a chain asks this of stages whose shapes are not known before, and the shapes of a file are fixed."""
+        raise UnsupportedError("LiteRT takes fixed shapes only.", path=self._stage.path)
 
     def try_zeros(self) -> None:
         """Run zeros.
@@ -106,16 +110,28 @@ class LiteRtStage:
         Raises:
             UnsupportedError: LiteRT cannot.
         """
-        shapes = pin_shapes(self._stage, "litert:cpu")
-        zeros = {tensor.name: np.zeros(shapes[tensor.name], tensor.dtype) for tensor in self._stage.inputs}
+        interpreter = self._spare
+        for tensor in interpreter.get_input_details():
+            interpreter.tensor(tensor["index"])().fill(0)
         try:
-            self.infer(zeros, self._stage.outputs)
+            interpreter.invoke()
         except RuntimeError as error:
             raise UnsupportedError(f"LiteRT cannot run {self._stage.path}: {error}.", path=self._stage.path) from error
 
     def clone(self) -> "LiteRtStage":
         """Return the stage itself: its bindings run at once."""
         return self
+
+
+def _allocate(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array of a shape. A map of float32 lies in memory as (N, H, W, C)."""
+    if len(shape) != 4 or dtype != "float32":
+        return np.zeros(shape, dtype)
+    return np.zeros((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 3, 1, 2)
+
+
+def _view_flat(view: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    return view().reshape(shape)
 
 
 def find_delegated(interpreter: Any) -> tuple[list[dict[str, Any]], set[int]]:
