@@ -71,12 +71,13 @@ def refuse_servers(placement: Sequence[str], *, named: Sequence[str] = ()) -> Se
         engine, _, place = name.partition(":")
         is_library = engine == "litert" and place != "cpu"
         if (is_library or engine in ("http", "https", "remote")) and name not in named:
-            risk = "a library that would be loaded" if is_library else "where inputs would be sent"
-            raise UsageError(
-                f"The calibration places a stage on {quoted(name)}, {risk}. If that is meant, name the "
-                "devices yourself (device=, --device, --place).",
-                device=name,
+            named_how = "If that is meant, name the devices yourself (device=, --device, --place)."
+            message = (
+                f"The calibration places a stage on {quoted(name)}, a library that would be loaded. {named_how}"
+                if is_library
+                else f"The calibration places a stage on {quoted(name)}, where inputs would be sent. {named_how}"
             )
+            raise UsageError(message, device=name)
     return placement
 
 

@@ -25,7 +25,7 @@ CHANNELS_LAST = " channels last"
 """Ends the name of an input or output that holds a map as (N, H, W, C)."""
 
 
-class UnsupportedStage(Exception):
+class RefusedStage(Exception):
     """onnx2tf does not take something in the stage."""
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     reply: dict[str, Any]
     try:
         reply = convert(json.load(sys.stdin))
-    except UnsupportedStage as error:
+    except RefusedStage as error:
         reply = {"error": str(error), "kind": "unsupported"}
     except ImportError as error:
         reply = {"error": str(error), "kind": "missing"}
@@ -45,7 +45,7 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
     """Convert the stage of a job.
 
     Raises:
-        UnsupportedStage: onnx2tf refuses the stage; has its reason.
+        RefusedStage: onnx2tf refuses the stage; has its reason.
     """
     import onnx2tf
 
@@ -60,10 +60,10 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
         )
         Path("made/stage_float32.tflite").replace("stage.tflite")
         compare()
-    except (ImportError, UnsupportedStage):
+    except (ImportError, RefusedStage):
         raise
     except (Exception, SystemExit) as error:
-        raise UnsupportedStage(_reason(error)) from error
+        raise RefusedStage(_reason(error)) from error
     return {"toolkit": importlib.metadata.version("onnx2tf")}
 
 
@@ -74,7 +74,7 @@ def prepare(job: dict[str, Any]) -> list[str]:
         The names of its inputs.
 
     Raises:
-        UnsupportedStage: ONNX Runtime refuses the stage.
+        RefusedStage: ONNX Runtime refuses the stage.
     """
     import onnx
     import onnxruntime
@@ -99,7 +99,7 @@ def prepare(job: dict[str, Any]) -> list[str]:
     try:
         onnxruntime.InferenceSession("fixed.onnx", options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise UnsupportedStage(_reason(error)) from error
+        raise RefusedStage(_reason(error)) from error
     model = onnx.shape_inference.infer_shapes(onnx.load("folded.onnx"), data_prop=True)
     lay_out(model, job["boundaries"])
     onnx.save_model(model, "stage.onnx")
@@ -163,7 +163,7 @@ def compare() -> None:
     """See that `stage.tflite` computes what `stage.onnx` does.
 
     Raises:
-        UnsupportedStage: it does not.
+        RefusedStage: it does not.
     """
     import numpy as np
     import onnxruntime
@@ -186,7 +186,7 @@ def compare() -> None:
             continue
         error = np.abs(found[name] - expected).max() if found[name].shape == expected.shape else np.inf
         if not error <= MOST_ERROR * max(1.0, np.abs(expected).max()):
-            raise UnsupportedStage(f"what it made computes another {name}, off by {error:.2g}")
+            raise RefusedStage(f"what it made computes another {name}, off by {error:.2g}")
 
 
 def _reason(error: BaseException) -> str:
