@@ -2,6 +2,7 @@
 # make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
+# make test-litert: run those that need onnx2tf, in an environment of its own (Python 3.12 or 3.13, 0.4 GB).
 # make fuzz: read damaged and forged files for ten minutes of each kind, in an environment of its own (Python 3.11 to 3.13 on Linux);
 # goes on where it was stopped (FUZZ_SECONDS=3600 KINDS='manifest target').
 # make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
@@ -13,6 +14,8 @@ PYTHON ?= python3
 VENV := .venv
 RKNN_PYTHON ?= $(PYTHON)
 RKNN ?= .rknn
+LITERT_PYTHON ?= python3.12
+LITERT ?= .litert
 STRANGERS ?= .strangers
 FUZZ ?= .fuzz
 FUZZ_SECONDS ?= 600
@@ -23,7 +26,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn fuzz strangers benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn test-litert fuzz strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -33,10 +36,13 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	-m "not long and not slow and not hardware and not large and not rknn"
+	-m "not long and not slow and not hardware and not large and not rknn and not litert"
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
 	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn
+
+test-litert: $(VENV)/.installed $(LITERT)/.installed
+	OFFRAMP_LITERT_PYTHON=$(abspath $(LITERT))/bin/python $(VENV)/bin/python -m pytest -m litert
 
 fuzz: $(FUZZ)/env/.installed
 	$(FUZZ)/env/bin/python tests/fuzzing/long.py --keep $(FUZZ) --seconds $(FUZZ_SECONDS) $(KINDS)
@@ -78,6 +84,11 @@ $(RKNN)/.installed: runtime/engines/rknn/requirements.txt
 	$(RKNN)/bin/pip install -q --no-deps rknn-toolkit2==2.5.0
 	@touch $@
 
+$(LITERT)/.installed: runtime/engines/litert/requirements.txt
+	$(LITERT_PYTHON) -m venv $(LITERT)
+	$(LITERT)/bin/pip install -q --no-deps -r runtime/engines/litert/requirements.txt
+	@touch $@
+
 $(STRANGERS)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(STRANGERS)
 	$(STRANGERS)/bin/pip install -q -c constraints.txt setuptools
@@ -95,4 +106,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RKNN) $(STRANGERS) $(FUZZ) build site *.egg-info
+	rm -rf $(VENV) $(RKNN) $(LITERT) $(STRANGERS) $(FUZZ) build site *.egg-info

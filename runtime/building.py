@@ -96,7 +96,7 @@ class Jobs(ExitStack):
                 parts.check_builds(device.name)
                 key = self._key(source, stage_file, device, device.engine.describe_build(device.place))
         ending = ".logits.built" if self._logits and not is_cross_built else ".built"
-        folder = parts.bundle.path / "engines" / device.name.replace(":", "-") / variant.name
+        folder = parts.bundle.path / "engines" / key.get("device", device.name).replace(":", "-") / variant.name
         return Job(
             stage=stage_file,
             device=device,

@@ -62,18 +62,22 @@ def one_device_per_stage(device: str | Sequence[str], stages: int) -> tuple[str,
 
 
 def refuse_servers(placement: Sequence[str], *, named: Sequence[str] = ()) -> Sequence[str]:
-    """Return devices of a calibration, of which none is a server but those that the caller has named.
+    """Return devices of a calibration, of which none is a server or a library but those that the caller has named.
 
     Raises:
-        UsageError: one is. Inputs would go where the calibration's author wants them.
+        UsageError: one is. Inputs would go where the calibration's author wants them, or code of the author's choice would run.
     """
     for name in placement:
-        if name.partition(":")[0] in ("http", "https", "remote") and name not in named:
-            raise UsageError(
-                f"The calibration places a stage on {quoted(name)}, where inputs would be sent. If that is meant, name the "
-                "devices yourself (device=, --device, --place).",
-                device=name,
+        engine, _, place = name.partition(":")
+        is_library = engine == "litert" and place != "cpu"
+        if (is_library or engine in ("http", "https", "remote")) and name not in named:
+            named_how = "If that is meant, name the devices yourself (device=, --device, --place)."
+            message = (
+                f"The calibration places a stage on {quoted(name)}, a library that would be loaded. {named_how}"
+                if is_library
+                else f"The calibration places a stage on {quoted(name)}, where inputs would be sent. {named_how}"
             )
+            raise UsageError(message, device=name)
     return placement
 
 

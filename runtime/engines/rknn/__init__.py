@@ -84,12 +84,12 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
         MissingError: there is no environment with rknn-toolkit2; says how to make it.
         UnsupportedError: rknn-toolkit2 refuses the stage, with its reason.
     """
-    from . import toolkit
     from .stage import RknnHeader
+    from .toolkit import TOOLKIT
 
     _check_name(place)
     shapes = pin_shapes(stage, f"rknn:{place}")
-    python = toolkit.find_python()
+    python = TOOLKIT.find_python()
     job = {
         "soc": place,
         "inputs": [{"name": tensor.name, "shape": shapes[tensor.name]} for tensor in stage.inputs],
@@ -97,14 +97,8 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     }
     job["onnx"] = os.path.realpath(stage.copied())
     with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
-        reply, model, log = toolkit.convert(python, job, Path(folder))
+        reply, model, log = TOOLKIT.convert(python, job, Path(folder))
     if "error" in reply:
-        if reply.get("kind") == "missing":
-            raise MissingError(
-                f"The environment of {python} is incomplete: {reply['error']}. {toolkit.how_to_make(python)}",
-                package="rknn-toolkit2",
-                path=python,
-            )
         raise UnsupportedError(
             f"rknn-toolkit2 cannot build {stage.path} for rknn:{place}: {reply['error']}.", path=stage.path
         )

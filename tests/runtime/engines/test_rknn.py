@@ -25,9 +25,11 @@ from offramp.bundle import Preprocess, open_bundle
 from offramp.errors import BundleError, MissingError, UnsupportedError
 from offramp.export import export, quantize
 from offramp.runtime import build, verify
-from offramp.runtime.engines import rknn
-from offramp.runtime.engines.rknn import converter, toolkit
+from offramp.runtime.engines import _converters, rknn
+from offramp.runtime.engines._converters import Converter
+from offramp.runtime.engines.rknn import converter
 from offramp.runtime.engines.rknn.stage import Edge, RknnHeader, RknnStage
+from offramp.runtime.engines.rknn.toolkit import TOOLKIT
 from offramp.runtime.loading import load_static, load_uncalibrated
 from offramp.tests.helpers.command import offramp
 from offramp.tests.zoo import networks
@@ -98,7 +100,7 @@ class FakeRKNNLite:
 def workstation(tmp_path, monkeypatch):
     """A machine where the environment of rknn-toolkit2 is there, in which a fake converts: it leaves the graph an ONNX file."""
 
-    def convert(python, job, folder):
+    def convert(self, python, job, folder):
         try:
             model, inputs, outputs = converter.prepare(job)
         except converter.UnsupportedStage as error:
@@ -108,7 +110,7 @@ def workstation(tmp_path, monkeypatch):
         return reply, model.SerializeToString(), table
 
     monkeypatch.setenv("OFFRAMP_RKNN_PYTHON", sys.executable)
-    monkeypatch.setattr(toolkit, "convert", convert)
+    monkeypatch.setattr(Converter, "convert", convert)
 
 
 @pytest.fixture
@@ -297,7 +299,7 @@ def test_a_converter_that_fails_is_an_error_and_leaves_nothing(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("OFFRAMP_RKNN_PYTHON", str(python))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(toolkit, "CONVERT_S", 0.5)
+    monkeypatch.setattr(_converters, "CONVERT_S", 0.5)
     with pytest.raises(error, match=words):
         build(dense, DEVICE)
     assert list((tmp_path / "tmp").iterdir()) == [] and capfd.readouterr().out == ""
@@ -335,7 +337,7 @@ class Simulator:
 
     def __init__(self):
         script = Path(__file__).parents[2] / "fakes/rknn_simulator.py"
-        command = [rknn._find_python(), "-I", str(script), converter.__file__]
+        command = [TOOLKIT.find_python(), "-I", str(script), converter.__file__]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, *request):
@@ -376,7 +378,7 @@ def test_the_simulated_npu_says_what_onnx_runtime_says(name, variant, zoo, tmp_p
     bundle = open_bundle(tmp_path / "copy.offramp")
     if variant == "int8":
         bundle = quantize(bundle, networks.ZOO[name].draw(64, 5))
-    monkeypatch.setattr(toolkit, "convert", simulator.convert)
+    monkeypatch.setattr(Converter, "convert", simulator.convert)
     if (name, variant) in REFUSED:
         with pytest.raises(UnsupportedError, match=REFUSED[name, variant]):
             build(bundle, DEVICE, variant=variant)
@@ -400,7 +402,7 @@ def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, b
     shutil.copytree(bundle.path, tmp_path / "copy.offramp")
     data = networks.ZOO["multi-scale"].draw(64, 5) if to == "int8" else None
     bundle = quantize(tmp_path / "copy.offramp", data, to=to)
-    monkeypatch.setattr(toolkit, "convert", simulator.convert)
+    monkeypatch.setattr(Converter, "convert", simulator.convert)
     build(bundle, DEVICE, variant=to)
     board(lite=simulator.lite())
     (verification,) = verify(bundle, DEVICE, variant=to)
@@ -411,7 +413,7 @@ def test_what_the_simulated_npu_runs_is_verified(to, zoo, tmp_path, simulator, b
 def test_a_transformer_exported_at_one_length_runs_too(tmp_path, simulator, board, monkeypatch):
     entry = networks.ZOO["encoder"]
     bundle = export(networks.build(entry), entry.draw(3, 0), tmp_path / "encoder.offramp")
-    monkeypatch.setattr(toolkit, "convert", simulator.convert)
+    monkeypatch.setattr(Converter, "convert", simulator.convert)
     build(bundle, DEVICE)
     board(lite=simulator.lite())
     npu, cpu = (load_uncalibrated(bundle, where).every_exit(entry.draw(50, 7)) for where in (DEVICE, "cpu"))
@@ -429,7 +431,7 @@ def test_images_as_a_camera_gives_them_mean_the_same(variant, tmp_path, simulato
     bundle = export(networks.build(networks.Plain), pixels[:3], tmp_path / "net.offramp", preprocess=preprocess)
     if variant == "int8":
         bundle = quantize(bundle, pixels)
-    monkeypatch.setattr(toolkit, "convert", simulator.convert)
+    monkeypatch.setattr(Converter, "convert", simulator.convert)
     build(bundle, DEVICE, variant=variant)
     board(lite=simulator.lite())
     npu, cpu = (load_uncalibrated(bundle, where, variant=variant).every_exit(pixels) for where in (DEVICE, "cpu"))
