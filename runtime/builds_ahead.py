@@ -11,10 +11,10 @@ from ..bundle import Bundle, opened
 from ..errors import UsageError
 from ..files import check_writable
 from ..progress import Progress
-from .building import Job, Jobs, build_anew, errors_attributed
+from .building import Job, Jobs, build_anew, errors_attributed, may_run_uncut
 from .engines import find_device, is_builder, is_cross_builder
 from .placement import AUTO, one_device_per_stage
-from .request import LoadOptions, NetworkParts, chain_parts, static_parts
+from .request import LoadOptions, NetworkParts, chain_parts, static_parts, uncut_parts
 
 __all__ = ["Built", "build"]
 
@@ -82,8 +82,11 @@ def build(
     options = LoadOptions(threads=threads, logits=logits)
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)
+    devices = one_device_per_stage(device, len(parts.stages))
+    if may_run_uncut(parts, devices, options):
+        parts = uncut_parts(parts)
     with ExitStack() as stack:
-        jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options, stack)
+        jobs = _jobs_to_build(parts, devices, options, stack)
         if into_bundle or any(is_cross_builder(job.device.engine) for job in jobs):
             bundle.check_changeable("engines")
         builds = []

@@ -1,0 +1,190 @@
+"""What the bytes of a graph say in numbers: operators with their settings, and weights. Without the package `onnx`."""
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .graph_bytes import (
+    GRAPH,
+    INITIALIZER,
+    INPUT,
+    NODE_ATTRIBUTE,
+    NODE_INPUT,
+    NODE_OUTPUT,
+    VALUE_NAME,
+    Field,
+    Graph,
+    GraphNode,
+    read_fields,
+    read_graph,
+    read_text,
+    read_varint,
+    write_field,
+)
+
+__all__ = ["Operator", "inline_weights", "read_array", "read_model", "read_operator", "without_unread_inputs"]
+
+OPERATOR_TYPE, DOMAIN = 4, 7
+"""Fields of a node."""
+
+ATTRIBUTE_NAME, FLOAT, INTEGER, STRING, TENSOR, FLOATS, INTEGERS = 1, 2, 3, 4, 5, 7, 8
+"""Fields of an attribute."""
+
+DIMS, DATA_TYPE, FLOAT_DATA, INT32_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA = 1, 2, 4, 5, 7, 9, 10
+EXTERNAL_DATA, DATA_LOCATION = 13, 14
+"""Fields of a weight."""
+
+DTYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
+"""NumPy's dtypes by the numbers that ONNX has for them."""
+
+
+class Operator(NamedTuple):
+    """A node: its operator, what it reads and makes by name (empty where nothing is given), and its settings."""
+
+    kind: str
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def read_model(model: bytes) -> Graph:
+    """Return the graph of a model.
+
+    Raises:
+        ValueError: it is no ONNX model.
+    """
+    for field in read_fields(model):
+        if field.number == GRAPH:
+            return read_graph(field.content)
+    raise ValueError("there is no graph")
+
+
+def read_operator(node: GraphNode) -> Operator:
+    """Return what a node does. One of a domain of its own is called `domain.Operator`. Graphs inside it are left out.
+
+    Raises:
+        ValueError: the bytes are no node.
+    """
+    kind = domain = ""
+    reads, makes, settings = list[str](), list[str](), dict[str, Any]()
+    for field in read_fields(node.content):
+        if field.number == NODE_INPUT:
+            reads.append(field.content.decode())
+        elif field.number == NODE_OUTPUT:
+            makes.append(field.content.decode())
+        elif field.number == OPERATOR_TYPE:
+            kind = field.content.decode()
+        elif field.number == DOMAIN:
+            domain = field.content.decode()
+        elif field.number == NODE_ATTRIBUTE:
+            settings[read_text(field.content, ATTRIBUTE_NAME).decode()] = _read_setting(field.content)
+    return Operator(f"{domain}.{kind}" if domain else kind, tuple(reads), tuple(makes), settings)
+
+
+def _read_setting(attribute: bytes) -> Any:
+    """Return the value of an attribute; None for a graph."""
+    several: list[float] = []
+    for field in read_fields(attribute):
+        if field.number == FLOAT:
+            return struct.unpack("<f", field.whole[-4:])[0]
+        if field.number == INTEGER:
+            return _read_integer(field)
+        if field.number == STRING:
+            return field.content.decode()
+        if field.number == TENSOR:
+            return read_array(field.content)
+        if field.number == FLOATS:
+            packed = field.content if field.whole[0] & 7 == 2 else field.whole[-4:]
+            several += np.frombuffer(packed, "<f4").tolist()
+        elif field.number == INTEGERS:
+            several += _read_integers(field)
+    return several or None
+
+
+def read_array(weight: bytes, external: bytes = b"") -> np.ndarray:
+    """Return the array of a weight, whose data may lie in a file of that content.
+
+    Raises:
+        ValueError: its dtype is not known, or the data is of another size.
+    """
+    fields = list(read_fields(_inline(weight, external)))
+    shape = [number for field in fields if field.number == DIMS for number in _read_integers(field)]
+    code = next((_read_integer(field) for field in fields if field.number == DATA_TYPE), 0)
+    if code not in DTYPES:
+        raise ValueError(f"{code} is no dtype that is known")
+    dtype = np.dtype(DTYPES[code])
+    for field in fields:
+        if field.number == RAW_DATA or (field.number, code) in ((FLOAT_DATA, 1), (DOUBLE_DATA, 11)):
+            return np.frombuffer(field.content, dtype).reshape(shape)
+    numbers = [n for f in fields if f.number in (INT32_DATA, INT64_DATA) for n in _read_integers(f)]
+    if code == 10:
+        return np.array(numbers, np.uint16).view(dtype).reshape(shape)
+    return np.array(numbers, dtype).reshape(shape)
+
+
+def inline_weights(model: bytes, external: bytes) -> bytes:
+    """Return a model that holds its weights itself, of which some lie in a file of that content.
+
+    Raises:
+        ValueError: the file is too short for them.
+    """
+    whole = []
+    for field in read_fields(model):
+        if field.number != GRAPH:
+            whole.append(field.whole)
+            continue
+        parts = (
+            write_field(INITIALIZER, _inline(part.content, external)) if part.number == INITIALIZER else part.whole
+            for part in read_fields(field.content)
+        )
+        whole.append(write_field(GRAPH, b"".join(parts)))
+    return b"".join(whole)
+
+
+def without_unread_inputs(model: bytes) -> bytes:
+    """Return a model without the inputs that none of its nodes reads."""
+    read = {name for node in read_model(model).nodes for name in (*node.reads, *node.inner_reads)}
+    whole = []
+    for field in read_fields(model):
+        if field.number == GRAPH:
+            parts = [
+                f for f in read_fields(field.content) if f.number != INPUT or read_text(f.content, VALUE_NAME) in read
+            ]
+            whole.append(write_field(GRAPH, b"".join(part.whole for part in parts)))
+        else:
+            whole.append(field.whole)
+    return b"".join(whole)
+
+
+def _inline(weight: bytes, external: bytes) -> bytes:
+    """Return a weight with its external data in it."""
+    fields = list(read_fields(weight))
+    entries = {read_text(f.content, 1): read_text(f.content, 2) for f in fields if f.number == EXTERNAL_DATA}
+    if not entries:
+        return weight
+    start, length = int(entries.get(b"offset", b"0")), int(entries[b"length"])
+    if start < 0 or length < 0 or start + length > len(external):
+        raise ValueError(f"a weight ends at byte {start + length} of {len(external)}")
+    kept = [field.whole for field in fields if field.number not in (EXTERNAL_DATA, DATA_LOCATION)]
+    return b"".join([*kept, write_field(RAW_DATA, external[start : start + length])])
+
+
+def _read_integers(field: Field) -> Iterator[int]:
+    """Yield the numbers of a field that has several, packed or one by one."""
+    if field.whole[0] & 7 == 0:
+        yield _read_integer(field)
+    at = 0
+    while at < len(field.content):
+        value, at = read_varint(field.content, at)
+        yield _signed(value)
+
+
+def _read_integer(field: Field) -> int:
+    _, at = read_varint(field.whole, 0)
+    return _signed(read_varint(field.whole, at)[0])
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
