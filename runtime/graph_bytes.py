@@ -9,7 +9,18 @@ A message in the protobuf format is a list of fields: a number, and a content th
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["Graph", "GraphNode", "join_graphs", "read_fields", "read_graph", "read_text", "read_varint", "write_field"]
+__all__ = [
+    "Graph",
+    "GraphNode",
+    "join_graphs",
+    "read_fields",
+    "read_graph",
+    "read_node",
+    "read_text",
+    "read_varint",
+    "write_field",
+    "write_number",
+]
 
 IR_VERSION, GRAPH, OPSET, FUNCTION = 1, 7, 8, 25
 """Fields of a model."""
@@ -60,7 +71,7 @@ class GraphNode(NamedTuple):
             return self
         if not names.keys().isdisjoint(self.inner_reads):
             raise ValueError("a branch or loop reads a value that is called like another one")
-        return _read_node(_rename(self.content, (NODE_INPUT, NODE_OUTPUT), names))
+        return read_node(_rename(self.content, (NODE_INPUT, NODE_OUTPUT), names))
 
 
 class Graph(NamedTuple):
@@ -165,7 +176,7 @@ def read_graph(content: bytes) -> Graph:
     named = {INPUT: graph.inputs, OUTPUT: graph.outputs, VALUE: graph.values}
     for field in read_fields(content):
         if field.number == NODE:
-            graph.nodes.append(_read_node(field.content))
+            graph.nodes.append(read_node(field.content))
         elif field.number == INITIALIZER:
             graph.weights[read_text(field.content, WEIGHT_NAME)] = field.content
         elif field.number in named:
@@ -175,7 +186,7 @@ def read_graph(content: bytes) -> Graph:
     return graph
 
 
-def _read_node(content: bytes) -> GraphNode:
+def read_node(content: bytes) -> GraphNode:
     """Return a node without its own name, since two graphs may call their nodes alike."""
     fields = [field for field in read_fields(content) if field.number != NODE_NAME]
     names = [[f.content for f in fields if f.number == number and f.content] for number in (NODE_OUTPUT, NODE_INPUT)]
@@ -190,7 +201,7 @@ def _inner_reads(attribute: bytes) -> Iterator[bytes]:
         if field.number in ATTRIBUTE_GRAPHS:
             for part in read_fields(field.content):
                 if part.number == NODE:
-                    node = _read_node(part.content)
+                    node = read_node(part.content)
                     yield from (*node.reads, *node.inner_reads)
                 elif part.number == OUTPUT:  # a branch may return what was made outside
                     yield read_text(part.content, VALUE_NAME)
@@ -254,6 +265,11 @@ def read_varint(message: bytes, at: int) -> tuple[int, int]:
 def write_field(number: int, content: bytes) -> bytes:
     """Return a field with a text or message."""
     return _write_varint(number << 3 | 2) + _write_varint(len(content)) + content
+
+
+def write_number(number: int, value: int) -> bytes:
+    """Return a field with a whole number."""
+    return _write_varint(number << 3) + _write_varint(value & (1 << 64) - 1)
 
 
 def _write_varint(value: int) -> bytes:

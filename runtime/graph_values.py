@@ -1,7 +1,7 @@
 """What the bytes of a graph say in numbers: operators with their settings, and weights. Without the package `onnx`."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,27 +10,44 @@ from .graph_bytes import (
     GRAPH,
     INITIALIZER,
     INPUT,
+    NODE,
     NODE_ATTRIBUTE,
     NODE_INPUT,
     NODE_OUTPUT,
     VALUE_NAME,
+    WEIGHT_NAME,
     Field,
     Graph,
     GraphNode,
     read_fields,
     read_graph,
+    read_node,
     read_text,
     read_varint,
     write_field,
+    write_number,
 )
 
-__all__ = ["Operator", "inline_weights", "read_array", "read_model", "read_operator", "without_unread_inputs"]
+__all__ = [
+    "Operator",
+    "edit_nodes",
+    "inline_weights",
+    "read_array",
+    "read_model",
+    "read_operator",
+    "without_unread_inputs",
+    "write_array",
+    "write_node",
+]
 
 OPERATOR_TYPE, DOMAIN = 4, 7
 """Fields of a node."""
 
-ATTRIBUTE_NAME, FLOAT, INTEGER, STRING, TENSOR, FLOATS, INTEGERS = 1, 2, 3, 4, 5, 7, 8
+ATTRIBUTE_NAME, FLOAT, INTEGER, STRING, TENSOR, FLOATS, INTEGERS, ATTRIBUTE_TYPE = 1, 2, 3, 4, 5, 7, 8, 20
 """Fields of an attribute."""
+
+INTEGERS_TYPE = 7
+"""What the type of an attribute with several whole numbers is called."""
 
 DIMS, DATA_TYPE, FLOAT_DATA, INT32_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA = 1, 2, 4, 5, 7, 9, 10
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
@@ -188,3 +205,40 @@ def _read_integer(field: Field) -> int:
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
+
+
+def edit_nodes(model: bytes, edit: Callable[[GraphNode], bytes | None]) -> bytes:
+    """Return a model in which some nodes are replaced by fields of a graph, as `write_node` and `write_array` make them."""
+    whole = []
+    for field in read_fields(model):
+        if field.number != GRAPH:
+            whole.append(field.whole)
+            continue
+        parts = []
+        for part in read_fields(field.content):
+            new = edit(read_node(part.content)) if part.number == NODE else None
+            parts.append(part.whole if new is None else new)
+        whole.append(write_field(GRAPH, b"".join(parts)))
+    return b"".join(whole)
+
+
+def write_node(
+    kind: str, reads: Sequence[str], makes: str, like: GraphNode | None = None, **integers: list[int]
+) -> bytes:
+    """Return a graph's field with a node that has the settings of another one, but for lists of numbers that are given."""
+    texts = [*((NODE_INPUT, name) for name in reads), (NODE_OUTPUT, makes), (OPERATOR_TYPE, kind)]
+    written = [write_field(number, text.encode()) for number, text in texts]
+    for field in read_fields(like.content) if like is not None else ():
+        if field.number == NODE_ATTRIBUTE and read_text(field.content, ATTRIBUTE_NAME).decode() not in integers:
+            written.append(field.whole)
+    for name, values in integers.items():
+        numbers = b"".join(write_number(INTEGERS, value) for value in values)
+        setting = write_field(ATTRIBUTE_NAME, name.encode()) + numbers + write_number(ATTRIBUTE_TYPE, INTEGERS_TYPE)
+        written.append(write_field(NODE_ATTRIBUTE, setting))
+    return write_field(NODE, b"".join(written))
+
+
+def write_array(name: str, values: Sequence[int]) -> bytes:
+    """Return a graph's field with a weight of whole numbers."""
+    fields = [write_number(DIMS, len(values)), write_number(DATA_TYPE, 7), write_field(WEIGHT_NAME, name.encode())]
+    return write_field(INITIALIZER, b"".join([*fields, write_field(RAW_DATA, np.array(values, "<i8").tobytes())]))

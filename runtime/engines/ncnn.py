@@ -9,10 +9,6 @@ ncnn has no operators for scores and labels, so they are made beside it. The con
 workstation needs. It takes some graphs and makes others of them, so what was converted must give the golden answers.
 """
 
-import importlib.util
-import os
-import shutil
-import subprocess
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +24,7 @@ from ..graph_bytes import join_graphs
 from ..graph_values import inline_weights, read_model, without_unread_inputs
 from . import HOST, StageFile, pin_shapes, raise_out_of_memory
 from ._decisions import Decisions, split_decisions
+from ._pnnx import convert, single_shape
 
 __all__ = ["CONVERTS", "PACKAGE", "UNCUT", "build", "compile_stage", "describe_build", "list_places"]
 
@@ -38,9 +35,6 @@ CONVERTS = UNCUT = True
 HALF = "cpu-fp16"
 
 PLACES = {"cpu": "the processor, in float32", HALF: "the processor, in half precision where it has that"}
-
-MOST_SECONDS = 600
-"""A conversion takes less than a second for most networks."""
 
 MOST_AXES = 4
 """An array of ncnn has no more, beside the batch."""
@@ -107,8 +101,8 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     _refuse_dtypes(stage, place, (*inputs, *outputs))
     if len(model) > MOST_MODEL_BYTES:
         raise UnsupportedError(f"{stage.path} is too large to be converted for ncnn: 2 GiB.", path=stage.path)
-    shapes = pin_shapes(stage, f"{PACKAGE}:{place}")
-    param, converted = _convert(model, [shapes[name] for name in inputs], stage, half=place == HALF)
+    tensors = {tensor.name: tensor for tensor in stage.inputs}
+    param, converted = convert(model, [tensors[name] for name in inputs], len(outputs), stage, half=place == HALF)
     made = msgspec.msgpack.encode(Build(param, converted, inputs, outputs, decisions))
     _open(ncnn, made, stage, place, threads).try_zeros()
     return made
@@ -150,60 +144,6 @@ def _refuse_dtypes(stage: StageFile, place: str, names: Sequence[str]) -> None:
                 f"{PACKAGE}:{place} takes and gives float32, and {tensor.name} of {stage.path} is {tensor.dtype}.",
                 path=stage.path,
             )
-
-
-def _convert(model: bytes, shapes: Sequence[Sequence[int]], stage: StageFile, *, half: bool) -> tuple[bytes, bytes]:
-    """Return ncnn's two files of a model.
-
-    Raises:
-        MissingError: pnnx is missing.
-        UnsupportedError: pnnx does not convert the model, or to operators that ncnn lacks.
-    """
-    converter = _find_converter()
-    with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
-        Path(folder, "stage.onnx").write_bytes(model)
-        written = ",".join(f"[{','.join(map(str, shape))}]" for shape in shapes)
-        command = [converter, "stage.onnx", f"inputshape={written}", f"fp16={int(half)}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, cwd=folder, env=environment)
-        except subprocess.TimeoutExpired as error:
-            raise UnsupportedError(
-                f"pnnx did not convert {stage.path} within {MOST_SECONDS} s.", path=stage.path
-            ) from error
-        param, weights = Path(folder, "stage.ncnn.param"), Path(folder, "stage.ncnn.bin")
-        if done.returncode or not param.is_file() or not weights.is_file():
-            said = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace").split("\n")
-            telling = [line for line in said if any(word in line.lower() for word in ("error", "fail", "unsupported"))]
-            reason = telling[-1] if telling else f"it ends with {done.returncode}"
-            raise UnsupportedError(f"pnnx cannot convert {stage.path}: {quoted(reason)}", path=stage.path)
-        content = param.read_bytes(), weights.read_bytes()
-    kinds = [line.split()[0] for line in content[0].decode("utf-8", "replace").splitlines()[2:] if line.strip()]
-    if strange := [kind for kind in dict.fromkeys(kinds) if "." in kind or "::" in kind]:
-        raise UnsupportedError(
-            f"ncnn has no operator for {', '.join(map(quoted, strange[:5]))}, which pnnx finds in {stage.path}.",
-            path=stage.path,
-            nodes=tuple(strange),
-        )
-    return content
-
-
-def _find_converter() -> str:
-    """Return the path of pnnx, in this environment or on the PATH.
-
-    Raises:
-        MissingError: it is not installed.
-    """
-    spec = importlib.util.find_spec("pnnx")
-    places = [Path(folder, "pnnx") for folder in (spec.submodule_search_locations or ())] if spec else []
-    found = next((str(path) for path in places if path.is_file()), None) or shutil.which("pnnx")
-    if found is None:
-        raise MissingError(
-            "To convert networks for ncnn takes pnnx: pip install pnnx. A device needs none for a bundle that holds the builds: "
-            "offramp build --into-bundle.",
-            package="pnnx",
-        )
-    return found
 
 
 def compile_stage(stage: StageFile, place: str, *, threads: int, built: bytes | None = None) -> "NcnnStage":
@@ -282,7 +222,7 @@ class NcnnStage:
         self._sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], object]:
-        """Tie arrays to the network up to an exit; each run copies its answer out. ncnn reads inputs where they lie.
+        """Tie arrays to the network up to an exit; each run copies in and out.
 
         Bindings to the same inputs share an extractor, which that of the first exit starts.
 
@@ -307,7 +247,9 @@ class NcnnStage:
                 session.extractor = extractor = create()
                 session.values = values = start.copy()
                 for blob, mat in into:
-                    if extractor.input(blob, mat):
+                    if extractor.input(
+                        blob, mat.clone()
+                    ):  # its layers may write into it, and read it by aligned channels
                         raise RuntimeError(f"ncnn does not take {blob}")
             else:
                 extractor, values = session.extractor, session.values
@@ -334,9 +276,7 @@ class NcnnStage:
 
     def _wrap(self, name: str, array: np.ndarray) -> Any:
         """Return an array as ncnn reads it, without its axis for the batch."""
-        axis = self._tensors[name].batch_axis
-        single = array if axis is None else array.squeeze(axis)
-        return self._ncnn.Mat(single if single.ndim else single.reshape(1))
+        return self._ncnn.Mat(array.reshape(single_shape(self._tensors[name])))
 
     def infer(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """Run the stage once into new arrays."""
