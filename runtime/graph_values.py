@@ -1,7 +1,7 @@
 """What the bytes of a graph say in numbers: operators with their settings, and weights. Without the package `onnx`."""
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from .graph_bytes import (
     NODE_ATTRIBUTE,
     NODE_INPUT,
     NODE_OUTPUT,
+    VALUE,
     VALUE_NAME,
     WEIGHT_NAME,
     Field,
@@ -35,6 +36,7 @@ __all__ = [
     "read_array",
     "read_model",
     "read_operator",
+    "take_floats",
     "without_unread_inputs",
     "write_array",
     "write_node",
@@ -52,6 +54,9 @@ INTEGERS_TYPE = 7
 DIMS, DATA_TYPE, FLOAT_DATA, INT32_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA = 1, 2, 4, 5, 7, 9, 10
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
 """Fields of a weight."""
+
+ELEMENT_TYPE = 2, 1, 1
+"""Fields that lead from an input to its dtype."""
 
 DTYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
 """NumPy's dtypes by the numbers that ONNX has for them."""
@@ -173,6 +178,43 @@ def without_unread_inputs(model: bytes) -> bytes:
         else:
             whole.append(field.whole)
     return b"".join(whole)
+
+
+def take_floats(model: bytes, names: Collection[str]) -> bytes:
+    """Return a model whose inputs of those names are float32, as is what was cast to float32 behind them."""
+    float32 = next(number for number, dtype in DTYPES.items() if dtype == "<f4")
+    whole = []
+    for field in read_fields(edit_nodes(model, lambda node: _drop_cast(node, float32))):
+        if field.number != GRAPH:
+            whole.append(field.whole)
+            continue
+        parts = []
+        for part in read_fields(field.content):
+            if part.number == INPUT and read_text(part.content, VALUE_NAME).decode() in names:
+                parts.append(write_field(INPUT, _replace(part.content, ELEMENT_TYPE, float32)))
+            elif part.number != VALUE:  # whose dtypes no longer hold
+                parts.append(part.whole)
+        whole.append(write_field(GRAPH, b"".join(parts)))
+    return b"".join(whole)
+
+
+def _drop_cast(node: GraphNode, to: int) -> bytes | None:
+    kind, reads, makes, settings = read_operator(node)
+    return write_node("Identity", reads, makes[0]) if kind == "Cast" and settings.get("to") == to else None
+
+
+def _replace(message: bytes, path: Sequence[int], value: int) -> bytes:
+    """Return a message with another number in a field, to which a path of fields leads."""
+    first, *rest = path
+    new = [
+        field.whole
+        if field.number != first
+        else write_field(first, _replace(field.content, rest, value))
+        if rest
+        else write_number(first, value)
+        for field in read_fields(message)
+    ]
+    return b"".join(new)
 
 
 def _inline(weight: bytes, external: bytes) -> bytes:

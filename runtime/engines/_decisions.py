@@ -24,8 +24,8 @@ __all__ = ["OPERATORS", "Decisions", "Making", "split_decisions"]
 Made = Callable[..., np.ndarray]
 Settings = Mapping[str, Any]
 
-MOST_CONSTANT_BYTES = 1 << 20
-"""A larger constant is no part of a decision."""
+largest, total = np.maximum.reduce, np.add.reduce
+"""As an array's `max` and `sum`, in half the time."""
 
 
 class Constant(msgspec.Struct, frozen=True, array_like=True):
@@ -149,8 +149,8 @@ def _softmax(settings: Settings, fixed: list[np.ndarray]) -> Made:
     axis = _axis(settings)
 
     def make(x: np.ndarray) -> np.ndarray:
-        powers = np.exp(x - x.max(axis, keepdims=True))
-        return powers / powers.sum(axis, keepdims=True)  # type: ignore[no-any-return]
+        powers = np.exp(x - largest(x, axis=axis, keepdims=True))
+        return powers / total(powers, axis=axis, keepdims=True)  # type: ignore[no-any-return]
 
     return make
 
@@ -159,8 +159,8 @@ def _log_softmax(settings: Settings, fixed: list[np.ndarray]) -> Made:
     axis = _axis(settings)
 
     def make(x: np.ndarray) -> np.ndarray:
-        x = x - x.max(axis, keepdims=True)
-        return x - np.log(np.exp(x).sum(axis, keepdims=True))  # type: ignore[no-any-return]
+        x = x - largest(x, axis=axis, keepdims=True)
+        return x - np.log(total(np.exp(x), axis=axis, keepdims=True))  # type: ignore[no-any-return]
 
     return make
 
@@ -176,14 +176,14 @@ def _reduction(function: Callable[..., Any]) -> Callable[[Settings, list[np.ndar
 
 def _arg_max(settings: Settings, fixed: list[np.ndarray]) -> Made:
     axis, keepdims = int(settings.get("axis", 0)), bool(settings.get("keepdims", 1))
-    return lambda x: x.argmax(axis, keepdims=keepdims)
+    return lambda x: x.argmax(axis, keepdims=True) if keepdims else x.argmax(axis)
 
 
 def _top_k(settings: Settings, fixed: list[np.ndarray]) -> Made:
     """The largest ones, the largest first."""
     axis, count = _axis(settings), int(fixed[0].ravel()[0])
-    largest = -1 - np.arange(count)
-    return lambda x, _: np.sort(x, axis).take(largest, axis)
+    from_the_end = -1 - np.arange(count)
+    return lambda x, _: np.sort(x, axis).take(from_the_end, axis)
 
 
 def _gather(settings: Settings, fixed: list[np.ndarray]) -> Made:
@@ -241,9 +241,9 @@ OPERATORS: dict[str, Callable[[Settings, list[np.ndarray]], Made]] = {
     "Min": _plain(lambda *x: reduce(np.minimum, x)),
     "Mul": _plain(np.multiply),
     "Reciprocal": _plain(np.reciprocal),
-    "ReduceMax": _reduction(np.maximum.reduce),
+    "ReduceMax": _reduction(largest),
     "ReduceMean": _reduction(np.mean),
-    "ReduceSum": _reduction(np.add.reduce),
+    "ReduceSum": _reduction(total),
     "Relu": _plain(lambda x: np.maximum(x, 0)),
     "Reshape": _reshape,
     "Shape": _plain(lambda x: np.array(x.shape)),

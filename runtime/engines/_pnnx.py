@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...bundle import Tensor
-from ...errors import MissingError, UnsupportedError, quoted
+from ...errors import MissingError, UnsupportedError, quoted, require
 from ..graph_bytes import GraphNode
 from ..graph_values import edit_nodes, read_array, read_model, read_operator, write_array, write_node
 from . import StageFile
@@ -78,7 +78,7 @@ def _try(folder: str, shapes: Sequence[Sequence[int]], outputs: int, stage: Stag
     """
     param = Path(folder, "stage.ncnn.param").read_text("utf-8", "replace")
     kinds = [line.split()[0] for line in param.splitlines()[2:] if line.strip()]
-    if strange := [kind for kind in dict.fromkeys(kinds) if "." in kind or "::" in kind]:
+    if strange := [kind for kind in dict.fromkeys(kinds) if require("ncnn", extra="ncnn").layer_to_index(kind) < 0]:
         raise UnsupportedError(
             f"ncnn has no operator for {', '.join(map(quoted, strange[:5]))}, which pnnx finds in {stage.path}.",
             path=stage.path,

@@ -21,7 +21,7 @@ import numpy as np
 from ...bundle import Tensor
 from ...errors import BundleError, MissingError, UnsupportedError, quoted, require
 from ..graph_bytes import join_graphs
-from ..graph_values import inline_weights, read_model, without_unread_inputs
+from ..graph_values import inline_weights, read_model, take_floats, without_unread_inputs
 from . import HOST, StageFile, pin_shapes, raise_out_of_memory
 from ._decisions import Decisions, split_decisions
 from ._pnnx import convert, single_shape
@@ -34,7 +34,7 @@ CONVERTS = UNCUT = True
 
 HALF = "cpu-fp16"
 
-PLACES = {"cpu": "the processor, in float32", HALF: "the processor, in half precision where it has that"}
+PLACES = ("cpu", HALF)
 
 MOST_AXES = 4
 """An array of ncnn has no more, beside the batch."""
@@ -63,13 +63,13 @@ class Build(msgspec.Struct, frozen=True):
 
 
 def list_places() -> dict[str, str]:
-    """Return the CPU.
+    """Return the CPU; not in half precision, which nothing chooses that was not asked to.
 
     Raises:
         MissingError: the package is not installed or does not load.
     """
     _import()
-    return dict(PLACES)
+    return {"cpu": f"the processor, in float32; {PACKAGE}:{HALF} in half precision"}
 
 
 def describe_build(place: str) -> dict[str, str]:
@@ -94,6 +94,8 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
         given = [tensor.name for tensor in stage.inputs]
         decisions = split_decisions(read_model(content), answers, given, stage.outputs, weights)
         model = without_unread_inputs(inline_weights(join_graphs([content], decisions.engine), weights))
+        if images := [tensor.name for tensor in stage.inputs if tensor.dtype == "uint8"]:
+            model = take_floats(model, images)
         parts = read_model(model)
         inputs, outputs = (tuple(name.decode() for name in names) for names in (parts.inputs, parts.outputs))
     except ValueError as error:
@@ -133,15 +135,18 @@ def _refuse(stage: StageFile, place: str) -> None:
 
 
 def _refuse_dtypes(stage: StageFile, place: str, names: Sequence[str]) -> None:
-    """Refuse tensors of ncnn's part that are not float32.
+    """Refuse tensors of ncnn's part that are not float32, or images.
 
     Raises:
         UnsupportedError: there is one.
     """
     for tensor in (*stage.inputs, *stage.made):
-        if tensor.name in names and tensor.dtype != "float32":
+        is_image = tensor in stage.inputs and tensor.dtype == "uint8"
+        if tensor.name in names and tensor.dtype != "float32" and not is_image:
+            half = f" Load a variant in float32, on {PACKAGE}:{HALF} for half precision." * (tensor.dtype == "float16")
             raise UnsupportedError(
-                f"{PACKAGE}:{place} takes and gives float32, and {tensor.name} of {stage.path} is {tensor.dtype}.",
+                f"{PACKAGE}:{place} takes float32 and uint8 and gives float32, and {tensor.name} of {stage.path} is "
+                f"{tensor.dtype}.{half}",
                 path=stage.path,
             )
 
@@ -238,14 +243,20 @@ class NcnnStage:
         needed, makings = self._decisions.needed_for(outputs)
         extracted = [(name, self._blobs[name], self._tensors[name].at(1)) for name in needed]
         steps = [(each.makes, self._makers[each.makes], each.reads) for each in makings]
-        into = [(f"in{k}", self._wrap(name, inputs[name])) for k, name in enumerate(self._inputs)]
+        floats = {name: inputs[name] for name in self._inputs}
+        images = [(name, array) for name, array in floats.items() if array.dtype != np.float32]
+        floats |= {name: np.empty(array.shape, np.float32) for name, array in images}
+        into = [(f"in{k}", self._wrap(name, array)) for k, (name, array) in enumerate(floats.items())]
+        cast = [(floats[name], array) for name, array in images]
         start = self._constants | {name: array for name, array in inputs.items() if name not in self._inputs}
         out, create = list(outputs.items()), self._net.create_extractor
 
-        def run(_kept: object = inputs) -> None:  # ncnn's arrays do not keep those that they wrap
+        def run(_kept: object = (inputs, floats)) -> None:  # ncnn's arrays do not keep those that they wrap
             if begins:
                 session.extractor = extractor = create()
                 session.values = values = start.copy()
+                for place, array in cast:
+                    place[...] = array
                 for blob, mat in into:
                     if extractor.input(
                         blob, mat.clone()
