@@ -48,7 +48,7 @@ def convert(
         MissingError: pnnx is missing.
         UnsupportedError: pnnx does not convert the model, or to what ncnn does not run.
     """
-    converter = _find_converter()
+    converter = find_converter()
     with tempfile.TemporaryDirectory(prefix="offramp.") as folder:
         Path(folder, "stage.onnx").write_bytes(_spread_reductions(model))
         written = ",".join(f"[{','.join(map(str, tensor.at(1)))}]" for tensor in inputs)
@@ -100,7 +100,7 @@ def single_shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(size for axis, size in enumerate(tensor.at(1)) if axis != tensor.batch_axis) or (1,)
 
 
-def _find_converter() -> str:
+def find_converter() -> str:
     """Return the path of pnnx, in this environment or on the PATH.
 
     Raises:
