@@ -13,16 +13,16 @@ from msgspec import Struct
 
 from .. import __version__, cache
 from ..bundle import Bundle, Stage, Variant
-from ..bundle.across import Source
+from ..bundle.across import Across, Source
 from ..errors import BundleError, EngineWarning, MissingError, TrustError, UnsupportedError
 from ..files import private_folder
 from ..progress import debug
 from .chain.results import StageProvenance
-from .engines import Compiled, Device, StageFile, find_device, is_builder, is_cross_builder
+from .engines import Compiled, Device, StageFile, find_device, is_builder, is_cross_builder, runs_uncut
 from .notices import warn_caller
 from .request import LoadOptions, NetworkParts
 
-__all__ = ["Job", "Jobs", "build_anew", "compile_job", "compile_stages", "errors_attributed"]
+__all__ = ["Job", "Jobs", "build_anew", "compile_job", "compile_stages", "errors_attributed", "may_run_uncut"]
 
 
 class Job(Struct, frozen=True):
@@ -112,10 +112,11 @@ class Jobs(ExitStack):
 
     def _stage_file(self, source: Source, *, outputs_logits: bool) -> StageFile:
         parts, (variant, stage, exit_) = self._parts, source
-        folder = parts.bundle.path / variant.folder
-        given = [name for name in exit_.outputs if outputs_logits or name != exit_.logits]
-        outputs = [*(tensor.name for tensor in stage.outputs), *given]
+        folder, classes = parts.bundle.path / variant.folder, parts.bundle.manifest.classes
         exits = [parts.source(k).exit for k in range(len(parts.exits))]
+        own = exits if parts.uncut else [exit_]
+        given = [name for each in own for name in each.outputs if outputs_logits or name != each.logits]
+        outputs = [*(tensor.name for tensor in stage.outputs), *given]
         public = {tensor.name for tensor in parts.bundle.manifest.inputs}.union(*(each.outputs for each in exits))
         return StageFile(
             path=folder / stage.file,
@@ -128,6 +129,8 @@ class Jobs(ExitStack):
             copy=self._copy,
             boundaries=frozenset(tensor.name for tensor in (*stage.inputs, *stage.outputs)) - public,
             digest=_stage_digest(variant, stage),
+            exits=tuple(own),
+            made=(*stage.outputs, *(tensor for each in own for tensor in each.parts(classes).values())),
         )
 
     def _key(self, source: Source, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
@@ -149,6 +152,13 @@ class Jobs(ExitStack):
 def _stage_digest(variant: Variant, stage: Stage) -> str:
     """Return what the manifest says of a stage's files: equal for stages that compute the same."""
     return f"{variant.files[stage.file].sha256}-{variant.files[variant.weights].sha256}"
+
+
+def may_run_uncut(parts: NetworkParts, devices: Sequence[str], options: LoadOptions) -> bool:
+    """Return True if all stages of a chain are placed on one device whose engine stops at each exit of the whole network."""
+    if len(parts.stages) < 2 or len(set(devices)) > 1 or options.lazy or not options.uncut:
+        return False
+    return not isinstance(parts.variant, Across) and runs_uncut(find_device(devices[0]).engine)
 
 
 def compile_stages(

@@ -11,10 +11,10 @@ from ..bundle import Bundle, opened
 from ..errors import UsageError
 from ..files import check_writable
 from ..progress import Progress
-from .building import Job, Jobs, build_anew, errors_attributed
-from .engines import find_device, is_builder, is_cross_builder
+from .building import Job, Jobs, build_anew, errors_attributed, may_run_uncut
+from .engines import find_device, is_builder, is_cross_builder, runs_uncut
 from .placement import AUTO, one_device_per_stage
-from .request import LoadOptions, NetworkParts, chain_parts, static_parts
+from .request import LoadOptions, NetworkParts, chain_parts, static_parts, uncut_parts
 
 __all__ = ["Built", "build"]
 
@@ -60,7 +60,8 @@ def build(
         variant: name of the variant; the first by default.
         threads, logits: as the variant will be loaded with, since other builds do not fit; `verify` reads logits.
         into_bundle: True keeps the builds in the bundle's `engines/`, with which they travel; False in the cache. Builds for
-            another machine always go into the bundle, and with them the static networks that calibrating compares with.
+            another machine always go into the bundle, and with them the static networks that calibrating compares with; those
+            for ncnn if they go there.
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
@@ -82,8 +83,11 @@ def build(
     options = LoadOptions(threads=threads, logits=logits)
     if device == AUTO:
         raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)
+    devices = one_device_per_stage(device, len(parts.stages))
+    if may_run_uncut(parts, devices, options):
+        parts = uncut_parts(parts)
     with ExitStack() as stack:
-        jobs = _jobs_to_build(parts, one_device_per_stage(device, len(parts.stages)), options, stack)
+        jobs = _jobs_to_build(parts, devices, options, stack, into_bundle=into_bundle)
         if into_bundle or any(is_cross_builder(job.device.engine) for job in jobs):
             bundle.check_changeable("engines")
         builds = []
@@ -103,8 +107,12 @@ def build(
     return tuple(builds)
 
 
-def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOptions, stack: ExitStack) -> list[Job]:
+def _jobs_to_build(
+    parts: NetworkParts, devices: Sequence[str], options: LoadOptions, stack: ExitStack, *, into_bundle: bool
+) -> list[Job]:
     """Return a job for each file and device of the chain, and for the static networks of devices that are built for elsewhere.
+
+    A bundle with builds for ncnn goes to boards that lack the converter, so it has its static networks, too.
 
     They can be done until `stack` is closed.
     """
@@ -112,7 +120,8 @@ def _jobs_to_build(parts: NetworkParts, devices: Sequence[str], options: LoadOpt
     pairs = dict.fromkeys((stage.file, name) for stage, name in zip(parts.stages, devices, strict=True))
     jobs = [chain.job(file, name) for file, name in pairs]
     for k, name in enumerate(devices):
-        if is_cross_builder(find_device(name).engine):
+        engine = find_device(name).engine
+        if is_cross_builder(engine) or (into_bundle and runs_uncut(engine)):
             static = static_parts(parts.bundle, parts.variant, k)
             jobs.append(stack.enter_context(Jobs(static, options)).job(static.stages[0].file, name))
     return jobs

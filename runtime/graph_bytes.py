@@ -9,7 +9,18 @@ A message in the protobuf format is a list of fields: a number, and a content th
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["join_graphs"]
+__all__ = [
+    "Graph",
+    "GraphNode",
+    "join_graphs",
+    "read_fields",
+    "read_graph",
+    "read_node",
+    "read_text",
+    "read_varint",
+    "write_field",
+    "write_number",
+]
 
 IR_VERSION, GRAPH, OPSET, FUNCTION = 1, 7, 8, 25
 """Fields of a model."""
@@ -60,7 +71,7 @@ class GraphNode(NamedTuple):
             return self
         if not names.keys().isdisjoint(self.inner_reads):
             raise ValueError("a branch or loop reads a value that is called like another one")
-        return _read_node(_rename(self.content, (NODE_INPUT, NODE_OUTPUT), names))
+        return read_node(_rename(self.content, (NODE_INPUT, NODE_OUTPUT), names))
 
 
 class Graph(NamedTuple):
@@ -87,16 +98,16 @@ def join_graphs(models: Sequence[bytes], outputs: Collection[str]) -> bytes:
         ValueError: a file is no ONNX model, or they cannot be joined: they differ in their opsets, or their names are in the way.
     """
     try:
-        files = [list(_read_fields(model)) for model in models]
+        files = [list(read_fields(model)) for model in models]
         versions = [sorted(f.whole for f in file if f.number in (IR_VERSION, OPSET, FUNCTION)) for file in files]
         if any(other != versions[0] for other in versions):
             raise ValueError("the graphs have different opsets")
         if any(RENAMED in model for model in models):
             raise ValueError("the graphs hold names that are given to values renamed")
-        joined = _join([_read_graph(f.content) for file in files for f in file if f.number == GRAPH], outputs)
+        joined = _join([read_graph(f.content) for file in files for f in file if f.number == GRAPH], outputs)
     except RecursionError:
         raise ValueError("graphs lie in one another too deep") from None
-    return b"".join(f.whole for f in files[0] if f.number != GRAPH) + _write(GRAPH, joined)
+    return b"".join(f.whole for f in files[0] if f.number != GRAPH) + write_field(GRAPH, joined)
 
 
 def _join(graphs: Sequence[Graph], outputs: Collection[str]) -> bytes:
@@ -145,34 +156,39 @@ def _write_graph(graph: Graph) -> bytes:
     made = {name for node in kept for name in node.makes} - graph.outputs.keys()
     return b"".join(
         [
-            *(_write(NODE, node.content) for node in reversed(kept)),
-            _write(NAME, b"joined"),
-            *(_write(INITIALIZER, weight) for name, weight in graph.weights.items() if name in read),
-            *(_write(INPUT, value) for value in graph.inputs.values()),
-            *(_write(OUTPUT, value) for value in graph.outputs.values()),
-            *(_write(VALUE, value) for name, value in graph.values.items() if name in made),
+            *(write_field(NODE, node.content) for node in reversed(kept)),
+            write_field(NAME, b"joined"),
+            *(write_field(INITIALIZER, weight) for name, weight in graph.weights.items() if name in read),
+            *(write_field(INPUT, value) for value in graph.inputs.values()),
+            *(write_field(OUTPUT, value) for value in graph.outputs.values()),
+            *(write_field(VALUE, value) for name, value in graph.values.items() if name in made),
         ]
     )
 
 
-def _read_graph(content: bytes) -> Graph:
+def read_graph(content: bytes) -> Graph:
+    """Return the parts of a graph.
+
+    Raises:
+        ValueError: it is none, or a weight is sparse.
+    """
     graph = Graph([], {}, {}, {}, {})
     named = {INPUT: graph.inputs, OUTPUT: graph.outputs, VALUE: graph.values}
-    for field in _read_fields(content):
+    for field in read_fields(content):
         if field.number == NODE:
-            graph.nodes.append(_read_node(field.content))
+            graph.nodes.append(read_node(field.content))
         elif field.number == INITIALIZER:
-            graph.weights[_text(field.content, WEIGHT_NAME)] = field.content
+            graph.weights[read_text(field.content, WEIGHT_NAME)] = field.content
         elif field.number in named:
-            named[field.number][_text(field.content, VALUE_NAME)] = field.content
+            named[field.number][read_text(field.content, VALUE_NAME)] = field.content
         elif field.number == SPARSE_INITIALIZER:
             raise ValueError("a weight is sparse")
     return graph
 
 
-def _read_node(content: bytes) -> GraphNode:
+def read_node(content: bytes) -> GraphNode:
     """Return a node without its own name, since two graphs may call their nodes alike."""
-    fields = [field for field in _read_fields(content) if field.number != NODE_NAME]
+    fields = [field for field in read_fields(content) if field.number != NODE_NAME]
     names = [[f.content for f in fields if f.number == number and f.content] for number in (NODE_OUTPUT, NODE_INPUT)]
     attributes = [field.content for field in fields if field.number == NODE_ATTRIBUTE]
     inner = frozenset(name for attribute in attributes for name in _inner_reads(attribute))
@@ -181,32 +197,32 @@ def _read_node(content: bytes) -> GraphNode:
 
 def _inner_reads(attribute: bytes) -> Iterator[bytes]:
     """Yield the names that a branch or a loop reads or returns."""
-    for field in _read_fields(attribute):
+    for field in read_fields(attribute):
         if field.number in ATTRIBUTE_GRAPHS:
-            for part in _read_fields(field.content):
+            for part in read_fields(field.content):
                 if part.number == NODE:
-                    node = _read_node(part.content)
+                    node = read_node(part.content)
                     yield from (*node.reads, *node.inner_reads)
                 elif part.number == OUTPUT:  # a branch may return what was made outside
-                    yield _text(part.content, VALUE_NAME)
+                    yield read_text(part.content, VALUE_NAME)
 
 
 def _rename(message: bytes, numbers: Sequence[int], names: Mapping[bytes, bytes]) -> bytes:
     """Return a message with other names in its fields of some numbers."""
     if not names:
         return message
-    fields = _read_fields(message)
+    fields = read_fields(message)
     return b"".join(
-        _write(f.number, names.get(f.content, f.content)) if f.number in numbers else f.whole for f in fields
+        write_field(f.number, names.get(f.content, f.content)) if f.number in numbers else f.whole for f in fields
     )
 
 
-def _text(message: bytes, number: int) -> bytes:
+def read_text(message: bytes, number: int) -> bytes:
     """Return the content of a message's field of a number; empty if there is none."""
-    return next((field.content for field in _read_fields(message) if field.number == number), b"")
+    return next((field.content for field in read_fields(message) if field.number == number), b"")
 
 
-def _read_fields(message: bytes) -> Iterator[Field]:
+def read_fields(message: bytes) -> Iterator[Field]:
     """Yield the fields of a message.
 
     Raises:
@@ -217,12 +233,12 @@ def _read_fields(message: bytes) -> Iterator[Field]:
         start, count = at, count + 1
         if count > MOST_FIELDS:
             raise ValueError(f"a message has more than {MOST_FIELDS} fields")
-        tag, at = _read_varint(message, at)
+        tag, at = read_varint(message, at)
         content, kind = b"", tag & 7
         if kind == 0:
-            _, at = _read_varint(message, at)
+            _, at = read_varint(message, at)
         elif kind == 2:
-            size, at = _read_varint(message, at)
+            size, at = read_varint(message, at)
             content = message[at : at + size]
             at += size
         elif kind in (1, 5):
@@ -234,7 +250,7 @@ def _read_fields(message: bytes) -> Iterator[Field]:
         yield Field(tag >> 3, content, message[start:at])
 
 
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+def read_varint(message: bytes, at: int) -> tuple[int, int]:
     """Return the number that begins at a place, seven bits a byte, and the place behind it."""
     if at < len(message) and message[at] < 128:  # as most numbers are
         return message[at], at + 1
@@ -246,9 +262,14 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number has no end")
 
 
-def _write(number: int, content: bytes) -> bytes:
+def write_field(number: int, content: bytes) -> bytes:
     """Return a field with a text or message."""
     return _write_varint(number << 3 | 2) + _write_varint(len(content)) + content
+
+
+def write_number(number: int, value: int) -> bytes:
+    """Return a field with a whole number."""
+    return _write_varint(number << 3) + _write_varint(value & (1 << 64) - 1)
 
 
 def _write_varint(value: int) -> bytes:

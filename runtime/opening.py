@@ -9,17 +9,18 @@ from msgspec.structs import replace
 from ..bundle import OperatingPoint
 from ..bundle.across import Across
 from ..bundle.manifest import NEVER
-from ..errors import EngineWarning
-from .building import Jobs, compile_stages
+from ..errors import BundleError, EngineWarning, MissingError, TrustError, UnsupportedError
+from ..progress import debug
+from .building import Jobs, compile_stages, may_run_uncut
 from .chain.lazy import return_memory
 from .chain.memory import Span
 from .chain.net import Net
-from .chain.results import Provenance
+from .chain.results import Provenance, StageProvenance
 from .chain.samples import check_samples
 from .engines import Compiled, find_device, is_converter
 from .notices import warn_caller
 from .placement import AUTO, one_device_per_stage
-from .request import LoadOptions, NetworkParts
+from .request import LoadOptions, NetworkParts, uncut_parts
 
 if TYPE_CHECKING:
     from ..devices.meter import Meter
@@ -119,13 +120,17 @@ def _chain(
     """Compile stages for their devices and chain them by `make_net`; `reason` says why `auto` chose the devices."""
     usable = [] if point is None else [point, *(p for p in (points or {}).values() if p.engines == point.engines)]
     joined, deferred = dict[Span, Compiled](), dict[str, Compiled]()
+    uncut = _compile_uncut(parts, devices, options)
     with Jobs(parts, options) as jobs:
-        if any(max(each.thresholds, default=0.0) >= NEVER for each in usable):
+        if uncut is not None:
+            parts, compiled, stages = uncut
+        elif any(max(each.thresholds, default=0.0) >= NEVER for each in usable):
             from .joined_stages import compile_joined, defer_stages  # most points take every exit
 
             joined = compile_joined(jobs, parts, devices, options, [p.thresholds for p in usable])
             deferred = defer_stages(jobs, parts, options, joined, usable[0].thresholds)
-        compiled, stages = compile_stages(jobs, parts, devices, options, deferred)
+        if uncut is None:
+            compiled, stages = compile_stages(jobs, parts, devices, options, deferred)
     return_memory()
     fell_back = [k for k, stage in enumerate(stages) if stage.device != devices[k]]
     joined = {span: each for span, each in joined.items() if not any(span[0] <= k <= span[1] for k in fell_back)}
@@ -133,7 +138,7 @@ def _chain(
         from .lazy_stages import make_lazy
 
         compiled = make_lazy(parts, compiled, stages, options)
-    manifest = parts.bundle.manifest
+    manifest, has_sources = parts.bundle.manifest, parts.uncut or isinstance(parts.variant, Across)
     return make_net(
         compiled,
         parts.stages,
@@ -148,8 +153,28 @@ def _chain(
         watch=watch or _watch_power(options.meter, [stage.device for stage in stages]),
         first_exit=parts.first_exit,
         joined=joined,
-        sources=parts.variant.sources if isinstance(parts.variant, Across) else None,
+        sources=[parts.source(k) for k in range(len(parts.stages))] if has_sources else None,
     )
+
+
+def _compile_uncut(
+    parts: NetworkParts, devices: Sequence[str], options: LoadOptions
+) -> tuple[NetworkParts, list[Compiled], tuple[StageProvenance, ...]] | None:
+    """Compile a chain as one graph, if an engine stops at its exits; None if it does not, or cannot run the whole.
+
+    Then the stages are compiled, which shows what of it the engine cannot run.
+    """
+    if not may_run_uncut(parts, devices, options):
+        return None
+    uncut = uncut_parts(parts)
+    try:
+        with Jobs(uncut, options) as jobs:
+            return uncut, *compile_stages(jobs, uncut, devices, replace(options, fallback=None), {})
+    except (BundleError, MissingError) as error:
+        if isinstance(error, TrustError) or not (options.fallback or isinstance(error, UnsupportedError)):
+            raise
+        debug("%s does not run uncut: %s", parts, error)
+        return None
 
 
 def _choose_devices(

@@ -6,7 +6,7 @@ from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Literal, get_args
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from ..bundle import Bundle, Exit, Stage, Variant
 from ..bundle.across import Across, Source
@@ -16,7 +16,7 @@ from ..progress import Progress
 if TYPE_CHECKING:
     from ..devices.meter import Meter
 
-__all__ = ["LoadOptions", "NetworkParts", "OnFault", "chain_parts", "static_parts"]
+__all__ = ["LoadOptions", "NetworkParts", "OnFault", "chain_parts", "static_parts", "uncut_parts"]
 
 OnFault = Literal["raise", "last_exit", "fallback"]
 """What a call does if a stage fails."""
@@ -40,6 +40,7 @@ class LoadOptions(Struct, frozen=True):
         release_after_s: a time without use after which such a stage is let go; None keeps it.
         on_fault: what happens when a stage fails: `raise`, `last_exit` or `fallback`.
         stage_limit_s: how long a run of a stage may take; None has no limit.
+        uncut: False if stages run one by one on each engine, as a server offers them.
 
     Raises:
         UsageError: `threads` is no whole number from 1 to 512, `lazy` none of a stage, `release_after_s` or `stage_limit_s` no
@@ -56,6 +57,7 @@ class LoadOptions(Struct, frozen=True):
     release_after_s: float | None = None
     on_fault: OnFault = "raise"
     stage_limit_s: float | None = None
+    uncut: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, Integral) or not 1 <= self.threads <= MOST_THREADS:
@@ -85,13 +87,17 @@ class LoadOptions(Struct, frozen=True):
 
 
 class NetworkParts(Struct, frozen=True):
-    """The stages and exits that make one network: a variant's chain, or the static network to one of its exits."""
+    """The stages and exits that make one network: a variant's chain, or the static network to one of its exits.
+
+    With `uncut` the file of every stage is the whole network, for an engine that stops at each exit.
+    """
 
     bundle: Bundle
     variant: Variant
     stages: tuple[Stage, ...]
     exits: tuple[Exit, ...]
     first_exit: int = 0
+    uncut: bool = False
 
     def __str__(self) -> str:
         is_chain = len(self.exits) == len(self.variant.exits)
@@ -104,7 +110,7 @@ class NetworkParts(Struct, frozen=True):
         """
         if isinstance(self.variant, Across):
             return self.variant.sources[k]
-        owner = [stage.file for stage in self.stages].index(self.stages[k].file)
+        owner = k if self.uncut else [stage.file for stage in self.stages].index(self.stages[k].file)
         return Source(self.variant, self.stages[owner], self.exits[owner])
 
     def read(self, path: Path) -> bytes:
@@ -135,6 +141,13 @@ class NetworkParts(Struct, frozen=True):
 def chain_parts(bundle: Bundle, variant: Variant) -> NetworkParts:
     """Return the parts of a variant's chain: a stage for each exit."""
     return NetworkParts(bundle, variant, variant.stages, variant.exits)
+
+
+def uncut_parts(parts: NetworkParts) -> NetworkParts:
+    """Return a variant's chain for an engine that runs it uncut: no tensor crosses from stage to stage."""
+    variant, inputs = parts.variant, parts.bundle.manifest.inputs
+    stages = [replace(stage, file=variant.whole, inputs=inputs, outputs=(), guarded=None) for stage in parts.stages]
+    return replace(parts, stages=tuple(stages), uncut=True)
 
 
 def static_parts(bundle: Bundle, variant: Variant, exit_: int) -> NetworkParts:

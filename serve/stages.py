@@ -11,8 +11,10 @@ from ..runtime.chain.memory import Link
 from ..runtime.chain.net import Net
 from ..runtime.chain.samples import Samples
 from ..runtime.engines import lacks_memory
-from ..runtime.loading import load_static, load_uncalibrated
+from ..runtime.loading import load_static
+from ..runtime.opening import open_network
 from ..runtime.protocol import InferRequest
+from ..runtime.request import LoadOptions, chain_parts
 from .tasks import Answered, ServedTensors, Task, Values
 
 __all__ = ["ServedStage", "open_stages"]
@@ -100,15 +102,16 @@ def open_stages(bundle: Bundle, name: str, net: Net, variant: Variant, *, thread
     Args:
         bundle: the bundle.
         name: the network's.
-        net: the network as it was loaded. Its chain is loaded once more if it is a static network.
+        net: the network as it was loaded. Its chain is loaded once more if it is a static network, or runs uncut.
         variant: the variant or chain that was loaded.
         threads: threads that the engine may use within a stage.
     """
     devices, exits = net.provenance.devices, len(variant.exits)
     chain = net
-    if len(net.exits) < exits:
-        devices = (devices[0],) * exits
-        chain = load_uncalibrated(bundle, devices[0], variant=variant.name, threads=threads, logits=True)
+    if [stage.file for stage in net._stages] != [stage.file for stage in variant.stages]:
+        devices = devices if len(devices) == exits else (devices[0],) * exits
+        options = LoadOptions(threads, logits=True, uncut=False)
+        chain = open_network(chain_parts(bundle, variant), devices, options)
     statics = []
     if variant.name in {each.name for each in bundle.manifest.variants}:  # a chain across two variants has none
         statics = [

@@ -15,7 +15,8 @@ A new engine is a module here with:
   `Compiled`;
 - `describe_build` and `build` too, if compiling takes so long that it is done ahead (`Builder`), and `check_place` if that is
   done on another machine (`CrossBuilder`);
-- `CONVERTS = True` if a converter makes another graph of a stage, whose answers are then compared with the golden ones.
+- `CONVERTS = True` if a converter makes another graph of a stage, whose answers are then compared with the golden ones;
+- `UNCUT = True` if it runs a whole network as one graph and stops at each exit, where it has all stages.
 
 It imports its package only inside functions, since `engines` imports all modules. A module whose name begins with `_` is a helper
 and no engine. Errors need not name device or stage: whoever compiles adds both.
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, cast
 
 from msgspec import Struct
 
-from ...bundle import Tensor
+from ...bundle import Exit, Tensor
 from ...errors import MissingError, UnsupportedError, quoted
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ __all__ = [
     "name_device",
     "pin_shapes",
     "raise_out_of_memory",
+    "runs_uncut",
 ]
 
 ALIASES = {"cpu": "onnxruntime", "cuda": "onnxruntime", "http": "remote", "https": "remote"}
@@ -89,6 +91,9 @@ class StageFile(Struct, frozen=True):
             compared with its hash, too, and is there until the engine has compiled the stage.
         boundaries: the inputs and outputs that only stages see, by name. An engine may keep them in a layout of its own.
         digest: what the manifest says of the stage's files: equal for stages that compute the same. Empty for files of our own.
+        exits: those at which it ends: one, or all of the network's in order for an engine that runs it uncut (`UNCUT`). For
+            engines that make scores and labels beside the graph; see `_decisions.py`.
+        made: the tensors that it makes for later stages, and the logits or the parts of the answers of `exits`.
     """
 
     path: Path
@@ -101,6 +106,8 @@ class StageFile(Struct, frozen=True):
     copy: Callable[[Path], Path] = Path
     boundaries: frozenset[str] = frozenset()
     digest: str = ""
+    exits: tuple[Exit, ...] = ()
+    made: tuple[Tensor, ...] = ()
 
     def copied(self, path: Path | None = None) -> Path:
         """Return the path of a copy of the stage, or of its guarded form, with its weights beside it, where nobody else writes.
@@ -280,6 +287,11 @@ def is_builder(engine: Engine) -> TypeGuard[Builder]:
 def is_converter(engine: Engine) -> bool:
     """Return True if an engine makes graphs of its own of stages by a converter that may err in silence: it has CONVERTS."""
     return getattr(engine, "CONVERTS", False)
+
+
+def runs_uncut(engine: Engine) -> bool:
+    """Return True if an engine stops at each exit of a whole network and goes on from there: it has UNCUT."""
+    return getattr(engine, "UNCUT", False)
 
 
 def is_cross_builder(engine: Engine) -> TypeGuard[CrossBuilder]:
