@@ -6,6 +6,7 @@ from types import TracebackType
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...bundle import Variant
 from ...bundle.across import Across
@@ -64,6 +65,7 @@ class Session:
         self.placed, self.notes = request.placed, list[str]()
         self.reference_parts_s = list[np.ndarray]()
         self._recorded = dict[Hashable, EveryExit]()
+        self._known = dict[Hashable, EveryExit]()
         self._answers = dict[Work, ReferenceAnswers]()
         self._board = BoardState()
         self._before = self._board()
@@ -155,10 +157,17 @@ class Session:
         )
 
     def record(self, net: Net, x: Samples, part: Part, *, like: EveryExit | None = None) -> EveryExit:
-        """Record the answers of a network, unless its graph answered before for another variant; see `record_answers`."""
+        """Record the answers of a network, unless its graph answered before for another variant; see `record_answers`.
+
+        A chain is compared with the static networks to its exits, if those are known, as those of a variant with fewer exits are.
+        """
         request, graph = self.request, _identify_graph(part)
         if graph in self._recorded:
             return self._recorded[graph]
+        exits = _identify_exits(part)
+        if exits and all(each in self._known for each in exits):
+            known = [self._known[each] for each in exits]
+            like = EveryExit(np.hstack([each.label for each in known]), np.hstack([each.score for each in known]))
         judge = None
         if request.judging is not None:
             samples = request.samples if part.work == "given" else request.outside
@@ -177,6 +186,8 @@ class Session:
         )
         if answers is not like:
             self._recorded[graph] = answers
+        if part.static is not None:
+            self._known[graph] = answers
         return answers
 
     def fingerprint(self, devices: Sequence[str]) -> dict[str, str]:
@@ -199,6 +210,13 @@ class Session:
         self._nets.close()
         self._loaded.clear()
         self._reference_held.close()
+
+
+def _identify_exits(part: Part) -> list[Hashable]:
+    """Return what the static networks are known by that end at each exit of a chain on one device; empty for another part."""
+    if part.static is not None or len(set(part.placement)) > 1:
+        return []
+    return [_identify_graph(replace(part, static=k)) for k in range(len(part.variant.exits))]
 
 
 def _identify_graph(part: Part) -> Hashable:
