@@ -17,7 +17,9 @@ from ...errors import UnsupportedError
 from ...runtime import EveryExit, Net, load_static
 from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
+from ...runtime.opening import open_network
 from ...runtime.placement import AUTO, one_device_per_stage
+from ...runtime.request import LoadOptions, chain_parts
 from ...runtime.selection import packages_of
 from ..judging import Judge, ReferenceAnswers
 from ..requests import PlacedVariant, Request
@@ -155,6 +157,13 @@ class Session:
         return self._nets.enter_context(
             load_static(self.request.bundle, device, variant=variant.name, exit=exit_, threads=self.request.threads)
         )
+
+    def open_joined(self, loaded: LoadedConfiguration, thresholds: Sequence[tuple[float, ...]]) -> Net:
+        """Load a chain once more with the stages joined that `load` joins at these thresholds, since exits are never taken."""
+        bundle, request = self.request.bundle, self.request
+        options = LoadOptions(request.threads, fallback=request.fallback, joins=thresholds)
+        parts = chain_parts(bundle, bundle.chain(loaded.variant.name))
+        return self._nets.enter_context(open_network(parts, loaded.placement, options))
 
     def record(self, net: Net, x: Samples, part: Part, *, like: EveryExit | None = None) -> EveryExit:
         """Record the answers of a network, unless its graph answered before for another variant; see `record_answers`.

@@ -1,5 +1,6 @@
 """Choose a chain, thresholds and static networks for some targets, and choose again once they were measured side by side."""
 
+import copy
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 
 from ...bundle import Target
 from ...bundle.calibration import Exclusion
+from ...bundle.manifest import NEVER
 from ...bundle.target import LOSS_LIMITS
 from ...errors import TargetError
 from ..measure.configurations import Configuration, Measurements, measure_turns
@@ -96,9 +98,10 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
         TargetError: nothing meets a target any more.
     """
     request, picks = session.request, choice.picks
-    turns = _make_turns(session, choice)
+    turns, joined = _make_turns(session, choice)
     seconds = request.measure_s / 2 * max(len(picks), len(turns) / 2)
     costs, reference_s = measure_turns(session, turns, seconds=seconds)
+    costs |= {pick: replace(costs[pick], joined=True) for pick in joined}
     proof: Measured | None = None
     if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
         proof, _ = measure_turns(session, turns, seconds=seconds)
@@ -110,18 +113,28 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
     )
 
 
-def _make_turns(session: Session, choice: Choice) -> dict[Hashable, Turn]:
-    """Return the turn of each pick's chain, by the pick, and of each static network that is or may be best, by its contender."""
+def _make_turns(session: Session, choice: Choice) -> tuple[dict[Hashable, Turn], list[Pick]]:
+    """Return the turn of each pick's chain, by the pick, and of each static network that is or may be best, by its contender.
+
+    A chain that never takes an exit runs as it is loaded, with stages joined; those picks are returned too.
+    """
     configuration, request = choice.chain.configuration, session.request
     loaded = session.open(PlacedVariant(configuration.variant, configuration.placement))
-    turns: dict[Hashable, Turn] = {}
+    turns, joined = dict[Hashable, Turn](), list[Pick]()
+    chains = dict.fromkeys(choice.picks.values(), loaded.net)
+    never = {pick: pick.thresholds for pick in chains if pick.thresholds and max(pick.thresholds) >= NEVER}
+    net = session.open_joined(loaded, list(never.values())) if never else loaded.net
+    for pick, thresholds in never.items():
+        chains[pick] = copy.copy(net)
+        chains[pick].thresholds = thresholds
+        joined += [pick] if chains[pick].joins_stages else []
     for name, pick in choice.picks.items():
-        turns[pick] = force_exits(loaded.net, pick.exit_shares().tolist(), rng=request.rng, pace=request.pace)
+        turns[pick] = force_exits(chains[pick], pick.exit_shares().tolist(), rng=request.rng, pace=request.pace)
         for static in _best_statics(pick, request.targets[name]):
             if static not in turns:
                 net = session.open_static(static.configuration.variant, static.placement[0], static.static or 0)
                 turns[static] = run_alone(net, pace=request.pace)
-    return turns
+    return turns, joined
 
 
 def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof: Measured | None) -> Pick:
@@ -129,6 +142,8 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
     chain, tried = _with_costs(pick.chain, pick, costs, proof), _best_statics(pick, target)
     statics = [_with_costs(static, static, costs, proof) for static in tried]
     thresholds, *found = best_thresholds([chain, *statics], target)
+    if chain.selecting.costs.joined and thresholds and pick.thresholds and _takes_more(thresholds, pick.thresholds):
+        thresholds = pick.thresholds  # at which alone the stages run that were measured
     statics = [static for static, met in zip(statics, found, strict=True) if met is not None]
     if thresholds is None and not statics:
         raise TargetError(explain_failure(name, target, [chain]))
@@ -137,6 +152,11 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
     pick = pick_static(replace(pick, chain=chain, thresholds=thresholds), statics, target)
     _log.debug("%s: %s at %s, against %s", name, chain, thresholds, pick.best_static or "no static network")
     return replace(pick, other_statics=(*pick.other_statics, *others))
+
+
+def _takes_more(thresholds: Sequence[float], others: Sequence[float]) -> bool:
+    """Return True if an exit may be taken that is never taken at other thresholds."""
+    return any(one < NEVER <= other for one, other in zip(thresholds, others, strict=True))
 
 
 def _best_statics(pick: Pick, target: Target) -> list[Contender]:
