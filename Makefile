@@ -8,7 +8,7 @@
 # make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
 # environment of its own (2 GB); takes hours, goes on where it was stopped (DRIVE='--jobs 2 --steps attach,export timm').
 # make docs: build the pages of docs/ into site/.
-# make benchmarks [DATA=folder of CIFAR-10] [RECIPES='name=file.py:function ...']: write docs/benchmarks.md; takes hours, goes on
+# make benchmarks [DATA=folder of CIFAR-10]: write docs/benchmarks.md; takes 75 minutes on two cores that do nothing else, goes on
 # where it was stopped, and runs nothing again whose JSON lies in docs/benchmarks.
 PYTHON ?= python3
 VENV := .venv
@@ -67,7 +67,7 @@ docs: $(VENV)/.docs
 benchmarks: $(VENV)/.installed
 	-$(VENV)/bin/pip install -q --no-deps earlyon==0.3.0 mapie==1.6.0
 	-test -d build/segmentation/network.offramp || $(VENV)/bin/python samples/segmentation/segmentation.py
-	$(VENV)/bin/python tests/benchmarks/run_all.py $(if $(DATA),--data '$(DATA)') $(if $(RECIPES),--recipes $(RECIPES)); \
+	$(VENV)/bin/python tests/benchmarks/run_all.py $(if $(DATA),--data '$(DATA)'); \
 	failed=$$?; $(VENV)/bin/python tests/benchmarks/page.py && exit $$failed
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -37,7 +37,6 @@ WHOLE_NETWORK_PROMISE = "It is the whole network: against itself nothing is lost
 """Promise text of the whole network, against which losses are counted. Calibrations hold it and it is compared with: keep it."""
 
 MOST_EXITS_OF_POINTS = 10_000
-
 Joules = Annotated[float, Meta(ge=0)]
 Noise = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(ge=0, le=NEVER)]
@@ -108,7 +107,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
         exit_shares: share of the samples that leave at each exit; they sum to 1.
         late: share predicted to take longer than the target's deadline.
         energy_j: mean energy, predicted from the exit shares.
-        exit_latency_s: measured mean latency of leaving at each exit, in the mix in which samples leave at this point.
+        exit_latency_s, joined: mean latency of leaving at each exit, in this point's mix; True if measured with joined stages.
         met: whether the reporting samples meet the target's limits.
         certificate, promise: the promise, None if nothing is promised; and the promise in words, or why there is none.
         rival: index in `statics` of the best static network: the cheapest to promise the target, else to meet it. None if none.
@@ -161,6 +160,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     reuse: Reuse | None = None
     worst: tuple[WorstPart, ...] = ()
     spread: Spread | None = None
+    joined: bool = False
     name: Text = ""
 
     def __post_init__(self) -> None:

@@ -118,17 +118,20 @@ def _chain(
     watch: "Watch | None" = None,
 ) -> Net:
     """Compile stages for their devices and chain them by `make_net`; `reason` says why `auto` chose the devices."""
-    usable = [] if point is None else [point, *(p for p in (points or {}).values() if p.engines == point.engines)]
+    usable = list(options.joins)
+    if point is not None:
+        others = [p for p in (points or {}).values() if p.engines == point.engines]
+        usable = [p.thresholds for p in (point, *others)]
     joined, deferred = dict[Span, Compiled](), dict[str, Compiled]()
     uncut = _compile_uncut(parts, devices, options)
     with Jobs(parts, options) as jobs:
         if uncut is not None:
             parts, compiled, stages = uncut
-        elif any(max(each.thresholds, default=0.0) >= NEVER for each in usable):
+        elif any(max(each.thresholds,         if any(max(each, default=0.0) >= NEVER for each in usable):
             from .joined_stages import compile_joined, defer_stages  # most points take every exit
 
-            joined = compile_joined(jobs, parts, devices, options, [p.thresholds for p in usable])
-            deferred = defer_stages(jobs, parts, options, joined, usable[0].thresholds)
+            joined = compile_joined(jobs, parts, devices, options, usable)
+            deferred = {} if point is None else defer_stages(jobs, parts, options, joined, point.thresholds)
         if uncut is None:
             compiled, stages = compile_stages(jobs, parts, devices, options, deferred)
     return_memory()

@@ -1,5 +1,6 @@
 """What is to be loaded, and how: what `load`, `load_static`, `verify` and `build` hand on to each other."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from threading import TIMEOUT_MAX
@@ -41,6 +42,7 @@ class LoadOptions(Struct, frozen=True):
         on_fault: what happens when a stage fails: `raise`, `last_exit` or `fallback`.
         stage_limit_s: how long a run of a stage may take; None has no limit.
         uncut: False if stages run one by one on each engine, as a server offers them.
+        joins: thresholds for which stages are joined, as for operating points, in a network that has none.
 
     Raises:
         UsageError: `threads` is no whole number from 1 to 512, `lazy` none of a stage, `release_after_s` or `stage_limit_s` no
@@ -58,6 +60,7 @@ class LoadOptions(Struct, frozen=True):
     on_fault: OnFault = "raise"
     stage_limit_s: float | None = None
     uncut: bool = True
+    joins: Sequence[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, Integral) or not 1 <= self.threads <= MOST_THREADS:

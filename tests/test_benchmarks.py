@@ -24,7 +24,6 @@ RECORDED = Path(__file__).parent / "benchmarks" / "brief"
 NAMES = [section.__name__ for section in SECTIONS]
 NOT_IN_THE_TEXT = {
     "chain": r"ratio\.whole$",  # 1 by definition
-    "recipes": r"\.curve\.",  # in the plot
 }
 
 

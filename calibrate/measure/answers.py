@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic, process_time
 
 import numpy as np
 
@@ -26,8 +26,8 @@ SAMPLES_AT_ONCE = 100
 TOGETHER = 10
 """Samples that go through a stage together, where that gives the same answers in less time."""
 
-MOST_TOGETHER_S = 1e-3
-"""Samples that take longer alone stay alone: together they gain less than a tenth, and take memory that a board may lack."""
+MOST_TOGETHER_S = 5e-3
+"""Samples that take longer alone stay alone: together they take memory that a board may lack."""
 
 TRIED = 5 * TOGETHER
 """Samples by which it is seen whether that may pay."""
@@ -134,17 +134,17 @@ def _find_size(net: Net, x: Samples, count: int) -> int:
         return 1
     drawn = np.random.default_rng(0).choice(len(x), DRAWN, replace=False)
     try:
-        start = perf_counter()
+        start = process_time()
         net.every_exit(x[drawn[:TOGETHER]])
-        if perf_counter() - start > TOGETHER * MOST_TOGETHER_S:
+        if process_time() - start > TOGETHER * MOST_TOGETHER_S:
             return 1
         net.every_exit(x[drawn[:TOGETHER]], size=TOGETHER)  # the first call allocates
         for rows in (drawn[:TRIED], drawn[TRIED:]):
-            start = perf_counter()
+            start = process_time()
             alone = net.every_exit(x[rows])
-            middle = perf_counter()
+            middle = process_time()
             together = net.every_exit(x[rows], size=TOGETHER)
-            alone_s, together_s = middle - start, perf_counter() - middle
+            alone_s, together_s = middle - start, process_time() - middle
             saves = count * (alone_s - together_s) > DRAWN * (alone_s + together_s)  # which comparing takes
             if not saves or not _are_equal(alone, together):
                 return 1

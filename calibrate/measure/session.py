@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...bundle import Variant
 from ...bundle.across import Across
@@ -17,7 +18,9 @@ from ...errors import UnsupportedError
 from ...runtime import EveryExit, Net, load_static
 from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
+from ...runtime.opening import open_network
 from ...runtime.placement import AUTO, one_device_per_stage
+from ...runtime.request import LoadOptions, chain_parts
 from ...runtime.selection import packages_of
 from ..judging import Judge, ReferenceAnswers
 from ..requests import PlacedVariant, Request
@@ -89,6 +92,7 @@ class Session:
         self.placed, self.notes = request.placed, list[str]()
         self.reference_parts_s = list[np.ndarray]()
         self._recorded = dict[Hashable, EveryExit]()
+        self._known = dict[Hashable, EveryExit]()
         self._answers = dict[Work, ReferenceAnswers]()
         self._board = BoardState()
         self._before = self._board()
@@ -179,11 +183,25 @@ class Session:
             load_static(self.request.bundle, device, variant=variant.name, exit=exit_, threads=self.request.threads)
         )
 
+    def open_joined(self, loaded: LoadedConfiguration, thresholds: Sequence[tuple[float, ...]]) -> Net:
+        """Load a chain once more with the stages joined that `load` joins at these thresholds, since exits are never taken."""
+        bundle, request = self.request.bundle, self.request
+        options = LoadOptions(request.threads, fallback=request.fallback, joins=thresholds)
+        parts = chain_parts(bundle, bundle.chain(loaded.variant.name))
+        return self._nets.enter_context(open_network(parts, loaded.placement, options))
+
     def record(self, net: Net, x: Samples, part: Part, *, like: EveryExit | None = None) -> EveryExit:
-        """Record the answers of a network, unless its graph answered before for another variant; see `record_answers`."""
+        """Record the answers of a network, unless its graph answered before for another variant; see `record_answers`.
+
+        A chain is compared with the static networks to its exits, if those are known, as those of a variant with fewer exits are.
+        """
         request, graph = self.request, _identify_graph(part)
         if graph in self._recorded:
             return self._recorded[graph]
+        exits = _identify_exits(part)
+        if exits and all(each in self._known for each in exits):
+            known = [self._known[each] for each in exits]
+            like = EveryExit(np.hstack([each.label for each in known]), np.hstack([each.score for each in known]))
         judge = None
         if request.judging is not None:
             samples = request.samples if part.work == "given" else request.outside
@@ -202,6 +220,8 @@ class Session:
         )
         if answers is not like:
             self._recorded[graph] = answers
+        if part.static is not None:
+            self._known[graph] = answers
         return answers
 
     def measure_turns(self, turns: Mapping[Key, Turn], *, seconds: float) -> tuple[dict[Key, Costs], np.ndarray]:
@@ -272,6 +292,13 @@ class Session:
         self._nets.close()
         self._loaded.clear()
         self._reference_held.close()
+
+
+def _identify_exits(part: Part) -> list[Hashable]:
+    """Return what the static networks are known by that end at each exit of a chain on one device; empty for another part."""
+    if part.static is not None or len(set(part.placement)) > 1:
+        return []
+    return [_identify_graph(replace(part, static=k)) for k in range(len(part.variant.exits))]
 
 
 def _identify_graph(part: Part) -> Hashable:

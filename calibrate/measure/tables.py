@@ -25,6 +25,7 @@ class Costs(Struct, frozen=True):
             above rest; 0 if calls are made back to back.
         noise: relative standard error of the mean latency beside other networks; see `noise.comparison_noise`.
         machine_noise: relative standard error of the mean latency at other times on this machine; see `noise.machine_noise`.
+        joined: True if stages ran as one where an exit is never taken.
     """
 
     times_s: tuple[np.ndarray, ...]
@@ -33,6 +34,7 @@ class Costs(Struct, frozen=True):
     waiting_j: float = 0.0
     noise: float = 0.0
     machine_noise: float = 0.0
+    joined: bool = False
 
     @property
     def latency_s(self) -> np.ndarray:

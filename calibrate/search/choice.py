@@ -1,5 +1,6 @@
 """Choose a chain, thresholds and static networks for some targets, and choose again once they were measured side by side."""
 
+import copy
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 
 from ...bundle import Target
 from ...bundle.calibration import Exclusion
+from ...bundle.manifest import NEVER
 from ...bundle.target import LOSS_LIMITS
 from ...errors import TargetError
 from ..measure.configurations import Configuration, Measurements
@@ -95,9 +97,10 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
         TargetError: nothing meets a target any more.
     """
     request, picks = session.request, choice.picks
-    runs = _list_runs(choice, request)
+    runs = _list_runs(choice, request)    turns, joined = _make_turns(session, choice)
     seconds = request.measure_s / 2 * max(len(picks), len(runs) / 2)
     costs, reference_s = session.measure_runs(runs, seconds=seconds)
+    costs |= {pick: replace(costs[pick], joined=True) for pick in joined}
     proof: Measured | None = None
     if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
         proof, _ = session.measure_runs(runs, seconds=seconds)
@@ -109,15 +112,27 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
     )
 
 
-def _list_runs(choice: Choice, request: Request) -> dict[Hashable, Run]:
-    """Return the run of each pick's chain, by the pick, and of each static network that is or may be best, by its contender."""
+def _list_runs(choice: Choice, request: Request) -> dict[Hashable, Run]:def _make_turns(session: Session, choice: Choice) -> tuple[dict[Hashable, Turn], list[Pick]]:
+    """Return the run of each pick's chain, by the pick, and of each static network that is or may be best, by its contender.
+
+    A chain that never takes an exit runs as it is loaded, with stages joined; those picks are returned too.
+    """
     chain, runs = choice.chain.configuration, dict[Hashable, Run]()
     for pick in choice.picks.values():
-        runs[pick] = Run(chain.variant, chain.placement, tuple(pick.exit_shares().tolist()))
+        runs[pick] = Run(chain.variant, chain.placement, tuple(pick.exit_shares().tolist()))    turns, joined = dict[Hashable, Turn](), list[Pick]()
+    chains = dict.fromkeys(choice.picks.values(), loaded.net)
+    never = {pick: pick.thresholds for pick in chains if pick.thresholds and max(pick.thresholds) >= NEVER}
+    net = session.open_joined(loaded, list(never.values())) if never else loaded.net
+    for pick, thresholds in never.items():
+        chains[pick] = copy.copy(net)
+        chains[pick].thresholds = thresholds
+        joined += [pick] if chains[pick].joins_stages else []
     for name, pick in choice.picks.items():
+        turns[pick] = force_exits(chains[pick], pick.exit_shares().tolist(), rng=request.rng, pace=request.pace)
         for static in _best_statics(pick, request.targets[name]):
             runs[static] = Run(static.configuration.variant, static.placement, (), static.static or 0)
-    return runs
+    return runs                turns[static] = run_alone(net, pace=request.pace)
+    return turns, joined
 
 
 def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof: Measured | None) -> Pick:
@@ -125,6 +140,8 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
     chain, tried = _with_costs(pick.chain, pick, costs, proof), _best_statics(pick, target)
     statics = [_with_costs(static, static, costs, proof) for static in tried]
     thresholds, *found = best_thresholds([chain, *statics], target)
+    if chain.selecting.costs.joined and thresholds and pick.thresholds and _takes_more(thresholds, pick.thresholds):
+        thresholds = pick.thresholds  # at which alone the stages run that were measured
     statics = [static for static, met in zip(statics, found, strict=True) if met is not None]
     if thresholds is None and not statics:
         raise TargetError(explain_failure(name, target, [chain]))
@@ -133,6 +150,11 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
     pick = pick_static(replace(pick, chain=chain, thresholds=thresholds), statics, target)
     _log.debug("%s: %s at %s, against %s", name, chain, thresholds, pick.best_static or "no static network")
     return replace(pick, other_statics=(*pick.other_statics, *others))
+
+
+def _takes_more(thresholds: Sequence[float], others: Sequence[float]) -> bool:
+    """Return True if an exit may be taken that is never taken at other thresholds."""
+    return any(one < NEVER <= other for one, other in zip(thresholds, others, strict=True))
 
 
 def _best_statics(pick: Pick, target: Target) -> list[Contender]:

@@ -53,6 +53,7 @@ def predict_point(contender: Contender, thresholds: tuple[float, ...], target: T
         energy_j=None if costs.energy_j is None else float(shares @ costs.energy_j),
         exit_shares=tuple(shares.tolist()),
         exit_latency_s=tuple(costs.latency_s.tolist()),
+        joined=costs.joined,
         met=meets_limits(table, target, taken),
         worst=find_worst(table, target, taken),
     )

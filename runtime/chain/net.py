@@ -369,7 +369,7 @@ class Net(DeadlineRunner):
             tally = self._tally
             counts, recent, recent_exits = tuple(tally.counts), list(tally.recent), list(tally.recent_exits)
         point, lazy, expected_s = self.point, self.lazy_stages, tuple[float, ...]()  # no inference waits for it
-        if point is not None and not self.joins_stages:  # a calibration measures single ones
+        if point is not None and self.joins_stages == point.joined:  # else other stages were measured
             expected_s = ((0.0,) * self._first_exit + point.exit_latency_s)[: self._first_exit + self._eager]
         stats = make_stats(counts, recent, recent_exits, tally, self._watch, expected_s, count_loads(lazy))
         if reset:

@@ -45,8 +45,6 @@ def describe_missing(name: str) -> str:
         needs = (
             " It needs CIFAR-10: `make benchmarks DATA=FOLDER`, with a folder as `samples/cifar10/cifar10.py` takes it."
         )
-    if name == "recipes":
-        needs = f"{needs[:-1]}, and networks to compare: `RECIPES='NAME=file.py:function ...'` besides."
     return f"**This was not run**: there is no `{name}.json`.{needs} Its command:\n\n```text\n{show(name, command_of(name))}\n```"
 
 

@@ -88,18 +88,6 @@ def compressed(axes: Any, result: Result) -> None:
     axes.legend()
 
 
-def recipes(axes: Any, result: Result) -> None:
-    """Accuracy over the mean latency that is kept, for each recipe."""
-    first_s, last_s = result["latency_s"][0], result["latency_s"][-1]
-    for k, row in enumerate(result["rows"]):
-        step_s = (last_s - first_s) / (len(row["curve"]) - 1)
-        x = [1e6 * (first_s + i * step_s) for i in range(len(row["curve"]))]
-        axes.plot(x, [100 * value for value in row["curve"]], label=row["name"], color=COLOURS[k % len(COLOURS)])
-    axes.set_xlabel("mean latency, us")
-    axes.set_ylabel("accuracy, %")
-    axes.legend()
-
-
 def fuse(axes: Any, result: Result) -> None:
     """CPU time of the fused file over the chain's, with quartiles over blocks, for each network."""
     rows = result["results"]
@@ -122,7 +110,6 @@ PLOTS: dict[str, Callable[[Any, Result], None]] = {
     "recorded": certify,
     "predict": predict,
     "compressed": compressed,
-    "recipes": recipes,
     "fuse": fuse,
 }
 

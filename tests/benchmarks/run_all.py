@@ -1,12 +1,11 @@
 """Run the benchmarks of the page: each writes one JSON file, with the machine, the versions, the date and the command beside it.
 
-    python tests/benchmarks/run_all.py [--data FOLDER] [--recipes NAME=file.py:function ...] [--again] [--brief]
-        [--into docs/benchmarks] [NAME ...]
+    python tests/benchmarks/run_all.py [--data FOLDER] [--again] [--brief] [--into docs/benchmarks] [NAME ...]
 
 A benchmark whose file is there is not run again without --again, so a run that was stopped goes on where it was; one that fails
 leaves no file, and the others run. Run it on a machine that does nothing else. FOLDER holds CIFAR-10 as
-`samples/cifar10/cifar10.py` takes it; without it what needs it is not run. --recipes are networks for `recipes.py`, which
-compares them on that data. --brief takes the shortest settings, which show only that everything runs.
+`samples/cifar10/cifar10.py` takes it; without it what needs it is not run. --brief takes the shortest settings, which show only
+that everything runs.
 """
 
 import argparse
@@ -52,7 +51,7 @@ DIGITS = "samples/quickstart/digits.py"
 
 
 class Run(NamedTuple):
-    """How the page runs a benchmark: its script and options, the shortest ones, and about how long it takes on two slow cores."""
+    """How the page runs a benchmark: its script and options, the shortest ones, and about how long it takes on two cores."""
 
     script: str
     options: str
@@ -62,23 +61,30 @@ class Run(NamedTuple):
 
 
 RUNS = {
-    "chain": Run("chain.py", "", "--seconds 0.2 tiny", 5),
+    "chain": Run("chain.py", "", "--seconds 0.2 tiny", 3),
     "engines": Run("engines.py", "", "--seconds 0.2 tiny", 5),
-    "search": Run("search.py", "", "--cases 1 --samples 5000", 5),
-    "certify": Run("certify.py", "--splits 300 splits cascade free size", "--splits 2 splits cascade free size", 60),
+    "search": Run("search.py", "", "--cases 1 --samples 5000", 2),
+    "certify": Run("certify.py", "--splits 150 splits cascade free size", "--splits 2 splits cascade free size", 10),
     "recorded": Run(
         "certify.py",
-        f"--splits 300 --network {RESNET}:resnet --data {SAMPLES}:test --outside {SAMPLES}:held recorded asked",
+        f"--splits 200 --network {RESNET}:resnet --data {SAMPLES}:test --outside {SAMPLES}:held recorded asked",
         f"--splits 2 --network {DIGITS}:network --data {DIGITS}:calibration --outside {DIGITS}:test recorded asked",
-        20,
+        3,
         needs_data=True,
     ),
-    "promises": Run("promises.py", "", "--calibrations 3 --samples 500 --pool 1000 --fresh 500", 12),
+    "promises": Run("promises.py", "--calibrations 200", "--calibrations 3 --samples 500 --pool 1000 --fresh 500", 8),
     "predict": Run(
         "predict.py",
         f"--network {RESNET}:resnet --data {SAMPLES}:held --test {SAMPLES}:test",
         "--devices cpu --samples 100",
-        10,
+        8,
+        needs_data=True,
+    ),
+    "busy": Run(
+        "predict.py",
+        f"--devices cpu --runs 40 load --network {RESNET}:resnet --data {SAMPLES}:held --test {SAMPLES}:test",
+        "--devices cpu --runs 2 --samples 100 load",
+        6,
         needs_data=True,
     ),
     "compressed": Run(
@@ -86,24 +92,22 @@ RUNS = {
         f"--network {RESNET}:resnet --pruned pruned50={RESNET}:resnet_pruned50 "
         f"--train {SAMPLES}:train --held {SAMPLES}:held --test {SAMPLES}:test",
         f"--network {DIGITS}:network --train {DIGITS}:training --held {DIGITS}:calibration --test {DIGITS}:test --measure 0.1",
-        30,
+        15,
         needs_data=True,
     ),
-    "recipes": Run(
-        "recipes.py", f"--data {SAMPLES}:test", f"--data {DIGITS}:calibration --seconds 0.2", 5, needs_data=True
-    ),
-    "power": Run("power.py", "--runs 600", "--runs 4 --seconds 1", 20),
-    "product": Run("product.py", "", "--rounds 1 --calls 20000 tiny", 6),
-    "fuse": Run("fuse.py", "", "--seconds 0.2 plain", 5),
+    "power": Run("power.py", "--runs 200", "--runs 4 --seconds 1", 6),
+    "product": Run("product.py", "", "--rounds 1 --calls 20000 tiny", 4),
+    "fuse": Run("fuse.py", "", "--seconds 0.2 plain", 3),
+    "deadlines": Run("deadlines.py", "--calls 20000", "--calls 40 tiny", 1),
+    "serve": Run("serve.py", "", "--seconds 0.1 --rounds 1", 2),
 }
 
 
-def command_of(name: str, *, brief: bool = False, recipes: list[str] | None = None) -> list[str]:
+def command_of(name: str, *, brief: bool = False) -> list[str]:
     """Return what runs a benchmark, without the interpreter: script and options."""
     run = RUNS[name]
     options = shlex.split(run.brief if brief else run.options)
-    given = (recipes or ["NAME=file.py:function"]) if name == "recipes" else []
-    return [(Path("tests/benchmarks") / run.script).as_posix(), *given, *options]
+    return [(Path("tests/benchmarks") / run.script).as_posix(), *options]
 
 
 def show(name: str, command: list[str]) -> str:
@@ -151,7 +155,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RUNS))
     parser.add_argument("--data", type=Path, metavar="FOLDER")
-    parser.add_argument("--recipes", nargs="+", default=[], metavar="NAME=file.py:function")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--brief", action="store_true")
     parser.add_argument("--into", type=Path, default=FOLDER, metavar="FOLDER")
@@ -165,17 +168,15 @@ def main() -> None:
     environment = os.environ | ({"CIFAR10": str(options.data.resolve())} if options.data else {})
     wanted = {}
     for name in options.names or RUNS:
-        if name == "recipes" and not options.recipes:
-            print("recipes: not run, since no --recipes are given", flush=True)
-        elif RUNS[name].needs_data and not options.data and not options.brief:
+        if RUNS[name].needs_data and not options.data and not options.brief:
             print(f"{name}: not run, since it needs --data FOLDER (make benchmarks DATA=FOLDER)", flush=True)
         elif (options.into / f"{name}.json").exists() and not options.again:
             print(f"{name}: there already; --again runs it again", flush=True)
         else:
-            wanted[name] = command_of(name, brief=options.brief, recipes=options.recipes)
+            wanted[name] = command_of(name, brief=options.brief)
     if not options.brief:
         minutes = sum(RUNS[name].minutes for name in wanted)
-        print(f"To run: {', '.join(wanted) or 'nothing'}; about {minutes} minutes on two slow cores", flush=True)
+        print(f"To run: {', '.join(wanted) or 'nothing'}; about {minutes} minutes on two cores", flush=True)
     failed = []
     for name, command in wanted.items():
         print(f"\n{name}, about {RUNS[name].minutes} minutes: {show(name, command)}", flush=True)

@@ -12,6 +12,9 @@ from tables import ENGINES, show, span, table
 LONG_S = 1e-3
 """From here on noise hides what Python takes, which is the difference of two times."""
 
+MOST_ERROR = 0.03
+"""Predictions of mean latency shall be within this."""
+
 SEARCHES = {
     "zoom": "from a coarse grid to the fine one",
     "descent": "coordinate descent, what more than 6 exits get",
@@ -182,6 +185,35 @@ def predict(result: dict[str, Any]) -> list[str]:
     return [network, shown, "\n".join(lines), *([left] if fewer else [])]
 
 
+def busy(result: dict[str, Any]) -> list[str]:
+    """Predicted latency on a busy machine.
+
+    Calibrations and measurements are made anew while a busy process runs and stands by turns. The mean latency that a calibration
+    predicts, times how much slower the whole network is than it was then, is compared with the measured one.
+    """
+    blocks = [show("The network is `{network}`, run on {samples:,} samples that calibration never saw.", **result)]
+    for device, found in result["devices"].items():
+        rows = found["load"]
+        within = [row for row in rows if abs(row["error"]) <= MOST_ERROR]
+        silent = [row for row in rows if abs(row["error"]) > MOST_ERROR and not row["warned"]]
+        low, high = interval(len(within), len(rows))
+        line = (
+            "On {!e} {} of {} predictions are within {:.0%} of what was measured (95 % interval of the share {:.0%} to {:.0%}); "
+            "of the others {} had no warning. The error is {:.1%} in the mean, the noise that calibrations and measurements tell "
+            "{:.1%}, and the machine {:.2f} times as slow as it was."
+        )
+        means = [mean(abs(row[name]) for row in rows) for name in ("error", "noise", "slowdown")]
+        blocks.append(show(line, device, len(within), len(rows), MOST_ERROR, low, high, len(silent), *means))
+    return blocks
+
+
+def interval(count: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share."""
+    z, share = 1.96, count / n
+    middle, half = share + z * z / (2 * n), z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
 def compressed(result: dict[str, Any]) -> list[str]:
     """CIFAR-10: early exit beside static compression.
 
@@ -215,19 +247,6 @@ def compressed(result: dict[str, Any]) -> list[str]:
     words += "" if ours else "No early exit over all variants kept the promise."
     reasons = [f"- {name}, no early exit: {' '.join(why.split())}" for name, why in result["no_early_exit"].items()]
     return [show(about, **result), shown, words, *(["\n".join(reasons)] if reasons else [])]
-
-
-def recipes(result: dict[str, Any]) -> list[str]:
-    """Recipes of training.
-
-    Networks of the same layers, trained by different recipes. `Area` is the mean accuracy over 20 limits on the mean latency,
-    from the first exit's to the last exit's.
-    """
-    heads = [show("Exit {}, {!u} us", k, latency_s) for k, latency_s in enumerate(result["latency_s"])]
-    cells = [f"{{accuracy[{k}]:.2%}}" for k in range(len(heads))]
-    about = show("On {samples:,} samples; the first half chooses thresholds, the other half judges.", **result)
-    shown = table(result["rows"], " | ".join(["Recipe", *heads, "Area"]), " | ".join(["{name}", *cells, "{area:.2%}"]))
-    return [about, shown]
 
 
 def power(result: dict[str, Any]) -> list[str]:
@@ -327,6 +346,35 @@ def fuse(result: dict[str, Any]) -> list[str]:
     return [shown, words]
 
 
+def deadlines(result: dict[str, Any]) -> list[str]:
+    """Deadlines on busy cores.
+
+    A network runs in one thread while other processes compute without pause. No exit is taken by its threshold: only deadlines
+    end a call. An answer is late if a clock around the call says so, whatever its mark; `in the first stage` are late calls that
+    no earlier exit could have saved, and `far` is later than any stage's p99.9. A mark is wrong where its times contradict it.
+    """
+    rows = [{**row, "name": name, "exits": " ".join(map(str, row["exits"]))} for name, row in result["rows"].items()]
+    shown = table(
+        rows,
+        "Deadline | us | Late | Marked late | Late in the first stage | Far | Answers of each exit | Wrong marks: late | cut",
+        "{name} | {deadline_s!u} | {late:.2%} | {marked_late:.2%} | {first_stage_late:.2%} | {beyond_p999:.2%} | {exits} | "
+        "{wrong_late} | {wrong_cut}",
+    )
+    return [show("`{network}`, {calls:,} calls by turns, at a load of {load:.1f} processes.", **result), shown]
+
+
+def serve(result: dict[str, Any]) -> list[str]:
+    """A server beside the local runtime.
+
+    Clients on the same machine keep their connections and send one sample after the other, to a server that answers waiting
+    requests together and to one that answers them alone, by turns. `net(x)` is the local runtime. The network is the
+    tests' smallest, so that what is seen is the server's own.
+    """
+    rows = [{"name": name, **row} for name, row in result["rows"].items()]
+    heads = "Requests | Per second | Median latency, us | Processor time each, us"
+    return [table(rows, heads, "{name} | {per_s:,.0f} | {latency_us:,.0f} | {cpu_us:,.0f}")]
+
+
 def promises(result: dict[str, Any]) -> list[str]:
     """Promises of a mean loss.
 
@@ -369,4 +417,18 @@ def _by_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-SECTIONS = (chain, engines, search, certify, recorded, promises, predict, compressed, recipes, power, product, fuse)
+SECTIONS = (chain, engines, search, certify, recorded, promises, predict, compressed, recipes, power, product, fuse)SECTIONS = (
+    chain,
+    search,
+    certify,
+    recorded,
+    promises,
+    predict,
+    busy,
+    compressed,
+    power,
+    product,
+    fuse,
+    deadlines,
+    serve,
+)

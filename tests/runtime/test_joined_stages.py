@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp.bundle import read_calibration, write_calibration
-from offramp.calibrate import bench
+from offramp.calibrate import Target, bench
+from offramp.calibrate.search import choice
 from offramp.errors import BundleError
 from offramp.export import quantize
 from offramp.runtime import joined_stages, load, load_uncalibrated
@@ -17,6 +18,7 @@ from offramp.runtime.chain.lazy import LazyRun
 from offramp.runtime.graph_bytes import join_graphs
 from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts
+from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.points import make_point
 from offramp.tests.zoo import networks
 
@@ -117,6 +119,26 @@ def test_a_benchmark_says_that_a_calibration_measured_single_stages(calibrated, 
     for thresholds, says in (((NEVER, 0.6), True), ((0.7, 0.6), False)):
         set_points(calibrated, default=thresholds)
         assert any("single stages" in note for note in bench(calibrated.path, (x, y)).notes) == says
+
+
+def test_a_chain_is_calibrated_as_it_is_loaded(dense, labelled, monkeypatch):
+    """Else the search would take exit 0 at last, whose passing costs a call only if stages are not joined."""
+
+    def pick(*arguments, **options):
+        return {name: replace(one, thresholds=(NEVER, 0.0)) for name, one in make_picks(*arguments, **options).items()}
+
+    make_picks = choice.make_picks
+    monkeypatch.setattr(choice, "make_picks", pick)
+    found = calibrate(dense, labelled, Target(max_drop=0.9))
+    (point,) = [each for each in found.points.values() if each.exits_early]
+    assert point.thresholds[0] == NEVER and point.joined
+    with load(dense.path, point=point.name) as net:
+        assert net.joins_stages
+        for sample in labelled[0][:100]:
+            net(sample)
+        assert net.stats().slowdown is not None
+    said = bench(dense.path, tuple(part[:32] for part in labelled), point=point.name).notes
+    assert not any("single stages" in note for note in said)
 
 
 def test_statistics_of_a_closed_network_are_those_of_the_open_one(calibrated):

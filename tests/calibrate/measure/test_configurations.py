@@ -63,6 +63,22 @@ def test_a_static_network_that_variants_share_is_recorded_once(dense, labelled, 
     assert len({one.accuracy for one in found.statics if one.exit == (2 if one.variant == "fp32" else 1)}) == 1
 
 
+def test_the_chain_of_a_variant_with_fewer_exits_is_compared_with_static_networks(dense, labelled, monkeypatch):
+    compared, recorded, bundle = {}, {}, keep(dense, [0, 2])
+
+    def record(net, x, *, part, like, **how):
+        compared[part.variant.name, part.static] = like
+        recorded[part.variant.name, part.static] = answers = record_answers(net, x, part=part, like=like, **how)
+        return answers
+
+    monkeypatch.setattr(session, "record_answers", record)
+    calibrate(bundle, labelled, Target(max_drop=0.05))
+    assert compared["fp32", None] is None
+    statics = [recorded["fp32", k] for k in (0, 2)]
+    assert np.array_equal(compared["fp32-exits0-2", None].label, np.hstack([each.label for each in statics]))
+    assert np.array_equal(compared["fp32-exits0-2", None].score, np.hstack([each.score for each in statics]))
+
+
 def test_the_reference_never_borrows_the_answers_of_the_chain(dense, labelled, monkeypatch):
     """It may differ from the last exit on few samples, which a comparison does not meet; promises count losses against it."""
     borrows = {}
