@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 NEEDS = {
     "Needs a board": "copies to a board, and calibrates there over ssh",
+    "Needs a compiler": "builds samples/cpp, as tests/cpp/test_sample.py does",
     "Needs the server": "speaks to another machine, as tests/runtime/engines/test_remote.py does to a thread",
     "Runs until it is ended": "a server, which the page starts in Python instead",
     "Needs a power sensor": "measures for minutes, with a sensor that most machines do not have",

@@ -158,7 +158,7 @@ class Network {
     Result result{label, score, first_exit_ + k, 0, cut, false, {}};
     for (const auto& [name, slot] : step.parts) {
       const auto* data = static_cast<const std::byte*>(slot->data);
-      const std::size_t bytes = detail::count_values(slot->shape) * bytes_of(slot->dtype);
+      const std::size_t bytes = count_values(slot->shape) * bytes_of(slot->dtype);
       result.answer.emplace(name, Array{slot->dtype, Shape(slot->shape.begin() + 1, slot->shape.end()), {data, data + bytes}});
     }
     result.latency_s = count_s(start, Clock::now());
@@ -194,7 +194,7 @@ class Network {
     const std::string said = detail::quote(error.what(), 400), file = detail::quote(links_[k].file);
     if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) throw MissingError("Memory ran out in " + file + ": " + said);
     try {
-      for (const auto& slot : memory_->inputs) std::memset(slot.data, 0, detail::count_values(slot.shape) * bytes_of(slot.dtype));
+      for (const auto& slot : memory_->inputs) std::memset(slot.data, 0, count_values(slot.shape) * bytes_of(slot.dtype));
       for (std::size_t i = 0; i <= k; ++i) memory_->steps[i].run->run();
     } catch (const std::exception&) {
       if (named_) throw DataError("The engine cannot run this sample: " + said + " Nor can it run zeros of the same shape: is a sequence too short or long?");
@@ -256,8 +256,8 @@ class Network {
     }
     const Shape& shape = view.shape();
     if (shape.empty() && tensor.is_sized()) {
-      if (view.size() == detail::count_values(tensor.single())) return;
-      throw DataError("The network takes " + std::to_string(detail::count_values(tensor.single())) + " values for " +
+      if (view.size() == count_values(tensor.single())) return;
+      throw DataError("The network takes " + std::to_string(count_values(tensor.single())) + " values for " +
                       detail::quote(tensor.name) + ", not " + std::to_string(view.size()) + ".");
     }
     const std::size_t axes = tensor.shape.size(), batch = tensor.batch_axis(), skipped = shape.size() + 1 == axes ? batch : axes;
@@ -469,8 +469,12 @@ inline Network load(const std::filesystem::path& path, const Engines& engines, c
       if (is_it && net.latencies_.empty()) net.latencies_ = chain.exits;
     }
     if (devices != point->placement) {
-      notices.push_back("The stages run on other devices than those that were calibrated: the calibration's latencies do not hold here. Point " +
-                        detail::quote(name) + " is in use. Calibrate with these.");
+      std::string here, there;
+      for (const auto& device : devices) here += (here.empty() ? "" : ", ") + device;
+      for (const auto& device : point->placement) there += (there.empty() ? "" : ", ") + device;
+      notices.push_back("The stages run on " + detail::quote(here) + ", but were calibrated on " + detail::quote(there) +
+                        ": the calibration's latencies do not hold here. Point " + detail::quote(name) +
+                        " is in use. Calibrate with these devices.");
     }
   }
   net.notices_ = std::move(notices);

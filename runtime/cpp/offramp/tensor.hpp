@@ -55,12 +55,6 @@ OFFRAMP_DTYPE(std::uint64_t, uint64);
 OFFRAMP_DTYPE(bool, boolean);
 #undef OFFRAMP_DTYPE
 
-inline std::size_t count_values(const Shape& shape) {
-  std::size_t count = 1;
-  for (const auto size : shape) count *= static_cast<std::size_t>(size);
-  return count;
-}
-
 inline std::string show_shape(const Shape& shape) {
   std::string text;
   for (const auto size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
@@ -68,6 +62,12 @@ inline std::string show_shape(const Shape& shape) {
 }
 
 }  // namespace detail
+
+inline std::size_t count_values(const Shape& shape) {
+  std::size_t count = 1;
+  for (const auto size : shape) count *= static_cast<std::size_t>(size);
+  return count;
+}
 
 inline std::string_view name_of(Dtype dtype) { return detail::DTYPES[static_cast<std::size_t>(dtype)].name; }
 inline std::size_t bytes_of(Dtype dtype) { return detail::DTYPES[static_cast<std::size_t>(dtype)].bytes; }
