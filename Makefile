@@ -3,6 +3,7 @@
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
 # make test-litert: run those that need onnx2tf, in an environment of its own (Python 3.12 or 3.13, 0.4 GB).
+# make test-cpp [ONNXRUNTIME_ROOT=FOLDER]: build the C++ runtime and compare it with Python's (needs cmake, g++ and nlohmann/json).
 # make fuzz: read damaged and forged files for ten minutes of each kind, in an environment of its own (Python 3.11 to 3.13 on Linux);
 # goes on where it was stopped (FUZZ_SECONDS=3600 KINDS='manifest target').
 # make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
@@ -26,7 +27,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn test-litert fuzz strangers benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn test-litert fuzz strangers benchmarks lint format docs clean.PHONY: demo test test-fast test-rknn test-cpp fuzz strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -36,13 +37,16 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	-m "not long and not slow and not hardware and not large and not rknn and not litert"
+	-m "not long and not slow and not hardware and not large and not rknn and not litert"	-m "not long and not slow and not hardware and not large and not rknn and not cpp"
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
 	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn
 
 test-litert: $(VENV)/.installed $(LITERT)/.installed
 	OFFRAMP_LITERT_PYTHON=$(abspath $(LITERT))/bin/python $(VENV)/bin/python -m pytest -m litert
+
+test-cpp: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -m cpp tests/cpp
 
 fuzz: $(FUZZ)/env/.installed
 	$(FUZZ)/env/bin/python tests/fuzzing/long.py --keep $(FUZZ) --seconds $(FUZZ_SECONDS) $(KINDS)

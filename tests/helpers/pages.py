@@ -26,6 +26,7 @@ NEEDS = {
     "Needs a board": "copies to a board, and calibrates there over ssh",
     "Needs onnx2tf": "converts in an environment of its own, as tests/runtime/engines/test_litert.py does",
     "Needs the NPU's delegate": "loads a maker's library, for which a fake stands in in tests/runtime/engines/test_litert.py",
+    "Needs a compiler": "builds samples/cpp, as tests/cpp/test_sample.py does",
     "Needs the server": "speaks to another machine, as tests/runtime/engines/test_remote.py does to a thread",
     "Runs until it is ended": "a server, which the page starts in Python instead",
     "Needs a power sensor": "measures for minutes, with a sensor that most machines do not have",

@@ -1,0 +1,24 @@
+// Runs a bundle on samples of float32 that lie in a file one after another: early_exit BUNDLE SAMPLES
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <offramp/offramp.hpp>
+#include <offramp/openvino.hpp>
+
+int main(int, char** arguments) {
+  try {
+    offramp::Options options;
+    options.devices = {"openvino:CPU"};
+    offramp::Network net = offramp::load(arguments[1], {offramp::openvino()}, options);
+    for (const auto& notice : net.notices()) std::cerr << "note: " << notice << "\n";
+    std::vector<float> sample(offramp::count_values(net.inputs()[0].single()));
+    std::ifstream file(arguments[2], std::ios::binary);
+    while (file.read(reinterpret_cast<char*>(sample.data()), sample.size() * sizeof(float))) {
+      const offramp::Result result = net(sample);
+      std::cout << result.label << " " << result.score << " " << result.exit << "\n";
+    }
+  } catch (const offramp::Error& error) {
+    std::cerr << error.what() << "\n";
+    return 1;
+  }
+}
