@@ -27,7 +27,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn test-litert fuzz strangers benchmarks lint format docs clean.PHONY: demo test test-fast test-rknn test-cpp fuzz strangers benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn test-litert test-cpp fuzz strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -37,7 +37,7 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	-m "not long and not slow and not hardware and not large and not rknn and not litert"	-m "not long and not slow and not hardware and not large and not rknn and not cpp"
+	-m "not long and not slow and not hardware and not large and not rknn and not litert and not cpp"
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
 	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn

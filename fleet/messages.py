@@ -74,6 +74,7 @@ class SentCosts(Struct, frozen=True):
     times_s: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=MOST_EXITS)]
     noise: Annotated[float, Meta(ge=0)]
     machine_noise: Annotated[float, Meta(ge=0)]
+    joined: bool = False
 
 
 class MeasuredConfiguration(Struct, frozen=True):
@@ -192,7 +193,7 @@ def read_seconds(content: bytes, board: str) -> np.ndarray:
 
 def send_costs(costs: Costs) -> SentCosts:
     """Return costs as they travel."""
-    return SentCosts(tuple(map(send_seconds, costs.times_s)), costs.noise, costs.machine_noise)
+    return SentCosts(tuple(map(send_seconds, costs.times_s)), costs.noise, costs.machine_noise, costs.joined)
 
 
 def read_costs(sent: SentCosts, *, exits: int, board: str) -> Costs:
@@ -204,4 +205,4 @@ def read_costs(sent: SentCosts, *, exits: int, board: str) -> Costs:
     if len(sent.times_s) != exits:
         raise MeasurementError(f"Board {board!r:.100} sent the latencies of {len(sent.times_s)} exits, not of {exits}.")
     times_s = tuple(read_seconds(each, board) for each in sent.times_s)
-    return Costs(times_s, noise=sent.noise, machine_noise=sent.machine_noise)
+    return Costs(times_s, noise=sent.noise, machine_noise=sent.machine_noise, joined=sent.joined)

@@ -127,7 +127,7 @@ def _chain(
     with Jobs(parts, options) as jobs:
         if uncut is not None:
             parts, compiled, stages = uncut
-        elif any(max(each.thresholds,         if any(max(each, default=0.0) >= NEVER for each in usable):
+        elif any(max(each, default=0.0) >= NEVER for each in usable):
             from .joined_stages import compile_joined, defer_stages  # most points take every exit
 
             joined = compile_joined(jobs, parts, devices, options, usable)

@@ -8,30 +8,12 @@ from typing import TYPE_CHECKING
 from .. import late_names
 
 if TYPE_CHECKING:
+    from .exit_places.pipeline import place_exits
+    from .exit_places.result import ExitSet, PlacedExits, Rival
     from .running import Sweep, sweep
     from .table import TrialRow
 
-__all__ = ["Sweep", "TrialRow", "sweep"]
-
-__getattr__ = late_names(
-    __name__,
-    {"Sweep": "running", "TrialRow": "table", "sweep": "running"},
-)
-
-
-def __dir__() -> list[str]:
-    """Show late names too, to whoever looks for what is here."""
-    return __all__
-
-from typing import TYPE_CHECKING
-
-from .. import late_names
-
-if TYPE_CHECKING:
-    from .exit_places.pipeline import place_exits
-    from .exit_places.result import ExitSet, PlacedExits, Rival
-
-__all__ = ["ExitSet", "PlacedExits", "Rival", "place_exits"]
+__all__ = ["ExitSet", "PlacedExits", "Rival", "Sweep", "TrialRow", "place_exits", "sweep"]
 
 __getattr__ = late_names(
     __name__,
@@ -39,7 +21,10 @@ __getattr__ = late_names(
         "ExitSet": "exit_places.result",
         "PlacedExits": "exit_places.result",
         "Rival": "exit_places.result",
+        "Sweep": "running",
+        "TrialRow": "table",
         "place_exits": "exit_places.pipeline",
+        "sweep": "running",
     },
 )
 

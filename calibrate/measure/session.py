@@ -1,5 +1,6 @@
 """What lives while a calibration measures: the reference network, the loaded configuration, the board's state, stored work."""
 
+import copy
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from ...bundle import Variant
 from ...bundle.across import Across
 from ...bundle.calibration import Conditions
+from ...bundle.manifest import NEVER
 from ...devices import fingerprint, identify
 from ...devices.state import BoardState, throttled_between
 from ...errors import UnsupportedError
@@ -47,12 +49,14 @@ class Run(Struct, frozen=True):
         variant, placement: the variant, and the device of each stage.
         shares: of a chain the share of samples that leave at each exit, which is forced.
         static: the exit at which a static network ends; None for the chain.
+        thresholds: of a chain: where they never take an exit it runs as it is loaded, with stages joined.
     """
 
     variant: Variant
     placement: tuple[str, ...]
     shares: tuple[float, ...] = ()
     static: int | None = None
+    thresholds: tuple[float, ...] = ()
 
 
 class LoadedConfiguration(Struct, frozen=True):
@@ -250,16 +254,26 @@ class Session:
         return costs, reference_s
 
     def measure_runs(self, runs: Mapping[Key, Run], *, seconds: float) -> tuple[dict[Key, Costs], np.ndarray]:
-        """Measure a chain in some shares, and static networks, as `measure_turns` does. The chains stand first."""
-        request, turns = self.request, dict[Key, Turn]()
+        """Measure a chain in some shares, and static networks, as `measure_turns` does. The chains, which
+        are all of one variant in one placement, stand first."""
+        request, turns, joined = self.request, dict[Key, Turn](), list[Key]()
+        never = [run.thresholds for run in runs.values() if max(run.thresholds, default=0.0) >= NEVER]
+        as_loaded: Net | None = None
         for key, run in runs.items():
-            if run.static is None:
-                loaded = self.open(PlacedVariant(run.variant, run.placement))
-                turns[key] = force_exits(loaded.net, run.shares, rng=request.rng, pace=request.pace)
-            else:
+            if run.static is not None:
                 net = self.open_static(run.variant, run.placement[0], run.static)
                 turns[key] = run_alone(net, pace=request.pace)
-        return self.measure_turns(turns, seconds=seconds)
+                continue
+            loaded = self.open(PlacedVariant(run.variant, run.placement))
+            net = loaded.net
+            if run.thresholds in never:
+                as_loaded = as_loaded or self.open_joined(loaded, never)
+                net = copy.copy(as_loaded)
+                net.thresholds = run.thresholds
+                joined += [key] if net.joins_stages else []
+            turns[key] = force_exits(net, run.shares, rng=request.rng, pace=request.pace)
+        costs, reference_s = self.measure_turns(turns, seconds=seconds)
+        return costs | {key: replace(costs[key], joined=True) for key in joined}, reference_s
 
     def try_pauses(self) -> list[str]:
         """Try what pauses between calls would change, for a sixth of the time of one configuration, if no pace was given."""

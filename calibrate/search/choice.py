@@ -1,6 +1,5 @@
 """Choose a chain, thresholds and static networks for some targets, and choose again once they were measured side by side."""
 
-import copy
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -97,10 +96,9 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
         TargetError: nothing meets a target any more.
     """
     request, picks = session.request, choice.picks
-    runs = _list_runs(choice, request)    turns, joined = _make_turns(session, choice)
+    runs = _list_runs(choice, request)
     seconds = request.measure_s / 2 * max(len(picks), len(runs) / 2)
     costs, reference_s = session.measure_runs(runs, seconds=seconds)
-    costs |= {pick: replace(costs[pick], joined=True) for pick in joined}
     proof: Measured | None = None
     if any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits):
         proof, _ = session.measure_runs(runs, seconds=seconds)
@@ -112,27 +110,17 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
     )
 
 
-def _list_runs(choice: Choice, request: Request) -> dict[Hashable, Run]:def _make_turns(session: Session, choice: Choice) -> tuple[dict[Hashable, Turn], list[Pick]]:
-    """Return the run of each pick's chain, by the pick, and of each static network that is or may be best, by its contender.
-
-    A chain that never takes an exit runs as it is loaded, with stages joined; those picks are returned too.
-    """
+def _list_runs(choice: Choice, request: Request) -> dict[Hashable, Run]:
+    """Return the run of each pick's chain, by the pick, and of each static network that is or may be best, by its contender."""
     chain, runs = choice.chain.configuration, dict[Hashable, Run]()
     for pick in choice.picks.values():
-        runs[pick] = Run(chain.variant, chain.placement, tuple(pick.exit_shares().tolist()))    turns, joined = dict[Hashable, Turn](), list[Pick]()
-    chains = dict.fromkeys(choice.picks.values(), loaded.net)
-    never = {pick: pick.thresholds for pick in chains if pick.thresholds and max(pick.thresholds) >= NEVER}
-    net = session.open_joined(loaded, list(never.values())) if never else loaded.net
-    for pick, thresholds in never.items():
-        chains[pick] = copy.copy(net)
-        chains[pick].thresholds = thresholds
-        joined += [pick] if chains[pick].joins_stages else []
+        runs[pick] = Run(
+            chain.variant, chain.placement, tuple(pick.exit_shares().tolist()), thresholds=pick.thresholds or ()
+        )
     for name, pick in choice.picks.items():
-        turns[pick] = force_exits(chains[pick], pick.exit_shares().tolist(), rng=request.rng, pace=request.pace)
         for static in _best_statics(pick, request.targets[name]):
             runs[static] = Run(static.configuration.variant, static.placement, (), static.static or 0)
-    return runs                turns[static] = run_alone(net, pace=request.pace)
-    return turns, joined
+    return runs
 
 
 def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof: Measured | None) -> Pick:

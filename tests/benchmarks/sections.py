@@ -417,8 +417,9 @@ def _by_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-SECTIONS = (chain, engines, search, certify, recorded, promises, predict, compressed, recipes, power, product, fuse)SECTIONS = (
+SECTIONS = (
     chain,
+    engines,
     search,
     certify,
     recorded,
