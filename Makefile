@@ -21,7 +21,7 @@ STRANGERS ?= .strangers
 FUZZ ?= .fuzz
 FUZZ_SECONDS ?= 600
 PACKAGES := '.[export,calibrate,compress,report,openvino,mnn,litert,ncnn,metrics,sign,serve,fleet]' mlxtend seglearn ruff mypy import-linter
-PACKAGES += pytest pytest-xdist hypothesis schemathesis 'tritonclient[http]' av asyncssh
+PACKAGES += pytest pytest-xdist hypothesis schemathesis 'tritonclient[http]' av asyncssh pnnx
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
 

@@ -87,8 +87,8 @@ class Jobs(ExitStack):
         numbers = tuple(k for k, stage in enumerate(parts.stages) if stage.file == file)
         variant, stage, _ = source = parts.source(numbers[0])
         device = find_device(device_name)
-        # A board cannot rebuild, so cross-built stages always output logits: one build serves `load` and `verify`.
-        is_cross_built = is_cross_builder(device.engine)
+        # A board cannot rebuild, so what is built elsewhere always outputs logits: one build serves `load` and `verify`.
+        is_cross_built = is_cross_builder(device.engine) or runs_uncut(device.engine)
         stage_file = self._stage_file(source, outputs_logits=self._logits or is_cross_built)
         key: dict[str, str] = {}
         if is_builder(device.engine):

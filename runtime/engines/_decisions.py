@@ -114,11 +114,11 @@ def split_decisions(
         if making.makes in needed:
             used.append(making)
             needed.update(making.reads)
-    arrays = {
-        name: read_array(graph.weights[name.encode()], weights) if constants[name] is None else constants[name]
-        for name in sorted(needed & constants.keys())
-    }
-    kept = {name: Constant(array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()}
+    kept = dict[str, Constant]()
+    for name in sorted(needed & constants.keys()):
+        found = constants[name]
+        array = read_array(graph.weights[name.encode()], weights) if found is None else found
+        kept[name] = Constant(array.dtype.str, array.shape, array.tobytes())
     engine = [*answers, *(name for name in wanted if name not in makings)]
     return Decisions(tuple(used[::-1]), kept, tuple(dict.fromkeys(engine)))
 
@@ -160,7 +160,7 @@ def _log_softmax(settings: Settings, fixed: list[np.ndarray]) -> Made:
 
     def make(x: np.ndarray) -> np.ndarray:
         x = x - largest(x, axis=axis, keepdims=True)
-        return x - np.log(total(np.exp(x), axis=axis, keepdims=True))  # type: ignore[no-any-return]
+        return x - np.log(total(np.exp(x), axis=axis, keepdims=True))
 
     return make
 

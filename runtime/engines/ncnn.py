@@ -73,8 +73,8 @@ def list_places() -> dict[str, str]:
 
 
 def describe_build(place: str) -> dict[str, str]:
-    """Return the version of ncnn. A build fits every processor and any number of threads, and gives logits in any case."""
-    return {"engine": f"{PACKAGE} {_import().__version__}", "threads": "any", "outputs": "any", "architecture": "any"}
+    """Return the version of ncnn. A build fits every processor and any number of threads."""
+    return {"engine": f"{PACKAGE} {_import().__version__}", "threads": "any", "architecture": "any"}
 
 
 def build(stage: StageFile, place: str, *, threads: int) -> bytes:
@@ -188,7 +188,7 @@ def _open(ncnn: Any, content: bytes, stage: StageFile, place: str, threads: int)
         raise BundleError(f"ncnn cannot load the build of {stage.path}: {quoted(error)}", path=stage.path) from error
 
 
-class Session:
+class NcnnSession:
     """A sample on its way through a network. What runs for its exits shares it.
 
     Attributes:
@@ -224,7 +224,7 @@ class NcnnStage:
         for exit_ in stage.exits:
             self._tensors[exit_.score] = Tensor(name=exit_.score, dtype="float32", shape=(None,))
             self._tensors[exit_.label] = Tensor(name=exit_.label, dtype="int64", shape=(None,))
-        self._sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
+        self._sessions: weakref.WeakValueDictionary[int, NcnnSession] = weakref.WeakValueDictionary()
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], object]:
         """Tie arrays to the network up to an exit; each run copies in and out.
@@ -278,12 +278,12 @@ class NcnnStage:
 
         return run
 
-    def _share(self, inputs: Mapping[str, Any]) -> Session:
+    def _share(self, inputs: Mapping[str, Any]) -> NcnnSession:
         """Return the session of these inputs, which lives as long as a binding to them."""
         if len(self._stage.exits) < 2:
-            return Session()
+            return NcnnSession()
         key = id(next(iter(inputs.values())))  # bindings keep the array
-        return self._sessions.setdefault(key, Session())
+        return self._sessions.setdefault(key, NcnnSession())
 
     def _wrap(self, name: str, array: np.ndarray) -> Any:
         """Return an array as ncnn reads it, without its axis for the batch."""
