@@ -2,6 +2,7 @@
 # make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
+# make test-arm: run on an emulated Arm processor what ships in a product, and compare its answers (Linux, 1.5 GB in .arm; quarter of an hour).
 # make fuzz: read damaged and forged files for ten minutes of each kind, in an environment of its own (Python 3.11 to 3.13 on Linux);
 # goes on where it was stopped (FUZZ_SECONDS=3600 KINDS='manifest target').
 # make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
@@ -13,6 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 RKNN_PYTHON ?= $(PYTHON)
 RKNN ?= .rknn
+ARM ?= .arm
 STRANGERS ?= .strangers
 FUZZ ?= .fuzz
 FUZZ_SECONDS ?= 600
@@ -23,7 +25,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn fuzz strangers benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn test-arm fuzz strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -37,6 +39,9 @@ test-fast: $(VENV)/.installed
 
 test-rknn: $(VENV)/.installed $(RKNN)/.installed
 	OFFRAMP_RKNN_PYTHON=$(abspath $(RKNN))/bin/python $(VENV)/bin/python -m pytest -m rknn
+
+test-arm: $(VENV)/.installed
+	PYTHONUNBUFFERED=1 $(VENV)/bin/python tests/arm/run.py --folder $(ARM)
 
 fuzz: $(FUZZ)/env/.installed
 	$(FUZZ)/env/bin/python tests/fuzzing/long.py --keep $(FUZZ) --seconds $(FUZZ_SECONDS) $(KINDS)
@@ -95,4 +100,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RKNN) $(STRANGERS) $(FUZZ) build site *.egg-info
+	rm -rf $(VENV) $(RKNN) $(ARM) $(STRANGERS) $(FUZZ) build site *.egg-info
