@@ -4,6 +4,7 @@
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
 # make test-litert: run those that need onnx2tf, in an environment of its own (Python 3.12 or 3.13, 0.4 GB).
 # make test-cpp [ONNXRUNTIME_ROOT=FOLDER]: build the C++ runtime and compare it with Python's (needs cmake, g++ and nlohmann/json).
+# make test-arm: run on an emulated Arm processor what ships in a product, and compare its answers (Linux, 1.5 GB in .arm; quarter of an hour).
 # make fuzz: read damaged and forged files for ten minutes of each kind, in an environment of its own (Python 3.11 to 3.13 on Linux);
 # goes on where it was stopped (FUZZ_SECONDS=3600 KINDS='manifest target').
 # make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
@@ -17,6 +18,7 @@ RKNN_PYTHON ?= $(PYTHON)
 RKNN ?= .rknn
 LITERT_PYTHON ?= python3.12
 LITERT ?= .litert
+ARM ?= .arm
 STRANGERS ?= .strangers
 FUZZ ?= .fuzz
 FUZZ_SECONDS ?= 600
@@ -27,7 +29,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn test-litert test-cpp fuzz strangers benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn test-litert test-cpp fuzz strangers benchmarks lint format docs clean.PHONY: demo test test-fast test-rknn test-arm fuzz strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -47,6 +49,9 @@ test-litert: $(VENV)/.installed $(LITERT)/.installed
 
 test-cpp: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -m cpp tests/cpp
+
+test-arm: $(VENV)/.installed
+	PYTHONUNBUFFERED=1 $(VENV)/bin/python tests/arm/run.py --folder $(ARM)
 
 fuzz: $(FUZZ)/env/.installed
 	$(FUZZ)/env/bin/python tests/fuzzing/long.py --keep $(FUZZ) --seconds $(FUZZ_SECONDS) $(KINDS)
@@ -110,4 +115,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RKNN) $(LITERT) $(STRANGERS) $(FUZZ) build site *.egg-info
+	rm -rf $(VENV) $(RKNN) $(LITERT) $(STRANGERS) $(FUZZ) build site *.egg-info	rm -rf $(VENV) $(RKNN) $(ARM) $(STRANGERS) $(FUZZ) build site *.egg-info
