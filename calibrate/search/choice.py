@@ -13,6 +13,7 @@ from ...bundle.calibration import Exclusion
 from ...bundle.manifest import NEVER
 from ...bundle.target import LOSS_LIMITS
 from ...errors import TargetError
+from ...runtime import joined_stages
 from ..measure.configurations import Configuration, Measurements, measure_turns
 from ..measure.latency import Turn, force_exits, run_alone
 from ..measure.session import Session
@@ -123,11 +124,16 @@ def _make_turns(session: Session, choice: Choice) -> tuple[dict[Hashable, Turn],
     turns, joined = dict[Hashable, Turn](), list[Pick]()
     chains = dict.fromkeys(choice.picks.values(), loaded.net)
     never = {pick: pick.thresholds for pick in chains if pick.thresholds and max(pick.thresholds) >= NEVER}
-    net = session.open_joined(loaded, list(never.values())) if never else loaded.net
-    for pick, thresholds in never.items():
-        chains[pick] = copy.copy(net)
-        chains[pick].thresholds = thresholds
-        joined += [pick] if chains[pick].joins_stages else []
+    if never and joined_stages.DEVICE in loaded.placement:
+        net = session.open_joined(loaded, list(never.values()))
+        for pick, thresholds in never.items():
+            chain = copy.copy(net)
+            chain.thresholds = thresholds
+            if chain.joins_stages:
+                chains[pick] = chain
+                joined.append(pick)
+        if not joined:
+            net.close()  # as with weights that are too large to be there once more
     for name, pick in choice.picks.items():
         turns[pick] = force_exits(chains[pick], pick.exit_shares().tolist(), rng=request.rng, pace=request.pace)
         for static in _best_statics(pick, request.targets[name]):
