@@ -44,7 +44,7 @@ CHECKED_LABELS = 256
 FORCED_SAMPLES = 1024
 """Exits are forced in the blocks of about so many samples: that tells their mean latencies, and no interval is made of them."""
 
-JOINED = "Stages up to an exit that is never taken run as one; the calibration's latencies are of single stages."
+JOINED = "The stages beside an exit that is never taken run as one; the calibration's latencies are of single stages."
 
 
 class ComparisonRequest(Struct, frozen=True, kw_only=True):
