@@ -18,7 +18,7 @@ from .tensor import Tensor
 
 __all__ = ["Across", "Source", "count_loaded", "find_across", "find_measured", "join_variants"]
 
-NAME = re.compile(rf"({PLAIN_NAME}):(\d{{1,4}})\+({PLAIN_NAME})(?::(\d{{1,4}}))?")
+NAME = rf"({PLAIN_NAME}):(\d{{1,4}})\+({PLAIN_NAME})(?::(\d{{1,4}}))?"
 
 FOLDER = "variants"
 """The folder in which the variants' folders lie."""
@@ -82,7 +82,7 @@ class Across(Variant, frozen=True, kw_only=True, dict=True):
 
 def find_across(manifest: Manifest, name: str) -> Across | None:
     """Return the chain across two variants of that name; None if the bundle has none."""
-    if (match := NAME.fullmatch(name)) is None:
+    if (match := re.fullmatch(NAME, name)) is None:
         return None
     first, exit_, second, end = match.groups()
     variants = {variant.name: variant for variant in manifest.variants}

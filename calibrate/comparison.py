@@ -44,9 +44,7 @@ CHECKED_LABELS = 256
 FORCED_SAMPLES = 1024
 """Exits are forced in the blocks of about so many samples: that tells their mean latencies, and no interval is made of them."""
 
-JOINED = (
-    "Stages between which the point never takes an exit run as one; the calibration's latencies are of single stages."
-)
+JOINED = "The stages beside an exit that is never taken run as one; the calibration's latencies are of single stages."
 
 
 class ComparisonRequest(Struct, frozen=True, kw_only=True):
@@ -223,8 +221,8 @@ def compare(request: ComparisonRequest) -> Comparison:
         start_s = perf_counter()
         results = measure(networks.turns, request.x, rng=rng, progress=request.progress, block=request.pace.block)
         notes = [*fitted, *_try_pauses(request, networks.nets["whole"], (perf_counter() - start_s) / 10)]
-        point, joins = networks.point, networks.nets["early"].joins_stages
-        notes += [JOINED] if joins and point is not None and not point.joined else []
+        if networks.point is not None and networks.nets["early"].joins_stages > networks.point.joined:
+            notes.append(JOINED)
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
     if request.groups is not None and (networks.point is None or networks.point.target.by != "group"):
         correctness = replace(correctness, groups=request.groups.number)
