@@ -251,7 +251,7 @@ class _Trial:
                     rule=variant.rule,
                     precision=variant.precision,
                     exits=tuple(exit_.place or exit_.name for exit_ in variant.exits),
-                    accuracy=tuple((1 - wrong.mean(0)).tolist()),
+                    accuracy=tuple((wrong == 0).mean(0).tolist()),
                     macs=tuple(itertools.accumulate(stage.macs for stage in variant.stages)),
                     loss=loss,
                     measured=RunFigures(

@@ -1,6 +1,6 @@
 """What a second worker saves, and that it changes nothing: a sweep of twelve short trials on one worker process and on two.
 
-    python tests/benchmarks/sweep.py [--rounds 3] [--epochs 12] [--images 1500] [--json FILE]
+    python tests/benchmarks/sweep.py [--rounds 3] [--trials 12] [--epochs 12] [--images 1500] [--json FILE]
 
 The trials train the network of the quickstart on digits without clutter, one learning rate each. In turn one worker and two do
 the whole sweep, each in a folder of its own: `all_s` with the start of the workers, which a short sweep pays and a long one does
@@ -32,6 +32,7 @@ data: ../train.npz
 judge: ../judge.npz
 out: out
 space: {{lr: [0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.055, 0.06, 0.065]}}
+trials: {trials}
 epochs: {epochs}
 """
 
@@ -39,6 +40,7 @@ epochs: {epochs}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--json", type=Path)
@@ -52,7 +54,7 @@ def main() -> None:
         for name, part in (("train", "training"), ("judge", "calibration")):
             x, y = digits.scanned(part)
             np.savez(Path(folder) / f"{name}.npz", x=x[: options.images], y=y[: options.images])
-        text = SWEEP.format(network=f"{DIGITS}:Digits", epochs=options.epochs)
+        text = SWEEP.format(network=f"{DIGITS}:Digits", trials=options.trials, epochs=options.epochs)
         for number in range(options.rounds):
             for workers in (1, 2):
                 place = Path(folder) / f"{number}-{workers}"
