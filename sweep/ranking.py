@@ -93,5 +93,5 @@ def _find_standing(row: TrialRow, folder: Path, least_accuracy: float) -> Standi
         exit_ = int(np.argmax(row.accuracy))
         return Standing(met=False, macs=float(macs[exit_]), accuracy=row.accuracy[exit_], thresholds=())
     taken = exits_taken(score, thresholds)
-    accuracy = 1 - float(wrong[np.arange(len(taken)), taken].mean())
+    accuracy = float((wrong[np.arange(len(taken)), taken] == 0).mean())
     return Standing(met=True, macs=float(macs[taken].mean()), accuracy=accuracy, thresholds=thresholds)

@@ -13,14 +13,14 @@ from ..bundle import Bundle, open_bundle
 from ..bundle.adoption import adopt
 from ..bundle.writing import open_unless_new
 from ..errors import MissingError, UsageError, require
-from ..files import lock_folder, os_errors_explained, write_atomically
+from ..files import lock_folder, os_errors_explained, remove_tree, write_atomically
 from ..fleet.scheduler import connect
 from ..progress import Progress, no_progress
 from .page import write_page
 from .ranking import find_reference, rank
 from .settings import Settings, read_settings
 from .table import TrialRow, name_trial, write_rows
-from .trials import SETTINGS_FILE, TRIAL_BUNDLE, StoredSweep, read_stored, run_trial, trial_folder
+from .trials import CHECKPOINT_FILE, SETTINGS_FILE, TRIAL_BUNDLE, StoredSweep, read_stored, run_trial, trial_folder
 
 __all__ = ["Sweep", "sweep"]
 
@@ -116,6 +116,7 @@ def sweep(
             here = rank(here, folder, target, len(trials) if last else rungs[number + 1].trials)
             rows += here
             write_rows(folder / TABLE_FILE, rows)
+            _drop(folder, here)
             trials = sorted({row.trial for row in here if row.standing is not None and row.standing.stays})
             if not trials:
                 raise UsageError(
@@ -204,9 +205,21 @@ def _run_on(client: Any, folder: Path, trials: Sequence[int], rung: int) -> Iter
             f"{name_trial(trial)} has ended worker after worker; perhaps it takes more memory than they have. {GOES_ON}"
         ) from error
     except (distributed.CancelledError, distributed.comm.CommClosedError, OSError, TimeoutError) as error:
+        if any(future.status == "error" for future in futures):  # the trial's own, which came over the connection
+            raise
         raise MissingError(
             f"The connection to Dask's scheduler is lost. Start it and its workers again. {GOES_ON}"
         ) from error
+
+
+def _drop(folder: Path, rows: Sequence[TrialRow]) -> None:
+    """Remove the networks of trials that do not stay; their figures stay."""
+    for row in rows:
+        if row.standing is None or not row.standing.stays:
+            own = trial_folder(folder, row.trial)
+            remove_tree(own / TRIAL_BUNDLE, ignore_errors=True)
+            with os_errors_explained(own, "write"):
+                (own / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def _gather(folder: Path, rows: Sequence[TrialRow]) -> Bundle:
@@ -224,7 +237,7 @@ def _gather(folder: Path, rows: Sequence[TrialRow]) -> Bundle:
             continue
         source = open_bundle(trial_folder(folder, row.trial) / TRIAL_BUNDLE)
         origin = source.variant(row.variant).origin
-        parent = origin and name_trial(row.trial, "" if origin.parent == first else origin.parent)
+        parent = None if origin is None else name_trial(row.trial, "" if origin.parent == first else origin.parent)
         bundle = adopt(path, source, variant=row.variant, name=name, parent=parent)
     assert bundle is not None
     return bundle

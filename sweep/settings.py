@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..bundle import Target
+from ..bundle.manifest import MOST_VARIANTS
 from ..calibrate.target_file import make_target
 from ..calibrate.yaml_files import read_yaml
 from ..errors import UsageError, unknown_name
@@ -153,12 +154,18 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Return how many trials each rung trains, and to which epoch.
 
         Raises:
-            UsageError: there are too few epochs for so many rungs.
+            UsageError: there are too few epochs for so many rungs, or too many variants would be left.
         """
         trials, rungs = len(self.list_trials()), []
         for rung in range(self.rungs):
             rungs.append(Rung(trials, max(1, round(self.epochs / self.eta ** (self.rungs - 1 - rung)))))
             trials = -(-trials // self.eta)
+        forms = len(self.space.rule) * len(self.space.quantize)
+        if rungs[-1].trials * forms > MOST_VARIANTS:
+            raise UsageError(
+                f"{rungs[-1].trials} trials would be left, with {forms} forms each; a bundle has at most {MOST_VARIANTS} "
+                "variants: give more rungs, or trials: 100, to draw fewer."
+            )
         if len({rung.epochs for rung in rungs}) < len(rungs):
             least = self.eta ** (self.rungs - 1)
             raise UsageError(

@@ -33,9 +33,17 @@ from .table import RunFigures, TrialRow, list_versions, name_trial, read_rows, w
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SETTINGS_FILE", "TRIAL_BUNDLE", "StoredSweep", "read_stored", "run_trial", "trial_folder"]
+__all__ = [
+    "CHECKPOINT_FILE",
+    "SETTINGS_FILE",
+    "TRIAL_BUNDLE",
+    "StoredSweep",
+    "read_stored",
+    "run_trial",
+    "trial_folder",
+]
 
-SETTINGS_FILE, TRIAL_BUNDLE = "sweep.json", "bundle.offramp"
+SETTINGS_FILE, TRIAL_BUNDLE, CHECKPOINT_FILE = "sweep.json", "bundle.offramp", "checkpoint.pt"
 
 MOST_FOR_RANGES = 512
 """So many of the training samples find the ranges of int8."""
@@ -186,7 +194,7 @@ class _Trial:
                 weight_decay=choices.weight_decay,
                 label_smoothing=choices.label_smoothing,
                 device=settings.train_on,
-                checkpoint=self.folder / "checkpoint.pt",
+                checkpoint=self.folder / CHECKPOINT_FILE,
             )
         return network, batches, history.epochs[-1].loss
 
@@ -243,7 +251,7 @@ class _Trial:
                     rule=variant.rule,
                     precision=variant.precision,
                     exits=tuple(exit_.place or exit_.name for exit_ in variant.exits),
-                    accuracy=tuple((1 - wrong.mean(0)).tolist()),
+                    accuracy=tuple((wrong == 0).mean(0).tolist()),
                     macs=tuple(itertools.accumulate(stage.macs for stage in variant.stages)),
                     loss=loss,
                     measured=RunFigures(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from offramp.bundle import open_bundle
 from offramp.bundle.calibration import WHOLE_NETWORK_PROMISE
 from offramp.calibrate.user_code import call_function
 from offramp.export.networks.pruning import count_macs, prune
@@ -125,6 +126,13 @@ def test_pruned_weights_load_in_the_sizes_that_pruning_left(tmp_path):
 def run_sample(checkout):
     """Run samples/<name>/<name>.py with options from a checkout, measuring briefly; returns what it printed."""
     return lambda name, *options: run_script(checkout, f"samples/{name}/{name}.py", *options)
+
+
+def test_the_sweep_sample_leaves_a_bundle_that_calibrate_can_choose_from(run_sample, checkout):
+    printed = run_sample("sweep", "--trials", 1, "--epochs", 1, "--rungs", 1, "--images", 60, "--workers", 0)
+    assert "rung 1 of 1, to epoch 1: 1 of 1 trials" in printed and "now: offramp calibrate" in printed
+    variants = open_bundle(checkout / "build/sweep/out/survivors.offramp").manifest.variants
+    assert [variant.precision for variant in variants] == ["fp32", "int8"]
 
 
 def percents(line):

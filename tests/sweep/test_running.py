@@ -66,7 +66,7 @@ def digests(found):
 
 
 def test_the_best_trials_train_on_and_each_row_says_what_it_is(finished):
-    found = finished[1]
+    folder, found = finished
     assert [(row.rung, row.trial, row.epochs) for row in found.rows] == [(0, 1, 1), (0, 0, 1), (1, 1, 2)]
     assert [row.standing.stays for row in found.rows] == [True, False, True]
     assert all(row.seed == 5 and row.versions == list_versions() and not row.failed for row in found.rows)
@@ -74,6 +74,7 @@ def test_the_best_trials_train_on_and_each_row_says_what_it_is(finished):
     row = found.rows[-1]
     assert row.macs[0] < row.macs[1] and len(row.accuracy) == len(row.measured.latency_s) == 2
     assert read_rows(found.table) == list(found.rows)
+    assert not list((folder / "out/trials/trial000").glob("*.offramp"))  # it ended there, and only its figures are kept
     assert found.report is not None and "trial001" in found.report.read_text()
 
 
@@ -153,7 +154,7 @@ def test_every_form_of_a_survivor_is_a_variant(own_code):
 
 def test_a_trial_that_fails_ends_alone(own_code, capsys):
     folder = own_code("failing", "space: {weights: [[1, 2, 3], [1, 2, 3, 4]]}")
-    told = []
+    told: list[str] = []
     with pytest.raises(UsageError, match="All trials of rung 1 failed. trial000: There are 3 weights for 2 exits"):
         sweep(folder / "sweep.yaml", notice=told.append)
     assert [text.partition(":")[0] for text in told] == ["trial000 failed", "trial001 failed"]

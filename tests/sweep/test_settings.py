@@ -29,7 +29,7 @@ def test_trials_are_all_combinations_of_what_training_depends_on(read):
 
 
 def test_drawn_trials_are_of_the_space_each_once_and_the_seed_draws_them(read):
-    space = "space: {lr: [%s], weight_decay: [%s]}" % ((", ".join(f"0.{k + 1000}" for k in range(1000)),) * 2)
+    space = "space: {lr: [%s], weight_decay: [%s]}" % ((", ".join(f"0.{k + 1000}" for k in range(300)),) * 2)
     draws = [read(f"{{{NAMES}, {space}, trials: 50, seed: {seed}}}").list_trials() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert len({(each.lr, each.weight_decay) for each in draws[0]}) == 50
@@ -58,6 +58,7 @@ def test_each_rung_trains_fewer_trials_for_longer(read):
         (f"{{{NAMES}, space: [lr]}}", r"Expected `object`, got `array`"),
         (f"{{{NAMES}, epochs: 0}}", ">= 1"),
         (f"{{{NAMES}, epochs: 3, rungs: 3}}", "too few for 3 rungs that grow by 3: give 9 or more"),
+        (f"{{{NAMES}, space: {{lr: {list(range(1, 400))}, rule: [entropy, margin]}}}}", "at most 500 variants"),
         (f"{{{NAMES}, target: {{max_latency_ms: 5}}}}", "limits what may be lost"),
         (f"{{{NAMES}, target: {{max_drop: 2 %, goal: accuracy}}}}", "limits what may be lost"),
         (f"{{{NAMES}, target: {{max_drops: 0.1}}}}", "target: Unknown key 'max_drops'. Did you mean 'max_drop'"),
