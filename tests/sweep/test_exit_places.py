@@ -232,7 +232,7 @@ def test_networks_and_samples_that_do_not_do_are_refused(data, tmp_path):
         place_exits(make_network(), batches, (x[:99], y[:99]), tmp_path)
     with pytest.raises(UsageError, match="pair"):
         place_exits(make_network(), batches, x, tmp_path)
-    many = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(16)), torch.nn.Linear(8, 4))
-    many = attach(many, torch.zeros(2, 8), at="all")
+    deep = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(16)), torch.nn.Linear(8, 4))
+    many = attach(deep, torch.zeros(2, 8), at="all")
     with pytest.raises(UsageError, match="Attach fewer, such as at="):
         place_exits(many, batches, (x, y), tmp_path)
