@@ -71,7 +71,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
             variant=variant,
             chosen=chosen,
             tuned=None if tuned is None else self._describe_table(self.exits, tuned, latency_s)[0],
-            rivals=tuple(self._compare(name, exits, draws) for name, exits in self._list_rivals()),
+            rivals=tuple(self._compare(name, exits, chosen, draws) for name, exits in self._list_rivals()),
             random_area=float(np.mean(alike)),
             random_beaten=float(np.mean(np.array(alike) < chosen.area)),
             sets=len(self.ranked),
@@ -94,12 +94,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
             *((f"{name} alone", (k, last)) for k, name in enumerate(self.names)),
         ]
 
-    def _compare(self, name: str, exits: Exits, draws: np.ndarray) -> Rival:
+    def _compare(self, name: str, exits: Exits, chosen: ExitSet, draws: np.ndarray) -> Rival:
         described, own = self._describe_set(exits)
-        gains = draws - own
-        low, high = np.quantile(gains, (0.025, 0.975)).tolist()
-        gain = self._area(self.exits) - described.area
-        return Rival(name=name, exits=described, gain=gain, gain_interval=(low, high))
+        low, high = np.quantile(draws - own, (0.025, 0.975)).tolist()
+        return Rival(name=name, exits=described, gain=chosen.area - described.area, gain_interval=(low, high))
 
     def _describe_set(self, exits: Exits) -> tuple[ExitSet, np.ndarray]:
         parts = (table.columns(exits, table.costs) for table in (self.halves.selecting, self.halves.reporting))
@@ -177,22 +175,20 @@ def decide(
     )
     question = Question(chance=1 / bundle.manifest.classes, until_s=whole_s, target=target)
     ranked = rank_sets(halves.selecting, costs, question, bench.progress)
-    if ranked[0].worth == -np.inf:
-        raise TargetError(
-            f"No set of exits meets the target, {question.target}, on the {len(halves.selecting)} selecting samples. The last "
-            f"exit is right for {halves.selecting.reference_right.mean():.2%} of them, and takes {whole_s * 1e6:.0f} us alone."
-        )
+    _check_met(ranked[0].worth, question, halves)
     early = len(ranked[0].exits) - 1
     best = [each.exits for each in ranked[:BEST]]
     beside = [nearest_exits(shares, fractions) for fractions in (AUTO_FRACTIONS, _equal_fractions(early))]
     again = _measure_once(bundle, x, list(dict.fromkeys([*best, *beside])), bench)
     measured = {exits: np.array(latency) * whole_s for exits, latency in again.chains}
 
-    def worth_of(exits: Exits) -> float:
-        return question.worth_of(halves.selecting.columns(exits, as_costs(measured[exits])))
-
+    worth = {
+        exits: question.worth_of(halves.selecting.columns(exits, as_costs(latency_s)))
+        for exits, latency_s in measured.items()
+    }
+    _check_met(max(worth.values()), question, halves)
     return Decision(
-        exits=max(measured, key=worth_of),
+        exits=max(worth, key=lambda exits: worth[exits]),
         names=names,
         shares=shares,
         halves=halves,
@@ -201,6 +197,21 @@ def decide(
         question=question,
         ranked=ranked,
     )
+
+
+def _check_met(worth: float, question: Question, halves: Halves) -> None:
+    """Refuse a target that not even the best set meets.
+
+    Raises:
+        TargetError: the best set is worth nothing.
+    """
+    right = halves.selecting.reference_right
+    if worth == -np.inf and right is not None:
+        raise TargetError(
+            f"No set of exits meets the target, {question.target}, on the {len(halves.selecting)} selecting samples. The last "
+            f"exit is right for {right.mean():.2%} of them; the whole network takes "
+            f"{question.until_s * 1e6:.0f} us."
+        )
 
 
 def _equal_fractions(early: int) -> list[float]:

@@ -253,6 +253,8 @@ def _check(
             raise unknown_name(f"argument in {name}", str(unknown[0]), known)
         if "epochs" not in arguments or arguments.get("loss") is not None:
             raise UsageError(f"{name} says how many epochs there are, and has no loss: exits are compared by labels.")
+    if target is not None and not isinstance(target, Target):
+        raise UsageError(f"target is a Target, such as Target(max_drop=0.01), not {target!r:.60}.")
     if target is not None and (target.by or not set(target.limits) <= KNOWN_LIMITS or target.goal == "energy"):
         raise UsageError(f"Sets of exits are compared by mean latency and accuracy over all samples, not by {target}.")
     if not isinstance(data, (tuple, list)) or len(data) != 2:

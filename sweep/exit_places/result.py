@@ -69,8 +69,9 @@ class PlacedExits(msgspec.Struct, frozen=True, kw_only=True):
         bundle: the folder of the bundle with the chosen exits.
         variant: the variant in it that has them and no others.
         chosen: the set that was chosen.
-        tuned: the same after tuning; None if nothing was tuned.
-        rivals: the best others; those of `attach(at="auto")`; equal shares of the work, as many as were chosen; each place alone.
+        tuned: the same after tuning, which changes no latency; None if nothing was tuned.
+        rivals: the second best by the records; the places nearest to the shares of the work that `attach(at="auto")` takes, and
+            to equal shares, as many as were chosen; each place alone.
         random_area: the mean area of all sets of as many exits, which is what drawing one gives.
         random_beaten: the share of those sets that have a smaller area than the chosen one.
         sets: how many sets were tried.

@@ -50,13 +50,16 @@ class Question(Struct, frozen=True, kw_only=True):
         Each half of the samples is judged by thresholds of the other half: more exits have more thresholds, which fit the samples
         that choose them better than others.
         """
-        if self.target is not None:
-            thresholds = self.choose_thresholds(selecting)
-            if thresholds is None:
-                return -np.inf
-            return -selecting.mean_at(goal_values(selecting, self.target), exits_taken(selecting.score, thresholds))
         halves = [selecting.rows(slice(start, None, 2)) for start in (0, 1)]
-        return float(np.mean([self.judge(half, other).area for half, other in (halves, halves[::-1])]))
+        return float(np.mean([self._worth_on(half, other) for half, other in (halves, halves[::-1])]))
+
+    def _worth_on(self, selecting: ExitTable, reporting: ExitTable) -> float:
+        if self.target is None:
+            return self.judge(selecting, reporting).area
+        thresholds = self.choose_thresholds(selecting)
+        if thresholds is None:
+            return -np.inf
+        return -reporting.mean_at(goal_values(reporting, self.target), exits_taken(reporting.score, thresholds))
 
 
 class Ranked(Struct, frozen=True):
