@@ -81,7 +81,6 @@ class Boards:
             except LostError as error:
                 others[name] = str(error)
                 continue
-            assert isinstance(identity, Identity)
             problem = identity.problem
             if identity.offramp != __version__:
                 problem = f"It has offramp {identity.offramp}, and this is {__version__}: install the same one on both."
@@ -160,8 +159,9 @@ def _is_done(future: Any, seconds: float) -> bool:
     """Wait for some work, and return True if it is done."""
     import distributed
 
+    wait: Any = distributed.wait
     try:
-        distributed.wait([future], timeout=seconds)
+        wait([future], timeout=seconds)
     except distributed.TimeoutError:
         return False
     except CancelledError:  # the scheduler has forgotten it

@@ -154,7 +154,13 @@ def calibrate(
         if fleet is not None:
             _calibrate_fleet(opened, samples, fleet, targets, settings | {"tls": tls}, as_json)
             return
-        here = {"output": output, "meter": chosen, "keep": _find_keep(), "loss": loss, "disagreement": disagreement}
+        here: dict[str, Any] = {
+            "output": output,
+            "meter": chosen,
+            "keep": _find_keep(),
+            "loss": loss,
+            "disagreement": disagreement,
+        }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
     print_result(calibration, as_json, lambda: describe_calibration(calibration))
     _check_met(calibration)

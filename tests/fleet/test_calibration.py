@@ -80,7 +80,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing_in_what_one_board_finds_a
 ):
     alone = open_bundle(shutil.copytree(bundle.path, tmp_path / "alone.offramp"))
     monkeypatch.setattr(recording, "MOST_SAMPLES", 20)  # so that there are eleven parts
-    killed = []
+    killed: list[int] = []
 
     def kill(task, count, total):
         if task == "recording" and not killed:
