@@ -5,8 +5,8 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -29,6 +29,12 @@ PATIENCE_S = 10.0
 
 LOOK_S = 1.0
 """Between two looks whether a board is still there."""
+
+COMES_HOME_S = 120.0
+"""A message that takes longer to come home is lost with its board."""
+
+MOST_AT_ONCE = 100
+"""So many boards are asked who they are at the same time."""
 
 MOST_TRIES = 3
 """A board that goes each time it is asked the same is not asked again."""
@@ -91,19 +97,24 @@ class Boards:
             others |= dict.fromkeys(
                 doubled, "Several boards have this name: start each with a name of its own (--name)."
             )
-        for name in sorted(set(names.values()) - set(others)):
+
+        def identify(name: str) -> Identity:
             try:
-                identity = decode(self._ask(name, identify_board, (task,)), Identity, name)
-            except LostError as error:
-                others[name] = str(error)
-                continue
-            problem = identity.problem
-            if identity.offramp != __version__:
-                problem = f"It has offramp {identity.offramp}, and this is {__version__}: install the same one on both."
-            if problem:
-                others[name] = problem
-            else:
-                found.append(Board(name, identity.fingerprint))
+                return decode(self._ask(name, identify_board, (task,)), Identity, name)
+            except MeasurementError as error:
+                return Identity({}, __version__, str(error))
+
+        single = sorted(set(names.values()) - set(others))
+        with ThreadPoolExecutor(max(1, min(len(single), MOST_AT_ONCE))) as pool:
+            for name, identity in zip(single, pool.map(identify, single), strict=True):
+                if identity.offramp != __version__:
+                    others[name] = (
+                        f"It has offramp {identity.offramp}, and this is {__version__}: install the same one."
+                    )
+                elif identity.problem:
+                    others[name] = identity.problem
+                else:
+                    found.append(Board(name, identity.fingerprint))
         if not found:
             why = "; ".join(f"{name}: {reason}" for name, reason in others.items()) or "none is connected"
             raise MissingError(f"No board can be used ({why}). Start one on each board: offramp worker SCHEDULER")
@@ -152,6 +163,8 @@ class Boards:
         return decode(answer.content, kind, board.name)
 
     def _ask(self, name: str, work: Callable[..., bytes], arguments: Sequence[Any]) -> bytes:
+        import distributed
+
         for _ in range(MOST_TRIES):
             address = self._wait_for(name)
             given = [self._find_copy(each) if isinstance(each, Sent) else each for each in arguments]
@@ -162,8 +175,9 @@ class Boards:
                 if any(each.is_lost for each in arguments if isinstance(each, Sent)):
                     break
             if future.status == "finished":
-                result: bytes = future.result()
-                return result
+                with suppress(distributed.TimeoutError, asyncio.CancelledError, CancelledError, OSError):
+                    result: bytes = future.result(timeout=COMES_HOME_S)
+                    return result
             if future.status == "error" and address in self._names():
                 raise LostError(f"It failed: {_describe(future.exception())}")
             future.cancel()
