@@ -116,6 +116,8 @@ def calibrate(
 
     if ask is not None and labels is not None:
         raise UsageError("--ask writes what --labels reads: give one of them.")
+    if fleet is None and tls is not None:
+        raise UsageError("--tls-ca, --tls-cert and --tls-key are for --fleet.")
     if fleet is not None:
         refuse_with_fleet(ask=ask, output=output, loss=loss, disagreement=disagreement, meter=meter, power_w=power_w)
     opened = open_bundle(bundle)

@@ -33,7 +33,7 @@ def samples(tmp_path_factory):
 def cluster():
     """A scheduler, and three workers in this process by the names of the simulated boards."""
     workers = {name: {"cls": distributed.Worker, "options": {"nthreads": 1}} for name in BOARDS}
-    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard_address": None, "port": 0}}
+    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "dashboard_address": ":0", "port": 0}}
     with distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50) as cluster:
         yield cluster
 
