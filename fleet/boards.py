@@ -1,10 +1,12 @@
 """The boards of a fleet, as the hub sees them: who is there, of which kind, and what they are asked."""
 
+import asyncio
 import math
 import time
-from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -17,7 +19,7 @@ from ..errors import MeasurementError, MissingError, OfframpError
 from .board import Task, identify_board
 from .messages import Done, Failure, Identity, decode
 
-__all__ = ["KIND", "Board", "Boards", "LostError"]
+__all__ = ["KIND", "Board", "Boards", "LostError", "Sent"]
 
 KIND = (*HARD, "threads")
 """Fields of a fingerprint that decide what a network answers, to the last bit; the others decide how long it takes."""
@@ -27,6 +29,12 @@ PATIENCE_S = 10.0
 
 LOOK_S = 1.0
 """Between two looks whether a board is still there."""
+
+COMES_HOME_S = 120.0
+"""A message that takes longer to come home is lost with its board."""
+
+MOST_AT_ONCE = 100
+"""So many boards are asked who they are at the same time."""
 
 MOST_TRIES = 3
 """A board that goes each time it is asked the same is not asked again."""
@@ -52,6 +60,19 @@ class Board(Struct, frozen=True):
         return not differences(self.fingerprint, other.fingerprint)
 
 
+class Sent:
+    """What was sent to all boards: the value, and Dask's name for its copies there."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.copy: Any = None
+
+    @property
+    def is_lost(self) -> bool:
+        """True if no board has it."""
+        return self.copy is None or self.copy.status != "finished"
+
+
 class Boards:
     """The boards that are connected to a scheduler.
 
@@ -62,6 +83,7 @@ class Boards:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._seen, self._seen_s, self._lock = dict[str, str](), -math.inf, Lock()
+        self._sending = Lock()
 
     def find(self, task: Task) -> tuple[list[Board], dict[str, str]]:
         """Return the boards that can do a task, by their names' order, and why others cannot.
@@ -75,28 +97,52 @@ class Boards:
             others |= dict.fromkeys(
                 doubled, "Several boards have this name: start each with a name of its own (--name)."
             )
-        for name in sorted(set(names.values()) - set(others)):
+
+        def identify(name: str) -> Identity:
             try:
-                identity = decode(self._ask(name, identify_board, (task,)), Identity, name)
-            except LostError as error:
-                others[name] = str(error)
-                continue
-            assert isinstance(identity, Identity)
-            problem = identity.problem
-            if identity.offramp != __version__:
-                problem = f"It has offramp {identity.offramp}, and this is {__version__}: install the same one on both."
-            if problem:
-                others[name] = problem
-            else:
-                found.append(Board(name, identity.fingerprint))
+                return decode(self._ask(name, identify_board, (task,)), Identity, name)
+            except MeasurementError as error:
+                return Identity({}, __version__, str(error))
+
+        single = sorted(set(names.values()) - set(others))
+        with ThreadPoolExecutor(max(1, min(len(single), MOST_AT_ONCE))) as pool:
+            for name, identity in zip(single, pool.map(identify, single), strict=True):
+                if identity.offramp != __version__:
+                    others[name] = (
+                        f"It has offramp {identity.offramp}, and this is {__version__}: install the same one."
+                    )
+                elif identity.problem:
+                    others[name] = identity.problem
+                else:
+                    found.append(Board(name, identity.fingerprint))
         if not found:
             why = "; ".join(f"{name}: {reason}" for name, reason in others.items()) or "none is connected"
             raise MissingError(f"No board can be used ({why}). Start one on each board: offramp worker SCHEDULER")
         return found, others
 
-    def send(self, value: Any) -> Any:
+    def send(self, value: Any) -> "Sent":
         """Send a value to every board once, from one to the next, and return what stands for it in questions."""
-        return self._client.scatter([value], broadcast=True, hash=False)[0]
+        sent = Sent(value)
+        self._find_copy(sent)
+        return sent
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep what was sent on every board: Dask would leave one copy of it, which may go with its board."""
+        was_running = self._client.amm.running()
+        self._client.amm.stop()
+        try:
+            yield
+        finally:
+            if was_running:
+                self._client.amm.start()
+
+    def _find_copy(self, sent: "Sent") -> Any:
+        """Return Dask's name for what was sent; it is sent again if every board that had it has gone."""
+        with self._sending:
+            if sent.is_lost:
+                sent.copy = self._client.scatter([sent.value], broadcast=True, hash=False)[0]
+            return sent.copy
 
     def ask(self, board: Board, kind: type, work: Callable[..., bytes], *arguments: Any) -> Any:
         """Let a board do some work, and return its message.
@@ -117,16 +163,21 @@ class Boards:
         return decode(answer.content, kind, board.name)
 
     def _ask(self, name: str, work: Callable[..., bytes], arguments: Sequence[Any]) -> bytes:
+        import distributed
+
         for _ in range(MOST_TRIES):
             address = self._wait_for(name)
+            given = [self._find_copy(each) if isinstance(each, Sent) else each for each in arguments]
             future = self._client.submit(
-                work, *arguments, workers=[address], allow_other_workers=False, pure=False, retries=0
+                work, *given, workers=[address], allow_other_workers=False, pure=False, retries=0
             )
             while not _is_done(future, LOOK_S) and address in self._names():
-                pass
+                if any(each.is_lost for each in arguments if isinstance(each, Sent)):
+                    break
             if future.status == "finished":
-                result: bytes = future.result()
-                return result
+                with suppress(distributed.TimeoutError, asyncio.CancelledError, CancelledError, OSError):
+                    result: bytes = future.result(timeout=COMES_HOME_S)
+                    return result
             if future.status == "error" and address in self._names():
                 raise LostError(f"It failed: {_describe(future.exception())}")
             future.cancel()
@@ -160,11 +211,12 @@ def _is_done(future: Any, seconds: float) -> bool:
     """Wait for some work, and return True if it is done."""
     import distributed
 
+    wait: Any = distributed.wait
     try:
-        distributed.wait([future], timeout=seconds)
+        wait([future], timeout=seconds)
     except distributed.TimeoutError:
         return False
-    except CancelledError:  # the scheduler has forgotten it
+    except (asyncio.CancelledError, CancelledError):  # the scheduler has forgotten it, or what it needs
         return True
     return True
 

@@ -158,11 +158,12 @@ def calibrate_fleet(
         boards = Boards(client)
         found, lost = boards.find(task)
         timed = request.samples.x[draw_rows(len(request.samples), seed)[0]].arrays
-        sent = boards.send(_pack(bundle)), boards.send(timed)
-        work = Work(boards, task, *sent, request, _keep(request), lost, progress)
-        measured = measure_all(work, found)
-        fingerprints = choose_all(work, measured)
-        shared, notes = measure_shared(work, fingerprints)
+        with boards.kept():
+            sent = boards.send(_pack(bundle)), boards.send(timed)
+            work = Work(boards, task, *sent, request, _keep(request), lost, progress)
+            measured = measure_all(work, found)
+            fingerprints = choose_all(work, measured)
+            shared, notes = measure_shared(work, fingerprints)
     calibrations = _certify_all(work, fingerprints, shared)
     if not lost:
         work.kept.clear()

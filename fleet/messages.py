@@ -3,7 +3,7 @@
 Arrays travel as bytes, little-endian: labels int32, scores float32, seconds float64.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ __all__ = [
     "send_answers",
     "send_costs",
 ]
+
+Message = TypeVar("Message", bound=Struct)
 
 MOST_EXITS, MOST_CALLS = 10_000, 10_000_000
 """A network has no more exits, and no more calls are measured of one."""
@@ -132,17 +134,16 @@ def encode(message: Struct) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def decode(content: object, kind: type, board: str) -> "Struct":
+def decode(content: Any, kind: type[Message], board: str) -> Message:
     """Return a board's message.
 
     Raises:
         MeasurementError: it is none.
     """
     try:
-        message: Struct = msgspec.msgpack.decode(content, type=kind)  # type: ignore[call-overload]
+        return msgspec.msgpack.decode(content, type=kind)
     except (msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise MeasurementError(f"Board {board!r:.100} sent what is no {kind.__name__}: {error!s:.200}") from None
-    return message
 
 
 def send_answers(answers: EveryExit) -> SentAnswers:

@@ -62,7 +62,7 @@ def compare_boards(boards: Sequence[MeasuredBoard]) -> list[BoardFigures]:
 
 
 def _explain(here: MeasuredBoard, slower: float, count: int) -> str:
-    said = f"Board {here.board.name} is {slower:.0%} slower than the {count} boards of its kind"
+    said = f"Board {here.board.name} is {slower:.0%} slower than its kind ({count} boards)"
     clock_hz, most_hz = min((hz for hz in here.message.clock_hz if hz), default=0.0), here.message.max_clock_hz
     causes = list(here.message.throttled)
     if 0 < clock_hz < MUCH_LOWER_CLOCK * most_hz:

@@ -22,7 +22,7 @@ from ..progress import Progress
 from ..runtime import EveryExit
 from ..runtime.chain.samples import Samples
 from .board import Task, record_samples, record_static
-from .boards import KIND, Board, Boards, LostError
+from .boards import KIND, Board, Boards, LostError, Sent
 from .kept import Kept
 from .messages import Recorded, SentAnswers, decode, encode, read_answers
 
@@ -67,8 +67,8 @@ class Work(Struct, frozen=True):
 
     boards: Boards
     task: Task
-    bundle: Any
-    timed: Any
+    bundle: Sent
+    timed: Sent
     request: Request
     kept: Kept
     lost: dict[str, str]

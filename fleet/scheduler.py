@@ -57,7 +57,8 @@ def make_security(tls: Tls | None) -> Any:
     }
     from distributed.security import Security
 
-    return Security(tls_ca_file=files["ca"], require_encryption=True, **roles)
+    security: Any = Security
+    return security(tls_ca_file=files["ca"], require_encryption=True, **roles)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def run_worker(
 async def _work(scheduler: str, name: str, security: Any, ready: Callable[[str, str], None] | None) -> None:
     from distributed import Worker
 
-    worker = Worker(
+    worker: Any = Worker(
         scheduler,
         nthreads=1,
         name=name,

@@ -123,12 +123,12 @@ def measure_all(session: Session) -> Measurements:
     """
     request = session.request
     read_link_price(request.targets.values())  # before anything takes time
-    measured: list[Configuration] = []
+    found: list[Configuration] = []
     for loaded in session.open_each():
-        session.tell_whole(len(measured))
-        measured.append(measure_configuration(session, loaded))
-    session.tell_whole(len(measured))
-    configurations = tuple(measured)
+        session.tell_whole(len(found))
+        found.append(measure_configuration(session, loaded))
+    session.tell_whole(len(found))
+    configurations = tuple(found)
     measured = Measurements(configurations, _describe_reference(session, configurations))
     check_measured(measured, request)
     return measured

@@ -116,6 +116,8 @@ def calibrate(
 
     if ask is not None and labels is not None:
         raise UsageError("--ask writes what --labels reads: give one of them.")
+    if fleet is None and tls is not None:
+        raise UsageError("--tls-ca, --tls-cert and --tls-key are for --fleet.")
     if fleet is not None:
         refuse_with_fleet(ask=ask, output=output, loss=loss, disagreement=disagreement, meter=meter, power_w=power_w)
     opened = open_bundle(bundle)
@@ -154,7 +156,13 @@ def calibrate(
         if fleet is not None:
             _calibrate_fleet(opened, samples, fleet, targets, settings | {"tls": tls}, as_json)
             return
-        here = {"output": output, "meter": chosen, "keep": _find_keep(), "loss": loss, "disagreement": disagreement}
+        here: dict[str, Any] = {
+            "output": output,
+            "meter": chosen,
+            "keep": _find_keep(),
+            "loss": loss,
+            "disagreement": disagreement,
+        }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
     print_result(calibration, as_json, lambda: describe_calibration(calibration))
     _check_met(calibration)

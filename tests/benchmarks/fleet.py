@@ -84,7 +84,7 @@ def run(mode: str, bundle: Bundle, request: Request, task: Task) -> tuple[dict[s
                 os.kill(killed[0], signal.SIGKILL)
 
         found, _ = boards.find(task)
-        work = Work(boards, task, boards.send(_pack(bundle)), None, request, Nothing({}), {}, tell)
+        work = Work(boards, task, boards.send(_pack(bundle)), boards.send(()), request, Nothing({}), {}, tell)
         before = client.run(look)
         start = time.perf_counter()
         recording = record(work, found, request.samples.x)

@@ -20,7 +20,7 @@ class FakeBoard(Struct):
     slower: float = 1.0
     most_hz: float = MOST_HZ
     clock_hz: float = MOST_HZ
-    fields: dict = {}
+    fields: dict[str, str] = {}
 
 
 BOARDS = {
