@@ -170,4 +170,5 @@ Json try_answer(const Json& asked, const offramp::Engines& engines) {
 int main() {
   const auto engines = make_engines();
   for (std::string line; std::getline(std::cin, line);) std::cout << try_answer(Json::parse(line), engines).dump() << std::endl;
+  loaded.reset();  // OpenVINO cannot let go of it once `main` has ended
 }
