@@ -1,5 +1,5 @@
-// Times a network's calls beside bare calls of its stages, in turns: bench BUNDLE DEVICE. For each line of input, a number of calls,
-// it prints the processor's seconds of a bare call and of a network's.
+// Times a network's calls beside bare calls of its stages, in turns: bench BUNDLE DEVICE. For each line of input, a number of
+// calls, it prints the processor's seconds of a bare call and of a network's.
 #include <ctime>
 #include <iostream>
 #include <offramp/offramp.hpp>

@@ -48,7 +48,9 @@ Json load(const Json& asked, const offramp::Engines& engines) {
   loaded.reset();
   loaded = std::make_unique<offramp::Network>(offramp::load(asked.at("path").get<std::string>(), engines, options));
   const auto* point = loaded->point();
-  return {{"notices", loaded->notices()}, {"point", point == nullptr ? Json() : Json(point->name)}, {"thresholds", loaded->thresholds()},
+  return {{"notices", loaded->notices()},
+          {"point", point == nullptr ? Json() : Json(point->name)},
+          {"thresholds", loaded->thresholds()},
           {"stages", loaded->stages()}};
 }
 
@@ -59,7 +61,8 @@ offramp::View view_of(const std::string& content, std::size_t sample, const offr
   return {reinterpret_cast<const T*>(content.data()) + sample * count, count, says_shape ? shape : offramp::Shape()};
 }
 
-offramp::View view_of(const std::string& dtype, const std::string& content, std::size_t sample, const offramp::Shape& shape, bool says) {
+offramp::View view_of(const std::string& dtype, const std::string& content, std::size_t sample, const offramp::Shape& shape,
+                      bool says) {
   if (dtype == "float32") return view_of<float>(content, sample, shape, says);
   if (dtype == "float64") return view_of<double>(content, sample, shape, says);
   if (dtype == "float16") return view_of<offramp::Float16>(content, sample, shape, says);
@@ -71,8 +74,10 @@ offramp::View view_of(const std::string& dtype, const std::string& content, std:
 Json show(const offramp::Array& array) {
   Json values = Json::array();
   for (std::size_t i = 0; i < array.size(); ++i) {
-    if (array.dtype == offramp::Dtype::float32) values.push_back(array.data<float>()[i]);
-    else values.push_back(array.data<std::int64_t>()[i]);
+    if (array.dtype == offramp::Dtype::float32)
+      values.push_back(array.data<float>()[i]);
+    else
+      values.push_back(array.data<std::int64_t>()[i]);
   }
   return {{"dtype", offramp::name_of(array.dtype)}, {"shape", array.shape}, {"values", values}};
 }
@@ -88,13 +93,19 @@ Json run(const Json& asked) {
     std::vector<offramp::View> views;
     for (std::size_t i = 0; i < contents.size(); ++i) {
       const Json& input = asked["inputs"][i];
-      views.push_back(view_of(input.at("dtype"), contents[i], sample, input.at("shape").get<offramp::Shape>(), asked.value("shapes", true)));
+      views.push_back(
+          view_of(input.at("dtype"), contents[i], sample, input.at("shape").get<offramp::Shape>(), asked.value("shapes", true)));
     }
     const auto result = loaded->run(views, asked.value("deadline_s", offramp::NO_DEADLINE));
     Json answer = Json::object();
     for (const auto& [name, array] : result.answer) answer[name] = show(array);
-    results.push_back({{"label", result.label}, {"score", result.score}, {"exit", result.exit}, {"latency_s", result.latency_s},
-                       {"cut", result.cut}, {"late", result.late}, {"answer", answer}});
+    results.push_back({{"label", result.label},
+                       {"score", result.score},
+                       {"exit", result.exit},
+                       {"latency_s", result.latency_s},
+                       {"cut", result.cut},
+                       {"late", result.late},
+                       {"answer", answer}});
   }
   return {{"results", results}};
 }
@@ -106,8 +117,10 @@ Json follow_limits(const Json& asked) {
   offramp::detail::StageLimits limits(2, latencies);
   Json found = Json::array();
   for (const double spent_s : asked.at("spent")) {
-    if (spent_s < 0) limits.pass_over(1);
-    else limits.note(1, spent_s);
+    if (spent_s < 0)
+      limits.pass_over(1);
+    else
+      limits.note(1, spent_s);
     found.push_back(limits.limit_s(1));
   }
   return {{"limits", found}};
@@ -157,4 +170,5 @@ Json try_answer(const Json& asked, const offramp::Engines& engines) {
 int main() {
   const auto engines = make_engines();
   for (std::string line; std::getline(std::cin, line);) std::cout << try_answer(Json::parse(line), engines).dump() << std::endl;
+  loaded.reset();  // OpenVINO cannot let go of it once `main` has ended
 }

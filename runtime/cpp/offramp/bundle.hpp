@@ -15,9 +15,10 @@
 
 #include "calibration.hpp"
 #include "file.hpp"
-#include "manifest.hpp"
+#include "manifest_reading.hpp"
 #include "version.hpp"
 
+// The machine's policy, whose bundles are taken here.
 #ifndef OFFRAMP_POLICY
 #define OFFRAMP_POLICY "/etc/offramp/trust.json"
 #endif
@@ -38,8 +39,8 @@ inline bool is_newer(const std::string& version) {
 
 // Reads the content of a JSON file, its schema first.
 template <typename Read>
-auto decode(const fs::path& path, const std::string& content, const std::string& artefact, std::int64_t oldest, std::int64_t newest,
-            Read read) {
+auto decode(const fs::path& path, const std::string& content, const std::string& artefact, std::int64_t oldest,
+            std::int64_t newest, Read read) {
   const std::string shown = show(path), reads = "this is offramp " + std::string(VERSION) + ", which reads ";
   if (content.size() > MOST_BYTES) throw BundleError(shown + " is larger than 32 MiB, which no " + artefact + " is.");
   std::string writer = "unknown";
@@ -62,8 +63,9 @@ auto decode(const fs::path& path, const std::string& content, const std::string&
     }
     if (*schema < 1) throw BundleError(has + ", which no offramp ever wrote.");
     if (*schema < oldest) {
-      throw OutdatedError(has + ", written by offramp " + quote(writer) + "; " + reads + "schemas " + std::to_string(oldest) + " to " +
-                          std::to_string(newest) + (artefact == "manifest" ? ". Export it again." : ". Calibrate again, and remove it."));
+      throw OutdatedError(has + ", written by offramp " + quote(writer) + "; " + reads + "schemas " + std::to_string(oldest) +
+                          " to " + std::to_string(newest) +
+                          (artefact == "manifest" ? ". Export it again." : ". Calibrate again, and remove it."));
     }
     return read(place);
   } catch (const Invalid& error) {
@@ -137,16 +139,6 @@ class Bundle {
     throw detail::unknown_name("variant", name, names);
   }
 
-  // Returns the content of a variant's file, which is what the manifest says.
-  std::string read(const Variant& variant, const std::string& name) const {
-    const auto path = locate(variant, name);
-    const auto& facts = variant.files.at(name);
-    const auto most = static_cast<std::uint64_t>(facts.bytes);
-    std::string content = detail::File(path).read(most);
-    if (content.size() != most || detail::sha256(content) != facts.sha256) throw detail::damaged(path);
-    return content;
-  }
-
   // Copies a variant's file into a folder, where it holds what the manifest says; returns the copy's path.
   std::filesystem::path copy(const Variant& variant, const std::string& name, const std::filesystem::path& folder) const {
     const auto path = locate(variant, name), target = folder / name;
@@ -192,7 +184,8 @@ class Bundle {
     }
     const std::string remedy = " looked through. Remove those of other devices, or name the one to use.";
     if (names.size() > detail::MOST_CALIBRATIONS) {
-      throw BundleError(detail::show(path_) + " has " + std::to_string(names.size()) + " calibrations, and at most 500 are" + remedy);
+      throw BundleError(detail::show(path_) + " has " + std::to_string(names.size()) + " calibrations, and at most 500 are" +
+                        remedy);
     }
     std::uint64_t total = 0;
     for (const auto& name : names) total += detail::find_size(path_, CALIBRATIONS + name).value_or(0);

@@ -85,7 +85,8 @@ inline void check_target(const Place& place) {
   const bool limits_loss = given.size() > given.count("max_late");
   for (const char* name : {"max_latency_s", "deadline_s", "max_energy_j", "link_j_per_byte"}) {
     read(name);
-    if (given.count(name) != 0 && !(given[name] > 0 && given[name] < ANY)) place.refuse(std::string(name) + " is a number above 0");
+    if (given.count(name) != 0 && !(given[name] > 0 && given[name] < ANY))
+      place.refuse(std::string(name) + " is a number above 0");
   }
   bool wants_energy = given.count("max_energy_j") != 0, has_by = false;
   fields.may_null("goal", [&](const Place& each) {
@@ -97,7 +98,8 @@ inline void check_target(const Place& place) {
     has_by = true;
   });
   fields.end();
-  if (given.count("max_late") != 0 && given.count("deadline_s") == 0) place.refuse("max_late says how many may be later than deadline_s");
+  if (given.count("max_late") != 0 && given.count("deadline_s") == 0)
+    place.refuse("max_late says how many may be later than deadline_s");
   if (has_by && !limits_loss) place.refuse("by needs a limit of what each may lose");
   if (given.count("link_j_per_byte") != 0 && !wants_energy) place.refuse("link_j_per_byte is part of an energy");
   if (given.size() == given.count("link_j_per_byte")) place.refuse("A target needs a limit");
@@ -184,8 +186,8 @@ inline OperatingPoint read_point(const Place& place, const std::string& name, st
   const std::size_t exits = shares.size();
   if (point.placement.size() != exits || latencies.size() != exits || point.thresholds.size() + 1 != exits) {
     place.refuse("an operating point has " + std::to_string(point.thresholds.size()) + " thresholds, " +
-                 std::to_string(point.placement.size()) + " devices and " + std::to_string(latencies.size()) +
-                 " latencies for " + std::to_string(exits) + " exits");
+                 std::to_string(point.placement.size()) + " devices and " + std::to_string(latencies.size()) + " latencies for " +
+                 std::to_string(exits) + " exits");
   }
   if (bins != 0 && bins != edges + 1) {
     place.refuse(std::to_string(edges) + " edges make no " + std::to_string(bins) + " bins of scores");
@@ -195,7 +197,8 @@ inline OperatingPoint read_point(const Place& place, const std::string& name, st
   }
   double sum = 0;
   for (const double share : shares) sum += share;
-  if (std::abs(sum - 1) > 1e-6) place.refuse("the exit shares of an operating point add up to " + std::to_string(sum) + ", not 1");
+  if (std::abs(sum - 1) > 1e-6)
+    place.refuse("the exit shares of an operating point add up to " + std::to_string(sum) + ", not 1");
   return point;
 }
 
@@ -270,7 +273,11 @@ inline void check_exclusion(const Place& place) {
 inline void check_conditions(const Place& place) {
   Fields fields(place);
   for (const char* name : {"clock_hz", "temperature_c"}) {
-    fields[name].each([](const Place& each) { if (!each.is_null()) each.number(); }, 2, 2);
+    fields[name].each(
+        [](const Place& each) {
+          if (!each.is_null()) each.number();
+        },
+        2, 2);
   }
   read_texts(fields["throttled"]);
   fields.may_null("reference_s", [](const Place& each) { each.seconds(); });
@@ -283,8 +290,8 @@ inline Calibration read_calibration(const Place& place) {
   Calibration calibration;
   fields["schema"].whole();
   fields["offramp"].text();
-  fields["variants"].members(
-      [&](const std::string& name, const Place& each) { calibration.variants[name] = each.text(); }, 1, MOST_NAMED);
+  fields["variants"].members([&](const std::string& name, const Place& each) { calibration.variants[name] = each.text(); }, 1,
+                             MOST_NAMED);
   fields["fingerprint"].members([](const std::string&, const Place& each) { each.text(); }, 0, MOST_NAMED);
   check_conditions(fields["conditions"]);
   fields["confidence"].share();
@@ -310,7 +317,8 @@ inline Calibration read_calibration(const Place& place) {
   for (const auto& point : calibration.points) {
     exits += point.placement.size();
     if (calibration.variants.count(point.variant) == 0) {
-      place.refuse("operating point " + quote(point.name) + " is of variant " + quote(point.variant) + ", which was not measured");
+      place.refuse("operating point " + quote(point.name) + " is of variant " + quote(point.variant) +
+                   ", which was not measured");
     }
   }
   if (exits > MOST_EXITS_OF_POINTS) place.refuse("its points have more than 10000 exits together");

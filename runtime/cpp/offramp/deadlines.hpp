@@ -11,8 +11,8 @@
 namespace offramp::detail {
 
 // A limit starts with what the calibration makes of the stage's 99th percentile, or with the longest of its first runs. Then an
-// overrun raises it by 22 %, and each other time that the stage could have run, whether it did or had no time, lowers it by 0.1 %.
-// So whatever the times are like, in the long run one in 200 is an overrun, and a stage that was given up is tried again.
+// overrun raises it by 22 %, and each other time that the stage could have run, whether it did or had no time, lowers it by 0.1
+// %. So whatever the times are like, in the long run one in 200 is an overrun, and a stage that was given up is tried again.
 class StageLimits {
  public:
   explicit StageLimits(std::size_t stages, const std::vector<Latency>& latencies = {}) : limits_(stages), first_(stages) {

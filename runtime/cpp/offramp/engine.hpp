@@ -25,6 +25,19 @@ struct Slot {
 
 using Slots = std::map<std::string, Slot>;
 
+namespace detail {
+
+// Returns the dtype of an engine's type, by a function that returns the engine's type of a dtype.
+template <typename Type, typename TypeOf>
+Dtype find_dtype(const Type& type, TypeOf type_of) {
+  for (std::size_t i = 0; i < DTYPES.size(); ++i) {
+    if (type_of(static_cast<Dtype>(i)) == type) return static_cast<Dtype>(i);
+  }
+  throw BundleError("A stage gives a tensor of a dtype that no manifest has. Export the network anew.");
+}
+
+}  // namespace detail
+
 // A stage that is tied to memory.
 class Run {
  public:
@@ -49,7 +62,7 @@ class Compiled {
   virtual std::map<std::string, Array> infer(const Slots& inputs, const std::vector<std::string>& outputs) = 0;
 };
 
-// The file of a stage: `read` and `copy` of the bundle give what the manifest says of it.
+// The file of a stage. Engines read copies, which hold what the manifest says: see `Bundle::copy`.
 struct StageFile {
   const Bundle& bundle;
   const Variant& variant;
@@ -71,8 +84,8 @@ class Engine {
   // The place of this engine that a device is, `CPU` of `openvino:CPU`; none if the device is another engine's.
   virtual std::optional<std::string> find_place(const std::string& device) const = 0;
 
-  // Throws MissingError if the place does not exist, UnsupportedError if it cannot run the stage, BundleError if the engine cannot
-  // read the file.
+  // Throws MissingError if the place does not exist, UnsupportedError if it cannot run the stage, BundleError if the engine
+  // cannot read the file.
   virtual std::shared_ptr<Compiled> compile(const StageFile& stage, const std::string& place, int threads) = 0;
 };
 

@@ -54,8 +54,8 @@ inline void append_utf8(std::string& text, char32_t code) {
 
 // Tells whether a character steers a terminal, turns the direction of writing, or cannot be encoded.
 inline bool is_unprintable(char32_t code) {
-  return (code < 0x20 && code != '\n') || (code >= 0x7f && code < 0xa0) || code == 0x61c || code == 0x200e ||
-         code == 0x200f || (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069) || code == 0xfeff ||
+  return (code < 0x20 && code != '\n') || (code >= 0x7f && code < 0xa0) || code == 0x61c || code == 0x200e || code == 0x200f ||
+         (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069) || code == 0xfeff ||
          (code >= 0xd800 && code <= 0xdfff);
 }
 

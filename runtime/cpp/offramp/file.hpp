@@ -38,7 +38,7 @@ inline MissingError cannot(const char* what, const fs::path& path, int code) {
 class File {
  public:
   explicit File(fs::path path) : path_(std::move(path)), descriptor_(::open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)) {
-    struct stat facts {};
+    struct stat facts{};
     if (descriptor_ < 0) throw cannot("read", path_, errno);
     if (::fstat(descriptor_, &facts) != 0 || !S_ISREG(facts.st_mode)) {
       ::close(descriptor_);
@@ -104,7 +104,7 @@ inline void check_inside(const fs::path& root, const std::string& name) {
 // Returns the bytes of a file in a bundle; none if there is no file.
 inline std::optional<std::uint64_t> find_size(const fs::path& root, const std::string& name) {
   check_inside(root, name);
-  struct stat facts {};
+  struct stat facts{};
   if (::stat((root / name).c_str(), &facts) != 0) {
     if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP) return std::nullopt;
     throw cannot("read", root / name, errno);

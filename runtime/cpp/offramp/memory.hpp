@@ -35,7 +35,8 @@ struct Step {
   std::vector<std::pair<std::string, const Slot*>> parts;
 };
 
-// The memory of a chain for one size of its named axes. `tie` makes all but the inputs, in which a sample must lie if there are such.
+// The memory of a chain for one size of its named axes. `tie` makes all but the inputs, in which a sample must lie if there are
+// such.
 class Memory {
  public:
   Memory(const std::vector<Tensor>& tensors, const std::vector<Shape>& shapes) {
@@ -111,7 +112,8 @@ class Memory {
       Slots feeds;
       for (const auto& [in_file, name] : link.reads) {
         const auto at = known.find(name);
-        feeds.emplace(in_file, at == known.end() ? slots_.at(name) : Slot{at->second.bytes.data(), at->second.dtype, at->second.shape});
+        feeds.emplace(in_file,
+                      at == known.end() ? slots_.at(name) : Slot{at->second.bytes.data(), at->second.dtype, at->second.shape});
       }
       std::map<std::string, std::string> wanted;
       for (const auto& [in_file, name] : link.writes) {
@@ -133,7 +135,8 @@ class Memory {
     Shape shape = tensor.single();
     if (tensor.is_sized()) return shape;
     const auto& found = learnt.at(tensor.name).shape;
-    if (found.size() != shape.size()) throw BundleError("The tensor " + quote(tensor.name) + " has other axes than in the manifest.");
+    if (found.size() != shape.size())
+      throw BundleError("The tensor " + quote(tensor.name) + " has other axes than in the manifest.");
     for (std::size_t i = 0; i < shape.size(); ++i) {
       if (shape[i] == Axis::NAMED) shape[i] = found[i];
     }

@@ -6,6 +6,6 @@
 #include "bundle.hpp"
 #include "engine.hpp"
 #include "error.hpp"
-#include "network.hpp"
+#include "loading.hpp"
 #include "tensor.hpp"
 #include "version.hpp"

@@ -20,8 +20,8 @@ namespace detail {
 inline const OrtApi* find_ort() {
   static const OrtApi* const api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
   if (api == nullptr) {
-    throw MissingError(std::string("This program was compiled for a newer ONNX Runtime than ") + OrtGetApiBase()->GetVersionString() +
-                       ", which is here. Install the version of its headers.");
+    throw MissingError(std::string("This program was compiled for a newer ONNX Runtime than ") +
+                       OrtGetApiBase()->GetVersionString() + ", which is here. Install the version of its headers.");
   }
   return api;
 }
@@ -54,7 +54,7 @@ using OrtOwned = std::unique_ptr<T, OrtRelease>;
 
 // Makes an object of ONNX Runtime by a call whose last argument is where it is put.
 template <typename T, typename... Parameters, typename... Arguments>
-OrtOwned<T> make_ort(OrtStatus*(ORT_API_CALL* make)(Parameters...) NO_EXCEPTION, Arguments... arguments) {
+OrtOwned<T> make_ort(OrtStatus*(ORT_API_CALL* make)(Parameters...)NO_EXCEPTION, Arguments... arguments) {
   T* made = nullptr;
   check_ort(make(arguments..., &made));
   return OrtOwned<T>(made);
@@ -90,7 +90,10 @@ class OrtRun : public Run {
 
 class OrtStage : public Compiled {
  public:
-  OrtStage(OrtOwned<OrtSession> session, OrtMemoryInfo* memory) : session_(session.release(), OrtRelease()), memory_(memory) {}
+  // The session keeps its environment as long as it is there.
+  OrtStage(OrtOwned<OrtSession> session, std::shared_ptr<OrtEnv> env)
+      : session_(session.release(), [env = std::move(env)](OrtSession* each) { OrtRelease()(each); }),
+        memory_(make_ort<OrtMemoryInfo>(find_ort()->CreateCpuMemoryInfo, OrtDeviceAllocator, OrtMemTypeDefault)) {}
 
   std::string runs_on() const override {
     return std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + ", CPUExecutionProvider";
@@ -100,16 +103,18 @@ class OrtStage : public Compiled {
     try {
       auto binding = make_ort<OrtIoBinding>(find_ort()->CreateIoBinding, session_.get());
       for (const auto& [name, slot] : inputs) {
-        check_ort(find_ort()->BindInput(binding.get(), name.c_str(), make_value(memory_, slot).get()));
+        check_ort(find_ort()->BindInput(binding.get(), name.c_str(), make_value(memory_.get(), slot).get()));
       }
       for (const auto& [name, slot] : outputs) {
-        check_ort(find_ort()->BindOutput(binding.get(), name.c_str(), make_value(memory_, slot).get()));
+        check_ort(find_ort()->BindOutput(binding.get(), name.c_str(), make_value(memory_.get(), slot).get()));
       }
       auto options = make_ort<OrtRunOptions>(find_ort()->CreateRunOptions);
-      check_ort(find_ort()->AddRunConfigEntry(options.get(), "gpu_graph_id", "-1"));  // else each run looks for one, and fails inside
+      check_ort(
+          find_ort()->AddRunConfigEntry(options.get(), "gpu_graph_id", "-1"));  // else each run looks for one, and fails inside
       return std::make_unique<OrtRun>(session_, std::move(binding), std::move(options));
     } catch (const OrtFailure& error) {
-      throw BundleError(std::string("A stage and its manifest do not fit together: ") + error.what() + " Export the network anew.");
+      throw BundleError(std::string("A stage and its manifest do not fit together: ") + error.what() +
+                        " Export the network anew.");
     }
   }
 
@@ -119,7 +124,7 @@ class OrtStage : public Compiled {
     std::vector<const OrtValue*> values;
     for (const auto& [name, slot] : inputs) {
       given.push_back(name.c_str());
-      owned.push_back(make_value(memory_, slot));
+      owned.push_back(make_value(memory_.get(), slot));
       values.push_back(owned.back().get());
     }
     for (const auto& name : outputs) wanted.push_back(name.c_str());
@@ -141,31 +146,26 @@ class OrtStage : public Compiled {
     void* data = nullptr;
     check_ort(find_ort()->GetTensorElementType(info.get(), &type));
     check_ort(find_ort()->GetDimensionsCount(info.get(), &axes));
-    Array array{Dtype::float16, Shape(axes), {}};
+    Array array{find_dtype(type, ort_type), Shape(axes), {}};
     check_ort(find_ort()->GetDimensions(info.get(), array.shape.data(), axes));
     check_ort(find_ort()->GetTensorMutableData(value, &data));
-    for (std::size_t i = 0; i < DTYPES.size(); ++i) {
-      if (ort_type(static_cast<Dtype>(i)) == type) array.dtype = static_cast<Dtype>(i);
-    }
     const auto* bytes = static_cast<const std::byte*>(data);
     array.bytes.assign(bytes, bytes + count_values(array.shape) * bytes_of(array.dtype));
     return array;
   }
 
   std::shared_ptr<OrtSession> session_;
-  OrtMemoryInfo* memory_;
+  OrtOwned<OrtMemoryInfo> memory_;
 };
 
 }  // namespace detail
 
-// The engine must live as long as the networks that it compiled; `load` sees to that.
 class OnnxRuntime : public Engine {
  public:
   OnnxRuntime() {
     ::setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // ONNX Runtime 1.29 and newer would tell Microsoft what it runs
     // What fails is thrown: 4 logs fatal errors alone.
     env_ = detail::make_ort<OrtEnv>(detail::find_ort()->CreateEnv, ORT_LOGGING_LEVEL_FATAL, "offramp");
-    memory_ = detail::make_ort<OrtMemoryInfo>(detail::find_ort()->CreateCpuMemoryInfo, OrtDeviceAllocator, OrtMemTypeDefault);
   }
 
   std::string default_device() const override { return "cpu"; }
@@ -193,7 +193,7 @@ class OnnxRuntime : public Engine {
       if (threads > 1) detail::check_ort(ort->AddSessionConfigEntry(options.get(), "session.intra_op.allow_spinning", "0"));
       auto session = detail::make_ort<OrtSession>(ort->CreateSession, static_cast<const OrtEnv*>(env_.get()), copy.c_str(),
                                                   static_cast<const OrtSessionOptions*>(options.get()));
-      return std::make_shared<detail::OrtStage>(std::move(session), memory_.get());
+      return std::make_shared<detail::OrtStage>(std::move(session), env_);
     } catch (const detail::OrtFailure& error) {
       throw BundleError(std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + " cannot load " + path + ": " +
                         error.what());
@@ -201,8 +201,7 @@ class OnnxRuntime : public Engine {
   }
 
  private:
-  detail::OrtOwned<OrtEnv> env_;
-  detail::OrtOwned<OrtMemoryInfo> memory_;
+  std::shared_ptr<OrtEnv> env_;
 };
 
 // Returns the engine, for `load`.

@@ -38,7 +38,8 @@ inline std::string ov_reason(const std::exception& error) {
   std::istringstream lines(error.what());
   for (std::string line; std::getline(lines, line);) {
     const auto start = line.find_first_not_of(" \t\r");
-    if (start != std::string::npos && line.compare(start, 14, "Exception from") != 0) return quote(line.substr(start), MOST_REASON);
+    if (start != std::string::npos && line.compare(start, 14, "Exception from") != 0)
+      return quote(line.substr(start), MOST_REASON);
   }
   return "OpenVINO does not say why.";
 }
@@ -105,7 +106,8 @@ class OpenVinoStage : public Compiled {
             continue;
           }
           const ov::Shape turned = to_ov({slot.shape[0], slot.shape[2], slot.shape[3], slot.shape[1]});
-          ov::Tensor tensor = slot.channels_last ? ov::Tensor(ov::element::f32, turned, slot.data) : ov::Tensor(ov::element::f32, turned);
+          ov::Tensor tensor =
+              slot.channels_last ? ov::Tensor(ov::element::f32, turned, slot.data) : ov::Tensor(ov::element::f32, turned);
           request.set_tensor(name + CHANNELS_LAST, tensor);
           if (!slot.channels_last) turns[is_output].push_back({tensor, slot});
         }
@@ -119,14 +121,14 @@ class OpenVinoStage : public Compiled {
   // Is asked for stages with open shapes alone, whose maps lie as they are.
   std::map<std::string, Array> infer(const Slots& inputs, const std::vector<std::string>& outputs) override {
     ov::InferRequest request = compiled_.create_infer_request();
-    for (const auto& [name, slot] : inputs) request.set_tensor(name, ov::Tensor(ov_type(slot.dtype), to_ov(slot.shape), slot.data));
+    for (const auto& [name, slot] : inputs)
+      request.set_tensor(name, ov::Tensor(ov_type(slot.dtype), to_ov(slot.shape), slot.data));
     request.infer();
     std::map<std::string, Array> arrays;
     for (const auto& name : outputs) {
       const ov::Tensor tensor = request.get_tensor(name);
       const ov::Shape shape = tensor.get_shape();
-      Array array{Dtype::float32, Shape(shape.begin(), shape.end()), {}};
-      while (ov_type(array.dtype) != tensor.get_element_type()) array.dtype = static_cast<Dtype>(static_cast<int>(array.dtype) + 1);
+      Array array{find_dtype(tensor.get_element_type(), ov_type), Shape(shape.begin(), shape.end()), {}};
       const auto* data = static_cast<const std::byte*>(tensor.data());
       array.bytes.assign(data, data + tensor.get_byte_size());
       arrays.emplace(name, std::move(array));
@@ -189,7 +191,8 @@ class OpenVino : public Engine {
       if (name == place || name.compare(0, place.size() + 1, place + ".") == 0) return;
       found += (found.empty() ? "" : ", ") + name;
     }
-    throw MissingError("OpenVINO finds no device " + detail::quote(place) + " here; it finds " + (found.empty() ? "none" : found) +
+    throw MissingError("OpenVINO finds no device " + detail::quote(place) + " here; it finds " +
+                       (found.empty() ? "none" : found) +
                        ". Its driver must be installed and the user be allowed to use it (group render).");
   }
 
@@ -223,7 +226,8 @@ class OpenVino : public Engine {
 
   ov::CompiledModel compile_model(const StageFile& stage, const std::shared_ptr<ov::Model>& model, const std::string& place,
                                   const ov::AnyMap& settings) {
-    const bool is_sized = std::all_of(stage.inputs.begin(), stage.inputs.end(), [](const Tensor& each) { return each.is_sized(); });
+    const bool is_sized =
+        std::all_of(stage.inputs.begin(), stage.inputs.end(), [](const Tensor& each) { return each.is_sized(); });
     if (is_sized && !(place == "CPU" && (repeats_weights(*model) || subtracts_from_products(*model)))) {
       std::map<std::string, ov::PartialShape> shapes;
       for (const auto& tensor : stage.inputs) {
@@ -236,8 +240,9 @@ class OpenVino : public Engine {
     return core_.compile_model(model, place, settings);
   }
 
-  // Compiles a model of fixed shapes for the CPU with its boundaries' maps channels last, where its convolutions have them so: else
-  // each stage would transpose what it reads and writes. A map that the compiled model transposes all the same stays as it is.
+  // Compiles a model of fixed shapes for the CPU with its boundaries' maps channels last, where its convolutions have them so:
+  // else each stage would transpose what it reads and writes. A map that the compiled model transposes all the same stays as it
+  // is.
   ov::CompiledModel compile_channels_last(const std::shared_ptr<ov::Model>& model, const std::set<std::string>& boundaries,
                                           const ov::AnyMap& settings) {
     std::set<std::string> maps;
@@ -266,7 +271,8 @@ class OpenVino : public Engine {
     return core_.compile_model(model, "CPU", settings);
   }
 
-  static ov::Output<ov::Node> transpose(const ov::Output<ov::Node>& value, const std::string& name, const std::vector<int64_t>& order) {
+  static ov::Output<ov::Node> transpose(const ov::Output<ov::Node>& value, const std::string& name,
+                                        const std::vector<int64_t>& order) {
     const auto axes = ov::op::v0::Constant::create(ov::element::i64, {order.size()}, order);
     const auto node = std::make_shared<ov::op::v1::Transpose>(value, axes);
     node->set_friendly_name(name + detail::CHANNELS_LAST);
@@ -322,8 +328,8 @@ class OpenVino : public Engine {
     return false;
   }
 
-  // Nor does it compile one in which something that is no constant is subtracted from, or divides, what two matrix products in a row
-  // give, unless a value in between is used twice.
+  // Nor does it compile one in which something that is no constant is subtracted from, or divides, what two matrix products in a
+  // row give, unless a value in between is used twice.
   static bool subtracts_from_products(const ov::Model& model) {
     for (const auto& node : model.get_ops()) {
       const std::string type = node->get_type_name();

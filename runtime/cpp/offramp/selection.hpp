@@ -70,7 +70,8 @@ inline bool is_of(const Calibration& calibration, const std::string& variant) {
 }
 
 // Returns the calibration in a bundle that was made for what it holds. Devices are not compared: of several one must be named.
-inline std::optional<Calibration> find_calibration(const Bundle& bundle, const Options& options, std::vector<std::string>& notices) {
+inline std::optional<Calibration> find_calibration(const Bundle& bundle, const Options& options,
+                                                   std::vector<std::string>& notices) {
   std::optional<Calibration> found;
   std::string names, stale;
   std::size_t count = 0;
@@ -140,11 +141,13 @@ inline Choice choose_point(const Bundle& bundle, const Options& options) {
   }
   if (chosen == nullptr && !options.point.empty()) throw unknown_name("operating point", options.point, names);
   if (chosen == nullptr || (!options.variant.empty() && chosen->variant != options.variant)) {
-    throw BundleError("The calibration's operating points are not of " + options.variant + ". Calibrate that variant, or leave it out.");
+    throw BundleError("The calibration's operating points are not of " + options.variant +
+                      ". Calibrate that variant, or leave it out.");
   }
   if (is_across(*chosen)) {
-    throw UnsupportedError("The operating point " + quote(chosen->name) + " is of " + quote(chosen->variant) +
-                           ", a chain across two variants, which the C++ runtime does not run. Name another point, or a variant.");
+    throw UnsupportedError(
+        "The operating point " + quote(chosen->name) + " is of " + quote(chosen->variant) +
+        ", a chain across two variants, which the C++ runtime does not run. Name another point, or a variant.");
   }
   choice.point = chosen->name;
   choice.variant = find_measured(bundle.manifest(), *choice.calibration, *chosen);

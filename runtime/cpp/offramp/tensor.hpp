@@ -30,16 +30,25 @@ struct DtypeFacts {
   std::size_t bytes;
 };
 
-inline constexpr std::array<DtypeFacts, 12> DTYPES = {{{"float16", 2}, {"float32", 4}, {"float64", 8}, {"int8", 1}, {"int16", 2},
-                                                       {"int32", 4}, {"int64", 8}, {"uint8", 1}, {"uint16", 2}, {"uint32", 4},
-                                                       {"uint64", 8}, {"bool", 1}}};
+inline constexpr std::array<DtypeFacts, 12> DTYPES = {{{"float16", 2},
+                                                       {"float32", 4},
+                                                       {"float64", 8},
+                                                       {"int8", 1},
+                                                       {"int16", 2},
+                                                       {"int32", 4},
+                                                       {"int64", 8},
+                                                       {"uint8", 1},
+                                                       {"uint16", 2},
+                                                       {"uint32", 4},
+                                                       {"uint64", 8},
+                                                       {"bool", 1}}};
 
 template <typename T>
 struct DtypeOf;
-#define OFFRAMP_DTYPE(type, name)                    \
-  template <>                                        \
-  struct DtypeOf<type> {                             \
-    static constexpr Dtype value = Dtype::name;      \
+#define OFFRAMP_DTYPE(type, name)               \
+  template <>                                   \
+  struct DtypeOf<type> {                        \
+    static constexpr Dtype value = Dtype::name; \
   }
 OFFRAMP_DTYPE(Float16, float16);
 OFFRAMP_DTYPE(float, float32);
