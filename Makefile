@@ -29,7 +29,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn test-litert test-cpp fuzz strangers benchmarks lint format docs clean.PHONY: demo test test-fast test-rknn test-arm fuzz strangers benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn test-litert test-cpp test-arm fuzz strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -115,4 +115,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RKNN) $(LITERT) $(STRANGERS) $(FUZZ) build site *.egg-info	rm -rf $(VENV) $(RKNN) $(ARM) $(STRANGERS) $(FUZZ) build site *.egg-info
+	rm -rf $(VENV) $(RKNN) $(LITERT) $(ARM) $(STRANGERS) $(FUZZ) build site *.egg-info

@@ -17,7 +17,7 @@ from ...bundle.manifest import NEVER
 from ...devices import fingerprint, identify
 from ...devices.state import BoardState, throttled_between
 from ...errors import UnsupportedError
-from ...runtime import EveryExit, Net, load_static
+from ...runtime import EveryExit, Net, joined_stages, load_static
 from ...runtime.chain.samples import Samples
 from ...runtime.loading import load_uncalibrated
 from ...runtime.opening import open_network
@@ -257,21 +257,26 @@ class Session:
         """Measure a chain in some shares, and static networks, as `measure_turns` does. The chains, which
         are all of one variant in one placement, stand first."""
         request, turns, joined = self.request, dict[Key, Turn](), list[Key]()
-        never = [run.thresholds for run in runs.values() if max(run.thresholds, default=0.0) >= NEVER]
+        chains = [run for run in runs.values() if run.static is None]
+        never = [run.thresholds for run in chains if max(run.thresholds, default=0.0) >= NEVER]
         as_loaded: Net | None = None
+        if never and joined_stages.DEVICE in chains[0].placement:
+            as_loaded = self.open_joined(self.open(PlacedVariant(chains[0].variant, chains[0].placement)), never)
         for key, run in runs.items():
             if run.static is not None:
                 net = self.open_static(run.variant, run.placement[0], run.static)
                 turns[key] = run_alone(net, pace=request.pace)
                 continue
-            loaded = self.open(PlacedVariant(run.variant, run.placement))
-            net = loaded.net
-            if run.thresholds in never:
-                as_loaded = as_loaded or self.open_joined(loaded, never)
-                net = copy.copy(as_loaded)
-                net.thresholds = run.thresholds
-                joined += [key] if net.joins_stages else []
+            net = self.open(PlacedVariant(run.variant, run.placement)).net
+            if as_loaded is not None and run.thresholds in never:
+                chain = copy.copy(as_loaded)
+                chain.thresholds = run.thresholds
+                if chain.joins_stages:
+                    net = chain
+                    joined.append(key)
             turns[key] = force_exits(net, run.shares, rng=request.rng, pace=request.pace)
+        if as_loaded is not None and not joined:
+            as_loaded.close()  # as with weights that are too large to be there once more
         costs, reference_s = self.measure_turns(turns, seconds=seconds)
         return costs | {key: replace(costs[key], joined=True) for key in joined}, reference_s
 

@@ -12,7 +12,6 @@ from ...bundle.calibration import Exclusion
 from ...bundle.manifest import NEVER
 from ...bundle.target import LOSS_LIMITS
 from ...errors import TargetError
-from ...runtime import joined_stages
 from ..measure.configurations import Configuration, Measurements
 from ..measure.session import Run, Session
 from ..measure.tables import Costs
@@ -117,20 +116,7 @@ def _list_runs(choice: Choice, request: Request) -> dict[Hashable, Run]:
     for pick in choice.picks.values():
         runs[pick] = Run(
             chain.variant, chain.placement, tuple(pick.exit_shares().tolist()), thresholds=pick.thresholds or ()
-        )    loaded = session.open(PlacedVariant(configuration.variant, configuration.placement))
-    turns, joined = dict[Hashable, Turn](), list[Pick]()
-    chains = dict.fromkeys(choice.picks.values(), loaded.net)
-    never = {pick: pick.thresholds for pick in chains if pick.thresholds and max(pick.thresholds) >= NEVER}
-    if never and joined_stages.DEVICE in loaded.placement:
-        net = session.open_joined(loaded, list(never.values()))
-        for pick, thresholds in never.items():
-            chain = copy.copy(net)
-            chain.thresholds = thresholds
-            if chain.joins_stages:
-                chains[pick] = chain
-                joined.append(pick)
-        if not joined:
-            net.close()  # as with weights that are too large to be there once more
+        )
     for name, pick in choice.picks.items():
         for static in _best_statics(pick, request.targets[name]):
             runs[static] = Run(static.configuration.variant, static.placement, (), static.static or 0)
