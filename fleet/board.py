@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from .. import __version__
 from ..bundle import Target, open_bundle
@@ -149,7 +150,7 @@ def _answer(work: Callable[[], Struct]) -> bytes:
 
 
 def _find_variant(run: Run, request: Request) -> Run:
-    return Run(request.bundle.variant(run.variant.name), run.placement, run.shares, run.static)
+    return replace(run, variant=request.bundle.variant(run.variant.name))
 
 
 def _make_request(task: Task, content: bytes, arrays: tuple[np.ndarray, ...]) -> Request:
