@@ -123,7 +123,11 @@ def _make_turns(session: Session, choice: Choice) -> tuple[dict[Hashable, Turn],
     loaded = session.open(PlacedVariant(configuration.variant, configuration.placement))
     turns, joined = dict[Hashable, Turn](), list[Pick]()
     chains = dict.fromkeys(choice.picks.values(), loaded.net)
-    never = {pick: pick.thresholds for pick in chains if pick.thresholds and max(pick.thresholds) >= NEVER}
+    never = {
+        pick: pick.thresholds
+        for name, pick in choice.picks.items()
+        if pick.thresholds and max(pick.thresholds) >= NEVER and _stays_never(request.targets[name])
+    }
     if never and joined_stages.DEVICE in loaded.placement:
         net = session.open_joined(loaded, list(never.values()))
         for pick, thresholds in never.items():
@@ -158,6 +162,11 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
     pick = pick_static(replace(pick, chain=chain, thresholds=thresholds), statics, target)
     _log.debug("%s: %s at %s, against %s", name, chain, thresholds, pick.best_static or "no static network")
     return replace(pick, other_statics=(*pick.other_statics, *others))
+
+
+def _stays_never(target: Target) -> bool:
+    """Return True if the candidates for a target never take an exit that its best thresholds never take; see `lay_candidates`."""
+    return target.goal != "accuracy" and all(name in LOSS_LIMITS for name in target.limits)
 
 
 def _takes_more(thresholds: Sequence[float], others: Sequence[float]) -> bool:
