@@ -113,10 +113,9 @@ def measure_again(session: Session, choice: Choice, contenders: Sequence[Contend
 def _list_runs(choice: Choice, request: Request) -> dict[Hashable, Run]:
     """Return the run of each pick's chain, by the pick, and of each static network that is or may be best, by its contender."""
     chain, runs = choice.chain.configuration, dict[Hashable, Run]()
-    for pick in choice.picks.values():
-        runs[pick] = Run(
-            chain.variant, chain.placement, tuple(pick.exit_shares().tolist()), thresholds=pick.thresholds or ()
-        )
+    for name, pick in choice.picks.items():
+        thresholds = pick.thresholds if pick.thresholds and _stays_never(request.targets[name]) else ()
+        runs[pick] = Run(chain.variant, chain.placement, tuple(pick.exit_shares().tolist()), thresholds=thresholds)
     for name, pick in choice.picks.items():
         for static in _best_statics(pick, request.targets[name]):
             runs[static] = Run(static.configuration.variant, static.placement, (), static.static or 0)
@@ -138,6 +137,11 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
     pick = pick_static(replace(pick, chain=chain, thresholds=thresholds), statics, target)
     _log.debug("%s: %s at %s, against %s", name, chain, thresholds, pick.best_static or "no static network")
     return replace(pick, other_statics=(*pick.other_statics, *others))
+
+
+def _stays_never(target: Target) -> bool:
+    """Return True if the candidates for a target never take an exit that its best thresholds never take; see `lay_candidates`."""
+    return target.goal != "accuracy" and all(name in LOSS_LIMITS for name in target.limits)
 
 
 def _takes_more(thresholds: Sequence[float], others: Sequence[float]) -> bool:

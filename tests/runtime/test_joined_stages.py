@@ -141,6 +141,13 @@ def test_a_chain_is_calibrated_as_it_is_loaded(dense, labelled, monkeypatch):
     assert not any("single stages" in note for note in said)
 
 
+def test_a_chain_whose_certified_exits_may_differ_is_measured_in_single_stages():
+    promised = Target(max_drop=0.01), Target(max_disagreement=0.1), Target(goal="energy", max_drop=0.01)
+    assert all(choice._stays_never(target) for target in promised)
+    others = Target(goal="accuracy", max_latency_s=1.0), Target(max_drop=0.01, max_latency_s=1.0)
+    assert not any(choice._stays_never(target) for target in others)
+
+
 def test_statistics_of_a_closed_network_are_those_of_the_open_one(calibrated):
     for thresholds, knows in (((0.7, 0.6), True), ((NEVER, 0.6), False)):
         set_points(calibrated, default=thresholds)
