@@ -56,7 +56,7 @@ class Space(Struct, frozen=True, kw_only=True):
         recipe, weights, lr, weight_decay, label_smoothing: as for `train`.
         teacher: a trained network that teaches, `file.py:function`; None for none.
         rule: how scores are made.
-        quantize: `int8`, `fp16`, or None for the network's own precision.
+        quantize: `int8` and `fp16`, beside the network's own precision.
     """
 
     attach: Annotated[tuple[Attaching | None, ...], Values] = (None,)
@@ -68,7 +68,7 @@ class Space(Struct, frozen=True, kw_only=True):
     weight_decay: Annotated[tuple[float, ...], Values] = (5e-4,)
     label_smoothing: Annotated[tuple[float, ...], Values] = (0.0,)
     rule: Annotated[tuple[str, ...], Values] = ("max_softmax",)
-    quantize: Annotated[tuple[Literal["int8", "fp16"] | None, ...], Values] = (None,)
+    quantize: tuple[Literal["int8", "fp16"], ...] = ()
 
 
 class Choices(Struct, frozen=True, kw_only=True):
@@ -160,7 +160,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         for rung in range(self.rungs):
             rungs.append(Rung(trials, max(1, round(self.epochs / self.eta ** (self.rungs - 1 - rung)))))
             trials = -(-trials // self.eta)
-        forms = len(self.space.rule) * len(self.space.quantize)
+        forms = len(self.space.rule) * (1 + len(self.space.quantize))
         if rungs[-1].trials * forms > MOST_VARIANTS:
             raise UsageError(
                 f"{rungs[-1].trials} trials would be left, with {forms} forms each; a bundle has at most {MOST_VARIANTS} "

@@ -225,10 +225,9 @@ class _Trial:
             bundle = export(network, None, path, rule=rule, beside=re.sub(r"[^\w.-]", "-", rule))
         for variant in [variant.name for variant in bundle.manifest.variants]:
             for to in space.quantize:
-                if to is not None:
-                    data = _gather(batches, MOST_FOR_RANGES) if to == "int8" else None
-                    name = to if variant == bundle.manifest.variants[0].name else f"{variant}-{to}"
-                    bundle = quantize(bundle, data, to=to, variant=variant, name=name)
+                data = _gather(batches, MOST_FOR_RANGES) if to == "int8" else None
+                name = to if variant == bundle.manifest.variants[0].name else f"{variant}-{to}"
+                bundle = quantize(bundle, data, to=to, variant=variant, name=name)
         return bundle
 
     def _record(self, bundle: Bundle, loss: tuple[float, ...], start: float) -> list[TrialRow]:

@@ -30,7 +30,7 @@ space:
   recipe: [joint, distill, gated]
   weights: [null, [2, 1, 1], [1, 1, 2]]
   lr: [0.02, 0.1]
-  quantize: [null, int8]
+  quantize: [int8]
 trials: {trials}
 epochs: {epochs}
 rungs: {rungs}

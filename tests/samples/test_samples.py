@@ -128,6 +128,7 @@ def run_sample(checkout):
     return lambda name, *options: run_script(checkout, f"samples/{name}/{name}.py", *options)
 
 
+@pytest.mark.slow
 def test_the_sweep_sample_leaves_a_bundle_that_calibrate_can_choose_from(run_sample, checkout):
     printed = run_sample("sweep", "--trials", 1, "--epochs", 1, "--rungs", 1, "--images", 60, "--workers", 0)
     assert "rung 1 of 1, to epoch 1: 1 of 1 trials" in printed and "now: offramp calibrate" in printed
