@@ -1,4 +1,4 @@
-"""The boards of a fleet, as the hub sees them: who is there, of which kind, and what they are asked."""
+"""The boards of a fleet, as the workstation sees them: who is there, of which kind, and what they are asked."""
 
 import asyncio
 import math
@@ -134,8 +134,9 @@ class Boards:
         try:
             yield
         finally:
-            if was_running:
-                self._client.amm.start()
+            with suppress(OSError, RuntimeError):  # the scheduler may have gone
+                if was_running:
+                    self._client.amm.start()
 
     def _find_copy(self, sent: "Sent") -> Any:
         """Return Dask's name for what was sent; it is sent again if every board that had it has gone."""
