@@ -30,21 +30,21 @@ from .messages import (
     Done,
     Failure,
     Identity,
-    Measured,
     MeasuredConfiguration,
-    Recorded,
     SentAnswers,
     SentConfiguration,
+    SentFigures,
+    SentRecording,
     encode,
     send_answers,
     send_costs,
     send_seconds,
 )
 
-__all__ = ["Task", "identify_board", "measure_board", "measure_runs", "record_samples", "record_static"]
+__all__ = ["BoardTask", "identify_board", "measure_board", "measure_runs", "record_samples", "record_static"]
 
 
-class Task(Struct, frozen=True, kw_only=True):
+class BoardTask(Struct, frozen=True, kw_only=True):
     """What boards are asked for, as of `calibrate`.
 
     Attributes:
@@ -69,7 +69,7 @@ class Task(Struct, frozen=True, kw_only=True):
         return [name for each in self.devices for name in ([each] if isinstance(each, str) else each)]
 
 
-def identify_board(task: Task) -> bytes:
+def identify_board(task: BoardTask) -> bytes:
     """Say what this board is; see `Identity`."""
     try:
         fields = fingerprint(packages=packages_of(task.names), threads=task.threads)
@@ -78,12 +78,12 @@ def identify_board(task: Task) -> bytes:
     return encode(Identity(fields, __version__))
 
 
-def record_samples(task: Task, bundle: bytes, arrays: tuple[np.ndarray, ...]) -> bytes:
-    """Record what every exit of every configuration answers to some samples; see `Recorded`."""
+def record_samples(task: BoardTask, bundle: bytes, arrays: tuple[np.ndarray, ...]) -> bytes:
+    """Record what every exit of every configuration answers to some samples; see `SentRecording`."""
     return _answer(lambda: _record(task, bundle, arrays))
 
 
-def record_static(task: Task, bundle: bytes, arrays: tuple[np.ndarray, ...], place: tuple[str, str, int]) -> bytes:
+def record_static(task: BoardTask, bundle: bytes, arrays: tuple[np.ndarray, ...], place: tuple[str, str, int]) -> bytes:
     """Record what a static network answers by itself: of a variant by its name, on a device, to an exit; see `SentAnswers`."""
     variant, device, exit_ = place
 
@@ -96,10 +96,12 @@ def record_static(task: Task, bundle: bytes, arrays: tuple[np.ndarray, ...], pla
     return _answer(answer)
 
 
-def measure_board(task: Task, bundle: bytes, timed: tuple[np.ndarray, ...], drawn: tuple[np.ndarray, ...]) -> bytes:
-    """Measure what every configuration costs here, and record what it answers to drawn samples; see `Measured`."""
+def measure_board(
+    task: BoardTask, bundle: bytes, timed: tuple[np.ndarray, ...], drawn: tuple[np.ndarray, ...]
+) -> bytes:
+    """Measure what every configuration costs here, and record what it answers to drawn samples; see `SentFigures`."""
 
-    def measure() -> Measured:
+    def measure() -> SentFigures:
         recorded = _record(task, bundle, drawn)
         with Session(_make_request(task, bundle, timed)) as session:
             nothing = Answers(None, ()), None  # type: ignore[arg-type]
@@ -112,14 +114,14 @@ def measure_board(task: Task, bundle: bytes, timed: tuple[np.ndarray, ...], draw
 
 
 def measure_runs(
-    task: Task,
+    task: BoardTask,
     bundle: bytes,
     timed: tuple[np.ndarray, ...],
     runs: tuple[Run, ...],
     parts_s: list[np.ndarray],
     seconds: float,
 ) -> bytes:
-    """Measure some runs side by side; see `Measured`.
+    """Measure some runs side by side; see `SentFigures`.
 
     Args:
         task, bundle, timed: as for `measure_board`.
@@ -128,7 +130,7 @@ def measure_runs(
         seconds: how long.
     """
 
-    def measure() -> Measured:
+    def measure() -> SentFigures:
         request = _make_request(task, bundle, timed)
         with Session(request) as session:
             session.reference_parts_s.extend(parts_s)
@@ -153,7 +155,7 @@ def _find_variant(run: Run, request: Request) -> Run:
     return replace(run, variant=request.bundle.variant(run.variant.name))
 
 
-def _make_request(task: Task, content: bytes, arrays: tuple[np.ndarray, ...]) -> Request:
+def _make_request(task: BoardTask, content: bytes, arrays: tuple[np.ndarray, ...]) -> Request:
     """Return the request of a session on this board: as on any, but nothing is chosen or stored here."""
     path = _keep_bundle(content)
     bundle, samples = open_bundle(path), Samples(tuple(arrays))
@@ -202,11 +204,11 @@ def _keep_bundle(content: bytes) -> Path:
     return path
 
 
-def _record(task: Task, bundle: bytes, arrays: tuple[np.ndarray, ...]) -> Recorded:
+def _record(task: BoardTask, bundle: bytes, arrays: tuple[np.ndarray, ...]) -> SentRecording:
     with Session(_make_request(task, bundle, arrays)) as session:
         recorded, reference = record_all(session)
         session.resume.clear()
-    return Recorded(
+    return SentRecording(
         tuple(
             SentConfiguration(
                 loaded.variant.name,
@@ -233,9 +235,9 @@ def _send_configuration(configuration: Configuration) -> MeasuredConfiguration:
     )
 
 
-def _describe(session: Session, **figures: Any) -> Measured:
+def _describe(session: Session, **figures: Any) -> SentFigures:
     conditions = session.conditions()
-    return Measured(
+    return SentFigures(
         reference_parts_s=tuple(map(send_seconds, session.reference_parts_s)),
         clock_hz=conditions.clock_hz,
         temperature_c=conditions.temperature_c,

@@ -1,4 +1,4 @@
-"""The boards of a fleet, as the hub sees them: who is there, of which kind, and what they are asked."""
+"""The boards of a fleet, as the workstation sees them: who is there, of which kind, and what they are asked."""
 
 import asyncio
 import math
@@ -16,10 +16,10 @@ from msgspec import Struct
 from .. import __version__
 from ..devices.fingerprints import HARD, differences
 from ..errors import MeasurementError, MissingError, OfframpError
-from .board import Task, identify_board
+from .board import BoardTask, identify_board
 from .messages import Done, Failure, Identity, decode
 
-__all__ = ["KIND", "Board", "Boards", "LostError", "Sent"]
+__all__ = ["KIND", "Boards", "FleetBoard", "LostError", "Sent"]
 
 KIND = (*HARD, "threads")
 """Fields of a fingerprint that decide what a network answers, to the last bit; the others decide how long it takes."""
@@ -44,7 +44,7 @@ class LostError(MeasurementError):
     """A board has gone, or could not do what it was asked."""
 
 
-class Board(Struct, frozen=True):
+class FleetBoard(Struct, frozen=True):
     """A board: its name among the workers of the scheduler, its fingerprint, and the fields of `KIND`."""
 
     name: str
@@ -55,7 +55,7 @@ class Board(Struct, frozen=True):
         """Boards that agree in it give the same answers."""
         return tuple(self.fingerprint.get(field, "") for field in KIND)
 
-    def is_like(self, other: "Board") -> bool:
+    def is_like(self, other: "FleetBoard") -> bool:
         """Return True if figures measured on the other hold here by its fingerprint, so that one calibration serves both."""
         return not differences(self.fingerprint, other.fingerprint)
 
@@ -85,13 +85,13 @@ class Boards:
         self._seen, self._seen_s, self._lock = dict[str, str](), -math.inf, Lock()
         self._sending = Lock()
 
-    def find(self, task: Task) -> tuple[list[Board], dict[str, str]]:
+    def find(self, task: BoardTask) -> tuple[list[FleetBoard], dict[str, str]]:
         """Return the boards that can do a task, by their names' order, and why others cannot.
 
         Raises:
             MissingError: none can.
         """
-        found, others = list[Board](), dict[str, str]()
+        found, others = list[FleetBoard](), dict[str, str]()
         names = self._names()
         if doubled := [name for name, count in Counter(names.values()).items() if count > 1]:
             others |= dict.fromkeys(
@@ -114,7 +114,7 @@ class Boards:
                 elif identity.problem:
                     others[name] = identity.problem
                 else:
-                    found.append(Board(name, identity.fingerprint))
+                    found.append(FleetBoard(name, identity.fingerprint))
         if not found:
             why = "; ".join(f"{name}: {reason}" for name, reason in others.items()) or "none is connected"
             raise MissingError(f"No board can be used ({why}). Start one on each board: offramp worker SCHEDULER")
@@ -134,8 +134,9 @@ class Boards:
         try:
             yield
         finally:
-            if was_running:
-                self._client.amm.start()
+            with suppress(OSError, RuntimeError):  # the scheduler may have gone
+                if was_running:
+                    self._client.amm.start()
 
     def _find_copy(self, sent: "Sent") -> Any:
         """Return Dask's name for what was sent; it is sent again if every board that had it has gone."""
@@ -144,7 +145,7 @@ class Boards:
                 sent.copy = self._client.scatter([sent.value], broadcast=True, hash=False)[0]
             return sent.copy
 
-    def ask(self, board: Board, kind: type, work: Callable[..., bytes], *arguments: Any) -> Any:
+    def ask(self, board: FleetBoard, kind: type, work: Callable[..., bytes], *arguments: Any) -> Any:
         """Let a board do some work, and return its message.
 
         A board that goes is waited for, and asked again if it comes back under the same name.

@@ -28,9 +28,9 @@ from ..errors import UsageError
 from ..files import read_file
 from ..progress import Progress, no_progress
 from ..runtime.placement import AUTO
-from .board import Task
+from .board import BoardTask
 from .boards import Boards
-from .choosing import Group, choose_all, measure_all
+from .choosing import Alike, choose_all, measure_all
 from .kept import Kept
 from .measuring import draw_rows
 from .outliers import BoardFigures, compare_boards
@@ -144,7 +144,7 @@ def calibrate_fleet(
         progress=progress,
     )
     check_remembered(bundle)
-    task = Task(
+    task = BoardTask(
         devices=request.devices,
         variants=tuple(placed.variant.name for placed in request.placed) if variant is not None else None,
         threads=threads,
@@ -211,7 +211,7 @@ def _keep(request: Request) -> Kept:
     )
 
 
-def _certify_all(work: Work, groups: Sequence[Group], shared: Mapping[str, Shared]) -> dict[str, Calibration]:
+def _certify_all(work: Work, groups: Sequence[Alike], shared: Mapping[str, Shared]) -> dict[str, Calibration]:
     """Test what was chosen on the reporting samples, and store a calibration for each fingerprint."""
     question, forgotten = ask(work.request)
     ours = certify_shared(work, groups, shared, question)

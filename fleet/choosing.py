@@ -15,17 +15,17 @@ from ..calibrate.pipeline import Chosen, choose_measured
 from ..calibrate.requests import Request
 from ..devices.fingerprints import HARD, OPTIONAL, SOFT
 from ..errors import DataError, MeasurementError, TargetError
-from .boards import Board, LostError
-from .measuring import BoardSession, MeasuredBoard, Recordings, measure_here
-from .recording import Work, record
+from .boards import FleetBoard, LostError
+from .measuring import BoardSession, KindRecordings, MeasuredBoard, measure_here
+from .recording import Work, record_kind
 
-__all__ = ["Group", "ask_all", "choose_all", "limits_costs", "measure_all"]
+__all__ = ["Alike", "ask_all", "choose_all", "limits_costs", "measure_all"]
 
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
 
 
-class Group(Struct, frozen=True):
+class Alike(Struct, frozen=True):
     """The boards of one fingerprint, and what was chosen by one of them.
 
     Attributes:
@@ -41,24 +41,24 @@ class Group(Struct, frozen=True):
     chosen: Chosen
 
 
-def measure_all(work: Work, boards: Sequence[Board]) -> list[MeasuredBoard]:
+def measure_all(work: Work, boards: Sequence[FleetBoard]) -> list[MeasuredBoard]:
     """Record each kind, and measure every board.
 
     Raises:
         MeasurementError: nothing came home.
     """
     request = work.request
-    kinds: dict[tuple[str, ...], list[Board]] = {}
+    kinds: dict[tuple[str, ...], list[FleetBoard]] = {}
     for board in boards:
         kinds.setdefault(board.kind, []).append(board)
 
-    def record_kind(among: Sequence[Board]) -> Recordings:
-        outside = None if request.outside is None else record(work, among, request.outside.x)
-        return Recordings(tuple(among), record(work, among, request.samples.x), outside)
+    def record_both(among: Sequence[FleetBoard]) -> KindRecordings:
+        outside = None if request.outside is None else record_kind(work, among, request.outside.x)
+        return KindRecordings(tuple(among), record_kind(work, among, request.samples.x), outside)
 
-    recorded = dict(zip(kinds, ask_all(work, list(kinds.values()), record_kind, "recording kinds"), strict=True))
+    recorded = dict(zip(kinds, ask_all(work, list(kinds.values()), record_both, "recording kinds"), strict=True))
 
-    def measure(board: Board) -> MeasuredBoard:
+    def measure(board: FleetBoard) -> MeasuredBoard:
         recordings = recorded[board.kind]
         assert recordings is not None
         return measure_here(work, board, recordings)
@@ -77,7 +77,7 @@ def _list_lost(lost: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in lost.items())
 
 
-def choose_all(work: Work, measured: Sequence[MeasuredBoard]) -> list[Group]:
+def choose_all(work: Work, measured: Sequence[MeasuredBoard]) -> list[Alike]:
     """Choose for each fingerprint, by its median board, or by the next one to it if that is lost; the slowest one stands first.
 
     Raises:
@@ -93,7 +93,7 @@ def choose_all(work: Work, measured: Sequence[MeasuredBoard]) -> list[Group]:
     confidence = 1 - (1 - work.request.confidence) / (len(alike) + 1)
     failures: list[DataError | TargetError] = []
 
-    def choose(group: Sequence[MeasuredBoard]) -> Group | None:
+    def choose(group: Sequence[MeasuredBoard]) -> Alike | None:
         request = _request_for(work.request, group[0].board, confidence)
         for here in _by_worth(group, request):
             try:
@@ -106,7 +106,7 @@ def choose_all(work: Work, measured: Sequence[MeasuredBoard]) -> list[Group]:
                 work.lost.update({each.board.name: str(error) for each in group})
                 return None
             else:
-                return Group(session, here, tuple(group), chosen)
+                return Alike(session, here, tuple(group), chosen)
         return None
 
     groups = [each for each in ask_all(work, alike, choose, "choosing") if each is not None]
@@ -129,7 +129,7 @@ def limits_costs(request: Request) -> bool:
     return any(name not in LOSS_LIMITS for target in request.targets.values() for name in target.limits)
 
 
-def _request_for(request: Request, board: Board, confidence: float) -> Request:
+def _request_for(request: Request, board: FleetBoard, confidence: float) -> Request:
     """Return the request of one fingerprint: its file is named after the chip, and after all fields that are compared."""
     fields = board.fingerprint
     compared = [f"{field}={fields.get(field, '')}" for field in (*HARD, *SOFT) if field not in OPTIONAL]

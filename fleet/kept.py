@@ -1,4 +1,4 @@
-"""What a calibration of a fleet goes on from: what boards sent home, kept in the hub's cache until all of it is there."""
+"""What a calibration of a fleet goes on from: what boards sent home, kept in this machine's cache until all of it is there."""
 
 from collections.abc import Mapping
 

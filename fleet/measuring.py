@@ -19,11 +19,11 @@ from ..runtime import EveryExit, Net
 from ..runtime.chain.samples import Samples
 from ..runtime.selection import packages_of
 from .board import measure_board, measure_runs
-from .boards import Board
-from .messages import Measured, decode, encode, read_costs, read_seconds
-from .recording import Recording, Work, read_recorded, record_alone
+from .boards import FleetBoard
+from .messages import SentFigures, decode, encode, read_costs, read_seconds
+from .recording import KindAnswers, Work, read_recorded, record_alone
 
-__all__ = ["BoardSession", "MeasuredBoard", "Recordings", "draw_rows", "measure_here"]
+__all__ = ["BoardSession", "KindRecordings", "MeasuredBoard", "draw_rows", "measure_here"]
 
 DRAWN = 300
 """Samples by which it is seen that a board answers as its kind does: if all are equal, less than 1 % of all differ, with 95 %
@@ -32,12 +32,12 @@ confidence (0.99^300 = 0.05)."""
 Key = TypeVar("Key")
 
 
-class Recordings(Struct, frozen=True):
+class KindRecordings(Struct, frozen=True):
     """What one kind of board answers to the given samples, and to those from outside if there are any."""
 
-    boards: tuple[Board, ...]
-    given: Recording
-    outside: Recording | None
+    boards: tuple[FleetBoard, ...]
+    given: KindAnswers
+    outside: KindAnswers | None
 
 
 class MeasuredBoard(Struct, frozen=True):
@@ -50,10 +50,10 @@ class MeasuredBoard(Struct, frozen=True):
         recordings: of its kind.
     """
 
-    board: Board
-    message: Measured
+    board: FleetBoard
+    message: SentFigures
     measured: Measurements
-    recordings: Recordings
+    recordings: KindRecordings
 
     @property
     def reference_s(self) -> float:
@@ -71,7 +71,7 @@ def draw_rows(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.sort(rng.permutation(samples)[:most]) for most in (TIMED_SAMPLES, DRAWN))  # type: ignore[return-value]
 
 
-def measure_here(work: Work, board: Board, recordings: Recordings) -> MeasuredBoard:
+def measure_here(work: Work, board: FleetBoard, recordings: KindRecordings) -> MeasuredBoard:
     """Measure every configuration on a board, and see that it answers as its kind does.
 
     Raises:
@@ -83,9 +83,11 @@ def measure_here(work: Work, board: Board, recordings: Recordings) -> MeasuredBo
     key.pop("temperature", None)
     _, drawn = draw_rows(len(x), request.seed)
     if (content := work.kept.load(key)) is not None:
-        message = decode(content, Measured, board.name)
+        message = decode(content, SentFigures, board.name)
     else:
-        message = work.boards.ask(board, Measured, measure_board, work.task, work.bundle, work.timed, x[drawn].arrays)
+        message = work.boards.ask(
+            board, SentFigures, measure_board, work.task, work.bundle, work.timed, x[drawn].arrays
+        )
     measured = _read(message, board, request, recordings)
     _check_drawn(message, board, request, recordings.given, drawn)
     if content is None:
@@ -93,7 +95,7 @@ def measure_here(work: Work, board: Board, recordings: Recordings) -> MeasuredBo
     return MeasuredBoard(board, message, measured, recordings)
 
 
-def _read(message: Measured, board: Board, request: Request, recordings: Recordings) -> Measurements:
+def _read(message: SentFigures, board: FleetBoard, request: Request, recordings: KindRecordings) -> Measurements:
     """Return a board's measurements, with the answers of its kind."""
     given, outside = recordings.given, recordings.outside
     places = tuple((each.variant, each.placement) for each in message.configurations)
@@ -131,7 +133,9 @@ def _read(message: Measured, board: Board, request: Request, recordings: Recordi
     return Measurements(tuple(found), reference)
 
 
-def _check_drawn(message: Measured, board: Board, request: Request, given: Recording, drawn: np.ndarray) -> None:
+def _check_drawn(
+    message: SentFigures, board: FleetBoard, request: Request, given: KindAnswers, drawn: np.ndarray
+) -> None:
     """Refuse a board that answers otherwise than its kind: its figures would stand beside another network's promises."""
     if message.drawn is None:
         raise MeasurementError(f"Board {board.name!r:.100} sent no answers to the drawn samples.")
@@ -167,7 +171,7 @@ class BoardSession(Session):
         self.notes = list(dict.fromkeys([*here.recordings.given.notes, *here.message.notes]))
         self.reference_device = here.measured.reference.device
         self.reference_parts_s = _read_parts(here.message, here.board)
-        self._again: list[Measured] = []
+        self._again: list[SentFigures] = []
 
     def record(self, net: Net, x: Samples, part: Part, *, like: EveryExit | None = None) -> EveryExit:
         """Return what a static network answers by itself, recorded by the boards of this kind."""
@@ -222,10 +226,10 @@ class BoardSession(Session):
 
 def ask_runs(
     work: Work, here: MeasuredBoard, runs: Sequence[Run], parts_s: list[np.ndarray], seconds: float
-) -> tuple[Measured, list[Costs]]:
+) -> tuple[SentFigures, list[Costs]]:
     """Let a board measure some runs side by side; return its message, and the costs of each."""
     message = work.boards.ask(
-        here.board, Measured, measure_runs, work.task, work.bundle, work.timed, tuple(runs), parts_s, seconds
+        here.board, SentFigures, measure_runs, work.task, work.bundle, work.timed, tuple(runs), parts_s, seconds
     )
     if len(message.runs) != len(runs):
         raise MeasurementError(f"Board {here.board.name!r:.100} measured {len(message.runs)} of {len(runs)} networks.")
@@ -236,5 +240,5 @@ def ask_runs(
     return message, costs
 
 
-def _read_parts(message: Measured, board: Board) -> list[np.ndarray]:
+def _read_parts(message: SentFigures, board: FleetBoard) -> list[np.ndarray]:
     return [read_seconds(each, board.name) for each in message.reference_parts_s]

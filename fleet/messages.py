@@ -17,11 +17,11 @@ from ..runtime.chain.checks import LEAST_SCORE, MOST_SCORE
 
 __all__ = [
     "Identity",
-    "Measured",
-    "Recorded",
     "SentAnswers",
     "SentConfiguration",
     "SentCosts",
+    "SentFigures",
+    "SentRecording",
     "decode",
     "encode",
     "read_answers",
@@ -61,7 +61,7 @@ class SentConfiguration(Struct, frozen=True):
     statics: tuple[SentAnswers, ...]
 
 
-class Recorded(Struct, frozen=True):
+class SentRecording(Struct, frozen=True):
     """What every configuration answers to some samples, and the reference."""
 
     configurations: Annotated[tuple[SentConfiguration, ...], Meta(min_length=1, max_length=MOST_NAMED)]
@@ -90,7 +90,7 @@ class MeasuredConfiguration(Struct, frozen=True):
     drifts_with_reference: bool
 
 
-class Measured(Struct, frozen=True, kw_only=True):
+class SentFigures(Struct, frozen=True, kw_only=True):
     """What a board measured.
 
     Attributes:
@@ -114,7 +114,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     throttled: Texts
     max_clock_hz: Annotated[float, Meta(ge=0)]
     notes: Texts = ()
-    drawn: Recorded | None = None
+    drawn: SentRecording | None = None
 
 
 class Failure(Struct, frozen=True, tag=True):

@@ -21,12 +21,12 @@ from ..errors import MeasurementError
 from ..progress import Progress
 from ..runtime import EveryExit
 from ..runtime.chain.samples import Samples
-from .board import Task, record_samples, record_static
-from .boards import KIND, Board, Boards, LostError, Sent
+from .board import BoardTask, record_samples, record_static
+from .boards import KIND, Boards, FleetBoard, LostError, Sent
 from .kept import Kept
-from .messages import Recorded, SentAnswers, decode, encode, read_answers
+from .messages import SentAnswers, SentRecording, decode, encode, read_answers
 
-__all__ = ["Recording", "Work", "part_samples", "read_recorded", "record", "record_alone"]
+__all__ = ["KindAnswers", "Work", "part_samples", "read_recorded", "record_alone", "record_kind"]
 
 MOST_SAMPLES, MOST_BYTES = 5000, 64 << 20
 """A part has at most so many samples, and bytes if that leaves one; a board holds `AT_ONCE` of them."""
@@ -35,7 +35,7 @@ AT_ONCE = 2
 """Parts that a board has: one that it records, and one that is on its way."""
 
 
-class Recording(Struct, frozen=True):
+class KindAnswers(Struct, frozen=True):
     """What each configuration of some kind of board answers to some samples.
 
     Attributes:
@@ -66,7 +66,7 @@ class Work(Struct, frozen=True):
     """
 
     boards: Boards
-    task: Task
+    task: BoardTask
     bundle: Sent
     timed: Sent
     request: Request
@@ -75,7 +75,7 @@ class Work(Struct, frozen=True):
     progress: Progress
 
 
-class _Question(NamedTuple):
+class _PartQuestion(NamedTuple):
     """What boards are asked of each part: the kind of message, the work, its last arguments, a check, and a key to keep it by."""
 
     kind: type
@@ -93,7 +93,7 @@ def part_samples(x: Samples) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(edges)]
 
 
-def record(work: Work, among: Sequence[Board], x: Samples) -> Recording:
+def record_kind(work: Work, among: Sequence[FleetBoard], x: Samples) -> KindAnswers:
     """Record what boards of one kind answer to samples.
 
     Args:
@@ -106,13 +106,13 @@ def record(work: Work, among: Sequence[Board], x: Samples) -> Recording:
         MeasurementError: parts do not go together.
     """
 
-    def read(message: Recorded, rows: slice, board: str) -> Recording:
+    def read(message: SentRecording, rows: slice, board: str) -> KindAnswers:
         return read_recorded(message, rows.stop - rows.start, work.request.bundle.manifest, board)
 
-    return _join(_ask_in_parts(work, among, x, _Question(Recorded, record_samples, (), read, {})))
+    return _join(_ask_in_parts(work, among, x, _PartQuestion(SentRecording, record_samples, (), read, {})))
 
 
-def record_alone(work: Work, among: Sequence[Board], x: Samples, place: tuple[str, str, int]) -> EveryExit:
+def record_alone(work: Work, among: Sequence[FleetBoard], x: Samples, place: tuple[str, str, int]) -> EveryExit:
     """Record what a static network answers by itself; `place` is the variant's name, the device, and the exit at its end."""
 
     def read(message: SentAnswers, rows: slice, board: str) -> EveryExit:
@@ -120,10 +120,10 @@ def record_alone(work: Work, among: Sequence[Board], x: Samples, place: tuple[st
         return read_answers(message, samples=rows.stop - rows.start, exits=1, classes=classes, board=board)
 
     key = {"static": " ".join(map(str, place))}
-    return _join_answers(_ask_in_parts(work, among, x, _Question(SentAnswers, record_static, (place,), read, key)))
+    return _join_answers(_ask_in_parts(work, among, x, _PartQuestion(SentAnswers, record_static, (place,), read, key)))
 
 
-def read_recorded(message: Recorded, samples: int, manifest: Manifest, board: str) -> Recording:
+def read_recorded(message: SentRecording, samples: int, manifest: Manifest, board: str) -> KindAnswers:
     """Return what was recorded, checked.
 
     Raises:
@@ -144,10 +144,10 @@ def read_recorded(message: Recorded, samples: int, manifest: Manifest, board: st
         answers.append(Answers(chain, tuple(statics)))
     reference = read_answers(message.reference, samples=samples, exits=1, classes=manifest.classes, board=board)
     places = tuple((sent.variant, sent.placement) for sent in message.configurations)
-    return Recording(places, tuple(answers), reference, message.reference_device, message.notes)
+    return KindAnswers(places, tuple(answers), reference, message.reference_device, message.notes)
 
 
-def _join(parts: Sequence[Recording]) -> Recording:
+def _join(parts: Sequence[KindAnswers]) -> KindAnswers:
     """Return what was recorded in parts as one.
 
     Raises:
@@ -163,21 +163,21 @@ def _join(parts: Sequence[Recording]) -> Recording:
         statics = zip(*(each.statics for each in of_parts), strict=True)
         answers.append(Answers(_join_answers([each.chain for each in of_parts]), tuple(map(_join_answers, statics))))
     reference = _join_answers([part.reference for part in parts])
-    return Recording(first.places, tuple(answers), reference, first.reference_device, first.notes)
+    return KindAnswers(first.places, tuple(answers), reference, first.reference_device, first.notes)
 
 
 def _join_answers(parts: Sequence[EveryExit]) -> EveryExit:
     return EveryExit(np.concatenate([part.label for part in parts]), np.concatenate([part.score for part in parts]))
 
 
-def _ask_in_parts(work: Work, among: Sequence[Board], x: Samples, question: _Question) -> list[Any]:
+def _ask_in_parts(work: Work, among: Sequence[FleetBoard], x: Samples, question: _PartQuestion) -> list[Any]:
     """Return what boards make of each part of the samples, in their order."""
     parts = part_samples(x)
     kind = dict(zip(KIND, among[0].kind, strict=True))
     keys = [{**kind, **question.key, "samples": f"{rows.start} to {rows.stop} of {len(x)}"} for rows in parts]
     made: dict[int, Any] = {}
 
-    def ask(board: Board, number: int) -> Any:
+    def ask(board: FleetBoard, number: int) -> Any:
         rows = parts[number]
         arrays = x[rows].arrays
         message = work.boards.ask(board, question.kind, question.work, work.task, work.bundle, arrays, *question.behind)
@@ -189,7 +189,7 @@ def _ask_in_parts(work: Work, among: Sequence[Board], x: Samples, question: _Que
         if (content := work.kept.load(keys[number])) is not None:
             made[number] = question.read(decode(content, question.kind, "cache"), rows, "cache")
     todo, alive = deque(number for number in range(len(parts)) if number not in made), list(among)
-    pool, running = ThreadPoolExecutor(AT_ONCE * len(among)), dict[Future[Any], tuple[Board, int]]()
+    pool, running = ThreadPoolExecutor(AT_ONCE * len(among)), dict[Future[Any], tuple[FleetBoard, int]]()
     try:
         while todo or running:
             busy = Counter(board.name for board, _ in running.values())

@@ -13,7 +13,7 @@ from ..calibrate.measure.tables import Costs
 from ..calibrate.search.contenders import Contender
 from ..calibrate.search.picks import Pick
 from ..units import show_us
-from .choosing import Group, ask_all, limits_costs
+from .choosing import Alike, ask_all, limits_costs
 from .measuring import MeasuredBoard, ask_runs
 from .recording import Work
 
@@ -39,7 +39,7 @@ class Shared(Struct, frozen=True):
     costs: tuple[dict[str, Costs], ...] = ()
 
 
-def measure_shared(work: Work, groups: Sequence[Group]) -> tuple[dict[str, Shared], list[str]]:
+def measure_shared(work: Work, groups: Sequence[Alike]) -> tuple[dict[str, Shared], list[str]]:
     """Measure on every board what is best on the first group's, by the names of the targets; and say what is not on all."""
     found, notes = dict[str, Shared](), list[str]()
     for name, pick in groups[0].chosen.picks.items():
@@ -76,7 +76,7 @@ def _take_best(pick: Pick, *, prefers_static: bool) -> tuple[Contender, tuple[fl
     return pick.chain, pick.thresholds or (), tuple(pick.exit_shares().tolist())
 
 
-def _find_same(group: Group, wanted: Contender) -> Contender | None:
+def _find_same(group: Alike, wanted: Contender) -> Contender | None:
     """Return the same network among those that take part on other boards; None if it does not."""
     same = (
         each
@@ -89,7 +89,7 @@ def _find_same(group: Group, wanted: Contender) -> Contender | None:
 
 
 def certify_shared(
-    work: Work, groups: Sequence[Group], found: Mapping[str, Shared], question: int
+    work: Work, groups: Sequence[Alike], found: Mapping[str, Shared], question: int
 ) -> list[dict[str, OperatingPoint]]:
     """Test the points of the fleet on the answers of each kind, and return them for each fingerprint, by name."""
     points: list[dict[str, OperatingPoint]] = [{} for _ in groups]
@@ -113,7 +113,7 @@ def certify_shared(
     return points
 
 
-def _with_costs(contender: Contender, costs: Mapping[str, Costs], group: Group, *, is_slowest: bool) -> Contender:
+def _with_costs(contender: Contender, costs: Mapping[str, Costs], group: Alike, *, is_slowest: bool) -> Contender:
     """Return a contender at the costs of the board that stands for its fingerprint; limits of costs are proven by the slowest."""
     if not costs:
         return contender
@@ -122,7 +122,7 @@ def _with_costs(contender: Contender, costs: Mapping[str, Costs], group: Group, 
     return contender.with_costs(own, slowest if is_slowest else None)
 
 
-def _find_spread(made: Sequence[OperatingPoint], shared: Shared, groups: Sequence[Group]) -> Spread | None:
+def _find_spread(made: Sequence[OperatingPoint], shared: Shared, groups: Sequence[Alike]) -> Spread | None:
     """Return how long the point takes on the boards; None if it was measured on none."""
     latencies = sorted(
         (float(costs.latency_s @ point.exit_shares), name)

@@ -1,6 +1,7 @@
 """A board that works for a scheduler: one Dask worker with one thread, until it is told to end."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -70,7 +71,10 @@ async def _work(scheduler: str, name: str, security: Any, ready: Callable[[str, 
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, ended.set)
+        with contextlib.suppress(
+            NotImplementedError, RuntimeError, ValueError
+        ):  # on Windows, and outside the main thread
+            loop.add_signal_handler(each, ended.set)
     async with worker:
         if ready is not None:
             ready(name, worker.address)

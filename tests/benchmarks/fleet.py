@@ -28,11 +28,11 @@ from offramp.calibrate.measure.configurations import record_all
 from offramp.calibrate.measure.session import Session
 from offramp.calibrate.requests import Request
 from offramp.cli.output import table
-from offramp.fleet.board import Task, _make_request
+from offramp.fleet.board import BoardTask, _make_request
 from offramp.fleet.boards import Boards
 from offramp.fleet.calibration import _pack
 from offramp.fleet.kept import Kept
-from offramp.fleet.recording import Recording, Work, record
+from offramp.fleet.recording import KindAnswers, Work, record_kind
 
 ARCHIVE = Path(__file__).parents[1] / "bundle/archive/v0.1-dense.offramp"
 FEATURES = 16
@@ -64,7 +64,7 @@ def look() -> tuple[float, int]:
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
 
 
-def run(mode: str, bundle: Bundle, request: Request, task: Task) -> tuple[dict[str, float], Recording]:
+def run(mode: str, bundle: Bundle, request: Request, task: BoardTask) -> tuple[dict[str, float], KindAnswers]:
     """Record once; return what it took, and the answers."""
     count = 1 if mode == "one" else 2
     with (
@@ -87,7 +87,7 @@ def run(mode: str, bundle: Bundle, request: Request, task: Task) -> tuple[dict[s
         work = Work(boards, task, boards.send(_pack(bundle)), boards.send(()), request, Nothing({}), {}, tell)
         before = client.run(look)
         start = time.perf_counter()
-        recording = record(work, found, request.samples.x)
+        recording = record_kind(work, found, request.samples.x)
         seconds = time.perf_counter() - start
         after = client.run(look)
     busy = [after[name][0] - before[name][0] for name in after if name in before]
@@ -98,7 +98,7 @@ def run(mode: str, bundle: Bundle, request: Request, task: Task) -> tuple[dict[s
     }, recording
 
 
-def are_equal(one: Recording, other: Recording) -> bool:
+def are_equal(one: KindAnswers, other: KindAnswers) -> bool:
     """Return True if two recordings are equal, bit for bit."""
     pairs = [(one.reference, other.reference)]
     for ours, theirs in zip(one.answers, other.answers, strict=True):
@@ -116,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = open_bundle(shutil.copytree(ARCHIVE, Path(folder) / "dense.offramp"))
         x = np.random.default_rng(0).standard_normal((arguments.samples, FEATURES)).astype(np.float32)
-        task = Task(
+        task = BoardTask(
             devices=("cpu",),
             variants=("fp32",),
             threads=1,
@@ -131,7 +131,7 @@ def main() -> None:
             recorded, reference = record_all(session)
             session.resume.clear()
         places = tuple((loaded.variant.name, loaded.placement) for loaded, _ in recorded)
-        alone = Recording(places, tuple(answers for _, answers in recorded), reference, session.reference_device, ())
+        alone = KindAnswers(places, tuple(answers for _, answers in recorded), reference, session.reference_device, ())
         results: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
         for _ in range(arguments.rounds):
             for mode in MODES:

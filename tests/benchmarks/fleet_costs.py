@@ -16,12 +16,12 @@ from offramp.calibrate.measure.session import TIMED_SAMPLES
 from offramp.cli.output import table
 from offramp.fleet.measuring import DRAWN
 from offramp.fleet.messages import (
-    Measured,
     MeasuredConfiguration,
-    Recorded,
     SentAnswers,
     SentConfiguration,
     SentCosts,
+    SentFigures,
+    SentRecording,
     encode,
 )
 from offramp.runtime.audit.figures import summarise
@@ -44,7 +44,7 @@ def size_of_answers(samples: int) -> int:
 
     statics = tuple(answers(1) for _ in range(EXITS))
     each = SentConfiguration("fp32", ("cpu",) * EXITS, answers(EXITS), statics)
-    return len(encode(Recorded((each,) * VARIANTS, answers(1), "cpu")))
+    return len(encode(SentRecording((each,) * VARIANTS, answers(1), "cpu")))
 
 
 def size_of_latencies() -> int:
@@ -54,7 +54,7 @@ def size_of_latencies() -> int:
     chain = SentCosts((bytes(8 * rounds * 12),) * EXITS, 0.01, 0.01)
     static = SentCosts((bytes(8 * rounds * 16),), 0.01, 0.01)
     each = MeasuredConfiguration("fp32", ("cpu",) * EXITS, chain, (static,) * EXITS, WHOLE_S, True)
-    message = Measured(
+    message = SentFigures(
         configurations=(each,) * VARIANTS,
         reference_parts_s=(bytes(64),) * VARIANTS,
         clock_hz=(1.8e9, 1.8e9),
