@@ -257,10 +257,8 @@ class NcnnStage:
                 session.values = values = start.copy()
                 for place, array in cast:
                     place[...] = array
-                for blob, mat in into:
-                    if extractor.input(
-                        blob, mat.clone()
-                    ):  # its layers may write into it, and read it by aligned channels
+                for blob, mat in into:  # a copy: layers write into it, and read its channels by aligned addresses
+                    if extractor.input(blob, mat.clone()):
                         raise RuntimeError(f"ncnn does not take {blob}")
             else:
                 extractor, values = session.extractor, session.values
