@@ -1,5 +1,6 @@
 """Stages built ahead of their first load, into the cache or the bundle."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -8,7 +9,7 @@ from msgspec import Struct
 
 from .. import cache
 from ..bundle import Bundle, opened
-from ..errors import UsageError
+from ..errors import UnsupportedError, UsageError
 from ..files import check_writable
 from ..progress import Progress
 from .building import Job, Jobs, build_anew, errors_attributed, may_run_uncut
@@ -85,11 +86,24 @@ def build(
         raise UsageError("auto chooses when it loads: name the device that is to be built for.", device=AUTO)
     devices = one_device_per_stage(device, len(parts.stages))
     if may_run_uncut(parts, devices, options):
-        parts = uncut_parts(parts)
+        with contextlib.suppress(UnsupportedError):  # building the stages then says which of them it is
+            return _build_files(uncut_parts(parts), devices, options, into_bundle=into_bundle, progress=progress)
+    return _build_files(parts, devices, options, into_bundle=into_bundle, progress=progress)
+
+
+def _build_files(
+    parts: NetworkParts,
+    devices: Sequence[str],
+    options: LoadOptions,
+    *,
+    into_bundle: bool,
+    progress: Progress | None,
+) -> tuple[Built, ...]:
+    """Build the files of a chain."""
     with ExitStack() as stack:
         jobs = _jobs_to_build(parts, devices, options, stack, into_bundle=into_bundle)
         if into_bundle or any(is_cross_builder(job.device.engine) for job in jobs):
-            bundle.check_changeable("engines")
+            parts.bundle.check_changeable("engines")
         builds = []
         for k, job in enumerate(jobs):
             if progress is not None:
@@ -100,8 +114,8 @@ def build(
                     builds.append(_build_into_bundle(job))
                 elif is_builder(engine):
                     builds.append(_build_in_cache(job))
-                else:
-                    engine.compile_stage(job.stage, job.device.place, threads=threads)  # raises if something is missing
+                else:  # raises if something is missing
+                    engine.compile_stage(job.stage, job.device.place, threads=options.threads)
     if progress is not None:
         progress("building", len(jobs), len(jobs))
     return tuple(builds)

@@ -102,7 +102,11 @@ def split_decisions(
         if operator.kind == "Constant" and isinstance(array := operator.settings.get("value"), np.ndarray):
             constants[operator.makes[0]] = array
             known.add(operator.makes[0])
-        elif operator.kind in OPERATORS and known.issuperset(reads) and not beside.isdisjoint(reads):
+        elif (
+            operator.kind in OPERATORS
+            and known.issuperset(reads)
+            and (operator.kind == "Shape" or not beside.isdisjoint(reads))  # shapes say how many samples there are
+        ):
             making = _read_making(operator, constants)
             if making is not None and making.makes not in answers:
                 makings[making.makes] = making
@@ -216,6 +220,16 @@ def _flatten(settings: Settings, fixed: list[np.ndarray]) -> Made:
     return lambda x: x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
+def _concat(settings: Settings, fixed: list[np.ndarray]) -> Made:
+    axis = int(settings["axis"])
+    return lambda *x: np.concatenate(x, axis)
+
+
+def _shape(settings: Settings, fixed: list[np.ndarray]) -> Made:
+    start, end = settings.get("start", 0), settings.get("end")
+    return lambda x: np.array(x.shape[start:end])
+
+
 def _fill(settings: Settings, fixed: list[np.ndarray]) -> Made:
     number = (settings.get("value") or [0.0])[0]
     return lambda shape: np.full(shape.tolist(), number, np.float32)
@@ -227,6 +241,7 @@ OPERATORS: dict[str, Callable[[Settings, list[np.ndarray]], Made]] = {
     "ArgMax": _arg_max,
     "Cast": _cast,
     "Clip": _clip,
+    "Concat": _concat,
     "ConstantOfShape": _fill,
     "Div": _plain(np.divide),
     "Equal": _plain(np.equal),
@@ -246,7 +261,7 @@ OPERATORS: dict[str, Callable[[Settings, list[np.ndarray]], Made]] = {
     "ReduceSum": _reduction(total),
     "Relu": _plain(lambda x: np.maximum(x, 0)),
     "Reshape": _reshape,
-    "Shape": _plain(lambda x: np.array(x.shape)),
+    "Shape": _shape,
     "Sigmoid": _plain(lambda x: (np.tanh(x / 2) + 1) / 2),  # exp would overflow
     "Softmax": _softmax,
     "Sub": _plain(np.subtract),

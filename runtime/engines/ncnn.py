@@ -248,7 +248,7 @@ class NcnnStage:
         floats |= {name: np.empty(array.shape, np.float32) for name, array in images}
         into = [(f"in{k}", self._wrap(name, array)) for k, (name, array) in enumerate(floats.items())]
         cast = [(floats[name], array) for name, array in images]
-        start = self._constants | {name: array for name, array in inputs.items() if name not in self._inputs}
+        start = self._constants | dict(inputs)
         out, create = list(outputs.items()), self._net.create_extractor
 
         def run(_kept: object = (inputs, floats)) -> None:  # ncnn's arrays do not keep those that they wrap
@@ -257,10 +257,8 @@ class NcnnStage:
                 session.values = values = start.copy()
                 for place, array in cast:
                     place[...] = array
-                for blob, mat in into:
-                    if extractor.input(
-                        blob, mat.clone()
-                    ):  # its layers may write into it, and read it by aligned channels
+                for blob, mat in into:  # a copy: layers write into it, and read its channels by aligned addresses
+                    if extractor.input(blob, mat.clone()):
                         raise RuntimeError(f"ncnn does not take {blob}")
             else:
                 extractor, values = session.extractor, session.values

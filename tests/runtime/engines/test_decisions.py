@@ -117,3 +117,19 @@ def test_what_features_make_too_stays_in_the_engine():
     graph = read_model(onnx.parser.parse_model(text).SerializeToString())
     decisions = split_decisions(graph, ["z"], ["x"], ["z", "score"])
     assert decisions.engine == ("z", "score") and not decisions.makings
+
+
+def test_a_score_filled_for_each_sample_of_the_input_is_made_beside():
+    text = """<ir_version: 9, opset_import: ["" : 18]> net (float[batch,5] x) => (float[batch,5] z, float[batch] score) {
+        z = Neg(x)
+        n = Shape<start = 0, end = 1>(x)
+        one = Constant<value = int64[1] {1}>()
+        sizes = Concat<axis = 0>(n, one)
+        first = Constant<value = int64[1] {0}>()
+        batch = Gather<axis = 0>(sizes, first)
+        score = ConstantOfShape<value = float[1] {0.5}>(batch)
+    }"""
+    graph = read_model(onnx.parser.parse_model(text).SerializeToString())
+    decisions = split_decisions(graph, ["z"], ["x"], ["z", "score"])
+    made = make_beside(decisions, ["score"], {"z": None}, {"x": np.zeros((1, 5), np.float32)})
+    assert decisions.engine == ("z",) and made["score"].tolist() == [0.5]
