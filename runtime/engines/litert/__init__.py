@@ -69,6 +69,11 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
     _parse(place)
     _import()
     shapes = pin_shapes(stage, f"litert:{place}")
+    if halves := [tensor.name for tensor in stage.inputs if tensor.dtype == "float16"]:
+        raise UnsupportedError(
+            f"LiteRT's converter takes no float16, as {halves[0]} of {stage.path} is. Load a variant in float32 or int8 on it.",
+            path=stage.path,
+        )
     python = TOOLKIT.find_python()
     job = {
         "onnx": os.path.realpath(stage.copied()),
