@@ -2,7 +2,8 @@
 
 On `litert:cpu` XNNPACK computes. `litert:/usr/lib/libvx_delegate.so?option=value` loads the library of a delegate, as makers of
 NPUs offer it, with its options. A stage is converted by onnx2tf, which wants exact versions of many packages and so has an
-environment of its own; a build is the `.tflite` file, the same for all places and processors.
+environment of its own; a build is the `.tflite` file, the same for all places and processors. What is quantised in the bundle
+computes in int8, by its own scales.
 
 The converter may err in silence, so what was converted must give the golden answers.
 """
@@ -46,7 +47,7 @@ def list_places() -> dict[str, str]:
         converter = f"stages are converted in {TOOLKIT.find_python().parents[1]}"
     except MissingError:
         converter = "stages cannot be converted here (offramp build says what is missing), only run"
-    return {PLACE: f"the processor, in float32; {converter}"}
+    return {PLACE: f"the processor, in float32 and int8; {converter}"}
 
 
 def describe_build(place: str) -> dict[str, str]:
@@ -61,17 +62,16 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
 
     Raises:
         MissingError: the package is missing, there is no environment with onnx2tf, or memory is too small.
-        UnsupportedError: onnx2tf cannot convert the stage, LiteRT cannot run it, it is quantised, or an axis has a name.
+        UnsupportedError: onnx2tf cannot convert the stage, LiteRT cannot run it, or an axis has a name.
     """
     from .toolkit import TOOLKIT
 
     _parse(place)
     _import()
     shapes = pin_shapes(stage, f"litert:{place}")
-    if b"DequantizeLinear" in stage.read(stage.path):
+    if halves := [tensor.name for tensor in stage.inputs if tensor.dtype == "float16"]:
         raise UnsupportedError(
-            f"litert:{place} runs no int8 variant: its converter makes float32 of what {stage.path} has in int8, which would be "
-            "slower than float32 alone. Load a variant in float32 on it.",
+            f"LiteRT's converter takes no float16, as {halves[0]} of {stage.path} is. Load a variant in float32 or int8 on it.",
             path=stage.path,
         )
     python = TOOLKIT.find_python()

@@ -16,7 +16,10 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .int8 import Scales
 
 MOST_ERROR = 1e-3
 """How far what was made may be off for random numbers, relative to the largest if that is above 1. Rounding differs by 1e-5."""
@@ -32,6 +35,7 @@ class RefusedStage(Exception):
 def main() -> None:
     """Read a job from stdin and do it."""
     reply: dict[str, Any]
+    sys.path.append(str(Path(__file__).parent))  # Python runs with -I, and so does not look here
     try:
         reply = convert(json.load(sys.stdin))
     except RefusedStage as error:
@@ -48,8 +52,9 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
         RefusedStage: onnx2tf refuses the stage; has its reason.
     """
     import onnx2tf
+    from int8 import quantise
 
-    names = prepare(job)
+    names, scales = prepare(job)
     try:
         onnx2tf.convert(
             input_onnx_file_path="stage.onnx",
@@ -60,6 +65,9 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
         )
         Path("made/stage_float32.tflite").replace("stage.tflite")
         compare()
+        if scales is not None:
+            made = Path("stage.tflite")
+            made.write_bytes(quantise(made.read_bytes(), scales, CHANNELS_LAST))
     except (ImportError, RefusedStage):
         raise
     except (Exception, SystemExit) as error:
@@ -67,17 +75,18 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
     return {"toolkit": importlib.metadata.version("onnx2tf")}
 
 
-def prepare(job: dict[str, Any]) -> list[str]:
+def prepare(job: dict[str, Any]) -> "tuple[list[str], Scales | None]":
     """Write `stage.onnx`: the stage of a job at fixed shapes, with no outputs but those wanted, and what is constant worked out.
 
     Returns:
-        The names of its inputs.
+        The names of its inputs, and what a quantised stage says of its tensors, which `stage.onnx` has in float32.
 
     Raises:
         RefusedStage: ONNX Runtime refuses the stage.
     """
     import onnx
     import onnxruntime
+    from int8 import take_scales
 
     model = onnx.load(job["onnx"])
     graph = model.graph
@@ -86,6 +95,7 @@ def prepare(job: dict[str, Any]) -> list[str]:
         axes = value.type.tensor_type.shape.dim
         for axis, length in zip(axes, shapes[value.name], strict=True):
             axis.dim_value = length
+    scales = take_scales(model) if any(node.op_type == "DequantizeLinear" for node in graph.node) else None
     kept = [value for value in graph.output if value.name in job["outputs"]]
     for value in kept:
         value.type.tensor_type.ClearField("shape")
@@ -103,7 +113,7 @@ def prepare(job: dict[str, Any]) -> list[str]:
     model = onnx.shape_inference.infer_shapes(onnx.load("folded.onnx"), data_prop=True)
     lay_out(model, job["boundaries"])
     onnx.save_model(model, "stage.onnx")
-    return [value.name for value in model.graph.input]
+    return [value.name for value in model.graph.input], scales
 
 
 def lay_out(model: Any, boundaries: list[str]) -> None:

@@ -124,8 +124,8 @@ class LiteRtStage:
 
 
 def _allocate(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return an array of a shape. A map of float32 lies in memory as (N, H, W, C)."""
-    if len(shape) != 4 or dtype != "float32":
+    """Return an array of a shape. A map lies in memory as (N, H, W, C)."""
+    if len(shape) != 4 or dtype not in ("float32", "uint8", "int8"):
         return np.zeros(shape, dtype)
     return np.zeros((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 3, 1, 2)
 
