@@ -4,7 +4,7 @@
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
 # make test-litert: run those that need onnx2tf, in an environment of its own (Python 3.12 or 3.13, 0.4 GB).
 # make test-cpp [ONNXRUNTIME_ROOT=FOLDER]: build the C++ runtime and compare it with Python's (needs cmake, g++ and nlohmann/json).
-# make test-arm: run on an emulated Arm processor what ships in a product, and compare its answers (Linux, 1.5 GB in .arm; quarter of an hour).
+# make test-arm: run on an emulated Arm processor what ships in a product, and compare its answers (Linux, 1.5 GB in .arm).
 # make fuzz: read damaged and forged files for ten minutes of each kind, in an environment of its own (Python 3.11 to 3.13 on Linux);
 # goes on where it was stopped (FUZZ_SECONDS=3600 KINDS='manifest target').
 # make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an

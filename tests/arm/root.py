@@ -150,7 +150,6 @@ def _requirements():
 def _install_wheels(folder):
     """Wheels for the root's Python. An engine that has none is left out, and its reason printed."""
     wheels, packages = folder / "wheels", folder / "packages"
-    shutil.rmtree(packages, ignore_errors=True)
     platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(GLIBC, 16, -1)] + ["manylinux2014_aarch64"]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     fits = ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp"]
@@ -167,6 +166,7 @@ def _install_wheels(folder):
         else:
             print(f"{extra} is left out: {last_line(done)}", flush=True)
     print("installing them", flush=True)
+    shutil.rmtree(packages, ignore_errors=True)
     command = [*pip, "install", *fits, "--no-index", "--no-compile", "--target", str(packages), *found]
     subprocess.run(command, check=True)
     (packages / "torch.py").write_text(NO_TORCH)
