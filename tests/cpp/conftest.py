@@ -15,7 +15,7 @@ SANITIZERS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TBB_ENABLE_SANITIZERS": "1",
 }
-"""OpenVINO leaves threads and memory of its own when a program ends, and its TBB loads a library in a way that the sanitizer refuses."""
+"""OpenVINO leaves memory when a program ends, and its TBB loads a library in a way that the sanitizer refuses, unless told so."""
 
 
 class Driver:
