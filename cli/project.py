@@ -15,7 +15,7 @@ from ..calibrate.yaml_files import read_yaml
 from ..errors import DataError, UsageError, unknown_name
 from ..files import hash_file, os_errors_explained, read_file, sha256, write_atomically
 
-__all__ = ["Done", "Project", "ProjectStep", "find_first", "read_done", "read_project", "set_aside", "write_done"]
+__all__ = ["DoneSteps", "Project", "ProjectStep", "find_first", "read_done", "read_project", "set_aside", "write_done"]
 
 MOST_BYTES, MOST_STEPS, MOST_DEPTH = 1 << 16, 100, 5
 """How long the file of done steps may be, how many steps there may be, and how deep lies what an option may be a list of."""
@@ -78,7 +78,7 @@ class Project(Struct, frozen=True):
         return hash_file(manifest) if manifest.is_file() else None
 
 
-class Done(Struct, frozen=True):
+class DoneSteps(Struct, frozen=True):
     """Which steps are done.
 
     Attributes:
@@ -205,13 +205,13 @@ def _list_files(folder: Path) -> Iterator[tuple[str, int, int]]:
             yield str(path.relative_to(folder)), facts.st_size, facts.st_mtime_ns
 
 
-def read_done(project: Project) -> Done:
+def read_done(project: Project) -> DoneSteps:
     """Return which steps are done; none where the file is missing or is something else."""
     try:
         document = json.loads(read_file(project.state, most=MOST_BYTES))
-        return Done(document["bundle"], tuple(map(str, document["steps"])))
+        return DoneSteps(document["bundle"], tuple(map(str, document["steps"])))
     except (OSError, ValueError, KeyError, TypeError):
-        return Done()
+        return DoneSteps()
 
 
 def write_done(project: Project, digests: list[str]) -> None:
@@ -220,7 +220,7 @@ def write_done(project: Project, digests: list[str]) -> None:
     write_atomically(project.state, json.dumps(document, indent=1).encode() + b"\n")
 
 
-def find_first(project: Project, digests: list[str], done: Done) -> int:
+def find_first(project: Project, digests: list[str], done: DoneSteps) -> int:
     """Return the number of the first step that must run: all behind it run, too.
 
     Args:

@@ -28,12 +28,12 @@ def go(project: str, again: bool, as_json: bool) -> None:
     What steps print goes to stderr, a summary to stdout. The exit code is that of the step that failed.
     """
     from ..app import app
-    from ..project import MAKE_VARIANTS, Done, find_first, read_done, read_project, set_aside, write_done
+    from ..project import MAKE_VARIANTS, DoneSteps, find_first, read_done, read_project, set_aside, write_done
 
     path = Path(project)
     plan = read_project(path, app.commands)
     digests = [step.digest() for step in plan.steps]
-    first = find_first(plan, digests, Done() if again else read_done(plan))
+    first = find_first(plan, digests, DoneSteps() if again else read_done(plan))
     rows: list[dict[str, Any]] = [{"step": step.command, "state": LEFT} for step in plan.steps[:first]]
     code = 0
     for k, step in enumerate(plan.steps[first:], first):

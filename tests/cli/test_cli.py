@@ -243,7 +243,7 @@ def test_doctor_says_what_runs(files):
 
 
 def test_doctor_without_an_engine_ends_with_4():
-    hide = "import sys; sys.modules |= dict.fromkeys(['onnxruntime', 'ai_edge_litert', 'openvino', 'MNN'])"
+    hide = "import sys; sys.modules |= dict.fromkeys(['onnxruntime', 'ai_edge_litert', 'ncnn', 'openvino', 'MNN'])"
     code = f"{hide}; from offramp.cli import main; main(['doctor'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 4 and "pip install 'offramp[onnxruntime]'" in done.stdout

@@ -53,7 +53,7 @@ def test_with_samples_it_measures_and_says_what_scores_are_worth(calibrated, lab
     write_calibration(calibrated.calibrations()[0], replace(found, points={"default": point}))
     made = report(calibrated, (x, y), output=tmp_path / "report.html")
     seen, measured = text_of((tmp_path / "report.html").read_text()), made.measured
-    assert "Note: Stages between which the point never takes an exit run as one" in seen
+    assert "Note: The stages beside an exit that is never taken run as one" in seen
     with load_uncalibrated(calibrated) as net:
         every = net.every_exit(x)
     for k, one in enumerate(measured.reliability):
