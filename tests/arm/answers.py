@@ -15,9 +15,9 @@ from offramp.bundle import open_bundle
 from offramp.errors import OfframpError
 from offramp.runtime import load_uncalibrated
 
-TOLERANCES = {"fp32": 1e-5, "fp16": 2e-2, "int8": 2e-2}
+TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-2}
 """How far scores may be apart, by the precision of the variant. A Cortex-A76 computes fp16 in half precision, which x86-64 does
-not; in int8 a value that lies between two steps may be rounded to either."""
+not; in int8 a value that lies between two steps may be rounded to either. In fp32 engines differ by less than 3e-5."""
 
 
 class Answers(msgspec.Struct):

@@ -31,6 +31,9 @@ LEFT_OUT = {
 QUANTIZED = ("depthwise-separable", "encoder", "two-inputs")
 """Networks of the zoo that get a variant in int8 too."""
 
+CONVERTED = ("litert:cpu", "ncnn:cpu")
+"""Devices whose stages are converted here, where the converters are, and not on a board."""
+
 REFUSALS = {
     ("openvino:CPU", "int8"): "OpenVINO 2026.4 compiles no int8 convolution on Arm",
 }
@@ -168,6 +171,21 @@ def make_every_variant(folder):
     gate(path, few_digits.samples(600, 7))
     add_pruned(few_digits.network(), [(torch.from_numpy(x), torch.from_numpy(y))], path, macs=0.6, epochs=0)
     np.savez(path.with_suffix(".npz"), few_digits.samples(64, 3)[0])
+    for device in CONVERTED:
+        add_builds(path, device)
+
+
+def add_builds(path, device):
+    """Convert every variant that an engine runs; a board has no converter."""
+    from offramp.bundle import open_bundle
+    from offramp.errors import OfframpError
+    from offramp.runtime import build
+
+    for variant in open_bundle(path).manifest.variants:
+        try:
+            build(path, device, variant=variant.name, into_bundle=True)
+        except OfframpError as error:
+            print(f"{variant.name} is not built for {device}: {str(error).splitlines()[0]}")
 
 
 if __name__ == "__main__":
