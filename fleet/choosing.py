@@ -53,8 +53,8 @@ def measure_all(work: Work, boards: Sequence[FleetBoard]) -> list[MeasuredBoard]
         kinds.setdefault(board.kind, []).append(board)
 
     def record_both(among: Sequence[FleetBoard]) -> KindRecordings:
-        outside = None if request.outside is None else record_kind(work, among, request.outside.x)
-        return KindRecordings(tuple(among), record_kind(work, among, request.samples.x), outside)
+        outside = None if request.outside is None else record_kind(work, among, request.outside)
+        return KindRecordings(tuple(among), record_kind(work, among, request.samples), outside)
 
     recorded = dict(zip(kinds, ask_all(work, list(kinds.values()), record_both, "recording kinds"), strict=True))
 
