@@ -171,9 +171,12 @@ def test_a_board_that_sends_no_answers_is_left_out_alone(bundle, samples, cluste
     monkeypatch.setattr(board, "send_answers", spoil)
     monkeypatch.setattr(recording, "MOST_SAMPLES", 60)
     with simulated(BOARDS):
-        found = by_fleet(bundle, samples, cluster)
+        found = by_fleet(bundle, samples, cluster, confidence=1 - 1e-9)
     assert list(found.missing) == ["board3"] and "0 and" in found.missing["board3"]
     assert len(found.calibrations) == 2
+    for calibration in found.calibrations.values():
+        point = calibration.points["default-fleet"]
+        assert point.certificate is None and point.verdict.startswith("It is the same on 2 boards of one kind: ")
 
 
 def test_what_boards_send_is_checked():
