@@ -11,6 +11,7 @@ from ..bundle.findings import Spread
 from ..calibrate.certify.points import make_shared_points
 from ..calibrate.measure.session import Run
 from ..calibrate.measure.tables import Costs
+from ..calibrate.search.choice import stays_never
 from ..calibrate.search.contenders import Contender
 from ..calibrate.search.picks import Pick
 from ..units import show_us
@@ -50,7 +51,8 @@ def measure_shared(work: Work, groups: Sequence[Alike]) -> tuple[dict[str, Share
         if len(everywhere) < len(groups):
             notes.append(f"There is no {name}{FLEET_SUFFIX}: {best} does not take part on every board.")
         else:
-            run = Run(best.configuration.variant, best.placement, shares, best.static)
+            joined_at = thresholds if stays_never(work.request.targets[name]) else ()
+            run = Run(best.configuration.variant, best.placement, shares, best.static, joined_at)
             found[name] = Shared(run, thresholds, everywhere)
     names = sorted(found, key=lambda name: found[name].run.static is not None)  # chains are loaded first
     boards = [each for group in groups for each in group.boards if each.board.name not in work.lost]

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target, open_bundle, read_calibration
+from offramp.bundle.manifest import NEVER
 from offramp.calibrate import calibrate
 from offramp.errors import MeasurementError, MissingError, UsageError
 from offramp.fleet import board, boards, calibrate_fleet, recording
@@ -55,9 +56,9 @@ def bundle(tmp_path, monkeypatch):
     return copy_archive(tmp_path)
 
 
-def by_fleet(bundle, samples, cluster, **settings):
+def by_fleet(bundle, samples, cluster, target=TARGET, **settings):
     settings = {"variant": "fp32", "measure_s": BRIEF_S} | settings
-    return calibrate_fleet(bundle, samples, cluster.scheduler_address, TARGET, **settings)
+    return calibrate_fleet(bundle, samples, cluster.scheduler_address, target, **settings)
 
 
 def test_one_command_calibrates_three_boards_and_names_the_throttled_one(bundle, samples, cluster, monkeypatch):
@@ -170,13 +171,16 @@ def test_a_board_that_sends_no_answers_is_left_out_alone(bundle, samples, cluste
 
     monkeypatch.setattr(board, "send_answers", spoil)
     monkeypatch.setattr(recording, "MOST_SAMPLES", 60)
+    targets = {"alike": Target(max_disagreement=0.5), "right": TARGET}
     with simulated(BOARDS):
-        found = by_fleet(bundle, samples, cluster, confidence=1 - 1e-9)
+        found = by_fleet(bundle, samples, cluster, targets, confidence=1 - 1e-9)
     assert list(found.missing) == ["board3"] and "0 and" in found.missing["board3"]
     assert len(found.calibrations) == 2
     for calibration in found.calibrations.values():
-        point = calibration.points["default-fleet"]
-        assert point.certificate is None and point.verdict.startswith("It is the same on 2 boards of one kind: ")
+        alike, right = (calibration.points[f"{name}-fleet"] for name in targets)
+        assert alike.certificate and alike.thresholds[1] == NEVER and alike.joined  # as it is loaded
+        assert "2 boards of one kind, each of which keeps its promise: " in alike.verdict
+        assert right.certificate is None and "2 boards of one kind: " in right.verdict
 
 
 def test_what_boards_send_is_checked():
