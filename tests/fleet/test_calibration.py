@@ -134,7 +134,8 @@ def test_a_board_of_another_kind_goes_and_is_missing_until_the_same_call_goes_on
         return measure(self, board, kind, work, *rest)
 
     monkeypatch.setattr(boards.Boards, "ask", ask)
-    with simulated({**BOARDS, "board2": FakeBoard(fields={"soc": "another chip"})}):
+    others = {"board1": FakeBoard(fields={"affinity": "0"}), "board2": FakeBoard(fields={"soc": "another chip"})}
+    with simulated({**BOARDS, **others, "board3": FakeBoard(fields={"affinity": "1"})}):
         first = by_fleet(bundle, samples, cluster)
         again = by_fleet(bundle, samples, cluster)
     assert first.missing == {"board2": "It went away."} and len(first.calibrations) == 2
