@@ -197,7 +197,14 @@ def test_what_boards_send_is_checked():
     ):
         with pytest.raises(MeasurementError, match=words):
             read_answers(wrong, **whole)
-    for times in ((), (b"",), (b"1234",), (np.array([-1.0]).tobytes(),), (np.array([np.inf]).tobytes(),)):
+    for times in (
+        (),
+        (b"",),
+        (b"1234",),
+        (np.array([-1.0]).tobytes(),),
+        (np.array([np.inf]).tobytes(),),
+        (np.array([1e300]).tobytes(),),
+    ):
         with pytest.raises(MeasurementError, match="'b'"):
             read_costs(SentCosts(times, 0.0, 0.0), exits=1, board="b")
     for field in ("noise", "machine_noise"):
