@@ -42,7 +42,7 @@ class Spread(Record, frozen=True):
     """How long a point with the same thresholds takes on the boards of a fleet.
 
     Attributes:
-        boards, kinds: how many boards measured it, and of how many kinds they are, each of which proves its promise.
+        boards, kinds: how many boards measured it, and of how many kinds they are; a promise is proven on each.
         least_s, median_s, most_s: mean latencies: the fastest board's, the lower median, and the slowest board's.
         slowest: the name of the slowest board.
     """

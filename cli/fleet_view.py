@@ -82,5 +82,5 @@ def check_missing(found: "FleetCalibration") -> None:
     """
     if found.missing:
         raise MeasurementError(
-            f"{len(found.missing)} boards are missing: {', '.join(found.missing):.300}. The same command goes on with them."
+            f"{len(found.missing)} boards are missing: {', '.join(found.missing):.300}. The same command asks them again."
         )

@@ -164,8 +164,8 @@ def calibrate_fleet(
             measured = measure_all(work, found)
             fingerprints = choose_all(work, measured)
             shared, notes = measure_shared(work, fingerprints)
-    calibrations = _certify_all(work, fingerprints, shared)
-    if not lost:
+    calibrations, are_stored = _certify_all(work, fingerprints, shared)
+    if are_stored and not lost:  # else it is kept for who asks again
         work.kept.clear()
     files = {each.board.name: str(group.session.request.path) for group in fingerprints for each in group.boards}
     figures = compare_boards([each for each in measured if each.board.name not in lost])
@@ -211,11 +211,13 @@ def _keep(request: Request) -> Kept:
     )
 
 
-def _certify_all(work: Work, groups: Sequence[Alike], shared: Mapping[str, Shared]) -> dict[str, Calibration]:
-    """Test what was chosen on the reporting samples, and store a calibration for each fingerprint."""
+def _certify_all(
+    work: Work, groups: Sequence[Alike], shared: Mapping[str, Shared]
+) -> tuple[dict[str, Calibration], bool]:
+    """Test what was chosen on the reporting samples, and store a calibration for each fingerprint; True if all were stored."""
     question, forgotten = ask(work.request)
     ours = certify_shared(work, groups, shared, question)
-    calibrations = {}
+    calibrations, are_stored = {}, True
     for group, points in zip(groups, ours, strict=True):
         request = group.session.request
         found = make_points(
@@ -234,5 +236,6 @@ def _certify_all(work: Work, groups: Sequence[Alike], shared: Mapping[str, Share
             *forgotten,
         ]
         calibration = describe_chosen(group.session, group.chosen, found | points, notes=notes)
-        calibrations[str(request.path)], _ = store(calibration, request)
-    return calibrations
+        calibrations[str(request.path)], is_stored = store(calibration, request)
+        are_stored &= is_stored
+    return calibrations, are_stored

@@ -13,7 +13,7 @@ from ..bundle.target import LOSS_LIMITS
 from ..calibrate.measure.configurations import check_measured
 from ..calibrate.pipeline import Chosen, choose_measured
 from ..calibrate.requests import Request
-from ..devices.fingerprints import HARD, OPTIONAL, SOFT
+from ..devices.fingerprints import HARD, SOFT
 from ..errors import DataError, MeasurementError, TargetError
 from .boards import FleetBoard, LostError
 from .measuring import BoardSession, KindRecordings, MeasuredBoard, measure_here
@@ -53,8 +53,8 @@ def measure_all(work: Work, boards: Sequence[FleetBoard]) -> list[MeasuredBoard]
         kinds.setdefault(board.kind, []).append(board)
 
     def record_both(among: Sequence[FleetBoard]) -> KindRecordings:
-        outside = None if request.outside is None else record_kind(work, among, request.outside.x)
-        return KindRecordings(tuple(among), record_kind(work, among, request.samples.x), outside)
+        outside = None if request.outside is None else record_kind(work, among, request.outside)
+        return KindRecordings(tuple(among), record_kind(work, among, request.samples), outside)
 
     recorded = dict(zip(kinds, ask_all(work, list(kinds.values()), record_both, "recording kinds"), strict=True))
 
@@ -132,7 +132,7 @@ def limits_costs(request: Request) -> bool:
 def _request_for(request: Request, board: FleetBoard, confidence: float) -> Request:
     """Return the request of one fingerprint: its file is named after the chip, and after all fields that are compared."""
     fields = board.fingerprint
-    compared = [f"{field}={fields.get(field, '')}" for field in (*HARD, *SOFT) if field not in OPTIONAL]
+    compared = [f"{field}={fields.get(field, '')}" for field in (*HARD, *SOFT)]
     digest = hashlib.sha256("\n".join(compared).encode()).hexdigest()[:8]
     chip = re.sub("[^a-z0-9]+", "-", fields.get("soc", fields.get("architecture", "board")).lower()).strip("-")[:40]
     path = request.path.parent / f"{chip or 'board'}-{digest}.json"

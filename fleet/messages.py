@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from ..bundle.record import MOST_NAMED, Seconds, Text, Texts
+from ..bundle.record import MOST_NAMED, Text, Texts
 from ..calibrate.measure.tables import Costs
 from ..errors import MeasurementError
 from ..runtime import EveryExit
@@ -29,6 +29,13 @@ __all__ = [
     "send_answers",
     "send_costs",
 ]
+
+MOST = 1e12
+"""No figure is larger: hertz, seconds, degrees."""
+
+Figure = Annotated[float, Meta(ge=0, le=MOST)]
+Duration = Annotated[float, Meta(gt=0, le=MOST)]
+Temperature = Annotated[float, Meta(ge=-MOST, le=MOST)]
 
 Message = TypeVar("Message", bound=Struct)
 
@@ -74,8 +81,8 @@ class SentCosts(Struct, frozen=True):
     """Latencies by exit, and how far they may be off."""
 
     times_s: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=MOST_EXITS)]
-    noise: Annotated[float, Meta(ge=0)]
-    machine_noise: Annotated[float, Meta(ge=0)]
+    noise: Figure
+    machine_noise: Figure
     joined: bool = False
 
 
@@ -86,7 +93,7 @@ class MeasuredConfiguration(Struct, frozen=True):
     placement: Texts
     chain: SentCosts
     statics: tuple[SentCosts, ...]
-    reference_s: Seconds
+    reference_s: Duration
     drifts_with_reference: bool
 
 
@@ -109,10 +116,10 @@ class SentFigures(Struct, frozen=True, kw_only=True):
     runs: Annotated[tuple[SentCosts, ...], Meta(max_length=MOST_NAMED)] = ()
     reference_s: bytes = b""
     reference_parts_s: Annotated[tuple[bytes, ...], Meta(max_length=MOST_NAMED)]
-    clock_hz: tuple[float | None, float | None]
-    temperature_c: tuple[float | None, float | None]
+    clock_hz: tuple[Figure | None, Figure | None]
+    temperature_c: tuple[Temperature | None, Temperature | None]
     throttled: Texts
-    max_clock_hz: Annotated[float, Meta(ge=0)]
+    max_clock_hz: Figure
     notes: Texts = ()
     drawn: SentRecording | None = None
 
@@ -182,12 +189,12 @@ def read_seconds(content: bytes, board: str) -> np.ndarray:
     """Return times that were sent, float64.
 
     Raises:
-        MeasurementError: there are none or too many, or one is not above 0 and finite.
+        MeasurementError: there are none or too many, or one is not above 0 and at most `MOST`.
     """
     if not content or len(content) % 8 or len(content) > 8 * MOST_CALLS:
         raise MeasurementError(f"Board {board!r:.100} sent {len(content)} bytes of latencies, 8 for each.")
     seconds = np.frombuffer(content, "<f8").astype(np.float64)
-    if not (np.isfinite(seconds) & (seconds > 0)).all():
+    if not ((seconds > 0) & (seconds <= MOST)).all():  # false for NaN
         raise MeasurementError(f"Board {board!r:.100} sent a latency that is no time.")
     return seconds
 

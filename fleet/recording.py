@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Struct
 
 from ..bundle import Manifest
+from ..calibrate.labels import SampleSet
 from ..calibrate.measure.configurations import Answers
 from ..calibrate.requests import Request
 from ..errors import MeasurementError
@@ -93,13 +94,13 @@ def part_samples(x: Samples) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(edges)]
 
 
-def record_kind(work: Work, among: Sequence[FleetBoard], x: Samples) -> KindAnswers:
+def record_kind(work: Work, among: Sequence[FleetBoard], samples: SampleSet) -> KindAnswers:
     """Record what boards of one kind answer to samples.
 
     Args:
         work: the calibration.
         among: the boards of the kind.
-        x: the samples.
+        samples: the samples.
 
     Raises:
         LostError: all boards of the kind are lost.
@@ -109,7 +110,8 @@ def record_kind(work: Work, among: Sequence[FleetBoard], x: Samples) -> KindAnsw
     def read(message: SentRecording, rows: slice, board: str) -> KindAnswers:
         return read_recorded(message, rows.stop - rows.start, work.request.bundle.manifest, board)
 
-    return _join(_ask_in_parts(work, among, x, _PartQuestion(SentRecording, record_samples, (), read, {})))
+    key = {"of": samples.sha256}  # the given samples, or as many from outside
+    return _join(_ask_in_parts(work, among, samples.x, _PartQuestion(SentRecording, record_samples, (), read, key)))
 
 
 def record_alone(work: Work, among: Sequence[FleetBoard], x: Samples, place: tuple[str, str, int]) -> EveryExit:
@@ -204,7 +206,7 @@ def _ask_in_parts(work: Work, among: Sequence[FleetBoard], x: Samples, question:
                 board, number = running.pop(future)
                 try:
                     made[number] = future.result()
-                except LostError as error:
+                except MeasurementError as error:  # it has gone, or sent something else than answers
                     work.lost[board.name] = str(error)
                     alive = [other for other in alive if other is not board]
                     todo.appendleft(number)

@@ -6,10 +6,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..bundle import OperatingPoint
+from ..bundle.calibration import WHOLE_NETWORK_PROMISE
 from ..bundle.findings import Spread
 from ..calibrate.certify.points import make_shared_points
 from ..calibrate.measure.session import Run
 from ..calibrate.measure.tables import Costs
+from ..calibrate.search.choice import stays_never
 from ..calibrate.search.contenders import Contender
 from ..calibrate.search.picks import Pick
 from ..units import show_us
@@ -49,7 +51,8 @@ def measure_shared(work: Work, groups: Sequence[Alike]) -> tuple[dict[str, Share
         if len(everywhere) < len(groups):
             notes.append(f"There is no {name}{FLEET_SUFFIX}: {best} does not take part on every board.")
         else:
-            run = Run(best.configuration.variant, best.placement, shares, best.static)
+            joined_at = thresholds if stays_never(work.request.targets[name]) else ()
+            run = Run(best.configuration.variant, best.placement, shares, best.static, joined_at)
             found[name] = Shared(run, thresholds, everywhere)
     names = sorted(found, key=lambda name: found[name].run.static is not None)  # chains are loaded first
     boards = [each for group in groups for each in group.boards if each.board.name not in work.lost]
@@ -109,7 +112,8 @@ def certify_shared(
         )
         spread = _find_spread(made, shared, groups)
         for point, own in zip(made, points, strict=True):
-            own[name + FLEET_SUFFIX] = replace(point, spread=spread, verdict=_describe(spread))
+            is_promised = point.certificate is not None or point.promise == WHOLE_NETWORK_PROMISE
+            own[name + FLEET_SUFFIX] = replace(point, spread=spread, verdict=_describe(spread, is_promised))
     return points
 
 
@@ -136,11 +140,12 @@ def _find_spread(made: Sequence[OperatingPoint], shared: Shared, groups: Sequenc
     return Spread(len(latencies), kinds, least_s, median_s, most_s, slowest)
 
 
-def _describe(spread: Spread | None) -> str:
+def _describe(spread: Spread | None, is_promised: bool) -> str:
     if spread is None:
         return "It is the same on all boards; how long it takes there was not measured."
     kinds = f"of {spread.kinds} kinds" if spread.kinds > 1 else "of one kind"
+    promise = ", each of which keeps its promise" if is_promised else ""
     return (
-        f"It is the same on {spread.boards} boards {kinds}, each of which keeps its promise: {show_us(spread.least_s)} on the "
-        f"fastest board, {show_us(spread.median_s)} in the median, {show_us(spread.most_s)} on the slowest, {spread.slowest}."
+        f"It is the same on {spread.boards} boards {kinds}{promise}: {show_us(spread.least_s)} on the fastest board, "
+        f"{show_us(spread.median_s)} in the median, {show_us(spread.most_s)} on the slowest, {spread.slowest}."
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..cache import make_cache_folder
-from ..errors import MissingError, require
+from ..errors import MissingError, UsageError, require
 from .scheduler import SECONDS_TO_ANSWER, Tls, make_security
 
 __all__ = ["run_worker"]
@@ -39,17 +39,25 @@ def run_worker(
 
     Raises:
         MissingError: `distributed` is not installed, or nothing answers at the address.
-        UsageError: a file for TLS is not there.
+        UsageError: a file for TLS is not there, or the scheduler has a board of this name.
     """
     dask = require("dask", extra="fleet")
     require("distributed", extra="fleet")
     security = make_security(tls)
+    name = name or socket.gethostname()
     with dask.config.set(QUIET):
         try:
-            asyncio.run(_work(scheduler, name or socket.gethostname(), security, ready))
+            asyncio.run(_work(scheduler, name, security, ready))
         except (OSError, ValueError, TypeError, RuntimeError) as error:
+            reason = str(error.__cause__ or error)
+            if "name taken" in reason:
+                raise UsageError(
+                    f"The scheduler at {scheduler!r:.200} has a board named {name!r:.100}: give this one another name (--name). "
+                    "The name of a board that has lost its power is free after some minutes.",
+                    device=scheduler,
+                ) from error
             raise MissingError(
-                f"No scheduler answers at {scheduler!r:.200}: {error!s:.200}. Start one with: dask scheduler",
+                f"No scheduler answers at {scheduler!r:.200}: {reason:.200}. Start one with: dask scheduler",
                 device=scheduler,
             ) from error
 

@@ -20,7 +20,16 @@ from .page import write_page
 from .ranking import find_reference, rank
 from .settings import Settings, read_settings
 from .table import TrialRow, name_trial, write_rows
-from .trials import CHECKPOINT_FILE, SETTINGS_FILE, TRIAL_BUNDLE, StoredSweep, read_stored, run_trial, trial_folder
+from .trials import (
+    CHECKPOINT_FILE,
+    SETTINGS_FILE,
+    TRIAL_BUNDLE,
+    StoredSweep,
+    read_stored,
+    rows_file,
+    run_trial,
+    trial_folder,
+)
 
 __all__ = ["Sweep", "sweep"]
 
@@ -119,6 +128,10 @@ def sweep(
             _drop(folder, here)
             trials = sorted({row.trial for row in here if row.standing is not None and row.standing.stays})
             if not trials:
+                for (
+                    row
+                ) in here:  # perhaps of what all share, such as a file that is not there: the next call tries again
+                    rows_file(trial_folder(folder, row.trial), number).unlink(missing_ok=True)
                 raise UsageError(
                     f"All trials of rung {number + 1} failed. {name_trial(here[0].trial)}: {here[0].failed}"
                 )

@@ -25,7 +25,11 @@ MOST_DEPTH, MOST_TRIALS, MOST_VALUES = 6, 10_000, 1000
 RANKING_LIMITS = ("min_accuracy", "max_loss", "max_drop")
 """What a sweep's target may limit: trials are ranked by multiply-accumulates, which say nothing of seconds and joules."""
 
-Positive = Annotated[int, Meta(ge=1)]
+MOST_RUNGS, MOST_NUMBER = 20, 1_000_000_000
+"""Most rungs of a sweep, and the largest number in its file."""
+
+Positive = Annotated[int, Meta(ge=1, le=MOST_NUMBER)]
+Number = Annotated[float, Meta(ge=0, le=MOST_NUMBER)]  # which infinity is not
 Values = Meta(min_length=1, max_length=MOST_VALUES)
 
 
@@ -33,15 +37,15 @@ class Attaching(Struct, frozen=True, kw_only=True):
     """Where exits are added to a plain network: the arguments of `attach`."""
 
     at: str | tuple[str, ...] = "auto"
-    fractions: tuple[float, ...] = (0.15, 0.35, 0.6)
+    fractions: tuple[Number, ...] = (0.15, 0.35, 0.6)
     frozen: bool = True
 
 
 class Pruning(Struct, frozen=True, kw_only=True):
     """How a network is made smaller before it trains: the arguments of `prune`."""
 
-    macs: float | None = None
-    parameters: float | None = None
+    macs: Number | None = None
+    parameters: Number | None = None
     spread: str = "uniform"
     round_to: Positive = 8
     keep: tuple[str, ...] = ()
@@ -62,11 +66,11 @@ class Space(Struct, frozen=True, kw_only=True):
     attach: Annotated[tuple[Attaching | None, ...], Values] = (None,)
     prune: Annotated[tuple[Pruning | None, ...], Values] = (None,)
     recipe: Annotated[tuple[str, ...], Values] = ("joint",)
-    weights: Annotated[tuple[tuple[float, ...] | None, ...], Values] = (None,)
+    weights: Annotated[tuple[tuple[Number, ...] | None, ...], Values] = (None,)
     teacher: Annotated[tuple[str | None, ...], Values] = (None,)
-    lr: Annotated[tuple[float, ...], Values] = (0.1,)
-    weight_decay: Annotated[tuple[float, ...], Values] = (5e-4,)
-    label_smoothing: Annotated[tuple[float, ...], Values] = (0.0,)
+    lr: Annotated[tuple[Number, ...], Values] = (0.1,)
+    weight_decay: Annotated[tuple[Number, ...], Values] = (5e-4,)
+    label_smoothing: Annotated[tuple[Number, ...], Values] = (0.0,)
     rule: Annotated[tuple[str, ...], Values] = ("max_softmax",)
     quantize: tuple[Literal["int8", "fp16"], ...] = ()
 
@@ -119,8 +123,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     target: dict[str, Any] = msgspec.field(default_factory=lambda: {"max_drop": 0.01})
     epochs: Positive = 10
     batch: Positive = 64
-    rungs: Positive = 1
-    eta: Annotated[int, Meta(ge=2)] = 3
+    rungs: Annotated[int, Meta(ge=1, le=MOST_RUNGS)] = 1
+    eta: Annotated[int, Meta(ge=2, le=MOST_NUMBER)] = 3
     trials: Positive | None = None
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     train_on: str = "cpu"

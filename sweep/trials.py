@@ -39,6 +39,7 @@ __all__ = [
     "TRIAL_BUNDLE",
     "StoredSweep",
     "read_stored",
+    "rows_file",
     "run_trial",
     "trial_folder",
 ]
@@ -89,6 +90,11 @@ def trial_folder(folder: Path, number: int) -> Path:
     return folder / "trials" / name_trial(number)
 
 
+def rows_file(own: Path, rung: int) -> Path:
+    """Return the file that holds a trial's rows of a rung, once it has been there."""
+    return own / f"rung{rung}.jsonl"
+
+
 def run_trial(folder: str, number: int, rung: int) -> list[TrialRow]:
     """Bring a trial to a rung, and return a row for each of its forms; what an earlier run has done is not done again.
 
@@ -106,7 +112,7 @@ def run_trial(folder: str, number: int, rung: int) -> list[TrialRow]:
     with os_errors_explained(own, "write"):
         own.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time, _locked(own):
-        path = own / f"rung{rung}.jsonl"
+        path = rows_file(own, rung)
         if path.exists():
             return read_rows(path)
         row = TrialRow(

@@ -21,7 +21,7 @@ from .exclusions import find_exclusions
 from .failures import explain_failure
 from .picks import Pick, best_thresholds, make_picks, pick_static, rivals
 
-__all__ = ["Choice", "choose", "measure_again"]
+__all__ = ["Choice", "choose", "measure_again", "stays_never"]
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _list_runs(choice: Choice, request: Request) -> dict[Hashable, Run]:
     """Return the run of each pick's chain, by the pick, and of each static network that is or may be best, by its contender."""
     chain, runs = choice.chain.configuration, dict[Hashable, Run]()
     for name, pick in choice.picks.items():
-        thresholds = pick.thresholds if pick.thresholds and _stays_never(request.targets[name]) else ()
+        thresholds = pick.thresholds if pick.thresholds and stays_never(request.targets[name]) else ()
         runs[pick] = Run(chain.variant, chain.placement, tuple(pick.exit_shares().tolist()), thresholds=thresholds)
     for name, pick in choice.picks.items():
         for static in _best_statics(pick, request.targets[name]):
@@ -139,7 +139,7 @@ def _choose_again(name: str, pick: Pick, target: Target, costs: Measured, proof:
     return replace(pick, other_statics=(*pick.other_statics, *others))
 
 
-def _stays_never(target: Target) -> bool:
+def stays_never(target: Target) -> bool:
     """Return True if the candidates for a target never take an exit that its best thresholds never take; see `lay_candidates`."""
     return target.goal != "accuracy" and all(name in LOSS_LIMITS for name in target.limits)
 

@@ -87,7 +87,7 @@ def run(mode: str, bundle: Bundle, request: Request, task: BoardTask) -> tuple[d
         work = Work(boards, task, boards.send(_pack(bundle)), boards.send(()), request, Nothing({}), {}, tell)
         before = client.run(look)
         start = time.perf_counter()
-        recording = record_kind(work, found, request.samples.x)
+        recording = record_kind(work, found, request.samples)
         seconds = time.perf_counter() - start
         after = client.run(look)
     busy = [after[name][0] - before[name][0] for name in after if name in before]

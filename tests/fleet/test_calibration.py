@@ -7,10 +7,11 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target, open_bundle, read_calibration
+from offramp.bundle.manifest import NEVER
 from offramp.calibrate import calibrate
 from offramp.errors import MeasurementError, MissingError, UsageError
 from offramp.fleet import board, boards, calibrate_fleet, recording
-from offramp.fleet.messages import SentAnswers, SentCosts, decode, read_answers, read_costs
+from offramp.fleet.messages import SentAnswers, SentCosts, decode, encode, read_answers, read_costs
 from offramp.runtime import load_uncalibrated
 from offramp.tests.fakes.fleet import BOARDS, FakeBoard, simulated
 from offramp.tests.helpers.bundles import copy_archive
@@ -23,9 +24,19 @@ TARGET, SAMPLES, BRIEF_S = Target(max_drop=0.3), 220, 0.01
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     """Samples of which all exits are right alike, so that leaving early loses nothing."""
-    rng = np.random.default_rng(1)
+    return draw(tmp_path_factory.mktemp("labels"), seed=1)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """As many samples from outside."""
+    return draw(tmp_path_factory.mktemp("outside"), seed=2)
+
+
+def draw(folder, *, seed):
+    rng = np.random.default_rng(seed)
     x = rng.standard_normal((SAMPLES, 16)).astype(np.float32)
-    label = load_uncalibrated(copy_archive(tmp_path_factory.mktemp("labels"))).every_exit(x, size=10).label
+    label = load_uncalibrated(copy_archive(folder)).every_exit(x, size=10).label
     return x, label[np.arange(SAMPLES), rng.integers(0, label.shape[1], SAMPLES)]
 
 
@@ -45,9 +56,9 @@ def bundle(tmp_path, monkeypatch):
     return copy_archive(tmp_path)
 
 
-def by_fleet(bundle, samples, cluster, **settings):
+def by_fleet(bundle, samples, cluster, target=TARGET, **settings):
     settings = {"variant": "fp32", "measure_s": BRIEF_S} | settings
-    return calibrate_fleet(bundle, samples, cluster.scheduler_address, TARGET, **settings)
+    return calibrate_fleet(bundle, samples, cluster.scheduler_address, target, **settings)
 
 
 def test_one_command_calibrates_three_boards_and_names_the_throttled_one(bundle, samples, cluster, monkeypatch):
@@ -76,7 +87,7 @@ def test_one_command_calibrates_three_boards_and_names_the_throttled_one(bundle,
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing_in_what_one_board_finds_alone(
-    bundle, samples, cluster, monkeypatch, tmp_path
+    bundle, samples, others, cluster, monkeypatch, tmp_path
 ):
     alone = open_bundle(shutil.copytree(bundle.path, tmp_path / "alone.offramp"))
     monkeypatch.setattr(recording, "MOST_SAMPLES", 60)  # so that there are four parts
@@ -88,8 +99,8 @@ def test_a_worker_killed_in_the_middle_changes_nothing_in_what_one_board_finds_a
             cluster.sync(cluster.workers["board2"].close)
 
     with simulated({}):
-        here = calibrate(alone, samples, TARGET, variant="fp32", measure_s=BRIEF_S, confidence=0.95)
-        found = by_fleet(bundle, samples, cluster, confidence=0.9, progress=kill)
+        here = calibrate(alone, samples, TARGET, variant="fp32", measure_s=BRIEF_S, confidence=0.95, outside=others)
+        found = by_fleet(bundle, samples, cluster, confidence=0.9, progress=kill, outside=others)
     assert 0 < killed[0] < SAMPLES and found.missing == {"board2": "It went away."}
     (there,) = found.calibrations.values()
     assert here.confidence == pytest.approx(there.confidence) == 0.95
@@ -123,7 +134,8 @@ def test_a_board_of_another_kind_goes_and_is_missing_until_the_same_call_goes_on
         return measure(self, board, kind, work, *rest)
 
     monkeypatch.setattr(boards.Boards, "ask", ask)
-    with simulated({**BOARDS, "board2": FakeBoard(fields={"soc": "another chip"})}):
+    others = {"board1": FakeBoard(fields={"affinity": "0"}), "board2": FakeBoard(fields={"soc": "another chip"})}
+    with simulated({**BOARDS, **others, "board3": FakeBoard(fields={"affinity": "1"})}):
         first = by_fleet(bundle, samples, cluster)
         again = by_fleet(bundle, samples, cluster)
     assert first.missing == {"board2": "It went away."} and len(first.calibrations) == 2
@@ -151,6 +163,27 @@ def test_a_board_that_answers_otherwise_than_its_kind_is_left_out(bundle, sample
     assert len(found.calibrations) == 2
 
 
+def test_a_board_that_sends_no_answers_is_left_out_alone(bundle, samples, cluster, monkeypatch):
+    send = board.send_answers
+
+    def spoil(answers):
+        sent = send(answers)
+        return replace(sent, label=b"") if str(distributed.get_worker().name) == "board3" else sent
+
+    monkeypatch.setattr(board, "send_answers", spoil)
+    monkeypatch.setattr(recording, "MOST_SAMPLES", 60)
+    targets = {"alike": Target(max_disagreement=0.5), "right": TARGET}
+    with simulated(BOARDS):
+        found = by_fleet(bundle, samples, cluster, targets, confidence=1 - 1e-9)
+    assert list(found.missing) == ["board3"] and "0 and" in found.missing["board3"]
+    assert len(found.calibrations) == 2
+    for calibration in found.calibrations.values():
+        alike, right = (calibration.points[f"{name}-fleet"] for name in targets)
+        assert alike.certificate and alike.thresholds[1] == NEVER and alike.joined  # as it is loaded
+        assert "2 boards of one kind, each of which keeps its promise: " in alike.verdict
+        assert right.certificate is None and "2 boards of one kind: " in right.verdict
+
+
 def test_what_boards_send_is_checked():
     whole = {"samples": 2, "exits": 1, "classes": 5, "board": "b"}
     good = SentAnswers(1, np.array([0, 4], "<i4").tobytes(), np.array([0, 1], "<f4").tobytes())
@@ -164,9 +197,20 @@ def test_what_boards_send_is_checked():
     ):
         with pytest.raises(MeasurementError, match=words):
             read_answers(wrong, **whole)
-    for times in ((), (b"",), (b"1234",), (np.array([-1.0]).tobytes(),), (np.array([np.inf]).tobytes(),)):
+    for times in (
+        (),
+        (b"",),
+        (b"1234",),
+        (np.array([-1.0]).tobytes(),),
+        (np.array([np.inf]).tobytes(),),
+        (np.array([1e300]).tobytes(),),
+    ):
         with pytest.raises(MeasurementError, match="'b'"):
             read_costs(SentCosts(times, 0.0, 0.0), exits=1, board="b")
+    for field in ("noise", "machine_noise"):
+        costs = replace(SentCosts((b"",), 0.0, 0.0), **{field: np.inf})
+        with pytest.raises(MeasurementError, match="no SentCosts"):
+            decode(encode(costs), SentCosts, "b")
     with pytest.raises(MeasurementError, match="no SentAnswers"):
         decode(b"\x00", SentAnswers, "b")
 

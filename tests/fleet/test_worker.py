@@ -48,6 +48,8 @@ def test_a_board_calibrates_by_the_command_line_and_ends_at_sigterm(tmp_path, ca
     with start_scheduler() as cluster:
         process, said = start_worker(cluster.scheduler_address, "--name", "pi5")
         assert said["name"] == "pi5" and said["address"].startswith("tcp://127.0.0.1:")
+        with pytest.raises(UsageError, match="has a board named 'pi5': give this one another name"):
+            run_worker(cluster.scheduler_address, name="pi5")
         line = f"calibrate {bundle.path} {tmp_path}/test.npz --variant fp32 --measure-s 0.01 --fleet {cluster.scheduler_address}"
         code = exit_code_of([*line.split(), "--max-disagreement", "0.5", "--json"])
         out, err = capfd.readouterr()

@@ -162,6 +162,16 @@ def test_a_trial_that_fails_ends_alone(own_code, capsys):
     ]
 
 
+def test_what_failed_for_want_of_a_file_is_tried_again(own_code):
+    folder = own_code("mended", "space: {lr: [0.1]}")
+    text = (folder / "sweep.yaml").read_text().replace("judge: net.py", "judge: judge.py")
+    (folder / "sweep.yaml").write_text(text.replace("rungs: 2", "rungs: 1"))
+    with pytest.raises(UsageError, match="All trials of rung 1 failed. trial000: There is no file"):
+        sweep(folder / "sweep.yaml")
+    (folder / "judge.py").write_text(NET)
+    assert not any(row.failed for row in sweep(folder / "sweep.yaml").rows)
+
+
 def test_a_folder_of_another_sweep_is_left_as_it_is(finished, own_code):
     folder, _ = finished
     other = folder / "other.yaml"
