@@ -103,7 +103,7 @@ def test_a_bundle_that_no_step_makes_stays_where_it_is(folder, capsys):
 
 
 def test_what_changes_while_a_step_runs_is_seen_the_next_time(folder, capsys):
-    code = "import pathlib, numpy\ndef data():\n    pathlib.Path('beside.py').touch()\n    return numpy.load('x.npz')['x'], None\n"
+    code = "import pathlib, numpy\ndef data():\n    pathlib.Path('beside.py').touch()\n    return numpy.load('x.npz')['x']\n"
     Path("samples.py").write_text(code)
     Path("offramp.yaml").write_text(PROJECT.replace("x.npz", "samples.py:data"))
     assert go(capsys) == (0, ["done"] * 3)
