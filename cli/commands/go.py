@@ -26,6 +26,8 @@ def go(project: str, again: bool, as_json: bool) -> None:
     """Run the steps of PROJECT, by default offramp.yaml, that are not done yet: `offramp init` writes such a file.
 
     What steps print goes to stderr, a summary to stdout. The exit code is that of the step that failed.
+
+    Example: offramp go product.yaml --json
     """
     from ..app import app
     from ..project import Done, find_first, read_done, read_project, set_aside, write_done

@@ -104,6 +104,9 @@ def init(
     """Write a file with the steps from a network to a calibrated bundle, which `offramp go` runs.
 
     What no option says is asked for, in a terminal.
+
+    Example: offramp init --network net.py:plain --plain --train-data pictures/train --data pictures/val
+    --shape 32x32x3 --mean 0.5 --std 0.25
     """
     if Path(output).exists():
         raise UsageError(f"{output} is there already. Name another file: -o, or remove it.", path=output)

@@ -59,6 +59,8 @@ def train(
     """Train the exits of NETWORK on DATA, labelled samples or file.py:function that returns a DataLoader.
 
     Progress is stored beside OUTPUT after each epoch: the same command goes on from there.
+
+    Example: offramp train net.py:plain samples.npz --weights exits.pt --epochs 20 -o trained.pt
     """
     from ...calibrate.user_code import read_callable
     from ...errors import require
