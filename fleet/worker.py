@@ -48,8 +48,9 @@ def run_worker(
         try:
             asyncio.run(_work(scheduler, name or socket.gethostname(), security, ready))
         except (OSError, ValueError, TypeError, RuntimeError) as error:
+            reason = f"{error.__cause__ or error!s:.200}".rstrip(".")
             raise MissingError(
-                f"No scheduler answers at {scheduler!r:.200}: {error!s:.200}. Start one with: dask scheduler",
+                f"No scheduler answers at {scheduler!r:.200}: {reason}. Start one with: dask scheduler",
                 device=scheduler,
             ) from error
 
