@@ -138,5 +138,5 @@ class Prepared:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        for x, y in self._batches:
-            yield self._images.as_trained(x), y
+        for batch in self._batches:  # of any form: training refuses what is no (inputs, labels)
+            yield (self._images.as_trained(batch[0]), *batch[1:]) if isinstance(batch, (tuple, list)) else batch

@@ -1,6 +1,7 @@
 """A project: the steps from a network to a calibrated bundle in one file, and which of them are done already."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,13 +21,19 @@ __all__ = ["DoneSteps", "Project", "ProjectStep", "find_first", "read_done", "re
 MOST_BYTES, MOST_STEPS, MOST_DEPTH = 1 << 16, 100, 5
 """How long the file of done steps may be, how many steps there may be, and how deep lies what an option may be a list of."""
 
-MAKE_VARIANTS = ("cascade", "export", "prune", "quantize", "keep", "gate")
+MAKE_BUNDLE = ("cascade", "export", "prune")
+"""The commands that make a bundle."""
+
+MAKE_VARIANTS = (*MAKE_BUNDLE, "quantize", "keep", "gate")
 """The commands that make a bundle or add to it: where one of them changes, all of them run again, into a new bundle."""
 
-MEASURE = ("calibrate", "bench", "energy", "reuse")
-"""The commands whose results hold on one machine."""
+MEASURE = ("calibrate", "bench", "energy", "reuse", "verify", "build")
+"""The commands whose results hold on one machine, with the engines that it has."""
 
-OTHERS = ("attach", "train", "verify", "report", "fuse", "pack", "sign", "build", "inspect")
+OTHERS = ("attach", "train", "report", "fuse", "pack", "sign", "inspect")
+
+NO_INPUTS = ("output", "bundle", "ask", "checkpoint")
+"""Options that name what a step writes."""
 
 
 class ProjectStep(Struct, frozen=True):
@@ -44,14 +51,21 @@ class ProjectStep(Struct, frozen=True):
     inputs: tuple[str, ...]
     output: str | None
 
+    @property
+    def makes_bundle(self) -> bool:
+        """True if the step makes the bundle, rather than adds to one that is there."""
+        return self.command in MAKE_BUNDLE and self.output is None and "--beside" not in self.arguments
+
     def digest(self) -> str:
-        """The sha256 of everything that decides what the step does, but for the bundle."""
-        facts: list[Any] = [__version__, self.command, self.arguments, [_digest_input(path) for path in self.inputs]]
+        """The command, and the sha256 of everything that decides what the step does, but for the bundle."""
+        facts: list[Any] = [__version__, self.arguments, [_digest_input(path) for path in self.inputs]]
         if self.command in MEASURE:
             from ..devices import fingerprint
+            from ..runtime.engines import engines
 
-            facts.append({field: text for field, text in fingerprint().items() if field in ("soc", "module", "cores")})
-        return sha256(json.dumps(facts).encode())
+            fields = fingerprint(packages=sorted({engine.PACKAGE for engine in engines().values()}))
+            facts.append({field: fields.get(field) for field in ("soc", "module", "cores", "engine")})
+        return f"{self.command} {sha256(json.dumps(facts).encode())}"
 
 
 class Project(Struct, frozen=True):
@@ -83,7 +97,7 @@ class DoneSteps(Struct, frozen=True):
 
     Attributes:
         bundle: the digest of the bundle's manifest after the last of them.
-        steps: their digests.
+        steps: their digests, as `ProjectStep.digest` gives them.
     """
 
     bundle: str | None = None
@@ -144,7 +158,7 @@ def _read_step(step: Any, bundle: str, commands: Mapping[str, click.Command], pa
     for key, parameter in parameters.items():
         if key in given:
             arguments += _write_option(parameter, given[key], f"{path}: {key} of {name}", path)
-    inputs = tuple(text for key, value in given.items() if key not in ("output", "bundle") for text in _texts(value))
+    inputs = tuple(text for key, value in given.items() if key not in NO_INPUTS for text in _texts(value))
     output = given.get("output")
     return ProjectStep(name, tuple(arguments), inputs, None if output in (None, bundle) else str(output))
 
@@ -161,7 +175,7 @@ def _texts(value: Any) -> list[str]:
 
 def _write_option(parameter: click.Parameter, value: Any, what: str, path: Path) -> list[str]:
     """Return a parameter as on the command line. A list is the values of one that may be repeated, or a text with commas."""
-    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict | list) for each in value)):
+    if any(each is None or isinstance(each, dict | list) for each in (value if isinstance(value, list) else [value])):
         raise DataError(f"{what} is a text, a number, true or false, or a list of these, not {value!r:.60}.", path=path)
     if isinstance(parameter, click.Argument):
         return _texts(value)
@@ -186,7 +200,7 @@ def _input_path(text: str) -> Path | None:
 def _digest_input(text: str) -> list[Any]:
     """Return what changes when a file or folder does: a file's hash; names, sizes and times of a folder's files.
 
-    With a Python file count those beside it, which it may import.
+    With a Python file count those beside and below it, which it may import; with an ONNX file its weights, `net.onnx.data`.
     """
     path = _input_path(text)
     if path is None:
@@ -194,8 +208,20 @@ def _digest_input(text: str) -> list[Any]:
     with os_errors_explained(path, "read"):
         if path.is_dir():
             return [text, sorted(_list_files(path))]
-        files = sorted(path.parent.glob("*.py")) if path.suffix == ".py" else [path]
+        files = [path]
+        if path.suffix == ".py":
+            files = list(_list_python(path.parent))
+        elif path.suffix == ".onnx":
+            files = sorted(each for each in path.parent.iterdir() if each.name.startswith(path.name))
         return [text, [(str(file), hash_file(file)) for file in files if file.is_file()]]
+
+
+def _list_python(folder: Path) -> Iterator[Path]:
+    """Yield the Python files in a folder, and in each folder below that has some."""
+    for where, folders, names in os.walk(folder):
+        python = sorted(name for name in names if name.endswith(".py"))
+        folders[:] = sorted(name for name in folders if python and not name.startswith("."))
+        yield from (Path(where, name) for name in python)
 
 
 def _list_files(folder: Path) -> Iterator[tuple[str, int, int]]:
@@ -210,7 +236,7 @@ def read_done(project: Project) -> DoneSteps:
     try:
         document = json.loads(read_file(project.state, most=MOST_BYTES))
         return DoneSteps(document["bundle"], tuple(map(str, document["steps"])))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return DoneSteps()
 
 
@@ -235,17 +261,16 @@ def find_first(project: Project, digests: list[str], done: DoneSteps) -> int:
         ),
         len(project.steps),
     )
-    makers = [k for k, step in enumerate(project.steps) if step.command in MAKE_VARIANTS]
-    if not makers or makers[0] >= len(done.steps):
-        return first
+    start = next((k for k, step in enumerate(project.steps) if step.makes_bundle), 0)
     is_foreign = project.digest_bundle() != done.bundle
-    is_changed = first < len(done.steps) and makers[0] < first <= makers[-1]
-    return min(first, makers[0]) if is_foreign or is_changed else first
+    has_others = any(digest.partition(" ")[0] in MAKE_VARIANTS for digest in done.steps[first:])
+    return min(first, start) if is_foreign or has_others else first
 
 
 def set_aside(project: Project) -> Path | None:
     """Move a bundle that is made anew out of the way, in place of the one before it; return where it lies, if there was one."""
-    path, before = Path(project.bundle), Path(f"{project.bundle}.before")
+    path = Path(project.bundle)
+    before = Path(f"{path}.before")
     if not Path(path, MANIFEST).is_file():
         return None
     with os_errors_explained(path, "write"):

@@ -56,8 +56,9 @@ def run_worker(
                     "The name of a board that has lost its power is free after some minutes.",
                     device=scheduler,
                 ) from error
+            reason = f"{error.__cause__ or error!s:.200}".rstrip(".")
             raise MissingError(
-                f"No scheduler answers at {scheduler!r:.200}: {reason:.200}. Start one with: dask scheduler",
+                f"No scheduler answers at {scheduler!r:.200}: {reason:.200}. Start one with: dask scheduler",                f"No scheduler answers at {scheduler!r:.200}: {reason}. Start one with: dask scheduler",
                 device=scheduler,
             ) from error
 

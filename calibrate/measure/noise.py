@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...bundle.manifest import NEVER
+
 __all__ = ["PARTS", "comparison_noise", "describe_drift", "machine_noise", "part_medians", "pool_falling"]
 
 PARTS = 8
@@ -53,7 +55,7 @@ def part_medians(times_s: np.ndarray) -> np.ndarray:
     return np.array([np.median(part) for part in np.array_split(times_s, _count_parts(times_s))])
 
 
-def pool_falling(times_s: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+def pool_falling(times_s: Sequence[np.ndarray], thresholds: Sequence[float] = ()) -> tuple[np.ndarray, ...]:
     """Return the latencies of a chain's exits with means that never fall from one exit to the next.
 
     Who leaves at an exit has run all that those before it run, so a mean that is smaller than an earlier exit's is noise. Such
@@ -62,10 +64,14 @@ def pool_falling(times_s: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
 
     Args:
         times_s: latencies by exit, one float64 array per exit.
+        thresholds: of a chain whose stages run as one where an exit is never taken. To leave there they run one by one, which may
+            take longer than to go on: such exits stay as they are.
     """
     pools: list[list[int]] = []  # exits that share their mean
     means: list[float] = []
     for k in range(len(times_s)):
+        if k < len(thresholds) and thresholds[k] >= NEVER:
+            continue
         pools.append([k])
         means.append(float(times_s[k].mean()))
         while len(means) > 1 and means[-2] > means[-1]:

@@ -228,8 +228,15 @@ class Session:
             self._known[graph] = answers
         return answers
 
-    def measure_turns(self, turns: Mapping[Key, Turn], *, seconds: float) -> tuple[dict[Key, Costs], np.ndarray]:
+    def measure_turns(
+        self, turns: Mapping[Key, Turn], *, seconds: float, joined: Mapping[Key, Sequence[float]] | None = None
+    ) -> tuple[dict[Key, Costs], np.ndarray]:
         """Measure some turns interleaved with the reference, on up to `TIMED_SAMPLES` samples drawn at random.
+
+        Args:
+            turns: what is measured.
+            seconds: for how long.
+            joined: the thresholds of those whose stages run as one where an exit is never taken.
 
         Returns:
             For each turn the costs of each of its exits, without power, and the reference's latencies at the same time.
@@ -245,18 +252,20 @@ class Session:
         self.reference_parts_s.append(part_medians(reference_s))
         costs = {}
         for key in turns:
-            times_s = pool_falling([latencies(exit_results) for exit_results in results[key]])
+            thresholds = (joined or {}).get(key, ())
+            times_s = pool_falling([latencies(exit_results) for exit_results in results[key]], thresholds)
             costs[key] = Costs(
                 times_s,
                 noise=comparison_noise(times_s, reference_s),
                 machine_noise=machine_noise(times_s, self.reference_parts_s),
+                joined=len(thresholds) > 0,
             )
         return costs, reference_s
 
     def measure_runs(self, runs: Mapping[Key, Run], *, seconds: float) -> tuple[dict[Key, Costs], np.ndarray]:
         """Measure a chain in some shares, and static networks, as `measure_turns` does. The chains, which
         are all of one variant in one placement, stand first."""
-        request, turns, joined = self.request, dict[Key, Turn](), list[Key]()
+        request, turns, joined = self.request, dict[Key, Turn](), dict[Key, Sequence[float]]()
         chains = [run for run in runs.values() if run.static is None]
         never = [run.thresholds for run in chains if max(run.thresholds, default=0.0) >= NEVER]
         as_loaded: Net | None = None
@@ -273,12 +282,11 @@ class Session:
                 chain.thresholds = run.thresholds
                 if chain.joins_stages:
                     net = chain
-                    joined.append(key)
+                    joined[key] = run.thresholds
             turns[key] = force_exits(net, run.shares, rng=request.rng, pace=request.pace)
         if as_loaded is not None and not joined:
             as_loaded.close()  # as with weights that are too large to be there once more
-        costs, reference_s = self.measure_turns(turns, seconds=seconds)
-        return costs | {key: replace(costs[key], joined=True) for key in joined}, reference_s
+        return self.measure_turns(turns, seconds=seconds, joined=joined)
 
     def try_pauses(self) -> list[str]:
         """Try what pauses between calls would change, for a sixth of the time of one configuration, if no pace was given."""

@@ -46,6 +46,8 @@ def attach(
     """Put exits on NETWORK, a torch network that has none, where little work is done before them.
 
     `offramp train NETWORK DATA --weights OUTPUT` trains them.
+
+    Example: offramp attach net.py:plain --shape 3x32x32 --fractions 0.2,0.5 -o exits.pt
     """
     from ...errors import require
     from ...export import attach as attach_exits

@@ -26,9 +26,11 @@ def go(project: str, again: bool, as_json: bool) -> None:
     """Run the steps of PROJECT, by default offramp.yaml, that are not done yet: `offramp init` writes such a file.
 
     What steps print goes to stderr, a summary to stdout. The exit code is that of the step that failed.
+
+    Example: offramp go product.yaml --json
     """
     from ..app import app
-    from ..project import MAKE_VARIANTS, DoneSteps, find_first, read_done, read_project, set_aside, write_done
+    from ..project import MAKE_VARIANTS, DoneSteps,     from ..project import Done, find_first, read_done, read_project, set_aside, write_done
 
     path = Path(project)
     plan = read_project(path, app.commands)
@@ -40,18 +42,16 @@ def go(project: str, again: bool, as_json: bool) -> None:
         if code:
             rows.append({"step": step.command, "state": WAITS})
             continue
-        is_first_maker = step.command in MAKE_VARIANTS and not {each.command for each in plan.steps[:k]} & {
-            *MAKE_VARIANTS
-        }
-        if is_first_maker and (before := set_aside(plan)) is not None:
+        is_first = step.makes_bundle and not any(each.makes_bundle for each in plan.steps[:k])
+        if is_first and (before := set_aside(plan)) is not None:
             note(f"Note: {plan.bundle} is made anew; as it was it lies in {before}.")
         note(f"Step {k + 1} of {len(plan.steps)}: offramp {' '.join((step.command, *step.arguments))}")
         started = monotonic()
+        digests[k] = step.digest()  # once more: it may read what an earlier step has just written
         code, result = _run(step, as_json=as_json)
         seconds = round(monotonic() - started, 1)
         rows.append({"step": step.command, "state": FAILED if code else DONE, "seconds": seconds, "result": result})
         if not code:
-            digests[k] = step.digest()  # once more: it may read what an earlier step has just written
             write_done(plan, digests[: k + 1])
     summary = {"bundle": plan.bundle, "steps": rows, "exit_code": code}
     print_result(summary, as_json, lambda: _describe(plan, rows, code))
@@ -84,7 +84,7 @@ def _describe(project: "Project", rows: list[dict[str, Any]], code: int) -> str:
         if step.output is not None and row["state"] in (DONE, LEFT):
             parts.append(f"{step.command} wrote {step.output}")
     if code:
-        parts.append(f"The next offramp go {project.path.name} goes on with the step that failed.")
+        parts.append(f"The next offramp go {project.path} goes on with the step that failed.")
     elif project.digest_bundle() is not None:
         parts.append(
             f"Next: offramp run {project.bundle} SAMPLES, or offramp.runtime.load({project.bundle!r}) in the product."

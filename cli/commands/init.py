@@ -1,5 +1,7 @@
 """The command `offramp init`: its options, its questions, and the file that it writes."""
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,9 @@ def init(
     """Write a file with the steps from a network to a calibrated bundle, which `offramp go` runs.
 
     What no option says is asked for, in a terminal.
+
+    Example: offramp init --network net.py:plain --plain --train-data pictures/train --data pictures/val
+    --shape 32x32x3 --mean 0.5 --std 0.25
     """
     if Path(output).exists():
         raise UsageError(f"{output} is there already. Name another file: -o, or remove it.", path=output)
@@ -116,12 +121,12 @@ def init(
     if train_data is None and plain:
         train_data = _ask("--train-data", "Labelled samples to train the exits with")
     facts = {
-        "network": network,
-        "data": data,
-        "train": train_data or data,
-        "test": test or "TEST_SAMPLES",
+        "network": _quote(network),
+        "data": _quote(data),
+        "train": _quote(train_data or data),
+        "test": _quote(test or "TEST_SAMPLES"),
         "max_drop": 0.01 if max_drop is None else max_drop,
-        "device": device,
+        "device": _quote(device),
         "images": "".join(f"      {name}: {text}\n" for name, text in images.options.items()),
         "weights": "      weights: trained.pt\n" if plain else "",
     }
@@ -129,7 +134,7 @@ def init(
     off = ("" if train_data else "# ", "" if test else "# ")
     text = "".join(step.format(**facts, off=off[0] if step is SMALLER else off[1]) for step in steps)
     bundle = bundle or f"{Path(network.partition(':')[0]).stem}.offramp"
-    _write(Path(output), PROJECT.format(file=output, bundle=bundle, steps=text))
+    _write(Path(output), PROJECT.format(file=output, bundle=_quote(bundle), steps=text))
     told: dict[str, Any] = {"output": output, "bundle": bundle, "next": [f"offramp go {output}"]}
     print_result(
         told, as_json, lambda: f"wrote {output}: read it, and change what does not fit\nNext: offramp go {output}"
@@ -152,6 +157,13 @@ def _confirm(option: str, question: str, *, yes: bool) -> bool:
     if not sys.stdin.isatty():
         raise UsageError(f"Say it with {option}: there is no terminal to ask in.")
     return click.confirm(question, default=yes, err=True)
+
+
+def _quote(text: str) -> str:
+    """Return a text as a file of YAML must have it: in quotes if it may mean something else there, such as `no` or `a: b`."""
+    is_plain = re.fullmatch(r"[./]*[A-Za-z_][\w./:-]*(?<!:)", text, re.ASCII)
+    words = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
+    return text if is_plain and text.lower() not in words else json.dumps(text, ensure_ascii=False)
 
 
 def _write(path: Path, text: str) -> None:

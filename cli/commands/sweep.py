@@ -17,7 +17,10 @@ from ..output import goes_on_after_interrupt, note, print_result, progress_bars,
 )
 @as_json
 def sweep(file: str, scheduler: str | None, workers: int, as_json: bool) -> None:
-    """Train, shrink and export the networks that FILE describes, and gather the best in one bundle for calibrate."""
+    """Train, shrink and export the networks that FILE describes, and gather the best in one bundle for calibrate.
+
+    Example: offramp sweep sweep.yaml --workers 2
+    """
     from ...sweep import sweep as run_sweep
     from ...sweep.page import TITLES, show_row
 

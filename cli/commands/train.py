@@ -59,15 +59,19 @@ def train(
     """Train the exits of NETWORK on DATA, labelled samples or file.py:function that returns a DataLoader.
 
     Progress is stored beside OUTPUT after each epoch: the same command goes on from there.
+
+    Example: offramp train net.py:plain samples.npz --weights exits.pt --epochs 20 -o trained.pt
     """
     from ...calibrate.user_code import read_callable
     from ...errors import require
     from ...export import save_weights
     from ...export import train as train_exits
+    from ...files import check_writable
     from ..inputs import load_batches, load_module
 
     if epochs < 1 or batch < 1:
         raise UsageError(f"--epochs {epochs} and --batch {batch}: there is at least 1 epoch, and 1 sample in a batch.")
+    check_writable(Path(output))
     require("torch", extra="export").manual_seed(seed)
     model = load_module(network, weights, "train")
 

@@ -22,6 +22,8 @@ def worker(scheduler: str, name: str | None, tls: "Tls | None", as_json: bool) -
 
     SIGTERM and Ctrl-C end it. Needs no torch. Whoever reaches a port of the scheduler or of this process runs code here: use
     tls:// with the three files, or a network of your own. With --json it prints its name and address when it is connected.
+
+    Example: offramp worker tls://10.0.0.2:8786 --tls-ca ca.pem --tls-cert board.pem --tls-key board.key
     """
     from ...fleet import run_worker
 

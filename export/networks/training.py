@@ -92,7 +92,7 @@ def train(
     Raises:
         UsageError: an argument cannot be used, or the checkpoint is of another training.
         ModelError: the network does not return logits alone, the loss is no longer finite, or your own one cannot be used.
-        DataError: the loader is empty, or labels are not classes of the network.
+        DataError: the loader is empty, a batch is no (inputs, labels), or labels are not classes of the network.
         MissingError: torch is not installed, the device does not exist, or the checkpoint cannot be written.
 
     Example:

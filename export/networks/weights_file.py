@@ -80,11 +80,14 @@ def load_weights(network: "torch.nn.Module", path: str | os.PathLike[str]) -> "t
         >>> load_weights(network(), "net.pt").training
         False
     """
+    nn = require("torch", extra="export").nn
     saved = _read(Path(path))
-    state = saved["state"] if MARK in saved else saved
+    state = saved["state"]
     if saved.get("places"):
-        network = attach(network, saved["example"], at=saved["places"], frozen=bool(saved["frozen"]))
+        network = attach(network, saved["example"], at=saved["places"], frozen=saved["frozen"])
     try:
+        if not hasattr(network, "module"):  # under this name DataParallel keeps the network that it was given
+            nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:  # torch lists what is missing and what is too much
         lines = [line.strip() for line in str(error).splitlines()]
@@ -95,7 +98,7 @@ def load_weights(network: "torch.nn.Module", path: str | os.PathLike[str]) -> "t
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the dict in a file."""
+    """Return what `save_weights` writes; of a `state_dict()` alone that is its `state`."""
     torch = require("torch", extra="export")
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", path=path)
@@ -108,6 +111,11 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} holds no parameters: save them with offramp.export.save_weights, or torch.save(network.state_dict(), ...).",
             path=path,
         ) from error
-    if not isinstance(saved, dict) or (MARK in saved and not isinstance(saved.get("state"), dict)):
+    if not isinstance(saved, dict):
         raise UsageError(f"{path} holds no parameters but a {type(saved).__name__}.", path=path)
+    if MARK not in saved:
+        return {"state": saved}
+    is_attached = "places" not in saved or {"example", "frozen"} <= saved.keys()
+    if not isinstance(saved.get("state"), dict) or not is_attached:
+        raise UsageError(f"{path} holds no parameters: it is damaged. Save them again.", path=path)
     return saved

@@ -9,7 +9,7 @@ import pytest
 
 from offramp.bundle import open_bundle
 from offramp.cli.app import app, exit_code_of
-from offramp.cli.project import read_project
+from offramp.cli.project import Done, Project, read_done, read_project
 from offramp.errors import DataError, UsageError
 from offramp.tests.zoo.dense import write_onnx
 
@@ -80,6 +80,58 @@ def test_a_step_that_fails_ends_it_and_comes_first_the_next_time(folder, capsys)
     assert go(capsys) == (0, ["nothing changed", "done", "done"])
 
 
+def test_variants_of_steps_that_were_removed_go(folder, capsys):
+    path = Path("offramp.yaml")
+    path.write_text(PROJECT)
+    assert go(capsys)[0] == 0
+    path.write_text(PROJECT.replace("  - quantize:\n      data: x.npz\n", ""))
+    assert go(capsys) == (0, ["done", "done"])
+    assert [variant.name for variant in open_bundle("dense.offramp").manifest.variants] == ["fp32"]
+
+
+def test_a_bundle_that_no_step_makes_stays_where_it_is(folder, capsys):
+    assert exit_code_of(["export", "dense.onnx", "-o", "dense.offramp"]) == 0
+    Path("offramp.yaml").write_text(PROJECT.replace("export:\n      network: dense.onnx", "verify:"))
+    assert go(capsys) == (0, ["done"] * 3)
+    assert not Path("dense.offramp.before").exists()
+    Path("offramp.yaml").write_text("bundle: dense.offramp\nsteps: [inspect]\n")
+    assert go(capsys) == (0, ["done"])
+    assert exit_code_of(["keep", "dense.offramp", "--exits", "0,2"]) == 0
+    assert go(capsys) == (0, ["done"])
+    shutil.rmtree("dense.offramp")
+    assert go(capsys) == (2, ["failed"])
+
+
+def test_what_changes_while_a_step_runs_is_seen_the_next_time(folder, capsys):
+    code = "import pathlib, numpy\ndef data():\n    pathlib.Path('beside.py').touch()\n    return numpy.load('x.npz')['x']\n"
+    Path("samples.py").write_text(code)
+    Path("offramp.yaml").write_text(PROJECT.replace("x.npz", "samples.py:data"))
+    assert go(capsys) == (0, ["done"] * 3)
+    assert go(capsys) == (0, ["done"] * 3)
+    assert go(capsys) == (0, ["nothing changed"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [("net.py:network", "parts/layers/conv.py"), ("dense.onnx", "dense.onnx.data")]
+)
+def test_what_belongs_to_a_network_counts(folder, name, changed):
+    for each in ("net.py", "parts/__init__.py", "parts/layers/__init__.py"):
+        Path(each).parent.mkdir(parents=True, exist_ok=True)
+        Path(each).touch()
+    Path("offramp.yaml").write_text(f"bundle: b\nsteps: [export: {{network: {name}}}]\n")
+    (step,) = read_project(Path("offramp.yaml"), app.commands).steps
+    before = step.digest()
+    Path(changed).touch()
+    assert step.digest() != before
+
+
+@pytest.mark.parametrize("content", [b"[" * 60_000, b"\xff", b"{}", b'{"bundle": 1, "steps": 2}', bytes(70_000)])
+def test_a_damaged_file_of_done_steps_counts_as_none(folder, content):
+    project = Project(Path("offramp.yaml"), "b.offramp", ())
+    project.state.write_bytes(content)
+    assert read_done(project) == Done()
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
@@ -87,6 +139,7 @@ def test_a_step_that_fails_ends_it_and_comes_first_the_next_time(folder, capsys)
         ("[export: {netwrok: a}]", "Unknown option of export 'netwrok'.*network"),
         ("[export: 3]", "the options of export are"),
         ("[quantize: {data: {a: b}}]", "data of quantize is a text"),
+        ("[quantize: {data: }]", "data of quantize is a text.*None"),
         ("[quantize: {replace: 3}]", "replace of quantize is true or false"),
         ("[[verify]]", "a step is a command"),
         ("[]", "holds no project"),
@@ -131,6 +184,13 @@ def test_a_file_that_init_wrote_is_a_project(folder, capsys, options, steps):
         assert all(step.arguments[-6:-4] == ("--shape", "8x8x3") for step in project.steps[:1])
     assert exit_code_of(["init", "--data", "x.npz", *options]) == 2
     assert "offramp.yaml is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a: b #1", "no", "2024", "null", "'x", "x:", "{a}", "- x", "bilder/ä ö", '"'])
+def test_names_are_read_as_they_were_given(folder, name):
+    assert exit_code_of(["init", "--network", "net.onnx", "--data", name, "--bundle", name]) == 0
+    project = read_project(Path("offramp.yaml"), app.commands)
+    assert project.bundle == name and project.steps[0].inputs == ("net.onnx", name)
 
 
 def test_without_a_terminal_what_is_missing_is_named(folder, capsys):

@@ -79,6 +79,7 @@ def interrupt(epoch):
     [
         (b"no file of torch's", "holds no parameters"),
         ({"offramp": 1, "state": 3}, "holds no parameters"),
+        ({"offramp": 1, "state": {}, "places": ["0"]}, "holds no parameters: it is damaged"),
         ([1, 2], "holds no parameters but a list"),
         ({"weight": torch.zeros(2)}, "parameters of another network"),
         ({1: 2}, "parameters of another network"),
@@ -91,6 +92,27 @@ def test_what_is_no_file_of_parameters_is_named(folder, content, expected):
         torch.save(content, "w.pt")
     with pytest.raises(UsageError, match=f"w.pt .*{expected}"):
         load_weights(torch.nn.Linear(2, 2), "w.pt")
+
+
+@pytest.mark.parametrize("wrapped", [lambda network: network, torch.nn.DataParallel])
+def test_parameters_of_any_name_are_read(tmp_path, wrapped):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places = torch.nn.Parameter(torch.rand(3))
+
+    network = Network()
+    torch.save(wrapped(network).state_dict(), tmp_path / "w.pt")
+    assert torch.equal(load_weights(Network(), tmp_path / "w.pt").places, network.places)
+
+
+def test_batches_of_another_form_are_named(folder, capsys):
+    loader = "import torch\nfrom torch.utils.data import DataLoader, TensorDataset\ndef three():\n    "
+    (folder / "data.py").write_text(f"{loader}return DataLoader(TensorDataset(*[torch.zeros(4, 3, 8, 8)] * 3), 2)\n")
+    assert exit_code_of(["train", "net.py:plain", "data.py:three", "-o", "trained.pt"]) == 5
+    assert "A batch of the loader is (inputs, labels), not a tuple of 3 parts" in capsys.readouterr().err
+    assert exit_code_of(["train", "net.py:plain", "data.py:three", "-o", "images"]) == 2
+    assert "images is a folder" in capsys.readouterr().err
 
 
 def test_parameters_of_another_network_are_refused(folder, capsys):

@@ -68,8 +68,10 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("offramp.fleet.worker.SECONDS_TO_ANSWER", 0.2)
     with pytest.raises(MissingError, match="No scheduler answers"):
         run_worker("tcp://127.0.0.1:9")
-    with pytest.raises(MissingError, match="No scheduler answers"):
-        run_worker("nonsense://nobody")
+    with pytest.raises(
+        MissingError, match=r"No scheduler answers at 'nowhere': missing port number .*'nowhere'\. Start"
+    ):
+        run_worker("nowhere")
     with pytest.raises(UsageError, match="no-ca.pem cannot be read"):
         run_worker("tls://127.0.0.1:9", tls=Tls(tmp_path / "no-ca.pem", "cert", "key"))
 

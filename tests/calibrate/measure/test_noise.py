@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from offramp.bundle import read_calibration
+from offramp.bundle.manifest import NEVER
 from offramp.calibrate.measure.noise import comparison_noise, describe_drift, machine_noise, part_medians, pool_falling
 
 
@@ -48,6 +49,12 @@ def test_a_later_exit_is_never_taken_to_be_faster_than_an_earlier_one():
     assert fallen[0] == pytest.approx([2.25e-6, 3.75e-6])  # they still differ as they did
     rising = [np.array([1e-6, 2e-6]), np.array([2e-6])]
     assert all(ours is theirs for ours, theirs in zip(pool_falling(rising), rising, strict=True))
+
+
+def test_exits_that_joined_stages_never_take_make_no_other_slower():
+    times = [np.full(10, us * 1e-6) for us in (30, 18, 24, 20, 11)]
+    pooled = pool_falling(times, [0.9, NEVER, NEVER, 0.5])
+    assert [each.mean() * 1e6 for each in pooled] == pytest.approx([61 / 3, 18, 24, 61 / 3, 61 / 3])
 
 
 def test_exits_that_are_taken_more_often_count_more():
