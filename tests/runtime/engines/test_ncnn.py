@@ -193,6 +193,17 @@ def test_what_ncnn_cannot_run_is_refused_when_it_is_compiled(tmp_path, dtype, no
         ncnn.compile_stage(write_stage(tmp_path / "stage.onnx", nodes, dtype=dtype), "gpu", threads=1)
 
 
+def test_what_makes_nothing_and_says_no_error_is_refused(tmp_path):
+    stage = write_stage(tmp_path / "stage.onnx", [("Concat", ["x", "x"], ["y"])])
+    model = onnx.load(stage.path)
+    model.graph.node[0].attribute.append(helper.make_attribute("axis", 3))  # which pnnx takes for one behind the last
+    model.graph.output[0].type.tensor_type.shape.dim[3].dim_value = 10
+    onnx.save(model, stage.path)
+    made = (Tensor(name="y", dtype="float32", shape=(None, 3, 5, 10)),)
+    with pytest.raises(UnsupportedError, match="ncnn does not run what pnnx made of .*: it ends with 1"):
+        ncnn.compile_stage(replace(stage, made=made), "cpu", threads=1)
+
+
 def test_open_lengths_are_refused_with_the_placement_that_works(tmp_path):
     x = np.zeros((2, 5, 4), np.float32)
     bundle = export(write_sequences(tmp_path / "s.onnx"), x, tmp_path / "s.offramp")
