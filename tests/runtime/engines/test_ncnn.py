@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from msgspec.structs import replace
 from onnx import helper, numpy_helper
@@ -99,6 +100,28 @@ def test_half_precision_is_computed_where_it_is_asked_for(convolutions):
     error = np.abs(net.every_exit(x).score - right.every_exit(x).score).max()
     assert 1e-6 < error < 1e-2 and all(stage.half for stage in net.provenance.stages)
     assert list(ncnn.list_places()) == ["cpu"]  # nothing else chooses it
+
+
+def test_wrong_logits_are_seen_where_a_network_is_sure_of_itself(convolutions, monkeypatch, tmp_path):
+    _, x = convolutions
+    model = onnx.load(write_convolutions(tmp_path / "c.onnx"))
+    for weight in model.graph.initializer:
+        if weight.name.startswith("h"):
+            weight.CopyFrom(numpy_helper.from_array(500 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, tmp_path / "c.onnx")
+    logits = np.array(onnxruntime.InferenceSession(tmp_path / "c.onnx").run(None, {"x": x}))
+    margin = np.diff(np.sort(logits, -1)[..., -2:]).min((0, 2))
+    bundle = export(tmp_path / "c.onnx", x[margin.argsort()[-3:]], tmp_path / "c.offramp")
+
+    def convert(*arguments, **options):
+        param, weights = _pnnx.convert(*arguments, **options)
+        return param, (np.frombuffer(weights, "<f4") * np.float32(1.001)).tobytes()
+
+    monkeypatch.setattr(ncnn, "convert", convert)
+    words = r"6 of 6 golden labels are the same, and a score is off by \S+, a logit by 0\.00\d+ of the largest"
+    for devices in (DEVICE, ("cpu", DEVICE)):
+        with pytest.raises(UnsupportedError, match=words):
+            load_uncalibrated(bundle, devices)
 
 
 def test_a_bundle_with_its_builds_needs_no_converter(convolutions, monkeypatch, tmp_path):
