@@ -53,7 +53,8 @@ def compare(bundle, device, x, seconds):
 
     bare, call = chain.chain(bundle, device, x)[0], functools.partial(load_uncalibrated(bundle, device), x)
     count = max(1, round(chain.TURN_S / time_calls(call, 3)))
-    turns, end = [], time.monotonic() + seconds
+    turns: list[tuple[float, ...]] = []
+    end = time.monotonic() + seconds
     while time.monotonic() < end or len(turns) < 5:
         turns.append((*time_cpp(count), time_calls(bare, count), time_calls(call, count)))
     program.stdin.close()

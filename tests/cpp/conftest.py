@@ -10,8 +10,12 @@ import pytest
 
 from offramp.tests.helpers.cpp import BUILD, build
 
-SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
-"""OpenVINO leaves threads and memory of its own when a program ends."""
+SANITIZERS = {
+    "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TBB_ENABLE_SANITIZERS": "1",
+}
+"""OpenVINO leaves memory when a program ends, and its TBB loads a library in a way that the sanitizer refuses, unless told so."""
 
 
 class Driver:

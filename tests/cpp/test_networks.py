@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,16 +32,17 @@ def made(zoo, tmp_path_factory):
 
     def make(name):
         if name in ANSWERS:
-            entry = ANSWERS[name]
+            answering = ANSWERS[name]
             path = tmp_path_factory.mktemp("answers") / "b.offramp"
-            return export(entry.build(), entry.draw(4), path, **entry.options), None, lambda n: (entry.draw(n, 1),)
+            bundle = export(answering.build(), answering.draw(4), path, **answering.options)
+            return bundle, None, lambda n: (answering.draw(n, 1),)
         if name == "int8":
             bundle = open_bundle(shutil.copytree(zoo("plain")[1].path, tmp_path_factory.mktemp("int8") / "b.offramp"))
             return quantize(bundle, networks.samples(64)), "int8", lambda n: (networks.samples(n, 1),)
         entry = networks.ZOO[name]
         return zoo(name)[1], None, lambda n: entry.draw(n, 1)
 
-    found = {}
+    found: dict[str, Any] = {}
     return lambda name: found.get(name) or found.setdefault(name, make(name))
 
 
@@ -90,7 +92,7 @@ def test_samples_get_the_labels_exits_scores_and_answers_of_python(driver, made,
             near += 1  # a score beside its threshold, in another rounding
             continue
         assert ours["score"] == pytest.approx(theirs.score, abs=1e-5)
-        parts = theirs.answer or {"logits": theirs.logits}
+        parts: dict[str, Any] = {"logits": theirs.logits} if theirs.answer is None else theirs.answer
         assert ours["answer"].keys() == parts.keys()
         for part, array in parts.items():
             value = ours["answer"][part]
