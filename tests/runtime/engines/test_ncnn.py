@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from onnx import helper, numpy_helper
 
 from offramp.bundle import Tensor, open_bundle
-from offramp.errors import BundleError, MissingError, UnsupportedError
+from offramp.errors import BundleError, EngineWarning, MissingError, UnsupportedError
 from offramp.export import export
-from offramp.runtime import build, load_static, load_uncalibrated, verify
-from offramp.runtime.engines import StageFile, _pnnx, ncnn
+from offramp.runtime import auto, build, load_static, load_uncalibrated, verify
+from offramp.runtime.engines import StageFile, _pnnx, find_device, ncnn
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_convolutions, write_sequences
 
@@ -122,6 +122,12 @@ def test_wrong_logits_are_seen_where_a_network_is_sure_of_itself(convolutions, m
     for devices in (DEVICE, ("cpu", DEVICE)):
         with pytest.raises(UnsupportedError, match=words):
             load_uncalibrated(bundle, devices)
+    monkeypatch.setattr(
+        auto, "engines", lambda: {name: find_device(f"{name}:cpu").engine for name in ("ncnn", "onnxruntime")}
+    )
+    monkeypatch.setattr(auto, "CANDIDATE_S", 0.0)
+    with pytest.warns(EngineWarning, match=r"auto chose cpu .* Left out: ncnn:cpu: The stages"):
+        load_uncalibrated(bundle, "auto")
 
 
 def test_a_bundle_with_its_builds_needs_no_converter(convolutions, monkeypatch, tmp_path):
