@@ -16,8 +16,9 @@ from ..errors import BundleError, DataError, MissingError, UnsupportedError
 from .chain.net import Net
 from .chain.parts import Parts
 from .chain.results import EveryExit, Provenance
+from .engines import find_device, runs_uncut
 from .placement import describe_devices
-from .request import NetworkParts
+from .request import NetworkParts, uncut_parts
 
 __all__ = [
     "AnswerCheck",
@@ -197,7 +198,7 @@ def check_exits(variant: Variant, net: Net, golden: Golden) -> tuple[ExitCheck, 
 
 
 def check_answers(parts: NetworkParts, net: Net, golden: Golden, network: str) -> AnswerCheck:
-    """Compare labels and scores of a network with the golden samples of its variant."""
+    """Compare labels and scores of a network, and logits if it shows them, with the golden samples of its variant."""
     answers = _replay(net, golden)
     if len(parts.exits) < len(parts.variant.exits) and reads_earlier_exits(parts.variant.rule):
         golden = replace(golden, score=np.ones_like(golden.score))
@@ -207,13 +208,19 @@ def check_answers(parts: NetworkParts, net: Net, golden: Golden, network: str) -
         _compare_answers(answers, golden, exit_, (k, columns[k]), tolerances[k]) for k, exit_ in enumerate(parts.exits)
     ]
     has_labels = all("logits" in answer for answer in golden.answers)
+    relative: list[float] = []
+    if has_labels and answers.logits is not None:
+        errors = (compare_parts(answers.parts(k), golden.answers[column]) for k, column in enumerate(columns))
+        relative = [absolute / largest for absolute, largest in errors]
     return AnswerCheck(
         network,
         built=tuple(dict.fromkeys(stage.built for stage in net.provenance.stages)),
         score=max(score for score, _, _ in compared),
         labels_equal=int(sum(equal.sum() for _, equal, _ in compared)) if has_labels else 0,
         labels=sum(len(equal) for _, equal, _ in compared) if has_labels else 0,
-        passed=all(agrees for _, _, agrees in compared),
+        passed=all(agrees for _, _, agrees in compared)
+        and all(error <= tolerance for error, tolerance in zip(relative, tolerances, strict=False)),
+        relative=max(relative, default=None),
     )
 
 
@@ -237,6 +244,32 @@ def _tolerances_of_parts(parts: NetworkParts, net: Net) -> list[float]:
     return exact if is_chain else [max(exact[0], 2 * (parts.variant.error or 0.0))]
 
 
+def _read_logits(parts: NetworkParts, net: Net) -> Net:
+    """Return a network of the same stages that shows logits, if its engine makes them anyway; else the network itself.
+
+    Where a network is sure of itself, labels and scores hide what is wrong with logits.
+    """
+    manifest, devices = parts.bundle.manifest, net.provenance.devices
+    if net._logits or not manifest.classes:
+        return net
+    if not all(name == "cpu" or runs_uncut(find_device(name).engine) for name in devices):
+        return net
+    if net._stages[0].file == parts.variant.whole:
+        parts = uncut_parts(parts)
+    return Net(
+        [link.compiled for link in net._links],
+        parts.stages,
+        parts.exits,
+        inputs=manifest.inputs,
+        table_rows=manifest.table_rows,
+        classes=manifest.classes,
+        logits=True,
+        provenance=net.provenance,
+        first_exit=parts.first_exit,
+        sources=[parts.source(k) for k in range(len(parts.stages))],
+    )
+
+
 def refuse_wrong_builds(parts: NetworkParts, net: Net) -> None:
     """See that a network made of builds that came with the bundle gives the golden answers: no hash in the manifest covers them.
 
@@ -244,14 +277,13 @@ def refuse_wrong_builds(parts: NetworkParts, net: Net) -> None:
         BundleError: it does not.
     """
     golden, folder = read_golden(parts.bundle, parts.variant), parts.bundle.path / "engines"
-    check = check_answers(parts, net, golden, "")
+    check = check_answers(parts, _read_logits(parts, net), golden, "")
     if check.passed:
         return
-    labels = f"{check.labels_equal} of {check.labels} golden labels are the same, and " * bool(parts.exits[0].label)
     raise BundleError(
-        f"The builds in {folder} do not answer as {parts.variant.name} did when it was exported: {labels}a score is off by "
-        f"{check.score:.2g}. They are of another network, or the device computes this one differently. Remove that folder, build "
-        "from the graphs (offramp build), and run offramp verify.",
+        f"The builds in {folder} do not answer as {parts.variant.name} did when it was exported: {_say_errors(check)}. They are "
+        "of another network, or the device computes this one differently. Remove that folder, build from the graphs (offramp "
+        "build), and run offramp verify.",
         path=folder,
     )
 
@@ -279,7 +311,7 @@ def refuse_wrong_conversions(
     if cache.fetch(key, label)[0] is not None:
         return
     try:
-        check = check_answers(parts, net, read_golden(parts.bundle, parts.variant), "")
+        check = check_answers(parts, _read_logits(parts, net), read_golden(parts.bundle, parts.variant), "")
     except DataError as error:
         problem = f"they do not run the golden samples: {error}"
     else:
@@ -287,8 +319,7 @@ def refuse_wrong_conversions(
             with contextlib.suppress(MissingError):  # a cache that cannot be written
                 cache.store(key, label, b"passed")
             return
-        labels = f"{check.labels_equal} of {check.labels} golden labels are the same, and " * bool(check.labels)
-        problem = f"{labels}a score is off by {check.score:.2g}"
+        problem = _say_errors(check)
     names = ", ".join(devices)
     raise UnsupportedError(
         f"The stages that were converted for {names} do not answer as {parts.variant.name} did when it was exported: {problem}. "
@@ -296,6 +327,12 @@ def refuse_wrong_conversions(
         device=devices[0],
         path=parts.bundle.path,
     )
+
+
+def _say_errors(check: AnswerCheck) -> str:
+    labels = f"{check.labels_equal} of {check.labels} golden labels are the same, and " * bool(check.labels)
+    logits = "" if check.relative is None else f", a logit by {check.relative:.2g} of the largest"
+    return f"{labels}a score is off by {check.score:.2g}{logits}"
 
 
 def _replay(net: Net, golden: Golden) -> EveryExit:

@@ -70,16 +70,8 @@ def open_network(
     else:
         devices = one_device_per_stage(device, len(parts.stages))
     net = _chain(parts, devices, options, make_net, point=point, points=points, reason=reason, watch=watch)
-    if options.is_for_use and any(stage.built == "bundle" for stage in net.provenance.stages):
-        from .golden_check import refuse_wrong_builds
-
-        refuse_wrong_builds(parts, net)
-    elif options.is_for_use and (
-        converted := [name for name in dict.fromkeys(net.provenance.devices) if is_converter(find_device(name).engine)]
-    ):
-        from .golden_check import refuse_wrong_conversions
-
-        refuse_wrong_conversions(parts, net, converted, logits=options.logits, threads=options.threads)
+    if options.is_for_use:
+        _refuse_wrong(parts, net, options)
     if lets_go:
         let_go(net)
     if options.is_for_use and parts.bundle.signed is not None:
@@ -89,6 +81,20 @@ def open_network(
     if guard is not None:
         guard.begin()
     return net
+
+
+def _refuse_wrong(parts: NetworkParts, net: Net, options: LoadOptions) -> None:
+    """Refuse a network with builds that came with the bundle, or with conversions, that does not give the golden answers."""
+    if any(stage.built == "bundle" for stage in net.provenance.stages):
+        from .golden_check import refuse_wrong_builds
+
+        refuse_wrong_builds(parts, net)
+    elif converted := [
+        name for name in dict.fromkeys(net.provenance.devices) if is_converter(find_device(name).engine)
+    ]:
+        from .golden_check import refuse_wrong_conversions
+
+        refuse_wrong_conversions(parts, net, converted, logits=options.logits, threads=options.threads)
 
 
 def let_go(net: Net) -> None:
@@ -195,6 +201,8 @@ def _choose_devices(
     quiet = replace(options, meter=None, lazy=0, release_after_s=None)  # a trial watches no power
 
     def open_on(devices: Sequence[str]) -> Net:
-        return _chain(parts, devices, quiet)
+        net = _chain(parts, devices, quiet)
+        _refuse_wrong(parts, net, quiet)  # here, where another device can take its place
+        return net
 
     return choose_devices(open_on, list(samples), golden.score[:, columns].tolist(), shares)

@@ -132,6 +132,8 @@ def _read_making(operator: Operator, constants: Collection[str]) -> Making | Non
     kind, reads, makes, settings = operator
     if kind in FIXED and not set(reads[1:]) <= {*constants, ""}:
         return None
+    if any(settings.get(name, usual) != usual for name, usual in USUAL.items()):
+        return None
     value = settings.get("value")
     if isinstance(value, np.ndarray):
         if value.dtype != np.float32:
@@ -243,7 +245,7 @@ OPERATORS: dict[str, Callable[[Settings, list[np.ndarray]], Made]] = {
     "Clip": _clip,
     "Concat": _concat,
     "ConstantOfShape": _fill,
-    "Div": _plain(np.divide),
+    "Div": _plain(lambda x, y: np.divide(x, y).astype(x.dtype, copy=False)),  # whole numbers give whole ones
     "Equal": _plain(np.equal),
     "Exp": _plain(np.exp),
     "Flatten": _flatten,
@@ -272,3 +274,6 @@ OPERATORS: dict[str, Callable[[Settings, list[np.ndarray]], Made]] = {
 
 FIXED = ("Gather", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "TopK")
 """Operators of which all inputs but the first must be constants."""
+
+USUAL = {"allowzero": 0, "largest": 1, "noop_with_empty_axes": 0, "select_last_index": 0}
+"""The values of settings of which operators with other ones stay in the engine's graph."""

@@ -36,9 +36,17 @@ def test_the_sample_prints_label_score_and_exit_as_python_gives_them(programs):
             assert float(score) == pytest.approx(result.score, abs=1e-4)
 
 
-def test_the_sample_says_what_is_wrong(programs):
-    done = subprocess.run([ROOT / "build/early_exit/early_exit", ROOT, "none"], capture_output=True, text=True)
-    assert done.returncode == 1 and "is not an offramp bundle" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([ROOT, ROOT / "README.md"], 1, "is not an offramp bundle"),
+        ([ARCHIVE, "none"], 1, "cannot read none"),
+        ([ARCHIVE], 2, "usage: early_exit BUNDLE SAMPLES"),
+    ],
+)
+def test_the_sample_says_what_is_wrong(programs, arguments, code, words):
+    done = subprocess.run([ROOT / "build/early_exit/early_exit", *arguments], capture_output=True, text=True)
+    assert done.returncode == code and words in done.stderr
 
 
 def test_an_installed_package_has_the_headers():

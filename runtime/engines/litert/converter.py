@@ -185,7 +185,9 @@ def compare() -> None:
     rng, feeds = np.random.default_rng(0), {}
     for tensor in interpreter.get_input_details():
         is_float, shape = np.dtype(tensor["dtype"]).kind == "f", tensor["shape"]
-        values = rng.standard_normal(shape) if is_float else rng.integers(0, 2, shape)
+        # An image of 0 and 1 alone, divided by 255, would hide that it is turned; what is no image may be indices of a table.
+        is_image = len(shape) == 4 and tensor["dtype"] == np.uint8
+        values = rng.standard_normal(shape) if is_float else rng.integers(0, 256 if is_image else 2, shape)
         feeds[tensor["name"]] = values.astype(tensor["dtype"])
         interpreter.set_tensor(tensor["index"], feeds[tensor["name"]])
     interpreter.invoke()

@@ -133,3 +133,32 @@ def test_a_score_filled_for_each_sample_of_the_input_is_made_beside():
     decisions = split_decisions(graph, ["z"], ["x"], ["z", "score"])
     made = make_beside(decisions, ["score"], {"z": None}, {"x": np.zeros((1, 5), np.float32)})
     assert decisions.engine == ("z",) and made["score"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("node", "is_beside"),
+    [
+        ("v, i = TopK(z, two)", True),
+        ("v, i = TopK<largest = 0>(z, two)", False),
+        ("v = ArgMax<axis = 1>(z)", True),
+        ("v = ArgMax<axis = 1, select_last_index = 1>(z)", False),
+        ("v = ReduceMax<noop_with_empty_axes = 1>(z)", False),
+        ("s = Shape(z)\n v = Div(s, two)", True),
+    ],
+)
+def test_settings_that_are_not_made_beside_stay_in_the_engine(node, is_beside):
+    text = f"""<ir_version: 9, opset_import: ["" : 18]> net (float[1,5] x) => (float[1,5] z, float[n,m] v) {{
+        z = Round(x)
+        two = Constant<value = int64[1] {{2}}>()
+        {node}
+    }}"""
+    model = onnx.parser.parse_model(text)
+    decisions = split_decisions(read_model(model.SerializeToString()), ["z"], ["x"], ["v"])
+    assert ("v" not in decisions.engine) is is_beside
+    model.graph.output[1].ClearField("type")
+    x = np.array([[1, 3, 3, 1, 2]], np.float32)
+    right = onnxruntime.InferenceSession(onnx.shape_inference.infer_shapes(model).SerializeToString()).run(
+        ["z", "v"], {"x": x}
+    )
+    made = make_beside(decisions, ["v"], {"z": right[0], "v": right[1]}, {"x": x})["v"]
+    assert made.dtype == right[1].dtype and (made == right[1]).all()

@@ -5,15 +5,16 @@ import threading
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from msgspec.structs import replace
 from onnx import helper, numpy_helper
 
 from offramp.bundle import Tensor, open_bundle
-from offramp.errors import BundleError, MissingError, UnsupportedError
+from offramp.errors import BundleError, EngineWarning, MissingError, UnsupportedError
 from offramp.export import export
-from offramp.runtime import build, load_static, load_uncalibrated, verify
-from offramp.runtime.engines import StageFile, _pnnx, ncnn
+from offramp.runtime import auto, build, load_static, load_uncalibrated, verify
+from offramp.runtime.engines import StageFile, _pnnx, find_device, ncnn
 from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_convolutions, write_sequences
 
@@ -99,6 +100,34 @@ def test_half_precision_is_computed_where_it_is_asked_for(convolutions):
     error = np.abs(net.every_exit(x).score - right.every_exit(x).score).max()
     assert 1e-6 < error < 1e-2 and all(stage.half for stage in net.provenance.stages)
     assert list(ncnn.list_places()) == ["cpu"]  # nothing else chooses it
+
+
+def test_wrong_logits_are_seen_where_a_network_is_sure_of_itself(convolutions, monkeypatch, tmp_path):
+    _, x = convolutions
+    model = onnx.load(write_convolutions(tmp_path / "c.onnx"))
+    for weight in model.graph.initializer:
+        if weight.name.startswith("h"):
+            weight.CopyFrom(numpy_helper.from_array(500 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, tmp_path / "c.onnx")
+    logits = np.array(onnxruntime.InferenceSession(tmp_path / "c.onnx").run(None, {"x": x}))
+    margin = np.diff(np.sort(logits, -1)[..., -2:]).min((0, 2))
+    bundle = export(tmp_path / "c.onnx", x[margin.argsort()[-3:]], tmp_path / "c.offramp")
+
+    def convert(*arguments, **options):
+        param, weights = _pnnx.convert(*arguments, **options)
+        return param, (np.frombuffer(weights, "<f4") * np.float32(1.001)).tobytes()
+
+    monkeypatch.setattr(ncnn, "convert", convert)
+    words = r"6 of 6 golden labels are the same, and a score is off by \S+, a logit by 0\.00\d+ of the largest"
+    for devices in (DEVICE, ("cpu", DEVICE)):
+        with pytest.raises(UnsupportedError, match=words):
+            load_uncalibrated(bundle, devices)
+    monkeypatch.setattr(
+        auto, "engines", lambda: {name: find_device(f"{name}:cpu").engine for name in ("ncnn", "onnxruntime")}
+    )
+    monkeypatch.setattr(auto, "CANDIDATE_S", 0.0)
+    with pytest.warns(EngineWarning, match=r"auto chose cpu .* Left out: ncnn:cpu: The stages"):
+        load_uncalibrated(bundle, "auto")
 
 
 def test_a_bundle_with_its_builds_needs_no_converter(convolutions, monkeypatch, tmp_path):
@@ -191,6 +220,17 @@ def test_what_ncnn_cannot_run_is_refused_when_it_is_compiled(tmp_path, dtype, no
         ncnn.compile_stage(write_stage(tmp_path / "stage.onnx", nodes, dtype=dtype), "cpu", threads=1)
     with pytest.raises(MissingError, match=r"has no place 'gpu'\. It has ncnn:cpu and ncnn:cpu-fp16"):
         ncnn.compile_stage(write_stage(tmp_path / "stage.onnx", nodes, dtype=dtype), "gpu", threads=1)
+
+
+def test_what_makes_nothing_and_says_no_error_is_refused(tmp_path):
+    stage = write_stage(tmp_path / "stage.onnx", [("Concat", ["x", "x"], ["y"])])
+    model = onnx.load(stage.path)
+    model.graph.node[0].attribute.append(helper.make_attribute("axis", 3))  # which pnnx takes for one behind the last
+    model.graph.output[0].type.tensor_type.shape.dim[3].dim_value = 10
+    onnx.save(model, stage.path)
+    made = (Tensor(name="y", dtype="float32", shape=(None, 3, 5, 10)),)
+    with pytest.raises(UnsupportedError, match="ncnn does not run what pnnx made of .*: it ends with 1"):
+        ncnn.compile_stage(replace(stage, made=made), "cpu", threads=1)
 
 
 def test_open_lengths_are_refused_with_the_placement_that_works(tmp_path):
