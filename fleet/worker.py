@@ -49,16 +49,15 @@ def run_worker(
         try:
             asyncio.run(_work(scheduler, name, security, ready))
         except (OSError, ValueError, TypeError, RuntimeError) as error:
-            reason = str(error.__cause__ or error)
+            reason = f"{error.__cause__ or error!s:.200}".rstrip(".")
             if "name taken" in reason:
                 raise UsageError(
                     f"The scheduler at {scheduler!r:.200} has a board named {name!r:.100}: give this one another name (--name). "
                     "The name of a board that has lost its power is free after some minutes.",
                     device=scheduler,
                 ) from error
-            reason = f"{error.__cause__ or error!s:.200}".rstrip(".")
             raise MissingError(
-                f"No scheduler answers at {scheduler!r:.200}: {reason:.200}. Start one with: dask scheduler",                f"No scheduler answers at {scheduler!r:.200}: {reason}. Start one with: dask scheduler",
+                f"No scheduler answers at {scheduler!r:.200}: {reason}. Start one with: dask scheduler",
                 device=scheduler,
             ) from error
 

@@ -30,7 +30,7 @@ def go(project: str, again: bool, as_json: bool) -> None:
     Example: offramp go product.yaml --json
     """
     from ..app import app
-    from ..project import MAKE_VARIANTS, DoneSteps,     from ..project import Done, find_first, read_done, read_project, set_aside, write_done
+    from ..project import DoneSteps, find_first, read_done, read_project, set_aside, write_done
 
     path = Path(project)
     plan = read_project(path, app.commands)
