@@ -36,7 +36,7 @@ from .measuring import draw_rows
 from .outliers import BoardFigures, compare_boards
 from .recording import Work
 from .scheduler import Tls, connect
-from .shared_points import Shared, certify_shared, measure_shared
+from .shared_points import FLEET_SUFFIX, Shared, certify_shared, measure_shared
 
 __all__ = ["FleetCalibration", "calibrate_fleet"]
 
@@ -143,6 +143,10 @@ def calibrate_fleet(
         groups=groups,
         progress=progress,
     )
+    if named := [name for name in request.targets if name.endswith(FLEET_SUFFIX)]:
+        raise UsageError(
+            f"Points of the whole fleet end in {FLEET_SUFFIX}: name the target {named[0]!r:.100} otherwise."
+        )
     check_remembered(bundle)
     task = BoardTask(
         devices=request.devices,

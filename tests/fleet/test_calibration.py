@@ -233,6 +233,8 @@ def test_what_boards_send_is_checked():
 def test_what_boards_are_not_asked_is_refused(bundle, samples, cluster, monkeypatch):
     with pytest.raises(UsageError, match="auto"):
         by_fleet(bundle, samples, cluster, device="auto")
+    with pytest.raises(UsageError, match="name the target 'fast-fleet' otherwise"):
+        by_fleet(bundle, samples, cluster, {"fast": TARGET, "fast-fleet": TARGET})
     monkeypatch.setattr(boards, "__version__", "0.0.1")
     with pytest.raises(MissingError, match="install the same one"):
         by_fleet(bundle, samples, cluster)
