@@ -36,7 +36,7 @@ from .measuring import draw_rows
 from .outliers import BoardFigures, compare_boards
 from .recording import Work
 from .scheduler import Tls, connect
-from .shared_points import Shared, certify_shared, measure_shared
+from .shared_points import FLEET_SUFFIX, Shared, certify_shared, measure_shared
 
 __all__ = ["FleetCalibration", "calibrate_fleet"]
 
@@ -117,7 +117,7 @@ def calibrate_fleet(
         MeasurementError: no calibration came home.
     """
     bundle = opened(bundle)
-    _check_askable(bundle, [device, *also])
+    _check_askable(bundle, [device, *also], target)
     request = read_request(
         bundle,
         data,
@@ -177,11 +177,11 @@ def calibrate_fleet(
     )
 
 
-def _check_askable(bundle: Bundle, devices: Sequence[Devices]) -> None:
+def _check_askable(bundle: Bundle, devices: Sequence[Devices], target: Target | Mapping[str, Target] | None) -> None:
     """Refuse what boards are not asked.
 
     Raises:
-        UsageError: the network does not classify, or `auto` is among the devices.
+        UsageError: the network does not classify, `auto` is among the devices, or a target has the name of a point of the fleet.
     """
     if not bundle.manifest.classes:
         raise UsageError(
@@ -190,6 +190,11 @@ def _check_askable(bundle: Bundle, devices: Sequence[Devices]) -> None:
         )
     if AUTO in [name for each in devices for name in ([each] if isinstance(each, str) else each)]:
         raise UsageError("Boards would choose different devices (auto): name the device.", device=AUTO)
+    names = map(str, target) if isinstance(target, Mapping) else ()
+    if named := [name for name in names if name.endswith(FLEET_SUFFIX)]:
+        raise UsageError(
+            f"Points of the whole fleet end in {FLEET_SUFFIX}: name the target {named[0]!r:.100} otherwise."
+        )
 
 
 def _pack(bundle: Bundle) -> bytes:

@@ -16,7 +16,7 @@ from ..calibrate.requests import Request
 from ..devices.fingerprints import HARD, SOFT
 from ..errors import DataError, MeasurementError, TargetError
 from .boards import FleetBoard, LostError
-from .measuring import BoardSession, KindRecordings, MeasuredBoard, measure_here
+from .measuring import BoardSession, KindRecordings, MeasuredBoard, OtherAnswersError, measure_here
 from .recording import Work, record_kind
 
 __all__ = ["Alike", "ask_all", "choose_all", "limits_costs", "measure_all"]
@@ -58,13 +58,21 @@ def measure_all(work: Work, boards: Sequence[FleetBoard]) -> list[MeasuredBoard]
 
     recorded = dict(zip(kinds, ask_all(work, list(kinds.values()), record_both, "recording kinds"), strict=True))
 
+    doubted = set[tuple[str, ...]]()
+
     def measure(board: FleetBoard) -> MeasuredBoard:
         recordings = recorded[board.kind]
         assert recordings is not None
-        return measure_here(work, board, recordings)
+        try:
+            return measure_here(work, board, recordings)
+        except OtherAnswersError:
+            doubted.add(board.kind)
+            raise
 
     there = [board for board in boards if recorded[board.kind] is not None and board.name not in work.lost]
     found = [each for each in ask_all(work, there, measure, "measuring boards") if each is not None]
+    if doubted - {each.board.kind for each in found}:
+        work.kept.clear()  # a broken board may have recorded what all others differ from
     if not found:
         raise MeasurementError(f"No board came home: {_list_lost(work.lost)}")
     for recordings in recorded.values():

@@ -23,13 +23,17 @@ from .boards import FleetBoard
 from .messages import SentFigures, decode, encode, read_costs, read_seconds
 from .recording import KindAnswers, Work, read_recorded, record_alone
 
-__all__ = ["BoardSession", "KindRecordings", "MeasuredBoard", "draw_rows", "measure_here"]
+__all__ = ["BoardSession", "KindRecordings", "MeasuredBoard", "OtherAnswersError", "draw_rows", "measure_here"]
 
 DRAWN = 300
 """Samples by which it is seen that a board answers as its kind does: if all are equal, less than 1 % of all differ, with 95 %
 confidence (0.99^300 = 0.05)."""
 
 Key = TypeVar("Key")
+
+
+class OtherAnswersError(MeasurementError):
+    """A board answers otherwise than its kind was recorded."""
 
 
 class KindRecordings(Struct, frozen=True):
@@ -76,7 +80,8 @@ def measure_here(work: Work, board: FleetBoard, recordings: KindRecordings) -> M
 
     Raises:
         LostError: the board has gone, or could not do it.
-        MeasurementError: it sent something else than measurements, or answers otherwise than its kind.
+        OtherAnswersError: it answers otherwise than its kind.
+        MeasurementError: it sent something else than measurements.
     """
     request = work.request
     x, key = request.samples.x, {"board": board.name, **board.fingerprint}
@@ -146,8 +151,9 @@ def _check_drawn(
     ]
     for ours, theirs in pairs:
         if not (np.array_equal(ours.label, theirs.label[drawn]) and np.array_equal(ours.score, theirs.score[drawn])):
-            raise MeasurementError(
-                f"It answers otherwise than the boards of its kind, to {len(drawn)} drawn samples: calibrate it by itself."
+            raise OtherAnswersError(
+                f"It answers otherwise than the boards of its kind, to {len(drawn)} drawn samples: calibrate it by itself. If "
+                "all of them are said to, end the one that is broken."
             )
 
 

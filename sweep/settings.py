@@ -239,7 +239,8 @@ def _check_values(settings: Settings) -> None:
     """Refuse what would only fail in the trials.
 
     Raises:
-        UsageError: a recipe or rule is unknown, a list has a value twice, or the target, the trials or the rungs cannot be used.
+        UsageError: a recipe or rule is unknown, a list has a value twice, the samples that train judge, or the target, the trials
+            or the rungs cannot be used.
     """
     from ..export.cut.rules import check_rule
     from ..export.networks.training import RECIPES
@@ -261,5 +262,7 @@ def _check_values(settings: Settings) -> None:
     for source in (settings.network, *settings.space.teacher):
         if source is not None and ".py:" not in source:
             raise UsageError(f"A network to train is named file.py:function, not {source!r}.")
+    if settings.judge == settings.data:
+        raise UsageError(f"judge: {settings.judge!r:.200} trains the trials; other samples judge them.")
     settings.make_target()
     settings.list_rungs()

@@ -184,6 +184,21 @@ def test_a_board_that_sends_no_answers_is_left_out_alone(bundle, samples, cluste
         assert right.certificate is None and "2 boards of one kind: " in right.verdict
 
 
+def test_what_a_broken_board_recorded_is_not_kept(bundle, samples, cluster, monkeypatch):
+    send = board.send_answers
+
+    def spoil(answers):
+        is_broken = str(distributed.get_worker().name) == "board3"
+        return send(replace(answers, label=(answers.label + 1) % 5) if is_broken else answers)
+
+    monkeypatch.setattr(recording, "MOST_SAMPLES", 60)
+    with simulated(BOARDS):
+        with monkeypatch.context() as broken, pytest.raises(MeasurementError, match="end the one that is broken"):
+            broken.setattr(board, "send_answers", spoil)
+            by_fleet(bundle, samples, cluster)
+        assert not by_fleet(bundle, samples, cluster).missing
+
+
 def test_what_boards_send_is_checked():
     whole = {"samples": 2, "exits": 1, "classes": 5, "board": "b"}
     good = SentAnswers(1, np.array([0, 4], "<i4").tobytes(), np.array([0, 1], "<f4").tobytes())
@@ -218,6 +233,8 @@ def test_what_boards_send_is_checked():
 def test_what_boards_are_not_asked_is_refused(bundle, samples, cluster, monkeypatch):
     with pytest.raises(UsageError, match="auto"):
         by_fleet(bundle, samples, cluster, device="auto")
+    with pytest.raises(UsageError, match="name the target 'fast-fleet' otherwise"):
+        by_fleet(bundle, samples, cluster, {"fast": TARGET, "fast-fleet": TARGET})
     monkeypatch.setattr(boards, "__version__", "0.0.1")
     with pytest.raises(MissingError, match="install the same one"):
         by_fleet(bundle, samples, cluster)

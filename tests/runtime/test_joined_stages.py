@@ -143,9 +143,9 @@ def test_a_chain_is_calibrated_as_it_is_loaded(dense, labelled, monkeypatch):
 
 def test_a_chain_whose_certified_exits_may_differ_is_measured_in_single_stages():
     promised = Target(max_drop=0.01), Target(max_disagreement=0.1), Target(goal="energy", max_drop=0.01)
-    assert all(choice._stays_never(target) for target in promised)
+    assert all(choice.stays_never(target) for target in promised)
     others = Target(goal="accuracy", max_latency_s=1.0), Target(max_drop=0.01, max_latency_s=1.0)
-    assert not any(choice._stays_never(target) for target in others)
+    assert not any(choice.stays_never(target) for target in others)
 
 
 def test_statistics_of_a_closed_network_are_those_of_the_open_one(calibrated):

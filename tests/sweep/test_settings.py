@@ -67,6 +67,7 @@ def test_each_rung_trains_fewer_trials_for_longer(read):
         (f"{{{NAMES}, target: {{max_drop: 2 %, goal: accuracy}}}}", "limits what may be lost"),
         (f"{{{NAMES}, target: {{max_drops: 0.1}}}}", "target: Unknown key 'max_drops'. Did you mean 'max_drop'"),
         ("{network: net.onnx, data: d, judge: j, out: o}", "file.py:function, not 'net.onnx'"),
+        ("{network: net.py:make, data: d, judge: d, out: o}", "judge: 'd' trains the trials"),
         ("{network: net.py:make}", "missing required field `data`"),
         ("[]", "a sweep has keys such as network"),
         ("", "a sweep has keys such as network"),
