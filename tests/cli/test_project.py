@@ -132,6 +132,15 @@ def test_a_damaged_file_of_done_steps_counts_as_none(folder, content):
     assert read_done(project).steps == ()
 
 
+def test_a_calibration_that_adds_a_variant_and_fails_makes_no_new_bundle(folder, capsys):
+    code = "import offramp.export\ndef data():\n    offramp.export.keep('dense.offramp', ['0', '2'])\n    raise ValueError\n"
+    Path("samples.py").write_text(code)
+    Path("offramp.yaml").write_text(PROJECT.split("  - quantize")[0] + "  - calibrate: {data: 'samples.py:data'}\n")
+    assert go(capsys) == (5, ["done", "failed"])
+    assert len(open_bundle("dense.offramp").manifest.variants) == 2
+    assert go(capsys) == (5, ["nothing changed", "failed"])
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
