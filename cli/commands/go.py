@@ -31,7 +31,7 @@ def go(project: str, again: bool, as_json: bool) -> None:
     Example: offramp go product.yaml --json
     """
     from ..app import app
-    from ..project import MAKE_VARIANTS, Done, find_first, read_done, read_project, set_aside, write_done
+    from ..project import Done, find_first, read_done, read_project, set_aside, write_done
 
     path = Path(project)
     plan = read_project(path, app.commands)
@@ -54,7 +54,7 @@ def go(project: str, again: bool, as_json: bool) -> None:
         rows.append({"step": step.command, "state": FAILED if code else DONE, "seconds": seconds, "result": result})
         if not code:
             write_done(plan, digests[: k + 1])
-        elif step.command not in MAKE_VARIANTS:  # a calibration that fails may have added a variant with fewer exits
+        elif not step.makes_variant:  # a calibration that fails may have added a variant with fewer exits
             write_done(plan, digests[:k])
     summary = {"bundle": plan.bundle, "steps": rows, "exit_code": code}
     print_result(summary, as_json, lambda: _describe(plan, rows, code))
