@@ -52,6 +52,11 @@ class ProjectStep(Struct, frozen=True):
     output: str | None
 
     @property
+    def makes_variant(self) -> bool:
+        """True if the step makes the bundle or adds to it."""
+        return self.command in MAKE_VARIANTS
+
+    @property
     def makes_bundle(self) -> bool:
         """True if the step makes the bundle, rather than adds to one that is there."""
         return self.command in MAKE_BUNDLE and self.output is None and "--beside" not in self.arguments

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shlex
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def go(project: str, again: bool, as_json: bool) -> None:
         is_first = step.makes_bundle and not any(each.makes_bundle for each in plan.steps[:k])
         if is_first and (before := set_aside(plan)) is not None:
             note(f"Note: {plan.bundle} is made anew; as it was it lies in {before}.")
-        note(f"Step {k + 1} of {len(plan.steps)}: offramp {' '.join((step.command, *step.arguments))}")
+        note(f"Step {k + 1} of {len(plan.steps)}: offramp {shlex.join((step.command, *step.arguments))}")
         started = monotonic()
         digests[k] = step.digest()  # once more: it may read what an earlier step has just written
         code, result = _run(step, as_json=as_json)
@@ -53,6 +54,8 @@ def go(project: str, again: bool, as_json: bool) -> None:
         rows.append({"step": step.command, "state": FAILED if code else DONE, "seconds": seconds, "result": result})
         if not code:
             write_done(plan, digests[: k + 1])
+        elif not step.makes_variant:  # a calibration that fails may have added a variant with fewer exits
+            write_done(plan, digests[:k])
     summary = {"bundle": plan.bundle, "steps": rows, "exit_code": code}
     print_result(summary, as_json, lambda: _describe(plan, rows, code))
     if code:

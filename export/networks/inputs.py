@@ -13,7 +13,7 @@ from ...runtime.chain.samples import list_parts
 from ..capture.forward import forward_names, forward_parameters, takes_by_name
 from ..graph.axes import BATCH, first_line, resolve_axes
 
-__all__ = ["ExampleInputs", "call_network", "map_inputs", "read_inputs"]
+__all__ = ["ExampleInputs", "call_network", "map_inputs", "read_inputs", "split_batch"]
 
 
 class ExampleInputs(NamedTuple):
@@ -148,3 +148,15 @@ def map_inputs(x: Any, function: Callable[[Any], Tensor]) -> Any:
     if isinstance(x, (tuple, list)) and all(isinstance(part, (Tensor, np.ndarray)) for part in x):
         return [function(part) for part in x]
     return function(x)
+
+
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Return inputs and labels of a batch of a loader.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        parts = f" of {len(batch)} parts" if isinstance(batch, (tuple, list)) else ""
+        raise DataError(f"A batch of the loader is (inputs, labels), not a {type(batch).__name__}{parts}.")
+    return batch[0], batch[1]

@@ -19,7 +19,7 @@ from ..graph.axes import first_line
 from .attached import Attached
 from .checkpoint import Checkpoint, describe_network
 from .history import Epoch, History
-from .inputs import call_network, map_inputs
+from .inputs import call_network, map_inputs, split_batch
 from .losses import LOSSES, logits_of_exits, true_classes
 
 __all__ = ["Trainer", "Training"]
@@ -218,7 +218,7 @@ class Trainer:
             ModelError: the network does not return its exits one by one, or the function fails, or does not give a loss for
                 each sample, with gradients.
         """
-        x, y = _split(batch)
+        x, y = split_batch(batch)
         y = map_inputs(y, self._place_input)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             output = call_network(self.network, map_inputs(x, self._place_input))
@@ -273,7 +273,7 @@ class Trainer:
 
     def _place(self, batch: tuple[Any, Any]) -> tuple[Any, Tensor]:
         """Return a batch's inputs and labels on the device, in the layout and dtype that the loss takes."""
-        x, y = _split(batch)
+        x, y = split_batch(batch)
         y = torch.as_tensor(y).to(self.device, non_blocking=True)
         if y.ndim != (2 if y.is_floating_point() else 1):
             raise DataError(
@@ -356,14 +356,6 @@ def _find_device(name: str) -> torch.device:
 
 def _is_within(name: str, modules: Sequence[str]) -> bool:
     return any(name.startswith(f"{module}.") for module in modules)
-
-
-def _split(batch: Any) -> tuple[Any, Any]:
-    """Return inputs and labels of a batch."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        parts = f" of {len(batch)} parts" if isinstance(batch, (tuple, list)) else ""
-        raise DataError(f"A batch of the loader is (inputs, labels), not a {type(batch).__name__}{parts}.")
-    return batch[0], batch[1]
 
 
 def _count_batches(loader: Any) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from offramp.bundle import open_bundle
 from offramp.cli.app import app, exit_code_of
-from offramp.cli.project import Done, Project, read_done, read_project
+from offramp.cli.project import Project, read_done, read_project
 from offramp.errors import DataError, UsageError
 from offramp.tests.zoo.dense import write_onnx
 
@@ -129,7 +129,16 @@ def test_what_belongs_to_a_network_counts(folder, name, changed):
 def test_a_damaged_file_of_done_steps_counts_as_none(folder, content):
     project = Project(Path("offramp.yaml"), "b.offramp", ())
     project.state.write_bytes(content)
-    assert read_done(project) == Done()
+    assert read_done(project).steps == ()
+
+
+def test_a_calibration_that_adds_a_variant_and_fails_makes_no_new_bundle(folder, capsys):
+    code = "import offramp.export\ndef data():\n    offramp.export.keep('dense.offramp', ['0', '2'])\n    raise ValueError\n"
+    Path("samples.py").write_text(code)
+    Path("offramp.yaml").write_text(PROJECT.split("  - quantize")[0] + "  - calibrate: {data: 'samples.py:data'}\n")
+    assert go(capsys) == (5, ["done", "failed"])
+    assert len(open_bundle("dense.offramp").manifest.variants) == 2
+    assert go(capsys) == (2, ["nothing changed", "failed"])  # it is there already
 
 
 @pytest.mark.parametrize(

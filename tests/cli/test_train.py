@@ -96,14 +96,14 @@ def test_what_is_no_file_of_parameters_is_named(folder, content, expected):
 
 @pytest.mark.parametrize("wrapped", [lambda network: network, torch.nn.DataParallel])
 def test_parameters_of_any_name_are_read(tmp_path, wrapped):
-    class Network(torch.nn.Module):
+    class Named(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.places = torch.nn.Parameter(torch.rand(3))
 
-    network = Network()
+    network = Named()
     torch.save(wrapped(network).state_dict(), tmp_path / "w.pt")
-    assert torch.equal(load_weights(Network(), tmp_path / "w.pt").places, network.places)
+    assert torch.equal(load_weights(Named(), tmp_path / "w.pt").places, network.places)
 
 
 def test_batches_of_another_form_are_named(folder, capsys):
