@@ -1,6 +1,5 @@
 """What the bytes of a graph say in numbers: operators with their settings, and weights. Without the package `onnx`."""
 
-import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +109,7 @@ def _read_setting(attribute: bytes) -> Any:
     several: list[float] = []
     for field in read_fields(attribute):
         if field.number == FLOAT:
-            return struct.unpack("<f", field.whole[-4:])[0]
+            return float(np.frombuffer(field.whole[-4:], "<f4")[0])
         if field.number == INTEGER:
             return _read_integer(field)
         if field.number == STRING:

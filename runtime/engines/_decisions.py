@@ -130,7 +130,9 @@ def split_decisions(
 def _read_making(operator: Operator, constants: Collection[str]) -> Making | None:
     """Return an operator as it is made here; None if it takes what is not known before it runs. Of TopK the values are made."""
     kind, reads, makes, settings = operator
-    if kind in FIXED and not set(reads[1:]) <= {*constants, ""}:
+    while reads and not reads[-1]:  # left out at the end
+        reads = reads[:-1]
+    if "" in reads or (kind in FIXED and not set(reads[1:]) <= {*constants}):
         return None
     if any(settings.get(name, usual) != usual for name, usual in USUAL.items()):
         return None
@@ -139,7 +141,7 @@ def _read_making(operator: Operator, constants: Collection[str]) -> Making | Non
         if value.dtype != np.float32:
             return None
         settings = settings | {"value": value.ravel().tolist()}
-    return Making(kind, tuple(filter(None, reads)), makes[0], settings)
+    return Making(kind, reads, makes[0], settings)
 
 
 def _plain(function: Made) -> Callable[[Settings, list[np.ndarray]], Made]:

@@ -112,8 +112,8 @@ def find_converter() -> str:
     found = next((str(path) for path in places if path.is_file()), None) or shutil.which("pnnx")
     if found is None:
         raise MissingError(
-            "To convert networks for ncnn takes pnnx: pip install pnnx. A device needs none for a bundle that holds the builds: "
-            "offramp build --into-bundle.",
+            "To convert networks for ncnn takes pnnx: pip install pnnx. A device needs none for a bundle that holds builds for "
+            "its version of ncnn: offramp build --into-bundle.",
             package="pnnx",
         )
     return found

@@ -98,8 +98,10 @@ def build(stage: StageFile, place: str, *, threads: int) -> bytes:
             model = take_floats(model, images)
         parts = read_model(model)
         inputs, outputs = (tuple(name.decode() for name in names) for names in (parts.inputs, parts.outputs))
-    except ValueError as error:
-        raise BundleError(f"{stage.path} cannot be read: {error}. Export the network anew.", path=stage.path) from error
+    except (ValueError, LookupError, RecursionError) as error:
+        raise BundleError(
+            f"{stage.path} cannot be read: {quoted(error)}. Export the network anew.", path=stage.path
+        ) from error
     _refuse_dtypes(stage, place, (*inputs, *outputs))
     if len(model) > MOST_MODEL_BYTES:
         raise UnsupportedError(f"{stage.path} is too large to be converted for ncnn: 2 GiB.", path=stage.path)

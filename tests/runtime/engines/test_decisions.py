@@ -144,12 +144,15 @@ def test_a_score_filled_for_each_sample_of_the_input_is_made_beside():
         ("v = ArgMax<axis = 1, select_last_index = 1>(z)", False),
         ("v = ReduceMax<noop_with_empty_axes = 1>(z)", False),
         ("s = Shape(z)\n v = Div(s, two)", True),
+        ("v = Clip(z, half)", True),
+        ("v = Clip(z, , half)", False),
     ],
 )
 def test_settings_that_are_not_made_beside_stay_in_the_engine(node, is_beside):
     text = f"""<ir_version: 9, opset_import: ["" : 18]> net (float[1,5] x) => (float[1,5] z, float[n,m] v) {{
         z = Round(x)
         two = Constant<value = int64[1] {{2}}>()
+        half = Constant<value = float {{0.5}}>()
         {node}
     }}"""
     model = onnx.parser.parse_model(text)

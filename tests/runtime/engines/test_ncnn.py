@@ -161,6 +161,12 @@ def test_damaged_builds_are_errors_of_the_bundle(tmp_path):
             ncnn.compile_stage(stage, "cpu", threads=1, built=built)
 
 
+def test_graphs_that_are_none_are_errors_of_the_bundle(tmp_path):
+    stage = write_stage(tmp_path / "s.onnx", [("Shape", ["x"], []), ("Relu", ["x"], ["y"])])
+    with pytest.raises(BundleError, match="cannot be read: .* Export the network anew"):
+        ncnn.compile_stage(stage, "cpu", threads=1)
+
+
 def test_layers_that_work_in_place_leave_inputs_alone(tmp_path):
     stage = write_stage(tmp_path / "s.onnx", [("Relu", ["x"], ["a"]), ("Mul", ["a", "two"], ["y"])])
     x = np.random.default_rng(0).standard_normal((1, 3, 5, 5)).astype(np.float32)
