@@ -21,10 +21,10 @@ SUITE, PYTHON, GLIBC = "bookworm", "3.11", 36
 """Debian 12; `pip` must be told the Python and the newest glibc 2.x of wheels that run there."""
 
 QEMU = "qemu-aarch64-static"
-EXTRAS = ("onnxruntime", "onnx", "calibrate", "trust", "metrics", "openvino", "mnn", "litert", "ncnn")
+EXTRAS = ("onnxruntime", "onnx", "calibrate", "trust", "metrics", "serve", "openvino", "mnn", "litert", "ncnn")
 """Those that are installed. Of an engine without a wheel for Arm the reason is printed."""
 NEEDED = ("onnxruntime", "onnx", "calibrate", "trust")
-TESTING = ("pytest", "pytest-xdist", "hypothesis", "filelock")
+TESTING = ("pytest", "pytest-xdist", "hypothesis", "filelock", "tritonclient[http]")
 
 NO_TORCH = """import pytest
 

@@ -1,5 +1,6 @@
 """The same counts for Prometheus and OpenTelemetry, read by their own readers."""
 
+import importlib.util
 import json
 import re
 import sys
@@ -146,9 +147,10 @@ def test_opentelemetry_reads_the_same_counts(shared_dense, labelled):
 
 @pytest.mark.parametrize("package", ["prometheus_client", "opentelemetry"])
 def test_a_missing_extra_is_named_with_its_install_line(shared_dense, package, monkeypatch):
+    homes = {str(Path(folder).parent) for folder in importlib.util.find_spec(package).submodule_search_locations}
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.endswith("site-packages")])
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in homes])
     with load_uncalibrated(shared_dense) as net, Metrics(net) as metrics:
         with pytest.raises(MissingError, match=r"pip install 'offramp\[metrics\]'"):
             metrics.collector() if package == "prometheus_client" else metrics.observe(None)
