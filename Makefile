@@ -5,6 +5,7 @@
 # make test-litert: run those that need onnx2tf, in an environment of its own (Python 3.12 or 3.13, 0.4 GB).
 # make test-cpp [ONNXRUNTIME_ROOT=FOLDER]: build the C++ runtime and compare it with Python's (needs cmake, g++ and nlohmann/json).
 # make test-arm: run on an emulated Arm processor what ships in a product, and compare its answers (Linux, 1.5 GB in .arm).
+# make test-release [RELEASE='--python python3.12 -- base calibrate']: build the wheel, and use it with each extra alone (an hour, 5 GB).
 # make fuzz: read damaged and forged files for ten minutes of each kind, in an environment of its own (Python 3.11 to 3.13 on Linux);
 # goes on where it was stopped (FUZZ_SECONDS=3600 KINDS='manifest target').
 # make strangers: take 271 plain networks of torchvision, timm and transformers through attach, export, fuse and quantize, in an
@@ -20,6 +21,7 @@ LITERT_PYTHON ?= python3.12
 LITERT ?= .litert
 ARM ?= .arm
 STRANGERS ?= .strangers
+RELEASE ?=
 FUZZ ?= .fuzz
 FUZZ_SECONDS ?= 600
 PACKAGES := '.[export,calibrate,compress,report,openvino,mnn,litert,ncnn,metrics,sign,serve,fleet]' mlxtend seglearn ruff mypy import-linter
@@ -29,7 +31,7 @@ PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" 
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
-.PHONY: demo test test-fast test-rknn test-litert test-cpp test-arm fuzz strangers benchmarks lint format docs clean
+.PHONY: demo test test-fast test-rknn test-litert test-cpp test-arm test-release fuzz strangers benchmarks lint format docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python samples/quickstart/quickstart.py
@@ -52,6 +54,9 @@ test-cpp: $(VENV)/.installed
 
 test-arm: $(VENV)/.installed
 	PYTHONUNBUFFERED=1 $(VENV)/bin/python tests/arm/run.py --folder $(ARM)
+
+test-release: $(VENV)/.installed $(LITERT)/.installed
+	OFFRAMP_LITERT_PYTHON=$(abspath $(LITERT))/bin/python $(VENV)/bin/python tests/release/run.py $(RELEASE)
 
 fuzz: $(FUZZ)/env/.installed
 	$(FUZZ)/env/bin/python tests/fuzzing/long.py --keep $(FUZZ) --seconds $(FUZZ_SECONDS) $(KINDS)
@@ -115,4 +120,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RKNN) $(LITERT) $(ARM) $(STRANGERS) $(FUZZ) build site *.egg-info
+	rm -rf $(VENV) $(RKNN) $(LITERT) $(ARM) $(STRANGERS) $(FUZZ) .release build site *.egg-info

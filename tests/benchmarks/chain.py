@@ -67,7 +67,16 @@ def whole(bundle, device, x, name=None):
     variant, inputs = bundle.variant(name), bundle.manifest.inputs
     names = [head.name for head in heads_of(variant)]
     views = Buffers([*inputs, *heads_of(variant)], batch=1).views(1)
-    source = StageFile(bundle.path / variant.folder / variant.whole, inputs, tuple(names))
+    parts = [tensor for exit_ in variant.exits for tensor in exit_.parts(bundle.manifest.classes).values()]
+    source = StageFile(
+        bundle.path / variant.folder / variant.whole,
+        inputs,
+        tuple(names),
+        weights=bundle.path / variant.folder / variant.weights,
+        weights_bytes=variant.files[variant.weights].bytes,
+        exits=variant.exits,
+        made=tuple(parts),
+    )
     found = find_device(device)
     compiled = found.engine.compile_stage(source, found.place, threads=1)
     run = compiled.bind({inputs[0].name: views[inputs[0].name]}, {name: views[name] for name in names})
