@@ -85,7 +85,9 @@ def test_the_references_name_everything_that_is_public(site):
 
     text = (site / "reference/api.html").read_text()
     for name in [
-        name for package in (bundle, export, sweep, calibrate, fleet, runtime, serve, devices) for name in package.__all__
+        name
+        for package in (bundle, export, sweep, calibrate, fleet, runtime, serve, devices)
+        for name in package.__all__
     ]:
         assert f'.{name}"' in text, name
     text = (site / "reference/commands.html").read_text()
