@@ -114,8 +114,8 @@ def name_unpromised(
             unit = "samples" if static.reporting.groups is None else "groups"
             notes.append(
                 f"{name}: the static network to exit {static.static} of {static.configuration.variant.name} takes {shown} and "
-                f"meets the target on these samples too, but by too little for so few {unit} to prove it. Give more {unit}, or "
-                "other samples that choose (outside)."
+                f"meets the target on these samples too, but so few {unit} do not choose or prove it. Give more {unit}, or other "
+                "samples that choose (outside)."
             )
     return notes
 

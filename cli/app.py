@@ -61,7 +61,7 @@ def app() -> None:
     a DataLoader, or, for a bundle that takes images, a folder with one folder of images per class or a .csv file that lists
     images and labels.
 
-    docs/concepts.md explains exit, stage, variant and operating point, docs/how-to/calibrate.md all kinds of samples.
+    docs/concepts.md explains exit, stage, variant and operating point, docs/how-to/samples.md all kinds of samples.
     """
 
 

@@ -72,7 +72,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put what is generated in the place of `{{ fields Struct }}`, `{{ api package }}`, and of the names of other makers."""
+    """Put what is generated in the place of `{{ fields Struct }}`, `{{ api package }}`, and of the names of other makers.
+
+    Links of the how-to pages to the guides lead to where they lie in the repository, and here to their pages.
+    """
     makers: dict[str, Callable[..., str]] = {
         "fields": fields_table,
         "api": list_public,
@@ -85,6 +88,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         name, *arguments = found[1].split()
         return makers[name](*arguments)
 
+    for page, source in GUIDES.items():
+        markdown = markdown.replace(f"](../../{source}", f"](../{page}")
     return re.sub(r"\{\{ (.+?) \}\}", make, markdown)
 
 

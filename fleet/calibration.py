@@ -51,6 +51,12 @@ class FleetCalibration(Struct, frozen=True, kw_only=True):
         boards: every board that was measured, beside its kind.
         missing: the boards of which nothing came home, and why.
         notes: other things worth knowing, in words.
+
+    Example:
+        >>> from offramp.fleet import BoardFigures, FleetCalibration
+        >>> slow = BoardFigures(name="pi7", kind=0, reference_s=0.0123, slower=0.14, outlier="Board pi7 is 14% slower.")
+        >>> FleetCalibration(calibrations={}, boards=(slow,), missing={}).outliers
+        ('Board pi7 is 14% slower.',)
     """
 
     calibrations: dict[str, Calibration]
@@ -115,6 +121,14 @@ def calibrate_fleet(
         TargetError: no board meets the limits; nothing is stored.
         MissingError: nothing answers at the address, or no board can be used.
         MeasurementError: no calibration came home.
+
+    Example:
+        >>> from offramp.bundle import Target
+        >>> from offramp.calibrate import load_samples
+        >>> from offramp.fleet import calibrate_fleet
+        >>> samples, address = load_samples("test.npz"), "tcp://10.0.0.2:8786"
+        >>> found = calibrate_fleet("digits.offramp", samples, address, Target(max_drop=0.01))  # doctest: +SKIP
+        >>> print(*found.calibrations, *found.outliers, sep="\\n")  # doctest: +SKIP
     """
     bundle = opened(bundle)
     _check_askable(bundle, [device, *also], target)

@@ -26,6 +26,12 @@ class BoardFigures(Struct, frozen=True, kw_only=True):
         reference_s: median latency of the whole network there.
         slower: by which share it is slower than the lower median of its kind, at the highest clocks that are allowed there.
         outlier: how much slower it is and why, in words; empty if it is not.
+
+    Example:
+        >>> from offramp.fleet import BoardFigures
+        >>> board = BoardFigures(name="pi7", kind=0, reference_s=0.0123, slower=0.14)
+        >>> print(f"{board.name} takes {board.slower:.0%} longer than its kind")
+        pi7 takes 14% longer than its kind
     """
 
     name: str

@@ -76,8 +76,9 @@ def connect(scheduler: str | None = None, *, workers: int = 1, tls: Tls | None =
         UsageError: a file for TLS is not there.
 
     Example:
-        >>> with connect(workers=2) as client:
-        ...     client.submit(sum, [1, 2]).result()
+        >>> from offramp.fleet import connect
+        >>> with connect(workers=2) as client:  # doctest: +SKIP
+        ...     print(client.submit(sum, [1, 2]).result())
         3
     """
     distributed, dask = require("distributed", extra="fleet"), require("dask", extra="fleet")

@@ -40,6 +40,10 @@ def run_worker(
     Raises:
         MissingError: `distributed` is not installed, or nothing answers at the address.
         UsageError: a file for TLS is not there, or the scheduler has a board of this name.
+
+    Example:
+        >>> from offramp.fleet import run_worker
+        >>> run_worker("tcp://10.0.0.2:8786", name="pi5-01")  # doctest: +SKIP
     """
     dask = require("dask", extra="fleet")
     require("distributed", extra="fleet")

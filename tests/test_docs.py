@@ -80,12 +80,14 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(site):
 
 
 def test_the_references_name_everything_that_is_public(site):
-    from offramp import bundle, calibrate, devices, export, runtime, serve, sweep
+    from offramp import bundle, calibrate, devices, export, fleet, runtime, serve, sweep
     from offramp.cli.app import app
 
     text = (site / "reference/api.html").read_text()
     for name in [
-        name for package in (bundle, export, sweep, calibrate, runtime, serve, devices) for name in package.__all__
+        name
+        for package in (bundle, export, sweep, calibrate, fleet, runtime, serve, devices)
+        for name in package.__all__
     ]:
         assert f'.{name}"' in text, name
     text = (site / "reference/commands.html").read_text()

@@ -15,7 +15,7 @@ from offramp.tests.helpers.briefly import calibrate
 from offramp.tests.helpers.signing import KeyPair
 from offramp.tests.zoo import example_net
 
-FACES = ("bundle", "calibrate", "devices", "export", "runtime", "serve", "sweep")
+FACES = ("bundle", "calibrate", "devices", "export", "fleet", "runtime", "serve", "sweep")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -141,6 +141,14 @@ inline void check_worst(const Place& place) {
   fields.end();
 }
 
+inline void check_spread(const Place& place) {
+  Fields fields(place);
+  for (const char* name : {"boards", "kinds"}) fields[name].count(1);
+  for (const char* name : {"least_s", "median_s", "most_s"}) fields[name].seconds();
+  fields["slowest"].text();
+  fields.end();
+}
+
 inline OperatingPoint read_point(const Place& place, const std::string& name, std::int64_t statics) {
   Fields fields(place);
   OperatingPoint point;
@@ -182,6 +190,8 @@ inline OperatingPoint read_point(const Place& place, const std::string& name, st
   fields.may_null("gain_interval", [](const Place& each) { check_pair(each, -ANY, ANY); });
   fields.may_null("reuse", [](const Place& each) { check_reuse(each); });
   fields.may("worst", [](const Place& each) { each.each([](const Place& part) { check_worst(part); }); });
+  fields.may_null("spread", [](const Place& each) { check_spread(each); });
+  fields.may("joined", [](const Place& each) { each.boolean(); });
   fields.end();
   const std::size_t exits = shares.size();
   if (point.placement.size() != exits || latencies.size() != exits || point.thresholds.size() + 1 != exits) {

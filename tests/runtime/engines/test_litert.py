@@ -28,6 +28,7 @@ from offramp.tests.zoo import networks
 from offramp.tests.zoo.dense import write_convolutions, write_sequences
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+pytestmark = pytest.mark.usefixtures("kept_cache")
 DEVICE = "litert:cpu"
 MADE = Path(__file__).parents[2] / "zoo/tflite"
 
@@ -40,20 +41,6 @@ REFUSED = {
 
 LABELS, SCORES = 0.97, 0.01
 """In int8 so large a share of labels is the same as in ONNX Runtime's int8, and scores differ by less on average."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("litert")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def convolutions(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("convolutions")
-    x = np.random.default_rng(0).standard_normal((300, 3, 12, 12)).astype(np.float32)
-    return export(write_convolutions(folder / "c.onnx"), x[:3], folder / "c.offramp"), x
 
 
 def take_made(monkeypatch, change=bytes):

@@ -18,9 +18,10 @@ from offramp.export import export
 from offramp.runtime import build, load_static, load_uncalibrated
 from offramp.runtime.engines import StageFile, mnn
 from offramp.tests.zoo import networks
-from offramp.tests.zoo.dense import write_convolutions, write_onnx, write_sequences
+from offramp.tests.zoo.dense import write_onnx, write_sequences
 
 pytest.importorskip("MNN")
+pytestmark = pytest.mark.usefixtures("kept_cache")
 DEVICE = "mnn:cpu"
 
 REFUSED = {
@@ -30,21 +31,6 @@ REFUSED = {
     "mixture-of-experts": "do not answer as fp32 did",
 }
 """The networks of the zoo that MNN does not run, and why."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Conversions are kept from test to test, since each takes half a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("mnn")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def convolutions(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("convolutions")
-    x = np.random.default_rng(0).standard_normal((300, 3, 12, 12)).astype(np.float32)
-    return export(write_convolutions(folder / "c.onnx"), x[:3], folder / "c.offramp"), x
 
 
 def write_stage(path, dtype, nodes):

@@ -20,6 +20,7 @@ from offramp.tests.zoo.dense import write_convolutions, write_sequences
 
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
+pytestmark = pytest.mark.usefixtures("kept_cache")
 DEVICE = "ncnn:cpu"
 
 REFUSED = {
@@ -27,21 +28,6 @@ REFUSED = {
     "mixture-of-experts": "ncnn has no operator for pnnx.Expression",
 }
 """The networks of the zoo that ncnn does not run, and why."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Conversions are kept from test to test, since each takes a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("ncnn")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def convolutions(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("convolutions")
-    x = np.random.default_rng(0).standard_normal((300, 3, 12, 12)).astype(np.float32)
-    return export(write_convolutions(folder / "c.onnx"), x[:3], folder / "c.offramp"), x
 
 
 def write_stage(path, nodes, *, shape=(3, 5, 5), dtype="float32"):
