@@ -22,7 +22,7 @@ from offramp.tests.zoo import networks
 from offramp.units import show_thresholds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MOST_BYTES, MOST_S = 6_000_000, 2.0
+MOST_BYTES, MOST_S = 1_000_000, 2.0
 
 
 def fresh(labelled, n=400):
@@ -89,11 +89,11 @@ def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labe
 def test_a_point_beside_a_static_network_is_not_called_recommended(dense, labelled, tmp_path):
     found = where_static_wins(calibrate(dense, labelled, Target(max_drop=0.05)))
     write_calibration(dense.calibrations()[0], found)
-    for point, note in (("default", "recommended"), ("default-early", "")):
+    for point, recommended in (("default", True), ("default-early", False)):
         report(dense, output=tmp_path / "report.html", point=point)
         page = (tmp_path / "report.html").read_text()
-        row = re.search(r'<h2>Point .*?<tr class="first"><td>([^:]+): .*?<td>([^<]*)</td></tr>', page, re.S)
-        assert row is not None and row.groups() == (point, note)
+        row = re.search(r'<h2>Point .*?<tr class="first"><td>([^:]+): (.*?)</td>', page, re.S)
+        assert row is not None and row[1] == point and ("recommended" in row[2]) == recommended
 
 
 def test_text_from_a_bundle_runs_nothing(calibrated, tmp_path):
@@ -106,13 +106,13 @@ def test_text_from_a_bundle_runs_nothing(calibrated, tmp_path):
     report(open_bundle(calibrated.path), output=tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "alert(1)" in page and "<script>alert" not in page and "<img src=x" not in page
-    assert page.count("<script>") == 2 and "default-src 'none'" in page
+    assert "<script" not in page and "default-src 'none'" in page and "script-src" not in page
 
 
 def test_nothing_is_loaded_from_elsewhere(calibrated, tmp_path):
     report(calibrated, output=tmp_path / "report.html")
-    page = re.sub(r"<script>.*?</script>", "", (tmp_path / "report.html").read_text(), flags=re.S)
-    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)[^"'\s>]+|url\(|@import""", page)
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:|#)[^"'\s>]+|url\((?!#)|@import""", page)
 
 
 def test_images_are_shown_by_the_exit_at_which_they_leave(tmp_path):
@@ -188,6 +188,5 @@ def test_with_ten_thousand_samples_it_is_small_and_opens_at_once_without_a_word(
     for _ in range(3):
         page, page_s = open_page("report.html")
         spent.append(page_s - open_page("empty.html")[1])
-    said = [line for line in page.stderr.splitlines() if ":CONSOLE" in line and "bokeh" not in line]
-    assert not said and page.stdout.count("bk-") > 3  # the plots are drawn
+    assert ":CONSOLE" not in page.stderr and page.stdout.count("<svg") > 3
     assert min(spent) < MOST_S
