@@ -19,7 +19,7 @@ BLUE, ORANGE, RED, GREY = "#0072b2", "#e69f00", "#d55e00", "#767676"
 """Colours of Okabe and Ito that colour-blind readers can tell apart (Color Universal Design, 2008)."""
 
 INK, PAPER, GRID, SHADE = "#1b1b1b", "#fefefe", "#d4d4d4", "#e3f1ec"
-"""Colours of letters, ground, grid and what a target allows. The page's style says what they are by day, by night and in print."""
+"""Colours of letters, ground, grid and what a target allows. The page's style says what they are by day and by night."""
 
 VARIABLES = {
     BLUE: "--blue",
@@ -125,8 +125,11 @@ def render_plot(name: str, plot: Plot) -> str:
 
 
 def _write_svg(figure: "Figure", tips: Tips, *, title: str, kind: str, width: int) -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    settle_layout(figure)
+    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(file.getvalue())
     for part in root.findall(f"{{{SVG}}}metadata"):
         root.remove(part)
@@ -142,6 +145,14 @@ def _write_svg(figure: "Figure", tips: Tips, *, title: str, kind: str, width: in
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return text
+
+
+def settle_layout(figure: "Figure") -> None:
+    """Give the parts of a plot their place, once: what is drawn later finds them there."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def add_legend(axes: "Axes", columns: int) -> None:

@@ -8,7 +8,21 @@ from msgspec import Struct
 from ...bundle import OperatingPoint
 from ...units import show_mj, show_share, show_time
 from .contents import Report
-from .figures import BLUE, GREY, INK, NARROW, ORANGE, PAPER, RED, SHADE, Plot, Tips, add_legend, set_log_scale
+from .figures import (
+    BLUE,
+    GREY,
+    INK,
+    NARROW,
+    ORANGE,
+    PAPER,
+    RED,
+    SHADE,
+    Plot,
+    Tips,
+    add_legend,
+    set_log_scale,
+    settle_layout,
+)
 from .frontier_marks import BARRED, KINDS, MEASURED, OTHER, PROMISED, STATIC, UNPROMISED, Mark, collect_marks
 from .label_places import Axis, choose_axis, place_labels
 
@@ -216,7 +230,7 @@ def _write_labels(scene: _Scene, axes: "Axes") -> None:
     """Write the marks' labels beside them, where they cover neither another label nor a mark; the others are left out."""
     from matplotlib.textpath import TextPath
 
-    axes.figure.draw_without_rendering()  # now the axes have their place
+    settle_layout(axes.figure)
     corner, area = axes.bbox.p0, (axes.bbox.width, axes.bbox.height)
     spots: list[tuple[float, float]] = [
         tuple(axes.transData.transform(scene.place(mark)) - corner) for mark in scene.marks
@@ -230,7 +244,7 @@ def _write_labels(scene: _Scene, axes: "Axes") -> None:
         if offset is None:
             continue
         is_far = abs(offset[1]) > FAR
-        note = axes.annotate(
+        axes.annotate(
             texts[i],
             scene.place(scene.marks[i]),
             (offset[0], offset[1] + 3),
@@ -241,7 +255,6 @@ def _write_labels(scene: _Scene, axes: "Axes") -> None:
             annotation_clip=False,
             zorder=6,
         )
-        note.set_in_layout(False)
 
 
 def _share_labels(labels: Sequence[str], spots: Sequence[tuple[float, float]]) -> list[str]:

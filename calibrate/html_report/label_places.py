@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -85,9 +86,7 @@ def _largest_gap(ordered: Sequence[float]) -> tuple[float, int]:
     whole = ordered[-1] - ordered[0]
     if not whole:
         return 0.0, len(ordered)
-    return max(
-        ((right - left) / whole, i + 1) for i, (left, right) in enumerate(zip(ordered, ordered[1:], strict=False))
-    )
+    return max(((right - left) / whole, i + 1) for i, (left, right) in enumerate(pairwise(ordered)))
 
 
 def place_labels(

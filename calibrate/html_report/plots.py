@@ -9,6 +9,7 @@ import numpy as np
 from ...bundle import Calibration
 from ...bundle.calibration import Chain
 from ...units import show_share, show_time
+from .answer_examples import AnsweredNumbers
 from .contents import Distribution, Measured, Report
 from .exit_losses import PERCENTS, ExitLosses
 from .figures import (
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 LEAST_WRITTEN = 6.0
 """A part of a bar that takes fewer percent of it has no room for its figure."""
 
-DASHES = ("-", "--", "-.", ":")
-"""Lines of exits, which differ without their colours too."""
+DASHES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P")
+"""Lines and marks of exits, which differ without their colours too."""
 
 
 def draw_plots(report: Report) -> dict[str, str]:
@@ -54,6 +55,8 @@ def draw_plots(report: Report) -> dict[str, str]:
             plots["latency"] = _make_distributions(measured.distributions)
         if measured.losses:
             plots["losses"] = _make_losses(measured.losses)
+        if measured.answers is not None and measured.answers.numbers is not None:
+            plots["numbers"] = _make_numbers(measured.answers.numbers)
         for reliability, threshold in zip_longest(measured.reliability, measured.thresholds):
             name = f"reliability{reliability.exit}"
             plots[name] = _make_reliability(reliability, threshold, has_losses=bool(measured.losses))
@@ -167,6 +170,31 @@ def _make_losses(losses: Sequence[ExitLosses]) -> Plot:
 
     return Plot(
         "Losses of each exit", lambda width: 290 + 17 * (-(-len(losses) // (3 if width == NARROW else 8))), draw
+    )
+
+
+def _make_numbers(numbers: AnsweredNumbers) -> Plot:
+    """Show answers that are one number over what is true, each exit with marks of its own."""
+    exits = sorted(set(numbers.exit))
+
+    def draw(axes: "Axes", width: int) -> Tips:
+        for k, colour in zip(exits, exit_colours(len(exits)), strict=True):
+            rows = [i for i, exit_ in enumerate(numbers.exit) if exit_ == k]
+            x, y = [numbers.truth[i] for i in rows], [numbers.answer[i] for i in rows]
+            name = f"left at exit {k} ({len(rows)})"
+            axes.plot(x, y, MARKERS[k % len(MARKERS)], color=colour, markersize=4.5, alpha=0.8, label=name)
+        ends = min(numbers.truth), max(numbers.truth)
+        axes.plot(ends, ends, "--", color=GREY, linewidth=1.6)
+        axes.set(xlabel=f"true {numbers.name}", ylabel=f"answered {numbers.name}")
+        add_legend(axes, 1 if width == NARROW else 4)
+        return {}
+
+    rows = len(exits)
+    return Plot(
+        "Answers over the truth",
+        lambda width: 330 + 17 * (rows if width == NARROW else -(-rows // 4)),
+        draw,
+        (560, NARROW),
     )
 
 

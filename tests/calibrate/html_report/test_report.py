@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from offramp.bundle import open_bundle, read_calibration, write_calibration
+from offramp.bundle import Certificate, open_bundle, read_calibration, write_calibration
+from offramp.bundle.calibration import WHOLE_NETWORK_PROMISE
 from offramp.calibrate import Target, report
+from offramp.calibrate.html_report.columns import Column, show_joules_column, show_times_column
+from offramp.calibrate.html_report.predictions import compare_exits
 from offramp.errors import DataError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
@@ -67,7 +70,12 @@ def test_with_samples_it_measures_and_says_what_scores_are_worth(calibrated, lab
     benchmark = measured.benchmark
     assert f"{benchmark.early.accuracy:.2%}" in seen and f"{benchmark.exit_shares[0]:.2%}" in seen
     assert [one.name for one in measured.distributions][-2:] == ["early exit", "whole static network"]
-    assert "The samples are no images." in seen and measured.samples == 400
+    assert measured.samples == 400 and all(one.picture for group in measured.examples for one in group.shown)
+    # One speed-up at first sight, of the calibration; that of the measurement stands further down, with what it is against.
+    page = (tmp_path / "report.html").read_text()
+    first, rest = (text_of(part) for part in page.split('<section id="frontier">'))
+    assert benchmark.verdict not in first and benchmark.verdict in rest.replace("&#39;", "'")
+    assert len(re.findall(r"times (?:the speed|as fast)", first)) <= 1
 
 
 def test_where_early_exit_does_not_pay_it_says_so_first(dense, labelled, tmp_path):
@@ -84,6 +92,65 @@ def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labe
     made = report(dense, fresh(labelled), output=tmp_path / "report.html")
     assert made.measured.benchmark is None and len(made.measured.reliability) == 3
     assert "No operating point exits early" in (tmp_path / "report.html").read_text()
+
+
+def card_of(page):
+    """Return the classes of the first card, and its text."""
+    found = re.search(r'<div class="card ([^"]*)" id="point-[^>]*>(.*?)</div>', page, re.S)
+    return found[1].split(), text_of(found[2])
+
+
+def test_what_is_not_promised_looks_otherwise_and_says_so(calibrated, tmp_path):
+    found = read_calibration(calibrated.calibrations()[0])
+    looks = {}
+    for name, change in {
+        "promised": {
+            "certificate": Certificate({"max_drop": 0.05}, 0.9, 1, 600, 1, 2),
+            "promise": "With 90% confidence.",
+        },
+        "bare": {"certificate": None, "promise": "Nothing is promised: too few samples."},
+        "missed": {"met": False},
+        "whole": {"certificate": None, "promise": WHOLE_NETWORK_PROMISE},
+    }.items():
+        point = replace(found.point, met=True, pays=True, verdict="Use early exit: it is fast.")
+        write_calibration(calibrated.calibrations()[0], replace(found, points={"default": replace(point, **change)}))
+        report(calibrated, output=tmp_path / "report.html")
+        looks[name] = card_of((tmp_path / "report.html").read_text())
+    assert looks["promised"][0] == ["good"] and "Use early exit It is fast." in looks["promised"][1]
+    assert looks["bare"][0] == ["unsure", "hedged"] and "Use early exit, without a promise" in looks["bare"][1]
+    assert "Nothing is promised" in looks["bare"][1] and "Needs no promise" in looks["whole"][1]
+    assert looks["missed"][0][0] == "missed"
+    signs = [text[1] for _, text in looks.values()]
+    assert signs == ["\N{CHECK MARK}", "?", "!", "\N{CHECK MARK}"]
+
+
+def test_the_plot_of_the_targets_goal_stands_beside_the_recommendation(calibrated, tmp_path):
+    found = read_calibration(calibrated.calibrations()[0])
+    for goal, first in (("latency", "mean latency"), ("energy", "mean energy")):
+        point = replace(found.point, energy_j=2e-3, target=Target(goal=goal, max_drop=0.05))
+        write_calibration(calibrated.calibrations()[0], replace(found, points={"default": point}, meter="a meter"))
+        report(calibrated, output=tmp_path / "report.html")
+        titles = re.findall(r'aria-label="([^"]*)"', (tmp_path / "report.html").read_text())
+        assert titles[0].endswith(first) and titles[2] != titles[0]
+
+
+def test_latencies_of_an_exit_that_differ_have_names(calibrated, labelled, tmp_path):
+    made = report(calibrated, fresh(labelled), output=tmp_path / "report.html")
+    exits, point = compare_exits(made), made.calibration.points["default"]
+    assert exits.equal is not None and len(exits.equal) == len(exits.predicted) == len(exits.measured) == 3
+    latencies = [*(exit_.mean_s for exit_ in made.chain.exits), *point.exit_latency_s]
+    factor = {"us": 1e6, "ms": 1e3}[exits.unit]
+    for text, latency_s in zip((*exits.equal, *exits.predicted), latencies, strict=True):
+        assert float(text) == pytest.approx(latency_s * factor, rel=0.01)
+    assert "equally often" in text_of((tmp_path / "report.html").read_text())
+
+
+def test_figures_of_a_column_have_one_unit_and_equally_many_decimals():
+    assert show_times_column([58.494e-6, 42.5e-6, None, 1015e-6]) == Column("us", ("58.5", "42.5", "-", "1015.0"))
+    assert show_times_column([12e-6, 0.25]) == Column("ms", ("0.012", "250.000"))
+    assert show_joules_column([0.0029, 0.0]) == Column("mJ", ("2.90", "0.00")) and show_times_column([None]).texts == (
+        "-",
+    )
 
 
 def test_a_point_beside_a_static_network_is_not_called_recommended(dense, labelled, tmp_path):
