@@ -52,7 +52,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 """How marks look: their shapes differ, not only their colours. Later ones lie above."""
 
 
-class _Scene(Struct, frozen=True, kw_only=True):
+class Scene(Struct, frozen=True, kw_only=True):
     """What is drawn.
 
     Attributes:
@@ -101,7 +101,7 @@ class _Scene(Struct, frozen=True, kw_only=True):
 
 def make_frontier(report: Report, *, energy: bool) -> Plot:
     """Make the plot of accuracy or loss, or agreement without labels, over mean latency or energy."""
-    scene = _arrange(report, energy=energy)
+    scene = arrange_scene(report, energy=energy)
 
     def draw(axes: "Axes", width: int) -> Tips:
         return _draw(scene, axes, width)
@@ -116,7 +116,8 @@ def make_frontier(report: Report, *, energy: bool) -> Plot:
     )
 
 
-def _arrange(report: Report, *, energy: bool) -> _Scene:
+def arrange_scene(report: Report, *, energy: bool) -> Scene:
+    """Choose what the plot of a report shows, and its axes."""
     calibration = report.calibration
     whole = calibration.point.full_accuracy_interval
     right = "loss" if calibration.point.target.counts == "losses" else "accuracy"
@@ -139,7 +140,7 @@ def _arrange(report: Report, *, energy: bool) -> _Scene:
         [(mark.cost(energy=energy) or 0.0) * factor for mark in ours],
         may_be_log=True,
     )
-    return _Scene(
+    return Scene(
         marks=marks,
         measure=measure,
         energy=energy,
@@ -169,7 +170,7 @@ def _find_limits(point: OperatingPoint, measure: str, *, energy: bool) -> tuple[
     return max(least, default=None), target.max_energy_j if energy else target.max_latency_s
 
 
-def _draw(scene: _Scene, axes: "Axes", width: int) -> Tips:
+def _draw(scene: Scene, axes: "Axes", width: int) -> Tips:
     axes.set(xlim=(scene.across.low, scene.across.high), ylim=(scene.up.low, scene.up.high))
     _draw_scales(scene, axes, width)
     _shade_allowed(scene, axes)
@@ -189,7 +190,7 @@ def _draw(scene: _Scene, axes: "Axes", width: int) -> Tips:
     return tips
 
 
-def _draw_scales(scene: _Scene, axes: "Axes", width: int) -> None:
+def _draw_scales(scene: Scene, axes: "Axes", width: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     what = "energy" if scene.energy else "latency"
@@ -205,7 +206,7 @@ def _draw_scales(scene: _Scene, axes: "Axes", width: int) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 - value, 6):g}")
 
 
-def _shade_allowed(scene: _Scene, axes: "Axes") -> None:
+def _shade_allowed(scene: Scene, axes: "Axes") -> None:
     """Shade what the target allows, up to its limits."""
     if scene.least is None and scene.most is None:
         return
@@ -226,7 +227,7 @@ def _shade_allowed(scene: _Scene, axes: "Axes") -> None:
         axes.plot([high, high], [low, scene.up.high], "--", color=GREY, linewidth=1.2, zorder=1)
 
 
-def _write_labels(scene: _Scene, axes: "Axes") -> None:
+def _write_labels(scene: Scene, axes: "Axes") -> None:
     """Write the marks' labels beside them, where they cover neither another label nor a mark; the others are left out."""
     from matplotlib.textpath import TextPath
 
