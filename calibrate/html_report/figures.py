@@ -13,7 +13,7 @@ from ...errors import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 BLUE, ORANGE, RED, GREY = "#0072b2", "#e69f00", "#d55e00", "#767676"
 """Colours of Okabe and Ito that colour-blind readers can tell apart (Color Universal Design, 2008)."""
@@ -129,7 +129,8 @@ def _write_svg(figure: "Figure", tips: Tips, *, title: str, kind: str, width: in
 
     file = io.BytesIO()
     settle_layout(figure)
-    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(file, metadata=empty)  # type: ignore[no-untyped-call]
     root = ElementTree.fromstring(file.getvalue())
     for part in root.findall(f"{{{SVG}}}metadata"):
         root.remove(part)
@@ -147,8 +148,11 @@ def _write_svg(figure: "Figure", tips: Tips, *, title: str, kind: str, width: in
     return text
 
 
-def settle_layout(figure: "Figure") -> None:
+def settle_layout(figure: "Figure | SubFigure") -> None:
     """Give the parts of a plot their place, once: what is drawn later finds them there."""
+    from matplotlib.figure import Figure
+
+    assert isinstance(figure, Figure)
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
