@@ -135,6 +135,9 @@ def _find_numbers(
 ) -> AnsweredNumbers | None:
     """Return answers and truth of some samples if the first part of an answer is one real number, and its truth too."""
     rows = np.sort(rng.permutation(len(exits))[:MOST_NUMBERS_DRAWN])
+    first = next(iter((net.every_exit(x[rows[:1]]).answers or ())[0].values()))
+    if first.size != 1:  # all others are not asked for, which may be large
+        return None
     answers, truth = net.every_exit(x[rows]).answers or (), y[rows].read()
     name = next(iter(answers[0]))
     true = truth.get(name) if isinstance(truth, dict) else truth

@@ -176,7 +176,7 @@ def _view_values(named: Mapping[str, Mapping[str, Any]]) -> Iterator[View]:
             if tokens is None and (tokens := _read_tokens(each[title], each.get("truth"))) is not None:
                 del rest[name]
             elif picture is None and each[title].size > MOST_NUMBERS and is_curves(each[title]):
-                shown = [values for values in each.values() if is_curves(values)]
+                shown = [one for one in each.values() if is_curves(one)]
                 limits = min(float(np.nanmin(v)) for v in shown), max(float(np.nanmax(v)) for v in shown)
                 picture = draw_curves(each[title], limits)
                 del rest[name]

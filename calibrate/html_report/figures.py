@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -35,6 +36,9 @@ VARIABLES = {
 
 WIDE, NARROW = 800, 350
 """Widths of a plot in pixels: for screens and paper, and for telephones."""
+
+MOST_LETTERS = 40
+"""Letters of a name in a plot."""
 
 PIXELS_OF_DECADE = 180
 """A decade that is wider has ticks at 2 and 5 too."""
@@ -98,6 +102,12 @@ def show_runs(point: OperatingPoint) -> str:
     return f"{network}, {point.variant} on {show_placement(point.placement)}"
 
 
+def shorten(name: str, most: int = MOST_LETTERS) -> str:
+    """Return a name as a plot holds it: on one line, without letters that cannot be shown, and not too long."""
+    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return clean if len(clean) <= most else f"{clean[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def render_plot(name: str, plot: Plot) -> str:
     """Return a plot as HTML: one SVG for each of its widths, of which the page's style shows one.
 
@@ -114,7 +124,8 @@ def render_plot(name: str, plot: Plot) -> str:
     drawn = []
     for width in plot.widths:
         kind = "narrow" if len(plot.widths) > 1 and width == plot.widths[-1] else "broad"
-        with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": f"{name}{width}"}):
+        with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": f"{name}{width}"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of letters that only the browser has
             figure = Figure(figsize=(width / 72, plot.height(width) / 72), dpi=72, layout="constrained")
             figure.patch.set_alpha(0)
             axes = figure.add_subplot()

@@ -22,6 +22,7 @@ from .figures import (
     add_legend,
     set_log_scale,
     settle_layout,
+    shorten,
 )
 from .frontier_marks import BARRED, KINDS, MEASURED, OTHER, PROMISED, STATIC, UNPROMISED, Mark, collect_marks
 from .label_places import Axis, choose_axis, place_labels
@@ -87,7 +88,8 @@ class Scene(Struct, frozen=True, kw_only=True):
         outside = [show_share(right)] if self.up.is_outside(100 * mark.accuracy) else []
         if self.across.is_outside(cost * self.factor):
             outside.append(show_mj(cost) if self.energy else show_time(cost))
-        return f"{mark.label} ({', '.join(outside)})" if outside and mark.label else mark.label
+        label = shorten(mark.label)
+        return f"{label} ({', '.join(outside)})" if outside and label else label
 
     def arrow(self, mark: Mark) -> str | None:
         """Return the marker that points to where a mark would be; None if it is inside."""

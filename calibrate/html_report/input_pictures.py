@@ -138,6 +138,5 @@ def draw_curves(values: np.ndarray, limits: tuple[float, float]) -> bytes:
 def show_numbers(values: np.ndarray) -> str:
     """Write the first numbers of an array."""
     flat = np.asarray(values).ravel()
-    return ", ".join(f"{value:.4g}" for value in flat[:MOST_NUMBERS].tolist()) + (
-        " ..." if flat.size > MOST_NUMBERS else ""
-    )
+    shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in flat[:MOST_NUMBERS].tolist()]
+    return ", ".join(shown) + (" ..." if flat.size > MOST_NUMBERS else "")

@@ -25,6 +25,7 @@ from .figures import (
     exit_colours,
     render_plot,
     set_log_scale,
+    shorten,
     show_placement,
 )
 from .frontier_plot import make_frontier
@@ -46,10 +47,12 @@ def draw_plots(report: Report) -> dict[str, str]:
     calibration, measured = report.calibration, report.measured
     has_energy = any(point.energy_j is not None for point in calibration.points.values())
     by_energy = has_energy and calibration.points[report.point].target.goal == "energy"
-    plots = {"why": make_frontier(report, energy=by_energy), "shares": _make_shares(calibration, measured)}
+    plots = {"why": make_frontier(report, energy=by_energy), "exits": _make_exits(report.chain)}
+    shares = _make_shares(calibration, measured)
+    if shares is not None:
+        plots["shares"] = shares
     if has_energy:
         plots["other_cost"] = make_frontier(report, energy=not by_energy)
-    plots["exits"] = _make_exits(report.chain)
     if measured is not None:
         if measured.distributions:
             plots["latency"] = _make_distributions(measured.distributions)
@@ -63,29 +66,32 @@ def draw_plots(report: Report) -> dict[str, str]:
     return {name: render_plot(name, plot) for name, plot in plots.items()}
 
 
-def _make_shares(calibration: Calibration, measured: Measured | None) -> Plot:
-    """Show where samples leave: a bar for each point with early exit, and a bar for what was measured."""
+def _make_shares(calibration: Calibration, measured: Measured | None) -> Plot | None:
+    """Show where samples leave: a bar for each point with early exit, and one for what was measured. None without any."""
     bars = {name: point.exit_shares for name, point in calibration.points.items() if point.exits_early}
     if measured is not None and measured.benchmark is not None:
         bars[f"{measured.point}, measured"] = measured.benchmark.exit_shares
-    exits = max([len(shares) for shares in bars.values()], default=0)
+    if not bars:
+        return None
+    exits = max(map(len, bars.values()))
 
     def draw(axes: "Axes", width: int) -> Tips:
         for k, colour in enumerate(exit_colours(exits)):
-            reaching = {name: shares for name, shares in bars.items() if k < len(shares)}
-            left = [100 * sum(shares[:k]) for shares in reaching.values()]
-            part = [100 * shares[k] for shares in reaching.values()]
-            rows = axes.barh(list(reaching), part, 0.66, left, color=colour, edgecolor=PAPER, label=f"exit {k}")
+            reaching = [row for row, shares in enumerate(bars.values()) if k < len(shares)]
+            left = [100 * sum(shares[:k]) for shares in bars.values() if k < len(shares)]
+            part = [100 * shares[k] for shares in bars.values() if k < len(shares)]
+            rows = axes.barh(reaching, part, 0.66, left, color=colour, edgecolor=PAPER, label=f"exit {k}")
             least = LEAST_WRITTEN * (2 if width == NARROW else 1)
             texts = [f"{value:.1f}%" if value >= least else "" for value in part]
             axes.bar_label(rows, texts, label_type="center", fontsize=10, color=PAPER)
         axes.set(xlim=(0, 100), xlabel="samples, %")
+        axes.set_yticks(range(len(bars)), [shorten(name, width // 20) for name in bars])
         axes.grid(visible=False, axis="y")
         axes.invert_yaxis()
         add_legend(axes, 3 if width == NARROW else 8)
         return {}
 
-    rows = max(1, len(bars))
+    rows = len(bars)
     legend = {True: 16 * -(-exits // 3), False: 16 * -(-exits // 8)}
     return Plot("Where samples leave", lambda width: 60 + 34 * rows + legend[width == NARROW], draw)
 
@@ -185,7 +191,7 @@ def _make_numbers(numbers: AnsweredNumbers) -> Plot:
             axes.plot(x, y, MARKERS[k % len(MARKERS)], color=colour, markersize=4.5, alpha=0.8, label=name)
         ends = min(numbers.truth), max(numbers.truth)
         axes.plot(ends, ends, "--", color=GREY, linewidth=1.6)
-        axes.set(xlabel=f"true {numbers.name}", ylabel=f"answered {numbers.name}")
+        axes.set(xlabel=f"true {shorten(numbers.name)}", ylabel=f"answered {shorten(numbers.name)}")
         add_legend(axes, 1 if width == NARROW else 4)
         return {}
 

@@ -9,6 +9,7 @@ from offramp.bundle import Target, read_calibration
 from offramp.calibrate.html_report.contents import Report
 from offramp.calibrate.html_report.figures import NARROW, render_plot
 from offramp.calibrate.html_report.frontier_plot import WIDTH, make_frontier
+from offramp.calibrate.html_report.plots import draw_plots
 
 
 def report_of(found):
@@ -84,6 +85,13 @@ def test_a_static_network_that_is_far_off_stands_at_the_edge_with_its_figure(fou
         report_of(replace(found, statics=(*near, far), frontier=(), points={"default": point})), energy=False
     )
     assert re.search(r">exit \d \(1\.23%[,)]", render_plot("why", made))
+
+
+@pytest.mark.parametrize("name", ["a\x01b\x00\n", "n" * 400, "\N{CJK UNIFIED IDEOGRAPH-70B9}", ""])
+def test_any_name_can_be_drawn_without_a_word(found, name, recwarn):
+    plots = draw_plots(report_of(replace(found, points={name: found.point})))
+    assert all("<svg" in plot and "n" * 60 not in re.sub("<title>[^<]*", "", plot) for plot in plots.values())
+    assert not [warning for warning in recwarn if "lyph" in str(warning.message) or "layout" in str(warning.message)]
 
 
 def test_a_dollar_sign_in_a_name_is_text_and_not_a_formula(found):
