@@ -13,6 +13,7 @@ from offramp.calibrate.html_report.plots import draw_plots
 
 
 def report_of(found):
+    """Return the report of a calibration on its first point."""
     return Report(
         bundle="dense.offramp",
         network="Dense",
@@ -21,7 +22,7 @@ def report_of(found):
         calibrated="",
         offramp="",
         sha256={},
-        point=found.point.name,
+        point=next(iter(found.points)),
         elsewhere="",
         calibration=found,
         chain=found.chains[0],
@@ -87,9 +88,9 @@ def test_a_static_network_that_is_far_off_stands_at_the_edge_with_its_figure(fou
     assert re.search(r">exit \d \(1\.23%[,)]", render_plot("why", made))
 
 
-@pytest.mark.parametrize("name", ["a\x01b\x00\n", "n" * 400, "\N{CJK UNIFIED IDEOGRAPH-70B9}", ""])
-def test_any_name_can_be_drawn_without_a_word(found, name, recwarn):
-    plots = draw_plots(report_of(replace(found, points={name: found.point})))
+def test_any_name_can_be_drawn_without_a_word(found, recwarn):
+    names = ["a\x01b\x00\n", "n" * 400, "\N{CJK UNIFIED IDEOGRAPH-70B9}", ""]
+    plots = draw_plots(report_of(replace(found, points=dict.fromkeys(names, found.point))))
     assert all("<svg" in plot and "n" * 60 not in re.sub("<title>[^<]*", "", plot) for plot in plots.values())
     assert not [warning for warning in recwarn if "lyph" in str(warning.message) or "layout" in str(warning.message)]
 
