@@ -62,7 +62,6 @@ SETTINGS = {
     "ytick.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 11,
-    "hatch.linewidth": 0.6,
 }
 """How Matplotlib draws; text stays text, and a dollar sign is one."""
 
@@ -118,13 +117,18 @@ def render_plot(name: str, plot: Plot) -> str:
     Raises:
         MissingError: matplotlib is not installed.
     """
-    matplotlib = require("matplotlib", extra="report")
+    require("matplotlib", extra="report")
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     drawn = []
     for width in plot.widths:
         kind = "narrow" if len(plot.widths) > 1 and width == plot.widths[-1] else "broad"
-        with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": f"{name}{width}"}), warnings.catch_warnings():
+        settings = {**SETTINGS, "svg.hashsalt": f"{name}{width}"}
+        with (
+            style.context(["default", settings]),
+            warnings.catch_warnings(),
+        ):  # whatever the user's own file of settings says
             warnings.simplefilter("ignore", UserWarning)  # of letters that only the browser has
             figure = Figure(figsize=(width / 72, plot.height(width) / 72), dpi=72, layout="constrained")
             figure.patch.set_alpha(0)

@@ -182,7 +182,7 @@ def _draw(scene: Scene, axes: "Axes", width: int) -> Tips:
         label: str | None = kind
         for arrow in dict.fromkeys(scene.arrow(mark) for mark in of_kind):
             marks = [mark for mark in of_kind if scene.arrow(mark) == arrow]
-            name = f"frontier{'e' if scene.energy else ''}{KINDS.index(kind)}{arrow and 'v^<>'.index(arrow)}"
+            name = f"frontier{'e' if scene.energy else ''}{KINDS.index(kind)}{arrow or ''}"
             look = {**LOOKS[kind], **({"marker": arrow} if arrow else {})}
             x, y = zip(*map(scene.place, marks), strict=True)
             axes.plot(x, y, linestyle="", clip_on=False, gid=name, label=label, zorder=4, **look)
