@@ -15,7 +15,7 @@ from ..progress import Progress, no_progress
 from ..runtime import EveryExit
 from .ask_files import AskedSample, encode_coco, encode_table, name_hash, spell_classes
 from .disputes import find_disputed, rank_disputed
-from .html_report.examples import Painter, has_images
+from .html_report.input_pictures import Painter, has_images
 from .labels import UNKNOWN, SampleSet
 from .measure.configurations import Answers, record_all
 from .measure.session import LoadedConfiguration, Session

@@ -31,7 +31,7 @@ EXTRAS = {
     "export": "torch onnxscript",
     "calibrate": "PIL scipy yaml",
     "compress": "torch_pruning torch onnxscript",
-    "report": "matplotlib bokeh jinja2",
+    "report": "matplotlib jinja2 PIL",
     "metrics": "prometheus_client opentelemetry",
     "trust": "cryptography",
     "sign": "model_signing OpenSSL cryptography",

@@ -1,7 +1,5 @@
 """The page of a sweep: what the trials of the last rung reach, and the table."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
-from ..calibrate.html_report.figures import BLUE, GREY, RED, add_tip, data_source, empty_figure, move_legend_below
+from ..calibrate.html_report.figures import BLUE, GREY, NARROW, PAPER, RED, Plot, Tips, add_legend, render_plot
 from ..errors import require
 from ..files import write_atomically
 from ..units import show_share
@@ -20,7 +18,7 @@ from .settings import TRAINED, Settings
 from .table import TrialRow, name_trial
 
 if TYPE_CHECKING:
-    from bokeh.plotting import figure
+    from matplotlib.axes import Axes
 
 __all__ = ["TITLES", "show_row", "write_page"]
 
@@ -65,21 +63,14 @@ def _show(choice: Any) -> str:
 
 
 def write_page(path: Path, folder: Path, settings: Settings, rows: Sequence[TrialRow]) -> None:
-    """Write the page. It loads nothing, and runs only the scripts that it names by their sha256.
+    """Write the page. It loads nothing and runs nothing.
 
     Raises:
-        MissingError: bokeh or jinja2 is not installed, or the file cannot be written.
+        MissingError: matplotlib or jinja2 is not installed, or the file cannot be written.
     """
     jinja2 = require("jinja2", extra="report")
-    require("bokeh", extra="report")
-    from bokeh.embed import components
-    from bokeh.resources import Resources
-
-    library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
     last = max(row.rung for row in rows)
-    script, place = components(
-        _draw([row for row in rows if row.rung == last and row.standing is not None], folder), wrap_script=False
-    )
+    plot = _make_plot([row for row in rows if row.rung == last and row.standing is not None], folder)
     safe = jinja2.utils.markupsafe.Markup
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -91,7 +82,7 @@ def write_page(path: Path, folder: Path, settings: Settings, rows: Sequence[Tria
         settings=settings,
         target=settings.make_target().describe_limits(),
         versions=rows[-1].versions,
-        plot=safe(place),
+        plot=safe(render_plot("trials", plot)),
         titles=TITLES,
         rungs=[
             {
@@ -102,37 +93,42 @@ def write_page(path: Path, folder: Path, settings: Settings, rows: Sequence[Tria
             for rung in range(last, -1, -1)
         ],
         style=safe(style),
-        scripts=[safe(part) for part in (library, script)],
-        hashes=[base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (library, script)],
     )
     write_atomically(path, page.encode())
 
 
-def _draw(rows: Sequence[TrialRow], folder: Path) -> "figure":
-    """Draw what thresholds of each row reach, those that nothing beats in a colour, and each row's best point."""
-    plot = empty_figure(height=430, x_axis_label="mean multiply-accumulates", y_axis_label="accuracy, %")
+def _make_plot(rows: Sequence[TrialRow], folder: Path) -> Plot:
+    """Show what thresholds of each row reach, those that nothing beats in a colour, and each row's best point."""
     points = [(macs, accuracy, row) for row in rows for macs, accuracy in lay_tradeoffs(row, folder)]
     best = [point for point in points if not any(_beats(other, point) for other in points)]
     chosen = [(row.standing.macs, row.standing.accuracy, row) for row in rows if row.standing is not None]
     layers: tuple[tuple[str, list[tuple[float, float, TrialRow]], dict[str, Any]], ...] = (
-        ("other thresholds", points, {"color": GREY, "size": 5, "alpha": 0.6}),
-        ("no trial does better", sorted(best, key=lambda point: point[:2]), {"color": BLUE, "size": 8}),
-        ("best for the target", chosen, {"color": RED, "size": 10, "marker": "diamond"}),
+        ("other thresholds", points, {"color": GREY, "markersize": 4, "marker": "o", "alpha": 0.6}),
+        (
+            "no trial does better",
+            sorted(best, key=lambda point: point[:2]),
+            {"color": BLUE, "markersize": 6, "marker": "o"},
+        ),
+        ("best for the target", chosen, {"color": RED, "markersize": 8, "marker": "D", "markeredgecolor": PAPER}),
     )
-    for name, marks, look in layers:
-        source = data_source(
-            {
-                "x": [macs for macs, _, _ in marks],
-                "y": [accuracy * 100 for _, accuracy, _ in marks],
-                "name": [f"{name_trial(row.trial)} {row.variant}" for _, _, row in marks],
-                "takes": [show_row(row, rows)[3] for _, _, row in marks],
-            }
-        )
-        plot.scatter("x", "y", source=source, legend_label=name, **look)
-    add_tip(plot, "<b>@name</b> @takes: @y{0.00} % at @x{0,0}")
-    plot.x_range.start = 0
-    move_legend_below(plot, columns=1)
-    return plot
+
+    def draw(axes: "Axes", width: int) -> Tips:
+        from matplotlib.ticker import EngFormatter
+
+        tips = {}
+        for k, (name, marks, look) in enumerate(layers):
+            x, y = [macs for macs, _, _ in marks], [100 * accuracy for _, accuracy, _ in marks]
+            axes.plot(x, y, linestyle="", label=name, gid=f"trials{k}", **look)
+            tips[f"trials{k}"] = [
+                f"{name_trial(row.trial)} {row.variant}\n{show_row(row, rows)[3]}\n{show_share(accuracy)} at {macs:,.0f}"
+                for macs, accuracy, row in marks
+            ]
+        axes.set(xlim=(0, None), xlabel="mean multiply-accumulates", ylabel="accuracy, %")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        add_legend(axes, 1 if width == NARROW else 3)
+        return tips
+
+    return Plot("Accuracy over mean multiply-accumulates", lambda width: 440 if width == NARROW else 400, draw)
 
 
 def _beats(point: tuple[float, float, TrialRow], other: tuple[float, float, TrialRow]) -> bool:

@@ -18,6 +18,10 @@ MOST_SHOWN = 5
 """Samples of a group that are shown; each has up to four pictures."""
 
 
+MOST_NUMBERS_DRAWN = 300
+"""Samples whose answers are drawn if these are one number."""
+
+
 class Outcomes(Struct, frozen=True):
     """What became of some samples.
 
@@ -55,11 +59,27 @@ class AnsweredGroup(Struct, frozen=True):
     shown: tuple[AnsweredExample, ...]
 
 
+class AnsweredNumbers(Struct, frozen=True, kw_only=True):
+    """Answers that are one number, of some samples drawn at random.
+
+    Attributes:
+        name: of the part that is this number.
+        truth: what is true.
+        answer, exit: what was answered, and at which exit.
+    """
+
+    name: str
+    truth: tuple[float, ...]
+    answer: tuple[float, ...]
+    exit: tuple[int, ...]
+
+
 class AnswerExamples(Struct, frozen=True):
-    """Groups of samples, and the colours of the classes in their pictures."""
+    """Groups of samples, the colours of the classes in their pictures, and answers that are one number; None if they are not."""
 
     groups: tuple[AnsweredGroup, ...]
     colours: dict[int, str]
+    numbers: AnsweredNumbers | None = None
 
 
 def find_answer_examples(
@@ -106,7 +126,33 @@ def find_answer_examples(
         for title, order in _group(outcomes, last, rng)
     )
     drawn = sorted(painter.classes)[: len(COLOURS)]
-    return AnswerExamples(groups, {kind: COLOURS[kind % len(COLOURS)] for kind in drawn})
+    colours = {kind: COLOURS[kind % len(COLOURS)] for kind in drawn}
+    return AnswerExamples(groups, colours, _find_numbers(net, x, y, outcomes.exit, rng))
+
+
+def _find_numbers(
+    net: Net, x: Samples, y: Truth, exits: np.ndarray, rng: np.random.Generator
+) -> AnsweredNumbers | None:
+    """Return answers and truth of some samples if the first part of an answer is one real number, and its truth too."""
+    rows = np.sort(rng.permutation(len(exits))[:MOST_NUMBERS_DRAWN])
+    first = next(iter((net.every_exit(x[rows[:1]]).answers or ())[0].values()))
+    if first.size != 1:  # all others are not asked for, which may be large
+        return None
+    answers, truth = net.every_exit(x[rows]).answers or (), y[rows].read()
+    name = next(iter(answers[0]))
+    true = truth.get(name) if isinstance(truth, dict) else truth
+    parts = [np.asarray(each[name]) for each in answers]
+    if not isinstance(true, np.ndarray) or any(
+        part.size != len(rows) or part.dtype.kind != "f" for part in (*parts, true)
+    ):
+        return None
+    answered = np.stack([part.reshape(-1) for part in parts], 1)[np.arange(len(rows)), exits[rows]]
+    return AnsweredNumbers(
+        name=name,
+        truth=tuple(true.reshape(-1).tolist()),
+        answer=tuple(answered.tolist()),
+        exit=tuple(exits[rows].tolist()),
+    )
 
 
 def _group(outcomes: Outcomes, last: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,8 +1,8 @@
-"""Answers that are no labels, drawn over their images: boxes, maps of classes, numbers as text. What cannot be drawn is named."""
+"""Answers that are no labels: boxes and maps over their images, curves, rows of classes, numbers. The rest is named."""
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from msgspec import Struct
 from ...bundle import Manifest
 from ...errors import DataError, quoted, require
 from ..losses import Answer, Decode, find_likeliest
-from .examples import Painter, has_images
 from .figures import GREY
+from .input_pictures import InputPainter, draw_curves, is_curves
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,8 +22,8 @@ __all__ = ["COLOURS", "AnswerPainter", "View"]
 SIDE = 96
 """Pictures are enlarged by a whole number, or shrunk, until their longer side has about so many pixels."""
 
-MOST_NUMBERS, MOST_BOXES = 16, 50
-"""Numbers of a part that are written out, and boxes that are drawn in a picture, at most."""
+MOST_NUMBERS, MOST_CLASSES, MOST_BOXES = 16, 64, 50
+"""Numbers of a part, and classes of a row, that are written out, and boxes that are drawn in a picture, at most."""
 
 COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#8C564B", "#9467BD", "#17BECF"),
@@ -36,11 +36,19 @@ OPACITY = 0.6
 
 
 class View(Struct, frozen=True):
-    """An answer to a sample, or what is true of it: a title, a PNG if it can be drawn, and lines of text."""
+    """An answer to a sample, or what is true of it.
+
+    Attributes:
+        title: whose answer it is.
+        picture: a PNG if it can be drawn.
+        lines: lines of text.
+        tokens: a row of classes, and of each whether it is wrong.
+    """
 
     title: str
     picture: bytes | None
     lines: tuple[str, ...]
+    tokens: tuple[tuple[str, bool], ...] = ()
 
 
 class AnswerPainter:
@@ -57,7 +65,8 @@ class AnswerPainter:
 
     def __init__(self, arrays: Sequence[np.ndarray], manifest: Manifest, decode: Decode | None) -> None:
         self._pil, self._draw = (require(f"PIL.{name}", extra="report") for name in ("Image", "ImageDraw"))
-        self._painter = Painter(arrays[0], manifest) if has_images(manifest) else None
+        self._inputs = InputPainter(arrays, manifest)
+        self._painter = self._inputs.images
         self._decode = decode
         self.classes = set[int]()
 
@@ -90,11 +99,12 @@ class AnswerPainter:
                     )
                     for title, values in named.items()
                 )
-        views = [View(title, None, _say(values)) for title, values in named.items()]
-        return (*self._view_input(i), *views)
+        return self._view_input(i), *_view_values(named)
 
-    def _view_input(self, i: int) -> tuple[View, ...]:
-        return () if self._painter is None else (View("input", _save(self._ground(i)), ()),)
+    def _view_input(self, i: int) -> View:
+        if self._painter is not None:
+            return View("input", _save(self._ground(i)), ())
+        return View("input", self._inputs.paint(i), tuple(filter(None, [self._inputs.describe(i)])))
 
     def _view_boxes(self, i: int, answers: Mapping[str, Answer], truth: Any, decode: Decode) -> tuple[View, ...]:
         found = {title: decode(answer)[0] for title, answer in answers.items()}
@@ -151,6 +161,44 @@ class AnswerPainter:
         )
         ground.paste(colours, (0, 0), mask)
         return _save(ground)
+
+
+def _view_values(named: Mapping[str, Mapping[str, Any]]) -> Iterator[View]:
+    """Yield the views of answers and of the truth, a batch of one each by part: rows of classes, curves, or numbers."""
+    for title, values in named.items():
+        rest, picture, tokens = dict(values), None, None
+        for name in values:
+            each = {
+                key: np.asarray(_find_part(parts, name)[0])
+                for key, parts in named.items()
+                if _find_part(parts, name) is not None
+            }
+            if tokens is None and (tokens := _read_tokens(each[title], each.get("truth"))) is not None:
+                del rest[name]
+            elif picture is None and each[title].size > MOST_NUMBERS and is_curves(each[title]):
+                shown = [one for one in each.values() if is_curves(one)]
+                limits = min(float(np.nanmin(v)) for v in shown), max(float(np.nanmax(v)) for v in shown)
+                picture = draw_curves(each[title], limits)
+                del rest[name]
+        yield View(title, picture, _say(rest), tokens or ())
+
+
+def _find_part(parts: Mapping[str, Any], name: str) -> Any:
+    """Return the part of a name; a single one may have none. None if there is no such part."""
+    return parts.get(name, parts.get("", None if name else next(iter(parts.values()))))
+
+
+def _read_tokens(values: np.ndarray, truth: np.ndarray | None) -> tuple[tuple[str, bool], ...] | None:
+    """Return a row of classes, (time,), or the likeliest of (classes, time), and which are wrong; None if it is no row."""
+    is_row = truth is not None and truth.ndim == 1 and truth.dtype.kind in "iu"
+    if is_row and truth is not None and values.ndim == 2 and values.dtype.kind == "f" and values.shape[1] == len(truth):
+        values = find_likeliest(values[None])[0].astype(np.int64)
+    if values.ndim != 1 or values.dtype.kind not in "iu" or not 2 <= len(values) <= MOST_CLASSES:
+        return None
+    true = truth.tolist() if is_row and truth is not None else values.tolist()
+    true = [each for each in true if each >= 0]
+    found = [each for each in values.tolist() if each >= 0]  # those below 0 are blanks
+    return tuple((str(each), k >= len(true) or each != true[k]) for k, each in enumerate(found))
 
 
 def _read_map(values: Any) -> np.ndarray | None:

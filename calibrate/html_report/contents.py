@@ -35,7 +35,7 @@ class Measured(Struct, frozen=True, kw_only=True):
         benchmark: the chain beside static networks; None if no point exits early.
         distributions: latencies of leaving at each exit, of early exit as it runs, and of the whole static network.
         reliability: one entry for each exit.
-        examples: groups of pictures; empty if the samples are no images, or the network does not classify.
+        examples: groups of samples; empty if no point exits early, or the network does not classify.
         loss: the name of what says how wrong answers are; None if the network classifies.
         losses: one entry for each exit; empty if the network classifies.
         answers: samples and their answers; None if the network classifies, or no point exits early.

@@ -1,25 +1,16 @@
-"""Easy and hard images: examples that leave at each exit, and examples on which early exits and the last exit differ."""
+"""Easy and hard samples: examples that leave at each exit, and examples on which early exits and the last exit differ."""
 
-import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from msgspec import Struct
 
 from ...bundle import Manifest
-from ...errors import DataError, require
 from ...runtime import EveryExit
-from ..images import find_layout
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from .input_pictures import InputPainter
 
 MOST_IN_GROUP, MOST_PICTURES = 8, 96
 """Pictures in one group, and in the whole report; a group shows at least three all the same."""
-
-PICTURE_SIDE = 64
-"""Larger pictures are shrunk until their longer side has this many pixels."""
 
 
 class Example(Struct, frozen=True):
@@ -31,7 +22,8 @@ class Example(Struct, frozen=True):
         exit: the exit at which it left.
         said, last_said: what that exit and the last exit answered.
         score: the score of the exit at which it left.
-        picture: the sample as a PNG.
+        picture: the sample as a PNG; None if it is neither an image nor a signal.
+        text: what stands there without a picture.
     """
 
     sample: int
@@ -40,7 +32,8 @@ class Example(Struct, frozen=True):
     said: int
     score: float
     last_said: int
-    picture: bytes
+    picture: bytes | None
+    text: str = ""
 
 
 class Group(Struct, frozen=True):
@@ -61,22 +54,19 @@ class _Answers(Struct, frozen=True):
     last_answer: np.ndarray
 
 
-def has_images(manifest: Manifest) -> bool:
-    """Return True if a network takes images."""
-    try:
-        find_layout(manifest.inputs)
-    except DataError:
-        return False
-    return True
-
-
 def find_examples(
-    x: np.ndarray, y: np.ndarray, every: EveryExit, taken: np.ndarray, manifest: Manifest, *, rng: np.random.Generator
+    arrays: Sequence[np.ndarray],
+    y: np.ndarray,
+    every: EveryExit,
+    taken: np.ndarray,
+    manifest: Manifest,
+    *,
+    rng: np.random.Generator,
 ) -> tuple[Group, ...]:
     """Return examples of the samples that leave at each exit.
 
     Args:
-        x: images as the network takes them, (N, ...).
+        arrays: what the network takes, (N, ...) each.
         y: labels, int64 (N,).
         every: what every exit answers to them.
         taken: the exit at which each sample leaves, int64 (N,).
@@ -84,10 +74,9 @@ def find_examples(
         rng: draws the samples to show if no order says which.
 
     Raises:
-        DataError: the network takes no images.
         MissingError: Pillow is not installed.
     """
-    painter = Painter(x, manifest)
+    painter = InputPainter(arrays, manifest)
     rows = np.arange(len(y))
     exits = every.score.shape[1]
     most = max(3, min(MOST_IN_GROUP, MOST_PICTURES // (2 * exits + 2)))
@@ -103,6 +92,7 @@ def find_examples(
             score=float(answers.score[i]),
             last_said=int(answers.last_answer[i]),
             picture=painter.paint(i),
+            text=painter.describe(i),
         )
 
     return tuple(Group(title, len(order), tuple(show(int(i)) for i in order[:most])) for title, order in groups)
@@ -126,36 +116,3 @@ def _group(answers: _Answers, *, exits: int, most: int, rng: np.random.Generator
         ("An early exit is wrong where the last one is right", early & ~right & last_right),
     ):
         yield title, rng.permutation(np.flatnonzero(differing))
-
-
-class Painter:
-    """Makes pictures of samples. Normalised pixels are stretched: each channel from its smallest value to its largest.
-
-    Attributes:
-        size: width and height of a sample in pixels.
-    """
-
-    def __init__(self, x: np.ndarray, manifest: Manifest) -> None:
-        self._pil = require("PIL.Image", extra="report")
-        _, height, width, channels_first = find_layout(manifest.inputs)
-        self.size = width, height
-        self._x = np.moveaxis(x, 1, -1) if channels_first else x
-        some = self._x[:: max(1, len(x) // 1000)]
-        self._low, high = (edge(axis=(0, 1, 2)).astype(np.float64) for edge in (some.min, some.max))
-        if x.dtype == np.uint8:
-            self._low, high = np.zeros_like(high), np.full_like(high, 255)
-        self._span = np.where(high > self._low, high - self._low, 1)
-
-    def image(self, i: int) -> "Image":
-        """Return sample `i` in its own size, grey or in colour."""
-        pixels = np.round(np.clip((self._x[i] - self._low) / self._span, 0, 1) * 255).astype(np.uint8)
-        image: Image = self._pil.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        return image
-
-    def paint(self, i: int) -> bytes:
-        """Return sample `i` as a PNG."""
-        image = self.image(i)
-        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        return file.getvalue()

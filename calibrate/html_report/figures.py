@@ -1,15 +1,88 @@
-"""What all plots of a report share: colours, an empty figure, columns of data, tips under the mouse, legends."""
+"""What all plots share: colours, an empty figure, and how it becomes SVG that a page holds in two widths."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from msgspec import Struct
 
 from ...bundle import OperatingPoint
+from ...errors import require
 
 if TYPE_CHECKING:
-    from bokeh.plotting import figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
-BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#767676"
+BLUE, ORANGE, RED, GREY = "#0072b2", "#e69f00", "#d55e00", "#767676"
 """Colours of Okabe and Ito that colour-blind readers can tell apart (Color Universal Design, 2008)."""
+
+INK, PAPER, GRID, SHADE = "#1b1b1b", "#fefefe", "#d4d4d4", "#e3f1ec"
+"""Colours of letters, ground, grid and what a target allows. The page's style says what they are by day and by night."""
+
+VARIABLES = {
+    BLUE: "--blue",
+    ORANGE: "--orange",
+    RED: "--red",
+    GREY: "--quiet",
+    INK: "--text",
+    PAPER: "--ground",
+    GRID: "--line",
+    SHADE: "--allowed",
+}
+"""The variable of the page's style that stands for each colour."""
+
+WIDE, NARROW = 800, 350
+"""Widths of a plot in pixels: for screens and paper, and for telephones."""
+
+MOST_LETTERS = 40
+"""Letters of a name in a plot."""
+
+PIXELS_OF_DECADE = 180
+"""A decade that is wider has ticks at 2 and 5 too."""
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+SETTINGS = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 12,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+}
+"""How Matplotlib draws; text stays text, and a dollar sign is one."""
+
+Tips = Mapping[str, Sequence[str]]
+"""Texts under the mouse: one for each mark of the lines that have this `gid`."""
+
+
+class Plot(Struct, frozen=True):
+    """A plot before it is drawn.
+
+    Attributes:
+        title: what it shows, for readers who do not see it.
+        height: in pixels, by the width in pixels.
+        draw: draws into axes of that width, and returns the tips of its marks.
+        widths: what it is drawn in; the last is for telephones.
+    """
+
+    title: str
+    height: Callable[[int], int]
+    draw: Callable[["Axes", int], Tips]
+    widths: tuple[int, ...] = (WIDE, NARROW)
 
 
 def show_placement(placement: Sequence[str]) -> str:
@@ -28,49 +101,109 @@ def show_runs(point: OperatingPoint) -> str:
     return f"{network}, {point.variant} on {show_placement(point.placement)}"
 
 
-def empty_figure(**options: Any) -> "figure":
-    """Make a figure without data, as wide as the page and without tools."""
-    from bokeh.plotting import figure
-
-    plot = figure(
-        sizing_mode="stretch_width",
-        tools="",
-        toolbar_location=None,
-        background_fill_color=None,
-        border_fill_color=None,
-        **options,
-    )
-    plot.outline_line_color = None
-    plot.min_border_right = 16
-    return plot
+def shorten(name: str, most: int = MOST_LETTERS) -> str:
+    """Return a name as a plot holds it: on one line, without letters that cannot be shown, and not too long."""
+    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return clean if len(clean) <= most else f"{clean[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def data_source(columns: Mapping[str, Any]) -> Any:
-    """Make Bokeh's table of named columns."""
-    from bokeh.models import ColumnDataSource
+def render_plot(name: str, plot: Plot) -> str:
+    """Return a plot as HTML: one SVG for each of its widths, of which the page's style shows one.
 
-    return ColumnDataSource({name: list(column) for name, column in columns.items()})
+    Args:
+        name: names what is inside, so that two plots of a page do not mix.
+        plot: what is drawn.
+
+    Raises:
+        MissingError: matplotlib is not installed.
+    """
+    require("matplotlib", extra="report")
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    drawn = []
+    for width in plot.widths:
+        kind = "narrow" if len(plot.widths) > 1 and width == plot.widths[-1] else "broad"
+        settings = {**SETTINGS, "svg.hashsalt": f"{name}{width}"}
+        with (
+            style.context(["default", settings]),
+            warnings.catch_warnings(),
+        ):  # whatever the user's own file of settings says
+            warnings.simplefilter("ignore", UserWarning)  # of letters that only the browser has
+            figure = Figure(figsize=(width / 72, plot.height(width) / 72), dpi=72, layout="constrained")
+            figure.patch.set_alpha(0)
+            axes = figure.add_subplot()
+            axes.patch.set_alpha(0)
+            tips = plot.draw(axes, width)
+            drawn.append(_write_svg(figure, tips, title=plot.title, kind=kind, width=width))
+    return "\n".join(drawn)
 
 
-def add_tip(plot: "figure", tip: str) -> None:
-    """Show a text under the mouse; `@name` in it stands for a value of the column `name`."""
-    from bokeh.models import HoverTool
+def _write_svg(figure: "Figure", tips: Tips, *, title: str, kind: str, width: int) -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    plot.add_tools(HoverTool(tooltips=tip))
+    file = io.BytesIO()
+    settle_layout(figure)
+    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(file, metadata=empty)  # type: ignore[no-untyped-call]
+    root = ElementTree.fromstring(file.getvalue())
+    for part in root.findall(f"{{{SVG}}}metadata"):
+        root.remove(part)
+    for group in root.iter(f"{{{SVG}}}g"):
+        marks = group.iter(f"{{{SVG}}}use") if group.get("id") in tips else ()
+        for mark, tip in zip(marks, tips.get(group.get("id", ""), ()), strict=False):
+            ElementTree.SubElement(mark, f"{{{SVG}}}title").text = tip
+    root.attrib |= {"class": kind, "role": "img", "aria-label": title, "width": str(width)}
+    root.attrib.pop("height")
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    text = ElementTree.tostring(root, encoding="unicode")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text
 
 
-def move_legend_below(plot: "figure", columns: int = 2) -> None:
-    """Move the legend of a figure below its axes."""
-    plot.add_layout(plot.legend[0], "below")
-    plot.legend.ncols = columns
-    plot.legend.location = "left"
-    plot.legend.border_line_color = None
-    plot.legend.background_fill_color = None
-    plot.legend.label_text_font_size = "12px"
+def settle_layout(figure: "Figure | SubFigure") -> None:
+    """Give the parts of a plot their place, once: what is drawn later finds them there."""
+    from matplotlib.figure import Figure
+
+    assert isinstance(figure, Figure)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def add_legend(axes: "Axes", columns: int) -> None:
+    """Put the legend of a plot below its axes."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.figure.legend(
+            handles,
+            labels,
+            loc="outside lower left",
+            ncols=columns,
+            borderaxespad=0,
+            handlelength=1.6,
+            columnspacing=1.4,
+        )
+
+
+def set_log_scale(axes: "Axes", width: int) -> None:
+    """Make the axis of a plot that goes across logarithmic, with as many plain numbers as have room in its width in pixels."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    steps = (1, 2, 5) if width / math.log10(high / low) > PIXELS_OF_DECADE else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def exit_colours(count: int) -> list[str]:
-    """Return a colour for each exit, from dark to light; all of them can be seen on white."""
-    from bokeh.palettes import viridis
+    """Return a colour for each exit; all of them can be seen on white and on black."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
-    return list(viridis(count + max(1, count // 4))[:count])
+    return [to_hex(colormaps["viridis"](0.25 + 0.5 * k / max(1, count - 1))) for k in range(count)]

@@ -1,280 +1,275 @@
-"""The plot of what can be had: accuracy over mean latency or energy, for points, static networks and other thresholds."""
+"""The plot of what can be had: accuracy over mean latency or energy, and what the target allows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from ...bundle import Calibration, OperatingPoint
-from ...bundle.calibration import StaticPoint
-from ...units import show_mj, show_share, show_thresholds, show_time
-from .contents import Measured, Report
+from ...bundle import OperatingPoint
+from ...units import show_mj, show_share, show_time
+from .contents import Report
 from .figures import (
     BLUE,
+    GREY,
+    INK,
+    NARROW,
     ORANGE,
+    PAPER,
     RED,
-    add_tip,
-    data_source,
-    empty_figure,
-    move_legend_below,
-    show_placement,
-    show_static,
+    SHADE,
+    Plot,
+    Tips,
+    add_legend,
+    set_log_scale,
+    settle_layout,
+    shorten,
 )
+from .frontier_marks import BARRED, KINDS, MEASURED, OTHER, PROMISED, STATIC, UNPROMISED, Mark, collect_marks
+from .label_places import Axis, choose_axis, place_labels
 
 if TYPE_CHECKING:
-    from bokeh.plotting import figure
-
-TIP = '<div style="max-width:22em;white-space:pre-line"><b>@name</b>\n@tip</div>'
-"""Text under the mouse on a mark; Bokeh escapes the values."""
-
-PLOT_WIDTH, PLOT_HEIGHT = 640, 300
-"""The area that marks are drawn in, in pixels, on a screen of middling width."""
-
-LETTER_WIDTH, LINE_HEIGHT, MARK_RADIUS = 6.2, 13, 6
-"""Pixels that a label takes, on average, and a mark."""
-
-MOST_LABELLED = 12
-"""Layers with more marks than this get no labels, which would cover each other."""
-
+    from matplotlib.axes import Axes
 
 KEPT = "accuracy against the whole network's"
 """What is drawn if some labels are unknown: 100 % less the drop."""
 
+WIDTH, HEIGHT = 560, 400
+"""Beside the recommendation, in pixels."""
 
-class _Mark(Struct, frozen=True, kw_only=True):
-    """One mark in the plot.
+LABEL_SIZE, FAR = 11, 15
+"""Size of labels in pixels; a label so far from its mark is tied to it by a line."""
+
+LEAST_APART = 5.0
+"""Marks that are so near, in pixels, share a label."""
+
+LOOKS: dict[str, dict[str, Any]] = {
+    OTHER: {"marker": "o", "markersize": 5, "color": ORANGE, "markeredgecolor": ORANGE},
+    BARRED: {"marker": "s", "markersize": 7, "color": PAPER, "markeredgecolor": GREY},
+    STATIC: {"marker": "s", "markersize": 8, "color": BLUE, "markeredgecolor": PAPER},
+    PROMISED: {"marker": "D", "markersize": 10, "color": RED, "markeredgecolor": PAPER},
+    UNPROMISED: {"marker": "D", "markersize": 9, "color": PAPER, "markeredgecolor": RED, "markeredgewidth": 2},
+    MEASURED: {"marker": "x", "markersize": 8, "color": INK, "markeredgewidth": 2.2},
+}
+"""How marks look: their shapes differ, not only their colours. Later ones lie above."""
+
+
+class Scene(Struct, frozen=True, kw_only=True):
+    """What is drawn.
 
     Attributes:
-        name: what the mark stands for.
-        label: the text beside it; empty for none.
-        accuracy: share of right labels, or 1 less the mean loss; 1 less the drop if accuracy is unknown; without labels agreement
-            with the whole network.
-        latency_s, energy_j: means; `energy_j` is None if no energy was measured.
-        lines: further lines of its tip.
+        marks: the most important first.
+        measure: what stands on the upright axis: `accuracy`, `loss`, `agreement`, or `KEPT`.
+        energy: whether the cost is energy.
+        across, up: the axes: cost in mJ, us or ms, and accuracy in percent.
+        factor, unit: by what seconds or joules are multiplied, and what that gives.
+        least, most: the least accuracy in percent and the largest cost that the target allows; None without such a limit.
     """
 
-    name: str
-    label: str = ""
-    accuracy: float
-    latency_s: float
-    energy_j: float | None = None
-    lines: tuple[str, ...] = ()
+    marks: Sequence[Mark]
+    measure: str
+    energy: bool
+    across: Axis
+    up: Axis
+    factor: float
+    unit: str
+    least: float | None
+    most: float | None
+
+    def place(self, mark: Mark) -> tuple[float, float]:
+        """Return where a mark stands; one that is far outside stands at the end of the axis."""
+        return self.across.place((mark.cost(energy=self.energy) or 0.0) * self.factor), self.up.place(
+            100 * mark.accuracy
+        )
+
+    def label(self, mark: Mark) -> str:
+        """Return a mark's label, with the figures that its place does not show."""
+        cost = mark.cost(energy=self.energy) or 0.0
+        right = 1 - mark.accuracy if self.measure == "loss" else mark.accuracy
+        outside = [show_share(right)] if self.up.is_outside(100 * mark.accuracy) else []
+        if self.across.is_outside(cost * self.factor):
+            outside.append(show_mj(cost) if self.energy else show_time(cost))
+        label = shorten(mark.label)
+        return f"{label} ({', '.join(outside)})" if outside and label else label
+
+    def arrow(self, mark: Mark) -> str | None:
+        """Return the marker that points to where a mark would be; None if it is inside."""
+        cost, height = (mark.cost(energy=self.energy) or 0.0) * self.factor, 100 * mark.accuracy
+        if self.across.is_outside(cost):
+            return ">" if cost > self.across.high else "<"
+        if self.up.is_outside(height):
+            return "^" if height > self.up.high else "v"
+        return None
 
 
-class _Layer(Struct, frozen=True):
-    """Marks of one kind: their name in the legend, the marks, and how Bokeh shall draw them."""
+def make_frontier(report: Report, *, energy: bool) -> Plot:
+    """Make the plot of accuracy or loss, or agreement without labels, over mean latency or energy."""
+    scene = arrange_scene(report, energy=energy)
 
-    name: str
-    marks: list[_Mark]
-    look: dict[str, Any]
+    def draw(axes: "Axes", width: int) -> Tips:
+        return _draw(scene, axes, width)
+
+    kinds = len({mark.kind for mark in scene.marks}) + 1
+    title = f"{scene.measure} over mean {'energy' if energy else 'latency'}"
+    return Plot(
+        title[:1].upper() + title[1:],
+        lambda width: HEIGHT + 17 * (kinds if width == NARROW else -(-kinds // 2)) - 60,
+        draw,
+        (WIDTH, NARROW),
+    )
 
 
-def draw_frontier(report: Report, *, energy: bool) -> "figure":
-    """Draw accuracy or loss, or agreement without labels, over mean latency or energy."""
+def arrange_scene(report: Report, *, energy: bool) -> Scene:
+    """Choose what the plot of a report shows, and its axes."""
     calibration = report.calibration
-    right = "loss" if calibration.point.target.counts == "losses" else "accuracy"
     whole = calibration.point.full_accuracy_interval
+    right = "loss" if calibration.point.target.counts == "losses" else "accuracy"
     measure = right if calibration.point.accuracy is not None else "agreement" if whole is None else KEPT
-    unit, factor = ("mJ", 1e3) if energy else ("us", 1e6)
-    plot = empty_figure(
-        height=430,
-        x_axis_label=f"mean {'energy' if energy else 'latency'}, {unit}",
-        y_axis_label="agreement with the whole network, %" if measure == "agreement" else f"{measure}, %",
+    lower = 0.0 if whole is None else 1 - whole[1]
+    marks = collect_marks(report, lower=lower, is_relative=whole is not None, energy=energy)
+    costs = [mark.cost(energy=energy) or 0.0 for mark in marks]
+    factor, unit = (1e3, "mJ") if energy else (1e6, "us") if max(costs) < 9999.5e-6 else (1e3, "ms")
+    ours = [mark for mark in marks if mark.rank == 0]
+    point = calibration.points[report.point]
+    least, most = _find_limits(point, measure, energy=energy)
+    limits = [] if least is None else [100 * least]
+    up = choose_axis(
+        [100 * mark.accuracy for mark in marks] + limits,
+        [100 * mark.accuracy for mark in ours] + limits,
+        may_be_log=False,
     )
-    layers = _calibrated_layers(calibration, lower=0.0 if whole is None else 1 - whole[1])
-    if report.measured is not None and not energy:
-        layers += _measured_layers(report.measured, is_relative=whole is not None)
-    drawn = [mark for layer in layers for mark in layer.marks if _cost(mark, energy) is not None]
-    for layer in layers:
-        _draw_layer(plot, layer, measure, energy=energy, factor=factor)
-    add_tip(plot, TIP)
-    costs = [(_cost(mark, energy) or 0.0) * factor for mark in drawn]
-    plot.x_range.start, plot.x_range.end = 0, max(costs) * 1.18
-    heights = [_height(mark, measure) for mark in drawn]
-    low, high = min(heights), max(heights)
-    plot.y_range.start, plot.y_range.end = low - 0.12 * (high - low) - 0.05, high + 0.15 * (high - low) + 0.05
-    labelled = [mark for layer in layers if len(layer.marks) <= MOST_LABELLED for mark in layer.marks if mark.label]
-    labelled = [mark for mark in labelled if _cost(mark, energy) is not None]
-    _write_labels(plot, labelled, measure, energy=energy, factor=factor)
-    move_legend_below(plot, columns=1)
-    return plot
+    across = choose_axis(
+        [cost * factor for cost in costs],
+        [(mark.cost(energy=energy) or 0.0) * factor for mark in ours],
+        may_be_log=True,
+    )
+    return Scene(
+        marks=marks,
+        measure=measure,
+        energy=energy,
+        across=across,
+        up=up,
+        factor=factor,
+        unit=unit,
+        least=None if least is None else 100 * least,
+        most=None if most is None else most * factor,
+    )
 
 
-def _draw_layer(plot: "figure", layer: _Layer, measure: str, *, energy: bool, factor: float) -> None:
-    marks = [mark for mark in layer.marks if _cost(mark, energy) is not None]
-    if not marks:
+def _find_limits(point: OperatingPoint, measure: str, *, energy: bool) -> tuple[float | None, float | None]:
+    """Return the least of what is drawn, as a fraction, and the largest cost that a point's target allows over all samples."""
+    target, least = point.target, []
+    if measure == "agreement":
+        least = [1 - target.max_disagreement] if target.max_disagreement is not None else []
+    elif measure == KEPT:
+        least = [1 - target.max_drop] if target.max_drop is not None else []
+    else:
+        if target.max_drop is not None and point.full_accuracy is not None:
+            least.append(point.full_accuracy - target.max_drop)
+        if target.min_accuracy is not None:
+            least.append(target.min_accuracy)
+        if target.max_loss is not None:
+            least.append(1 - target.max_loss)
+    return max(least, default=None), target.max_energy_j if energy else target.max_latency_s
+
+
+def _draw(scene: Scene, axes: "Axes", width: int) -> Tips:
+    axes.set(xlim=(scene.across.low, scene.across.high), ylim=(scene.up.low, scene.up.high))
+    _draw_scales(scene, axes, width)
+    _shade_allowed(scene, axes)
+    tips: dict[str, list[str]] = {}
+    for kind in reversed(KINDS):
+        of_kind = [mark for mark in scene.marks if mark.kind == kind]
+        label: str | None = kind
+        for arrow in dict.fromkeys(scene.arrow(mark) for mark in of_kind):
+            marks = [mark for mark in of_kind if scene.arrow(mark) == arrow]
+            name = f"frontier{'e' if scene.energy else ''}{KINDS.index(kind)}{arrow or ''}"
+            look = {**LOOKS[kind], **({"marker": arrow} if arrow else {})}
+            x, y = zip(*map(scene.place, marks), strict=True)
+            axes.plot(x, y, linestyle="", clip_on=False, gid=name, label=label, zorder=4, **look)
+            tips[name], label = [mark.describe(scene.measure) for mark in marks], None
+    add_legend(axes, 1 if width == NARROW else 2)
+    _write_labels(scene, axes)
+    return tips
+
+
+def _draw_scales(scene: Scene, axes: "Axes", width: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    what = "energy" if scene.energy else "latency"
+    axes.set_xlabel(f"mean {what}, {scene.unit}{', logarithmic' if scene.across.is_log else ''}")
+    name = {"agreement": "agreement with the whole network", KEPT: KEPT}.get(scene.measure, scene.measure)
+    axes.set_ylabel(f"{name}, %{', less is better' if scene.measure == 'loss' else ''}")
+    if scene.across.is_log:
+        set_log_scale(axes, width)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4 if width == NARROW else 7))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if scene.measure == "loss":
+        axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 - value, 6):g}")
+
+
+def _shade_allowed(scene: Scene, axes: "Axes") -> None:
+    """Shade what the target allows, up to its limits."""
+    if scene.least is None and scene.most is None:
         return
-    columns: Mapping[str, Sequence[Any]] = {
-        "x": [(_cost(mark, energy) or 0.0) * factor for mark in marks],
-        "y": [_height(mark, measure) for mark in marks],
-        "name": [mark.name for mark in marks],
-        "tip": [_show_tip(mark, measure) for mark in marks],
-    }
-    source = data_source(columns)
-    plot.scatter("x", "y", source=source, legend_label=layer.name, **layer.look)
+    low = scene.up.low if scene.least is None else scene.up.place(scene.least)
+    high = scene.across.high if scene.most is None else scene.across.place(scene.most)
+    axes.fill_between(
+        [scene.across.low, high],
+        low,
+        scene.up.high,
+        color=SHADE,
+        linewidth=0,
+        zorder=0.5,
+        label="what the target allows",
+    )
+    if scene.least is not None:
+        axes.plot([scene.across.low, high], [low, low], "--", color=GREY, linewidth=1.2, zorder=1)
+    if scene.most is not None:
+        axes.plot([high, high], [low, scene.up.high], "--", color=GREY, linewidth=1.2, zorder=1)
 
 
-def _write_labels(plot: "figure", marks: Sequence[_Mark], measure: str, *, energy: bool, factor: float) -> None:
-    """Write the marks' labels beside them, each where it covers none that was written before."""
-    from bokeh.models import LabelSet
+def _write_labels(scene: Scene, axes: "Axes") -> None:
+    """Write the marks' labels beside them, where they cover neither another label nor a mark; the others are left out."""
+    from matplotlib.textpath import TextPath
 
-    x = [(_cost(mark, energy) or 0.0) * factor for mark in marks]
-    y = [_height(mark, measure) for mark in marks]
-    horizontal, vertical = plot.x_range, plot.y_range
-    points = [
-        (
-            PLOT_WIDTH * (right - horizontal.start) / (horizontal.end - horizontal.start),
-            PLOT_HEIGHT * (up - vertical.start) / (vertical.end - vertical.start),
+    settle_layout(axes.figure)
+    corner, area = axes.bbox.p0, (axes.bbox.width, axes.bbox.height)
+    spots: list[tuple[float, float]] = [
+        tuple(axes.transData.transform(scene.place(mark)) - corner) for mark in scene.marks
+    ]
+    texts = _share_labels([scene.label(mark) for mark in scene.marks], spots)
+    labelled = [i for i, text in enumerate(texts) if text]
+    widths = [TextPath((0, 0), texts[i], size=LABEL_SIZE).get_extents().x1 + 2 for i in labelled]
+    others = [spot for spot, text in zip(spots, texts, strict=True) if not text]
+    offsets = place_labels([spots[i] for i in labelled], widths, area=area, others=others)
+    for i, offset in zip(labelled, offsets, strict=True):
+        if offset is None:
+            continue
+        is_far = abs(offset[1]) > FAR
+        axes.annotate(
+            texts[i],
+            scene.place(scene.marks[i]),
+            (offset[0], offset[1] + 3),
+            textcoords="offset pixels",
+            fontsize=LABEL_SIZE,
+            fontweight="bold" if scene.marks[i].rank == 0 else "normal",
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkB": 4} if is_far else None,
+            annotation_clip=False,
+            zorder=6,
         )
-        for right, up in zip(x, y, strict=True)
-    ]
-    offsets = place_labels(points, [mark.label for mark in marks])
-    source = data_source(
-        {
-            "x": x,
-            "y": y,
-            "label": [mark.label for mark in marks],
-            "right": [dx for dx, _ in offsets],
-            "up": [dy for _, dy in offsets],
-        }
-    )
-    plot.add_layout(
-        LabelSet(x="x", y="y", text="label", source=source, x_offset="right", y_offset="up", text_font_size="11px")
-    )
 
 
-def place_labels(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
-    """Return where to write each label, in pixels right of and above its mark, so that none covers another, or a mark.
-
-    Args:
-        points: the marks, in pixels from the lower left corner of the plot.
-        labels: their texts.
-    """
-    taken = [(x - MARK_RADIUS, y - MARK_RADIUS, x + MARK_RADIUS, y + MARK_RADIUS) for x, y in points]
-    offsets = []
-    for (x, y), label in zip(points, labels, strict=True):
-        width = LETTER_WIDTH * len(label)
-        places = [
-            (dx, dy) for step in range(12) for dx in (8.0, -8.0 - width) for dy in (6.0 + 14 * step, -16.0 - 14 * step)
-        ]
-        boxes = [(x + dx, y + dy, x + dx + width, y + dy + LINE_HEIGHT) for dx, dy in places]
-        inside = [i for i, box in enumerate(boxes) if box[0] >= 0 and box[1] >= 0]
-        free = [i for i in inside if not any(_overlap(boxes[i], other) for other in taken)]
-        best = min(free or inside or [0], key=lambda i: abs(places[i][1]))
-        taken.append(boxes[best])
-        offsets.append(places[best])
-    return offsets
+def _share_labels(labels: Sequence[str], spots: Sequence[tuple[float, float]]) -> list[str]:
+    """Give the labels of marks that lie on each other to the first of them: `default = exit 2`."""
+    shared: list[list[str]] = []
+    for i, label in enumerate(labels):
+        first = next((k for k in range(i) if shared[k] and label and _is_near(spots[k], spots[i])), i)
+        shared.append([])
+        if label:
+            shared[first].append(label)
+    return [" = ".join(parts) for parts in shared]
 
 
-def _overlap(box: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-
-
-def _calibrated_layers(calibration: Calibration, *, lower: float) -> list[_Layer]:
-    """Return what the calibration found: other thresholds, static networks, operating points.
-
-    Args:
-        calibration: the calibration.
-        lower: what is added to accuracies on the frontier, so that the whole network's is 1, if some labels are unknown.
-    """
-    several = len(calibration.variants) > 1
-    taking_part = [static for static in calibration.statics if calibration.took_part(static)]
-    barred = [static for static in calibration.statics if not calibration.took_part(static)]
-    thresholds = [
-        _Mark(
-            name="early exit",
-            accuracy=tradeoff.accuracy + lower,
-            latency_s=tradeoff.latency_s,
-            energy_j=tradeoff.energy_j,
-            lines=(f"{tradeoff.variant} on {show_placement(tradeoff.placement)}", *_show_all(tradeoff.thresholds)),
-        )
-        for tradeoff in calibration.frontier
-        if tradeoff.static is None
-    ]
-    statics = [
-        _mark_static(static, f"{static.variant} exit {static.exit}" if several else f"exit {static.exit}")
-        for static in taking_part
-    ]
-    points = [_mark_point(name, point) for name, point in calibration.points.items()]
-    hollow = {"marker": "square", "size": 9, "line_color": BLUE, "fill_color": None}
-    return [
-        _Layer("other thresholds on the frontier", thresholds, {"marker": "circle", "size": 7, "color": ORANGE}),
-        _Layer("static network", statics, {"marker": "square", "size": 9, "color": BLUE}),
-        _Layer("static network, never recommended", [_mark_static(static, "") for static in barred], hollow),
-        _Layer("operating point", points, {"marker": "diamond", "size": 17, "color": RED}),
-    ]
-
-
-def _measured_layers(measured: Measured, *, is_relative: bool) -> list[_Layer]:
-    """Return what the samples of the report gave: early exit, the whole static network, the best static network."""
-    if measured.benchmark is None:
-        return []
-    rows = {
-        f"early exit, point {measured.point}": measured.benchmark.early,
-        "whole static network": measured.benchmark.whole,
-    }
-    if measured.benchmark.single is not None:
-        rows[str(measured.benchmark.single_name)] = measured.benchmark.single
-    lower = 1 - rows["whole static network"].accuracy if is_relative else 0.0
-    lines = (f"{measured.samples} samples",)
-    labels = ("early exit, measured", "whole network, measured", "best static, measured")
-    marks = [
-        _Mark(name=name, label=label, accuracy=row.accuracy + lower, latency_s=row.mean_s, lines=lines)
-        for label, (name, row) in zip(labels, rows.items(), strict=False)
-    ]
-    look = {"marker": "x", "size": 11, "line_width": 2.5, "line_color": "black"}
-    return [_Layer("measured on the samples of this report", marks, look)]
-
-
-def _mark_static(static: StaticPoint, label: str) -> _Mark:
-    return _Mark(
-        name=show_static(static.exit),
-        label=label,
-        accuracy=_accuracy(static),
-        latency_s=static.latency_s,
-        energy_j=static.energy_j,
-        lines=(f"{static.variant} on {static.device}",),
-    )
-
-
-def _mark_point(name: str, point: OperatingPoint) -> _Mark:
-    promise = (point.promise,) if point.promise else ()
-    return _Mark(
-        name=f"operating point {name}",
-        label=name,
-        accuracy=_accuracy(point),
-        latency_s=point.latency_s,
-        energy_j=point.energy_j,
-        lines=(f"{point.variant} on {show_placement(point.placement)}", *_show_all(point.thresholds), *promise),
-    )
-
-
-def _show_all(thresholds: Sequence[float]) -> tuple[str, ...]:
-    return (f"thresholds {show_thresholds(thresholds)}",) if thresholds else ()
-
-
-def _show_tip(mark: _Mark, measure: str) -> str:
-    energy = () if mark.energy_j is None else (f"mean energy {show_mj(mark.energy_j)}",)
-    lines = (
-        f"{measure} {show_share(_height(mark, measure) / 100)}",
-        f"mean latency {show_time(mark.latency_s)}",
-        *energy,
-        *mark.lines,
-    )
-    return "\n".join(lines)
-
-
-def _height(mark: _Mark, measure: str) -> float:
-    """Return what is drawn of a mark, in percent."""
-    return 100 * (1 - mark.accuracy if measure == "loss" else mark.accuracy)
-
-
-def _cost(mark: _Mark, energy: bool) -> float | None:
-    return mark.energy_j if energy else mark.latency_s
-
-
-def _accuracy(figures: OperatingPoint | StaticPoint) -> float:
-    """Return the accuracy, if it is unknown that against the whole network's, or without labels the agreement with it."""
-    if figures.accuracy is None:
-        return float(1 - (figures.disagreement if figures.drop is None else figures.drop))
-    return float(figures.accuracy)
+def _is_near(spot: tuple[float, float], other: tuple[float, float]) -> bool:
+    return abs(spot[0] - other[0]) < LEAST_APART and abs(spot[1] - other[1]) < LEAST_APART

@@ -35,7 +35,7 @@ from ..parts import read_own_groups
 from ..truth import Truth
 from .answer_examples import AnswerExamples, Outcomes, find_answer_examples
 from .contents import PERCENTILE_COUNT, Distribution, Measured, Report
-from .examples import Group, find_examples, has_images
+from .examples import Group, find_examples
 from .exit_losses import describe_losses
 from .reliability import find_reliability
 
@@ -333,7 +333,7 @@ def _distributions(comparison: Comparison) -> tuple[Distribution, ...]:
 
 def _examples(request: ComparisonRequest, answers: EveryExit, taken: np.ndarray | None) -> tuple[Group, ...]:
     manifest = request.bundle.manifest
-    if taken is None or not has_images(manifest) or not isinstance(request.y, np.ndarray):
+    if taken is None or not isinstance(request.y, np.ndarray):
         return ()
     rng = np.random.default_rng(request.seed)
-    return find_examples(request.x.arrays[0], request.y, answers, taken, manifest, rng=rng)
+    return find_examples(request.x.arrays, request.y, answers, taken, manifest, rng=rng)

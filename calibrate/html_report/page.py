@@ -1,18 +1,20 @@
-"""The page of a report: its template filled in, with the plots and the script that draws them inside."""
+"""The page of a report: its template filled in, with plots and pictures inside."""
 
 import base64
-import hashlib
 from importlib import resources
 from typing import Any
 
-from ...bundle import OperatingPoint
-from ...bundle.calibration import EARLY_SUFFIX, StaticPoint
+from ...bundle import Calibration, OperatingPoint
+from ...bundle.calibration import EARLY_SUFFIX, WHOLE_NETWORK_PROMISE, StaticPoint
 from ...bundle.findings import show_worst
 from ...errors import require
-from ...units import show_share, show_thresholds, show_time
+from ...units import show_share, show_thresholds
+from .columns import show_joules_column, show_times_column
 from .contents import Report
 from .figures import show_placement, show_runs, show_static
 from .plots import draw_plots
+from .predictions import compare_exits, compare_points, show_rightness
+from .recommendations import recommend
 
 PROBABILITIES = ("max_softmax", "ensemble")
 """Rules whose score estimates the probability that the label is right."""
@@ -22,61 +24,61 @@ def check_packages() -> None:
     """See that the packages are there that a page takes.
 
     Raises:
-        MissingError: bokeh or jinja2 is not installed.
+        MissingError: jinja2, matplotlib or Pillow is not installed.
     """
-    for package in ("bokeh", "jinja2"):
+    for package in ("jinja2", "matplotlib", "PIL.Image"):
         require(package, extra="report")
 
 
 def render_page(report: Report) -> str:
     """Return the page as HTML.
 
-    The page loads nothing: styles, scripts and pictures are inside, and its content security policy forbids everything else. Only
-    scripts with a sha256 that the policy names may run, so text from a bundle cannot run as a script.
+    The page loads nothing and runs nothing: styles, plots and pictures are inside, and its content security policy forbids
+    scripts and everything that is not inside.
 
     Raises:
-        MissingError: bokeh or jinja2 is not installed.
+        MissingError: jinja2, matplotlib or Pillow is not installed.
     """
     check_packages()
     jinja2 = require("jinja2", extra="report")
-    from bokeh.embed import components
-    from bokeh.resources import Resources
-
-    library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
-    plots = draw_plots(report)
-    script, places = components(plots, wrap_script=False)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    of_losses = has_losses(report)
     environment.filters |= {
-        "time": show_time,
-        "rightness": lambda value: _show_rightness(value, has_losses(report)),
+        "times": show_times_column,
+        "joules": show_joules_column,
+        "rightness": lambda value: show_rightness(value, of_losses=of_losses),
         "percent": lambda value: "-" if value is None else show_share(value),
         "worst": show_worst,
-        "millijoules": lambda joules: "-" if joules is None else f"{joules * 1e3:.4g}",
         "thresholds": show_thresholds,
         "placement": show_placement,
         "runs": show_runs,
+        "recommendation": recommend,
         "picture": lambda content: f"data:image/png;base64,{base64.b64encode(content).decode()}",
     }
-    scripts = library, script
-    template = environment.from_string(_read("page.html.jinja"))
-    page: str = template.render(
+    safe = jinja2.utils.markupsafe.Markup
+    asked = report.calibration.asked_for
+    main = next(
+        (name for name in (report.point, report.point.removesuffix(EARLY_SUFFIX)) if name in asked), next(iter(asked))
+    )
+    page: str = environment.from_string(_read("page.html.jinja")).render(
         report=report,
         calibration=report.calibration,
         measured=report.measured,
-        point=report.calibration.points[report.point],
-        points=report.calibration.asked_for,
+        main=main,
+        points=asked,
+        whole_promise=WHOLE_NETWORK_PROMISE,
         board=_name_board(report.calibration.fingerprint),
         statics=_compare_statics(report),
-        predictions=_compare_predictions(report),
-        has_losses=has_losses(report),
+        predictions=compare_points(report, of_losses=of_losses),
+        exits=compare_exits(report),
+        latencies=_list_latencies(report.calibration),
+        has_losses=of_losses,
         has_disagreement=has_disagreement(report),
         is_probability=report.measured is not None and report.measured.rule in PROBABILITIES,
-        plots={name: jinja2.utils.markupsafe.Markup(place) for name, place in places.items()},
-        style=jinja2.utils.markupsafe.Markup(_read("page.css")),
-        scripts=[jinja2.utils.markupsafe.Markup(part) for part in scripts],
-        hashes=[base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in scripts],
+        plots={name: safe(plot) for name, plot in draw_plots(report).items()},
+        style=safe(_read("page.css")),
     )
     return page
 
@@ -93,11 +95,6 @@ def has_disagreement(report: Report) -> bool:
     """
     points = report.calibration.points.values()
     return not has_losses(report) or any(p.accuracy is None or p.target.max_disagreement is not None for p in points)
-
-
-def _show_rightness(accuracy: float | None, of_losses: bool) -> str:
-    """Write an accuracy, or the mean loss that it is 1 less than."""
-    return "-" if accuracy is None else show_share(1 - accuracy if of_losses else accuracy)
 
 
 def _read(name: str) -> str:
@@ -139,33 +136,22 @@ def _row(name: str, figures: OperatingPoint | StaticPoint, point: OperatingPoint
     }
 
 
-def _compare_predictions(report: Report) -> list[tuple[str, str, str]]:
-    """Return rows of a name, what calibration predicted for the measured point, and what was measured."""
-    measured = report.measured
-    if measured is None or measured.benchmark is None or measured.point is None:
-        return []
-    point, benchmark = report.calibration.points[measured.point], measured.benchmark
-    mean = show_time(benchmark.early.mean_s)
-    rows = []
-    if point.drop_interval is not None and point.drop is not None:
-        of_losses = has_losses(report)
-        what = ("loss", "loss added") if of_losses else ("accuracy", "accuracy drop")
-        predicted, found = (_show_rightness(each, of_losses) for each in (point.accuracy, benchmark.early.accuracy))
-        rows.append((what[0], predicted, found))
-        drops = _show_drop(point.drop, point.drop_interval), _show_drop(benchmark.drop, benchmark.drop_interval)
-        rows.append((f"{what[1]}, 95 % interval", *drops))
-    rows.append(("mean latency", show_time(point.latency_s), mean))
-    by_shares_s = sum(
-        share * latency_s for share, latency_s in zip(benchmark.exit_shares, point.exit_latency_s, strict=True)
-    )
-    rows.append(("mean latency by the measured shares", show_time(by_shares_s), mean))
-    expected = zip(point.exit_shares, point.exit_latency_s, strict=True)
-    measured_exits = zip(benchmark.exit_shares, benchmark.exit_latency_s, strict=True)
-    for k, ((share, latency_s), (measured_share, measured_s)) in enumerate(zip(expected, measured_exits, strict=True)):
-        rows.append((f"share that leaves at exit {k}", show_share(share), show_share(measured_share)))
-        rows.append((f"mean latency of leaving at exit {k}", show_time(latency_s), show_time(measured_s)))
-    return rows
-
-
-def _show_drop(drop: float, interval: tuple[float, float]) -> str:
-    return f"{show_share(drop)} ({show_share(interval[0])} to {show_share(interval[1])})"
+def _list_latencies(calibration: Calibration) -> dict[str, Any]:
+    """Return the rows of the table of exits, whose latencies have one unit and equally many decimals."""
+    exits = [(chain, k) for chain in calibration.chains for k in range(len(chain.exits))]
+    values: list[float | None] = []
+    for chain, k in exits:
+        latency = chain.exits[k]
+        values += [latency.mean_s, latency.p50_s, latency.p90_s, latency.p99_s]
+        values.append(chain.passing_s[k] if k < len(chain.passing_s) else None)
+    column = show_times_column(values)
+    rows = [
+        {
+            "name": f"exit {k} of {chain.variant}",
+            "device": chain.placement[k],
+            "texts": column.texts[5 * i : 5 * i + 5],
+            "accuracy": chain.accuracy[k] if chain.accuracy else None,
+        }
+        for i, (chain, k) in enumerate(exits)
+    ]
+    return {"unit": column.unit, "rows": rows}

@@ -17,7 +17,7 @@ from offramp.calibrate import ask_labels, bench, read_labels
 from offramp.calibrate.certify.exact_tests import certify_drop
 from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.disputes import describe_labels, find_disputed, rank_disputed
-from offramp.calibrate.html_report.frontier_plot import draw_frontier
+from offramp.calibrate.html_report.frontier_plot import arrange_scene
 from offramp.calibrate.html_report.making import report
 from offramp.calibrate.labels import check_asked_labels, settle_labels
 from offramp.calibrate.measure import answers
@@ -167,10 +167,9 @@ def test_asking_and_going_on_by_the_command(own, call, files):
     assert code == 0 and "accuracy     unknown without all labels: the whole network's is from" in out
     page = report(bundle, output=files / "report.html")
     assert page.calibration.labels == (asked["asked"], asked["asked"])
-    drawn = draw_frontier(page, energy=False)
-    assert drawn.yaxis.axis_label == "accuracy against the whole network's, %"
-    columns = [each.data_source.data for each in drawn.renderers if "tip" in each.data_source.data]
-    heights = {name: y for data in columns for name, y in zip(data["name"], data["y"], strict=True)}
+    scene = arrange_scene(page, energy=False)
+    assert scene.measure == "accuracy against the whole network's"
+    heights = {mark.name: 100 * mark.accuracy for mark in scene.marks}
     drops = {f"static network to exit {each.exit}": each.drop for each in page.calibration.statics}
     assert all(heights[name] == pytest.approx(100 - 100 * drop) for name, drop in drops.items())
     point = page.calibration.early

@@ -159,7 +159,7 @@ def test_the_help_cuts_no_line(call):
 
 
 def test_a_report_says_at_once_that_a_package_is_missing(files, call, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bokeh", None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     # The samples would be refused too, if they were looked at before.
     code, out, err = call("report {f}/dense.offramp {f}/nan.npz -o {f}/report.html")
     assert (code, out) == (4, "") and "pip install 'offramp[report]'" in err

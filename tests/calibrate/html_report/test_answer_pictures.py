@@ -11,9 +11,11 @@ from PIL import Image
 from offramp.bundle import Target, Tensor, write_calibration
 from offramp.calibrate import calibrate, report
 from offramp.calibrate.html_report.answer_pictures import COLOURS, AnswerPainter
+from offramp.calibrate.html_report.input_pictures import CURVE_SIZE
 from offramp.calibrate.losses import find_decode, read_loss
 from offramp.errors import DataError
 from offramp.export import export
+from offramp.runtime import load_uncalibrated
 from offramp.tests.helpers.report_pages import pictures_of, text_of
 from offramp.tests.zoo.answers import ANSWERS
 
@@ -99,8 +101,42 @@ def test_samples_that_are_no_images_have_text_and_maps():
     views = painter(x).view(0, {"exit 0": {"cells": np.arange(18).reshape(1, 3, 6)}}, np.zeros((1, 3, 6), int))
     assert pixels(views[0]).shape == (48, 96, 3) and where(pixels(views[1]), [118] * 3) == (0, 0, 95, 47)
     words = [np.arange(30)]  # rows of different lengths
-    (_, truth) = painter(x).view(0, {"exit 0": {"words": np.zeros((1, 2), int)}}, words)
-    assert truth.lines == ("int64 30, not drawn",)
+    (given, exit_, truth) = painter(x).view(0, {"exit 0": {"words": np.array([[0, 5, -1, 2]])}}, words)
+    assert (given.title, given.picture, given.lines) == ("input", None, ("0, 0, 0, 0, 0, 0, 0",))
+    assert exit_.tokens == (("0", False), ("5", True), ("2", False)) and len(truth.tokens) == 30  # -1 is a blank
+    assert exit_.lines == truth.lines == () and not any(is_wrong for _, is_wrong in truth.tokens)
+
+
+def test_a_row_of_classes_is_made_of_scores_and_a_curve_is_drawn_between_the_limits_of_all(tmp_path):
+    x = np.random.default_rng(0).random((2, 3, 40)).astype(np.float32)  # a signal of three channels
+    scores = np.zeros((1, 4, 5), np.float32)
+    scores[0, [1, 2, 0, 3, 3], range(5)] = 1
+    given, exit_, _ = painter(x).view(0, {"exit 0": {"tags": scores}}, np.array([[1, 2, 3, 3, 3]]))
+    assert pixels(given).shape == (*CURVE_SIZE[::-1], 3)
+    assert exit_.tokens == (("1", False), ("2", False), ("0", True), ("3", False), ("3", False))
+    low, high = np.zeros((1, 20)), np.ones((1, 20))
+    _, exit_, truth = painter(x).view(0, {"exit 0": {"curve": low}}, high)
+    darkest = [(pixels(view).sum((1, 2))).argmin() for view in (exit_, truth)]
+    assert darkest[0] > 0.9 * CURVE_SIZE[1] and darkest[1] < 0.1 * CURVE_SIZE[1]
+    assert exit_.lines == truth.lines == ()
+
+
+def test_numbers_are_drawn_over_what_is_true(tmp_path):
+    entry = ANSWERS["regressor"]
+    net, x = entry.build(), entry.draw(300, 3)
+    bundle = export(net, x[:4], tmp_path / "angle.offramp", **entry.options)
+    truth = np.random.default_rng(0).random(300).astype(np.float32)
+    found = calibrate(bundle, (x, truth), Target(max_drop=0.5), loss="absolute:4", measure_s=0.05, replace=True)
+    point = replace(next(point for point in found.points.values() if point.exits_early), thresholds=(0.0, 2.0))
+    write_calibration(tmp_path / "c.json", replace(found, points={"default": point}))
+    options = {"loss": "absolute:4", "calibration": tmp_path / "c.json"}
+    made = report(bundle, (x, truth), output=tmp_path / "r.html", **options)
+    numbers = made.measured.answers.numbers
+    assert sorted(numbers.truth) == sorted(truth.tolist()) and set(numbers.exit) == {0} and numbers.name == "angle"
+    with load_uncalibrated(bundle) as loaded:
+        said = loaded.every_exit(x).answers[0]["angle"].reshape(-1)
+    assert sorted(numbers.answer) == pytest.approx(sorted(said.tolist()), abs=1e-4)
+    assert "left at exit 0 (300)" in (tmp_path / "r.html").read_text()
 
 
 def test_the_page_shows_maps_beside_the_true_ones(tmp_path):

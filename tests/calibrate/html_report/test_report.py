@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from offramp.bundle import open_bundle, read_calibration, write_calibration
+from offramp.bundle import Certificate, open_bundle, read_calibration, write_calibration
+from offramp.bundle.calibration import WHOLE_NETWORK_PROMISE
 from offramp.calibrate import Target, report
+from offramp.calibrate.html_report.columns import Column, show_joules_column, show_times_column
+from offramp.calibrate.html_report.predictions import compare_exits
+from offramp.calibrate.html_report.recommendations import Recommendation, recommend
 from offramp.errors import DataError, MissingError, UsageError
 from offramp.export import export
 from offramp.runtime import load_uncalibrated
@@ -22,7 +26,7 @@ from offramp.tests.zoo import networks
 from offramp.units import show_thresholds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MOST_BYTES, MOST_S = 6_000_000, 2.0
+MOST_BYTES, MOST_S = 1_000_000, 2.0
 
 
 def fresh(labelled, n=400):
@@ -67,7 +71,12 @@ def test_with_samples_it_measures_and_says_what_scores_are_worth(calibrated, lab
     benchmark = measured.benchmark
     assert f"{benchmark.early.accuracy:.2%}" in seen and f"{benchmark.exit_shares[0]:.2%}" in seen
     assert [one.name for one in measured.distributions][-2:] == ["early exit", "whole static network"]
-    assert "The samples are no images." in seen and measured.samples == 400
+    assert measured.samples == 400 and all(one.picture for group in measured.examples for one in group.shown)
+    # One speed-up at first sight, of the calibration; that of the measurement stands further down, with what it is against.
+    page = (tmp_path / "report.html").read_text()
+    first, rest = (text_of(part) for part in page.split('<section id="frontier">'))
+    assert benchmark.verdict not in first and benchmark.verdict in rest.replace("&#39;", "'")
+    assert len(re.findall(r"times (?:the speed|as fast)", first)) <= 1
 
 
 def test_where_early_exit_does_not_pay_it_says_so_first(dense, labelled, tmp_path):
@@ -86,14 +95,65 @@ def test_where_nothing_exits_early_the_scores_are_shown_all_the_same(dense, labe
     assert "No operating point exits early" in (tmp_path / "report.html").read_text()
 
 
+def card_of(page):
+    """Return the classes of the first card, and its text."""
+    found = re.search(r'<div class="card ([^"]*)" id="point-[^>]*>(.*?)</div>', page, re.S)
+    return found[1].split(), text_of(found[2])
+
+
+def test_what_is_not_promised_looks_otherwise_and_says_so(calibrated, tmp_path):
+    found = read_calibration(calibrated.calibrations()[0])
+    point = replace(found.point, met=True, pays=True, verdict="Use early exit: it is fast.")
+    certificate = Certificate({"max_drop": 0.05}, 0.9, 1, 600, 1, 2)
+    bare = replace(point, certificate=None, promise="Nothing is promised: too few samples.")
+    promised = recommend(replace(point, certificate=certificate, promise="With 90% confidence."))
+    assert promised == Recommendation("good", "\N{CHECK MARK}", "Use early exit", "It is fast.")
+    assert recommend(replace(bare, promise=WHOLE_NETWORK_PROMISE)) == promised
+    assert recommend(bare) == Recommendation("unsure", "?", "Use early exit, without a promise", "It is fast.")
+    missed = recommend(replace(point, met=False, pays=False, verdict="The target is missed."))
+    assert missed == Recommendation("missed", "!", "The target is missed.", "")
+    write_calibration(calibrated.calibrations()[0], replace(found, points={"default": bare}))
+    report(calibrated, output=tmp_path / "report.html")
+    looks, text = card_of((tmp_path / "report.html").read_text())
+    assert looks == ["unsure", "hedged"] and "Nothing is promised" in text and "without a promise" in text
+
+
+def test_the_plot_of_the_targets_goal_stands_beside_the_recommendation(calibrated, tmp_path):
+    found = read_calibration(calibrated.calibrations()[0])
+    point = replace(found.point, energy_j=2e-3, target=Target(goal="energy", max_drop=0.05))
+    write_calibration(calibrated.calibrations()[0], replace(found, points={"default": point}, meter="a meter"))
+    report(calibrated, output=tmp_path / "report.html")
+    first, rest = (tmp_path / "report.html").read_text().split('<section id="frontier">')
+    assert "over mean energy" in first and "over mean latency" not in first and "over mean latency" in rest
+
+
+def test_latencies_of_an_exit_that_differ_have_names(calibrated, labelled, tmp_path):
+    made = report(calibrated, fresh(labelled), output=tmp_path / "report.html")
+    exits, point = compare_exits(made), made.calibration.points["default"]
+    assert exits.equal is not None and len(exits.equal) == len(exits.predicted) == len(exits.measured) == 3
+    latencies = [*(exit_.mean_s for exit_ in made.chain.exits), *point.exit_latency_s]
+    factor = {"us": 1e6, "ms": 1e3}[exits.unit]
+    for text, latency_s in zip((*exits.equal, *exits.predicted), latencies, strict=True):
+        assert float(text) == pytest.approx(latency_s * factor, rel=0.01)
+    assert "equally often" in text_of((tmp_path / "report.html").read_text())
+
+
+def test_figures_of_a_column_have_one_unit_and_equally_many_decimals():
+    assert show_times_column([58.494e-6, 42.5e-6, None, 1015e-6]) == Column("us", ("58.5", "42.5", "-", "1015.0"))
+    assert show_times_column([12e-6, 0.25]) == Column("ms", ("0.012", "250.000"))
+    assert show_joules_column([0.0029, 0.0]) == Column("mJ", ("2.90", "0.00")) and show_times_column([None]).texts == (
+        "-",
+    )
+
+
 def test_a_point_beside_a_static_network_is_not_called_recommended(dense, labelled, tmp_path):
     found = where_static_wins(calibrate(dense, labelled, Target(max_drop=0.05)))
     write_calibration(dense.calibrations()[0], found)
-    for point, note in (("default", "recommended"), ("default-early", "")):
+    for point, recommended in (("default", True), ("default-early", False)):
         report(dense, output=tmp_path / "report.html", point=point)
         page = (tmp_path / "report.html").read_text()
-        row = re.search(r'<h2>Point .*?<tr class="first"><td>([^:]+): .*?<td>([^<]*)</td></tr>', page, re.S)
-        assert row is not None and row.groups() == (point, note)
+        row = re.search(r'<h2>Point .*?<tr class="first"><td>([^:]+): (.*?)</td>', page, re.S)
+        assert row is not None and row[1] == point and ("recommended" in row[2]) == recommended
 
 
 def test_text_from_a_bundle_runs_nothing(calibrated, tmp_path):
@@ -106,13 +166,13 @@ def test_text_from_a_bundle_runs_nothing(calibrated, tmp_path):
     report(open_bundle(calibrated.path), output=tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "alert(1)" in page and "<script>alert" not in page and "<img src=x" not in page
-    assert page.count("<script>") == 2 and "default-src 'none'" in page
+    assert "<script" not in page and "default-src 'none'" in page and "script-src" not in page
 
 
 def test_nothing_is_loaded_from_elsewhere(calibrated, tmp_path):
     report(calibrated, output=tmp_path / "report.html")
-    page = re.sub(r"<script>.*?</script>", "", (tmp_path / "report.html").read_text(), flags=re.S)
-    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)[^"'\s>]+|url\(|@import""", page)
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:|#)[^"'\s>]+|url\((?!#)|@import""", page)
 
 
 def test_images_are_shown_by_the_exit_at_which_they_leave(tmp_path):
@@ -188,6 +248,5 @@ def test_with_ten_thousand_samples_it_is_small_and_opens_at_once_without_a_word(
     for _ in range(3):
         page, page_s = open_page("report.html")
         spent.append(page_s - open_page("empty.html")[1])
-    said = [line for line in page.stderr.splitlines() if ":CONSOLE" in line and "bokeh" not in line]
-    assert not said and page.stdout.count("bk-") > 3  # the plots are drawn
+    assert ":CONSOLE" not in page.stderr and page.stdout.count("<svg") > 3
     assert min(spent) < MOST_S
