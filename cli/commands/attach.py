@@ -4,14 +4,19 @@ import click
 
 from ...errors import UsageError
 from ..images import Images, with_images
-from ..options import as_json, parse_numbers, split_names, take_first, with_seed, with_weights
+from ..options import as_json, examples, parse_numbers, split_names, take_first, with_seed, with_weights
 from ..output import print_result
 
 MOST_SAMPLES = 64
 """Samples that the places are found with."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp attach net.py:plain --shape 3x32x32 -o exits.pt",
+        "offramp attach net.py:plain --data train.npz --at layer1,layer2 -o exits.pt",
+    )
+)
 @click.argument("network")
 @with_weights
 @click.option(
@@ -46,8 +51,6 @@ def attach(
     """Put exits on NETWORK, a torch network that has none, where little work is done before them.
 
     `offramp train NETWORK DATA --weights OUTPUT` trains them.
-
-    Example: offramp attach net.py:plain --shape 3x32x32 --fractions 0.2,0.5 -o exits.pt
     """
     from ...errors import require
     from ...export import attach as attach_exits

@@ -3,11 +3,15 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, parse_pace, with_groups, with_loss, with_metric, with_pace, with_seed
+from ..options import as_json, examples, parse_pace, with_groups, with_loss, with_metric, with_pace, with_seed
 from ..output import print_result, progress_bars
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp bench digits.offramp test.npz", "offramp bench digits.offramp test.npz --point eco --every 100ms"
+    )
+)
 @click.argument("bundle")
 @click.argument("data")
 @with_loading()

@@ -4,11 +4,13 @@ import click
 
 from ..describe import describe_builds
 from ..loading import Loading, with_loading
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result, progress_bars
 
 
-@click.command()
+@click.command(
+    epilog=examples("offramp build digits.offramp", "offramp build digits.offramp --device openvino:CPU --into-bundle")
+)
 @click.argument("bundle")
 @with_loading("device", "place", "threads", "variant")
 @click.option("--into-bundle", is_flag=True, help="Keep the builds in the bundle, to travel with it, not in the cache.")

@@ -10,7 +10,7 @@ from ..describe import describe_calibration
 from ..fleet_view import check_missing, describe_fleet, refuse_with_fleet, with_tls
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
-from ..options import as_json, parse_pace, with_groups, with_pace, with_seed, with_target
+from ..options import as_json, examples, parse_pace, with_groups, with_pace, with_seed, with_target
 from ..output import goes_on_after_interrupt, print_result, progress_bars
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 KEPT = "What was measured and stored is kept: the same command goes on from there."
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp calibrate digits.offramp samples.npz",
+        "offramp calibrate digits.offramp samples.npz --max-drop 0.01",
+        "offramp calibrate digits.offramp samples.npz --goal accuracy \\\n    --max-latency-ms 2 --device openvino:CPU",
+    )
+)
 @click.argument("bundle")
 @click.argument("data")
 @with_target

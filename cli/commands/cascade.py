@@ -7,14 +7,14 @@ import click
 
 from ...errors import UsageError, unknown_name
 from ..describe import describe_bundle
-from ..options import as_json, fit_channels, parse_preprocess, parse_shape, random_example, split_names
+from ..options import as_json, examples, fit_channels, parse_preprocess, parse_shape, random_example, split_names
 from ..output import print_result, progress_bars
 
 if TYPE_CHECKING:
     from ...export import Member
 
 
-@click.command()
+@click.command(epilog=examples("offramp cascade small.onnx large.onnx --shape 3x32x32 -o both.offramp"))
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK NETWORK...")
 @click.option("-o", "--output", required=True, help="The bundle to write, a folder such as both.offramp.")
 @click.option(

@@ -7,11 +7,15 @@ import click
 from ...errors import UsageError
 from ..describe import describe_bundle
 from ..images import Images, with_images
-from ..options import as_json, fit_channels, parse_axes, parse_numbers, split_names, with_weights
+from ..options import as_json, examples, fit_channels, parse_axes, parse_numbers, split_names, with_weights
 from ..output import print_result, progress_bars
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp export model.onnx -o digits.offramp", "offramp export net.py:network --shape 3x32x32 -o digits.offramp"
+    )
+)
 @click.argument("network")
 @click.option("-o", "--output", required=True, help="The bundle to write, a folder such as digits.offramp.")
 @with_weights

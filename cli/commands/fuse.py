@@ -4,11 +4,15 @@ import click
 
 from ...errors import UsageError
 from ..loading import Loading, with_loading
-from ..options import as_json, parse_numbers
+from ..options import as_json, examples, parse_numbers
 from ..output import print_result, spinner
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp fuse digits.offramp -o digits.onnx", "offramp fuse digits.offramp -o digits.onnx --thresholds 0.9,0.8"
+    )
+)
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, help="The ONNX file to write.")
 @with_loading("variant", "point", "calibration")

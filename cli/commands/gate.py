@@ -3,11 +3,11 @@
 import click
 
 from ..describe import describe_bundle
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result, progress_bars
 
 
-@click.command()
+@click.command(epilog=examples("offramp gate digits.offramp --data samples.npz"))
 @click.argument("bundle")
 @click.option(
     "--data", required=True, help="Samples to fit to, with labels or without; others than those that calibrate gets."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import note, print_result
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DONE, LEFT, FAILED, WAITS = "done", "nothing changed", "failed", "not run"
 
 
-@click.command()
+@click.command(epilog=examples("offramp go", "offramp go product.yaml --json"))
 @click.argument("project", default="offramp.yaml")
 @click.option("--again", is_flag=True, help="Run every step, also those of which nothing changed.")
 @as_json
@@ -27,8 +27,6 @@ def go(project: str, again: bool, as_json: bool) -> None:
     """Run the steps of PROJECT, by default offramp.yaml, that are not done yet: `offramp init` writes such a file.
 
     What steps print goes to stderr, a summary to stdout. The exit code is that of the step that failed.
-
-    Example: offramp go product.yaml --json
     """
     from ..app import app
     from ..project import DoneSteps, find_first, read_done, read_project, set_aside, write_done

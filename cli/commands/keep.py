@@ -3,11 +3,11 @@
 import click
 
 from ..describe import describe_bundle
-from ..options import as_json, split_names
+from ..options import as_json, examples, split_names
 from ..output import print_result, spinner
 
 
-@click.command()
+@click.command(epilog=examples("offramp keep digits.offramp --exits 0,-1"))
 @click.argument("bundle")
 @click.option("--exits", required=True, help="The exits to keep, by name or number: 0,2; -1 is the last.")
 @click.option("--variant", help="The variant to start from. Default: the first.")

@@ -2,11 +2,11 @@
 
 import click
 
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result, spinner
 
 
-@click.command()
+@click.command(epilog=examples("offramp pack digits.offramp -o digits.offramp.zip"))
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, help="The file to write, such as digits.offramp.zip.")
 @as_json

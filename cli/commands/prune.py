@@ -6,11 +6,11 @@ import click
 
 from ...errors import UsageError
 from ..describe import describe_bundle
-from ..options import as_json, split_names, with_seed, with_weights
+from ..options import as_json, examples, split_names, with_seed, with_weights
 from ..output import goes_on_after_interrupt, print_result, show_epochs
 
 
-@click.command()
+@click.command(epilog=examples("offramp prune net.py:network --data train.npz --macs 0.6 -o digits.offramp"))
 @click.argument("network")
 @with_weights
 @click.option(

@@ -7,7 +7,7 @@ import click
 from msgspec import Struct
 
 from ..describe import describe_bundle, describe_shifts
-from ..options import as_json, with_seed
+from ..options import as_json, examples, with_seed
 from ..output import print_result, progress_bars, spinner
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ MOST_COMPARED = 2000
 """A new variant is compared with its parent on at most this many samples."""
 
 
-@click.command()
+@click.command(
+    epilog=examples("offramp quantize digits.offramp --data train.npz", "offramp quantize digits.offramp --to fp16")
+)
 @click.argument("bundle")
 @click.option("--data", help="Samples to find the ranges of values on, best the training samples.")
 @click.option("--to", default="int8", show_default=True, help="The new number format: int8 or fp16.")

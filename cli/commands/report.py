@@ -3,11 +3,15 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, with_groups, with_loss, with_metric, with_seed
+from ..options import as_json, examples, with_groups, with_loss, with_metric, with_seed
 from ..output import print_result, progress_bars
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp report digits.offramp -o report.html", "offramp report digits.offramp test.npz -o report.html"
+    )
+)
 @click.argument("bundle")
 @click.argument("data", required=False)
 @click.option("-o", "--output", required=True, help="The HTML file to write.")

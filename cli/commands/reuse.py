@@ -4,11 +4,11 @@ import click
 
 from ..describe import describe_reuse
 from ..loading import Loading, with_loading
-from ..options import as_json, with_groups
+from ..options import as_json, examples, with_groups
 from ..output import print_result, progress_bars
 
 
-@click.command()
+@click.command(epilog=examples("offramp reuse digits.offramp clips.npz --groups clip --max-disagreement 0.02"))
 @click.argument("bundle")
 @click.argument("clips")
 @with_groups

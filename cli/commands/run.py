@@ -7,7 +7,7 @@ import click
 from ..describe import describe_network, describe_results, describe_stats
 from ..loading import Loading, with_loading
 from ..meters import open_meter
-from ..options import as_json, with_meter
+from ..options import as_json, examples, with_meter
 from ..output import note, print_result, progress_bars
 
 if TYPE_CHECKING:
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from ...runtime.chain.stats import Stats
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp run digits.offramp samples.npz", "offramp run digits.offramp samples.npz --device cpu --json"
+    )
+)
 @click.argument("bundle")
 @click.argument("inputs")
 @with_loading()

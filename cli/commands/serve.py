@@ -7,13 +7,13 @@ import click
 
 from ...errors import UsageError, quoted
 from ..loading import Loading, with_loading
-from ..options import parse_seconds
+from ..options import examples, parse_seconds
 from ..output import note, progress_bars
 
 TOKEN = "OFFRAMP_SERVE_TOKEN"
 
 
-@click.command()
+@click.command(epilog=examples("offramp serve digits.offramp --port 8000"))
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option(
     "--name",

@@ -2,11 +2,11 @@
 
 import click
 
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import goes_on_after_interrupt, note, print_result, progress_bars, table
 
 
-@click.command()
+@click.command(epilog=examples("offramp sweep sweep.yaml --workers 2"))
 @click.argument("file")
 @click.option("--scheduler", help="A Dask scheduler whose workers run the trials, such as tcp://10.0.0.2:8786.")
 @click.option(
@@ -17,10 +17,7 @@ from ..output import goes_on_after_interrupt, note, print_result, progress_bars,
 )
 @as_json
 def sweep(file: str, scheduler: str | None, workers: int, as_json: bool) -> None:
-    """Train, shrink and export the networks that FILE describes, and gather the best in one bundle for calibrate.
-
-    Example: offramp sweep sweep.yaml --workers 2
-    """
+    """Train, shrink and export the networks that FILE describes, and gather the best in one bundle for calibrate."""
     from ...sweep import sweep as run_sweep
     from ...sweep.page import TITLES, show_row
 

@@ -7,14 +7,14 @@ import click
 
 from ...errors import UsageError
 from ..images import Images, Prepared, with_images
-from ..options import as_json, with_seed, with_weights
+from ..options import as_json, examples, with_seed, with_weights
 from ..output import goes_on_after_interrupt, print_result, show_epochs
 
 if TYPE_CHECKING:
     from ...export import Epoch
 
 
-@click.command()
+@click.command(epilog=examples("offramp train net.py:plain train.npz --weights exits.pt -o trained.pt"))
 @click.argument("network")
 @click.argument("data")
 @with_weights
@@ -59,8 +59,6 @@ def train(
     """Train the exits of NETWORK on DATA, labelled samples or file.py:function that returns a DataLoader.
 
     Progress is stored beside OUTPUT after each epoch: the same command goes on from there.
-
-    Example: offramp train net.py:plain samples.npz --weights exits.pt --epochs 20 -o trained.pt
     """
     from ...calibrate.user_code import read_callable
     from ...errors import require

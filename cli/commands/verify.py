@@ -7,7 +7,7 @@ import click
 
 from ...errors import CheckError, UnsupportedError
 from ..loading import Loading, with_loading
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result, progress_bars
 from ..signatures import describe_signatures, with_trust
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...runtime import Verification
 
 
-@click.command()
+@click.command(epilog=examples("offramp verify digits.offramp", "offramp verify digits.offramp --device openvino:CPU"))
 @click.argument("bundle")
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", help="Name of a variant. Default: all.")

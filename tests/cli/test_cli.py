@@ -148,16 +148,6 @@ def test_what_a_users_code_prints_is_no_part_of_the_result(files):
     assert "loading\n" in done.stderr and done.stderr.count("reading\n") == 3
 
 
-def test_the_help_cuts_no_line(call):
-    from offramp.cli.app import COMMANDS
-
-    code, out, _ = call("--help")
-    text = " ".join(out.split())
-    assert code == 0 and "..." not in out.partition("Commands:")[2]
-    for command in COMMANDS:
-        assert f"{command.name} {' '.join((command.help or '').split(chr(10) * 2)[0].split())}" in text
-
-
 def test_a_report_says_at_once_that_a_package_is_missing(files, call, monkeypatch):
     monkeypatch.setitem(sys.modules, "bokeh", None)
     # The samples would be refused too, if they were looked at before.

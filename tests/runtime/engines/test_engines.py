@@ -91,7 +91,12 @@ def test_what_runs_a_stage_is_what_the_engine_reports(dense):
 def test_a_device_that_is_not_here_is_an_error_that_says_how_to_get_it(dense, device, words):
     with pytest.raises(MissingError, match=words):
         load_uncalibrated(dense, device)
-    if device in ("tpu", "openvino", "opnvino:CPU", "CPU"):  # no engine's name: a slip of the pen, whatever may be fallen back to
+    if device in (
+        "tpu",
+        "openvino",
+        "opnvino:CPU",
+        "CPU",
+    ):  # no engine's name: a slip of the pen, whatever may be fallen back to
         with pytest.raises(MissingError, match=words):
             load_uncalibrated(dense, device, fallback="cpu")
     else:
