@@ -47,8 +47,9 @@ from .commands.train import train
 from .commands.upgrade import upgrade
 from .commands.verify import verify
 from .commands.worker import worker
-from .output import note, results_alone
+from .output import note, results_alone, tell
 from .sections import SectionedGroup
+from .verbosity import add_verbosity
 
 MEMORY_FULL = "The memory is full. Give fewer or smaller samples, or a smaller network."
 
@@ -123,6 +124,8 @@ for title, commands in SECTIONS.items():
     app.add_section(title, commands)
 COMMANDS = tuple(command for commands in SECTIONS.values() for command in commands)
 for command in COMMANDS:
+    for each in getattr(command, "commands", {"": command}).values():
+        add_verbosity(each)
     # These two print as they go, and start other programs.
     if command not in (power, top) and command.callback is not None:
         command.callback = results_alone()(command.callback)
@@ -149,7 +152,7 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
         code = app.main(arguments, prog_name="offramp", standalone_mode=False)
         sys.stdout.flush()
     except OfframpError as error:
-        note(f"Error: {error}")
+        tell(f"Error: {error}")
         return error.exit_code
     except click.ClickException as error:
         with contextlib.suppress(OSError):
@@ -157,18 +160,18 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ if isinstance(error, click.Abort) else error
-        note(" ".join(["Interrupted.", *map(str, cause.args if isinstance(cause, KeyboardInterrupt) else ())]))
+        tell(" ".join(["Interrupted.", *map(str, cause.args if isinstance(cause, KeyboardInterrupt) else ())]))
         return 130
     except MemoryError:
-        note(f"Error: {MEMORY_FULL}")
+        tell(f"Error: {MEMORY_FULL}")
         return 4
     except OSError as error:
-        note(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")
+        tell(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")
         return 4
     except Exception as error:
         if os.environ.get("OFFRAMP_TRACEBACK"):
             raise
-        note(
+        tell(
             f"Error: a fault in offramp. Please report it with the output of OFFRAMP_TRACEBACK=1: "
             f"{type(error).__name__}: {error}"
         )

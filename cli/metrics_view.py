@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import quoted
 from ..units import show_time
-from .output import print_text
+from .output import draws_on, print_text
 
 if TYPE_CHECKING:
     from ..runtime import ExitCounts, Snapshot
@@ -35,7 +35,7 @@ def watch_snapshots(snapshots: "Iterator[Snapshot]", every_s: float, as_json: bo
     """Show snapshots until an interrupt: drawn anew if a person watches, else one after the other."""
     recent: deque[Snapshot] = deque()
     try:
-        if as_json or not sys.stdout.isatty():
+        if as_json or not draws_on(sys.stdout):
             for snapshot in snapshots:
                 text = (
                     msgspec.json.encode(snapshot).decode() if as_json else f"{_show_next(recent, snapshot, every_s)}\n"

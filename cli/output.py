@@ -14,7 +14,8 @@ import click
 import msgspec
 
 from ..errors import printable, quoted
-from ..progress import Progress, no_progress
+from ..progress import Progress
+from .verbosity import is_quiet, is_verbose
 
 if TYPE_CHECKING:
     from ..export import Epoch
@@ -26,6 +27,9 @@ ESTIMATED_S = 3600.0
 
 LEAST_TOLD_S = 1.0
 """Work that took at least so long is told of when it is done."""
+
+COUNT_SAMPLES = ("loading samples", "recording", "finding ranges", "running")
+"""Steps whose progress counts samples."""
 
 _results: ContextVar[TextIO | None] = ContextVar("_results", default=None)
 """Where results go while a command runs."""
@@ -78,9 +82,20 @@ def print_text(text: str) -> bool:
 
 
 def note(text: str) -> None:
-    """Print a note on stderr; if nobody reads it, or it is closed or full, the work goes on."""
+    """Print a note on stderr, if the command is not quiet."""
+    if not is_quiet():
+        tell(text)
+
+
+def tell(text: str) -> None:
+    """Print a message on stderr; if nobody reads it, or it is closed or full, the work goes on."""
     with contextlib.suppress(OSError):
         click.echo(printable(text), err=True)
+
+
+def draws_on(stream: TextIO) -> bool:
+    """Tell whether lines of a stream can be drawn anew: it is a terminal, and no dumb one."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
@@ -90,50 +105,84 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
+class _Steps:
+    """What work has reported of its steps, and how long each took."""
+
+    def __init__(self) -> None:
+        self.started_s = monotonic()
+        self.begun_s: dict[str, float] = {}
+        self.ended_s: dict[str, float] = {}
+        self.last: dict[str, int] = {}
+        self.samples: dict[str, int] = {}
+
+    def report(self, task: str, done: int, total: int) -> bool:
+        """Note a report; return True if the task begins again, with the next network."""
+        if task not in self.begun_s:
+            # Before its first report a task has been at work since the last report of another.
+            self.begun_s[task] = max([self.started_s, *self.ended_s.values()])
+            if is_verbose():
+                tell(f"{task} ...")
+        before = self.last.get(task, 0)
+        if task in COUNT_SAMPLES:
+            self.samples[task] = self.samples.get(task, 0) + done - (before if done >= before else 0)
+        self.last[task] = done
+        self.ended_s[task] = monotonic()
+        return done < before
+
+    def tell(self) -> None:
+        """Say how long the work took, a line for each step; of what took a moment nothing is said, if nobody asked for all."""
+        least_s = 0.0 if is_verbose() else LEAST_TOLD_S
+        tasks_s = {task: self.ended_s[task] - begun_s for task, begun_s in self.begun_s.items()}
+        long = {task: seconds for task, seconds in tasks_s.items() if seconds >= least_s}
+        for task, seconds in long.items():
+            counted = f" ({count:,} sample{'s' * (count != 1)})" if (count := self.samples.get(task)) else ""
+            note(f"Took {_show_seconds(seconds)}: {task}{counted}")
+        all_s = monotonic() - self.started_s
+        if all_s >= LEAST_TOLD_S and len(long) != 1:
+            note(f"Took {_show_seconds(all_s)} in all")
+
+
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Show progress bars on stderr if it is a terminal, and say at the end how long the work took."""
-    if not sys.stderr.isatty():
-        yield no_progress
+    steps = _Steps()
+    if is_quiet() or not draws_on(sys.stderr):
+        yield lambda task, done, total: steps.report(task, done, total) and None
+        steps.tell()
         return
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    started_s = monotonic()
-    begun_s: dict[str, float] = {}
-    ended_s: dict[str, float] = {}
     # The file is named, so that bars go on where torch's exporters are kept from writing to sys.stderr.
     with Bars(console=Console(file=sys.stderr), transient=True, speed_estimate_period=ESTIMATED_S) as bars:
         tasks: dict[str, Any] = {}
-        last: dict[str, int] = {}
 
         def show(task: str, done: int, total: int) -> None:
+            again = steps.report(task, done, total)
             if task not in tasks:
-                # Before its first report a task has been at work since the last report of another.
-                begun_s[task] = max([started_s, *ended_s.values()])
                 tasks[task] = bars.add_task(task, total=total)
-            elif done < last[task]:  # it begins again, with the next network, and so does the time that remains
+            elif again:  # and so does the time that remains
                 bars.reset(tasks[task])
-            last[task] = done
             bars.update(tasks[task], completed=done, total=total)
-            ended_s[task] = monotonic()
 
         yield show
-    _tell_times({task: ended_s[task] - begun_s[task] for task in tasks}, monotonic() - started_s)
+    steps.tell()
 
 
 @contextlib.contextmanager
 def spinner(task: str) -> Iterator[None]:
-    """Show on stderr that work is under way if it is a terminal."""
-    if not sys.stderr.isatty():
+    """Show on stderr that work is under way if it is a terminal, and say at the end how long it took."""
+    steps = _Steps()
+    steps.report(task, 0, 1)
+    if is_quiet() or not draws_on(sys.stderr):
         yield
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    started_s = monotonic()
-    with Console(stderr=True).status(task):
-        yield
-    _tell_times({task: monotonic() - started_s})
+        with Console(stderr=True).status(task):
+            yield
+    steps.report(task, 1, 1)
+    steps.tell()
 
 
 @contextlib.contextmanager
@@ -160,15 +209,6 @@ def show_epochs(epochs: int) -> "Callable[[Epoch], None]":
     return show
 
 
-def _tell_times(tasks_s: dict[str, float], all_s: float = 0.0) -> None:
-    """Say how long work took, part by part, where that was long."""
-    parts = [f"{task} {_show_seconds(seconds)}" for task, seconds in tasks_s.items() if seconds >= LEAST_TOLD_S]
-    if all_s >= LEAST_TOLD_S and len(parts) != 1:
-        parts.append(f"{_show_seconds(all_s)} in all")
-    if parts:
-        note(f"Took: {', '.join(parts)}.")
-
-
 def _show_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import MissingError
 from .describe import describe_power
-from .output import print_text
+from .output import draws_on, print_text
 
 if TYPE_CHECKING:
     from ..devices.meter import Meter
@@ -77,7 +77,7 @@ def _show_until(read: "Callable[[], Power]", show: Show, for_s: float | None, ev
 @contextlib.contextmanager
 def _screen(as_json: bool) -> Iterator[Show]:
     """Yield the function that shows readings: a table drawn anew if a person watches, else a line for each time."""
-    if as_json or not sys.stdout.isatty():
+    if as_json or not draws_on(sys.stdout):
         yield _print_document if as_json else _print_line
         return
     from rich.live import Live

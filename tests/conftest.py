@@ -216,7 +216,7 @@ def call(files, capfd, monkeypatch):
         code = exit_code_of(brief_arguments(part.format(f=files) for part in line.split()))
         out, err = capfd.readouterr()
         assert "Traceback" not in err
-        notes = "Note: ", "\x1b"
+        notes = "Note: ", "Took ", "\x1b"
         return code, out, "".join(row for row in err.splitlines(keepends=True) if not row.startswith(notes))
 
     return run

@@ -8,7 +8,7 @@ from ...errors import UsageError
 from ..describe import describe_bundle
 from ..images import Images, with_images
 from ..options import as_json, examples, fit_channels, parse_axes, parse_numbers, split_names, with_weights
-from ..output import print_result, progress_bars
+from ..output import note, print_result, progress_bars
 
 
 @click.command(
@@ -67,7 +67,7 @@ def export(
         raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
     model = load_network(network, weights)
     if isinstance(getattr(model, "exit_places", None), dict):  # attach() added the exits
-        click.echo(model.extra_repr(), err=True)
+        note(model.extra_repr())
     example = images.load_example(data)
     from ...export import export as export_network
 
