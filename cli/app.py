@@ -48,6 +48,7 @@ from .commands.upgrade import upgrade
 from .commands.verify import verify
 from .commands.worker import worker
 from .output import note, results_alone, tell
+from .schemas import add_json_schema
 from .sections import SectionedGroup
 from .verbosity import add_verbosity
 
@@ -125,6 +126,7 @@ for title, commands in SECTIONS.items():
 COMMANDS = tuple(command for commands in SECTIONS.values() for command in commands)
 for command in COMMANDS:
     for each in getattr(command, "commands", {"": command}).values():
+        add_json_schema(each)
         add_verbosity(each)
     # These two print as they go, and start other programs.
     if command not in (power, top) and command.callback is not None:

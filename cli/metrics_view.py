@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ..errors import quoted
 from ..units import show_time
 from .output import draws_on, print_text
+from .schemas import encode_document
 
 if TYPE_CHECKING:
     from ..runtime import ExitCounts, Snapshot
@@ -37,9 +36,7 @@ def watch_snapshots(snapshots: "Iterator[Snapshot]", every_s: float, as_json: bo
     try:
         if as_json or not draws_on(sys.stdout):
             for snapshot in snapshots:
-                text = (
-                    msgspec.json.encode(snapshot).decode() if as_json else f"{_show_next(recent, snapshot, every_s)}\n"
-                )
+                text = encode_document(snapshot) if as_json else f"{_show_next(recent, snapshot, every_s)}\n"
                 if not print_text(text):
                     return
             return

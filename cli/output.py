@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +10,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-import msgspec
 
 from ..errors import printable, quoted
 from ..progress import Progress
+from .schemas import encode_document
 from .verbosity import is_quiet, is_verbose
 
 if TYPE_CHECKING:
@@ -56,17 +55,8 @@ def _to_results(show: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
-    """Print a result as text, or as one JSON document, in which what is no finite number is the text "inf", "-inf" or "nan"."""
-    print_text(msgspec.json.encode(_name_numbers(msgspec.to_builtins(result))).decode() if as_json else text())
-
-
-def _name_numbers(value: Any) -> Any:
-    """Return a document with texts in place of floats that JSON has not, and which would be null as if they were unknown."""
-    if isinstance(value, dict):
-        return {key: _name_numbers(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_name_numbers(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    """Print a result as text, or as one JSON document."""
+    print_text(encode_document(result) if as_json else text())
 
 
 @_to_results

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from ...errors import UsageError
 from ..meters import open_meter
@@ -11,6 +10,7 @@ from ..options import examples, parse_seconds, with_meter
 from ..output import print_text
 from ..power_command import measure_command, signals_interrupt
 from ..power_watch import watch_rails
+from ..schemas import encode_document
 
 if TYPE_CHECKING:
     from ...devices.meter import Meter
@@ -59,4 +59,4 @@ def _print_head(meter: "Meter") -> bool:
         "rails": [{"name": rail.name, "role": rail.role, "covers": rail.covers} for rail in meter.rails],
         "fingerprint": fingerprint(meter=f"{meter.name}: {meter.scope}"),
     }
-    return print_text(msgspec.json.encode(head).decode())
+    return print_text(encode_document(head))
