@@ -102,7 +102,7 @@ class InspectDocument(TypedDict):
     calibrations: dict[str, Calibration]
     builds: dict[str, list[str]]
     signed: Signer | None
-    loads: dict[str, dict[str, int]]
+    loads: dict[str, dict[str, dict[str, int]]]
 
 
 class PackDocument(TypedDict):

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 
-__all__ = ["add_json_schema", "encode_document"]
+__all__ = ["add_json_schema", "encode_document", "make_schema"]
 
 VERSION = 1
 """Goes up where something of a document is renamed or taken away; fields that are added leave it."""
@@ -65,27 +65,32 @@ def _name_schema(words: str) -> str:
 
 
 def _print_schema(ctx: click.Context, _: click.Parameter, given: bool) -> None:
-    if not given or ctx.resilient_parsing:
-        return
+    if given and not ctx.resilient_parsing:
+        click.echo(msgspec.json.format(msgspec.json.encode(make_schema(_words(ctx)))).decode())
+        ctx.exit()
+
+
+def make_schema(words: str) -> dict[str, Any]:
+    """Return the JSON Schema of what a command, such as `cache list`, prints with --json.
+
+    Raises:
+        MissingError: the extra `onnx` is missing, some of whose types are in documents.
+    """
     from .documents import DOCUMENTS
 
-    words = _words(ctx)
-    kinds = DOCUMENTS[words]
-    parts, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    parts, components = msgspec.json.schema_components(DOCUMENTS[words], ref_template="#/$defs/{name}")
     defs = _allow_not_finite(components)
     for part in parts:
         inner = defs.get(str(part.get("$ref")).rpartition("/")[2])
         if inner is not None and "schema" not in inner["properties"]:
             inner["properties"] = {"schema": {"const": _name_schema(words)}} | inner["properties"]
             inner["required"] = ["schema", *inner["required"]]
-    schema = {
+    return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": _name_schema(words),
-        **(_allow_not_finite(parts[0]) if len(parts) == 1 else {"anyOf": list(_allow_not_finite(parts))}),
+        **(_allow_not_finite(parts[0]) if len(parts) == 1 else {"anyOf": _allow_not_finite(parts)}),
         "$defs": defs,
     }
-    click.echo(msgspec.json.format(msgspec.json.encode(schema)).decode())
-    ctx.exit()
 
 
 def _allow_not_finite(schema: Any) -> Any:

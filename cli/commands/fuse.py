@@ -10,7 +10,7 @@ from ..output import print_result, spinner
 
 @click.command(
     epilog=examples(
-        "offramp fuse digits.offramp -o digits.onnx", "offramp fuse digits.offramp -o digits.onnx --thresholds 0.9,0.8"
+        "offramp fuse digits.offramp -o digits.onnx --thresholds 0.9,0.8", "offramp fuse digits.offramp -o digits.onnx"
     )
 )
 @click.argument("bundle")
