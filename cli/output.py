@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -176,12 +177,24 @@ def spinner(task: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def goes_on_after_interrupt(advice: str) -> Iterator[None]:
-    """Say after an interrupt that the same command goes on where it was."""
+def advises(advice: str = "Nothing is half written: the same command starts again.") -> Iterator[None]:
+    """Say after an interrupt how to go on, if what was interrupted within does not say so itself."""
     try:
         yield
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(advice) from error
+        raise error if error.args else KeyboardInterrupt(advice) from error
+
+
+def conclude(text: str, wrote: str | None, then: Sequence[str] = ()) -> str:
+    """Return what a command prints about its result, with its end: where that lies, and a command line that may come next.
+
+    Args:
+        text: the result.
+        wrote: the file or bundle; None if none was written.
+        then: the words of the next command. Words in capitals stand for what only the reader knows.
+    """
+    end = [f"Wrote {wrote}"] * (wrote is not None) + [f"Next: {shlex.join(then)}"] * bool(then)
+    return "\n".join([text, "", *end] if text else end)
 
 
 def show_epochs(epochs: int) -> "Callable[[Epoch], None]":

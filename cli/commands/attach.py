@@ -5,7 +5,7 @@ import click
 from ...errors import UsageError
 from ..images import Images, with_images
 from ..options import as_json, examples, parse_numbers, split_names, take_first, with_seed, with_weights
-from ..output import print_result
+from ..output import advises, conclude, print_result
 
 MOST_SAMPLES = 64
 """Samples that the places are found with."""
@@ -36,6 +36,7 @@ MOST_SAMPLES = 64
 @with_images
 @with_seed
 @as_json
+@advises()
 def attach(
     network: str,
     weights: str | None,
@@ -73,5 +74,20 @@ def attach(
     print_result(
         {"output": output, "places": attached.attached, "notes": attached.notes},
         as_json,
-        lambda: f"{attached.extra_repr()}\nwrote {output}",
+        lambda: conclude(attached.extra_repr(), output, _next(network, output, data, images)),
     )
+
+
+def _next(network: str, output: str, data: str | None, images: Images) -> list[str]:
+    """Return the words of the command that trains the exits."""
+    return [
+        "offramp",
+        "train",
+        network,
+        data or "TRAINING_SAMPLES",
+        "--weights",
+        output,
+        *images.words,
+        "-o",
+        "trained.pt",
+    ]

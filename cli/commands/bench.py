@@ -4,7 +4,7 @@ import click
 
 from ..loading import Loading, with_loading
 from ..options import as_json, examples, parse_pace, with_groups, with_loss, with_metric, with_pace, with_seed
-from ..output import print_result, progress_bars
+from ..output import advises, print_result, progress_bars
 
 
 @click.command(
@@ -21,6 +21,7 @@ from ..output import print_result, progress_bars
 @with_metric
 @with_groups
 @as_json
+@advises("Nothing was kept: the same command measures again.")
 def bench(
     bundle: str,
     data: str,

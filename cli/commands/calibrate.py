@@ -11,7 +11,7 @@ from ..fleet_view import check_missing, describe_fleet, refuse_with_fleet, with_
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
 from ..options import as_json, examples, parse_pace, with_groups, with_pace, with_seed, with_target
-from ..output import goes_on_after_interrupt, print_result, progress_bars
+from ..output import advises, conclude, print_result, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,7 @@ def calibrate(
     stages = len(opened.variant(variant).stages)
     targets, every_s = read_targets(), parse_pace(every)
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
-    with goes_on_after_interrupt(KEPT), progress_bars() as progress:
+    with advises(KEPT), progress_bars() as progress:
         samples, parts = load_grouped(data, groups, opened.manifest, progress=progress)
         if labels is not None:
             samples = read_labels(labels, samples, opened)
@@ -170,7 +170,9 @@ def calibrate(
             "disagreement": disagreement,
         }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
-    print_result(calibration, as_json, lambda: describe_calibration(calibration))
+    where = ["--calibration", output] if output else []
+    then = ["offramp", "bench", bundle, "NEW_SAMPLES", *where]
+    print_result(calibration, as_json, lambda: conclude(describe_calibration(calibration), output, then))
     _check_met(calibration)
 
 

@@ -7,7 +7,7 @@ from ..describe import describe_energies
 from ..loading import Loading, with_loading
 from ..meters import POWER_STATED_TWICE, open_energy_meter
 from ..options import as_json, examples, parse_pace, parse_seconds, with_meter, with_pace, with_seed
-from ..output import print_result, progress_bars
+from ..output import advises, print_result, progress_bars
 
 
 @click.command(
@@ -27,6 +27,7 @@ from ..output import print_result, progress_bars
 @with_pace
 @with_seed
 @as_json
+@advises("Nothing was kept: the same command measures again.")
 def energy(
     bundle: str,
     data: str,

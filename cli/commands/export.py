@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import click
 
 from ...errors import UsageError
-from ..describe import describe_bundle
+from ..describe import describe_made
 from ..images import Images, with_images
 from ..options import as_json, examples, fit_channels, parse_axes, parse_numbers, split_names, with_weights
-from ..output import note, print_result, progress_bars
+from ..output import advises, note, print_result, progress_bars
 
 
 @click.command(
@@ -42,6 +42,7 @@ from ..output import note, print_result, progress_bars
 @click.option("--classes", help="A text file with the name of one class per line.")
 @click.option("--beside", help="Add the network to an existing bundle, as a variant of this name.")
 @as_json
+@advises()
 def export(
     network: str,
     output: str,
@@ -88,4 +89,4 @@ def export(
             beside=beside,
             progress=progress,
         )
-    print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
+    print_result(bundle.manifest, as_json, lambda: describe_made(bundle, output))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..options import as_json, examples
-from ..output import note, print_result
+from ..output import advises, conclude, note, print_result
 
 if TYPE_CHECKING:
     from ..project import Project, ProjectStep
@@ -23,6 +23,7 @@ DONE, LEFT, FAILED, WAITS = "done", "nothing changed", "failed", "not run"
 @click.argument("project", default="offramp.yaml")
 @click.option("--again", is_flag=True, help="Run every step, also those of which nothing changed.")
 @as_json
+@advises("Steps that are done are kept: the same command goes on with the next.")
 def go(project: str, again: bool, as_json: bool) -> None:
     """Run the steps of PROJECT, by default offramp.yaml, that are not done yet: `offramp init` writes such a file.
 
@@ -85,9 +86,8 @@ def _describe(project: "Project", rows: list[dict[str, Any]], code: int) -> str:
         if step.output is not None and row["state"] in (DONE, LEFT):
             parts.append(f"{step.command} wrote {step.output}")
     if code:
-        parts.append(f"The next offramp go {project.path} goes on with the step that failed.")
-    elif project.digest_bundle() is not None:
-        parts.append(
-            f"Next: offramp run {project.bundle} SAMPLES, or offramp.runtime.load({project.bundle!r}) in the product."
-        )
-    return "\n".join(parts)
+        parts.append("The next run goes on with the step that failed.")
+        return conclude("\n".join(parts), None, ["offramp", "go", str(project.path)])
+    if project.digest_bundle() is None:
+        return "\n".join(parts)
+    return conclude("\n".join(parts), project.bundle, ["offramp", "run", project.bundle, "SAMPLES"])

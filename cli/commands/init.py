@@ -11,7 +11,7 @@ import click
 from ...errors import UsageError
 from ..images import Images, with_images
 from ..options import as_json, examples
-from ..output import print_result
+from ..output import conclude, print_result
 
 PROJECT = """\
 # What `offramp go {file}` does, from top to bottom. A step of which nothing changed since it was done is left out.
@@ -134,7 +134,7 @@ def init(
     _write(Path(output), PROJECT.format(file=output, bundle=_quote(bundle), steps=text))
     told: dict[str, Any] = {"output": output, "bundle": bundle, "next": [f"offramp go {output}"]}
     print_result(
-        told, as_json, lambda: f"wrote {output}: read it, and change what does not fit\nNext: offramp go {output}"
+        told, as_json, lambda: conclude("Read it, and change what does not fit.", output, ["offramp", "go", output])
     )
 
 

@@ -5,7 +5,7 @@ import click
 from ..describe import describe_reuse
 from ..loading import Loading, with_loading
 from ..options import as_json, examples, with_groups
-from ..output import print_result, progress_bars
+from ..output import advises, print_result, progress_bars
 
 
 @click.command(epilog=examples("offramp reuse digits.offramp clips.npz --groups clip --max-disagreement 0.02"))
@@ -23,6 +23,7 @@ from ..output import print_result, progress_bars
 @click.option("--confidence", default=0.9, show_default=True, help="Probability that all rules keep the limit.")
 @with_loading("threads", "calibration")
 @as_json
+@advises("Nothing was kept: the same command measures again.")
 def reuse(
     bundle: str,
     clips: str,

@@ -3,7 +3,7 @@
 import click
 
 from ..options import as_json, examples
-from ..output import goes_on_after_interrupt, note, print_result, progress_bars, table
+from ..output import advises, conclude, note, print_result, progress_bars, table
 
 
 @click.command(epilog=examples("offramp sweep sweep.yaml --workers 2"))
@@ -22,7 +22,7 @@ def sweep(file: str, scheduler: str | None, workers: int, as_json: bool) -> None
     from ...sweep.page import TITLES, show_row
 
     with (
-        goes_on_after_interrupt("What is done is kept: the same command goes on from there."),
+        advises("What is done is kept: the same command goes on from there."),
         progress_bars() as progress,
     ):
         found = run_sweep(file, scheduler=scheduler, workers=workers, progress=progress, notice=note)
@@ -30,4 +30,6 @@ def sweep(file: str, scheduler: str | None, workers: int, as_json: bool) -> None
     document = {"rows": found.rows} | {name: path and str(path) for name, path in files.items()}
     last = [show_row(row, found.rows) for row in found.rows if row.rung == found.rows[-1].rung]
     where = [f"{name}: {path}" for name, path in files.items() if path]
-    print_result(document, as_json, lambda: "\n".join([table([TITLES, *last]), "", *where]))
+    then = ["offramp", "calibrate", str(found.bundle), "SAMPLES"] if found.bundle else []
+    shown = "\n".join([table([TITLES, *last]), "", *where])
+    print_result(document, as_json, lambda: conclude(shown, None, then))

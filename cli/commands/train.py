@@ -8,7 +8,7 @@ import click
 from ...errors import UsageError
 from ..images import Images, Prepared, with_images
 from ..options import as_json, examples, with_seed, with_weights
-from ..output import goes_on_after_interrupt, print_result, show_epochs
+from ..output import advises, conclude, print_result, show_epochs
 
 if TYPE_CHECKING:
     from ...export import Epoch
@@ -78,7 +78,7 @@ def train(
 
     loader = load(data)
     checkpoint = Path(f"{output}.checkpoint")
-    with goes_on_after_interrupt(f"Epochs stored in {checkpoint} are kept: the same command goes on from there."):
+    with advises(f"Epochs stored in {checkpoint} are kept: the same command goes on from there."):
         history = train_exits(
             model,
             loader,
@@ -93,12 +93,21 @@ def train(
         )
     save_weights(model, output, example=next(iter(loader))[0])
     checkpoint.unlink(missing_ok=True)
-    print_result(history, as_json, lambda: _describe(history.epochs[-1], output))
+    print_result(
+        history, as_json, lambda: conclude(_describe(history.epochs[-1]), output, _next(network, output, data, images))
+    )
 
 
-def _describe(epoch: "Epoch", output: str) -> str:
+def _describe(epoch: "Epoch") -> str:
     """Return the figures of the last epoch."""
     figures = [f"{share:.2%}" for share in epoch.accuracy] or [f"{value:.4g}" for value in epoch.loss]
     what = "accuracy in training" if epoch.accuracy else "loss"
     lines = [f"exit {k}: {what} {figure}" for k, figure in enumerate(figures)]
-    return "\n".join([*lines, f"wrote {output}"])
+    return "\n".join(lines)
+
+
+def _next(network: str, output: str, data: str, images: Images) -> list[str]:
+    """Return the words of the command that exports what was trained."""
+    bundle = f"{Path(network.partition(':')[0]).stem}.offramp"
+    example = images.words if images.shape else ["--data", data]
+    return ["offramp", "export", network, "--weights", output, *example, "-o", bundle]

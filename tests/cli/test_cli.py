@@ -278,8 +278,9 @@ def test_an_interrupted_training_says_whether_it_goes_on(files, call, monkeypatc
     code, out, err = call(
         f"prune {{f}}/net.py:network --data {{f}}/net.py:pairs -o {{f}}/x.offramp --macs .5 {checkpoint}"
     )
-    advice = f" Epochs stored in {files}/some.pt are kept: the same command goes on from there." if checkpoint else ""
-    assert (code, out, err.strip()) == (130, "", f"Interrupted.{advice}")
+    kept = f"Epochs stored in {files}/some.pt are kept: the same command goes on from there."
+    lost = "Nothing is half written: the same command starts again. With --checkpoint FILE it would go on."
+    assert (code, out, err.strip()) == (130, "", f"Interrupted. {kept if checkpoint else lost}")
 
 
 def test_progress_is_shown_to_a_person(files):
