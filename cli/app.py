@@ -47,6 +47,7 @@ from .commands.train import train
 from .commands.upgrade import upgrade
 from .commands.verify import verify
 from .commands.worker import worker
+from .completion import add_completion
 from .output import note, results_alone, tell
 from .schemas import add_json_schema
 from .sections import SectionedGroup
@@ -127,6 +128,7 @@ COMMANDS = tuple(command for commands in SECTIONS.values() for command in comman
 for command in COMMANDS:
     for each in getattr(command, "commands", {"": command}).values():
         add_json_schema(each)
+        add_completion(each)
         add_verbosity(each)
     # These two print as they go, and start other programs.
     if command not in (power, top) and command.callback is not None:

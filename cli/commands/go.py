@@ -12,6 +12,7 @@ import click
 
 from ..options import as_json, examples
 from ..output import advises, conclude, note, print_result
+from ..verbosity import is_quiet
 
 if TYPE_CHECKING:
     from ..project import Project, ProjectStep
@@ -65,13 +66,15 @@ def _run(step: "ProjectStep", *, as_json: bool) -> tuple[int, Any]:
     """Run a step; return its exit code, and with `as_json` its result."""
     from ..app import exit_code_of
 
-    if not as_json:
-        return exit_code_of([step.command, *step.arguments]), None
+    words = [step.command, *step.arguments]
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        code = exit_code_of([step.command, *step.arguments, "--json"])
+    if as_json or is_quiet():
+        with contextlib.redirect_stdout(printed):
+            code = exit_code_of([*words, "--json"])
+    else:
+        code = exit_code_of(words)
     try:
-        return code, json.loads(printed.getvalue())
+        return code, json.loads(printed.getvalue()) if as_json else None
     except ValueError:  # it ended before there was one
         return code, None
 
