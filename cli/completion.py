@@ -1,5 +1,6 @@
 """What a shell proposes behind Tab: files, names that stand in a bundle, devices, and words of a fixed set."""
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,9 +108,17 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-PROPOSALS: "dict[str, Callable[[click.Context], Iterator[str] | None]]" = {
-    **{name: lambda ctx: None for name in FILES},
-    **{name: lambda ctx, words=words: iter(words) for name, words in CHOICES.items()},
+def _propose_files(_: click.Context) -> None:
+    """Leave it to the shell."""
+
+
+def _propose_words(words: tuple[str, ...], _: click.Context) -> Iterator[str]:
+    return iter(words)
+
+
+PROPOSALS: dict[str, Callable[[click.Context], Iterator[str] | None]] = {
+    **dict.fromkeys(FILES, _propose_files),
+    **{name: functools.partial(_propose_words, words) for name, words in CHOICES.items()},
     **dict.fromkeys(("variant", "variants"), _variants),
     **dict.fromkeys(("point", "points"), _points),
 }

@@ -106,8 +106,8 @@ class _Steps:
         self.last: dict[str, int] = {}
         self.samples: dict[str, int] = {}
 
-    def report(self, task: str, done: int, total: int) -> bool:
-        """Note a report; return True if the task begins again, with the next network."""
+    def report(self, task: str, done: int, total: int) -> None:
+        """Note a report."""
         if task not in self.begun_s:
             # Before its first report a task has been at work since the last report of another.
             self.begun_s[task] = max([self.started_s, *self.ended_s.values()])
@@ -118,7 +118,6 @@ class _Steps:
             self.samples[task] = self.samples.get(task, 0) + done - (before if done >= before else 0)
         self.last[task] = done
         self.ended_s[task] = monotonic()
-        return done < before
 
     def tell(self) -> None:
         """Say how long the work took, a line for each step; of what took a moment nothing is said, if nobody asked for all."""
@@ -138,7 +137,7 @@ def progress_bars() -> Iterator[Progress]:
     """Show progress bars on stderr if it is a terminal, and say at the end how long the work took."""
     steps = _Steps()
     if is_quiet() or not draws_on(sys.stderr):
-        yield lambda task, done, total: steps.report(task, done, total) and None
+        yield steps.report
         steps.tell()
         return
     from rich.console import Console
@@ -149,11 +148,11 @@ def progress_bars() -> Iterator[Progress]:
         tasks: dict[str, Any] = {}
 
         def show(task: str, done: int, total: int) -> None:
-            again = steps.report(task, done, total)
             if task not in tasks:
                 tasks[task] = bars.add_task(task, total=total)
-            elif again:  # and so does the time that remains
+            elif done < steps.last[task]:  # it begins again, with the next network, and so does the time that remains
                 bars.reset(tasks[task])
+            steps.report(task, done, total)
             bars.update(tasks[task], completed=done, total=total)
 
         yield show

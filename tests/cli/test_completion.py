@@ -19,7 +19,7 @@ from offramp.export.networks.training import RECIPES
 from offramp.export.variants.int8 import RANGE_METHODS
 from offramp.runtime.engines import find_device
 from offramp.tests.cli.test_help import LEAVES
-from offramp.tests.helpers.pages import environment
+from offramp.tests.helpers.pages import ROOT, environment
 
 
 def complete(line):
@@ -92,6 +92,11 @@ def test_a_shell_completes_what_is_typed(shell, calibrated, monkeypatch):
     finally:
         os.close(terminal)  # which ends the shell
         os.waitpid(child, 0)
+
+
+def test_the_page_says_what_was_typed():
+    page = (ROOT / "docs/reference/commands.md").read_text()
+    assert all(start.rpartition("; ")[2] in page for _, start in SHELLS.values())
 
 
 def read_until(terminal, words):
