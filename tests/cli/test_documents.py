@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import jsonschema_rs
@@ -76,6 +77,17 @@ def test_a_manifest_and_a_calibration_keep_the_number_of_their_format(folder):
     shutil.rmtree("digits.offramp")
     printed = offramp(*["export", "model.onnx", "-o", "digits.offramp", "--json"]).stdout
     assert json.loads(printed) == json.loads(Path("digits.offramp", MANIFEST).read_bytes())
+
+
+def test_what_init_and_sign_print_is_as_their_schemas_say(folder):
+    words = [*("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "private.pem")]
+    subprocess.run(words, check=True)
+    for line in (
+        "init --network model.onnx --exits --data samples.npz",
+        "sign digits.offramp --key private.pem --release 3",
+    ):
+        done = offramp(*line.split(), "--json")
+        assert done.returncode == 0 and done.stdout, done.stderr
 
 
 def test_a_document_that_is_not_as_its_schema_says_is_found(folder):
