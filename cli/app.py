@@ -51,7 +51,7 @@ from .completion import add_completion
 from .output import note, results_alone, tell
 from .schemas import add_json_schema
 from .sections import SectionedGroup
-from .verbosity import add_verbosity
+from .verbosity import add_verbosity, volume_restored
 
 MEMORY_FULL = "The memory is full. Give fewer or smaller samples, or a smaller network."
 
@@ -146,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+@volume_restored()
 def exit_code_of(arguments: Sequence[str] | None) -> int:
     """Run the command line and return its exit code; messages go to stderr. Of a closed stream what is written is lost."""
     for name in ("stdout", "stderr"):

@@ -7,23 +7,26 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterator
-from contextvars import ContextVar
 
 import click
 
-__all__ = ["add_verbosity", "is_quiet", "is_verbose"]
+__all__ = ["add_verbosity", "is_quiet", "is_verbose", "volume_restored"]
 
-_volume: ContextVar[str] = ContextVar("_volume", default="")
+HANDLER = "offramp --verbose"
+"""The name of what shows the log."""
+
+_volume = ""
+"""`quiet`, `verbose`, or neither; one for all threads."""
 
 
 def is_quiet() -> bool:
     """Tell whether notes and progress are left out."""
-    return _volume.get() == "quiet"
+    return _volume == "quiet"
 
 
 def is_verbose() -> bool:
     """Tell whether each step is told of when it begins and ends."""
-    return _volume.get() == "verbose"
+    return _volume == "verbose"
 
 
 def add_verbosity(command: click.Command) -> None:
@@ -45,30 +48,36 @@ def add_verbosity(command: click.Command) -> None:
     command.params += [quiet, verbose]
 
 
+@contextlib.contextmanager
+def volume_restored() -> Iterator[None]:
+    """Let what a command line asks for end with it, whatever becomes of it."""
+    global _volume
+    before = _volume
+    try:
+        yield
+    finally:
+        if is_verbose() and before != "verbose":
+            _stop_logging()
+        _volume = before
+
+
 def _set_volume(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+    global _volume
     if not given or ctx.resilient_parsing:
         return
     name = option.name or ""
     if ctx.meta.setdefault("offramp.volume", name) != name:
         raise click.UsageError("--quiet and --verbose say opposite things: give one of them.", ctx)
-    ctx.with_resource(_saying(name))
+    if name == "verbose" and not is_verbose():
+        _start_logging()
+    _volume = name
 
 
-@contextlib.contextmanager
-def _saying(volume: str) -> Iterator[None]:
-    token = _volume.set(volume)
-    try:
-        with _logging() if volume == "verbose" else contextlib.nullcontext():
-            yield
-    finally:
-        _volume.reset(token)
-
-
-@contextlib.contextmanager
-def _logging() -> Iterator[None]:
+def _start_logging() -> None:
     """Show what all of offramp logs at level debug."""
     import logging
 
+    from .. import __version__
     from .output import tell
 
     class Lines(logging.Handler):
@@ -76,14 +85,16 @@ def _logging() -> Iterator[None]:
             tell(f"  {record.name.removeprefix('offramp.')}: {record.getMessage()}")
 
     logger, handler = logging.getLogger("offramp"), Lines()
-    level = logger.level
+    handler.name = HANDLER
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-    try:
-        from .. import __version__
+    tell(f"offramp {__version__}, Python {sys.version.split()[0]}: offramp {shlex.join(sys.argv[1:])}")
 
-        tell(f"offramp {__version__}, Python {sys.version.split()[0]}: offramp {shlex.join(sys.argv[1:])}")
-        yield
-    finally:
+
+def _stop_logging() -> None:
+    import logging
+
+    logger = logging.getLogger("offramp")
+    for handler in [each for each in logger.handlers if each.name == HANDLER]:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+    logger.setLevel(logging.NOTSET)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from offramp.cli.app import app
+from offramp.cli.verbosity import is_quiet, is_verbose
 from offramp.tests.cli.test_help import LEAVES
 from offramp.tests.helpers.command import PROCESS, offramp
 
@@ -58,6 +59,8 @@ def test_the_steps_of_a_project_say_as_much_as_it_does(folder, tmp_path):
 def test_both_at_once_are_refused(folder):
     done = offramp("inspect", "d.offramp", "-q", "-v")
     assert done.returncode == 2 and "--quiet and --verbose" in done.stderr
+    for wrong in (["run", "-q"], ["run", "-v"]):  # which end before there is a command
+        assert offramp(*wrong).returncode == 2 and not is_quiet() and not is_verbose()
 
 
 def in_terminal(*arguments, **variables):
