@@ -31,6 +31,9 @@ LEAST_TOLD_S = 1.0
 COUNT_SAMPLES = ("loading samples", "recording", "finding ranges", "running")
 """Steps whose progress counts samples."""
 
+_is_step: ContextVar[bool] = ContextVar("_is_step", default=False)
+"""Whether the command that runs is a step of a project, which says what comes next."""
+
 _results: ContextVar[TextIO | None] = ContextVar("_results", default=None)
 """Where results go while a command runs."""
 
@@ -184,6 +187,16 @@ def advises(advice: str = "Nothing is half written: the same command starts agai
         raise error if error.args else KeyboardInterrupt(advice) from error
 
 
+@contextlib.contextmanager
+def as_step() -> Iterator[None]:
+    """Let commands within say nothing of what comes next."""
+    token = _is_step.set(True)
+    try:
+        yield
+    finally:
+        _is_step.reset(token)
+
+
 def conclude(text: str, wrote: str | None, then: Sequence[str] = ()) -> str:
     """Return what a command prints about its result, with its end: where that lies, and a command line that may come next.
 
@@ -192,8 +205,8 @@ def conclude(text: str, wrote: str | None, then: Sequence[str] = ()) -> str:
         wrote: the file or bundle; None if none was written.
         then: the words of the next command. Words in capitals stand for what only the reader knows.
     """
-    end = [f"Wrote {wrote}"] * (wrote is not None) + [f"Next: {shlex.join(then)}"] * bool(then)
-    return "\n".join([text, "", *end] if text else end)
+    end = [f"Wrote {wrote}"] * (wrote is not None) + [f"Next: {shlex.join(then)}"] * (bool(then) and not _is_step.get())
+    return "\n".join([text, *([""] * bool(text and end)), *end])
 
 
 def show_epochs(epochs: int) -> "Callable[[Epoch], None]":

@@ -170,9 +170,9 @@ def calibrate(
             "disagreement": disagreement,
         }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
-    where = ["--calibration", output] if output else []
-    then = ["offramp", "bench", bundle, "NEW_SAMPLES", *where]
-    print_result(calibration, as_json, lambda: conclude(describe_calibration(calibration), output, then))
+    then = ["offramp", "bench", bundle, "NEW_SAMPLES", *(["--calibration", output] if output else [])]
+    met = all(point.met for point in calibration.asked_for.values())
+    print_result(calibration, as_json, lambda: conclude(describe_calibration(calibration), None, then if met else ()))
     _check_met(calibration)
 
 

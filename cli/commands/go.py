@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..options import as_json, examples
-from ..output import advises, conclude, note, print_result
+from ..output import advises, as_step, conclude, note, print_result
 from ..verbosity import is_quiet
 
 if TYPE_CHECKING:
@@ -68,11 +68,8 @@ def _run(step: "ProjectStep", *, as_json: bool) -> tuple[int, Any]:
 
     words = [step.command, *step.arguments]
     printed = io.StringIO()
-    if as_json or is_quiet():
-        with contextlib.redirect_stdout(printed):
-            code = exit_code_of([*words, "--json"])
-    else:
-        code = exit_code_of(words)
+    with as_step(), contextlib.redirect_stdout(printed) if as_json or is_quiet() else contextlib.nullcontext():
+        code = exit_code_of([*words, *["--json"] * as_json])
     try:
         return code, json.loads(printed.getvalue()) if as_json else None
     except ValueError:  # it ended before there was one

@@ -1,6 +1,7 @@
 """The help of every command: its width, its order, and examples that are understood."""
 
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -70,3 +71,29 @@ def test_every_help_ends_with_examples_that_are_understood(words, call_help):
 def test_a_slip_of_the_pen_is_told_the_nearest_name(line, words):
     done = offramp(*line.split())
     assert done.returncode == 2 and words in done.stderr.replace("(Did", "Did")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export {onnx} -o my.offramp",
+        "keep dense.offramp --exits 0,-1",
+        "pack dense.offramp -o dense.zip",
+        "init --network net.onnx --exits --data x.npz",
+    ],
+)
+def test_what_may_come_next_is_a_command_line_that_is_understood(line, dense, dense_onnx, monkeypatch):
+    monkeypatch.chdir(dense.path.parent)
+    done = offramp(*line.format(onnx=dense_onnx).split())
+    *_, wrote, following = done.stdout.splitlines()
+    assert done.returncode == 0 and Path(wrote.removeprefix("Wrote ")).exists(), done.stdout
+    program, name, *arguments = shlex.split(following.removeprefix("Next: "))
+    assert program == "offramp" and app.commands[name].make_context(name, arguments)
+
+
+def test_a_step_of_a_project_says_nothing_of_what_comes_next(dense_onnx, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("offramp.yaml").write_text(f"bundle: my.offramp\nsteps:\n  - export:\n      network: {dense_onnx}\n")
+    done = offramp("go")
+    assert "Wrote my.offramp" in done.stderr and "Next: " not in done.stderr
+    assert done.stdout.endswith("Next: offramp run my.offramp SAMPLES\n")
