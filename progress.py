@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-__all__ = ["Progress", "debug", "no_progress"]
+__all__ = ["Progress", "debug", "is_debugging", "no_progress"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done and how many there are: `progress("compiling", 1, 3)`."""
@@ -20,3 +20,9 @@ def debug(message: str, *arguments: object) -> None:
     """
     if logging := sys.modules.get("logging"):
         logging.getLogger(sys._getframe(1).f_globals["__name__"]).debug(message, *arguments, stacklevel=2)
+
+
+def is_debugging() -> bool:
+    """Tell whether somebody listens to offramp at level debug: engines may then say on stderr what they do."""
+    logging = sys.modules.get("logging")
+    return logging is not None and bool(logging.getLogger("offramp").isEnabledFor(logging.DEBUG))

@@ -47,12 +47,20 @@ from .commands.train import train
 from .commands.upgrade import upgrade
 from .commands.verify import verify
 from .commands.worker import worker
-from .output import note, results_alone
+from .completion import add_completion
+from .output import note, results_alone, tell
+from .schemas import add_json_schema
+from .sections import SectionedGroup
+from .verbosity import add_verbosity, volume_restored
 
 MEMORY_FULL = "The memory is full. Give fewer or smaller samples, or a smaller network."
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.partition("\n\n")[2])
+@click.group(
+    cls=SectionedGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=__doc__.partition("\n\n")[2],
+)
 @click.version_option(__version__, prog_name="offramp")
 def app() -> None:
     """Deploy early-exit networks on constrained hardware.
@@ -62,21 +70,69 @@ def app() -> None:
     images and labels.
 
     docs/concepts.md explains exit, stage, variant and operating point, docs/how-to/samples.md all kinds of samples.
+
+    offramp COMMAND -h shows what a command takes, and an example.
     """
 
 
-COMMANDS = (
-    *(init, go),
-    *(attach, train, export, cascade, keep, quantize, prune, gate, sweep, fuse, pack),
-    *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
-    *(build, cache, upgrade, power, energy, worker, doctor),
-)
+SECTIONS: dict[str, dict[click.Command, str]] = {
+    "All steps from one file": {
+        init: "Write a file with the steps from a network to its bundle.",
+        go: "Run the steps of such a file that are not done yet.",
+    },
+    "Make a network ready": {
+        attach: "Put exits on a torch network that has none.",
+        train: "Train the exits of a network.",
+        export: "Cut a network into stages, verify them, and write a bundle.",
+        cascade: "Join networks that nobody trained together into one bundle.",
+        prune: "Remove channels, fine-tune the rest, and add it to the bundle.",
+        quantize: "Add a variant that computes in int8 or fp16.",
+        keep: "Add a variant that has only some of the exits.",
+        gate: "Add a variant whose scores are fitted to samples.",
+        sweep: "Try many networks, and gather the best in one bundle.",
+    },
+    "Measure": {
+        verify: "Replay golden samples on this device, and compare.",
+        calibrate: "Find the operating points that meet a target on this device.",
+        bench: "Compare early exit with static networks, on new samples.",
+        report: "Write a calibration as one HTML page.",
+        energy: "Measure what leaving at each exit costs in joules.",
+        power: "Show the power of the board's rails, or measure a program.",
+        reuse: "Find when a stream may give its last answer again.",
+    },
+    "Run": {
+        run: "Run a bundle on samples, and print each answer.",
+        serve: "Answer requests over HTTP (Open Inference Protocol).",
+        top: "Show live what a product does.",
+    },
+    "Product and fleet": {
+        build: "Compile stages for a device ahead.",
+        pack: "Write a bundle as one file.",
+        sign: "Sign a bundle, so that a board can tell who made it.",
+        fuse: "Write one ONNX file that exits early without offramp.",
+        worker: "Let this board work for the scheduler of a fleet.",
+        audit: "Show what audits in the field have found.",
+    },
+    "Keep house": {
+        doctor: "Show what this board is, and which engines and meters work.",
+        inspect: "Check every file of a bundle, and show what is in it.",
+        upgrade: "Rewrite a bundle of an older offramp to the present form.",
+        cache: "List or remove compiled stages and unfinished calibrations.",
+    },
+}
+"""The commands in the order of use, each by its line in the help, of at most 65 letters."""
+
+for title, commands in SECTIONS.items():
+    app.add_section(title, commands)
+COMMANDS = tuple(command for commands in SECTIONS.values() for command in commands)
 for command in COMMANDS:
-    command.short_help = (command.help or "").split("\n\n")[0].replace("\n", " ")  # which click would cut to one line
+    for each in getattr(command, "commands", {"": command}).values():
+        add_json_schema(each)
+        add_completion(each)
+        add_verbosity(each)
     # These two print as they go, and start other programs.
     if command not in (power, top) and command.callback is not None:
         command.callback = results_alone()(command.callback)
-    app.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+@volume_restored()
 def exit_code_of(arguments: Sequence[str] | None) -> int:
     """Run the command line and return its exit code; messages go to stderr. Of a closed stream what is written is lost."""
     for name in ("stdout", "stderr"):
@@ -100,7 +157,7 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
         code = app.main(arguments, prog_name="offramp", standalone_mode=False)
         sys.stdout.flush()
     except OfframpError as error:
-        note(f"Error: {error}")
+        tell(f"Error: {error}")
         return error.exit_code
     except click.ClickException as error:
         with contextlib.suppress(OSError):
@@ -108,18 +165,18 @@ def exit_code_of(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ if isinstance(error, click.Abort) else error
-        note(" ".join(["Interrupted.", *map(str, cause.args if isinstance(cause, KeyboardInterrupt) else ())]))
+        tell(" ".join(["Interrupted.", *map(str, cause.args if isinstance(cause, KeyboardInterrupt) else ())]))
         return 130
     except MemoryError:
-        note(f"Error: {MEMORY_FULL}")
+        tell(f"Error: {MEMORY_FULL}")
         return 4
     except OSError as error:
-        note(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")
+        tell(f"Error: Cannot read or write {error.filename or 'the output'}: {error.strerror or error}.")
         return 4
     except Exception as error:
         if os.environ.get("OFFRAMP_TRACEBACK"):
             raise
-        note(
+        tell(
             f"Error: a fault in offramp. Please report it with the output of OFFRAMP_TRACEBACK=1: "
             f"{type(error).__name__}: {error}"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..units import show_mj, show_share, show_thresholds, show_time, show_us
-from .output import table
+from .output import conclude, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,12 @@ def describe_bundle(bundle: "Bundle") -> str:
         lines = [f"  {where}: {', '.join(names)}" for where, names in builds.items()]
         parts.append("\n".join([BUILDS_NOTE, *lines]))
     return "\n\n".join(parts)
+
+
+def describe_made(bundle: "Bundle", path: str) -> str:
+    """Return what is in a bundle that a command has made or added to, where it lies, and what may come next."""
+    then = ["offramp", "calibrate", path, "SAMPLES", "--max-drop", "0.01"]
+    return conclude(describe_bundle(bundle), path, then)
 
 
 def _describe_variant(variant: "Variant") -> str:

@@ -61,6 +61,11 @@ class Images(Struct, frozen=True, kw_only=True):
         return named | {name: str(getattr(self.preprocess, name)) for name in changed}
 
     @property
+    def words(self) -> list[str]:
+        """The options as a command line has them."""
+        return [word for name, text in self.options.items() for word in (f"--{name}", text)]
+
+    @property
     def manifest(self) -> "Manifest | None":
         """What of a manifest says how images are read, before there is a bundle; None without --shape."""
         if self.shape is None:

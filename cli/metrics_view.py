@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ..errors import quoted
 from ..units import show_time
-from .output import print_text
+from .output import draws_on, print_text
+from .schemas import encode_document
 
 if TYPE_CHECKING:
     from ..runtime import ExitCounts, Snapshot
@@ -35,11 +34,9 @@ def watch_snapshots(snapshots: "Iterator[Snapshot]", every_s: float, as_json: bo
     """Show snapshots until an interrupt: drawn anew if a person watches, else one after the other."""
     recent: deque[Snapshot] = deque()
     try:
-        if as_json or not sys.stdout.isatty():
+        if as_json or not draws_on(sys.stdout):
             for snapshot in snapshots:
-                text = (
-                    msgspec.json.encode(snapshot).decode() if as_json else f"{_show_next(recent, snapshot, every_s)}\n"
-                )
+                text = encode_document(snapshot) if as_json else f"{_show_next(recent, snapshot, every_s)}\n"
                 if not print_text(text):
                     return
             return

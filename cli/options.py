@@ -12,6 +12,13 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..bundle import Preprocess, Target
 
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: command lines to copy, which click leaves as they are."""
+    listed = "\n".join(f"  {line}" for line in lines)
+    return f"\b\nExample{'s' * (len(lines) > 1)}:\n{listed}"
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
 

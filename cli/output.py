@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
-import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -11,10 +11,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-import msgspec
 
 from ..errors import printable, quoted
-from ..progress import Progress, no_progress
+from ..progress import Progress
+from .schemas import encode_document
+from .verbosity import is_quiet, is_verbose
 
 if TYPE_CHECKING:
     from ..export import Epoch
@@ -26,6 +27,12 @@ ESTIMATED_S = 3600.0
 
 LEAST_TOLD_S = 1.0
 """Work that took at least so long is told of when it is done."""
+
+COUNT_SAMPLES = ("loading samples", "recording", "finding ranges", "running")
+"""Steps whose progress counts samples."""
+
+_is_step: ContextVar[bool] = ContextVar("_is_step", default=False)
+"""Whether the command that runs is a step of a project, which says what comes next."""
 
 _results: ContextVar[TextIO | None] = ContextVar("_results", default=None)
 """Where results go while a command runs."""
@@ -52,17 +59,8 @@ def _to_results(show: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 def print_result(result: Any, as_json: bool, text: Callable[[], str]) -> None:
-    """Print a result as text, or as one JSON document, in which what is no finite number is the text "inf", "-inf" or "nan"."""
-    print_text(msgspec.json.encode(_name_numbers(msgspec.to_builtins(result))).decode() if as_json else text())
-
-
-def _name_numbers(value: Any) -> Any:
-    """Return a document with texts in place of floats that JSON has not, and which would be null as if they were unknown."""
-    if isinstance(value, dict):
-        return {key: _name_numbers(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_name_numbers(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    """Print a result as text, or as one JSON document."""
+    print_text(encode_document(result) if as_json else text())
 
 
 @_to_results
@@ -78,9 +76,20 @@ def print_text(text: str) -> bool:
 
 
 def note(text: str) -> None:
-    """Print a note on stderr; if nobody reads it, or it is closed or full, the work goes on."""
+    """Print a note on stderr, if the command is not quiet."""
+    if not is_quiet():
+        tell(text)
+
+
+def tell(text: str) -> None:
+    """Print a message on stderr; if nobody reads it, or it is closed or full, the work goes on."""
     with contextlib.suppress(OSError):
         click.echo(printable(text), err=True)
+
+
+def draws_on(stream: TextIO) -> bool:
+    """Tell whether lines of a stream can be drawn anew: it is a terminal, and no dumb one."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
@@ -90,59 +99,114 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
+class _Steps:
+    """What work has reported of its steps, and how long each took."""
+
+    def __init__(self) -> None:
+        self.started_s = monotonic()
+        self.begun_s: dict[str, float] = {}
+        self.ended_s: dict[str, float] = {}
+        self.last: dict[str, int] = {}
+        self.samples: dict[str, int] = {}
+
+    def report(self, task: str, done: int, total: int) -> None:
+        """Note a report."""
+        if task not in self.begun_s:
+            # Before its first report a task has been at work since the last report of another.
+            self.begun_s[task] = max([self.started_s, *self.ended_s.values()])
+            if is_verbose():
+                tell(f"{task} ...")
+        before = self.last.get(task, 0)
+        if task in COUNT_SAMPLES:
+            self.samples[task] = self.samples.get(task, 0) + done - (before if done >= before else 0)
+        self.last[task] = done
+        self.ended_s[task] = monotonic()
+
+    def tell(self) -> None:
+        """Say how long the work took, a line for each step; of what took a moment nothing is said, if nobody asked for all."""
+        least_s = 0.0 if is_verbose() else LEAST_TOLD_S
+        tasks_s = {task: self.ended_s[task] - begun_s for task, begun_s in self.begun_s.items()}
+        long = {task: seconds for task, seconds in tasks_s.items() if seconds >= least_s}
+        for task, seconds in long.items():
+            counted = f" ({count:,} sample{'s' * (count != 1)})" if (count := self.samples.get(task)) else ""
+            note(f"Took {_show_seconds(seconds)}: {task}{counted}")
+        all_s = monotonic() - self.started_s
+        if all_s >= LEAST_TOLD_S and len(long) != 1:
+            note(f"Took {_show_seconds(all_s)} in all")
+
+
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Show progress bars on stderr if it is a terminal, and say at the end how long the work took."""
-    if not sys.stderr.isatty():
-        yield no_progress
+    steps = _Steps()
+    if is_quiet() or not draws_on(sys.stderr):
+        yield steps.report
+        steps.tell()
         return
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    started_s = monotonic()
-    begun_s: dict[str, float] = {}
-    ended_s: dict[str, float] = {}
     # The file is named, so that bars go on where torch's exporters are kept from writing to sys.stderr.
     with Bars(console=Console(file=sys.stderr), transient=True, speed_estimate_period=ESTIMATED_S) as bars:
         tasks: dict[str, Any] = {}
-        last: dict[str, int] = {}
 
         def show(task: str, done: int, total: int) -> None:
             if task not in tasks:
-                # Before its first report a task has been at work since the last report of another.
-                begun_s[task] = max([started_s, *ended_s.values()])
                 tasks[task] = bars.add_task(task, total=total)
-            elif done < last[task]:  # it begins again, with the next network, and so does the time that remains
+            elif done < steps.last[task]:  # it begins again, with the next network, and so does the time that remains
                 bars.reset(tasks[task])
-            last[task] = done
+            steps.report(task, done, total)
             bars.update(tasks[task], completed=done, total=total)
-            ended_s[task] = monotonic()
 
         yield show
-    _tell_times({task: ended_s[task] - begun_s[task] for task in tasks}, monotonic() - started_s)
+    steps.tell()
 
 
 @contextlib.contextmanager
 def spinner(task: str) -> Iterator[None]:
-    """Show on stderr that work is under way if it is a terminal."""
-    if not sys.stderr.isatty():
+    """Show on stderr that work is under way if it is a terminal, and say at the end how long it took."""
+    steps = _Steps()
+    steps.report(task, 0, 1)
+    if is_quiet() or not draws_on(sys.stderr):
         yield
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    started_s = monotonic()
-    with Console(stderr=True).status(task):
-        yield
-    _tell_times({task: monotonic() - started_s})
+        with Console(stderr=True).status(task):
+            yield
+    steps.report(task, 1, 1)
+    steps.tell()
 
 
 @contextlib.contextmanager
-def goes_on_after_interrupt(advice: str) -> Iterator[None]:
-    """Say after an interrupt that the same command goes on where it was."""
+def advises(advice: str = "Nothing is half written: the same command starts again.") -> Iterator[None]:
+    """Say after an interrupt how to go on, if what was interrupted within does not say so itself."""
     try:
         yield
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(advice) from error
+        raise error if error.args else KeyboardInterrupt(advice) from error
+
+
+@contextlib.contextmanager
+def as_step() -> Iterator[None]:
+    """Let commands within say nothing of what comes next."""
+    token = _is_step.set(True)
+    try:
+        yield
+    finally:
+        _is_step.reset(token)
+
+
+def conclude(text: str, wrote: str | None, then: Sequence[str] = ()) -> str:
+    """Return what a command prints about its result, with its end: where that lies, and a command line that may come next.
+
+    Args:
+        text: the result.
+        wrote: the file or bundle; None if none was written.
+        then: the words of the next command. Words in capitals stand for what only the reader knows.
+    """
+    end = [f"Wrote {wrote}"] * (wrote is not None) + [f"Next: {shlex.join(then)}"] * (bool(then) and not _is_step.get())
+    return "\n".join([text, *([""] * bool(text and end)), *end])
 
 
 def show_epochs(epochs: int) -> "Callable[[Epoch], None]":
@@ -160,15 +224,6 @@ def show_epochs(epochs: int) -> "Callable[[Epoch], None]":
     return show
 
 
-def _tell_times(tasks_s: dict[str, float], all_s: float = 0.0) -> None:
-    """Say how long work took, part by part, where that was long."""
-    parts = [f"{task} {_show_seconds(seconds)}" for task, seconds in tasks_s.items() if seconds >= LEAST_TOLD_S]
-    if all_s >= LEAST_TOLD_S and len(parts) != 1:
-        parts.append(f"{_show_seconds(all_s)} in all")
-    if parts:
-        note(f"Took: {', '.join(parts)}.")
-
-
 def _show_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

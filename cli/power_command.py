@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ..errors import CheckError, MeasurementError, MissingError
 from .output import print_text
+from .schemas import encode_document
 
 if TYPE_CHECKING:
     import psutil
@@ -55,7 +54,7 @@ def measure_command(meter: "Meter", command: Sequence[str], for_s: float | None,
         if failure:
             raise CheckError(f"{failure} {error}") from error
         raise
-    print_text(msgspec.json.encode({"sum": energy, "exit_code": code}).decode() if as_json else str(energy))
+    print_text(encode_document({"sum": energy, "exit_code": code}) if as_json else str(energy))
     if failure:
         raise CheckError(f"{failure} The joules are those until then.")
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from ..errors import MissingError
 from .describe import describe_power
-from .output import print_text
+from .output import draws_on, print_text
+from .schemas import encode_document
 
 if TYPE_CHECKING:
     from ..devices.meter import Meter
@@ -47,7 +47,7 @@ def watch_rails(meter: "Meter", for_s: float | None, every_s: float, as_json: bo
     finally:
         watch.release()
     total = watch.power()
-    print_text(msgspec.json.encode({"sum": total}).decode() if as_json else describe_power(total))
+    print_text(encode_document({"sum": total}) if as_json else describe_power(total))
     if not total.seen_s:
         raise MissingError(f"Nothing could be read: {total.problem or 'there was no time for it'}.")
 
@@ -77,7 +77,7 @@ def _show_until(read: "Callable[[], Power]", show: Show, for_s: float | None, ev
 @contextlib.contextmanager
 def _screen(as_json: bool) -> Iterator[Show]:
     """Yield the function that shows readings: a table drawn anew if a person watches, else a line for each time."""
-    if as_json or not sys.stdout.isatty():
+    if as_json or not draws_on(sys.stdout):
         yield _print_document if as_json else _print_line
         return
     from rich.live import Live
@@ -94,7 +94,7 @@ def _print_line(power: "Power", now_w: dict[str, float], elapsed_s: float) -> No
 def _print_document(power: "Power", now_w: dict[str, float], elapsed_s: float) -> None:
     state = {"problem": power.problem, "throttled": power.throttled, "temperature_c": power.state.temperature_c}
     document = {"elapsed_s": round(elapsed_s, 3), "power_w": now_w, "energy_j": power.energy_j, **state}
-    _print_now(msgspec.json.encode(document).decode())
+    _print_now(encode_document(document))
 
 
 def _print_now(line: str) -> None:

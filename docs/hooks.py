@@ -133,6 +133,8 @@ def _describe_command(command: click.Command, context: click.Context, level: int
     yield f"{'#' * level} {context.command_path}\n\n{inspect.cleandoc(command.help or '')}\n\n```text\n{usage}\n```\n"
     if options:
         yield "\n".join(["| option | |", "|---|---|", *options, ""])
+    if command.epilog:  # its examples
+        yield "```text\n{}\n```\n".format(command.epilog.removeprefix("\b\n"))
     for name, inner in sorted(getattr(command, "commands", {}).items()):
         yield from _describe_command(inner, click.Context(inner, info_name=name, parent=context), level + 1)
 

@@ -210,13 +210,17 @@ def python():
 def call(files, capfd, monkeypatch):
     """Run a command line, {f} in it being the module's folder of files; returns exit code, stdout, and stderr without notes."""
     from offramp.cli.app import exit_code_of
+    from offramp.tests.helpers.documents import check_documents
 
     def run(line):
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
-        code = exit_code_of(brief_arguments(part.format(f=files) for part in line.split()))
+        words = brief_arguments(part.format(f=files) for part in line.split())
+        code = exit_code_of(words)
         out, err = capfd.readouterr()
         assert "Traceback" not in err
-        notes = "Note: ", "\x1b"
+        if "--json" in words and out:
+            check_documents(words, out)
+        notes = "Note: ", "Took ", "\x1b"
         return code, out, "".join(row for row in err.splitlines(keepends=True) if not row.startswith(notes))
 
     return run

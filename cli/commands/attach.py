@@ -4,14 +4,19 @@ import click
 
 from ...errors import UsageError
 from ..images import Images, with_images
-from ..options import as_json, parse_numbers, split_names, take_first, with_seed, with_weights
-from ..output import print_result
+from ..options import as_json, examples, parse_numbers, split_names, take_first, with_seed, with_weights
+from ..output import advises, conclude, print_result
 
 MOST_SAMPLES = 64
 """Samples that the places are found with."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp attach net.py:plain --shape 3x32x32 -o exits.pt",
+        "offramp attach net.py:plain --data train.npz --at layer1,layer2 -o exits.pt",
+    )
+)
 @click.argument("network")
 @with_weights
 @click.option(
@@ -31,6 +36,7 @@ MOST_SAMPLES = 64
 @with_images
 @with_seed
 @as_json
+@advises()
 def attach(
     network: str,
     weights: str | None,
@@ -46,8 +52,6 @@ def attach(
     """Put exits on NETWORK, a torch network that has none, where little work is done before them.
 
     `offramp train NETWORK DATA --weights OUTPUT` trains them.
-
-    Example: offramp attach net.py:plain --shape 3x32x32 --fractions 0.2,0.5 -o exits.pt
     """
     from ...errors import require
     from ...export import attach as attach_exits
@@ -70,5 +74,20 @@ def attach(
     print_result(
         {"output": output, "places": attached.attached, "notes": attached.notes},
         as_json,
-        lambda: f"{attached.extra_repr()}\nwrote {output}",
+        lambda: conclude(attached.extra_repr(), output, _next(network, output, data, images)),
     )
+
+
+def _next(network: str, output: str, data: str | None, images: Images) -> list[str]:
+    """Return the words of the command that trains the exits."""
+    return [
+        "offramp",
+        "train",
+        network,
+        data or "TRAINING_SAMPLES",
+        "--weights",
+        output,
+        *images.words,
+        "-o",
+        "trained.pt",
+    ]

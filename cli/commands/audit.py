@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result, table
 
 if TYPE_CHECKING:
     from ...runtime import FieldAudit
 
 
-@click.command()
+@click.command(epilog=examples("offramp audit /var/lib/product/audit", "offramp audit board1 board2 board3 --json"))
 @click.argument("states", nargs=-1, required=True)
 @click.option("--confidence", default=0.95, show_default=True, help="Confidence of the renewed promise.")
 @as_json

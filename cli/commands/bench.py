@@ -3,11 +3,15 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, parse_pace, with_groups, with_loss, with_metric, with_pace, with_seed
-from ..output import print_result, progress_bars
+from ..options import as_json, examples, parse_pace, with_groups, with_loss, with_metric, with_pace, with_seed
+from ..output import advises, print_result, progress_bars
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp bench digits.offramp test.npz", "offramp bench digits.offramp test.npz --point eco --every 100ms"
+    )
+)
 @click.argument("bundle")
 @click.argument("data")
 @with_loading()
@@ -17,6 +21,7 @@ from ..output import print_result, progress_bars
 @with_metric
 @with_groups
 @as_json
+@advises("Nothing was kept: the same command measures again.")
 def bench(
     bundle: str,
     data: str,

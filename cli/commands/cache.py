@@ -3,11 +3,11 @@
 import click
 
 from ..describe import describe_cache
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result
 
 
-@click.group()
+@click.group(epilog=examples("offramp cache list", "offramp cache clean --to-mb 500"))
 def cache() -> None:
     """List or remove what is kept in $XDG_CACHE_HOME/offramp or ~/.cache/offramp: stages compiled ahead, unfinished calibrations.
 
@@ -15,7 +15,7 @@ def cache() -> None:
     """
 
 
-@cache.command("list")
+@cache.command("list", epilog=examples("offramp cache list"))
 @as_json
 def list_entries(as_json: bool) -> None:
     """List the entries of the cache, the one used last first."""
@@ -25,7 +25,7 @@ def list_entries(as_json: bool) -> None:
     print_result({"path": str(folder), "entries": entries}, as_json, lambda: describe_cache(folder, entries))
 
 
-@cache.command()
+@cache.command(epilog=examples("offramp cache clean --to-mb 500"))
 @click.option(
     "--to-mb",
     type=click.IntRange(min=0),

@@ -10,8 +10,8 @@ from ..describe import describe_calibration
 from ..fleet_view import check_missing, describe_fleet, refuse_with_fleet, with_tls
 from ..loading import Loading, with_loading
 from ..meters import choose_energy_meter
-from ..options import as_json, parse_pace, with_groups, with_pace, with_seed, with_target
-from ..output import goes_on_after_interrupt, print_result, progress_bars
+from ..options import as_json, examples, parse_pace, with_groups, with_pace, with_seed, with_target
+from ..output import advises, conclude, print_result, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 KEPT = "What was measured and stored is kept: the same command goes on from there."
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp calibrate digits.offramp samples.npz",
+        "offramp calibrate digits.offramp samples.npz --max-drop 0.01",
+        "offramp calibrate digits.offramp samples.npz --goal accuracy \\\n    --max-latency-ms 2 --device openvino:CPU",
+    )
+)
 @click.argument("bundle")
 @click.argument("data")
 @with_target
@@ -126,7 +132,7 @@ def calibrate(
     stages = len(opened.variant(variant).stages)
     targets, every_s = read_targets(), parse_pace(every)
     chosen = choose_energy_meter(meter, power_w, [devices] if isinstance(devices, str) else devices, targets)
-    with goes_on_after_interrupt(KEPT), progress_bars() as progress:
+    with advises(KEPT), progress_bars() as progress:
         samples, parts = load_grouped(data, groups, opened.manifest, progress=progress)
         if labels is not None:
             samples = read_labels(labels, samples, opened)
@@ -164,7 +170,9 @@ def calibrate(
             "disagreement": disagreement,
         }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
-    print_result(calibration, as_json, lambda: describe_calibration(calibration))
+    then = ["offramp", "bench", bundle, "NEW_SAMPLES", *(["--calibration", output] if output else [])]
+    met = all(point.met for point in calibration.asked_for.values())
+    print_result(calibration, as_json, lambda: conclude(describe_calibration(calibration), None, then if met else ()))
     _check_met(calibration)
 
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 import click
 
 from ...errors import UsageError, unknown_name
-from ..describe import describe_bundle
-from ..options import as_json, fit_channels, parse_preprocess, parse_shape, random_example, split_names
-from ..output import print_result, progress_bars
+from ..describe import describe_made
+from ..options import as_json, examples, fit_channels, parse_preprocess, parse_shape, random_example, split_names
+from ..output import advises, print_result, progress_bars
 
 if TYPE_CHECKING:
     from ...export import Member
 
 
-@click.command()
+@click.command(epilog=examples("offramp cascade small.onnx large.onnx --shape 3x32x32 -o both.offramp"))
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK NETWORK...")
 @click.option("-o", "--output", required=True, help="The bundle to write, a folder such as both.offramp.")
 @click.option(
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 @click.option("--classes", help="A text file with the name of one class per line.")
 @click.option("--beside", help="Add the cascade to an existing bundle, as a variant of this name.")
 @as_json
+@advises()
 def cascade(
     networks: Sequence[str],
     output: str,
@@ -127,7 +128,7 @@ def cascade(
             beside=beside,
             progress=progress,
         )
-    print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
+    print_result(bundle.manifest, as_json, lambda: describe_made(bundle, output))
 
 
 def _group(members: "Sequence[Member]", vote: Sequence[int]) -> "list[list[Member]]":

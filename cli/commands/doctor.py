@@ -4,11 +4,11 @@ import click
 
 from ...errors import MissingError
 from ..describe import describe_diagnosis
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result
 
 
-@click.command()
+@click.command(epilog=examples("offramp doctor"))
 @as_json
 def doctor(as_json: bool) -> None:
     """Show what this board is, which engines and meters work here, and how to get the missing ones."""

@@ -6,11 +6,15 @@ from ...errors import UsageError
 from ..describe import describe_energies
 from ..loading import Loading, with_loading
 from ..meters import POWER_STATED_TWICE, open_energy_meter
-from ..options import as_json, parse_pace, parse_seconds, with_meter, with_pace, with_seed
-from ..output import print_result, progress_bars
+from ..options import as_json, examples, parse_pace, parse_seconds, with_meter, with_pace, with_seed
+from ..output import advises, print_result, progress_bars
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp energy digits.offramp samples.npz", "offramp energy digits.offramp samples.npz --power-w 5"
+    )
+)
 @click.argument("bundle")
 @click.argument("data")
 @with_meter
@@ -23,6 +27,7 @@ from ..output import print_result, progress_bars
 @with_pace
 @with_seed
 @as_json
+@advises("Nothing was kept: the same command measures again.")
 def energy(
     bundle: str,
     data: str,

@@ -5,13 +5,17 @@ from collections.abc import Sequence
 import click
 
 from ...errors import UsageError
-from ..describe import describe_bundle
+from ..describe import describe_made
 from ..images import Images, with_images
-from ..options import as_json, fit_channels, parse_axes, parse_numbers, split_names, with_weights
-from ..output import print_result, progress_bars
+from ..options import as_json, examples, fit_channels, parse_axes, parse_numbers, split_names, with_weights
+from ..output import advises, note, print_result, progress_bars
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp export model.onnx -o digits.offramp", "offramp export net.py:network --shape 3x32x32 -o digits.offramp"
+    )
+)
 @click.argument("network")
 @click.option("-o", "--output", required=True, help="The bundle to write, a folder such as digits.offramp.")
 @with_weights
@@ -38,6 +42,7 @@ from ..output import print_result, progress_bars
 @click.option("--classes", help="A text file with the name of one class per line.")
 @click.option("--beside", help="Add the network to an existing bundle, as a variant of this name.")
 @as_json
+@advises()
 def export(
     network: str,
     output: str,
@@ -63,7 +68,7 @@ def export(
         raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
     model = load_network(network, weights)
     if isinstance(getattr(model, "exit_places", None), dict):  # attach() added the exits
-        click.echo(model.extra_repr(), err=True)
+        note(model.extra_repr())
     example = images.load_example(data)
     from ...export import export as export_network
 
@@ -84,4 +89,4 @@ def export(
             beside=beside,
             progress=progress,
         )
-    print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
+    print_result(bundle.manifest, as_json, lambda: describe_made(bundle, output))

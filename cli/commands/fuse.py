@@ -4,11 +4,15 @@ import click
 
 from ...errors import UsageError
 from ..loading import Loading, with_loading
-from ..options import as_json, parse_numbers
-from ..output import print_result, spinner
+from ..options import as_json, examples, parse_numbers
+from ..output import advises, conclude, print_result, spinner
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp fuse digits.offramp -o digits.onnx --thresholds 0.9,0.8", "offramp fuse digits.offramp -o digits.onnx"
+    )
+)
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, help="The ONNX file to write.")
 @with_loading("variant", "point", "calibration")
@@ -17,6 +21,7 @@ from ..output import print_result, spinner
     help="Thresholds in place of a calibration's, one per exit but the last, such as 0.9,0.8; 2 means never.",
 )
 @as_json
+@advises()
 def fuse(bundle: str, output: str, loading: Loading, thresholds: str | None, as_json: bool) -> None:
     """Write BUNDLE as one ONNX file that exits early by itself, without offramp."""
     from ...export import fuse as fuse_bundle
@@ -32,4 +37,4 @@ def fuse(bundle: str, output: str, loading: Loading, thresholds: str | None, as_
             calibration=loading.calibration,
             thresholds=parse_numbers("--thresholds", thresholds),
         )
-    print_result(fused, as_json, lambda: str(fused))
+    print_result(fused, as_json, lambda: conclude(str(fused), output))

@@ -2,12 +2,12 @@
 
 import click
 
-from ..describe import describe_bundle
-from ..options import as_json
-from ..output import print_result, progress_bars
+from ..describe import describe_made
+from ..options import as_json, examples
+from ..output import advises, print_result, progress_bars
 
 
-@click.command()
+@click.command(epilog=examples("offramp gate digits.offramp --data samples.npz"))
 @click.argument("bundle")
 @click.option(
     "--data", required=True, help="Samples to fit to, with labels or without; others than those that calibrate gets."
@@ -15,6 +15,7 @@ from ..output import print_result, progress_bars
 @click.option("--variant", help="The variant to start from. Default: the first.")
 @click.option("--name", help="Name of the new variant. Default: such as fp32-gate.")
 @as_json
+@advises()
 def gate(bundle: str, data: str, variant: str | None, name: str | None, as_json: bool) -> None:
     """Add a variant to BUNDLE whose scores are fitted to samples: how sure an exit is, by all that it says."""
     from ...bundle import open_bundle
@@ -25,4 +26,4 @@ def gate(bundle: str, data: str, variant: str | None, name: str | None, as_json:
     with progress_bars() as progress:
         samples = load_samples(data, opened.manifest, progress=progress)
         fitted = fit_scores(opened, samples, variant=variant, name=name, progress=progress)
-    print_result(fitted.manifest, as_json, lambda: describe_bundle(fitted))
+    print_result(fitted.manifest, as_json, lambda: describe_made(fitted, bundle))

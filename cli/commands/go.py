@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import as_json
-from ..output import note, print_result
+from ..options import as_json, examples
+from ..output import advises, as_step, conclude, note, print_result
+from ..verbosity import is_quiet
 
 if TYPE_CHECKING:
     from ..project import Project, ProjectStep
@@ -19,16 +20,15 @@ if TYPE_CHECKING:
 DONE, LEFT, FAILED, WAITS = "done", "nothing changed", "failed", "not run"
 
 
-@click.command()
+@click.command(epilog=examples("offramp go", "offramp go product.yaml --json"))
 @click.argument("project", default="offramp.yaml")
 @click.option("--again", is_flag=True, help="Run every step, also those of which nothing changed.")
 @as_json
+@advises("Steps that are done are kept: the same command goes on with the next.")
 def go(project: str, again: bool, as_json: bool) -> None:
     """Run the steps of PROJECT, by default offramp.yaml, that are not done yet: `offramp init` writes such a file.
 
     What steps print goes to stderr, a summary to stdout. The exit code is that of the step that failed.
-
-    Example: offramp go product.yaml --json
     """
     from ..app import app
     from ..project import DoneSteps, find_first, read_done, read_project, set_aside, write_done
@@ -66,13 +66,12 @@ def _run(step: "ProjectStep", *, as_json: bool) -> tuple[int, Any]:
     """Run a step; return its exit code, and with `as_json` its result."""
     from ..app import exit_code_of
 
-    if not as_json:
-        return exit_code_of([step.command, *step.arguments]), None
+    words = [step.command, *step.arguments]
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        code = exit_code_of([step.command, *step.arguments, "--json"])
+    with as_step(), contextlib.redirect_stdout(printed) if as_json or is_quiet() else contextlib.nullcontext():
+        code = exit_code_of([*words, *["--json"] * as_json])
     try:
-        return code, json.loads(printed.getvalue())
+        return code, json.loads(printed.getvalue()) if as_json else None
     except ValueError:  # it ended before there was one
         return code, None
 
@@ -87,9 +86,8 @@ def _describe(project: "Project", rows: list[dict[str, Any]], code: int) -> str:
         if step.output is not None and row["state"] in (DONE, LEFT):
             parts.append(f"{step.command} wrote {step.output}")
     if code:
-        parts.append(f"The next offramp go {project.path} goes on with the step that failed.")
-    elif project.digest_bundle() is not None:
-        parts.append(
-            f"Next: offramp run {project.bundle} SAMPLES, or offramp.runtime.load({project.bundle!r}) in the product."
-        )
-    return "\n".join(parts)
+        parts.append("The next run goes on with the step that failed.")
+        return conclude("\n".join(parts), None, ["offramp", "go", str(project.path)])
+    if project.digest_bundle() is None:
+        return "\n".join(parts)
+    return conclude("\n".join(parts), project.bundle, ["offramp", "run", project.bundle, "SAMPLES"])

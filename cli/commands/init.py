@@ -10,8 +10,8 @@ import click
 
 from ...errors import UsageError
 from ..images import Images, with_images
-from ..options import as_json
-from ..output import print_result
+from ..options import as_json, examples
+from ..output import conclude, print_result
 
 PROJECT = """\
 # What `offramp go {file}` does, from top to bottom. A step of which nothing changed since it was done is left out.
@@ -76,7 +76,7 @@ JUDGE = """\
 """
 
 
-@click.command()
+@click.command(epilog=examples("offramp init", "offramp init --network model.onnx --exits --data samples.npz"))
 @click.option("--network", help="The network: file.py:function or model.onnx.")
 @click.option("--plain/--exits", default=None, help="Whether the network has no exits yet, or has them.")
 @click.option("--data", help="Labelled samples that did not train the network.")
@@ -104,9 +104,6 @@ def init(
     """Write a file with the steps from a network to a calibrated bundle, which `offramp go` runs.
 
     What no option says is asked for, in a terminal.
-
-    Example: offramp init --network net.py:plain --plain --train-data pictures/train --data pictures/val
-    --shape 32x32x3 --mean 0.5 --std 0.25
     """
     if Path(output).exists():
         raise UsageError(f"{output} is there already. Name another file: -o, or remove it.", path=output)
@@ -137,7 +134,7 @@ def init(
     _write(Path(output), PROJECT.format(file=output, bundle=_quote(bundle), steps=text))
     told: dict[str, Any] = {"output": output, "bundle": bundle, "next": [f"offramp go {output}"]}
     print_result(
-        told, as_json, lambda: f"wrote {output}: read it, and change what does not fit\nNext: offramp go {output}"
+        told, as_json, lambda: conclude("Read it, and change what does not fit.", output, ["offramp", "go", output])
     )
 
 

@@ -3,12 +3,12 @@
 import click
 
 from ..describe import describe_bundle, describe_calibration, describe_loads
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result
 from ..signatures import describe_signatures, with_trust
 
 
-@click.command()
+@click.command(epilog=examples("offramp inspect digits.offramp"))
 @click.argument("bundle")
 @with_trust
 @as_json

@@ -2,14 +2,15 @@
 
 import click
 
-from ..options import as_json
-from ..output import print_result, spinner
+from ..options import as_json, examples
+from ..output import advises, conclude, print_result, spinner
 
 
-@click.command()
+@click.command(epilog=examples("offramp pack digits.offramp -o digits.offramp.zip"))
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, help="The file to write, such as digits.offramp.zip.")
 @as_json
+@advises()
 def pack(bundle: str, output: str, as_json: bool) -> None:
     """Write BUNDLE as one file, which load, inspect, verify, run and bench take as it is.
 
@@ -22,4 +23,5 @@ def pack(bundle: str, output: str, as_json: bool) -> None:
         packed = pack_bundle(bundle, output)
     size, digest = packed.path.stat().st_size, hash_file(packed.path)
     document = {"path": output, "bytes": size, "sha256": digest, "manifest": packed.manifest}
-    print_result(document, as_json, lambda: f"{output}: {size / 1e6:.2f} MB, sha256 {digest}")
+    then = ["offramp", "verify", output]
+    print_result(document, as_json, lambda: conclude(f"{size / 1e6:.2f} MB, sha256 {digest}", output, then))

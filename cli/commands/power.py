@@ -3,20 +3,23 @@
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from ...errors import UsageError
 from ..meters import open_meter
-from ..options import parse_seconds, with_meter
+from ..options import examples, parse_seconds, with_meter
 from ..output import print_text
 from ..power_command import measure_command, signals_interrupt
 from ..power_watch import watch_rails
+from ..schemas import encode_document
 
 if TYPE_CHECKING:
     from ...devices.meter import Meter
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog=examples("offramp power --for 10s", "offramp power --idle 3s -- python product.py"),
+)
 @with_meter
 @click.option("--for", "duration", help="How long to measure: 10s, 500ms, 2m. Default: until interrupted.")
 @click.option("--every", default="1s", show_default=True, help="How often to show or print the rails.")
@@ -56,4 +59,4 @@ def _print_head(meter: "Meter") -> bool:
         "rails": [{"name": rail.name, "role": rail.role, "covers": rail.covers} for rail in meter.rails],
         "fingerprint": fingerprint(meter=f"{meter.name}: {meter.scope}"),
     }
-    return print_text(msgspec.json.encode(head).decode())
+    return print_text(encode_document(head))

@@ -1,16 +1,14 @@
 """The command `offramp prune`: its options, one call, and what it prints."""
 
-import contextlib
-
 import click
 
 from ...errors import UsageError
-from ..describe import describe_bundle
-from ..options import as_json, split_names, with_seed, with_weights
-from ..output import goes_on_after_interrupt, print_result, show_epochs
+from ..describe import describe_made
+from ..options import as_json, examples, split_names, with_seed, with_weights
+from ..output import advises, print_result, show_epochs
 
 
-@click.command()
+@click.command(epilog=examples("offramp prune net.py:network --data train.npz --macs 0.6 -o digits.offramp"))
 @click.argument("network")
 @with_weights
 @click.option(
@@ -82,7 +80,8 @@ def prune(
     manifest = None if before is None else before.manifest
     has_labels = loss is None and (manifest is None or manifest.classes > 0)
     kept = f"Epochs stored in {checkpoint} are kept: the same command goes on from there."
-    with goes_on_after_interrupt(kept) if checkpoint else contextlib.nullcontext():
+    lost = "Nothing is half written: the same command starts again. With --checkpoint FILE it would go on."
+    with advises(kept if checkpoint else lost):
         pruned = add_pruned(
             model,
             load_batches(data, manifest, batch=batch, seed=seed, has_labels=has_labels),
@@ -102,4 +101,4 @@ def prune(
             name=name,
             progress=show_epochs(epochs),
         )
-    print_result(pruned.manifest, as_json, lambda: describe_bundle(pruned))
+    print_result(pruned.manifest, as_json, lambda: describe_made(pruned, output))

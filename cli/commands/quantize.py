@@ -7,8 +7,8 @@ import click
 from msgspec import Struct
 
 from ..describe import describe_bundle, describe_shifts
-from ..options import as_json, with_seed
-from ..output import print_result, progress_bars, spinner
+from ..options import as_json, examples, with_seed
+from ..output import advises, conclude, print_result, progress_bars, spinner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,9 @@ MOST_COMPARED = 2000
 """A new variant is compared with its parent on at most this many samples."""
 
 
-@click.command()
+@click.command(
+    epilog=examples("offramp quantize digits.offramp --data train.npz", "offramp quantize digits.offramp --to fp16")
+)
 @click.argument("bundle")
 @click.option("--data", help="Samples to find the ranges of values on, best the training samples.")
 @click.option("--to", default="int8", show_default=True, help="The new number format: int8 or fp16.")
@@ -53,6 +55,7 @@ MOST_COMPARED = 2000
 @click.option("--replace", is_flag=True, help="Take the place of the variant that has this name.")
 @with_seed
 @as_json
+@advises()
 def quantize(
     bundle: str,
     data: str | None,
@@ -88,12 +91,15 @@ def quantize(
             replace=replace,
             progress=progress,
         )
-    comparison = None if x is None else _compare_with_parent(quantized, x, y, seed)
+    added = f"{quantized.manifest.variants[-1].name} is in the bundle; only its comparison with its parent is missing."
+    with advises(added):
+        comparison = None if x is None else _compare_with_parent(quantized, x, y, seed)
     if comparison is not None:
         warn_of_changes(quantized.manifest.variants[-1], comparison.shifts, comparison.samples)
     document = {"manifest": quantized.manifest, "shifts": comparison.shifts if comparison else ()}
     parts = [describe_bundle(quantized), *([comparison.describe()] if comparison else [])]
-    print_result(document, as_json, lambda: "\n\n".join(parts))
+    then = ["offramp", "calibrate", bundle, "SAMPLES", "--max-drop", "0.01"]
+    print_result(document, as_json, lambda: conclude("\n\n".join(parts), bundle, then))
 
 
 class _ComparisonWithParent(Struct, frozen=True):

@@ -3,11 +3,15 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, with_groups, with_loss, with_metric, with_seed
-from ..output import print_result, progress_bars
+from ..options import as_json, examples, with_groups, with_loss, with_metric, with_seed
+from ..output import advises, conclude, print_result, progress_bars
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp report digits.offramp -o report.html", "offramp report digits.offramp test.npz -o report.html"
+    )
+)
 @click.argument("bundle")
 @click.argument("data", required=False)
 @click.option("-o", "--output", required=True, help="The HTML file to write.")
@@ -17,6 +21,7 @@ from ..output import print_result, progress_bars
 @with_groups
 @with_seed
 @as_json
+@advises()
 def report(
     bundle: str,
     data: str | None,
@@ -60,4 +65,4 @@ def report(
             groups=parts,
             progress=progress,
         )
-    print_result(page, as_json, lambda: f"{page.calibration.points[page.point].verdict}\nreport: {output}")
+    print_result(page, as_json, lambda: conclude(page.calibration.points[page.point].verdict, output))

@@ -4,11 +4,11 @@ import click
 
 from ..describe import describe_reuse
 from ..loading import Loading, with_loading
-from ..options import as_json, with_groups
-from ..output import print_result, progress_bars
+from ..options import as_json, examples, with_groups
+from ..output import advises, print_result, progress_bars
 
 
-@click.command()
+@click.command(epilog=examples("offramp reuse digits.offramp clips.npz --groups clip --max-disagreement 0.02"))
 @click.argument("bundle")
 @click.argument("clips")
 @with_groups
@@ -23,6 +23,7 @@ from ..output import print_result, progress_bars
 @click.option("--confidence", default=0.9, show_default=True, help="Probability that all rules keep the limit.")
 @with_loading("threads", "calibration")
 @as_json
+@advises("Nothing was kept: the same command measures again.")
 def reuse(
     bundle: str,
     clips: str,

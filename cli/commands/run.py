@@ -7,21 +7,26 @@ import click
 from ..describe import describe_network, describe_results, describe_stats
 from ..loading import Loading, with_loading
 from ..meters import open_meter
-from ..options import as_json, with_meter
-from ..output import note, print_result, progress_bars
+from ..options import as_json, examples, with_meter
+from ..output import advises, note, print_result, progress_bars
 
 if TYPE_CHECKING:
     from ...runtime import Net
     from ...runtime.chain.stats import Stats
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp run digits.offramp samples.npz", "offramp run digits.offramp samples.npz --device cpu --json"
+    )
+)
 @click.argument("bundle")
 @click.argument("inputs")
 @with_loading()
 @click.option("--power", is_flag=True, help="Watch the board's power during the run, and show statistics.")
 @with_meter
 @as_json
+@advises("No answer was printed: the same command starts again.")
 def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_json: bool) -> None:
     """Run BUNDLE on every sample of INPUTS and print label or answer, score, exit and latency of each, a line per sample.
 

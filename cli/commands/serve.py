@@ -7,13 +7,13 @@ import click
 
 from ...errors import UsageError, quoted
 from ..loading import Loading, with_loading
-from ..options import parse_seconds
-from ..output import note, progress_bars
+from ..options import examples, parse_seconds
+from ..output import advises, note, progress_bars
 
 TOKEN = "OFFRAMP_SERVE_TOKEN"
 
 
-@click.command()
+@click.command(epilog=examples("offramp serve digits.offramp --port 8000"))
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option(
     "--name",
@@ -45,6 +45,7 @@ TOKEN = "OFFRAMP_SERVE_TOKEN"
 )
 @click.option("--tls-cert", help="File with the certificate for TLS (PEM).")
 @click.option("--tls-key", help="File with its private key (PEM).")
+@advises("The same command starts again.")
 def serve(
     bundles: tuple[str, ...],
     names: tuple[str, ...],

@@ -2,11 +2,11 @@
 
 import click
 
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result
 
 
-@click.command()
+@click.command(epilog=examples("offramp sign digits.offramp --key private.pem --release 3"))
 @click.argument("bundle")
 @click.option("--key", required=True, help="A private key on the curve P-256, P-384 or P-521: a PEM file.")
 @click.option(

@@ -5,11 +5,11 @@ import time
 import click
 
 from ..metrics_view import describe_snapshot, watch_snapshots
-from ..options import as_json, parse_seconds
+from ..options import as_json, examples, parse_seconds
 from ..output import print_result
 
 
-@click.command()
+@click.command(epilog=examples("offramp top digits.offramp --once", "offramp top http://jetson:9464/metrics"))
 @click.argument("source")
 @click.option("--every", default="1s", show_default=True, help="How often to look: 500ms, 10s.")
 @click.option("--once", is_flag=True, help="Print what was counted since the start, and end.")

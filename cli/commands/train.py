@@ -7,14 +7,14 @@ import click
 
 from ...errors import UsageError
 from ..images import Images, Prepared, with_images
-from ..options import as_json, with_seed, with_weights
-from ..output import goes_on_after_interrupt, print_result, show_epochs
+from ..options import as_json, examples, with_seed, with_weights
+from ..output import advises, conclude, print_result, show_epochs
 
 if TYPE_CHECKING:
     from ...export import Epoch
 
 
-@click.command()
+@click.command(epilog=examples("offramp train net.py:plain train.npz --weights exits.pt -o trained.pt"))
 @click.argument("network")
 @click.argument("data")
 @with_weights
@@ -59,8 +59,6 @@ def train(
     """Train the exits of NETWORK on DATA, labelled samples or file.py:function that returns a DataLoader.
 
     Progress is stored beside OUTPUT after each epoch: the same command goes on from there.
-
-    Example: offramp train net.py:plain samples.npz --weights exits.pt --epochs 20 -o trained.pt
     """
     from ...calibrate.user_code import read_callable
     from ...errors import require
@@ -80,7 +78,7 @@ def train(
 
     loader = load(data)
     checkpoint = Path(f"{output}.checkpoint")
-    with goes_on_after_interrupt(f"Epochs stored in {checkpoint} are kept: the same command goes on from there."):
+    with advises(f"Epochs stored in {checkpoint} are kept: the same command goes on from there."):
         history = train_exits(
             model,
             loader,
@@ -95,12 +93,21 @@ def train(
         )
     save_weights(model, output, example=next(iter(loader))[0])
     checkpoint.unlink(missing_ok=True)
-    print_result(history, as_json, lambda: _describe(history.epochs[-1], output))
+    print_result(
+        history, as_json, lambda: conclude(_describe(history.epochs[-1]), output, _next(network, output, data, images))
+    )
 
 
-def _describe(epoch: "Epoch", output: str) -> str:
+def _describe(epoch: "Epoch") -> str:
     """Return the figures of the last epoch."""
     figures = [f"{share:.2%}" for share in epoch.accuracy] or [f"{value:.4g}" for value in epoch.loss]
     what = "accuracy in training" if epoch.accuracy else "loss"
     lines = [f"exit {k}: {what} {figure}" for k, figure in enumerate(figures)]
-    return "\n".join([*lines, f"wrote {output}"])
+    return "\n".join(lines)
+
+
+def _next(network: str, output: str, data: str, images: Images) -> list[str]:
+    """Return the words of the command that exports what was trained."""
+    bundle = f"{Path(network.partition(':')[0]).stem}.offramp"
+    example = images.words if images.shape else ["--data", data]
+    return ["offramp", "export", network, "--weights", output, *example, "-o", bundle]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import print_result
 
 
-@click.command()
+@click.command(epilog=examples("offramp upgrade digits.offramp"))
 @click.argument("bundle")
 @as_json
 def upgrade(bundle: str, as_json: bool) -> None:

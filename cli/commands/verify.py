@@ -7,8 +7,8 @@ import click
 
 from ...errors import CheckError, UnsupportedError
 from ..loading import Loading, with_loading
-from ..options import as_json
-from ..output import print_result, progress_bars
+from ..options import as_json, examples
+from ..output import advises, print_result, progress_bars
 from ..signatures import describe_signatures, with_trust
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from ...runtime import Verification
 
 
-@click.command()
+@click.command(epilog=examples("offramp verify digits.offramp", "offramp verify digits.offramp --device openvino:CPU"))
 @click.argument("bundle")
 @with_loading("device", "place", "fallback", "threads")
 @click.option("--variant", help="Name of a variant. Default: all.")
 @with_trust
 @as_json
+@advises("The bundle is as it was: the same command starts again.")
 def verify(bundle: str, loading: Loading, variant: str | None, trust: str | None, as_json: bool) -> None:
     """Replay BUNDLE's golden samples through every stage on this device, and compare with what was exported."""
     from ...bundle import open_bundle

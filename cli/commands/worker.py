@@ -5,14 +5,19 @@ from typing import TYPE_CHECKING
 import click
 
 from ..fleet_view import with_tls
-from ..options import as_json
+from ..options import as_json, examples
 from ..output import note, print_result
 
 if TYPE_CHECKING:
     from ...fleet import Tls
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "offramp worker tcp://10.0.0.2:8786",
+        "offramp worker tls://10.0.0.2:8786 --tls-ca ca.pem \\\n    --tls-cert board.pem --tls-key board.key",
+    )
+)
 @click.argument("scheduler")
 @click.option("--name", help="Name of this board. Default: the host's.")
 @with_tls
@@ -22,8 +27,6 @@ def worker(scheduler: str, name: str | None, tls: "Tls | None", as_json: bool) -
 
     SIGTERM and Ctrl-C end it. Needs no torch. Whoever reaches a port of the scheduler or of this process runs code here: use
     tls:// with the three files, or a network of your own. With --json it prints its name and address when it is connected.
-
-    Example: offramp worker tls://10.0.0.2:8786 --tls-ca ca.pem --tls-cert board.pem --tls-key board.key
     """
     from ...fleet import run_worker
 

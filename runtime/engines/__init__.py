@@ -338,9 +338,19 @@ def find_device(name: str) -> Device:
     short = (f"{name}://..." if module == "remote" else name for name, module in ALIASES.items())
     names = [*short, *(f"{module}:..." for module in engines() if module != "remote")]
     raise MissingError(
-        f"There is no device '{quoted(name)}'. Devices are named {', '.join(names)}; offramp doctor lists those that are here.",
+        f"There is no device '{quoted(name)}'. Devices are named {', '.join(names)}; offramp doctor lists those that are here."
+        f"{_propose(first.lower(), place, [known.partition(':')[0] for known in names])}",
         device=name,
     )
+
+
+def _propose(first: str, place: str, known: Sequence[str]) -> str:
+    """Return a sentence with the device whose first part is nearest to an unknown one; nothing if none is near."""
+    import difflib
+
+    near = difflib.get_close_matches(first, known, n=1, cutoff=0.7)
+    rest = place or ("" if near and near[0] in ALIASES else "...")
+    return f" Did you mean '{':'.join(filter(None, [near[0], quoted(rest)]))}'?" if near else ""
 
 
 def name_device(module: str, place: str) -> str:

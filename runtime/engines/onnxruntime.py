@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.board import is_x86_64
 from ...errors import BundleError, MissingError, OfframpError, UnsupportedError, require
+from ...progress import is_debugging
 from . import HOST, Run, StageFile, raise_out_of_memory
 
 if TYPE_CHECKING:
@@ -106,9 +107,8 @@ def _options(ort: Any, kind: str, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = (
-        4 if kind == "cpu" else 3
-    )  # what fails is raised; a GPU's libraries say more in the log
+    # What fails is raised; a GPU's libraries say more in the log, and whoever looks for a fault wants warnings.
+    options.log_severity_level = 2 if is_debugging() else 4 if kind == "cpu" else 3
     if threads > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if kind != "cpu":

@@ -10,6 +10,7 @@ from offramp.calibrate.reuse_rules import DIFFERENCES, Recorded, certify_rule
 from offramp.cli.app import exit_code_of
 from offramp.errors import DataError, TargetError, UsageError
 from offramp.runtime import Stream, load
+from offramp.tests.helpers.documents import check_documents
 
 CLIPS, FRAMES = 40, 8
 
@@ -122,5 +123,7 @@ def test_the_command_stores_rules_and_shows_what_they_promise_and_save(never, tm
         assert words in out
     assert exit_code_of(["inspect", str(never.path)]) == 0
     assert "reuse        at a difference of at most" in capfd.readouterr().out
+    assert exit_code_of(["reuse", *line, "--json"]) == 0
+    check_documents(["reuse"], capfd.readouterr().out)
     assert exit_code_of(["reuse", *line[:2], *line[4:]]) == 2
     assert exit_code_of(["reuse", *line, "--max-drop", "0.1"]) == 2

@@ -148,16 +148,6 @@ def test_what_a_users_code_prints_is_no_part_of_the_result(files):
     assert "loading\n" in done.stderr and done.stderr.count("reading\n") == 3
 
 
-def test_the_help_cuts_no_line(call):
-    from offramp.cli.app import COMMANDS
-
-    code, out, _ = call("--help")
-    text = " ".join(out.split())
-    assert code == 0 and "..." not in out.partition("Commands:")[2]
-    for command in COMMANDS:
-        assert f"{command.name} {' '.join((command.help or '').split(chr(10) * 2)[0].split())}" in text
-
-
 def test_a_report_says_at_once_that_a_package_is_missing(files, call, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     # The samples would be refused too, if they were looked at before.
@@ -202,9 +192,8 @@ def test_the_whole_way_by_commands(files, tmp_path):
     for command in (["inspect", bundle], ["bench", bundle, data], ["run", bundle, data]):
         done = offramp(*command)
         assert done.returncode == 0 and done.stdout
-        assert done.stderr == "" or (
-            "run" in command and done.stderr.startswith("Note: ") and " runs the " in done.stderr
-        )
+        said = [line for line in done.stderr.splitlines() if not line.startswith("Took ")]
+        assert said == [] or ("run" in command and said[0].startswith("Note: ") and " runs the " in said[0])
 
 
 def test_targets_come_from_flags_or_a_file_and_data_may_lack_labels(files, tmp_path, call):
@@ -289,8 +278,9 @@ def test_an_interrupted_training_says_whether_it_goes_on(files, call, monkeypatc
     code, out, err = call(
         f"prune {{f}}/net.py:network --data {{f}}/net.py:pairs -o {{f}}/x.offramp --macs .5 {checkpoint}"
     )
-    advice = f" Epochs stored in {files}/some.pt are kept: the same command goes on from there." if checkpoint else ""
-    assert (code, out, err.strip()) == (130, "", f"Interrupted.{advice}")
+    kept = f"Epochs stored in {files}/some.pt are kept: the same command goes on from there."
+    lost = "Nothing is half written: the same command starts again. With --checkpoint FILE it would go on."
+    assert (code, out, err.strip()) == (130, "", f"Interrupted. {kept if checkpoint else lost}")
 
 
 def test_progress_is_shown_to_a_person(files):
@@ -313,7 +303,7 @@ def test_a_person_is_told_how_long_long_work_took(monkeypatch):
     class Terminal(io.StringIO):
         isatty = lambda self: True  # noqa: E731
 
-    now = iter([0, 2, 30, 95, 95.5, 96, 100, 112])
+    now = iter([0, 2, 30, 95, 95.5, 96, 100, 100, 112, 112])
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(output, "monotonic", lambda: next(now))
@@ -322,10 +312,11 @@ def test_a_person_is_told_how_long_long_work_took(monkeypatch):
         progress("measuring", 1, 2)
         progress("measuring", 2, 2)
         progress("searching", 1, 1)
-    assert sys.stderr.getvalue().endswith("Took: loading samples 2 s, measuring 1 min 33 s, 1 min 36 s in all.\n")
+    told = ["Took 2.0 s: loading samples (1 sample)", "Took 1 min 33 s: measuring", "Took 1 min 36 s in all"]
+    assert sys.stderr.getvalue().endswith("\n".join(told) + "\n")
     with spinner("fusing"):
         pass
-    assert sys.stderr.getvalue().endswith("Took: fusing 12 s.\n")
+    assert sys.stderr.getvalue().endswith("Took 12.0 s: fusing\n")
 
 
 def test_a_progress_bar_follows_a_total_that_changes(monkeypatch):

@@ -11,6 +11,7 @@ from offramp.bundle import open_bundle
 from offramp.cli.app import app, exit_code_of
 from offramp.cli.project import Project, read_done, read_project
 from offramp.errors import DataError, UsageError
+from offramp.tests.helpers.documents import check_documents
 from offramp.tests.zoo.dense import write_onnx
 
 PROJECT = """\
@@ -36,7 +37,9 @@ def go(capsys, *options):
     """Run the project; return the exit code, and what became of each step."""
     capsys.readouterr()
     code = exit_code_of(["go", "--json", *options])
-    found = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    check_documents(["go"], printed)
+    found = json.loads(printed)
     assert found["exit_code"] == code
     return code, [step["state"] for step in found["steps"]]
 

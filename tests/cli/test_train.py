@@ -11,6 +11,7 @@ from offramp.cli.app import exit_code_of
 from offramp.errors import UsageError
 from offramp.export import attach, load_weights, save_weights
 from offramp.runtime import load_uncalibrated
+from offramp.tests.helpers.documents import check_documents
 
 NET = """
 from torch import nn
@@ -41,11 +42,16 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*numbered in the order of their names")
 def test_a_plain_network_and_a_folder_of_images_become_a_bundle(folder, capsys):
-    assert exit_code_of(["attach", "net.py:plain", "-o", "exits.pt", "--fractions", "0.2", "--whole", *IMAGES]) == 0
+    assert (
+        exit_code_of(["attach", "net.py:plain", "-o", "exits.pt", "--fractions", "0.2", "--whole", "--json", *IMAGES])
+        == 0
+    )
+    check_documents(["attach"], capsys.readouterr().out)
     options = ["--weights", "exits.pt", "-o", "trained.pt", "--epochs", "8", "--batch", "4", "--lr", "0.05", "--json"]
-    capsys.readouterr()
     assert exit_code_of(["train", "net.py:plain", "images", *options, *IMAGES]) == 0
-    trained = json.loads(capsys.readouterr().out)["epochs"][-1]["accuracy"]
+    printed = capsys.readouterr().out
+    check_documents(["train"], printed)
+    trained = json.loads(printed)["epochs"][-1]["accuracy"]
     assert trained[-1] > 0.9
     assert not (folder / "trained.pt.checkpoint").exists()
     command = ["export", "net.py:plain", "--weights", "trained.pt", "-o", "b.offramp", "--data", "images", *IMAGES]

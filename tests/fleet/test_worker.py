@@ -13,6 +13,7 @@ import pytest
 from offramp.errors import MissingError, UsageError
 from offramp.fleet import Tls, run_worker
 from offramp.tests.helpers.bundles import copy_archive
+from offramp.tests.helpers.documents import check_documents
 
 distributed = pytest.importorskip("distributed")
 
@@ -35,6 +36,7 @@ def start_worker(*arguments):
     )
     line = process.stdout.readline()
     assert line, process.stderr.read()
+    check_documents(["worker"], line)
     return process, json.loads(line)
 
 
@@ -54,6 +56,7 @@ def test_a_board_calibrates_by_the_command_line_and_ends_at_sigterm(tmp_path, ca
         code = exit_code_of([*line.split(), "--max-disagreement", "0.5", "--json"])
         out, err = capfd.readouterr()
         assert code == 0, err
+        check_documents(["calibrate"], out)
         found = json.loads(out)
         assert [board["name"] for board in found["boards"]] == ["pi5"] and found["missing"] == {}
         ((file, calibration),) = found["calibrations"].items()

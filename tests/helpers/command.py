@@ -11,6 +11,7 @@ import pytest
 
 from offramp.cli.app import exit_code_of
 from offramp.tests.helpers.briefly import brief_arguments
+from offramp.tests.helpers.documents import check_documents
 
 PROCESS = [
     *(sys.executable, "-c"),
@@ -20,10 +21,15 @@ PROCESS = [
 
 
 def offramp(*arguments):
-    """Run a command in this process; what calibrates measures briefly. Returns what `subprocess.run` would."""
+    """Run a command in this process; what calibrates measures briefly. What --json prints is held against its schema.
+
+    Returns what `subprocess.run` would.
+    """
     words = brief_arguments(arguments)
     with captured(1) as out, captured(2) as err, as_in_a_process():
         code = exit_code_of(words)
+    if "--json" in words and out[0]:
+        check_documents(words, out[0])
     return subprocess.CompletedProcess(words, code, out[0], err[0])
 
 

@@ -15,6 +15,7 @@ from offramp.errors import BundleError, MissingError, UsageError
 from offramp.runtime import read_audits
 from offramp.runtime.audit.evidence import doubt, renewed_limit, share_bound_of, shares_doubt, trust
 from offramp.runtime.audit.states import MOST_BINS, MOST_EDGES, AuditState, write_state
+from offramp.tests.helpers.documents import check_documents
 
 STATE = AuditState(
     device="a",
@@ -98,6 +99,7 @@ def test_the_command_shows_a_fleet_and_ends_with_3_at_an_alarm(tmp_path, capsys,
     put(tmp_path, replace(STATE, device="c", audited=500, disagreeing=400.0))
     assert exit_code_of(["audit", str(tmp_path), "--json"]) == 3
     captured = capsys.readouterr()
+    check_documents(["audit"], captured.out)
     (found,) = json.loads(captured.out)
     assert found["alarms"] == ["disagreement"] and found["devices"] == 3
     assert "Alarm of disagreement" in captured.err

@@ -19,6 +19,7 @@ from offramp.export import train
 from offramp.sweep import sweep
 from offramp.sweep.table import list_versions, read_rows
 from offramp.sweep.trials import run_trial
+from offramp.tests.helpers.documents import check_documents
 from offramp.tests.zoo.two_exits import build_two_exits
 
 NET = """
@@ -92,7 +93,9 @@ def test_a_sweep_that_is_done_is_not_done_again(finished, capsys):
     folder, found = finished
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("trials/**/*")}
     assert exit_code_of(["sweep", str(folder / "sweep.yaml"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == json.loads(msgspec.json.encode(found.rows))
+    printed = capsys.readouterr().out
+    check_documents(["sweep"], printed)
+    assert json.loads(printed)["rows"] == json.loads(msgspec.json.encode(found.rows))
     assert exit_code_of(["sweep", str(folder / "sweep.yaml")]) == 0
     assert "trial001" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("trials/**/*")} == files

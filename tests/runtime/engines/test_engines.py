@@ -77,7 +77,9 @@ def test_what_runs_a_stage_is_what_the_engine_reports(dense):
     ("device", "words"),
     [
         ("tpu", "There is no device 'tpu'. Devices are named cpu, cuda, http://..., https://..., onnxruntime:..., "),
-        ("openvino", "There is no device 'openvino'"),
+        ("openvino", "There is no device 'openvino'.*Did you mean 'openvino:...'"),
+        ("opnvino:CPU", "Did you mean 'openvino:CPU'"),
+        ("CPU", "Did you mean 'cpu'"),
         ("openvino:NPU", "OpenVINO finds no device NPU here; it finds CPU"),
         ("openvino:AUTO", "Name one device: CPU; or auto"),
         ("cuda:0", "has no CUDAExecutionProvider.*pip install onnxruntime-gpu"),
@@ -89,7 +91,12 @@ def test_what_runs_a_stage_is_what_the_engine_reports(dense):
 def test_a_device_that_is_not_here_is_an_error_that_says_how_to_get_it(dense, device, words):
     with pytest.raises(MissingError, match=words):
         load_uncalibrated(dense, device)
-    if device in ("tpu", "openvino"):  # no engine's name: a slip of the pen, whatever may be fallen back to
+    if device in (
+        "tpu",
+        "openvino",
+        "opnvino:CPU",
+        "CPU",
+    ):  # no engine's name: a slip of the pen, whatever may be fallen back to
         with pytest.raises(MissingError, match=words):
             load_uncalibrated(dense, device, fallback="cpu")
     else:
