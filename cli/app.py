@@ -23,6 +23,7 @@ from .commands.build import build
 from .commands.cache import cache
 from .commands.calibrate import calibrate
 from .commands.cascade import cascade
+from .commands.compare import compare
 from .commands.doctor import doctor
 from .commands.energy import energy
 from .commands.export import export
@@ -68,7 +69,7 @@ def app() -> None:
 COMMANDS = (
     *(init, go),
     *(attach, train, export, cascade, keep, quantize, prune, gate, sweep, fuse, pack),
-    *(verify, calibrate, reuse, run, serve, top, bench, inspect, sign, report, audit),
+    *(verify, calibrate, reuse, run, serve, top, bench, compare, inspect, sign, report, audit),
     *(build, cache, upgrade, power, energy, worker, doctor),
 )
 for command in COMMANDS:
