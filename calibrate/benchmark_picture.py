@@ -140,18 +140,19 @@ def _draw_shares(axes: "Axes", benchmark: Benchmark) -> None:
         {} if benchmark.predicted_shares is None else {"predicted": benchmark.predicted_shares}
     )
     colours = colormaps["viridis"](np.linspace(0.1, 0.9, len(benchmark.exit_shares)))
-    for bar, shares in bars.items():
+    for row, (bar, shares) in enumerate(bars.items()):
         left = 0.0
         for k, share in enumerate(shares):
-            axes.barh(bar, 100 * share, left=left, color=colours[k], height=0.72)
+            axes.barh(row, 100 * share, left=left, color=colours[k], height=0.72)
             if share >= LEAST_NUMBERED:
                 ink = "white" if colours[k][:3] @ (0.3, 0.59, 0.11) < 0.5 else "black"
                 text = f"exit {k}: {share:.1%}" if share >= LEAST_LABELLED else str(k)
                 if bar == "measured" and share >= LEAST_TIMED:
                     text += f", {show_us(benchmark.exit_latency_s[k], 1)}"
-                axes.text(left + 50 * share, bar, text, ha="center", va="center", color=ink, fontsize=8)
+                axes.text(left + 50 * share, row, text, ha="center", va="center", color=ink, fontsize=8)
             left += 100 * share
     axes.set_xlim(0, 100)
+    axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
     axes.grid(visible=False)
 

@@ -92,13 +92,13 @@ def compare_bundles(
         True
     """
     picture = None if plot is None else check_picture(plot)
-    asked = {"calibration": _pair(calibration), "variant": _pair(variant), "point": _pair(point)}
-    if second is None and all(one == other for one, other in asked.values()):
+    calibrations, variants, points = _pair(calibration), _pair(variant), _pair(point)
+    if second is None and all(one == other for one, other in (calibrations, variants, points)):
         raise UsageError(
             "A and B are the same. Name a second bundle, or two calibrations, variants or points of this one."
         )
-    one = find_side(first, *(pair[0] for pair in asked.values()))
-    other = find_side(one.bundle if second is None else second, *(pair[1] for pair in asked.values()))
+    one = find_side(first, calibrations[0], variants[0], points[0])
+    other = find_side(one.bundle if second is None else second, calibrations[1], variants[1], points[1])
     board, drift, grounds, notes = _find_grounds(one, other)
     compared = tuple(_compare(one, other, grounds))
     if picture is not None:

@@ -173,13 +173,14 @@ def _find_gain(
 
 def _pair_drops(first: Network, second: Network) -> tuple[float, float] | None:
     """Return the interval of a gain from what each side loses against the same network: at most both errors together."""
-    pairs = [(getattr(each, "drop_interval", None), each.drop) for each in (first, second)]
-    if any(interval is None or drop is None for interval, drop in pairs):
-        return None
-    (low, high), drop = pairs[0]
-    (other_low, other_high), other = pairs[1]
-    gain = drop - other
-    return gain - (drop - low) - (other_high - other), gain + (high - drop) + (other - other_low)
+    lengths = []
+    for network in (first, second):
+        interval = network.drop_interval if isinstance(network, OperatingPoint) else None
+        if interval is None or network.drop is None:
+            return None
+        lengths.append((network.drop - interval[0], interval[1] - network.drop, network.drop))
+    (below, above, drop), (other_below, other_above, other) = lengths
+    return drop - other - below - other_above, drop - other + above + other_below
 
 
 def _count_samples(calibration: Calibration, network: Network) -> float:
