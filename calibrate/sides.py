@@ -23,6 +23,12 @@ class VariantWork(Struct, frozen=True):
         exits: the names of its exits.
         stage_macs: multiply-accumulates of each stage for one sample.
         bytes: the size of its files.
+
+    Example:
+        >>> from offramp.calibrate import compare_bundles
+        >>> work = compare_bundles("digits.offramp", variant=("fp32", "int8")).first.variants["int8"]
+        >>> work.precision, len(work.exits), len(work.stage_macs)
+        ('int8', 3, 3)
     """
 
     precision: str

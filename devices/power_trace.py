@@ -27,7 +27,18 @@ MOST_POINTS = 1500
 
 
 class Phase(Struct, frozen=True):
-    """A part of the time that a trace names, from when to when in seconds of the meter's clock."""
+    """A part of the time that a trace names, from when to when in seconds of the meter's clock.
+
+    Example:
+        >>> from offramp.devices import PowerTrace, SimulatedBoard
+        >>> board = SimulatedBoard()
+        >>> trace = PowerTrace(board.meter())
+        >>> with trace.meter.window(), trace.phase("infer"):
+        ...     board.work(5.0, power_w=9.0)
+        >>> (phase,) = trace.phases
+        >>> phase.name, round(phase.end_s - phase.start_s, 3)
+        ('infer', 5.0)
+    """
 
     name: str
     start_s: float
