@@ -30,8 +30,8 @@ GREY = "#595959"
 STYLE = {"font.size": 9.0, "svg.hashsalt": "offramp", "text.parse_math": False, "font.family": ["DejaVu Sans"]}
 """A name of the user's may hold dollars, which are no formula."""
 
-MOST_CAPTION = 900
-"""The most characters of a paragraph below a picture."""
+MOST_CAPTION, MOST_TITLE = 900, 270
+"""The most characters of a paragraph below a picture, and of a title."""
 
 
 def check_picture(path: str | os.PathLike[str]) -> Path:
@@ -76,7 +76,7 @@ def _require_matplotlib() -> list[ModuleType]:
 
 def style_axes(axes: "Axes", title: str, x: str, y: str = "") -> None:
     """Name axes and what they show, with lines that do not compete with the data."""
-    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
+    axes.set_title(textwrap.fill(printable(title, MOST_TITLE), 90), loc="left", fontsize=9.5, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(color="#E0E0E0", linewidth=0.6)

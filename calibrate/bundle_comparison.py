@@ -154,6 +154,10 @@ def _find_grounds(one: Side, other: Side) -> tuple[dict[str, tuple[str, str]], f
     same_board, same_pace = not board.keys() - {"meter"}, ours.every_s == theirs.every_s
     drift = _find_drift(ours, theirs, one.reference == other.reference) if same_board and same_pace else None
     can_compare, same_samples, said = _compare_samples(one, other)
+    if one.reference != other.reference:
+        notes.append(
+            "Each loses against a whole network of its own: drops and disagreements do not compare, accuracies may."
+        )
     same_meter = ours.meter == theirs.meter
     notes += [*said, *_note_board(board, ours, theirs, drift)]
     if not same_meter and None not in (ours.meter, theirs.meter):

@@ -26,6 +26,10 @@ MOST_POINTS = 1500
 """A line of more points is drawn as the means of so many parts of the time, in a band from the least to the most."""
 
 
+LINES = "-", "--", ":"
+"""Lines of rails beyond the colours that there are."""
+
+
 class Phase(Struct, frozen=True):
     """A part of the time that a trace names, from when to when in seconds of the meter's clock.
 
@@ -158,7 +162,8 @@ def draw_power(trace: PowerTrace, output: str | os.PathLike[str], *, energy: Ene
         axes = figure.add_subplot()
         style_axes(axes, f"Power of {trace.meter.scope}", "seconds", "W")
         for i, rail in enumerate(trace.rails):
-            _draw_rail(axes, rail, *curves[rail.name], begin_s, COLOURS[i % len(COLOURS)])
+            look = COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]
+            _draw_rail(axes, rail, *curves[rail.name], begin_s, look)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=axes.get_ylim()[1] * 1.12)
         _mark_phases(axes, trace, begin_s, energy)
         if not curves:
@@ -168,11 +173,14 @@ def draw_power(trace: PowerTrace, output: str | os.PathLike[str], *, energy: Ene
         write_caption(figure, _describe(trace, energy))
 
 
-def _draw_rail(axes: "Axes", rail: Rail, at_s: np.ndarray, power_w: np.ndarray, begin_s: float, colour: str) -> None:
+def _draw_rail(
+    axes: "Axes", rail: Rail, at_s: np.ndarray, power_w: np.ndarray, begin_s: float, look: tuple[str, str]
+) -> None:
     seen = power_w[np.isfinite(power_w)]
     if not len(seen):
         return
     name = f"{rail.name}{'' if rail.role == 'total' else f' ({rail.role})'}\n{seen.min():.3g} to {seen.max():.3g} W"
+    colour, line = look
     at_s, width = at_s - begin_s, 1.6 if rail.role == "total" else 1.0
     if len(at_s) > MOST_POINTS:
         parts = np.array_split(np.arange(len(at_s)), MOST_POINTS)
@@ -180,7 +188,7 @@ def _draw_rail(axes: "Axes", rail: Rail, at_s: np.ndarray, power_w: np.ndarray, 
         low_w, high_w = (np.array([edge(power_w[rows]) for rows in whole]) for edge in (np.min, np.max))
         at_s, power_w = np.array([[at_s[rows].mean(), power_w[rows].mean()] for rows in whole]).T
         axes.fill_between(at_s, low_w, high_w, color=colour, alpha=0.25, linewidth=0)
-    axes.plot(at_s, power_w, color=colour, linewidth=width, label=name)
+    axes.plot(at_s, power_w, line, color=colour, linewidth=width, label=name)
 
 
 def _mark_phases(axes: "Axes", trace: PowerTrace, begin_s: float, energy: Energy | Power | None) -> None:
