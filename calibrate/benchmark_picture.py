@@ -84,8 +84,7 @@ def draw_benchmark(benchmark: Benchmark, networks: Mapping[str, MeasuredNetwork]
         _draw_times(times, networks, unit, factor)
         times.set_xlim(0, 1.08 * most_s * factor)
         _draw_rightness(rightness, networks, benchmark, unit, factor)
-        handles, _ = times.get_legend_handles_labels()
-        figure.legend(handles, [names[name] for name in networks], loc="upper right", ncols=3, frameon=False)
+        times.legend([names[name] for name in networks], loc="lower right", facecolor="white", framealpha=0.9)
         _draw_shares(shares, benchmark)
         write_caption(figure, _describe(benchmark), 135)
 
@@ -99,7 +98,7 @@ def _draw_times(axes: "Axes", networks: Mapping[str, MeasuredNetwork], unit: str
         colour, _, line = LOOKS[name]
         calls = np.sort(network.latencies_s)
         shares = np.linspace(0, 100, min(len(calls), MOST_STEPS))
-        axes.plot(np.percentile(calls, shares) * factor, shares, line, color=colour, label=name, linewidth=1.6)
+        axes.plot(np.percentile(calls, shares) * factor, shares, line, color=colour, linewidth=1.6)
         axes.axvline(float(calls.mean()) * factor, color=colour, linestyle=line, linewidth=0.9, alpha=0.6)
     axes.set_ylim(0, 101)
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any
 
 from msgspec import Struct
 
@@ -21,8 +21,6 @@ __all__ = ["BundleComparison", "compare_bundles"]
 
 MOST_DRIFT = 0.05
 """If the reference takes so much longer in one of two calibrations, a note says so."""
-
-Value = TypeVar("Value")
 
 
 class BundleComparison(Struct, frozen=True, kw_only=True):
@@ -114,7 +112,7 @@ def compare_bundles(
     )
 
 
-def _pair(value: "Value | tuple[Value, ...] | None") -> "tuple[Value | None, Value | None]":
+def _pair(value: Any) -> tuple[Any, Any]:
     """Return a value for each side: one for both, or two."""
     if not isinstance(value, tuple):
         return value, value

@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ..bundle import Calibration, OperatingPoint
+from ..bundle import Calibration, Certificate, OperatingPoint
 from ..bundle.calibration import StaticPoint
 from ..units import show_mj, show_us
 from .intervals import Z95, share_interval
@@ -40,10 +40,11 @@ class Compared(Struct, frozen=True, kw_only=True):
     Attributes:
         name: the operating point, or `whole static network`.
         runs: what runs, in words.
-        targets: what the points were chosen for, in words; empty for static networks.
+        targets: what the points were chosen for, in words; None for static networks.
         thresholds, exit_shares: as in `OperatingPoint`; empty for static networks.
         accuracy, drop, disagreement, latency_s, energy_j: as in `OperatingPoint`.
-        promises: the promise in words, or why there is none; empty for static networks.
+        counts: `losses` if both accuracies are 1 less a mean loss.
+        certificates, promises: as in `OperatingPoint`: the promise, and in words, or why there is none. None for static networks.
         speedup: how many times as fast B is.
         speedup_interval: its 95 % interval: of the noise of both measurements, and of the machine's drift as far as the reference
             shows it. None if a noise is not known, or latencies cannot be compared.
@@ -69,6 +70,8 @@ class Compared(Struct, frozen=True, kw_only=True):
     disagreement: tuple[float, float]
     latency_s: tuple[float, float]
     energy_j: tuple[float | None, float | None]
+    counts: Literal["labels", "losses"]
+    certificates: tuple[Certificate | None, Certificate | None]
     promises: tuple[str, str] | None
     speedup: float
     speedup_interval: tuple[float, float] | None
@@ -88,18 +91,23 @@ def compare_networks(
     speedup = first.latency_s / second.latency_s
     speeds = _find_speedup_interval(speedup, (calibrations[0], calibrations[1]), networks, grounds)
     measure, gain, gains = _find_gain((calibrations[0], calibrations[1]), networks, grounds)
-    points = isinstance(first, OperatingPoint) and isinstance(second, OperatingPoint)
+    targets, promises = None, None
+    certificates: tuple[Certificate | None, Certificate | None] = None, None
+    if isinstance(first, OperatingPoint) and isinstance(second, OperatingPoint):
+        targets, promises = (str(first.target), str(second.target)), (first.promise, second.promise)
+        certificates = first.certificate, second.certificate
     parts = ["the same of both"]
     if first != second:
         parts = [
             _say_speed(networks, speedup, speeds, grounds),
             _say_gain(measure, gain, gains, grounds),
             _say_energy(first.energy_j, second.energy_j, grounds),
+            _say_promise(first, second),
         ]
     return Compared(
         name=name,
         runs=(_name(first), _name(second)),
-        targets=(str(first.target), str(second.target)) if points else None,  # type: ignore[union-attr]
+        targets=targets,
         thresholds=(getattr(first, "thresholds", ()), getattr(second, "thresholds", ())),
         exit_shares=(getattr(first, "exit_shares", ()), getattr(second, "exit_shares", ())),
         accuracy=(first.accuracy, second.accuracy),
@@ -107,7 +115,9 @@ def compare_networks(
         disagreement=(first.disagreement, second.disagreement),
         latency_s=(first.latency_s, second.latency_s),
         energy_j=(first.energy_j, second.energy_j),
-        promises=(first.promise, second.promise) if points else None,  # type: ignore[union-attr]
+        counts="losses" if {each.point.target.counts for each in calibrations if each} == {"losses"} else "labels",
+        certificates=certificates,
+        promises=promises,
         speedup=speedup,
         speedup_interval=speeds,
         measure=measure,
@@ -250,6 +260,15 @@ def _say_energy(first_j: float | None, second_j: float | None, grounds: Grounds)
         return ""
     shown = f"{show_mj(first_j)} and {show_mj(second_j)} an inference"
     return f"{shown}, of which no interval is stored" if grounds.energy else f"{shown}, which cannot be compared"
+
+
+def _say_promise(first: Network, second: Network) -> str:
+    """Say which side alone is promised."""
+    if not (isinstance(first, OperatingPoint) and isinstance(second, OperatingPoint)):
+        return ""
+    if first.is_promised == second.is_promised:
+        return ""
+    return f"only {'A' if first.is_promised else 'B'} is promised to keep its target"
 
 
 def _times(ratio: float) -> str:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..units import show_mj, show_share, show_thresholds, show_time, show_us
+from ..units import show_mj, show_share, show_thresholds, show_time, show_us, show_value
 from .output import table
 
 if TYPE_CHECKING:
+    from ..bundle import Certificate
     from ..calibrate import BundleComparison, BundleSide, Compared
 
 MOST_PROMISE = 60
@@ -79,7 +80,7 @@ def _list_figures(compared: "Compared") -> Iterator[tuple[str, str, str]]:
         yield row(
             "  exit shares", [", ".join(f"{share:.1%}" for share in shares) or "-" for shares in compared.exit_shares]
         )
-    is_loss = compared.measure == "loss"
+    is_loss = compared.counts == "losses"
     rights = [None if each is None else abs(is_loss - each) for each in compared.accuracy]
     yield row("  loss" if is_loss else "  accuracy", [_share(each) for each in rights])
     yield row("  drop", [_share(each) for each in compared.drop])
@@ -88,12 +89,18 @@ def _list_figures(compared: "Compared") -> Iterator[tuple[str, str, str]]:
     if any(each is not None for each in compared.energy_j):
         yield row("  mean energy", ["-" if each is None else show_mj(each) for each in compared.energy_j])
     if compared.promises is not None:
-        yield row("  promise", [_cut(each or "none") for each in compared.promises])
+        promised = zip(compared.certificates, compared.promises, strict=True)
+        yield row("  promise", [_show_promise(*each) for each in promised])
 
 
 def _share(share: float | None) -> str:
     return "-" if share is None else show_share(share)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_PROMISE else f"{text[:MOST_PROMISE].rstrip()} ..."
+def _show_promise(certificate: "Certificate | None", promise: str) -> str:
+    """Write the limits that are promised, or the beginning of why none is."""
+    if certificate is None:
+        return promise if len(promise) <= MOST_PROMISE else f"{promise[:MOST_PROMISE].rstrip()} ..."
+    limits = ", ".join(f"{name} {show_value(name, value)}" for name, value in certificate.limits.items())
+    drawn = f"{certificate.samples} samples" if certificate.groups is None else f"{certificate.groups} groups"
+    return f"{limits}: {certificate.confidence:.3g} confidence, {drawn}"

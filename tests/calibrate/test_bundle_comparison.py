@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from offramp.bundle import Target, open_bundle, pack, read_calibration, write_calibration
+from offramp.bundle.calibration import WHOLE_NETWORK_PROMISE
 from offramp.calibrate import compare_bundles
 from offramp.calibrate.compared import _difference
 from offramp.errors import BundleError, UsageError
@@ -118,6 +119,13 @@ def test_two_boards_are_compared_as_such(calibrated, found):
     second = with_point(on_board(found, soc="another SoC"), latency_s=found.point.latency_s * 3)
     shown = compare_points(calibrated, found, second)
     assert "B on its device takes 3 times as long as A on its device" in shown.verdict
+
+
+def test_what_only_one_side_promises_is_said(calibrated, found):
+    second = with_point(found, certificate=None, promise="Nothing is promised: too few samples.")
+    shown = compare_points(calibrated, with_point(found, promise=WHOLE_NETWORK_PROMISE), second)
+    assert "only A is promised to keep its target" in shown.verdict
+    assert shown.certificates[1] is None and shown.promises[1].startswith("Nothing")
 
 
 def test_losses_and_missing_labels_are_compared_too(calibrated, found):
