@@ -146,12 +146,12 @@ def _find_grounds(one: Side, other: Side) -> tuple[dict[str, tuple[str, str]], f
     ]
     board: dict[str, tuple[str, str]] = {}
     if ours is None or theirs is None:
-        nothing = Grounds(latency=False, right=False, energy=False, drift=0, is_paired=False, same_board=False)
+        nothing = Grounds(latency=False, right=False, energy=False, drift=0, same_reference=False, same_board=False)
         return board, None, nothing, notes
     board = {each.field: (each.here, each.there) for each in differences(ours.fingerprint, theirs.fingerprint)}
     same_board, same_pace = not board.keys() - {"meter"}, ours.every_s == theirs.every_s
     drift = _find_drift(ours, theirs, one.reference == other.reference) if same_board and same_pace else None
-    can_compare, same_samples, said = _compare_samples(one, other)
+    can_compare, said = _compare_samples(one, other)
     if one.reference != other.reference:
         notes.append(
             "Each loses against a whole network of its own: drops and disagreements do not compare, accuracies may."
@@ -167,7 +167,7 @@ def _find_grounds(one: Side, other: Side) -> tuple[dict[str, tuple[str, str]], f
         right=can_compare,
         energy=same_meter and same_pace,
         drift=drift or 0.0,
-        is_paired=same_samples and one.reference == other.reference,
+        same_reference=one.reference == other.reference,
         same_board=same_board,
     )
     return board, drift, grounds, notes
@@ -187,35 +187,28 @@ def _find_drift(ours: Calibration, theirs: Calibration, same_reference: bool) ->
     )
 
 
-def _compare_samples(one: Side, other: Side) -> tuple[bool, bool, list[str]]:
-    """Return whether accuracies can be compared, whether the samples are known to be the same, and notes on that."""
+def _compare_samples(one: Side, other: Side) -> tuple[bool, list[str]]:
+    """Return whether accuracies can be compared, and notes on that."""
     ours, theirs = one.calibration, other.calibration
     assert ours is not None and theirs is not None
     if ours == theirs:
-        return True, True, []
+        return True, []
     tasks = [(each.facts.task, each.bundle.manifest.class_names) for each in (one, other)]
     if tasks[0] != tasks[1]:
         told = f"{tasks[0][0]} and {tasks[1][0]}" if tasks[0][0] != tasks[1][0] else "classes of other names"
-        return False, False, [f"They answer different questions, {told}: accuracies do not compare."]
+        return False, [f"They answer different questions, {told}: accuracies do not compare."]
     if ours.point.target.counts != theirs.point.target.counts:
-        return False, False, ["One counts right labels, the other losses: accuracies do not compare."]
+        return False, ["One counts right labels, the other losses: accuracies do not compare."]
     totals = [each.report_samples + (0 if each.outside else each.select_samples) for each in (ours, theirs)]
-    same = are_same_samples(one.bundle, other.bundle)
+    # A bundle remembers the samples of its own calibrations, and not those of a file that came from elsewhere.
+    is_remembered = all(each.facts.calibration in each.facts.calibrations for each in (one, other))
+    same = are_same_samples(one.bundle, other.bundle) if is_remembered else None
     if same is False or totals[0] != totals[1]:
-        return (
-            False,
-            False,
-            [f"Measured on different data, {totals[0]} and {totals[1]} samples: accuracies do not compare."],
-        )
-    if same and ours.select_samples == theirs.select_samples and ours.seed == theirs.seed:
-        return True, True, []
-    if same:
-        return True, False, []
-    return (
-        True,
-        False,
-        ["Nothing shows whether both were measured on the same samples. If they were not, accuracies do not compare."],
+        return False, [f"Measured on different data, {totals[0]} and {totals[1]} samples: accuracies do not compare."]
+    unknown = (
+        "Nothing shows whether both were measured on the same samples. If they were not, accuracies do not compare."
     )
+    return True, [] if same else [unknown]
 
 
 def _note_board(

@@ -22,7 +22,7 @@ class Grounds(Struct, frozen=True, kw_only=True):
     Attributes:
         latency, right, energy: whether latencies, accuracies and joules can be compared at all.
         drift: by what share the machine was slower or faster in one measurement, as far as the reference shows it.
-        is_paired: whether both lose against the same reference on the same samples.
+        same_reference: whether both lose against the same network.
         same_board: whether both were measured on the same device.
     """
 
@@ -30,7 +30,7 @@ class Grounds(Struct, frozen=True, kw_only=True):
     right: bool
     energy: bool
     drift: float
-    is_paired: bool
+    same_reference: bool
     same_board: bool
 
 
@@ -162,7 +162,7 @@ def _find_gain(
     first, second = networks
     if not grounds.right:
         return None, None, None
-    paired = _pair_drops(first, second) if grounds.is_paired else None
+    paired = _pair_drops(first, second) if grounds.same_reference else None
     if first.accuracy is not None and second.accuracy is not None:
         apart = _difference(
             first.accuracy,
@@ -174,7 +174,7 @@ def _find_gain(
         return "loss" if has_losses else "accuracy", second.accuracy - first.accuracy, shorter
     if paired is not None and first.drop is not None and second.drop is not None:
         return "drop", first.drop - second.drop, paired
-    if not grounds.is_paired:
+    if not grounds.same_reference:
         return None, None, None
     agreements = 1 - first.disagreement, 1 - second.disagreement
     counts = [_count_samples(*each) for each in zip(calibrations, networks, strict=True)]

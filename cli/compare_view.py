@@ -103,4 +103,4 @@ def _show_promise(certificate: "Certificate | None", promise: str) -> str:
         return promise if len(promise) <= MOST_PROMISE else f"{promise[:MOST_PROMISE].rstrip()} ..."
     limits = ", ".join(f"{name} {show_value(name, value)}" for name, value in certificate.limits.items())
     drawn = f"{certificate.samples} samples" if certificate.groups is None else f"{certificate.groups} groups"
-    return f"{limits}: {certificate.confidence:.3g} confidence, {drawn}"
+    return f"{limits}: {100 * certificate.confidence:.3g}% confidence, {drawn}"

@@ -83,7 +83,7 @@ def test_no_difference_is_claimed_of_equal_networks_more_often_than_one_in_twent
         assert sum(low > 0 or high < 0 for low, high in ends) / len(ends) <= 0.06
 
 
-def test_drops_against_one_reference_on_the_same_samples_tell_more_than_accuracies(calibrated, found):
+def test_drops_against_one_reference_tell_more_than_accuracies(calibrated, found):
     drops = {"accuracy": 0.90, "drop": 0.0, "drop_interval": (-0.002, 0.002)}
     worse = {"accuracy": 0.89, "drop": 0.01, "drop_interval": (0.007, 0.013)}
     first = replace(with_point(found, **drops), report_samples=1000)
@@ -96,6 +96,16 @@ def test_other_data_makes_accuracies_incomparable(calibrated, found):
     shown = compare_bundles(calibrated, calibration=(found, second))
     assert shown.compared[0].gain is None and "accuracies cannot be compared" in shown.compared[0].verdict
     assert any("different data" in note for note in shown.notes)
+
+
+def test_samples_that_no_bundle_remembers_are_not_taken_for_the_same(calibrated, found, tmp_path):
+    inside = calibrated.path / "calibrations/slow.json"
+    write_calibration(inside, with_point(found, latency_s=1e-3))
+    shown = compare_bundles(calibrated, calibration=("default", "slow"))
+    assert not shown.notes  # the bundle was asked about one data set only
+    shutil.copy(inside, tmp_path / "slow.json")
+    shown = compare_bundles(calibrated, calibration=("default", tmp_path / "slow.json"))
+    assert ["Nothing shows whether" in note for note in shown.notes] == [True]
 
 
 def test_other_boards_paces_meters_and_targets_are_named(calibrated, found):
