@@ -144,6 +144,9 @@ def test_losses_and_missing_labels_are_compared_too(calibrated, found):
     assert "at 5.00 points more loss" in compare_points(calibrated, first, with_point(first, accuracy=0.85)).verdict
     first = replace(with_point(found, accuracy=None, drop=None, disagreement=0.1), report_samples=5000)
     shown = compare_points(calibrated, first, with_point(first, disagreement=0.02))
+    unlabelled = with_point(found, accuracy=None, drop=0.0, drop_interval=(0.0, 0.0))
+    worse = with_point(found, accuracy=None, drop=0.01, drop_interval=(0.008, 0.012))
+    assert "at 1.00 points more drop" in compare_points(calibrated, unlabelled, worse).verdict
     assert shown.measure == "disagreement" and "at 8.00 points less disagreement" in shown.verdict
 
 
