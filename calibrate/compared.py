@@ -13,6 +13,9 @@ from .sides import Side
 
 __all__ = ["Compared", "Grounds", "compare_networks", "find_noise"]
 
+MOST_OFF = 100.0
+"""More noise than this, as a logarithm, makes no difference: nothing is claimed."""
+
 Network = OperatingPoint | StaticPoint
 
 
@@ -88,7 +91,7 @@ def compare_networks(
     first, second = networks
     calibrations = sides[0].calibration, sides[1].calibration
     assert calibrations[0] is not None and calibrations[1] is not None
-    speedup = first.latency_s / second.latency_s
+    speedup = first.latency_s / second.latency_s if second.latency_s else math.inf
     speeds = _find_speedup_interval(speedup, (calibrations[0], calibrations[1]), networks, grounds)
     measure, gain, gains = _find_gain((calibrations[0], calibrations[1]), networks, grounds)
     targets, promises = None, None
@@ -149,9 +152,9 @@ def _find_speedup_interval(
     speedup: float, calibrations: tuple[Calibration, Calibration], networks: tuple[Network, Network], grounds: Grounds
 ) -> tuple[float, float] | None:
     noises = [find_noise(*pair) for pair in zip(calibrations, networks, strict=True)]
-    if not grounds.latency or None in noises:
+    if not grounds.latency or None in noises or not 0 < speedup < math.inf:
         return None
-    off = math.exp(Z95 * math.hypot(*(noise or 0.0 for noise in noises)) + grounds.drift)
+    off = math.exp(min(MOST_OFF, Z95 * math.hypot(*(noise or 0.0 for noise in noises)) + grounds.drift))
     return speedup / off, speedup * off
 
 

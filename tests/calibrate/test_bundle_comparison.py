@@ -56,6 +56,13 @@ def test_a_speed_is_claimed_only_beyond_the_machines_noise(calibrated, found, no
         assert shown.speedup_interval is None and "times as fast" not in shown.verdict
 
 
+def test_figures_of_strangers_that_cannot_be_are_claimed_of_nothing(calibrated, found):
+    wild = steady(found, 1e300)
+    assert "does not tell" in compare_points(calibrated, found, with_point(wild, latency_s=1e-3)).verdict
+    shown = compare_points(calibrated, found, with_point(found, latency_s=0.0))
+    assert shown.speedup == math.inf and shown.speedup_interval is None and "times as" not in shown.verdict
+
+
 def test_a_slower_b_takes_longer(calibrated, found):
     shown = compare_points(calibrated, found, with_point(found, latency_s=found.point.latency_s * 2))
     assert "B takes 2 times as long as A" in shown.verdict and shown.speedup == 0.5
