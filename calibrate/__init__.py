@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from .ask_files import read_labels
     from .asking import Asked, ask_labels
     from .benchmark import Benchmark, Row
+    from .bundle_comparison import BundleComparison, compare_bundles
     from .bundle_energy import measure_bundle_energy
+    from .compared import Compared
     from .comparison import bench
     from .grouped_samples import load_grouped
     from .html_report.contents import Report
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from .pipeline import calibrate
     from .reuse_rules import calibrate_reuse
     from .sample_files import load_samples
+    from .sides import BundleSide, VariantWork
     from .stage_costs import StageCost
     from .target_file import read_targets
     from .truth import Ragged
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Asked",
     "Benchmark",
+    "BundleComparison",
+    "BundleSide",
     "Calibration",
+    "Compared",
     "ExitEnergies",
     "ExitEnergy",
     "OperatingPoint",
@@ -34,10 +40,12 @@ __all__ = [
     "Row",
     "StageCost",
     "Target",
+    "VariantWork",
     "ask_labels",
     "bench",
     "calibrate",
     "calibrate_reuse",
+    "compare_bundles",
     "load_grouped",
     "load_samples",
     "measure_bundle_energy",
@@ -53,16 +61,21 @@ __getattr__ = late_names(
     {
         "Asked": "asking",
         "Benchmark": "benchmark",
+        "BundleComparison": "bundle_comparison",
+        "BundleSide": "sides",
+        "Compared": "compared",
         "ExitEnergies": "measure.energy",
         "Ragged": "truth",
         "ExitEnergy": "measure.energy",
         "Report": "html_report.contents",
         "Row": "benchmark",
         "StageCost": "stage_costs",
+        "VariantWork": "sides",
         "ask_labels": "asking",
         "bench": "comparison",
         "calibrate": "pipeline",
         "calibrate_reuse": "reuse_rules",
+        "compare_bundles": "bundle_comparison",
         "measure_bundle_energy": "bundle_energy",
         "measure_energy": "measure.energy",
         "load_grouped": "grouped_samples",

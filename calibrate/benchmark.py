@@ -4,15 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 from msgspec import Struct
 
 from ..bundle import Target
+from ..bundle.calibration import StaticPoint
 from ..bundle.findings import WorstPart, show_worst
 from ..units import show_share, show_time, show_us, show_value
 from .intervals import Z95
 from .stage_costs import StageCost
 
-__all__ = ["Benchmark", "MeasuredLimit", "Row", "judge_early_exit"]
+__all__ = ["Benchmark", "MeasuredLimit", "Row", "judge_early_exit", "make_row", "name_static"]
 
 
 MOST_OFF = 0.99
@@ -43,6 +45,18 @@ class Row(Struct, frozen=True):
     p90_s: float
     p99_s: float
     metric: float | None = None
+
+
+def make_row(name: str, seconds: np.ndarray, right: np.ndarray, metric: float | None) -> Row:
+    """Return the row of a network, from its latencies float64 (N,) and how right it is: bool or float64, of what was drawn."""
+    p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
+    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99, metric)
+
+
+def name_static(static: StaticPoint, usual_device: str) -> str:
+    """Name a static network, with its device if that is not the usual one."""
+    device = "" if static.device == usual_device else f" on {static.device}"
+    return f"static {static.variant} to exit {static.exit}{device}"
 
 
 class MeasuredLimit(Struct, frozen=True):

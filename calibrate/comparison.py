@@ -14,13 +14,15 @@ from ..bundle import Bundle, Calibration, OperatingPoint, opened
 from ..bundle.calibration import StaticPoint
 from ..devices import fingerprint
 from ..errors import UsageError, unknown_name
+from ..pictures import check_picture
 from ..progress import Progress, no_progress
 from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.placement import refuse_servers
 from ..runtime.selection import find_calibration, packages_of
-from .benchmark import Benchmark, Row, judge_early_exit
+from .benchmark import Benchmark, judge_early_exit, make_row, name_static
+from .benchmark_picture import MeasuredNetwork, draw_benchmark, list_networks
 from .correctness import Correctness, judge_labels, judge_losses
 from .dataset_metric import Metric, check_size, name_metric, read_metric
 from .fitting_samples import check_unhashed
@@ -94,12 +96,14 @@ class Comparison(Struct, frozen=True):
         benchmark: the figures and the verdict.
         early, whole: results of the chain with its thresholds and of the whole static network, in the order of the samples.
         forced: results of leaving at each exit whatever the score, in the mix in which the point leaves.
+        networks: what is drawn of `early`, `whole` and the best static network, by these names.
     """
 
     benchmark: Benchmark
     early: list[Result]
     whole: list[Result]
     forced: list[list[Result]]
+    networks: dict[str, MeasuredNetwork]
 
 
 class _Networks(Struct, frozen=True, kw_only=True):
@@ -137,6 +141,7 @@ def bench(
     disagreement: "str | Loss | None" = None,
     metric: "str | Metric | None" = None,
     groups: Any = None,
+    plot: str | os.PathLike[str] | None = None,
     progress: Progress = no_progress,
 ) -> Benchmark:
     """Measure the chain, the whole static network and the best static network, interleaved on the same engine.
@@ -155,11 +160,13 @@ def bench(
             shapes differ, of a classifier `label` and `score`; and the truth as `loss` does. It is shown of each network, and
             never promised. The answers of one network are kept for it, at most 100 MB.
         groups: which samples depend on each other, as for `calibrate`: accuracies, the drop and its interval are over groups.
+        plot: a file to write a picture to, .svg, .png or .pdf: latencies, accuracies and exit shares. Needs the `report` extra.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
         DataError: the samples do not fit the network, or the metric raises or gives no finite number.
-        UsageError, BundleError, MissingError: as for `runtime.load`; UsageError also if scores were fitted to the samples.
+        UsageError, BundleError, MissingError: as for `runtime.load`; UsageError also if scores were fitted to the samples; both
+            also if the picture cannot be written.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -167,6 +174,7 @@ def bench(
         >>> print(result.speedup, result.verdict)  # doctest: +SKIP
         8.15 Early exit wins here: 8.15 times as fast in the mean as the whole static network.
     """
+    picture = None if plot is None else check_picture(plot)
     bundle = opened(bundle)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=True)
     x, y = check_test_data(data, bundle.manifest)
@@ -189,7 +197,10 @@ def bench(
         metric_name=name_metric(metric),
         groups=read_own_groups(groups, data[0], len(x)),
     )
-    return compare(request).benchmark
+    comparison = compare(request)
+    if picture is not None:
+        draw_benchmark(comparison.benchmark, comparison.networks, picture, title=bundle.path.resolve().name)
+    return comparison.benchmark
 
 
 def choose_early(calibration: Calibration, point: str | None) -> str:
@@ -227,7 +238,8 @@ def compare(request: ComparisonRequest) -> Comparison:
     if request.groups is not None and (networks.point is None or networks.point.target.by != "group"):
         correctness = replace(correctness, groups=request.groups.number)
     benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes))
-    return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"])
+    drawn = list_networks(results, correctness, request.pace.block)
+    return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"], drawn)
 
 
 def _try_pauses(request: ComparisonRequest, whole: Net, seconds: float) -> list[str]:
@@ -313,7 +325,7 @@ def _summarise(
     """Compute the figures of a benchmark from the results of its networks, by the names of their turns."""
     early, whole, point = results["early"][0], results["whole"][0], networks.point
     rows = {
-        name: _row(name, results[name][0], correctness.per_draw(right), correctness.metrics.get(name))
+        name: make_row(name, latencies(results[name][0]), correctness.per_draw(right), correctness.metrics.get(name))
         for name, right in correctness.right.items()
     }
     mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
@@ -346,7 +358,7 @@ def _summarise(
         early=rows["early"],
         whole=rows["whole"],
         single=rows.get("single"),
-        single_name=None if networks.single is None else _name_static(networks.single, placement[-1]),
+        single_name=None if networks.single is None else name_static(networks.single, placement[-1]),
         speedup=rows["whole"].mean_s / rows["early"].mean_s,
         drop=drop.value,
         drop_interval=(drop.low, drop.high),
@@ -386,14 +398,3 @@ def _find_slowdown(request: ComparisonRequest, device: str, whole_s: np.ndarray)
     ):
         return None
     return float(whole_s.mean()) / then.reference_s
-
-
-def _name_static(static: StaticPoint, usual_device: str) -> str:
-    device = "" if static.device == usual_device else f" on {static.device}"
-    return f"static {static.variant} to exit {static.exit}{device}"
-
-
-def _row(name: str, results: Sequence[Result], right: np.ndarray, metric: float | None) -> Row:
-    seconds = latencies(results)
-    p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
-    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99, metric)

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-def share_interval(count: int, n: int) -> tuple[float, float]:
+def share_interval(count: float, n: float) -> tuple[float, float]:
     """Return the 95 % interval of a share if `count` of `n` samples were counted (Wilson, JASA 22, 1927)."""
     share, z2 = count / n, Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)

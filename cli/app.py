@@ -23,6 +23,7 @@ from .commands.build import build
 from .commands.cache import cache
 from .commands.calibrate import calibrate
 from .commands.cascade import cascade
+from .commands.compare import compare
 from .commands.doctor import doctor
 from .commands.energy import energy
 from .commands.export import export
@@ -95,6 +96,7 @@ SECTIONS: dict[str, dict[click.Command, str]] = {
         verify: "Replay golden samples on this device, and compare.",
         calibrate: "Find the operating points that meet a target on this device.",
         bench: "Compare early exit with static networks, on new samples.",
+        compare: "Compare two bundles, or two calibrations of one.",
         report: "Write a calibration as one HTML page.",
         energy: "Measure what leaving at each exit costs in joules.",
         power: "Show the power of the board's rails, or measure a program.",

@@ -9,6 +9,7 @@ from ..bundle.upgrading import Upgraded
 from ..cache import CachedBuild
 from ..calibrate.asking import Asked
 from ..calibrate.benchmark import Benchmark
+from ..calibrate.bundle_comparison import BundleComparison
 from ..calibrate.html_report.contents import Report
 from ..calibrate.measure.energy import ExitEnergies
 from ..devices.recording import Energy
@@ -216,6 +217,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "cache clean": (CleanedDocument,),
     "calibrate": (Calibration, Asked, FleetCalibration),
     "cascade": (Manifest,),
+    "compare": (BundleComparison,),
     "doctor": (Diagnosis,),
     "energy": (ExitEnergies,),
     "export": (Manifest,),

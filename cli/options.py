@@ -158,6 +158,11 @@ with_pace = click.option(
 """The option `--every`, which `parse_pace` reads."""
 
 
+def with_plot(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the option `--plot`, the file of a picture of something; `pictures.check_picture` checks it."""
+    return click.option("--plot", metavar="FILE", help=f"Write a picture of {what}: FILE.svg, .png or .pdf.")
+
+
 def parse_pace(text: str | None) -> float | None:
     """Return the seconds of `--every`; None without it."""
     return None if text is None else parse_seconds("--every", text, least=0.0001)

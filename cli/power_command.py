@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import CheckError, MeasurementError, MissingError
 from .output import print_text
@@ -16,9 +16,10 @@ from .schemas import encode_document
 if TYPE_CHECKING:
     import psutil
 
+    from ..devices import Energy, Power, PowerTrace
     from ..devices.meter import Meter
 
-__all__ = ["measure_command", "signals_interrupt"]
+__all__ = ["Drawing", "measure_command", "signals_interrupt"]
 
 PR_SET_CHILD_SUBREAPER = 36
 """Linux, prctl(2)."""
@@ -30,7 +31,40 @@ KILL_S = 1.0
 """The processes that it has started may take this much longer."""
 
 
-def measure_command(meter: "Meter", command: Sequence[str], for_s: float | None, idle_s: float, as_json: bool) -> None:
+class Drawing(NamedTuple):
+    """What --plot asks for: the readings, and the file of their picture."""
+
+    trace: "PowerTrace"
+    output: str
+
+    @classmethod
+    def begin(cls, meter: "Meter", output: str) -> "Drawing":
+        """Keep a meter's readings for a picture.
+
+        Raises:
+            UsageError, MissingError: no such picture can be written here.
+        """
+        from ..devices import PowerTrace
+        from ..pictures import check_picture
+
+        check_picture(output)
+        return cls(PowerTrace(meter), output)
+
+    def write(self, energy: "Energy | Power") -> None:
+        """Write the picture."""
+        from ..devices import draw_power
+
+        draw_power(self.trace, self.output, energy=energy)
+
+
+def measure_command(
+    meter: "Meter",
+    command: Sequence[str],
+    for_s: float | None,
+    idle_s: float,
+    as_json: bool,
+    drawing: Drawing | None = None,
+) -> None:
     """Measure a command and print its energy. Its own output goes to stderr, since stdout is for the result.
 
     Args:
@@ -39,13 +73,15 @@ def measure_command(meter: "Meter", command: Sequence[str], for_s: float | None,
         for_s: stop the command after this time; None to wait until it ends.
         idle_s: measure the board at rest for so long before and after it.
         as_json: print one JSON document.
+        drawing: the picture to write, whose trace has the meter; None to draw nothing.
 
     Raises:
-        MissingError: the command does not start.
+        MissingError: the command does not start, or the picture cannot be written.
         CheckError: the command fails.
         MeasurementError: the command was too short for the meter, or the meter could not be read.
     """
-    with meter.window(idle_s=idle_s) as window:
+    phase = contextlib.nullcontext() if drawing is None else drawing.trace.phase(command[0])
+    with meter.window(idle_s=idle_s) as window, phase:
         code = _run(command, for_s)
     failure = f"The command {command[0]} ended with {code}." if code else None
     try:
@@ -55,6 +91,8 @@ def measure_command(meter: "Meter", command: Sequence[str], for_s: float | None,
             raise CheckError(f"{failure} {error}") from error
         raise
     print_text(encode_document({"sum": energy, "exit_code": code}) if as_json else str(energy))
+    if drawing is not None:
+        drawing.write(energy)
     if failure:
         raise CheckError(f"{failure} The joules are those until then.")
 

@@ -16,6 +16,7 @@ from .schemas import encode_document
 if TYPE_CHECKING:
     from ..devices.meter import Meter
     from ..devices.watch import Power
+    from .power_command import Drawing
 
 __all__ = ["watch_rails"]
 
@@ -23,7 +24,9 @@ Show = Callable[["Power", dict[str, float], float], None]
 """Shows what a watch has seen, the power of each rail since the last time in watts, and the seconds since the start."""
 
 
-def watch_rails(meter: "Meter", for_s: float | None, every_s: float, as_json: bool) -> None:
+def watch_rails(
+    meter: "Meter", for_s: float | None, every_s: float, as_json: bool, drawing: "Drawing | None" = None
+) -> None:
     """Show the rails of a meter, then the sum.
 
     Args:
@@ -31,9 +34,10 @@ def watch_rails(meter: "Meter", for_s: float | None, every_s: float, as_json: bo
         for_s: for how long; None until an interrupt.
         every_s: how often they are shown.
         as_json: print a JSON document per line.
+        drawing: the picture to write, whose trace has the meter; None to draw nothing.
 
     Raises:
-        MissingError: nothing could be read.
+        MissingError: nothing could be read, or the picture cannot be written.
     """
     from ..devices.watch import WATCH_S, Watch
 
@@ -50,6 +54,8 @@ def watch_rails(meter: "Meter", for_s: float | None, every_s: float, as_json: bo
     print_text(encode_document({"sum": total}) if as_json else describe_power(total))
     if not total.seen_s:
         raise MissingError(f"Nothing could be read: {total.problem or 'there was no time for it'}.")
+    if drawing is not None:
+        drawing.write(total)
 
 
 def _show_until(read: "Callable[[], Power]", show: Show, for_s: float | None, every_s: float) -> None:

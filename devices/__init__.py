@@ -14,6 +14,7 @@ from .state import State
 if TYPE_CHECKING:
     from .meter import Meter
     from .meters import choose_meter, find_meters, modelled
+    from .power_trace import Phase, PowerTrace, draw_power
     from .rail import Probe, Rail, Unavailable
     from .recording import Energy
     from .simulated import Fault, Sensor, SimulatedBoard, SimulatedClock
@@ -25,8 +26,10 @@ __all__ = [
     "Energy",
     "Fault",
     "Meter",
+    "Phase",
     "Power",
     "PowerMode",
+    "PowerTrace",
     "Probe",
     "Rail",
     "Sensor",
@@ -37,6 +40,7 @@ __all__ = [
     "choose_meter",
     "describe_differences",
     "differences",
+    "draw_power",
     "find_meters",
     "fingerprint",
     "identify",
@@ -48,11 +52,14 @@ __all__ = [
 LATE = {
     "Energy": "recording",
     "Meter": "meter",
+    "Phase": "power_trace",
     "Power": "watch",
+    "PowerTrace": "power_trace",
     "Probe": "rail",
     "Rail": "rail",
     "Unavailable": "rail",
     "choose_meter": "meters",
+    "draw_power": "power_trace",
     "find_meters": "meters",
     "modelled": "meters",
     "Fault": "simulated",

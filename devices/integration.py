@@ -26,6 +26,7 @@ __all__ = [
     "RailEnergy",
     "estimate_half_interval",
     "integrate",
+    "power_over_time",
     "student95",
 ]
 
@@ -36,6 +37,9 @@ LEAST_UPDATES = 20
 LEAST_PERIODS = 50
 LEAST_WINDOW_S = {"power": 2.0, "energy": 0.1}
 """The least updates, sensor periods and seconds of a window. A sampled power needs two seconds even of a fast sensor."""
+
+DRAWN_S = 0.05
+"""The power by a counter is drawn as means over at least so long, or the jitter of its reads would look like a load's."""
 
 SILENT_POLLS = 5
 """Nothing read for so many polls in a row is a gap."""
@@ -136,6 +140,28 @@ def integrate(
         gaps=gaps,
         gap_s=gap_s,
     )
+
+
+def power_over_time(
+    times: np.ndarray, values: np.ndarray, rail: Rail, *, poll_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return when a rail drew which power, to be drawn: times in seconds and W, float64 (M,), NaN in a gap.
+
+    Args:
+        times, values, rail, poll_s: as for `integrate`. Of a counter each value is the mean of a part of the time.
+    """
+    t, v, failed, _ = _drop_wrong(np.asarray(times, np.float64), np.asarray(values, np.float64), rail)
+    if len(t) < 2:
+        return t[:0], v[:0]
+    step_s = float(np.median(np.diff(t)))
+    if rail.counts == "power":
+        gaps = np.flatnonzero(failed | (np.diff(t) > SILENT_POLLS * max(poll_s, step_s))) + 1
+        return np.insert(t, gaps, t[gaps - 1]), np.insert(v, gaps, math.nan)
+    period_s, _ = _find_period(t, v, rail, t[0], t[-1], step_s)
+    curve = _add_up_counter(t, v, rail, failed, period_s, step_s)
+    parts = max(1, int((t[-1] - t[0]) / max(DRAWN_S, 2 * period_s)))
+    edges = np.linspace(t[0], t[-1], parts + 1)
+    return (edges[1:] + edges[:-1]) / 2, np.diff(np.interp(edges, curve.at_s, curve.total_j)) * parts / (t[-1] - t[0])
 
 
 def estimate_half_interval(blocks_j: np.ndarray, bias_j: float, *, extra_j: float = 0.0) -> float:

@@ -20,7 +20,7 @@ FACES = ("bundle", "calibrate", "devices", "devices.meters", "export", "runtime"
 NO_CODE_OF_OURS = {"build", "docs", "samples", "site", "tests"}
 """Folders in the root that hold no part of the package."""
 
-ROOT_MODULES = {"__init__", "__main__", "cache", "deprecation", "errors", "files", "progress", "units"}
+ROOT_MODULES = {"__init__", "__main__", "cache", "deprecation", "errors", "files", "pictures", "progress", "units"}
 MOST_BODY_LINES = 60
 MOST_FILE_LINES = 400
 

@@ -43,7 +43,7 @@ MOST_BYTES = 1 << 24
 MOST_WAIT_S = 10.0
 """The longest wait for another process that asks: it takes milliseconds, unless it was stopped."""
 
-__all__ = ["ask", "check_remembered", "describe_question", "part_of_chance"]
+__all__ = ["are_same_samples", "ask", "check_remembered", "describe_question", "part_of_chance"]
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
@@ -138,6 +138,28 @@ def _locked(folder: Path) -> Iterator[None]:
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def are_same_samples(first: Bundle, second: Bundle) -> bool | None:
+    """Tell whether two bundles were asked about the same samples; None if what they remember does not tell.
+
+    Raises:
+        BundleError: a file of questions is damaged.
+    """
+    ours, theirs = (_samples_of(bundle) for bundle in (first, second))
+    if not ours or not theirs:
+        return None
+    if len(ours) == len(theirs) == 1 and ours.keys() == theirs.keys():
+        return True
+    overlaps = [_overlap(one, other) for one in ours.values() for other in theirs.values()]
+    return False if max(overlaps) < LEAST_OVERLAP else None
+
+
+def _samples_of(bundle: Bundle) -> dict[str, _Samples]:
+    """Return the data sets that were asked about the network that a bundle holds now, by their keys."""
+    asked, reference = _read(bundle), bundle.manifest.variants[0].digest
+    keys = {question.samples for question in asked.questions if question.reference == reference}
+    return {key: samples for key, samples in asked.samples.items() if key in keys}
 
 
 def part_of_chance(number: int) -> float:

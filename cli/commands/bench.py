@@ -3,7 +3,17 @@
 import click
 
 from ..loading import Loading, with_loading
-from ..options import as_json, examples, parse_pace, with_groups, with_loss, with_metric, with_pace, with_seed
+from ..options import (
+    as_json,
+    examples,
+    parse_pace,
+    with_groups,
+    with_loss,
+    with_metric,
+    with_pace,
+    with_plot,
+    with_seed,
+)
 from ..output import advises, print_result, progress_bars
 
 
@@ -20,6 +30,7 @@ from ..output import advises, print_result, progress_bars
 @with_loss
 @with_metric
 @with_groups
+@with_plot("latencies, accuracies and exit shares")
 @as_json
 @advises("Nothing was kept: the same command measures again.")
 def bench(
@@ -32,6 +43,7 @@ def bench(
     disagreement: str | None,
     metric: str | None,
     groups: str | None,
+    plot: str | None,
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the whole static network and the best static network, on DATA that calibration never saw.
@@ -40,8 +52,11 @@ def bench(
     """
     from ...bundle import open_bundle
     from ...calibrate import bench as bench_bundle
+    from ...pictures import check_picture
     from ..inputs import load_labelled
 
+    if plot is not None:
+        check_picture(plot)  # before samples are loaded, which may take long
     opened, every_s = open_bundle(bundle), parse_pace(every)
     with progress_bars() as progress:
         samples, parts = load_labelled(data, opened.manifest, groups=groups, progress=progress)
@@ -55,6 +70,7 @@ def bench(
             disagreement=disagreement,
             metric=metric,
             groups=parts,
+            plot=plot,
             progress=progress,
         )
     print_result(benchmark, as_json, lambda: str(benchmark))

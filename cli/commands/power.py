@@ -6,9 +6,9 @@ import click
 
 from ...errors import UsageError
 from ..meters import open_meter
-from ..options import examples, parse_seconds, with_meter
+from ..options import examples, parse_seconds, with_meter, with_plot
 from ..output import print_text
-from ..power_command import measure_command, signals_interrupt
+from ..power_command import Drawing, measure_command, signals_interrupt
 from ..power_watch import watch_rails
 from ..schemas import encode_document
 
@@ -27,8 +27,17 @@ if TYPE_CHECKING:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document per line: the meter, each reading, the sum."
 )
+@with_plot("the power of each rail over time")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool, command: tuple[str, ...]) -> None:
+def power(
+    meter: str,
+    duration: str | None,
+    every: str,
+    idle: str,
+    as_json: bool,
+    plot: str | None,
+    command: tuple[str, ...],
+) -> None:
     """Show the power of the board's rails, or measure COMMAND.
 
     An interrupt ends the measurement, and COMMAND too, and prints the sum. COMMAND is measured until it ends; with --for it is
@@ -39,13 +48,15 @@ def power(meter: str, duration: str | None, every: str, idle: str, as_json: bool
     if idle_s and not command:
         raise UsageError("--idle goes with a command: offramp power --idle 3s -- COMMAND")
     source = open_meter(meter)
+    drawing = None if plot is None else Drawing.begin(source, plot)
+    source = source if drawing is None else drawing.trace.meter
     if as_json and not _print_head(source) and not command:
         return
     with signals_interrupt():
         if command:
-            measure_command(source, command, for_s, idle_s, as_json)
+            measure_command(source, command, for_s, idle_s, as_json, drawing)
         else:
-            watch_rails(source, for_s, every_s, as_json)
+            watch_rails(source, for_s, every_s, as_json, drawing)
 
 
 def _print_head(meter: "Meter") -> bool:

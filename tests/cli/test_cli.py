@@ -185,7 +185,7 @@ def test_the_whole_way_by_commands(files, tmp_path):
     assert done.returncode == (0 if all(p["met"] for p in points.values()) else 3) and len(early["thresholds"]) == 2
     results = json.loads(subprocess.check_output([*PROCESS, "run", bundle, data, "--json"]))
     assert len(results) == 60 and set(results[0]) == {"label", "score", "exit", "latency_s", "logits", "cut", "late"}
-    benchmark = json.loads(offramp("bench", bundle, data, "--json").stdout)
+    benchmark = json.loads(offramp("bench", bundle, data, "--json", "--plot", tmp_path / "bench.pdf").stdout)
     assert benchmark["samples"] == 60
     shown = json.loads(offramp("inspect", bundle, "--json").stdout)
     assert shown["manifest"] == manifest and shown["calibrations"]["default"] == calibration

@@ -81,9 +81,10 @@ def test_doctor_describes_every_board(name, tmp_path):
     assert all(what in said for what in found.looked_for.values())
 
 
-def test_power_shows_lines_and_the_sum(meter):
-    done = offramp("power", "--meter", meter("supply"), "--for", "2500ms", "--every", "1s")
-    assert done.returncode == 0, done.stderr
+def test_power_shows_lines_and_the_sum_and_draws_them(meter, tmp_path):
+    picture = tmp_path / "watched.pdf"
+    done = offramp("power", "--meter", meter("supply"), "--for", "2500ms", "--every", "1s", "--plot", picture)
+    assert done.returncode == 0 and picture.read_bytes().startswith(b"%PDF"), done.stderr
     lines = done.stdout.splitlines()
     assert "supply " in lines[0] and "gpu " in lines[1]
     assert lines[3].split() == ["rail", "min", "W", "mean", "W", "max", "W", "J"]
@@ -108,10 +109,11 @@ def test_an_interrupt_ends_the_watching_with_the_sum(meter):
     assert process.returncode == 0 and "external, bench" in out
 
 
-def test_power_measures_a_command_and_keeps_its_output_apart(meter):
+def test_power_measures_a_command_draws_it_and_keeps_its_output_apart(meter, tmp_path):
     command = [sys.executable, "-c", "import time; print('hello'); time.sleep(2.3)"]
-    done = offramp("power", "--meter", meter("supply"), "--json", "--", *command)
-    assert done.returncode == 0, done.stderr
+    picture = tmp_path / "measured.png"
+    done = offramp("power", "--meter", meter("supply"), "--json", "--plot", picture, "--", *command)
+    assert done.returncode == 0 and picture.read_bytes().startswith(b"\x89PNG"), done.stderr
     _, last = map(json.loads, done.stdout.splitlines())
     assert "hello" in done.stderr and last["exit_code"] == 0
     assert last["sum"]["mean_w"] == pytest.approx(7, rel=0.02) and last["sum"]["duration_s"] > 2.3
@@ -285,3 +287,14 @@ def test_energy_refuses_what_cannot_be_measured(calibrated, inputs, meter):
     clear_message(short, 3, "too short")
     few = offramp("energy", calibrated.path, inputs, "--meter", meter("supply"), "--trials", "3")
     clear_message(few, 2, "at least 10 trials")
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_runs(meter, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", f"open({str(tmp_path / 'ran')!r}, 'w')"]
+    clear_message(
+        offramp("power", "--meter", meter("supply"), "--plot", tmp_path / "power.gif", "--", *command), 2, ".svg"
+    )
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = offramp("power", "--meter", meter("supply"), "--plot", tmp_path / "power.svg", "--", *command)
+    clear_message(done, 4, "pip install 'offramp[report]'")
+    assert not (tmp_path / "ran").exists()
