@@ -1,4 +1,4 @@
-"""What docs/ says is run, page by page, from a folder laid out like a checkout after the first tutorial; and the site is built."""
+"""What docs/ says is run, page by page, in a folder laid out like a checkout after the first tutorial; and the site is built."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ EARLY = {"thresholds", "exit shares", "drop", "promise"}
 
 @pytest.fixture(scope="module")
 def first_tutorial(tmp_path_factory):
-    """A folder laid out like a checkout after the first tutorial, with a small network in place of its own; and what was printed."""
+    """A folder laid out like a checkout after the first tutorial, with small networks in place of its own; what was printed."""
     folder = tmp_path_factory.mktemp("checkout")
     lay_out(folder)
     with reader_in(folder):

@@ -1,4 +1,4 @@
-"""A stand-in for samples/attach/plain.py that trains in moments: it is right on most of what `few_digits` draws before it is trained."""
+"""A stand-in for samples/attach/plain.py that trains in moments, and is right on most of `few_digits` before."""
 
 import torch
 from torch import nn
