@@ -61,11 +61,7 @@ def test_every_block_of_a_guide_runs_in_order_after_the_first_tutorial(page, fir
 
 
 def test_no_block_is_left_out():
-    others = [
-        page
-        for page in PAGES
-        if page not in (*GUIDES, FIRST, *TUTORIALS) and page.parent.name != "development"
-    ]
+    others = [page for page in PAGES if page not in (*GUIDES, FIRST, *TUTORIALS) and page.parent.name != "development"]
     assert not [page for page in others if blocks(page, "bash", "python", "yaml")]
 
 
