@@ -60,6 +60,13 @@ def test_the_figures_of_its_claims_are_those_of_the_benchmarks():
     assert f"{min(held):.1f} to {max(held):.1f} % of {energy[0]['runs']} runs" in text
 
 
+def test_the_ratios_beside_neighbours_are_those_of_the_benchmarks():
+    page, benchmarks = ((ROOT / f"docs/{name}.md").read_text() for name in ("neighbours", "benchmarks"))
+    ratios = re.findall(r"(\d\.\d\d to \d+\.\d\d) times(?! as long)", re.sub(r"\s+", " ", page))
+    assert len(ratios) >= 5
+    assert not [ratio for ratio in ratios if f" {ratio} times the whole graph's time" not in benchmarks]
+
+
 def test_every_block_runs_in_order(tmp_path, capsys):
     lay_out(tmp_path)
     with reader_in(tmp_path):
