@@ -69,6 +69,11 @@ def test_every_reason_for_not_running_a_block_is_used():
     assert {block.title for page in PAGES for block in blocks(page, "bash")} == {None, *NEEDS}
 
 
+def test_the_gallery_names_programs_that_are_there():
+    programs = re.findall(r"python (\S+\.py)", (ROOT / "docs/gallery.md").read_text())
+    assert len(programs) > 5 and all((ROOT / program).exists() for program in programs)
+
+
 def test_every_fence_says_its_language():
     for page in PAGES:
         fences = re.findall(r"^ *```(.*)$", page.read_text(), re.M)
