@@ -92,6 +92,15 @@ def test_a_plot_of_the_same_json_has_the_same_bytes_and_no_date(name, tmp_path):
     assert first == (tmp_path / "b.svg").read_bytes() and b"<svg" in first and b"date" not in first
 
 
+def test_the_picture_of_the_first_page_is_drawn_from_the_json_that_is_here(tmp_path):
+    drawn, stored = tmp_path / "front.svg", run_all.FOLDER.parent / "pictures/front.svg"
+    subprocess.run([sys.executable, Path(page.__file__).with_name("pictures.py"), tmp_path, "front"], check=True)
+    maker = re.compile(rb"Matplotlib v[\d.]+")
+    if maker.findall(drawn.read_bytes()) != maker.findall(stored.read_bytes()):
+        pytest.skip("another matplotlib drew the picture in docs/pictures")
+    assert drawn.read_bytes() == stored.read_bytes()
+
+
 def test_the_same_json_gives_the_same_page_with_links_to_files_that_are_there(tmp_path):
     folder = tmp_path / "docs" / "benchmarks"
     folder.mkdir(parents=True)

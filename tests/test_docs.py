@@ -1,4 +1,4 @@
-"""What docs/ says is run, page by page, from a folder laid out like a checkout after the quickstart; and the site is built."""
+"""What docs/ says is run, page by page, in a folder laid out like a checkout after the first tutorial; and the site is built."""
 
 import ast
 import re
@@ -14,46 +14,64 @@ from offramp.tests.helpers.points import where_early_exit_wins
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = sorted((ROOT / "docs/how-to").glob("*.md"))
+FIRST, *TUTORIALS = (
+    ROOT / f"docs/tutorials/{name}.md"
+    for name in ("network-with-exits", "plain-network", "two-networks", "onnx-file", "product")
+)
+EARLY = {"thresholds", "exit shares", "drop", "promise"}
+"""Rows that a calibration prints of early exit: on a machine that is busy for a moment a static network may win."""
 
 
 @pytest.fixture(scope="module")
-def quickstart(tmp_path_factory):
-    """A folder laid out like a checkout after the quickstart, with a small network in place of its own; and what was printed."""
+def first_tutorial(tmp_path_factory):
+    """A folder laid out like a checkout after the first tutorial, with small networks in place of its own; what was printed."""
     folder = tmp_path_factory.mktemp("checkout")
     lay_out(folder)
     with reader_in(folder):
-        printed = follow(ROOT / "docs/quickstart.md")
-    # The guides go on from a calibration that recommends early exit, whichever network is faster on this machine now.
+        printed = follow(FIRST)
+    # The pages go on from a calibration that recommends early exit, whichever network is faster on this machine now.
     (path,) = open_bundle(folder / "digits.offramp").calibrations()
     write_calibration(path, where_early_exit_wins(read_calibration(path)))
     return folder, printed
 
 
-def test_the_quickstart_shows_what_is_printed(quickstart):
-    _, *shown = (block.text for block in blocks(ROOT / "docs/quickstart.md", "text"))
+def test_the_first_tutorial_shows_what_is_printed(first_tutorial):
+    _, *shown = (block.text for block in blocks(FIRST, "text"))
     assert len(shown) == 2
     for text in shown:
-        assert row_names(text) <= row_names(quickstart[1])
+        assert row_names(text) <= row_names(first_tutorial[1])
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_a_tutorial_shows_what_its_blocks_print(page, first_tutorial, tmp_path):
+    shutil.copytree(first_tutorial[0], tmp_path / "checkout")
+    with reader_in(tmp_path / "checkout"):
+        printed = follow(page)
+    shown = [block.text for block in blocks(page, "text")]
+    assert shown
+    for text in shown:
+        assert row_names(text) - EARLY <= row_names(printed)
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_every_block_of_a_guide_runs_in_order_after_the_quickstart(page, quickstart, tmp_path):
-    shutil.copytree(quickstart[0], tmp_path / "checkout")
+def test_every_block_of_a_guide_runs_in_order_after_the_first_tutorial(page, first_tutorial, tmp_path):
+    shutil.copytree(first_tutorial[0], tmp_path / "checkout")
     with reader_in(tmp_path / "checkout"):
         follow(page)
 
 
 def test_no_block_is_left_out():
-    others = [
-        page
-        for page in PAGES
-        if page not in GUIDES and page.name != "quickstart.md" and page.parent.name != "development"
-    ]
+    others = [page for page in PAGES if page not in (*GUIDES, FIRST, *TUTORIALS) and page.parent.name != "development"]
     assert not [page for page in others if blocks(page, "bash", "python", "yaml")]
 
 
 def test_every_reason_for_not_running_a_block_is_used():
     assert {block.title for page in PAGES for block in blocks(page, "bash")} == {None, *NEEDS}
+
+
+def test_the_gallery_names_programs_that_are_there():
+    programs = re.findall(r"python (\S+\.py)", (ROOT / "docs/gallery.md").read_text())
+    assert len(programs) > 5 and all((ROOT / program).exists() for program in programs)
 
 
 def test_every_fence_says_its_language():

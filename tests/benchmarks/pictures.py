@@ -1,7 +1,8 @@
-"""Draw the pictures of docs/promises.md, each from a simulation by what offramp itself tests with.
+"""Draw the pictures of docs/promises.md, each from a simulation by what offramp itself tests with, and the one of the README.
 
-python tests/benchmarks/pictures.py FOLDER [labels | groups | classes | field ...]
+python tests/benchmarks/pictures.py FOLDER [front | labels | groups | classes | field ...]
 
+front     forms of one network on CIFAR-10 by mean latency, from docs/benchmarks/compressed.json
 labels    which of 5,000 samples need a label: those on which an early exit differs from the last one
 groups    a drop and its 95 % interval in twenty drawings of 40 people with 50 samples each, by samples and by people
 classes   how often the label is another than the last exit's in each of ten classes, where in the mean it is at most 2 %
@@ -9,6 +10,7 @@ field     the money of a bet against "at most 2 % disagree" where 1.5, 4 and 6 %
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from offramp.runtime.audit.evidence import doubt
 from offramp.tests.benchmarks.dependent import RIVALS, join
 from offramp.tests.zoo.exit_tables import make_table
 
+BENCHMARKS = Path(__file__).parents[2] / "docs/benchmarks"
 BLUE, RED, GREY = "#2a7fb8", "#d55e00", "#888888"
 """Seen on light and on dark pages."""
 
@@ -33,6 +36,38 @@ LEGEND: dict[str, Any] = {
     "ncols": 3,
 }
 """Above the picture."""
+
+
+FRONT = {
+    "fp32, whole": "whole network",
+    "int8, whole": "int8",
+    "pruned50, whole": "half pruned",
+    "pruned50-int8, whole": "half pruned, int8",
+    "int8, to exit 1": "cut short, int8",
+    "fp32, early exit": "early exit",
+    "int8, early exit": "early exit, int8",
+}
+"""Rows of the benchmark, and how the picture calls them."""
+
+
+def front(axes: Any) -> None:
+    """Forms of one network by mean latency; hollow ones cannot be promised to lose at most 1 %, whiskers end at the p99."""
+    result = json.loads((BENCHMARKS / "compressed.json").read_text())["result"]
+    assert result["max_drop"] == 0.01
+    rows = sorted((row for row in result["rows"] if row["name"] in FRONT), key=lambda row: -row["mean_s"])
+    for place, row in enumerate(rows):
+        mean_ms, p99_ms = 1e3 * row["mean_s"], 1e3 * row["p99_s"]
+        colour = RED if len(row["shares"]) > 1 else BLUE
+        axes.barh(place, mean_ms, 0.62, color=colour if row["certified"] else "none", edgecolor=colour, linewidth=1.5)
+        axes.plot([mean_ms, p99_ms, p99_ms], [place, place, place - 0.15], color=GREY, linewidth=1)
+        axes.text(p99_ms + 0.1, place, f"{mean_ms:.2f} ms, {row['accuracy']:.1%}", color=GREY, va="center")
+    axes.set_yticks(range(len(rows)), [FRONT[row["name"]] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 8.7)
+    axes.set_xlabel("mean latency, ms; the thin lines end at the 99th percentile")
+    for colour, filled, label in ((BLUE, True, "static"), (RED, True, "early exit"), (GREY, False, "no promise")):
+        axes.barh(0, 0, color=colour if filled else "none", edgecolor=colour, linewidth=1.5, label=label)
+    axes.legend(**LEGEND)
 
 
 def labels(axes: Any) -> None:
@@ -111,7 +146,7 @@ def field(axes: Any) -> None:
 
 def main() -> None:
     """Draw the pictures that are named, or all."""
-    pictures = {"labels": labels, "groups": groups, "classes": classes, "field": field}
+    pictures = {"front": front, "labels": labels, "groups": groups, "classes": classes, "field": field}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", default=list(pictures))
