@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from .errors import BundleError, MissingError, UsageError, printable
 
@@ -163,10 +163,11 @@ def read_open(raw: io.RawIOBase, *, most: int) -> bytes:
         return file.read(min(most, size) + 1)
 
 
-class Folder(NamedTuple):
+class Folder:
     """The files below a folder, by their names in it: `variants/fp32/weights.bin`."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def open(self, name: str) -> io.RawIOBase:
         """Open a file. No pipe or device keeps the reader waiting; `check_inside` refuses links that lead outside.

@@ -93,7 +93,8 @@ class Jobs(ExitStack):
     def _make(self, file: str, device_name: str) -> Job:
         parts = self._parts
         numbers = tuple(k for k, stage in enumerate(parts.stages) if stage.file == file)
-        variant, stage, _ = source = parts.source(numbers[0])
+        source = parts.source(numbers[0])
+        variant, stage = source.variant, source.stage
         device = find_device(device_name)
         # A board cannot rebuild, so what is built elsewhere always outputs logits: one build serves `load` and `verify`.
         is_cross_built = is_cross_builder(device.engine) or runs_uncut(device.engine)
@@ -119,10 +120,10 @@ class Jobs(ExitStack):
         )
 
     def _stage_file(self, source: Source, *, outputs_logits: bool) -> StageFile:
-        parts, (variant, stage, exit_) = self._parts, source
+        parts, variant, stage = self._parts, source.variant, source.stage
         folder, classes = parts.bundle.path / variant.folder, parts.bundle.manifest.classes
         exits = [parts.source(k).exit for k in range(len(parts.exits))]
-        own = exits if parts.uncut else [exit_]
+        own = exits if parts.uncut else [source.exit]
         given = [name for each in own for name in each.outputs if outputs_logits or name != each.logits]
         outputs = [*(tensor.name for tensor in stage.outputs), *given]
         public = {tensor.name for tensor in parts.bundle.manifest.inputs}.union(*(each.outputs for each in exits))
@@ -143,7 +144,7 @@ class Jobs(ExitStack):
 
     def _key(self, source: Source, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
         """Return what decides whether a build fits. `engine` is the engine's part: its values replace others."""
-        variant, stage, _ = source
+        variant, stage = source.variant, source.stage
         return {
             "device": device.name,
             "graph": variant.files[stage.file].sha256,
