@@ -7,10 +7,10 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from .errors import BundleError, MissingError, UsageError, printable
 
@@ -49,7 +49,7 @@ PIECE_BYTES = 1 << 20
 """Large files are read a piece of this size at a time."""
 
 FEW_BYTES = 2 << 20
-"""More bytes are hashed by OpenSSL: from about 1 MB on it is faster even when loaded first; up to here its memory counts."""
+"""More bytes are hashed by OpenSSL: from 1 MB on it is faster even when loaded first; up to here its 4 MB of memory count."""
 
 LINK, FOREIGN, OPEN = "it is a link", "it belongs to another user", "others may write to it"
 """Why others may have filled a folder, or written a file."""
@@ -92,10 +92,7 @@ def new_name(folder: Path) -> Path:
 
 
 def sha256(content: bytes) -> str:
-    """Return the sha256 of some bytes in hexadecimal.
-
-    Few bytes are hashed by Python's own function: `hashlib` loads OpenSSL, which takes 4 MB of memory and some milliseconds.
-    """
+    """Return the sha256 of some bytes in hexadecimal. Few are hashed by Python's own function; see `FEW_BYTES`."""
     if len(content) <= FEW_BYTES and "hashlib" not in sys.modules:
         for module in ("_sha2", "_sha256"):  # from Python 3.12 on, and before
             with contextlib.suppress(ImportError):
@@ -163,10 +160,11 @@ def read_open(raw: io.RawIOBase, *, most: int) -> bytes:
         return file.read(min(most, size) + 1)
 
 
-class Folder(NamedTuple):
+class Folder:
     """The files below a folder, by their names in it: `variants/fp32/weights.bin`."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def open(self, name: str) -> io.RawIOBase:
         """Open a file. No pipe or device keeps the reader waiting; `check_inside` refuses links that lead outside.
@@ -176,14 +174,14 @@ class Folder(NamedTuple):
         """
         return open_file(self.root / name)
 
-    def find_size(self, name: str, real_root: str | None = None) -> int | None:
-        """Return the bytes of a file; None if there is none. `real_root` is the root without links, if it is known already.
+    def find_size(self, name: str, real: Callable[[str], str] = os.path.realpath) -> int | None:
+        """Return the bytes of a file; None if there is none. `real` is as for `check_inside`.
 
         Raises:
             BundleError: a link leads outside the folder.
             OSError: its folder may not be read.
         """
-        self.check_inside(name, real_root)
+        self.check_inside(name, real)
         try:
             facts = os.stat(os.path.join(self.root, name))  # noqa: PTH116, PTH118  # pathlib takes ten times as long
         except OSError as error:
@@ -192,18 +190,22 @@ class Folder(NamedTuple):
             raise
         return facts.st_size if stat.S_ISREG(facts.st_mode) else None
 
-    def check_inside(self, name: str, real_root: str | None = None) -> None:
+    def check_inside(self, name: str, real: Callable[[str], str] = os.path.realpath) -> None:
         """Check that no link leads from a name outside, where strangers read and write through it.
+
+        `real` says where a path leads in the end; one that remembers folders spares most of the time.
 
         Raises:
             BundleError: one does.
         """
-        real, top = os.path.realpath(os.path.join(self.root, name)), real_root or os.path.realpath(self.root)  # noqa: PTH118
-        if real != top and not real.startswith(top.rstrip(os.sep) + os.sep):
-            path = self.root / name
+        path, top = os.path.join(self.root, name), real(str(self.root))  # noqa: PTH118
+        folder, last = os.path.split(path)
+        is_plain = os.path.isfile(path) and not os.path.islink(path)  # noqa: PTH113, PTH114
+        found = os.path.join(real(folder), last) if is_plain else os.path.realpath(path)  # noqa: PTH118
+        if found != top and not found.startswith(top.rstrip(os.sep) + os.sep):
             raise BundleError(
                 f"{path} leads outside the bundle through a link. Copy the bundle with what its links lead to: cp -rL.",
-                path=path,
+                path=Path(path),
             )
 
     def glob(self, pattern: str) -> list[Path]:
@@ -358,8 +360,7 @@ def private_folder() -> Iterator[Path]:
                         remove_tree(abandoned, ignore_errors=True)
                     os.close(lock)
         folder = Path(tempfile.mkdtemp(prefix="offramp.", dir=parent))
-        lock = lock_folder(folder)
-        if lock is not None:  # it gets this name with its lock, so that nobody takes it for abandoned
+        if (lock := lock_folder(folder)) is not None:  # it is renamed with its lock: nobody takes it for abandoned
             folder = folder.rename(parent / f"{COPIES}{folder.suffix[1:]}")
     try:
         yield folder

@@ -6,9 +6,9 @@ chain has no files of its own and no place in the manifest: its name says all of
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ..files import sha256
@@ -27,7 +27,7 @@ LOOSENESS = ("fp64", "fp32", "fp16", "int8")
 """Precisions, the one whose answers differ most between engines last."""
 
 
-class Source(NamedTuple):
+class Source(Struct, frozen=True):
     """A stage as the variant has it that holds its file.
 
     Attributes:

@@ -143,7 +143,7 @@ class PackedFile:
             raise FileNotFoundError(errno.ENOENT, "No such file")
         return _Part(self, *self._members[name])
 
-    def find_size(self, name: str, real_root: str | None = None) -> int | None:
+    def find_size(self, name: str, real: Callable[[str], str] = os.path.realpath) -> int | None:
         """Return the bytes of a file; None if there is none."""
         return self._members[name][1] if name in self._members else None
 

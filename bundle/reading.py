@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,8 +170,8 @@ class Bundle(Struct, frozen=True):
                 path=self.path / "calibrations",
             )
         with os_errors_explained(self.path / "calibrations", "read"):
-            real_root = os.path.realpath(self.path)
-            total = sum(self._files.find_size(self._name(file), real_root) or 0 for file in files)
+            real = cache(os.path.realpath)
+            total = sum(self._files.find_size(self._name(file), real) or 0 for file in files)
         if total > MOST_CALIBRATION_BYTES:
             raise BundleError(
                 f"The calibrations of {self.path} have {total >> 20} MiB, and at most {MOST_CALIBRATION_BYTES >> 20} MiB are "
@@ -211,7 +211,7 @@ class Bundle(Struct, frozen=True):
     def _name(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
 
-    def _locate(self, variant: Variant, name: str, real_root: str | None = None) -> Path:
+    def _locate(self, variant: Variant, name: str, real: Callable[[str], str] = os.path.realpath) -> Path:
         """Return the path of a variant's file, which is there with the right size and inside the bundle.
 
         Raises:
@@ -220,7 +220,7 @@ class Bundle(Struct, frozen=True):
         """
         path, expected = self.path / f"{variant.folder}/{name}", variant.files[name].bytes
         with os_errors_explained(path, "read"):
-            size = self._files.find_size(f"{variant.folder}/{name}", real_root)
+            size = self._files.find_size(f"{variant.folder}/{name}", real)
         if size is None:
             raise BundleError(f"{path} is missing. Copy the bundle again or export it anew.", path=path)
         if size != expected:
@@ -314,9 +314,9 @@ def _open(root: Path, read: ReadHook | None, trust: "Trusted | None", policy: Pa
         paths = sorted(files.glob(f"{SIGNATURES}/*.sig"))
         signed = check_signatures(root, content, paths, partial(_read_inside, files, root), trust=trust, policy=policy)
     bundle = Bundle(root, decode(root / MANIFEST, content, Manifest), packed, read, signed)
-    real_root = os.path.realpath(root)
+    real = cache(os.path.realpath)
     for variant, name in _distinct_files(bundle):
-        bundle._locate(variant, name, real_root)
+        bundle._locate(variant, name, real)
     return bundle
 
 

@@ -11,7 +11,7 @@ from time import perf_counter
 
 from msgspec import Struct
 
-from .. import __version__, cache
+from .. import __version__
 from ..bundle import Bundle, Stage, Variant
 from ..bundle.across import Across, Source
 from ..errors import BundleError, EngineWarning, MissingError, TrustError, UnsupportedError
@@ -59,6 +59,7 @@ class Job(Struct, frozen=True):
 
     def read_build(self) -> tuple[bytes | None, str | None]:
         """Return the build that the bundle has, or the reason why it cannot be used; see `cache.read_build`."""
+        from .. import cache  # most engines build nothing ahead
 
         def read(path: Path, *, most: int) -> bytes:
             content = self.bundle.read_file(path, most=most)
@@ -80,12 +81,20 @@ class Jobs(ExitStack):
         self.callback(self._read.cache_clear)  # else weights stay until the garbage collector comes by
         folder = functools.cache(lambda _: self.enter_context(private_folder()))  # for each that files come from
         self._copy = functools.cache(lambda path: parts.copy(path, folder(path.parent)))
+        self._made: dict[tuple[str, str], Job] = {}
 
     def job(self, file: str, device_name: str) -> Job:
-        """Return the job of compiling one file for one device."""
+        """Return the job of compiling one file for one device, always the same."""
+        key = file, device_name
+        if key not in self._made:
+            self._made[key] = self._make(file, device_name)
+        return self._made[key]
+
+    def _make(self, file: str, device_name: str) -> Job:
         parts = self._parts
         numbers = tuple(k for k, stage in enumerate(parts.stages) if stage.file == file)
-        variant, stage, _ = source = parts.source(numbers[0])
+        source = parts.source(numbers[0])
+        variant, stage = source.variant, source.stage
         device = find_device(device_name)
         # A board cannot rebuild, so what is built elsewhere always outputs logits: one build serves `load` and `verify`.
         is_cross_built = is_cross_builder(device.engine) or runs_uncut(device.engine)
@@ -111,10 +120,10 @@ class Jobs(ExitStack):
         )
 
     def _stage_file(self, source: Source, *, outputs_logits: bool) -> StageFile:
-        parts, (variant, stage, exit_) = self._parts, source
+        parts, variant, stage = self._parts, source.variant, source.stage
         folder, classes = parts.bundle.path / variant.folder, parts.bundle.manifest.classes
         exits = [parts.source(k).exit for k in range(len(parts.exits))]
-        own = exits if parts.uncut else [exit_]
+        own = exits if parts.uncut else [source.exit]
         given = [name for each in own for name in each.outputs if outputs_logits or name != each.logits]
         outputs = [*(tensor.name for tensor in stage.outputs), *given]
         public = {tensor.name for tensor in parts.bundle.manifest.inputs}.union(*(each.outputs for each in exits))
@@ -135,7 +144,7 @@ class Jobs(ExitStack):
 
     def _key(self, source: Source, stage_file: StageFile, device: Device, engine: dict[str, str]) -> dict[str, str]:
         """Return what decides whether a build fits. `engine` is the engine's part: its values replace others."""
-        variant, stage, _ = source
+        variant, stage = source.variant, source.stage
         return {
             "device": device.name,
             "graph": variant.files[stage.file].sha256,
@@ -247,7 +256,7 @@ def compile_job(job: Job, fallback_reason: str | None = None) -> tuple[Compiled,
                 if origin == "now" or is_cross_builder(engine):
                     raise
                 debug("%s for %s from the %s does not load: %s", job.label, job.device.name, origin, error)
-                in_cache = cache.fetch(job.key, job.label)[0] if origin == "bundle" else None
+                in_cache = _fetch_cached(job)[0] if origin == "bundle" else None
                 content, origin = (_build_and_keep(job, str(error)), "now") if in_cache is None else (in_cache, "cache")
             else:
                 debug("%s for %s: compiled form from %s", job.label, job.device.name, origin)
@@ -264,7 +273,7 @@ def _fetch(job: Job) -> tuple[bytes, str]:
         debug("%s is not used: %s", job.path_in_bundle, damage)
     if is_cross_builder(job.device.engine):
         raise _not_built(job, damage)
-    content, stale = cache.fetch(job.key, job.label)
+    content, stale = _fetch_cached(job)
     if content is not None:
         if damage is not None:
             warn_caller(
@@ -273,6 +282,13 @@ def _fetch(job: Job) -> tuple[bytes, str]:
             )
         return content, "cache"
     return _build_and_keep(job, damage or stale), "now"
+
+
+def _fetch_cached(job: Job) -> tuple[bytes | None, str | None]:
+    """Return what the cache has; see `cache.fetch`."""
+    from .. import cache
+
+    return cache.fetch(job.key, job.label)
 
 
 def _not_built(job: Job, problem: str | None) -> MissingError:
@@ -287,6 +303,8 @@ def _not_built(job: Job, problem: str | None) -> MissingError:
 
 def _build_and_keep(job: Job, problem: str | None) -> bytes:
     """Build a stage and put the build into the cache, if the cache can be written."""
+    from .. import cache
+
     content = build_anew(job, problem)
     try:
         cache.store(job.key, job.label, content)

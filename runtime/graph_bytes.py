@@ -7,7 +7,8 @@ A message in the protobuf format is a list of fields: a number, and a content th
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 __all__ = [
     "Graph",
@@ -39,7 +40,7 @@ MOST_VARINT_BYTES, MOST_FIELDS = 10, 50_000
 """A number is no longer, and a message has no more fields: one of two bytes takes a hundred bytes of memory here."""
 
 
-class Field(NamedTuple):
+class Field(Struct, frozen=True, gc=False):
     """A field of a message.
 
     Attributes:
@@ -53,7 +54,7 @@ class Field(NamedTuple):
     whole: bytes
 
 
-class GraphNode(NamedTuple):
+class GraphNode(Struct, frozen=True):
     """A node of a graph, with the names of what it makes, what it reads, and what its branches and loops read."""
 
     content: bytes
@@ -74,7 +75,7 @@ class GraphNode(NamedTuple):
         return read_node(_rename(self.content, (NODE_INPUT, NODE_OUTPUT), names))
 
 
-class Graph(NamedTuple):
+class Graph(Struct, frozen=True):
     """The parts of a graph; all but the nodes by their names."""
 
     nodes: list[GraphNode]
@@ -189,22 +190,22 @@ def read_graph(content: bytes) -> Graph:
 def read_node(content: bytes) -> GraphNode:
     """Return a node without its own name, since two graphs may call their nodes alike."""
     fields = [field for field in read_fields(content) if field.number != NODE_NAME]
-    names = [[f.content for f in fields if f.number == number and f.content] for number in (NODE_OUTPUT, NODE_INPUT)]
-    attributes = [field.content for field in fields if field.number == NODE_ATTRIBUTE]
-    inner = frozenset(name for attribute in attributes for name in _inner_reads(attribute))
-    return GraphNode(b"".join(field.whole for field in fields), tuple(names[0]), tuple(names[1]), inner)
+    makes, reads = (
+        tuple([f.content for f in fields if f.number == number and f.content]) for number in (NODE_OUTPUT, NODE_INPUT)
+    )
+    inner = {name for f in fields if f.number == NODE_ATTRIBUTE for name in _inner_reads(f.content)}
+    return GraphNode(b"".join([field.whole for field in fields]), makes, reads, frozenset(inner))
 
 
 def _inner_reads(attribute: bytes) -> Iterator[bytes]:
     """Yield the names that a branch or a loop reads or returns."""
-    for field in read_fields(attribute):
-        if field.number in ATTRIBUTE_GRAPHS:
-            for part in read_fields(field.content):
-                if part.number == NODE:
-                    node = read_node(part.content)
-                    yield from (*node.reads, *node.inner_reads)
-                elif part.number == OUTPUT:  # a branch may return what was made outside
-                    yield read_text(part.content, VALUE_NAME)
+    for field in read_fields(attribute, ATTRIBUTE_GRAPHS):
+        for part in read_fields(field.content, (NODE, OUTPUT)):
+            if part.number == NODE:
+                node = read_node(part.content)
+                yield from (*node.reads, *node.inner_reads)
+            else:  # a branch may return what was made outside
+                yield read_text(part.content, VALUE_NAME)
 
 
 def _rename(message: bytes, numbers: Sequence[int], names: Mapping[bytes, bytes]) -> bytes:
@@ -219,35 +220,38 @@ def _rename(message: bytes, numbers: Sequence[int], names: Mapping[bytes, bytes]
 
 def read_text(message: bytes, number: int) -> bytes:
     """Return the content of a message's field of a number; empty if there is none."""
-    return next((field.content for field in read_fields(message) if field.number == number), b"")
+    return next((field.content for field in read_fields(message, (number,))), b"")
 
 
-def read_fields(message: bytes) -> Iterator[Field]:
-    """Yield the fields of a message.
+def read_fields(message: bytes, numbers: Collection[int] | None = None) -> Iterator[Field]:
+    """Yield the fields of a message, or those of some numbers, for which the others are only passed over.
 
     Raises:
         ValueError: the bytes are none.
     """
-    at = count = 0
-    while at < len(message):
+    at, count, end = 0, 0, len(message)
+    while at < end:
         start, count = at, count + 1
         if count > MOST_FIELDS:
             raise ValueError(f"a message has more than {MOST_FIELDS} fields")
-        tag, at = read_varint(message, at)
-        content, kind = b"", tag & 7
-        if kind == 0:
+        tag, begin = message[at], 0
+        at += 1
+        if tag > 127:
+            tag, at = read_varint(message, start)
+        kind = tag & 7
+        if kind == 2:
+            size, at = (message[at], at + 1) if at < end and message[at] < 128 else read_varint(message, at)
+            begin, at = at, at + size
+        elif kind == 0:
             _, at = read_varint(message, at)
-        elif kind == 2:
-            size, at = read_varint(message, at)
-            content = message[at : at + size]
-            at += size
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
             raise ValueError(f"{kind} is no kind of field")
-        if at > len(message):
+        if at > end:
             raise ValueError("a field has no end")
-        yield Field(tag >> 3, content, message[start:at])
+        if numbers is None or tag >> 3 in numbers:
+            yield Field(tag >> 3, message[begin:at] if begin else b"", message[start:at])
 
 
 def read_varint(message: bytes, at: int) -> tuple[int, int]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...bundle import Exit, Stage, Tensor
 from ...bundle.across import Source
@@ -32,7 +33,7 @@ Step = tuple[Run, Any, Any, dict[str, np.ndarray] | None]
 """What runs a stage, and the score, the label and the parts of the answer of the exit at its end; the parts by name, or None."""
 
 
-class Link(NamedTuple):
+class Link(Struct, frozen=True):
     """A stage in the chain.
 
     Attributes:
@@ -69,7 +70,8 @@ def link_stages(
     first: dict[str, int] = {}
     for k, (stage, exit_) in enumerate(zip(stages, exits, strict=True)):
         owner = first.setdefault(stage.file, k)
-        in_file, exit_in_file = (stages[owner], exits[owner]) if sources is None else sources[k][1:]
+        source = None if sources is None else sources[k]
+        in_file, exit_in_file = (source.stage, source.exit) if source else (stages[owner], exits[owner])
         reads = {a.name: b.name for a, b in zip(in_file.inputs, stage.inputs, strict=True)}
         # The last pass of a loop has no later stage, so the file's other outputs are not bound.
         writes = {a.name: b.name for a, b in zip(in_file.outputs, stage.outputs, strict=False)}
@@ -115,7 +117,7 @@ def share_stages(links: Sequence[Link], *, threads: bool) -> list[Link]:
                 device=link.where[0],
                 stage=link.where[1],
             )
-        shared.append(link._replace(compiled=other))
+        shared.append(replace(link, compiled=other))
     return shared
 
 
@@ -203,13 +205,13 @@ class Memory:
     def _tie(self, links: Sequence[Link], views: dict[str, np.ndarray], places: dict[str, Any]) -> list[Step]:
         """Tie links to memory; `views` is the host's part of `places`."""
         steps: list[Step] = []
-        for compiled, reads, writes, exit_, parts, where in links:
-            inputs = {in_file: places[name] for in_file, name in reads.items()}
-            with errors_located(where):
-                run = compiled.bind(inputs, {in_file: places[name] for in_file, name in writes.items()})
-            score = views[exit_.score]
-            label = views[exit_.label] if exit_.label else np.full(len(score), NO_LABEL, np.int64)
-            answer = {name: views[tensor.name] for name, tensor in parts.items()}
+        for link in links:
+            inputs = {in_file: places[name] for in_file, name in link.reads.items()}
+            with errors_located(link.where):
+                run = link.compiled.bind(inputs, {in_file: places[name] for in_file, name in link.writes.items()})
+            score = views[link.exit.score]
+            label = views[link.exit.label] if link.exit.label else np.full(len(score), NO_LABEL, np.int64)
+            answer = {name: views[tensor.name] for name, tensor in link.parts.items()}
             steps.append((run, score, label, answer or None))
         return steps
 

@@ -26,7 +26,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 
 from msgspec import Struct
 
@@ -299,7 +299,7 @@ def is_cross_builder(engine: Engine) -> TypeGuard[CrossBuilder]:
     return hasattr(engine, "check_place")
 
 
-class Device(NamedTuple):
+class Device(Struct, frozen=True):
     """A place of an engine, with the name by which users ask for it."""
 
     name: str

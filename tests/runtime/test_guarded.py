@@ -292,7 +292,7 @@ def test_joined_stages_answer_or_fail_as_one(engine, x, truth):
         (span, link), *_ = net._joined.items()
         file = type("File", (), {"path": ARCHIVE / "joined", "boundaries": frozenset()})
         stage = breaking_engine.BreakingStage(engine, link.compiled, file)
-        net._joined[span] = link._replace(compiled=stage)
+        net._joined[span] = replace(link, compiled=stage)
         net._take_memory()
         engine.plan = lambda n, file: "fail"
         if last is None:

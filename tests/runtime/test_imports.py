@@ -66,8 +66,8 @@ def test_a_cold_start_imports_only_what_the_chosen_engine_needs(calibrated, pyth
         "json",
     }
     assert not {"offramp.runtime." + name for name in ("auto", "golden_check", "verification", "power")} & ours
-    assert not {"offramp.bundle.golden", "offramp.devices.watch"} & ours
-    assert len(ours) <= 48
+    assert not {"offramp.bundle.golden", "offramp.cache", "offramp.devices.watch"} & ours
+    assert len(ours) <= 47
 
 
 def test_the_runtime_says_how_to_get_a_missing_engine(calibrated, python):

@@ -34,7 +34,7 @@ def set_points(bundle, **thresholds):
     path = bundle.calibrations()[0]
     calibration = read_calibration(path)
     point = calibration.points["default"]
-    points = {name: replace(point, thresholds=values) for name, values in thresholds.items()}
+    points = {name: replace(point, thresholds=values, joined=False) for name, values in thresholds.items()}
     write_calibration(path, replace(calibration, points=points))
 
 
