@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,6 +70,19 @@ def test_a_function_may_import_its_neighbours_and_return_tensors(tmp_path):
     (tmp_path / "data.py").write_text("def get():\n    import neighbour\n    return neighbour.X, [0, 1, 1]")
     x, y = load_samples(f"{tmp_path}/data.py:get")
     assert x.shape == (3, 2) and y is not None and y.tolist() == [0, 1, 1]
+
+
+def test_files_of_the_same_name_in_two_folders_have_their_own_neighbours(tmp_path):
+    code = "from parts import SIZE\nclass Net: pass\ndef f():\n    import parts\n    return SIZE, parts.SIZE, Net()\n"
+    for size, name in enumerate(("one", "two")):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        (tmp_path / name / "parts" / "__init__.py").write_text("from .sizes import SIZE\n")
+        (tmp_path / name / "parts" / "sizes.py").write_text(f"SIZE = {size}\n")
+        (tmp_path / name / "net.py").write_text(code)
+    found = [call_function(f"{tmp_path}/{name}/net.py:f") for name in ("two", "one", "two", "one")]
+    assert [sizes for *sizes, _ in found] == [[1, 1], [0, 0], [1, 1], [0, 0]]
+    for *_, net in found[2:]:
+        assert type(pickle.loads(pickle.dumps(net))) is type(net)
 
 
 def test_a_generator_may_import_its_neighbours_while_it_is_read(tmp_path):
