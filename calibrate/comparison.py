@@ -19,6 +19,7 @@ from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.placement import refuse_servers
+from ..runtime.sample_scale import warn_of_scale
 from ..runtime.selection import find_calibration, packages_of
 from .benchmark import Benchmark, Row, judge_early_exit
 from .correctness import Correctness, judge_labels, judge_losses
@@ -170,6 +171,7 @@ def bench(
     bundle = opened(bundle)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=True)
     x, y = check_test_data(data, bundle.manifest)
+    warn_of_scale(bundle, x)
     calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
     request = ComparisonRequest(
         bundle=bundle,

@@ -10,6 +10,7 @@ from ..errors import DataError, UsageError, require
 from ..progress import Progress, no_progress
 from . import sample_files
 from .datasets import read_samples
+from .labels import check_label_form
 from .sample_files import labelled
 from .user_code import call_function, executing
 
@@ -95,10 +96,10 @@ def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: in
             raise DataError(
                 f"{source} has {len(x)} samples but targets of shape {y.shape}: one target per sample is needed."
             )
-    elif y.shape != (len(x),) or not len(x):
-        raise DataError(f"{source} has {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
-    elif y.dtype.kind not in "iu":
-        raise DataError(f"The labels of {source} are {y.dtype}; they must be whole numbers, the index of the class.")
+    elif not len(x):
+        raise DataError(f"The data set is empty: {source} has no samples.")
+    else:
+        check_label_form(y, len(x), name=source)
     y = y.astype(np.int64) if has_labels else y
     samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y))
     generator = torch.Generator().manual_seed(seed)

@@ -34,6 +34,7 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
 
     from ...bundle import open_bundle
     from ...runtime import load
+    from ...runtime.sample_scale import warn_of_scale
     from ..inputs import load_run_samples
 
     power = power or meter != "auto"
@@ -42,6 +43,7 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
     watching = open_meter(meter) if ".py:" in meter else meter
     with progress_bars() as progress:
         samples = load_run_samples(inputs, opened.manifest, progress=progress)
+        warn_of_scale(opened, samples)
         net = load(opened, **loading.arguments(opened), meter=watching if power else None, progress=progress)
         results = []
         for i, sample in enumerate(samples):

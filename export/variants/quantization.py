@@ -24,6 +24,7 @@ from ...errors import BundleError, ModelError, OfframpError, UsageError, quoted,
 from ...progress import Progress, no_progress
 from ...runtime.chain.parts import Parts
 from ...runtime.chain.samples import Samples, convert_samples
+from ...runtime.sample_scale import warn_of_scale
 from ..cut.boundaries import Prober
 from ..cut.equivalence import Original
 from ..cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
@@ -145,6 +146,8 @@ def add_quantized(
     _check_options(to, options, samples)
     bundle = open_bundle(root)
     drawn = _draw_samples(data, bundle.manifest.inputs, samples, seed) if to == "int8" else None
+    if drawn is not None:
+        warn_of_scale(bundle, drawn)
     with new_variant(root) as folder:  # it holds the bundle's lock: nobody else writes the bundle meanwhile
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
