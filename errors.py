@@ -40,6 +40,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "causes",
+    "explain_source",
     "printable",
     "quoted",
     "require",
@@ -251,6 +252,29 @@ def unknown_name(
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.", path=path)
+
+
+def explain_source(source: str | os.PathLike[str]) -> str:
+    """Return what a path or name is, where another thing was expected, as a sentence behind a space; empty if that is not known.
+
+    Example:
+        >>> from offramp.errors import explain_source
+        >>> explain_source("net.py:data"), explain_source("digits.npz"), explain_source("digits")
+        (' This names something in a Python file.', ' These are samples.', '')
+    """
+    path = Path(source)
+    if ".py:" in str(source):
+        return " This names something in a Python file."
+    if path.is_dir():
+        return " This is a bundle." if (path / "manifest.json").is_file() else ""
+    kinds = {
+        " This is a network.": (".onnx",),
+        " These are samples.": (".npz", ".npy", ".csv", ".tsv", ".png", ".jpg", ".jpeg", ".bmp", ".webp"),
+        " These are the parameters of a network, which --weights takes.": (".pt", ".pth", ".safetensors"),
+        " This is a file of a target, a sweep or a project.": (".yaml", ".yml"),
+        " Name what is in it: file.py:function.": (".py",),
+    }
+    return next((kind for kind, suffixes in kinds.items() if path.suffix.lower() in suffixes), "")
 
 
 class AuditWarning(UserWarning):

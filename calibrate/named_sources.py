@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Manifest
-from ..errors import DataError, UsageError, require
+from ..errors import DataError, UsageError, explain_source, require
 from ..progress import Progress, no_progress
 from . import sample_files
 from .datasets import read_samples
@@ -27,8 +27,21 @@ def load_network(source: str) -> Any:
     if source.endswith(".onnx"):
         return Path(source)
     if ".py:" in source:
-        return call_function(source)
-    raise UsageError(f"A network is named file.py:function or model.onnx, not {source!r}.")
+        return _check_network(call_function(source), source)
+    raise UsageError(f"A network is named file.py:function or model.onnx, not {source!r}.{explain_source(source)}")
+
+
+def _check_network(value: Any, source: str) -> Any:
+    """Return what a function gives, if it may be a network.
+
+    Raises:
+        UsageError: it is something else, such as samples.
+    """
+    is_data = isinstance(value, (tuple, list, dict)) or hasattr(value, "__array__") or hasattr(value, "__next__")
+    if not is_data and value is not None and not isinstance(value, (bool, int, float, bytes)):
+        return value
+    what = f"a {type(value).__name__}, as samples are" if is_data else repr(value)[:40]
+    raise UsageError(f"{source} gives {what}, not a network: a torch.nn.Module, or the path of an ONNX file.")
 
 
 def load_samples(
