@@ -83,7 +83,11 @@ WRONG = [
     (["run", "{f}/dense.offramp", "{f}/dense.offramp"], 2, ["dense.offramp is a bundle, not samples"]),
     (["run", "{f}/dense.offramp", "{f}/text.onnx"], 2, ["This is a network."]),
     (["export", "{f}/data.npz", "-o", "{f}/x.offramp"], 2, ["model.onnx, not", "These are samples."]),
-    (["export", "{f}/net.py:DATA", "-o", "{f}/x", "--shape", "3x4x4"], 2, ["gives a list, as samples are, not a network"]),
+    (
+        ["export", "{f}/net.py:DATA", "-o", "{f}/x", "--shape", "3x4x4"],
+        2,
+        ["gives a list, as samples are, not a network"],
+    ),
     # wrong shapes, NaN, empty, labels
     (["calibrate", "{f}/dense.offramp", "{f}/shape.npz", "--max-drop", "0.1"], 5, ["(N, 16)", "(800, 3)"]),
     (["run", "{f}/dense.offramp", "{f}/shape.npz"], 5, ["(N, 16)", "(800, 3)"]),
