@@ -4,8 +4,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import onnx_ir as ir
-from msgspec.structs import replace
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     DeduplicateInitializersPass,
@@ -55,6 +55,7 @@ def export(
     class_names: Sequence[str] | None = None,
     beside: str | None = None,
     origin: Origin | None = None,
+    replace: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Export a network with several exits as a bundle.
@@ -66,7 +67,8 @@ def export(
             other tensors (batch, ...), see `answer`.
         example: one or more samples with their batch axis, as a numpy array or torch tensor; for several inputs a tuple, or a
             dict by name. Real samples verify best. None draws random ones, for ONNX files with float inputs only.
-        path: the bundle to write. An existing one is replaced at the end; if the export fails, it stays as it was.
+        path: the bundle to write. An existing one is replaced at the end; if the export fails, it stays as it was. Variants and
+            calibrations stay where the network is the same.
         exits: the names of the outputs that are exits, in order, if others are none: dict keys or field names, `exit0` and so
             on for a list, joined by dots for nested ones (`aux.exit0`), an ONNX file's output names.
         sort: put the exits in order by the multiply-accumulates below them, instead of refusing another order; None takes them
@@ -91,6 +93,7 @@ def export(
             takes the same inputs and has the same classes; `preprocess`, `class_names` and by default the example are the
             bundle's.
         origin: the record of what that variant was made from.
+        replace: put another network in the place of the bundle's, and lose the variants and calibrations that were made of that.
         progress: called as the export goes on.
 
     Returns:
@@ -98,7 +101,7 @@ def export(
         have no fixed size, and with itself on a batch whose samples leave at different exits.
 
     Raises:
-        UsageError: the path or a name cannot be used.
+        UsageError: the path or a name cannot be used, or variants or calibrations would be lost without `replace`.
         ModelError: the network cannot be captured or cut.
         DataError: the example does not fit.
         CheckError: the chain's answers differ from the original's by more than 1e-5 of the largest value (more in half
@@ -148,7 +151,9 @@ def export(
         )
         variant = _name_places(cut_variant(whole, prober, original, draft, progress=progress), model)
         if bundle is not None:
-            return commit(path, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, variant)))
+            return commit(
+                path, folder, msgspec.structs.replace(bundle.manifest, variants=(*bundle.manifest.variants, variant))
+            )
         manifest = Manifest(
             schema=SCHEMA,
             offramp=__version__,
@@ -161,7 +166,7 @@ def export(
             variants=(variant,),
             table_rows=find_table_rows(whole.graph),
         )
-        return commit(path, folder, manifest)
+        return commit(path, folder, manifest, may_lose=replace)
 
 
 def _name_places(variant: Variant, model: Any) -> Variant:
@@ -169,7 +174,8 @@ def _name_places(variant: Variant, model: Any) -> Variant:
     places = getattr(model, "exit_places", None)
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         return variant
-    return replace(variant, exits=tuple(replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits))
+    exits = [msgspec.structs.replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits]
+    return msgspec.structs.replace(variant, exits=tuple(exits))
 
 
 def _check_kinds(preprocess: Preprocess | None, **given: Any) -> None:

@@ -37,6 +37,11 @@ from ..output import print_result, progress_bars
 @with_images
 @click.option("--classes", help="A text file with the name of one class per line.")
 @click.option("--beside", help="Add the network to an existing bundle, as a variant of this name.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Let another network take the place of the bundle's, whose variants and calibrations go.",
+)
 @as_json
 def export(
     network: str,
@@ -53,6 +58,7 @@ def export(
     images: Images,
     classes: str | None,
     beside: str | None,
+    replace: bool,
     as_json: bool,
 ) -> None:
     """Cut NETWORK into stages, verify them, and write a bundle."""
@@ -82,6 +88,7 @@ def export(
             preprocess=fit_channels(images.preprocess, example),
             class_names=names,
             beside=beside,
+            replace=replace,
             progress=progress,
         )
     print_result(bundle.manifest, as_json, lambda: describe_bundle(bundle))
