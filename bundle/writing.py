@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,13 @@ from ..files import (
 )
 from .across import find_measured
 from .calibration import Calibration
-from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
+from .manifest import SCHEMA, File, Manifest, Variant
 from .packed import is_packed, unpack_advice
 from .reading import Bundle, open_bundle, open_unsigned
 from .record import encode_number
 
 __all__ = [
     "check_replaceable",
-    "check_variant_name",
     "commit",
     "list_files",
     "new_variant",
@@ -177,10 +176,8 @@ def commit(
         for file in files:
             sync(file)
         if shares:
-            listed = {name for other in others if other.folder == variant.folder for name in other.files}
-            for leftover in final.iterdir():  # a process was killed before it wrote its manifest
-                if leftover.name not in listed and _OURS.fullmatch(leftover.name):
-                    leftover.unlink()
+            # A process was killed before it wrote its manifest. What a variant has that is replaced, goes after that.
+            _remove_files(final, (*others, *(() if before is None else before.manifest.variants)))
             for file in files:
                 file.replace(final / file.name)
             sync(final)
@@ -193,6 +190,8 @@ def commit(
             sync(root.parent)
         if lost:
             warnings.warn(printable(f"{root} is replaced: {lost}."), stacklevel=2)
+        if shares:
+            _remove_files(final, manifest.variants)
         _remove_unlisted(root, manifest)
     return open_unsigned(root)
 
@@ -285,22 +284,6 @@ def _describe_loss(before: Bundle, manifest: Manifest) -> str:
     return "; ".join(parts)
 
 
-def check_variant_name(name: str, bundle: Bundle) -> str:
-    """Check the name of a new variant; return it.
-
-    Raises:
-        UsageError: the name is taken, or holds other characters than letters, digits, dots, dashes and underscores.
-    """
-    if not re.fullmatch(PLAIN_NAME, name):
-        raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
-    if name in (variant.name for variant in bundle.manifest.variants):
-        raise UsageError(
-            f"{bundle.path} already has a variant {name}. Choose another name (--name, or --beside when exporting).",
-            path=bundle.path,
-        )
-    return name
-
-
 class _AnyCalibration(Struct):
     """The fields that calibrations of every schema have."""
 
@@ -341,6 +324,14 @@ def _remove_unlisted(root: Path, manifest: Manifest) -> None:
     for old in (root / "variants").iterdir():
         if old.name not in listed and _is_variant(old):
             remove_tree(old, ignore_errors=True)
+
+
+def _remove_files(folder: Path, variants: Iterable[Variant]) -> None:
+    """Remove the files in a folder of variants that none of them names."""
+    listed = {file for variant in variants if Path(variant.folder).name == folder.name for file in variant.files}
+    for leftover in folder.iterdir():
+        if leftover.name not in listed and _OURS.fullmatch(leftover.name):
+            leftover.unlink()
 
 
 def _is_variant(folder: Path) -> bool:

@@ -18,7 +18,8 @@ from ..bundle import Bundle, Manifest, Origin, Preprocess, Tensor, Variant, open
 from ..bundle.golden import read_golden
 from ..bundle.manifest import SCHEMA
 from ..bundle.tensor import Dtype
-from ..bundle.writing import check_variant_name, commit, new_variant
+from ..bundle.variant_names import make_room
+from ..bundle.writing import commit, new_variant
 from ..errors import UsageError
 from ..progress import Progress, no_progress
 from .capture import Captured, capture
@@ -93,7 +94,8 @@ def export(
             takes the same inputs and has the same classes; `preprocess`, `class_names` and by default the example are the
             bundle's.
         origin: the record of what that variant was made from.
-        replace: put another network in the place of the bundle's, and lose the variants and calibrations that were made of that.
+        replace: put another network in the place of the bundle's, and lose the variants and calibrations that were made of that;
+            with `beside` take the place of the variant that has this name.
         progress: called as the export goes on.
 
     Returns:
@@ -123,9 +125,10 @@ def export(
     check_rule(rule, gates, temperatures, answer)
     _check_placing(path, beside, origin, preprocess, class_names)
     with new_variant(path) as folder:
-        bundle = None
+        bundle: Bundle | None = None
+        others: tuple[Variant, ...] = ()
         if beside is not None:
-            bundle = _open_beside(path, beside, origin, tuple(answer) or ("logits",))
+            bundle, others = _open_beside(path, beside, origin, tuple(answer) or ("logits",), replace=replace)
             preprocess = bundle.manifest.preprocess
             example = _golden_example(bundle, model) if example is None else example
         progress("capturing the network", 0, 1)
@@ -151,9 +154,7 @@ def export(
         )
         variant = _name_places(cut_variant(whole, prober, original, draft, progress=progress), model)
         if bundle is not None:
-            return commit(
-                path, folder, msgspec.structs.replace(bundle.manifest, variants=(*bundle.manifest.variants, variant))
-            )
+            return commit(path, folder, msgspec.structs.replace(bundle.manifest, variants=(*others, variant)))
         manifest = Manifest(
             schema=SCHEMA,
             offramp=__version__,
@@ -215,8 +216,10 @@ def _check_placing(
     open_bundle(path)
 
 
-def _open_beside(path: "str | os.PathLike[str]", name: str, origin: Origin | None, answer: tuple[str, ...]) -> Bundle:
-    """Open the bundle that a variant is added to, once it is locked and nobody else changes it.
+def _open_beside(
+    path: "str | os.PathLike[str]", name: str, origin: Origin | None, answer: tuple[str, ...], *, replace: bool
+) -> tuple[Bundle, tuple[Variant, ...]]:
+    """Open the bundle that a variant is added to, once it is locked and nobody else changes it; return also what stays.
 
     Raises:
         UsageError: the variant's name is taken or cannot be used, its answers have other parts, or the bundle has no variant that
@@ -228,10 +231,10 @@ def _open_beside(path: "str | os.PathLike[str]", name: str, origin: Origin | Non
             f"The network answers with {', '.join(answer)}, the bundle's with {', '.join(bundle.manifest.answer)}: name the "
             "same parts in the same order."
         )
-    check_variant_name(name, bundle)
+    others = make_room(bundle, name, parent=None if origin is None else origin.parent, replace=replace)
     if origin is not None:
         bundle.variant(origin.parent)
-    return bundle
+    return bundle, others
 
 
 def _golden_example(bundle: Bundle, model: Any) -> Any:

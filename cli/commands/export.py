@@ -40,7 +40,7 @@ from ..output import print_result, progress_bars
 @click.option(
     "--replace",
     is_flag=True,
-    help="Let another network take the place of the bundle's, whose variants and calibrations go.",
+    help="Let another network take the place of the bundle's, whose variants and calibrations go; or of --beside.",
 )
 @as_json
 def export(

@@ -41,6 +41,7 @@ from ..output import goes_on_after_interrupt, print_result, show_epochs
 @click.option("--checkpoint", help="A file to save progress in, and to continue from after an interruption.")
 @click.option("--variant", help="The variant of the bundle that NETWORK is. Default: the first.")
 @click.option("--name", help="Name of the new variant. Default: such as pruned40, if 40 % were to go.")
+@click.option("--replace", is_flag=True, help="Take the place of the variant that has this name.")
 @with_seed
 @as_json
 def prune(
@@ -62,6 +63,7 @@ def prune(
     checkpoint: str | None,
     variant: str | None,
     name: str | None,
+    replace: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -100,6 +102,7 @@ def prune(
             checkpoint=checkpoint,
             variant=variant,
             name=name,
+            replace=replace,
             progress=show_epochs(epochs),
         )
     print_result(pruned.manifest, as_json, lambda: describe_bundle(pruned))

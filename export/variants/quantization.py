@@ -19,7 +19,8 @@ from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.manifest import Precision
 from ...bundle.tensor import Tensor
-from ...bundle.writing import check_variant_name, commit, new_variant
+from ...bundle.variant_names import make_room
+from ...bundle.writing import commit, new_variant
 from ...errors import BundleError, ModelError, OfframpError, UsageError, quoted, unknown_name
 from ...progress import Progress, no_progress
 from ...runtime.chain.parts import Parts
@@ -154,7 +155,7 @@ def add_quantized(
         if parent.precision != "fp32":
             raise UsageError(f"Variant {parent.name} is in {parent.precision}; quantise one in fp32.")
         name = name or _default_name(parent, to)
-        others = _make_room(bundle, parent, name, replace=replace)
+        others = make_room(bundle, name, parent=parent.name, replace=replace)
         settings: Settings = {}
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # of a killed process the next writer removes it
             plain = _simplify(bundle, parent, Path(scratch))
@@ -179,32 +180,6 @@ def _check_options(to: str, options: Int8Options, samples: int) -> None:
         raise UsageError("ranges, full_range, symmetric and float_heads say how int8 is made: leave them out for fp16.")
     if samples < 1:
         raise UsageError(f"samples={samples}: ranges are found from at least one.")
-
-
-def _make_room(bundle: Bundle, parent: Variant, name: str, *, replace: bool) -> list[Variant]:
-    """Return the variants that stay beside a new one of this name.
-
-    Raises:
-        UsageError: the name cannot be used, or is taken and may not be replaced.
-    """
-    variants = list(bundle.manifest.variants)
-    if name not in [variant.name for variant in variants]:
-        check_variant_name(name, bundle)
-        return variants
-    if not replace:
-        raise UsageError(
-            f"{bundle.path} already has a variant {name}. Replace it with replace=True (--replace), or choose another name "
-            "(--name).",
-            path=bundle.path,
-        )
-    children = [variant.name for variant in variants if variant.origin is not None and variant.origin.parent == name]
-    if name == parent.name or children:
-        made = ", ".join(children) or "the new variant"
-        raise UsageError(
-            f"Variant {name} cannot be replaced: {made} is made from it. Choose another name (--name).",
-            path=bundle.path,
-        )
-    return [variant for variant in variants if variant.name != name]
 
 
 def _draw_samples(data: Any, inputs: Sequence[Tensor], count: int, seed: int) -> Samples:

@@ -66,7 +66,7 @@ def test_exporting_another_network_removes_the_variants_that_were_there(dense, d
     bundle = export(dense_onnx, None, dense.path)
     assert [v.name for v in bundle.manifest.variants] == ["fp32", "fp32-exits0-2"]  # it was the same network
     with pytest.warns(UserWarning, match="variants fp32-exits0-2 are removed"):
-        bundle = export(write_onnx(tmp_path / "other.onnx", seed=1), None, dense.path)
+        bundle = export(write_onnx(tmp_path / "other.onnx", seed=1), None, dense.path, replace=True)
     assert [v.name for v in bundle.manifest.variants] == ["fp32"]
     assert [p.name for p in (bundle.path / "variants").iterdir()] == [bundle.variant().folder.split("/")[1]]
 
