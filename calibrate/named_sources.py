@@ -70,7 +70,7 @@ def load_samples(
 
 
 def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: int, has_labels: bool = True) -> Any:
-    """Load samples to train with, as batches (inputs, labels) of torch tensors.
+    """Load samples to train with, as batches (inputs, labels) of torch tensors. Several inputs are a dict by name, or a tuple.
 
     Args:
         source: `file.py:function` that returns batches, as a torch DataLoader gives them, or anything that `load_samples` takes.
@@ -95,25 +95,35 @@ def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: in
         with executing(source):
             given = read_samples(value, manifest, name=source, progress=no_progress)
     x, y = labelled(given, source)
-    if isinstance(x, (dict, tuple)):
+    parts = list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, tuple) else [x]
+    if len(counts := {len(part) for part in parts}) > 1:
+        shown = ", ".join(map(str, sorted(counts)))
         raise DataError(
-            f"{source} has several inputs: return batches (inputs, labels), as a torch DataLoader gives them."
+            f"The inputs in {source} differ in their number of samples: {shown}. Their first axis is the batch."
         )
-    if not has_labels:
-        if not isinstance(y, np.ndarray):
-            raise DataError(
-                f"{source} has targets of several parts, or of several lengths: return batches (inputs, targets), as a torch "
-                "DataLoader gives them."
-            )
-        if y.shape[:1] != (len(x),) or not len(x):
-            raise DataError(
-                f"{source} has {len(x)} samples but targets of shape {y.shape}: one target per sample is needed."
-            )
-    elif not len(x):
+    (count,) = counts
+    if not count:
         raise DataError(f"The data set is empty: {source} has no samples.")
-    else:
-        check_label_form(y, len(x), name=source)
-    y = y.astype(np.int64) if has_labels else y
-    samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y))
+    if has_labels:
+        check_label_form(y, count, name=source)
+        y = y.astype(np.int64)
+    elif not isinstance(y, np.ndarray):
+        raise DataError(
+            f"{source} has targets of several parts, or of several lengths: return batches (inputs, targets), as a torch "
+            "DataLoader gives them."
+        )
+    elif y.shape[:1] != (count,):
+        raise DataError(
+            f"{source} has {count} samples but targets of shape {y.shape}: one target per sample is needed."
+        )
+    stack, tensor = torch.utils.data.StackDataset, torch.as_tensor
+    inputs = (
+        stack(**{name: tensor(part) for name, part in x.items()})
+        if isinstance(x, dict)
+        else stack(*map(tensor, x))
+        if isinstance(x, tuple)
+        else tensor(x)
+    )
+    samples = stack(inputs, tensor(y))
     generator = torch.Generator().manual_seed(seed)
     return torch.utils.data.DataLoader(samples, batch, shuffle=True, generator=generator)

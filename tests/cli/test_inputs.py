@@ -185,6 +185,19 @@ def test_batches_to_train_on_come_from_a_loader_a_dataset_or_samples(source):
         assert sorted(float(row[0]) for x, _ in batches for row in x) == [0, 2, 4, 6, 8, 10]
 
 
+def test_several_inputs_are_batches_by_name_or_in_order(tmp_path):
+    x, y = np.arange(6, dtype=np.float32)[:, None], np.arange(6)
+    np.savez(tmp_path / "two.npz", left=x, right=-2 * x, y=y)
+    for batch, labels in load_batches(str(tmp_path / "two.npz"), None, batch=4, seed=0):
+        assert batch["left"][:, 0].tolist() == labels.tolist() == (batch["right"][:, 0] / -2).tolist()
+    (tmp_path / "two.py").write_text("import numpy as np\nX = np.zeros((3, 1), 'f4')\nPAIR = (X, X + 1), [0, 1, 2]\n")
+    (((left, right), labels),) = load_batches(f"{tmp_path}/two.py:PAIR", None, batch=4, seed=0)
+    assert (left + 1).tolist() == right.tolist() and sorted(labels.tolist()) == [0, 1, 2]
+    np.savez(tmp_path / "two.npz", left=x, right=x[:4], y=y)
+    with pytest.raises(DataError, match="differ in their number of samples: 4, 6"):
+        load_batches(str(tmp_path / "two.npz"), None, batch=4, seed=0)
+
+
 def test_pictures_to_train_on_have_the_size_that_the_bundle_takes(tmp_path):
     for name in ("0", "1"):
         (tmp_path / name).mkdir()
