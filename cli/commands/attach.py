@@ -5,7 +5,7 @@ import click
 from ...errors import UsageError
 from ..images import Images, with_images
 from ..options import as_json, parse_numbers, split_names, take_first, with_seed, with_weights
-from ..output import print_result
+from ..output import print_result, spinner
 
 MOST_SAMPLES = 64
 """Samples that the places are found with."""
@@ -50,25 +50,28 @@ def attach(
     Example: offramp attach net.py:plain --shape 3x32x32 --fractions 0.2,0.5 -o exits.pt
     """
     from ...errors import require
-    from ...export import attach as attach_exits
-    from ...export import save_weights
     from ..inputs import load_module
 
     if data is None and images.shape is None:
         raise UsageError("The places are found by a run: give --shape (such as 3x32x32) or --data.")
-    require("torch", extra="export").manual_seed(seed)
-    model = load_module(network, weights, "attach")
-    example = images.as_trained(take_first(images.load_example(data), MOST_SAMPLES))
-    attached = attach_exits(
-        model,
-        example,
-        at=split_names(at) or "auto",
-        fractions=parse_numbers("--fractions", fractions) or (),
-        frozen=not whole,
-    )
+    with spinner("loading the network and samples"):
+        from ...export import attach as attach_exits
+        from ...export import save_weights
+
+        require("torch", extra="export").manual_seed(seed)
+        model = load_module(network, weights, "attach")
+        example = images.as_trained(take_first(images.load_example(data), MOST_SAMPLES))
+    with spinner("finding places"):
+        attached = attach_exits(
+            model,
+            example,
+            at=split_names(at) or "auto",
+            fractions=parse_numbers("--fractions", fractions) or (),
+            frozen=not whole,
+        )
     save_weights(attached, output, example=example)
     print_result(
         {"output": output, "places": attached.attached, "notes": attached.notes},
         as_json,
-        lambda: f"{attached.extra_repr()}\nwrote {output}",
+        lambda: "\n".join([*(f"exit {k} at {place}" for k, place in enumerate(attached.attached)), f"wrote {output}"]),
     )

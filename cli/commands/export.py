@@ -8,7 +8,7 @@ from ...errors import UsageError
 from ..describe import describe_bundle
 from ..images import Images, with_images
 from ..options import as_json, fit_channels, parse_axes, parse_numbers, split_names, with_weights
-from ..output import print_result, progress_bars
+from ..output import print_result, progress_bars, spinner, tell_places
 
 
 @click.command()
@@ -67,12 +67,12 @@ def export(
     names = None if classes is None else load_lines(classes)
     if ".py:" in network and not (data or images.shape or beside):
         raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
-    model = load_network(network, weights)
-    if isinstance(getattr(model, "exit_places", None), dict):  # attach() added the exits
-        click.echo(model.extra_repr(), err=True)
-    example = images.load_example(data)
-    from ...export import export as export_network
+    with spinner("loading the network and its examples"):
+        from ...export import export as export_network
 
+        model = load_network(network, weights)
+        example = images.load_example(data)
+    tell_places(model)
     with progress_bars() as progress:
         bundle = export_network(
             model,

@@ -7,7 +7,7 @@ import click
 from ...errors import UsageError
 from ..describe import describe_bundle
 from ..options import as_json, split_names, with_seed, with_weights
-from ..output import goes_on_after_interrupt, print_result, show_epochs
+from ..output import goes_on_after_interrupt, print_result, show_epochs, spinner
 
 
 @click.command()
@@ -79,7 +79,8 @@ def prune(
         raise UsageError(
             f"--epochs {epochs} and --batch {batch}: epochs are 0 or more, and a batch has 1 or more samples."
         )
-    model = load_module(network, weights, "prune")
+    with spinner("loading the network"):
+        model = load_module(network, weights, "prune")
     before = open_unless_new(output)
     manifest = None if before is None else before.manifest
     has_labels = loss is None and (manifest is None or manifest.classes > 0)
