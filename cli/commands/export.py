@@ -67,12 +67,13 @@ def export(
     names = None if classes is None else load_lines(classes)
     if ".py:" in network and not (data or images.shape or beside):
         raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
-    with spinner("loading the network and its examples"):
+    with spinner("loading the network"):
         from ...export import export as export_network
 
         model = load_network(network, weights)
-        example = images.load_example(data)
     tell_places(model)
+    with spinner("loading examples"):
+        example = images.load_example(data)
     with progress_bars() as progress:
         bundle = export_network(
             model,
