@@ -1,7 +1,8 @@
 """The steps of an export: capture, add decisions, cut, compare, commit."""
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -20,17 +21,17 @@ from ..bundle.manifest import SCHEMA
 from ..bundle.tensor import Dtype
 from ..bundle.variant_names import make_room
 from ..bundle.writing import commit, new_variant
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..progress import Progress, no_progress
 from .capture import Captured, capture
 from .capture.answers import check_answer_names
 from .capture.forward import takes_by_name
-from .cut.boundaries import Prober, probe_values
+from .cut.boundaries import FIXED_BATCH_HINT, Prober, probe_values
 from .cut.equivalence import Original
 from .cut.rules import Scoring, add_decisions, check_rule, decided_answers
 from .cut.shape_arithmetic import rewrite_shapes
 from .cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
-from .graph.axes import BATCH, Axes, other_lengths
+from .graph.axes import BATCH, EXPORT_DYNAMIC, Axes, other_lengths
 from .graph.edits import MOST_DEDUPLICATED_BYTES
 from .graph.tables import find_table_rows
 
@@ -140,7 +141,8 @@ def export(
         if class_names is not None and len(class_names) != network.classes:
             raise UsageError(f"There are {len(class_names)} class names for {network.classes} classes.")
         prober = Prober(golden, network.axes, other_lengths(golden, network.axes, network.reference), folder)
-        whole = _write_whole(network, scoring, prober)
+        with _fixed_batch_explained(network, model):
+            whole = _write_whole(network, scoring, prober)
         original = _describe_original(whole, network, scoring)
         if bundle is not None:
             _check_same_form(bundle.manifest, original, find_table_rows(whole.graph))
@@ -152,7 +154,8 @@ def export(
             temperatures=scoring.temperatures,
             origin=origin,
         )
-        variant = _name_places(cut_variant(whole, prober, original, draft, progress=progress), model)
+        with _fixed_batch_explained(network, model):
+            variant = _name_places(cut_variant(whole, prober, original, draft, progress=progress), model)
         if bundle is not None:
             return commit(path, folder, msgspec.structs.replace(bundle.manifest, variants=(*others, variant)))
         manifest = Manifest(
@@ -168,6 +171,20 @@ def export(
             table_rows=find_table_rows(whole.graph),
         )
         return commit(path, folder, manifest, may_lose=replace)
+
+
+@contextlib.contextmanager
+def _fixed_batch_explained(network: Captured, model: Any) -> Iterator[None]:
+    """Say of a file that is fixed to batches of one that it is, where shapes inside it do not let it take more."""
+    try:
+        yield
+    except ModelError as error:
+        if not network.is_fixed or FIXED_BATCH_HINT not in str(error):
+            raise
+        nodes = f", and so are shapes inside it ({', '.join(error.nodes[:3])})" if error.nodes else ", also inside"
+        raise ModelError(
+            f"{model} is fixed to batches of 1{nodes}. {EXPORT_DYNAMIC}", nodes=error.nodes, path=str(model)
+        ) from error
 
 
 def _name_places(variant: Variant, model: Any) -> Variant:
