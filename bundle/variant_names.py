@@ -1,12 +1,13 @@
-"""The names of new variants: which may be used, and whose place they take."""
+"""The names of new variants: which may be used, and whose place they take; and what exits were called in the variant before."""
 
 import re
+from collections.abc import Iterable
 
 from ..errors import UsageError
-from .manifest import PLAIN_NAME, Variant
+from .manifest import PLAIN_NAME, Manifest, Variant
 from .reading import Bundle
 
-__all__ = ["free_prefix", "make_room"]
+__all__ = ["describe_numbers", "free_prefix", "kept_numbers", "make_room"]
 
 
 def make_room(bundle: Bundle, name: str, *, parent: str | None = None, replace: bool = False) -> tuple[Variant, ...]:
@@ -48,3 +49,34 @@ def free_prefix(bundle: Bundle, folder: str, name: str) -> str:
     while any(file.startswith(prefix) for file in listed):
         number, prefix = number + 1, f"{name}-{number}."
     return prefix
+
+
+def kept_numbers(variant: Variant) -> tuple[int, ...]:
+    """Return the numbers that the exits of a variant had in its parent, which `keep` counts anew; empty if they stayed."""
+    if variant.origin is None or variant.origin.how != "keep":
+        return ()
+    numbers = str(variant.origin.settings.get("exits")).split(", ")
+    is_whole = len(numbers) == len(variant.exits) and all(number.isdecimal() for number in numbers)
+    return tuple(map(int, numbers)) if is_whole else ()
+
+
+def describe_numbers(manifest: Manifest, names: Iterable[str]) -> list[str]:
+    """Return a sentence for each of some variants whose exits are counted otherwise than in the variant they were kept of.
+
+    Example:
+        >>> from offramp.bundle import open_bundle
+        >>> from offramp.export import keep
+        >>> describe_numbers(keep("digits.offramp", [0, 2], variant="fp32").manifest, ["fp32-exits0-2"])
+        ['Exits of fp32-exits0-2 are counted anew: 0 is exit 0 of fp32, 1 is exit 2 of fp32.']
+    """
+    variants = {variant.name: variant for variant in manifest.variants}
+    sentences = []
+    for name in dict.fromkeys(names):
+        variant = variants.get(name)
+        while variant is not None and not kept_numbers(variant):  # in int8, of a variant with fewer exits
+            variant = None if variant.origin is None else variants.get(variant.origin.parent)
+        if variant is not None and variant.origin is not None:
+            parent = variant.origin.parent
+            told = ", ".join(f"{k} is exit {number} of {parent}" for k, number in enumerate(kept_numbers(variant)))
+            sentences.append(f"Exits of {name} are counted anew: {told}.")
+    return sentences

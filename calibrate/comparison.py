@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, opened
 from ..bundle.calibration import StaticPoint
+from ..bundle.variant_names import describe_numbers
 from ..devices import fingerprint
 from ..errors import UsageError, unknown_name
 from ..progress import Progress, no_progress
@@ -217,12 +218,15 @@ def choose_early(calibration: Calibration, point: str | None) -> str:
 def compare(request: ComparisonRequest) -> Comparison:
     """Measure what `bench` measures, and keep the result of every sample."""
     rng = np.random.default_rng(request.seed)
-    fitted = check_unhashed(request.x, request.bundle, request.bundle.chain(request.variant_name))
+    chain = request.bundle.chain(request.variant_name)
+    fitted = check_unhashed(request.x, request.bundle, chain)
     with ExitStack() as stack:
         networks = _load_networks(request, stack, rng)
         start_s = perf_counter()
         results = measure(networks.turns, request.x, rng=rng, progress=request.progress, block=request.pace.block)
-        notes = [*fitted, *_try_pauses(request, networks.nets["whole"], (perf_counter() - start_s) / 10)]
+        notes = [*fitted, *describe_numbers(request.bundle.manifest, [chain.name])]
+        if request.pace.every_s is None:
+            notes += describe_pauses(networks.nets["whole"], request.x, seconds=(perf_counter() - start_s) / 10)
         if networks.point is not None and networks.nets["early"].joins_stages > networks.point.joined:
             notes.append(JOINED)
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
@@ -230,11 +234,6 @@ def compare(request: ComparisonRequest) -> Comparison:
         correctness = replace(correctness, groups=request.groups.number)
     benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes))
     return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"])
-
-
-def _try_pauses(request: ComparisonRequest, whole: Net, seconds: float) -> list[str]:
-    """Try what pauses between calls would change, if no pace was given."""
-    return [] if request.pace.every_s is not None else describe_pauses(whole, request.x, seconds=seconds)
 
 
 def _judge(request: ComparisonRequest, networks: _Networks, results: Mapping[str, Sequence[Result]]) -> Correctness:

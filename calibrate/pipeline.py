@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from .. import __version__
 from ..bundle import Bundle, Calibration, OperatingPoint, Target
 from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency, StaticPoint
+from ..bundle.variant_names import describe_numbers
 from ..devices.meter import Meter
 from ..progress import Progress, no_progress
 from .advice import advise, name_missing, name_uncertain, name_unpromised
@@ -302,6 +303,7 @@ def describe_chosen(
             *request.notes,
             *chosen.notes,
             *notes,
+            *describe_numbers(request.bundle.manifest, [point.variant for point in points.values()]),
             *name_careful(choice.picks, request.targets, points),
             *name_unpromised(choice.picks, request.targets, points, _allowed_statics(choice)),
             *advise(choice.picks, points, chosen.conditions),
