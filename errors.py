@@ -201,6 +201,18 @@ class DataError(OfframpError):
     exit_code = 5
 
 
+DISTRIBUTIONS = {
+    **{"PIL": "pillow", "yaml": "PyYAML", "MNN": "mnn", "onnx_ir": "onnx-ir", "torch_pruning": "torch-pruning"},
+    **{
+        "ai_edge_litert": "ai-edge-litert",
+        "onnxruntime_qnn": "onnxruntime-qnn",
+        "prometheus_client": "prometheus-client",
+    },
+    **{"opentelemetry": "opentelemetry-sdk", "pynvml": "nvidia-ml-py"},
+}
+"""By a package's import name, the name by which pip knows it, where that is another."""
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional package.
 
@@ -217,7 +229,8 @@ def require(module: str, *, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             raise MissingError(
-                f"The package {package} is not installed. Install it with: pip install 'offramp[{extra}]'",
+                f"The package {DISTRIBUTIONS.get(package, package)} is not installed. Install it with: pip install "
+                f"'offramp[{extra}]'",
                 package=package,
                 extra=extra,
             ) from error

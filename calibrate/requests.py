@@ -16,7 +16,7 @@ from ..bundle.manifest import PLAIN_NAME
 from ..bundle.target import Goal
 from ..bundle.writing import check_replaceable
 from ..devices.meter import Meter
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, require
 from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
@@ -199,6 +199,7 @@ def read_request(
     progress: Progress,
 ) -> Request:
     """Check the arguments of `calibrate` and make them ready; all that can be refused before measuring is refused here."""
+    require("scipy.special", extra="calibrate")  # which promises take, after all has been measured
     bundle = opened(bundle)
     samples = check_data(data, bundle.manifest)
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")

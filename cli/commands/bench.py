@@ -2,6 +2,7 @@
 
 import click
 
+from ...errors import require
 from ..loading import Loading, with_loading
 from ..options import as_json, parse_pace, with_groups, with_loss, with_metric, with_pace, with_seed
 from ..output import print_result, progress_bars
@@ -37,6 +38,8 @@ def bench(
     from ...calibrate import bench as bench_bundle
     from ..inputs import load_labelled
 
+    if groups is not None:
+        require("scipy.special", extra="calibrate")  # before samples are loaded, which may take long
     opened, every_s = open_bundle(bundle), parse_pace(every)
     with progress_bars() as progress:
         samples, parts = load_labelled(data, opened.manifest, groups=groups, progress=progress)

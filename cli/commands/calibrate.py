@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import TargetError, UsageError
+from ...errors import TargetError, UsageError, require
 from ..describe import describe_calibration
 from ..fleet_view import check_missing, describe_fleet, refuse_with_fleet, with_tls
 from ..loading import Loading, with_loading
@@ -114,6 +114,7 @@ def calibrate(
     from ...runtime.placement import parse_placement
     from ..inputs import load_grouped, load_samples
 
+    require("scipy.special", extra="calibrate")  # before samples are loaded, which may take long
     if ask is not None and labels is not None:
         raise UsageError("--ask writes what --labels reads: give one of them.")
     if fleet is None and tls is not None:

@@ -4,7 +4,7 @@ import contextlib
 
 import click
 
-from ...errors import UsageError
+from ...errors import UsageError, require
 from ..describe import describe_bundle
 from ..options import as_json, split_names, with_seed, with_weights
 from ..output import goes_on_after_interrupt, print_result, show_epochs, spinner
@@ -80,6 +80,7 @@ def prune(
             f"--epochs {epochs} and --batch {batch}: epochs are 0 or more, and a batch has 1 or more samples."
         )
     with spinner("loading the network"):
+        require("torch_pruning", extra="compress")
         model = load_module(network, weights, "prune")
     before = open_unless_new(output)
     manifest = None if before is None else before.manifest
