@@ -16,11 +16,10 @@ from ..bundle.manifest import PLAIN_NAME
 from ..bundle.target import Goal
 from ..bundle.writing import check_replaceable
 from ..devices.meter import Meter
-from ..errors import DataError, UsageError, require
+from ..errors import DataError, UsageError
 from ..files import check_writable
 from ..progress import Progress
 from ..runtime.placement import AUTO, one_device_per_stage
-from ..runtime.sample_scale import warn_of_scale
 from .fitting_samples import check_fitting_samples
 from .judging import Judging, read_judging
 from .labels import LEAST_SAMPLES, SampleSet, check_classes, check_data, check_known, settle_labels
@@ -199,11 +198,9 @@ def read_request(
     progress: Progress,
 ) -> Request:
     """Check the arguments of `calibrate` and make them ready; all that can be refused before measuring is refused here."""
-    require("scipy.special", extra="calibrate")  # which promises take, after all has been measured
     bundle = opened(bundle)
     samples = check_data(data, bundle.manifest)
     others = None if outside is None else check_data(outside, bundle.manifest, name="outside")
-    warn_of_scale(bundle, samples.x)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=samples.y is not None)
     targets = name_targets(target, has_labels=samples.y is not None, meter=meter, has_losses=judging is not None)
     check_known(samples, targets)

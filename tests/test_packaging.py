@@ -14,9 +14,9 @@ import offramp
 from offramp.cli.app import app
 from offramp.errors import DISTRIBUTIONS
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:  # Python 3.10
+else:
     import tomli as tomllib  # which pytest brings
 
 HEAVY = (
