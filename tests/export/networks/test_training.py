@@ -383,7 +383,7 @@ def test_without_progress_each_epoch_is_told_to_who_sits_at_a_terminal(monkeypat
     batch = torch.randn(8, 3, 4, 4), torch.arange(8) % CLASSES
     for is_terminal in (True, False):
         stream = io.StringIO()
-        stream.isatty = lambda answer=is_terminal: answer
+        monkeypatch.setattr(stream, "isatty", lambda answer=is_terminal: answer)
         monkeypatch.setattr(sys, "stderr", stream)
         history = train(Three(), [batch], epochs=2)
         told = [epoch.describe(2) for epoch in history.epochs] if is_terminal else []
