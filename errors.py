@@ -40,6 +40,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "causes",
+    "explain_source",
     "printable",
     "quoted",
     "require",
@@ -200,6 +201,18 @@ class DataError(OfframpError):
     exit_code = 5
 
 
+DISTRIBUTIONS = {
+    **{"PIL": "pillow", "yaml": "PyYAML", "MNN": "mnn", "onnx_ir": "onnx-ir", "torch_pruning": "torch-pruning"},
+    **{
+        "ai_edge_litert": "ai-edge-litert",
+        "onnxruntime_qnn": "onnxruntime-qnn",
+        "prometheus_client": "prometheus-client",
+    },
+    **{"opentelemetry": "opentelemetry-sdk", "pynvml": "nvidia-ml-py"},
+}
+"""By a package's import name, the name by which pip knows it, where that is another."""
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional package.
 
@@ -216,7 +229,8 @@ def require(module: str, *, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             raise MissingError(
-                f"The package {package} is not installed. Install it with: pip install 'offramp[{extra}]'",
+                f"The package {DISTRIBUTIONS.get(package, package)} is not installed. Install it with: pip install "
+                f"'offramp[{extra}]'",
                 package=package,
                 extra=extra,
             ) from error
@@ -251,6 +265,29 @@ def unknown_name(
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return UsageError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.", path=path)
+
+
+def explain_source(source: str | os.PathLike[str]) -> str:
+    """Return what a path or name is, where another thing was expected, as a sentence behind a space; empty if that is not known.
+
+    Example:
+        >>> from offramp.errors import explain_source
+        >>> explain_source("net.py:data"), explain_source("digits.npz"), explain_source("digits")
+        (' This names something in a Python file.', ' These are samples.', '')
+    """
+    path = Path(source)
+    if ".py:" in str(source):
+        return " This names something in a Python file."
+    if path.is_dir():
+        return " This is a bundle." if (path / "manifest.json").is_file() else ""
+    kinds = {
+        " This is a network.": (".onnx",),
+        " These are samples.": (".npz", ".npy", ".csv", ".tsv", ".png", ".jpg", ".jpeg", ".bmp", ".webp"),
+        " These are the parameters of a network, which --weights takes.": (".pt", ".pth", ".safetensors"),
+        " This is a file of a target, a sweep or a project.": (".yaml", ".yml"),
+        " Name what is in it: file.py:function.": (".py",),
+    }
+    return next((kind for kind, suffixes in kinds.items() if path.suffix.lower() in suffixes), "")
 
 
 class AuditWarning(UserWarning):

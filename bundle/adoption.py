@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from ..errors import UsageError
 from .reading import Bundle, opened
-from .writing import check_variant_name, commit, new_variant, open_unless_new
+from .variant_names import make_room
+from .writing import commit, new_variant, open_unless_new
 
 __all__ = ["adopt"]
 
@@ -51,7 +52,7 @@ def adopt(
         manifest = replace(source.manifest, variants=()) if bundle is None else bundle.manifest
         if bundle is not None:
             _check_alike(source, bundle)
-            check_variant_name(name or adopted.name, bundle)
+            make_room(bundle, name or adopted.name)
             if parent is not None:
                 bundle.variant(parent)
         origin = adopted.origin

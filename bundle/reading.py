@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from ..errors import BundleError, MissingError, UsageError, unknown_name
+from ..errors import BundleError, MissingError, UsageError, explain_source, unknown_name
 from ..files import Folder, copy_hashed, hash_open, os_errors_explained, read_file, read_open, sha256
 from .across import find_across
 from .calibration import Calibration
@@ -291,9 +291,9 @@ def _open(root: Path, read: ReadHook | None, trust: "Trusted | None", policy: Pa
         exists, is_folder, is_file = root.exists(), root.is_dir(), root.is_file()
         has_manifest = is_folder and (root / MANIFEST).is_file()
     if not exists:
-        raise UsageError(f"There is no bundle at {root}.", path=root)
+        raise UsageError(f"There is no bundle at {root}.{explain_source(root)}", path=root)
     packed = None
-    if is_file:
+    if is_file and not explain_source(root):  # samples and parameters may be archives, too
         from .packed import open_packed  # most bundles are folders
 
         packed = open_packed(root)
@@ -301,7 +301,7 @@ def _open(root: Path, read: ReadHook | None, trust: "Trusted | None", policy: Pa
     if not has_manifest:
         raise BundleError(
             f"{root} is not an offramp bundle: a bundle is a folder with a manifest.json, or the file that offramp pack makes "
-            "of one.",
+            f"of one.{explain_source(root)}",
             path=root,
         )
     files = packed or Folder(root)

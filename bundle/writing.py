@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,13 @@ from ..files import (
 )
 from .across import find_measured
 from .calibration import Calibration
-from .manifest import PLAIN_NAME, SCHEMA, File, Manifest, Variant
+from .manifest import SCHEMA, File, Manifest, Variant
 from .packed import is_packed, unpack_advice
 from .reading import Bundle, open_bundle, open_unsigned
 from .record import encode_number
 
 __all__ = [
     "check_replaceable",
-    "check_variant_name",
     "commit",
     "list_files",
     "new_variant",
@@ -133,7 +132,9 @@ def list_files(folder: Path) -> dict[str, File]:
     return {path.name: File(bytes=path.stat().st_size, sha256=hash_file(path)) for path in contents}
 
 
-def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, shares: bool = False) -> Bundle:
+def commit(
+    path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, shares: bool = False, may_lose: bool = True
+) -> Bundle:
     """Make a filled folder the last variant of the bundle: put its files on disk, move them in place, replace the manifest.
 
     Variants that the new manifest does not name are removed, with a warning that names them and the calibrations that were made
@@ -145,8 +146,10 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
         manifest: its last variant is the new one, the others are as they were.
         shares: True if the new variant shares the `folder` and the weights of another one; its files have names that are not
             there yet. False if it gets a folder of its own, whose name is filled in here.
+        may_lose: False refuses to remove variants, or to leave calibrations behind that nothing uses any more.
 
     Raises:
+        UsageError: something would be lost that may not be; the bundle is left as it was.
         BundleError: the manifest could not be read back; the bundle is left as it was.
         MissingError: the bundle cannot be written.
     """
@@ -160,14 +163,21 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
             manifest, schema=SCHEMA, offramp=__version__, variants=(*others, variant, *kept)
         )  # the bundle may be an older one
         content = _encode_checked(manifest, root)
+        lost = "" if before is None else _describe_loss(before, manifest)
+        if lost and not may_lose:
+            raise UsageError(
+                printable(
+                    f"{root} holds another network, and to replace it loses what was made of that: {lost}. Name another bundle, "
+                    "add the network to this one (--beside), or say that this may go: --replace (replace=True)."
+                ),
+                path=root,
+            )
         files = sorted(folder.iterdir())
         for file in files:
             sync(file)
         if shares:
-            listed = {name for other in others if other.folder == variant.folder for name in other.files}
-            for leftover in final.iterdir():  # a process was killed before it wrote its manifest
-                if leftover.name not in listed and _OURS.fullmatch(leftover.name):
-                    leftover.unlink()
+            # A process was killed before it wrote its manifest. What a variant has that is replaced, goes after that.
+            _remove_files(final, (*others, *(() if before is None else before.manifest.variants)))
             for file in files:
                 file.replace(final / file.name)
             sync(final)
@@ -178,8 +188,10 @@ def commit(path: str | os.PathLike[str], folder: Path, manifest: Manifest, *, sh
         write_atomically(root / "manifest.json", content)
         with contextlib.suppress(OSError):  # the folder above may be closed to us
             sync(root.parent)
-        if before is not None:
-            _warn_of_loss(before, manifest)
+        if lost:
+            warnings.warn(printable(f"{root} is replaced: {lost}."), stacklevel=2)
+        if shares:
+            _remove_files(final, manifest.variants)
         _remove_unlisted(root, manifest)
     return open_unsigned(root)
 
@@ -251,8 +263,8 @@ def _kept(old: Manifest, new: Manifest) -> tuple[Variant, ...]:
     return tuple(variant for variant in old.variants if variant.name not in exported)
 
 
-def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
-    """Warn of variants and calibrations that a new manifest leaves behind."""
+def _describe_loss(before: Bundle, manifest: Manifest) -> str:
+    """Return which variants and calibrations a new manifest leaves behind; empty if none."""
     names = {variant.name for variant in manifest.variants}
     lost = [variant.name for variant in before.manifest.variants if variant.name not in names]
     orphans = []
@@ -269,24 +281,7 @@ def _warn_of_loss(before: Bundle, manifest: Manifest) -> None:
     parts = [f"variants {', '.join(lost)} are removed with the network that was there"] if lost else []
     if orphans:
         parts.append(f"{', '.join(orphans)} was calibrated for what is gone and is not used: run offramp calibrate")
-    if parts:
-        warnings.warn(printable(f"{before.path} is replaced: {'; '.join(parts)}."), stacklevel=3)
-
-
-def check_variant_name(name: str, bundle: Bundle) -> str:
-    """Check the name of a new variant; return it.
-
-    Raises:
-        UsageError: the name is taken, or holds other characters than letters, digits, dots, dashes and underscores.
-    """
-    if not re.fullmatch(PLAIN_NAME, name):
-        raise UsageError(f"A variant's name is letters, digits, dots, dashes and underscores, not {name!r}.")
-    if name in (variant.name for variant in bundle.manifest.variants):
-        raise UsageError(
-            f"{bundle.path} already has a variant {name}. Choose another name (--name, or --beside when exporting).",
-            path=bundle.path,
-        )
-    return name
+    return "; ".join(parts)
 
 
 class _AnyCalibration(Struct):
@@ -329,6 +324,14 @@ def _remove_unlisted(root: Path, manifest: Manifest) -> None:
     for old in (root / "variants").iterdir():
         if old.name not in listed and _is_variant(old):
             remove_tree(old, ignore_errors=True)
+
+
+def _remove_files(folder: Path, variants: Iterable[Variant]) -> None:
+    """Remove the files in a folder of variants that none of them names."""
+    listed = {file for variant in variants if Path(variant.folder).name == folder.name for file in variant.files}
+    for leftover in folder.iterdir():
+        if leftover.name not in listed and _OURS.fullmatch(leftover.name):
+            leftover.unlink()
 
 
 def _is_variant(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ..bundle import Bundle, Calibration, OperatingPoint, opened
 from ..bundle.calibration import StaticPoint
+from ..bundle.variant_names import describe_numbers
 from ..devices import fingerprint
 from ..errors import UsageError, unknown_name
 from ..pictures import check_picture
@@ -20,6 +21,7 @@ from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.placement import refuse_servers
+from ..runtime.sample_scale import warn_of_scale
 from ..runtime.selection import find_calibration, packages_of
 from .benchmark import Benchmark, judge_early_exit, make_row, name_static
 from .benchmark_picture import MeasuredNetwork, draw_benchmark, list_networks
@@ -178,6 +180,7 @@ def bench(
     bundle = opened(bundle)
     judging = read_judging(bundle.manifest, loss, disagreement, has_truth=True)
     x, y = check_test_data(data, bundle.manifest)
+    warn_of_scale(bundle, x)
     calibration = find_calibration(bundle, calibration, variant=variant, threads=threads)
     request = ComparisonRequest(
         bundle=bundle,
@@ -226,12 +229,15 @@ def choose_early(calibration: Calibration, point: str | None) -> str:
 def compare(request: ComparisonRequest) -> Comparison:
     """Measure what `bench` measures, and keep the result of every sample."""
     rng = np.random.default_rng(request.seed)
-    fitted = check_unhashed(request.x, request.bundle, request.bundle.chain(request.variant_name))
+    chain = request.bundle.chain(request.variant_name)
+    fitted = check_unhashed(request.x, request.bundle, chain)
     with ExitStack() as stack:
         networks = _load_networks(request, stack, rng)
         start_s = perf_counter()
         results = measure(networks.turns, request.x, rng=rng, progress=request.progress, block=request.pace.block)
-        notes = [*fitted, *_try_pauses(request, networks.nets["whole"], (perf_counter() - start_s) / 10)]
+        notes = [*fitted, *describe_numbers(request.bundle.manifest, [chain.name])]
+        if request.pace.every_s is None:
+            notes += describe_pauses(networks.nets["whole"], request.x, seconds=(perf_counter() - start_s) / 10)
         if networks.point is not None and networks.nets["early"].joins_stages > networks.point.joined:
             notes.append(JOINED)
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
@@ -240,11 +246,6 @@ def compare(request: ComparisonRequest) -> Comparison:
     benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes))
     drawn = list_networks(results, correctness, request.pace.block)
     return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"], drawn)
-
-
-def _try_pauses(request: ComparisonRequest, whole: Net, seconds: float) -> list[str]:
-    """Try what pauses between calls would change, if no pace was given."""
-    return [] if request.pace.every_s is not None else describe_pauses(whole, request.x, seconds=seconds)
 
 
 def _judge(request: ComparisonRequest, networks: _Networks, results: Mapping[str, Sequence[Result]]) -> Correctness:

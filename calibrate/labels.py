@@ -22,6 +22,7 @@ __all__ = [
     "check_classes",
     "check_data",
     "check_known",
+    "check_label_form",
     "check_labelled",
     "check_labels",
     "check_test_data",
@@ -92,10 +93,7 @@ def check_labelled(
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise UsageError(f"The samples are given with their labels, as a pair: (samples, labels). {HOW_TO_READ}")
     x, y = convert_samples(data[0], manifest.inputs), to_array(data[1])
-    if y.shape != (len(x),):
-        raise DataError(f"There are {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
-    if y.dtype.kind not in "iu":
-        raise DataError(f"The labels are {y.dtype}; they must be whole numbers, the index of the class.")
+    check_label_form(y, len(x))
     wrong = (y < (UNKNOWN if may_lack else 0)) | (y >= manifest.classes)
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -103,8 +101,45 @@ def check_labelled(
             raise DataError(f"The label of sample {row} is unknown (-1): only calibrate() does without some labels.")
         raise DataError(
             f"Label {y[row]} of sample {row} is not one of the network's classes, 0 to {manifest.classes - 1}."
+            f"{_advise_labels(y, manifest.classes)}"
         )
     return x, y.astype(np.int64)
+
+
+def check_label_form(y: np.ndarray, samples: int, *, name: str | None = None) -> None:
+    """Refuse labels that are not one whole number for each sample, and say what makes them so.
+
+    Args:
+        y: labels, (N,).
+        samples: how many samples there are.
+        name: what has both, in messages.
+
+    Raises:
+        DataError: the shape or the dtype is another.
+    """
+    if y.shape != (samples,):
+        advice = ""
+        if y.shape == (samples, 1):
+            advice = " Give y[:, 0]."
+        elif y.ndim == 2 and len(y) == samples and (y.sum(axis=1) == 1).all() and np.isin(y, (0, 1)).all():
+            advice = " These are one-hot: give y.argmax(axis=1)."
+        raise DataError(
+            f"{name or 'data'} has {samples} samples but labels of shape {y.shape}: one label per sample is needed.{advice}"
+        )
+    if y.dtype.kind not in "iu":
+        is_whole = y.dtype.kind in "fb" and np.isfinite(y).all() and (y == np.trunc(y)).all()
+        advice = " Give y.astype(np.int64)." if is_whole else ""
+        of = f" of {name}" if name else ""
+        raise DataError(f"The labels{of} are {y.dtype}; they must be whole numbers, the index of the class.{advice}")
+
+
+def _advise_labels(y: np.ndarray, classes: int) -> str:
+    """Return what makes labels that are out of range fit; empty if nothing obvious does."""
+    if y.min() == 1 and y.max() == classes:
+        return f" The labels run from 1 to {classes}: counted from 0 they are y - 1."
+    if (count := len(np.unique(y))) > classes:
+        return f" There are {count} different labels: does the bundle belong to other data?"
+    return ""
 
 
 def check_test_data(data: tuple[Any, Any], manifest: Manifest) -> "tuple[Samples, np.ndarray | Truth]":

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Manifest
-from ..errors import DataError, UsageError, require
+from ..errors import DataError, UsageError, explain_source, require
 from ..progress import Progress, no_progress
 from . import sample_files
 from .datasets import read_samples
+from .labels import check_label_form
 from .sample_files import labelled
 from .user_code import call_function, executing
 
@@ -26,8 +27,21 @@ def load_network(source: str) -> Any:
     if source.endswith(".onnx"):
         return Path(source)
     if ".py:" in source:
-        return call_function(source)
-    raise UsageError(f"A network is named file.py:function or model.onnx, not {source!r}.")
+        return _check_network(call_function(source), source)
+    raise UsageError(f"A network is named file.py:function or model.onnx, not {source!r}.{explain_source(source)}")
+
+
+def _check_network(value: Any, source: str) -> Any:
+    """Return what a function gives, if it may be a network.
+
+    Raises:
+        UsageError: it is something else, such as samples.
+    """
+    is_data = isinstance(value, (tuple, list, dict)) or hasattr(value, "__array__") or hasattr(value, "__next__")
+    if not is_data and value is not None and not isinstance(value, (bool, int, float, bytes)):
+        return value
+    what = f"a {type(value).__name__}, as samples are" if is_data else repr(value)[:40]
+    raise UsageError(f"{source} gives {what}, not a network: a torch.nn.Module, or the path of an ONNX file.")
 
 
 def load_samples(
@@ -56,7 +70,7 @@ def load_samples(
 
 
 def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: int, has_labels: bool = True) -> Any:
-    """Load samples to train with, as batches (inputs, labels) of torch tensors.
+    """Load samples to train with, as batches (inputs, labels) of torch tensors. Several inputs are a dict by name, or a tuple.
 
     Args:
         source: `file.py:function` that returns batches, as a torch DataLoader gives them, or anything that `load_samples` takes.
@@ -81,25 +95,35 @@ def load_batches(source: str, manifest: Manifest | None, *, batch: int, seed: in
         with executing(source):
             given = read_samples(value, manifest, name=source, progress=no_progress)
     x, y = labelled(given, source)
-    if isinstance(x, (dict, tuple)):
+    parts = list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, tuple) else [x]
+    if len(counts := {len(part) for part in parts}) > 1:
+        shown = ", ".join(map(str, sorted(counts)))
         raise DataError(
-            f"{source} has several inputs: return batches (inputs, labels), as a torch DataLoader gives them."
+            f"The inputs in {source} differ in their number of samples: {shown}. Their first axis is the batch."
         )
-    if not has_labels:
-        if not isinstance(y, np.ndarray):
-            raise DataError(
-                f"{source} has targets of several parts, or of several lengths: return batches (inputs, targets), as a torch "
-                "DataLoader gives them."
-            )
-        if y.shape[:1] != (len(x),) or not len(x):
-            raise DataError(
-                f"{source} has {len(x)} samples but targets of shape {y.shape}: one target per sample is needed."
-            )
-    elif y.shape != (len(x),) or not len(x):
-        raise DataError(f"{source} has {len(x)} samples but labels of shape {y.shape}: one label per sample is needed.")
-    elif y.dtype.kind not in "iu":
-        raise DataError(f"The labels of {source} are {y.dtype}; they must be whole numbers, the index of the class.")
-    y = y.astype(np.int64) if has_labels else y
-    samples = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y))
+    (count,) = counts
+    if not count:
+        raise DataError(f"The data set is empty: {source} has no samples.")
+    if has_labels:
+        check_label_form(y, count, name=source)
+        y = y.astype(np.int64)
+    elif not isinstance(y, np.ndarray):
+        raise DataError(
+            f"{source} has targets of several parts, or of several lengths: return batches (inputs, targets), as a torch "
+            "DataLoader gives them."
+        )
+    elif y.shape[:1] != (count,):
+        raise DataError(
+            f"{source} has {count} samples but targets of shape {y.shape}: one target per sample is needed."
+        )
+    stack, tensor = torch.utils.data.StackDataset, torch.as_tensor
+    inputs = (
+        stack(**{name: tensor(part) for name, part in x.items()})
+        if isinstance(x, dict)
+        else stack(*map(tensor, x))
+        if isinstance(x, tuple)
+        else tensor(x)
+    )
+    samples = stack(inputs, tensor(y))
     generator = torch.Generator().manual_seed(seed)
     return torch.utils.data.DataLoader(samples, batch, shuffle=True, generator=generator)

@@ -15,8 +15,11 @@ from msgspec.structs import replace
 from .. import __version__
 from ..bundle import Bundle, Calibration, OperatingPoint, Target
 from ..bundle.calibration import CALIBRATION_SCHEMA, Chain, Conditions, Latency, StaticPoint
+from ..bundle.variant_names import describe_numbers
 from ..devices.meter import Meter
+from ..errors import require
 from ..progress import Progress, no_progress
+from ..runtime.sample_scale import warn_of_scale
 from .advice import advise, name_missing, name_uncertain, name_unpromised
 from .certify.points import make_points, record_tested
 from .certify.questions import ask, check_remembered, describe_question
@@ -141,6 +144,7 @@ def calibrate(
         >>> calibration.point.target.max_drop
         0.1
     """
+    require("scipy.special", extra="calibrate")  # which promises take, after all has been measured
     request = read_request(
         bundle,
         data,
@@ -166,6 +170,7 @@ def calibrate(
         groups=groups,
         progress=progress,
     )
+    warn_of_scale(request.bundle, request.samples.x)
     check_remembered(request.bundle)
     with Session(request) as session:
         chosen = choose_measured(session, measure_all(session))
@@ -302,6 +307,7 @@ def describe_chosen(
             *request.notes,
             *chosen.notes,
             *notes,
+            *describe_numbers(request.bundle.manifest, [point.variant for point in points.values()]),
             *name_careful(choice.picks, request.targets, points),
             *name_unpromised(choice.picks, request.targets, points, _allowed_statics(choice)),
             *advise(choice.picks, points, chosen.conditions),

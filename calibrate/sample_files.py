@@ -12,7 +12,7 @@ import numpy as np
 
 from ..bundle import Bundle, Manifest, opened
 from ..bundle.golden import claimed_bytes
-from ..errors import DataError, MissingError, UsageError
+from ..errors import DataError, MissingError, UsageError, explain_source
 from ..progress import Progress, no_progress
 from .datasets import name_arrays, read_samples
 from .image_sets import ImageSet, list_folder, list_table
@@ -114,6 +114,8 @@ def labelled(samples: tuple[Any, Any], source: str, *, classifies: bool = True) 
 
 def _load_path(path: Path, manifest: Manifest | None, progress: Progress) -> tuple[Any, np.ndarray | None]:
     if path.is_dir():
+        if (path / "manifest.json").is_file() and (path / "variants").is_dir():
+            raise UsageError(f"{path} is a bundle, not samples.", path=path)
         if (names := _arrays_in(path, manifest)) is not None:
             return name_arrays({name: read_numpy(path / f"{name}.npy") for name in names}, manifest, source=path)
         return load_image_set(list_folder(path, _for_images(manifest, path)), path, manifest, progress)
@@ -130,7 +132,8 @@ def _load_path(path: Path, manifest: Manifest | None, progress: Progress) -> tup
     if suffix in IMAGE_SUFFIXES:
         return load_image_set(ImageSet([path], None), path, manifest, progress)
     raise UsageError(
-        f"Samples come from .npz, .npy, an image, a folder of images or a .csv file that lists images, not {path}.",
+        f"Samples come from .npz, .npy, an image, a folder of images or a .csv file that lists images, not {path}."
+        f"{explain_source(path)}",
         path=path,
     )
 

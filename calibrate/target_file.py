@@ -1,6 +1,7 @@
 """Targets from a YAML file, and limits from texts such as `5 ms`."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ UNITS = {
     "j": {"uj": 1e-6, "\u00b5j": 1e-6, "\u03bcj": 1e-6, "mj": 1e-3, "j": 1.0},
 }
 """By what a limit's name ends with, its units; other limits are fractions, whose unit is %."""
+
+NAMES = {"s": ("s", "ms"), "j": ("J", "mJ")}
+"""By what a limit's name ends with, the unit of its field, and the unit a thousandth of it, which options count in."""
+
+MANY, FEW = 1.0, 0.01
+"""A limit of so many seconds or joules, or of so few milliseconds or millijoules, was most likely meant in the other unit."""
 
 MOST_DEPTH = 3
 """How deep values may lie: the names of points, a point's fields, a field's value."""
@@ -72,7 +79,7 @@ def read_limit(name: str, value: Any, *, limit: str, factor: float = 1.0) -> flo
         name: what the limit is called in messages.
         value: a number, or a text of one that may have a unit: `5 ms`, `3 mJ`, `1 %`.
         limit: the field of `Target`, whose end says what it measures.
-        factor: what a number without a unit is multiplied by.
+        factor: what a number without a unit is multiplied by. A warning names one that is most likely meant in another unit.
 
     Raises:
         UsageError: it is no number, or its unit is not one of the limit's.
@@ -82,13 +89,28 @@ def read_limit(name: str, value: Any, *, limit: str, factor: float = 1.0) -> flo
         if isinstance(value, str):
             text = value.strip().lower()
             unit = next((unit for unit in units if text.endswith(unit)), "")
-            return float(text.removesuffix(unit)) * (units[unit] if unit else factor)
+            number = float(text.removesuffix(unit))
+            if unit:
+                return number * units[unit]
+            return _count_in_own_unit(name, number, limit, factor)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value) * factor
+            return _count_in_own_unit(name, float(value), limit, factor)
     except (ValueError, OverflowError):
         pass
     known = ", ".join(unit.replace("j", "J") for unit in units if unit.isascii())
     raise UsageError(f"{name} is a number, or one with the unit {known}, not {repr(value)[:60]}.")
+
+
+def _count_in_own_unit(name: str, number: float, limit: str, factor: float) -> float:
+    """Return a number that has no unit times its factor, and warn where it was most likely meant in another unit."""
+    large, small = NAMES.get(limit.rpartition("_")[2], ("", ""))
+    own, other = (large, small) if factor == 1.0 else (small, large)
+    if own and (number >= MANY if factor == 1.0 else 0 < number < FEW):
+        warnings.warn(
+            f"{name} without a unit counts in {own}: it is {number:g} {own}. Write {number:g} {other} if that was meant.",
+            stacklevel=2,
+        )
+    return number * factor
 
 
 def make_target(fields: Any, where: str, path: Path) -> Target:

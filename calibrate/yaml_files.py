@@ -45,15 +45,25 @@ def read_yaml(path: Path, what: str, *, most_depth: int) -> Any:
     except (UsageError, DataError):
         raise
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise _not_yaml(path, f"{place}{error.problem or error.context}") from error
+        raise _not_yaml(path, _explain_fault(error)) from error
     except Exception as error:  # a tag such as !!int makes its text's own errors
         raise _not_yaml(path, " ".join(str(error).split())) from error
 
 
 def _not_yaml(path: Path, reason: str) -> DataError:
-    return DataError(f"{path} is not YAML: {reason[:200]}.", path=path)
+    return DataError(f"{path} is not YAML: {reason[:300]}{'' if reason.endswith('^') else '.'}", path=path)
+
+
+def _explain_fault(error: Any) -> str:
+    """Return what is wrong and where: the line, with a mark below the place."""
+    mark, problem = error.problem_mark or error.context_mark, str(error.problem or error.context)[:120]
+    if "\\t" in problem:
+        problem += ": indent with spaces, not tabs"
+    if not mark:
+        return problem
+    line, _, pointer = (mark.get_snippet(indent=2, max_length=75) or "").replace("\t", " ").partition("\n")
+    shown = f".\n{line}\n{pointer}" if line.strip() else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{shown}"
 
 
 def _check_events(yaml: Any, content: bytes, path: Path, what: str, most_depth: int) -> None:

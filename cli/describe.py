@@ -76,11 +76,11 @@ def _describe_variant(variant: "Variant") -> str:
         head += f"\n  differs from the original by {variant.error:.2g} of the largest {largest}"
         head += f"; rounding moves the original by {variant.own_error:.2g}" if variant.own_error is not None else ""
     lines: list[tuple[str, ...]] = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
+    from ..bundle.variant_names import kept_numbers
+
     names = [exit_.name for exit_ in variant.exits]
-    if variant.origin is not None and variant.origin.how == "keep":  # exits are counted anew, and named as they were
-        numbers = str(variant.origin.settings.get("exits")).split(", ")
-        if len(numbers) == len(names):
-            names = [f"{name} ({k} in {variant.origin.parent})" for name, k in zip(names, numbers, strict=True)]
+    if variant.origin is not None and (numbers := kept_numbers(variant)):
+        names = [f"{name} ({k} in {variant.origin.parent})" for name, k in zip(names, numbers, strict=True)]
     for k, (stage, exit_) in enumerate(zip(variant.stages, variant.exits, strict=True)):
         enters = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in stage.inputs)
         lines.append((str(k), names[k], f"{stage.macs / 1e6:.2f}", f"{exit_.macs / 1e6:.2f}", stage.file, enters))

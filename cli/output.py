@@ -34,6 +34,9 @@ COUNT_SAMPLES = ("loading samples", "recording", "finding ranges", "running")
 _is_step: ContextVar[bool] = ContextVar("_is_step", default=False)
 """Whether the command that runs is a step of a project, which says what comes next."""
 
+_told: ContextVar[set[str] | None] = ContextVar("_told", default=None)
+"""Notes that were told, where each is told once."""
+
 _results: ContextVar[TextIO | None] = ContextVar("_results", default=None)
 """Where results go while a command runs."""
 
@@ -75,8 +78,23 @@ def print_text(text: str) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def telling_once() -> Iterator[None]:
+    """Tell each note once, also where several commands run that would tell the same."""
+    token = _told.set(set())
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
 def note(text: str) -> None:
     """Print a note on stderr, if the command is not quiet."""
+    told = _told.get()
+    if told is not None and text.startswith("Note: "):
+        if text in told:
+            return
+        told.add(text)
     if not is_quiet():
         tell(text)
 
@@ -90,6 +108,12 @@ def tell(text: str) -> None:
 def draws_on(stream: TextIO) -> bool:
     """Tell whether lines of a stream can be drawn anew: it is a terminal, and no dumb one."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def tell_places(network: Any) -> None:
+    """Tell where `attach` put the exits of a network, and which share of the work leads to each; nothing if it did not."""
+    if isinstance(getattr(network, "exit_places", None), dict):
+        note("\n".join(f"exit {k} at {place}" for k, place in enumerate(network.attached)))
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
@@ -213,13 +237,7 @@ def show_epochs(epochs: int) -> "Callable[[Epoch], None]":
     """Return what tells of each epoch of a training when it has ended."""
 
     def show(epoch: "Epoch") -> None:
-        figures = [f"{share:.1%}" for share in epoch.accuracy] or [f"{loss:.4g}" for loss in epoch.loss]
-        what = "accuracy" if epoch.accuracy else "loss"
-        told = f"epoch {epoch.epoch} of {epochs}: {what} in training {' '.join(figures)}"
-        if epoch.validation is not None:
-            form = "{:.1%}" if epoch.accuracy else "{:.4g}"
-            told += f", in validation {' '.join(map(form.format, epoch.validation))}"
-        note(f"{told}, {epoch.seconds:.0f} s")
+        note(epoch.describe(epochs))
 
     return show
 

@@ -1,11 +1,12 @@
 """The steps of an export: capture, add decisions, cut, compare, commit."""
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import onnx_ir as ir
-from msgspec.structs import replace
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     DeduplicateInitializersPass,
@@ -18,18 +19,19 @@ from ..bundle import Bundle, Manifest, Origin, Preprocess, Tensor, Variant, open
 from ..bundle.golden import read_golden
 from ..bundle.manifest import SCHEMA
 from ..bundle.tensor import Dtype
-from ..bundle.writing import check_variant_name, commit, new_variant
-from ..errors import UsageError
+from ..bundle.variant_names import make_room
+from ..bundle.writing import commit, new_variant
+from ..errors import ModelError, UsageError
 from ..progress import Progress, no_progress
 from .capture import Captured, capture
 from .capture.answers import check_answer_names
 from .capture.forward import takes_by_name
-from .cut.boundaries import Prober, probe_values
+from .cut.boundaries import FIXED_BATCH_HINT, Prober, probe_values
 from .cut.equivalence import Original
 from .cut.rules import Scoring, add_decisions, check_rule, decided_answers
 from .cut.shape_arithmetic import rewrite_shapes
 from .cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
-from .graph.axes import BATCH, Axes, other_lengths
+from .graph.axes import BATCH, EXPORT_DYNAMIC, Axes, other_lengths
 from .graph.edits import MOST_DEDUPLICATED_BYTES
 from .graph.tables import find_table_rows
 
@@ -55,6 +57,7 @@ def export(
     class_names: Sequence[str] | None = None,
     beside: str | None = None,
     origin: Origin | None = None,
+    replace: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Export a network with several exits as a bundle.
@@ -66,7 +69,8 @@ def export(
             other tensors (batch, ...), see `answer`.
         example: one or more samples with their batch axis, as a numpy array or torch tensor; for several inputs a tuple, or a
             dict by name. Real samples verify best. None draws random ones, for ONNX files with float inputs only.
-        path: the bundle to write. An existing one is replaced at the end; if the export fails, it stays as it was.
+        path: the bundle to write. An existing one is replaced at the end; if the export fails, it stays as it was. Variants and
+            calibrations stay where the network is the same.
         exits: the names of the outputs that are exits, in order, if others are none: dict keys or field names, `exit0` and so
             on for a list, joined by dots for nested ones (`aux.exit0`), an ONNX file's output names.
         sort: put the exits in order by the multiply-accumulates below them, instead of refusing another order; None takes them
@@ -91,6 +95,8 @@ def export(
             takes the same inputs and has the same classes; `preprocess`, `class_names` and by default the example are the
             bundle's.
         origin: the record of what that variant was made from.
+        replace: put another network in the place of the bundle's, and lose the variants and calibrations that were made of that;
+            with `beside` take the place of the variant that has this name.
         progress: called as the export goes on.
 
     Returns:
@@ -98,7 +104,7 @@ def export(
         have no fixed size, and with itself on a batch whose samples leave at different exits.
 
     Raises:
-        UsageError: the path or a name cannot be used.
+        UsageError: the path or a name cannot be used, or variants or calibrations would be lost without `replace`.
         ModelError: the network cannot be captured or cut.
         DataError: the example does not fit.
         CheckError: the chain's answers differ from the original's by more than 1e-5 of the largest value (more in half
@@ -120,9 +126,10 @@ def export(
     check_rule(rule, gates, temperatures, answer)
     _check_placing(path, beside, origin, preprocess, class_names)
     with new_variant(path) as folder:
-        bundle = None
+        bundle: Bundle | None = None
+        others: tuple[Variant, ...] = ()
         if beside is not None:
-            bundle = _open_beside(path, beside, origin, tuple(answer) or ("logits",))
+            bundle, others = _open_beside(path, beside, origin, tuple(answer) or ("logits",), replace=replace)
             preprocess = bundle.manifest.preprocess
             example = _golden_example(bundle, model) if example is None else example
         progress("capturing the network", 0, 1)
@@ -134,7 +141,8 @@ def export(
         if class_names is not None and len(class_names) != network.classes:
             raise UsageError(f"There are {len(class_names)} class names for {network.classes} classes.")
         prober = Prober(golden, network.axes, other_lengths(golden, network.axes, network.reference), folder)
-        whole = _write_whole(network, scoring, prober)
+        with _fixed_batch_explained(network, model):
+            whole = _write_whole(network, scoring, prober)
         original = _describe_original(whole, network, scoring)
         if bundle is not None:
             _check_same_form(bundle.manifest, original, find_table_rows(whole.graph))
@@ -146,9 +154,10 @@ def export(
             temperatures=scoring.temperatures,
             origin=origin,
         )
-        variant = _name_places(cut_variant(whole, prober, original, draft, progress=progress), model)
+        with _fixed_batch_explained(network, model):
+            variant = _name_places(cut_variant(whole, prober, original, draft, progress=progress), model)
         if bundle is not None:
-            return commit(path, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, variant)))
+            return commit(path, folder, msgspec.structs.replace(bundle.manifest, variants=(*others, variant)))
         manifest = Manifest(
             schema=SCHEMA,
             offramp=__version__,
@@ -161,7 +170,21 @@ def export(
             variants=(variant,),
             table_rows=find_table_rows(whole.graph),
         )
-        return commit(path, folder, manifest)
+        return commit(path, folder, manifest, may_lose=replace)
+
+
+@contextlib.contextmanager
+def _fixed_batch_explained(network: Captured, model: Any) -> Iterator[None]:
+    """Say of a file that is fixed to batches of one that it is, where shapes inside it do not let it take more."""
+    try:
+        yield
+    except ModelError as error:
+        if not network.is_fixed or FIXED_BATCH_HINT not in str(error):
+            raise
+        nodes = f", and so are shapes inside it ({', '.join(error.nodes[:3])})" if error.nodes else ", also inside"
+        raise ModelError(
+            f"{model} is fixed to batches of 1{nodes}. {EXPORT_DYNAMIC}", nodes=error.nodes, path=str(model)
+        ) from error
 
 
 def _name_places(variant: Variant, model: Any) -> Variant:
@@ -169,7 +192,8 @@ def _name_places(variant: Variant, model: Any) -> Variant:
     places = getattr(model, "exit_places", None)
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         return variant
-    return replace(variant, exits=tuple(replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits))
+    exits = [msgspec.structs.replace(exit_, place=places.get(exit_.name)) for exit_ in variant.exits]
+    return msgspec.structs.replace(variant, exits=tuple(exits))
 
 
 def _check_kinds(preprocess: Preprocess | None, **given: Any) -> None:
@@ -209,8 +233,10 @@ def _check_placing(
     open_bundle(path)
 
 
-def _open_beside(path: "str | os.PathLike[str]", name: str, origin: Origin | None, answer: tuple[str, ...]) -> Bundle:
-    """Open the bundle that a variant is added to, once it is locked and nobody else changes it.
+def _open_beside(
+    path: "str | os.PathLike[str]", name: str, origin: Origin | None, answer: tuple[str, ...], *, replace: bool
+) -> tuple[Bundle, tuple[Variant, ...]]:
+    """Open the bundle that a variant is added to, once it is locked and nobody else changes it; return also what stays.
 
     Raises:
         UsageError: the variant's name is taken or cannot be used, its answers have other parts, or the bundle has no variant that
@@ -222,10 +248,10 @@ def _open_beside(path: "str | os.PathLike[str]", name: str, origin: Origin | Non
             f"The network answers with {', '.join(answer)}, the bundle's with {', '.join(bundle.manifest.answer)}: name the "
             "same parts in the same order."
         )
-    check_variant_name(name, bundle)
+    others = make_room(bundle, name, parent=None if origin is None else origin.parent, replace=replace)
     if origin is not None:
         bundle.variant(origin.parent)
-    return bundle
+    return bundle, others
 
 
 def _golden_example(bundle: Bundle, model: Any) -> Any:

@@ -49,7 +49,7 @@ def whole_way(
     """
     output.mkdir(parents=True, exist_ok=True)
     print("exporting: capture, cut into stages, verify", flush=True)
-    bundle = export(network, calibration[0][:3], output / "network.offramp", **options)
+    bundle = export(network, calibration[0][:3], output / "network.offramp", replace=True, **options)
 
     what = "an accuracy drop" if loss is None else "a mean loss added"
     print(f"calibrating for the least mean latency at {what} of at most {max_drop:.1%}", flush=True)

@@ -226,7 +226,7 @@ class _Trial:
         path, space = self.folder / TRIAL_BUNDLE, self.settings.space
         remove_tree(path, ignore_errors=True)
         x = next(iter(batches))[0]
-        bundle = export(network, _first(x, 3), path, rule=space.rule[0])
+        bundle = export(network, _first(x, 3), path, rule=space.rule[0], replace=True)
         for rule in space.rule[1:]:
             bundle = export(network, None, path, rule=rule, beside=re.sub(r"[^\w.-]", "-", rule))
         for variant in [variant.name for variant in bundle.manifest.variants]:

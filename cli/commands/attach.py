@@ -5,7 +5,7 @@ import click
 from ...errors import UsageError
 from ..images import Images, with_images
 from ..options import as_json, examples, parse_numbers, split_names, take_first, with_seed, with_weights
-from ..output import advises, conclude, print_result
+from ..output import advises, conclude, print_result, spinner
 
 MOST_SAMPLES = 64
 """Samples that the places are found with."""
@@ -54,27 +54,34 @@ def attach(
     `offramp train NETWORK DATA --weights OUTPUT` trains them.
     """
     from ...errors import require
-    from ...export import attach as attach_exits
-    from ...export import save_weights
     from ..inputs import load_module
 
     if data is None and images.shape is None:
         raise UsageError("The places are found by a run: give --shape (such as 3x32x32) or --data.")
-    require("torch", extra="export").manual_seed(seed)
-    model = load_module(network, weights, "attach")
-    example = images.as_trained(take_first(images.load_example(data), MOST_SAMPLES))
-    attached = attach_exits(
-        model,
-        example,
-        at=split_names(at) or "auto",
-        fractions=parse_numbers("--fractions", fractions) or (),
-        frozen=not whole,
-    )
+    with spinner("loading the network and samples"):
+        from ...export import attach as attach_exits
+        from ...export import save_weights
+
+        require("torch", extra="export").manual_seed(seed)
+        model = load_module(network, weights, "attach")
+        example = images.as_trained(take_first(images.load_example(data), MOST_SAMPLES))
+    with spinner("finding places"):
+        attached = attach_exits(
+            model,
+            example,
+            at=split_names(at) or "auto",
+            fractions=parse_numbers("--fractions", fractions) or (),
+            frozen=not whole,
+        )
     save_weights(attached, output, example=example)
     print_result(
         {"output": output, "places": attached.attached, "notes": attached.notes},
         as_json,
-        lambda: conclude(attached.extra_repr(), output, _next(network, output, data, images)),
+        lambda: conclude(
+            "\n".join(f"exit {k} at {place}" for k, place in enumerate(attached.attached)),
+            output,
+            _next(network, output, data, images),
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 import click
 
+from ...errors import require
 from ..loading import Loading, with_loading
 from ..options import (
     as_json,
@@ -57,6 +58,8 @@ def bench(
 
     if plot is not None:
         check_picture(plot)  # before samples are loaded, which may take long
+    if groups is not None:
+        require("scipy.special", extra="calibrate")
     opened, every_s = open_bundle(bundle), parse_pace(every)
     with progress_bars() as progress:
         samples, parts = load_labelled(data, opened.manifest, groups=groups, progress=progress)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import TargetError, UsageError
+from ...errors import TargetError, UsageError, require
 from ..describe import describe_calibration
 from ..fleet_view import check_missing, describe_fleet, refuse_with_fleet, with_tls
 from ..loading import Loading, with_loading
@@ -120,6 +120,7 @@ def calibrate(
     from ...runtime.placement import parse_placement
     from ..inputs import load_grouped, load_samples
 
+    require("scipy.special", extra="calibrate")  # before samples are loaded, which may take long
     if ask is not None and labels is not None:
         raise UsageError("--ask writes what --labels reads: give one of them.")
     if fleet is None and tls is not None:
@@ -171,9 +172,7 @@ def calibrate(
         }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
     then = ["offramp", "bench", bundle, "NEW_SAMPLES", *(["--calibration", output] if output else [])]
-    met = all(point.met for point in calibration.asked_for.values())
-    print_result(calibration, as_json, lambda: conclude(describe_calibration(calibration), None, then if met else ()))
-    _check_met(calibration)
+    _print_calibration(calibration, then, as_json)
 
 
 def _calibrate_fleet(
@@ -186,6 +185,12 @@ def _calibrate_fleet(
     check_missing(found)
     for calibration in found.calibrations.values():
         _check_met(calibration)
+
+
+def _print_calibration(calibration: "Calibration", then: list[str], as_json: bool) -> None:
+    met = all(point.met for point in calibration.asked_for.values())
+    print_result(calibration, as_json, lambda: conclude(describe_calibration(calibration), None, then if met else ()))
+    _check_met(calibration)
 
 
 def _find_keep() -> "Keep | None":

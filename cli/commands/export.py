@@ -8,7 +8,7 @@ from ...errors import UsageError
 from ..describe import describe_made
 from ..images import Images, with_images
 from ..options import as_json, examples, fit_channels, parse_axes, parse_numbers, split_names, with_weights
-from ..output import advises, note, print_result, progress_bars
+from ..output import advises, print_result, progress_bars, spinner, tell_places
 
 
 @click.command(
@@ -41,6 +41,11 @@ from ..output import advises, note, print_result, progress_bars
 @with_images
 @click.option("--classes", help="A text file with the name of one class per line.")
 @click.option("--beside", help="Add the network to an existing bundle, as a variant of this name.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Let another network take the place of the bundle's, whose variants and calibrations go; or of --beside.",
+)
 @as_json
 @advises()
 def export(
@@ -58,6 +63,7 @@ def export(
     images: Images,
     classes: str | None,
     beside: str | None,
+    replace: bool,
     as_json: bool,
 ) -> None:
     """Cut NETWORK into stages, verify them, and write a bundle."""
@@ -66,12 +72,13 @@ def export(
     names = None if classes is None else load_lines(classes)
     if ".py:" in network and not (data or images.shape or beside):
         raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
-    model = load_network(network, weights)
-    if isinstance(getattr(model, "exit_places", None), dict):  # attach() added the exits
-        note(model.extra_repr())
-    example = images.load_example(data)
-    from ...export import export as export_network
+    with spinner("loading the network"):
+        from ...export import export as export_network
 
+        model = load_network(network, weights)
+    tell_places(model)
+    with spinner("loading examples"):
+        example = images.load_example(data)
     with progress_bars() as progress:
         bundle = export_network(
             model,
@@ -87,6 +94,7 @@ def export(
             preprocess=fit_channels(images.preprocess, example),
             class_names=names,
             beside=beside,
+            replace=replace,
             progress=progress,
         )
     print_result(bundle.manifest, as_json, lambda: describe_made(bundle, output))

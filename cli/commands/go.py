@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..options import as_json, examples
-from ..output import advises, as_step, conclude, note, print_result
+from ..output import advises, as_step, conclude, note, print_result, telling_once
 from ..verbosity import is_quiet
 
 if TYPE_CHECKING:
@@ -30,10 +30,18 @@ def go(project: str, again: bool, as_json: bool) -> None:
 
     What steps print goes to stderr, a summary to stdout. The exit code is that of the step that failed.
     """
+    with telling_once():
+        summary, text = _run_steps(Path(project), again=again, as_json=as_json)
+    print_result(summary, as_json, lambda: text)
+    if code := summary["exit_code"]:
+        click.get_current_context().exit(code)
+
+
+def _run_steps(path: Path, *, again: bool, as_json: bool) -> tuple[dict[str, Any], str]:
+    """Run what is not done yet; return a summary, as a document and as text."""
     from ..app import app
     from ..project import DoneSteps, find_first, read_done, read_project, set_aside, write_done
 
-    path = Path(project)
     plan = read_project(path, app.commands)
     digests = [step.digest() for step in plan.steps]
     first = find_first(plan, digests, DoneSteps() if again else read_done(plan))
@@ -56,10 +64,7 @@ def go(project: str, again: bool, as_json: bool) -> None:
             write_done(plan, digests[: k + 1])
         elif not step.makes_variant:  # a calibration that fails may have added a variant with fewer exits
             write_done(plan, digests[:k])
-    summary = {"bundle": plan.bundle, "steps": rows, "exit_code": code}
-    print_result(summary, as_json, lambda: _describe(plan, rows, code))
-    if code:
-        click.get_current_context().exit(code)
+    return {"bundle": plan.bundle, "steps": rows, "exit_code": code}, _describe(plan, rows, code)
 
 
 def _run(step: "ProjectStep", *, as_json: bool) -> tuple[int, Any]:

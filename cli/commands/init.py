@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from ...errors import UsageError
+from ..found_sources import LAST, OTHERS, TRAINING, find_network, find_samples
 from ..images import Images, with_images
-from ..options import as_json, examples
+from ..options import as_json, examples, parse_shape
 from ..output import conclude, print_result
 
 PROJECT = """\
@@ -60,7 +62,7 @@ CALIBRATE = """\
   - calibrate:
       data: {data}
       max-drop: {max_drop:g}  # the accuracy that may be lost: 0.01 is 1 percent
-      # max-latency-ms: 5
+      {no_latency}max-latency-ms: {max_latency}  # the mean latency; a number is milliseconds
       device: {device}
   # The golden samples are replayed on this device.
   - verify:
@@ -84,7 +86,8 @@ JUDGE = """\
 @click.option("--test", help="Labelled samples to judge by at the end.")
 @with_images
 @click.option("--max-drop", type=float, help="Accuracy that may be lost: 0.01 is 1 percent.  [default: 0.01]")
-@click.option("--device", default="cpu", show_default=True, help="Where stages run; auto takes the fastest.")
+@click.option("--max-latency-ms", help="Largest mean latency in milliseconds, or with a unit: 800us.  [default: none]")
+@click.option("--device", help="Where stages run; auto takes the fastest.  [default: cpu]")
 @click.option("--bundle", help="The bundle to make. Default: called as the network.")
 @click.option("-o", "--output", default="offramp.yaml", show_default=True, help="The file to write.")
 @as_json
@@ -96,34 +99,54 @@ def init(
     test: str | None,
     images: Images,
     max_drop: float | None,
-    device: str,
+    max_latency_ms: str | None,
+    device: str | None,
     bundle: str | None,
     output: str,
     as_json: bool,
 ) -> None:
     """Write a file with the steps from a network to a calibrated bundle, which `offramp go` runs.
 
-    What no option says is asked for, in a terminal.
+    What no option says is asked for, in a terminal; what lies in this folder is proposed.
     """
     if Path(output).exists():
         raise UsageError(f"{output} is there already. Name another file: -o, or remove it.", path=output)
-    network = network or _ask("--network", "The network (file.py:function or model.onnx)")
+    here, is_dialogue = Path.cwd(), sys.stdin.isatty() and (network is None or data is None)
+    network = network or _ask("--network", "The network (file.py:function or model.onnx)", find_network(here))
     if plain is None:
         plain = (
             not network.endswith(".onnx") and _confirm("--plain or --exits", "Has it exits already", yes=True) is False
         )
     if plain and network.endswith(".onnx"):
         raise UsageError("Exits are put on torch networks: name a file.py:function, or an ONNX file that has exits.")
-    data = data or _ask("--data", "Labelled samples that did not train it (.npz, a folder of images, file.py:function)")
-    if train_data is None and plain:
-        train_data = _ask("--train-data", "Labelled samples to train the exits with")
+    what = "Labelled samples that did not train it (.npz, a folder of images, file.py:function)"
+    data = data or _ask("--data", what, find_samples(here, OTHERS))
+    if is_dialogue and images.shape is None and (Path(data).is_dir() or data.endswith(".csv")):
+        shape = _ask("--shape", "Size of the pictures as the network takes them, such as 3x32x32")
+        images = msgspec.structs.replace(images, shape=parse_shape(shape))
+    if plain and train_data is None:
+        train_data = _ask("--train-data", "Labelled samples to train the exits with", find_samples(here, TRAINING))
+    if is_dialogue:
+        if train_data is None:
+            what = "Labelled samples that trained it, to make a variant in int8"
+            train_data = _ask_or_none(what, find_samples(here, TRAINING))
+        if test is None:
+            test = _ask_or_none("Labelled samples to judge by at the end", find_samples(here, LAST))
+        if max_drop is None:
+            max_drop = click.prompt("Accuracy that may be lost (0.01 is 1 percent)", 0.01, type=float, err=True)
+        if max_latency_ms is None:
+            max_latency_ms = _ask_or_none("Largest mean latency, such as 5ms", None)
+        device = device or _ask("--device", "Device (one that offramp doctor lists, or auto)", "cpu")
+    _check_limits(max_drop, max_latency_ms)
     facts = {
         "network": _quote(network),
         "data": _quote(data),
         "train": _quote(train_data or data),
         "test": _quote(test or "TEST_SAMPLES"),
         "max_drop": 0.01 if max_drop is None else max_drop,
-        "device": _quote(device),
+        "max_latency": _quote(max_latency_ms or "5ms"),
+        "no_latency": "" if max_latency_ms else "# ",
+        "device": _quote(device or "cpu"),
         "images": "".join(f"      {name}: {text}\n" for name, text in images.options.items()),
         "weights": "      weights: trained.pt\n" if plain else "",
     }
@@ -138,16 +161,37 @@ def init(
     )
 
 
-def _ask(option: str, question: str) -> str:
-    """Return what somebody types.
+def _ask(option: str, question: str, proposed: str | None = None) -> str:
+    """Return what somebody types, or what is proposed if nothing is typed.
 
     Raises:
         UsageError: nobody is there.
     """
     if not sys.stdin.isatty():
-        raise UsageError(f"Say it with {option}: there is no terminal to ask in.")
-    answer: str = click.prompt(question, err=True)
-    return answer
+        hint = f" Here lies {proposed}." if proposed else ""
+        raise UsageError(f"Say it with {option}: there is no terminal to ask in.{hint}")
+    answer: str = click.prompt(question, proposed, err=True)
+    return answer.strip()
+
+
+def _ask_or_none(question: str, proposed: str | None) -> str | None:
+    """Return what somebody types in a terminal; None for a dash."""
+    answer = _ask("an option", f"{question} (- for none)", proposed or "-")
+    return None if answer == "-" else answer
+
+
+def _check_limits(max_drop: float | None, max_latency: str | None) -> None:
+    """Refuse limits that `calibrate` would refuse.
+
+    Raises:
+        UsageError: a limit is out of range, or has no unit of time.
+    """
+    from ...bundle import Target
+    from ...calibrate.target_file import read_limit
+
+    drop = 0.01 if max_drop is None else max_drop
+    latency = read_limit("--max-latency-ms", max_latency, limit="max_latency_s", factor=1e-3) if max_latency else None
+    Target(counts="labels", max_drop=drop, max_latency_s=latency)
 
 
 def _confirm(option: str, question: str, *, yes: bool) -> bool:

@@ -2,10 +2,10 @@
 
 import click
 
-from ...errors import UsageError
+from ...errors import UsageError, require
 from ..describe import describe_made
 from ..options import as_json, examples, split_names, with_seed, with_weights
-from ..output import advises, print_result, show_epochs
+from ..output import advises, print_result, show_epochs, spinner
 
 
 @click.command(epilog=examples("offramp prune net.py:network --data train.npz --macs 0.6 -o digits.offramp"))
@@ -39,6 +39,7 @@ from ..output import advises, print_result, show_epochs
 @click.option("--checkpoint", help="A file to save progress in, and to continue from after an interruption.")
 @click.option("--variant", help="The variant of the bundle that NETWORK is. Default: the first.")
 @click.option("--name", help="Name of the new variant. Default: such as pruned40, if 40 % were to go.")
+@click.option("--replace", is_flag=True, help="Take the place of the variant that has this name.")
 @with_seed
 @as_json
 def prune(
@@ -60,6 +61,7 @@ def prune(
     checkpoint: str | None,
     variant: str | None,
     name: str | None,
+    replace: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -75,7 +77,9 @@ def prune(
         raise UsageError(
             f"--epochs {epochs} and --batch {batch}: epochs are 0 or more, and a batch has 1 or more samples."
         )
-    model = load_module(network, weights, "prune")
+    with spinner("loading the network"):
+        require("torch_pruning", extra="compress")
+        model = load_module(network, weights, "prune")
     before = open_unless_new(output)
     manifest = None if before is None else before.manifest
     has_labels = loss is None and (manifest is None or manifest.classes > 0)
@@ -99,6 +103,7 @@ def prune(
             checkpoint=checkpoint,
             variant=variant,
             name=name,
+            replace=replace,
             progress=show_epochs(epochs),
         )
     print_result(pruned.manifest, as_json, lambda: describe_made(pruned, output))

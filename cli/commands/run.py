@@ -38,7 +38,9 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
     import numpy as np
 
     from ...bundle import open_bundle
+    from ...bundle.variant_names import describe_numbers
     from ...runtime import load
+    from ...runtime.sample_scale import warn_of_scale
     from ..inputs import load_run_samples
 
     power = power or meter != "auto"
@@ -47,6 +49,7 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
     watching = open_meter(meter) if ".py:" in meter else meter
     with progress_bars() as progress:
         samples = load_run_samples(inputs, opened.manifest, progress=progress)
+        warn_of_scale(opened, samples)
         net = load(opened, **loading.arguments(opened), meter=watching if power else None, progress=progress)
         results = []
         for i, sample in enumerate(samples):
@@ -60,7 +63,8 @@ def run(bundle: str, inputs: str, loading: Loading, power: bool, meter: str, as_
         del row["reused"], row["fault"]  # of streams, and of networks loaded with on_fault=
         if opened.manifest.classes:
             del row["answer"]  # what a network that classifies has not
-    note(f"Note: {opened.path} runs {describe_network(net)}.")
+    numbers = describe_numbers(opened.manifest, [net.point.variant if net.point else loading.variant_to_run(opened)])
+    note(" ".join([f"Note: {opened.path} runs {describe_network(net)}.", *numbers]))
     if not power:
         print_result(rows, as_json, lambda: describe_results(results, names))
         return

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ...errors import UsageError, quoted
+from ...errors import UsageError, quoted, require
 from ..loading import Loading, with_loading
 from ..options import examples, parse_seconds
 from ..output import advises, note, progress_bars
@@ -72,6 +72,7 @@ def serve(
     from ...serve import Limits, make_app, open_model, open_socket
     from ...serve import serve as run_server
 
+    require("uvicorn", extra="serve")
     if names and len(names) != len(bundles):
         raise UsageError(f"There are {len(bundles)} bundles and {len(names)} names: give --name once for each.")
     limits = Limits(

@@ -8,7 +8,7 @@ import click
 from ...errors import UsageError
 from ..images import Images, Prepared, with_images
 from ..options import as_json, examples, with_seed, with_weights
-from ..output import advises, conclude, print_result, show_epochs
+from ..output import advises, conclude, note, print_result, show_epochs, spinner, tell_places
 
 if TYPE_CHECKING:
     from ...export import Epoch
@@ -70,22 +70,26 @@ def train(
     if epochs < 1 or batch < 1:
         raise UsageError(f"--epochs {epochs} and --batch {batch}: there is at least 1 epoch, and 1 sample in a batch.")
     check_writable(Path(output))
-    require("torch", extra="export").manual_seed(seed)
-    model = load_module(network, weights, "train")
 
     def load(source: str) -> Prepared:
         return Prepared(load_batches(source, images.manifest, batch=batch, seed=seed, has_labels=loss is None), images)
 
-    loader = load(data)
+    with spinner("loading the network and samples"):
+        require("torch", extra="export").manual_seed(seed)
+        model = load_module(network, weights, "train")
+        loader, others = load(data), None if validation is None else load(validation)
+    tell_places(model)
+    recipe = recipe or ("heads" if getattr(model, "frozen", False) else "joint")
+    note(f"Training by the recipe {recipe}: {epochs} epochs.")
     checkpoint = Path(f"{output}.checkpoint")
     with advises(f"Epochs stored in {checkpoint} are kept: the same command goes on from there."):
         history = train_exits(
             model,
             loader,
             epochs=epochs,
-            recipe=recipe or ("heads" if getattr(model, "frozen", False) else "joint"),
+            recipe=recipe,
             loss=None if loss is None else read_callable(loss, "loss"),
-            validation=None if validation is None else load(validation),
+            validation=others,
             lr=lr,
             device=train_on,
             checkpoint=checkpoint,

@@ -71,7 +71,10 @@ def _capture_module(
 ) -> tuple[Captured, list[np.ndarray]]:
     torch = require("torch", extra="export")
     if not isinstance(model, torch.nn.Module):
-        raise UsageError(f"A network is a torch.nn.Module or the path of an .onnx file, not a {type(model).__name__}.")
+        swapped = " Samples are the second argument." if isinstance(model, (tuple, np.ndarray, torch.Tensor)) else ""
+        raise UsageError(
+            f"A network is a torch.nn.Module or the path of an .onnx file, not a {type(model).__name__}.{swapped}"
+        )
     if example is None:
         raise UsageError(
             "A torch network needs an example: samples with their batch axis, such as torch.randn(1, 3, 32, 32)."

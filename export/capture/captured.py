@@ -41,6 +41,7 @@ class Captured(Struct, frozen=True, kw_only=True):
             torch network's from the same in float64, a file's from the same without its engine's optimisations. None if it runs
             in no other way.
         order: the exits' positions in the list that the user gave.
+        is_fixed: the original is a file that is fixed to batches of one; the graph is not any more, unless shapes inside it are.
     """
 
     model: ir.Model
@@ -55,6 +56,7 @@ class Captured(Struct, frozen=True, kw_only=True):
     precision: Precision
     measure_own_error: Callable[[], float | None]
     order: tuple[int, ...] = ()
+    is_fixed: bool = False
 
 
 def describe_captured(

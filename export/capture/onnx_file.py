@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 from onnx_ir.passes.common import InlinePass, NameFixPass
 
 from ...errors import DataError, MissingError, ModelError, UsageError, require
 from ...files import os_errors_explained
-from ..graph.axes import BATCH, Axes, count_samples, first_line, resolve_axes, take_samples
+from ..graph.axes import BATCH, EXPORT_DYNAMIC, Axes, count_samples, first_line, resolve_axes, take_samples
 from ..graph.running import failed_nodes, largest_error, open_session
 from ..graph.shapes import infer_shapes
 from .captured import Arrays, Captured, describe_captured
@@ -92,7 +93,7 @@ class OnnxFile:
     def _check_axis(self, name: str, size: "int | str | None", axis: str | None) -> None:
         """See that the file gives an axis of input `name` the size (a number, or a name or None) that its name asks for."""
         if axis == BATCH and isinstance(size, int) and size != 1:
-            raise self._error(f"{self.path} is fixed to batches of {size}. Export it with a dynamic batch axis.")
+            raise self._error(f"{self.path} is fixed to batches of {size}. {EXPORT_DYNAMIC}")
         if axis not in (None, BATCH) and isinstance(size, int):
             raise self._error(f"The axis {axis} of input {name} of {self.path} is fixed to {size}. Export it dynamic.")
         if axis is None and not isinstance(size, int):
@@ -176,7 +177,7 @@ class OnnxFile:
         for value, axis_names, shape in zip(self.inputs, self.axes, self.shapes, strict=True):
             value.shape = ir.Shape([name or size for name, size in zip(axis_names, shape, strict=True)])
         infer_shapes(self.model)
-        return describe_captured(
+        captured = describe_captured(
             self.model,
             self.axes,
             outputs={str(value.name): value for value in self.model.graph.outputs},
@@ -188,6 +189,7 @@ class OnnxFile:
             captured_by="onnx",
             measure_own_error=lambda: self._measure_own_error(example, many, sources),
         )
+        return replace(captured, is_fixed=self.is_fixed)
 
     def _check_outputs(self, named: Sequence[str]) -> None:
         """See that the file has outputs that can be exits, and that those named are such.
@@ -214,6 +216,7 @@ class OnnxFile:
             why = f"does not run on the example of shape {shapes}"
             if self._runs_alone(example):
                 why = f"runs on one sample, but not on several ({shapes}): a shape inside it is fixed to a batch of one"
+                why += f". {EXPORT_DYNAMIC}".removesuffix(".")
             raise ModelError(
                 f"{self.path} {why}. {first_line(error)}", path=self.path, nodes=failed_nodes(error)
             ) from error

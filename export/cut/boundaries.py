@@ -16,7 +16,7 @@ from ..graph.edits import extract_graph
 from ..graph.running import failed_nodes, open_session
 from ..graph.walk import name_producers
 
-__all__ = ["ProbedValue", "Prober", "describe_boundaries", "measure_shapes", "probe_values"]
+__all__ = ["FIXED_BATCH_HINT", "ProbedValue", "Prober", "describe_boundaries", "measure_shapes", "probe_values"]
 
 FIXED_BATCH_HINT = (
     "Most likely its batch size was fixed when it was exported: export it with a dynamic batch axis. In a torch network x.data "

@@ -15,6 +15,12 @@ log = logging.getLogger(__name__)
 BATCH = "batch"
 """The name of the dynamic batch dimension in every graph that is written."""
 
+EXPORT_DYNAMIC = (
+    "Export it with a dynamic batch axis: torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},)), an entry for "
+    "each input."
+)
+"""What to do about an ONNX file whose batch is fixed."""
+
 SHORTER_LENGTHS, LONGER_LENGTHS = ((2, 3, 0), (1, 1, -1)), ((4, 1, 1), (2, 1, 1), (1, 1, 1))
 """(multiply, divide, add): test lengths for an axis of length n; the first at which the network runs is used.
 

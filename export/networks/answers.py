@@ -41,9 +41,11 @@ def answer_of(output: Any, names: Sequence[str] = ()) -> Answer:
         elif len(answer) == 1:
             answer = {ALONE: next(iter(answer.values()))}
     if not answer:
+        has_exits = isinstance(output, (list, tuple)) and len(output) > 1 and all(isinstance(x, Tensor) for x in output)
         raise ModelError(
             f"The network returns a {type(output).__name__}; exits go on a network that returns one tensor, or tensors by name "
             "in a dict or dataclass. Wrap a network that returns something else in a module that does."
+            f"{' If these tensors are exits already, export takes the network as it is.' if has_exits else ''}"
         )
     for name, x in answer.items():
         if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim:

@@ -30,6 +30,16 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
     validation: tuple[float, ...] | None
     seconds: float
 
+    def describe(self, epochs: int) -> str:
+        """Return the figures in a line, of so many epochs in all: `epoch 1 of 10: accuracy in training 70.0% 80.0%, 2 s`."""
+        figures = [f"{share:.1%}" for share in self.accuracy] or [f"{loss:.4g}" for loss in self.loss]
+        what = "accuracy" if self.accuracy else "loss"
+        told = f"epoch {self.epoch} of {epochs}: {what} in training {' '.join(figures)}"
+        if self.validation is not None:
+            form = "{:.1%}" if self.accuracy else "{:.4g}"
+            told += f", in validation {' '.join(map(form.format, self.validation))}"
+        return f"{told}, {self.seconds:.0f} s"
+
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """The record of a training, which `train` returns.

@@ -1,5 +1,6 @@
 """`train`: train or fine-tune a network with several exits."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def train(
         device: where to train. On a CUDA device convolutions and matrix products run in bfloat16.
         checkpoint: a file that is replaced after every epoch. If it exists, training goes on from it, exactly as if it had not
             been interrupted.
-        progress: called with an `Epoch` after every epoch.
+        progress: called with an `Epoch` after every epoch. Without it a line for each is printed to stderr if that is a terminal.
 
     Returns:
         The figures of every epoch, also of those before the training went on from a checkpoint.
@@ -137,7 +138,13 @@ def train(
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     _check(training)
-    return Trainer(network, training).run(loader, validation, progress or (lambda epoch: None))
+    return Trainer(network, training).run(loader, validation, progress or (lambda epoch: _tell(epoch, epochs)))
+
+
+def _tell(epoch: Epoch, epochs: int) -> None:
+    """Print the figures of an epoch for whoever sits at a terminal and gave nothing to call."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(epoch.describe(epochs), file=sys.stderr, flush=True)
 
 
 def _check(training: "Training") -> None:

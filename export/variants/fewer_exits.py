@@ -5,15 +5,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
-from msgspec.structs import replace
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.manifest import can_drop_exits
-from ...bundle.writing import check_variant_name, commit, new_variant
+from ...bundle.variant_names import free_prefix, make_room
+from ...bundle.writing import commit, new_variant
 from ...errors import UsageError, unknown_name
 from ...runtime.chain.parts import Parts
 from ...runtime.loading import load_uncalibrated
@@ -32,6 +33,7 @@ def keep(
     *,
     variant: str | None = None,
     name: str | None = None,
+    replace: bool = False,
 ) -> Bundle:
     """Add a variant that has only some of the exits. It shares the weights and the static networks of its parent.
 
@@ -42,6 +44,7 @@ def keep(
             again and have the names that they had.
         variant: the parent; the first variant by default.
         name: name of the new variant; by default the parent's name and the exits' numbers, such as `fp32-exits0-2`.
+        replace: take the place of the variant that has this name, instead of refusing it.
 
     Returns:
         The bundle with the new variant in it.
@@ -66,7 +69,8 @@ def keep(
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
         numbers = _number_exits(exits, parent)
-        name = check_variant_name(name or f"{parent.name}-exits{'-'.join(map(str, numbers))}", bundle)
+        name = name or f"{parent.name}-exits{'-'.join(map(str, numbers))}"
+        others = make_room(bundle, name, parent=parent.name, replace=replace)
         if not can_drop_exits(parent.rule):
             again = "keep exits of the variant that it was made from, and fit scores to that (offramp gate)"
             raise UsageError(
@@ -80,8 +84,8 @@ def keep(
         for file in shared:
             (folder / file).unlink()
         files = new.files | {file: parent.files[file] for file in shared}
-        new = replace(new, folder=parent.folder, files=files, own_error=parent.own_error)
-        manifest = replace(bundle.manifest, variants=(*bundle.manifest.variants, new))
+        new = msgspec.structs.replace(new, folder=parent.folder, files=files, own_error=parent.own_error)
+        manifest = msgspec.structs.replace(bundle.manifest, variants=(*others, new))
         return commit(root, folder, manifest, shares=True)
 
 
@@ -121,7 +125,8 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
     exits = tuple(parent.exits[k] for k in numbers)
     names = [exit_.name for exit_ in exits]
     whole = _drop_heads(read_graph(bundle, parent, parent.whole, folder), names, bundle.manifest.answer)
-    ir.save(whole, folder / f"{name}.{WHOLE_FILE}")
+    prefix = free_prefix(bundle, parent.folder, name)
+    ir.save(whole, folder / f"{prefix}{WHOLE_FILE}")
     with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 
         def reference(x: Sequence[np.ndarray]) -> list[Parts]:
@@ -145,7 +150,7 @@ def _cut(bundle: Bundle, parent: Variant, folder: Path, name: str, numbers: Sequ
                 exits=tuple(names),
                 answer=bundle.manifest.answer,
                 statics=exits,
-                prefix=f"{name}.",
+                prefix=prefix,
                 origin=Origin(parent.name, "keep", {"exits": ", ".join(map(str, numbers))}),
             ),
         )

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
-from msgspec.structs import replace
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ...bundle import Bundle, Manifest, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
-from ...bundle.writing import check_variant_name, commit, new_variant
+from ...bundle.variant_names import free_prefix, make_room
+from ...bundle.writing import commit, new_variant
 from ...errors import DataError, UsageError
 from ...progress import Progress, no_progress
 from ...runtime import EveryExit
@@ -52,6 +53,7 @@ def gate(
     *,
     variant: str | None = None,
     name: str | None = None,
+    replace: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Add a variant whose scores are fitted: at each exit a logistic function of what the exit says.
@@ -68,6 +70,7 @@ def gate(
             and that no calibration will get: the bundle remembers some of them, and `calibrate` refuses them.
         variant: the parent, in any precision; the first variant by default.
         name: name of the new variant; by default the parent's name and `-gate`, such as `fp32-gate`.
+        replace: take the place of the variant that has this name, instead of refusing it.
         progress: called with a description, the number of steps done, and of all steps.
 
     Returns:
@@ -89,6 +92,7 @@ def gate(
     bundle = open_bundle(path.path if isinstance(path, Bundle) else path)
     x, y = _check_data(data, bundle.manifest)
     parent = bundle.variant(variant)
+    make_room(bundle, name or f"{parent.name}-gate", parent=parent.name, replace=replace)
     with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
         progress("recording what every exit says", 0, 1)
         answers = net.every_exit(x)
@@ -112,15 +116,17 @@ def gate(
         bundle = open_bundle(bundle.path)
         if bundle.variant(parent.name).digest != parent.digest:
             raise UsageError(f"Variant {parent.name} was replaced while its answers were recorded: try again.")
-        name = check_variant_name(name or f"{parent.name}-gate", bundle)
+        name = name or f"{parent.name}-gate"
+        others = make_room(bundle, name, parent=parent.name, replace=replace)
         bundle.copy(parent, parent.weights, folder / parent.weights)  # engines read weights only beside the graph
         new = _cut(bundle, parent, folder, name, fitted, origin)
         (folder / parent.weights).unlink()
         files = new.files | {parent.weights: parent.files[parent.weights]}
-        exits = tuple(replace(a, place=b.place) for a, b in zip(new.exits, parent.exits, strict=True))
-        new = replace(new, folder=parent.folder, files=files, exits=exits, own_error=parent.own_error)
+        exits = tuple(msgspec.structs.replace(a, place=b.place) for a, b in zip(new.exits, parent.exits, strict=True))
+        shared = {"folder": parent.folder, "files": files, "exits": exits, "own_error": parent.own_error}
+        new = msgspec.structs.replace(new, **shared)
         return commit(
-            bundle.path, folder, replace(bundle.manifest, variants=(*bundle.manifest.variants, new)), shares=True
+            bundle.path, folder, msgspec.structs.replace(bundle.manifest, variants=(*others, new)), shares=True
         )
 
 
@@ -200,7 +206,8 @@ def _cut(
     whole = read_graph(bundle, parent, parent.whole, folder)
     add_fitted_scores(whole.graph, read_heads(whole, names, manifest.answer), fitted)
     RemoveUnusedNodesPass()(whole)
-    ir.save(whole, folder / f"{name}.{WHOLE_FILE}")
+    prefix = free_prefix(bundle, parent.folder, name)
+    ir.save(whole, folder / f"{prefix}{WHOLE_FILE}")
     with load_uncalibrated(bundle, variant=parent.name, logits=True) as net:
 
         def reference(x: Sequence[np.ndarray]) -> list[Parts]:
@@ -218,5 +225,5 @@ def _cut(
                 run=reference,
                 measure_own_error=lambda: parent.own_error,
             ),
-            Draft(name=name, rule="fitted", exits=names, prefix=f"{name}.", origin=origin),
+            Draft(name=name, rule="fitted", exits=names, prefix=prefix, origin=origin),
         )

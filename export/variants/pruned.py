@@ -10,7 +10,8 @@ import numpy as np
 
 from ...bundle import Bundle, Origin, Preprocess, Variant
 from ...bundle.golden import read_golden
-from ...bundle.writing import check_variant_name, open_unless_new
+from ...bundle.variant_names import make_room
+from ...bundle.writing import open_unless_new
 from ...errors import DataError, UsageError, require, unknown_name
 from ...runtime.golden_check import compare_parts
 from ..capture.answers import group_outputs
@@ -49,6 +50,7 @@ def add_pruned(
     checkpoint: str | Path | None = None,
     variant: str | None = None,
     name: str | None = None,
+    replace: bool = False,
     progress: Callable[[Epoch], None] | None = None,
 ) -> Bundle:
     """Prune a network, fine-tune it, and add it to the whole network's bundle.
@@ -69,6 +71,7 @@ def add_pruned(
         lr, device, checkpoint, progress: as for `train`.
         variant: the variant that the network was exported as; the first by default.
         name: name of the new variant; by default `pruned40` if 40 % were to go.
+        replace: take the place of the variant that has this name, instead of refusing it.
 
     Returns:
         The bundle with the new variant in it.
@@ -101,7 +104,7 @@ def add_pruned(
     if x is None:
         raise DataError("There are no batches to fine-tune with.")
     if bundle is not None:
-        check_variant_name(name, bundle)
+        make_room(bundle, name, parent=bundle.variant(variant).name, replace=replace)
         if not bundle.manifest.classes and loss is None and epochs:
             raise UsageError(
                 "The network does not classify: fine-tune it by a loss of your own, a function of an exit's answer and the "
@@ -113,7 +116,7 @@ def add_pruned(
     smaller = prune(network, x, **goals, spread=spread, round_to=round_to, keep=keep, answer=answer)
     if bundle is None:
         bundle = export(network, x[:3], path)
-        check_variant_name(name, bundle)
+        make_room(bundle, name, parent=bundle.variant(variant).name)
         bundle.variant(variant)
     settings: dict[str, str | int | float | None] = {
         "macs": macs,
@@ -141,7 +144,7 @@ def add_pruned(
         last = history.epochs[-1]
         what, figures = ("accuracy", last.accuracy) if loss is None else ("loss", last.loss)
         settings |= {f"{what}_in_training_{k}": figure for k, figure in enumerate(figures)}
-    return _export_beside(bundle, bundle.variant(variant), smaller, name, settings)
+    return _export_beside(bundle, bundle.variant(variant), smaller, name, settings, replace=replace)
 
 
 class _Normalised:
@@ -172,6 +175,8 @@ def _export_beside(
     network: "torch.nn.Module",
     name: str,
     settings: dict[str, str | int | float | None],
+    *,
+    replace: bool,
 ) -> Bundle:
     """Export a pruned network beside its parent, with the parent's exits, axes, rule and temperatures."""
     manifest, temperatures = bundle.manifest, [end.temperature for end in parent.exits]
@@ -186,6 +191,7 @@ def _export_beside(
         temperatures=None if set(temperatures) == {1.0} else temperatures,  # not every rule takes them
         beside=name,
         origin=Origin(parent.name, "prune", settings),
+        replace=replace,
     )
 
 

@@ -19,11 +19,13 @@ from ...bundle import Bundle, Origin, Variant, open_bundle
 from ...bundle.golden import read_golden
 from ...bundle.manifest import Precision
 from ...bundle.tensor import Tensor
-from ...bundle.writing import check_variant_name, commit, new_variant
+from ...bundle.variant_names import make_room
+from ...bundle.writing import commit, new_variant
 from ...errors import BundleError, ModelError, OfframpError, UsageError, quoted, unknown_name
 from ...progress import Progress, no_progress
 from ...runtime.chain.parts import Parts
 from ...runtime.chain.samples import Samples, convert_samples
+from ...runtime.sample_scale import warn_of_scale
 from ..cut.boundaries import Prober
 from ..cut.equivalence import Original
 from ..cut.variant import WEIGHTS_FILE, WHOLE_FILE, Draft, cut_variant
@@ -145,13 +147,15 @@ def add_quantized(
     _check_options(to, options, samples)
     bundle = open_bundle(root)
     drawn = _draw_samples(data, bundle.manifest.inputs, samples, seed) if to == "int8" else None
+    if drawn is not None:
+        warn_of_scale(bundle, drawn)
     with new_variant(root) as folder:  # it holds the bundle's lock: nobody else writes the bundle meanwhile
         bundle = open_bundle(root)
         parent = bundle.variant(variant)
         if parent.precision != "fp32":
             raise UsageError(f"Variant {parent.name} is in {parent.precision}; quantise one in fp32.")
         name = name or _default_name(parent, to)
-        others = _make_room(bundle, parent, name, replace=replace)
+        others = make_room(bundle, name, parent=parent.name, replace=replace)
         settings: Settings = {}
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # of a killed process the next writer removes it
             plain = _simplify(bundle, parent, Path(scratch))
@@ -176,32 +180,6 @@ def _check_options(to: str, options: Int8Options, samples: int) -> None:
         raise UsageError("ranges, full_range, symmetric and float_heads say how int8 is made: leave them out for fp16.")
     if samples < 1:
         raise UsageError(f"samples={samples}: ranges are found from at least one.")
-
-
-def _make_room(bundle: Bundle, parent: Variant, name: str, *, replace: bool) -> list[Variant]:
-    """Return the variants that stay beside a new one of this name.
-
-    Raises:
-        UsageError: the name cannot be used, or is taken and may not be replaced.
-    """
-    variants = list(bundle.manifest.variants)
-    if name not in [variant.name for variant in variants]:
-        check_variant_name(name, bundle)
-        return variants
-    if not replace:
-        raise UsageError(
-            f"{bundle.path} already has a variant {name}. Replace it with replace=True (--replace), or choose another name "
-            "(--name).",
-            path=bundle.path,
-        )
-    children = [variant.name for variant in variants if variant.origin is not None and variant.origin.parent == name]
-    if name == parent.name or children:
-        made = ", ".join(children) or "the new variant"
-        raise UsageError(
-            f"Variant {name} cannot be replaced: {made} is made from it. Choose another name (--name).",
-            path=bundle.path,
-        )
-    return [variant for variant in variants if variant.name != name]
 
 
 def _draw_samples(data: Any, inputs: Sequence[Tensor], count: int, seed: int) -> Samples:

@@ -123,9 +123,11 @@ def check_samples(x: Any, inputs: Sequence[Tensor]) -> Samples:
         if part.shape[axis : axis + 1] == (0,):
             raise DataError("The data set is empty: there are no samples in it.")
         if part.size == 0 or not tensor.fits(part.shape, lengths):
+            from .misfits import advise_shape  # which a product does without
+
             raise DataError(
                 f"The network takes samples of shape {show_shape(tensor.shape)} for {tensor.name}, not {part.shape}."
-                f"{_explain_lengths(part.shape, tensor, lengths)}"
+                f"{_explain_lengths(part.shape, tensor, lengths) or advise_shape(part, tensor)}"
             )
         check_kind(part, tensor)
         arrays.append(np.moveaxis(part, axis, 0))
@@ -154,7 +156,9 @@ def prepare_single(parts: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> lis
             which = f" for {tensor.name}" if len(inputs) > 1 else ""
             alone = show_shape([size for size in tensor.shape if size is not None])
             both = f"{alone} (or {show_shape([1 if size is None else size for size in tensor.shape])})"
-            why = _explain_lengths(single.shape, tensor, lengths)
+            from .misfits import advise_shape  # which a product does without
+
+            why = _explain_lengths(single.shape, tensor, lengths) or advise_shape(part, tensor, single=True)
             raise DataError(f"The network takes a sample of shape {both}{which}, not {part.shape}.{why}")
         check_kind(single, tensor)
         with np.errstate(over="ignore"):
@@ -239,10 +243,9 @@ def check_kind(x: np.ndarray, tensor: Tensor) -> None:
     if x.dtype == dtype:
         return
     if x.dtype.kind != dtype.kind:
-        raise DataError(
-            f"The network takes {dtype} for {tensor.name}, not {x.dtype}. "
-            "Prepare samples as in training (scale, normalise) before they are passed."
-        )
+        from .misfits import advise_kind  # which a product does without
+
+        raise DataError(f"The network takes {dtype} for {tensor.name}, not {x.dtype}. {advise_kind(x, tensor)}")
     if dtype.kind in "iu" and not np.can_cast(x.dtype, dtype):
         limits = np.iinfo(dtype)
         if x.min() < limits.min or x.max() > limits.max:

@@ -72,7 +72,7 @@ def make(folder: Path, *, epochs: int = 2, images: int = 5000, clips: int = CLIP
         print("training three exits on digits in clutter", flush=True)
         digits.train(epochs=epochs, images=images)
     x, y = digits.calibration(images)
-    bundle = export(digits.network(), x[:3], folder / "network.offramp")
+    bundle = export(digits.network(), x[:3], folder / "network.offramp", replace=True)
     print("calibrating three operating points", flush=True)
     for name, point in calibrate(bundle, (x, y), measure_s=2.0).points.items():
         print(f"  {name}: {point.promise or 'nothing is promised'}")

@@ -75,7 +75,7 @@ def main() -> None:
     x, y = read_images(options.data / "cifar10_test.npz", None if options.test is None else np.arange(options.test))
 
     print("exporting the ResNet with its exits, and beside it the cascade of two files", flush=True)
-    bundle = export(resnets.resnet(), calibration[0][:3], options.output / "network.offramp")
+    bundle = export(resnets.resnet(), calibration[0][:3], options.output / "network.offramp", replace=True)
     bundle = cascade([small, large], calibration[0][:3], bundle.path, beside="cascade")
 
     with ExitStack() as stack:

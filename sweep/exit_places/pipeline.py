@@ -128,7 +128,7 @@ def place_exits(
         bundle, variant = keep_exits(bundle, decision.exits)
     else:
         network = tune_exits(attached, decision.exits, loader, tuning, root, progress=progress)
-        bundle = export(network, _first_rows(data), root / "placed.offramp")
+        bundle = export(network, _first_rows(data), root / "placed.offramp", replace=True)
         variant, tuned = bundle.variant().name, halve(bundle)
     result = decision.describe(str(bundle.path), variant, tuned)
     write_atomically(root / "placed.json", msgspec.json.format(msgspec.json.encode(result), indent=1))

@@ -118,8 +118,11 @@ def test_what_a_new_export_removes_is_said(calibrated, tmp_path):
     words = (
         r"variants two are removed.*; .*\.json was calibrated for what is gone and is not used: run offramp calibrate"
     )
+    with pytest.raises(UsageError, match=f"loses what was made of that: {words}.*--replace"):
+        export(other, None, calibrated.path)
+    assert [variant.name for variant in check_bundle(calibrated.path).manifest.variants] == ["fp32", "two"]
     with pytest.warns(UserWarning, match=f"is replaced: {words}"):
-        bundle = export(other, None, calibrated.path)
+        bundle = export(other, None, calibrated.path, replace=True)
     assert [variant.name for variant in bundle.manifest.variants] == ["fp32"] and len(bundle.calibrations()) == 1
 
 

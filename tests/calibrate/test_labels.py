@@ -1,5 +1,7 @@
 """Labels that fit no better than shuffled ones are refused, and those of a rare class are not."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,26 @@ def test_masked_labels_are_refused():
     x, y = np.zeros((3, 4), np.float32), np.ma.array([0, 1, 2], mask=[False, True, False])
     with pytest.raises(DataError, match="has masked values"):
         check_labelled((x, y), manifest_of(Tensor(name="x", dtype="float32", shape=(None, 4))))
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.eye(4)[[0, 1, 2, 3, 1]],
+        np.arange(5)[:, None] % 4,
+        np.ones(5, bool),
+        np.arange(1, 5)[[0, 1, 2, 3, 0]],
+        [0.0, 1, 2, 3, 1],
+    ],
+)
+def test_labels_fit_when_the_advice_is_followed(y):
+    manifest, x, y = (
+        manifest_of(Tensor(name="x", dtype="float32", shape=(None, 2)), names=tuple("abcd")),
+        np.zeros((5, 2), np.float32),
+        np.array(y),
+    )
+    with pytest.raises(DataError) as caught:
+        check_labelled((x, y), manifest)
+    told = re.search(r"(?:[Gg]ive|they are) (y[^ ]*.*?)\.$", str(caught.value))
+    assert told is not None, caught.value
+    check_labelled((x, eval(told[1], {"np": np, "y": y})), manifest)

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 
 from offramp.calibrate import Target, read_targets
@@ -62,6 +64,33 @@ def test_millionths_are_written_in_three_ways(tmp_path, micro):
     assert (found.deadline_s, found.max_energy_j) == pytest.approx((8e-4, 9e-4))
 
 
+@pytest.mark.parametrize(
+    ("content", "seconds", "words"),
+    [
+        ("max_latency_s: 5", 5.0, "max_latency_s without a unit counts in s: it is 5 s. Write 5 ms if that was meant"),
+        ("max_latency_ms: 0.005", 5e-6, "counts in ms: it is 0.005 ms. Write 0.005 s if"),
+        ("max_latency_s: 5 s", 5.0, None),
+        ("max_latency_s: 0.05", 0.05, None),
+        ("max_latency_ms: 0.02", 2e-5, None),
+    ],
+)
+def test_a_number_keeps_its_unit_and_is_named_where_another_was_most_likely_meant(tmp_path, content, seconds, words):
+    (tmp_path / "target.yaml").write_text(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert read_targets(tmp_path / "target.yaml").max_latency_s == pytest.approx(seconds)
+    assert [words in str(each.message) for each in caught] == [True] * (words is not None)
+
+
+def test_the_faulty_line_is_shown_with_a_mark(tmp_path):
+    (tmp_path / "target.yaml").write_text("eco:\n  max_drop: 0.01\n bad: 3\n")
+    with pytest.raises(DataError, match=r"line 3, column 2: expected .*\.\n   bad: 3\n   \^$"):
+        read_targets(tmp_path / "target.yaml")
+    (tmp_path / "target.yaml").write_text("max_drop: 0.1\n\tgoal: energy")
+    with pytest.raises(DataError, match=r"spaces, not tabs\.\n   goal: energy\n  \^$"):
+        read_targets(tmp_path / "target.yaml")
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="There is no file"):
         read_targets(tmp_path / "none.yaml")
@@ -91,12 +120,14 @@ LAUGHS = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 
         (b"max_drop: \x00", "is not YAML"),
     ],
 )
-def test_what_is_no_yaml_of_targets_is_refused_with_its_place_in_one_line(tmp_path, content, words):
+def test_what_is_no_yaml_of_targets_is_refused_with_its_place(tmp_path, content, words):
     path = tmp_path / "target.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=words) as caught:
         read_targets(path)
-    assert caught.value.exit_code == 5 and "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    told, *faulty = str(caught.value).split("\n")
+    assert caught.value.exit_code == 5 and told.endswith(".") and len(str(caught.value)) < 500
+    assert not faulty or (len(faulty) == 2 and faulty[1].strip() == "^")
 
 
 def test_what_calibrate_sets_is_no_key(tmp_path):

@@ -36,6 +36,7 @@ def loud():
         print("reading")
         yield np.full(16, i, np.float32)
 def full(): return bytearray(1 << 62)
+DATA = [1.0, 2.0]
 def pairs():
     x = networks.samples(60)
     return x, network()(torch.from_numpy(x))[-1].argmax(1).numpy()
@@ -76,6 +77,17 @@ WRONG = [
     (["export", "{f}/text.onnx", "-o", "{f}/x.offramp"], 5, ["text.onnx is not an ONNX file"]),
     (["run", "{f}/dense.offramp", "{f}/text.npz"], 5, ["text.npz is not a readable NumPy file"]),
     (["run", "{f}/dense.offramp", "{f}/text.onnx"], 2, ["Samples come from"]),
+    # one thing in the place of another
+    (["run", "{f}/data.npz", "{f}/dense.offramp"], 5, ["is not an offramp bundle", "These are samples."]),
+    (["inspect", "{f}/net.py:network"], 2, ["There is no bundle", "names something in a Python file"]),
+    (["run", "{f}/dense.offramp", "{f}/dense.offramp"], 2, ["dense.offramp is a bundle, not samples"]),
+    (["run", "{f}/dense.offramp", "{f}/text.onnx"], 2, ["This is a network."]),
+    (["export", "{f}/data.npz", "-o", "{f}/x.offramp"], 2, ["model.onnx, not", "These are samples."]),
+    (
+        ["export", "{f}/net.py:DATA", "-o", "{f}/x", "--shape", "3x4x4"],
+        2,
+        ["gives a list, as samples are, not a network"],
+    ),
     # wrong shapes, NaN, empty, labels
     (["calibrate", "{f}/dense.offramp", "{f}/shape.npz", "--max-drop", "0.1"], 5, ["(N, 16)", "(800, 3)"]),
     (["run", "{f}/dense.offramp", "{f}/shape.npz"], 5, ["(N, 16)", "(800, 3)"]),

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,6 +70,19 @@ def test_a_function_may_import_its_neighbours_and_return_tensors(tmp_path):
     (tmp_path / "data.py").write_text("def get():\n    import neighbour\n    return neighbour.X, [0, 1, 1]")
     x, y = load_samples(f"{tmp_path}/data.py:get")
     assert x.shape == (3, 2) and y is not None and y.tolist() == [0, 1, 1]
+
+
+def test_files_of_the_same_name_in_two_folders_have_their_own_neighbours(tmp_path):
+    code = "from parts import SIZE\nclass Net: pass\ndef f():\n    import parts\n    return SIZE, parts.SIZE, Net()\n"
+    for size, name in enumerate(("one", "two")):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        (tmp_path / name / "parts" / "__init__.py").write_text("from .sizes import SIZE\n")
+        (tmp_path / name / "parts" / "sizes.py").write_text(f"SIZE = {size}\n")
+        (tmp_path / name / "net.py").write_text(code)
+    found = [call_function(f"{tmp_path}/{name}/net.py:f") for name in ("two", "one", "two", "one")]
+    assert [sizes for *sizes, _ in found] == [[1, 1], [0, 0], [1, 1], [0, 0]]
+    for *_, net in found[2:]:
+        assert type(pickle.loads(pickle.dumps(net))) is type(net)
 
 
 def test_a_generator_may_import_its_neighbours_while_it_is_read(tmp_path):
@@ -168,6 +183,19 @@ def test_batches_to_train_on_come_from_a_loader_a_dataset_or_samples(source):
         batches = list(load_batches(f"{source}:{name}", None, batch=4, seed=0))
         assert [len(y) for _, y in batches] == [4, 2]
         assert sorted(float(row[0]) for x, _ in batches for row in x) == [0, 2, 4, 6, 8, 10]
+
+
+def test_several_inputs_are_batches_by_name_or_in_order(tmp_path):
+    x, y = np.arange(6, dtype=np.float32)[:, None], np.arange(6)
+    np.savez(tmp_path / "two.npz", left=x, right=-2 * x, y=y)
+    for batch, labels in load_batches(str(tmp_path / "two.npz"), None, batch=4, seed=0):
+        assert batch["left"][:, 0].tolist() == labels.tolist() == (batch["right"][:, 0] / -2).tolist()
+    (tmp_path / "two.py").write_text("import numpy as np\nX = np.zeros((3, 1), 'f4')\nPAIR = (X, X + 1), [0, 1, 2]\n")
+    (((left, right), labels),) = load_batches(f"{tmp_path}/two.py:PAIR", None, batch=4, seed=0)
+    assert (left + 1).tolist() == right.tolist() and sorted(labels.tolist()) == [0, 1, 2]
+    np.savez(tmp_path / "two.npz", left=x, right=x[:4], y=y)
+    with pytest.raises(DataError, match="differ in their number of samples: 4, 6"):
+        load_batches(str(tmp_path / "two.npz"), None, batch=4, seed=0)
 
 
 def test_pictures_to_train_on_have_the_size_that_the_bundle_takes(tmp_path):

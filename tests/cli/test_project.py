@@ -1,7 +1,11 @@
 """`init` writes a project's file, and `go` runs its steps once."""
 
 import json
+import os
+import pty
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +207,65 @@ def test_names_are_read_as_they_were_given(folder, name):
     assert exit_code_of(["init", "--network", "net.onnx", "--data", name, "--bundle", name]) == 0
     project = read_project(Path("offramp.yaml"), app.commands)
     assert project.bundle == name and project.steps[0].inputs == ("net.onnx", name)
+
+
+def test_in_a_terminal_init_asks_and_proposes_what_lies_in_the_folder(folder):
+    Path("models.py").write_text(
+        "raise RuntimeError('not to be run')\ndef plain(width=3): ...\ndef network(width): ...\n"
+    )
+    np.savez("train.npz", x=np.zeros(1))
+    np.savez("val.npz", x=np.zeros(1))
+    answers = {  # the last words of a question, and what is typed
+        "[models.py:plain]": "",
+        "[Y/n]": "n",
+        "[val.npz]": "",
+        "[train.npz]": "",
+        "[-]": "later.npz",
+        "[0.01]": "0.02",
+        "5ms (- for none) [-]": "800us",
+        "[cpu]": "auto",
+    }
+    terminal, end = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "offramp", "init"], stdin=end, stdout=subprocess.DEVNULL, stderr=end
+    )
+    os.close(end)
+    shown = ""
+    for question, answer in answers.items():
+        while not shown.endswith(f"{question}: "):
+            shown += os.read(terminal, 1000).decode()
+        os.write(terminal, f"{answer}\n".encode())
+        shown = ""
+    assert child.wait(60) == 0
+    os.close(terminal)
+    steps = read_project(Path("offramp.yaml"), app.commands).steps
+    assert [step.command for step in steps] == [
+        *("attach", "train", "export", "quantize", "calibrate", "verify", "bench", "report")
+    ]
+    assert steps[1].arguments[:2] == ("models.py:plain", "train.npz")
+    assert {"--max-drop", "0.02", "--max-latency-ms", "800us", "--device", "auto"} < set(steps[4].arguments)
+    assert "later.npz" in steps[6].arguments
+
+
+def test_without_a_terminal_limits_and_what_lies_here_are_said(folder, capsys):
+    assert exit_code_of(["init", "--network", "dense.onnx", "--data", "x.npz", "--max-latency-ms", "2 ms"]) == 0
+    assert "--max-latency-ms" in read_project(Path("offramp.yaml"), app.commands).steps[1].arguments
+    assert exit_code_of(["init", "-o", "p.yaml", "--network", "a.onnx", "--data", "x", "--max-latency-ms", "2 mJ"]) == 2
+    assert exit_code_of(["init", "-o", "p.yaml", "--network", "a.onnx", "--data", "x", "--max-drop", "2"]) == 2
+    capsys.readouterr()
+    assert exit_code_of(["init", "-o", "p.yaml"]) == 2
+    assert "Here lies dense.onnx" in capsys.readouterr().err and not Path("p.yaml").exists()
+
+
+def test_what_several_steps_would_note_is_noted_once(folder, capsys):
+    code = "import warnings, numpy\ndef data():\n    warnings.warn('mind this')\n    return numpy.load('x.npz')['x']\n"
+    Path("samples.py").write_text(code)
+    twice = "  - quantize: {data: 'samples.py:data', name: %s}\n"
+    Path("offramp.yaml").write_text(PROJECT.split("  - quantize")[0] + twice % "one" + twice % "two")
+    assert exit_code_of(["go"]) == 0
+    assert capsys.readouterr().err.count("Note: mind this") == 1
+    assert exit_code_of(["go", "--again"]) == 0
+    assert capsys.readouterr().err.count("Note: mind this") == 1
 
 
 def test_without_a_terminal_what_is_missing_is_named(folder, capsys):

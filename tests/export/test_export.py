@@ -97,6 +97,14 @@ def test_a_network_that_mixes_the_samples_of_a_batch_is_refused(tmp_path):
 def test_a_file_fixed_to_some_batch_or_with_whole_number_outputs_is_refused(tmp_path):
     with pytest.raises(ModelError, match="fixed to batches of 4"):
         export(write_onnx(tmp_path / "four.onnx", batch=4), None, tmp_path / "b.offramp")
+    model = onnx.load(write_onnx(tmp_path / "one.onnx", batch=1))
+    shape = onnx.numpy_helper.from_array(np.array([1, 16]), "shape")
+    model.graph.initializer.append(shape)
+    model.graph.node.insert(0, onnx.helper.make_node("Reshape", ["x", "shape"], ["flat"], "flatten"))
+    model.graph.node[1].input[0] = "flat"
+    onnx.save(model, tmp_path / "one.onnx")
+    with pytest.raises(ModelError, match=r"one.onnx is fixed to batches of 1, and so are .*flatten.*dynamic_shapes="):
+        export(tmp_path / "one.onnx", None, tmp_path / "b.offramp")
     model = onnx.load(write_onnx(tmp_path / "net.onnx"))
     model.graph.node.append(onnx.helper.make_node("ArgMax", ["z2"], ["best"], axis=-1))
     model.graph.output.append(onnx.helper.make_tensor_value_info("best", onnx.TensorProto.INT64, ["N", 1]))

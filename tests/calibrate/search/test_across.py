@@ -205,4 +205,4 @@ def test_a_calibration_of_another_second_variant_is_not_used(pair, found, tmp_pa
 def test_an_export_that_takes_a_variant_away_warns_of_the_calibration(pair, found, tmp_path):
     path = shutil.copytree(pair.path, tmp_path / "pair.offramp")
     with pytest.warns(UserWarning, match=r"variants small are removed .* default.json was calibrated for what is gone"):
-        export(dense.write_onnx(tmp_path / "other.onnx"), None, path)
+        export(dense.write_onnx(tmp_path / "other.onnx"), None, path, replace=True)

@@ -1,5 +1,7 @@
 import copy
+import io
 import math
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -375,3 +377,16 @@ def test_exits_that_do_not_classify_learn_by_a_loss_of_their_own():
 def test_a_loss_that_cannot_be_used_is_refused(loss, options, error, words):
     with pytest.raises(error, match=words):
         train(Angles(), torch.utils.data.DataLoader(angles(40), 20), epochs=1, loss=loss, **options)
+
+
+def test_without_progress_each_epoch_is_told_to_who_sits_at_a_terminal(monkeypatch):
+    batch = torch.randn(8, 3, 4, 4), torch.arange(8) % CLASSES
+    for is_terminal in (True, False):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda answer=is_terminal: answer)
+        monkeypatch.setattr(sys, "stderr", stream)
+        history = train(Three(), [batch], epochs=2)
+        told = [epoch.describe(2) for epoch in history.epochs] if is_terminal else []
+        assert stream.getvalue().splitlines() == told
+    train(Three(), [batch], epochs=1, progress=lambda epoch: None)
+    assert not stream.getvalue()
