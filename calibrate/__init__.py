@@ -8,7 +8,7 @@ from ..bundle import Calibration, OperatingPoint, Target
 if TYPE_CHECKING:
     from .ask_files import read_labels
     from .asking import Asked, ask_labels
-    from .benchmark import Benchmark, Row
+    from .benchmark import Benchmark, OtherNetwork, Row
     from .bundle_energy import measure_bundle_energy
     from .comparison import bench
     from .grouped_samples import load_grouped
@@ -29,6 +29,7 @@ __all__ = [
     "ExitEnergies",
     "ExitEnergy",
     "OperatingPoint",
+    "OtherNetwork",
     "Ragged",
     "Report",
     "Row",
@@ -54,6 +55,7 @@ __getattr__ = late_names(
         "Asked": "asking",
         "Benchmark": "benchmark",
         "ExitEnergies": "measure.energy",
+        "OtherNetwork": "benchmark",
         "Ragged": "truth",
         "ExitEnergy": "measure.energy",
         "Report": "html_report.contents",

@@ -9,14 +9,11 @@ from msgspec import Struct
 from ..bundle import Target
 from ..bundle.findings import WorstPart, show_worst
 from ..units import show_share, show_time, show_us, show_value
-from .intervals import Z95
+from .network_table import OtherNetwork, Rival, Row, write_table
 from .stage_costs import StageCost
 
-__all__ = ["Benchmark", "MeasuredLimit", "Row", "judge_early_exit"]
+__all__ = ["Benchmark", "MeasuredLimit", "OtherNetwork", "Row", "judge_early_exit"]
 
-
-MOST_OFF = 0.99
-"""A ratio of mean latencies is taken to be at most this share too high or too low, so that intervals end."""
 
 MOST_FACTOR = 100.0
 """How many samples would tell is said if they are fewer than so many times those that were measured."""
@@ -24,25 +21,6 @@ MOST_FACTOR = 100.0
 
 EXITS_IN_LINE = 8
 """The exits of a network with more go on in further lines."""
-
-
-class Row(Struct, frozen=True):
-    """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds; the user's metric, if one was given.
-
-    Example:
-        >>> from offramp.calibrate import bench, load_samples
-        >>> row = bench("digits.offramp", load_samples("test.npz", "digits.offramp")).early
-        >>> row.name, 0 < row.p50_s <= row.p99_s
-        ('early', True)
-    """
-
-    name: str
-    accuracy: float
-    mean_s: float
-    p50_s: float
-    p90_s: float
-    p99_s: float
-    metric: float | None = None
 
 
 class MeasuredLimit(Struct, frozen=True):
@@ -114,6 +92,8 @@ class Benchmark(Struct, frozen=True):
         metric: the name of the user's metric, which the rows hold; None without one. Nothing is promised of it.
         groups: of how many groups the samples are: accuracies, drop and interval are over groups. None without groups.
         worst: the classes or groups that lose most, if the point's target has `by`.
+        others: the networks that were given as `beside`, in their order.
+        max_drop: what the point's target allows to lose; None without a calibration, or if it limits no drop.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -151,6 +131,8 @@ class Benchmark(Struct, frozen=True):
     metric: str | None = None
     groups: int | None = None
     worst: tuple[WorstPart, ...] = ()
+    others: tuple[OtherNetwork, ...] = ()
+    max_drop: float | None = None
 
     @property
     def calibration_error(self) -> float | None:
@@ -161,7 +143,8 @@ class Benchmark(Struct, frozen=True):
 
     def __str__(self) -> str:
         low, high = map(show_share, self.drop_interval)
-        parts = [*self._networks(), "", *self._exits(), "", *self._predictions()]
+        parts = [self.table(), ""] if self.others else []
+        parts += [*self._networks(), "", *self._exits(), "", *self._predictions()]
         if len({stage.device for stage in self.stages}) > 1:
             parts += ["", *self._stages(), ""]
         what = "accuracy drop" if self.counts == "labels" else "loss added"
@@ -170,6 +153,15 @@ class Benchmark(Struct, frozen=True):
         drop += ", called back to back" if self.every_s is None else f", called every {show_time(self.every_s)}"
         worst = [show_worst(self.worst)] if self.worst else []
         return "\n".join([*parts, drop, *worst, self.verdict, *(f"note: {note}" for note in self.notes)])
+
+    def table(self) -> str:
+        """Return early exit, the whole static network and `others` as a table, the slowest first, and which is the fastest.
+
+        Each line says whether the network loses at most `max_drop`: `yes` or `no` where its whole 95 % interval does, else
+        `unsure`. The last sentence names the fastest of those that surely lose no more, and any that may be as fast.
+        """
+        early = OtherNetwork(row=self.early, drop=self.drop, drop_interval=self.drop_interval, ratio_noise=0.0)
+        return write_table(early, self.whole, self.others, self.max_drop, counts=self.counts)
 
     def _networks(self) -> list[str]:
         rows = [("early exit", self.early), ("whole static network", self.whole)]
@@ -254,9 +246,9 @@ def judge_early_exit(
         worst: the classes or groups that lose most, where each is limited.
         errors: standard errors of the mean latency of `early` divided by that of `whole`, and by that of `single`.
     """
-    statics = [_Rival("the whole static network", whole, errors[0])]
+    statics = [Rival("the whole static network", whole, errors[0])]
     if single is not None:
-        statics.append(_Rival("the best static network that meets the target", single, errors[1]))
+        statics.append(Rival("the best static network that meets the target", single, errors[1]))
     ratio = _compare_speed(early, statics)
     figures, doubts = _show(early, target), ""
     for name, value in measured.items():
@@ -277,7 +269,7 @@ def judge_early_exit(
         slowest_s = target.max_latency_s or math.inf
         fast = [each for each in statics if each.row.mean_s <= slowest_s]
         better = [each for each in fast if each.row.accuracy >= early.accuracy]
-        draws: list[_Rival] = []
+        draws: list[Rival] = []
         right = "has as small a loss" if target.counts == "losses" else "is as accurate"
         praise = f"no static network that is fast enough {right}. It takes {figures}."
     else:
@@ -301,24 +293,7 @@ def _show(row: Row, target: Target | None) -> str:
     return f"{show_us(row.mean_s)} at {show_share(row.accuracy)}"
 
 
-class _Rival(Struct, frozen=True):
-    """A static network that early exit is compared with, and the standard error of the ratio of their mean latencies."""
-
-    name: str
-    row: Row
-    error: float
-
-    def gain_interval(self, early: Row) -> tuple[float, float]:
-        """Return the 95 % interval of the share of its mean latency that early exit saves.
-
-        A ratio of means grows without end where the lower one may be near 0, so that the interval is longer below.
-        """
-        ratio = early.mean_s / self.row.mean_s
-        off = min(Z95 * self.error / ratio, MOST_OFF)
-        return 1 - ratio / (1 - off), 1 - ratio * (1 - off)
-
-
-def _compare_speed(early: Row, statics: Sequence[_Rival]) -> str:
+def _compare_speed(early: Row, statics: Sequence[Rival]) -> str:
     """Say how fast early exit is, the static network first that it has to beat."""
     *others, best = statics
     words = f"{best.row.mean_s / early.mean_s:.2f} times as fast in the mean as {best.name}"

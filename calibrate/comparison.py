@@ -13,16 +13,17 @@ from msgspec.structs import replace
 from ..bundle import Bundle, Calibration, OperatingPoint, opened
 from ..bundle.calibration import StaticPoint
 from ..devices import fingerprint
-from ..errors import UsageError, unknown_name
+from ..errors import UsageError
 from ..progress import Progress, no_progress
 from ..runtime import Net, Provenance, Result, load, load_static
 from ..runtime.chain.samples import Samples
 from ..runtime.loading import load_uncalibrated
 from ..runtime.placement import refuse_servers
 from ..runtime.selection import find_calibration, packages_of
-from .benchmark import Benchmark, Row, judge_early_exit
+from .benchmark import Benchmark, judge_early_exit
 from .correctness import Correctness, judge_labels, judge_losses
 from .dataset_metric import Metric, check_size, name_metric, read_metric
+from .early_point import choose_early
 from .fitting_samples import check_unhashed
 from .intervals import mean_error, ratio_error
 from .judging import Judging, read_judging
@@ -30,13 +31,14 @@ from .labels import LEAST_SAMPLES, check_labels, check_test_data
 from .losses import Loss
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
 from .measure.pauses import describe_pauses
-from .measured_limits import measure_limits, measure_worst
+from .measured_limits import measure_limits, measure_others, measure_worst
+from .network_table import make_row
 from .pace import BACK_TO_BACK, Pace
 from .parts import Parts, read_own_groups
 from .stage_costs import find_stage_costs
 from .truth import Truth
 
-__all__ = ["Comparison", "ComparisonRequest", "bench", "choose_early", "compare"]
+__all__ = ["Comparison", "ComparisonRequest", "bench", "compare"]
 
 CHECKED_LABELS = 256
 """Labels of at most this many samples are held against the whole network before anything is measured."""
@@ -60,6 +62,7 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
         device, threads, fallback, variant, seed, progress: as for `bench`.
         pace: of the calls.
         groups: which group each sample belongs to; None if each is one of its own.
+        beside: other networks that are measured in turn with these, by what they are called.
     """
 
     bundle: Bundle
@@ -78,6 +81,7 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
     metric: Metric | None = None
     metric_name: str | None = None
     groups: Parts | None = None
+    beside: Mapping[str, Net] = {}
 
     @property
     def variant_name(self) -> str | None:
@@ -111,7 +115,7 @@ class _Networks(Struct, frozen=True, kw_only=True):
         provenance: where the stages of the chain run.
         point: the chain's operating point; None without a calibration.
         single: the static network that runs as `single`.
-        nets: `early`, `whole` and `single`, by these names.
+        nets: `early`, `whole` and `single`, by these names, and others by theirs.
     """
 
     turns: dict[str, Turn]
@@ -137,6 +141,7 @@ def bench(
     disagreement: "str | Loss | None" = None,
     metric: "str | Metric | None" = None,
     groups: Any = None,
+    beside: Mapping[str, Net] | None = None,
     progress: Progress = no_progress,
 ) -> Benchmark:
     """Measure the chain, the whole static network and the best static network, interleaved on the same engine.
@@ -155,6 +160,8 @@ def bench(
             shapes differ, of a classifier `label` and `score`; and the truth as `loss` does. It is shown of each network, and
             never promised. The answers of one network are kept for it, at most 100 MB.
         groups: which samples depend on each other, as for `calibrate`: accuracies, the drop and its interval are over groups.
+        beside: other loaded networks that answer the same samples, by what they are called: static networks to other exits,
+            the chain of another bundle. They are measured in turn with the others, and `Benchmark.others` holds what was found.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
@@ -188,28 +195,9 @@ def bench(
         metric=read_metric(metric),
         metric_name=name_metric(metric),
         groups=read_own_groups(groups, data[0], len(x)),
+        beside=beside or {},
     )
     return compare(request).benchmark
-
-
-def choose_early(calibration: Calibration, point: str | None) -> str:
-    """Return the name of the point that is compared: the given one, or the first that exits early.
-
-    Raises:
-        UsageError: the point is unknown or does not exit early, or no point does.
-    """
-    chains = [name for name, candidate in calibration.points.items() if candidate.exits_early]
-    if point is None and not chains:
-        raise UsageError("No operating point exits early: no thresholds meet the target. There is nothing to compare.")
-    point = point or chains[0]
-    if point not in calibration.points:
-        raise unknown_name("operating point", point, calibration.points)
-    if not calibration.points[point].exits_early:
-        raise UsageError(
-            f"The operating point {point} is {calibration.points[point].engines}, which does not exit early. "
-            f"{'Name one that does: ' + ', '.join(chains) if chains else 'No other does either'}."
-        )
-    return point
 
 
 def compare(request: ComparisonRequest) -> Comparison:
@@ -286,6 +274,12 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
         for device in sorted(set(placement)):
             alone = stack.enter_context(load_uncalibrated(bundle, device, variant=variant, threads=threads))
             turns[f"on {device}"] = force_exits(alone, mix, rng=rng, pace=pace, every=every)
+    if taken := {*turns, "single"} & {*request.beside}:
+        raise UsageError(
+            f"{min(taken)!r} is a network of every comparison: call the one that is measured beside it otherwise."
+        )
+    nets |= request.beside
+    turns |= {name: run_alone(other, pace=pace) for name, other in request.beside.items()}
     if request.metric is not None and request.judging is not None:
         check_size(nets, request.x)
     return _Networks(turns=turns, provenance=net.provenance, point=point, single=single, nets=nets)
@@ -313,7 +307,7 @@ def _summarise(
     """Compute the figures of a benchmark from the results of its networks, by the names of their turns."""
     early, whole, point = results["early"][0], results["whole"][0], networks.point
     rows = {
-        name: _row(name, results[name][0], correctness.per_draw(right), correctness.metrics.get(name))
+        name: make_row(name, latencies(results[name][0]), correctness.per_draw(right), correctness.metrics.get(name))
         for name, right in correctness.right.items()
     }
     mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
@@ -370,6 +364,8 @@ def _summarise(
         metric=request.metric_name,
         groups=correctness.group_count,
         worst=worst,
+        others=measure_others([rows[name] for name in request.beside], results, correctness, request.pace.block),
+        max_drop=target.max_drop if target else None,
     )
 
 
@@ -391,9 +387,3 @@ def _find_slowdown(request: ComparisonRequest, device: str, whole_s: np.ndarray)
 def _name_static(static: StaticPoint, usual_device: str) -> str:
     device = "" if static.device == usual_device else f" on {static.device}"
     return f"static {static.variant} to exit {static.exit}{device}"
-
-
-def _row(name: str, results: Sequence[Result], right: np.ndarray, metric: float | None) -> Row:
-    seconds = latencies(results)
-    p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
-    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99, metric)
