@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..bundle import Target
 from ..bundle.findings import WorstPart, show_worst
@@ -160,8 +161,16 @@ class Benchmark(Struct, frozen=True):
         Each line says whether the network loses at most `max_drop`: `yes` or `no` where its whole 95 % interval does, else
         `unsure`. The last sentence names the fastest of those that surely lose no more, and any that may be as fast.
         """
-        early = OtherNetwork(row=self.early, drop=self.drop, drop_interval=self.drop_interval, ratio_noise=0.0)
-        return write_table(early, self.whole, self.others, self.max_drop, counts=self.counts)
+        early = OtherNetwork(
+            row=replace(self.early, name="early exit"),
+            drop=self.drop,
+            drop_interval=self.drop_interval,
+            ratio_noise=0.0,
+        )
+        noise = self.ratio_noise / self.speedup
+        row = replace(self.whole, name="whole static network")
+        whole = OtherNetwork(row=row, drop=0.0, drop_interval=(0.0, 0.0), ratio_noise=noise)
+        return write_table(early, [whole, *self.others], self.max_drop, counts=self.counts)
 
     def _networks(self) -> list[str]:
         rows = [("early exit", self.early), ("whole static network", self.whole)]

@@ -89,45 +89,47 @@ def make_row(name: str, seconds: np.ndarray, right: np.ndarray, metric: float | 
 
 def write_table(
     early: OtherNetwork,
-    whole: Row,
-    others: Sequence[OtherNetwork],
+    statics: Sequence[OtherNetwork],
     max_drop: float | None,
     *,
     counts: Literal["labels", "losses"] = "labels",
 ) -> str:
-    """Return the networks as a table, the slowest first, and a sentence that names the fastest; see `Benchmark.table`."""
-    named = [("early exit", early), *((other.row.name, other) for other in others)]
-    width = max(len("whole static network"), *(len(name) for name, _ in named))
+    """Return networks as a table, the slowest first, and a sentence that names the fastest; see `Benchmark.table`.
+
+    Args:
+        early: early exit.
+        statics: the whole static network, and what else it is compared with.
+        max_drop: what may be lost; None if that is not limited.
+        counts: what accuracies are made of.
+    """
+    width = max(len(each.row.name) for each in (early, *statics))
     right = "accuracy" if counts == "labels" else "1 - loss"
     limit = "" if max_drop is None else f"  loses at most {show_share(max_drop)}"
     lines = [f"{'':{width}}  {right}    lost   95 % interval    mean us  times as fast{limit}"]
-    first = f"{'whole static network':{width}}  {whole.accuracy:8.2%}{'':24} {whole.mean_s * 1e6:10.1f} {1:14.2f}"
-    measured = [(whole.mean_s, first)]
-    for name, each in named:
-        low, high = map(show_share, each.drop_interval)
-        figures = f"{each.row.accuracy:8.2%} {each.drop:7.2%}  {f'{low} to {high}':15} {each.row.mean_s * 1e6:9.1f}"
-        line = f"{name:{width}}  {figures} {whole.mean_s / each.row.mean_s:14.2f}  {_loses_little(each, max_drop)}"
-        measured.append((each.row.mean_s, line))
-    lines += [line.rstrip() for _, line in sorted(measured, reverse=True)]
-    return "\n".join(lines if max_drop is None else [*lines, _name_fastest(early, whole, others, max_drop)])
+    for each in sorted((early, *statics), key=lambda each: -each.row.mean_s):
+        lost = "" if each is statics[0] else f"{each.drop:.2%}"
+        interval = "" if each is statics[0] else " to ".join(map(show_share, each.drop_interval))
+        times = f"{each.row.mean_s * 1e6:9.1f} {statics[0].row.mean_s / each.row.mean_s:14.2f}"
+        line = f"{each.row.name:{width}}  {each.row.accuracy:8.2%} {lost:>7}  {interval:15} {times}  {_keeps(each, max_drop)}"
+        lines.append(line.rstrip())
+    return "\n".join(lines if max_drop is None else [*lines, _name_fastest(early, statics, max_drop)])
 
 
-def _loses_little(network: OtherNetwork, max_drop: float | None) -> str:
-    """Say whether a network loses no more than the target allows; nothing without such a limit."""
+def _keeps(network: OtherNetwork, max_drop: float | None) -> str:
+    """Say whether a network loses no more than is allowed; nothing where that is not limited."""
     if max_drop is None:
         return ""
     low, high = network.drop_interval
     return "yes" if high <= max_drop else "no" if low > max_drop else "unsure"
 
 
-def _name_fastest(early: OtherNetwork, whole: Row, others: Sequence[OtherNetwork], max_drop: float) -> str:
-    """Say which network is the fastest of those that surely lose no more than the target allows."""
+def _name_fastest(early: OtherNetwork, statics: Sequence[OtherNetwork], max_drop: float) -> str:
+    """Say which network is the fastest of those that surely lose no more than is allowed, and which may be as fast."""
     limit = f"that lose at most {show_share(max_drop)}"
-    rivals = [each for each in others if _loses_little(each, max_drop) == "yes"]
-    if _loses_little(early, max_drop) != "yes":
-        best = min([whole, *(each.row for each in rivals)], key=lambda row: row.mean_s)
-        name = "the whole static network" if best is whole else best.name
-        return f"Early exit is not surely one of those {limit}. The fastest of them is {name}."
+    rivals = [each for each in statics if _keeps(each, max_drop) == "yes"]
+    if _keeps(early, max_drop) != "yes":
+        best = min(rivals, key=lambda each: each.row.mean_s)
+        return f"Early exit is not surely one of those {limit}. The fastest of them is the {best.row.name}."
     gains = {
         each.row.name: Rival(each.row.name, each.row, each.ratio_noise).gain_interval(early.row) for each in rivals
     }
@@ -135,9 +137,9 @@ def _name_fastest(early: OtherNetwork, whole: Row, others: Sequence[OtherNetwork
     if faster:
         best = min(faster, key=lambda row: row.mean_s)
         times = early.row.mean_s / best.mean_s
-        return f"Of those {limit}, {best.name} is the fastest: {times:.2f} times as fast as early exit."
-    if whole.mean_s <= early.row.mean_s:
-        return f"Of those {limit}, early exit is not faster than the whole static network."
+        return f"Of those {limit}, the {best.name} is the fastest: {times:.2f} times as fast as early exit."
     close = [name for name, (low, _) in gains.items() if low <= 0]
-    told = f" As far as the machine's noise tells, {', '.join(close)} may be as fast." if close else ""
-    return f"Of those {limit}, early exit is the fastest.{told}"
+    if close:
+        return f"Of those {limit}, early exit is not surely faster than: {', '.join(close)}."
+    times = statics[0].row.mean_s / early.row.mean_s
+    return f"Of those {limit}, early exit is the fastest: {times:.2f} times as fast as the {statics[0].row.name}."
