@@ -27,6 +27,8 @@ PACKAGES += pytest pytest-xdist hypothesis schemathesis 'tritonclient[http]' av 
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
 
+INSTALL = $(PYTHON) samples/installing.py $(VENV)/bin/pip install
+
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
 .PHONY: demo test test-fast test-rknn test-litert test-cpp test-arm fuzz strangers benchmarks lint format docs clean
@@ -81,10 +83,10 @@ benchmarks: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV); this takes a few minutes the first time"
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -c constraints.txt setuptools
-	$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e $(PACKAGES)
-	@$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[qnn]' || echo "no onnxruntime-qnn for this system: its tests are skipped"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install -q -c constraints.txt setuptools
+	@$(INSTALL) -c constraints.txt --no-build-isolation -e $(PACKAGES)
+	@$(INSTALL) -c constraints.txt --no-build-isolation -e '.[qnn]' || echo "no onnxruntime-qnn for this system: its tests are skipped"
 	@touch $@
 
 $(RKNN)/.installed: runtime/engines/rknn/requirements.txt

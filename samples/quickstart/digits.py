@@ -184,7 +184,7 @@ def train(
     unfinished: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Train all exits of a network together and save its weights; if it was interrupted, it goes on from the file `unfinished`."""
+    """Train all exits of a network together and save its weights; interrupted, it goes on from the file `unfinished`."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # a seed gives the same network on any number of cores, and other work disturbs it little
     x, y = map(torch.from_numpy, training(images))

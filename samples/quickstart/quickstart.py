@@ -72,8 +72,8 @@ def compare(test: digits.Samples, progress: Report) -> None:
     """Measure early exit, the static networks and the cascade side by side, and write the figures, a page and a picture."""
     with ExitStack() as stack:
         beside = {}
-        for k, exit_ in enumerate(open_bundle(EARLY).variant().exits[:-1]):
-            beside[f"static network to {exit_.name}"] = stack.enter_context(load_static(EARLY, exit=k))
+        for k in range(len(open_bundle(EARLY).variant().exits) - 1):
+            beside[f"static network to exit {k}"] = stack.enter_context(load_static(EARLY, exit=k))
         chain = read_calibration(open_bundle(BOTH).calibrations()[0]).early
         if chain.exits_early:  # else no thresholds of the cascade keep the limit
             beside["small, then whole"] = stack.enter_context(load(BOTH, point=chain.name))
