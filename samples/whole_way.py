@@ -1,5 +1,6 @@
 """Shared by the samples: export a network, calibrate it, run it, compare it with its static networks, and draw the comparison."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from offramp.calibrate import Benchmark, Calibration, Ragged, Target, bench, calibrate
 from offramp.calibrate.losses import Loss
 from offramp.export import Epoch, export
+from offramp.files import write_atomically
 from offramp.runtime import Result, load
 
 Samples = tuple[np.ndarray, "np.ndarray | Ragged"]
@@ -122,7 +124,9 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
         )
     right.set(xlabel="exit", ylabel="samples that leave there, %", xticks=exits)
     right.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_atomically(path, picture.getvalue())
     plt.close(figure)
 
 

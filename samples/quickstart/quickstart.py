@@ -20,6 +20,7 @@ import digits
 from offramp.bundle import open_bundle, read_calibration
 from offramp.calibrate import Benchmark, Target, calibrate, report
 from offramp.export import cascade, export
+from offramp.files import write_atomically
 from offramp.runtime import load, load_static
 from steps import Report, Steps, describe_machine, list_sources
 
@@ -81,7 +82,7 @@ def compare(test: digits.Samples, progress: Report) -> None:
     if page.measured is None or page.measured.benchmark is None:
         raise SystemExit(f"No thresholds keep the limit: {page.calibration.point.verdict}")
     draw(page.measured.benchmark, page.calibration, PICTURE)
-    FIGURES.write_bytes(msgspec.json.encode(page.measured.benchmark))
+    write_atomically(FIGURES, msgspec.json.encode(page.measured.benchmark))
 
 
 def show() -> None:

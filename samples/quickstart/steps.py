@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import offramp
 from offramp.devices import fingerprint
 from offramp.files import hash_file, sha256, write_atomically
 
-TITLE = 62
+TITLE = 58
 """Times stand behind titles of at most so many characters."""
 
 Report = Callable[[str, int, int], None]
@@ -42,25 +43,35 @@ class Steps:
             made_of: what it depends on besides the steps before; of a file its content counts.
         """
         facts = [hash_file(fact) if isinstance(fact, Path) else repr(fact) for fact in made_of]
-        self._key = sha256(json.dumps([self._key, *facts]).encode())
-        if makes.exists() and self._done.get(makes.name) == self._key:
+        self._key, name = sha256(json.dumps([self._key, *facts]).encode()), str(makes.relative_to(self._folder))
+        if makes.exists() and self._done.get(name) == self._key:
             print(f"{title:{TITLE}}  done before", flush=True)
             return
-        if self._done.pop(makes.name, None):
+        if self._done.pop(name, None):
             self._note()
         for stale in set(self._folder.glob("*.unfinished")) - {self.unfinished}:
             stale.unlink()
-        print(f"{title:{TITLE}}", end="", flush=True)
         start = time.monotonic()
-        columns = TextColumn("  {task.description}"), BarColumn(), TimeElapsedColumn()
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("", total=None)
-            work(lambda what, done, total: bars.update(bar, description=what, completed=done, total=total))
+        with self._showing(title) as report:
+            work(report)
         print(f"  {time.monotonic() - start:5.1f} s", flush=True)
         self.unfinished.unlink(missing_ok=True)
-        self._done[makes.name] = self._key
+        self._done[name] = self._key
         self._note()
+
+    @contextmanager
+    def _showing(self, title: str) -> Iterator[Report]:
+        """Show a step while it is done: as a bar in a terminal, else its title alone."""
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            print(f"{title:{TITLE}}", end="", flush=True)
+            yield lambda what, done, total: None
+            return
+        columns = TextColumn(f"{title:{TITLE}}"), BarColumn(10), TimeElapsedColumn(), TextColumn("{task.description}")
+        with Progress(*columns, console=console, transient=True) as bars:
+            bar = bars.add_task("", total=None)
+            yield lambda what, done, total: bars.update(bar, description=what, completed=done, total=total)
+        print(f"{title:{TITLE}}", end="")
 
     @property
     def unfinished(self) -> Path:
