@@ -106,7 +106,7 @@ def write_table(
     right = "accuracy" if counts == "labels" else "1 - loss"
     limit = "" if max_drop is None else f"  loses at most {show_share(max_drop)}"
     lines = [f"{'':{width}}  {right}    lost   95 % interval    mean us  times as fast{limit}"]
-    for each in sorted((early, *statics), key=lambda each: -each.row.mean_s):
+    for each in sorted((*statics, early), key=lambda each: -each.row.mean_s):
         lost = "" if each is statics[0] else f"{each.drop:.2%}"
         interval = "" if each is statics[0] else " to ".join(map(show_share, each.drop_interval))
         times = f"{each.row.mean_s * 1e6:9.1f} {statics[0].row.mean_s / each.row.mean_s:14.2f}"

@@ -51,7 +51,7 @@ class Watch:
     def tell(self) -> None:
         """Say what is being done."""
         minutes, seconds = divmod(round(time.monotonic() - self.start), 60)
-        text = f"  {minutes}:{seconds:02d}  {self.packages} packages, {self.megabytes:.0f} MB; {self.doing}"
+        text = f"  {minutes}:{seconds:02d}  {self.packages} package{'s' * (self.packages != 1)}, {self.megabytes:.0f} MB; {self.doing}"
         print(
             f"\r{text[:WIDTH]:{WIDTH}}" if self.is_terminal else text, end="" if self.is_terminal else "\n", flush=True
         )
