@@ -158,8 +158,9 @@ class Benchmark(Struct, frozen=True):
     def table(self) -> str:
         """Return early exit, the whole static network and `others` as a table, the slowest first, and which is the fastest.
 
-        Each line says whether the network loses at most `max_drop`: `yes` or `no` where its whole 95 % interval does, else
-        `unsure`. The last sentence names the fastest of those that surely lose no more, and any that may be as fast.
+        `lost` is against the whole network, `speed` how many times as fast as that it is in the mean. The last column says whether
+        no more than `max_drop` is lost: `yes` or `no` where the whole 95 % interval does, else `unsure`. The last sentence names
+        the fastest of those that surely lose no more, or those that may be as fast.
         """
         early = OtherNetwork(
             row=replace(self.early, name="early exit"),

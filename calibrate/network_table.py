@@ -104,14 +104,14 @@ def write_table(
     """
     width = max(len(each.row.name) for each in (early, *statics))
     right = "accuracy" if counts == "labels" else "1 - loss"
-    limit = "" if max_drop is None else f"  loses at most {show_share(max_drop)}"
-    lines = [f"{'':{width}}  {right}    lost   95 % interval    mean us  times as fast{limit}"]
+    limit = "" if max_drop is None else f"  <= {show_share(max_drop)}"
+    lines = [f"{'':{width}}  {right} {'lost':>6}  {'95 % interval':>15} {'mean us':>8} {'speed':>6}{limit}"]
     for each in sorted((*statics, early), key=lambda each: -each.row.mean_s):
         lost = "" if each is statics[0] else f"{each.drop:.2%}"
         interval = "" if each is statics[0] else " to ".join(map(show_share, each.drop_interval))
-        times = f"{each.row.mean_s * 1e6:9.1f} {statics[0].row.mean_s / each.row.mean_s:14.2f}"
-        line = f"{each.row.name:{width}}  {each.row.accuracy:8.2%} {lost:>7}  {interval:15} {times}  {_keeps(each, max_drop)}"
-        lines.append(line.rstrip())
+        figures = f"{each.row.accuracy:8.2%} {lost:>6}  {interval:>15} {each.row.mean_s * 1e6:8.1f}"
+        speed = statics[0].row.mean_s / each.row.mean_s
+        lines.append(f"{each.row.name:{width}}  {figures} {speed:6.2f}  {_keeps(each, max_drop)}".rstrip())
     return "\n".join(lines if max_drop is None else [*lines, _name_fastest(early, statics, max_drop)])
 
 

@@ -51,10 +51,12 @@ class Watch:
     def tell(self) -> None:
         """Say what is being done."""
         minutes, seconds = divmod(round(time.monotonic() - self.start), 60)
-        text = f"  {minutes}:{seconds:02d}  {self.packages} package{'s' * (self.packages != 1)}, {self.megabytes:.0f} MB; {self.doing}"
-        print(
-            f"\r{text[:WIDTH]:{WIDTH}}" if self.is_terminal else text, end="" if self.is_terminal else "\n", flush=True
-        )
+        fetched = f"{self.packages} package{'s' * (self.packages != 1)}, {self.megabytes:.0f} MB"
+        text = f"  {minutes}:{seconds:02d}  {fetched}; {self.doing}"
+        if self.is_terminal:
+            print(f"\r{text[:WIDTH]:{WIDTH}}", end="", flush=True)
+        else:
+            print(text, flush=True)
 
     def tick(self) -> None:
         """Say it again every second, while nothing new is heard."""

@@ -74,7 +74,7 @@ def compare(test: digits.Samples, progress: Report) -> None:
     with ExitStack() as stack:
         beside = {}
         for k in range(len(open_bundle(EARLY).variant().exits) - 1):
-            beside[f"static network to exit {k}"] = stack.enter_context(load_static(EARLY, exit=k))
+            beside[f"static to exit {k}"] = stack.enter_context(load_static(EARLY, exit=k))
         chain = read_calibration(open_bundle(BOTH).calibrations()[0]).early
         if chain.exits_early:  # else no thresholds of the cascade keep the limit
             beside["small, then whole"] = stack.enter_context(load(BOTH, point=chain.name))
