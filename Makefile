@@ -1,4 +1,4 @@
-# make demo: train, export, calibrate, run and compare a network on handwritten digits.
+# make demo: train, export, calibrate and compare a network on handwritten digits; again, it does only what has changed.
 # make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).

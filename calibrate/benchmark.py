@@ -158,9 +158,9 @@ class Benchmark(Struct, frozen=True):
     def table(self) -> str:
         """Return early exit, the whole static network and `others` as a table, the slowest first, and which is the fastest.
 
-        `lost` is against the whole network, `speed` how many times as fast as that it is in the mean. The last column says whether
-        no more than `max_drop` is lost: `yes` or `no` where the whole 95 % interval does, else `unsure`. The last sentence names
-        the fastest of those that surely lose no more, or those that may be as fast.
+        `lost` is against the whole network, `speed` how many times as fast as that a network is in the mean. The last column says
+        whether at most `max_drop` is lost: `yes` or `no` where the whole 95 % interval tells it, else `unsure`. The last sentence
+        names the fastest of those that surely lose no more, or says which may be as fast as early exit.
         """
         early = OtherNetwork(
             row=replace(self.early, name="early exit"),

@@ -141,5 +141,7 @@ def _name_fastest(early: OtherNetwork, statics: Sequence[OtherNetwork], max_drop
     close = [name for name, (low, _) in gains.items() if low <= 0]
     if close:
         return f"Of those {limit}, early exit is not surely faster than: {', '.join(close)}."
-    times = statics[0].row.mean_s / early.row.mean_s
-    return f"Of those {limit}, early exit is the fastest: {times:.2f} times as fast as the {statics[0].row.name}."
+    whole, times = statics[0].row, statics[0].row.mean_s / early.row.mean_s
+    least, most = (1 / (1 - gain) for gain in gains[whole.name])
+    figures = f"{times:.2f} times as fast as the {whole.name}, 95 % interval {least:.2f} to {most:.2f}"
+    return f"Of those {limit}, early exit is the fastest: {figures}."
