@@ -128,8 +128,8 @@ def _name_fastest(early: OtherNetwork, statics: Sequence[OtherNetwork], max_drop
     limit = f"that lose at most {show_share(max_drop)}"
     rivals = [each for each in statics if _keeps(each, max_drop) == "yes"]
     if _keeps(early, max_drop) != "yes":
-        best = min(rivals, key=lambda each: each.row.mean_s)
-        return f"Early exit is not surely one of those {limit}. The fastest of them is the {best.row.name}."
+        best = min((each.row for each in rivals), key=lambda row: row.mean_s)
+        return f"Early exit is not surely one of those {limit}. The fastest of them is the {best.name}."
     gains = {
         each.row.name: Rival(each.row.name, each.row, each.ratio_noise).gain_interval(early.row) for each in rivals
     }

@@ -192,7 +192,7 @@ def train(
     steps = epochs * (len(x) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.004, total_steps=steps)
-    done, parts = 0, (net, optimizer, schedule)
+    done, parts = 0, list[Any]([net, optimizer, schedule])
     if unfinished is not None and unfinished.exists():
         done, random, *states = torch.load(unfinished, weights_only=True)
         torch.set_rng_state(random)

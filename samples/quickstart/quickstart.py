@@ -39,8 +39,8 @@ def make_all(options: argparse.Namespace) -> None:
         digits.train(**training, unfinished=steps.unfinished, progress=progress)
 
     def train_small(progress: Report) -> None:
-        where = {"make": digits.Small, "weights": digits.SMALL_WEIGHTS}
-        digits.train(**training, **where, unfinished=steps.unfinished, progress=progress)
+        kept = steps.unfinished
+        digits.train(**training, make=digits.Small, weights=digits.SMALL_WEIGHTS, unfinished=kept, progress=progress)
 
     title = f"train three exits on {min(images, digits.TRAIN)} digits in clutter"
     steps.do(title, digits.WEIGHTS, train, sources[0], training)
