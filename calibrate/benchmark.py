@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ..bundle import Target
 from ..bundle.findings import WorstPart, show_worst
 from ..units import show_share, show_time, show_us, show_value
-from .network_table import OtherNetwork, Rival, Row, write_table
+from .network_table import OtherNetwork, TimedRival, Row, write_table
 from .stage_costs import StageCost
 
 __all__ = ["Benchmark", "MeasuredLimit", "OtherNetwork", "Row", "judge_early_exit"]
@@ -256,9 +256,9 @@ def judge_early_exit(
         worst: the classes or groups that lose most, where each is limited.
         errors: standard errors of the mean latency of `early` divided by that of `whole`, and by that of `single`.
     """
-    statics = [Rival("the whole static network", whole, errors[0])]
+    statics = [TimedRival("the whole static network", whole, errors[0])]
     if single is not None:
-        statics.append(Rival("the best static network that meets the target", single, errors[1]))
+        statics.append(TimedRival("the best static network that meets the target", single, errors[1]))
     ratio = _compare_speed(early, statics)
     figures, doubts = _show(early, target), ""
     for name, value in measured.items():
@@ -279,7 +279,7 @@ def judge_early_exit(
         slowest_s = target.max_latency_s or math.inf
         fast = [each for each in statics if each.row.mean_s <= slowest_s]
         better = [each for each in fast if each.row.accuracy >= early.accuracy]
-        draws: list[Rival] = []
+        draws: list[TimedRival] = []
         right = "has as small a loss" if target.counts == "losses" else "is as accurate"
         praise = f"no static network that is fast enough {right}. It takes {figures}."
     else:
@@ -303,7 +303,7 @@ def _show(row: Row, target: Target | None) -> str:
     return f"{show_us(row.mean_s)} at {show_share(row.accuracy)}"
 
 
-def _compare_speed(early: Row, statics: Sequence[Rival]) -> str:
+def _compare_speed(early: Row, statics: Sequence[TimedRival]) -> str:
     """Say how fast early exit is, the static network first that it has to beat."""
     *others, best = statics
     words = f"{best.row.mean_s / early.mean_s:.2f} times as fast in the mean as {best.name}"

@@ -214,7 +214,8 @@ def compare(request: ComparisonRequest) -> Comparison:
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
     if request.groups is not None and (networks.point is None or networks.point.target.by != "group"):
         correctness = replace(correctness, groups=request.groups.number)
-    benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes))
+    others = measure_others(request.beside, results, correctness, request.pace.block)
+    benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes), others=others)
     return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"])
 
 
@@ -313,8 +314,7 @@ def _summarise(
     mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
     costs = mean_s["forced"]
     shares = np.bincount([result.exit for result in early], minlength=len(costs)) / len(early)
-    predicted_shares = point.exit_shares if point else None
-    drop = correctness.drop()
+    drop, predicted_shares = correctness.drop(), point.exit_shares if point else None
     placement, predicted_s = networks.provenance.devices, float(shares @ costs)
     target = point.target if point else None
     limited = measure_limits(early, correctness, target, request.pace.block) if target else {}
@@ -364,7 +364,6 @@ def _summarise(
         metric=request.metric_name,
         groups=correctness.group_count,
         worst=worst,
-        others=measure_others([rows[name] for name in request.beside], results, correctness, request.pace.block),
         max_drop=target.max_drop if target else None,
     )
 

@@ -1,7 +1,7 @@
 """What the limits of a target limit, as a comparison measured it: over all samples, where most is lost, by other networks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .benchmark import MeasuredLimit
 from .correctness import Correctness
 from .intervals import Z95, mean_error, ratio_error
 from .measure.latency import latencies
-from .network_table import OtherNetwork, Row
+from .network_table import OtherNetwork, make_row
 from .parts import Parts, name_classes
 from .truth import Truth
 
@@ -41,19 +41,21 @@ def measure_limits(
 
 
 def measure_others(
-    rows: Sequence[Row], results: Mapping[str, Sequence[Sequence[Result]]], correctness: Correctness, block: int
+    names: Iterable[str], results: Mapping[str, Sequence[Sequence[Result]]], correctness: Correctness, block: int
 ) -> tuple[OtherNetwork, ...]:
     """Return what the networks that were measured beside early exit lose, and how far their latencies can be compared.
 
     Args:
-        rows: of these networks.
+        names: of these networks.
         results: of all networks by name, those of each exit.
         correctness: of all networks.
         block: how many samples were measured in a turn.
     """
     others, early_s = [], latencies(results["early"][0])
-    for row in rows:
-        lost, noise = correctness.drop(row.name), ratio_error(early_s, latencies(results[row.name][0]), block)
+    for name in names:
+        seconds, lost = latencies(results[name][0]), correctness.drop(name)
+        row = make_row(name, seconds, correctness.per_draw(correctness.right[name]), correctness.metrics.get(name))
+        noise = ratio_error(early_s, seconds, block)
         others.append(OtherNetwork(row=row, drop=lost.value, drop_interval=(lost.low, lost.high), ratio_noise=noise))
     return tuple(others)
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from ..units import show_share
 from .intervals import Z95
 
-__all__ = ["OtherNetwork", "Rival", "Row", "make_row", "write_table"]
+__all__ = ["OtherNetwork", "TimedRival", "Row", "make_row", "write_table"]
 
 MOST_OFF = 0.99
 """A ratio of mean latencies is taken to be at most this share too high or too low, so that intervals end."""
@@ -57,8 +57,8 @@ class OtherNetwork(Struct, frozen=True, kw_only=True):
     ratio_noise: float
 
 
-class Rival(Struct, frozen=True):
-    """A static network that early exit is compared with, and the standard error of the ratio of their mean latencies."""
+class TimedRival(Struct, frozen=True):
+    """A network that early exit is compared with, and the standard error of the ratio of their mean latencies."""
 
     name: str
     row: Row
@@ -125,23 +125,24 @@ def _keeps(network: OtherNetwork, max_drop: float | None) -> str:
 
 def _name_fastest(early: OtherNetwork, statics: Sequence[OtherNetwork], max_drop: float) -> str:
     """Say which network is the fastest of those that surely lose no more than is allowed, and which may be as fast."""
-    limit = f"that lose at most {show_share(max_drop)}"
+    limit = f"Of those that lose at most {show_share(max_drop)}"
     rivals = [each for each in statics if _keeps(each, max_drop) == "yes"]
-    if _keeps(early, max_drop) != "yes":
+    kept = _keeps(early, max_drop)
+    if kept != "yes":
         best = min((each.row for each in rivals), key=lambda row: row.mean_s)
-        return f"Early exit is not surely one of those {limit}. The fastest of them is the {best.name}."
+        told = "early exit loses more" if kept == "no" else "that early exit is one of them is not sure"
+        return f"{limit}, {best.name} is the fastest; {told}."
     gains = {
-        each.row.name: Rival(each.row.name, each.row, each.ratio_noise).gain_interval(early.row) for each in rivals
+        each.row.name: TimedRival(each.row.name, each.row, each.ratio_noise).gain_interval(early.row) for each in rivals
     }
     faster = [each.row for each in rivals if gains[each.row.name][1] <= 0]
     if faster:
         best = min(faster, key=lambda row: row.mean_s)
-        times = early.row.mean_s / best.mean_s
-        return f"Of those {limit}, the {best.name} is the fastest: {times:.2f} times as fast as early exit."
+        return f"{limit}, {best.name} is the fastest: {early.row.mean_s / best.mean_s:.2f} times as fast as early exit."
     close = [name for name, (low, _) in gains.items() if low <= 0]
     if close:
-        return f"Of those {limit}, early exit is not surely faster than: {', '.join(close)}."
+        return f"{limit}, early exit is not surely faster than: {', '.join(close)}."
     whole, times = statics[0].row, statics[0].row.mean_s / early.row.mean_s
     least, most = (1 / (1 - gain) for gain in gains[whole.name])
     figures = f"{times:.2f} times as fast as the {whole.name}, 95 % interval {least:.2f} to {most:.2f}"
-    return f"Of those {limit}, early exit is the fastest: {figures}."
+    return f"{limit}, early exit is the fastest: {figures}."
