@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ..bundle import Target
 from ..bundle.findings import WorstPart, show_worst
 from ..units import show_share, show_time, show_us, show_value
-from .network_table import OtherNetwork, TimedRival, Row, write_table
+from .network_table import OtherNetwork, Row, TimedRival, write_table
 from .stage_costs import StageCost
 
 __all__ = ["Benchmark", "MeasuredLimit", "OtherNetwork", "Row", "judge_early_exit"]

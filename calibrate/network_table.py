@@ -9,7 +9,7 @@ from msgspec import Struct
 from ..units import show_share
 from .intervals import Z95
 
-__all__ = ["OtherNetwork", "TimedRival", "Row", "make_row", "write_table"]
+__all__ = ["OtherNetwork", "Row", "TimedRival", "make_row", "write_table"]
 
 MOST_OFF = 0.99
 """A ratio of mean latencies is taken to be at most this share too high or too low, so that intervals end."""
@@ -125,7 +125,7 @@ def _keeps(network: OtherNetwork, max_drop: float | None) -> str:
 
 def _name_fastest(early: OtherNetwork, statics: Sequence[OtherNetwork], max_drop: float) -> str:
     """Say which network is the fastest of those that surely lose no more than is allowed, and which may be as fast."""
-    limit = f"Of those that lose at most {show_share(max_drop)}"
+    limit = f"Of those that surely lose at most {show_share(max_drop)}"
     rivals = [each for each in statics if _keeps(each, max_drop) == "yes"]
     kept = _keeps(early, max_drop)
     if kept != "yes":

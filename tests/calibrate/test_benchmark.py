@@ -80,11 +80,11 @@ def where_it_takes_half(**fields):
 )
 def test_the_fastest_is_named_though_it_is_not_early_exit_and_only_where_noise_allows(mean_s, noise, said):
     table = where_it_takes_half(others=(other("b", mean_s, 0.0, 0.005, noise),)).table()
-    assert table.splitlines()[-1] == f"Of those that lose at most 1.00%, {said}"
+    assert table.splitlines()[-1] == f"Of those that surely lose at most 1.00%, {said}"
 
 
 def test_early_exit_is_the_fastest_only_if_it_surely_loses_little():
-    told = "Of those that lose at most 1.00%, whole static network is the fastest; "
+    told = "Of those that surely lose at most 1.00%, whole static network is the fastest; "
     for interval, more in (
         ((0.007, 0.011), "that early exit is one of them is not sure."),
         ((0.02, 0.03), "early exit loses more."),
