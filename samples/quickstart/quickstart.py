@@ -19,6 +19,7 @@ from whole_way import draw
 import digits
 from offramp.bundle import open_bundle, read_calibration
 from offramp.calibrate import Benchmark, Target, calibrate, report
+from offramp.errors import OfframpError
 from offramp.export import cascade, export
 from offramp.files import write_atomically
 from offramp.runtime import load, load_static
@@ -112,6 +113,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where it was.", file=sys.stderr)
         sys.exit(130)
+    except OfframpError as error:
+        sys.exit(f"\n{error}")
     show()
 
 
