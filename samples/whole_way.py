@@ -154,5 +154,5 @@ def draw_others(benchmark: Benchmark, axes: Any) -> None:
     if benchmark.max_drop is not None:
         floor = 100 * (whole - benchmark.max_drop)
         axes.axhline(
-            floor, color="0.4", linestyle=":", label=f"{100 * benchmark.max_drop:g} points lost: no more is allowed"
+            floor, color="0.4", linestyle=":", label=f"{100 * benchmark.max_drop:g} % lost: the most that is allowed"
         )
